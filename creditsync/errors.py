@@ -1,0 +1,197 @@
+"""
+What can go wrong, by what happened.
+
+A L{Refusal} is an answer: it has its status, its name on the wire and a
+sentence for people. Whatever else is raised inside a command is a fault of
+ours, which a client sees as one fixed answer while the log has the cause.
+"""
+
+from typing import Any, ClassVar
+
+# How long a client should wait before it tries again, in milliseconds.
+RETRY_WHEN_BUSY = 250
+RETRY_AFTER_STOP = 5000
+
+
+class Refusal(Exception):
+    """
+    The request was not carried out, and this is what its sender is told.
+
+    @ivar message: A sentence that names the member or the cause.
+    @ivar data: What travels beside the message, where the contract has it.
+    """
+
+    status: ClassVar[int]
+    error: ClassVar[str]
+
+    def __init__(self, message: str, data: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.data = data
+
+
+class InvalidJSON(Refusal):
+    """
+    The line is not one I-JSON object (RFC 7493).
+    """
+
+    status, error = 400, "INVALID_JSON"
+
+
+class InvalidData(Refusal):
+    """
+    A member breaks its schema, or a rule that no schema can say.
+    """
+
+    status, error = 400, "INVALID_DATA"
+
+
+class Unauthorized(Refusal):
+    """
+    The token is missing, malformed, expired, badly signed or revoked.
+    """
+
+    status, error = 401, "UNAUTHORIZED"
+
+
+class Forbidden(Refusal):
+    """
+    The token is good, but its role may not use this command.
+    """
+
+    status, error = 403, "FORBIDDEN"
+
+
+class UnknownCommand(Refusal):
+    """
+    There is no such command.
+    """
+
+    status, error = 404, "UNKNOWN_COMMAND"
+
+
+class UserNotFound(Refusal):
+    """
+    There is no such account, and accounts are not opened on first use.
+    """
+
+    status, error = 404, "USER_NOT_FOUND"
+
+
+class NotFound(Refusal):
+    """
+    There is nothing by that order, key or channel.
+    """
+
+    status, error = 404, "NOT_FOUND"
+
+
+class IncorrectOrder(Refusal):
+    """
+    The order exists, but is of another login or another kind, or deleted.
+    """
+
+    status, error = 409, "INCORRECT_ORDER"
+
+
+class NoMoney(Refusal):
+    """
+    More would be taken out of the account than is in it.
+    """
+
+    status, error = 409, "TRADE_NO_MONEY"
+
+
+class DuplicateExtID(Refusal):
+    """
+    The same session already waits for a reply under this C{extID}.
+    """
+
+    status, error = 409, "DUPLICATE_EXTID"
+
+
+class LineTooLong(Refusal):
+    """
+    The line passes the limit; its connection is closed after this answer.
+    """
+
+    status, error = 413, "LINE_TOO_LONG"
+
+
+class TooManyRequests(Refusal):
+    """
+    This session has as many requests in flight as one session may have.
+    """
+
+    status, error = 429, "TOO_MANY_REQUESTS"
+
+
+class TechProblem(Refusal):
+    """
+    A fault of the server, before anything was reserved.
+    """
+
+    status, error = 500, "TECH_PROBLEM"
+
+
+class Busy(Refusal):
+    """
+    The server has as much to do as it may have at once.
+    """
+
+    status, error = 503, "BUSY"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, {"retry_after_ms": RETRY_WHEN_BUSY})
+
+
+class ShuttingDown(Refusal):
+    """
+    The server is stopping and takes nothing new.
+    """
+
+    status, error = 503, "SHUTDOWN"
+
+    def __init__(self, message: str = "the server is stopping") -> None:
+        super().__init__(message, {"retry_after_ms": RETRY_AFTER_STOP})
+
+
+class OutcomeUnknown(Refusal):
+    """
+    An order was reserved and nobody knows what became of it.
+
+    Not a kind of failure but a third outcome: the operation may still be
+    booked (wire contract, section 3).
+    """
+
+    status, error = 504, "SYNC_TIMEOUT"
+
+    def __init__(self, order: int, cause: str) -> None:
+        super().__init__(
+            f"{cause}: the outcome of order {order} is unknown, it may still be booked",
+            {"order": order},
+        )
+
+
+class SessionEnded(Exception):
+    """
+    The session that waited is gone; there is nobody to tell.
+    """
+
+
+class LedgerProblem(Exception):
+    """
+    The ledger can't be used; the message says why and what to do.
+    """
+
+
+class LedgerInUse(LedgerProblem):
+    """
+    Another process has this ledger open for writing.
+    """
+
+
+class LedgerDamaged(LedgerProblem):
+    """
+    What the ledger holds breaks an invariant, or is no ledger of ours.
+    """

@@ -1,0 +1,170 @@
+"""
+What a deployer may replace, and what the rooms expect of one another.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    from creditsync.records import (
+        Account,
+        Operation,
+        Principal,
+        Request,
+        Reservation,
+        Trade,
+        TradeEvent,
+    )
+    from creditsync.session import Session
+
+TradeObserver: TypeAlias = "Callable[[Sequence[TradeEvent]], None]"
+
+
+class ITradingRuntime(Interface):
+    """
+    The backend that books finance operations and emits their events.
+
+    If it is a L{twisted.application.service.IService} too, the server starts
+    it before it listens and stops it after the last session was answered.
+    """
+
+    def submit(operation: "Operation") -> "Deferred[Reservation]":
+        """
+        Reserve a new order, or reuse the one that is named, and queue the
+        operation.
+
+        The Deferred must fire before anything is emitted for the operation:
+        the session registers its waiter in that same reactor turn.
+
+        @return: Fires with the reservation, or fails with a
+            L{creditsync.errors.Refusal}, and then nothing has happened and
+            nothing will.
+        """
+
+    def whenFailed() -> "Deferred[None]":
+        """
+        Wait for the end of this runtime's ability to book.
+
+        @return: Fails with the cause, once; never fires otherwise. Operations
+            under way then have an unknown outcome.
+        """
+
+
+class ITradeEvents(Interface):
+    """
+    The stream of what was booked.
+    """
+
+    def addObserver(observer: TradeObserver) -> None:
+        """
+        Call C{observer} with each sequence of events that is published, in
+        the order in which observers were added.
+        """
+
+    def removeObserver(observer: TradeObserver) -> None:
+        """
+        Stop calling C{observer}.
+
+        @raise ValueError: It was not there.
+        """
+
+    def publish(events: "Sequence[TradeEvent]") -> None:
+        """
+        Hand events to every observer, in booking order, after their commit.
+        An observer that raises is logged and does not harm the others.
+        """
+
+
+class ILedger(Interface):
+    """
+    The durable record of trades and account totals.
+
+    Reads see what was committed; the runtime knows what is under way.
+    """
+
+    def open() -> None:
+        """
+        Make the ledger ready, creating or checking it first.
+
+        @raise creditsync.errors.LedgerProblem: It can't be used.
+        """
+
+    def close() -> None:
+        """
+        Let go of it; nothing may be under way.
+        """
+
+    def newOrder() -> int:
+        """
+        Give out an order number that was never given out before, not even by
+        a process that died since.
+
+        @raise creditsync.errors.Busy: The durably reserved numbers are used
+            up; the next commit reserves more.
+        """
+
+    def trade(order: int) -> "Trade | None":
+        """
+        The committed trade with this order.
+        """
+
+    def account(login: int) -> "Account | None":
+        """
+        The committed totals of this account; a fresh record that the caller
+        may change.
+        """
+
+    def commit(trades: "Sequence[Trade]") -> "Deferred[None]":
+        """
+        Write these states of trades, in this order, and move their accounts'
+        totals by the differences, all in one durable transaction. The next
+        commit may start only when this one has ended.
+
+        @return: Fires when all of it is on disk. If it fails, nobody knows
+            what is.
+        """
+
+
+class IAuthenticator(Interface):
+    """
+    The judge of tokens.
+    """
+
+    def authenticate(token: str | None) -> "Principal":
+        """
+        Say whom this token speaks for.
+
+        @raise creditsync.errors.Unauthorized: It is not good, and why.
+        """
+
+    def isCurrent(principal: "Principal") -> bool:
+        """
+        Whether a principal that was once authenticated still is: neither
+        expired nor revoked.
+        """
+
+
+class ICommand(Interface):
+    """
+    One command of the wire contract.
+    """
+
+    name = Attribute("The C{command} that asks for it.")
+    schema = Attribute("The name of the JSON Schema of its data.")
+    roles = Attribute("The C{SESSION_*} codes that may use it.")
+    needsExtID = Attribute("Whether a request without C{extID} is refused.")
+
+    def execute(
+        session: "Session", request: "Request"
+    ) -> "dict[str, Any] | Deferred[dict[str, Any]]":
+        """
+        Carry the request out; its data has passed the schema.
+
+        @return: The C{data} of a 200 reply, now or later. A member
+            C{__deferred} with a L{creditsync.records.Deferral} makes the
+            session wait for that event and answer with its data instead.
+        @raise creditsync.errors.Refusal: What the client is told instead.
+        """

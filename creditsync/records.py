@@ -1,0 +1,246 @@
+"""
+The values that travel through the house; no I/O, and nothing that decides.
+
+None of them is changed once it is made, except where its docstring says so.
+They are C{attrs.define}d rather than C{frozen} because a frozen record takes
+more than three times as long to make, and every credit makes four of them.
+
+Money is always an integer number of 10⁻⁸ units, time is UNIX seconds.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from creditsync.codes import TS_CLOSED_NORMAL
+
+ExtID: TypeAlias = str | int | float
+
+
+@define
+class Limits:
+    """
+    What the server bounds, each with its sound default.
+
+    The help of each is what the command line shows for the option of the
+    same name.
+    """
+
+    maxLineLength: int = field(
+        default=65536, metadata={"help": "Bytes in one line; a longer one is 413."}
+    )
+    lineTimeout: float = field(
+        default=30.0, metadata={"help": "Seconds that one line may take to arrive."}
+    )
+    linesPerTurn: int = field(
+        default=32,
+        metadata={"help": "Lines of one connection handled before others' turn."},
+    )
+    maxPending: int = field(
+        default=200_000,
+        metadata={"help": "Requests in flight in all; then 503 BUSY."},
+    )
+    maxPendingPerSession: int = field(
+        default=1000,
+        metadata={"help": "Requests in flight per session; then 429."},
+    )
+    maxQueued: int = field(
+        default=50_000,
+        metadata={"help": "Operations not yet committed; then 503 BUSY."},
+    )
+    maxUnread: int = field(
+        default=4 * 1024 * 1024,
+        metadata={"help": "Bytes that a client may leave unread; then it is cut off."},
+    )
+    maxConnections: int = field(
+        default=10_000,
+        metadata={"help": "Connections at once; further ones are closed."},
+    )
+    stopTimeout: float = field(
+        default=10.0,
+        metadata={"help": "Seconds that a stop may take before sessions are cut off."},
+    )
+
+
+@define
+class Request:
+    """
+    One line from a client, its envelope checked and its data not yet.
+
+    @ivar extID: The client's correlation id, echoed with its JSON type.
+    @ivar token: The C{__token} as it came, or L{None} without one.
+    @ivar data: The command's parameters as they came.
+    """
+
+    command: str
+    extID: ExtID | None
+    token: str | None
+    data: dict[str, Any]
+
+
+@define
+class Principal:
+    """
+    Whom a token speaks for (wire contract, section 5).
+
+    @ivar id: The principal's number.
+    @ivar role: One of the C{SESSION_*} codes.
+    @ivar expires: The UNIX time from which the token is no longer good.
+    @ivar jti: The token's own id, by which it can be revoked.
+    """
+
+    id: int
+    role: int
+    expires: float
+    jti: str | None = None
+
+
+@define
+class Trade:
+    """
+    A finance trade as it is at one moment: what the ledger keeps as a row and
+    a trade event carries as its data.
+
+    @ivar order: The number of the finance transaction.
+    @ivar cmd: One of the C{OP_*} codes.
+    @ivar state: One of the C{TS_*} codes.
+    @ivar profit: The amount, signed, in 10⁻⁸ units.
+    @ivar openTime: UNIX seconds.
+    @ivar closeTime: UNIX seconds.
+    @ivar timestamp: The last change, in UNIX seconds.
+    """
+
+    order: int
+    login: int
+    cmd: int
+    state: int
+    profit: int
+    comment: str
+    openTime: int
+    closeTime: int
+    timestamp: int
+
+    @property
+    def counted(self) -> int:
+        """
+        What this trade adds to its account's total, in 10⁻⁸ units.
+        """
+        return self.profit if self.state == TS_CLOSED_NORMAL else 0
+
+
+@define
+class Account:
+    """
+    An account's totals, in 10⁻⁸ units: the sums of its booked trades.
+
+    The runtime changes them as it takes operations in.
+    """
+
+    login: int
+    balance: int = 0
+    credit: int = 0
+
+
+@define(eq=False)
+class Operation:
+    """
+    What a finance command asks of the trading runtime.
+
+    Two operations are never equal: each is the mark by which the event that
+    it causes is known.
+
+    @ivar cmd: One of the C{OP_*} codes.
+    @ivar amount: Signed, in 10⁻⁸ units.
+    @ivar order: The existing order to update, or 0 for a new one.
+    @ivar openTime: UNIX seconds, or L{None} for the time of booking.
+    @ivar closeTime: UNIX seconds, or L{None} for the time of booking.
+    """
+
+    cmd: int
+    login: int
+    amount: int
+    comment: str
+    order: int = 0
+    openTime: int | None = None
+    closeTime: int | None = None
+
+
+@define(eq=False)
+class Reservation:
+    """
+    The runtime's word that an operation has its order and will be booked.
+
+    @ivar order: The order, new or reused.
+    @ivar eventType: The C{EV_RECORD_*} of the event that the booking emits.
+    """
+
+    order: int
+    eventType: int
+    operation: Operation
+    _durable: "Deferred[None] | None" = field(default=None, init=False)
+
+    def whenDurable(self) -> "Deferred[None]":
+        """
+        Wait until the operation can no longer be lost; to be called at most
+        once, and in the reactor turn in which the reservation was made.
+
+        @return: Fires when the operation is on disk, or fails when nobody
+            knows whether it is.
+        """
+        assert self._durable is None
+        self._durable = Deferred()
+        return self._durable
+
+    def booked(self) -> None:
+        """
+        The runtime's call: the operation is on disk.
+        """
+        if self._durable is not None:
+            self._durable.callback(None)
+
+    def lost(self, why: Failure) -> None:
+        """
+        The runtime's call: nobody knows whether the operation is on disk.
+        """
+        if self._durable is not None:
+            self._durable.errback(why)
+
+
+@define
+class Deferral:
+    """
+    The service object that a C{*Sync} command adds to its response as
+    C{__deferred}: the event that the reply has to wait for.
+    """
+
+    order: int
+    eventType: int
+    operation: Operation
+
+
+@define
+class TradeEvent:
+    """
+    One broadcast of the trading runtime.
+
+    @ivar type: One of the C{EV_RECORD_*} codes.
+    @ivar data: The trade record: ours, or the members of a foreign one, which
+        must have C{order}.
+    @ivar operation: The operation that caused it, if the source knows; never
+        on the wire.
+    """
+
+    type: int
+    data: Trade | Mapping[str, Any]
+    operation: Operation | None = None
+
+    @property
+    def order(self) -> int:
+        """
+        The order that this event is about.
+        """
+        data = self.data
+        return data.order if isinstance(data, Trade) else data["order"]
