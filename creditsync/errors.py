@@ -166,7 +166,10 @@ class OutcomeUnknown(Refusal):
 
     status, error = 504, "SYNC_TIMEOUT"
 
-    def __init__(self, order: int, cause: str) -> None:
+    def __init__(self, cause: str, order: int | None = None) -> None:
+        if order is None:
+            super().__init__(f"{cause}: the outcome is unknown")
+            return
         super().__init__(
             f"{cause}: the outcome of order {order} is unknown, it may still be booked",
             {"order": order},

@@ -212,13 +212,18 @@ class Reservation:
 @define
 class Deferral:
     """
-    The service object that a C{*Sync} command adds to its response as
-    C{__deferred}: the event that the reply has to wait for.
+    The service object that a finance command adds to its response as
+    C{__deferred}: what the reply has to wait for.
+
+    @ivar durable: With it, the reply is the response itself, sent as soon as
+        this fires; without it, the reply is the data of the event that
+        C{operation} causes.
     """
 
     order: int
     eventType: int
     operation: Operation
+    durable: "Deferred[None] | None" = None
 
 
 @define

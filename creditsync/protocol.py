@@ -1,0 +1,387 @@
+"""
+Lines over a transport: framing, limits and back-pressure; nothing of JSON.
+
+Bytes become lines here, a bounded number of them in each reactor turn, and
+what a session says is joined into one write for each turn. A client that does
+not read is not read from either, and is cut off when what waits for it passes
+its bound.
+
+A connection ends in order. First its input ends; then the requests that came
+in get their replies; then the server says good-bye and drops what it is still
+sent, until the other side is gone too or the time for that is over. To close
+a socket with unread input would make the kernel throw away replies that are
+still under way.
+"""
+
+from collections import deque
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableDescriptor,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+    ISSLTransport,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from creditsync import wire
+from creditsync.errors import LineTooLong
+from creditsync.records import Limits
+from creditsync.session import Session, Sessions
+from creditsync.timeouts import EqualTimeouts
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class LineProtocol(Protocol):
+    """
+    One connection.
+
+    It registers as its transport's producer, to hear when what it writes is
+    not read: L{pauseProducing} and L{resumeProducing} are the transport's
+    calls, while C{transport.pauseProducing} is ours and stops the reading.
+    """
+
+    factory: "LineFactory"
+    # What an endpoint gives: more than ITransport, but not always the same.
+    transport: Any
+
+    def __init__(self, factory: "LineFactory") -> None:
+        self.factory = factory
+        self._limits = factory.limits
+        self._session: Session = factory.sessions.open(self.send)
+        self._partial = bytearray()
+        self._lines: deque[bytes] = deque()
+        self._nextTurn: IDelayedCall | None = None
+        self._output: list[bytes] = []
+        self._unwritten = 0
+        self._isReading = True
+        self._isStalled = False
+        self._inputEnded = False
+        self._peerEnded = False
+        self._outputEnded = False
+
+    def connectionMade(self) -> None:
+        """
+        Keep the connection alive, and ask to hear of a full write buffer.
+        """
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpKeepAlive(True)
+            self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(self, True)
+        self.factory.opened(self)
+
+    # Input: from bytes to lines, and no more of them than fit into a turn.
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        Take bytes as they arrive.
+        """
+        if self._inputEnded:
+            return
+        partial = self._partial
+        if b"\n" not in data:
+            if not partial:
+                self.factory.lineTimeouts.start(self)
+            partial += data
+            if len(partial) > self._limits.maxLineLength + len(b"\r"):
+                self._lines.append(self._takePartial())
+        else:
+            if partial:
+                data = self._takePartial() + data
+            *lines, rest = data.split(b"\n")
+            if rest:
+                partial += rest
+                self.factory.lineTimeouts.start(self)
+            self._lines.extend(lines)
+        if self._nextTurn is None:
+            self._turn()
+
+    def _takePartial(self) -> bytes:
+        line = bytes(self._partial)
+        self._partial.clear()
+        self.factory.lineTimeouts.end(self)
+        return line
+
+    def _turn(self) -> None:
+        """
+        Handle as many lines as one connection may have handled in one reactor
+        turn, so that a flood of tiny lines does not hold up the others.
+        """
+        self._nextTurn = None
+        lines = self._lines
+        for _ in range(self._limits.linesPerTurn):
+            if not lines or self._isStalled:
+                break
+            self._handle(lines.popleft())
+        self._balance()
+
+    def _handle(self, line: bytes) -> None:
+        if line.endswith(b"\r"):
+            line = line[:-1]
+        if len(line) > self._limits.maxLineLength:
+            tooLong = LineTooLong(
+                f"a line has at most {self._limits.maxLineLength} bytes"
+            )
+            self.send(wire.refusal(None, tooLong))
+            self._lines.clear()
+            self.finish()
+        elif line and not line.isspace():
+            self._session.lineReceived(line)
+
+    def _balance(self) -> None:
+        """
+        Read on only when what was read is handled and what was said is read.
+        """
+        if self._lines and not self._isStalled:
+            self._turnLater()
+        self._read(not self._lines and not self._isStalled)
+        if self._inputEnded and not self._lines:
+            self.factory.willFlush(self)
+
+    def _turnLater(self) -> None:
+        if self._nextTurn is None:
+            self._nextTurn = self.factory.clock.callLater(0, self._turn)
+
+    def _read(self, wanted: bool) -> None:
+        if wanted == self._isReading or self._peerEnded:
+            return
+        self._isReading = wanted
+        if wanted:
+            self.transport.resumeProducing()
+        else:
+            self.transport.pauseProducing()
+
+    def lineTimedOut(self) -> None:
+        """
+        A line has not ended in time.
+        """
+        if not self._isReading:
+            # It is this side that does not read on.
+            self.factory.lineTimeouts.start(self)
+            return
+        self.finish()
+
+    # Output: one write for each turn, and a bound on what is not read.
+
+    def send(self, data: bytes) -> None:
+        """
+        Say something, at the latest in the next reactor turn.
+        """
+        if self._outputEnded:
+            return
+        if not self._output:
+            self.factory.willFlush(self)
+        self._output.append(data)
+        self._unwritten += len(data)
+        if self._isStalled and self._unwritten > self._limits.maxUnread:
+            self.factory.log.warn(
+                "{peer} does not read, its connection is cut off",
+                peer=self.transport.getPeer(),
+            )
+            self.cutOff()
+
+    def flush(self) -> None:
+        """
+        Write what was said, unless the other side does not read; say good-bye
+        if there is nothing left to say.
+        """
+        if self._isStalled or self._outputEnded:
+            return
+        if self._output:
+            data = b"".join(self._output)
+            self._output.clear()
+            self._unwritten = 0
+            self.transport.write(data)
+        if self._inputEnded and not self._lines and self._session.isIdle:
+            self._sayGoodbye()
+
+    def pauseProducing(self) -> None:
+        """
+        The write buffer is full: the other side does not read.
+        """
+        self._isStalled = True
+        self._balance()
+
+    def resumeProducing(self) -> None:
+        """
+        The write buffer is empty again.
+        """
+        self._isStalled = False
+        self.flush()
+        self._balance()
+
+    def stopProducing(self) -> None:
+        """
+        The connection is lost, of which L{connectionLost} will tell.
+        """
+
+    # The end, in order.
+
+    def finish(self) -> None:
+        """
+        Take no more input, and say good-bye once every request that came in
+        has its reply.
+        """
+        if self._inputEnded:
+            return
+        self._inputEnded = True
+        self._takePartial()
+        self.factory.finishTimeouts.start(self)
+        self._turnLater()
+
+    def _sayGoodbye(self) -> None:
+        self._outputEnded = True
+        transport = self.transport
+        transport.unregisterProducer()
+        # A TLS transport passes for half-closeable, but would close the
+        # connection below it with its own last bytes unsent.
+        canHalfClose = IHalfCloseableDescriptor.providedBy(
+            transport
+        ) and not ISSLTransport.providedBy(transport)
+        if self._peerEnded or not canHalfClose:
+            transport.loseConnection()
+            return
+        transport.loseWriteConnection()
+        self._read(True)
+
+    def readConnectionLost(self) -> None:
+        """
+        The other side has sent all that it wants to send.
+        """
+        self._peerEnded = True
+        if self._outputEnded:
+            self.transport.loseConnection()
+        else:
+            self.finish()
+
+    def writeConnectionLost(self) -> None:
+        """
+        What this side said is written, and its good-bye after it.
+        """
+
+    def cutOff(self) -> None:
+        """
+        End the connection at once, whatever is still unread.
+        """
+        self._outputEnded = True
+        self._output.clear()
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        Let go of everything.
+        """
+        self._inputEnded = self._outputEnded = self._peerEnded = True
+        self._lines.clear()
+        self._output.clear()
+        if self._nextTurn is not None:
+            self._nextTurn.cancel()
+            self._nextTurn = None
+        self.factory.lineTimeouts.end(self)
+        self.factory.finishTimeouts.end(self)
+        self._session.ended()
+        self.factory.closed(self)
+
+
+class LineFactory(Factory):
+    """
+    All connections of one server, on whatever endpoints it listens.
+    """
+
+    noisy = False
+    log = Logger()
+
+    def __init__(
+        self, clock: IReactorTime, sessions: Sessions, limits: Limits, endTimeout: float
+    ) -> None:
+        """
+        @param endTimeout: Seconds from the end of a connection's input to the
+            moment when it is cut off.
+        """
+        self.clock = clock
+        self.sessions = sessions
+        self.limits = limits
+        self.lineTimeouts: EqualTimeouts[LineProtocol] = EqualTimeouts(
+            clock, limits.lineTimeout, LineProtocol.lineTimedOut
+        )
+        self.finishTimeouts: EqualTimeouts[LineProtocol] = EqualTimeouts(
+            clock, endTimeout, LineProtocol.cutOff
+        )
+        self._connections: set[LineProtocol] = set()
+        self._unflushed: list[LineProtocol] = []
+        self._flushing: IDelayedCall | None = None
+        self._allClosed: Deferred[None] | None = None
+
+    def buildProtocol(  # type: ignore[override]
+        self, addr: IAddress | None
+    ) -> LineProtocol | None:
+        """
+        Take a connection, or close it at once if there are too many.
+        """
+        if len(self._connections) >= self.limits.maxConnections:
+            self.log.warn("{addr} is refused: too many connections", addr=addr)
+            return None
+        return LineProtocol(self)
+
+    def opened(self, connection: LineProtocol) -> None:
+        """
+        Know a connection.
+        """
+        self._connections.add(connection)
+
+    def closed(self, connection: LineProtocol) -> None:
+        """
+        Forget a connection.
+        """
+        self._connections.discard(connection)
+        if not self._connections and self._allClosed is not None:
+            allClosed, self._allClosed = self._allClosed, None
+            allClosed.callback(None)
+
+    def willFlush(self, connection: LineProtocol) -> None:
+        """
+        Flush a connection at the latest in the next reactor turn.
+        """
+        self._unflushed.append(connection)
+        if self._flushing is None:
+            self._flushing = self.clock.callLater(0, self._flushNow)
+
+    def _flushNow(self) -> None:
+        self._flushing = None
+        self.flush()
+
+    def flush(self) -> None:
+        """
+        Write what was said in this turn, in one write for each connection.
+        """
+        connections, self._unflushed = self._unflushed, []
+        for connection in connections:
+            connection.flush()
+
+    def finish(self) -> "Deferred[None]":
+        """
+        End every connection in order.
+
+        @return: Fires when the last is closed.
+        """
+        if not self._connections:
+            return succeed(None)
+        self._allClosed = Deferred()
+        for connection in list(self._connections):
+            connection.finish()
+        return self._allClosed
+
+    def cutOff(self) -> None:
+        """
+        End every connection at once.
+        """
+        for connection in list(self._connections):
+            connection.cutOff()

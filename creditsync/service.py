@@ -1,0 +1,178 @@
+"""
+The service: what another Twisted application mounts, and C{twistd} runs.
+
+It puts the rooms together and owns their start and their stop. A
+L{MultiService<twisted.application.service.MultiService>} would stop all its
+children at once and swallow what they raise; here the order is part of the
+promise, each step has its bound, and no step is left out because another
+failed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.application import strports
+from twisted.application.internet import StreamServerEndpointService
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from creditsync.commands import HealthCheck, Subscription
+from creditsync.finance import financeCommands
+from creditsync.interfaces import IAuthenticator, ITradeEvents, ITradingRuntime
+from creditsync.protocol import LineFactory
+from creditsync.records import Limits
+from creditsync.session import Sessions
+from creditsync.validation import Schemas
+from creditsync.waiters import Waiters
+
+# Seconds that sessions have to take their last replies before they are cut
+# off, when the server stops and whenever else a connection ends.
+GOODBYE = 2.0
+
+
+class CreditSync(Service):
+    """
+    The credit server on any trading runtime.
+    """
+
+    name = "creditsync"
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        runtime: ITradingRuntime,
+        events: ITradeEvents,
+        authenticator: IAuthenticator,
+        listen: Sequence[str],
+        schemas: Schemas | None = None,
+        timeout: float = 5.0,
+        limits: Limits | None = None,
+    ) -> None:
+        """
+        @param reactor: Its clock, and what the endpoints of C{listen} need.
+        @param runtime: Books the operations. If it is an
+            L{IService} too, it is started and stopped with this one.
+        @param events: Where the runtime publishes.
+        @param listen: Twisted endpoint strings.
+        @param schemas: The judge of requests; by default the wire contract as
+            it is published.
+        @param timeout: Seconds from a request to 504 (seed, "Timeout").
+        """
+        self._reactor = reactor
+        self._runtime = runtime
+        self._events = events
+        self._limits = limits = limits or Limits()
+        self._timeout = timeout
+        self.waiters = Waiters(reactor, timeout)
+        self.sessions = Sessions(
+            reactor,
+            commands=[
+                *financeCommands(runtime),
+                HealthCheck(reactor, self.waiters),
+                Subscription("Subscribe", True),
+                Subscription("Unsubscribe", False),
+            ],
+            authenticator=authenticator,
+            schemas=schemas or Schemas(),
+            waiters=self.waiters,
+            limits=limits,
+            timeout=timeout,
+        )
+        self.factory = LineFactory(reactor, self.sessions, limits, timeout + GOODBYE)
+        self._listeners: list[StreamServerEndpointService] = [
+            strports.service(description, self.factory, reactor)
+            for description in listen
+        ]
+        self._failed: Deferred[None] = Deferred()
+
+    def whenFailed(self) -> "Deferred[None]":
+        """
+        Wait for the end of the service's ability to book.
+
+        @return: Fails with the cause, once, after everyone who waited was
+            told that the outcome is unknown. The process should end then:
+            the next start finds out what was booked.
+        """
+        return self._failed
+
+    def privilegedStartService(self) -> None:
+        """
+        Take the ports.
+
+        @raise twisted.internet.error.CannotListenError: One is taken.
+        """
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        for listener in self._listeners:
+            listener.privilegedStartService()
+
+    def startService(self) -> None:
+        """
+        Start the runtime, and listen.
+
+        @raise creditsync.errors.LedgerProblem: The embedded runtime's ledger
+            can't be used.
+        @raise twisted.internet.error.CannotListenError: A port is taken.
+        """
+        super().startService()  # type: ignore[no-untyped-call]
+        if IService.providedBy(self._runtime):
+            self._runtime.startService()  # type: ignore[no-untyped-call]
+        self._runtime.whenFailed().addErrback(self._runtimeFailed)
+        self._events.addObserver(self.sessions.tradeEvents)
+        self._events.addObserver(self._flush)
+        for listener in self._listeners:
+            listener.startService()
+
+    def _flush(self, events: object) -> None:
+        """
+        Write the lines of a publication in the turn in which it was made.
+        """
+        self.factory.flush()
+
+    def _runtimeFailed(self, why: Failure) -> None:
+        self.sessions.stop()
+        self.waiters.endAll("the trading runtime failed")
+        self.factory.flush()
+        self._failed.errback(why)
+
+    def stopService(self) -> "Deferred[None]":
+        """
+        Stop in order, in bounded time: listeners close; what comes now is
+        503; who waits gets an answer; sessions close; the runtime commits
+        what is queued and closes its ledger.
+
+        @return: Fires when all of it is done.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        for listener in self._listeners:
+            await self._step("closing a port", listener.stopService())
+        answered = self.sessions.stop()
+        await self._step("answering who waits", answered, self._limits.stopTimeout)
+        self.waiters.endAll("the server is stopping")
+        await self._step("closing the sessions", self.factory.finish(), GOODBYE)
+        self.factory.cutOff()
+        self._events.removeObserver(self._flush)
+        self._events.removeObserver(self.sessions.tradeEvents)
+        if IService.providedBy(self._runtime):
+            stopped = maybeDeferred(self._runtime.stopService)
+            await self._step("stopping the runtime", stopped, self._limits.stopTimeout)
+
+    async def _step(
+        self, what: str, done: "Deferred[Any]", seconds: float = GOODBYE
+    ) -> None:
+        """
+        Wait for one step of the stop, for a bounded time; the next one comes
+        in any case.
+        """
+        try:
+            await done.addTimeout(seconds, self._reactor)
+        except TimeoutError:
+            self._log.warn("{what} took too long", what=what)
+        except Exception:
+            self._log.failure("{what} failed", what=what)

@@ -1,0 +1,139 @@
+"""
+Replies that wait: for their trade event, or for their commit.
+
+A C{*Sync} command's reply waits here by order, C{extID}, event type and
+session (seed, "Runtime Flow") until L{Waiters.match} is given its event. Each
+wait has one Deferred, one timer and one end: matched, timed out, its session
+gone, or the server stopping.
+"""
+
+from attrs import Factory, define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from creditsync.errors import OutcomeUnknown, SessionEnded
+from creditsync.records import Deferral, ExtID, TradeEvent
+from creditsync.timeouts import EqualTimeouts
+
+
+@define(eq=False)
+class Waiter:
+    """
+    One reply that waits.
+
+    @ivar session: The session that asked, as a mark and for people to see.
+    @ivar ended: Fires with the encoded data of the matched event, or with
+        L{None} for a commit; fails with
+        L{OutcomeUnknown<creditsync.errors.OutcomeUnknown>} when neither came,
+        or with L{SessionEnded<creditsync.errors.SessionEnded>}.
+    """
+
+    deferral: Deferral
+    extID: ExtID | None
+    session: object
+    ended: "Deferred[bytes | None]" = Factory(Deferred)
+
+    @property
+    def event(self) -> tuple[int, int]:
+        """
+        What tells the event from others: its order and its type.
+        """
+        return self.deferral.order, self.deferral.eventType
+
+
+@define(eq=False)
+class Waiters:
+    """
+    All the replies that wait, each for at most C{timeout} seconds.
+    """
+
+    _clock: IReactorTime
+    _timeout: float
+    _timeouts: EqualTimeouts[Waiter] = field(init=False)
+    _byEvent: dict[tuple[int, int], list[Waiter]] = field(init=False, factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self._timeouts = EqualTimeouts(self._clock, self._timeout, self._timedOut)
+
+    def __len__(self) -> int:
+        return len(self._timeouts)
+
+    def wait(self, deferral: Deferral, extID: ExtID | None, session: object) -> Waiter:
+        """
+        Wait, from now on, for what C{deferral} says.
+        """
+        waiter = Waiter(deferral, extID, session)
+        self._timeouts.start(waiter)
+        if deferral.durable is None:
+            self._byEvent.setdefault(waiter.event, []).append(waiter)
+        else:
+            deferral.durable.addCallbacks(
+                lambda _: self._committed(waiter), lambda why: self._lost(waiter, why)
+            )
+        return waiter
+
+    def match(self, event: TradeEvent, data: bytes) -> None:
+        """
+        End the wait that this event answers, if there is one.
+
+        An event that is marked with its operation answers that operation's
+        waiter and no other; one without a mark answers the oldest.
+
+        @param data: The event's data, encoded.
+        """
+        for waiter in self._byEvent.get((event.order, event.type), ()):
+            if event.operation in (None, waiter.deferral.operation):
+                self._forget(waiter)
+                waiter.ended.callback(data)
+                return
+
+    def abandon(self, waiter: Waiter) -> None:
+        """
+        End a wait whose session is gone; the booking is not touched.
+        """
+        if self._forget(waiter):
+            waiter.ended.errback(SessionEnded())
+
+    def endAll(self, cause: str) -> None:
+        """
+        End every wait with an unknown outcome.
+
+        @param cause: The beginning of the sentence that each client is told.
+        """
+        everyone = self._timeouts.waiting()
+        for waiter in everyone:
+            self._forget(waiter)
+        for waiter in everyone:
+            waiter.ended.errback(OutcomeUnknown(cause, waiter.deferral.order))
+
+    def _forget(self, waiter: Waiter) -> bool:
+        """
+        Take a waiter out of every table, before anything fires.
+
+        @return: Whether it was still waiting.
+        """
+        if waiter.deferral.durable is None:
+            self._forgetEvent(waiter)
+        return self._timeouts.end(waiter)
+
+    def _forgetEvent(self, waiter: Waiter) -> None:
+        sameEvent = self._byEvent.get(waiter.event, [])
+        if waiter in sameEvent:
+            sameEvent.remove(waiter)
+        if not sameEvent:
+            self._byEvent.pop(waiter.event, None)
+
+    def _timedOut(self, waiter: Waiter) -> None:
+        if waiter.deferral.durable is None:
+            self._forgetEvent(waiter)
+        cause = f"no answer within {self._timeout * 1000:.0f} ms"
+        waiter.ended.errback(OutcomeUnknown(cause, waiter.deferral.order))
+
+    def _committed(self, waiter: Waiter) -> None:
+        if self._forget(waiter):
+            waiter.ended.callback(None)
+
+    def _lost(self, waiter: Waiter, why: Failure) -> None:
+        if self._forget(waiter):
+            waiter.ended.errback(why)
