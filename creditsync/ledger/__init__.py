@@ -1,0 +1,9 @@
+"""
+The durable record of finance trades and account totals.
+
+L{creditsync.ledger.sqlite} keeps it in an SQLite file and is what a server
+runs on; L{creditsync.ledger.memory} keeps it in dictionaries, for tests,
+embedding and benchmarks. Both provide
+L{ILedger <creditsync.interfaces.ILedger>}; C{docs/ledger.rst} is for those
+who read the file with SQL.
+"""

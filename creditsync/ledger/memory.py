@@ -1,0 +1,101 @@
+"""
+The ledger in dictionaries, for tests, embedding and benchmarks.
+
+It behaves as the one on disk does, except that nothing outlives the process
+and a commit has already ended when it returns.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from attrs import define, evolve, field
+from twisted.internet.defer import Deferred, succeed
+from zope.interface import implementer
+
+from creditsync.codes import BALANCE_OPERATIONS
+from creditsync.interfaces import ILedger
+from creditsync.records import Account, Trade
+
+
+@implementer(ILedger)
+@define(eq=False)
+class MemoryLedger:
+    """
+    A ledger that lasts as long as this object.
+
+    @ivar nextOrder: The order number that is given out next.
+    """
+
+    nextOrder: int = 1
+    _trades: dict[int, Trade] = field(factory=dict, init=False)
+    _accounts: dict[int, Account] = field(factory=dict, init=False)
+
+    def open(self) -> None:
+        """
+        Nothing has to be made ready.
+        """
+
+    def close(self) -> None:
+        """
+        Nothing has to be let go of.
+        """
+
+    def newOrder(self) -> int:
+        """
+        Give out the next number.
+        """
+        order = self.nextOrder
+        self.nextOrder = order + 1
+        return order
+
+    def trade(self, order: int) -> Trade | None:
+        """
+        The committed trade with this order.
+        """
+        return self._trades.get(order)
+
+    def account(self, login: int) -> Account | None:
+        """
+        A copy of this account's committed totals.
+        """
+        account = self._accounts.get(login)
+        return None if account is None else evolve(account)
+
+    def commit(self, trades: Sequence[Trade]) -> Deferred[None]:
+        """
+        Keep these states of trades and move their accounts' totals.
+
+        @return: Has already fired.
+        """
+        assert trades
+        assert all(0 < trade.order < self.nextOrder for trade in trades), (
+            "an order was never given out"
+        )
+        for trade in trades:
+            before = self._trades.get(trade.order)
+            if before is not None:
+                self._move(before, -before.counted)
+            self._move(trade, trade.counted)
+            self._trades[trade.order] = trade
+        return succeed(None)
+
+    def addAccounts(self, logins: Iterable[int]) -> list[int]:
+        """
+        Open accounts that have nothing in them yet.
+
+        @return: Those that were not there before.
+        """
+        new = [login for login in dict.fromkeys(logins) if login not in self._accounts]
+        self._accounts.update((login, Account(login)) for login in new)
+        return new
+
+    def _move(self, trade: Trade, units: int) -> None:
+        """
+        Add to the total that this trade's operation is about.
+        """
+        account = self._accounts.get(trade.login)
+        if account is None:
+            account = self._accounts[trade.login] = Account(trade.login)
+        if trade.cmd in BALANCE_OPERATIONS:
+            account.balance += units
+        else:
+            account.credit += units

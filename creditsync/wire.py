@@ -1,0 +1,308 @@
+"""
+Lines to values and values to lines: the only room that knows JSON.
+
+L{decode} takes a line as it came and gives its object, or says what is wrong
+with it. Input is I-JSON (RFC 7493): what two parsers could understand in two
+ways is refused before anybody acts on it. Numbers keep their exact value, so
+money is never rounded on its way in.
+
+The way out is in two steps, because one event goes to many sessions and its
+data into a reply as well: L{encodeData} gives a JSON text once, L{event} and
+L{reply} put lines around it. What is written here survives every client of the
+platform (wire contract, section 1): ASCII, with apostrophes and commas before a
+closing bracket escaped where they stand inside a string.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from decimal import MAX_PREC, Context, Decimal
+from math import isinf
+from typing import Any
+
+import msgspec
+
+from creditsync.codes import (
+    MAX_DEPTH,
+    MAX_SAFE_INTEGER,
+    TR_REASON_API,
+    TRADE_EVENT,
+    UNITS_PER_ONE,
+)
+from creditsync.errors import InvalidJSON, Refusal
+from creditsync.records import ExtID, Trade
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """
+    Read one line as one I-JSON object.
+
+    A number with a point or an exponent becomes a C{float} where that has
+    exactly the value which was written, and a C{Decimal} otherwise.
+
+    @param line: The line, with or without its end.
+    @raise InvalidJSON: It is anything else, and what.
+    """
+    try:
+        value = _parse(line)
+    except UnicodeDecodeError:
+        raise InvalidJSON("the line is not valid UTF-8") from None
+    except RecursionError:
+        raise InvalidJSON(_TOO_DEEP) from None
+    except msgspec.ValidationError:
+        # All that this parser says so of is an integer of a great many digits.
+        raise InvalidJSON(_TOO_GREAT) from None
+    except msgspec.DecodeError as e:
+        raise InvalidJSON(f"the line is not valid JSON: {_cause(e)}") from None
+    if not isinstance(value, dict):
+        raise InvalidJSON("the line is not a JSON object")
+    members = _audit(value, 1)
+    # Each member that was sent has a colon, so with as many colons as members
+    # kept no name came twice. More of them may also stand in strings.
+    if line.count(b":") != members:
+        _refuseRepeatedNames(line)
+    if (b"\\" in line or not line.isascii()) and _SUSPECT.search(line):
+        _refuseNoncharacters(value)
+    return value
+
+
+_TOO_DEEP = f"the line is nested deeper than {MAX_DEPTH}"
+_TOO_GREAT = f"an integer is not between {-MAX_SAFE_INTEGER} and {MAX_SAFE_INTEGER}"
+
+
+def _cause(error: msgspec.DecodeError) -> str:
+    """
+    What the parser found wrong, as the end of a sentence.
+    """
+    cause = str(error).removeprefix("JSON is malformed: ")
+    return "it ends too early" if cause == "Input data was truncated" else cause
+
+
+def _number(text: str) -> float | Decimal:
+    """
+    Read a number that has a point or an exponent, and lose nothing of it.
+    """
+    value = float(text)
+    # A double keeps 15 significant digits, and 16 characters have no more.
+    if len(text) <= 16 and (1e-300 < value < 1e300 or -1e300 < value < -1e-300):
+        return value
+    if isinf(value):
+        raise InvalidJSON("a number is too great for a double")
+    if not value:
+        if _NOT_ZERO.match(text):
+            raise InvalidJSON("a number is too small for a double")
+        return value
+    exact = Decimal(text)
+    return value if exact == Decimal(repr(value)) else exact
+
+
+_NOT_ZERO = re.compile(r"[-0.]*[1-9]")
+_parse = msgspec.json.Decoder(float_hook=_number).decode
+
+
+def _audit(value: dict[str, Any] | list[Any], depth: int) -> int:
+    """
+    Check the depth and the integers of what was parsed.
+
+    @param depth: How deep C{value} stands, where the top is 1.
+    @return: How many members all its objects have together.
+    """
+    if depth > MAX_DEPTH:
+        raise InvalidJSON(_TOO_DEEP)
+    inside: Iterable[Any]
+    if isinstance(value, dict):
+        members, inside = len(value), value.values()
+    else:
+        members, inside = 0, value
+    for each in inside:
+        kind = each.__class__
+        if kind is str:
+            continue
+        if kind is int:
+            if not -MAX_SAFE_INTEGER <= each <= MAX_SAFE_INTEGER:
+                raise InvalidJSON(_TOO_GREAT)
+        elif kind is dict or kind is list:
+            members += _audit(each, depth + 1)
+    return members
+
+
+def _refuseRepeatedNames(line: bytes) -> None:
+    """
+    Refuse a line that L{_parse} took, if an object in it names a member twice.
+    """
+    # Numbers stay text: the verdict on them has been spoken.
+    json.loads(line, object_pairs_hook=_onceEach, parse_int=str, parse_float=str)
+
+
+def _onceEach(members: list[tuple[str, Any]]) -> None:
+    """
+    Refuse the members of one object if two of them have the same name.
+    """
+    if len(dict(members)) != len(members):
+        raise InvalidJSON("an object has two members of the same name")
+
+
+def _refuseNoncharacters(value: dict[str, Any]) -> None:
+    """
+    Refuse what was parsed if a name or a string in it has one of Unicode's 66
+    noncharacters (RFC 7493, section 2.1).
+    """
+    if _NONCHARACTER.search(_encode(value).decode()):
+        raise InvalidJSON("a string has a Unicode noncharacter")
+
+
+_NONCHARACTER = re.compile(
+    "[\ufdd0-\ufdef"
+    + "".join(chr(plane + 0xFFFE) for plane in range(0, 0x110000, 0x10000))
+    + "".join(chr(plane + 0xFFFF) for plane in range(0, 0x110000, 0x10000))
+    + "]"
+)
+# A line has one of them only if this is found in it: U+FDD0 to U+FDEF or the
+# last two of a plane, in UTF-8 or as (the second half of) an escape.
+_SUSPECT = re.compile(
+    rb"\xef\xb7|\xbf[\xbe\xbf]"
+    rb"|\\u(?:[Ff][Dd][DdEe]|[Ff][Ff][Ff][EeFf]|[Dd][Ff][Ff][EeFf])"
+)
+
+# Nothing here is ever rounded: an operation that changes only the exponent
+# is exact at this precision, whatever the thread's own context is set to.
+_EXACT = Context(prec=MAX_PREC)
+
+
+def toUnits(amount: int | float | Decimal) -> int:
+    """
+    Give an amount, as L{decode} yields it, as an integer of 10⁻⁸ units.
+
+    @raise ValueError: It is finer than a unit, or not finite.
+    """
+    if isinstance(amount, int):
+        return amount * UNITS_PER_ONE
+    if isinstance(amount, float):
+        if -1e7 < amount < 1e7:
+            units = round(amount * UNITS_PER_ONE)
+            # Of fewer than 16 digits there is only one such for each double.
+            if units / UNITS_PER_ONE == amount:
+                return units
+        amount = Decimal(repr(amount))
+    # Not as_integer_ratio: 65,000 digits would keep it busy for 0.1 s.
+    exact = amount.scaleb(8, _EXACT)
+    if not exact.is_finite() or exact != exact.to_integral_value():
+        raise ValueError("an amount has at most 8 decimals")
+    return int(exact)
+
+
+def fromUnits(units: int) -> str:
+    """
+    Write an amount in 10⁻⁸ units as a JSON number with a point, exactly.
+    """
+    whole, rest = divmod(abs(units), UNITS_PER_ONE)
+    sign = "-" if units < 0 else ""
+    if not rest:
+        return f"{sign}{whole}.0"
+    return f"{sign}{whole}.{rest:08}".rstrip("0")
+
+
+def encodeData(data: Trade | Mapping[str, Any]) -> bytes:
+    """
+    Write the C{data} of an event or a reply as a JSON text.
+
+    Of a mapping's values, a C{Decimal} is written exactly, and a float that is
+    no number as C{null}.
+    """
+    if not isinstance(data, Trade):
+        return _safe(dict(data))
+    # The first six are the seed's, in its order; the neutral values are those
+    # which the platform's trade stream has for a finance trade.
+    return (
+        f'{{"order":{data.order},"login":{data.login},"cmd":{data.cmd}'
+        f',"state":{data.state},"profit":{fromUnits(data.profit)}'
+        f',"comment":{_quote(data.comment)}'
+        ',"symbol":"","volume":0,"open_price":0.0,"close_price":0.0'
+        f',"open_time":{data.openTime},"close_time":{data.closeTime}'
+        ',"sl":0.0,"tp":0.0,"storage":0.0,"commission":0.0'
+        f',"reason":{TR_REASON_API},"timestamp":{data.timestamp}}}'
+    ).encode("ascii")
+
+
+def event(type: int, data: bytes) -> bytes:
+    """
+    Write the line of a trade event.
+
+    @param type: One of the C{EV_RECORD_*} codes.
+    @param data: What L{encodeData} gave.
+    """
+    return b"".join((_EVENT, b"%d" % type, b',"data":', data, b"}\r\n"))
+
+
+_EVENT = f'{{"event":"{TRADE_EVENT}","type":'.encode("ascii")
+
+
+def reply(extID: ExtID | None, data: bytes) -> bytes:
+    """
+    Write the line of a reply with status 200.
+
+    @param extID: The request's, or L{None} where it had none.
+    @param data: What L{encodeData} gave.
+    """
+    if extID is None:
+        return b'{"status":200,"data":' + data + b"}\r\n"
+    quoted = _quote(extID).encode("ascii") if isinstance(extID, str) else _safe(extID)
+    return b"".join((b'{"extID":', quoted, b',"status":200,"data":', data, b"}\r\n"))
+
+
+def success(extID: ExtID | None, data: Mapping[str, Any]) -> bytes:
+    """
+    Write the line of a reply with status 200 whose data nobody else needs.
+    """
+    return reply(extID, encodeData(data))
+
+
+def refusal(extID: ExtID | None, refusal: Refusal) -> bytes:
+    """
+    Write the line that tells a client why not.
+    """
+    line: dict[str, Any] = {} if extID is None else {"extID": extID}
+    line["status"] = refusal.status
+    line["error"] = refusal.error
+    line["message"] = refusal.message
+    if refusal.data is not None:
+        line["data"] = refusal.data
+    return _safe(line) + b"\r\n"
+
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+_encodeString = json.JSONEncoder().encode
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+_COMMA_BEFORE_CLOSER = re.compile(r",(?=\s*[}\]])")
+
+
+def _safe(value: Any) -> bytes:
+    """
+    Write any JSON value so that every client can read it.
+    """
+    text = _encode(value).decode()
+    if not text.isascii():
+        # Outside of strings JSON is ASCII, so what is not stands inside one.
+        text = _NOT_ASCII.sub(lambda run: _encodeString(run[0])[1:-1], text)
+    return _guard(text).encode("ascii")
+
+
+def _quote(text: str) -> str:
+    """
+    Write a string so that every client can read it.
+    """
+    return _guard(_encodeString(text))
+
+
+def _guard(text: str) -> str:
+    """
+    Escape what one client "repairs" before it parses: apostrophes, and commas
+    before a closing bracket.
+
+    In a JSON text without needless white space both stand inside strings only.
+    """
+    if "'" in text:
+        text = text.replace("'", "\\u0027")
+    if "," in text and ("}" in text or "]" in text):
+        text = _COMMA_BEFORE_CLOSER.sub("\\\\u002c", text)
+    return text
