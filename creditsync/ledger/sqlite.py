@@ -148,7 +148,6 @@ class SQLiteLedger:
             self._held = held.pop_all()
         self._writer, self._reader = writer, reader
         self._next, self._mark = order, order + BLOCK
-        self._failed = False
 
     def close(self) -> None:
         """
@@ -267,7 +266,7 @@ class SQLiteLedger:
 
     def _read(self, statement: str, key: int) -> Any:
         """
-        The one row with this key, or L{None}.
+        The one row with this key, or C{None}.
         """
         assert self._reader is not None, "the ledger is not open"
         return self._reader.execute(statement, (key,)).fetchone()
@@ -441,18 +440,15 @@ def _runScript(writer: sqlite3.Connection, number: int, script: str) -> None:
     """
     Make this version of the schema, all of it or nothing.
     """
-    try:
-        # executescript() commits what is open and then starts no transaction
-        # of its own: it has to be inside the script.
-        writer.executescript(
-            f"BEGIN IMMEDIATE;\n{script}\n"
-            f"PRAGMA application_id = {APPLICATION_ID};\n"
-            f"PRAGMA user_version = {number};\n"
-            f"COMMIT;"
-        )
-    finally:
-        if writer.in_transaction:
-            writer.execute("ROLLBACK")
+    # executescript() commits what is open and then starts no transaction of
+    # its own: it has to be inside the script. If that fails, open() closes the
+    # connection, which rolls back.
+    writer.executescript(
+        f"BEGIN IMMEDIATE;\n{script}\n"
+        f"PRAGMA application_id = {APPLICATION_ID};\n"
+        f"PRAGMA user_version = {number};\n"
+        f"COMMIT;"
+    )
 
 
 def _checked(writer: sqlite3.Connection, path: str) -> int:

@@ -1,0 +1,958 @@
+"""
+Tests for L{creditsync.ledger}.
+"""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, execute, fail
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+import creditsync
+from creditsync.errors import Busy, LedgerDamaged, LedgerInUse, LedgerProblem
+from creditsync.interfaces import ILedger
+from creditsync.ledger import sqlite
+from creditsync.ledger.memory import MemoryLedger
+from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.records import Account, Trade
+
+BALANCE_IN, CREDIT_IN, BALANCE_OUT, CREDIT_OUT = 6, 7, 8, 9
+BOOKED, DELETED = 3, 6
+
+
+def trade(
+    order: int,
+    profit: int = 300_00000000,
+    login: int = 1001,
+    cmd: int = CREDIT_IN,
+    state: int = BOOKED,
+    comment: str = "Promotion credit",
+) -> Trade:
+    """
+    A trade as the runtime would make it.
+    """
+    return Trade(order, login, cmd, state, profit, comment, 1700, 1800, 1900)
+
+
+def folder(test: SynchronousTestCase) -> str:
+    """
+    A folder that lasts as long as the test.
+    """
+    made = tempfile.TemporaryDirectory()
+    test.addCleanup(made.cleanup)
+    return os.path.realpath(made.name)
+
+
+class LedgerBehaviour:
+    """
+    What every provider of L{ILedger} does; C{setUp} makes C{self.ledger},
+    open, and with its first three order numbers given out.
+    """
+
+    ledger: Any
+
+    def commit(self, *trades: Trade) -> None:
+        """
+        Commit one batch, and wait for it.
+        """
+        self.successResultOf(self.ledger.commit(trades))
+
+    def test_interface(self) -> None:
+        """
+        It provides the whole interface.
+        """
+        verifyObject(ILedger, self.ledger)
+
+    def test_nothingThere(self) -> None:
+        """
+        An order and an account that nobody made are L{None}.
+        """
+        self.assertIsNone(self.ledger.trade(1))
+        self.assertIsNone(self.ledger.account(1001))
+
+    def test_newOrderCounts(self) -> None:
+        """
+        Each number is given out once, in rising order.
+        """
+        self.assertEqual([self.ledger.newOrder() for _ in range(3)], [4, 5, 6])
+
+    def test_tradeRoundTrip(self) -> None:
+        """
+        Every member of a trade comes back as it was.
+        """
+        self.commit(Trade(2, 1001, 9, 6, -7, "Böni", 1, 2, 3))
+        self.assertEqual(
+            self.ledger.trade(2), Trade(2, 1001, 9, 6, -7, "Böni", 1, 2, 3)
+        )
+
+    def test_commentRoundTrip(self) -> None:
+        """
+        A comment comes back exactly, whatever characters it has.
+        """
+        comment = (
+            "\t\r\n'\"\\u0041\\u0000\\,}] {\x01\x7f\x85\u2028é€\ufeff\uffff😀[1,2]"
+        )
+        self.commit(trade(1, comment=comment), trade(2, comment="17"))
+        self.assertEqual(self.ledger.trade(1).comment, comment)
+        self.assertEqual(self.ledger.trade(2).comment, "17")
+
+    def test_totals(self) -> None:
+        """
+        Operations on balance and on credit move a total each, in and out.
+        """
+        self.commit(
+            trade(1, 500, cmd=BALANCE_IN),
+            trade(2, 70, cmd=CREDIT_IN),
+        )
+        self.commit(trade(3, -200, cmd=BALANCE_OUT))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 300, 70))
+        self.ledger.newOrder()
+        self.commit(trade(4, -30, cmd=CREDIT_OUT))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 300, 40))
+
+    def test_totalsPerAccount(self) -> None:
+        """
+        A trade moves its own account's totals and no other's.
+        """
+        self.commit(trade(1, 500, login=1001), trade(2, 70, login=1002))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 500))
+        self.assertEqual(self.ledger.account(1002), Account(1002, 0, 70))
+
+    def test_update(self) -> None:
+        """
+        A later state of a trade replaces every member, and moves the total by
+        the difference.
+        """
+        self.commit(trade(1, 500), trade(2, 10), trade(3, 7, cmd=BALANCE_IN))
+        self.commit(Trade(1, 1001, 7, 3, 200, "Less", 1, 2, 3))
+        self.commit(trade(3, 9, cmd=BALANCE_IN))
+        self.assertEqual(
+            self.ledger.trade(1), Trade(1, 1001, 7, 3, 200, "Less", 1, 2, 3)
+        )
+        self.assertEqual(self.ledger.account(1001), Account(1001, 9, 210))
+
+    def test_delete(self) -> None:
+        """
+        A deleted trade stays, and no longer counts.
+        """
+        self.commit(trade(1, 500), trade(2, 10), trade(3, 7, cmd=BALANCE_IN))
+        self.commit(
+            trade(1, 500, state=DELETED), trade(3, 7, cmd=BALANCE_IN, state=DELETED)
+        )
+        self.assertEqual(self.ledger.trade(1).state, 6)
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 10))
+
+    def test_sameOrderInOneBatch(self) -> None:
+        """
+        States of one trade in one batch are taken in their order.
+        """
+        self.commit(
+            trade(1, 500),
+            trade(2, 10),
+            trade(1, 800),
+            trade(1, 900, state=DELETED),
+            trade(2, 20),
+        )
+        self.assertEqual(self.ledger.trade(1), trade(1, 900, state=DELETED))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 20))
+
+    def test_otherAccount(self) -> None:
+        """
+        Even if a trade changes its account and kind, totals stay the sums.
+        """
+        self.commit(trade(1, 500, login=1001, cmd=CREDIT_IN))
+        self.commit(trade(1, 400, login=1002, cmd=BALANCE_IN))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 0))
+        self.assertEqual(self.ledger.account(1002), Account(1002, 400, 0))
+
+    def test_requestDoesNotCount(self) -> None:
+        """
+        What is not booked yet opens its account, with nothing in it, and
+        counts once it is booked.
+        """
+        self.commit(trade(1, 500, state=10))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 0))
+        self.commit(trade(1, 500))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 500))
+
+    def test_bigAmounts(self) -> None:
+        """
+        Amounts of eighteen digits and their sums are exact.
+        """
+        self.commit(
+            trade(1, 999_999_999_999_999_999),
+            trade(2, 999_999_999_999_999_998),
+        )
+        self.assertEqual(self.ledger.trade(1).profit, 999999999999999999)
+        self.assertEqual(self.ledger.account(1001).credit, 1999999999999999997)
+
+    def test_accountIsACopy(self) -> None:
+        """
+        What the caller does to an account doesn't reach the ledger.
+        """
+        self.commit(trade(1, 500))
+        self.ledger.account(1001).credit = 7
+        self.assertEqual(self.ledger.account(1001).credit, 500)
+
+    def test_emptyCommit(self) -> None:
+        """
+        There is no such thing as a commit of nothing.
+        """
+        with self.assertRaises(AssertionError):
+            self.ledger.commit([])
+
+    def test_orderNotGivenOut(self) -> None:
+        """
+        An order that was never given out is not taken: a later trade would
+        get the same one.
+        """
+        with self.assertRaises(AssertionError):
+            self.ledger.commit([trade(4)])
+
+    def test_addAccounts(self) -> None:
+        """
+        Accounts are opened empty; those that are there are left as they are.
+        """
+        self.commit(trade(1, 500, login=1001))
+        self.assertEqual(
+            self.ledger.addAccounts([1002, 1001, 1003, 1002]), [1002, 1003]
+        )
+        self.assertEqual(self.ledger.addAccounts([1002]), [])
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 500))
+        self.assertEqual(self.ledger.account(1003), Account(1003, 0, 0))
+
+
+class MemoryLedgerTests(LedgerBehaviour, SynchronousTestCase):
+    """
+    Tests for L{MemoryLedger}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make a ledger that has given out three numbers.
+        """
+        self.ledger = MemoryLedger()
+        self.ledger.open()
+        self.addCleanup(self.ledger.close)
+        self.assertEqual([self.ledger.newOrder() for _ in range(3)], [1, 2, 3])
+
+    def test_nextOrder(self) -> None:
+        """
+        The first number can be chosen.
+        """
+        self.assertEqual(MemoryLedger(nextOrder=1242281).newOrder(), 1242281)
+
+
+class SQLiteBehaviourTests(LedgerBehaviour, SynchronousTestCase):
+    """
+    Tests for L{SQLiteLedger} as any ledger.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make a ledger that has given out three numbers.
+        """
+        self.ledger = SQLiteLedger(os.path.join(folder(self), "ledger.db"), execute)
+        self.ledger.open()
+        self.addCleanup(self.ledger.close)
+        self.assertEqual([self.ledger.newOrder() for _ in range(3)], [1, 2, 3])
+
+
+class SQLiteTestCase(SynchronousTestCase):
+    """
+    A folder for a ledger file, and the ways to reach it.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make a folder whose name means something in a URI.
+        """
+        strange = Path(folder(self)) / "100% of?this#"
+        strange.mkdir()
+        self.path = str(strange / "ledger.db")
+
+    def opened(
+        self, run: Callable[[Callable[[], None]], Deferred[None]] = execute
+    ) -> SQLiteLedger:
+        """
+        An open ledger, which is closed in the end.
+        """
+        ledger = SQLiteLedger(self.path, run)
+        ledger.open()
+        self.addCleanup(ledger.close)
+        return ledger
+
+    def refused(self, kind: type[LedgerProblem]) -> str:
+        """
+        What a ledger that can't be opened says.
+        """
+        return str(self.assertRaises(kind, SQLiteLedger(self.path, execute).open))
+
+    def sql(self, script: str) -> None:
+        """
+        Do something to the file that no ledger would do.
+        """
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.executescript(script)
+
+    def value(self, statement: str) -> Any:
+        """
+        One value, read beside whoever has the file open.
+        """
+        uri = Path(self.path).as_uri() + "?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            return connection.execute(statement).fetchone()[0]
+
+    def booked(self, *profits: int) -> None:
+        """
+        Make a ledger with these credits of one account, and close it.
+        """
+        ledger = SQLiteLedger(self.path, execute)
+        ledger.open()
+        for profit in profits:
+            self.successResultOf(ledger.commit([trade(ledger.newOrder(), profit)]))
+        ledger.close()
+
+
+class SQLiteLedgerTests(SQLiteTestCase):
+    """
+    Tests for what L{SQLiteLedger} does beyond the interface.
+    """
+
+    def test_reopen(self) -> None:
+        """
+        A ledger that was closed comes back with everything, and goes on with
+        the next number.
+        """
+        self.booked(500, 70)
+        ledger = self.opened()
+        self.assertEqual(ledger.trade(2), trade(2, 70))
+        self.assertEqual(ledger.account(1001), Account(1001, 0, 570))
+        self.assertEqual(ledger.newOrder(), 3)
+
+    def test_closeTwice(self) -> None:
+        """
+        A second close, or one without an open, does nothing.
+        """
+        ledger = SQLiteLedger(self.path, execute)
+        ledger.close()
+        ledger.open()
+        ledger.close()
+        ledger.close()
+        self.assertEqual(os.listdir(os.path.dirname(self.path)).count("ledger.db"), 1)
+
+    def test_closed(self) -> None:
+        """
+        A closed ledger gives out, tells and takes nothing more.
+        """
+        ledger = self.opened()
+        order = ledger.newOrder()
+        ledger.close()
+        self.assertRaises(Busy, ledger.newOrder)
+        self.assertRaises(AssertionError, ledger.trade, 1)
+        self.failureResultOf(ledger.commit([trade(order)]), AssertionError)
+
+    def test_closeEmptiesTheWAL(self) -> None:
+        """
+        After a clean end the database file alone has everything.
+        """
+        self.booked(500)
+        self.assertFalse(os.path.exists(self.path + "-wal"))
+        self.assertEqual(self.value("SELECT profit FROM trade"), 500)
+
+    def test_closeBesideReader(self) -> None:
+        """
+        Somebody else who reads keeps the WAL file there, and the database
+        file has everything all the same.
+        """
+        ledger = self.opened()
+        self.successResultOf(ledger.commit([trade(ledger.newOrder(), 500)]))
+        uri = Path(self.path).as_uri() + "?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as reader:
+            reader.execute("SELECT * FROM trade").fetchall()
+            ledger.close()
+            shutil.copy(self.path, self.path + ".copy")
+        self.path += ".copy"
+        self.assertEqual(self.value("SELECT profit FROM trade"), 500)
+
+    def test_durable(self) -> None:
+        """
+        The connection that writes syncs every commit.
+        """
+        ledger = self.opened()
+        assert ledger._writer is not None
+        self.assertEqual(ledger._writer.execute("PRAGMA synchronous").fetchone(), (2,))
+        self.assertEqual(self.value("PRAGMA journal_mode"), "wal")
+
+    def test_notDurable(self) -> None:
+        """
+        A connection that can't be made durable is refused.
+        """
+        self.patch(
+            sqlite, "_connect", lambda path: sqlite3.connect("", isolation_level=None)
+        )
+        self.assertIn("journal_mode is delete", self.refused(LedgerProblem))
+
+    def test_notFullySynchronous(self) -> None:
+        """
+        A connection that doesn't take its synchronous setting is refused.
+        """
+
+        class Lazy(sqlite3.Connection):
+            """
+            A connection that leaves syncing to the system.
+            """
+
+            def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+                """
+                Do as asked, except that C{FULL} becomes C{NORMAL}.
+                """
+                return super().execute(sql.replace("FULL", "NORMAL"), *parameters)
+
+        self.patch(
+            sqlite,
+            "_connect",
+            lambda path: sqlite3.connect(path, isolation_level=None, factory=Lazy),
+        )
+        self.assertIn("synchronous is 1", self.refused(LedgerProblem))
+
+    def test_readerCantWrite(self) -> None:
+        """
+        The connection that answers reads refuses to write.
+        """
+        ledger = self.opened()
+        assert ledger._reader is not None
+        self.assertRaises(
+            sqlite3.OperationalError, ledger._reader.execute, "DELETE FROM trade"
+        )
+
+    def test_commitRunsElsewhere(self) -> None:
+        """
+        A commit is written by what was given for that, and is not there, and
+        not acknowledged, before.
+        """
+        jobs: list[Callable[[], None]] = []
+        done: Deferred[None] = Deferred()
+
+        def later(job: Callable[[], None]) -> Deferred[None]:
+            jobs.append(job)
+            return done
+
+        ledger = self.opened(later)
+        committed = ledger.commit([trade(ledger.newOrder(), 500)])
+        self.assertIsNone(ledger.trade(1))
+        [job] = jobs
+        job()
+        self.assertNoResult(committed)
+        done.callback(None)
+        self.assertIsNone(self.successResultOf(committed))
+        self.assertEqual(ledger.trade(1), trade(1, 500))
+
+    def test_overlappingCommits(self) -> None:
+        """
+        A commit, or the end, while one is under way is the caller's mistake.
+        """
+        done: Deferred[None] = Deferred()
+        ledger = self.opened(lambda job: done)
+        committed = ledger.commit([trade(ledger.newOrder())])
+        self.assertRaises(AssertionError, ledger.commit, [trade(1)])
+        self.assertRaises(AssertionError, ledger.close)
+        done.callback(None)
+        self.successResultOf(committed)
+
+    def test_failedCommit(self) -> None:
+        """
+        A batch that SQLite refuses leaves nothing behind, and nothing more is
+        committed.
+        """
+        ledger = self.opened()
+        orders = [ledger.newOrder(), ledger.newOrder()]
+        failed = ledger.commit([trade(orders[0]), trade(orders[1], cmd=5)])
+        self.failureResultOf(failed, sqlite3.IntegrityError)
+        self.assertIsNone(ledger.trade(1))
+        self.failureResultOf(ledger.commit([trade(1)]), LedgerProblem)
+        self.assertIsNone(ledger.trade(1))
+
+    def test_failedRun(self) -> None:
+        """
+        A pool that doesn't take the commit is a failed commit too.
+        """
+        ledger = self.opened(lambda job: fail(OSError("no thread")))
+        self.failureResultOf(ledger.commit([trade(ledger.newOrder())]), OSError)
+        self.failureResultOf(ledger.commit([trade(1)]), LedgerProblem)
+
+    def test_nulInComment(self) -> None:
+        """
+        A comment that SQLite would cut off is not committed.
+        """
+        ledger = self.opened()
+        failed = ledger.commit([trade(ledger.newOrder(), comment="a\0b")])
+        self.failureResultOf(failed, ValueError)
+        self.assertIsNone(ledger.trade(1))
+
+    def test_totalTooGreat(self) -> None:
+        """
+        A total that leaves 64 bits is refused and not rounded.
+        """
+        ledger = self.opened()
+        ledger.newOrder(), ledger.newOrder()
+        self.successResultOf(ledger.commit([trade(1, 2**63 - 1)]))
+        failed = ledger.commit([trade(2, 1)])
+        self.failureResultOf(failed, sqlite3.IntegrityError)
+        self.assertEqual(ledger.account(1001).credit, 9223372036854775807)
+
+    def test_readWhileOpen(self) -> None:
+        """
+        Another program may read beside the server.
+        """
+        ledger = self.opened()
+        self.successResultOf(ledger.commit([trade(ledger.newOrder(), 12345678)]))
+        self.assertEqual(self.value("SELECT profit / 1e8 FROM trade"), 0.12345678)
+
+
+class OrderNumberTests(SQLiteTestCase):
+    """
+    Tests for the numbers that L{SQLiteLedger} gives out.
+    """
+
+    def test_firstOrder(self) -> None:
+        """
+        A fresh ledger begins with 1, and nothing below the mark on disk was
+        given out before.
+        """
+        ledger = self.opened()
+        self.assertEqual(self.value("SELECT next_order FROM order_mark"), 100001)
+        self.assertEqual(ledger.newOrder(), 1)
+
+    def test_uncleanEnd(self) -> None:
+        """
+        A ledger whose process died skips the numbers it may have given out.
+        """
+        ledger = self.opened()
+        self.assertEqual(ledger.newOrder(), 1)
+        self.successResultOf(ledger.commit([trade(1)]))
+        for end in ("", "-wal"):
+            shutil.copy(self.path + end, self.path + ".copy" + end)
+        self.path += ".copy"
+        again = self.opened()
+        self.assertEqual(again.trade(1), trade(1))
+        self.assertEqual(again.newOrder(), 100001)
+
+    def test_cleanEnd(self) -> None:
+        """
+        A clean end gives the unused numbers back.
+        """
+        ledger = self.opened()
+        self.assertEqual([ledger.newOrder(), ledger.newOrder()], [1, 2])
+        ledger.close()
+        self.assertEqual(self.value("SELECT next_order FROM order_mark"), 3)
+
+    def test_blockUsedUp(self) -> None:
+        """
+        When the block is used up there is no number until the next commit.
+        """
+        self.patch(sqlite, "BLOCK", 4)
+        ledger = self.opened()
+        self.assertEqual([ledger.newOrder() for _ in range(4)], [1, 2, 3, 4])
+        self.assertRaises(Busy, ledger.newOrder)
+        self.successResultOf(ledger.commit([trade(1)]))
+        self.assertEqual([ledger.newOrder() for _ in range(4)], [5, 6, 7, 8])
+        self.assertRaises(Busy, ledger.newOrder)
+
+    def test_markRaisedInTime(self) -> None:
+        """
+        A commit raises the mark as soon as less than half a block is left,
+        and not before.
+        """
+        self.patch(sqlite, "BLOCK", 4)
+        ledger = self.opened()
+        ledger.newOrder(), ledger.newOrder()
+        self.successResultOf(ledger.commit([trade(1)]))
+        self.assertEqual(self.value("SELECT next_order FROM order_mark"), 5)
+        ledger.newOrder()
+        self.successResultOf(ledger.commit([trade(3)]))
+        self.assertEqual(self.value("SELECT next_order FROM order_mark"), 8)
+
+    def test_notBeforeItIsOnDisk(self) -> None:
+        """
+        Numbers of the next block are not given out before the raised mark is
+        on disk.
+        """
+        self.patch(sqlite, "BLOCK", 2)
+        done: Deferred[None] = Deferred()
+        ledger = self.opened(lambda job: done)
+        ledger.newOrder(), ledger.newOrder()
+        committed = ledger.commit([trade(1)])
+        self.assertRaises(Busy, ledger.newOrder)
+        done.callback(None)
+        self.successResultOf(committed)
+        self.assertEqual(ledger.newOrder(), 3)
+
+    def test_failedEnd(self) -> None:
+        """
+        After a failed commit the mark stays where it is.
+        """
+        ledger = self.opened(lambda job: fail(OSError()))
+        self.failureResultOf(ledger.commit([trade(ledger.newOrder())]))
+        ledger.close()
+        self.assertEqual(self.value("SELECT next_order FROM order_mark"), 100001)
+
+
+class OpenTests(SQLiteTestCase):
+    """
+    Tests for what L{SQLiteLedger.open} refuses.
+    """
+
+    def test_inUse(self) -> None:
+        """
+        A second process is told who has the ledger, by whatever name it
+        comes.
+        """
+        self.opened()
+        held = self.path
+        os.symlink(held, held + ".link")
+        self.path += ".link"
+        message = self.refused(LedgerInUse)
+        self.assertIn(f"process {os.getpid()} has the ledger {held} open", message)
+
+    def test_otherProcess(self) -> None:
+        """
+        A real second process is refused.
+        """
+        self.opened()
+        second = subprocess.run(
+            [sys.executable, "-c", OPEN, self.path],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        self.assertEqual(second.stdout, f"LedgerInUse process {os.getpid()}\n")
+
+    def test_lockEnds(self) -> None:
+        """
+        A failed open gives back the lock and the file.
+        """
+        self.booked(500)
+        self.sql("UPDATE account SET credit = 501")
+        self.refused(LedgerDamaged)
+        self.sql("UPDATE account SET credit = 500")
+        self.assertEqual(self.opened().account(1001), Account(1001, 0, 500))
+
+    def test_noFolder(self) -> None:
+        """
+        A folder that isn't there is named, with what to do.
+        """
+        self.path = os.path.join(self.path, "no", "ledger.db")
+        self.assertEqual(
+            self.refused(LedgerProblem),
+            f"the folder of the ledger {self.path} does not exist: create it, or "
+            f"name another one",
+        )
+
+    def test_noPermission(self) -> None:
+        """
+        A folder that this user may not write in is no riddle either.
+        """
+
+        def denied(*args: Any) -> int:
+            raise PermissionError
+
+        self.patch(os, "open", denied)
+        self.assertIn("this user may not write", self.refused(LedgerProblem))
+
+    def test_folder(self) -> None:
+        """
+        A folder is no ledger.
+        """
+        os.mkdir(self.path)
+        self.assertIn("unable to open database file", self.refused(LedgerProblem))
+
+    def test_noDatabase(self) -> None:
+        """
+        A file that is no database is refused, and left as it is.
+        """
+        Path(self.path).write_text("order,login,profit\n" * 100)
+        self.assertIn("no readable SQLite database", self.refused(LedgerDamaged))
+        self.assertEqual(Path(self.path).read_text(), "order,login,profit\n" * 100)
+
+    def test_otherProgram(self) -> None:
+        """
+        Another program's database is refused, and left as it is.
+        """
+        self.sql("CREATE TABLE bookmark (url TEXT)")
+        before = Path(self.path).read_bytes()
+        self.assertIn("a database of another program", self.refused(LedgerDamaged))
+        self.assertEqual(Path(self.path).read_bytes(), before)
+
+    def test_otherApplicationID(self) -> None:
+        """
+        The mark of another program in an empty database is enough.
+        """
+        self.sql("PRAGMA application_id = 17")
+        self.assertIn("a database of another program", self.refused(LedgerDamaged))
+
+    def test_emptyFile(self) -> None:
+        """
+        An empty file becomes a ledger.
+        """
+        Path(self.path).touch()
+        self.assertEqual(self.opened().newOrder(), 1)
+
+    def test_newerVersion(self) -> None:
+        """
+        The ledger of a newer creditsync is refused.
+        """
+        self.booked(500)
+        self.sql("PRAGMA user_version = 2")
+        self.assertEqual(
+            self.refused(LedgerProblem),
+            f"the ledger {self.path} has version 2, and this creditsync knows "
+            f"versions up to 1: run the newer creditsync that wrote it",
+        )
+
+    def test_oldSQLite(self) -> None:
+        """
+        An SQLite that doesn't know the statements is refused.
+        """
+        self.patch(sqlite3, "sqlite_version_info", (3, 37, 2))
+        self.assertIn("3.38 or newer is needed", self.refused(LedgerProblem))
+
+    def test_wrongTotal(self) -> None:
+        """
+        A total that isn't the sum of its trades is named with both figures.
+        """
+        self.booked(500, 70)
+        self.sql("UPDATE account SET credit = 571")
+        self.assertIn(
+            "account 1001 of the ledger "
+            f"{self.path} has balance 0 and credit 571, but its trades sum up to "
+            "balance 0 and credit 570 (10⁻⁸ units)",
+            self.refused(LedgerDamaged),
+        )
+
+    def test_wrongBalance(self) -> None:
+        """
+        The balance is checked as the credit is.
+        """
+        self.booked(500)
+        self.sql("UPDATE account SET balance = -1")
+        self.assertIn("has balance -1 and credit 500", self.refused(LedgerDamaged))
+
+    def test_totalWithoutTrades(self) -> None:
+        """
+        An account that never had a trade has nothing in it.
+        """
+        self.booked(500)
+        self.sql("INSERT INTO account VALUES (1002, 0, 0), (1003, 1, 0)")
+        self.assertIn("account 1003", self.refused(LedgerDamaged))
+
+    def test_tradeBehindTheTriggers(self) -> None:
+        """
+        A trade that was written past the triggers is found.
+        """
+        self.booked(500)
+        self.sql("DROP TRIGGER trade_updated; UPDATE trade SET profit = 1000000000001")
+        self.assertIn(
+            "credit 500, but its trades sum up to balance 0 and credit 1000000000001",
+            self.refused(LedgerDamaged),
+        )
+
+    def test_tradeWithoutAccount(self) -> None:
+        """
+        A trade whose account isn't there is found, even if it counts nothing.
+        """
+        self.booked(500)
+        self.sql("UPDATE trade SET state = 6; DELETE FROM account")
+        self.assertIn(
+            "account 1001 of the ledger "
+            f"{self.path} has balance None and credit None, but its trades sum up to "
+            "balance 0 and credit 0",
+            self.refused(LedgerDamaged),
+        )
+
+    def test_checkIsExact(self) -> None:
+        """
+        Sums that leave 64 bits on their way don't disturb the check.
+        """
+        ledger = self.opened()
+        ledger.newOrder(), ledger.newOrder(), ledger.newOrder()
+        self.successResultOf(
+            ledger.commit(
+                [
+                    trade(2, 9_000_000_000_000_000_001),
+                    trade(3, -9_000_000_000_000_000_000, cmd=CREDIT_OUT),
+                    trade(1, 9_000_000_000_000_000_001),
+                ]
+            )
+        )
+        ledger.close()
+        self.assertEqual(self.opened().account(1001).credit, 9000000000000000002)
+
+    def test_markBelowOrder(self) -> None:
+        """
+        An order mark that would give out an existing order is refused.
+        """
+        self.booked(500, 70)
+        self.sql("UPDATE order_mark SET next_order = 2")
+        self.assertIn(
+            "has order 2, but its order mark is 2", self.refused(LedgerDamaged)
+        )
+
+    def test_noMark(self) -> None:
+        """
+        A ledger without its order mark is refused.
+        """
+        self.booked(500)
+        self.sql("DELETE FROM order_mark")
+        self.assertIn("its order mark is None", self.refused(LedgerDamaged))
+
+
+class UpgradeTests(SQLiteTestCase):
+    """
+    Tests for creating and upgrading a ledger.
+    """
+
+    def test_secondVersion(self) -> None:
+        """
+        An upgrade runs what is new and leaves a copy of what was.
+        """
+        self.booked(500)
+        self.patch(
+            sqlite, "SCRIPTS", (*sqlite.SCRIPTS, "ALTER TABLE trade ADD key TEXT;")
+        )
+        self.opened().close()
+        self.assertEqual(self.value("PRAGMA user_version"), 2)
+        self.assertEqual(self.value("SELECT count(key) FROM trade"), 0)
+        self.path += ".v1"
+        self.assertEqual(self.value("PRAGMA user_version"), 1)
+        self.assertEqual(self.value("SELECT profit FROM trade"), 500)
+
+    def test_noBackupOfAFreshOne(self) -> None:
+        """
+        A ledger that is just made needs no copy.
+        """
+        self.patch(
+            sqlite, "SCRIPTS", (*sqlite.SCRIPTS, "ALTER TABLE trade ADD key TEXT;")
+        )
+        self.opened().close()
+        self.assertEqual(
+            sorted(os.listdir(os.path.dirname(self.path))),
+            ["ledger.db", "ledger.db.lock"],
+        )
+
+    def test_oldCopyPart(self) -> None:
+        """
+        The rest of a copy that was not finished is no obstacle.
+        """
+        self.booked(500)
+        Path(self.path + ".v1.part").write_text("half")
+        self.patch(
+            sqlite, "SCRIPTS", (*sqlite.SCRIPTS, "ALTER TABLE trade ADD key TEXT;")
+        )
+        self.opened().close()
+        self.path += ".v1"
+        self.assertEqual(self.value("SELECT profit FROM trade"), 500)
+
+    def test_interruptedCreation(self) -> None:
+        """
+        A creation that ends in the middle leaves a file that the next start
+        makes a ledger.
+        """
+        whole = sqlite.SCRIPTS
+        self.patch(sqlite, "SCRIPTS", (whole[0] + "SELECT * FROM absent;",))
+        self.assertIn("no such table: absent", self.refused(LedgerProblem))
+        self.assertEqual(self.value("SELECT count(*) FROM sqlite_master"), 0)
+        self.patch(sqlite, "SCRIPTS", whole)
+        self.assertEqual(self.opened().newOrder(), 1)
+
+    def test_interruptedUpgrade(self) -> None:
+        """
+        An upgrade that ends in the middle leaves the version that was.
+        """
+        self.booked(500)
+        whole = sqlite.SCRIPTS
+        broken = "ALTER TABLE trade ADD key TEXT; SELECT * FROM absent;"
+        self.patch(sqlite, "SCRIPTS", (*whole, broken))
+        self.refused(LedgerProblem)
+        self.patch(sqlite, "SCRIPTS", whole)
+        self.assertEqual(self.opened().trade(1), trade(1, 500))
+
+
+class KillTests(SQLiteTestCase):
+    """
+    Tests with a process that is killed.
+    """
+
+    def test_kill(self) -> None:
+        """
+        Of a process that is killed while it commits, every acknowledged order
+        is there, the totals are their sums, and no number comes again.
+        """
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-c", COMMIT, self.path],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        with process, process.stdout as output:
+            said = [output.readline() for _ in range(200)]
+            process.kill()
+            said += output.readlines()
+        acknowledged = [int(line) for line in said if line.endswith("\n")]
+        self.assertEqual(acknowledged[:200], list(range(1, 201)))
+
+        ledger = self.opened()
+        for order in acknowledged:
+            self.assertEqual(ledger.trade(order), trade(order, 100))
+        # One more may have been committed and not acknowledged.
+        self.assertIn(ledger.account(1001).credit // 100 - len(acknowledged), (0, 1))
+        self.assertEqual(ledger.newOrder(), 100001)
+
+
+OPEN = """
+import sys
+import tempfile
+from twisted.internet.defer import execute
+from creditsync.errors import LedgerProblem
+from creditsync.ledger.sqlite import SQLiteLedger
+
+try:
+    SQLiteLedger(sys.argv[1], execute).open()
+except LedgerProblem as problem:
+    print(type(problem).__name__, *str(problem).split()[:2])
+"""
+
+COMMIT = """
+import sys
+import tempfile
+from twisted.internet.defer import execute
+from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.records import Trade
+
+ledger = SQLiteLedger(sys.argv[1], execute)
+ledger.open()
+while True:
+    order = ledger.newOrder()
+    ledger.commit(
+        [Trade(order, 1001, 7, 3, 100, "Promotion credit", 1700, 1800, 1900)]
+    ).addCallback(lambda _: print(order))
+"""
+
+
+def environment() -> dict[str, str]:
+    """
+    The environment in which another process finds this C{creditsync}.
+    """
+    root = os.path.dirname(os.path.dirname(os.path.abspath(creditsync.__file__)))
+    return {**os.environ, "PYTHONPATH": root}
