@@ -130,8 +130,7 @@ def _refuseRepeatedNames(line: bytes) -> None:
     """
     Refuse a line that L{_parse} took, if an object in it names a member twice.
     """
-    # Numbers stay text: the verdict on them has been spoken.
-    json.loads(line, object_pairs_hook=_onceEach, parse_int=str, parse_float=str)
+    json.loads(line, object_pairs_hook=_onceEach)
 
 
 def _onceEach(members: list[tuple[str, Any]]) -> None:

@@ -1,0 +1,277 @@
+"""
+Tests for the wire contract's JSON Schemas.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from referencing import Registry
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync import errors
+from creditsync.validation import REQUESTS, load
+
+NAMES = (*REQUESTS, "common", "trade", "event", "reply")
+
+# The seed's examples.
+REQUEST = {
+    "command": "CreditInSync",
+    "extID": "credit-req-1001",
+    "data": {"login": 1001, "amount": 300.0, "comment": "Promotion credit"},
+}
+TRADE = {
+    "order": 1242281,
+    "login": 1001,
+    "cmd": 7,
+    "state": 3,
+    "profit": 300.0,
+    "comment": "Promotion credit",
+}
+REPLY = {"extID": "credit-req-1001", "status": 200, "data": TRADE}
+
+ACCEPTED = {
+    "extID": 7,
+    "status": 200,
+    "data": {
+        "accepted": True,
+        "order": 1242281,
+        "state": 10,
+        "login": 1001,
+        "cmd": 7,
+        "amount": 300.0,
+    },
+}
+REFUSED = {
+    "extID": "credit-req-1001",
+    "status": 400,
+    "error": "INVALID_DATA",
+    "message": "data.amount must be greater than 0",
+}
+EVENT = {"event": "trade:event", "type": 0, "data": TRADE}
+
+
+def without(members: dict[str, Any], name: str) -> dict[str, Any]:
+    """
+    Leave one member out.
+    """
+    return {each: members[each] for each in members if each != name}
+
+
+class FileTests(SynchronousTestCase):
+    """
+    The files themselves.
+    """
+
+    def test_valid(self) -> None:
+        """
+        Every file is a valid schema of the dialect that it names.
+        """
+        for name in NAMES:
+            schema = load(name)
+            self.assertEqual(
+                schema["$schema"], "https://json-schema.org/draft/2020-12/schema"
+            )
+            Draft202012Validator.check_schema(schema)
+
+    def test_names(self) -> None:
+        """
+        Every file goes by its own name, so that C{$ref} finds it.
+        """
+        for name in NAMES:
+            self.assertEqual(load(name)["$id"], f"{name}.json")
+
+    def test_noOthers(self) -> None:
+        """
+        There is no file that nobody knows.
+        """
+        folder = Path(__file__).parent.parent / "schemas"
+        found = sorted(path.stem for path in folder.glob("*.json"))
+        self.assertEqual(found, sorted(NAMES))
+
+    def test_described(self) -> None:
+        """
+        Every member that stands in a C{$defs} or the trade record says what it
+        is.
+        """
+        members = {**load("common")["$defs"], **load("trade")["properties"]}
+        for name, schema in members.items():
+            self.assertTrue("description" in schema or "$ref" in schema, name)
+
+
+class ContractTests(SynchronousTestCase):
+    """
+    What the contract allows, and what it does not.
+    """
+
+    registry: Registry[Any] = Registry().with_contents(
+        (f"{name}.json", load(name)) for name in NAMES
+    )
+
+    def isValid(self, name: str, value: object) -> bool:
+        """
+        Judge a value as it would travel.
+        """
+        validator = Draft202012Validator(load(name), registry=self.registry)
+        return validator.is_valid(json.loads(json.dumps(value)))
+
+    def passes(self, name: str, *values: object) -> None:
+        """
+        Assert that all these values are good.
+        """
+        for value in values:
+            self.assertTrue(self.isValid(name, value), value)
+
+    def fails(self, name: str, *values: object) -> None:
+        """
+        Assert that none of these values is good.
+        """
+        for value in values:
+            self.assertFalse(self.isValid(name, value), value)
+
+    def test_seedRequest(self) -> None:
+        """
+        The seed's request is one, and its data is a credit-in's.
+        """
+        self.passes("request", REQUEST)
+        self.passes("credit_in", REQUEST["data"])
+
+    def test_seedReply(self) -> None:
+        """
+        The seed's success response is a reply.
+        """
+        self.passes("reply", REPLY)
+
+    def test_fullTrade(self) -> None:
+        """
+        The record that this server writes is a reply's and an event's data.
+        """
+        full = {
+            **TRADE,
+            "symbol": "",
+            "volume": 0,
+            "open_price": 0.0,
+            "close_price": 0.0,
+            "open_time": 1764000000,
+            "close_time": 1764000000,
+            "sl": 0.0,
+            "tp": 0.0,
+            "storage": 0.0,
+            "commission": 0.0,
+            "reason": 7,
+            "timestamp": 1764000000,
+        }
+        self.passes("reply", {**REPLY, "data": full})
+        self.passes("event", {**EVENT, "data": full})
+
+    def test_tradeReply(self) -> None:
+        """
+        A trade reply has an C{extID} or none, and a booked one may be told
+        again.
+        """
+        self.passes(
+            "reply",
+            without(REPLY, "extID"),
+            {**REPLY, "extID": -3},
+            {**REPLY, "replayed": True},
+        )
+
+    def test_noTradeReply(self) -> None:
+        """
+        A trade reply is not an event's envelope, and its record is whole.
+        """
+        self.fails(
+            "reply",
+            {**REPLY, "event": None},
+            {**REPLY, "type": 0},
+            {**REPLY, "status": 201},
+            {**REPLY, "status": "200"},
+            {**REPLY, "extID": None},
+            {**REPLY, "data": EVENT | {"order": 1}},
+            {**REPLY, "data": {**TRADE, "cmd": 5}},
+            {**REPLY, "data": {**TRADE, "state": 1}},
+            {**REPLY, "data": {**TRADE, "profit": "300.0"}},
+            without(REPLY, "status"),
+            without(REPLY, "data"),
+            *({**REPLY, "data": without(TRADE, name)} for name in TRADE),
+        )
+
+    def test_accepted(self) -> None:
+        """
+        An accepted operation is told with what was accepted, and the client is
+        not shown the service object.
+        """
+        data: dict[str, Any] = ACCEPTED["data"]  # type: ignore[assignment]
+        self.passes("reply", ACCEPTED, without(ACCEPTED, "extID"))
+        self.fails(
+            "reply",
+            {**ACCEPTED, "data": {**data, "accepted": False}},
+            {**ACCEPTED, "data": {**data, "state": 3}},
+            {**ACCEPTED, "data": {**data, "__deferred": {}}},
+            {**ACCEPTED, "error": "BUSY"},
+            *({**ACCEPTED, "data": without(data, name)} for name in data),
+        )
+
+    def test_answer(self) -> None:
+        """
+        A command that is not about a trade answers with an object.
+        """
+        self.passes("reply", {"extID": 1, "status": 200, "data": {"status": "ok"}})
+        self.passes("reply", {"status": 200, "data": {}})
+        self.fails("reply", {"status": 200, "data": []}, {"status": 200})
+
+    def test_error(self) -> None:
+        """
+        An error has a status, the name that goes with it, and a sentence.
+        """
+        self.passes("reply", REFUSED, without(REFUSED, "extID"))
+        self.fails(
+            "reply",
+            {**REFUSED, "status": 404},
+            {**REFUSED, "error": "BAD_DATA"},
+            {**REFUSED, "message": ""},
+            {**REFUSED, "event": "error"},
+            {**REFUSED, "status": 200},
+            without(REFUSED, "error"),
+            without(REFUSED, "message"),
+        )
+
+    def test_errorData(self) -> None:
+        """
+        A full queue says when to try again, an unknown outcome of which order.
+        """
+        busy = {"status": 503, "error": "BUSY", "message": "x"}
+        late = {"status": 504, "error": "SYNC_TIMEOUT", "message": "x"}
+        self.passes("reply", {**busy, "data": {"retry_after_ms": 250}})
+        self.passes("reply", {**late, "data": {"order": 1242281}})
+        self.fails("reply", busy, {**busy, "data": {"order": 1}})
+        self.fails("reply", {**late, "data": {"order": 0}})
+
+    def test_everyRefusal(self) -> None:
+        """
+        The contract has each refusal that this server knows.
+        """
+        kinds = errors.Refusal.__subclasses__()
+        self.assertGreater(len(kinds), 10)
+        for kind in kinds:
+            reply = {"status": kind.status, "error": kind.error, "message": "x"}
+            if kind.status == 503:
+                reply["data"] = {"retry_after_ms": 1}
+            self.passes("reply", reply)
+
+    def test_event(self) -> None:
+        """
+        An event has its channel, one of three types, and a trade.
+        """
+        self.passes("event", EVENT, {**EVENT, "type": 1}, {**EVENT, "type": 2})
+        self.fails(
+            "event",
+            {**EVENT, "extID": "credit-req-1001"},
+            {**EVENT, "event": "error"},
+            {**EVENT, "type": 3},
+            {**EVENT, "type": "0"},
+            {**EVENT, "data": without(TRADE, "order")},
+            without(EVENT, "type"),
+            without(EVENT, "data"),
+        )
