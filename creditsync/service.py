@@ -11,10 +11,10 @@ failed.
 from collections.abc import Sequence
 from typing import Any
 
-from twisted.application import strports
-from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.defer import Deferred, TimeoutError, gatherResults, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -83,10 +83,8 @@ class CreditSync(Service):
             timeout=timeout,
         )
         self.factory = LineFactory(reactor, self.sessions, limits, timeout + GOODBYE)
-        self._listeners: list[StreamServerEndpointService] = [
-            strports.service(description, self.factory, reactor)
-            for description in listen
-        ]
+        self._endpoints = [serverFromString(reactor, each) for each in listen]
+        self._ports: list[IListeningPort] = []
         self._failed: Deferred[None] = Deferred()
 
     def whenFailed(self) -> "Deferred[None]":
@@ -99,15 +97,42 @@ class CreditSync(Service):
         """
         return self._failed
 
+    @property
+    def ports(self) -> list[IListeningPort]:
+        """
+        The ports it listens on, in the order of C{listen}.
+        """
+        return list(self._ports)
+
     def privilegedStartService(self) -> None:
         """
         Take the ports.
 
-        @raise twisted.internet.error.CannotListenError: One is taken.
+        @raise twisted.internet.error.CannotListenError: One is taken; the
+            others are free again.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
-        for listener in self._listeners:
-            listener.privilegedStartService()
+        for endpoint in self._endpoints:
+            self._listen(endpoint)
+
+    def _listen(self, endpoint: IStreamServerEndpoint) -> None:
+        failed: list[Failure] = []
+        listening = endpoint.listen(self.factory)
+        listening.addCallback(self._ports.append)
+        if not listening.called:
+            # No endpoint of Twisted's own takes its time to listen.
+            listening.addErrback(
+                lambda why: self._log.failure("an endpoint does not listen", why)
+            )
+            return
+        listening.addErrback(failed.append)
+        for why in failed:
+            self._stopListening()
+            why.raiseException()
+
+    def _stopListening(self) -> "Deferred[Any]":
+        ports, self._ports = self._ports, []
+        return gatherResults([maybeDeferred(port.stopListening) for port in ports])
 
     def startService(self) -> None:
         """
@@ -123,8 +148,8 @@ class CreditSync(Service):
         self._runtime.whenFailed().addErrback(self._runtimeFailed)
         self._events.addObserver(self.sessions.tradeEvents)
         self._events.addObserver(self._flush)
-        for listener in self._listeners:
-            listener.startService()
+        if not self._ports:
+            self.privilegedStartService()
 
     def _flush(self, events: object) -> None:
         """
@@ -150,8 +175,7 @@ class CreditSync(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        for listener in self._listeners:
-            await self._step("closing a port", listener.stopService())
+        await self._step("closing the ports", self._stopListening())
         answered = self.sessions.stop()
         await self._step("answering who waits", answered, self._limits.stopTimeout)
         self.waiters.endAll("the server is stopping")
