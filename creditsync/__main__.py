@@ -1,0 +1,55 @@
+"""
+C{creditsync}, which is C{python -m creditsync} too.
+"""
+
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+
+from creditsync import __version__
+from creditsync.cli import account, demo, serve, token
+
+_EPILOG = """\
+without a command, or with options of the server only, it serves:
+
+  creditsync demo                             see one credit come and go
+  creditsync --listen tcp:8080 --timeout 3    the same as creditsync serve ...
+  creditsync token --id 7 --role manager      a token for a manager
+
+creditsync COMMAND --help says more.
+"""
+
+
+def main() -> None:
+    """
+    Run what the command line asks for.
+    """
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["serve"]:
+        return serve.run(arguments[1:])
+    ours = ("-h", "--help", "--version")
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ours):
+        return serve.run(arguments)
+    options = _parser().parse_args(arguments)
+    return options.run(options)  # type: ignore[no-any-return]
+
+
+def _parser() -> ArgumentParser:
+    """
+    The command line, but for C{serve}, whose options are C{twistd}'s kind.
+    """
+    parser = ArgumentParser(
+        "creditsync",
+        description="Synchronous credit-in for trading platforms.",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    commands.add_parser("serve", help="run the server in the foreground")
+    for module in (token, account, demo):
+        module.addCommand(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,369 @@
+"""
+Who is asking: tokens, and what makes one no longer good.
+
+A token comes with every command (wire contract, section 5). Its algorithm is
+this server's configuration and never the token's own word; its times are
+judged by the clock that was given. A verified token is remembered until it
+expires, so that a session's next command costs a look-up and not a signature.
+
+Whatever its text, a bad token ends in L{Unauthorized} with a fixed sentence:
+neither the token nor a library's words about it go back to the sender.
+"""
+
+import math
+import secrets
+import time
+from collections.abc import Callable, Container, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed448 import (
+    Ed448PrivateKey,
+    Ed448PublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from creditsync.codes import ALL_SESSIONS, MAX_SAFE_INTEGER
+from creditsync.errors import Unauthorized
+from creditsync.interfaces import IAuthenticator
+from creditsync.records import Principal
+
+# What the server may be configured for (wire contract, section 5).
+ALGORITHMS: Final = ("HS256", "RS256", "EdDSA")
+
+# RFC 7518, sections 3.2 and 3.3: the least that is safe, in bytes and bits.
+_LEAST_SECRET: Final = 32
+_LEAST_MODULUS: Final = 2048
+# No honest token is longer, and a longer one costs milliseconds to look at.
+_LONGEST_TOKEN: Final = 8192
+_REMEMBERED: Final = 10_000
+# Seconds between two looks at the revocations for principals already let in.
+_RECHECK: Final = 1.0
+
+_VerifyKey: TypeAlias = bytes | RSAPublicKey | Ed25519PublicKey | Ed448PublicKey
+_SignKey: TypeAlias = bytes | RSAPrivateKey | Ed25519PrivateKey | Ed448PrivateKey
+
+# Signatures are PyJWT's business; times and types are judged here, by our
+# clock and more strictly. C{aud}, C{iss} and C{sub} mean nothing to us.
+_SIGNATURE_ONLY: Final["jwt.types.Options"] = {
+    "verify_signature": True,
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_aud": False,
+    "verify_iss": False,
+    "verify_sub": False,
+    "verify_jti": False,
+}
+
+
+class Revocations:
+    """
+    The token ids that are no longer good: a file with one C{jti} a line,
+    where empty lines and lines that start with C{#} say nothing.
+
+    The file is read again whenever it has changed, so that revoking is
+    appending a line. Who rewrites it should replace it as a whole: half a
+    file is half the revocations.
+    """
+
+    _log = Logger()
+
+    def __init__(self, path: Path) -> None:
+        """
+        @raise ValueError: The file can't be read.
+        """
+        self._path = path
+        self._version: tuple[int, ...] | None = None
+        self._complaint: object = None
+        try:
+            self._load()
+        except (OSError, UnicodeDecodeError) as e:
+            raise ValueError(f"the revocations in {path} {_unreadable(e)}") from e
+
+    def refresh(self) -> None:
+        """
+        Look whether the file has changed, and if so read it again. While it
+        can't be read, what was read last stays in force.
+        """
+        try:
+            self._load()
+        except (OSError, UnicodeDecodeError) as e:
+            self._complain(e)
+
+    def isRevoked(self, jti: str | None) -> bool:
+        """
+        Whether the file, as it was last read, has this C{jti}.
+        """
+        return jti in self._revoked
+
+    def _load(self) -> None:
+        stat = self._path.stat()
+        # The change time is there for a chmod, which moves nothing else.
+        version = stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
+        if version == self._version:
+            return
+        # Forgotten until the read has succeeded: a failed one is tried again.
+        self._version = None
+        lines = map(str.strip, self._path.read_text("utf-8").splitlines())
+        self._revoked: frozenset[str | None] = frozenset(
+            line for line in lines if line and not line.startswith("#")
+        )
+        self._version = version
+        self._complaint = None
+
+    def _complain(self, e: OSError | UnicodeDecodeError) -> None:
+        """
+        Log, but once for each cause and not for each command.
+        """
+        cause = _unreadable(e)
+        if cause == self._complaint:
+            return
+        self._complaint = cause
+        self._log.error(
+            "The revocations in {path} {cause}; those read before stay in force.",
+            path=self._path,
+            cause=cause,
+        )
+
+
+@implementer(IAuthenticator)
+class TokenAuthenticator:
+    """
+    The judge of JSON Web Tokens.
+    """
+
+    def __init__(
+        self,
+        key: str | bytes,
+        algorithm: str = "HS256",
+        *,
+        now: Callable[[], float] = time.time,
+        revocations: Revocations | None = None,
+    ) -> None:
+        """
+        @param key: The secret of C{HS256}, or the PEM public key of C{RS256}
+            or C{EdDSA}.
+        @param algorithm: One of L{ALGORITHMS}, the only one that is accepted.
+        @param now: The UNIX time.
+        @raise ValueError: The key is none for this algorithm, or too short.
+        """
+        self._key = _publicKey(key, algorithm)
+        self._algorithms = [algorithm]
+        self._now = now
+        self._revocations = revocations
+        self._remembered: dict[str | None, Principal] = {}
+        self._refreshed = -math.inf
+
+    def authenticate(self, token: str | None) -> Principal:
+        """
+        See L{IAuthenticator.authenticate}.
+        """
+        principal = self._remembered.get(token)
+        if principal is None:
+            return self._verify(token)
+        if self._now() >= principal.expires:
+            del self._remembered[token]
+            raise Unauthorized("the token has expired")
+        if self._revocations is not None:
+            self._refuseRevoked(principal, self._revocations)
+        return principal
+
+    def isCurrent(self, principal: Principal) -> bool:
+        """
+        See L{IAuthenticator.isCurrent}. It is asked for each session on each
+        event, so the revocations may be up to a second old.
+        """
+        now = self._now()
+        if now >= principal.expires:
+            return False
+        if self._revocations is None:
+            return True
+        # The difference is negative after the wall clock was put back.
+        if not 0 <= now - self._refreshed < _RECHECK:
+            self._revocations.refresh()
+            self._refreshed = now
+        return not self._revocations.isRevoked(principal.jti)
+
+    def _verify(self, token: str | None) -> Principal:
+        """
+        Judge a token that is not remembered, and remember a good one.
+        """
+        if not token:
+            raise Unauthorized("a token is required: __token is missing")
+        principal = _principal(self._claims(token), self._now())
+        if self._revocations is not None:
+            self._refuseRevoked(principal, self._revocations)
+        if len(self._remembered) >= _REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
+        self._remembered[token] = principal
+        return principal
+
+    def _claims(self, token: str) -> Mapping[str, Any]:
+        """
+        What the token claims, once its signature was found to be good.
+        """
+        if len(token) > _LONGEST_TOKEN:
+            raise Unauthorized("the token is too long")
+        try:
+            decoded = jwt.decode_complete(
+                token, self._key, self._algorithms, options=_SIGNATURE_ONLY
+            )
+        except jwt.InvalidAlgorithmError:
+            raise Unauthorized("the token's algorithm is not accepted here") from None
+        except jwt.InvalidSignatureError:
+            raise Unauthorized("the token is badly signed") from None
+        except Exception:
+            # Anybody may send anything: what the library raises over it is
+            # the token's fault, be it of a kind that the library documents
+            # or not.
+            raise Unauthorized("the token is malformed") from None
+        if "crit" in decoded["header"]:
+            # RFC 7515, section 4.1.11: we understand no extension.
+            raise Unauthorized("the token asks for an extension that is not known")
+        claims: Mapping[str, Any] = decoded["payload"]
+        return claims
+
+    def _refuseRevoked(self, principal: Principal, revocations: Revocations) -> None:
+        revocations.refresh()
+        if revocations.isRevoked(principal.jti):
+            raise Unauthorized("the token was revoked")
+
+
+def mint(
+    key: str | bytes,
+    algorithm: str = "HS256",
+    *,
+    id: int,
+    role: int,
+    expires: float,
+    now: float,
+    jti: str | None = None,
+) -> str:
+    """
+    Make a token.
+
+    @param key: The secret of C{HS256}, or the PEM private key of C{RS256} or
+        C{EdDSA}.
+    @param expires: How long it is good, in seconds from C{now}.
+    @param now: The UNIX time.
+    @param jti: The id by which it can be revoked; a random one if not given.
+    @raise ValueError: The key is none for this algorithm, or too short.
+    """
+    claims = {
+        "id": id,
+        "role": role,
+        "iat": math.floor(now),
+        "exp": math.ceil(now + expires),
+        "jti": jti or secrets.token_hex(8),
+    }
+    return jwt.encode(claims, _privateKey(key, algorithm), algorithm)
+
+
+def _principal(claims: Mapping[str, Any], now: float) -> Principal:
+    """
+    Whom a well signed token speaks for, if it does so now.
+    """
+    expires = _time(claims, "exp")
+    if expires is None:
+        raise Unauthorized("the token lacks the claim exp")
+    if now >= expires:
+        raise Unauthorized("the token has expired")
+    for name in ("nbf", "iat"):
+        start = _time(claims, name)
+        if start is not None and now < start:
+            raise Unauthorized(f"the token is not yet valid: its {name} is to come")
+    jti = claims.get("jti")
+    if "jti" in claims and not isinstance(jti, str):
+        raise Unauthorized("the token's claim jti is not a string")
+    return Principal(
+        id=_number(claims, "id", range(MAX_SAFE_INTEGER + 1)),
+        role=_number(claims, "role", ALL_SESSIONS),
+        expires=expires,
+        jti=jti,
+    )
+
+
+def _time(claims: Mapping[str, Any], name: str) -> float | None:
+    """
+    A claim in UNIX seconds, or L{None} if it is not there.
+    """
+    if name not in claims:
+        return None
+    value = claims[name]
+    # Types by identity, as a bool is an int; the bounds also end NaN and the
+    # infinities, and an integer that no float can hold.
+    if type(value) not in (int, float) or not abs(value) <= MAX_SAFE_INTEGER:
+        raise Unauthorized(f"the token's claim {name} is not a time")
+    return float(value)
+
+
+def _number(claims: Mapping[str, Any], name: str, allowed: Container[int]) -> int:
+    """
+    A required claim that is one of the C{allowed} integers.
+    """
+    if name not in claims:
+        raise Unauthorized(f"the token lacks the claim {name}")
+    value = claims[name]
+    if type(value) is not int or value not in allowed:
+        raise Unauthorized(f"the token's claim {name} is out of its range")
+    return value
+
+
+def _publicKey(key: str | bytes, algorithm: str) -> _VerifyKey:
+    """
+    The key with which tokens are verified.
+    """
+    prepared = _loadKey(key, algorithm)
+    if isinstance(prepared, (RSAPrivateKey, Ed25519PrivateKey, Ed448PrivateKey)):
+        raise ValueError(f"{algorithm} needs the public key here, not the private one")
+    return prepared
+
+
+def _privateKey(key: str | bytes, algorithm: str) -> _SignKey:
+    """
+    The key with which tokens are signed.
+    """
+    prepared = _loadKey(key, algorithm)
+    if isinstance(prepared, (RSAPublicKey, Ed25519PublicKey, Ed448PublicKey)):
+        raise ValueError(f"{algorithm} needs the private key here, not the public one")
+    return prepared
+
+
+def _loadKey(key: str | bytes, algorithm: str) -> _VerifyKey | _SignKey:
+    """
+    Read a key and see that it is one for this algorithm, and a safe one.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"the algorithm is one of {', '.join(ALGORITHMS)}")
+    try:
+        prepared: _VerifyKey | _SignKey = jwt.get_algorithm_by_name(
+            algorithm
+        ).prepare_key(key)
+    except Exception:
+        # The library's words may hold parts of the key.
+        kind = "a secret, not a PEM" if algorithm == "HS256" else "a PEM"
+        raise ValueError(f"{algorithm} needs {kind} key of its kind") from None
+    if isinstance(prepared, bytes) and len(prepared) < _LEAST_SECRET:
+        raise ValueError(f"an HS256 key has at least {_LEAST_SECRET} bytes")
+    if isinstance(prepared, (RSAPrivateKey, RSAPublicKey)) and (
+        prepared.key_size < _LEAST_MODULUS
+    ):
+        raise ValueError(f"an RS256 key has at least {_LEAST_MODULUS} bits")
+    return prepared
+
+
+def _unreadable(e: OSError | UnicodeDecodeError) -> str:
+    """
+    Why a file can't be read, as the end of a sentence that began with it.
+    """
+    if isinstance(e, UnicodeDecodeError):
+        return "are not UTF-8"
+    return f"can't be read ({e.strerror})"

@@ -1,0 +1,434 @@
+"""
+The face towards C{twistd}: options in, a service out.
+
+This is the one room that changes its process: the reactor's clock, signals,
+the exit status. What it puts together is free of that, and can be mounted in
+any other Twisted application (L{creditsync.service}).
+"""
+
+import atexit
+import math
+import os
+import re
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import fields
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python import usage
+from twisted.python.failure import Failure
+
+from creditsync import __version__
+from creditsync.auth import ALGORITHMS, Revocations, TokenAuthenticator
+from creditsync.errors import LedgerProblem
+from creditsync.events import TradeEvents
+from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.records import Limits
+from creditsync.runtime import TradingRuntime
+from creditsync.service import CreditSync
+from creditsync.validation import Schemas
+
+DEFAULT_LISTEN: Final = "tcp:8080:interface=127.0.0.1"
+DEFAULT_LEDGER: Final = "creditsync.db"
+DEFAULT_KEY: Final = "creditsync.key"
+KEY_VARIABLE: Final = "CREDITSYNC_KEY"
+
+# Seconds after which a thread hands the GIL over. A commit beside a busy
+# reactor takes 1.0 ms with it, and 5.6 ms with Python's own 0.005.
+_SWITCH_INTERVAL: Final = 0.0005
+
+_log = Logger()
+
+
+class CannotStart(SystemExit, Exception):
+    """
+    The server can't start, and this sentence says why.
+
+    Being a C{SystemExit} it ends the process with the sentence on stderr, which
+    C{twistd} has made a part of its log, and without a traceback; being an
+    C{Exception} it is noticed by a C{twistd} that became a daemon, which tells
+    it to the process that waits for the start.
+    """
+
+
+def optionName(attribute: str) -> str:
+    """
+    How an attribute of L{Limits} is spelt on the command line.
+    """
+    return re.sub(r"(?=[A-Z])", "-", attribute).lower()
+
+
+def _positive(name: str, kind: type[float]) -> Callable[[str], float]:
+    """
+    What reads the value of an option that is a quantity.
+    """
+
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind(0)
+        if not 0 < value < math.inf:
+            whole = "whole " if kind is int else ""
+            raise usage.UsageError(f"--{name} must be a positive {whole}number: {text}")
+        return value
+
+    return read
+
+
+def _oneOf(name: str, *choices: str) -> Callable[[str], str]:
+    """
+    What reads the value of an option that is one of a few words.
+    """
+
+    def read(text: str) -> str:
+        if text not in choices:
+            raise usage.UsageError(f"--{name} must be {' or '.join(choices)}: {text}")
+        return text
+
+    return read
+
+
+def _limitOptions() -> Iterator[list[Any]]:
+    """
+    An option for each limit that there is.
+    """
+    for limit in fields(Limits):
+        name, default = optionName(limit.name), limit.default
+        kind = int if isinstance(default, int) else float
+        yield [name, None, default, limit.metadata["help"], _positive(name, kind)]
+
+
+class Options(usage.Options):
+    """
+    The command line of the server.
+
+    After parsing, C{listen} is a list, C{limits} the L{Limits}, C{site} the
+    compiled L{Schemas}, C{revocations} what was revoked or L{None}, and
+    C{secret} the key, or L{None} if it is still to be made.
+    """
+
+    longdesc = (
+        "A server of the CreditInSync family: it books credits and balances"
+        " and answers with the booked trade. Paths count from the folder in which"
+        " it is started."
+    )
+
+    optParameters: list[list[Any]] = [  # noqa: RUF012 - as usage.Options has it
+        ["ledger", None, DEFAULT_LEDGER, "The ledger's file, made if there is none."],
+        [
+            "key",
+            None,
+            None,
+            f"The file with the key of the tokens; without it {KEY_VARIABLE} in the"
+            f" environment is the key itself, or else {DEFAULT_KEY} is the file. With"
+            " HS256 a file that is not there is made.",
+        ],
+        [
+            "algorithm",
+            None,
+            "HS256",
+            f"How tokens are signed: {', '.join(ALGORITHMS)}.",
+            _oneOf("algorithm", *ALGORITHMS),
+        ],
+        ["revoked", None, None, "The file of revoked token ids, one a line."],
+        ["schemas", None, None, "A folder of JSON Schemas of your own to obey too."],
+        [
+            "accounts",
+            None,
+            "open",
+            "open: an account opens with its first operation; known: it must be"
+            " there (see: creditsync account add).",
+            _oneOf("accounts", "open", "known"),
+        ],
+        [
+            "timeout",
+            None,
+            5.0,
+            "Seconds to wait for the matching trade event; then 504.",
+            _positive("timeout", float),
+        ],
+        *_limitOptions(),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self["listen"] = []
+        self.docs["listen"] = (
+            "Where to listen, a Twisted endpoint such as tcp:8080 or"
+            " unix:/run/creditsync.sock; may be given several times. [default:"
+            f" {DEFAULT_LISTEN}]"
+        )
+
+    def opt_listen(self, description: str) -> None:
+        """
+        Note an endpoint, if it is one.
+
+        @raise usage.UsageError: It is none.
+        """
+        # The reactor was chosen before: twistd's own options come first.
+        from twisted.internet import reactor
+
+        try:
+            serverFromString(reactor, description)
+        except Exception as e:
+            # Each kind of endpoint, plugins included, complains as it likes.
+            raise usage.UsageError(
+                f"--listen {description} is no endpoint to listen on: {e}"
+            ) from e
+        self["listen"].append(description)
+
+    def opt_version(self) -> None:
+        """
+        Display the version and exit.
+        """
+        print(f"creditsync {__version__}")
+        sys.exit(0)
+
+    def postOptions(self) -> None:
+        """
+        Make of the texts what they stand for.
+        """
+        self["listen"] = self["listen"] or [DEFAULT_LISTEN]
+        self["limits"] = Limits(
+            **{limit.name: self[optionName(limit.name)] for limit in fields(Limits)}
+        )
+        with _naming("schemas"):
+            self["site"] = Schemas(self["schemas"] and _folder(self["schemas"]))
+        with _naming("revoked"):
+            self["revocations"] = self["revoked"] and Revocations(Path(self["revoked"]))
+        with _naming("key"):
+            self["secret"] = readKey(self["key"])
+            if self["secret"] is not None:
+                TokenAuthenticator(self["secret"], self["algorithm"])
+            elif self["algorithm"] != "HS256":
+                raise ValueError(f"the public key {keyPath(self['key'])} is not there")
+
+
+@contextmanager
+def _naming(option: str) -> Iterator[None]:
+    """
+    Say of which option a value is a mistake.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as e:
+        raise usage.UsageError(f"--{option}: {e}") from e
+
+
+def _folder(text: str) -> Path:
+    path = Path(text)
+    if not path.is_dir():
+        raise ValueError(f"the folder {path} is not there")
+    return path
+
+
+def keyPath(named: str | None) -> Path:
+    """
+    The file of the key, for what C{--key} says.
+    """
+    return Path(named or DEFAULT_KEY)
+
+
+def readKey(named: str | None) -> bytes | None:
+    """
+    Find the key that tokens are signed or verified with.
+
+    @param named: The value of C{--key}, if there is one. It is before the
+        environment, which is before the default file.
+    @return: L{None} if its file is not there.
+    @raise ValueError: Its file can't be read.
+    """
+    variable = os.environb.get(KEY_VARIABLE.encode())
+    if variable and named is None:
+        return variable.strip()
+    path = keyPath(named)
+    try:
+        key = path.read_bytes().strip()
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise ValueError(f"the key {path} can't be read ({e.strerror})") from e
+    if mode & 0o077 and b"PUBLIC KEY" not in key:
+        _log.warn(
+            "Others can read the key {path}: make it yours alone with chmod 600.",
+            path=path,
+        )
+    return key
+
+
+def makeKey(path: Path) -> bytes:
+    """
+    Make a new secret for HS256 that only this user can read. It is there as a
+    whole or not at all, and one that is there already is never replaced.
+
+    @raise CannotStart: It can't be written.
+    """
+    key = secrets.token_hex(32).encode()
+    try:
+        draft, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with open(draft, "wb") as file:
+                file.write(key + b"\n")
+                file.flush()
+                os.fsync(draft)
+            os.link(name, path)
+        finally:
+            os.unlink(name)
+    except OSError as e:
+        raise CannotStart(f"--key: no key can be made at {path}: {e.strerror}") from e
+    _log.warn(
+        "Made a key, {path}. Mint a token with:"
+        " creditsync token --key {path} --id 7 --role manager",
+        path=path,
+    )
+    return key
+
+
+def makeService(options: Options) -> "Server":
+    """
+    Put the server together, for a process that is its own.
+    """
+    from twisted.internet import reactor
+
+    settleProcess(reactor)
+    key = options["secret"] or makeKey(keyPath(options["key"]))
+    return Server(reactor, creditSync(reactor, options, key))
+
+
+def settleProcess(reactor: Any) -> None:
+    """
+    Make this process fit for the server, before its first timer is set.
+    """
+    # reactor.seconds is time.time: a step of the wall clock would fire
+    # timers early or late by as much.
+    reactor.seconds = time.monotonic
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+
+
+def creditSync(reactor: Any, options: Options, key: bytes) -> CreditSync:
+    """
+    The server as these options want it, not yet started.
+    """
+    limits: Limits = options["limits"]
+    events = TradeEvents()
+    pool = reactor.getThreadPool()
+    ledger = SQLiteLedger(
+        # A daemon changes its folder before it opens the ledger.
+        os.path.abspath(options["ledger"]),
+        partial(deferToThreadPool, reactor, pool),
+    )
+    return CreditSync(
+        reactor,
+        runtime=TradingRuntime(
+            reactor,
+            ledger,
+            events,
+            now=time.time,
+            maxQueued=limits.maxQueued,
+            knownAccountsOnly=options["accounts"] == "known",
+        ),
+        events=events,
+        authenticator=TokenAuthenticator(
+            key, options["algorithm"], revocations=options["revocations"]
+        ),
+        schemas=options["site"],
+        listen=options["listen"],
+        timeout=options["timeout"],
+        limits=limits,
+    )
+
+
+class Server(Service):
+    """
+    The server as a process: what can't start or go on ends it with a
+    sentence and a status, and a second signal ends it at once.
+    """
+
+    def __init__(self, reactor: Any, creditSync: CreditSync) -> None:
+        self._reactor = reactor
+        self.creditSync = creditSync
+
+    def privilegedStartService(self) -> None:
+        """
+        Bind the ports, while it is still allowed to.
+
+        @raise CannotStart: One of them is taken.
+        """
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        with _sentence():
+            self.creditSync.privilegedStartService()
+
+    def startService(self) -> None:
+        """
+        Open the ledger: after C{twistd} has forked, as a connection to SQLite
+        must not be carried over a fork.
+
+        @raise CannotStart: The ledger can't be used.
+        """
+        super().startService()  # type: ignore[no-untyped-call]
+        with _sentence():
+            self.creditSync.startService()
+        self._reactor.addSystemEventTrigger("before", "shutdown", _endAtNextSignal)
+        self.creditSync.whenFailed().addErrback(self._failed)
+
+    def stopService(self) -> "Deferred[None]":
+        """
+        See L{CreditSync.stopService}.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]
+        return self.creditSync.stopService()
+
+    def _failed(self, why: Failure) -> None:
+        """
+        Nothing more can be booked: stop, and let the status say so.
+        """
+        _log.critical(
+            "The trading runtime has failed and the server stops; start it again"
+            " to find out what was booked. The cause: {why}",
+            why=why.getErrorMessage(),
+        )
+        # At the very end, when twistd has removed its pid file.
+        atexit.register(_exitFailed)
+        # It may be stopping already.
+        with suppress(ReactorNotRunning):
+            self._reactor.stop()
+
+
+@contextmanager
+def _sentence() -> Iterator[None]:
+    """
+    Turn what is wrong with the ports or the ledger into L{CannotStart}.
+    """
+    try:
+        yield
+    except (CannotListenError, LedgerProblem, OSError, OverflowError) as e:
+        raise CannotStart(str(e)) from e
+
+
+def _endAtNextSignal() -> None:
+    """
+    Let the next signal end the process, now that one has asked it to stop.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _exitFailed() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

@@ -1,0 +1,738 @@
+"""
+Tests for L{creditsync.auth}.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
+from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as ecKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from twisted.logger import LogLevel, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from creditsync import auth
+from creditsync.auth import Revocations, TokenAuthenticator, mint
+from creditsync.errors import Unauthorized
+from creditsync.interfaces import IAuthenticator
+from creditsync.records import Principal
+
+SECRET = "0123456789abcdef0123456789abcdef"
+NOW = 1_700_000_000.0
+GOOD: dict[str, Any] = {"id": 7, "role": 1, "exp": 1_700_000_100}
+
+
+def pem(key: Any) -> tuple[bytes, bytes]:
+    """
+    A private key and its public half, as a deployer has them.
+    """
+    return (
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+    )
+
+
+RSA_PRIVATE, RSA_PUBLIC = pem(generate_private_key(65537, 2048))
+SHORT_RSA_PUBLIC = pem(generate_private_key(65537, 1024))[1]
+ED_PRIVATE, ED_PUBLIC = pem(Ed25519PrivateKey.generate())
+EC_PUBLIC = pem(ecKey(SECP256R1()))[1]
+
+
+def b64(raw: bytes | str) -> str:
+    """
+    The base64url of RFC 7515, which has no padding.
+    """
+    raw = raw.encode() if isinstance(raw, str) else raw
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def sign(payload: str | bytes, header: str = '{"alg":"HS256","typ":"JWT"}') -> str:
+    """
+    A token made by hand, as what is wanted here no library writes.
+    """
+    text = f"{b64(header)}.{b64(payload)}"
+    mac = hmac.new(SECRET.encode(), text.encode(), hashlib.sha256).digest()
+    return f"{text}.{b64(mac)}"
+
+
+def claiming(**changes: Any) -> str:
+    """
+    A well signed token with other claims; C{...} takes one away.
+    """
+    claims = {k: v for k, v in {**GOOD, **changes}.items() if v is not ...}
+    return sign(json.dumps(claims))
+
+
+def raw(members: str) -> str:
+    """
+    A well signed token with these members after the good ones.
+    """
+    return sign('{"id":7,"role":1,"exp":1700000100,' + members + "}")
+
+
+def rawExp(exp: str) -> str:
+    """
+    A well signed token with this text as its C{exp}.
+    """
+    return sign('{"id":7,"role":1,"exp":' + exp + "}")
+
+
+FINE = claiming()
+HEAD, BODY, SIGNATURE = FINE.split(".")
+UNSIGNED = b64('{"alg":"none"}')
+
+MISSING = "a token is required: __token is missing"
+MALFORMED = "the token is malformed"
+BADLY_SIGNED = "the token is badly signed"
+ALGORITHM = "the token's algorithm is not accepted here"
+EXPIRED = "the token has expired"
+EXTENSION = "the token asks for an extension that is not known"
+
+
+def lacks(name: str) -> str:
+    return f"the token lacks the claim {name}"
+
+
+def noTime(name: str) -> str:
+    return f"the token's claim {name} is not a time"
+
+
+def outOfRange(name: str) -> str:
+    return f"the token's claim {name} is out of its range"
+
+
+def toCome(name: str) -> str:
+    return f"the token is not yet valid: its {name} is to come"
+
+
+# What it is, the token, and what its sender is told.
+BAD_TOKENS: list[tuple[str, str | None, str]] = [
+    ("none at all", None, MISSING),
+    ("empty", "", MISSING),
+    ("blank", " ", MALFORMED),
+    ("a word", "secret", MALFORMED),
+    ("one dot", "a.b", MALFORMED),
+    ("only dots", "..", MALFORMED),
+    ("many dots", "." * 100, MALFORMED),
+    ("five parts, as an encrypted one has", "a.b.c.d.e", MALFORMED),
+    ("not ASCII", "ü.ü.ü", MALFORMED),
+    ("a lone surrogate", "\ud800.a.b", MALFORMED),
+    ("with NUL", FINE + "\0", MALFORMED),
+    ("with a line end", FINE + "\n", MALFORMED),
+    ("with a scheme", "Bearer " + FINE, MALFORMED),
+    ("with a space in front", " " + FINE, MALFORMED),
+    ("with quotes", f'"{FINE}"', MALFORMED),
+    ("standard base64", f"{HEAD}.{BODY}.+/+/", MALFORMED),
+    ("too long", "a" * 8193, "the token is too long"),
+    ("well signed, but too long", raw(f'"x":"{"x" * 9000}"'), "the token is too long"),
+    ("no header", f".{BODY}.{SIGNATURE}", MALFORMED),
+    ("no payload", f"{HEAD}..{SIGNATURE}", BADLY_SIGNED),
+    ("no signature", f"{HEAD}.{BODY}.", BADLY_SIGNED),
+    ("no third part", f"{HEAD}.{BODY}", MALFORMED),
+    ("a cut signature", FINE[:-4], BADLY_SIGNED),
+    ("half a signature character", FINE[:-2], MALFORMED),
+    ("another's signature", f"{HEAD}.{BODY}.{b64(b'x' * 32)}", BADLY_SIGNED),
+    (
+        "claims changed after signing",
+        f"{HEAD}.{b64(json.dumps({**GOOD, 'role': 3}))}.{SIGNATURE}",
+        BADLY_SIGNED,
+    ),
+    (
+        "another secret",
+        jwt.encode(GOOD, "another secret of thirty-two bytes", "HS256"),
+        BADLY_SIGNED,
+    ),
+    ("header no JSON", sign("{}", "{"), MALFORMED),
+    ("header no object", sign("{}", "[]"), MALFORMED),
+    ("header null", sign("{}", "null"), MALFORMED),
+    ("header not UTF-8", f"{b64(bytes([255, 254]))}.{BODY}.{SIGNATURE}", MALFORMED),
+    ("header very deep", sign("{}", "[" * 3000), MALFORMED),
+    ("header very deep objects", sign("{}", '{"a":' * 1000), MALFORMED),
+    ("no algorithm", sign(json.dumps(GOOD), "{}"), ALGORITHM),
+    (
+        "algorithm none",
+        f"{UNSIGNED}.{BODY}.",
+        ALGORITHM,
+    ),
+    ("algorithm None", sign(json.dumps(GOOD), '{"alg":"None"}'), ALGORITHM),
+    ("algorithm null", sign(json.dumps(GOOD), '{"alg":null}'), ALGORITHM),
+    ("algorithm a number", sign(json.dumps(GOOD), '{"alg":256}'), ALGORITHM),
+    ("algorithm a list", sign(json.dumps(GOOD), '{"alg":["HS256"]}'), ALGORITHM),
+    ("algorithm an object", sign(json.dumps(GOOD), '{"alg":{}}'), ALGORITHM),
+    (
+        "algorithm in small letters",
+        sign(json.dumps(GOOD), '{"alg":"hs256"}'),
+        ALGORITHM,
+    ),
+    ("HS512", jwt.encode(GOOD, SECRET * 2, "HS512"), ALGORITHM),
+    ("RS256", jwt.encode(GOOD, RSA_PRIVATE, "RS256"), ALGORITHM),
+    ("EdDSA", jwt.encode(GOOD, ED_PRIVATE, "EdDSA"), ALGORITHM),
+    ("kid a number", sign(json.dumps(GOOD), '{"alg":"HS256","kid":1}'), MALFORMED),
+    (
+        "an extension that must be understood",
+        sign(json.dumps(GOOD), '{"alg":"HS256","crit":["exp"],"exp":1}'),
+        MALFORMED,
+    ),
+    ("crit empty", sign(json.dumps(GOOD), '{"alg":"HS256","crit":[]}'), MALFORMED),
+    ("crit no list", sign(json.dumps(GOOD), '{"alg":"HS256","crit":1}'), MALFORMED),
+    (
+        "crit of what the library knows",
+        sign(json.dumps(GOOD), '{"alg":"HS256","crit":["b64"],"b64":true}'),
+        EXTENSION,
+    ),
+    (
+        "detached payload",
+        sign("", '{"alg":"HS256","b64":false,"crit":["b64"]}'),
+        MALFORMED,
+    ),
+    (
+        "unencoded payload",
+        sign(json.dumps(GOOD), '{"alg":"HS256","b64":false}'),
+        MALFORMED,
+    ),
+    ("payload no JSON", sign("{"), MALFORMED),
+    ("payload empty", sign(""), MALFORMED),
+    ("payload a list", sign("[]"), MALFORMED),
+    ("payload a string", sign('"id"'), MALFORMED),
+    ("payload null", sign("null"), MALFORMED),
+    ("payload not UTF-8", sign(b'{"id":"\xff"}'), MALFORMED),
+    ("payload very deep", sign("[" * 3000), MALFORMED),
+    ("payload very deep objects", sign('{"a":' * 1000), MALFORMED),
+    ("no claims", sign("{}"), lacks("exp")),
+    ("without exp", claiming(exp=...), lacks("exp")),
+    ("exp null", claiming(exp=None), noTime("exp")),
+    ("exp true", claiming(exp=True), noTime("exp")),
+    ("exp a string of digits", claiming(exp="1700000100"), noTime("exp")),
+    ("exp a year", claiming(exp="2030"), noTime("exp")),
+    ("exp a list", claiming(exp=[1_700_000_100]), noTime("exp")),
+    ("exp an object", claiming(exp={}), noTime("exp")),
+    ("exp 1e400", rawExp("1e400"), noTime("exp")),
+    ("exp Infinity", rawExp("Infinity"), noTime("exp")),
+    ("exp -Infinity", rawExp("-Infinity"), noTime("exp")),
+    ("exp NaN", rawExp("NaN"), noTime("exp")),
+    ("exp that no float holds", rawExp("1" + "0" * 400), noTime("exp")),
+    ("exp of more digits than Python reads", rawExp("1" * 5000), MALFORMED),
+    ("exp beyond 2^53", claiming(exp=2**53), noTime("exp")),
+    ("exp long ago", claiming(exp=0), EXPIRED),
+    ("exp negative", claiming(exp=-1), EXPIRED),
+    ("exp now", claiming(exp=1_700_000_000), EXPIRED),
+    ("exp twice, the last long ago", raw('"exp":1'), EXPIRED),
+    ("without id", claiming(id=...), lacks("id")),
+    ("id null", claiming(id=None), outOfRange("id")),
+    ("id true", claiming(id=True), outOfRange("id")),
+    ("id a string", claiming(id="7"), outOfRange("id")),
+    ("id a float", claiming(id=7.0), outOfRange("id")),
+    ("id a list", claiming(id=[7]), outOfRange("id")),
+    ("id negative", claiming(id=-1), outOfRange("id")),
+    ("id 2^53", claiming(id=9_007_199_254_740_992), outOfRange("id")),
+    ("id NaN", raw('"id":NaN'), outOfRange("id")),
+    ("without role", claiming(role=...), lacks("role")),
+    ("role null", claiming(role=None), outOfRange("role")),
+    ("role true", claiming(role=True), outOfRange("role")),
+    ("role a name", claiming(role="manager"), outOfRange("role")),
+    ("role a float", claiming(role=1.0), outOfRange("role")),
+    ("role a list", claiming(role=[1]), outOfRange("role")),
+    ("role an object", claiming(role={}), outOfRange("role")),
+    ("role negative", claiming(role=-1), outOfRange("role")),
+    ("role 6", claiming(role=6), outOfRange("role")),
+    ("nbf in a second", claiming(nbf=1_700_000_001), toCome("nbf")),
+    ("nbf a string", claiming(nbf="1"), noTime("nbf")),
+    ("nbf null", claiming(nbf=None), noTime("nbf")),
+    ("nbf NaN", raw('"nbf":NaN'), noTime("nbf")),
+    ("iat in a second", claiming(iat=1_700_000_001), toCome("iat")),
+    ("iat false", claiming(iat=False), noTime("iat")),
+    ("iat 1e400", raw('"iat":1e400'), noTime("iat")),
+    ("jti a number", claiming(jti=1), "the token's claim jti is not a string"),
+    ("jti null", claiming(jti=None), "the token's claim jti is not a string"),
+    ("jti a list", claiming(jti=[]), "the token's claim jti is not a string"),
+]
+
+# What it is, the token, and for whom it speaks.
+GOOD_TOKENS: list[tuple[str, str, Principal]] = [
+    ("the least", FINE, Principal(id=7, role=1, expires=1_700_000_100.0)),
+    ("role 0", claiming(role=0), Principal(7, 0, 1_700_000_100.0)),
+    ("role 5", claiming(role=5), Principal(7, 5, 1_700_000_100.0)),
+    ("id 0", claiming(id=0), Principal(0, 1, 1_700_000_100.0)),
+    (
+        "id 2^53-1",
+        claiming(id=9_007_199_254_740_991),
+        Principal(9_007_199_254_740_991, 1, 1_700_000_100.0),
+    ),
+    ("exp a float", claiming(exp=1_700_000_000.5), Principal(7, 1, 1_700_000_000.5)),
+    ("nbf now", claiming(nbf=1_700_000_000), Principal(7, 1, 1_700_000_100.0)),
+    ("iat now", claiming(iat=1_700_000_000), Principal(7, 1, 1_700_000_100.0)),
+    ("with jti", claiming(jti="a1"), Principal(7, 1, 1_700_000_100.0, "a1")),
+    (
+        "claims that mean nothing here",
+        claiming(aud="others", iss=["x"], sub=5, platform=None),
+        Principal(7, 1, 1_700_000_100.0),
+    ),
+    (
+        "a claim twice: the last counts (RFC 7519, section 4)",
+        raw('"id":8'),
+        Principal(8, 1, 1_700_000_100.0),
+    ),
+    (
+        "no typ",
+        sign(json.dumps(GOOD), '{"alg":"HS256"}'),
+        Principal(7, 1, 1_700_000_100.0),
+    ),
+]
+
+
+class Now:
+    """
+    A wall clock that is set by hand.
+    """
+
+    def __init__(self) -> None:
+        self.time = NOW
+
+    def __call__(self) -> float:
+        return self.time
+
+
+class TokenTests(SynchronousTestCase):
+    """
+    What L{TokenAuthenticator} takes and refuses.
+    """
+
+    def setUp(self) -> None:
+        self.now = Now()
+        self.authenticator = TokenAuthenticator(SECRET, now=self.now)
+
+    def refusal(self, token: str | None) -> str:
+        """
+        The sentence with which this token is refused.
+        """
+        e = self.assertRaises(Unauthorized, self.authenticator.authenticate, token)
+        return str(e.message)
+
+    def test_provides(self) -> None:
+        """
+        It is what a deployer may replace by another.
+        """
+        verifyObject(IAuthenticator, self.authenticator)
+
+    def test_badTokens(self) -> None:
+        """
+        Each bad token is refused with its sentence, and by nothing else.
+        """
+        self.assertGreaterEqual(len(BAD_TOKENS), 60)
+        for what, token, sentence in BAD_TOKENS:
+            self.assertEqual((what, self.refusal(token)), (what, sentence))
+
+    def test_badTokensAreNotRemembered(self) -> None:
+        """
+        A token that was refused is refused again.
+        """
+        for what, token, sentence in BAD_TOKENS:
+            self.assertRaises(Unauthorized, self.authenticator.authenticate, token)
+            self.assertEqual((what, self.refusal(token)), (what, sentence))
+
+    def test_everyTruncation(self) -> None:
+        """
+        No beginning of a good token is good, and none is a surprise.
+        """
+        for end in range(len(FINE)):
+            self.assertRaises(Unauthorized, self.authenticator.authenticate, FINE[:end])
+
+    def test_everyChangedCharacter(self) -> None:
+        """
+        A good token with any one character changed is no longer good.
+        """
+        for at in range(len(FINE)):
+            other = "A" if FINE[at] != "A" else "B"
+            changed = FINE[:at] + other + FINE[at + 1 :]
+            self.assertRaises(Unauthorized, self.authenticator.authenticate, changed)
+
+    def test_goodTokens(self) -> None:
+        """
+        Each good token speaks for whom it says.
+        """
+        for what, token, principal in GOOD_TOKENS:
+            self.assertEqual(
+                (what, self.authenticator.authenticate(token)), (what, principal)
+            )
+
+    def test_saysNothingOfTheToken(self) -> None:
+        """
+        No part of a token comes back in the sentence that refuses it.
+        """
+        self.assertNotIn("hunter2", self.refusal(claiming(id="hunter2")))
+        self.assertNotIn("hunter2", self.refusal("hunter2.hunter2.hunter2"))
+
+    def test_expiresAtTheExactSecond(self) -> None:
+        """
+        A token is good until its C{exp} and not at it.
+        """
+        self.now.time = 1_700_000_099.999
+        self.authenticator.authenticate(FINE)
+        self.now.time = 1_700_000_100.0
+        self.assertEqual(self.refusal(FINE), EXPIRED)
+
+    def test_staysExpired(self) -> None:
+        """
+        A token that expired while it was remembered is refused ever after.
+        """
+        self.authenticator.authenticate(FINE)
+        self.now.time = 1_700_000_100.0
+        self.assertEqual(self.refusal(FINE), EXPIRED)
+        self.assertEqual(self.refusal(FINE), EXPIRED)
+
+    def test_isCurrentUntilExpired(self) -> None:
+        """
+        A principal is current exactly as long as its token is good.
+        """
+        principal = self.authenticator.authenticate(FINE)
+        self.now.time = 1_700_000_099.999
+        self.assertTrue(self.authenticator.isCurrent(principal))
+        self.now.time = 1_700_000_100.0
+        self.assertFalse(self.authenticator.isCurrent(principal))
+
+    def test_verifiesOnce(self) -> None:
+        """
+        A token that is remembered gives the same principal and costs no
+        second signature.
+        """
+        first = self.authenticator.authenticate(FINE)
+        self.patch(auth.jwt, "decode_complete", None)
+        self.assertIs(self.authenticator.authenticate(FINE), first)
+
+    def test_rememberingIsBounded(self) -> None:
+        """
+        However many tokens come, only so many are remembered, the newest.
+        """
+        self.patch(auth, "_REMEMBERED", 3)
+        tokens = [claiming(id=n) for n in range(5)]
+        for token in tokens:
+            self.authenticator.authenticate(token)
+        self.assertEqual(list(self.authenticator._remembered), tokens[2:])
+
+
+class AlgorithmTests(SynchronousTestCase):
+    """
+    Keys and algorithms, which are the server's configuration.
+    """
+
+    def refused(self, make: Callable[[], object], sentence: str) -> None:
+        """
+        Making this is a mistake of the configuration, told in a sentence.
+        """
+        self.assertEqual(str(self.assertRaises(ValueError, make)), sentence)
+
+    def test_publicKeys(self) -> None:
+        """
+        RS256 and EdDSA take their own tokens by a public key.
+        """
+        for algorithm, private, public in [
+            ("RS256", RSA_PRIVATE, RSA_PUBLIC),
+            ("EdDSA", ED_PRIVATE, ED_PUBLIC),
+        ]:
+            authenticator = TokenAuthenticator(public, algorithm, now=Now())
+            token = jwt.encode(GOOD, private, algorithm)
+            self.assertEqual(
+                authenticator.authenticate(token), Principal(7, 1, 1_700_000_100.0)
+            )
+
+    def test_publicKeyIsNoSecret(self) -> None:
+        """
+        A token signed by HS256 with the public key as its secret is refused.
+        """
+        text = f"{HEAD}.{BODY}"
+        mac = hmac.new(RSA_PUBLIC, text.encode(), hashlib.sha256).digest()
+        authenticator = TokenAuthenticator(RSA_PUBLIC, "RS256", now=Now())
+        e = self.assertRaises(
+            Unauthorized, authenticator.authenticate, f"{text}.{b64(mac)}"
+        )
+        self.assertEqual(e.message, ALGORITHM)
+
+    def test_anotherKeysToken(self) -> None:
+        """
+        A token of the right algorithm and another key is badly signed.
+        """
+        other = pem(Ed25519PrivateKey.generate())[0]
+        authenticator = TokenAuthenticator(ED_PUBLIC, "EdDSA", now=Now())
+        e = self.assertRaises(
+            Unauthorized, authenticator.authenticate, jwt.encode(GOOD, other, "EdDSA")
+        )
+        self.assertEqual(e.message, BADLY_SIGNED)
+
+    def test_shortSecret(self) -> None:
+        """
+        RFC 7518 wants 32 bytes of a secret; 31 are refused at the start.
+        """
+        self.refused(
+            lambda: TokenAuthenticator("x" * 31), "an HS256 key has at least 32 bytes"
+        )
+        TokenAuthenticator("x" * 32)
+
+    def test_emptySecret(self) -> None:
+        """
+        No secret at all is refused too.
+        """
+        self.refused(
+            lambda: TokenAuthenticator(""),
+            "HS256 needs a secret, not a PEM key of its kind",
+        )
+
+    def test_shortModulus(self) -> None:
+        """
+        RFC 7518 wants 2048 bits of an RSA key.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.refused(
+                lambda: TokenAuthenticator(SHORT_RSA_PUBLIC, "RS256"),
+                "an RS256 key has at least 2048 bits",
+            )
+
+    def test_keysOfAnotherKind(self) -> None:
+        """
+        A key that is not one for the algorithm is refused at the start.
+        """
+        self.refused(
+            lambda: TokenAuthenticator(RSA_PUBLIC, "HS256"),
+            "HS256 needs a secret, not a PEM key of its kind",
+        )
+        for key in (SECRET, ED_PUBLIC, EC_PUBLIC, b"\xff" * 64):
+            self.refused(
+                lambda key=key: TokenAuthenticator(key, "RS256"),
+                "RS256 needs a PEM key of its kind",
+            )
+        for key in (SECRET, RSA_PUBLIC, EC_PUBLIC):
+            self.refused(
+                lambda key=key: TokenAuthenticator(key, "EdDSA"),
+                "EdDSA needs a PEM key of its kind",
+            )
+
+    def test_privateKeyAtTheServer(self) -> None:
+        """
+        What only verifies has no business with a private key.
+        """
+        self.refused(
+            lambda: TokenAuthenticator(RSA_PRIVATE, "RS256"),
+            "RS256 needs the public key here, not the private one",
+        )
+
+    def test_unknownAlgorithm(self) -> None:
+        """
+        Other algorithms, C{none} before all, can't be configured.
+        """
+        for algorithm in ("none", "HS512", "hs256", ""):
+            self.refused(
+                lambda algorithm=algorithm: TokenAuthenticator(SECRET, algorithm),
+                "the algorithm is one of HS256, RS256, EdDSA",
+            )
+
+
+class MintTests(SynchronousTestCase):
+    """
+    Making tokens.
+    """
+
+    def test_isTaken(self) -> None:
+        """
+        What is minted is good for the seconds asked for, by each algorithm.
+        """
+        for algorithm, private, public in [
+            ("HS256", SECRET, SECRET),
+            ("RS256", RSA_PRIVATE, RSA_PUBLIC),
+            ("EdDSA", ED_PRIVATE, ED_PUBLIC),
+        ]:
+            token = mint(
+                private, algorithm, id=9, role=2, expires=60, now=NOW, jti="one"
+            )
+            authenticator = TokenAuthenticator(public, algorithm, now=Now())
+            self.assertEqual(
+                authenticator.authenticate(token),
+                Principal(id=9, role=2, expires=1_700_000_060.0, jti="one"),
+            )
+
+    def test_canBeRevoked(self) -> None:
+        """
+        Each token has an id of its own, also without one given.
+        """
+        authenticator = TokenAuthenticator(SECRET, now=Now())
+        ids = {
+            authenticator.authenticate(
+                mint(SECRET, id=1, role=1, expires=60, now=NOW)
+            ).jti
+            for _ in range(2)
+        }
+        self.assertEqual(len(ids - {None}), 2)
+
+    def test_publicKey(self) -> None:
+        """
+        Nothing is signed with a public key.
+        """
+        e = self.assertRaises(
+            ValueError, mint, RSA_PUBLIC, "RS256", id=1, role=1, expires=1, now=NOW
+        )
+        self.assertEqual(str(e), "RS256 needs the private key here, not the public one")
+
+
+class RevocationTests(SynchronousTestCase):
+    """
+    Tokens that are taken back before they expire.
+    """
+
+    def setUp(self) -> None:
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = Path(folder.name) / "revoked"
+        self.path.write_text("# taken back\n\n  old  \n")
+        self.now = Now()
+        self.revocations = Revocations(self.path)
+        self.authenticator = TokenAuthenticator(
+            SECRET, now=self.now, revocations=self.revocations
+        )
+
+    def logged(self) -> list[str]:
+        """
+        Collect what is logged as an error from now on.
+        """
+        texts: list[str] = []
+
+        def observe(event: Any) -> None:
+            if event["log_level"] is LogLevel.error:
+                texts.append(event["cause"])
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        return texts
+
+    def assertRevoked(self, token: str) -> None:
+        """
+        The token is refused, and for being revoked.
+        """
+        e = self.assertRaises(Unauthorized, self.authenticator.authenticate, token)
+        self.assertEqual(e.message, "the token was revoked")
+
+    def test_revokedBefore(self) -> None:
+        """
+        A token whose id is in the file is refused, white space aside.
+        """
+        self.assertRevoked(claiming(jti="old"))
+
+    def test_others(self) -> None:
+        """
+        Another id, no id, and what looks like a remark are let in.
+        """
+        for token in (claiming(jti="new"), FINE, claiming(jti="# taken back")):
+            self.authenticator.authenticate(token)
+
+    def test_revokedWhileRemembered(self) -> None:
+        """
+        Revoking counts for the very next command.
+        """
+        token = claiming(jti="new")
+        self.authenticator.authenticate(token)
+        with self.path.open("a") as file:
+            file.write("new\n")
+        self.assertRevoked(token)
+
+    def test_restored(self) -> None:
+        """
+        An id that is taken out of the file is good again.
+        """
+        token = claiming(jti="old")
+        self.assertRevoked(token)
+        self.path.write_text("")
+        self.authenticator.authenticate(token)
+
+    def test_replacedFile(self) -> None:
+        """
+        A file of the same size and time in its place is read too.
+        """
+        stat = self.path.stat()
+        other = self.path.with_name("other")
+        other.write_text("# taken back\n\n  new  \n")
+        os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        other.replace(self.path)
+        self.assertRevoked(claiming(jti="new"))
+
+    def test_isCurrentLooksOnceASecond(self) -> None:
+        """
+        The event stream of a revoked token stops within a second.
+        """
+        principal = self.authenticator.authenticate(claiming(jti="new"))
+        self.assertTrue(self.authenticator.isCurrent(principal))
+        self.path.write_text("new\n")
+        self.now.time = NOW + 0.999
+        self.assertTrue(self.authenticator.isCurrent(principal))
+        self.now.time = NOW + 1.0
+        self.assertFalse(self.authenticator.isCurrent(principal))
+
+    def test_isCurrentWhenTheClockIsPutBack(self) -> None:
+        """
+        A step of the wall clock does not put off the next look.
+        """
+        principal = self.authenticator.authenticate(claiming(jti="new"))
+        self.assertTrue(self.authenticator.isCurrent(principal))
+        self.path.write_text("new\n")
+        self.now.time = NOW - 3600
+        self.assertFalse(self.authenticator.isCurrent(principal))
+
+    def test_missingAtStart(self) -> None:
+        """
+        A file that is named but not there is a mistake worth a refusal.
+        """
+        e = self.assertRaises(ValueError, Revocations, Path("/nowhere/revoked"))
+        self.assertEqual(
+            str(e),
+            "the revocations in /nowhere/revoked"
+            " can't be read (No such file or directory)",
+        )
+
+    def test_missingLater(self) -> None:
+        """
+        While the file is gone what it said last is in force, and the log
+        says so once.
+        """
+        logged = self.logged()
+        self.path.unlink()
+        for _ in range(3):
+            self.assertRevoked(claiming(jti="old"))
+        self.assertEqual(logged, ["can't be read (No such file or directory)"])
+
+    def test_backAgain(self) -> None:
+        """
+        A file that is there again is read, and its next loss is logged anew.
+        """
+        logged = self.logged()
+        self.path.unlink()
+        self.assertRevoked(claiming(jti="old"))
+        self.path.write_text("new\n")
+        self.assertRevoked(claiming(jti="new"))
+        self.authenticator.authenticate(claiming(jti="old"))
+        self.path.unlink()
+        self.assertRevoked(claiming(jti="new"))
+        self.assertEqual(len(logged), 2)
+
+    def test_noText(self) -> None:
+        """
+        A file that is no text leaves what was read last in force.
+        """
+        logged = self.logged()
+        self.path.write_bytes(b"\xff\xfe\n")
+        for _ in range(3):
+            self.assertRevoked(claiming(jti="old"))
+        self.assertEqual(logged, ["are not UTF-8"])

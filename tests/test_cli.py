@@ -1,0 +1,302 @@
+"""
+Tests for L{creditsync.__main__} and L{creditsync.cli}.
+"""
+
+import io
+import os
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from twisted.internet.defer import maybeDeferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync import __version__
+from creditsync.__main__ import main
+from creditsync.auth import TokenAuthenticator
+from creditsync.cli import serve
+from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.records import Account
+
+SECRET = "0123456789abcdef0123456789abcdef"
+CHECKOUT = Path(__file__).parents[1]
+
+
+class CommandTestCase(SynchronousTestCase):
+    """
+    A test of the command, in a folder that has a key.
+    """
+
+    def setUp(self) -> None:
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(folder.name)
+        self.folder = folder.name
+        self.patch(os, "environb", {})
+        Path("creditsync.key").write_text(f"{SECRET}\n")
+        Path("creditsync.key").chmod(0o600)
+
+    def run_(self, *arguments: str) -> str:
+        """
+        Run the command in this process, and give what it prints.
+        """
+        self.patch(sys, "argv", ["creditsync", *arguments])
+        said = io.StringIO()
+        with redirect_stdout(said):
+            main()
+        return said.getvalue()
+
+    def assertEnds(self, status: object, *arguments: str) -> str:
+        """
+        The command ends with this status, or with this sentence on stderr and
+        status 1. Gives what it has printed there itself.
+        """
+        complaint = io.StringIO()
+        with redirect_stderr(complaint):
+            e = self.assertRaises(SystemExit, self.run_, *arguments)
+        self.assertEqual(e.code, status)
+        return complaint.getvalue()
+
+
+class TokenTests(CommandTestCase):
+    """
+    C{creditsync token}.
+    """
+
+    def test_token(self) -> None:
+        """
+        It prints a token of a manager for a day, and nothing else.
+        """
+        said = self.run_("token", "--id", "7")
+        self.assertEqual(said.count("\n"), 1)
+        principal = TokenAuthenticator(SECRET).authenticate(said.strip())
+        self.assertEqual((principal.id, principal.role), (7, 1))
+        self.assertApproximates(principal.expires, time.time() + 86400, 30)
+
+    def test_roles(self) -> None:
+        """
+        Each role has the platform's number.
+        """
+        for role, number in [("user", 0), ("manager", 1), ("dealer", 2), ("admin", 3)]:
+            said = self.run_("token", "--id", "7", "--role", role)
+            principal = TokenAuthenticator(SECRET).authenticate(said.strip())
+            self.assertEqual((role, principal.role), (role, number))
+
+    def test_expires(self) -> None:
+        """
+        It is good as long as asked for.
+        """
+        said = self.run_("token", "--id", "7", "--expires", "60")
+        principal = TokenAuthenticator(SECRET).authenticate(said.strip())
+        self.assertApproximates(principal.expires, time.time() + 60, 30)
+
+    def test_privateKey(self) -> None:
+        """
+        With a private key it mints what the public one verifies.
+        """
+        key = Ed25519PrivateKey.generate()
+        Path("private.pem").write_bytes(
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        )
+        public = key.public_key().public_bytes(
+            Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+        )
+        said = self.run_(
+            *("token", "--id", "7", "--algorithm", "EdDSA", "--key", "private.pem")
+        )
+        principal = TokenAuthenticator(public, "EdDSA").authenticate(said.strip())
+        self.assertEqual(principal.id, 7)
+
+    def test_noKey(self) -> None:
+        """
+        Without a key there is a sentence that says what to do.
+        """
+        self.assertEnds(
+            "creditsync token: there is no key at nowhere: name it with --key, or"
+            " start the server once, which makes one",
+            *("token", "--id", "7", "--key", "nowhere"),
+        )
+
+    def test_badKey(self) -> None:
+        """
+        A key that is too short mints nothing.
+        """
+        Path("creditsync.key").write_text("hunter2")
+        self.assertEnds(
+            "creditsync token: an HS256 key has at least 32 bytes", "token", "--id=7"
+        )
+
+    def test_mistakes(self) -> None:
+        """
+        What can be no token is a mistake in the command line.
+        """
+        for arguments in [
+            [],
+            ["--id=-1"],
+            ["--id=x"],
+            ["--id=9007199254740992"],
+            ["--id=7", "--role=god"],
+            ["--id=7", "--expires=0"],
+            ["--id=7", "--expires=nan"],
+            ["--id=7", "--expires=1e300"],
+            ["--id=7", "--algorithm=none"],
+        ]:
+            self.assertIn("error: ", self.assertEnds(2, "token", *arguments))
+
+
+class AccountTests(CommandTestCase):
+    """
+    C{creditsync account}.
+    """
+
+    def test_add(self) -> None:
+        """
+        Accounts that are new are added, empty, and the others left alone.
+        """
+        self.assertEqual(
+            self.run_("account", "add", "1001", "1002"), "1001 added\n1002 added\n"
+        )
+        self.assertEqual(
+            self.run_("account", "add", "1002", "1003", "1003"),
+            "1002 was there already\n1003 added\n",
+        )
+        ledger = SQLiteLedger("creditsync.db", maybeDeferred)
+        ledger.open()
+        self.addCleanup(ledger.close)
+        self.assertEqual(ledger.account(1003), Account(1003, 0, 0))
+        self.assertIsNone(ledger.account(1004))
+
+    def test_problem(self) -> None:
+        """
+        A ledger that can't be used is one sentence.
+        """
+        self.assertEnds(
+            "creditsync account add: the folder of the ledger"
+            f" {os.path.realpath(self.folder)}/nowhere/x.db does not exist:"
+            " create it, or name another one",
+            *("account", "add", "1", "--ledger", "nowhere/x.db"),
+        )
+
+    def test_mistakes(self) -> None:
+        """
+        What is no login is a mistake in the command line.
+        """
+        for arguments in [[], ["0"], ["-1"], ["x"], ["1.0"], ["9007199254740992"]]:
+            self.assertIn("error: ", self.assertEnds(2, "account", "add", *arguments))
+
+
+class MainTests(CommandTestCase):
+    """
+    The command line as a whole.
+    """
+
+    def test_serves(self) -> None:
+        """
+        Without a command, or with the server's options, it serves.
+        """
+        served: list[list[str]] = []
+        self.patch(serve, "run", served.append)
+        self.run_()
+        self.run_("--timeout", "3")
+        self.run_("serve", "--timeout", "3")
+        self.run_("serve", "--help")
+        self.assertEqual(
+            served, [[], ["--timeout", "3"], ["--timeout", "3"], ["--help"]]
+        )
+
+    def test_help(self) -> None:
+        """
+        --help shows every command.
+        """
+        said = io.StringIO()
+        self.patch(sys, "argv", ["creditsync", "--help"])
+        with redirect_stdout(said):
+            self.assertRaises(SystemExit, main)
+        for command in ("serve", "token", "account", "demo"):
+            self.assertIn(f"\n    {command} ", said.getvalue())
+
+    def test_version(self) -> None:
+        """
+        --version is the package's.
+        """
+        said = io.StringIO()
+        self.patch(sys, "argv", ["creditsync", "--version"])
+        with redirect_stdout(said):
+            self.assertRaises(SystemExit, main)
+        self.assertEqual(said.getvalue(), f"{__version__}\n")
+
+    def test_unknownCommand(self) -> None:
+        """
+        A command that is none is a mistake.
+        """
+        self.assertIn("nope", self.assertEnds(2, "nope"))
+
+    def test_demoListensOnTCP(self) -> None:
+        """
+        The demo takes an endpoint that its own client can talk to.
+        """
+        for endpoint in ("unix:/x", "tcp:x", "x"):
+            self.assertIn(endpoint, self.assertEnds(2, "demo", "--listen", endpoint))
+
+
+class ProcessTests(CommandTestCase):
+    """
+    The command as a process.
+    """
+
+    def process(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """
+        Run C{python -m creditsync} to its end.
+        """
+        return subprocess.run(
+            [sys.executable, "-m", "creditsync", *arguments],
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT), "TMPDIR": self.folder},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    def test_demoOnce(self) -> None:
+        """
+        The demo shows the seed's request, its event and its reply, and leaves
+        nothing behind.
+        """
+        ended = self.process("demo", "--once", "--listen=tcp:0:interface=127.0.0.1")
+        self.assertEqual((ended.returncode, ended.stderr), (0, ""))
+        out, event, reply = ended.stdout.splitlines()[-3:]
+        self.assertTrue(
+            out.startswith('-> {"command":"CreditInSync","extID":"credit-req-1001",')
+        )
+        self.assertTrue(event.startswith('<- {"event":"trade:event","type":0,"data":{'))
+        self.assertTrue(
+            reply.startswith(
+                '<- {"extID":"credit-req-1001","status":200,"data":{"order":1,'
+                '"login":1001,"cmd":7,"state":3,"profit":300.0,'
+                '"comment":"Promotion credit"'
+            )
+        )
+        self.assertEqual(os.listdir(self.folder), ["creditsync.key"])
+
+    def test_serveMistake(self) -> None:
+        """
+        A mistake in the server's options is one sentence and status 2.
+        """
+        ended = self.process("--timeout", "soon")
+        self.assertEqual(ended.returncode, 2)
+        self.assertEqual(
+            ended.stderr,
+            "creditsync serve: --timeout must be a positive number: soon\n",
+        )
+        self.assertEqual(ended.stdout, "")
