@@ -341,18 +341,19 @@ def _loadKey(key: str | bytes, algorithm: str) -> _VerifyKey | _SignKey:
     """
     Read a key and see that it is one for this algorithm, and a safe one.
     """
+    key = key.encode() if isinstance(key, str) else key
     if algorithm not in ALGORITHMS:
         raise ValueError(f"the algorithm is one of {', '.join(ALGORITHMS)}")
+    if algorithm == "HS256" and len(key) < _LEAST_SECRET:
+        raise ValueError(f"an HS256 key has at least {_LEAST_SECRET} bytes")
     try:
         prepared: _VerifyKey | _SignKey = jwt.get_algorithm_by_name(
             algorithm
         ).prepare_key(key)
     except Exception:
         # The library's words may hold parts of the key.
-        kind = "a secret, not a PEM" if algorithm == "HS256" else "a PEM"
-        raise ValueError(f"{algorithm} needs {kind} key of its kind") from None
-    if isinstance(prepared, bytes) and len(prepared) < _LEAST_SECRET:
-        raise ValueError(f"an HS256 key has at least {_LEAST_SECRET} bytes")
+        kind = "plain secret" if algorithm == "HS256" else "PEM key of its kind"
+        raise ValueError(f"{algorithm} needs a {kind}") from None
     if isinstance(prepared, (RSAPrivateKey, RSAPublicKey)) and (
         prepared.key_size < _LEAST_MODULUS
     ):

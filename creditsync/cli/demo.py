@@ -96,6 +96,7 @@ async def demo(reactor: Any, listen: str | None, once: bool) -> None:
         server = _start(reactor, folder, key, listen)
         try:
             address = server.creditSync.ports[0].getHost()
+            assert isinstance(address, (IPv4Address, IPv6Address))
             token = mint(
                 key, id=7, role=SESSION_MANAGER, expires=86400, now=time.time()
             )

@@ -1,0 +1,27 @@
+"""
+The reply of a server that does not think: creditsync's own, to the request
+with the C{extID} L{benchmarks.traffic.FIRST}, split at the C{extID}.
+"""
+
+from typing import Final
+
+from benchmarks import traffic
+from creditsync import wire
+from creditsync.codes import OP_CREDIT_IN, TS_CLOSED_NORMAL, UNITS_PER_ONE
+from creditsync.records import Trade
+
+_TRADE: Final = Trade(
+    order=12345,
+    login=1000,
+    cmd=OP_CREDIT_IN,
+    state=TS_CLOSED_NORMAL,
+    profit=200 * UNITS_PER_ONE + UNITS_PER_ONE // 4,
+    comment="Promotion credit",
+    openTime=1_700_000_000,
+    closeTime=1_700_000_000,
+    timestamp=1_700_000_000,
+)
+_LINE: Final = wire.reply(traffic.FIRST, wire.encodeData(_TRADE))
+
+HEAD: Final = _LINE[: traffic.EXT_ID.start]
+TAIL: Final = _LINE[traffic.EXT_ID.stop :]

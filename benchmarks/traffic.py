@@ -1,0 +1,79 @@
+"""
+What is said in a measurement: the requests, and how their replies must look.
+
+Request and reply are as long for the first serial number as for the last, so
+that a run of lines can be made beforehand and a part of it sent by slicing.
+"""
+
+import re
+from typing import Final
+
+# The first extID; all have eight digits.
+FIRST: Final = 10_000_000
+
+# "extID" stands first, so that it is at the same place in every line.
+_REQUEST: Final = (
+    b'{"extID":%d,"command":"CreditInSync","__token":"%b","data":'
+    b'{"login":%d,"amount":%d.25,"comment":"Promotion credit"}}\r\n'
+)
+_SUBSCRIPTION: Final = (
+    b'{"extID":%d,"command":"%b","__token":"%b","data":{"chanels":["trade:event"]}}\r\n'
+)
+_OUTCOME: Final = (
+    b'"login":%d,"cmd":7,"state":3,"profit":%d.25,"comment":"Promotion credit"'
+)
+
+# Where the extID stands in a request and in a reply.
+EXT_ID: Final = slice(9, 17)
+
+# A reply with status 200: its extID, its order and its outcome.
+REPLY: Final = re.compile(
+    rb'^\{"extID":(\d{8}),"status":200,"data":\{"order":(\d+),'
+    rb'("login":\d+,"cmd":7,"state":3,"profit":[\d.]+,"comment":"[^"]*"),[^}]*\}\}\r$',
+    re.MULTILINE,
+)
+EVENT: Final = b'{"event":"trade:event",'
+
+
+def request(extID: int, token: bytes) -> bytes:
+    """
+    The line that asks for a credit.
+    """
+    return _REQUEST % (extID, token, _login(extID), _amount(extID))
+
+
+def subscription(extID: int, token: bytes, wanted: bool) -> bytes:
+    """
+    The line that says whether its connection wants the event stream.
+    """
+    return _SUBSCRIPTION % (extID, b"Subscribe" if wanted else b"Unsubscribe", token)
+
+
+def outcome(extID: int) -> bytes:
+    """
+    What the reply to L{request} says of the trade, from its login to its
+    comment.
+    """
+    return _OUTCOME % (_login(extID), _amount(extID))
+
+
+def ringLength(outstanding: int) -> int:
+    """
+    How many extIDs a connection uses in turn: enough that none is used again
+    while it is outstanding, unless a reply is long overdue.
+    """
+    return max(64, 16 * outstanding)
+
+
+def _login(extID: int) -> int:
+    """
+    One of a thousand accounts.
+    """
+    return 1000 + extID % 1000
+
+
+def _amount(extID: int) -> int:
+    """
+    The whole part of an amount, with three digits.
+    """
+    return 100 + extID % 900
