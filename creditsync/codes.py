@@ -29,6 +29,13 @@ TS_FINANCE_OPEN_REQUEST: Final = 10
 TS_FINANCE_UPDATE_REQUEST: Final = 11
 TS_FINANCE_DELETE_REQUEST: Final = 12
 
+# The state of what is asked for but not booked yet, by the event to come.
+REQUEST_STATES: Final = {
+    EV_RECORD_ADD: TS_FINANCE_OPEN_REQUEST,
+    EV_RECORD_UPDATE: TS_FINANCE_UPDATE_REQUEST,
+    EV_RECORD_DELETE: TS_FINANCE_DELETE_REQUEST,
+}
+
 # Who made the trade ("reason").
 TR_REASON_API: Final = 7
 

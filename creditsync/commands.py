@@ -2,17 +2,19 @@
 The commands that move no money.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 import creditsync
-from creditsync.codes import ALL_SESSIONS, TRADE_EVENT
+from creditsync.codes import ALL_SESSIONS, FINANCE_SESSIONS, TRADE_EVENT
 from creditsync.errors import NotFound
-from creditsync.interfaces import ICommand
-from creditsync.records import Request
+from creditsync.interfaces import ICommand, ITradingRuntime
+from creditsync.records import Request, Trade
 from creditsync.waiters import Waiters
 
 if TYPE_CHECKING:
@@ -50,6 +52,45 @@ class HealthCheck:
             "uptime": int(self._clock.seconds() - self._started),
             "pending": len(self._waiters),
         }
+
+
+@implementer(ICommand)
+@define(eq=False)
+class GetOperation:
+    """
+    What became of an operation.
+    """
+
+    _runtime: ITradingRuntime
+    name = "GetOperation"
+    schema = "get_operation"
+    roles = FINANCE_SESSIONS
+    needsExtID = False
+
+    def execute(
+        self, session: "Session", request: Request
+    ) -> "Deferred[Trade | Mapping[str, Any]]":
+        """
+        See L{ICommand.execute}.
+
+        @return: Fires with the trade as it is now.
+        """
+        return Deferred.fromCoroutine(self._find(session, request.data))
+
+    async def _find(
+        self, session: "Session", data: dict[str, Any]
+    ) -> Trade | Mapping[str, Any]:
+        order = data.get("order")
+        if order is None:
+            assert session.principal is not None
+            key = data["idempotencyKey"]
+            order = await self._runtime.orderOf(session.principal.id, key)
+            if order is None:
+                raise NotFound("nothing was booked under data.idempotencyKey")
+        trade = await self._runtime.trade(int(order))
+        if trade is None:
+            raise NotFound("there is no order data.order")
+        return trade
 
 
 @implementer(ICommand)

@@ -118,6 +118,21 @@ class LineTooLong(Refusal):
     status, error = 413, "LINE_TOO_LONG"
 
 
+class IdempotencyKeyReused(Refusal):
+    """
+    Another operation was booked, or is under way, under the same key.
+    """
+
+    status, error = 422, "IDEMPOTENCY_KEY_REUSED"
+
+    def __init__(self, member: str, order: int) -> None:
+        super().__init__(
+            f"{member} differs from the first request with this idempotencyKey,"
+            f" which has order {order}",
+            {"order": order},
+        )
+
+
 class TooManyRequests(Refusal):
     """
     This session has as many requests in flight as one session may have.
@@ -171,7 +186,9 @@ class OutcomeUnknown(Refusal):
             super().__init__(f"{cause}: the outcome is unknown")
             return
         super().__init__(
-            f"{cause}: the outcome of order {order} is unknown, it may still be booked",
+            f"{cause}: the outcome of order {order} is unknown, it may still be"
+            " booked; ask with GetOperation, or repeat the request under its"
+            " idempotencyKey",
             {"order": order},
         )
 

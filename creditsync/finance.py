@@ -8,39 +8,46 @@ differ in what their C{__deferred} waits for. To add a method is to add a row.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from creditsync.codes import (
-    EV_RECORD_ADD,
-    EV_RECORD_DELETE,
-    EV_RECORD_UPDATE,
+    BALANCE_OPERATIONS,
+    CREDIT_OPERATIONS,
     FINANCE_SESSIONS,
+    OP_BALANCE_IN,
+    OP_BALANCE_OUT,
     OP_CREDIT_IN,
-    TS_FINANCE_DELETE_REQUEST,
-    TS_FINANCE_OPEN_REQUEST,
-    TS_FINANCE_UPDATE_REQUEST,
+    OP_CREDIT_OUT,
+    REQUEST_STATES,
 )
 from creditsync.errors import InvalidData
 from creditsync.interfaces import ICommand, ITradingRuntime
-from creditsync.records import Deferral, Operation, Request, Reservation
-from creditsync.wire import toUnits
+from creditsync.records import (
+    Deferral,
+    Deletion,
+    Operation,
+    Replay,
+    Request,
+    Reservation,
+)
+from creditsync.wire import fromUnits, toUnits
 
-# The state of an accepted operation while it is queued, by the event to come.
-_REQUEST_STATES = {
-    EV_RECORD_ADD: TS_FINANCE_OPEN_REQUEST,
-    EV_RECORD_UPDATE: TS_FINANCE_UPDATE_REQUEST,
-    EV_RECORD_DELETE: TS_FINANCE_DELETE_REQUEST,
-}
+if TYPE_CHECKING:
+    from creditsync.session import Session
+
+# The comment where a balance operation comes without one (platform).
+_BALANCE_COMMENT = "Finance"
 
 
 @define
-class FinanceMethod:
+class Booking:
     """
-    A row of the table.
+    A row of the table: a method that makes or updates a trade.
 
     @ivar name: The asynchronous command; its C{Sync} form is named after it.
     @ivar schema: The schema of the data, which also holds the amount's sign.
@@ -51,8 +58,63 @@ class FinanceMethod:
     schema: str
     cmd: int
 
+    def operation(self, request: Request, principal: int) -> Operation:
+        """
+        What a request asks of the runtime, after the rules no schema can say.
 
-FINANCE_METHODS = (FinanceMethod("CreditIn", "credit_in", OP_CREDIT_IN),)
+        @raise InvalidData: It breaks one of them.
+        """
+        data = request.data
+        try:
+            amount = toUnits(data["amount"])
+        except ValueError:
+            raise InvalidData("data.amount must have at most 8 decimals") from None
+        openTime, closeTime = data.get("open_time"), data.get("close_time")
+        if openTime is not None and closeTime is not None and closeTime < openTime:
+            raise InvalidData("data.close_time must not be before data.open_time")
+        # JSON Schema takes 1001.0 for an integer, and so does int().
+        return Operation(
+            command=request.command,
+            cmd=self.cmd,
+            login=int(data["login"]),
+            amount=amount,
+            comment=data.get("comment", _BALANCE_COMMENT),
+            order=int(data.get("order", 0)),
+            openTime=None if openTime is None else int(openTime),
+            closeTime=None if closeTime is None else int(closeTime),
+            principal=principal,
+            key=request.key,
+        )
+
+
+@define
+class Deleting:
+    """
+    A row of the table: a method that deletes a trade.
+
+    @ivar cmds: The C{OP_*} codes of the trades that it may delete.
+    """
+
+    name: str
+    schema: str
+    cmds: frozenset[int]
+
+    def operation(self, request: Request, principal: int) -> Deletion:
+        """
+        What a request asks of the runtime.
+        """
+        order = int(request.data["order"])
+        return Deletion(request.command, order, self.cmds, principal, request.key)
+
+
+FINANCE_METHODS = (
+    Booking("CreditIn", "credit_in", OP_CREDIT_IN),
+    Booking("CreditOut", "credit_out", OP_CREDIT_OUT),
+    Booking("BalanceIn", "balance_in", OP_BALANCE_IN),
+    Booking("BalanceOut", "balance_out", OP_BALANCE_OUT),
+    Deleting("DeleteCredit", "delete", CREDIT_OPERATIONS),
+    Deleting("DeleteBalance", "delete", BALANCE_OPERATIONS),
+)
 
 
 @implementer(ICommand)
@@ -62,7 +124,7 @@ class FinanceCommand:
     One command of the finance family: a method in one of its two forms.
     """
 
-    _method: FinanceMethod
+    _method: Booking | Deleting
     _runtime: ITradingRuntime
     _isSync: bool
     name: str = field(init=False)
@@ -75,56 +137,40 @@ class FinanceCommand:
         self.schema = self._method.schema
         self.needsExtID = self._isSync
 
-    def execute(self, session: object, request: Request) -> "Deferred[dict[str, Any]]":
+    def execute(
+        self, session: "Session", request: Request
+    ) -> "Deferred[dict[str, Any]]":
         """
         Hand the operation to the runtime.
 
         @return: Fires with the response of an accepted command, C{__deferred}
             in it.
         """
-        operation = self._operation(request.data)
-        return self._runtime.submit(operation).addCallback(
-            self._accepted, request.data["amount"]
-        )
+        assert session.principal is not None
+        operation = self._method.operation(request, session.principal.id)
+        return self._runtime.submit(operation).addCallback(self._accepted)
 
-    def _operation(self, data: dict[str, Any]) -> Operation:
-        """
-        What the data asks of the runtime, after the rules no schema can say.
-        """
-        try:
-            amount = toUnits(data["amount"])
-        except ValueError:
-            raise InvalidData("data.amount must have at most 8 decimals") from None
-        openTime, closeTime = data.get("open_time"), data.get("close_time")
-        if openTime is not None and closeTime is not None and closeTime < openTime:
-            raise InvalidData("data.close_time must not be before data.open_time")
-        # JSON Schema takes 1001.0 for an integer, and so does int().
-        return Operation(
-            cmd=self._method.cmd,
-            login=int(data["login"]),
-            amount=amount,
-            comment=data["comment"],
-            order=int(data.get("order", 0)),
-            openTime=None if openTime is None else int(openTime),
-            closeTime=None if closeTime is None else int(closeTime),
-        )
-
-    def _accepted(self, reservation: Reservation, amount: object) -> dict[str, Any]:
-        operation = reservation.operation
+    def _accepted(self, reservation: Reservation) -> dict[str, Any]:
+        trade = reservation.trade
         return {
             "accepted": True,
-            "order": reservation.order,
-            "state": _REQUEST_STATES[reservation.eventType],
-            "login": operation.login,
-            "cmd": operation.cmd,
-            "amount": amount,
-            "__deferred": Deferral(
-                reservation.order,
-                reservation.eventType,
-                operation,
-                None if self._isSync else reservation.whenDurable(),
-            ),
+            "order": trade.order,
+            "state": REQUEST_STATES[reservation.eventType],
+            "login": trade.login,
+            "cmd": trade.cmd,
+            "amount": Decimal(fromUnits(trade.profit)),
+            "__deferred": self._deferred(reservation),
         }
+
+    def _deferred(self, reservation: Reservation) -> Deferral | Replay:
+        if reservation.isReplay:
+            return Replay(reservation.trade if self._isSync else None)
+        return Deferral(
+            reservation.trade.order,
+            reservation.eventType,
+            reservation.operation,
+            None if self._isSync else reservation.whenDurable(),
+        )
 
 
 def financeCommands(runtime: ITradingRuntime) -> Iterator[FinanceCommand]:

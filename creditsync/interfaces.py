@@ -2,7 +2,7 @@
 What a deployer may replace, and what the rooms expect of one another.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from twisted.internet.defer import Deferred
@@ -11,6 +11,7 @@ from zope.interface import Attribute, Interface
 if TYPE_CHECKING:
     from creditsync.records import (
         Account,
+        Deletion,
         Operation,
         Principal,
         Request,
@@ -31,10 +32,11 @@ class ITradingRuntime(Interface):
     it before it listens and stops it after the last session was answered.
     """
 
-    def submit(operation: "Operation") -> "Deferred[Reservation]":
+    def submit(operation: "Operation | Deletion") -> "Deferred[Reservation]":
         """
         Reserve a new order, or reuse the one that is named, and queue the
-        operation.
+        operation. If its principal has booked the same under the same key, or
+        that is under way, give the reservation of then.
 
         The Deferred must fire before anything is emitted for the operation:
         the session registers its waiter in that same reactor turn.
@@ -42,6 +44,21 @@ class ITradingRuntime(Interface):
         @return: Fires with the reservation, or fails with a
             L{creditsync.errors.Refusal}, and then nothing has happened and
             nothing will.
+        """
+
+    def trade(order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":
+        """
+        Look a trade up as it is now, with one of the request states if what
+        was last asked of it is not booked yet.
+
+        @return: Fires with L{None} if there is no such order.
+        """
+
+    def orderOf(principal: int, key: str) -> "Deferred[int | None]":
+        """
+        Look up the order that was booked, or is under way, under a key.
+
+        @return: Fires with L{None} if there is none.
         """
 
     def whenFailed() -> "Deferred[None]":
@@ -117,11 +134,17 @@ class ILedger(Interface):
         may change.
         """
 
-    def commit(trades: "Sequence[Trade]") -> "Deferred[None]":
+    def replay(principal: int, key: str) -> "Reservation | None":
         """
-        Write these states of trades, in this order, and move their accounts'
-        totals by the differences, all in one durable transaction. The next
-        commit may start only when this one has ended.
+        What was committed under this key, as it was booked then.
+        """
+
+    def commit(reservations: "Sequence[Reservation]") -> "Deferred[None]":
+        """
+        Write the trades of these reservations, in this order, move their
+        accounts' totals by the differences and remember their keys, all in
+        one durable transaction. The next commit may start only when this one
+        has ended.
 
         @return: Fires when all of it is on disk. If it fails, nobody knows
             what is.

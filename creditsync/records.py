@@ -73,12 +73,15 @@ class Request:
     @ivar extID: The client's correlation id, echoed with its JSON type.
     @ivar token: The C{__token} as it came, or L{None} without one.
     @ivar data: The command's parameters as they came.
+    @ivar key: What makes a repetition of this request safe: the
+        C{idempotencyKey}, or L{None} without one.
     """
 
     command: str
     extID: ExtID | None
     token: str | None
     data: dict[str, Any]
+    key: str | None = None
 
 
 @define
@@ -147,18 +150,24 @@ class Account:
 @define(eq=False)
 class Operation:
     """
-    What a finance command asks of the trading runtime.
+    What a finance command asks of the trading runtime: a new trade, or the
+    update of one.
 
     Two operations are never equal: each is the mark by which the event that
     it causes is known.
 
+    @ivar command: The asynchronous or C{*Sync} command that asks.
     @ivar cmd: One of the C{OP_*} codes.
     @ivar amount: Signed, in 10⁻⁸ units.
     @ivar order: The existing order to update, or 0 for a new one.
     @ivar openTime: UNIX seconds, or L{None} for the time of booking.
     @ivar closeTime: UNIX seconds, or L{None} for the time of booking.
+    @ivar principal: Who asks: the C{id} of the token.
+    @ivar key: The C{idempotencyKey}, by which a repeated request of the same
+        principal is known, or L{None}.
     """
 
+    command: str
     cmd: int
     login: int
     amount: int
@@ -166,6 +175,45 @@ class Operation:
     order: int = 0
     openTime: int | None = None
     closeTime: int | None = None
+    principal: int = 0
+    key: str | None = None
+
+
+@define(eq=False)
+class Deletion:
+    """
+    What C{DeleteCredit} and C{DeleteBalance} ask of the trading runtime.
+
+    @ivar cmds: The C{OP_*} codes of the trades that the command may delete.
+    """
+
+    command: str
+    order: int
+    cmds: frozenset[int]
+    principal: int = 0
+    key: str | None = None
+
+
+# What makes two requests the same, by the name that a client is told.
+_CONTENT = {
+    "command": "command",
+    "data.login": "login",
+    "data.amount": "amount",
+    "data.comment": "comment",
+    "data.order": "order",
+    "data.open_time": "openTime",
+    "data.close_time": "closeTime",
+}
+
+
+def difference(one: Operation | Deletion, other: Operation | Deletion) -> str | None:
+    """
+    The name of the first member in which two requests differ, if any.
+    """
+    for member, attribute in _CONTENT.items():
+        if getattr(one, attribute, None) != getattr(other, attribute, None):
+            return member
+    return None
 
 
 @define(eq=False)
@@ -173,40 +221,50 @@ class Reservation:
     """
     The runtime's word that an operation has its order and will be booked.
 
-    @ivar order: The order, new or reused.
     @ivar eventType: The C{EV_RECORD_*} of the event that the booking emits.
+    @ivar trade: The trade as the operation makes it.
+    @ivar isReplay: Whether it was booked before, under the same key, and is
+        not booked again.
     """
 
-    order: int
     eventType: int
-    operation: Operation
-    _durable: "Deferred[None] | None" = field(default=None, init=False)
+    trade: Trade
+    operation: Operation | Deletion
+    isReplay: bool = False
+    _durable: "list[Deferred[None]]" = field(factory=list, init=False)
+
+    @property
+    def order(self) -> int:
+        """
+        The order, new or reused.
+        """
+        return self.trade.order
 
     def whenDurable(self) -> "Deferred[None]":
         """
-        Wait until the operation can no longer be lost; to be called at most
-        once, and in the reactor turn in which the reservation was made.
+        Wait until the operation can no longer be lost; to be called before it
+        is booked.
 
         @return: Fires when the operation is on disk, or fails when nobody
             knows whether it is.
         """
-        assert self._durable is None
-        self._durable = Deferred()
-        return self._durable
+        durable: Deferred[None] = Deferred()
+        self._durable.append(durable)
+        return durable
 
     def booked(self) -> None:
         """
         The runtime's call: the operation is on disk.
         """
-        if self._durable is not None:
-            self._durable.callback(None)
+        for durable in self._durable:
+            durable.callback(None)
 
     def lost(self, why: Failure) -> None:
         """
         The runtime's call: nobody knows whether the operation is on disk.
         """
-        if self._durable is not None:
-            self._durable.errback(why)
+        for durable in self._durable:
+            durable.errback(why)
 
 
 @define
@@ -222,8 +280,21 @@ class Deferral:
 
     order: int
     eventType: int
-    operation: Operation
+    operation: Operation | Deletion
     durable: "Deferred[None] | None" = None
+
+
+@define
+class Replay:
+    """
+    The service object that stands under C{__deferred} where nothing has to be
+    waited for: the operation was booked before.
+
+    @ivar trade: The trade as it was booked then, if that is the reply;
+        without it, the reply is the response itself.
+    """
+
+    trade: Trade | None
 
 
 @define
@@ -240,7 +311,7 @@ class TradeEvent:
 
     type: int
     data: Trade | Mapping[str, Any]
-    operation: Operation | None = None
+    operation: Operation | Deletion | None = None
 
     @property
     def order(self) -> int:
