@@ -182,12 +182,13 @@ class ICommand(Interface):
 
     def execute(
         session: "Session", request: "Request"
-    ) -> "dict[str, Any] | Deferred[dict[str, Any]]":
+    ) -> "Trade | Mapping[str, Any] | Deferred[Any]":
         """
         Carry the request out; its data has passed the schema.
 
-        @return: The C{data} of a 200 reply, now or later. A member
-            C{__deferred} with a L{creditsync.records.Deferral} makes the
-            session wait for that event and answer with its data instead.
+        @return: The C{data} of a 200 reply, now or later. If it is a C{dict}
+            with a member C{__deferred}, the session does with that what
+            L{creditsync.records.Deferral} or L{creditsync.records.Replay}
+            says.
         @raise creditsync.errors.Refusal: What the client is told instead.
         """

@@ -10,7 +10,8 @@ full batch.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from attrs import define, evolve
 from twisted.application.service import Service
@@ -23,43 +24,39 @@ from zope.interface import implementer
 from creditsync.codes import (
     CREDIT_OPERATIONS,
     EV_RECORD_ADD,
+    EV_RECORD_DELETE,
     EV_RECORD_UPDATE,
     MAX_TOTAL,
+    REQUEST_STATES,
     TS_CLOSED_NORMAL,
     TS_DELETED,
 )
 from creditsync.errors import (
     Busy,
+    IdempotencyKeyReused,
     IncorrectOrder,
     InvalidData,
     NoMoney,
+    NotFound,
     OutcomeUnknown,
     Refusal,
     ShuttingDown,
     UserNotFound,
 )
 from creditsync.interfaces import ILedger, ITradeEvents, ITradingRuntime
-from creditsync.records import Account, Operation, Reservation, Trade, TradeEvent
+from creditsync.records import (
+    Account,
+    Deletion,
+    Operation,
+    Reservation,
+    Trade,
+    TradeEvent,
+    difference,
+)
 
 # Accounts kept at hand beyond those that are under way, so that a busy one is
 # not read again for each of its operations.
 ACCOUNTS_AT_HAND = 100_000
-
-
-@define(eq=False)
-class _Booking:
-    """
-    A reservation on its way to the ledger, and the trade that it makes.
-    """
-
-    reservation: Reservation
-    trade: Trade
-
-    @property
-    def event(self) -> TradeEvent:
-        return TradeEvent(
-            self.reservation.eventType, self.trade, self.reservation.operation
-        )
 
 
 @define(eq=False)
@@ -106,11 +103,12 @@ class TradingRuntime(Service):
         self._now = now
         self._maxQueued = maxQueued
         self._knownAccountsOnly = knownAccountsOnly
-        self._queue: list[_Booking] = []
-        self._committing: list[_Booking] = []
-        # What the ledger can't tell yet: trades that are not committed, and
-        # accounts with what is under way counted in.
-        self._underWay: dict[int, Trade] = {}
+        self._queue: list[Reservation] = []
+        self._committing: list[Reservation] = []
+        # What the ledger can't tell yet: the latest reservation of each order
+        # and of each key, and accounts with what is under way counted in.
+        self._underWay: dict[int, Reservation] = {}
+        self._keys: dict[tuple[int, str], Reservation] = {}
         self._accounts: OrderedDict[int, _AccountAtHand] = OrderedDict()
         self._batch = 1
         self._lastOnDisk = 0
@@ -153,7 +151,7 @@ class TradingRuntime(Service):
         """
         return self._failed
 
-    def submit(self, operation: Operation) -> "Deferred[Reservation]":
+    def submit(self, operation: Operation | Deletion) -> "Deferred[Reservation]":
         """
         See L{ITradingRuntime.submit}.
 
@@ -161,36 +159,72 @@ class TradingRuntime(Service):
             L{IncorrectOrder<creditsync.errors.IncorrectOrder>},
             L{NoMoney<creditsync.errors.NoMoney>},
             L{UserNotFound<creditsync.errors.UserNotFound>},
+            L{NotFound<creditsync.errors.NotFound>},
             L{InvalidData<creditsync.errors.InvalidData>},
+            L{IdempotencyKeyReused<creditsync.errors.IdempotencyKeyReused>},
             L{Busy<creditsync.errors.Busy>} or
             L{ShuttingDown<creditsync.errors.ShuttingDown>}.
         """
         try:
-            return succeed(self._reserve(operation))
+            return succeed(self._earlier(operation) or self._reserve(operation))
         except Refusal as refusal:
             return fail(refusal)
 
-    def _reserve(self, operation: Operation) -> Reservation:
+    def trade(self, order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":
+        """
+        See L{ITradingRuntime.trade}.
+        """
+        latest = self._underWay.get(order)
+        if latest is None:
+            return succeed(self._ledger.trade(order))
+        state = REQUEST_STATES[latest.eventType]
+        return succeed(evolve(latest.trade, state=state))
+
+    def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
+        """
+        See L{ITradingRuntime.orderOf}.
+        """
+        found = self._withKey(principal, key)
+        return succeed(None if found is None else found.order)
+
+    def _withKey(self, principal: int, key: str) -> Reservation | None:
+        return self._keys.get((principal, key)) or self._ledger.replay(principal, key)
+
+    def _earlier(self, operation: Operation | Deletion) -> Reservation | None:
+        """
+        The reservation of the same request, sent before under the same key.
+
+        @raise IdempotencyKeyReused: It was another request.
+        """
+        if operation.key is None:
+            return None
+        earlier = self._withKey(operation.principal, operation.key)
+        if earlier is None:
+            return None
+        member = difference(earlier.operation, operation)
+        if member is not None:
+            raise IdempotencyKeyReused(member, earlier.order)
+        return earlier
+
+    def _reserve(self, operation: Operation | Deletion) -> Reservation:
         if not self._accepting:
             raise ShuttingDown()
         if len(self._queue) + len(self._committing) >= self._maxQueued:
             raise Busy("too many operations are waiting to be booked")
-        atHand = self._accountAtHand(operation.login)
-        existing = self._existing(operation)
-        if existing is None:
-            eventType, trade, change = self._added(operation)
+        if isinstance(operation, Deletion):
+            eventType, trade, change = self._deleted(operation)
         else:
-            eventType, trade, change = self._updated(operation, existing)
+            eventType, trade, change = self._changed(operation)
+        atHand = self._accountAtHand(trade.login)
         kind = "credit" if trade.cmd in CREDIT_OPERATIONS else "balance"
         total = _totalAfter(atHand.account, kind, change)
-        if existing is None:
+        if not trade.order:
             trade.order = self._ledger.newOrder()
         # The order is reserved: from here on nothing refuses.
         setattr(atHand.account, kind, total)
         atHand.changedIn = self._batch
-        self._underWay[trade.order] = trade
-        reservation = Reservation(trade.order, eventType, operation)
-        self._enqueue(_Booking(reservation, trade))
+        reservation = Reservation(eventType, trade, operation)
+        self._enqueue(reservation)
         return reservation
 
     def _accountAtHand(self, login: int) -> _AccountAtHand:
@@ -217,64 +251,69 @@ class TradingRuntime(Service):
         if oldest.changedIn <= self._lastOnDisk:
             del self._accounts[login]
 
-    def _existing(self, operation: Operation) -> Trade | None:
+    def _current(self, order: int) -> Trade | None:
         """
-        The trade to update, or L{None} if a new one is to be made: seed,
-        "Request Parameters".
+        A trade as it will be once all that is under way is committed.
         """
-        order = operation.order
-        if not order:
-            return None
-        trade = self._underWay.get(order) or self._ledger.trade(order)
-        if trade is None:
-            return None
-        if trade.login != operation.login:
-            raise IncorrectOrder(f"order {order} is not of login {operation.login}")
-        if trade.cmd != operation.cmd:
-            raise IncorrectOrder(f"order {order} is of another kind of operation")
-        if trade.state == TS_DELETED:
-            raise IncorrectOrder(f"order {order} was deleted")
-        return trade
+        latest = self._underWay.get(order)
+        return self._ledger.trade(order) if latest is None else latest.trade
 
-    def _added(self, operation: Operation) -> tuple[int, Trade, int]:
+    def _changed(self, operation: Operation) -> tuple[int, Trade, int]:
         """
-        The new trade of an operation, yet without its order.
+        What an operation makes: a new trade, also where the order that it
+        names is not found (seed, "Request Parameters"), or the next state of
+        an existing one, whose times stay as they are unless they are given.
 
-        @return: The event type, the trade, and by how much it moves its
-            account's total.
+        @return: The event type, the trade, which has order 0 if it is new,
+            and by how much it moves its account's total.
         """
+        existing = self._current(operation.order) if operation.order else None
         now = int(self._now())
+        if existing is None:
+            eventType, before, openTime, closeTime = EV_RECORD_ADD, 0, now, now
+        else:
+            _checkUpdate(existing, operation)
+            eventType, before = EV_RECORD_UPDATE, existing.counted
+            openTime, closeTime = existing.openTime, existing.closeTime
         trade = Trade(
-            order=0,
+            order=0 if existing is None else existing.order,
             login=operation.login,
             cmd=operation.cmd,
             state=TS_CLOSED_NORMAL,
             profit=operation.amount,
             comment=operation.comment,
-            openTime=now if operation.openTime is None else operation.openTime,
-            closeTime=now if operation.closeTime is None else operation.closeTime,
+            openTime=openTime if operation.openTime is None else operation.openTime,
+            closeTime=closeTime if operation.closeTime is None else operation.closeTime,
             timestamp=now,
         )
-        _checkTimes(trade)
-        return EV_RECORD_ADD, trade, trade.counted
+        if trade.closeTime < trade.openTime:
+            raise InvalidData(
+                "data.close_time must not be before data.open_time"
+                f" ({trade.closeTime} is before {trade.openTime})"
+            )
+        return eventType, trade, trade.counted - before
 
-    def _updated(self, operation: Operation, existing: Trade) -> tuple[int, Trade, int]:
+    def _deleted(self, deletion: Deletion) -> tuple[int, Trade, int]:
         """
-        The next state of a trade; times that are not given stay as they are.
+        What a deletion makes.
 
-        @return: As L{_added}.
+        @return: As L{_changed}.
         """
-        trade = evolve(existing, profit=operation.amount, comment=operation.comment)
-        trade.timestamp = int(self._now())
-        if operation.openTime is not None:
-            trade.openTime = operation.openTime
-        if operation.closeTime is not None:
-            trade.closeTime = operation.closeTime
-        _checkTimes(trade)
-        return EV_RECORD_UPDATE, trade, trade.counted - existing.counted
+        existing = self._current(deletion.order)
+        if existing is None:
+            raise NotFound(f"there is no order {deletion.order}")
+        if existing.cmd not in deletion.cmds:
+            raise IncorrectOrder(f"order {existing.order} is of another kind")
+        _checkNotDeleted(existing)
+        trade = evolve(existing, state=TS_DELETED, timestamp=int(self._now()))
+        return EV_RECORD_DELETE, trade, -existing.counted
 
-    def _enqueue(self, booking: _Booking) -> None:
-        self._queue.append(booking)
+    def _enqueue(self, reservation: Reservation) -> None:
+        operation = reservation.operation
+        self._queue.append(reservation)
+        self._underWay[reservation.order] = reservation
+        if operation.key is not None:
+            self._keys[operation.principal, operation.key] = reservation
         if self._wake is None and self._loop is None:
             # Not at once: what else arrives in this reactor turn shares the
             # commit, and the session has to register its waiter first.
@@ -290,13 +329,13 @@ class TradingRuntime(Service):
         self._loop = None
 
     async def _mainLoop(self) -> None:
-        booked: list[_Booking] = []
+        booked: list[Reservation] = []
         while self._queue or booked:
             self._committing, self._queue = self._queue, []
             self._batch += 1
             committed = None
             if self._committing:
-                committed = self._ledger.commit([b.trade for b in self._committing])
+                committed = self._ledger.commit(self._committing)
             # The last batch is published while the next one goes to disk.
             self._publish(booked)
             if committed is not None:
@@ -304,22 +343,26 @@ class TradingRuntime(Service):
             booked, self._committing = self._committing, []
             self._settle(booked)
 
-    def _settle(self, booked: list[_Booking]) -> None:
+    def _settle(self, booked: list[Reservation]) -> None:
         """
         Let go of what the ledger can tell by itself from now on.
         """
         self._lastOnDisk = self._batch - 1
-        for booking in booked:
-            trade = booking.trade
-            if self._underWay.get(trade.order) is trade:
-                del self._underWay[trade.order]
+        for reservation in booked:
+            operation = reservation.operation
+            if self._underWay.get(reservation.order) is reservation:
+                del self._underWay[reservation.order]
+            if operation.key is not None:
+                del self._keys[operation.principal, operation.key]
 
-    def _publish(self, booked: list[_Booking]) -> None:
+    def _publish(self, booked: list[Reservation]) -> None:
         if not booked:
             return
-        self._events.publish([booking.event for booking in booked])
-        for booking in booked:
-            booking.reservation.booked()
+        self._events.publish(
+            [TradeEvent(r.eventType, r.trade, r.operation) for r in booked]
+        )
+        for reservation in booked:
+            reservation.booked()
 
     def _fail(self, why: Failure) -> None:
         """
@@ -329,10 +372,9 @@ class TradingRuntime(Service):
         self._accepting = False
         self._log.failure("the ledger failed, nothing more is booked", why)
         lost, self._committing, self._queue = self._committing + self._queue, [], []
-        for booking in lost:
-            order = booking.reservation.order
-            unknown = OutcomeUnknown("the ledger failed", order)
-            booking.reservation.lost(Failure(unknown))
+        for reservation in lost:
+            unknown = OutcomeUnknown("the ledger failed", reservation.order)
+            reservation.lost(Failure(unknown))
         self._failed.errback(why)
 
 
@@ -351,9 +393,16 @@ def _totalAfter(account: Account, kind: str, change: int) -> int:
     return total
 
 
-def _checkTimes(trade: Trade) -> None:
-    if trade.closeTime < trade.openTime:
-        raise InvalidData(
-            "data.close_time must not be before data.open_time"
-            f" ({trade.closeTime} is before {trade.openTime})"
+def _checkUpdate(existing: Trade, operation: Operation) -> None:
+    if existing.login != operation.login:
+        raise IncorrectOrder(
+            f"order {existing.order} is not of login {operation.login}"
         )
+    if existing.cmd != operation.cmd:
+        raise IncorrectOrder(f"order {existing.order} is of another kind")
+    _checkNotDeleted(existing)
+
+
+def _checkNotDeleted(existing: Trade) -> None:
+    if existing.state == TS_DELETED:
+        raise IncorrectOrder(f"order {existing.order} was deleted")

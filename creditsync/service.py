@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from creditsync.commands import HealthCheck, Subscription
+from creditsync.commands import GetOperation, HealthCheck, Subscription
 from creditsync.finance import financeCommands
 from creditsync.interfaces import IAuthenticator, ITradeEvents, ITradingRuntime
 from creditsync.protocol import LineFactory
@@ -51,6 +51,7 @@ class CreditSync(Service):
         schemas: Schemas | None = None,
         timeout: float = 5.0,
         limits: Limits | None = None,
+        isExtIDIdempotent: bool = False,
     ) -> None:
         """
         @param reactor: Its clock, and what the endpoints of C{listen} need.
@@ -61,6 +62,8 @@ class CreditSync(Service):
         @param schemas: The judge of requests; by default the wire contract as
             it is published.
         @param timeout: Seconds from a request to 504 (seed, "Timeout").
+        @param isExtIDIdempotent: Take the C{extID} of a request as its
+            C{idempotencyKey} where it has none.
         """
         self._reactor = reactor
         self._runtime = runtime
@@ -72,6 +75,7 @@ class CreditSync(Service):
             reactor,
             commands=[
                 *financeCommands(runtime),
+                GetOperation(runtime),
                 HealthCheck(reactor, self.waiters),
                 Subscription("Subscribe", True),
                 Subscription("Unsubscribe", False),
@@ -81,6 +85,7 @@ class CreditSync(Service):
             waiters=self.waiters,
             limits=limits,
             timeout=timeout,
+            isExtIDIdempotent=isExtIDIdempotent,
         )
         self.factory = LineFactory(reactor, self.sessions, limits, timeout + GOODBYE)
         self._endpoints = [serverFromString(reactor, each) for each in listen]

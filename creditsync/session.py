@@ -10,7 +10,7 @@ L{Sessions} are all the conversations of one server, and the audience of its
 trade events.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from attrs import Factory, define
@@ -34,9 +34,20 @@ from creditsync.errors import (
     UnknownCommand,
 )
 from creditsync.interfaces import IAuthenticator, ICommand
-from creditsync.records import ExtID, Limits, Principal, Request, TradeEvent
+from creditsync.records import (
+    ExtID,
+    Limits,
+    Principal,
+    Replay,
+    Request,
+    Trade,
+    TradeEvent,
+)
 from creditsync.validation import Schemas
 from creditsync.waiters import Waiter, Waiters
+
+# The member of a response that never reaches a client (seed, "Runtime Flow").
+_DEFERRED = "__deferred"
 
 
 @define(eq=False)
@@ -110,8 +121,8 @@ class Session:
         key = object() if extID is None else extID
         self._pending[key] = None
         self._sessions.pending += 1
-        response: Deferred[dict[str, Any]]
-        response = maybeDeferred(command.execute, self, request)  # type: ignore[call-overload]
+        response: Deferred[Any]
+        response = maybeDeferred(command.execute, self, request)
         if not response.called:
             self._sessions.bound(response)
         response.addCallback(self._respond, key, extID)
@@ -130,24 +141,30 @@ class Session:
         self._sessions.admit(len(self._pending))
 
     def _respond(
-        self, response: dict[str, Any], key: object, extID: ExtID | None
+        self,
+        response: Trade | Mapping[str, Any],
+        key: object,
+        extID: ExtID | None,
     ) -> None:
         if key not in self._pending:
             # The session ended while a runtime reserved the order.
             return
-        deferral = response.pop("__deferred", None)
-        if deferral is None:
+        deferred = response.pop(_DEFERRED, None) if isinstance(response, dict) else None
+        if deferred is None:
             self._answer(key, wire.success(extID, response))
-            return
-        waiter = self._sessions.waiters.wait(deferral, extID, self)
-        self._pending[key] = waiter
-        waiter.ended.addCallback(self._complete, response, key, extID)
-        waiter.ended.addErrback(self._refuse, key, extID)
+        elif isinstance(deferred, Replay):
+            data = deferred.trade or response
+            self._answer(key, wire.replay(extID, wire.encodeData(data)))
+        else:
+            waiter = self._sessions.waiters.wait(deferred, extID, self)
+            self._pending[key] = waiter
+            waiter.ended.addCallback(self._complete, response, key, extID)
+            waiter.ended.addErrback(self._refuse, key, extID)
 
     def _complete(
         self,
         data: bytes | None,
-        response: dict[str, Any],
+        response: Trade | Mapping[str, Any],
         key: object,
         extID: ExtID | None,
     ) -> None:
@@ -209,16 +226,20 @@ class Sessions:
         waiters: Waiters,
         limits: Limits,
         timeout: float,
+        isExtIDIdempotent: bool = False,
     ) -> None:
         """
         @param timeout: Seconds for which a runtime may take to reserve an
             order.
+        @param isExtIDIdempotent: Take the C{extID} of a request as its
+            C{idempotencyKey} where it has none.
         """
         self._clock = clock
         self._commands = {command.name: command for command in commands}
         self._schemas = schemas
         self._limits = limits
         self._timeout = timeout
+        self._isExtIDIdempotent = isExtIDIdempotent
         self._audience: dict[Session, Principal] = {}
         self._stopping = False
         self._idle: Deferred[None] | None = None
@@ -275,6 +296,8 @@ class Sessions:
         @raise InvalidData: A member of it breaks the schema.
         @raise ShuttingDown: The server is stopping.
         """
+        if self._isExtIDIdempotent and "extID" in members:
+            members = {"idempotencyKey": str(members["extID"]), **members}
         self._schemas.check("request", members)
         if self._stopping:
             raise ShuttingDown()
@@ -283,6 +306,7 @@ class Sessions:
             members.get("extID"),
             members.get("__token"),
             members.get("data", {}),
+            members.get("idempotencyKey"),
         )
 
     def command(self, request: Request, principal: Principal) -> ICommand:
@@ -317,7 +341,7 @@ class Sessions:
         if self.pending >= self._limits.maxPending:
             raise Busy("the server has too many requests in flight")
 
-    def bound(self, response: "Deferred[dict[str, Any]]") -> None:
+    def bound(self, response: "Deferred[Any]") -> None:
         """
         Do not wait for ever for a runtime that does not reserve at once.
         """

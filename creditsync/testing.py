@@ -5,22 +5,25 @@ They are whole providers of their interfaces with nothing behind them: no
 disk, no clock, no signatures.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import Factory, define, field
+from attrs import Factory, define, evolve, field
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from creditsync.codes import (
     EV_RECORD_ADD,
+    EV_RECORD_DELETE,
     EV_RECORD_UPDATE,
     SESSION_ADMIN,
     SESSION_DEALER,
     SESSION_MANAGER,
     SESSION_USER,
     TS_CLOSED_NORMAL,
+    TS_DELETED,
 )
-from creditsync.errors import Refusal, Unauthorized
+from creditsync.errors import NotFound, Refusal, Unauthorized
 from creditsync.interfaces import (
     IAuthenticator,
     ILedger,
@@ -30,6 +33,7 @@ from creditsync.interfaces import (
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.records import (
     Account,
+    Deletion,
     Operation,
     Principal,
     Reservation,
@@ -77,36 +81,71 @@ class FakeAuthenticator:
 @define(eq=False)
 class FakeTradingRuntime:
     """
-    Reserves at once, and books when the test says so.
+    Reserves at once, and books when the test says so. It remembers no keys.
 
-    @ivar operations: What was submitted and is not booked yet, in order.
+    @ivar nextOrder: The number of the next new order.
+    @ivar now: The time of booking, in UNIX seconds.
     @ivar refusal: What the next operations are refused with, if anything.
-    @ivar firstOrder: The number of the first new order.
+    @ivar reserved: What was submitted and is not booked yet, in order.
     """
 
     _events: ITradeEvents
-    firstOrder: int = 1242281
+    nextOrder: int = 1242281
+    now: int = 1767225600
     refusal: Refusal | None = None
-    operations: list[Operation] = field(init=False, factory=list)
-    _reservations: dict[Operation, Reservation] = field(init=False, factory=dict)
+    reserved: list[Reservation] = field(init=False, factory=list)
+    _trades: dict[int, Trade] = field(init=False, factory=dict)
     _failed: "Deferred[None]" = field(init=False, factory=Deferred)
-    _known: set[int] = field(init=False, factory=set)
 
-    def submit(self, operation: Operation) -> "Deferred[Reservation]":
+    def submit(self, operation: Operation | Deletion) -> "Deferred[Reservation]":
         """
         See L{ITradingRuntime.submit}.
         """
         if self.refusal is not None:
             return fail(self.refusal)
-        if operation.order in self._known:
-            reservation = Reservation(operation.order, EV_RECORD_UPDATE, operation)
-        else:
-            order = self.firstOrder + len(self._known)
-            self._known.add(order)
-            reservation = Reservation(order, EV_RECORD_ADD, operation)
-        self.operations.append(operation)
-        self._reservations[operation] = reservation
+        try:
+            reservation = self._reserve(operation)
+        except Refusal as refusal:
+            return fail(refusal)
+        self._trades[reservation.order] = reservation.trade
+        self.reserved.append(reservation)
         return succeed(reservation)
+
+    def _reserve(self, operation: Operation | Deletion) -> Reservation:
+        existing = self._trades.get(operation.order)
+        if isinstance(operation, Deletion):
+            if existing is None:
+                raise NotFound(f"there is no order {operation.order}")
+            deleted = evolve(existing, state=TS_DELETED, timestamp=self.now)
+            return Reservation(EV_RECORD_DELETE, deleted, operation)
+        eventType, order = EV_RECORD_UPDATE, operation.order
+        if existing is None:
+            eventType, order = EV_RECORD_ADD, self.nextOrder
+            self.nextOrder += 1
+        trade = Trade(
+            order=order,
+            login=operation.login,
+            cmd=operation.cmd,
+            state=TS_CLOSED_NORMAL,
+            profit=operation.amount,
+            comment=operation.comment,
+            openTime=self.now if operation.openTime is None else operation.openTime,
+            closeTime=self.now if operation.closeTime is None else operation.closeTime,
+            timestamp=self.now,
+        )
+        return Reservation(eventType, trade, operation)
+
+    def trade(self, order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":
+        """
+        See L{ITradingRuntime.trade}.
+        """
+        return succeed(self._trades.get(order))
+
+    def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
+        """
+        See L{ITradingRuntime.orderOf}.
+        """
+        return succeed(None)
 
     def whenFailed(self) -> "Deferred[None]":
         """
@@ -120,33 +159,19 @@ class FakeTradingRuntime:
         """
         self._failed.errback(why)
 
-    def book(self, operation: Operation, now: int = 1767225600) -> None:
+    def book(self, reservation: Reservation) -> None:
         """
-        Book a submitted operation: publish its event, and say that it is
-        durable.
-
-        @param now: The time of booking, in UNIX seconds.
+        Book what was submitted: publish its event, and say that it is durable.
         """
-        self.operations.remove(operation)
-        reservation = self._reservations.pop(operation)
-        self._events.publish([_event(reservation, now)])
+        self.reserved.remove(reservation)
+        self._events.publish(
+            [
+                TradeEvent(
+                    reservation.eventType, reservation.trade, reservation.operation
+                )
+            ]
+        )
         reservation.booked()
-
-
-def _event(reservation: Reservation, now: int) -> TradeEvent:
-    operation = reservation.operation
-    trade = Trade(
-        order=reservation.order,
-        login=operation.login,
-        cmd=operation.cmd,
-        state=TS_CLOSED_NORMAL,
-        profit=operation.amount,
-        comment=operation.comment,
-        openTime=now if operation.openTime is None else operation.openTime,
-        closeTime=now if operation.closeTime is None else operation.closeTime,
-        timestamp=now,
-    )
-    return TradeEvent(reservation.eventType, trade, operation)
 
 
 @implementer(ILedger)
@@ -159,7 +184,7 @@ class HeldLedger:
     """
 
     _ledger: MemoryLedger = Factory(MemoryLedger)
-    commits: "list[tuple[list[Trade], Deferred[None]]]" = field(
+    commits: "list[tuple[list[Reservation], Deferred[None]]]" = field(
         init=False, factory=list
     )
 
@@ -193,20 +218,26 @@ class HeldLedger:
         """
         return self._ledger.account(login)
 
-    def commit(self, trades: Any) -> "Deferred[None]":
+    def replay(self, principal: int, key: str) -> Reservation | None:
+        """
+        See L{ILedger.replay}.
+        """
+        return self._ledger.replay(principal, key)
+
+    def commit(self, reservations: Sequence[Reservation]) -> "Deferred[None]":
         """
         See L{ILedger.commit}.
         """
         done: Deferred[None] = Deferred()
-        self.commits.append((list(trades), done))
+        self.commits.append((list(reservations), done))
         return done
 
     def release(self) -> None:
         """
         Let the oldest commit succeed.
         """
-        trades, done = self.commits.pop(0)
-        self._ledger.commit(trades).chainDeferred(done)
+        reservations, done = self.commits.pop(0)
+        self._ledger.commit(reservations).chainDeferred(done)
 
     def fail(self, why: Exception) -> None:
         """

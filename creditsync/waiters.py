@@ -75,18 +75,24 @@ class Waiters:
 
     def match(self, event: TradeEvent, data: bytes) -> None:
         """
-        End the wait that this event answers, if there is one.
+        End the waits that this event answers.
 
-        An event that is marked with its operation answers that operation's
-        waiter and no other; one without a mark answers the oldest.
+        An event that is marked with its operation answers all who wait for
+        that operation and nobody else: the one who asked, and those who asked
+        again under the same key. One without a mark answers the oldest.
 
         @param data: The event's data, encoded.
         """
-        for waiter in self._byEvent.get((event.order, event.type), ()):
-            if event.operation in (None, waiter.deferral.operation):
-                self._forget(waiter)
-                waiter.ended.callback(data)
-                return
+        waiters = self._byEvent.get((event.order, event.type), [])
+        if event.operation is None:
+            answered = waiters[:1]
+        else:
+            operation = event.operation
+            answered = [w for w in waiters if w.deferral.operation is operation]
+        for waiter in answered:
+            self._forget(waiter)
+        for waiter in answered:
+            waiter.ended.callback(data)
 
     def abandon(self, waiter: Waiter) -> None:
         """

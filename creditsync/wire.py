@@ -249,7 +249,17 @@ def reply(extID: ExtID | None, data: bytes) -> bytes:
     return b"".join((b'{"extID":', quoted, b',"status":200,"data":', data, b"}\r\n"))
 
 
-def success(extID: ExtID | None, data: Mapping[str, Any]) -> bytes:
+def replay(extID: ExtID | None, data: bytes) -> bytes:
+    """
+    Write the line of a reply to a request that was carried out before, under
+    the same key.
+
+    @param data: What L{encodeData} gave.
+    """
+    return reply(extID, data).removesuffix(b"}\r\n") + b',"replayed":true}\r\n'
+
+
+def success(extID: ExtID | None, data: Trade | Mapping[str, Any]) -> bytes:
     """
     Write the line of a reply with status 200 whose data nobody else needs.
     """

@@ -29,6 +29,58 @@ CREATE TABLE account (
     credit  INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
+-- What was booked under an idempotency key, by the principal (the "id" of the
+-- token) who sent it; kept for ever. The key makes a repeated request known:
+-- what it asked for, and the trade as it was booked then, which a later update
+-- does not change here.
+CREATE TABLE keyed_operation (
+    principal        INTEGER NOT NULL,
+    key              TEXT NOT NULL,
+    command          TEXT NOT NULL,
+    -- of the trade event: 0 add, 1 update, 2 delete
+    type             INTEGER NOT NULL CHECK (type IN (0, 1, 2)),
+    -- as asked for: 0 and NULL where the request named none
+    asked_order      INTEGER NOT NULL,
+    asked_open_time  INTEGER,
+    asked_close_time INTEGER,
+    "order"          INTEGER NOT NULL,
+    login            INTEGER NOT NULL,
+    cmd              INTEGER NOT NULL,
+    state            INTEGER NOT NULL,
+    profit           INTEGER NOT NULL,
+    comment          TEXT NOT NULL,
+    open_time        INTEGER NOT NULL,
+    close_time       INTEGER NOT NULL,
+    timestamp        INTEGER NOT NULL,
+    PRIMARY KEY (principal, key)
+) STRICT, WITHOUT ROWID;
+
+-- Never read: what is inserted here is booked as a trade and remembered under
+-- its key, by one statement and so in one transaction.
+CREATE VIEW keyed_booking AS
+SELECT NULL AS principal, NULL AS key, NULL AS command, NULL AS type,
+       NULL AS asked_order, NULL AS asked_open_time, NULL AS asked_close_time,
+       trade.*
+FROM trade;
+
+CREATE TRIGGER keyed_booking_inserted INSTEAD OF INSERT ON keyed_booking
+BEGIN
+    INSERT INTO trade VALUES (
+        NEW."order", NEW.login, NEW.cmd, NEW.state, NEW.profit, NEW.comment,
+        NEW.open_time, NEW.close_time, NEW.timestamp
+    ) ON CONFLICT ("order") DO UPDATE SET
+        login = excluded.login, cmd = excluded.cmd, state = excluded.state,
+        profit = excluded.profit, comment = excluded.comment,
+        open_time = excluded.open_time, close_time = excluded.close_time,
+        timestamp = excluded.timestamp;
+    INSERT INTO keyed_operation
+    SELECT NEW.principal, NEW.key, NEW.command, NEW.type, NEW.asked_order,
+           NEW.asked_open_time, NEW.asked_close_time,
+           NEW."order", NEW.login, NEW.cmd, NEW.state, NEW.profit, NEW.comment,
+           NEW.open_time, NEW.close_time, NEW.timestamp
+    WHERE NEW.key IS NOT NULL;
+END;
+
 -- One row: the first order number that no process has reserved yet.
 CREATE TABLE order_mark (
     id         INTEGER PRIMARY KEY CHECK (id = 1),

@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from creditsync.codes import BALANCE_OPERATIONS
 from creditsync.interfaces import ILedger
-from creditsync.records import Account, Trade
+from creditsync.records import Account, Reservation, Trade
 
 
 @implementer(ILedger)
@@ -28,6 +28,7 @@ class MemoryLedger:
     nextOrder: int = 1
     _trades: dict[int, Trade] = field(factory=dict, init=False)
     _accounts: dict[int, Account] = field(factory=dict, init=False)
+    _keyed: dict[tuple[int, str], Reservation] = field(factory=dict, init=False)
 
     def open(self) -> None:
         """
@@ -60,17 +61,29 @@ class MemoryLedger:
         account = self._accounts.get(login)
         return None if account is None else evolve(account)
 
-    def commit(self, trades: Sequence[Trade]) -> Deferred[None]:
+    def replay(self, principal: int, key: str) -> Reservation | None:
         """
-        Keep these states of trades and move their accounts' totals.
+        What was committed under this key.
+        """
+        return self._keyed.get((principal, key))
+
+    def commit(self, reservations: Sequence[Reservation]) -> Deferred[None]:
+        """
+        Keep the trades of these reservations, move their accounts' totals and
+        remember their keys.
 
         @return: Has already fired.
         """
-        assert trades
-        assert all(0 < trade.order < self.nextOrder for trade in trades), (
+        assert reservations
+        assert all(0 < each.order < self.nextOrder for each in reservations), (
             "an order was never given out"
         )
-        for trade in trades:
+        for reservation in reservations:
+            trade, asked = reservation.trade, reservation.operation
+            if asked.key is not None:
+                self._keyed[asked.principal, asked.key] = Reservation(
+                    reservation.eventType, trade, asked, isReplay=True
+                )
             before = self._trades.get(trade.order)
             if before is not None:
                 self._move(before, -before.counted)

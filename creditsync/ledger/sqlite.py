@@ -36,9 +36,10 @@ from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from creditsync.codes import EV_RECORD_DELETE
 from creditsync.errors import Busy, LedgerDamaged, LedgerInUse, LedgerProblem
 from creditsync.interfaces import ILedger
-from creditsync.records import Account, Trade
+from creditsync.records import Account, Deletion, Operation, Reservation, Trade
 
 # "CrSy" in the file's header: by this a ledger is known from other databases.
 APPLICATION_ID: Final = 0x43725379
@@ -66,6 +67,19 @@ _BOOK: Final = f"""
         profit = excluded.profit, comment = excluded.comment,
         open_time = excluded.open_time, close_time = excluded.close_time,
         timestamp = excluded.timestamp
+"""
+
+# The same through a view that also remembers keys, for which it takes about
+# twice as long.
+_BOOK_KEYED: Final = f"""
+    INSERT INTO keyed_booking
+    SELECT {", ".join(f"value->>{column}" for column in range(16))}
+    FROM json_each(?)
+"""
+
+_REPLAY: Final = f"""
+    SELECT command, type, asked_order, asked_open_time, asked_close_time, {_COLUMNS}
+    FROM keyed_operation WHERE principal = ? AND key = ?
 """
 
 _SET_MARK: Final = "UPDATE order_mark SET next_order = ?"
@@ -195,26 +209,53 @@ class SQLiteLedger:
         )
         return None if row is None else Account(*row)
 
-    def commit(self, trades: Sequence[Trade]) -> Deferred[None]:
+    def replay(self, principal: int, key: str) -> Reservation | None:
         """
-        Write these states of trades and move their accounts' totals, in one
-        transaction.
+        What was committed under this key.
+        """
+        row = self._read(_REPLAY, principal, key)
+        if row is None:
+            return None
+        command, eventType, order, openTime, closeTime, *trade = row
+        booked = Trade(*trade)
+        asked: Operation | Deletion
+        if eventType == EV_RECORD_DELETE:
+            asked = Deletion(command, order, frozenset({booked.cmd}), principal, key)
+        else:
+            asked = Operation(
+                command=command,
+                cmd=booked.cmd,
+                login=booked.login,
+                amount=booked.profit,
+                comment=booked.comment,
+                order=order,
+                openTime=openTime,
+                closeTime=closeTime,
+                principal=principal,
+                key=key,
+            )
+        return Reservation(eventType, booked, asked, isReplay=True)
+
+    def commit(self, reservations: Sequence[Reservation]) -> Deferred[None]:
+        """
+        Write the trades of these reservations, move their accounts' totals
+        and remember their keys, in one transaction.
 
         @return: Fires when all of it is on disk. If it fails nobody knows
             what is, and every later commit fails at once: only a new start
             finds the truth.
         """
-        assert trades
+        assert reservations
         assert not self._committing, "a commit is under way"
         # Such an order would stand above the mark, and the next start would
         # find the ledger damaged.
-        assert all(0 < trade.order < self._next for trade in trades), (
+        assert all(0 < each.order < self._next for each in reservations), (
             "an order was never given out"
         )
         if self._failed:
             return fail(LedgerProblem("an earlier commit failed: start again"))
         self._committing = True
-        return maybeDeferred(self._book, trades).addBoth(self._ended)
+        return maybeDeferred(self._book, reservations).addBoth(self._ended)
 
     def addAccounts(self, logins: Iterable[int]) -> list[int]:
         """
@@ -231,7 +272,7 @@ class SQLiteLedger:
         )
         return new
 
-    def _book(self, trades: Sequence[Trade]) -> Deferred[int]:
+    def _book(self, reservations: Sequence[Reservation]) -> Deferred[int]:
         """
         Have the batch written elsewhere, after more numbers are reserved if
         less than half a block is left.
@@ -240,7 +281,7 @@ class SQLiteLedger:
         """
         writer = self._writer
         assert writer is not None, "the ledger is not open"
-        rows = _rows(trades)
+        statement, rows = _booking(reservations)
         mark = self._mark
         low = mark - self._next < BLOCK // 2
         if low:
@@ -249,7 +290,7 @@ class SQLiteLedger:
         def write() -> None:
             if low:
                 writer.execute(_SET_MARK, (mark,))
-            writer.execute(_BOOK, (rows,))
+            writer.execute(statement, (rows,))
 
         return self._run(write).addCallback(lambda _: mark)
 
@@ -264,38 +305,64 @@ class SQLiteLedger:
         self._mark = result
         return None
 
-    def _read(self, statement: str, key: int) -> Any:
+    def _read(self, statement: str, *key: int | str) -> Any:
         """
         The one row with this key, or C{None}.
         """
         assert self._reader is not None, "the ledger is not open"
-        return self._reader.execute(statement, (key,)).fetchone()
+        return self._reader.execute(statement, key).fetchone()
 
 
-def _rows(trades: Sequence[Trade]) -> str:
+def _booking(reservations: Sequence[Reservation]) -> tuple[str, str]:
     """
-    The batch as the one parameter of L{_BOOK}.
+    The statement that books a batch, and the batch as its one parameter.
 
     @raise ValueError: A comment has a NUL character, at which SQLite's JSON
         functions would silently cut it off.
     """
-    rows = [
-        (
-            trade.order,
-            trade.login,
-            trade.cmd,
-            trade.state,
-            trade.profit,
-            trade.comment,
-            trade.openTime,
-            trade.closeTime,
-            trade.timestamp,
-        )
-        for trade in trades
-    ]
-    if any("\0" in row[5] for row in rows):
+    if any("\0" in each.trade.comment for each in reservations):
         raise ValueError("a comment has a NUL character")
-    return _encoder.encode(rows).decode()
+    if all(each.operation.key is None for each in reservations):
+        statement, rows = _BOOK, [_row(each.trade) for each in reservations]
+    else:
+        statement = _BOOK_KEYED
+        rows = [(*_keyed(each), *_row(each.trade)) for each in reservations]
+    return statement, _encoder.encode(rows).decode()
+
+
+def _row(trade: Trade) -> tuple[Any, ...]:
+    """
+    A trade as the columns of C{trade}.
+    """
+    return (
+        trade.order,
+        trade.login,
+        trade.cmd,
+        trade.state,
+        trade.profit,
+        trade.comment,
+        trade.openTime,
+        trade.closeTime,
+        trade.timestamp,
+    )
+
+
+def _keyed(reservation: Reservation) -> tuple[Any, ...]:
+    """
+    The columns that C{keyed_booking} has before those of C{trade}.
+    """
+    asked = reservation.operation
+    times: tuple[int | None, int | None] = (None, None)
+    if isinstance(asked, Operation):
+        times = asked.openTime, asked.closeTime
+    return (
+        asked.principal,
+        asked.key,
+        asked.command,
+        reservation.eventType,
+        asked.order,
+        *times,
+    )
 
 
 @contextmanager
