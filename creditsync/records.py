@@ -160,8 +160,9 @@ class Operation:
     @ivar cmd: One of the C{OP_*} codes.
     @ivar amount: Signed, in 10⁻⁸ units.
     @ivar order: The existing order to update, or 0 for a new one.
-    @ivar openTime: UNIX seconds, or L{None} for the time of booking.
-    @ivar closeTime: UNIX seconds, or L{None} for the time of booking.
+    @ivar openTime: UNIX seconds; L{None} is the time of booking, or leaves an
+        existing trade's as it is.
+    @ivar closeTime: As C{openTime}.
     @ivar principal: Who asks: the C{id} of the token.
     @ivar key: The C{idempotencyKey}, by which a repeated request of the same
         principal is known, or L{None}.

@@ -15,7 +15,7 @@ from typing import Any
 
 from attrs import define, evolve
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -238,17 +238,18 @@ class TradingRuntime(Service):
                 raise UserNotFound(f"there is no account {login}")
             account = Account(login)
         self._accounts[login] = atHand = _AccountAtHand(account, 0)
-        if len(self._accounts) > ACCOUNTS_AT_HAND:
-            self._putAway()
+        self._putAway()
         return atHand
 
     def _putAway(self) -> None:
         """
-        Let go of the account not used for the longest time, unless the ledger
-        can't tell its totals yet.
+        Let go of the accounts not used for the longest time, up to the first
+        whose totals the ledger can't tell yet.
         """
-        login, oldest = next(iter(self._accounts.items()))
-        if oldest.changedIn <= self._lastOnDisk:
+        while len(self._accounts) > ACCOUNTS_AT_HAND:
+            login, oldest = next(iter(self._accounts.items()))
+            if oldest.changedIn > self._lastOnDisk:
+                return
             del self._accounts[login]
 
     def _current(self, order: int) -> Trade | None:
@@ -321,12 +322,16 @@ class TradingRuntime(Service):
 
     def _start(self) -> None:
         self._wake = None
-        self._loop = Deferred.fromCoroutine(self._mainLoop())
-        self._loop.addErrback(self._fail)
-        self._loop.addCallback(self._rest)
+        # Before the loop runs: an observer of what it publishes may submit.
+        self._loop = Deferred()
+        looping = Deferred.fromCoroutine(self._mainLoop())
+        looping.addErrback(self._fail)
+        looping.addCallback(self._rest)
 
     def _rest(self, _: None) -> None:
-        self._loop = None
+        rested, self._loop = self._loop, None
+        assert rested is not None
+        rested.callback(None)
 
     async def _mainLoop(self) -> None:
         booked: list[Reservation] = []
@@ -335,7 +340,7 @@ class TradingRuntime(Service):
             self._batch += 1
             committed = None
             if self._committing:
-                committed = self._ledger.commit(self._committing)
+                committed = maybeDeferred(self._ledger.commit, self._committing)
             # The last batch is published while the next one goes to disk.
             self._publish(booked)
             if committed is not None:

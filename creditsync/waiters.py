@@ -83,16 +83,21 @@ class Waiters:
 
         @param data: The event's data, encoded.
         """
-        waiters = self._byEvent.get((event.order, event.type), [])
-        if event.operation is None:
-            answered = waiters[:1]
-        else:
-            operation = event.operation
-            answered = [w for w in waiters if w.deferral.operation is operation]
-        for waiter in answered:
-            self._forget(waiter)
-        for waiter in answered:
+        for waiter in self._answeredBy(event):
             waiter.ended.callback(data)
+
+    def _answeredBy(self, event: TradeEvent) -> list[Waiter]:
+        """
+        Take the waiters that an event answers out of every table. One whose
+        time is over already, but who was not told so yet, is not among them.
+        """
+        sameEvent = list(self._byEvent.get((event.order, event.type), ()))
+        if event.operation is not None:
+            operation = event.operation
+            theirs = [w for w in sameEvent if w.deferral.operation is operation]
+            return [w for w in theirs if self._forget(w)]
+        oldest = next((w for w in sameEvent if self._forget(w)), None)
+        return [] if oldest is None else [oldest]
 
     def abandon(self, waiter: Waiter) -> None:
         """

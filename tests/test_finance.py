@@ -1,0 +1,388 @@
+"""
+Tests for L{creditsync.finance}.
+"""
+
+from decimal import Decimal
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from creditsync.errors import InvalidData, NoMoney, OutcomeUnknown
+from creditsync.events import TradeEvents
+from creditsync.finance import financeCommands
+from creditsync.interfaces import ICommand, ITradingRuntime
+from creditsync.records import Deferral, Operation, Request, Reservation, TradeEvent
+from creditsync.testing import FakeTradingRuntime
+
+MANAGER, DEALER, ADMIN = 1, 2, 3
+
+
+class FinanceCase(SynchronousTestCase):
+    """
+    What the tests of L{FinanceCommand} have in common: a runtime that books
+    when the test says so.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make the commands.
+        """
+        self.events = TradeEvents()
+        self.published: list[TradeEvent] = []
+        self.events.addObserver(self.published.extend)
+        self.runtime = FakeTradingRuntime(self.events)
+        self.commands = {
+            command.name: command for command in financeCommands(self.runtime)
+        }
+
+    def request(self, name: str, data: dict[str, Any]) -> Request:
+        """
+        A request; by default with the data of the seed's example.
+        """
+        seed = {"login": 1001, "amount": 300.0, "comment": "Promotion credit"}
+        return Request(name, "credit-req-1001", "manager", {**seed, **data})
+
+    def execute(self, name: str, **data: Any) -> dict[str, Any]:
+        """
+        Execute what the runtime accepts at once.
+        """
+        response: dict[str, Any] = self.successResultOf(
+            self.commands[name].execute(object(), self.request(name, data))
+        )
+        return response
+
+    def operation(self, **data: Any) -> Operation:
+        """
+        The operation that is submitted for this data.
+        """
+        self.execute("CreditInSync", **data)
+        return self.runtime.operations[-1]
+
+    def invalid(self, **data: Any) -> str:
+        """
+        The message with which this data is refused before anything is
+        submitted.
+        """
+        command = self.commands["CreditInSync"]
+        why = self.assertRaises(
+            InvalidData, command.execute, object(), self.request("CreditInSync", data)
+        )
+        self.assertEqual(self.runtime.operations, [])
+        message: str = why.message
+        return message
+
+
+class TableTests(FinanceCase):
+    """
+    Tests for the table.
+    """
+
+    def test_interface(self) -> None:
+        """
+        Each command provides the whole interface.
+        """
+        self.assertNotEqual(self.commands, {})
+        for command in self.commands.values():
+            verifyObject(ICommand, command)
+
+    def test_bothForms(self) -> None:
+        """
+        Each method has its asynchronous form and its C{Sync} form.
+        """
+        names = list(self.commands)
+        self.assertEqual(names[:2], ["CreditIn", "CreditInSync"])
+        self.assertEqual(names[1::2], [f"{name}Sync" for name in names[0::2]])
+
+    def test_roles(self) -> None:
+        """
+        The family is for manager, admin and dealer: seed, "Notes".
+        """
+        for command in self.commands.values():
+            self.assertEqual(command.roles, {MANAGER, ADMIN, DEALER})
+
+    def test_extID(self) -> None:
+        """
+        Only the C{Sync} forms need an C{extID}.
+        """
+        self.assertIs(self.commands["CreditIn"].needsExtID, False)
+        self.assertIs(self.commands["CreditInSync"].needsExtID, True)
+
+    def test_schema(self) -> None:
+        """
+        Both forms have the same schema.
+        """
+        self.assertEqual(self.commands["CreditIn"].schema, "credit_in")
+        self.assertEqual(self.commands["CreditInSync"].schema, "credit_in")
+
+
+class OperationTests(FinanceCase):
+    """
+    Tests for what is asked of the runtime.
+    """
+
+    def test_seed(self) -> None:
+        """
+        The seed's example asks for a new credit-in of exactly its amount.
+        """
+        operation = self.operation()
+        self.assertEqual(operation.cmd, 7)
+        self.assertEqual(operation.login, 1001)
+        self.assertEqual(operation.amount, 30000000000)
+        self.assertEqual(operation.comment, "Promotion credit")
+        self.assertEqual(operation.order, 0)
+        self.assertIs(operation.openTime, None)
+        self.assertIs(operation.closeTime, None)
+
+    def test_samePath(self) -> None:
+        """
+        C{CreditIn} asks for the same as C{CreditInSync}.
+        """
+        data = {"amount": 0.5, "order": 5, "open_time": 1, "close_time": 2}
+        asked = []
+        for name in ("CreditIn", "CreditInSync"):
+            self.execute(name, **data)
+            asked.append(self.runtime.operations[-1])
+        for each in asked:
+            self.assertEqual(
+                (each.cmd, each.login, each.amount, each.comment, each.order),
+                (7, 1001, 50000000, "Promotion credit", 5),
+            )
+            self.assertEqual((each.openTime, each.closeTime), (1, 2))
+
+    def test_amounts(self) -> None:
+        """
+        An amount becomes its exact number of units, whatever number it came
+        as.
+        """
+        for amount, units in (
+            (300, 30000000000),
+            (0.1, 10000000),
+            (19.99, 1999000000),
+            (0.00000001, 1),
+            (1234567.89012345, 123456789012345),
+            (Decimal("9999999999.99999999"), 999999999999999999),
+            (10000000000, 1000000000000000000),
+        ):
+            self.assertEqual(self.operation(amount=amount).amount, units)
+
+    def test_tooFine(self) -> None:
+        """
+        An amount with more than 8 decimals is refused, not rounded.
+        """
+        for amount in (0.000000001, 1.123456789, Decimal("300.000000001")):
+            self.assertEqual(
+                self.invalid(amount=amount), "data.amount must have at most 8 decimals"
+            )
+
+    def test_wholeFloats(self) -> None:
+        """
+        C{1001.0} is an integer, as JSON Schema has it, and is taken as 1001.
+        """
+        operation = self.operation(
+            login=1001.0, order=1242281.0, open_time=1600000000.0, close_time=1.7e9
+        )
+        taken = [
+            operation.login,
+            operation.order,
+            operation.openTime,
+            operation.closeTime,
+        ]
+        self.assertEqual(taken, [1001, 1242281, 1600000000, 1700000000])
+        self.assertEqual([type(each) for each in taken], [int, int, int, int])
+
+    def test_comment(self) -> None:
+        """
+        A comment is handed on exactly.
+        """
+        comment = " \tBöni's\r\n,} "
+        self.assertEqual(self.operation(comment=comment).comment, comment)
+
+    def test_orderOfZero(self) -> None:
+        """
+        An order of 0 is as good as none.
+        """
+        self.assertEqual(self.operation(order=0).order, 0)
+
+    def test_timesOfZero(self) -> None:
+        """
+        The time 0 is a time, and not one that was left out.
+        """
+        operation = self.operation(open_time=0, close_time=0)
+        self.assertEqual((operation.openTime, operation.closeTime), (0, 0))
+
+    def test_oneTime(self) -> None:
+        """
+        Of the two times either may be given alone: the runtime knows the
+        other.
+        """
+        operation = self.operation(open_time=5)
+        self.assertEqual((operation.openTime, operation.closeTime), (5, None))
+        operation = self.operation(close_time=5)
+        self.assertEqual((operation.openTime, operation.closeTime), (None, 5))
+
+    def test_closeBeforeOpen(self) -> None:
+        """
+        A transaction can't close before it opened.
+        """
+        message = "data.close_time must not be before data.open_time"
+        self.assertEqual(self.invalid(open_time=2, close_time=1), message)
+        self.assertEqual(self.invalid(open_time=1, close_time=0), message)
+        self.assertEqual(self.operation(open_time=2, close_time=2).closeTime, 2)
+
+
+class ResponseTests(FinanceCase):
+    """
+    Tests for the response to an accepted command.
+    """
+
+    def test_new(self) -> None:
+        """
+        The response is the usual success, with C{__deferred} beside it.
+        """
+        response = self.execute("CreditIn")
+        response.pop("__deferred")
+        self.assertEqual(
+            response,
+            {
+                "accepted": True,
+                "order": 1242281,
+                "state": 10,
+                "login": 1001,
+                "cmd": 7,
+                "amount": 300.0,
+            },
+        )
+
+    def test_update(self) -> None:
+        """
+        An update has the order that was named, and the state of an update.
+        """
+        self.execute("CreditIn")
+        response = self.execute("CreditIn", order=1242281, amount=250.0)
+        response.pop("__deferred")
+        self.assertEqual(
+            response,
+            {
+                "accepted": True,
+                "order": 1242281,
+                "state": 11,
+                "login": 1001,
+                "cmd": 7,
+                "amount": 250.0,
+            },
+        )
+
+    def test_amountAsItCame(self) -> None:
+        """
+        The amount is echoed as it came, so that nothing of it is lost.
+        """
+        amount = Decimal("9999999999.99999999")
+        self.assertIs(self.execute("CreditIn", amount=amount)["amount"], amount)
+
+    def test_sync(self) -> None:
+        """
+        The C{Sync} form waits for the ADD of its own operation.
+        """
+        deferral = self.execute("CreditInSync")["__deferred"]
+        self.assertEqual(
+            deferral, Deferral(1242281, 0, self.runtime.operations[0], None)
+        )
+
+    def test_syncUpdate(self) -> None:
+        """
+        For an existing transaction it waits for the UPDATE.
+        """
+        self.execute("CreditInSync")
+        deferral = self.execute("CreditInSync", order=1242281)["__deferred"]
+        self.assertEqual(
+            deferral, Deferral(1242281, 1, self.runtime.operations[1], None)
+        )
+
+    def test_syncOrderNotFound(self) -> None:
+        """
+        For one that is not found it waits for the ADD of the new order.
+        """
+        deferral = self.execute("CreditInSync", order=42)["__deferred"]
+        self.assertEqual((deferral.order, deferral.eventType), (1242281, 0))
+
+    def test_async(self) -> None:
+        """
+        The asynchronous form waits until its operation can no longer be lost.
+        """
+        deferral = self.execute("CreditIn")["__deferred"]
+        self.assertNoResult(deferral.durable)
+        self.runtime.book(self.runtime.operations[0])
+        self.assertIs(self.successResultOf(deferral.durable), None)
+
+    def test_asyncLost(self) -> None:
+        """
+        If nobody knows whether it was, that is what the reply waits for.
+        """
+        runtime = LateRuntime()
+        response = self.late(runtime, "CreditIn")
+        reservation = Reservation(1242281, 0, runtime.operations[0])
+        runtime.reserved.callback(reservation)
+        deferral = self.successResultOf(response)["__deferred"]
+        why = OutcomeUnknown("the ledger failed", 1242281)
+        reservation.lost(Failure(why))
+        self.assertIs(self.failureResultOf(deferral.durable).value, why)
+
+    def test_refused(self) -> None:
+        """
+        What the runtime refuses is refused with its reason.
+        """
+        self.runtime.refusal = NoMoney("account 1001 has not enough credit")
+        response = self.commands["CreditInSync"].execute(
+            object(), self.request("CreditInSync", {})
+        )
+        why = self.failureResultOf(response, NoMoney).value
+        self.assertIs(why, self.runtime.refusal)
+
+    def test_reservedLater(self) -> None:
+        """
+        A runtime may take its time to reserve; the response comes with the
+        order.
+        """
+        runtime = LateRuntime()
+        response = self.late(runtime, "CreditInSync")
+        self.assertNoResult(response)
+        operation = runtime.operations[0]
+        runtime.reserved.callback(Reservation(77, 1, operation))
+        data = self.successResultOf(response)
+        self.assertEqual((data["order"], data["state"]), (77, 11))
+        self.assertEqual(data["__deferred"], Deferral(77, 1, operation, None))
+
+    def late(self, runtime: "LateRuntime", name: str) -> "Deferred[dict[str, Any]]":
+        """
+        Execute a command on a runtime that takes its time.
+        """
+        commands = {command.name: command for command in financeCommands(runtime)}
+        return commands[name].execute(object(), self.request(name, {}))
+
+
+@implementer(ITradingRuntime)
+class LateRuntime:
+    """
+    A runtime that reserves when the test says so.
+    """
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self.reserved: Deferred[Reservation] = Deferred()
+
+    def submit(self, operation: Operation) -> "Deferred[Reservation]":
+        """
+        See L{ITradingRuntime.submit}.
+        """
+        self.operations.append(operation)
+        return self.reserved
+
+    def whenFailed(self) -> "Deferred[None]":
+        """
+        See L{ITradingRuntime.whenFailed}.
+        """
+        return Deferred()

@@ -1,0 +1,1511 @@
+"""
+Tests for L{creditsync.runtime}.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from creditsync import runtime
+from creditsync.errors import (
+    Busy,
+    IncorrectOrder,
+    InvalidData,
+    LedgerProblem,
+    NoMoney,
+    OutcomeUnknown,
+    Refusal,
+    ShuttingDown,
+    UserNotFound,
+)
+from creditsync.events import TradeEvents
+from creditsync.interfaces import ITradingRuntime
+from creditsync.ledger.memory import MemoryLedger
+from creditsync.records import Account, Operation, Reservation, Trade, TradeEvent
+from creditsync.runtime import TradingRuntime
+from creditsync.testing import HeldLedger
+
+BALANCE_IN, CREDIT_IN, BALANCE_OUT, CREDIT_OUT = 6, 7, 8, 9
+ADD, UPDATE = 0, 1
+BOOKED, DELETED = 3, 6
+ONE = 100_000_000
+NOW = 1767225600
+
+_Refusal = TypeVar("_Refusal", bound=Refusal)
+
+
+def credit(
+    amount: int = 300 * ONE,
+    order: int = 0,
+    login: int = 1001,
+    cmd: int = CREDIT_IN,
+    comment: str = "Promotion credit",
+    openTime: int | None = None,
+    closeTime: int | None = None,
+) -> Operation:
+    """
+    An operation; by default that of the seed's example.
+    """
+    return Operation(cmd, login, amount, comment, order, openTime, closeTime)
+
+
+def trade(
+    order: int,
+    profit: int = 300 * ONE,
+    login: int = 1001,
+    cmd: int = CREDIT_IN,
+    state: int = BOOKED,
+) -> Trade:
+    """
+    A trade that was booked before the test began.
+    """
+    return Trade(order, login, cmd, state, profit, "Old credit", 1700, 1800, 1900)
+
+
+class RuntimeCase(SynchronousTestCase):
+    """
+    What the tests of L{TradingRuntime} have in common: a runtime whose commits
+    end when the test says so, and that gives out order 1242281 first.
+    """
+
+    maxQueued = 100
+    knownAccountsOnly = False
+
+    def setUp(self) -> None:
+        """
+        Start the runtime, and note what it publishes.
+        """
+        self.clock = Clock()
+        self.now = NOW + 0.75
+        self.memory = MemoryLedger(nextOrder=1242281)
+        self.ledger = HeldLedger(self.memory)
+        self.events = TradeEvents()
+        self.published: list[TradeEvent] = []
+        self.events.addObserver(self.published.extend)
+        self.runtime = TradingRuntime(
+            self.clock,
+            self.ledger,
+            self.events,
+            now=lambda: self.now,
+            maxQueued=self.maxQueued,
+            knownAccountsOnly=self.knownAccountsOnly,
+        )
+        self.runtime.startService()
+
+    def tearDown(self) -> None:
+        """
+        Whatever happened, the runtime can be stopped, leaves no delayed call,
+        and each total is the sum of its account's trades.
+        """
+        stopped = self.runtime.stopService()
+        while self.ledger.commits:
+            self.ledger.release()
+        self.successResultOf(stopped)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        sums: dict[int, Account] = {}
+        for each in self.memory._trades.values():
+            account = sums.setdefault(each.login, Account(each.login))
+            if each.state == BOOKED and each.cmd in (BALANCE_IN, BALANCE_OUT):
+                account.balance += each.profit
+            if each.state == BOOKED and each.cmd in (CREDIT_IN, CREDIT_OUT):
+                account.credit += each.profit
+        kept = self.memory._accounts
+        self.assertEqual(sums, {login: kept[login] for login in sums})
+
+    def submit(self, operation: Operation) -> Reservation:
+        """
+        Submit what is not refused.
+        """
+        reservation: Reservation = self.successResultOf(self.runtime.submit(operation))
+        return reservation
+
+    def refused(self, kind: type[_Refusal], operation: Operation) -> _Refusal:
+        """
+        Submit what is refused, with exactly this.
+        """
+        why = self.failureResultOf(self.runtime.submit(operation), kind).value
+        assert type(why) is kind
+        return why
+
+    def had(self, *trades: Trade) -> None:
+        """
+        Let these trades have been booked before.
+        """
+        self.memory.nextOrder = max(each.order for each in trades) + 1
+        self.successResultOf(self.memory.commit(trades))
+        self.memory.nextOrder = 1242281
+
+    def turn(self) -> None:
+        """
+        Let the reactor turn, so that the main loop takes what is queued.
+        """
+        self.clock.advance(0)
+
+    def book(self) -> None:
+        """
+        Let everything that was submitted be booked.
+        """
+        self.turn()
+        while self.ledger.commits:
+            self.ledger.release()
+
+    def underCommit(self) -> list[list[int]]:
+        """
+        The orders in each commit that has not ended.
+        """
+        return [[each.order for each in trades] for trades, _ in self.ledger.commits]
+
+    def told(self) -> list[tuple[int, int, int]]:
+        """
+        Order, type and profit of each event that was published.
+        """
+        return [
+            (event.order, event.type, event.data.profit)
+            for event in self.published
+            if isinstance(event.data, Trade)
+        ]
+
+
+class InterfaceTests(RuntimeCase):
+    """
+    Tests for what L{TradingRuntime} is.
+    """
+
+    def test_interface(self) -> None:
+        """
+        It provides the whole interface.
+        """
+        verifyObject(ITradingRuntime, self.runtime)
+
+    def test_service(self) -> None:
+        """
+        It is a service, which the server starts and stops.
+        """
+        self.assertTrue(IService.providedBy(self.runtime))
+
+
+class NewOrderTests(RuntimeCase):
+    """
+    Tests for operations that make a new finance transaction.
+    """
+
+    def test_reservation(self) -> None:
+        """
+        Without an order a fresh one is reserved, and an ADD will follow.
+        """
+        operation = credit()
+        reservation = self.submit(operation)
+        self.assertEqual((reservation.order, reservation.eventType), (1242281, 0))
+        self.assertIs(reservation.operation, operation)
+
+    def test_freshOrders(self) -> None:
+        """
+        Each new operation has an order of its own.
+        """
+        orders = [self.submit(credit()).order for _ in range(3)]
+        self.assertEqual(orders, [1242281, 1242282, 1242283])
+
+    def test_orderNotFound(self) -> None:
+        """
+        An order that is not found is no error: a new transaction is created
+        under a fresh number, not under the one that was asked for.
+        """
+        reservation = self.submit(credit(order=42))
+        self.assertEqual((reservation.order, reservation.eventType), (1242281, 0))
+
+    def test_orderNotYetGiven(self) -> None:
+        """
+        An order that will be given out only later is not found either.
+        """
+        reservation = self.submit(credit(order=1242282))
+        self.assertEqual((reservation.order, reservation.eventType), (1242281, 0))
+
+    def test_trade(self) -> None:
+        """
+        What is booked is a closed trade whose times are that of its booking,
+        in whole seconds.
+        """
+        operation = credit()
+        self.submit(operation)
+        self.book()
+        expected = Trade(
+            order=1242281,
+            login=1001,
+            cmd=7,
+            state=3,
+            profit=30000000000,
+            comment="Promotion credit",
+            openTime=1767225600,
+            closeTime=1767225600,
+            timestamp=1767225600,
+        )
+        self.assertEqual(self.memory.trade(1242281), expected)
+        self.assertEqual(self.published, [TradeEvent(0, expected, operation)])
+
+    def test_times(self) -> None:
+        """
+        Times that are given are kept, and the timestamp is that of the
+        booking.
+        """
+        self.submit(credit(openTime=1600000000, closeTime=1900000000))
+        self.book()
+        booked = self.memory.trade(1242281)
+        self.assertEqual(booked.openTime, 1600000000)
+        self.assertEqual(booked.closeTime, 1900000000)
+        self.assertEqual(booked.timestamp, 1767225600)
+
+    def test_timesOfZero(self) -> None:
+        """
+        The time 0 is a time, and not one that was left out.
+        """
+        self.submit(credit(openTime=0, closeTime=0))
+        self.book()
+        booked = self.memory.trade(1242281)
+        self.assertEqual((booked.openTime, booked.closeTime), (0, 0))
+
+    def test_closeAtOpen(self) -> None:
+        """
+        A transaction may close in the second in which it opened.
+        """
+        self.submit(credit(openTime=1600000000, closeTime=1600000000))
+
+    def test_closeBeforeOpen(self) -> None:
+        """
+        It can't close before it opened.
+        """
+        why = self.refused(InvalidData, credit(openTime=1700, closeTime=1699))
+        self.assertEqual(
+            why.message,
+            "data.close_time must not be before data.open_time (1699 is before 1700)",
+        )
+
+    def test_closeBeforeBooking(self) -> None:
+        """
+        A close time alone is judged against the time of booking.
+        """
+        self.submit(credit(closeTime=1767225600))
+        self.refused(InvalidData, credit(closeTime=1767225599))
+
+    def test_openAfterBooking(self) -> None:
+        """
+        An open time alone is judged against the time of booking.
+        """
+        self.submit(credit(openTime=1767225600))
+        self.refused(InvalidData, credit(openTime=1767225601))
+
+    def test_durable(self) -> None:
+        """
+        The reservation tells when the operation is on disk.
+        """
+        durable = self.submit(credit()).whenDurable()
+        self.turn()
+        self.assertNoResult(durable)
+        self.ledger.release()
+        self.assertIs(self.successResultOf(durable), None)
+
+
+class UpdateTests(RuntimeCase):
+    """
+    Tests for operations that name an existing finance transaction.
+    """
+
+    def test_reservation(self) -> None:
+        """
+        The order is reused, and an UPDATE will follow.
+        """
+        self.had(trade(5))
+        operation = credit(order=5)
+        reservation = self.submit(operation)
+        self.assertEqual((reservation.order, reservation.eventType), (5, 1))
+        self.assertIs(reservation.operation, operation)
+
+    def test_usesNoNumber(self) -> None:
+        """
+        An update takes no new number.
+        """
+        self.had(trade(5))
+        self.submit(credit(order=5))
+        self.assertEqual(self.submit(credit()).order, 1242281)
+
+    def test_trade(self) -> None:
+        """
+        Amount, comment and timestamp are new; times that are not given stay
+        as they were.
+        """
+        self.had(trade(5))
+        operation = credit(250 * ONE, order=5, comment="New credit")
+        self.submit(operation)
+        self.book()
+        expected = Trade(
+            order=5,
+            login=1001,
+            cmd=7,
+            state=3,
+            profit=25000000000,
+            comment="New credit",
+            openTime=1700,
+            closeTime=1800,
+            timestamp=1767225600,
+        )
+        self.assertEqual(self.memory.trade(5), expected)
+        self.assertEqual(self.published, [TradeEvent(1, expected, operation)])
+
+    def test_times(self) -> None:
+        """
+        Times that are given are taken, the time 0 too.
+        """
+        self.had(trade(5))
+        self.submit(credit(order=5, openTime=0, closeTime=0))
+        self.book()
+        booked = self.memory.trade(5)
+        self.assertEqual((booked.openTime, booked.closeTime), (0, 0))
+
+    def test_closeBeforeOpen(self) -> None:
+        """
+        A time that is given is judged against the one that stays.
+        """
+        self.had(trade(5))
+        self.refused(InvalidData, credit(order=5, closeTime=1699))
+        self.refused(InvalidData, credit(order=5, openTime=1801))
+        self.submit(credit(order=5, openTime=1800))
+
+    def test_total(self) -> None:
+        """
+        An update moves the total by the difference.
+        """
+        self.had(trade(5, 300 * ONE))
+        self.submit(credit(250 * ONE, order=5))
+        self.book()
+        self.assertEqual(self.memory.account(1001), Account(1001, 0, 250 * ONE))
+        self.refused(NoMoney, credit(-250 * ONE - 1, cmd=CREDIT_OUT))
+        self.submit(credit(-250 * ONE, cmd=CREDIT_OUT))
+
+    def test_otherLogin(self) -> None:
+        """
+        A transaction of another login is not updated.
+        """
+        self.had(trade(5))
+        why = self.refused(IncorrectOrder, credit(order=5, login=1002))
+        self.assertEqual(why.message, "order 5 is not of login 1002")
+        self.assertEqual((why.status, why.error), (409, "INCORRECT_ORDER"))
+
+    def test_otherKind(self) -> None:
+        """
+        A credit-in can only update a credit-in.
+        """
+        self.had(
+            trade(5, cmd=BALANCE_IN),
+            trade(6),
+            trade(7, -ONE, cmd=CREDIT_OUT),
+            trade(8, -ONE, cmd=BALANCE_OUT),
+        )
+        for order in (5, 7, 8):
+            why = self.refused(IncorrectOrder, credit(order=order))
+            self.assertEqual(
+                why.message, f"order {order} is of another kind of operation"
+            )
+        self.submit(credit(order=6))
+
+    def test_deleted(self) -> None:
+        """
+        A transaction that was deleted is not updated.
+        """
+        self.had(trade(5, state=DELETED))
+        why = self.refused(IncorrectOrder, credit(order=5))
+        self.assertEqual(why.message, "order 5 was deleted")
+
+
+class UnderWayTests(RuntimeCase):
+    """
+    Tests for updates of what is not yet committed.
+    """
+
+    def test_sameBatch(self) -> None:
+        """
+        An add and its update may share a commit; each event has the data of
+        its own operation.
+        """
+        add, update = credit(300 * ONE), credit(200 * ONE, order=1242281)
+        self.submit(add)
+        self.assertEqual(self.submit(update).eventType, UPDATE)
+        self.turn()
+        self.assertEqual(self.underCommit(), [[1242281, 1242281]])
+        self.ledger.release()
+        self.assertEqual(
+            self.told(), [(1242281, 0, 300 * ONE), (1242281, 1, 200 * ONE)]
+        )
+        self.assertIs(self.published[0].operation, add)
+        self.assertIs(self.published[1].operation, update)
+        self.assertEqual(self.memory.account(1001), Account(1001, 0, 200 * ONE))
+
+    def test_addGoingToDisk(self) -> None:
+        """
+        An order whose add is still going to disk is found.
+        """
+        self.submit(credit())
+        self.turn()
+        reservation = self.submit(credit(200 * ONE, order=1242281))
+        self.assertEqual((reservation.order, reservation.eventType), (1242281, 1))
+        self.book()
+        self.assertEqual(
+            self.told(), [(1242281, 0, 300 * ONE), (1242281, 1, 200 * ONE)]
+        )
+
+    def test_addJustCommitted(self) -> None:
+        """
+        An order whose add is being published is found.
+        """
+        seen: list[Reservation] = []
+
+        def update(events: object) -> None:
+            self.events.removeObserver(update)
+            seen.append(self.submit(credit(200 * ONE, order=1242281)))
+
+        self.events.addObserver(update)
+        self.submit(credit())
+        self.book()
+        self.assertEqual((seen[0].order, seen[0].eventType), (1242281, 1))
+        self.book()
+        self.assertEqual(self.memory.account(1001), Account(1001, 0, 200 * ONE))
+
+    def test_concurrentUpdates(self) -> None:
+        """
+        Updates of one order that overtake its commit build on one another;
+        each has the event of its own.
+        """
+        self.had(trade(5, 300 * ONE))
+        operations = [credit(units * ONE, order=5) for units in (100, 400, 250)]
+        self.submit(operations[0])
+        self.turn()
+        self.submit(operations[1])
+        self.submit(operations[2])
+        self.book()
+        self.assertEqual(
+            self.told(), [(5, 1, 100 * ONE), (5, 1, 400 * ONE), (5, 1, 250 * ONE)]
+        )
+        self.assertEqual([event.operation for event in self.published], operations)
+        self.assertEqual(self.memory.account(1001), Account(1001, 0, 250 * ONE))
+
+    def test_settledBeforeTheNext(self) -> None:
+        """
+        When one update of an order is committed, a later one that is under
+        way is still what the next builds on.
+        """
+        self.had(trade(5, 300 * ONE))
+        self.submit(credit(100 * ONE, order=5))
+        self.turn()
+        self.submit(credit(400 * ONE, order=5))
+        self.ledger.release()
+        self.assertEqual(self.underCommit(), [[5]])
+        self.submit(credit(ONE, order=5, comment="Last"))
+        self.refused(NoMoney, credit(-ONE - 1, cmd=CREDIT_OUT))
+        self.submit(credit(-ONE, cmd=CREDIT_OUT))
+        self.book()
+        self.assertEqual(self.memory.account(1001), Account(1001, 0, 0))
+
+    def test_timesOfTheAdd(self) -> None:
+        """
+        An update keeps the times of an add that is under way.
+        """
+        self.submit(credit(openTime=1, closeTime=2))
+        self.now = NOW + 60
+        self.submit(credit(order=1242281))
+        self.book()
+        booked = self.memory.trade(1242281)
+        self.assertEqual((booked.openTime, booked.closeTime), (1, 2))
+        self.assertEqual(booked.timestamp, 1767225660)
+
+    def test_otherLogin(self) -> None:
+        """
+        What is under way is of its login only, too.
+        """
+        self.submit(credit())
+        self.refused(IncorrectOrder, credit(order=1242281, login=1002))
+
+    def test_otherKind(self) -> None:
+        """
+        What is under way is of its kind, too.
+        """
+        self.submit(credit())
+        self.refused(IncorrectOrder, credit(order=1242281, cmd=BALANCE_IN))
+
+
+class TotalTests(RuntimeCase):
+    """
+    Tests for what is judged by the totals of an account.
+    """
+
+    def test_takeOutAll(self) -> None:
+        """
+        What is there can be taken out, to the last unit.
+        """
+        self.had(trade(5, 300 * ONE))
+        self.submit(credit(-300 * ONE, cmd=CREDIT_OUT))
+        self.book()
+        self.assertEqual(self.memory.account(1001), Account(1001, 0, 0))
+
+    def test_takeOutMore(self) -> None:
+        """
+        One unit more is refused.
+        """
+        self.had(trade(5, 300 * ONE))
+        why = self.refused(NoMoney, credit(-300 * ONE - 1, cmd=CREDIT_OUT))
+        self.assertEqual((why.status, why.error), (409, "TRADE_NO_MONEY"))
+        self.assertEqual(why.message, "account 1001 has not enough credit")
+
+    def test_newAccount(self) -> None:
+        """
+        An account that nobody knows yet has nothing.
+        """
+        why = self.refused(NoMoney, credit(-1, cmd=BALANCE_OUT))
+        self.assertEqual(why.message, "account 1001 has not enough balance")
+
+    def test_balanceIsNoCredit(self) -> None:
+        """
+        Balance and credit are two totals.
+        """
+        self.submit(credit(300 * ONE, cmd=BALANCE_IN))
+        self.refused(NoMoney, credit(-1, cmd=CREDIT_OUT))
+        self.submit(credit(20 * ONE, cmd=CREDIT_IN))
+        self.refused(NoMoney, credit(-20 * ONE - 1, cmd=CREDIT_OUT))
+        self.submit(credit(-100 * ONE, cmd=BALANCE_OUT))
+        self.book()
+        self.assertEqual(self.memory.account(1001), Account(1001, 200 * ONE, 20 * ONE))
+
+    def test_accountsApart(self) -> None:
+        """
+        Each login has totals of its own.
+        """
+        self.submit(credit(300 * ONE, login=1001))
+        self.refused(NoMoney, credit(-1, login=1002, cmd=CREDIT_OUT))
+
+    def test_underWay(self) -> None:
+        """
+        What is queued or going to disk is counted, so that nobody takes out
+        the same credit twice.
+        """
+        self.had(trade(5, 300 * ONE))
+        self.submit(credit(-200 * ONE, cmd=CREDIT_OUT))
+        self.refused(NoMoney, credit(-200 * ONE, cmd=CREDIT_OUT))
+        self.turn()
+        self.refused(NoMoney, credit(-200 * ONE, cmd=CREDIT_OUT))
+        self.book()
+        self.refused(NoMoney, credit(-200 * ONE, cmd=CREDIT_OUT))
+        self.submit(credit(-100 * ONE, cmd=CREDIT_OUT))
+
+    def test_updateBelowSpent(self) -> None:
+        """
+        An update takes out no more than there is, either.
+        """
+        self.had(trade(5, 300 * ONE), trade(6, -200 * ONE, cmd=CREDIT_OUT))
+        self.refused(NoMoney, credit(200 * ONE - 1, order=5))
+        self.submit(credit(200 * ONE, order=5))
+        self.refused(NoMoney, credit(-1, cmd=CREDIT_OUT))
+
+    def test_greatestTotal(self) -> None:
+        """
+        A total may be what SQLite's INTEGER holds, and not a unit more.
+        """
+        self.had(trade(5, 2**63 - 1 - ONE))
+        why = self.refused(InvalidData, credit(ONE + 1))
+        self.assertEqual(
+            why.message,
+            "data.amount would take the credit of account 1001 over"
+            " 92233720368.54775807",
+        )
+        self.submit(credit(ONE))
+        self.book()
+        self.assertEqual(
+            self.memory.account(1001), Account(1001, 0, 9223372036854775807)
+        )
+
+    def test_tooGreatByUpdate(self) -> None:
+        """
+        Nor does an update pass that bound.
+        """
+        self.had(trade(5, 2**63 - 1 - ONE), trade(6, ONE))
+        self.refused(InvalidData, credit(ONE + 1, order=6))
+
+
+class RefusalTests(RuntimeCase):
+    """
+    Tests for a refusal having changed nothing.
+    """
+
+    def untouched(self) -> None:
+        """
+        Assert that nothing is queued, no number used up, and that the account
+        still has its 300.
+        """
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.ledger.commits, [])
+        self.assertEqual(self.memory.nextOrder, 1242281)
+        self.refused(NoMoney, credit(-300 * ONE - 1, cmd=CREDIT_OUT))
+        self.submit(credit(-300 * ONE, cmd=CREDIT_OUT))
+        self.book()
+        self.assertEqual(self.told(), [(1242281, 0, -300 * ONE)])
+
+    def test_noMoney(self) -> None:
+        """
+        L{NoMoney} leaves no trace.
+        """
+        self.had(trade(5, 300 * ONE))
+        self.refused(NoMoney, credit(-301 * ONE, cmd=CREDIT_OUT))
+        self.untouched()
+
+    def test_noMoneyByUpdate(self) -> None:
+        """
+        L{NoMoney} for an update leaves the transaction as it was.
+        """
+        self.had(
+            trade(5, 500 * ONE), trade(6, -200 * ONE, cmd=CREDIT_OUT), trade(7, ONE)
+        )
+        self.had(trade(7, 0, state=DELETED))
+        self.refused(NoMoney, credit(100 * ONE, order=5))
+        self.assertEqual(self.memory.trade(5), trade(5, 500 * ONE))
+        self.untouched()
+
+    def test_incorrectOrder(self) -> None:
+        """
+        L{IncorrectOrder} leaves no trace.
+        """
+        self.had(trade(5, 300 * ONE), trade(6, ONE, login=1002))
+        self.refused(IncorrectOrder, credit(order=6))
+        self.refused(IncorrectOrder, credit(order=5, cmd=BALANCE_IN))
+        self.untouched()
+
+    def test_times(self) -> None:
+        """
+        L{InvalidData} for the times leaves no trace, of an add or an update.
+        """
+        self.had(trade(5, 300 * ONE))
+        self.refused(InvalidData, credit(openTime=2, closeTime=1))
+        self.refused(InvalidData, credit(order=5, openTime=2, closeTime=1))
+        self.assertEqual(self.memory.trade(5), trade(5, 300 * ONE))
+        self.untouched()
+
+    def test_tooGreat(self) -> None:
+        """
+        L{InvalidData} for the total leaves no trace.
+        """
+        self.had(trade(5, 300 * ONE))
+        self.refused(InvalidData, credit(2**63 - 300 * ONE))
+        self.untouched()
+
+    def test_noNumbersLeft(self) -> None:
+        """
+        A ledger that has no number to give leaves no trace.
+        """
+
+        def usedUp() -> int:
+            raise Busy("all reserved order numbers are given out")
+
+        self.had(trade(5, 300 * ONE))
+        patch = self.patch(MemoryLedger, "newOrder", lambda _: usedUp())
+        self.refused(Busy, credit(ONE))
+        self.refused(Busy, credit(2 * ONE))
+        patch.restore()
+        self.untouched()
+
+    def test_laterAddIsNotRefused(self) -> None:
+        """
+        After a refused update of an order under way, the order goes on as it
+        was.
+        """
+        self.submit(credit(300 * ONE))
+        self.submit(credit(-200 * ONE, cmd=CREDIT_OUT))
+        self.refused(NoMoney, credit(ONE, order=1242281, comment="Refused"))
+        self.submit(credit(250 * ONE, order=1242281, comment="Accepted"))
+        self.refused(NoMoney, credit(-50 * ONE - 1, cmd=CREDIT_OUT))
+        self.book()
+        self.assertEqual(
+            [event.data.comment for event in self.published],
+            ["Promotion credit", "Promotion credit", "Accepted"],
+        )
+
+
+class AccountsAtHandTests(RuntimeCase):
+    """
+    Tests for accounts that are no longer kept at hand, where one may be.
+    """
+
+    def setUp(self) -> None:
+        """
+        Keep one account at hand.
+        """
+        super().setUp()
+        self.patch(runtime, "ACCOUNTS_AT_HAND", 1)
+
+    def others(self) -> None:
+        """
+        Ask for so many other accounts that an idle one falls out.
+        """
+        for login in range(2000, 2005):
+            self.refused(NoMoney, credit(-1, login=login, cmd=CREDIT_OUT))
+
+    def test_queued(self) -> None:
+        """
+        An account with something queued stays.
+        """
+        self.submit(credit(300 * ONE))
+        self.others()
+        self.refused(NoMoney, credit(-300 * ONE - 1, cmd=CREDIT_OUT))
+        self.submit(credit(-300 * ONE, cmd=CREDIT_OUT))
+
+    def test_goingToDisk(self) -> None:
+        """
+        An account with something going to disk stays.
+        """
+        self.had(trade(5, 300 * ONE))
+        self.submit(credit(-300 * ONE, cmd=CREDIT_OUT))
+        self.turn()
+        self.others()
+        self.refused(NoMoney, credit(-1, cmd=CREDIT_OUT))
+
+    def test_queuedBehindCommit(self) -> None:
+        """
+        An account stays until the last of its operations is on disk.
+        """
+        self.had(trade(5, 300 * ONE))
+        self.submit(credit(-100 * ONE, cmd=CREDIT_OUT))
+        self.turn()
+        self.submit(credit(-200 * ONE, cmd=CREDIT_OUT))
+        self.ledger.release()
+        self.others()
+        self.refused(NoMoney, credit(-1, cmd=CREDIT_OUT))
+        self.assertEqual(self.underCommit(), [[1242282]])
+
+    def test_whilePublishing(self) -> None:
+        """
+        An operation submitted while the last batch is published counts, too.
+        """
+
+        def takeOut(events: object) -> None:
+            self.events.removeObserver(takeOut)
+            self.submit(credit(-300 * ONE, cmd=CREDIT_OUT))
+
+        self.events.addObserver(takeOut)
+        self.submit(credit(300 * ONE))
+        self.book()
+        self.others()
+        self.refused(NoMoney, credit(-1, cmd=CREDIT_OUT))
+
+    def test_committed(self) -> None:
+        """
+        One with nothing under way goes, and is read again from the ledger.
+        """
+        self.submit(credit(300 * ONE))
+        self.book()
+        self.others()
+        self.had(trade(1242282, -100 * ONE, cmd=CREDIT_OUT))
+        self.memory.nextOrder = 1242283
+        self.refused(NoMoney, credit(-200 * ONE - 1, cmd=CREDIT_OUT))
+        self.submit(credit(-200 * ONE, cmd=CREDIT_OUT))
+
+    def test_busyOneStays(self) -> None:
+        """
+        The one that falls out is the one not used for the longest time.
+        """
+        self.patch(runtime, "ACCOUNTS_AT_HAND", 2)
+        reads = self.reads()
+        for login in (1001, 1002, 1001, 1003, 1001, 1002):
+            self.refused(NoMoney, credit(-1, login=login, cmd=CREDIT_OUT))
+        self.assertEqual(reads, [1001, 1002, 1003, 1002])
+
+    def test_kept(self) -> None:
+        """
+        One that is used again and again is read from the ledger once.
+        """
+        reads = self.reads()
+        for _ in range(3):
+            self.submit(credit())
+            self.book()
+        self.assertEqual(reads, [1001])
+
+    def reads(self) -> list[int]:
+        """
+        Note the logins that are read from the ledger from now on.
+        """
+        reads: list[int] = []
+        account = MemoryLedger.account
+
+        def read(ledger: MemoryLedger, login: int) -> Account | None:
+            reads.append(login)
+            return account(ledger, login)
+
+        self.patch(MemoryLedger, "account", read)
+        return reads
+
+    def test_bounded(self) -> None:
+        """
+        After a burst of accounts under way, the table shrinks to its bound
+        again.
+        """
+        for login in range(3000, 3010):
+            self.submit(credit(login=login))
+        self.book()
+        self.others()
+        self.assertEqual(len(self.runtime._accounts), 1)
+
+
+class KnownAccountsTests(RuntimeCase):
+    """
+    Tests for a runtime that opens no accounts by itself.
+    """
+
+    knownAccountsOnly = True
+
+    def test_unknown(self) -> None:
+        """
+        An operation on an account that isn't there is refused, and leaves no
+        trace.
+        """
+        why = self.refused(UserNotFound, credit())
+        self.assertEqual((why.status, why.error), (404, "USER_NOT_FOUND"))
+        self.assertEqual(why.message, "there is no account 1001")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.memory.nextOrder, 1242281)
+
+    def test_known(self) -> None:
+        """
+        One on an account that is there is booked.
+        """
+        self.memory.addAccounts([1001])
+        self.submit(credit())
+        self.book()
+        self.assertEqual(self.told(), [(1242281, 0, 300 * ONE)])
+
+    def test_openedLater(self) -> None:
+        """
+        An account that is opened after a refusal is found.
+        """
+        self.refused(UserNotFound, credit())
+        self.memory.addAccounts([1001])
+        self.submit(credit())
+
+
+class QueueTests(RuntimeCase):
+    """
+    Tests for the bound of what is not yet committed, where that is three.
+    """
+
+    maxQueued = 3
+
+    def test_busy(self) -> None:
+        """
+        What is queued is bounded.
+        """
+        for _ in range(3):
+            self.submit(credit())
+        why = self.refused(Busy, credit())
+        self.assertEqual((why.status, why.error), (503, "BUSY"))
+        self.assertEqual(why.data, {"retry_after_ms": 250})
+        self.assertEqual(self.memory.nextOrder, 1242284)
+
+    def test_goingToDisk(self) -> None:
+        """
+        What is going to disk counts.
+        """
+        self.submit(credit())
+        self.submit(credit())
+        self.turn()
+        self.submit(credit())
+        self.refused(Busy, credit())
+
+    def test_room(self) -> None:
+        """
+        With the commit there is room again, and a refused operation was not
+        booked.
+        """
+        for _ in range(3):
+            self.submit(credit())
+        self.refused(Busy, credit())
+        self.book()
+        self.assertEqual(self.submit(credit()).order, 1242284)
+        self.book()
+        self.assertEqual(len(self.published), 4)
+
+
+class MainLoopTests(RuntimeCase):
+    """
+    Tests for the way from the queue to the ledger and to the observers.
+    """
+
+    def test_reservedFirst(self) -> None:
+        """
+        In the turn in which an order is reserved nothing is booked or
+        published: the waiter can stand before its event.
+        """
+        self.submit(credit())
+        self.assertEqual(self.ledger.commits, [])
+        self.assertEqual(self.published, [])
+        self.turn()
+        self.assertEqual(self.underCommit(), [[1242281]])
+
+    def test_nextTurn(self) -> None:
+        """
+        A lone operation is taken in the next turn: nobody waits for a full
+        batch.
+        """
+        self.submit(credit())
+        self.assertEqual(
+            [call.getTime() for call in self.clock.getDelayedCalls()], [0.0]
+        )
+
+    def test_oneCommitForATurn(self) -> None:
+        """
+        All that was submitted in one turn shares a commit, in the order of
+        its submission.
+        """
+        self.had(trade(5))
+        self.submit(credit())
+        self.submit(credit(order=5))
+        self.submit(credit())
+        self.turn()
+        self.assertEqual(self.underCommit(), [[1242281, 5, 1242282]])
+
+    def test_groupCommit(self) -> None:
+        """
+        All that is queued while one commit is under way goes into the next,
+        which begins as soon as the first has ended.
+        """
+        self.submit(credit())
+        self.turn()
+        for _ in range(3):
+            self.submit(credit())
+            self.turn()
+        self.assertEqual(self.underCommit(), [[1242281]])
+        self.ledger.release()
+        self.assertEqual(self.underCommit(), [[1242282, 1242283, 1242284]])
+
+    def test_afterTheCommit(self) -> None:
+        """
+        Nothing is published before its commit, and then at once.
+        """
+        self.submit(credit())
+        self.turn()
+        self.clock.advance(60)
+        self.assertEqual(self.published, [])
+        self.ledger.release()
+        self.assertEqual(self.told(), [(1242281, 0, 300 * ONE)])
+
+    def test_bookingOrder(self) -> None:
+        """
+        Events come in booking order, over all batches, each of them once.
+        """
+        self.had(trade(5))
+        for operation in (credit(ONE), credit(2 * ONE, order=5), credit(3 * ONE)):
+            self.submit(operation)
+        self.turn()
+        self.submit(credit(4 * ONE, order=5))
+        self.submit(credit(5 * ONE))
+        self.book()
+        self.assertEqual(
+            self.told(),
+            [
+                (1242281, 0, 1 * ONE),
+                (5, 1, 2 * ONE),
+                (1242282, 0, 3 * ONE),
+                (5, 1, 4 * ONE),
+                (1242283, 0, 5 * ONE),
+            ],
+        )
+
+    def test_oneCallForABatch(self) -> None:
+        """
+        The events of a commit are published together.
+        """
+        sizes: list[int] = []
+        self.events.addObserver(lambda events: sizes.append(len(events)))
+        for _ in range(3):
+            self.submit(credit())
+        self.book()
+        self.assertEqual(sizes, [3])
+
+    def test_publishBesideCommit(self) -> None:
+        """
+        A batch is published while the next one is going to disk already.
+        """
+        beside: list[list[list[int]]] = []
+        self.events.addObserver(lambda events: beside.append(self.underCommit()))
+        self.submit(credit())
+        self.turn()
+        self.submit(credit())
+        self.ledger.release()
+        self.assertEqual(beside, [[[1242282]]])
+        self.assertEqual([event.order for event in self.published], [1242281])
+
+    def test_eventBeforeDurable(self) -> None:
+        """
+        The event is published before its operation is said to be durable:
+        the requester gets the event line first.
+        """
+        seen: list[str] = []
+        self.events.addObserver(lambda events: seen.append("event"))
+        durable = self.submit(credit()).whenDurable()
+        durable.addCallback(lambda _: seen.append("durable"))
+        self.book()
+        self.assertEqual(seen, ["event", "durable"])
+
+    def test_failingObserver(self) -> None:
+        """
+        An observer that raises keeps no operation from being durable.
+        """
+
+        def failing(events: object) -> None:
+            raise ZeroDivisionError
+
+        self.events.addObserver(failing)
+        durable = self.submit(credit()).whenDurable()
+        self.book()
+        self.assertIs(self.successResultOf(durable), None)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_rest(self) -> None:
+        """
+        When all is booked nothing is scheduled and nothing is kept; the next
+        operation starts the loop again.
+        """
+        self.submit(credit())
+        self.book()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.runtime._underWay, {})
+        self.submit(credit())
+        self.book()
+        self.assertEqual([event.order for event in self.published], [1242281, 1242282])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_submitWhilePublishing(self) -> None:
+        """
+        What an observer submits is booked as everything else, after what it
+        observes.
+        """
+
+        def again(events: Sequence[TradeEvent]) -> None:
+            if events[0].order < 1242284:
+                self.submit(credit())
+                self.assertEqual(self.ledger.commits, [])
+
+        self.events.addObserver(again)
+        self.submit(credit())
+        self.book()
+        self.assertEqual(
+            [event.order for event in self.published],
+            [1242281, 1242282, 1242283, 1242284],
+        )
+
+
+class FirstAtOnce(HeldLedger):
+    """
+    A ledger whose first commit ends at once.
+    """
+
+    def commit(self, trades: Sequence[Trade]) -> "Deferred[None]":
+        """
+        See L{HeldLedger.commit}.
+        """
+        done: Deferred[None] = super().commit(trades)
+        if trades[0].order == 1242281:
+            self.release()
+        return done
+
+
+class ImmediateCommitTests(RuntimeCase):
+    """
+    Tests for commits that have ended when they return.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have such a ledger.
+        """
+        super().setUp()
+        self.ledger = FirstAtOnce(self.memory)
+        self.runtime = TradingRuntime(
+            self.clock, self.ledger, self.events, now=lambda: NOW, maxQueued=100
+        )
+        self.runtime.startService()
+
+    def test_booked(self) -> None:
+        """
+        The operation is booked, and nothing is left.
+        """
+        durable = self.submit(credit()).whenDurable()
+        self.assertEqual(self.published, [])
+        self.turn()
+        self.successResultOf(durable)
+        self.assertEqual(self.told(), [(1242281, 0, 300 * ONE)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_oneCommitAtATime(self) -> None:
+        """
+        What is submitted while such a batch is published starts no second
+        loop: a commit begins only when the one before has ended.
+        """
+
+        def again(events: Sequence[TradeEvent]) -> None:
+            self.events.removeObserver(again)
+            self.submit(credit())
+
+        self.events.addObserver(again)
+        self.submit(credit())
+        self.turn()
+        self.assertEqual(self.underCommit(), [[1242282]])
+        self.turn()
+        self.submit(credit())
+        self.turn()
+        self.assertEqual(self.underCommit(), [[1242282]])
+
+    def test_stopWaits(self) -> None:
+        """
+        Nor does it make a stop overlook the commit that is under way.
+        """
+
+        def again(events: Sequence[TradeEvent]) -> None:
+            self.events.removeObserver(again)
+            self.submit(credit())
+
+        self.events.addObserver(again)
+        self.submit(credit())
+        self.turn()
+        stopped = self.runtime.stopService()
+        self.assertNoResult(stopped)
+        self.ledger.release()
+        self.successResultOf(stopped)
+
+
+class FailureTests(RuntimeCase):
+    """
+    Tests for a commit that errs: its outcome is unknown.
+    """
+
+    def commitFails(self) -> None:
+        """
+        Let the oldest commit fail.
+        """
+        self.ledger.fail(OSError("EIO"))
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        self.failureResultOf(self.runtime.whenFailed(), OSError)
+
+    def test_notBefore(self) -> None:
+        """
+        As long as commits succeed, nothing has failed.
+        """
+        self.submit(credit())
+        self.book()
+        self.assertNoResult(self.runtime.whenFailed())
+
+    def test_whenFailed(self) -> None:
+        """
+        The failure is told with its cause, and logged.
+        """
+        why = OSError("EIO")
+        failed = self.runtime.whenFailed()
+        self.submit(credit())
+        self.turn()
+        self.ledger.fail(why)
+        self.assertIs(self.failureResultOf(failed, OSError).value, why)
+        self.assertEqual(
+            [failure.value for failure in self.flushLoggedErrors(OSError)], [why]
+        )
+
+    def test_reservationsLost(self) -> None:
+        """
+        All that was going to disk, and all that was queued behind it, has an
+        unknown outcome, each with its own order.
+        """
+        first = self.submit(credit()).whenDurable()
+        self.turn()
+        second = self.submit(credit()).whenDurable()
+        self.commitFails()
+        why = self.failureResultOf(first, OutcomeUnknown).value
+        self.assertEqual((why.status, why.data), (504, {"order": 1242281}))
+        self.assertEqual(
+            why.message,
+            "the ledger failed: the outcome of order 1242281 is unknown, "
+            "it may still be booked",
+        )
+        why = self.failureResultOf(second, OutcomeUnknown).value
+        self.assertEqual((why.status, why.data), (504, {"order": 1242282}))
+
+    def test_lostBeforeTheEndIsTold(self) -> None:
+        """
+        Those who wait for their commit hear of it before the end of the
+        runtime is told.
+        """
+        seen: list[str] = []
+        durable = self.submit(credit()).whenDurable()
+        durable.addErrback(lambda _: seen.append("lost"))
+        self.runtime.whenFailed().addErrback(lambda _: seen.append("failed"))
+        self.turn()
+        self.ledger.fail(OSError("EIO"))
+        self.flushLoggedErrors(OSError)
+        self.assertEqual(seen, ["lost", "failed"])
+
+    def test_nothingPublished(self) -> None:
+        """
+        Neither what erred nor what was queued is booked or published, then or
+        later.
+        """
+        self.submit(credit())
+        self.turn()
+        self.submit(credit())
+        self.commitFails()
+        self.turn()
+        self.clock.advance(60)
+        self.assertEqual(self.published, [])
+        self.assertEqual(self.ledger.commits, [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_nothingAccepted(self) -> None:
+        """
+        Nothing is reserved any more.
+        """
+        self.submit(credit())
+        self.turn()
+        self.commitFails()
+        self.refused(ShuttingDown, credit())
+        self.assertEqual(self.memory.nextOrder, 1242282)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_committedBefore(self) -> None:
+        """
+        What was committed before is published and durable, once.
+        """
+        first = self.submit(credit()).whenDurable()
+        self.turn()
+        second = self.submit(credit()).whenDurable()
+        self.ledger.release()
+        self.commitFails()
+        self.successResultOf(first)
+        self.failureResultOf(second, OutcomeUnknown)
+        self.assertEqual([event.order for event in self.published], [1242281])
+
+    def test_stop(self) -> None:
+        """
+        A runtime that has failed can be stopped.
+        """
+        self.submit(credit())
+        self.turn()
+        self.commitFails()
+        self.successResultOf(self.runtime.stopService())
+
+    def test_whileStopping(self) -> None:
+        """
+        A commit that errs during the stop ends the stop all the same.
+        """
+        durable = self.submit(credit()).whenDurable()
+        stopped = self.runtime.stopService()
+        self.assertNoResult(stopped)
+        self.commitFails()
+        self.successResultOf(stopped)
+        self.failureResultOf(durable, OutcomeUnknown)
+
+    def test_raising(self) -> None:
+        """
+        A ledger that raises, instead of failing later, is the same failure;
+        what it has committed before is published and durable.
+        """
+
+        def raising(trades: object) -> Deferred[None]:
+            raise OSError("EIO")
+
+        first = self.submit(credit()).whenDurable()
+        self.turn()
+        second = self.submit(credit()).whenDurable()
+        self.patch(HeldLedger, "commit", lambda _, trades: raising(trades))
+        self.ledger.release()
+        self.flushLoggedErrors(OSError)
+        self.failureResultOf(self.runtime.whenFailed(), OSError)
+        self.failureResultOf(second, OutcomeUnknown)
+        self.assertEqual([event.order for event in self.published], [1242281])
+        self.successResultOf(first)
+
+
+class NotedLedger(HeldLedger):
+    """
+    A ledger that notes when it is opened and closed.
+    """
+
+    def __init__(self, memory: MemoryLedger, problem: Exception | None = None) -> None:
+        super().__init__(memory)
+        self.noted: list[str] = []
+        self.problem = problem
+
+    def open(self) -> None:
+        """
+        See L{HeldLedger.open}.
+        """
+        if self.problem is not None:
+            raise self.problem
+        self.noted.append("open")
+
+    def close(self) -> None:
+        """
+        See L{HeldLedger.close}.
+        """
+        self.noted.append("close")
+
+
+class ServiceTests(RuntimeCase):
+    """
+    Tests for the start and the stop.
+    """
+
+    def setUp(self) -> None:
+        """
+        A runtime that was not started yet.
+        """
+        super().setUp()
+        self.ledger: NotedLedger = NotedLedger(self.memory)
+        self.runtime = self.made(self.ledger)
+
+    def made(self, ledger: HeldLedger) -> TradingRuntime:
+        """
+        A runtime on this ledger.
+        """
+        return TradingRuntime(
+            self.clock, ledger, self.events, now=lambda: NOW, maxQueued=100
+        )
+
+    def test_notStarted(self) -> None:
+        """
+        Before the start nothing is taken, and the ledger is not touched.
+        """
+        self.refused(ShuttingDown, credit())
+        self.assertEqual(self.ledger.noted, [])
+
+    def test_start(self) -> None:
+        """
+        The start opens the ledger.
+        """
+        self.runtime.startService()
+        self.assertEqual(self.ledger.noted, ["open"])
+        self.submit(credit())
+
+    def test_cannotStart(self) -> None:
+        """
+        With a ledger that can't be used the start fails, and nothing is
+        taken.
+        """
+        ledger = NotedLedger(self.memory, LedgerProblem("no space"))
+        runtime = self.made(ledger)
+        self.assertRaises(LedgerProblem, runtime.startService)
+        self.assertFalse(runtime.running)
+        self.failureResultOf(runtime.submit(credit()), ShuttingDown)
+
+    def test_stopAtRest(self) -> None:
+        """
+        With nothing queued the stop closes the ledger at once.
+        """
+        self.runtime.startService()
+        self.successResultOf(self.runtime.stopService())
+        self.assertEqual(self.ledger.noted, ["open", "close"])
+        self.assertFalse(self.runtime.running)
+
+    def test_stopRefuses(self) -> None:
+        """
+        From the stop on nothing is taken.
+        """
+        self.runtime.startService()
+        self.submit(credit())
+        self.runtime.stopService()
+        why = self.refused(ShuttingDown, credit())
+        self.assertEqual((why.status, why.error), (503, "SHUTDOWN"))
+        self.assertEqual(why.data, {"retry_after_ms": 5000})
+        self.assertEqual(self.memory.nextOrder, 1242282)
+
+    def test_stopCommitsQueued(self) -> None:
+        """
+        What is queued is committed and published before the ledger closes,
+        without another turn of the reactor.
+        """
+        self.runtime.startService()
+        durable = self.submit(credit()).whenDurable()
+        stopped = self.runtime.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.underCommit(), [[1242281]])
+        self.assertNoResult(stopped)
+        self.assertEqual(self.ledger.noted, ["open"])
+        self.ledger.release()
+        self.successResultOf(stopped)
+        self.successResultOf(durable)
+        self.assertEqual(self.told(), [(1242281, 0, 300 * ONE)])
+        self.assertEqual(self.ledger.noted, ["open", "close"])
+
+    def test_stopDrains(self) -> None:
+        """
+        The stop waits for the commit under way and for those behind it.
+        """
+        self.runtime.startService()
+        self.submit(credit())
+        self.turn()
+        self.submit(credit())
+        stopped = self.runtime.stopService()
+        self.ledger.release()
+        self.assertNoResult(stopped)
+        self.assertEqual(self.underCommit(), [[1242282]])
+        self.assertEqual(self.ledger.noted, ["open"])
+        self.ledger.release()
+        self.successResultOf(stopped)
+        self.assertEqual([event.order for event in self.published], [1242281, 1242282])
+
+    def test_closedAfterPublication(self) -> None:
+        """
+        The ledger is closed only when all is published.
+        """
+        self.events.addObserver(lambda events: self.ledger.noted.append("event"))
+        self.runtime.startService()
+        self.submit(credit())
+        stopped = self.runtime.stopService()
+        self.ledger.release()
+        self.successResultOf(stopped)
+        self.assertEqual(self.ledger.noted, ["open", "event", "close"])
+
+
+class SimulationTests(RuntimeCase):
+    """
+    Tests for the totals under many operations in any order.
+    """
+
+    def test_totals(self) -> None:
+        """
+        However submissions, turns and commits come together, each operation
+        is taken or refused as if it were the only one and booked at once.
+        """
+        self.patch(runtime, "ACCOUNTS_AT_HAND", 2)
+        chance = random.Random(1242281)
+        profits: dict[int, int] = {}
+        owners: dict[int, tuple[int, int]] = {}
+        for _ in range(3000):
+            login, isOut = chance.randint(1, 6), chance.random() < 0.5
+            amount = -chance.randint(1, 20) if isOut else chance.randint(1, 20)
+            cmd = CREDIT_OUT if isOut else CREDIT_IN
+            mine = [order for order in owners if owners[order] == (login, cmd)]
+            isUpdate = bool(mine) and chance.random() < 0.4
+            order = chance.choice(mine) if isUpdate else 0
+            total = sum(p for o, p in profits.items() if owners[o][0] == login)
+            operation = credit(amount, order, login, cmd)
+            if total - profits.get(order, 0) + amount < 0:
+                self.refused(NoMoney, operation)
+            else:
+                taken = self.submit(operation)
+                profits[taken.order] = amount
+                owners[taken.order] = (login, cmd)
+            if chance.random() < 0.3:
+                self.turn()
+            if self.ledger.commits and chance.random() < 0.2:
+                self.ledger.release()
+            if len(profits) > 60 and chance.random() < 0.1:
+                self.book()
+            self.assertLessEqual(len(self.ledger.commits), 1)
+        self.book()
+        booked = {order: each.profit for order, each in self.memory._trades.items()}
+        self.assertEqual(booked, profits)
+        self.assertGreater(len(booked), 500)

@@ -1,0 +1,411 @@
+"""
+Tests for L{creditsync.testing}: that the fakes keep the promises of what they
+stand for.
+"""
+
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from creditsync.errors import NoMoney, Unauthorized
+from creditsync.events import TradeEvents
+from creditsync.interfaces import IAuthenticator, ILedger, ITradingRuntime
+from creditsync.ledger.memory import MemoryLedger
+from creditsync.records import Account, Operation, Reservation, Trade, TradeEvent
+from creditsync.runtime import TradingRuntime
+from creditsync.testing import FakeAuthenticator, FakeTradingRuntime, HeldLedger
+
+NOW = 1767225600
+
+
+class FakeAuthenticatorTests(SynchronousTestCase):
+    """
+    Tests for L{FakeAuthenticator}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make one.
+        """
+        self.authenticator = FakeAuthenticator()
+
+    def test_interface(self) -> None:
+        """
+        It provides the whole interface.
+        """
+        verifyObject(IAuthenticator, self.authenticator)
+
+    def test_tokens(self) -> None:
+        """
+        Each of its tokens speaks for a principal of that role.
+        """
+        seen = {}
+        for token in ("manager", "dealer", "admin", "user"):
+            principal = self.authenticator.authenticate(token)
+            seen[token] = (principal.id, principal.role)
+        self.assertEqual(
+            seen,
+            {"manager": (7, 1), "dealer": (8, 2), "admin": (9, 3), "user": (10, 0)},
+        )
+
+    def test_samePrincipal(self) -> None:
+        """
+        A token that is shown again speaks for the same principal.
+        """
+        self.assertIs(
+            self.authenticator.authenticate("manager"),
+            self.authenticator.authenticate("manager"),
+        )
+
+    def test_others(self) -> None:
+        """
+        No other token is good, nor is none.
+        """
+        for token in (None, "", "Manager", "root"):
+            self.assertRaises(Unauthorized, self.authenticator.authenticate, token)
+
+    def test_revoked(self) -> None:
+        """
+        A token that is revoked is not good any more, and its principal not
+        current; the others are.
+        """
+        manager = self.authenticator.authenticate("manager")
+        dealer = self.authenticator.authenticate("dealer")
+        self.assertIs(self.authenticator.isCurrent(manager), True)
+        self.authenticator.revoked.add("manager")
+        self.assertIs(self.authenticator.isCurrent(manager), False)
+        self.assertRaises(Unauthorized, self.authenticator.authenticate, "manager")
+        self.assertIs(self.authenticator.isCurrent(dealer), True)
+
+    def test_revokedHere(self) -> None:
+        """
+        What is revoked with one is not revoked with another.
+        """
+        self.authenticator.revoked.add("manager")
+        FakeAuthenticator().authenticate("manager")
+
+
+class RuntimeBehaviour:
+    """
+    What every provider of L{ITradingRuntime} does; C{setUp} makes
+    C{self.runtime}, which gives out order 1242281 first.
+    """
+
+    runtime: Any
+    events: TradeEvents
+
+    def book(self) -> None:
+        """
+        Have everything booked.
+        """
+        raise NotImplementedError
+
+    def note(self) -> None:
+        """
+        Begin to note what is published.
+        """
+        self.published: list[TradeEvent] = []
+        self.events.addObserver(self.published.extend)
+
+    def submit(self, amount: int = 300_00000000, order: int = 0) -> Reservation:
+        """
+        Submit a credit-in that is not refused.
+        """
+        operation = Operation(7, 1001, amount, "Promotion credit", order)
+        reservation: Reservation = self.successResultOf(  # type: ignore[attr-defined]
+            self.runtime.submit(operation)
+        )
+        return reservation
+
+    def test_interface(self: Any) -> None:
+        """
+        It provides the whole interface.
+        """
+        verifyObject(ITradingRuntime, self.runtime)
+
+    def test_new(self: Any) -> None:
+        """
+        New operations get fresh orders, and ADD.
+        """
+        first, second = self.submit(), self.submit()
+        self.assertEqual((first.order, first.eventType), (1242281, 0))
+        self.assertEqual((second.order, second.eventType), (1242282, 0))
+
+    def test_orderNotFound(self: Any) -> None:
+        """
+        An order that is not found gets a fresh one, and ADD.
+        """
+        reservation = self.submit(order=42)
+        self.assertEqual((reservation.order, reservation.eventType), (1242281, 0))
+
+    def test_update(self: Any) -> None:
+        """
+        An order that is there, booked or not yet, is reused, with UPDATE.
+        """
+        self.submit()
+        early = self.submit(order=1242281)
+        self.book()
+        late = self.submit(order=1242281)
+        self.assertEqual((early.order, early.eventType), (1242281, 1))
+        self.assertEqual((late.order, late.eventType), (1242281, 1))
+        self.assertEqual(self.submit().order, 1242282)
+
+    def test_nothingYet(self: Any) -> None:
+        """
+        The reservation comes before anything is emitted or durable.
+        """
+        durable = self.submit().whenDurable()
+        self.assertEqual(self.published, [])
+        self.assertNoResult(durable)
+        self.book()
+        self.assertIs(self.successResultOf(durable), None)
+
+    def test_event(self: Any) -> None:
+        """
+        The event has the booked trade, and is marked with its operation.
+        """
+        reservation = self.submit()
+        self.book()
+        expected = Trade(
+            1242281, 1001, 7, 3, 30000000000, "Promotion credit", NOW, NOW, NOW
+        )
+        self.assertEqual(
+            self.published, [TradeEvent(0, expected, reservation.operation)]
+        )
+
+    def test_givenTimes(self: Any) -> None:
+        """
+        Times that are given, 0 too, are kept.
+        """
+        operation = Operation(7, 1001, 1, "", openTime=0, closeTime=1700)
+        self.successResultOf(self.runtime.submit(operation))
+        self.book()
+        data = self.published[0].data
+        self.assertEqual((data.openTime, data.closeTime), (0, 1700))
+
+    def test_bookingOrder(self: Any) -> None:
+        """
+        Events come in booking order, each once.
+        """
+        self.submit(1)
+        self.submit(2, 1242281)
+        self.submit(3)
+        self.book()
+        self.assertEqual(
+            [(event.order, event.type, event.data.profit) for event in self.published],
+            [(1242281, 0, 1), (1242281, 1, 2), (1242282, 0, 3)],
+        )
+
+    def test_eventFirst(self: Any) -> None:
+        """
+        The event is published before its operation is said to be durable.
+        """
+        seen: list[str] = []
+        self.events.addObserver(lambda events: seen.append("event"))
+        self.submit().whenDurable().addCallback(lambda _: seen.append("durable"))
+        self.book()
+        self.assertEqual(seen, ["event", "durable"])
+
+    def test_notFailed(self: Any) -> None:
+        """
+        It has not failed.
+        """
+        self.submit()
+        self.book()
+        self.assertNoResult(self.runtime.whenFailed())
+
+
+class FakeTradingRuntimeTests(RuntimeBehaviour, SynchronousTestCase):
+    """
+    Tests for L{FakeTradingRuntime}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make one.
+        """
+        self.events = TradeEvents()
+        self.note()
+        self.runtime = FakeTradingRuntime(self.events)
+
+    def book(self) -> None:
+        """
+        Book all that was submitted.
+        """
+        for operation in list(self.runtime.operations):
+            self.runtime.book(operation)
+
+    def test_operations(self) -> None:
+        """
+        What was submitted and not booked can be seen, in order.
+        """
+        first, second = self.submit().operation, self.submit().operation
+        self.assertEqual(self.runtime.operations, [first, second])
+        self.runtime.book(first)
+        self.assertEqual(self.runtime.operations, [second])
+
+    def test_anyOrder(self) -> None:
+        """
+        The test chooses what is booked when, and at what time.
+        """
+        self.submit()
+        second = self.submit()
+        self.runtime.book(second.operation, now=5)
+        self.assertEqual(len(self.published), 1)
+        self.assertEqual(self.published[0].order, 1242282)
+        self.assertEqual(self.published[0].data.timestamp, 5)
+
+    def test_firstOrder(self) -> None:
+        """
+        The first number can be chosen.
+        """
+        self.runtime = FakeTradingRuntime(self.events, firstOrder=7)
+        self.assertEqual([self.submit().order, self.submit().order], [7, 8])
+
+    def test_refusal(self) -> None:
+        """
+        It refuses with what the test says, as long as it says so; nothing is
+        submitted then.
+        """
+        why = NoMoney("account 1001 has not enough credit")
+        self.runtime.refusal = why
+        refused = self.runtime.submit(Operation(7, 1001, 1, ""))
+        self.assertIs(self.failureResultOf(refused, NoMoney).value, why)
+        self.assertEqual(self.runtime.operations, [])
+        self.runtime.refusal = None
+        self.assertEqual(self.submit().order, 1242281)
+
+    def test_fail(self) -> None:
+        """
+        It fails when the test says so.
+        """
+        why = OSError("EIO")
+        failed = self.runtime.whenFailed()
+        self.runtime.fail(why)
+        self.assertIs(self.failureResultOf(failed, OSError).value, why)
+
+
+class RealTradingRuntimeTests(RuntimeBehaviour, SynchronousTestCase):
+    """
+    Tests for the embedded runtime doing what the fake one does.
+    """
+
+    def setUp(self) -> None:
+        """
+        Start one on a ledger in memory.
+        """
+        self.clock = Clock()
+        self.events = TradeEvents()
+        self.note()
+        self.runtime = TradingRuntime(
+            self.clock,
+            MemoryLedger(nextOrder=1242281),
+            self.events,
+            now=lambda: NOW,
+            maxQueued=10,
+        )
+        self.runtime.startService()
+
+    def tearDown(self) -> None:
+        """
+        Nothing stays scheduled.
+        """
+        self.successResultOf(self.runtime.stopService())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def book(self) -> None:
+        """
+        Book all that was submitted.
+        """
+        self.clock.advance(0)
+
+
+class HeldLedgerTests(SynchronousTestCase):
+    """
+    Tests for L{HeldLedger}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Open one that has given out its first three orders.
+        """
+        self.memory = MemoryLedger()
+        self.ledger = HeldLedger(self.memory)
+        self.ledger.open()
+        self.assertEqual([self.ledger.newOrder() for _ in range(3)], [1, 2, 3])
+
+    def trade(self, order: int) -> Trade:
+        """
+        A credit of one unit.
+        """
+        return Trade(order, 1001, 7, 3, 1, "", 1, 2, 3)
+
+    def test_interface(self) -> None:
+        """
+        It provides the whole interface.
+        """
+        verifyObject(ILedger, self.ledger)
+
+    def test_byItself(self) -> None:
+        """
+        It brings its own memory, if none is given.
+        """
+        self.assertEqual(HeldLedger().newOrder(), 1)
+
+    def test_held(self) -> None:
+        """
+        A commit neither ends nor shows before it is released.
+        """
+        done = self.ledger.commit([self.trade(1)])
+        self.assertNoResult(done)
+        self.assertIs(self.ledger.trade(1), None)
+        self.assertIs(self.ledger.account(1001), None)
+        self.ledger.release()
+        self.assertIs(self.successResultOf(done), None)
+        self.assertEqual(self.ledger.trade(1), self.trade(1))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 1))
+        self.assertEqual(self.ledger.commits, [])
+
+    def test_oldestFirst(self) -> None:
+        """
+        Commits can be seen while they have not ended, and end with the oldest
+        first.
+        """
+        first = self.ledger.commit([self.trade(1), self.trade(2)])
+        second = self.ledger.commit([self.trade(3)])
+        self.assertEqual(
+            [[each.order for each in trades] for trades, _ in self.ledger.commits],
+            [[1, 2], [3]],
+        )
+        self.ledger.release()
+        self.successResultOf(first)
+        self.assertNoResult(second)
+
+    def test_fail(self) -> None:
+        """
+        A commit that fails has written nothing here.
+        """
+        why = OSError("EIO")
+        done = self.ledger.commit([self.trade(1)])
+        self.ledger.fail(why)
+        self.assertIs(self.failureResultOf(done, OSError).value, why)
+        self.assertIs(self.ledger.trade(1), None)
+        self.assertEqual(self.ledger.commits, [])
+
+    def test_asItWas(self) -> None:
+        """
+        What the caller does to its sequence later does not change the commit.
+        """
+        trades = [self.trade(1)]
+        self.ledger.commit(trades)
+        trades.append(self.trade(2))
+        self.ledger.release()
+        self.assertIs(self.ledger.trade(2), None)
+
+    def test_close(self) -> None:
+        """
+        It can be closed.
+        """
+        self.ledger.close()

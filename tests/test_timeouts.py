@@ -1,0 +1,328 @@
+"""
+Tests for L{creditsync.timeouts}.
+"""
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync.timeouts import EqualTimeouts
+
+
+class EqualTimeoutsTests(SynchronousTestCase):
+    """
+    Tests for L{EqualTimeouts}, with waits of 5 seconds.
+    """
+
+    def setUp(self) -> None:
+        """
+        Note what expires.
+        """
+        self.clock = Clock()
+        self.expired: list[str] = []
+        self.timeouts = EqualTimeouts(self.clock, 5.0, self.expired.append)
+
+    def tearDown(self) -> None:
+        """
+        Once nothing waits, nothing is scheduled.
+        """
+        for item in self.timeouts.waiting():
+            self.timeouts.end(item)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_nothingAtFirst(self) -> None:
+        """
+        Without an item nothing waits and nothing is scheduled.
+        """
+        self.assertEqual(len(self.timeouts), 0)
+        self.assertEqual(self.timeouts.waiting(), [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_expires(self) -> None:
+        """
+        An item expires when its seconds are over, and no earlier.
+        """
+        self.timeouts.start("a")
+        self.clock.advance(4.75)
+        self.assertEqual(self.expired, [])
+        self.clock.advance(0.25)
+        self.assertEqual(self.expired, ["a"])
+
+    def test_expiresOnce(self) -> None:
+        """
+        An item that has expired waits no longer, and leaves no timer.
+        """
+        self.timeouts.start("a")
+        self.clock.advance(5)
+        self.assertEqual(len(self.timeouts), 0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(5)
+        self.assertEqual(self.expired, ["a"])
+
+    def test_eachAtItsTime(self) -> None:
+        """
+        Items that were started one after the other expire one after the
+        other, each after the same time.
+        """
+        self.timeouts.start("a")
+        self.clock.advance(1)
+        self.timeouts.start("b")
+        self.clock.advance(4)
+        self.assertEqual(self.expired, ["a"])
+        self.clock.advance(0.75)
+        self.assertEqual(self.expired, ["a"])
+        self.clock.advance(0.25)
+        self.assertEqual(self.expired, ["a", "b"])
+
+    def test_together(self) -> None:
+        """
+        Items that were started at the same time expire together, the first
+        one first.
+        """
+        for item in "cab":
+            self.timeouts.start(item)
+        self.clock.advance(5)
+        self.assertEqual(self.expired, ["c", "a", "b"])
+
+    def test_lateClock(self) -> None:
+        """
+        After a long turn of the reactor all that is overdue expires at once,
+        in its order, and what is not yet due goes on to wait.
+        """
+        self.timeouts.start("a")
+        self.clock.advance(1)
+        self.timeouts.start("b")
+        self.clock.rightNow += 4.5
+        self.timeouts.start("c")
+        self.clock.rightNow += 1
+        self.clock.advance(0)
+        self.assertEqual(self.expired, ["a", "b"])
+        self.assertEqual(self.timeouts.waiting(), ["c"])
+
+    def test_oneDelayedCall(self) -> None:
+        """
+        However much waits, the clock has one call.
+        """
+        for item in "abc":
+            self.timeouts.start(item)
+            self.clock.advance(1)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+
+    def test_length(self) -> None:
+        """
+        The length is the number of items that wait.
+        """
+        self.timeouts.start("a")
+        self.timeouts.start("b")
+        self.assertEqual(len(self.timeouts), 2)
+
+    def test_waiting(self) -> None:
+        """
+        What waits is told with the longest waiting first.
+        """
+        for item in "cab":
+            self.timeouts.start(item)
+        self.timeouts.end("a")
+        self.assertEqual(self.timeouts.waiting(), ["c", "b"])
+
+    def test_end(self) -> None:
+        """
+        An item that was ended does not expire.
+        """
+        self.timeouts.start("a")
+        self.assertIs(self.timeouts.end("a"), True)
+        self.clock.advance(5)
+        self.assertEqual(self.expired, [])
+
+    def test_endTwice(self) -> None:
+        """
+        To end what does not wait any more, or never did, does nothing.
+        """
+        self.timeouts.start("a")
+        self.timeouts.end("a")
+        self.assertIs(self.timeouts.end("a"), False)
+        self.assertIs(self.timeouts.end("b"), False)
+
+    def test_endExpired(self) -> None:
+        """
+        An item that has expired was not waiting.
+        """
+        self.timeouts.start("a")
+        self.clock.advance(5)
+        self.assertIs(self.timeouts.end("a"), False)
+
+    def test_endLast(self) -> None:
+        """
+        With the last item its delayed call goes too.
+        """
+        self.timeouts.start("a")
+        self.timeouts.start("b")
+        self.timeouts.end("a")
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.timeouts.end("b")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_endOldest(self) -> None:
+        """
+        When the oldest is ended, the next one still waits its full time.
+        """
+        self.timeouts.start("a")
+        self.clock.advance(2)
+        self.timeouts.start("b")
+        self.timeouts.end("a")
+        self.clock.advance(4.75)
+        self.assertEqual(self.expired, [])
+        self.clock.advance(0.25)
+        self.assertEqual(self.expired, ["b"])
+
+    def test_endMiddle(self) -> None:
+        """
+        An item may be ended out of turn.
+        """
+        for item in "abc":
+            self.timeouts.start(item)
+        self.timeouts.end("b")
+        self.clock.advance(5)
+        self.assertEqual(self.expired, ["a", "c"])
+
+    def test_startAgain(self) -> None:
+        """
+        An item that was ended and started again waits its full time anew,
+        behind those that came between.
+        """
+        self.timeouts.start("a")
+        self.timeouts.start("b")
+        self.timeouts.end("a")
+        self.clock.advance(1)
+        self.timeouts.start("a")
+        self.clock.advance(4)
+        self.assertEqual(self.expired, ["b"])
+        self.clock.advance(1)
+        self.assertEqual(self.expired, ["b", "a"])
+
+    def test_startAfterRest(self) -> None:
+        """
+        After all was ended, the next item is timed from its own start.
+        """
+        self.timeouts.start("a")
+        self.clock.advance(3)
+        self.timeouts.end("a")
+        self.timeouts.start("b")
+        self.clock.advance(4.75)
+        self.assertEqual(self.expired, [])
+        self.clock.advance(0.25)
+        self.assertEqual(self.expired, ["b"])
+
+    def test_startTwice(self) -> None:
+        """
+        An item that waits can't be started.
+        """
+        self.timeouts.start("a")
+        self.assertRaises(AssertionError, self.timeouts.start, "a")
+
+    def test_manyExpire(self) -> None:
+        """
+        Of very many, those that are due expire and the others stay.
+        """
+        for number in range(5000):
+            self.timeouts.start(str(number))
+        self.clock.advance(1)
+        self.timeouts.start("later")
+        self.clock.advance(4)
+        self.assertEqual(len(self.expired), 5000)
+        self.assertEqual(self.expired[-1], "4999")
+        self.assertEqual(self.timeouts.waiting(), ["later"])
+
+
+class ReentrantTimeoutsTests(SynchronousTestCase):
+    """
+    Tests for what L{EqualTimeouts} calls calling back into it.
+    """
+
+    def setUp(self) -> None:
+        """
+        Do, when an item expires, what the test wants for it.
+        """
+        self.clock = Clock()
+        self.expired: list[str] = []
+        self.timeouts = EqualTimeouts(self.clock, 5.0, self.expire)
+
+    def expire(self, item: str) -> None:
+        """
+        Note it, then do it.
+        """
+        self.expired.append(item)
+        if item == "failing":
+            raise ZeroDivisionError
+        if item == "starting":
+            self.timeouts.start("started")
+        if item == "looking":
+            self.seen = self.timeouts.waiting()
+        if item == "ending":
+            self.ended = [self.timeouts.end("due"), self.timeouts.end("later")]
+
+    def test_start(self) -> None:
+        """
+        An item that is started while another one expires waits its full
+        time.
+        """
+        self.timeouts.start("starting")
+        self.clock.advance(5)
+        self.clock.advance(4.75)
+        self.assertEqual(self.expired, ["starting"])
+        self.clock.advance(0.25)
+        self.assertEqual(self.expired, ["starting", "started"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_startBesideLater(self) -> None:
+        """
+        It then has no second delayed call beside that of what waits already.
+        """
+        self.timeouts.start("starting")
+        self.clock.advance(1)
+        self.timeouts.start("later")
+        self.clock.advance(4)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.clock.advance(1)
+        self.assertEqual(self.expired, ["starting", "later"])
+        self.clock.advance(4)
+        self.assertEqual(self.expired, ["starting", "later", "started"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_noneOfTheDueWaits(self) -> None:
+        """
+        All that is due has left the table before the first of it is told.
+        """
+        self.timeouts.start("looking")
+        self.timeouts.start("due")
+        self.clock.advance(5)
+        self.assertEqual(self.seen, [])
+
+    def test_end(self) -> None:
+        """
+        What is due at the same time can't be ended any more; what is due
+        later can, and takes its delayed call with it.
+        """
+        self.timeouts.start("ending")
+        self.timeouts.start("due")
+        self.clock.advance(1)
+        self.timeouts.start("later")
+        self.clock.advance(4)
+        self.assertEqual(self.ended, [False, True])
+        self.assertEqual(self.expired, ["ending", "due"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_failing(self) -> None:
+        """
+        If the call for one item raises, this is logged, and the others
+        expire all the same, now and later.
+        """
+        self.timeouts.start("failing")
+        self.timeouts.start("due")
+        self.clock.advance(1)
+        self.timeouts.start("later")
+        self.clock.advance(4)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.expired, ["failing", "due"])
+        self.clock.advance(1)
+        self.assertEqual(self.expired, ["failing", "due", "later"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
