@@ -15,6 +15,7 @@ from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -27,6 +28,9 @@ from creditsync.session import Sessions
 from creditsync.validation import Schemas
 from creditsync.waiters import Waiters
 
+# Seconds for which a stopping server still reads, to refuse with 503 what was
+# sent before its clients could know.
+LAST_CALL = 0.2
 # Seconds that sessions have to take their last replies before they are cut
 # off, when the server stops and whenever else a connection ends.
 GOODBYE = 2.0
@@ -184,7 +188,8 @@ class CreditSync(Service):
         answered = self.sessions.stop()
         await self._step("answering who waits", answered, self._limits.stopTimeout)
         self.waiters.endAll("the server is stopping")
-        await self._step("closing the sessions", self.factory.finish(), GOODBYE)
+        await deferLater(self._reactor, LAST_CALL)
+        await self._step("closing the sessions", self.factory.finish())
         self.factory.cutOff()
         self._events.removeObserver(self._flush)
         self._events.removeObserver(self.sessions.tradeEvents)
@@ -202,6 +207,6 @@ class CreditSync(Service):
         try:
             await done.addTimeout(seconds, self._reactor)
         except TimeoutError:
-            self._log.warn("{what} took too long", what=what)
+            self._log.info("{what} took too long", what=what)
         except Exception:
             self._log.failure("{what} failed", what=what)

@@ -7,6 +7,7 @@ any other Twisted application (L{creditsync.service}).
 """
 
 import atexit
+import gc
 import math
 import os
 import re
@@ -49,6 +50,11 @@ KEY_VARIABLE: Final = "CREDITSYNC_KEY"
 # Seconds after which a thread hands the GIL over. A commit beside a busy
 # reactor takes 1.0 ms with it, and 5.6 ms with Python's own 0.005.
 _SWITCH_INTERVAL: Final = 0.0005
+
+# What waits for a commit is young but no garbage: with Python's own (700, 10,
+# 10) the collector goes through all of it again and again. These give an
+# eighth more credits a second, and half the p99.
+_GC_THRESHOLDS: Final = (50_000, 20, 100)
 
 _log = Logger()
 
@@ -162,6 +168,14 @@ class Options(usage.Options):
             _positive("timeout", float),
         ],
         *_limitOptions(),
+    ]
+    optFlags: list[list[Any]] = [  # noqa: RUF012 - as usage.Options has it
+        [
+            "idempotent-extid",
+            None,
+            "Take a request's extID for its idempotencyKey where it has none: for"
+            " clients whose extIDs never come twice for different requests.",
+        ]
     ]
 
     def __init__(self) -> None:
@@ -318,6 +332,7 @@ def settleProcess(reactor: Any) -> None:
     # timers early or late by as much.
     reactor.seconds = time.monotonic
     sys.setswitchinterval(_SWITCH_INTERVAL)
+    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 def creditSync(reactor: Any, options: Options, key: bytes) -> CreditSync:
@@ -350,6 +365,7 @@ def creditSync(reactor: Any, options: Options, key: bytes) -> CreditSync:
         listen=options["listen"],
         timeout=options["timeout"],
         limits=limits,
+        isExtIDIdempotent=bool(options["idempotent-extid"]),
     )
 
 
