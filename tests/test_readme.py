@@ -74,6 +74,7 @@ class DocumentTests(SynchronousTestCase):
             **{name: default for name, _, default, *_ in Options.optParameters},
             "listen": tap.DEFAULT_LISTEN,
             "key": tap.DEFAULT_KEY,
+            **{name: "off" for name, *_ in Options.optFlags},
         }
         self.assertEqual(
             documented,
