@@ -4,15 +4,22 @@ Tests for L{creditsync.commands}.
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from creditsync.commands import HealthCheck, Subscription
+from creditsync.commands import GetOperation, HealthCheck, Subscription
 from creditsync.errors import NotFound
 from creditsync.interfaces import ICommand
-from creditsync.records import Deferral, Operation, Request, TradeEvent
+from creditsync.records import (
+    Deferral,
+    Operation,
+    Principal,
+    Request,
+    Trade,
+    TradeEvent,
+)
 from creditsync.waiters import Waiters
 
 EVERY_ROLE = {0, 1, 2, 3, 4, 5}
@@ -83,7 +90,7 @@ class HealthCheckTests(SynchronousTestCase):
         Replies that wait for an event or for a commit are counted, as long as
         they wait.
         """
-        operation = Operation(7, 1001, 1, "")
+        operation = Operation("CreditInSync", 7, 1001, 1, "")
         durable: Deferred[None] = Deferred()
         self.waiters.wait(Deferral(1, 0, operation), "1", object())
         self.waiters.wait(Deferral(1, 0, operation, durable), "2", object())
@@ -93,6 +100,138 @@ class HealthCheckTests(SynchronousTestCase):
         durable.callback(None)
         self.assertEqual(self.execute()["pending"], 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class KnowingRuntime:
+    """
+    A runtime, as far as L{GetOperation} is concerned.
+
+    @ivar asked: What it was asked for, in order.
+    """
+
+    def __init__(self) -> None:
+        self.trades: dict[int, Any] = {}
+        self.orders: dict[tuple[int, str], int] = {}
+        self.asked: list[object] = []
+
+    def trade(self, order: int) -> Any:
+        """
+        See L{ITradingRuntime.trade}.
+        """
+        self.asked.append(order)
+        return succeed(self.trades.get(order))
+
+    def orderOf(self, principal: int, key: str) -> Any:
+        """
+        See L{ITradingRuntime.orderOf}.
+        """
+        self.asked.append((principal, key))
+        return succeed(self.orders.get((principal, key)))
+
+
+class AskingSession:
+    """
+    A session, as far as L{GetOperation} is concerned.
+    """
+
+    principal = Principal(7, 1, float("inf"))
+
+
+class GetOperationTests(SynchronousTestCase):
+    """
+    Tests for L{GetOperation}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make it on a runtime that knows order 5.
+        """
+        self.trade = Trade(5, 1001, 7, 3, 1, "Promotion credit", 1, 2, 3)
+        self.runtime: Any = KnowingRuntime()
+        self.runtime.trades[5] = self.trade
+        self.command = GetOperation(self.runtime)
+
+    def execute(self, **data: Any) -> Any:
+        """
+        Execute it.
+        """
+        session: Any = AskingSession()
+        return self.command.execute(session, request("GetOperation", **data))
+
+    def test_interface(self) -> None:
+        """
+        It provides the whole interface.
+        """
+        verifyObject(ICommand, self.command)
+
+    def test_attributes(self) -> None:
+        """
+        Manager, dealer and admin may use it, with or without an C{extID}.
+        """
+        self.assertEqual(self.command.name, "GetOperation")
+        self.assertEqual(self.command.schema, "get_operation")
+        self.assertEqual(self.command.roles, {1, 2, 3})
+        self.assertIs(self.command.needsExtID, False)
+
+    def test_order(self) -> None:
+        """
+        The trade is told as the runtime has it.
+        """
+        self.assertIs(self.successResultOf(self.execute(order=5)), self.trade)
+
+    def test_wholeFloat(self) -> None:
+        """
+        C{5.0} is an integer, as JSON Schema has it.
+        """
+        self.successResultOf(self.execute(order=5.0))
+        self.assertEqual([type(each) for each in self.runtime.asked], [int])
+
+    def test_foreignTrade(self) -> None:
+        """
+        The record of a foreign runtime is told as it is.
+        """
+        self.runtime.trades[6] = {"order": 6, "magic": 17}
+        self.assertEqual(
+            self.successResultOf(self.execute(order=6)), {"order": 6, "magic": 17}
+        )
+
+    def test_key(self) -> None:
+        """
+        A key is looked up for the principal who asks, then its order.
+        """
+        self.runtime.orders[7, "promo-1"] = 5
+        told = self.successResultOf(self.execute(idempotencyKey="promo-1"))
+        self.assertIs(told, self.trade)
+        self.assertEqual(self.runtime.asked, [(7, "promo-1"), 5])
+
+    def test_noOrder(self) -> None:
+        """
+        An order that is not there is 404.
+        """
+        why = self.failureResultOf(self.execute(order=42), NotFound).value
+        self.assertEqual((why.status, why.error), (404, "NOT_FOUND"))
+        self.assertIn("data.order", why.message)
+
+    def test_noKey(self) -> None:
+        """
+        A key that this principal did not use is 404, and no order is looked
+        up.
+        """
+        self.runtime.orders[8, "promo-1"] = 5
+        why = self.failureResultOf(self.execute(idempotencyKey="promo-1"), NotFound)
+        self.assertIn("data.idempotencyKey", why.value.message)
+        self.assertEqual(self.runtime.asked, [(7, "promo-1")])
+
+    def test_later(self) -> None:
+        """
+        A runtime may take its time.
+        """
+        later: Deferred[Trade] = Deferred()
+        self.runtime.trade = lambda order: later
+        response = self.execute(order=5)
+        self.assertNoResult(response)
+        later.callback(self.trade)
+        self.assertIs(self.successResultOf(response), self.trade)
 
 
 class SubscriberSession:

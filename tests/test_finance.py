@@ -5,7 +5,7 @@ Tests for L{creditsync.finance}.
 from decimal import Decimal
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -15,10 +15,35 @@ from creditsync.errors import InvalidData, NoMoney, OutcomeUnknown
 from creditsync.events import TradeEvents
 from creditsync.finance import financeCommands
 from creditsync.interfaces import ICommand, ITradingRuntime
-from creditsync.records import Deferral, Operation, Request, Reservation, TradeEvent
+from creditsync.records import (
+    Deferral,
+    Deletion,
+    Operation,
+    Principal,
+    Replay,
+    Request,
+    Reservation,
+    Trade,
+    TradeEvent,
+)
 from creditsync.testing import FakeTradingRuntime
 
 MANAGER, DEALER, ADMIN = 1, 2, 3
+
+
+def trade(order: int, profit: int = 300_00000000, cmd: int = 7) -> Trade:
+    """
+    A trade of the seed's example.
+    """
+    return Trade(order, 1001, cmd, 3, profit, "Promotion credit", 1700, 1800, 1900)
+
+
+class AskingSession:
+    """
+    A session, as far as a finance command is concerned.
+    """
+
+    principal = Principal(7, MANAGER, float("inf"))
 
 
 class FinanceCase(SynchronousTestCase):
@@ -35,23 +60,26 @@ class FinanceCase(SynchronousTestCase):
         self.published: list[TradeEvent] = []
         self.events.addObserver(self.published.extend)
         self.runtime = FakeTradingRuntime(self.events)
+        self.session: Any = AskingSession()
         self.commands = {
             command.name: command for command in financeCommands(self.runtime)
         }
 
-    def request(self, name: str, data: dict[str, Any]) -> Request:
+    def request(
+        self, name: str, data: dict[str, Any], key: str | None = None
+    ) -> Request:
         """
         A request; by default with the data of the seed's example.
         """
         seed = {"login": 1001, "amount": 300.0, "comment": "Promotion credit"}
-        return Request(name, "credit-req-1001", "manager", {**seed, **data})
+        return Request(name, "credit-req-1001", "manager", {**seed, **data}, key)
 
     def execute(self, name: str, **data: Any) -> dict[str, Any]:
         """
         Execute what the runtime accepts at once.
         """
         response: dict[str, Any] = self.successResultOf(
-            self.commands[name].execute(object(), self.request(name, data))
+            self.commands[name].execute(self.session, self.request(name, data))
         )
         return response
 
@@ -60,7 +88,9 @@ class FinanceCase(SynchronousTestCase):
         The operation that is submitted for this data.
         """
         self.execute("CreditInSync", **data)
-        return self.runtime.operations[-1]
+        operation = self.runtime.reserved[-1].operation
+        assert isinstance(operation, Operation)
+        return operation
 
     def invalid(self, **data: Any) -> str:
         """
@@ -69,9 +99,12 @@ class FinanceCase(SynchronousTestCase):
         """
         command = self.commands["CreditInSync"]
         why = self.assertRaises(
-            InvalidData, command.execute, object(), self.request("CreditInSync", data)
+            InvalidData,
+            command.execute,
+            self.session,
+            self.request("CreditInSync", data),
         )
-        self.assertEqual(self.runtime.operations, [])
+        self.assertEqual(self.runtime.reserved, [])
         message: str = why.message
         return message
 
@@ -93,9 +126,23 @@ class TableTests(FinanceCase):
         """
         Each method has its asynchronous form and its C{Sync} form.
         """
-        names = list(self.commands)
-        self.assertEqual(names[:2], ["CreditIn", "CreditInSync"])
-        self.assertEqual(names[1::2], [f"{name}Sync" for name in names[0::2]])
+        self.assertEqual(
+            list(self.commands),
+            [
+                "CreditIn",
+                "CreditInSync",
+                "CreditOut",
+                "CreditOutSync",
+                "BalanceIn",
+                "BalanceInSync",
+                "BalanceOut",
+                "BalanceOutSync",
+                "DeleteCredit",
+                "DeleteCreditSync",
+                "DeleteBalance",
+                "DeleteBalanceSync",
+            ],
+        )
 
     def test_roles(self) -> None:
         """
@@ -108,15 +155,31 @@ class TableTests(FinanceCase):
         """
         Only the C{Sync} forms need an C{extID}.
         """
-        self.assertIs(self.commands["CreditIn"].needsExtID, False)
-        self.assertIs(self.commands["CreditInSync"].needsExtID, True)
+        needs = [name for name in self.commands if self.commands[name].needsExtID]
+        self.assertEqual(
+            needs,
+            [
+                "CreditInSync",
+                "CreditOutSync",
+                "BalanceInSync",
+                "BalanceOutSync",
+                "DeleteCreditSync",
+                "DeleteBalanceSync",
+            ],
+        )
 
     def test_schema(self) -> None:
         """
         Both forms have the same schema.
         """
-        self.assertEqual(self.commands["CreditIn"].schema, "credit_in")
-        self.assertEqual(self.commands["CreditInSync"].schema, "credit_in")
+        self.assertEqual(
+            [command.schema for command in self.commands.values()],
+            [
+                *("credit_in", "credit_in", "credit_out", "credit_out"),
+                *("balance_in", "balance_in", "balance_out", "balance_out"),
+                *("delete", "delete", "delete", "delete"),
+            ],
+        )
 
 
 class OperationTests(FinanceCase):
@@ -145,7 +208,7 @@ class OperationTests(FinanceCase):
         asked = []
         for name in ("CreditIn", "CreditInSync"):
             self.execute(name, **data)
-            asked.append(self.runtime.operations[-1])
+            asked.append(self.runtime.reserved[-1].operation)
         for each in asked:
             self.assertEqual(
                 (each.cmd, each.login, each.amount, each.comment, each.order),
@@ -234,6 +297,89 @@ class OperationTests(FinanceCase):
         self.assertEqual(self.operation(open_time=2, close_time=2).closeTime, 2)
 
 
+class FamilyOperationTests(FinanceCase):
+    """
+    Tests for what the rest of the family asks of the runtime.
+    """
+
+    def asked(
+        self, name: str, data: dict[str, Any], key: str | None = None
+    ) -> Operation | Deletion:
+        """
+        What is submitted for exactly this data.
+        """
+        request = Request(name, "1", "manager", data, key)
+        self.successResultOf(self.commands[name].execute(self.session, request))
+        return self.runtime.reserved[-1].operation
+
+    def test_cmds(self) -> None:
+        """
+        Each method that books has its operation code, in both its forms.
+        """
+        for name, amount, cmd in (
+            ("BalanceIn", 0.5, 6),
+            ("BalanceInSync", 0.5, 6),
+            ("CreditIn", 0.5, 7),
+            ("CreditInSync", 0.5, 7),
+            ("BalanceOut", -0.5, 8),
+            ("BalanceOutSync", -0.5, 8),
+            ("CreditOut", -0.5, 9),
+            ("CreditOutSync", -0.5, 9),
+        ):
+            data = {"login": 1001, "amount": amount, "comment": "Why"}
+            operation: Any = self.asked(name, data)
+            self.assertEqual((operation.cmd, operation.command), (cmd, name))
+            self.assertEqual(operation.amount, 50000000 if amount > 0 else -50000000)
+
+    def test_comment(self) -> None:
+        """
+        A balance operation without a comment has the platform's; one that is
+        given is handed on.
+        """
+        for name in ("BalanceIn", "BalanceInSync", "BalanceOut", "BalanceOutSync"):
+            operation: Any = self.asked(name, {"login": 1001, "amount": 1})
+            self.assertEqual(operation.comment, "Finance")
+            data = {"login": 1001, "amount": 1, "comment": "Cash desk 3"}
+            operation = self.asked(name, data)
+            self.assertEqual(operation.comment, "Cash desk 3")
+
+    def test_deletions(self) -> None:
+        """
+        A deletion names the order, and the kinds that the command may delete:
+        credit in and out, or balance in and out.
+        """
+        self.execute("CreditIn")
+        for name, cmds in (
+            ("DeleteCredit", {7, 9}),
+            ("DeleteCreditSync", {7, 9}),
+            ("DeleteBalance", {6, 8}),
+            ("DeleteBalanceSync", {6, 8}),
+        ):
+            deletion = self.asked(name, {"order": 1242281})
+            assert isinstance(deletion, Deletion)
+            self.assertEqual((deletion.command, deletion.order), (name, 1242281))
+            self.assertEqual(deletion.cmds, cmds)
+
+    def test_deletedOrderAsFloat(self) -> None:
+        """
+        C{1242281.0} is an integer here as well.
+        """
+        self.execute("CreditIn")
+        order = self.asked("DeleteCredit", {"order": 1242281.0}).order
+        self.assertEqual((order, type(order)), (1242281, int))
+
+    def test_principalAndKey(self) -> None:
+        """
+        Who asks, and under which key, goes with the operation.
+        """
+        booking = {"login": 1001, "amount": 1, "comment": "Why"}
+        for name, data in (("CreditIn", booking), ("DeleteCredit", {"order": 1242281})):
+            operation = self.asked(name, data, "promo-1")
+            self.assertEqual((operation.principal, operation.key), (7, "promo-1"))
+            operation = self.asked(name, data)
+            self.assertEqual((operation.principal, operation.key), (7, None))
+
+
 class ResponseTests(FinanceCase):
     """
     Tests for the response to an accepted command.
@@ -276,12 +422,14 @@ class ResponseTests(FinanceCase):
             },
         )
 
-    def test_amountAsItCame(self) -> None:
+    def test_amountIsExact(self) -> None:
         """
-        The amount is echoed as it came, so that nothing of it is lost.
+        Nothing of the amount is lost.
         """
-        amount = Decimal("9999999999.99999999")
-        self.assertIs(self.execute("CreditIn", amount=amount)["amount"], amount)
+        amount = self.execute("CreditIn", amount=Decimal("9999999999.99999999"))[
+            "amount"
+        ]
+        self.assertEqual(str(amount), "9999999999.99999999")
 
     def test_sync(self) -> None:
         """
@@ -289,7 +437,7 @@ class ResponseTests(FinanceCase):
         """
         deferral = self.execute("CreditInSync")["__deferred"]
         self.assertEqual(
-            deferral, Deferral(1242281, 0, self.runtime.operations[0], None)
+            deferral, Deferral(1242281, 0, self.runtime.reserved[0].operation, None)
         )
 
     def test_syncUpdate(self) -> None:
@@ -299,7 +447,7 @@ class ResponseTests(FinanceCase):
         self.execute("CreditInSync")
         deferral = self.execute("CreditInSync", order=1242281)["__deferred"]
         self.assertEqual(
-            deferral, Deferral(1242281, 1, self.runtime.operations[1], None)
+            deferral, Deferral(1242281, 1, self.runtime.reserved[1].operation, None)
         )
 
     def test_syncOrderNotFound(self) -> None:
@@ -315,7 +463,7 @@ class ResponseTests(FinanceCase):
         """
         deferral = self.execute("CreditIn")["__deferred"]
         self.assertNoResult(deferral.durable)
-        self.runtime.book(self.runtime.operations[0])
+        self.runtime.book(self.runtime.reserved[0])
         self.assertIs(self.successResultOf(deferral.durable), None)
 
     def test_asyncLost(self) -> None:
@@ -324,12 +472,73 @@ class ResponseTests(FinanceCase):
         """
         runtime = LateRuntime()
         response = self.late(runtime, "CreditIn")
-        reservation = Reservation(1242281, 0, runtime.operations[0])
+        reservation = Reservation(0, trade(1242281), runtime.operations[0])
         runtime.reserved.callback(reservation)
         deferral = self.successResultOf(response)["__deferred"]
         why = OutcomeUnknown("the ledger failed", 1242281)
         reservation.lost(Failure(why))
         self.assertIs(self.failureResultOf(deferral.durable).value, why)
+
+    def test_delete(self) -> None:
+        """
+        The response to a deletion tells what is deleted, with the state of a
+        deletion; its C{Sync} form waits for the DELETE.
+        """
+        self.execute("CreditIn")
+        response = self.execute("DeleteCreditSync", order=1242281)
+        deferral = response.pop("__deferred")
+        self.assertEqual(
+            response,
+            {
+                "accepted": True,
+                "order": 1242281,
+                "state": 12,
+                "login": 1001,
+                "cmd": 7,
+                "amount": 300.0,
+            },
+        )
+        self.assertEqual(
+            deferral, Deferral(1242281, 2, self.runtime.reserved[1].operation, None)
+        )
+
+    def test_replaySync(self) -> None:
+        """
+        Of an operation that was booked before, the C{Sync} form's reply is
+        the trade as it was booked then.
+        """
+        data = self.replayed("CreditInSync")
+        self.assertEqual(data["__deferred"], Replay(trade(77)))
+
+    def test_replay(self) -> None:
+        """
+        The asynchronous form's reply is the response, of the state that was
+        asked for then.
+        """
+        data = self.replayed("CreditIn")
+        self.assertEqual(data.pop("__deferred"), Replay(None))
+        self.assertEqual(
+            data,
+            {
+                "accepted": True,
+                "order": 77,
+                "state": 11,
+                "login": 1001,
+                "cmd": 7,
+                "amount": 300.0,
+            },
+        )
+
+    def replayed(self, name: str) -> dict[str, Any]:
+        """
+        The response where the runtime has booked an update before.
+        """
+        runtime = LateRuntime()
+        response = self.late(runtime, name)
+        replay = Reservation(1, trade(77), runtime.operations[0], isReplay=True)
+        runtime.reserved.callback(replay)
+        data: dict[str, Any] = self.successResultOf(response)
+        return data
 
     def test_refused(self) -> None:
         """
@@ -337,7 +546,7 @@ class ResponseTests(FinanceCase):
         """
         self.runtime.refusal = NoMoney("account 1001 has not enough credit")
         response = self.commands["CreditInSync"].execute(
-            object(), self.request("CreditInSync", {})
+            self.session, self.request("CreditInSync", {})
         )
         why = self.failureResultOf(response, NoMoney).value
         self.assertIs(why, self.runtime.refusal)
@@ -351,7 +560,7 @@ class ResponseTests(FinanceCase):
         response = self.late(runtime, "CreditInSync")
         self.assertNoResult(response)
         operation = runtime.operations[0]
-        runtime.reserved.callback(Reservation(77, 1, operation))
+        runtime.reserved.callback(Reservation(1, trade(77), operation))
         data = self.successResultOf(response)
         self.assertEqual((data["order"], data["state"]), (77, 11))
         self.assertEqual(data["__deferred"], Deferral(77, 1, operation, None))
@@ -361,7 +570,7 @@ class ResponseTests(FinanceCase):
         Execute a command on a runtime that takes its time.
         """
         commands = {command.name: command for command in financeCommands(runtime)}
-        return commands[name].execute(object(), self.request(name, {}))
+        return commands[name].execute(self.session, self.request(name, {}))
 
 
 @implementer(ITradingRuntime)
@@ -380,6 +589,18 @@ class LateRuntime:
         """
         self.operations.append(operation)
         return self.reserved
+
+    def trade(self, order: int) -> "Deferred[Trade | None]":
+        """
+        See L{ITradingRuntime.trade}.
+        """
+        return succeed(None)
+
+    def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
+        """
+        See L{ITradingRuntime.orderOf}.
+        """
+        return succeed(None)
 
     def whenFailed(self) -> "Deferred[None]":
         """

@@ -23,10 +23,18 @@ from creditsync.interfaces import ILedger
 from creditsync.ledger import sqlite
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.records import Account, Trade
+from creditsync.records import (
+    Account,
+    Deletion,
+    Operation,
+    Reservation,
+    Trade,
+    difference,
+)
 
 BALANCE_IN, CREDIT_IN, BALANCE_OUT, CREDIT_OUT = 6, 7, 8, 9
 BOOKED, DELETED = 3, 6
+ADD, UPDATE, DELETE = 0, 1, 2
 
 
 def trade(
@@ -41,6 +49,41 @@ def trade(
     A trade as the runtime would make it.
     """
     return Trade(order, login, cmd, state, profit, comment, 1700, 1800, 1900)
+
+
+def booking(*trades: Trade) -> list[Reservation]:
+    """
+    The batch that books these trades, none of them under a key.
+    """
+    asked = Operation("CreditIn", CREDIT_IN, 1001, 1, "")
+    return [Reservation(ADD, each, asked) for each in trades]
+
+
+def asked(
+    key: str | None,
+    principal: int = 7,
+    order: int = 0,
+    openTime: int | None = None,
+    closeTime: int | None = None,
+    each: Trade | None = None,
+    command: str = "CreditInSync",
+) -> Operation:
+    """
+    What a principal asked for under a key; by default a new L{trade}.
+    """
+    each = each or trade(1)
+    return Operation(
+        command=command,
+        cmd=each.cmd,
+        login=each.login,
+        amount=each.profit,
+        comment=each.comment,
+        order=order,
+        openTime=openTime,
+        closeTime=closeTime,
+        principal=principal,
+        key=key,
+    )
 
 
 def folder(test: SynchronousTestCase) -> str:
@@ -64,7 +107,7 @@ class LedgerBehaviour:
         """
         Commit one batch, and wait for it.
         """
-        self.successResultOf(self.ledger.commit(trades))
+        self.successResultOf(self.ledger.commit(booking(*trades)))
 
     def test_interface(self) -> None:
         """
@@ -216,7 +259,7 @@ class LedgerBehaviour:
         get the same one.
         """
         with self.assertRaises(AssertionError):
-            self.ledger.commit([trade(4)])
+            self.ledger.commit(booking(trade(4)))
 
     def test_addAccounts(self) -> None:
         """
@@ -231,7 +274,237 @@ class LedgerBehaviour:
         self.assertEqual(self.ledger.account(1003), Account(1003, 0, 0))
 
 
-class MemoryLedgerTests(LedgerBehaviour, SynchronousTestCase):
+class KeyBehaviour:
+    """
+    What every provider of L{ILedger} remembers of keys; C{setUp} makes
+    C{self.ledger}, open, and with its first three order numbers given out.
+    """
+
+    ledger: Any
+
+    def book(self, *reservations: Reservation) -> None:
+        """
+        Commit one batch, and wait for it.
+        """
+        self.successResultOf(self.ledger.commit(reservations))
+
+    def replay(self, key: str, principal: int = 7) -> Reservation:
+        """
+        What is remembered of a key, which is a replay.
+        """
+        replay: Reservation = self.ledger.replay(principal, key)
+        self.assertIs(replay.isReplay, True)
+        return replay
+
+    def test_nothingThere(self) -> None:
+        """
+        A key that nobody used is L{None}.
+        """
+        self.assertIsNone(self.ledger.replay(7, "promo-1"))
+        self.book(Reservation(ADD, trade(1), asked("promo-1")))
+        self.assertIsNone(self.ledger.replay(7, "promo-2"))
+
+    def test_withoutAKey(self) -> None:
+        """
+        What has no key is not remembered under any.
+        """
+        self.book(Reservation(ADD, trade(1), asked(None)))
+        for key in ("", "None", "null"):
+            self.assertIsNone(self.ledger.replay(7, key))
+
+    def test_add(self) -> None:
+        """
+        What is remembered is the event's type, the trade as it was booked,
+        and what was asked for.
+        """
+        operation = asked("promo-1")
+        self.book(Reservation(ADD, trade(1), operation))
+        replay = self.replay("promo-1")
+        self.assertEqual((replay.eventType, replay.trade), (0, trade(1)))
+        self.assertIsNone(difference(operation, replay.operation))
+        self.assertEqual(
+            (replay.operation.principal, replay.operation.key), (7, "promo-1")
+        )
+        self.assertEqual(self.ledger.trade(1), trade(1))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 300_00000000))
+
+    def test_laterState(self) -> None:
+        """
+        What becomes of the trade later changes nothing of what is remembered.
+        """
+        self.book(Reservation(ADD, trade(1, 500), asked("promo-1")))
+        self.book(Reservation(UPDATE, trade(1, 70), asked(None, order=1)))
+        self.book(Reservation(UPDATE, trade(1, 60), asked("promo-2", order=1)))
+        self.assertEqual(self.replay("promo-1").trade, trade(1, 500))
+        self.assertEqual(self.replay("promo-2").trade, trade(1, 60))
+        self.assertEqual(self.replay("promo-2").eventType, 1)
+        self.assertEqual(self.ledger.trade(1), trade(1, 60))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 60))
+
+    def test_delete(self) -> None:
+        """
+        A deletion is remembered as one, by its order and its command.
+        """
+        deletion = Deletion("DeleteCredit", 1, frozenset({7, 9}), 7, "promo-1")
+        self.book(*booking(trade(1)))
+        self.book(Reservation(DELETE, trade(1, state=DELETED), deletion))
+        replay = self.replay("promo-1")
+        self.assertEqual((replay.eventType, replay.trade), (2, trade(1, state=DELETED)))
+        self.assertIsInstance(replay.operation, Deletion)
+        self.assertIsNone(difference(deletion, replay.operation))
+        for other, member in (
+            (Deletion("DeleteCreditSync", 1, frozenset({7, 9})), "command"),
+            (Deletion("DeleteCredit", 2, frozenset({7, 9})), "data.order"),
+        ):
+            self.assertEqual(difference(other, replay.operation), member)
+
+    def test_asAskedFor(self) -> None:
+        """
+        What was asked for is remembered as it was, which is not always what
+        was booked: an order that was not found, times that were left out.
+        """
+        operation = asked("promo-1", order=42)
+        self.book(Reservation(ADD, trade(1), operation))
+        remembered = self.replay("promo-1").operation
+        self.assertEqual(remembered.order, 42)
+        self.assertEqual((remembered.openTime, remembered.closeTime), (None, None))
+        self.assertIsNone(difference(operation, remembered))
+
+    def test_times(self) -> None:
+        """
+        The time 0 is told from a time that was left out.
+        """
+        for order, times in ((1, (0, None)), (2, (None, 0)), (3, (5, 2**40))):
+            key = f"promo-{order}"
+            self.book(Reservation(ADD, trade(order), asked(key, 7, 0, *times)))
+            remembered = self.replay(key).operation
+            self.assertEqual((remembered.openTime, remembered.closeTime), times)
+
+    def test_differences(self) -> None:
+        """
+        Other content is told from what is remembered, by its first member.
+        """
+        self.book(Reservation(ADD, trade(1), asked("promo-1", openTime=5, closeTime=6)))
+        remembered = self.replay("promo-1").operation
+        for member, other in (
+            ("command", asked("promo-1", 7, 0, 5, 6, command="CreditIn")),
+            ("data.login", asked("promo-1", 7, 0, 5, 6, trade(1, login=1002))),
+            ("data.amount", asked("promo-1", 7, 0, 5, 6, trade(1, 300_00000001))),
+            ("data.comment", asked("promo-1", 7, 0, 5, 6, trade(1, comment="x"))),
+            ("data.order", asked("promo-1", 7, 1, 5, 6)),
+            ("data.open_time", asked("promo-1", 7, 0, None, 6)),
+            ("data.close_time", asked("promo-1", 7, 0, 5, None)),
+        ):
+            self.assertEqual(difference(other, remembered), member)
+
+    def test_everyMember(self) -> None:
+        """
+        Every member of the trade comes back as it was, through a key too.
+        """
+        each = Trade(
+            2, 2**53 - 1, 8, 3, -999_999_999_999_999_999, "\t\"'\\,} Böni 😀", 1, 2, 3
+        )
+        self.book(*booking(trade(1, 10**18, login=2**53 - 1, cmd=BALANCE_IN)))
+        self.book(Reservation(ADD, each, asked("promo-1", each=each)))
+        expected = Trade(
+            2,
+            9007199254740991,
+            8,
+            3,
+            -999999999999999999,
+            "\t\"'\\,} Böni 😀",
+            1,
+            2,
+            3,
+        )
+        self.assertEqual(self.replay("promo-1").trade, expected)
+        self.assertEqual(self.ledger.trade(2), expected)
+        self.assertEqual(
+            self.ledger.account(9007199254740991), Account(9007199254740991, 1, 0)
+        )
+
+    def test_principals(self) -> None:
+        """
+        Each principal has keys of its own.
+        """
+        self.book(
+            Reservation(ADD, trade(1), asked("promo-1", 7)),
+            Reservation(ADD, trade(2), asked("promo-1", 8)),
+        )
+        self.assertEqual(self.replay("promo-1", 7).order, 1)
+        self.assertEqual(self.replay("promo-1", 8).order, 2)
+        for other in (6, 9):
+            self.assertIsNone(self.ledger.replay(other, "promo-1"))
+
+    def test_keysAreExact(self) -> None:
+        """
+        A key is compared character by character.
+        """
+        printable = "".join(chr(each) for each in range(0x20, 0x7F))
+        keys = ("1", "01", "1.0", "null", "a", "A", "a ", printable, "x" * 128)
+        for _ in range(6):
+            self.ledger.newOrder()
+        self.book(
+            *(
+                Reservation(ADD, trade(order), asked(key))
+                for order, key in enumerate(keys, 1)
+            )
+        )
+        for order, key in enumerate(keys, 1):
+            self.assertEqual(self.replay(key).order, order)
+        for key in (" a", "x" * 127, "2", printable.lower()):
+            self.assertIsNone(self.ledger.replay(7, key))
+
+    def test_manyInOneBatch(self) -> None:
+        """
+        Each key of a batch knows its own trade.
+        """
+        orders = [1, 2, 3, *(self.ledger.newOrder() for _ in range(497))]
+        self.book(
+            *(
+                Reservation(ADD, trade(order, order), asked(f"promo-{order}"))
+                for order in orders
+            )
+        )
+        for order in orders:
+            self.assertEqual(self.replay(f"promo-{order}").trade, trade(order, order))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 125250))
+
+    def test_mixedBatch(self) -> None:
+        """
+        Operations on one order, some with a key and some without, are booked
+        in their order; each key knows the stage of its own.
+        """
+        deletion = Deletion("DeleteCredit", 1, frozenset({7, 9}), 7, "k3")
+        self.book(
+            Reservation(ADD, trade(1, 300), asked("k1")),
+            Reservation(UPDATE, trade(1, 200), asked(None, order=1)),
+            Reservation(UPDATE, trade(1, 250), asked("k2", order=1)),
+            Reservation(ADD, trade(2, 10), asked(None)),
+            Reservation(UPDATE, trade(1, 7), asked(None, order=1)),
+            Reservation(DELETE, trade(1, 7, state=DELETED), deletion),
+            Reservation(ADD, trade(3, 40, cmd=BALANCE_IN), asked("k4")),
+            Reservation(UPDATE, trade(2, 20), asked(None, order=2)),
+        )
+        self.assertEqual(self.ledger.trade(1), trade(1, 7, state=DELETED))
+        self.assertEqual(self.ledger.trade(2), trade(2, 20))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 40, 20))
+        self.assertEqual(
+            [self.replay(key).trade for key in ("k1", "k2", "k3", "k4")],
+            [
+                trade(1, 300),
+                trade(1, 250),
+                trade(1, 7, state=DELETED),
+                trade(3, 40, cmd=BALANCE_IN),
+            ],
+        )
+        self.assertEqual(
+            [self.replay(key).eventType for key in ("k1", "k2", "k3", "k4")],
+            [0, 1, 2, 0],
+        )
+
+
+class MemoryLedgerTests(LedgerBehaviour, KeyBehaviour, SynchronousTestCase):
     """
     Tests for L{MemoryLedger}.
     """
@@ -252,7 +525,7 @@ class MemoryLedgerTests(LedgerBehaviour, SynchronousTestCase):
         self.assertEqual(MemoryLedger(nextOrder=1242281).newOrder(), 1242281)
 
 
-class SQLiteBehaviourTests(LedgerBehaviour, SynchronousTestCase):
+class SQLiteBehaviourTests(LedgerBehaviour, KeyBehaviour, SynchronousTestCase):
     """
     Tests for L{SQLiteLedger} as any ledger.
     """
@@ -319,7 +592,9 @@ class SQLiteTestCase(SynchronousTestCase):
         ledger = SQLiteLedger(self.path, execute)
         ledger.open()
         for profit in profits:
-            self.successResultOf(ledger.commit([trade(ledger.newOrder(), profit)]))
+            self.successResultOf(
+                ledger.commit(booking(trade(ledger.newOrder(), profit)))
+            )
         ledger.close()
 
 
@@ -359,7 +634,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
         ledger.close()
         self.assertRaises(Busy, ledger.newOrder)
         self.assertRaises(AssertionError, ledger.trade, 1)
-        self.failureResultOf(ledger.commit([trade(order)]), AssertionError)
+        self.failureResultOf(ledger.commit(booking(trade(order))), AssertionError)
 
     def test_closeEmptiesTheWAL(self) -> None:
         """
@@ -375,7 +650,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
         file has everything all the same.
         """
         ledger = self.opened()
-        self.successResultOf(ledger.commit([trade(ledger.newOrder(), 500)]))
+        self.successResultOf(ledger.commit(booking(trade(ledger.newOrder(), 500))))
         uri = Path(self.path).as_uri() + "?mode=ro"
         with closing(sqlite3.connect(uri, uri=True)) as reader:
             reader.execute("SELECT * FROM trade").fetchall()
@@ -448,7 +723,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
             return done
 
         ledger = self.opened(later)
-        committed = ledger.commit([trade(ledger.newOrder(), 500)])
+        committed = ledger.commit(booking(trade(ledger.newOrder(), 500)))
         self.assertIsNone(ledger.trade(1))
         [job] = jobs
         job()
@@ -463,8 +738,8 @@ class SQLiteLedgerTests(SQLiteTestCase):
         """
         done: Deferred[None] = Deferred()
         ledger = self.opened(lambda job: done)
-        committed = ledger.commit([trade(ledger.newOrder())])
-        self.assertRaises(AssertionError, ledger.commit, [trade(1)])
+        committed = ledger.commit(booking(trade(ledger.newOrder())))
+        self.assertRaises(AssertionError, ledger.commit, booking(trade(1)))
         self.assertRaises(AssertionError, ledger.close)
         done.callback(None)
         self.successResultOf(committed)
@@ -476,10 +751,10 @@ class SQLiteLedgerTests(SQLiteTestCase):
         """
         ledger = self.opened()
         orders = [ledger.newOrder(), ledger.newOrder()]
-        failed = ledger.commit([trade(orders[0]), trade(orders[1], cmd=5)])
+        failed = ledger.commit(booking(trade(orders[0]), trade(orders[1], cmd=5)))
         self.failureResultOf(failed, sqlite3.IntegrityError)
         self.assertIsNone(ledger.trade(1))
-        self.failureResultOf(ledger.commit([trade(1)]), LedgerProblem)
+        self.failureResultOf(ledger.commit(booking(trade(1))), LedgerProblem)
         self.assertIsNone(ledger.trade(1))
 
     def test_failedRun(self) -> None:
@@ -487,15 +762,15 @@ class SQLiteLedgerTests(SQLiteTestCase):
         A pool that doesn't take the commit is a failed commit too.
         """
         ledger = self.opened(lambda job: fail(OSError("no thread")))
-        self.failureResultOf(ledger.commit([trade(ledger.newOrder())]), OSError)
-        self.failureResultOf(ledger.commit([trade(1)]), LedgerProblem)
+        self.failureResultOf(ledger.commit(booking(trade(ledger.newOrder()))), OSError)
+        self.failureResultOf(ledger.commit(booking(trade(1))), LedgerProblem)
 
     def test_nulInComment(self) -> None:
         """
         A comment that SQLite would cut off is not committed.
         """
         ledger = self.opened()
-        failed = ledger.commit([trade(ledger.newOrder(), comment="a\0b")])
+        failed = ledger.commit(booking(trade(ledger.newOrder(), comment="a\0b")))
         self.failureResultOf(failed, ValueError)
         self.assertIsNone(ledger.trade(1))
 
@@ -505,8 +780,8 @@ class SQLiteLedgerTests(SQLiteTestCase):
         """
         ledger = self.opened()
         ledger.newOrder(), ledger.newOrder()
-        self.successResultOf(ledger.commit([trade(1, 2**63 - 1)]))
-        failed = ledger.commit([trade(2, 1)])
+        self.successResultOf(ledger.commit(booking(trade(1, 2**63 - 1))))
+        failed = ledger.commit(booking(trade(2, 1)))
         self.failureResultOf(failed, sqlite3.IntegrityError)
         self.assertEqual(ledger.account(1001).credit, 9223372036854775807)
 
@@ -515,8 +790,129 @@ class SQLiteLedgerTests(SQLiteTestCase):
         Another program may read beside the server.
         """
         ledger = self.opened()
-        self.successResultOf(ledger.commit([trade(ledger.newOrder(), 12345678)]))
+        self.successResultOf(ledger.commit(booking(trade(ledger.newOrder(), 12345678))))
         self.assertEqual(self.value("SELECT profit / 1e8 FROM trade"), 0.12345678)
+
+
+class UniqueKeyTests(SQLiteTestCase):
+    """
+    Tests for what L{SQLiteLedger} does with a key that is there: by the
+    principal and the key a booking is unique.
+    """
+
+    def test_oneBatch(self) -> None:
+        """
+        A batch with one key twice is not committed, none of it.
+        """
+        ledger = self.opened()
+        orders = [ledger.newOrder() for _ in range(3)]
+        failed = ledger.commit(
+            [
+                *booking(trade(orders[0])),
+                Reservation(ADD, trade(orders[1]), asked("promo-1")),
+                Reservation(ADD, trade(orders[2]), asked("promo-1")),
+            ]
+        )
+        self.failureResultOf(failed, sqlite3.IntegrityError)
+        self.assertEqual([ledger.trade(order) for order in orders], [None] * 3)
+        self.assertIsNone(ledger.account(1001))
+        self.assertIsNone(ledger.replay(7, "promo-1"))
+
+    def test_later(self) -> None:
+        """
+        Nor is a later batch with a key that is there.
+        """
+        ledger = self.opened()
+        orders = [ledger.newOrder() for _ in range(2)]
+        first, second = (
+            Reservation(ADD, trade(order), asked("promo-1")) for order in orders
+        )
+        self.successResultOf(ledger.commit([first]))
+        self.failureResultOf(ledger.commit([second]), sqlite3.IntegrityError)
+        self.assertIsNone(ledger.trade(2))
+        self.assertEqual(ledger.account(1001), Account(1001, 0, 300_00000000))
+        replay = ledger.replay(7, "promo-1")
+        assert replay is not None
+        self.assertEqual(replay.order, 1)
+
+    def test_notBeforeItIsOnDisk(self) -> None:
+        """
+        A key is not known before its batch is on disk, and then together with
+        its trade.
+        """
+        jobs: list[Callable[[], None]] = []
+        done: Deferred[None] = Deferred()
+
+        def later(job: Callable[[], None]) -> Deferred[None]:
+            jobs.append(job)
+            return done
+
+        ledger = self.opened(later)
+        order = ledger.newOrder()
+        committed = ledger.commit([Reservation(ADD, trade(order), asked("promo-1"))])
+        self.assertIsNone(ledger.replay(7, "promo-1"))
+        [job] = jobs
+        job()
+        self.assertIsNotNone(ledger.replay(7, "promo-1"))
+        self.assertEqual(ledger.trade(1), trade(1))
+        done.callback(None)
+        self.successResultOf(committed)
+
+    def test_failedBatch(self) -> None:
+        """
+        Of a batch that SQLite refuses no key is remembered.
+        """
+        ledger = self.opened()
+        orders = [ledger.newOrder() for _ in range(2)]
+        failed = ledger.commit(
+            [
+                Reservation(ADD, trade(orders[0]), asked("promo-1")),
+                *booking(trade(orders[1], cmd=5)),
+            ]
+        )
+        self.failureResultOf(failed, sqlite3.IntegrityError)
+        self.assertIsNone(ledger.replay(7, "promo-1"))
+        self.assertIsNone(ledger.trade(1))
+
+    def test_nulInComment(self) -> None:
+        """
+        With a key, too, a comment that SQLite would cut off is not committed.
+        """
+        ledger = self.opened()
+        each = trade(ledger.newOrder(), comment="a\0b")
+        failed = ledger.commit([Reservation(ADD, each, asked("promo-1", each=each))])
+        self.failureResultOf(failed, ValueError)
+        self.assertIsNone(ledger.replay(7, "promo-1"))
+
+    def test_reopen(self) -> None:
+        """
+        Keys are there when the ledger is opened again, and its totals are
+        still the sums.
+        """
+        ledger = self.opened()
+        orders = [ledger.newOrder() for _ in range(2)]
+        add = asked("k1", 7, 42, None, 0)
+        deletion = Deletion("DeleteCredit", 1, frozenset({7, 9}), 7, "k2")
+        self.successResultOf(
+            ledger.commit(
+                [
+                    Reservation(ADD, trade(orders[0], 500), add),
+                    Reservation(DELETE, trade(1, 500, state=DELETED), deletion),
+                    *booking(trade(orders[1], 70)),
+                ]
+            )
+        )
+        ledger.close()
+        ledger = self.opened()
+        for key, operation, expected in (
+            ("k1", asked("k1", 7, 42, None, 0, trade(1, 500)), trade(1, 500)),
+            ("k2", deletion, trade(1, 500, state=DELETED)),
+        ):
+            replay = ledger.replay(7, key)
+            assert replay is not None
+            self.assertEqual(replay.trade, expected)
+            self.assertIsNone(difference(operation, replay.operation))
+        self.assertEqual(ledger.account(1001), Account(1001, 0, 70))
 
 
 class OrderNumberTests(SQLiteTestCase):
@@ -539,7 +935,7 @@ class OrderNumberTests(SQLiteTestCase):
         """
         ledger = self.opened()
         self.assertEqual(ledger.newOrder(), 1)
-        self.successResultOf(ledger.commit([trade(1)]))
+        self.successResultOf(ledger.commit(booking(trade(1))))
         for end in ("", "-wal"):
             shutil.copy(self.path + end, self.path + ".copy" + end)
         self.path += ".copy"
@@ -564,7 +960,7 @@ class OrderNumberTests(SQLiteTestCase):
         ledger = self.opened()
         self.assertEqual([ledger.newOrder() for _ in range(4)], [1, 2, 3, 4])
         self.assertRaises(Busy, ledger.newOrder)
-        self.successResultOf(ledger.commit([trade(1)]))
+        self.successResultOf(ledger.commit(booking(trade(1))))
         self.assertEqual([ledger.newOrder() for _ in range(4)], [5, 6, 7, 8])
         self.assertRaises(Busy, ledger.newOrder)
 
@@ -576,10 +972,10 @@ class OrderNumberTests(SQLiteTestCase):
         self.patch(sqlite, "BLOCK", 4)
         ledger = self.opened()
         ledger.newOrder(), ledger.newOrder()
-        self.successResultOf(ledger.commit([trade(1)]))
+        self.successResultOf(ledger.commit(booking(trade(1))))
         self.assertEqual(self.value("SELECT next_order FROM order_mark"), 5)
         ledger.newOrder()
-        self.successResultOf(ledger.commit([trade(3)]))
+        self.successResultOf(ledger.commit(booking(trade(3))))
         self.assertEqual(self.value("SELECT next_order FROM order_mark"), 8)
 
     def test_notBeforeItIsOnDisk(self) -> None:
@@ -591,7 +987,7 @@ class OrderNumberTests(SQLiteTestCase):
         done: Deferred[None] = Deferred()
         ledger = self.opened(lambda job: done)
         ledger.newOrder(), ledger.newOrder()
-        committed = ledger.commit([trade(1)])
+        committed = ledger.commit(booking(trade(1)))
         self.assertRaises(Busy, ledger.newOrder)
         done.callback(None)
         self.successResultOf(committed)
@@ -602,7 +998,7 @@ class OrderNumberTests(SQLiteTestCase):
         After a failed commit the mark stays where it is.
         """
         ledger = self.opened(lambda job: fail(OSError()))
-        self.failureResultOf(ledger.commit([trade(ledger.newOrder())]))
+        self.failureResultOf(ledger.commit(booking(trade(ledger.newOrder()))))
         ledger.close()
         self.assertEqual(self.value("SELECT next_order FROM order_mark"), 100001)
 
@@ -788,11 +1184,11 @@ class OpenTests(SQLiteTestCase):
         ledger.newOrder(), ledger.newOrder(), ledger.newOrder()
         self.successResultOf(
             ledger.commit(
-                [
+                booking(
                     trade(2, 9_000_000_000_000_000_001),
                     trade(3, -9_000_000_000_000_000_000, cmd=CREDIT_OUT),
                     trade(1, 9_000_000_000_000_000_001),
-                ]
+                )
             )
         )
         ledger.close()
@@ -896,7 +1292,8 @@ class KillTests(SQLiteTestCase):
     def test_kill(self) -> None:
         """
         Of a process that is killed while it commits, every acknowledged order
-        is there, the totals are their sums, and no number comes again.
+        is there, and so is its key where it has one, the totals are their
+        sums, and no number comes again.
         """
         process = subprocess.Popen(
             [sys.executable, "-u", "-c", COMMIT, self.path],
@@ -915,6 +1312,12 @@ class KillTests(SQLiteTestCase):
         ledger = self.opened()
         for order in acknowledged:
             self.assertEqual(ledger.trade(order), trade(order, 100))
+            replay = ledger.replay(7, str(order))
+            if order % 2:
+                assert replay is not None
+                self.assertEqual(replay.trade, trade(order, 100))
+            else:
+                self.assertIsNone(replay)
         # One more may have been committed and not acknowledged.
         self.assertIn(ledger.account(1001).credit // 100 - len(acknowledged), (0, 1))
         self.assertEqual(ledger.newOrder(), 100001)
@@ -922,7 +1325,6 @@ class KillTests(SQLiteTestCase):
 
 OPEN = """
 import sys
-import tempfile
 from twisted.internet.defer import execute
 from creditsync.errors import LedgerProblem
 from creditsync.ledger.sqlite import SQLiteLedger
@@ -935,18 +1337,20 @@ except LedgerProblem as problem:
 
 COMMIT = """
 import sys
-import tempfile
 from twisted.internet.defer import execute
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.records import Trade
+from creditsync.records import Operation, Reservation, Trade
 
 ledger = SQLiteLedger(sys.argv[1], execute)
 ledger.open()
 while True:
     order = ledger.newOrder()
-    ledger.commit(
-        [Trade(order, 1001, 7, 3, 100, "Promotion credit", 1700, 1800, 1900)]
-    ).addCallback(lambda _: print(order))
+    trade = Trade(order, 1001, 7, 3, 100, "Promotion credit", 1700, 1800, 1900)
+    key = str(order) if order % 2 else None
+    asked = Operation(
+        "CreditIn", 7, 1001, 100, "Promotion credit", principal=7, key=key
+    )
+    ledger.commit([Reservation(0, trade, asked)]).addCallback(lambda _: print(order))
 """
 
 

@@ -2,12 +2,14 @@
 Tests for L{creditsync.runtime}.
 """
 
+import os
 import random
+import tempfile
 from collections.abc import Sequence
 from typing import TypeVar
 
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -15,19 +17,29 @@ from zope.interface.verify import verifyObject
 from creditsync import runtime
 from creditsync.errors import (
     Busy,
+    IdempotencyKeyReused,
     IncorrectOrder,
     InvalidData,
     LedgerProblem,
     NoMoney,
+    NotFound,
     OutcomeUnknown,
     Refusal,
     ShuttingDown,
     UserNotFound,
 )
 from creditsync.events import TradeEvents
-from creditsync.interfaces import ITradingRuntime
+from creditsync.interfaces import ILedger, ITradingRuntime
 from creditsync.ledger.memory import MemoryLedger
-from creditsync.records import Account, Operation, Reservation, Trade, TradeEvent
+from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.records import (
+    Account,
+    Deletion,
+    Operation,
+    Reservation,
+    Trade,
+    TradeEvent,
+)
 from creditsync.runtime import TradingRuntime
 from creditsync.testing import HeldLedger
 
@@ -48,11 +60,32 @@ def credit(
     comment: str = "Promotion credit",
     openTime: int | None = None,
     closeTime: int | None = None,
+    principal: int = 7,
+    key: str | None = None,
 ) -> Operation:
     """
     An operation; by default that of the seed's example.
     """
-    return Operation(cmd, login, amount, comment, order, openTime, closeTime)
+    return Operation(
+        command="CreditInSync",
+        cmd=cmd,
+        login=login,
+        amount=amount,
+        comment=comment,
+        order=order,
+        openTime=openTime,
+        closeTime=closeTime,
+        principal=principal,
+        key=key,
+    )
+
+
+def deletion(order: int, key: str | None = None) -> Deletion:
+    """
+    What C{DeleteCreditSync} asks for.
+    """
+    cmds = frozenset({CREDIT_IN, CREDIT_OUT})
+    return Deletion("DeleteCreditSync", order, cmds, 7, key)
 
 
 def trade(
@@ -66,6 +99,13 @@ def trade(
     A trade that was booked before the test began.
     """
     return Trade(order, login, cmd, state, profit, "Old credit", 1700, 1800, 1900)
+
+
+def reserved(each: Trade) -> Reservation:
+    """
+    The reservation under which a trade is committed.
+    """
+    return Reservation(ADD, each, credit())
 
 
 class RuntimeCase(SynchronousTestCase):
@@ -118,14 +158,16 @@ class RuntimeCase(SynchronousTestCase):
         kept = self.memory._accounts
         self.assertEqual(sums, {login: kept[login] for login in sums})
 
-    def submit(self, operation: Operation) -> Reservation:
+    def submit(self, operation: Operation | Deletion) -> Reservation:
         """
         Submit what is not refused.
         """
         reservation: Reservation = self.successResultOf(self.runtime.submit(operation))
         return reservation
 
-    def refused(self, kind: type[_Refusal], operation: Operation) -> _Refusal:
+    def refused(
+        self, kind: type[_Refusal], operation: Operation | Deletion
+    ) -> _Refusal:
         """
         Submit what is refused, with exactly this.
         """
@@ -138,7 +180,7 @@ class RuntimeCase(SynchronousTestCase):
         Let these trades have been booked before.
         """
         self.memory.nextOrder = max(each.order for each in trades) + 1
-        self.successResultOf(self.memory.commit(trades))
+        self.successResultOf(self.memory.commit([reserved(each) for each in trades]))
         self.memory.nextOrder = 1242281
 
     def turn(self) -> None:
@@ -159,7 +201,7 @@ class RuntimeCase(SynchronousTestCase):
         """
         The orders in each commit that has not ended.
         """
-        return [[each.order for each in trades] for trades, _ in self.ledger.commits]
+        return [[each.order for each in batch] for batch, _ in self.ledger.commits]
 
     def told(self) -> list[tuple[int, int, int]]:
         """
@@ -407,9 +449,7 @@ class UpdateTests(RuntimeCase):
         )
         for order in (5, 7, 8):
             why = self.refused(IncorrectOrder, credit(order=order))
-            self.assertEqual(
-                why.message, f"order {order} is of another kind of operation"
-            )
+            self.assertEqual(why.message, f"order {order} is of another kind")
         self.submit(credit(order=6))
 
     def test_deleted(self) -> None:
@@ -534,6 +574,343 @@ class UnderWayTests(RuntimeCase):
         """
         self.submit(credit())
         self.refused(IncorrectOrder, credit(order=1242281, cmd=BALANCE_IN))
+
+
+class DeletionTests(RuntimeCase):
+    """
+    Tests for operations that delete a finance transaction.
+    """
+
+    def test_reservation(self) -> None:
+        """
+        The order is reused, a DELETE will follow, and no number is used.
+        """
+        self.had(trade(5))
+        operation = deletion(5)
+        reservation = self.submit(operation)
+        self.assertEqual((reservation.order, reservation.eventType), (5, 2))
+        self.assertIs(reservation.operation, operation)
+        self.assertEqual(self.submit(credit()).order, 1242281)
+
+    def test_trade(self) -> None:
+        """
+        Only the state and the timestamp are new.
+        """
+        self.had(trade(5))
+        operation = deletion(5)
+        self.submit(operation)
+        self.book()
+        expected = Trade(
+            order=5,
+            login=1001,
+            cmd=7,
+            state=6,
+            profit=30000000000,
+            comment="Old credit",
+            openTime=1700,
+            closeTime=1800,
+            timestamp=1767225600,
+        )
+        self.assertEqual(self.memory.trade(5), expected)
+        self.assertEqual(self.published, [TradeEvent(2, expected, operation)])
+        self.assertEqual(self.memory.account(1001), Account(1001, 0, 0))
+
+    def test_unknown(self) -> None:
+        """
+        There has to be something to delete.
+        """
+        why = self.refused(NotFound, deletion(1242281))
+        self.assertEqual((why.status, why.error), (404, "NOT_FOUND"))
+        self.assertEqual(why.message, "there is no order 1242281")
+
+    def test_otherKind(self) -> None:
+        """
+        It has to be of a kind that the command may delete.
+        """
+        self.had(
+            trade(5, cmd=BALANCE_IN),
+            trade(6, -ONE, cmd=BALANCE_OUT),
+            trade(7),
+            trade(8, -ONE, cmd=CREDIT_OUT),
+        )
+        for order in (5, 6):
+            why = self.refused(IncorrectOrder, deletion(order))
+            self.assertEqual(why.message, f"order {order} is of another kind")
+        for order in (8, 7):
+            self.submit(deletion(order))
+
+    def test_twice(self) -> None:
+        """
+        It is deleted once, whether that is booked or under way.
+        """
+        self.had(trade(5))
+        self.submit(deletion(5))
+        for _ in range(3):
+            why = self.refused(IncorrectOrder, deletion(5))
+            self.assertEqual(why.message, "order 5 was deleted")
+            self.refused(IncorrectOrder, credit(order=5))
+            self.turn()
+            if self.ledger.commits:
+                self.book()
+
+    def test_addUnderWay(self) -> None:
+        """
+        What is not yet committed can be deleted.
+        """
+        self.submit(credit())
+        self.submit(deletion(1242281))
+        self.refused(NoMoney, credit(-1, cmd=CREDIT_OUT))
+        self.turn()
+        self.assertEqual(self.underCommit(), [[1242281, 1242281]])
+        self.book()
+        self.assertEqual(
+            self.told(), [(1242281, 0, 300 * ONE), (1242281, 2, 300 * ONE)]
+        )
+        self.assertEqual([event.data.state for event in self.published], [3, 6])
+        self.assertEqual(self.memory.account(1001), Account(1001, 0, 0))
+
+    def test_noMoney(self) -> None:
+        """
+        What was spent is not taken back, and nothing has changed then.
+        """
+        self.had(trade(5, 300 * ONE), trade(6, -ONE, cmd=CREDIT_OUT))
+        why = self.refused(NoMoney, deletion(5))
+        self.assertEqual(why.message, "account 1001 has not enough credit")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.memory.trade(5), trade(5, 300 * ONE))
+        self.refused(NoMoney, credit(-299 * ONE - 1, cmd=CREDIT_OUT))
+        self.submit(credit(-299 * ONE, cmd=CREDIT_OUT))
+
+    def test_outOfADeletion(self) -> None:
+        """
+        The deletion of what was taken out gives it back, at once.
+        """
+        self.had(trade(5, 300 * ONE), trade(6, -200 * ONE, cmd=CREDIT_OUT))
+        self.submit(deletion(6))
+        self.refused(NoMoney, credit(-300 * ONE - 1, cmd=CREDIT_OUT))
+        self.submit(credit(-300 * ONE, cmd=CREDIT_OUT))
+
+    def test_tooGreat(self) -> None:
+        """
+        Nor may that take a total over its bound.
+        """
+        self.had(trade(5, 2**63 - 1), trade(6, -ONE, cmd=CREDIT_OUT), trade(7, ONE))
+        self.refused(InvalidData, deletion(6))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class LookUpTests(RuntimeCase):
+    """
+    Tests for looking trades and keys up.
+    """
+
+    def look(self, order: int) -> Trade | None:
+        """
+        Look a trade up.
+        """
+        told: Trade | None = self.successResultOf(self.runtime.trade(order))
+        return told
+
+    def orderOf(self, key: str, principal: int = 7) -> int | None:
+        """
+        Look a key up.
+        """
+        order: int | None = self.successResultOf(self.runtime.orderOf(principal, key))
+        return order
+
+    def test_none(self) -> None:
+        """
+        What is not there is L{None}.
+        """
+        self.had(trade(5))
+        self.assertIs(self.look(6), None)
+        self.assertIs(self.orderOf("promo-1"), None)
+
+    def test_committed(self) -> None:
+        """
+        What is committed is told as it is.
+        """
+        self.had(trade(5), trade(6, state=DELETED))
+        self.assertEqual(self.look(5), trade(5))
+        self.assertEqual(self.look(6), trade(6, state=DELETED))
+
+    def test_underWay(self) -> None:
+        """
+        What is under way is told as it was asked for, with the state of a
+        request.
+        """
+        self.had(trade(5), trade(6, ONE))
+        self.submit(credit())
+        self.submit(credit(200 * ONE, order=5, comment="Less"))
+        self.submit(deletion(6))
+        for _ in range(2):
+            self.assertEqual(
+                self.look(1242281),
+                Trade(
+                    1242281, 1001, 7, 10, 300 * ONE, "Promotion credit", NOW, NOW, NOW
+                ),
+            )
+            self.assertEqual(
+                self.look(5),
+                Trade(5, 1001, 7, 11, 200 * ONE, "Less", 1700, 1800, NOW),
+            )
+            self.assertEqual(
+                self.look(6), Trade(6, 1001, 7, 12, ONE, "Old credit", 1700, 1800, NOW)
+            )
+            self.turn()
+        self.book()
+        told = [self.look(order) for order in (1242281, 5, 6)]
+        self.assertEqual([each and each.state for each in told], [3, 3, 6])
+
+    def test_lookingChangesNothing(self) -> None:
+        """
+        To look what is under way up does not change what is booked.
+        """
+        reservation = self.submit(credit())
+        self.look(1242281)
+        self.assertEqual(reservation.trade.state, 3)
+        self.book()
+        self.assertEqual(self.published[0].data.state, 3)
+
+    def test_byTheEvent(self) -> None:
+        """
+        Who looks it up because of its event finds it booked.
+        """
+        seen: list[object] = []
+        self.events.addObserver(
+            lambda events: seen.append((self.look(1242281), self.orderOf("promo-1")))
+        )
+        self.submit(credit(key="promo-1"))
+        self.book()
+        self.assertEqual(seen, [(self.published[0].data, 1242281)])
+
+    def test_key(self) -> None:
+        """
+        A key tells the order, while it is queued, going to disk and booked;
+        for its own principal only.
+        """
+        self.submit(credit(key="promo-1"))
+        for _ in range(3):
+            self.assertEqual(self.orderOf("promo-1"), 1242281)
+            self.assertIs(self.orderOf("promo-1", 8), None)
+            self.assertIs(self.orderOf("promo-2"), None)
+            self.turn()
+            if self.ledger.commits and not self.published:
+                self.assertEqual(self.orderOf("promo-1"), 1242281)
+                self.book()
+
+    def test_refused(self) -> None:
+        """
+        The key of a refused operation has no order.
+        """
+        self.refused(NoMoney, credit(-1, cmd=CREDIT_OUT, key="promo-1"))
+        self.assertIs(self.orderOf("promo-1"), None)
+
+
+class KeyTests(RuntimeCase):
+    """
+    Tests for operations that are asked for again under their key.
+    """
+
+    def test_underWay(self) -> None:
+        """
+        While it is under way, its own reservation is given again; nothing is
+        queued.
+        """
+        reservation = self.submit(credit(key="promo-1"))
+        self.assertIs(self.submit(credit(key="promo-1")), reservation)
+        self.turn()
+        self.assertIs(self.submit(credit(key="promo-1")), reservation)
+        self.assertIs(reservation.isReplay, False)
+        self.assertEqual(self.underCommit(), [[1242281]])
+        self.ledger.release()
+        self.assertEqual(self.ledger.commits, [])
+        self.assertEqual(self.told(), [(1242281, 0, 300 * ONE)])
+
+    def test_durableForEach(self) -> None:
+        """
+        Each who asks hears when it is on disk.
+        """
+        first = self.submit(credit(key="promo-1")).whenDurable()
+        self.turn()
+        second = self.submit(credit(key="promo-1")).whenDurable()
+        self.assertNoResult(first)
+        self.assertNoResult(second)
+        self.ledger.release()
+        self.assertIs(self.successResultOf(first), None)
+        self.assertIs(self.successResultOf(second), None)
+
+    def test_committed(self) -> None:
+        """
+        Once it is committed, a replay is given, with the trade as it was
+        booked; nothing is queued.
+        """
+        operation = credit(key="promo-1")
+        self.submit(operation)
+        self.book()
+        self.submit(credit(ONE, order=1242281))
+        self.book()
+        self.now = NOW + 60
+        replay = self.submit(credit(key="promo-1"))
+        self.assertIs(replay.isReplay, True)
+        self.assertEqual((replay.order, replay.eventType), (1242281, 0))
+        self.assertEqual(
+            replay.trade,
+            Trade(1242281, 1001, 7, 3, 300 * ONE, "Promotion credit", NOW, NOW, NOW),
+        )
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_otherContent(self) -> None:
+        """
+        Something else under that key is refused, and leaves no trace.
+        """
+        self.submit(credit(key="promo-1"))
+        for _ in range(2):
+            for other in (credit(ONE, key="promo-1"), deletion(1242281, "promo-1")):
+                why = self.refused(IdempotencyKeyReused, other)
+                self.assertEqual((why.status, why.data), (422, {"order": 1242281}))
+            self.book()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.memory.nextOrder, 1242282)
+
+    def test_rest(self) -> None:
+        """
+        When all is booked no key is kept at hand.
+        """
+        self.had(trade(5))
+        self.submit(credit(key="promo-1"))
+        self.submit(credit(order=5, key="promo-2"))
+        self.turn()
+        self.submit(deletion(5, "promo-3"))
+        self.assertEqual(len(self.runtime._keys), 3)
+        self.book()
+        self.assertEqual(self.runtime._keys, {})
+        self.assertEqual(self.runtime._underWay, {})
+
+    def test_refusedIsForgotten(self) -> None:
+        """
+        No key of a refused operation is kept.
+        """
+        self.refused(NoMoney, credit(-1, cmd=CREDIT_OUT, key="promo-1"))
+        self.refused(NotFound, deletion(5, "promo-1"))
+        self.assertEqual(self.runtime._keys, {})
+        self.assertIs(self.submit(credit(key="promo-1")).isReplay, False)
+
+    def test_afterAFailure(self) -> None:
+        """
+        What was lost stays known under its key, so that nobody is told that
+        nothing happened; what was booked before is still a replay.
+        """
+        self.submit(credit(key="promo-1"))
+        self.book()
+        lost = self.submit(credit(key="promo-2"))
+        self.turn()
+        self.ledger.fail(OSError("EIO"))
+        self.flushLoggedErrors(OSError)
+        self.failureResultOf(self.runtime.whenFailed(), OSError)
+        self.assertIs(self.submit(credit(key="promo-2")), lost)
+        self.assertIs(self.submit(credit(key="promo-1")).isReplay, True)
+        self.refused(ShuttingDown, credit(key="promo-3"))
 
 
 class TotalTests(RuntimeCase):
@@ -1106,12 +1483,12 @@ class FirstAtOnce(HeldLedger):
     A ledger whose first commit ends at once.
     """
 
-    def commit(self, trades: Sequence[Trade]) -> "Deferred[None]":
+    def commit(self, reservations: Sequence[Reservation]) -> "Deferred[None]":
         """
         See L{HeldLedger.commit}.
         """
-        done: Deferred[None] = super().commit(trades)
-        if trades[0].order == 1242281:
+        done: Deferred[None] = super().commit(reservations)
+        if reservations[0].order == 1242281:
             self.release()
         return done
 
@@ -1228,8 +1605,9 @@ class FailureTests(RuntimeCase):
         self.assertEqual((why.status, why.data), (504, {"order": 1242281}))
         self.assertEqual(
             why.message,
-            "the ledger failed: the outcome of order 1242281 is unknown, "
-            "it may still be booked",
+            "the ledger failed: the outcome of order 1242281 is unknown, it may still "
+            "be booked; ask with GetOperation, or repeat the request under its "
+            "idempotencyKey",
         )
         why = self.failureResultOf(second, OutcomeUnknown).value
         self.assertEqual((why.status, why.data), (504, {"order": 1242282}))
@@ -1313,13 +1691,13 @@ class FailureTests(RuntimeCase):
         what it has committed before is published and durable.
         """
 
-        def raising(trades: object) -> Deferred[None]:
+        def raising(reservations: object) -> Deferred[None]:
             raise OSError("EIO")
 
         first = self.submit(credit()).whenDurable()
         self.turn()
         second = self.submit(credit()).whenDurable()
-        self.patch(HeldLedger, "commit", lambda _, trades: raising(trades))
+        self.patch(HeldLedger, "commit", lambda _, batch: raising(batch))
         self.ledger.release()
         self.flushLoggedErrors(OSError)
         self.failureResultOf(self.runtime.whenFailed(), OSError)
@@ -1366,7 +1744,7 @@ class ServiceTests(RuntimeCase):
         self.ledger: NotedLedger = NotedLedger(self.memory)
         self.runtime = self.made(self.ledger)
 
-    def made(self, ledger: HeldLedger) -> TradingRuntime:
+    def made(self, ledger: ILedger) -> TradingRuntime:
         """
         A runtime on this ledger.
         """
@@ -1455,6 +1833,20 @@ class ServiceTests(RuntimeCase):
         self.ledger.release()
         self.successResultOf(stopped)
         self.assertEqual([event.order for event in self.published], [1242281, 1242282])
+
+    def test_keyOnAClosedLedger(self) -> None:
+        """
+        Before the start and after the stop an operation with a key is refused
+        as any other is; its ledger, which is closed, is not asked.
+        """
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = os.path.join(folder.name, "ledger.db")
+        runtime = self.made(SQLiteLedger(path, execute))
+        self.failureResultOf(runtime.submit(credit(key="promo-1")), ShuttingDown)
+        runtime.startService()
+        self.successResultOf(runtime.stopService())
+        self.failureResultOf(runtime.submit(credit(key="promo-1")), ShuttingDown)
 
     def test_closedAfterPublication(self) -> None:
         """

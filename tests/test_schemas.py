@@ -248,6 +248,98 @@ class ContractTests(SynchronousTestCase):
         self.fails("reply", busy, {**busy, "data": {"order": 1}})
         self.fails("reply", {**late, "data": {"order": 0}})
 
+    def test_key(self) -> None:
+        """
+        A key is 1 to 128 printable ASCII characters; a request may have one,
+        and a C{GetOperation} asks by it or by an order.
+        """
+        printable = "".join(chr(each) for each in range(0x20, 0x7F))
+        for key in ("a", printable, "x" * 128):
+            self.passes("request", {**REQUEST, "idempotencyKey": key})
+            self.passes("get_operation", {"idempotencyKey": key})
+        for bad in ("", "x" * 129, "böse", "a\n", "a\x7f", "\t", 7, None, ["a"]):
+            self.fails("request", {**REQUEST, "idempotencyKey": bad})
+            self.fails("get_operation", {"idempotencyKey": bad})
+
+    def test_getOperation(self) -> None:
+        """
+        It names exactly one thing.
+        """
+        self.passes("get_operation", {"order": 1}, {"order": 1.0, "x": 0})
+        self.fails(
+            "get_operation",
+            {},
+            {"order": 0},
+            {"order": None},
+            {"order": 1, "idempotencyKey": "a"},
+        )
+
+    def test_delete(self) -> None:
+        """
+        A deletion names an order, and needs nothing else.
+        """
+        self.passes("delete", {"order": 1}, {"order": 2**53 - 1, "login": 1001})
+        self.fails("delete", {}, {"order": 0}, {"order": -1}, {"order": "1"})
+
+    def test_family(self) -> None:
+        """
+        What goes in is greater than 0 and what goes out is less; a credit
+        operation has a comment, a balance operation may have one.
+        """
+        for name, good, bad in (
+            ("credit_in", 1e-8, -1e-8),
+            ("balance_in", 1e-8, -1e-8),
+            ("credit_out", -1e-8, 1e-8),
+            ("balance_out", -1e-8, 1e-8),
+        ):
+            data = {"login": 1001, "amount": good, "comment": "x"}
+            self.passes(name, data, {**data, "amount": good * 10**18})
+            self.fails(
+                name,
+                {**data, "amount": bad},
+                {**data, "amount": 0},
+                {**data, "amount": good * 1.1 * 10**18},
+                {**data, "comment": ""},
+                without(data, "login"),
+                without(data, "amount"),
+            )
+        data = {"login": 1001, "amount": 1}
+        self.passes("balance_in", data)
+        self.passes("balance_out", {**data, "amount": -1})
+        self.fails("credit_in", data)
+        self.fails("credit_out", {**data, "amount": -1})
+
+    def test_states(self) -> None:
+        """
+        A trade is booked, deleted, or one of three requests; what was
+        accepted is a request.
+        """
+        data: dict[str, Any] = ACCEPTED["data"]  # type: ignore[assignment]
+        for state in (3, 6, 10, 11, 12):
+            self.passes("reply", {**REPLY, "data": {**TRADE, "state": state}})
+        for state in (10, 11, 12):
+            self.passes("reply", {**ACCEPTED, "data": {**data, "state": state}})
+        for state in (0, 6, 13):
+            self.fails("reply", {**ACCEPTED, "data": {**data, "state": state}})
+
+    def test_replayed(self) -> None:
+        """
+        Either kind of success may be a replay, which is said or not, and
+        never denied; a refusal is none.
+        """
+        for reply in (REPLY, ACCEPTED):
+            self.passes("reply", {**reply, "replayed": True})
+            self.fails("reply", {**reply, "replayed": False})
+        self.fails("reply", {**REFUSED, "replayed": True})
+
+    def test_reused(self) -> None:
+        """
+        A key that was used for something else names the order of that.
+        """
+        reused = {"status": 422, "error": "IDEMPOTENCY_KEY_REUSED", "message": "x"}
+        self.passes("reply", {**reused, "data": {"order": 1242281}})
+        self.fails("reply", {**reused, "data": {"order": 0}}, {**reused, "status": 409})
+
     def test_everyRefusal(self) -> None:
         """
         The contract has each refusal that this server knows.

@@ -9,15 +9,37 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from creditsync.errors import NoMoney, Unauthorized
+from creditsync.errors import NoMoney, NotFound, Unauthorized
 from creditsync.events import TradeEvents
 from creditsync.interfaces import IAuthenticator, ILedger, ITradingRuntime
 from creditsync.ledger.memory import MemoryLedger
-from creditsync.records import Account, Operation, Reservation, Trade, TradeEvent
+from creditsync.records import (
+    Account,
+    Deletion,
+    Operation,
+    Reservation,
+    Trade,
+    TradeEvent,
+)
 from creditsync.runtime import TradingRuntime
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime, HeldLedger
 
 NOW = 1767225600
+
+
+def credit(
+    amount: int = 300_00000000,
+    order: int = 0,
+    comment: str = "Promotion credit",
+    openTime: int | None = None,
+    closeTime: int | None = None,
+) -> Operation:
+    """
+    A credit-in; by default that of the seed's example.
+    """
+    return Operation(
+        "CreditInSync", 7, 1001, amount, comment, order, openTime, closeTime
+    )
 
 
 class FakeAuthenticatorTests(SynchronousTestCase):
@@ -113,9 +135,8 @@ class RuntimeBehaviour:
         """
         Submit a credit-in that is not refused.
         """
-        operation = Operation(7, 1001, amount, "Promotion credit", order)
         reservation: Reservation = self.successResultOf(  # type: ignore[attr-defined]
-            self.runtime.submit(operation)
+            self.runtime.submit(credit(amount, order))
         )
         return reservation
 
@@ -179,7 +200,7 @@ class RuntimeBehaviour:
         """
         Times that are given, 0 too, are kept.
         """
-        operation = Operation(7, 1001, 1, "", openTime=0, closeTime=1700)
+        operation = credit(openTime=0, closeTime=1700)
         self.successResultOf(self.runtime.submit(operation))
         self.book()
         data = self.published[0].data
@@ -208,6 +229,79 @@ class RuntimeBehaviour:
         self.book()
         self.assertEqual(seen, ["event", "durable"])
 
+    def test_reservation(self: Any) -> None:
+        """
+        The reservation has the trade as it will be booked, and is no replay.
+        """
+        operation = credit()
+        reservation = self.successResultOf(self.runtime.submit(operation))
+        self.assertIs(reservation.operation, operation)
+        self.assertIs(reservation.isReplay, False)
+        self.assertEqual(
+            reservation.trade,
+            Trade(1242281, 1001, 7, 3, 30000000000, "Promotion credit", NOW, NOW, NOW),
+        )
+
+    def test_delete(self: Any) -> None:
+        """
+        A deletion gives the trade the state 6, and DELETE.
+        """
+        self.submit()
+        self.book()
+        deletion = Deletion("DeleteCredit", 1242281, frozenset({7, 9}))
+        reservation = self.successResultOf(self.runtime.submit(deletion))
+        self.assertEqual((reservation.order, reservation.eventType), (1242281, 2))
+        self.book()
+        expected = Trade(
+            1242281, 1001, 7, 6, 30000000000, "Promotion credit", NOW, NOW, NOW
+        )
+        self.assertEqual(self.published[1:], [TradeEvent(2, expected, deletion)])
+
+    def test_deleteUnknown(self: Any) -> None:
+        """
+        There is nothing to delete where there is no such order.
+        """
+        deletion = Deletion("DeleteCredit", 42, frozenset({7, 9}))
+        self.failureResultOf(self.runtime.submit(deletion), NotFound)
+
+    def test_lookUp(self: Any) -> None:
+        """
+        A trade that is booked can be looked up; one that is not there is
+        L{None}.
+        """
+        self.submit()
+        self.book()
+        self.assertEqual(
+            self.successResultOf(self.runtime.trade(1242281)),
+            Trade(1242281, 1001, 7, 3, 30000000000, "Promotion credit", NOW, NOW, NOW),
+        )
+        self.assertIs(self.successResultOf(self.runtime.trade(1242282)), None)
+
+    def test_lookUpUnderWay(self: Any) -> None:
+        """
+        What is not booked yet has the state of a request: 10 new, 11 update,
+        12 delete.
+        """
+        states = []
+        for operation in (
+            credit(),
+            credit(1, 1242281),
+            Deletion("DeleteCredit", 1242281, frozenset({7, 9})),
+        ):
+            self.successResultOf(self.runtime.submit(operation))
+            states.append(self.successResultOf(self.runtime.trade(1242281)).state)
+            self.book()
+            states.append(self.successResultOf(self.runtime.trade(1242281)).state)
+        self.assertEqual(states, [10, 3, 11, 3, 12, 6])
+
+    def test_unknownKey(self: Any) -> None:
+        """
+        A key that nobody used has no order.
+        """
+        self.submit()
+        self.book()
+        self.assertIs(self.successResultOf(self.runtime.orderOf(7, "promo-1")), None)
+
     def test_notFailed(self: Any) -> None:
         """
         It has not failed.
@@ -234,25 +328,26 @@ class FakeTradingRuntimeTests(RuntimeBehaviour, SynchronousTestCase):
         """
         Book all that was submitted.
         """
-        for operation in list(self.runtime.operations):
-            self.runtime.book(operation)
+        for reservation in list(self.runtime.reserved):
+            self.runtime.book(reservation)
 
-    def test_operations(self) -> None:
+    def test_reserved(self) -> None:
         """
         What was submitted and not booked can be seen, in order.
         """
-        first, second = self.submit().operation, self.submit().operation
-        self.assertEqual(self.runtime.operations, [first, second])
+        first, second = self.submit(), self.submit()
+        self.assertEqual(self.runtime.reserved, [first, second])
         self.runtime.book(first)
-        self.assertEqual(self.runtime.operations, [second])
+        self.assertEqual(self.runtime.reserved, [second])
 
     def test_anyOrder(self) -> None:
         """
         The test chooses what is booked when, and at what time.
         """
         self.submit()
+        self.runtime.now = 5
         second = self.submit()
-        self.runtime.book(second.operation, now=5)
+        self.runtime.book(second)
         self.assertEqual(len(self.published), 1)
         self.assertEqual(self.published[0].order, 1242282)
         self.assertEqual(self.published[0].data.timestamp, 5)
@@ -261,7 +356,7 @@ class FakeTradingRuntimeTests(RuntimeBehaviour, SynchronousTestCase):
         """
         The first number can be chosen.
         """
-        self.runtime = FakeTradingRuntime(self.events, firstOrder=7)
+        self.runtime = FakeTradingRuntime(self.events, nextOrder=7)
         self.assertEqual([self.submit().order, self.submit().order], [7, 8])
 
     def test_refusal(self) -> None:
@@ -271,9 +366,9 @@ class FakeTradingRuntimeTests(RuntimeBehaviour, SynchronousTestCase):
         """
         why = NoMoney("account 1001 has not enough credit")
         self.runtime.refusal = why
-        refused = self.runtime.submit(Operation(7, 1001, 1, ""))
+        refused = self.runtime.submit(credit())
         self.assertIs(self.failureResultOf(refused, NoMoney).value, why)
-        self.assertEqual(self.runtime.operations, [])
+        self.assertEqual(self.runtime.reserved, [])
         self.runtime.refusal = None
         self.assertEqual(self.submit().order, 1242281)
 
@@ -342,6 +437,13 @@ class HeldLedgerTests(SynchronousTestCase):
         """
         return Trade(order, 1001, 7, 3, 1, "", 1, 2, 3)
 
+    def reservation(self, order: int, key: str | None = None) -> Reservation:
+        """
+        What a commit is given for that credit.
+        """
+        operation = Operation("CreditIn", 7, 1001, 1, "", principal=7, key=key)
+        return Reservation(0, self.trade(order), operation)
+
     def test_interface(self) -> None:
         """
         It provides the whole interface.
@@ -358,7 +460,7 @@ class HeldLedgerTests(SynchronousTestCase):
         """
         A commit neither ends nor shows before it is released.
         """
-        done = self.ledger.commit([self.trade(1)])
+        done = self.ledger.commit([self.reservation(1)])
         self.assertNoResult(done)
         self.assertIs(self.ledger.trade(1), None)
         self.assertIs(self.ledger.account(1001), None)
@@ -373,10 +475,10 @@ class HeldLedgerTests(SynchronousTestCase):
         Commits can be seen while they have not ended, and end with the oldest
         first.
         """
-        first = self.ledger.commit([self.trade(1), self.trade(2)])
-        second = self.ledger.commit([self.trade(3)])
+        first = self.ledger.commit([self.reservation(1), self.reservation(2)])
+        second = self.ledger.commit([self.reservation(3)])
         self.assertEqual(
-            [[each.order for each in trades] for trades, _ in self.ledger.commits],
+            [[each.order for each in batch] for batch, _ in self.ledger.commits],
             [[1, 2], [3]],
         )
         self.ledger.release()
@@ -388,7 +490,7 @@ class HeldLedgerTests(SynchronousTestCase):
         A commit that fails has written nothing here.
         """
         why = OSError("EIO")
-        done = self.ledger.commit([self.trade(1)])
+        done = self.ledger.commit([self.reservation(1)])
         self.ledger.fail(why)
         self.assertIs(self.failureResultOf(done, OSError).value, why)
         self.assertIs(self.ledger.trade(1), None)
@@ -398,11 +500,21 @@ class HeldLedgerTests(SynchronousTestCase):
         """
         What the caller does to its sequence later does not change the commit.
         """
-        trades = [self.trade(1)]
-        self.ledger.commit(trades)
-        trades.append(self.trade(2))
+        reservations = [self.reservation(1)]
+        self.ledger.commit(reservations)
+        reservations.append(self.reservation(2))
         self.ledger.release()
         self.assertIs(self.ledger.trade(2), None)
+
+    def test_key(self) -> None:
+        """
+        A key is not known before its commit is released.
+        """
+        self.ledger.commit([self.reservation(1, "promo-1")])
+        self.assertIs(self.ledger.replay(7, "promo-1"), None)
+        self.ledger.release()
+        replay = self.ledger.replay(7, "promo-1")
+        self.assertEqual((replay.order, replay.isReplay), (1, True))
 
     def test_close(self) -> None:
         """

@@ -18,7 +18,7 @@ def credit() -> Operation:
     """
     An operation; no two of them are equal.
     """
-    return Operation(7, 1001, 300_00000000, "Promotion credit")
+    return Operation("CreditInSync", 7, 1001, 300_00000000, "Promotion credit")
 
 
 def event(
@@ -101,16 +101,16 @@ class MatchTests(WaitersCase):
         """
         The length is the number of replies that wait, of either kind.
         """
-        operation, durable = credit(), Deferred[None]()
-        self.wait(operation)
-        self.wait(operation)
+        one, other, durable = credit(), credit(), Deferred[None]()
+        self.wait(one)
+        self.wait(other)
         self.committed(durable)
         self.assertEqual(len(self.waiters), 3)
         durable.callback(None)
         self.assertEqual(len(self.waiters), 2)
-        self.waiters.match(event(operation), b"")
+        self.waiters.match(event(one), b"")
         self.assertEqual(len(self.waiters), 1)
-        self.waiters.match(event(operation), b"")
+        self.waiters.match(event(other), b"")
 
     def test_matched(self) -> None:
         """
@@ -231,6 +231,125 @@ class MatchTests(WaitersCase):
         self.assertEqual(self.successResultOf(again[0].ended), b"second")
 
 
+class SameOperationTests(WaitersCase):
+    """
+    Tests for several who wait for one operation, which was asked for again
+    under the same key.
+    """
+
+    def test_everyone(self) -> None:
+        """
+        The one event of the operation answers each of them.
+        """
+        operation = credit()
+        one, two, three = (self.wait(operation) for _ in range(3))
+        self.waiters.match(event(operation), b"data")
+        for waiter in (one, two, three):
+            self.assertEqual(self.successResultOf(waiter.ended), b"data")
+
+    def test_oldestFirst(self) -> None:
+        """
+        Those who wait longest are told first.
+        """
+        operation, told = credit(), []
+        for name in ("first", "second", "third"):
+            waiter = self.wait(operation)
+            waiter.ended.addCallback(lambda _, name=name: told.append(name))
+        self.waiters.match(event(operation), b"")
+        self.assertEqual(told, ["first", "second", "third"])
+
+    def test_nobodyElse(self) -> None:
+        """
+        Others who wait for that order and type are left alone.
+        """
+        operation, other = credit(), credit()
+        before = self.wait(other, UPDATE)
+        one, two = self.wait(operation, UPDATE), self.wait(operation, UPDATE)
+        after = self.wait(other, UPDATE)
+        self.waiters.match(event(operation, UPDATE), b"theirs")
+        self.assertEqual(self.successResultOf(one.ended), b"theirs")
+        self.assertEqual(self.successResultOf(two.ended), b"theirs")
+        self.assertNoResult(before.ended)
+        self.assertNoResult(after.ended)
+        self.waiters.match(event(other, UPDATE), b"others'")
+        self.assertEqual(self.successResultOf(before.ended), b"others'")
+        self.assertEqual(self.successResultOf(after.ended), b"others'")
+
+    def test_afterATimeout(self) -> None:
+        """
+        Who asks again is answered by the event, although the time of the one
+        who asked first is over.
+        """
+        operation = credit()
+        first = self.wait(operation)
+        self.clock.advance(4)
+        second = self.wait(operation)
+        self.clock.advance(1)
+        self.unknown(first)
+        self.waiters.match(event(operation), b"data")
+        self.assertEqual(self.successResultOf(second.ended), b"data")
+
+    def test_oneIsGone(self) -> None:
+        """
+        When the session of one has gone, the other is answered.
+        """
+        operation = credit()
+        first, second = self.wait(operation), self.wait(operation)
+        self.waiters.abandon(first)
+        self.failureResultOf(first.ended, SessionEnded)
+        self.waiters.match(event(operation), b"data")
+        self.assertEqual(self.successResultOf(second.ended), b"data")
+
+    def test_outOfTheTableFirst(self) -> None:
+        """
+        All of them have left the table when the first one is told.
+        """
+        operation, left = credit(), []
+        one, two = self.wait(operation), self.wait(operation)
+        one.ended.addCallback(lambda _: left.append(len(self.waiters)))
+        self.waiters.match(event(operation), b"data")
+        self.assertEqual(left, [0])
+        self.assertEqual(self.successResultOf(two.ended), b"data")
+
+    def test_abandonedMeanwhile(self) -> None:
+        """
+        A session that ends because one is told does not end the other wait
+        twice.
+        """
+        operation = credit()
+        one, two = self.wait(operation), self.wait(operation)
+        one.ended.addCallback(lambda _: self.waiters.abandon(two))
+        self.waiters.match(event(operation), b"data")
+        self.assertEqual(self.successResultOf(two.ended), b"data")
+
+    def test_withACommit(self) -> None:
+        """
+        One may wait for the event and another for the commit of the same
+        operation.
+        """
+        durable = Deferred[None]()
+        commit = self.committed(durable)
+        waiter = self.wait(commit.deferral.operation)
+        self.waiters.match(event(commit.deferral.operation), b"data")
+        self.assertEqual(self.successResultOf(waiter.ended), b"data")
+        self.assertNoResult(commit.ended)
+        durable.callback(None)
+        self.assertIs(self.successResultOf(commit.ended), None)
+
+    def test_unmarkedAnswersOne(self) -> None:
+        """
+        An event without a mark answers only one of them: nobody knows that
+        it is their operation's.
+        """
+        operation = credit()
+        one, two = self.wait(operation), self.wait(operation)
+        self.waiters.match(event(), b"first")
+        self.assertEqual(self.successResultOf(one.ended), b"first")
+        self.assertNoResult(two.ended)
+        self.waiters.match(event(operation), b"second")
+        self.assertEqual(self.successResultOf(two.ended), b"second")
+
+
 class TimeoutTests(WaitersCase):
     """
     Tests for waits that end for want of an event.
@@ -251,7 +370,8 @@ class TimeoutTests(WaitersCase):
         self.assertEqual(
             why.message,
             "no answer within 5000 ms: the outcome of order 1242281 is unknown, "
-            "it may still be booked",
+            "it may still be booked; ask with GetOperation, or repeat the request "
+            "under its idempotencyKey",
         )
 
     def test_lateEvent(self) -> None:
@@ -495,7 +615,8 @@ class EndAllTests(WaitersCase):
         self.assertEqual(
             why.message,
             "the server is stopping: the outcome of order 1242282 is unknown, "
-            "it may still be booked",
+            "it may still be booked; ask with GetOperation, or repeat the request "
+            "under its idempotencyKey",
         )
         self.assertEqual(why.data, {"order": 1242282})
         self.assertEqual(self.unknown(commit).data, {"order": 1242281})
