@@ -158,8 +158,11 @@ class Session:
         if deferral is not None:
             waiter.response = response
             waiters.expect(waiter, deferral)
-        elif waiters.release(waiter):
-            self._answer(waiter, _line(response, waiter.extID))
+            return
+        # Before the wait is over: what can't be written is refused.
+        line = _line(response, waiter.extID)
+        if waiters.release(waiter):
+            self._answer(waiter, line)
 
     def _notReserved(self, why: Failure, waiter: Waiter) -> None:
         if self._sessions.waiters.release(waiter):
@@ -200,7 +203,10 @@ class Session:
         """
         Send the one reply of a request that waited.
         """
-        del self._pending[waiter if waiter.extID is None else waiter.extID]
+        key = waiter if waiter.extID is None else waiter.extID
+        if self._pending.pop(key, None) is None:
+            # The session ended while it was sent another of these replies.
+            return
         self._send(line)
         self._sessions.answered(1)
 

@@ -78,6 +78,7 @@ class Waiters:
         """
         Let a waiter, if it still waits, wait for what C{deferral} says.
         """
+        waiter.deferral = deferral
         if deferral.durable is not None:
             deferral.durable.addCallbacks(
                 lambda _: self._committed(waiter), lambda why: self._lost(waiter, why)
@@ -85,7 +86,6 @@ class Waiters:
         elif waiter in self._timeouts:
             event = deferral.order, deferral.eventType
             self._byEvent.setdefault(event, []).append(waiter)
-        waiter.deferral = deferral
 
     def match(self, event: TradeEvent, data: bytes) -> None:
         """

@@ -2,16 +2,18 @@
 Tests for C{docs/embedding.rst}: what it tells people to write works.
 """
 
+import gc
 import io
 import json
 import socket
-import tempfile
 import time
 import unittest
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+import pytest_twisted  # type: ignore[import-untyped]
 from docutils import nodes  # type: ignore[import-untyped]
 from docutils.core import (  # type: ignore[import-untyped]
     publish_doctree,
@@ -19,10 +21,10 @@ from docutils.core import (  # type: ignore[import-untyped]
 )
 from twisted.application.service import IService
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from creditsync.errors import LedgerProblem
@@ -56,11 +58,15 @@ def execute() -> dict[str, Any]:
     return defined
 
 
-def command(name: str, extID: object, token: str, **data: object) -> bytes:
+def command(
+    name: str, extID: object, token: str, key: str | None = None, **data: object
+) -> bytes:
     """
     The line of one command.
     """
     members = {"command": name, "extID": extID, "__token": token, "data": data}
+    if key is not None:
+        members["idempotencyKey"] = key
     return json.dumps(members).encode() + b"\r\n"
 
 
@@ -115,16 +121,26 @@ class HouseTests(SynchronousTestCase):
         self.protocol = protocol
         self.protocol.makeConnection(self.wire)
 
-    def ask(self, name: str, extID: object, **data: object) -> list[Any]:
+    def heard(self) -> list[Any]:
+        """
+        What was heard since the last time.
+        """
+        lines = [json.loads(line) for line in self.wire.value().splitlines()]
+        self.wire.clear()
+        return lines
+
+    def ask(
+        self, name: str, extID: object, key: str | None = None, **data: object
+    ) -> list[Any]:
         """
         Send one command with a good token.
 
         @return: What is heard, once the house has booked.
         """
         self.wire.clear()
-        self.protocol.dataReceived(command(name, extID, self.token, **data))
+        self.protocol.dataReceived(command(name, extID, self.token, key, **data))
         self.reactor.advance(0)
-        return [json.loads(line) for line in self.wire.value().splitlines()]
+        return self.heard()
 
     def test_interfaces(self) -> None:
         """
@@ -204,6 +220,72 @@ class HouseTests(SynchronousTestCase):
         _, reply = self.ask("CreditIn", 1, login=1001, amount=5, comment="x")
         self.assertEqual((reply["status"], reply["data"]["accepted"]), (200, True))
 
+    def test_replayed(self) -> None:
+        """
+        Under the same key nothing is booked again.
+        """
+        credit = {"login": 1001, "amount": 5, "comment": "x"}
+        self.ask("CreditInSync", 1, key="k", **credit)
+        [reply] = self.ask("CreditInSync", 2, key="k", **credit)
+        self.assertEqual(
+            (reply["extID"], reply["data"]["order"], reply["data"]["profit"]),
+            (2, 1242281, 5.0),
+        )
+        self.assertIs(reply["replayed"], True)
+        [reply] = self.ask("CreditInSync", 3, key="k", **{**credit, "amount": 6})
+        self.assertEqual((reply["status"], reply["data"]), (422, {"order": 1242281}))
+
+    def test_attached(self) -> None:
+        """
+        Who asks again while it is under way gets the same outcome.
+        """
+        credit = {"login": 1001, "amount": 5, "comment": "x"}
+        for name in ("CreditInSync", "CreditIn"):
+            lines = [command(name, n, self.token, name, **credit) for n in (1, 2)]
+            self.wire.clear()
+            self.protocol.dataReceived(b"".join(lines))
+            self.reactor.advance(0)
+            event, one, two = self.heard()
+            self.assertEqual(event["event"], "trade:event")
+            self.assertEqual((one["extID"], two["extID"]), (1, 2))
+            self.assertEqual(one["data"], two["data"])
+
+    def test_deleted(self) -> None:
+        """
+        An order is deleted once, and only by its own kind of deletion.
+        """
+        self.ask("CreditInSync", 1, login=1001, amount=5, comment="x")
+        [reply] = self.ask("DeleteBalanceSync", 2, order=1242281)
+        self.assertEqual(reply["error"], "INCORRECT_ORDER")
+        event, reply = self.ask("DeleteCreditSync", 3, order=1242281)
+        self.assertEqual((event["type"], reply["data"]["state"]), (2, 6))
+        [reply] = self.ask("DeleteCreditSync", 4, order=1242281)
+        self.assertEqual(reply["error"], "INCORRECT_ORDER")
+        [reply] = self.ask("DeleteCreditSync", 5, order=5)
+        self.assertEqual(reply["error"], "NOT_FOUND")
+
+    def test_getOperation(self) -> None:
+        """
+        The house's own record is what is found by its order or its key, first
+        as a request and then as it was booked.
+        """
+        credit = {"login": 1001, "amount": 5, "comment": "x"}
+        self.protocol.dataReceived(
+            command("CreditInSync", 1, self.token, "k", **credit)
+            + command("GetOperation", 2, self.token, order=1242281)
+        )
+        self.reactor.advance(0)
+        found, _, _ = self.heard()
+        self.assertEqual((found["extID"], found["data"]["state"]), (2, 10))
+        [reply] = self.ask("GetOperation", 3, idempotencyKey="k")
+        self.assertEqual(
+            (reply["data"]["order"], reply["data"]["state"], reply["data"]["desk"]),
+            (1242281, 3, "house"),
+        )
+        for data in ({"order": 5}, {"idempotencyKey": "l"}):
+            [reply] = self.ask("GetOperation", 4, **data)
+            self.assertEqual(reply["error"], "NOT_FOUND")
+
     def test_refused(self) -> None:
         """
         What the house refuses with is what its client is told.
@@ -224,7 +306,7 @@ class HouseTests(SynchronousTestCase):
         The server stops with the application, and leaves nothing.
         """
         stopped = self.application.stopService()
-        self.reactor.advance(0)
+        self.reactor.advance(0.2)
         self.protocol.connectionLost()
         self.successResultOf(stopped)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
@@ -273,75 +355,75 @@ class FakesTests(SynchronousTestCase):
         self.assertEqual((result.testsRun, result.errors, result.failures), (1, [], []))
 
 
-class LedgerTests(TestCase):
+# What follows is about real sockets and threads, which only a real reactor has.
+
+
+async def credit(ledger: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     """
-    The embedded runtime on the ledgers that the page names, and on real
-    sockets.
+    Book a credit on the embedded runtime and a ledger that the page names.
+
+    @return: The reply.
     """
+    defined = execute()
+    server = defined["makeServer"](
+        reactor,
+        ledger(defined),
+        defined["TokenAuthenticator"](KEY),
+        ["tcp:0:interface=127.0.0.1"],
+    )
+    verifyObject(IService, server)
+    server.startService()
+    port = server.ports[0].getHost().port
+    line = command(
+        "CreditInSync",
+        1,
+        defined["managerToken"](KEY),
+        login=1001,
+        amount=300.0,
+        comment="Promotion credit",
+    )
 
-    timeout = 20
+    def client() -> bytes:
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(line)
+            connection.shutdown(socket.SHUT_WR)
+            with connection.makefile("rb") as lines:
+                return lines.read()
 
-    async def credit(self, ledger: Callable[[Any], Any]) -> dict[str, Any]:
-        """
-        Book a credit on such a ledger.
-
-        @return: The reply.
-        """
-        defined = execute()
-        server = defined["makeServer"](
-            reactor,
-            ledger(defined),
-            defined["TokenAuthenticator"](KEY),
-            ["tcp:0:interface=127.0.0.1"],
-        )
-        verifyObject(IService, server)
-        server.startService()
-        port = server.ports[0].getHost().port
-        line = command(
-            "CreditInSync",
-            1,
-            defined["managerToken"](KEY),
-            login=1001,
-            amount=300.0,
-            comment="Promotion credit",
-        )
-
-        def client() -> bytes:
-            with socket.create_connection(("127.0.0.1", port), 10) as connection:
-                connection.sendall(line)
-                connection.shutdown(socket.SHUT_WR)
-                with connection.makefile("rb") as lines:
-                    return lines.read()
-
-        asked: Deferred[bytes] = deferToThread(client)
-        _, reply = (await asked).splitlines()
+    with capturedLogs() as logs:
+        _, reply = (await deferToThread(client)).splitlines()
         await server.stopService()
-        answer: dict[str, Any] = json.loads(reply)
-        return answer
+        gc.collect()
+    assert [log for log in logs if "log_failure" in log] == []
+    assert reactor.getDelayedCalls() == []
+    answer: dict[str, Any] = json.loads(reply)
+    return answer
 
-    async def test_inMemory(self) -> None:
-        """
-        In memory a new ledger gives out its first order.
-        """
-        reply = await self.credit(lambda defined: defined["inMemory"](reactor))
-        self.assertEqual(
-            (reply["status"], reply["data"]["order"], reply["data"]["profit"]),
-            (200, 1, 300.0),
-        )
 
-    async def test_onDisk(self) -> None:
-        """
-        On disk what was booked is there at the next start.
-        """
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        path = str(Path(folder.name, "creditsync.db"))
-        started = int(time.time())
-        reply = await self.credit(lambda defined: defined["onDisk"](reactor, path))
-        self.assertEqual(reply["status"], 200)
-        ledger = execute()["onDisk"](reactor, path)
-        ledger.open()
-        self.addCleanup(ledger.close)
-        trade = ledger.trade(reply["data"]["order"])
-        self.assertEqual((trade.login, trade.profit), (1001, 30000000000))
-        self.assertGreaterEqual(trade.openTime, started)
+@pytest.mark.timeout(20)
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_inMemory() -> None:
+    """
+    In memory a new ledger gives out its first order.
+    """
+    reply = await credit(lambda defined: defined["inMemory"](reactor))
+    assert reply["status"] == 200
+    assert (reply["data"]["order"], reply["data"]["profit"]) == (1, 300.0)
+
+
+@pytest.mark.timeout(20)
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_onDisk(tmp_path: Path) -> None:
+    """
+    On disk what was booked is there at the next start.
+    """
+    path = str(tmp_path / "creditsync.db")
+    started = int(time.time())
+    reply = await credit(lambda defined: defined["onDisk"](reactor, path))
+    assert reply["status"] == 200
+    ledger = execute()["onDisk"](reactor, path)
+    ledger.open()
+    trade = ledger.trade(reply["data"]["order"])
+    ledger.close()
+    assert (trade.login, trade.profit) == (1001, 30000000000)
+    assert trade.openTime >= started

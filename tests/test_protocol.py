@@ -2,23 +2,14 @@
 Tests for L{creditsync.protocol}.
 """
 
-import datetime
 import json
-import socket
-import ssl
-import tempfile
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from attrs import Factory, define, field
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IHalfCloseableDescriptor,
@@ -26,25 +17,29 @@ from twisted.internet.interfaces import (
     IPushProducer,
     ITCPTransport,
 )
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import Clock
 from twisted.internet.testing import (
     MemoryReactorClock,
     StringTransport,
     StringTransportWithDisconnection,
 )
-from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides, implementer
 from zope.interface.verify import verifyObject
 
 from creditsync.errors import OutcomeUnknown
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ITradingRuntime
-from creditsync.ledger.memory import MemoryLedger
 from creditsync.protocol import LineFactory, LineProtocol
-from creditsync.records import Limits, Operation, Reservation, TradeEvent
-from creditsync.runtime import TradingRuntime
+from creditsync.records import (
+    Deletion,
+    Limits,
+    Operation,
+    Reservation,
+    Trade,
+    TradeEvent,
+)
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
 
@@ -1121,7 +1116,7 @@ class ConversationTests(ServerTestCase):
         client.says(CREDIT + HEALTH)
         self.reactor.advance(0)
         self.assertEqual(client.outcomes(), [("h", 200, None)])
-        self.runtime.book(self.runtime.operations[0])
+        self.runtime.book(self.runtime.reserved[0])
         [write] = client.wire.writes
         event, reply, rest = write.split(b"\r\n")
         self.assertTrue(event.startswith(b'{"event":"trade:event","type":0,'))
@@ -1136,7 +1131,7 @@ class ConversationTests(ServerTestCase):
         client.says(CREDIT)
         client.saysNoMore()
         self.reactor.advance(4)
-        self.runtime.book(self.runtime.operations[0])
+        self.runtime.book(self.runtime.reserved[0])
         self.reactor.advance(0)
         self.assertEqual(client.outcomes(), [("c", 200, None)])
         self.assertTrue(client.wire.disconnecting)
@@ -1164,7 +1159,9 @@ class ConversationTests(ServerTestCase):
         class Slow(FakeTradingRuntime):
             held: "Deferred[Reservation]"
 
-            def submit(self, operation: Operation) -> "Deferred[Reservation]":
+            def submit(  # type: ignore[override]
+                self, operation: Operation | Deletion
+            ) -> "Deferred[Reservation]":
                 self.held = Deferred()
                 return self.held
 
@@ -1174,7 +1171,9 @@ class ConversationTests(ServerTestCase):
         client.says(CREDIT)
         client.saysNoMore()
         self.reactor.advance(4.9)
-        runtime.held.callback(Reservation(77, 0, Operation(7, 1001, 1, "x")))
+        trade = Trade(77, 1001, 7, 3, 1, "x", 0, 0, 0)
+        operation = Operation("CreditInSync", 7, 1001, 1, "x")
+        runtime.held.callback(Reservation(0, trade, operation))
         while not client.wire.disconnecting:
             self.reactor.advance(0.1)
         self.assertEqual(client.outcomes(), [("c", 504, "SYNC_TIMEOUT")])
@@ -1190,7 +1189,7 @@ class ConversationTests(ServerTestCase):
         self.reactor.advance(0)
         self.assertEqual(client.outcomes(), [(None, 413, "LINE_TOO_LONG")])
         self.assertFalse(client.wire.halfClosed)
-        self.runtime.book(self.runtime.operations[0])
+        self.runtime.book(self.runtime.reserved[0])
         self.assertEqual(client.outcomes(), [("c", 200, None)])
         self.reactor.advance(0)
         self.assertTrue(client.wire.halfClosed)
@@ -1203,7 +1202,7 @@ class ConversationTests(ServerTestCase):
         client.says(CREDIT)
         client.isGone()
         self.assertAtRest()
-        self.runtime.book(self.runtime.operations[0])
+        self.runtime.book(self.runtime.reserved[0])
         self.reactor.advance(0)
         self.assertEqual(client.hears(), b"")
         self.assertAtRest()
@@ -1239,310 +1238,3 @@ class ConversationTests(ServerTestCase):
         client.protocol.resumeProducing()
         [outcome] = client.outcomes()
         self.assertEqual(outcome, ("c", OutcomeUnknown.status, "SYNC_TIMEOUT"))
-
-
-# What follows is about real sockets, which only a real reactor has.
-
-
-def readAll(connection: socket.socket) -> bytes:
-    """
-    Read until the server says good-bye.
-    """
-    chunks = []
-    while chunk := connection.recv(65536):
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def certificate(path: Path) -> None:
-    """
-    Write a throw-away certificate for 127.0.0.1 and its key into one file.
-    """
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-
-
-class SocketTestCase(TestCase):
-    """
-    A server on a loopback port; clients are blocking sockets in threads.
-    """
-
-    timeout = 20
-
-    def serve(self, endpoint: str = "tcp", limits: Limits | None = None) -> None:
-        """
-        Start a server on the embedded runtime.
-        """
-        events = TradeEvents()
-        kind, *options = endpoint.split(":")
-        self.events = events
-        self.server = CreditSync(
-            reactor,
-            runtime=TradingRuntime(
-                reactor,
-                MemoryLedger(),
-                events,
-                now=lambda: 1767225600,
-                maxQueued=10000,
-            ),
-            events=events,
-            authenticator=FakeAuthenticator(),
-            listen=[":".join([kind, "0:interface=127.0.0.1", *options])],
-            timeout=1.0,
-            limits=limits,
-        )
-        self.server.startService()
-        [port] = self.server.ports
-        self.port = port.getHost().port  # type: ignore[attr-defined]
-        self.addCleanup(self.stop)
-
-    async def stop(self) -> None:
-        """
-        Stop the server, unless the test has done so.
-        """
-        if self.server.running:
-            await self.server.stopService()
-            # abortConnection ends a connection in the next turn.
-            await deferLater(reactor, 0)
-
-    async def assertClosesAtOnce(self) -> None:
-        """
-        No connection of the server outlives its client.
-        """
-        gone = reactor.seconds() + 1
-        while self.server.factory._connections and reactor.seconds() < gone:
-            await deferLater(reactor, 0.01)
-        self.assertEqual(self.server.factory._connections, set())
-
-    def dial(self) -> socket.socket:
-        """
-        Connect, in a thread.
-        """
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
-
-
-class SocketTests(SocketTestCase):
-    """
-    Real TCP.
-    """
-
-    async def test_halfClose(self) -> None:
-        """
-        A client that sends its request and closes its side gets its event,
-        its reply, and the end.
-        """
-        self.serve()
-
-        def client() -> bytes:
-            with self.dial() as connection:
-                connection.sendall(CREDIT)
-                connection.shutdown(socket.SHUT_WR)
-                return readAll(connection)
-
-        event, reply, rest = (await deferToThread(client)).split(b"\r\n")
-        self.assertTrue(event.startswith(b'{"event":"trade:event","type":0,'))
-        self.assertTrue(reply.startswith(b'{"extID":"c","status":200,'))
-        self.assertEqual(rest, b"")
-        await self.assertClosesAtOnce()
-
-    async def test_halfCloseOfMany(self) -> None:
-        """
-        So does one that sends many at once.
-        """
-        self.serve()
-
-        def client() -> bytes:
-            with self.dial() as connection:
-                connection.sendall(HEALTH * 1000)
-                connection.shutdown(socket.SHUT_WR)
-                return readAll(connection)
-
-        replies = (await deferToThread(client)).splitlines()
-        self.assertEqual(len(replies), 1000)
-
-    async def test_tooLongWhileSending(self) -> None:
-        """
-        A client that sends on and on still reads its earlier reply and the
-        413, and then the end.
-        """
-        self.serve()
-
-        def client() -> bytes:
-            with self.dial() as connection:
-                connection.sendall(HEALTH)
-                for _ in range(100):
-                    connection.sendall(b"x" * 65536)
-                return readAll(connection)
-
-        first, second = (await deferToThread(client)).splitlines()
-        self.assertTrue(first.startswith(b'{"extID":"h","status":200,'))
-        self.assertTrue(second.startswith(b'{"status":413,'))
-
-    async def test_neverReads(self) -> None:
-        """
-        A client that asks and never reads is cut off, at a bounded buffer.
-        """
-        self.serve(limits=Limits(maxUnread=100_000))
-        lost: Deferred[None] = Deferred()
-        closed = self.server.factory.closed
-
-        def noticed(connection: LineProtocol) -> None:
-            closed(connection)
-            lost.callback(None)
-
-        self.patch(self.server.factory, "closed", noticed)
-
-        def client() -> socket.socket:
-            connection = self.dial()
-            connection.sendall(HEALTH)
-            return connection
-
-        deaf = await deferToThread(client)
-        self.addCleanup(deaf.close)
-        event = TradeEvent(0, {"order": 1, "comment": "x" * 10_000})
-        for _ in range(10_000):
-            self.events.publish([event])
-            if lost.called:
-                break
-            await deferLater(reactor, 0)
-        self.assertTrue(lost.called)
-
-    async def test_stop(self) -> None:
-        """
-        When the server stops, a client that waits gets its reply and then an
-        orderly end.
-        """
-        self.serve()
-        connection = await deferToThread(self.dial)
-        await deferToThread(connection.sendall, CREDIT)
-
-        def readAndClose() -> bytes:
-            with connection:
-                return readAll(connection)
-
-        reading = deferToThread(readAndClose)
-        while not self.server.sessions.pending:
-            await deferLater(reactor, 0)
-        await self.server.stopService()
-        _, reply = (await reading).splitlines()
-        self.assertTrue(reply.startswith(b'{"extID":"c","status":200,'))
-
-    async def test_muchToReadAtTheEnd(self) -> None:
-        """
-        Replies that fill the write buffer at the very end all arrive before
-        an orderly end, and the connection does not outlive its client.
-        """
-        self.serve(limits=Limits(linesPerTurn=10_000, maxLineLength=300))
-
-        def client() -> bytes:
-            with self.dial() as connection:
-                connection.sendall(b'{"command":"X"}\n' * 3000 + b"x" * 400 + b"\n")
-                return readAll(connection)
-
-        replies = (await deferToThread(client)).splitlines()
-        self.assertEqual(len(replies), 3001)
-        await self.assertClosesAtOnce()
-
-
-class TLSTests(SocketTestCase):
-    """
-    TLS by endpoint string.
-    """
-
-    def serveTLS(self, limits: Limits | None = None) -> None:
-        """
-        Start a server with a certificate of its own.
-        """
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.pem = Path(folder.name, "server.pem")
-        certificate(self.pem)
-        self.serve(f"ssl:privateKey={self.pem}:certKey={self.pem}", limits)
-
-    def dialTLS(self) -> ssl.SSLSocket:
-        """
-        Connect, in a thread.
-        """
-        context = ssl.create_default_context(cafile=str(self.pem))
-        context.check_hostname = False
-        # An end without TLS's own good-bye is an error to this client.
-        return context.wrap_socket(self.dial(), suppress_ragged_eofs=False)
-
-    async def test_credit(self) -> None:
-        """
-        A credit is booked, and at the stop the connection closes cleanly.
-        """
-        self.serveTLS()
-
-        def client() -> tuple[ssl.SSLSocket, bytes]:
-            connection = self.dialTLS()
-            connection.sendall(CREDIT)
-            heard = b""
-            while heard.count(b"\r\n") < 2:
-                heard += connection.recv(65536)
-            return connection, heard
-
-        connection, heard = await deferToThread(client)
-        self.addCleanup(connection.close)
-        event, reply, _ = heard.split(b"\r\n")
-        self.assertTrue(event.startswith(b'{"event":"trade:event","type":0,'))
-        self.assertTrue(reply.startswith(b'{"extID":"c","status":200,'))
-
-        def end() -> bytes:
-            rest = readAll(connection)
-            connection.unwrap().close()
-            return rest
-
-        ending = deferToThread(end)
-        await self.server.stopService()
-        self.assertEqual(await ending, b"")
-
-    async def test_tooLong(self) -> None:
-        """
-        A 413 arrives, after what was said before, and then an orderly end.
-        """
-        self.serveTLS()
-
-        def client() -> bytes:
-            with self.dialTLS() as connection:
-                connection.sendall(HEALTH + b"x" * 70_000)
-                return readAll(connection)
-
-        first, second = (await deferToThread(client)).splitlines()
-        self.assertTrue(first.startswith(b'{"extID":"h","status":200,'))
-        self.assertTrue(second.startswith(b'{"status":413,'))
-
-    async def test_muchToReadAtTheEnd(self) -> None:
-        """
-        Replies that fill the write buffer at the very end all arrive before
-        an orderly end, and the connection does not outlive its client.
-        """
-        self.serveTLS(Limits(linesPerTurn=10_000, maxLineLength=300))
-
-        def client() -> bytes:
-            with self.dialTLS() as connection:
-                connection.sendall(b'{"command":"X"}\n' * 3000 + b"x" * 400 + b"\n")
-                return readAll(connection)
-
-        replies = (await deferToThread(client)).splitlines()
-        self.assertEqual(len(replies), 3001)
-        await self.assertClosesAtOnce()

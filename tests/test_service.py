@@ -6,7 +6,7 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,14 @@ import creditsync
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ITradeEvents, ITradingRuntime, TradeObserver
-from creditsync.records import Limits, Operation, Reservation, TradeEvent
+from creditsync.records import (
+    Deletion,
+    Limits,
+    Operation,
+    Reservation,
+    Trade,
+    TradeEvent,
+)
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime, HeldLedger
@@ -158,14 +165,26 @@ class Client:
 @define(eq=False)
 class MuteRuntime:
     """
-    Never reserves anything.
+    Never reserves anything, and finds nothing.
     """
 
     failed: "Deferred[None]" = Factory(Deferred)
 
-    def submit(self, operation: Operation) -> "Deferred[Reservation]":
+    def submit(self, operation: Operation | Deletion) -> "Deferred[Reservation]":
         """
         See L{ITradingRuntime.submit}.
+        """
+        return Deferred()
+
+    def trade(self, order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":
+        """
+        See L{ITradingRuntime.trade}.
+        """
+        return Deferred()
+
+    def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
+        """
+        See L{ITradingRuntime.orderOf}.
         """
         return Deferred()
 
@@ -219,6 +238,20 @@ class ServiceTestCase(SynchronousTestCase):
         server = self.make(*args, **kwargs)
         server.startService()
         return server
+
+    def lastCall(self) -> None:
+        """
+        Let the time pass for which a stopping server still reads.
+        """
+        self.reactor.advance(0.2)
+
+    def assertStops(self, server: CreditSync) -> None:
+        """
+        A server that nobody waits for and nobody is connected to stops.
+        """
+        stopped = server.stopService()
+        self.lastCall()
+        self.successResultOf(stopped)
 
     def assertAtRest(self) -> None:
         """
@@ -297,7 +330,7 @@ class StartTests(ServiceTestCase):
         self.assertEqual(server.ports, [])
         server.startService()
         self.assertEqual(server.ports, self.reactor.ports)
-        self.successResultOf(server.stopService())
+        self.assertStops(server)
         self.assertEqual(server.ports, [])
 
     def test_stopAfterATakenPort(self) -> None:
@@ -308,7 +341,7 @@ class StartTests(ServiceTestCase):
         self.reactor.taken.add(8080)
         server = self.make()
         self.assertRaises(CannotListenError, server.startService)
-        self.successResultOf(server.stopService())
+        self.assertStops(server)
         self.assertEqual(self.happened, ["runtime started", "runtime stopped"])
         self.assertAtRest()
 
@@ -319,7 +352,7 @@ class StartTests(ServiceTestCase):
         self.reactor.taken.add(8081)
         server = self.make()
         self.assertRaises(CannotListenError, server.startService)
-        self.successResultOf(server.stopService())
+        self.assertStops(server)
         self.assertEqual(
             self.happened,
             ["runtime started", "listening on 8080", "port closed", "runtime stopped"],
@@ -357,7 +390,7 @@ class StartTests(ServiceTestCase):
         server = self.make(runtime, listen=["tcp:8080"])
         server.privilegedStartService()
         self.assertRaises(LedgerProblem, server.startService)
-        self.successResultOf(server.stopService())
+        self.assertStops(server)
         self.assertEqual(self.happened, ["listening on 8080", "port closed"])
 
     def test_timeout(self) -> None:
@@ -382,10 +415,16 @@ class StopTests(ServiceTestCase):
 
     def test_idle(self) -> None:
         """
-        With nothing to do it has stopped at once: ports first, runtime last.
+        With nothing to do it has stopped after its last call: ports first,
+        runtime last.
         """
         server = self.start()
-        self.successResultOf(server.stopService())
+        stopped = server.stopService()
+        self.assertEqual(self.happened[3:], ["port closed", "port closed"])
+        self.reactor.advance(0.1)
+        self.assertNoResult(stopped)
+        self.reactor.advance(0.1)
+        self.successResultOf(stopped)
         self.assertEqual(
             self.happened[3:], ["port closed", "port closed", "runtime stopped"]
         )
@@ -403,9 +442,11 @@ class StopTests(ServiceTestCase):
         stopped = server.stopService()
         self.reactor.advance(1)
         self.assertFalse(client.wire.disconnecting)
-        self.runtime.book(self.runtime.operations[0])
+        self.runtime.book(self.runtime.reserved[0])
         self.assertEqual(client.outcomes(), [("a", 200, None)])
-        self.reactor.advance(0)
+        self.reactor.advance(0.1)
+        self.assertFalse(client.wire.disconnecting)
+        self.reactor.advance(0.1)
         self.assertTrue(client.wire.disconnecting)
         self.assertNotIn("runtime stopped", self.happened)
         client.goes()
@@ -425,6 +466,28 @@ class StopTests(ServiceTestCase):
         self.reactor.advance(0)
         self.assertEqual(late.outcomes(), [("a", 503, "SHUTDOWN")])
 
+    def test_lastCall(self) -> None:
+        """
+        So is what was under way to a server that had nothing to wait for;
+        after that nothing is read.
+        """
+        server = self.start()
+        early, late = Client(server), Client(server)
+        server.stopService()
+        self.reactor.advance(0.1)
+        early.asks()
+        self.reactor.advance(0.09)
+        late.asks("HealthCheck", "b", {})
+        self.assertEqual(early.outcomes(), [("a", 503, "SHUTDOWN")])
+        self.assertFalse(early.wire.disconnecting)
+        self.reactor.advance(0.01)
+        self.reactor.advance(0)
+        self.assertEqual(late.outcomes(), [("b", 503, "SHUTDOWN")])
+        self.assertTrue(late.wire.disconnecting)
+        late.asks()
+        self.reactor.advance(0)
+        self.assertEqual(late.outcomes(), [])
+
     def test_everyLineIsAnswered(self) -> None:
         """
         Each line that was received before the stop gets its final answer,
@@ -440,6 +503,7 @@ class StopTests(ServiceTestCase):
             client.outcomes(),
             [(0, 200, None), *((n, 503, "SHUTDOWN") for n in range(1, 5))],
         )
+        self.lastCall()
         client.goes()
         self.successResultOf(stopped)
 
@@ -454,6 +518,7 @@ class StopTests(ServiceTestCase):
         self.reactor.advance(5)
         self.reactor.advance(0)
         self.assertEqual(client.outcomes(), [("a", 504, "SYNC_TIMEOUT")])
+        self.lastCall()
         client.goes()
         self.successResultOf(stopped)
         self.assertAtRest()
@@ -477,7 +542,8 @@ class StopTests(ServiceTestCase):
                     "status": 504,
                     "error": "SYNC_TIMEOUT",
                     "message": "the server is stopping: the outcome of order"
-                    " 1242281 is unknown, it may still be booked",
+                    " 1242281 is unknown, it may still be booked; ask with"
+                    " GetOperation, or repeat the request under its idempotencyKey",
                     "data": {"order": 1242281},
                 }
             ],
@@ -485,6 +551,7 @@ class StopTests(ServiceTestCase):
         self.assertEqual(
             [log["what"] for log in logs if "what" in log], ["answering who waits"]
         )
+        self.lastCall()
         client.goes()
         self.successResultOf(stopped)
         self.assertAtRest()
@@ -500,6 +567,7 @@ class StopTests(ServiceTestCase):
         self.reactor.advance(10)
         self.reactor.advance(0)
         self.assertEqual(client.outcomes(), [("a", 504, "SYNC_TIMEOUT")])
+        self.lastCall()
         client.goes()
         self.successResultOf(stopped)
         self.assertAtRest()
@@ -511,6 +579,7 @@ class StopTests(ServiceTestCase):
         server = self.start()
         client = Client(server)
         stopped = server.stopService()
+        self.lastCall()
         self.reactor.advance(0)
         self.assertTrue(client.wire.disconnecting)
         self.reactor.advance(1.9)
@@ -531,7 +600,8 @@ class StopTests(ServiceTestCase):
         client.asks()
         client.protocol.pauseProducing()
         stopped = server.stopService()
-        self.runtime.book(self.runtime.operations[0])
+        self.runtime.book(self.runtime.reserved[0])
+        self.lastCall()
         self.reactor.advance(2)
         self.assertTrue(client.wire.disconnected)
         self.successResultOf(stopped)
@@ -549,10 +619,28 @@ class StopTests(ServiceTestCase):
         self.assertNoResult(stopped)
         with capturedLogs() as logs:
             self.reactor.advance(0.1)
+        self.lastCall()
         self.successResultOf(stopped)
         self.assertEqual(self.happened[-1], "runtime stopped")
-        self.assertEqual(len(logs), 1)
+        self.assertEqual([log["what"] for log in logs], ["closing a port"])
         self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_portAfterPort(self) -> None:
+        """
+        The ports close one after the other, each in its own time.
+        """
+        server = self.start()
+        first, second = self.reactor.ports
+        first.stopped, second.stopped = Deferred(), Deferred()
+        stopped = server.stopService()
+        self.assertEqual(self.happened[3:], ["port closed"])
+        first.stopped.callback(None)
+        self.assertEqual(self.happened[3:], ["port closed", "port closed"])
+        self.reactor.advance(1.9)
+        second.stopped.callback(None)
+        self.lastCall()
+        self.successResultOf(stopped)
+        self.assertAtRest()
 
     def test_portThatFails(self) -> None:
         """
@@ -561,7 +649,7 @@ class StopTests(ServiceTestCase):
         server = self.start(listen=["tcp:8080"])
         self.reactor.ports[0].stopped = Deferred()
         self.reactor.ports[0].stopped.errback(ZeroDivisionError())
-        self.successResultOf(server.stopService())
+        self.assertStops(server)
         self.assertEqual(self.happened[-1], "runtime stopped")
         del self.reactor.ports[0]
         gc.collect()
@@ -577,7 +665,7 @@ class StopTests(ServiceTestCase):
             raise ZeroDivisionError
 
         self.patch(self.reactor.ports[0], "stopListening", raises)
-        self.successResultOf(server.stopService())
+        self.assertStops(server)
         self.assertEqual(self.happened[-1], "runtime stopped")
         gc.collect()
         self.assertEqual(len(self.flushLoggedErrors()), 1)
@@ -589,6 +677,7 @@ class StopTests(ServiceTestCase):
         server = self.start()
         self.runtime.stopped = Deferred()
         stopped = server.stopService()
+        self.lastCall()
         self.reactor.advance(9.9)
         self.assertNoResult(stopped)
         with capturedLogs() as logs:
@@ -604,7 +693,7 @@ class StopTests(ServiceTestCase):
         server = self.start()
         self.runtime.stopped = Deferred()
         self.runtime.stopped.errback(ZeroDivisionError())
-        self.successResultOf(server.stopService())
+        self.assertStops(server)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_allBounds(self) -> None:
@@ -618,7 +707,7 @@ class StopTests(ServiceTestCase):
         client.asks()
         client.protocol.pauseProducing()
         stopped = server.stopService()
-        for seconds in (2, 10, 2):
+        for seconds in (2, 10, 0.2, 2):
             self.reactor.advance(seconds)
             self.assertNoResult(stopped)
         self.reactor.advance(10)
@@ -650,6 +739,7 @@ class StopTests(ServiceTestCase):
         ledger.release()
         self.reactor.advance(0)
         self.assertEqual(client.outcomes(), [("a", 200, None)])
+        self.lastCall()
         self.assertEqual(happened, [])
         client.goes()
         self.successResultOf(stopped)
@@ -669,6 +759,7 @@ class StopTests(ServiceTestCase):
         client.asks()
         client.goes()
         stopped = server.stopService()
+        self.lastCall()
         self.assertNoResult(stopped)
         ledger.release()
         self.successResultOf(stopped)
@@ -696,7 +787,7 @@ class StopTests(ServiceTestCase):
         self.events = Events()
         server = self.start()
         self.assertEqual(len(added), 2)
-        self.successResultOf(server.stopService())
+        self.assertStops(server)
         self.assertEqual(added, [])
 
     def test_noReservationForAGoneClient(self) -> None:
@@ -708,7 +799,7 @@ class StopTests(ServiceTestCase):
         client = Client(server)
         client.asks()
         client.goes()
-        self.successResultOf(server.stopService())
+        self.assertStops(server)
         self.assertAtRest()
 
 
@@ -750,7 +841,8 @@ class FailureTests(ServiceTestCase):
                 "status": 504,
                 "error": "SYNC_TIMEOUT",
                 "message": "the trading runtime failed: the outcome of order"
-                " 1242281 is unknown, it may still be booked",
+                " 1242281 is unknown, it may still be booked; ask with"
+                " GetOperation, or repeat the request under its idempotencyKey",
                 "data": {"order": 1242281},
             },
         )
@@ -791,7 +883,7 @@ class FailureTests(ServiceTestCase):
         server.whenFailed().addErrback(lambda _: None)
         self.runtime.fail(LedgerProblem("disk"))
         stopped = server.stopService()
-        self.reactor.advance(0)
+        self.lastCall()
         client.goes()
         self.successResultOf(stopped)
         self.assertEqual(self.happened[-1], "runtime stopped")
@@ -810,6 +902,7 @@ class FailureTests(ServiceTestCase):
         self.runtime.fail(LedgerProblem("disk"))
         self.reactor.advance(0)
         self.assertEqual(client.outcomes(), [("a", 504, "SYNC_TIMEOUT")])
+        self.lastCall()
         self.assertTrue(client.wire.disconnecting)
         client.goes()
         self.successResultOf(stopped)
@@ -837,7 +930,7 @@ class FailureTests(ServiceTestCase):
         )
         self.assertEqual(len(self.flushLoggedErrors(LedgerProblem)), 1)
         stopped = server.stopService()
-        self.reactor.advance(0)
+        self.lastCall()
         client.goes()
         self.successResultOf(stopped)
         self.assertAtRest()
@@ -861,7 +954,9 @@ class MountTests(ServiceTestCase):
         self.assertEqual(
             self.happened, ["listening on 8080", "listening on 8081", "runtime started"]
         )
-        self.successResultOf(application.stopService())
+        stopped = application.stopService()
+        self.lastCall()
+        self.successResultOf(stopped)
         self.assertEqual(
             self.happened[3:], ["port closed", "port closed", "runtime stopped"]
         )
@@ -883,7 +978,9 @@ class MountTests(ServiceTestCase):
         application.startService()
         server = self.make()
         server.setServiceParent(application)
-        self.successResultOf(server.disownServiceParent())
+        stopped = server.disownServiceParent()
+        self.lastCall()
+        self.successResultOf(stopped)
         self.assertEqual(self.happened[-1], "runtime stopped")
 
     def test_foreignRuntime(self) -> None:
@@ -924,7 +1021,7 @@ class MountTests(ServiceTestCase):
             ],
         )
         client.goes()
-        self.successResultOf(server.stopService())
+        self.assertStops(server)
         self.assertEqual(verified.observers, [])
         self.assertAtRest()
 
@@ -934,7 +1031,7 @@ class MountTests(ServiceTestCase):
         """
         client = Client(self.start())
         client.asks()
-        self.runtime.book(self.runtime.operations[0])
+        self.runtime.book(self.runtime.reserved[0])
         self.assertEqual(client.outcomes(), [("a", 200, None)])
 
     def test_twoServers(self) -> None:
@@ -946,8 +1043,8 @@ class MountTests(ServiceTestCase):
         client = Client(first)
         client.asks()
         self.assertEqual((first.sessions.pending, second.sessions.pending), (1, 0))
-        self.successResultOf(second.stopService())
-        self.runtime.book(self.runtime.operations[0])
+        self.assertStops(second)
+        self.runtime.book(self.runtime.reserved[0])
         self.assertEqual(client.outcomes(), [("a", 200, None)])
 
 
@@ -997,6 +1094,7 @@ server.privilegedStartService()
 server.startService()
 done = []
 server.stopService().addCallback(done.append)
+clock.advance(0.2)
 assert done == [None]
 assert "twisted.internet.reactor" not in sys.modules
 assert state() == before

@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from creditsync import wire
 from creditsync.codes import ALL_SESSIONS
-from creditsync.commands import HealthCheck, Subscription
+from creditsync.commands import GetOperation, HealthCheck, Subscription
 from creditsync.errors import IncorrectOrder, LedgerProblem, Refusal
 from creditsync.events import TradeEvents
 from creditsync.finance import financeCommands
@@ -31,15 +31,18 @@ from creditsync.interfaces import (
 )
 from creditsync.records import (
     Deferral,
+    Deletion,
     Limits,
     Operation,
     Principal,
     Request,
     Reservation,
+    Trade,
     TradeEvent,
 )
+from creditsync.runtime import TradingRuntime
 from creditsync.session import Session, Sessions
-from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
+from creditsync.testing import FakeAuthenticator, FakeTradingRuntime, HeldLedger
 from creditsync.validation import Schemas
 from creditsync.waiters import Waiters
 
@@ -126,23 +129,50 @@ class Client:
         ]
 
 
+def credit(order: int) -> Trade:
+    """
+    A booked credit under this order.
+    """
+    return Trade(order, 1001, 7, 3, 300_00000000, "x", 0, 0, 1767225600)
+
+
 @implementer(ITradingRuntime)
 @define(eq=False)
 class SlowRuntime:
     """
-    Reserves when the test says so.
+    Reserves, and looks up, when the test says so.
 
     @ivar asked: What each submission fires, in order.
+    @ivar sought: What each look-up fires, with the order or the key that is
+        looked for.
     """
 
-    asked: "list[tuple[Operation, Deferred[Reservation]]]" = Factory(list)
+    asked: "list[tuple[Operation | Deletion, Deferred[Reservation]]]" = Factory(list)
+    sought: "list[tuple[object, Deferred[Any]]]" = Factory(list)
 
-    def submit(self, operation: Operation) -> "Deferred[Reservation]":
+    def submit(self, operation: Operation | Deletion) -> "Deferred[Reservation]":
         """
         See L{ITradingRuntime.submit}.
         """
         answer: Deferred[Reservation] = Deferred()
         self.asked.append((operation, answer))
+        return answer
+
+    def trade(self, order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":
+        """
+        See L{ITradingRuntime.trade}.
+        """
+        return self._seek(order)
+
+    def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
+        """
+        See L{ITradingRuntime.orderOf}.
+        """
+        return self._seek((principal, key))
+
+    def _seek(self, what: object) -> "Deferred[Any]":
+        answer: Deferred[Any] = Deferred()
+        self.sought.append((what, answer))
         return answer
 
     def whenFailed(self) -> "Deferred[None]":
@@ -151,14 +181,22 @@ class SlowRuntime:
         """
         return Deferred()
 
-    def reserve(self, order: int) -> Reservation:
+    def reserve(self, order: int, isReplay: bool = False) -> Reservation:
         """
         Give the oldest submission an order.
         """
         operation, answer = self.asked.pop(0)
-        reservation = Reservation(order, 0, operation)
+        reservation = Reservation(0, credit(order), operation, isReplay)
         answer.callback(reservation)
         return reservation
+
+    def find(self, expected: object, found: object) -> None:
+        """
+        Answer the oldest look-up, which must be for this.
+        """
+        what, answer = self.sought.pop(0)
+        assert what == expected, what
+        answer.callback(found)
 
 
 @implementer(ICommand)
@@ -205,15 +243,16 @@ class SessionTestCase(SynchronousTestCase):
         limits: Limits | None = None,
         schemas: Schemas = SCHEMAS,
         authenticator: IAuthenticator | None = None,
+        isExtIDIdempotent: bool = False,
     ) -> None:
         """
         Make the conversations of a server on this runtime.
         """
         self.waiters = Waiters(self.clock, 5.0)
         self.sessions = Sessions(
-            self.clock,
             commands=[
                 *financeCommands(runtime),
+                GetOperation(runtime),
                 HealthCheck(self.clock, self.waiters),
                 Subscription("Subscribe", True),
                 Subscription("Unsubscribe", False),
@@ -223,7 +262,7 @@ class SessionTestCase(SynchronousTestCase):
             schemas=schemas,
             waiters=self.waiters,
             limits=limits or Limits(),
-            timeout=5.0,
+            isExtIDIdempotent=isExtIDIdempotent,
         )
         self.events.addObserver(self.sessions.tradeEvents)
 
@@ -237,8 +276,8 @@ class SessionTestCase(SynchronousTestCase):
         """
         Book all that was submitted, oldest first.
         """
-        for operation in list(self.runtime.operations):
-            self.runtime.book(operation)
+        for reservation in list(self.runtime.reserved):
+            self.runtime.book(reservation)
 
     def publish(self, type: int, data: Mapping[str, Any]) -> None:
         """
@@ -285,7 +324,9 @@ class CreditInSyncTests(SessionTestCase):
         The runtime is asked for what the request says, money in units.
         """
         self.client().says(SEED_REQUEST)
-        [operation] = self.runtime.operations
+        [reservation] = self.runtime.reserved
+        operation = reservation.operation
+        assert isinstance(operation, Operation)
         self.assertEqual(
             (operation.cmd, operation.login, operation.amount, operation.comment),
             (7, 1001, 30000000000, "Promotion credit"),
@@ -347,7 +388,8 @@ class CreditInSyncTests(SessionTestCase):
                     "status": 504,
                     "error": "SYNC_TIMEOUT",
                     "message": "no answer within 5000 ms: the outcome of order"
-                    " 1242281 is unknown, it may still be booked",
+                    " 1242281 is unknown, it may still be booked; ask with"
+                    " GetOperation, or repeat the request under its idempotencyKey",
                     "data": {"order": 1242281},
                 }
             ],
@@ -377,7 +419,7 @@ class CreditInSyncTests(SessionTestCase):
         self.clock.advance(5)
         client.hears()
         client.asks()
-        late, current = self.runtime.operations
+        late, current = self.runtime.reserved
         self.runtime.book(late)
         self.assertEqual(client.replies(), [])
         self.runtime.book(current)
@@ -562,7 +604,7 @@ class MatchingTests(SessionTestCase):
         first.hears()
         first.asks(data={**DATA, "amount": 1, "order": 1242281})
         second.asks(data={**DATA, "amount": 2, "order": 1242281})
-        older, newer = self.runtime.operations
+        older, newer = self.runtime.reserved
         self.runtime.book(newer)
         self.assertEqual(first.replies(), [])
         [reply] = second.replies()
@@ -583,13 +625,29 @@ class MatchingTests(SessionTestCase):
         client.hears()
         client.asks(extID=1, data={**DATA, "amount": 1, "order": 1242281})
         client.asks(extID=2, data={**DATA, "amount": 2, "order": 1242281})
-        older, newer = self.runtime.operations
+        older, newer = self.runtime.reserved
         self.runtime.book(newer)
         self.runtime.book(older)
         self.assertEqual(
             [(reply["extID"], reply["data"]["profit"]) for reply in client.replies()],
             [(2, 2.0), (1, 1.0)],
         )
+
+    def test_deleteAnswersTheDelete(self) -> None:
+        """
+        For a deletion the DELETE event is what is waited for.
+        """
+        client = self.client()
+        client.asks()
+        self.bookAll()
+        client.hears()
+        client.asks("DeleteCreditSync", data={"order": 1242281})
+        self.publish(1, {"order": 1242281})
+        self.assertEqual(client.replies(), [])
+        self.bookAll()
+        event, reply = client.hears()
+        self.assertEqual((event["type"], reply["data"]["state"]), (2, 6))
+        self.assertAtRest()
 
     def test_sameExtIDTwoSessions(self) -> None:
         """
@@ -598,7 +656,7 @@ class MatchingTests(SessionTestCase):
         first, second = self.client(), self.client()
         first.asks(extID="x")
         second.asks(extID="x")
-        _, later = self.runtime.operations
+        _, later = self.runtime.reserved
         self.runtime.book(later)
         self.assertEqual(first.replies(), [])
         self.assertEqual(second.outcomes(), [("x", 200, None)])
@@ -611,7 +669,11 @@ class MatchingTests(SessionTestCase):
         client = self.client()
         client.asks()
         self.events.publish(
-            [TradeEvent(0, {"order": 1242281}, Operation(7, 1001, 1, "another"))]
+            [
+                TradeEvent(
+                    0, {"order": 1242281}, Operation("CreditIn", 7, 1001, 1, "another")
+                )
+            ]
         )
         self.assertEqual(client.replies(), [])
         self.bookAll()
@@ -669,11 +731,11 @@ class MatchingTests(SessionTestCase):
         client = self.client()
         client.asks(extID=1)
         client.asks(extID=2)
-        one, two = self.runtime.operations
+        one, two = self.runtime.reserved
         self.events.publish(
             [
-                TradeEvent(0, {"order": 1242281}, one),
-                TradeEvent(0, {"order": 1242282}, two),
+                TradeEvent(0, {"order": 1242281}, one.operation),
+                TradeEvent(0, {"order": 1242282}, two.operation),
             ]
         )
         self.assertEqual(
@@ -829,7 +891,9 @@ class SlowRuntimeTests(SessionTestCase):
         """
 
         class Chained(SlowRuntime):
-            def submit(self, operation: Operation) -> "Deferred[Reservation]":
+            def submit(
+                self, operation: Operation | Deletion
+            ) -> "Deferred[Reservation]":
                 return succeed(None).addCallback(
                     lambda _: SlowRuntime.submit(self, operation)
                 )
@@ -874,6 +938,678 @@ class SlowRuntimeTests(SessionTestCase):
         reservation.lost(Failure(LedgerProblem("disk")))
         del reservation
         self.assertEqual(client.heard, [])
+
+
+class EmbeddedTestCase(SessionTestCase):
+    """
+    Conversations on the embedded runtime, which remembers keys.
+    """
+
+    def setUp(self) -> None:
+        """
+        Serve it on a ledger whose commits end when the test says so.
+        """
+        super().setUp()
+        self.ledger = HeldLedger()
+        self.embedded = TradingRuntime(
+            self.clock, self.ledger, self.events, now=lambda: 1767225600, maxQueued=9
+        )
+        self.embedded.startService()
+        self.serve(self.embedded)
+
+    def commit(self) -> None:
+        """
+        Let the runtime book all that is queued.
+        """
+        self.clock.advance(0)
+        self.ledger.release()
+
+    def bookedTwice(self, client: Client, **second: Any) -> list[Any]:
+        """
+        Book a credit under a key, and send the same again, in whatever these
+        members make different.
+
+        @return: What is heard of the second request.
+        """
+        client.asks(extID="first", idempotencyKey="k")
+        self.commit()
+        client.hears()
+        client.asks(**{"idempotencyKey": "k", **second})
+        return client.hears()
+
+
+class ReplayTests(EmbeddedTestCase):
+    """
+    What was booked before under the same key is not booked again.
+    """
+
+    # What a client is told of the first credit under a key.
+    data = (
+        b'{"order":1,"login":1001,"cmd":7,"state":3,"profit":300.0,'
+        b'"comment":"Promotion credit","symbol":"","volume":0,"open_price":0.0,'
+        b'"close_price":0.0,"open_time":1767225600,"close_time":1767225600,"sl":0.0,'
+        b'"tp":0.0,"storage":0.0,"commission":0.0,"reason":7,"timestamp":1767225600}'
+    )
+
+    def test_sync(self) -> None:
+        """
+        The same data comes at once, marked at the top level as replayed, and
+        there is no second event.
+        """
+        client = self.client()
+        client.asks(extID=1, idempotencyKey="k")
+        self.commit()
+        client.heard.clear()
+        client.asks(extID=2, idempotencyKey="k")
+        self.assertEqual(
+            client.heard,
+            [
+                b'{"extID":2,"status":200,"data":%b,"replayed":true}\r\n' % self.data,
+            ],
+        )
+        self.assertAtRest()
+        self.assertEqual(self.ledger.commits, [])
+
+    def test_asynchronous(self) -> None:
+        """
+        So does the accepted command of the asynchronous form.
+        """
+        client = self.client()
+        client.asks("CreditIn", 1, idempotencyKey="k")
+        self.commit()
+        client.heard.clear()
+        client.asks("CreditIn", 2, idempotencyKey="k")
+        self.assertEqual(
+            client.heard,
+            [
+                b'{"extID":2,"status":200,"data":{"accepted":true,"order":1,'
+                b'"state":10,"login":1001,"cmd":7,"amount":300.0},"replayed":true}\r\n',
+            ],
+        )
+        self.assertAtRest()
+
+    def test_withoutExtID(self) -> None:
+        """
+        Without an extID it is answered without one.
+        """
+        client = self.client()
+        for _ in range(2):
+            client.asks("CreditIn", None, idempotencyKey="k")
+            self.clock.advance(0)
+        self.ledger.release()
+        client.hears()
+        client.asks("CreditIn", None, idempotencyKey="k")
+        [reply] = client.hears()
+        self.assertNotIn("extID", reply)
+        self.assertIs(reply["replayed"], True)
+
+    def test_firstIsNoReplay(self) -> None:
+        """
+        The first request under a key is not marked.
+        """
+        client = self.client()
+        client.asks(idempotencyKey="k")
+        self.commit()
+        [reply] = client.replies()
+        self.assertEqual(sorted(reply), ["data", "extID", "status"])
+
+    def test_anotherSession(self) -> None:
+        """
+        The key is the principal's: it is replayed on another connection too.
+        """
+        gone = self.client()
+        gone.asks(idempotencyKey="k")
+        gone.session.ended()
+        self.commit()
+        client = self.client()
+        client.asks(extID="again", idempotencyKey="k")
+        [reply] = client.hears()
+        self.assertEqual(
+            (reply["extID"], reply["data"]["order"], reply["replayed"]),
+            ("again", 1, True),
+        )
+
+    def test_anotherPrincipal(self) -> None:
+        """
+        Another principal's equal key is another key.
+        """
+        client = self.client()
+        self.assertEqual(self.bookedTwice(client, token="dealer"), [])
+        self.commit()
+        [reply] = client.replies()
+        self.assertEqual(reply["data"]["order"], 2)
+        self.assertNotIn("replayed", reply)
+
+    def test_asItWasBooked(self) -> None:
+        """
+        The data is that of then, though the order was updated since.
+        """
+        client = self.client()
+        client.asks(extID=1, idempotencyKey="k")
+        self.commit()
+        client.asks(extID=2, data={**DATA, "amount": 7, "order": 1})
+        self.commit()
+        client.hears()
+        client.asks(extID=3, idempotencyKey="k")
+        [reply] = client.hears()
+        self.assertEqual((reply["data"]["profit"], reply["replayed"]), (300.0, True))
+
+    def test_otherContent(self) -> None:
+        """
+        The same key with other content is 422, which names the member that
+        differs and the first order.
+        """
+        client = self.client()
+        self.assertEqual(
+            self.bookedTwice(client, data={**DATA, "amount": 301}),
+            [
+                {
+                    "extID": "a",
+                    "status": 422,
+                    "error": "IDEMPOTENCY_KEY_REUSED",
+                    "message": "data.amount differs from the first request with this"
+                    " idempotencyKey, which has order 1",
+                    "data": {"order": 1},
+                }
+            ],
+        )
+        self.assertAtRest()
+
+    def test_otherForm(self) -> None:
+        """
+        C{CreditIn} and C{CreditInSync} are not the same request.
+        """
+        [reply] = self.bookedTwice(self.client(), command="CreditIn")
+        self.assertEqual((reply["status"], reply["data"]), (422, {"order": 1}))
+        self.assertTrue(reply["message"].startswith("command differs "))
+
+    def test_afterA504(self) -> None:
+        """
+        Who was told that the outcome is unknown learns it by asking again.
+        """
+        client = self.client()
+        client.asks(idempotencyKey="k")
+        self.clock.advance(5)
+        self.assertEqual(client.outcomes(), [("a", 504, "SYNC_TIMEOUT")])
+        self.ledger.release()
+        client.hears()
+        client.asks(idempotencyKey="k")
+        [reply] = client.hears()
+        self.assertEqual((reply["data"]["order"], reply["replayed"]), (1, True))
+
+
+class AttachTests(EmbeddedTestCase):
+    """
+    What is under way under the same key is waited for, and not booked twice.
+    """
+
+    def test_sync(self) -> None:
+        """
+        One event answers all who wait for its operation, each on its session.
+        """
+        first, second = self.client(), self.client()
+        first.asks(extID=1, idempotencyKey="k")
+        first.asks(extID=2, idempotencyKey="k")
+        self.clock.advance(0)
+        second.asks(extID=3, idempotencyKey="k")
+        self.assertEqual(first.heard + second.heard, [])
+        self.ledger.release()
+        event, one, two = first.hears()
+        self.assertEqual(
+            [one, two],
+            [
+                {"extID": 1, "status": 200, "data": event["data"]},
+                {"extID": 2, "status": 200, "data": event["data"]},
+            ],
+        )
+        self.assertEqual(
+            second.hears(),
+            [event, {"extID": 3, "status": 200, "data": event["data"]}],
+        )
+        self.assertEqual(self.ledger.commits, [])
+        self.assertAtRest()
+
+    def test_asynchronous(self) -> None:
+        """
+        So does one commit.
+        """
+        client = self.client()
+        client.asks("CreditIn", 1, idempotencyKey="k")
+        self.clock.advance(0)
+        client.asks("CreditIn", 2, idempotencyKey="k")
+        self.assertEqual(client.heard, [])
+        self.ledger.release()
+        one, two = client.replies()
+        self.assertEqual((one["extID"], two["extID"]), (1, 2))
+        self.assertEqual((one["data"]["order"], two["data"]["order"]), (1, 1))
+        self.assertNotIn("replayed", two)
+        self.assertAtRest()
+
+    def test_eachHasItsTime(self) -> None:
+        """
+        Who attaches has a timeout of its own, from its own request on.
+        """
+        client = self.client()
+        client.asks(extID=1, idempotencyKey="k")
+        self.clock.advance(4)
+        client.asks(extID=2, idempotencyKey="k")
+        self.clock.advance(1)
+        self.assertEqual(client.outcomes(), [(1, 504, "SYNC_TIMEOUT")])
+        self.clock.advance(3.9)
+        self.ledger.release()
+        self.assertEqual(client.outcomes(), [(2, 200, None)])
+        self.assertAtRest()
+
+    def test_firstIsGone(self) -> None:
+        """
+        Who attaches is answered though who asked first is gone.
+        """
+        first, second = self.client(), self.client()
+        first.asks(idempotencyKey="k")
+        second.asks(idempotencyKey="k")
+        first.session.ended()
+        self.commit()
+        self.assertEqual(first.heard, [])
+        self.assertEqual(second.outcomes(), [("a", 200, None)])
+        self.assertAtRest()
+
+    def test_lost(self) -> None:
+        """
+        A commit that fails is an unknown outcome for each of them.
+        """
+        client = self.client()
+        client.asks("CreditIn", 1, idempotencyKey="k")
+        client.asks("CreditIn", 2, idempotencyKey="k")
+        self.clock.advance(0)
+        self.ledger.fail(LedgerProblem("disk"))
+        self.assertEqual(
+            [
+                (reply["extID"], reply["status"], reply["data"])
+                for reply in client.hears()
+            ],
+            [(1, 504, {"order": 1}), (2, 504, {"order": 1})],
+        )
+        self.failureResultOf(self.embedded.whenFailed(), LedgerProblem)
+        self.assertEqual(len(self.flushLoggedErrors(LedgerProblem)), 1)
+        self.assertAtRest()
+
+
+class SlowReplayTests(SessionTestCase):
+    """
+    A runtime that takes its time to know a key again.
+    """
+
+    def setUp(self) -> None:
+        """
+        Serve a runtime that reserves when the test says so.
+        """
+        super().setUp()
+        self.slow = SlowRuntime()
+        self.serve(self.slow)
+
+    def test_sync(self) -> None:
+        """
+        A replay that is known later is answered then, and marked.
+        """
+        client = self.client()
+        client.asks(idempotencyKey="k")
+        [(operation, _)] = self.slow.asked
+        self.assertEqual((operation.principal, operation.key), (7, "k"))
+        self.assertEqual(client.heard, [])
+        self.slow.reserve(77, isReplay=True)
+        [reply] = client.hears()
+        self.assertEqual(
+            (reply["extID"], reply["status"], reply["replayed"]), ("a", 200, True)
+        )
+        self.assertEqual((reply["data"]["order"], reply["data"]["state"]), (77, 3))
+        self.assertAtRest()
+
+    def test_asynchronous(self) -> None:
+        """
+        So is the accepted command.
+        """
+        client = self.client()
+        client.asks("CreditIn", None, idempotencyKey="k")
+        self.slow.reserve(77, isReplay=True)
+        self.assertEqual(
+            client.heard,
+            [
+                b'{"status":200,"data":{"accepted":true,"order":77,"state":10,'
+                b'"login":1001,"cmd":7,"amount":300.0},"replayed":true}\r\n'
+            ],
+        )
+        self.assertAtRest()
+
+    def test_afterTheTimeout(self) -> None:
+        """
+        After the 504 it answers nobody.
+        """
+        client = self.client()
+        client.asks(idempotencyKey="k")
+        self.clock.advance(5)
+        client.hears()
+        self.slow.reserve(77, isReplay=True)
+        self.assertEqual(client.heard, [])
+        self.assertAtRest()
+
+    def test_sessionEnded(self) -> None:
+        """
+        Nor does it answer a session that is gone.
+        """
+        client = self.client()
+        client.asks(idempotencyKey="k")
+        client.session.ended()
+        self.slow.reserve(77, isReplay=True)
+        self.assertEqual(client.heard, [])
+        self.assertAtRest()
+
+    def test_attach(self) -> None:
+        """
+        A reservation that is given for two requests answers both, one by one
+        as they were told of it.
+        """
+        first, second = self.client(), self.client()
+        first.asks(idempotencyKey="k")
+        second.asks(idempotencyKey="k")
+        reservation = self.slow.reserve(77)
+        [(_, answer)] = self.slow.asked
+        answer.callback(reservation)
+        self.events.publish([TradeEvent(0, {"order": 77}, reservation.operation)])
+        for client in (first, second):
+            self.assertEqual(
+                client.replies(),
+                [{"extID": "a", "status": 200, "data": {"order": 77}}],
+            )
+        self.assertAtRest()
+
+
+class GetOperationTests(SessionTestCase):
+    """
+    What became of an operation, at a runtime that takes its time to look.
+    """
+
+    def setUp(self) -> None:
+        """
+        Serve it.
+        """
+        super().setUp()
+        self.slow = SlowRuntime()
+        self.serve(self.slow)
+
+    def test_found(self) -> None:
+        """
+        The trade is the reply's data, once the runtime has it.
+        """
+        client = self.client()
+        client.asks("GetOperation", data={"order": 77})
+        self.assertEqual(client.heard, [])
+        self.slow.find(77, credit(77))
+        [reply] = client.hears()
+        self.assertEqual((reply["extID"], reply["status"]), ("a", 200))
+        self.assertEqual((reply["data"]["order"], reply["data"]["profit"]), (77, 300.0))
+        self.assertAtRest()
+
+    def test_foreignTrade(self) -> None:
+        """
+        A foreign trade comes whole and in its order.
+        """
+        client = self.client()
+        client.asks("GetOperation", None, {"order": 77})
+        self.slow.find(77, MappingProxyType({"order": 77, "group": "gold", "x": None}))
+        self.assertEqual(
+            client.heard,
+            [b'{"status":200,"data":{"order":77,"group":"gold","x":null}}\r\n'],
+        )
+
+    def test_byKey(self) -> None:
+        """
+        By a key it is the order of this principal that is looked up first.
+        """
+        client = self.client()
+        client.asks("GetOperation", data={"idempotencyKey": "k"}, token="dealer")
+        self.slow.find((8, "k"), 77)
+        self.assertEqual(client.heard, [])
+        self.slow.find(77, {"order": 77})
+        self.assertEqual(
+            client.hears(), [{"extID": "a", "status": 200, "data": {"order": 77}}]
+        )
+        self.assertAtRest()
+
+    def test_noOrder(self) -> None:
+        """
+        An order that there is not is 404.
+        """
+        client = self.client()
+        client.asks("GetOperation", data={"order": 77})
+        self.slow.find(77, None)
+        [reply] = client.hears()
+        self.assertEqual((reply["status"], reply["error"]), (404, "NOT_FOUND"))
+        self.assertEqual(reply["message"], "there is no order 77")
+        self.assertAtRest()
+
+    def test_noKey(self) -> None:
+        """
+        So is a key under which nothing was booked.
+        """
+        client = self.client()
+        client.asks("GetOperation", data={"idempotencyKey": "k"})
+        self.slow.find((7, "k"), None)
+        [reply] = client.hears()
+        self.assertEqual((reply["status"], reply["error"]), (404, "NOT_FOUND"))
+        self.assertIn("data.idempotencyKey", reply["message"])
+        self.assertEqual(self.slow.sought, [])
+
+    def test_otherRepliesMeanwhile(self) -> None:
+        """
+        Others are answered while it is looked for, and look-ups in whatever
+        order they are found.
+        """
+        client = self.client()
+        client.asks("GetOperation", 1, {"order": 77})
+        client.asks("GetOperation", 2, {"order": 78})
+        client.asks("HealthCheck", 3, {})
+        self.slow.sought.reverse()
+        self.slow.find(78, {"order": 78})
+        self.slow.find(77, {"order": 77})
+        self.assertEqual(
+            client.outcomes(), [(3, 200, None), (2, 200, None), (1, 200, None)]
+        )
+
+    def test_neverFound(self) -> None:
+        """
+        Nobody waits for ever, and what comes after the 504 answers nobody.
+        """
+        client = self.client()
+        client.asks("GetOperation", data={"order": 77})
+        self.clock.advance(4.999)
+        self.assertEqual(client.heard, [])
+        self.clock.advance(0.001)
+        self.assertEqual(client.outcomes(), [("a", 504, "SYNC_TIMEOUT")])
+        self.slow.find(77, {"order": 77})
+        self.assertEqual(client.heard, [])
+        self.assertAtRest()
+
+    def test_sessionEnded(self) -> None:
+        """
+        A look-up for a session that is gone is nobody's error.
+        """
+        client = self.client()
+        client.asks("GetOperation", data={"order": 77})
+        client.session.ended()
+        self.assertAtRest()
+        self.slow.find(77, None)
+        self.assertEqual(client.heard, [])
+
+    def test_fails(self) -> None:
+        """
+        A look-up that fails is 500.
+        """
+        client = self.client()
+        client.asks("GetOperation", data={"order": 77})
+        [(_, answer)] = self.slow.sought
+        answer.errback(LedgerProblem("secret"))
+        [reply] = client.hears()
+        self.assertEqual((reply["status"], reply["error"]), (500, "TECH_PROBLEM"))
+        self.assertNotIn("secret", reply["message"])
+        self.assertEqual(len(self.flushLoggedErrors(LedgerProblem)), 1)
+        self.assertAtRest()
+
+    def test_unspeakable(self) -> None:
+        """
+        A foreign trade that can't be written is 500 too, and the request is
+        over.
+        """
+        client = self.client()
+        client.asks("GetOperation", data={"order": 77})
+        self.slow.find(77, {"order": object()})
+        self.assertEqual(client.outcomes(), [("a", 500, "TECH_PROBLEM")])
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+        self.assertTrue(client.session.isIdle)
+        self.assertAtRest()
+
+    def test_forbidden(self) -> None:
+        """
+        It is for those who may use the finance family.
+        """
+        client = self.client()
+        client.asks("GetOperation", data={"order": 77}, token="user")
+        self.assertEqual(client.outcomes(), [("a", 403, "FORBIDDEN")])
+        self.assertEqual(self.slow.sought, [])
+
+    def test_embedded(self) -> None:
+        """
+        The embedded runtime tells the request's state until it is booked.
+        """
+        ledger = HeldLedger()
+        runtime = TradingRuntime(
+            self.clock, ledger, self.events, now=lambda: 1767225600, maxQueued=9
+        )
+        runtime.startService()
+        self.serve(runtime)
+        client = self.client()
+        client.asks(extID=1, idempotencyKey="k")
+        self.clock.advance(0)
+        client.asks("GetOperation", 2, {"idempotencyKey": "k"})
+        ledger.release()
+        client.asks("GetOperation", 3, {"order": 1})
+        self.assertEqual(
+            [(reply["extID"], reply["data"]["state"]) for reply in client.replies()],
+            [(2, 10), (1, 3), (3, 3)],
+        )
+        self.assertAtRest()
+
+
+class IdempotentExtIDTests(EmbeddedTestCase):
+    """
+    A server that takes the extID of a request for its key.
+    """
+
+    def setUp(self) -> None:
+        """
+        Serve the embedded runtime so.
+        """
+        super().setUp()
+        self.serve(self.embedded, isExtIDIdempotent=True)
+
+    def test_replayed(self) -> None:
+        """
+        The same request under the same extID is booked once.
+        """
+        client = self.client()
+        client.asks()
+        self.commit()
+        client.hears()
+        client.asks()
+        [reply] = client.hears()
+        self.assertEqual(
+            (reply["extID"], reply["data"]["order"], reply["replayed"]), ("a", 1, True)
+        )
+
+    def test_otherContent(self) -> None:
+        """
+        Another request under the same extID is 422.
+        """
+        client = self.client()
+        client.asks()
+        self.commit()
+        client.hears()
+        client.asks(data={**DATA, "amount": 301})
+        self.assertEqual(client.outcomes(), [("a", 422, "IDEMPOTENCY_KEY_REUSED")])
+
+    def test_attach(self) -> None:
+        """
+        Another connection attaches to what is under way; the same one is told
+        that it waits already.
+        """
+        first, second = self.client(), self.client()
+        first.asks()
+        first.asks()
+        self.assertEqual(first.outcomes(), [("a", 409, "DUPLICATE_EXTID")])
+        second.asks()
+        self.commit()
+        for client in (first, second):
+            [reply] = client.replies()
+            self.assertEqual((reply["status"], reply["data"]["order"]), (200, 1))
+        self.assertAtRest()
+
+    def test_ownKeyCounts(self) -> None:
+        """
+        A key that a request has is its key.
+        """
+        client = self.client()
+        for key in ("k", "l"):
+            client.asks(idempotencyKey=key)
+            self.commit()
+        self.assertEqual([reply["data"]["order"] for reply in client.replies()], [1, 2])
+        client.asks(extID="b", idempotencyKey="k")
+        [reply] = client.hears()
+        self.assertEqual((reply["data"]["order"], reply["replayed"]), (1, True))
+
+    def test_number(self) -> None:
+        """
+        An integer is written as a key, and found by it.
+        """
+        client = self.client()
+        client.asks(extID=5)
+        self.commit()
+        client.hears()
+        client.asks("GetOperation", "g", {"idempotencyKey": "5"})
+        [reply] = client.hears()
+        self.assertEqual((reply["status"], reply["data"]["order"]), (200, 1))
+
+    def test_withoutExtID(self) -> None:
+        """
+        A request that has neither is booked each time.
+        """
+        client = self.client()
+        client.asks("CreditIn", None)
+        client.asks("CreditIn", None)
+        self.commit()
+        self.assertEqual([reply["data"]["order"] for reply in client.replies()], [1, 2])
+
+    def test_badExtID(self) -> None:
+        """
+        An extID that is none is refused as such.
+        """
+        client = self.client()
+        bad: list[object] = [True, 1.5, "", "x" * 129, [], {}]
+        for extID in bad:
+            client.asks(extID=extID)
+            [reply] = client.hears()
+            self.assertEqual((reply["status"], reply["error"]), (400, "INVALID_DATA"))
+            self.assertTrue(reply["message"].startswith("extID "), reply["message"])
+
+    def test_notUnlessAsked(self) -> None:
+        """
+        By default an extID only correlates: reused, it books again.
+        """
+        self.serve(self.embedded)
+        client = self.client()
+        client.asks()
+        self.commit()
+        client.asks()
+        self.commit()
+        self.assertEqual([reply["data"]["order"] for reply in client.replies()], [1, 2])
 
 
 class EndTests(SessionTestCase):
@@ -934,6 +1670,27 @@ class EndTests(SessionTestCase):
         first.session.ended()
         self.bookAll()
         self.assertEqual(second.outcomes(), [("a", 200, None)])
+
+    def test_whileItIsTold(self) -> None:
+        """
+        A session that ends while it is sent one of several replies is sent no
+        other, and none is waited for.
+        """
+        client = self.client()
+        told: list[bytes] = []
+
+        def send(line: bytes) -> None:
+            told.append(line)
+            client.session.ended()
+
+        client.session = self.sessions.open(send)
+        client.asks(extID=1)
+        client.asks(extID=2)
+        stopped = self.sessions.stop()
+        self.waiters.endAll("the server is stopping")
+        self.assertEqual(len(told), 1)
+        self.successResultOf(stopped)
+        self.assertAtRest()
 
     def test_noMoreEvents(self) -> None:
         """
@@ -1057,7 +1814,7 @@ class ExtIDTests(SessionTestCase):
         [reply] = client.hears()
         self.assertEqual((reply["status"], reply["error"]), (400, "INVALID_DATA"))
         self.assertIn("extID", reply["message"])
-        self.assertEqual(self.runtime.operations, [])
+        self.assertEqual(self.runtime.reserved, [])
 
     def test_duplicate(self) -> None:
         """
@@ -1068,7 +1825,7 @@ class ExtIDTests(SessionTestCase):
         client.asks()
         client.asks()
         self.assertEqual(client.outcomes(), [("a", 409, "DUPLICATE_EXTID")])
-        self.assertEqual(len(self.runtime.operations), 1)
+        self.assertEqual(len(self.runtime.reserved), 1)
         self.bookAll()
         self.assertEqual(client.outcomes(), [("a", 200, None)])
         self.assertAtRest()
@@ -1132,7 +1889,7 @@ class RefusalTests(SessionTestCase):
             (reply["extID"], reply["status"], reply["error"]), ("a", status, error)
         )
         self.assertIn(named, reply["message"])
-        self.assertEqual(self.runtime.operations, [])
+        self.assertEqual(self.runtime.reserved, [])
         client.asks("HealthCheck", "b", {})
         self.assertEqual(client.outcomes(), [("b", 200, None)])
 
@@ -1243,7 +2000,7 @@ class LimitTests(SessionTestCase):
         self.assertEqual(busy.outcomes(), [(3, 429, "TOO_MANY_REQUESTS")])
         other.asks(extID=3)
         self.assertEqual(other.heard, [])
-        self.assertEqual(len(self.runtime.operations), 3)
+        self.assertEqual(len(self.runtime.reserved), 3)
 
     def test_roomAgain(self) -> None:
         """
@@ -1351,7 +2108,7 @@ class FaultTests(SessionTestCase):
         client = self.client()
         client.asks("Scripted", data={})
         self.assertEqual(client.outcomes(), [("a", 500, "TECH_PROBLEM")])
-        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
 
     def test_authenticatorFails(self) -> None:
         """
@@ -1377,7 +2134,7 @@ class FaultTests(SessionTestCase):
         durable: Deferred[None] = Deferred()
         response = {
             "unspeakable": object(),
-            "__deferred": Deferral(77, 0, Operation(7, 1, 1, "x"), durable),
+            "__deferred": Deferral(77, 0, Operation("CreditIn", 7, 1, 1, "x"), durable),
         }
         self.serve(self.runtime, Scripted(response))
         client = self.client()
@@ -1391,11 +2148,29 @@ class FaultTests(SessionTestCase):
                     "status": 504,
                     "error": "SYNC_TIMEOUT",
                     "message": "the server failed: the outcome of order 77 is"
-                    " unknown, it may still be booked",
+                    " unknown, it may still be booked; ask with GetOperation, or"
+                    " repeat the request under its idempotencyKey",
                     "data": {"order": 77},
                 }
             ],
         )
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+        self.assertAtRest()
+
+    def test_afterTheReservationAtOnce(self) -> None:
+        """
+        So is one of an operation that is durable as soon as it is reserved.
+        """
+        operation = Operation("CreditIn", 7, 1, 1, "x")
+        response = {
+            "unspeakable": object(),
+            "__deferred": Deferral(77, 0, operation, succeed(None)),
+        }
+        self.serve(self.runtime, Scripted(response))
+        client = self.client()
+        client.asks("Scripted", data={})
+        [reply] = client.hears()
+        self.assertEqual((reply["status"], reply.get("data")), (504, {"order": 77}))
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
         self.assertAtRest()
 
@@ -1705,7 +2480,7 @@ class StopTests(SessionTestCase):
                 }
             ],
         )
-        self.assertEqual(self.runtime.operations, [])
+        self.assertEqual(self.runtime.reserved, [])
 
     def test_waitsForAnswers(self) -> None:
         """
@@ -1715,7 +2490,7 @@ class StopTests(SessionTestCase):
         first.asks("CreditIn")
         second.asks()
         stopped = self.sessions.stop()
-        accepted, booked = self.runtime.operations
+        accepted, booked = self.runtime.reserved
         self.runtime.book(accepted)
         self.assertNoResult(stopped)
         self.runtime.book(booked)
