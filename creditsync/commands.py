@@ -89,7 +89,7 @@ class GetOperation:
                 raise NotFound("nothing was booked under data.idempotencyKey")
         trade = await self._runtime.trade(int(order))
         if trade is None:
-            raise NotFound("there is no order data.order")
+            raise NotFound(f"there is no order {int(order)}")
         return trade
 
 

@@ -21,8 +21,8 @@ class Refusal(Exception):
     @ivar data: What travels beside the message, where the contract has it.
     """
 
-    status: ClassVar[int]
-    error: ClassVar[str]
+    status: ClassVar[int] = 500
+    error: ClassVar[str] = "TECH_PROBLEM"
 
     def __init__(self, message: str, data: dict[str, Any] | None = None) -> None:
         super().__init__(message)

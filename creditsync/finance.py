@@ -139,16 +139,18 @@ class FinanceCommand:
 
     def execute(
         self, session: "Session", request: Request
-    ) -> "Deferred[dict[str, Any]]":
+    ) -> "dict[str, Any] | Deferred[dict[str, Any]]":
         """
         Hand the operation to the runtime.
 
-        @return: Fires with the response of an accepted command, C{__deferred}
-            in it.
+        @return: The response of an accepted command, C{__deferred} in it.
         """
         assert session.principal is not None
         operation = self._method.operation(request, session.principal.id)
-        return self._runtime.submit(operation).addCallback(self._accepted)
+        reservation = self._runtime.submit(operation)
+        if isinstance(reservation, Deferred):
+            return reservation.addCallback(self._accepted)
+        return self._accepted(reservation)
 
     def _accepted(self, reservation: Reservation) -> dict[str, Any]:
         trade = reservation.trade

@@ -32,18 +32,21 @@ class ITradingRuntime(Interface):
     it before it listens and stops it after the last session was answered.
     """
 
-    def submit(operation: "Operation | Deletion") -> "Deferred[Reservation]":
+    def submit(
+        operation: "Operation | Deletion",
+    ) -> "Reservation | Deferred[Reservation]":
         """
         Reserve a new order, or reuse the one that is named, and queue the
         operation. If its principal has booked the same under the same key, or
         that is under way, give the reservation of then.
 
-        The Deferred must fire before anything is emitted for the operation:
-        the session registers its waiter in that same reactor turn.
+        Nothing may be emitted for the operation before the reservation is
+        known: the session registers its waiter in that same reactor turn.
 
-        @return: Fires with the reservation, or fails with a
-            L{creditsync.errors.Refusal}, and then nothing has happened and
-            nothing will.
+        @return: The reservation, now or later. A Deferred may also fail with
+            what this may raise.
+        @raise creditsync.errors.Refusal: Nothing has happened, and nothing
+            will.
         """
 
     def trade(order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":

@@ -91,8 +91,6 @@ class LineProtocol(Protocol):
             if not partial:
                 self.factory.lineTimeouts.start(self)
             partial += data
-            if len(partial) > self._limits.maxLineLength + len(b"\r"):
-                self._lines.append(self._takePartial())
         else:
             if partial:
                 data = self._takePartial() + data
@@ -101,6 +99,8 @@ class LineProtocol(Protocol):
                 partial += rest
                 self.factory.lineTimeouts.start(self)
             self._lines.extend(lines)
+        if len(partial) > self._limits.maxLineLength + len(b"\r"):
+            self._lines.append(self._takePartial())
         if self._nextTurn is None:
             self._turn()
 
@@ -142,7 +142,8 @@ class LineProtocol(Protocol):
         """
         if self._lines and not self._isStalled:
             self._turnLater()
-        self._read(not self._lines and not self._isStalled)
+        if not self._outputEnded:
+            self._read(not self._lines and not self._isStalled)
         if self._inputEnded and not self._lines:
             self.factory.willFlush(self)
 
@@ -241,6 +242,7 @@ class LineProtocol(Protocol):
         self._outputEnded = True
         transport = self.transport
         transport.unregisterProducer()
+        self._read(True)
         # A TLS transport passes for half-closeable, but would close the
         # connection below it with its own last bytes unsent.
         canHalfClose = IHalfCloseableDescriptor.providedBy(
@@ -250,7 +252,6 @@ class LineProtocol(Protocol):
             transport.loseConnection()
             return
         transport.loseWriteConnection()
-        self._read(True)
 
     def readConnectionLost(self) -> None:
         """

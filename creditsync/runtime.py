@@ -15,7 +15,7 @@ from typing import Any
 
 from attrs import define, evolve
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -39,7 +39,6 @@ from creditsync.errors import (
     NoMoney,
     NotFound,
     OutcomeUnknown,
-    Refusal,
     ShuttingDown,
     UserNotFound,
 )
@@ -151,24 +150,21 @@ class TradingRuntime(Service):
         """
         return self._failed
 
-    def submit(self, operation: Operation | Deletion) -> "Deferred[Reservation]":
+    def submit(self, operation: Operation | Deletion) -> Reservation:
         """
         See L{ITradingRuntime.submit}.
 
-        @return: Has fired already, or failed with
-            L{IncorrectOrder<creditsync.errors.IncorrectOrder>},
-            L{NoMoney<creditsync.errors.NoMoney>},
-            L{UserNotFound<creditsync.errors.UserNotFound>},
-            L{NotFound<creditsync.errors.NotFound>},
-            L{InvalidData<creditsync.errors.InvalidData>},
-            L{IdempotencyKeyReused<creditsync.errors.IdempotencyKeyReused>},
-            L{Busy<creditsync.errors.Busy>} or
-            L{ShuttingDown<creditsync.errors.ShuttingDown>}.
+        @raise IncorrectOrder: The order exists, but is none to be changed so.
+        @raise NotFound: There is no order to delete.
+        @raise NoMoney: More would be taken out than there is.
+        @raise UserNotFound: There is no such account.
+        @raise InvalidData: The times are in the wrong order, or a total would
+            pass what the ledger holds.
+        @raise IdempotencyKeyReused: The key is of another request.
+        @raise Busy: Too many operations are queued.
+        @raise ShuttingDown: The runtime is stopping, or has failed.
         """
-        try:
-            return succeed(self._earlier(operation) or self._reserve(operation))
-        except Refusal as refusal:
-            return fail(refusal)
+        return self._earlier(operation) or self._reserve(operation)
 
     def trade(self, order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":
         """

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, TimeoutError, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import deferLater
@@ -76,7 +76,6 @@ class CreditSync(Service):
         self._timeout = timeout
         self.waiters = Waiters(reactor, timeout)
         self.sessions = Sessions(
-            reactor,
             commands=[
                 *financeCommands(runtime),
                 GetOperation(runtime),
@@ -88,7 +87,6 @@ class CreditSync(Service):
             schemas=schemas or Schemas(),
             waiters=self.waiters,
             limits=limits,
-            timeout=timeout,
             isExtIDIdempotent=isExtIDIdempotent,
         )
         self.factory = LineFactory(reactor, self.sessions, limits, timeout + GOODBYE)
@@ -136,12 +134,10 @@ class CreditSync(Service):
             return
         listening.addErrback(failed.append)
         for why in failed:
-            self._stopListening()
+            for port in self._ports:
+                port.stopListening()
+            self._ports.clear()
             why.raiseException()
-
-    def _stopListening(self) -> "Deferred[Any]":
-        ports, self._ports = self._ports, []
-        return gatherResults([maybeDeferred(port.stopListening) for port in ports])
 
     def startService(self) -> None:
         """
@@ -152,11 +148,11 @@ class CreditSync(Service):
         @raise twisted.internet.error.CannotListenError: A port is taken.
         """
         super().startService()  # type: ignore[no-untyped-call]
+        self._events.addObserver(self.sessions.tradeEvents)
+        self._events.addObserver(self._flush)
         if IService.providedBy(self._runtime):
             self._runtime.startService()  # type: ignore[no-untyped-call]
         self._runtime.whenFailed().addErrback(self._runtimeFailed)
-        self._events.addObserver(self.sessions.tradeEvents)
-        self._events.addObserver(self._flush)
         if not self._ports:
             self.privilegedStartService()
 
@@ -184,7 +180,9 @@ class CreditSync(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        await self._step("closing the ports", self._stopListening())
+        ports, self._ports = self._ports, []
+        for port in ports:
+            await self._step("closing a port", maybeDeferred(port.stopListening))
         answered = self.sessions.stop()
         await self._step("answering who waits", answered, self._limits.stopTimeout)
         self.waiters.endAll("the server is stopping")

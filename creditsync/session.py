@@ -11,11 +11,10 @@ trade events.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from attrs import Factory, define
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -35,10 +34,10 @@ from creditsync.errors import (
 )
 from creditsync.interfaces import IAuthenticator, ICommand
 from creditsync.records import (
+    Deferral,
     ExtID,
     Limits,
     Principal,
-    Replay,
     Request,
     Trade,
     TradeEvent,
@@ -62,9 +61,8 @@ class Session:
     _send: Callable[[bytes], None]
     principal: Principal | None = None
     _subscribed: bool = True
-    # What is in flight, by its extID or, without one, by a mark of its own;
-    # with the waiter as soon as there is one.
-    _pending: dict[object, Waiter | None] = Factory(dict)
+    # What waits for its answer, by its extID or, without one, by itself.
+    _pending: dict[object, Waiter] = Factory(dict)
 
     _log = Logger()
 
@@ -108,25 +106,20 @@ class Session:
         all the same.
         """
         pending, self._pending = self._pending, {}
-        self._sessions.close(self, len(pending))
+        self._sessions.close(self)
         for waiter in pending.values():
-            if waiter is not None:
-                self._sessions.waiters.abandon(waiter)
+            self._sessions.waiters.abandon(waiter)
+        self._sessions.answered(len(pending))
 
     def _execute(self, request: Request) -> None:
         principal = self._authenticate(request.token)
         command = self._sessions.command(request, principal)
         self._admit(request)
-        extID = request.extID
-        key = object() if extID is None else extID
-        self._pending[key] = None
-        self._sessions.pending += 1
-        response: Deferred[Any]
-        response = maybeDeferred(command.execute, self, request)
-        if not response.called:
-            self._sessions.bound(response)
-        response.addCallback(self._respond, key, extID)
-        response.addErrback(self._refuse, key, extID)
+        response = command.execute(self, request)
+        if isinstance(response, Deferred):
+            self._respondLater(response, request.extID)
+        else:
+            self._respond(response, request.extID)
 
     def _authenticate(self, token: str | None) -> Principal:
         principal = self._sessions.authenticator.authenticate(token)
@@ -141,33 +134,51 @@ class Session:
         self._sessions.admit(len(self._pending))
 
     def _respond(
-        self,
-        response: Trade | Mapping[str, Any],
-        key: object,
-        extID: ExtID | None,
+        self, response: Trade | Mapping[str, Any], extID: ExtID | None
     ) -> None:
-        if key not in self._pending:
-            # The session ended while a runtime reserved the order.
+        deferral = _takeDeferral(response)
+        if deferral is None:
+            self._send(_line(response, extID))
             return
-        deferred = response.pop(_DEFERRED, None) if isinstance(response, dict) else None
-        if deferred is None:
-            self._answer(key, wire.success(extID, response))
-        elif isinstance(deferred, Replay):
-            data = deferred.trade or response
-            self._answer(key, wire.replay(extID, wire.encodeData(data)))
-        else:
-            waiter = self._sessions.waiters.wait(deferred, extID, self)
-            self._pending[key] = waiter
-            waiter.ended.addCallback(self._complete, response, key, extID)
-            waiter.ended.addErrback(self._refuse, key, extID)
+        waiter = self._wait(extID)
+        waiter.response = response
+        self._sessions.waiters.expect(waiter, deferral)
 
-    def _complete(
-        self,
-        data: bytes | None,
-        response: Trade | Mapping[str, Any],
-        key: object,
-        extID: ExtID | None,
-    ) -> None:
+    def _respondLater(self, response: "Deferred[Any]", extID: ExtID | None) -> None:
+        """
+        Wait for a runtime that does not reserve at once.
+        """
+        waiter = self._wait(extID)
+        response.addCallback(self._reserved, waiter)
+        response.addErrback(self._notReserved, waiter)
+
+    def _reserved(self, response: Trade | Mapping[str, Any], waiter: Waiter) -> None:
+        waiters = self._sessions.waiters
+        deferral = _takeDeferral(response)
+        if deferral is not None:
+            waiter.response = response
+            waiters.expect(waiter, deferral)
+            return
+        # Before the wait is over: what can't be written is refused.
+        line = _line(response, waiter.extID)
+        if waiters.release(waiter):
+            self._answer(waiter, line)
+
+    def _notReserved(self, why: Failure, waiter: Waiter) -> None:
+        if self._sessions.waiters.release(waiter):
+            self._refuse(why, waiter)
+        elif not why.check(Refusal):
+            self._log.failure("a request failed after its time was over", why)
+
+    def _wait(self, extID: ExtID | None) -> Waiter:
+        waiter = self._sessions.waiters.wait(extID, self)
+        self._pending[waiter if extID is None else extID] = waiter
+        self._sessions.pending += 1
+        waiter.ended.addCallback(self._complete, waiter)
+        waiter.ended.addErrback(self._refuse, waiter)
+        return waiter
+
+    def _complete(self, data: bytes | None, waiter: Waiter) -> None:
         """
         What was waited for has come.
 
@@ -175,38 +186,62 @@ class Session:
             reply's data; or L{None} where the response itself is the answer.
         """
         if data is None:
-            self._answer(key, wire.success(extID, response))
+            self._answer(waiter, wire.success(waiter.extID, waiter.response))
         else:
-            self._answer(key, wire.reply(extID, data))
+            self._answer(waiter, wire.reply(waiter.extID, data))
 
-    def _refuse(self, why: Failure, key: object, extID: ExtID | None) -> None:
+    def _refuse(self, why: Failure, waiter: Waiter) -> None:
         if why.check(SessionEnded):
             return
         if isinstance(why.value, Refusal):
-            self._answer(key, wire.refusal(extID, why.value))
+            self._answer(waiter, wire.refusal(waiter.extID, why.value))
             return
         self._log.failure("a request failed", why)
-        self._answer(key, wire.refusal(extID, _fault(self._pending.get(key))))
+        self._answer(waiter, wire.refusal(waiter.extID, _fault(waiter.order)))
 
-    def _answer(self, key: object, line: bytes) -> None:
+    def _answer(self, waiter: Waiter, line: bytes) -> None:
         """
-        Send the one reply of a request.
+        Send the one reply of a request that waited.
         """
-        missing = object()
-        if self._pending.pop(key, missing) is missing:
+        key = waiter if waiter.extID is None else waiter.extID
+        if self._pending.pop(key, None) is None:
+            # The session ended while it was sent another of these replies.
             return
         self._send(line)
-        self._sessions.answered()
+        self._sessions.answered(1)
 
 
-def _fault(waiter: Waiter | None = None) -> Refusal:
+def _takeDeferral(response: Trade | Mapping[str, Any]) -> Deferral | None:
+    """
+    Take what a response has to wait for out of it, if there is anything.
+    """
+    if not isinstance(response, dict):
+        return None
+    deferral = response.get(_DEFERRED)
+    if not isinstance(deferral, Deferral):
+        return None
+    del response[_DEFERRED]
+    return deferral
+
+
+def _line(response: Trade | Mapping[str, Any], extID: ExtID | None) -> bytes:
+    """
+    The reply that is a response for which nothing has to be waited for.
+    """
+    replay = response.pop(_DEFERRED, None) if isinstance(response, dict) else None
+    if replay is None:
+        return wire.success(extID, response)
+    return wire.replay(extID, wire.encodeData(replay.trade or response))
+
+
+def _fault(order: int | None = None) -> Refusal:
     """
     What a client is told of a fault of ours: that nothing happened, only if
     nothing was reserved.
     """
-    if waiter is None:
+    if order is None:
         return TechProblem("the server failed to carry out this request")
-    return OutcomeUnknown("the server failed", waiter.deferral.order)
+    return OutcomeUnknown("the server failed", order)
 
 
 class Sessions:
@@ -218,31 +253,25 @@ class Sessions:
 
     def __init__(
         self,
-        clock: IReactorTime,
         *,
         commands: Iterable[ICommand],
         authenticator: IAuthenticator,
         schemas: Schemas,
         waiters: Waiters,
         limits: Limits,
-        timeout: float,
         isExtIDIdempotent: bool = False,
     ) -> None:
         """
-        @param timeout: Seconds for which a runtime may take to reserve an
-            order.
         @param isExtIDIdempotent: Take the C{extID} of a request as its
             C{idempotencyKey} where it has none.
         """
-        self._clock = clock
         self._commands = {command.name: command for command in commands}
         self._schemas = schemas
         self._limits = limits
-        self._timeout = timeout
         self._isExtIDIdempotent = isExtIDIdempotent
         self._audience: dict[Session, Principal] = {}
         self._stopping = False
-        self._idle: Deferred[None] | None = None
+        self._idle: list[Deferred[None]] = []
         self.authenticator = authenticator
         self.waiters = waiters
         self.pending = 0
@@ -256,24 +285,21 @@ class Sessions:
         """
         return Session(self, send)
 
-    def close(self, session: Session, pending: int) -> None:
+    def close(self, session: Session) -> None:
         """
-        Forget a session that had C{pending} requests in flight.
+        Forget a session.
         """
         self._audience.pop(session, None)
-        self._settle(pending)
 
-    def answered(self) -> None:
+    def answered(self, count: int) -> None:
         """
-        One request less is in flight.
+        So many requests less are in flight.
         """
-        self._settle(1)
-
-    def _settle(self, count: int) -> None:
         self.pending -= count
-        if not self.pending and self._idle is not None:
-            idle, self._idle = self._idle, None
-            idle.callback(None)
+        if not self.pending:
+            idle, self._idle = self._idle, []
+            for each in idle:
+                each.callback(None)
 
     def extIDOf(self, members: dict[str, Any]) -> ExtID | None:
         """
@@ -283,11 +309,8 @@ class Sessions:
         extID: ExtID | None = members.get("extID")
         if extID is None:
             return None
-        try:
-            self._schemas.check("request", {"command": "any", "extID": extID})
-        except InvalidData:
-            return None
-        return extID
+        good = self._schemas.isOurs("request", {"command": "any", "extID": extID})
+        return extID if good else None
 
     def request(self, members: dict[str, Any]) -> Request:
         """
@@ -341,18 +364,6 @@ class Sessions:
         if self.pending >= self._limits.maxPending:
             raise Busy("the server has too many requests in flight")
 
-    def bound(self, response: "Deferred[Any]") -> None:
-        """
-        Do not wait for ever for a runtime that does not reserve at once.
-        """
-
-        def unanswered(result: object, timeout: float) -> NoReturn:
-            raise OutcomeUnknown(
-                f"no order was reserved within {timeout * 1000:.0f} ms"
-            )
-
-        response.addTimeout(self._timeout, self._clock, unanswered)
-
     def listen(self, session: Session, principal: Principal | None) -> None:
         """
         Count a session in the audience of trade events for as long as this
@@ -401,5 +412,6 @@ class Sessions:
         self._stopping = True
         if not self.pending:
             return succeed(None)
-        self._idle = Deferred()
-        return self._idle
+        idle: Deferred[None] = Deferred()
+        self._idle.append(idle)
+        return idle

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, define, evolve, field
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from creditsync.codes import (
@@ -97,19 +97,16 @@ class FakeTradingRuntime:
     _trades: dict[int, Trade] = field(init=False, factory=dict)
     _failed: "Deferred[None]" = field(init=False, factory=Deferred)
 
-    def submit(self, operation: Operation | Deletion) -> "Deferred[Reservation]":
+    def submit(self, operation: Operation | Deletion) -> Reservation:
         """
         See L{ITradingRuntime.submit}.
         """
         if self.refusal is not None:
-            return fail(self.refusal)
-        try:
-            reservation = self._reserve(operation)
-        except Refusal as refusal:
-            return fail(refusal)
+            raise self.refusal
+        reservation = self._reserve(operation)
         self._trades[reservation.order] = reservation.trade
         self.reserved.append(reservation)
-        return succeed(reservation)
+        return reservation
 
     def _reserve(self, operation: Operation | Deletion) -> Reservation:
         existing = self._trades.get(operation.order)

@@ -43,6 +43,9 @@ class EqualTimeouts(Generic[_Item]):
     def __len__(self) -> int:
         return len(self._due)
 
+    def __contains__(self, item: _Item) -> bool:
+        return item in self._due
+
     def end(self, item: _Item) -> bool:
         """
         Let C{item} wait no longer.

@@ -109,6 +109,12 @@ class Schemas:
         if site is not None:
             _judge(site, value, prefix)
 
+    def isOurs(self, name: str, value: object) -> bool:
+        """
+        Whether a value passes our own schema, whatever the site's says.
+        """
+        return bool(self._isValid[name](value))
+
     def _loadSite(self, site: Path) -> Iterator[tuple[str, Draft202012Validator]]:
         """
         Read the site's schemas.

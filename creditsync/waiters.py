@@ -7,6 +7,8 @@ wait has one Deferred, one timer and one end: matched, timed out, its session
 gone, or the server stopping.
 """
 
+from typing import Any
+
 from attrs import Factory, define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -23,23 +25,28 @@ class Waiter:
     One reply that waits.
 
     @ivar session: The session that asked, as a mark and for people to see.
+    @ivar deferral: What it waits for, or L{None} while the runtime has not
+        yet reserved the order.
+    @ivar response: What is answered once the operation is durable, where that
+        is what it waits for.
     @ivar ended: Fires with the encoded data of the matched event, or with
         L{None} for a commit; fails with
         L{OutcomeUnknown<creditsync.errors.OutcomeUnknown>} when neither came,
         or with L{SessionEnded<creditsync.errors.SessionEnded>}.
     """
 
-    deferral: Deferral
     extID: ExtID | None
     session: object
+    deferral: Deferral | None = None
+    response: Any = None
     ended: "Deferred[bytes | None]" = Factory(Deferred)
 
     @property
-    def event(self) -> tuple[int, int]:
+    def order(self) -> int | None:
         """
-        What tells the event from others: its order and its type.
+        The order, if it is reserved.
         """
-        return self.deferral.order, self.deferral.eventType
+        return None if self.deferral is None else self.deferral.order
 
 
 @define(eq=False)
@@ -59,19 +66,26 @@ class Waiters:
     def __len__(self) -> int:
         return len(self._timeouts)
 
-    def wait(self, deferral: Deferral, extID: ExtID | None, session: object) -> Waiter:
+    def wait(self, extID: ExtID | None, session: object) -> Waiter:
         """
-        Wait, from now on, for what C{deferral} says.
+        Wait, from now on, for what L{expect} will say.
         """
-        waiter = Waiter(deferral, extID, session)
+        waiter = Waiter(extID, session)
         self._timeouts.start(waiter)
-        if deferral.durable is None:
-            self._byEvent.setdefault(waiter.event, []).append(waiter)
-        else:
+        return waiter
+
+    def expect(self, waiter: Waiter, deferral: Deferral) -> None:
+        """
+        Let a waiter, if it still waits, wait for what C{deferral} says.
+        """
+        waiter.deferral = deferral
+        if deferral.durable is not None:
             deferral.durable.addCallbacks(
                 lambda _: self._committed(waiter), lambda why: self._lost(waiter, why)
             )
-        return waiter
+        elif waiter in self._timeouts:
+            event = deferral.order, deferral.eventType
+            self._byEvent.setdefault(event, []).append(waiter)
 
     def match(self, event: TradeEvent, data: bytes) -> None:
         """
@@ -91,19 +105,25 @@ class Waiters:
         Take the waiters that an event answers out of every table. One whose
         time is over already, but who was not told so yet, is not among them.
         """
-        sameEvent = list(self._byEvent.get((event.order, event.type), ()))
-        if event.operation is not None:
-            operation = event.operation
-            theirs = [w for w in sameEvent if w.deferral.operation is operation]
-            return [w for w in theirs if self._forget(w)]
-        oldest = next((w for w in sameEvent if self._forget(w)), None)
-        return [] if oldest is None else [oldest]
+        sameEvent = self._byEvent.get((event.order, event.type))
+        if sameEvent is None:
+            return []
+        if event.operation is None:
+            oldest = next((w for w in list(sameEvent) if self.release(w)), None)
+            return [] if oldest is None else [oldest]
+        return [
+            waiter
+            for waiter in list(sameEvent)
+            if waiter.deferral is not None
+            and waiter.deferral.operation is event.operation
+            and self.release(waiter)
+        ]
 
     def abandon(self, waiter: Waiter) -> None:
         """
         End a wait whose session is gone; the booking is not touched.
         """
-        if self._forget(waiter):
+        if self.release(waiter):
             waiter.ended.errback(SessionEnded())
 
     def endAll(self, cause: str) -> None:
@@ -114,37 +134,40 @@ class Waiters:
         """
         everyone = self._timeouts.waiting()
         for waiter in everyone:
-            self._forget(waiter)
+            self.release(waiter)
         for waiter in everyone:
-            waiter.ended.errback(OutcomeUnknown(cause, waiter.deferral.order))
+            waiter.ended.errback(OutcomeUnknown(cause, waiter.order))
 
-    def _forget(self, waiter: Waiter) -> bool:
+    def release(self, waiter: Waiter) -> bool:
         """
         Take a waiter out of every table, before anything fires.
 
         @return: Whether it was still waiting.
         """
-        if waiter.deferral.durable is None:
-            self._forgetEvent(waiter)
+        self._forgetEvent(waiter)
         return self._timeouts.end(waiter)
 
     def _forgetEvent(self, waiter: Waiter) -> None:
-        sameEvent = self._byEvent.get(waiter.event, [])
+        deferral = waiter.deferral
+        if deferral is None or deferral.durable is not None:
+            return
+        event = deferral.order, deferral.eventType
+        sameEvent = self._byEvent.get(event, [])
         if waiter in sameEvent:
             sameEvent.remove(waiter)
-        if not sameEvent:
-            self._byEvent.pop(waiter.event, None)
+            if not sameEvent:
+                del self._byEvent[event]
 
     def _timedOut(self, waiter: Waiter) -> None:
-        if waiter.deferral.durable is None:
-            self._forgetEvent(waiter)
-        cause = f"no answer within {self._timeout * 1000:.0f} ms"
-        waiter.ended.errback(OutcomeUnknown(cause, waiter.deferral.order))
+        self._forgetEvent(waiter)
+        what = "order was reserved" if waiter.order is None else "answer"
+        cause = f"no {what} within {self._timeout * 1000:.0f} ms"
+        waiter.ended.errback(OutcomeUnknown(cause, waiter.order))
 
     def _committed(self, waiter: Waiter) -> None:
-        if self._forget(waiter):
+        if self.release(waiter):
             waiter.ended.callback(None)
 
     def _lost(self, waiter: Waiter, why: Failure) -> None:
-        if self._forget(waiter):
+        if self.release(waiter):
             waiter.ended.errback(why)

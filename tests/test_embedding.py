@@ -1,0 +1,429 @@
+"""
+Tests for C{docs/embedding.rst}: what it tells people to write works.
+"""
+
+import gc
+import io
+import json
+import socket
+import time
+import unittest
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted  # type: ignore[import-untyped]
+from docutils import nodes  # type: ignore[import-untyped]
+from docutils.core import (  # type: ignore[import-untyped]
+    publish_doctree,
+    publish_string,
+)
+from twisted.application.service import IService
+from twisted.internet import reactor
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from creditsync.errors import LedgerProblem
+from creditsync.interfaces import ITradeEvents, ITradingRuntime
+from creditsync.service import CreditSync
+from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
+
+PAGE = Path(__file__).parent.parent / "docs" / "embedding.rst"
+KEY = b"0123456789abcdef0123456789abcdef"
+
+
+def settings(warnings: io.StringIO) -> dict[str, object]:
+    """
+    How the page is read: every complaint is kept.
+    """
+    return {"report_level": 1, "syntax_highlight": "none", "warning_stream": warnings}
+
+
+def execute() -> dict[str, Any]:
+    """
+    Run every piece of Python on the page, from top to bottom.
+
+    @return: What it has defined.
+    """
+    page = publish_doctree(
+        PAGE.read_text("utf-8"), settings_overrides=settings(io.StringIO())
+    )
+    defined: dict[str, Any] = {"__name__": "embedding"}
+    for block in page.findall(nodes.literal_block):
+        exec(compile(block.astext(), str(PAGE), "exec"), defined)
+    return defined
+
+
+def command(
+    name: str, extID: object, token: str, key: str | None = None, **data: object
+) -> bytes:
+    """
+    The line of one command.
+    """
+    members = {"command": name, "extID": extID, "__token": token, "data": data}
+    if key is not None:
+        members["idempotencyKey"] = key
+    return json.dumps(members).encode() + b"\r\n"
+
+
+class PageTests(SynchronousTestCase):
+    """
+    The page itself.
+    """
+
+    def test_renders(self) -> None:
+        """
+        Plain docutils renders it and has nothing to complain of.
+        """
+        warnings = io.StringIO()
+        rendered = publish_string(
+            PAGE.read_text("utf-8"),
+            writer="html5",
+            settings_overrides=settings(warnings),
+        )
+        self.assertIn(b"Embedding the server", rendered)
+        self.assertEqual(warnings.getvalue(), "")
+
+    def test_allIsPython(self) -> None:
+        """
+        Each code block is one that these tests execute.
+        """
+        text = PAGE.read_text("utf-8")
+        self.assertEqual(text.count(".. code-block:: python\n"), 6)
+        self.assertEqual(text.count("::\n"), 0)
+        self.assertEqual(text.count(".. code-block::"), 6)
+
+
+class HouseTests(SynchronousTestCase):
+    """
+    Somebody's own runtime and event stream, mounted in their application.
+    """
+
+    def setUp(self) -> None:
+        """
+        Mount the server as the page says.
+        """
+        self.defined = execute()
+        self.reactor = MemoryReactorClock()
+        application = self.defined["makeApplication"](self.reactor, KEY)
+        self.application = application
+        application.privilegedStartService()
+        application.startService()
+        self.server: CreditSync = application.getServiceNamed("creditsync")
+        self.token = self.defined["managerToken"](KEY)
+        self.wire = StringTransport(lenient=True)
+        protocol = self.server.factory.buildProtocol(None)
+        assert protocol is not None
+        self.protocol = protocol
+        self.protocol.makeConnection(self.wire)
+
+    def heard(self) -> list[Any]:
+        """
+        What was heard since the last time.
+        """
+        lines = [json.loads(line) for line in self.wire.value().splitlines()]
+        self.wire.clear()
+        return lines
+
+    def ask(
+        self, name: str, extID: object, key: str | None = None, **data: object
+    ) -> list[Any]:
+        """
+        Send one command with a good token.
+
+        @return: What is heard, once the house has booked.
+        """
+        self.wire.clear()
+        self.protocol.dataReceived(command(name, extID, self.token, key, **data))
+        self.reactor.advance(0)
+        return self.heard()
+
+    def test_interfaces(self) -> None:
+        """
+        Both provide what they say they do.
+        """
+        events = self.defined["HouseEvents"]()
+        verifyObject(ITradeEvents, events)
+        verifyObject(
+            ITradingRuntime, self.defined["HouseRuntime"](self.reactor, events, set())
+        )
+
+    def test_listens(self) -> None:
+        """
+        The server listens where it was told to.
+        """
+        [(port, factory, _, interface)] = self.reactor.tcpServers
+        self.assertEqual((port, interface), (8080, "127.0.0.1"))
+        self.assertIs(factory, self.server.factory)
+
+    def test_credit(self) -> None:
+        """
+        The data of the house's event is the reply's, all of it.
+        """
+        data = {
+            "order": 1242281,
+            "login": 1001,
+            "cmd": 7,
+            "state": 3,
+            "profit": 300.0,
+            "comment": "Promotion credit",
+            "desk": "house",
+        }
+        self.assertEqual(
+            self.ask(
+                "CreditInSync",
+                "credit-req-1001",
+                login=1001,
+                amount=300.0,
+                comment="Promotion credit",
+            ),
+            [
+                {"event": "trade:event", "type": 0, "data": data},
+                {"extID": "credit-req-1001", "status": 200, "data": data},
+            ],
+        )
+
+    def test_exactAmount(self) -> None:
+        """
+        An amount that no double holds is written exactly.
+        """
+        self.protocol.dataReceived(
+            b'{"command":"CreditInSync","extID":1,"__token":"%b","data":'
+            b'{"login":1001,"amount":9999999999.99999999,"comment":"x"}}\n'
+            % self.token.encode()
+        )
+        self.reactor.advance(0)
+        self.assertIn(b'"profit":9999999999.99999999,', self.wire.value())
+
+    def test_update(self) -> None:
+        """
+        The order that is named is updated; another login's is not.
+        """
+        self.ask("CreditInSync", 1, login=1001, amount=1, comment="x")
+        event, reply = self.ask(
+            "CreditInSync", 2, login=1001, amount=2, comment="y", order=1242281
+        )
+        self.assertEqual((event["type"], reply["data"]["profit"]), (1, 2.0))
+        [reply] = self.ask(
+            "CreditInSync", 3, login=1002, amount=2, comment="y", order=1242281
+        )
+        self.assertEqual((reply["status"], reply["error"]), (409, "INCORRECT_ORDER"))
+
+    def test_accepted(self) -> None:
+        """
+        C{CreditIn} is answered once the house has booked.
+        """
+        _, reply = self.ask("CreditIn", 1, login=1001, amount=5, comment="x")
+        self.assertEqual((reply["status"], reply["data"]["accepted"]), (200, True))
+
+    def test_replayed(self) -> None:
+        """
+        Under the same key nothing is booked again.
+        """
+        credit = {"login": 1001, "amount": 5, "comment": "x"}
+        self.ask("CreditInSync", 1, key="k", **credit)
+        [reply] = self.ask("CreditInSync", 2, key="k", **credit)
+        self.assertEqual(
+            (reply["extID"], reply["data"]["order"], reply["data"]["profit"]),
+            (2, 1242281, 5.0),
+        )
+        self.assertIs(reply["replayed"], True)
+        [reply] = self.ask("CreditInSync", 3, key="k", **{**credit, "amount": 6})
+        self.assertEqual((reply["status"], reply["data"]), (422, {"order": 1242281}))
+
+    def test_attached(self) -> None:
+        """
+        Who asks again while it is under way gets the same outcome.
+        """
+        credit = {"login": 1001, "amount": 5, "comment": "x"}
+        for name in ("CreditInSync", "CreditIn"):
+            lines = [command(name, n, self.token, name, **credit) for n in (1, 2)]
+            self.wire.clear()
+            self.protocol.dataReceived(b"".join(lines))
+            self.reactor.advance(0)
+            event, one, two = self.heard()
+            self.assertEqual(event["event"], "trade:event")
+            self.assertEqual((one["extID"], two["extID"]), (1, 2))
+            self.assertEqual(one["data"], two["data"])
+
+    def test_deleted(self) -> None:
+        """
+        An order is deleted once, and only by its own kind of deletion.
+        """
+        self.ask("CreditInSync", 1, login=1001, amount=5, comment="x")
+        [reply] = self.ask("DeleteBalanceSync", 2, order=1242281)
+        self.assertEqual(reply["error"], "INCORRECT_ORDER")
+        event, reply = self.ask("DeleteCreditSync", 3, order=1242281)
+        self.assertEqual((event["type"], reply["data"]["state"]), (2, 6))
+        [reply] = self.ask("DeleteCreditSync", 4, order=1242281)
+        self.assertEqual(reply["error"], "INCORRECT_ORDER")
+        [reply] = self.ask("DeleteCreditSync", 5, order=5)
+        self.assertEqual(reply["error"], "NOT_FOUND")
+
+    def test_getOperation(self) -> None:
+        """
+        The house's own record is what is found by its order or its key, first
+        as a request and then as it was booked.
+        """
+        credit = {"login": 1001, "amount": 5, "comment": "x"}
+        self.protocol.dataReceived(
+            command("CreditInSync", 1, self.token, "k", **credit)
+            + command("GetOperation", 2, self.token, order=1242281)
+        )
+        self.reactor.advance(0)
+        found, _, _ = self.heard()
+        self.assertEqual((found["extID"], found["data"]["state"]), (2, 10))
+        [reply] = self.ask("GetOperation", 3, idempotencyKey="k")
+        self.assertEqual(
+            (reply["data"]["order"], reply["data"]["state"], reply["data"]["desk"]),
+            (1242281, 3, "house"),
+        )
+        for data in ({"order": 5}, {"idempotencyKey": "l"}):
+            [reply] = self.ask("GetOperation", 4, **data)
+            self.assertEqual(reply["error"], "NOT_FOUND")
+
+    def test_refused(self) -> None:
+        """
+        What the house refuses with is what its client is told.
+        """
+        [reply] = self.ask("CreditInSync", 1, login=5, amount=5, comment="x")
+        self.assertEqual(
+            reply,
+            {
+                "extID": 1,
+                "status": 404,
+                "error": "USER_NOT_FOUND",
+                "message": "there is no account 5",
+            },
+        )
+
+    def test_stop(self) -> None:
+        """
+        The server stops with the application, and leaves nothing.
+        """
+        stopped = self.application.stopService()
+        self.reactor.advance(0.2)
+        self.protocol.connectionLost()
+        self.successResultOf(stopped)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+
+class EndTests(SynchronousTestCase):
+    """
+    When the runtime can't book any more.
+    """
+
+    def test_endWith(self) -> None:
+        """
+        The application logs the cause and stops its reactor.
+        """
+        defined = execute()
+        clock = MemoryReactorClock()
+        stopped: list[str] = []
+        self.patch(clock, "stop", lambda: stopped.append("stopped"))
+        events = defined["TradeEvents"]()
+        runtime = FakeTradingRuntime(events)
+        server = CreditSync(
+            clock,
+            runtime=runtime,
+            events=events,
+            authenticator=FakeAuthenticator(),
+            listen=[],
+        )
+        server.startService()
+        defined["endWith"](server, clock)
+        runtime.fail(LedgerProblem("disk"))
+        self.assertEqual(stopped, ["stopped"])
+
+
+class FakesTests(SynchronousTestCase):
+    """
+    The test case that the page shows.
+    """
+
+    def test_passes(self) -> None:
+        """
+        It passes.
+        """
+        case = execute()["CashierTests"]("test_credit")
+        result = unittest.TestResult()
+        case.run(result)
+        self.assertEqual((result.testsRun, result.errors, result.failures), (1, [], []))
+
+
+# What follows is about real sockets and threads, which only a real reactor has.
+
+
+async def credit(ledger: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    """
+    Book a credit on the embedded runtime and a ledger that the page names.
+
+    @return: The reply.
+    """
+    defined = execute()
+    server = defined["makeServer"](
+        reactor,
+        ledger(defined),
+        defined["TokenAuthenticator"](KEY),
+        ["tcp:0:interface=127.0.0.1"],
+    )
+    verifyObject(IService, server)
+    server.startService()
+    port = server.ports[0].getHost().port
+    line = command(
+        "CreditInSync",
+        1,
+        defined["managerToken"](KEY),
+        login=1001,
+        amount=300.0,
+        comment="Promotion credit",
+    )
+
+    def client() -> bytes:
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(line)
+            connection.shutdown(socket.SHUT_WR)
+            with connection.makefile("rb") as lines:
+                return lines.read()
+
+    with capturedLogs() as logs:
+        _, reply = (await deferToThread(client)).splitlines()
+        await server.stopService()
+        gc.collect()
+    assert [log for log in logs if "log_failure" in log] == []
+    assert reactor.getDelayedCalls() == []
+    answer: dict[str, Any] = json.loads(reply)
+    return answer
+
+
+@pytest.mark.timeout(20)
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_inMemory() -> None:
+    """
+    In memory a new ledger gives out its first order.
+    """
+    reply = await credit(lambda defined: defined["inMemory"](reactor))
+    assert reply["status"] == 200
+    assert (reply["data"]["order"], reply["data"]["profit"]) == (1, 300.0)
+
+
+@pytest.mark.timeout(20)
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_onDisk(tmp_path: Path) -> None:
+    """
+    On disk what was booked is there at the next start.
+    """
+    path = str(tmp_path / "creditsync.db")
+    started = int(time.time())
+    reply = await credit(lambda defined: defined["onDisk"](reactor, path))
+    assert reply["status"] == 200
+    ledger = execute()["onDisk"](reactor, path)
+    ledger.open()
+    trade = ledger.trade(reply["data"]["order"])
+    ledger.close()
+    assert (trade.login, trade.profit) == (1001, 30000000000)
+    assert trade.openTime >= started

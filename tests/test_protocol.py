@@ -1,0 +1,1240 @@
+"""
+Tests for L{creditsync.protocol}.
+"""
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+from attrs import Factory, define, field
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IHalfCloseableDescriptor,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    ITCPTransport,
+)
+from twisted.internet.task import Clock
+from twisted.internet.testing import (
+    MemoryReactorClock,
+    StringTransport,
+    StringTransportWithDisconnection,
+)
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import directlyProvides, implementer
+from zope.interface.verify import verifyObject
+
+from creditsync.errors import OutcomeUnknown
+from creditsync.events import TradeEvents
+from creditsync.interfaces import ITradingRuntime
+from creditsync.protocol import LineFactory, LineProtocol
+from creditsync.records import (
+    Deletion,
+    Limits,
+    Operation,
+    Reservation,
+    Trade,
+    TradeEvent,
+)
+from creditsync.service import CreditSync
+from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
+
+HEALTH = b'{"command":"HealthCheck","extID":"h","__token":"manager"}\r\n'
+CREDIT = (
+    b'{"command":"CreditInSync","extID":"c","__token":"manager",'
+    b'"data":{"login":1001,"amount":300.0,"comment":"Promotion credit"}}\r\n'
+)
+
+
+@implementer(IHalfCloseableDescriptor)
+class Wire(StringTransport):
+    """
+    A connection in memory that can be closed in one direction.
+
+    @ivar writes: What was written, each write by itself.
+    @ivar halfClosed: Whether the server has said good-bye.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(lenient=True)
+        self.writes: list[bytes] = []
+        self.halfClosed = False
+
+    def write(self, data: bytes) -> None:
+        """
+        See L{ITransport.write}.
+        """
+        self.writes.append(data)
+
+    def loseWriteConnection(self) -> None:
+        """
+        See L{ITCPTransport.loseWriteConnection}.
+        """
+        self.halfClosed = True
+
+    def readConnectionLost(self, reason: object) -> None:
+        """
+        See L{IHalfCloseableDescriptor.readConnectionLost}.
+        """
+
+    def writeConnectionLost(self, reason: object) -> None:
+        """
+        See L{IHalfCloseableDescriptor.writeConnectionLost}.
+        """
+
+
+@define(eq=False)
+class Recorder:
+    """
+    A session that takes lines and says what the test wants.
+
+    @ivar lines: The lines that came.
+    @ivar isIdle: Whether all of them are answered.
+    @ivar hasEnded: Whether it was told that its client is gone.
+    """
+
+    send: Callable[[bytes], None]
+    received: Callable[[bytes], None] = lambda line: None
+    lines: list[bytes] = Factory(list)
+    isIdle: bool = True
+    hasEnded: bool = False
+
+    def lineReceived(self, line: bytes) -> None:
+        """
+        Take a line.
+        """
+        self.lines.append(line)
+        self.received(line)
+
+    def ended(self) -> None:
+        """
+        The client is gone.
+        """
+        self.hasEnded = True
+
+
+@define(eq=False)
+class Connection:
+    """
+    One client's side of a connection.
+    """
+
+    factory: LineFactory
+    wire: Any = Factory(Wire)
+    protocol: LineProtocol = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        protocol = self.factory.buildProtocol(None)
+        assert protocol is not None
+        self.protocol = protocol
+        self.protocol.makeConnection(self.wire)
+
+    @property
+    def session(self) -> Any:
+        """
+        The conversation on the other side.
+        """
+        return self.protocol._session
+
+    @property
+    def isRead(self) -> bool:
+        """
+        Whether the server reads.
+        """
+        return bool(self.wire.producerState == "producing")
+
+    def says(self, *chunks: bytes) -> None:
+        """
+        Send bytes, packet by packet.
+        """
+        for chunk in chunks:
+            self.protocol.dataReceived(chunk)
+
+    def saysNoMore(self) -> None:
+        """
+        Close this side, and read on: C{nc -N}.
+        """
+        self.protocol.readConnectionLost()
+
+    def isGone(self) -> None:
+        """
+        Lose the connection.
+        """
+        self.protocol.connectionLost()
+
+    def hears(self) -> bytes:
+        """
+        Take what was written since the last time.
+        """
+        written = b"".join(self.wire.writes)
+        self.wire.writes.clear()
+        return written
+
+    def outcomes(self) -> list[tuple[Any, int, str | None]]:
+        """
+        Take the replies, each as its extID, status and error.
+        """
+        lines = [json.loads(line) for line in self.hears().splitlines()]
+        return [
+            (reply.get("extID"), reply["status"], reply.get("error"))
+            for reply in lines
+            if "event" not in reply
+        ]
+
+
+class RecordedTestCase(SynchronousTestCase):
+    """
+    Connections whose sessions only record.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make their factory with the limits of a server.
+        """
+        self.clock = Clock()
+        self.limit()
+
+    def limit(self, **limits: Any) -> None:
+        """
+        Make the factory anew, with other limits.
+        """
+
+        class Recorders:
+            open = Recorder
+
+        self.factory = LineFactory(
+            self.clock,
+            Recorders(),  # type: ignore[arg-type]
+            Limits(**limits),
+            7.0,
+        )
+
+    def connect(self, wire: object = None) -> Connection:
+        """
+        Open a connection.
+        """
+        if wire is None:
+            return Connection(self.factory)
+        return Connection(self.factory, wire)
+
+    def assertAtRest(self) -> None:
+        """
+        Nothing is left for the clock.
+        """
+        self.clock.advance(0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class FramingTests(RecordedTestCase):
+    """
+    From bytes to lines.
+    """
+
+    def test_interfaces(self) -> None:
+        """
+        A connection provides what its transport calls.
+        """
+        protocol = self.connect().protocol
+        verifyObject(IHalfCloseableProtocol, protocol)
+        verifyObject(IPushProducer, protocol)
+
+    def test_lineEnds(self) -> None:
+        """
+        CR LF and a bare LF end a line, and belong to none.
+        """
+        client = self.connect()
+        client.says(b"one\r\ntwo\nthree\r\n")
+        self.assertEqual(client.session.lines, [b"one", b"two", b"three"])
+
+    def test_loneCR(self) -> None:
+        """
+        A CR alone ends no line.
+        """
+        client = self.connect()
+        client.says(b"o\rne\r\r\n")
+        self.assertEqual(client.session.lines, [b"o\rne\r"])
+
+    def test_blankLines(self) -> None:
+        """
+        Blank lines are ignored, white space in them too.
+        """
+        client = self.connect()
+        client.says(b"\r\n\n  \t\r\none\n\n")
+        self.assertEqual(client.session.lines, [b"one"])
+
+    def test_split(self) -> None:
+        """
+        A line may come in any number of packets.
+        """
+        client = self.connect()
+        client.says(b"o", b"n", b"e", b"\r", b"\n", b"tw", b"o\nthr", b"ee\r\n")
+        self.assertEqual(client.session.lines, [b"one", b"two", b"three"])
+
+    def test_unfinished(self) -> None:
+        """
+        What has no end yet is no line yet.
+        """
+        client = self.connect()
+        client.says(b"one\ntw")
+        self.assertEqual(client.session.lines, [b"one"])
+
+    @given(st.data())
+    def test_anySplitting(self, data: st.DataObject) -> None:
+        """
+        However a stream is cut into packets, its lines are the same.
+        """
+        text = st.binary(min_size=1, max_size=12).map(
+            lambda line: b"x" + line.replace(b"\n", b"") + b"x"
+        )
+        lines = data.draw(st.lists(text, max_size=12))
+        ends = st.sampled_from([b"\n", b"\r\n", b"\r\n\r\n", b"\n \n"])
+        stream = b"".join(line + data.draw(ends) for line in lines)
+        cuts = data.draw(st.lists(st.integers(0, len(stream))))
+        bounds = [0, *sorted(cuts), len(stream)]
+        # Fourteen is exactly what the longest of these lines has.
+        self.limit(maxLineLength=14, linesPerTurn=3)
+        client = self.connect()
+        for start, end in pairwise(bounds):
+            if start != end:
+                client.says(stream[start:end])
+        self.clock.advance(0)
+        self.assertEqual(client.session.lines, lines)
+        self.assertEqual(client.hears(), b"")
+        client.isGone()
+        self.assertAtRest()
+
+    @given(st.data())
+    def test_anySplittingOfALongLine(self, data: st.DataObject) -> None:
+        """
+        However it is cut, a stream with a line that is too long gives the
+        lines before it, one 413, and nothing of what follows.
+        """
+        before = data.draw(st.integers(0, 5))
+        stream = b"abc\r\n" * before + b"x" * 15 + b"\r\nabc\n"
+        cuts = data.draw(st.lists(st.integers(1, len(stream) - 1)))
+        bounds = [0, *sorted(cuts), len(stream)]
+        self.limit(maxLineLength=14, linesPerTurn=3)
+        client = self.connect()
+        for start, end in pairwise(bounds):
+            if start != end:
+                client.says(stream[start:end])
+        self.clock.advance(0)
+        self.assertEqual(client.session.lines, [b"abc"] * before)
+        self.assertEqual(client.outcomes(), [(None, 413, "LINE_TOO_LONG")])
+        client.isGone()
+        self.assertAtRest()
+
+
+class LineLimitTests(RecordedTestCase):
+    """
+    A line longer than the limit is answered 413, and the connection ends.
+    """
+
+    def setUp(self) -> None:
+        """
+        Let a line have ten bytes.
+        """
+        super().setUp()
+        self.limit(maxLineLength=10)
+
+    def assertTooLong(self, *chunks: bytes) -> None:
+        """
+        These packets are a 413 and the end.
+        """
+        client = self.connect()
+        client.says(*chunks)
+        self.clock.advance(0)
+        self.assertEqual(client.session.lines, [])
+        self.assertEqual(
+            client.hears(),
+            b'{"status":413,"error":"LINE_TOO_LONG",'
+            b'"message":"a line has at most 10 bytes"}\r\n',
+        )
+        self.assertTrue(client.wire.halfClosed)
+
+    def assertTaken(self, *chunks: bytes) -> None:
+        """
+        These packets are one line of ten bytes.
+        """
+        client = self.connect()
+        client.says(*chunks)
+        self.clock.advance(0)
+        self.assertEqual(client.session.lines, [b"0123456789"])
+        self.assertEqual(client.hears(), b"")
+        self.assertFalse(client.wire.halfClosed)
+
+    def test_exact(self) -> None:
+        """
+        A line of exactly the limit is taken; its end does not count.
+        """
+        self.assertTaken(b"0123456789\n")
+        self.assertTaken(b"0123456789\r\n")
+        self.assertTaken(b"0123456789", b"\n")
+        self.assertTaken(b"0123456789", b"\r", b"\n")
+        self.assertTaken(b"0123456789\r", b"\n")
+        self.assertTaken(b"01234", b"56789\r", b"\n")
+
+    def test_oneMore(self) -> None:
+        """
+        One byte more is too long.
+        """
+        self.assertTooLong(b"0123456789A\n")
+        self.assertTooLong(b"0123456789A\r\n")
+        self.assertTooLong(b"0123456789A", b"\n")
+        self.assertTooLong(b"0123456789A\r", b"\n")
+        self.assertTooLong(b"0123456789\r", b"A\n")
+        self.assertTooLong(b"0123456789\r\r\n")
+
+    def test_unfinished(self) -> None:
+        """
+        It need not end to be too long.
+        """
+        self.assertTooLong(b"0123456789AB")
+        self.assertTooLong(b"0123456789", b"AB")
+
+    def test_unfinishedAfterAnotherLine(self) -> None:
+        """
+        Nor does it matter what else its packet had.
+        """
+        self.assertTooLong(b"\n0123456789AB")
+
+    def test_default(self) -> None:
+        """
+        Unless set otherwise the limit is 64 KiB.
+        """
+        self.limit()
+        client = self.connect()
+        client.says(b"x" * 65536 + b"\r\n")
+        self.assertEqual(client.session.lines, [b"x" * 65536])
+        client.says(b"x" * 65537 + b"\r\n")
+        self.clock.advance(0)
+        self.assertEqual(client.outcomes(), [(None, 413, "LINE_TOO_LONG")])
+
+    def test_nothingAfterIt(self) -> None:
+        """
+        What comes after it is not handled, in its packet or later.
+        """
+        client = self.connect()
+        client.says(b"one\n0123456789A\ntwo\n", b"three\n")
+        self.clock.advance(0)
+        client.says(b"four\n", b"x" * 100)
+        self.clock.advance(0)
+        self.assertEqual(client.session.lines, [b"one"])
+        self.assertEqual(client.outcomes(), [(None, 413, "LINE_TOO_LONG")])
+
+    def test_earlierRepliesFirst(self) -> None:
+        """
+        What was said before it arrives before it.
+        """
+        client = self.connect()
+        client.session.received = client.session.send
+        client.says(b"one\n0123456789A\n")
+        self.clock.advance(0)
+        self.assertTrue(client.hears().startswith(b'one{"status":413,'))
+
+    def test_staysUntilAllIsAnswered(self) -> None:
+        """
+        The connection ends when the last request that came in is answered.
+        """
+        client = self.connect()
+        client.session.isIdle = False
+        client.says(b"one\n0123456789A\n")
+        self.clock.advance(6.9)
+        self.assertEqual(client.outcomes(), [(None, 413, "LINE_TOO_LONG")])
+        self.assertFalse(client.wire.halfClosed)
+        client.session.isIdle = True
+        client.session.send(b"late reply")
+        self.clock.advance(0)
+        self.assertEqual(client.hears(), b"late reply")
+        self.assertTrue(client.wire.halfClosed)
+
+    def test_goodbyeReadsOn(self) -> None:
+        """
+        After the good-bye the server reads on and drops it all: closing a
+        socket with unread input would destroy the 413 under way.
+        """
+        client = self.connect()
+        client.says(b"0123456789A\n")
+        self.clock.advance(0)
+        self.assertTrue(client.isRead)
+        self.assertFalse(client.wire.disconnecting)
+        client.says(b"more\n")
+        client.saysNoMore()
+        self.assertTrue(client.wire.disconnecting)
+        client.isGone()
+        self.assertAtRest()
+
+    def test_clientThatStays(self) -> None:
+        """
+        A client that does not go is cut off.
+        """
+        client = self.connect()
+        client.says(b"0123456789A\n")
+        self.clock.advance(6.9)
+        self.assertFalse(client.wire.disconnected)
+        self.clock.advance(0.1)
+        self.assertTrue(client.wire.disconnected)
+        client.isGone()
+        self.assertAtRest()
+
+
+class TurnTests(RecordedTestCase):
+    """
+    A flood of lines does not hold up the others.
+    """
+
+    def test_budget(self) -> None:
+        """
+        No more than so many lines are handled in one turn, and none is read
+        before these are done.
+        """
+        client = self.connect()
+        client.says(b"x\n" * 100)
+        self.assertEqual(len(client.session.lines), 32)
+        self.assertFalse(client.isRead)
+        self.clock.advance(0)
+        self.assertEqual(client.session.lines, [b"x"] * 100)
+        self.assertTrue(client.isRead)
+        client.isGone()
+        self.assertAtRest()
+
+    def test_fairness(self) -> None:
+        """
+        Two connections take turns.
+        """
+        turns: list[str] = []
+        first, second = self.connect(), self.connect()
+        first.session.received = lambda line: turns.append("1")
+        second.session.received = lambda line: turns.append("2")
+        first.says(b"x\n" * 70)
+        second.says(b"x\n" * 40)
+        self.clock.advance(0)
+        self.assertEqual(
+            "".join(turns), "1" * 32 + "2" * 32 + "1" * 32 + "2" * 8 + "1" * 6
+        )
+
+    def test_moreInput(self) -> None:
+        """
+        What arrives all the same is handled in its order, and not at once.
+        """
+        client = self.connect()
+        client.says(b"x\n" * 40, b"last\n")
+        self.assertEqual(len(client.session.lines), 32)
+        self.clock.advance(0)
+        self.assertEqual(client.session.lines, [b"x"] * 40 + [b"last"])
+
+    def test_lostInBetween(self) -> None:
+        """
+        When the connection is lost the lines that are left are not handled.
+        """
+        client = self.connect()
+        client.says(b"x\n" * 100)
+        client.isGone()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(len(client.session.lines), 32)
+
+    def test_oneWrite(self) -> None:
+        """
+        What is said in one turn is one write.
+        """
+        client = self.connect()
+        client.session.received = client.session.send
+        client.says(b"a\nb\nc\n")
+        self.assertEqual(client.wire.writes, [])
+        self.clock.advance(0)
+        self.assertEqual(client.wire.writes, [b"abc"])
+        client.isGone()
+        self.assertAtRest()
+
+    def test_flush(self) -> None:
+        """
+        The factory writes at once, to every connection, if it is asked to.
+        """
+        first, second = self.connect(), self.connect()
+        first.session.send(b"1")
+        second.session.send(b"2")
+        self.factory.flush()
+        self.assertEqual((first.hears(), second.hears()), (b"1", b"2"))
+
+
+class LineTimeoutTests(RecordedTestCase):
+    """
+    A line must end 30 s after its first byte; idling is no offence.
+    """
+
+    def test_unfinished(self) -> None:
+        """
+        A line that does not end in time ends the connection.
+        """
+        client = self.connect()
+        client.says(b"x")
+        self.clock.advance(29.9)
+        self.assertFalse(client.wire.halfClosed)
+        self.clock.advance(0.1)
+        self.assertTrue(client.wire.halfClosed)
+        self.assertEqual(client.hears(), b"")
+        client.isGone()
+        self.assertAtRest()
+
+    def test_drip(self) -> None:
+        """
+        It counts from the first byte, however many follow one by one.
+        """
+        client = self.connect()
+        for _ in range(29):
+            client.says(b"x")
+            self.clock.advance(1)
+        self.assertFalse(client.wire.halfClosed)
+        client.says(b"x")
+        self.clock.advance(1)
+        self.assertTrue(client.wire.halfClosed)
+
+    def test_afterAnotherLine(self) -> None:
+        """
+        The rest of a packet counts from its arrival.
+        """
+        client = self.connect()
+        client.says(b"x")
+        self.clock.advance(29)
+        client.says(b"\ny")
+        self.clock.advance(29)
+        self.assertFalse(client.wire.halfClosed)
+        self.clock.advance(1)
+        self.assertTrue(client.wire.halfClosed)
+
+    def test_idle(self) -> None:
+        """
+        Without an unfinished line there is no timer at all.
+        """
+        client = self.connect()
+        self.assertAtRest()
+        client.says(b"x\n")
+        self.assertAtRest()
+        client.says(b"x", b"\n")
+        self.assertAtRest()
+        client.says(b"x\ny", b"\n")
+        self.assertAtRest()
+
+    def test_notRead(self) -> None:
+        """
+        The time in which the server itself does not read does not count.
+        """
+        client = self.connect()
+        client.says(b"x")
+        client.protocol.pauseProducing()
+        self.clock.advance(30)
+        self.assertFalse(client.wire.halfClosed)
+        client.protocol.resumeProducing()
+        client.says(b"\n")
+        self.assertEqual(client.session.lines, [b"x"])
+        client.isGone()
+        self.assertAtRest()
+
+    def test_readAgain(self) -> None:
+        """
+        Once it reads again, the line has its time again, and no more.
+        """
+        client = self.connect()
+        client.says(b"x")
+        client.protocol.pauseProducing()
+        self.clock.advance(30)
+        client.protocol.resumeProducing()
+        self.clock.advance(29.9)
+        self.assertFalse(client.wire.halfClosed)
+        self.clock.advance(0.1)
+        self.assertTrue(client.wire.halfClosed)
+
+    def test_finished(self) -> None:
+        """
+        A connection whose input has ended has no line to wait for.
+        """
+        client = self.connect()
+        client.session.isIdle = False
+        client.says(b"x")
+        client.saysNoMore()
+        self.clock.advance(0)
+        self.assertEqual([call.getTime() for call in self.clock.getDelayedCalls()], [7])
+
+    def test_lost(self) -> None:
+        """
+        A lost connection has no timer any more.
+        """
+        client = self.connect()
+        client.says(b"x")
+        client.isGone()
+        self.assertAtRest()
+        self.assertTrue(client.session.hasEnded)
+
+    def test_pendingRepliesFirst(self) -> None:
+        """
+        Requests that came in before the unfinished line get their replies.
+        """
+        client = self.connect()
+        client.session.isIdle = False
+        client.says(b"one\nx")
+        self.clock.advance(30)
+        self.assertFalse(client.wire.halfClosed)
+        client.session.isIdle = True
+        client.session.send(b"reply")
+        self.clock.advance(0)
+        self.assertEqual(client.hears(), b"reply")
+        self.assertTrue(client.wire.halfClosed)
+
+
+class UnreadTests(RecordedTestCase):
+    """
+    A client that does not read.
+    """
+
+    def setUp(self) -> None:
+        """
+        Let a client leave a hundred bytes unread.
+        """
+        super().setUp()
+        self.limit(maxUnread=100)
+
+    def test_producer(self) -> None:
+        """
+        Each connection asks to hear of a full write buffer.
+        """
+        client = self.connect()
+        self.assertIs(client.wire.producer, client.protocol)
+        self.assertTrue(client.wire.streaming)
+
+    def test_notReadFrom(self) -> None:
+        """
+        It is not read from either, and what was read is left for later.
+        """
+        client = self.connect()
+        client.protocol.pauseProducing()
+        self.assertFalse(client.isRead)
+        client.says(b"one\n")
+        self.clock.advance(0)
+        self.assertEqual(client.session.lines, [])
+        client.protocol.resumeProducing()
+        self.clock.advance(0)
+        self.assertTrue(client.isRead)
+        self.assertEqual(client.session.lines, [b"one"])
+
+    def test_inTheMiddleOfATurn(self) -> None:
+        """
+        A turn ends when the write buffer is found to be full in it.
+        """
+        client = self.connect()
+        client.session.received = lambda line: client.protocol.pauseProducing()
+        client.says(b"one\ntwo\n")
+        self.clock.advance(0)
+        self.assertEqual(client.session.lines, [b"one"])
+        client.session.received = lambda line: None
+        client.protocol.resumeProducing()
+        self.clock.advance(0)
+        self.assertEqual(client.session.lines, [b"one", b"two"])
+
+    def test_heldBack(self) -> None:
+        """
+        What is said meanwhile is held back, and written when it reads again.
+        """
+        client = self.connect()
+        client.protocol.pauseProducing()
+        client.session.send(b"one")
+        client.session.send(b"two")
+        self.clock.advance(0)
+        self.assertEqual(client.hears(), b"")
+        client.protocol.resumeProducing()
+        self.assertEqual(client.wire.writes, [b"onetwo"])
+
+    def test_bound(self) -> None:
+        """
+        Up to its bound it is waited for, beyond it the client is cut off, and
+        the log says who.
+        """
+        client = self.connect()
+        client.protocol.pauseProducing()
+        client.session.send(b"x" * 100)
+        self.assertFalse(client.wire.disconnected)
+        with capturedLogs() as logs:
+            client.session.send(b"x")
+        self.assertTrue(client.wire.disconnected)
+        self.assertEqual(len(logs), 1)
+        self.assertIn("192.168.1.1", str(logs[0]["peer"]))
+        client.isGone()
+        self.assertAtRest()
+
+    def test_boundCountsWhatIsUnread(self) -> None:
+        """
+        What it has read in the meantime does not count.
+        """
+        client = self.connect()
+        for _ in range(3):
+            client.protocol.pauseProducing()
+            client.session.send(b"x" * 100)
+            client.protocol.resumeProducing()
+        self.assertFalse(client.wire.disconnected)
+
+    def test_noBoundInOneTurn(self) -> None:
+        """
+        A client that reads is not cut off for a great reply.
+        """
+        client = self.connect()
+        client.session.send(b"x" * 1000)
+        self.clock.advance(0)
+        self.assertEqual(client.hears(), b"x" * 1000)
+
+    def test_nothingAfterTheCut(self) -> None:
+        """
+        After it was cut off nothing is said to it any more.
+        """
+        client = self.connect()
+        client.protocol.pauseProducing()
+        client.session.send(b"x" * 101)
+        client.session.send(b"x" * 101)
+        self.clock.advance(0)
+        self.assertEqual(client.hears(), b"")
+
+    def test_goodbyeWaits(self) -> None:
+        """
+        The good-bye comes after all that was said, once it is read.
+        """
+        client = self.connect()
+        client.protocol.pauseProducing()
+        client.session.send(b"reply")
+        client.protocol.finish()
+        self.clock.advance(0)
+        self.assertFalse(client.wire.halfClosed)
+        client.protocol.resumeProducing()
+        self.assertEqual(client.hears(), b"reply")
+        self.assertTrue(client.wire.halfClosed)
+        self.assertIsNone(client.wire.producer)
+
+    def test_goodbyeThatFillsTheBuffer(self) -> None:
+        """
+        When its last words fill the write buffer the server still says
+        good-bye, and reads on to hear the client's.
+        """
+        client = self.connect()
+        write = client.wire.write
+
+        def full(data: bytes) -> None:
+            write(data)
+            client.protocol.pauseProducing()
+
+        self.patch(client.wire, "write", full)
+        client.session.send(b"last words")
+        client.protocol.finish()
+        self.clock.advance(0)
+        self.assertEqual(client.hears(), b"last words")
+        self.assertTrue(client.wire.halfClosed)
+        self.assertTrue(client.isRead)
+
+    def test_goodbyeIsBounded(self) -> None:
+        """
+        A client that never reads is cut off, be it that the connection ends.
+        """
+        client = self.connect()
+        client.protocol.pauseProducing()
+        client.session.send(b"reply")
+        client.protocol.finish()
+        self.clock.advance(7)
+        self.assertTrue(client.wire.disconnected)
+        client.isGone()
+        self.assertAtRest()
+
+    def test_stop(self) -> None:
+        """
+        A transport that stops its producer loses the connection, and does no
+        harm before it tells so.
+        """
+        client = self.connect()
+        client.protocol.stopProducing()
+        client.isGone()
+        self.assertAtRest()
+
+
+class HalfCloseTests(RecordedTestCase):
+    """
+    The client has said all, and reads on: C{nc -N}.
+    """
+
+    def test_pendingRepliesArrive(self) -> None:
+        """
+        Replies that are still to come arrive, and then the connection ends.
+        """
+        client = self.connect()
+        client.session.isIdle = False
+        client.says(b"one\n")
+        client.saysNoMore()
+        self.clock.advance(5)
+        self.assertFalse(client.wire.disconnecting)
+        client.session.isIdle = True
+        client.session.send(b"reply")
+        self.clock.advance(0)
+        self.assertEqual(client.hears(), b"reply")
+        self.assertTrue(client.wire.disconnecting)
+        client.isGone()
+        self.assertAtRest()
+
+    def test_linesAreHandled(self) -> None:
+        """
+        Lines that have come are handled, though more of them than one turn
+        takes.
+        """
+        client = self.connect()
+        client.says(b"x\n" * 100)
+        client.saysNoMore()
+        self.clock.advance(0)
+        self.assertEqual(len(client.session.lines), 100)
+        self.assertTrue(client.wire.disconnecting)
+
+    def test_unfinishedLine(self) -> None:
+        """
+        A line without an end is none, and its timer is gone.
+        """
+        client = self.connect()
+        client.says(b"one\ntwo")
+        client.saysNoMore()
+        self.clock.advance(0)
+        self.assertEqual(client.session.lines, [b"one"])
+        self.assertTrue(client.wire.disconnecting)
+        client.isGone()
+        self.assertAtRest()
+
+    def test_notReadAgain(self) -> None:
+        """
+        An input that has ended is not read again: a reactor would find it
+        ready for ever.
+        """
+        client = self.connect()
+        client.wire.producerState = "stopped"
+        client.saysNoMore()
+        client.protocol.pauseProducing()
+        client.protocol.resumeProducing()
+        self.clock.advance(0)
+        self.assertEqual(client.wire.producerState, "stopped")
+
+    def test_nothingAsked(self) -> None:
+        """
+        Who asked nothing gets the end at once.
+        """
+        client = self.connect()
+        client.saysNoMore()
+        self.clock.advance(0)
+        self.assertTrue(client.wire.disconnecting)
+
+    def test_tooLong(self) -> None:
+        """
+        A line that is too long is 413 in this state as well.
+        """
+        self.limit(maxLineLength=10, linesPerTurn=1)
+        client = self.connect()
+        client.says(b"one\n0123456789A\ntwo\n")
+        client.saysNoMore()
+        self.clock.advance(0)
+        self.assertEqual(client.outcomes(), [(None, 413, "LINE_TOO_LONG")])
+        self.assertEqual(client.session.lines, [b"one"])
+        self.assertTrue(client.wire.disconnecting)
+
+    def test_goodbyeFirst(self) -> None:
+        """
+        When the server was first to say good-bye, the client's ends it.
+        """
+        client = self.connect()
+        client.protocol.finish()
+        self.clock.advance(0)
+        self.assertTrue(client.wire.halfClosed)
+        self.assertFalse(client.wire.disconnecting)
+        client.saysNoMore()
+        self.assertTrue(client.wire.disconnecting)
+
+    def test_transportThatCannot(self) -> None:
+        """
+        A transport that has no half-close is closed as a whole.
+        """
+        client = self.connect(StringTransport(lenient=True))
+        client.protocol.finish()
+        self.clock.advance(0)
+        self.assertTrue(client.wire.disconnecting)
+        client.isGone()
+        self.assertAtRest()
+
+
+class FactoryTests(RecordedTestCase):
+    """
+    All connections of a server.
+    """
+
+    def test_connectionLimit(self) -> None:
+        """
+        A connection over the limit is closed at once, and the log says so.
+        """
+        self.limit(maxConnections=2)
+        first, _ = self.connect(), self.connect()
+        with capturedLogs() as logs:
+            self.assertIsNone(self.factory.buildProtocol(None))
+        self.assertEqual(len(logs), 1)
+        first.isGone()
+        self.assertIsNotNone(self.factory.buildProtocol(None))
+
+    def test_keepAlive(self) -> None:
+        """
+        TCP keep-alive is on, and small writes are not held back.
+        """
+
+        class TCP(Wire):
+            options: tuple[object, ...] = ()
+
+            def setTcpKeepAlive(self, enabled: object) -> None:
+                self.options += ("keepalive", enabled)
+
+            def setTcpNoDelay(self, enabled: object) -> None:
+                self.options += ("nodelay", enabled)
+
+        wire = TCP()
+        directlyProvides(wire, ITCPTransport)
+        self.connect(wire)
+        self.assertEqual(wire.options, ("keepalive", True, "nodelay", True))
+
+    def test_finish(self) -> None:
+        """
+        All connections end in order; it is told when the last is closed.
+        """
+        first, second = self.connect(), self.connect()
+        second.session.isIdle = False
+        finished = self.factory.finish()
+        self.clock.advance(0)
+        self.assertTrue(first.wire.halfClosed)
+        self.assertFalse(second.wire.halfClosed)
+        first.isGone()
+        self.assertNoResult(finished)
+        second.isGone()
+        self.successResultOf(finished)
+        self.assertAtRest()
+
+    def test_finishNone(self) -> None:
+        """
+        Without connections there is nothing to wait for.
+        """
+        self.successResultOf(self.factory.finish())
+
+    def test_finishHandlesWhatCame(self) -> None:
+        """
+        Each line that was received is handled before its connection ends.
+        """
+        client = self.connect()
+        client.says(b"x\n" * 100)
+        self.factory.finish()
+        self.clock.advance(0)
+        self.assertEqual(len(client.session.lines), 100)
+        self.assertTrue(client.wire.halfClosed)
+
+    def test_cutOff(self) -> None:
+        """
+        All connections end at once.
+        """
+        first, second = self.connect(), self.connect()
+        first.session.send(b"never read")
+        self.factory.cutOff()
+        self.assertTrue(first.wire.disconnected)
+        self.assertTrue(second.wire.disconnected)
+        first.isGone()
+        second.isGone()
+        self.assertAtRest()
+        self.assertEqual(first.hears(), b"")
+
+    def test_lostInsideACallback(self) -> None:
+        """
+        A transport that loses its connection at once when it is told to does
+        no harm.
+        """
+        wire = StringTransportWithDisconnection()
+        client = self.connect(wire)
+        wire.protocol = client.protocol
+        client.says(b"one\n")
+        finished = self.factory.finish()
+        self.clock.advance(0)
+        self.successResultOf(finished)
+        self.assertAtRest()
+
+
+class ServerTestCase(SynchronousTestCase):
+    """
+    Connections of a whole server in memory.
+    """
+
+    def setUp(self) -> None:
+        """
+        Start a server on fakes.
+        """
+        self.reactor = MemoryReactorClock()
+        self.events = TradeEvents()
+        self.runtime = FakeTradingRuntime(self.events)
+        self.serve(self.runtime)
+
+    def serve(self, runtime: ITradingRuntime, limits: Limits | None = None) -> None:
+        """
+        Start a server on this runtime.
+        """
+        self.server = CreditSync(
+            self.reactor,
+            runtime=runtime,
+            events=self.events,
+            authenticator=FakeAuthenticator(),
+            listen=[],
+            limits=limits,
+        )
+        self.server.startService()
+
+    def connect(self) -> Connection:
+        """
+        Open a connection.
+        """
+        return Connection(self.server.factory)
+
+    def assertAtRest(self) -> None:
+        """
+        Nothing waits, and nothing is left for the clock.
+        """
+        self.reactor.advance(0)
+        self.assertEqual(self.server.sessions.pending, 0)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+
+class ConversationTests(ServerTestCase):
+    """
+    What a client sees of all the rooms together.
+    """
+
+    def test_pipelined(self) -> None:
+        """
+        Many commands in one packet each get their reply, event line before
+        reply line, in one write.
+        """
+        client = self.connect()
+        client.says(CREDIT + HEALTH)
+        self.reactor.advance(0)
+        self.assertEqual(client.outcomes(), [("h", 200, None)])
+        self.runtime.book(self.runtime.reserved[0])
+        [write] = client.wire.writes
+        event, reply, rest = write.split(b"\r\n")
+        self.assertTrue(event.startswith(b'{"event":"trade:event","type":0,'))
+        self.assertTrue(reply.startswith(b'{"extID":"c","status":200,'))
+        self.assertEqual(rest, b"")
+
+    def test_halfClosed(self) -> None:
+        """
+        C{nc -N} gets its credit.
+        """
+        client = self.connect()
+        client.says(CREDIT)
+        client.saysNoMore()
+        self.reactor.advance(4)
+        self.runtime.book(self.runtime.reserved[0])
+        self.reactor.advance(0)
+        self.assertEqual(client.outcomes(), [("c", 200, None)])
+        self.assertTrue(client.wire.disconnecting)
+        client.isGone()
+        self.assertAtRest()
+
+    def test_halfClosedAndTimedOut(self) -> None:
+        """
+        Or its 504, before the time to say good-bye is over.
+        """
+        client = self.connect()
+        client.says(CREDIT)
+        client.saysNoMore()
+        self.reactor.advance(5)
+        self.reactor.advance(0)
+        self.assertEqual(client.outcomes(), [("c", 504, "SYNC_TIMEOUT")])
+        self.assertTrue(client.wire.disconnecting)
+        self.assertFalse(client.wire.disconnected)
+
+    def test_halfClosedOnASlowRuntime(self) -> None:
+        """
+        So it does when the runtime took nearly all of the time to reserve.
+        """
+
+        class Slow(FakeTradingRuntime):
+            held: "Deferred[Reservation]"
+
+            def submit(  # type: ignore[override]
+                self, operation: Operation | Deletion
+            ) -> "Deferred[Reservation]":
+                self.held = Deferred()
+                return self.held
+
+        runtime = Slow(self.events)
+        self.serve(runtime)
+        client = self.connect()
+        client.says(CREDIT)
+        client.saysNoMore()
+        self.reactor.advance(4.9)
+        trade = Trade(77, 1001, 7, 3, 1, "x", 0, 0, 0)
+        operation = Operation("CreditInSync", 7, 1001, 1, "x")
+        runtime.held.callback(Reservation(0, trade, operation))
+        while not client.wire.disconnecting:
+            self.reactor.advance(0.1)
+        self.assertEqual(client.outcomes(), [("c", 504, "SYNC_TIMEOUT")])
+        self.assertFalse(client.wire.disconnected)
+
+    def test_tooLongAfterARequest(self) -> None:
+        """
+        After a 413 the earlier request still gets its reply, and then the
+        connection ends.
+        """
+        client = self.connect()
+        client.says(CREDIT + b"x" * 65537 + b"\n" + HEALTH)
+        self.reactor.advance(0)
+        self.assertEqual(client.outcomes(), [(None, 413, "LINE_TOO_LONG")])
+        self.assertFalse(client.wire.halfClosed)
+        self.runtime.book(self.runtime.reserved[0])
+        self.assertEqual(client.outcomes(), [("c", 200, None)])
+        self.reactor.advance(0)
+        self.assertTrue(client.wire.halfClosed)
+
+    def test_gone(self) -> None:
+        """
+        A client that is gone leaves nothing, and its credit is booked.
+        """
+        client = self.connect()
+        client.says(CREDIT)
+        client.isGone()
+        self.assertAtRest()
+        self.runtime.book(self.runtime.reserved[0])
+        self.reactor.advance(0)
+        self.assertEqual(client.hears(), b"")
+        self.assertAtRest()
+
+    def test_unreadEvents(self) -> None:
+        """
+        A listener that does not read is cut off; the others are served.
+        """
+        self.serve(self.runtime, Limits(maxUnread=1000))
+        deaf, asking = self.connect(), self.connect()
+        deaf.says(HEALTH)
+        self.reactor.advance(0)
+        deaf.protocol.pauseProducing()
+        for order in range(40):
+            self.events.publish([TradeEvent(0, {"order": order})])
+        self.assertTrue(deaf.wire.disconnected)
+        deaf.isGone()
+        asking.says(HEALTH)
+        self.reactor.advance(0)
+        self.assertEqual(asking.outcomes(), [("h", 200, None)])
+
+    def test_outcomeUnknownWhenUnread(self) -> None:
+        """
+        A stalled client's requests end in time all the same, and are read
+        when it reads again.
+        """
+        client = self.connect()
+        client.says(CREDIT)
+        client.protocol.pauseProducing()
+        self.reactor.advance(5)
+        self.assertEqual(self.server.sessions.pending, 0)
+        self.assertEqual(client.hears(), b"")
+        client.protocol.resumeProducing()
+        [outcome] = client.outcomes()
+        self.assertEqual(outcome, ("c", OutcomeUnknown.status, "SYNC_TIMEOUT"))
