@@ -58,7 +58,7 @@ class Booking:
     schema: str
     cmd: int
 
-    def operation(self, request: Request, principal: int) -> Operation:
+    def operation(self, request: Request, principal: int, key: str | None) -> Operation:
         """
         What a request asks of the runtime, after the rules no schema can say.
 
@@ -83,7 +83,7 @@ class Booking:
             openTime=None if openTime is None else int(openTime),
             closeTime=None if closeTime is None else int(closeTime),
             principal=principal,
-            key=request.key,
+            key=key,
         )
 
 
@@ -99,12 +99,12 @@ class Deleting:
     schema: str
     cmds: frozenset[int]
 
-    def operation(self, request: Request, principal: int) -> Deletion:
+    def operation(self, request: Request, principal: int, key: str | None) -> Deletion:
         """
         What a request asks of the runtime.
         """
         order = int(request.data["order"])
-        return Deletion(request.command, order, self.cmds, principal, request.key)
+        return Deletion(request.command, order, self.cmds, principal, key)
 
 
 FINANCE_METHODS = (
@@ -127,6 +127,7 @@ class FinanceCommand:
     _method: Booking | Deleting
     _runtime: ITradingRuntime
     _isSync: bool
+    _isExtIDIdempotent: bool = False
     name: str = field(init=False)
     schema: str = field(init=False)
     needsExtID: bool = field(init=False)
@@ -146,11 +147,28 @@ class FinanceCommand:
         @return: The response of an accepted command, C{__deferred} in it.
         """
         assert session.principal is not None
-        operation = self._method.operation(request, session.principal.id)
+        operation = self._method.operation(
+            request, session.principal.id, self._key(request)
+        )
         reservation = self._runtime.submit(operation)
         if isinstance(reservation, Deferred):
             return reservation.addCallback(self._accepted)
         return self._accepted(reservation)
+
+    def _key(self, request: Request) -> str | None:
+        """
+        What makes a repetition of this request safe, if anything.
+        """
+        if request.key is not None or not self._isExtIDIdempotent:
+            return request.key
+        if request.extID is None:
+            return None
+        key = str(request.extID)
+        if not (key.isascii() and key.isprintable()):
+            raise InvalidData(
+                "extID must be printable ASCII: here it is the idempotencyKey too"
+            )
+        return key
 
     def _accepted(self, reservation: Reservation) -> dict[str, Any]:
         trade = reservation.trade
@@ -175,10 +193,15 @@ class FinanceCommand:
         )
 
 
-def financeCommands(runtime: ITradingRuntime) -> Iterator[FinanceCommand]:
+def financeCommands(
+    runtime: ITradingRuntime, isExtIDIdempotent: bool = False
+) -> Iterator[FinanceCommand]:
     """
     Every command of the table, in both its forms.
+
+    @param isExtIDIdempotent: Take the C{extID} of a request as its
+        C{idempotencyKey} where it has none.
     """
     for method in FINANCE_METHODS:
-        yield FinanceCommand(method, runtime, isSync=False)
-        yield FinanceCommand(method, runtime, isSync=True)
+        for isSync in (False, True):
+            yield FinanceCommand(method, runtime, isSync, isExtIDIdempotent)

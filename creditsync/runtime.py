@@ -164,6 +164,8 @@ class TradingRuntime(Service):
         @raise Busy: Too many operations are queued.
         @raise ShuttingDown: The runtime is stopping, or has failed.
         """
+        if not self.running:
+            raise ShuttingDown()
         return self._earlier(operation) or self._reserve(operation)
 
     def trade(self, order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":

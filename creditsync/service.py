@@ -66,8 +66,8 @@ class CreditSync(Service):
         @param schemas: The judge of requests; by default the wire contract as
             it is published.
         @param timeout: Seconds from a request to 504 (seed, "Timeout").
-        @param isExtIDIdempotent: Take the C{extID} of a request as its
-            C{idempotencyKey} where it has none.
+        @param isExtIDIdempotent: Take the C{extID} of a finance command as
+            its C{idempotencyKey} where it has none.
         """
         self._reactor = reactor
         self._runtime = runtime
@@ -77,7 +77,7 @@ class CreditSync(Service):
         self.waiters = Waiters(reactor, timeout)
         self.sessions = Sessions(
             commands=[
-                *financeCommands(runtime),
+                *financeCommands(runtime, isExtIDIdempotent),
                 GetOperation(runtime),
                 HealthCheck(reactor, self.waiters),
                 Subscription("Subscribe", True),
@@ -87,7 +87,6 @@ class CreditSync(Service):
             schemas=schemas or Schemas(),
             waiters=self.waiters,
             limits=limits,
-            isExtIDIdempotent=isExtIDIdempotent,
         )
         self.factory = LineFactory(reactor, self.sessions, limits, timeout + GOODBYE)
         self._endpoints = [serverFromString(reactor, each) for each in listen]

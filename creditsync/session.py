@@ -259,16 +259,10 @@ class Sessions:
         schemas: Schemas,
         waiters: Waiters,
         limits: Limits,
-        isExtIDIdempotent: bool = False,
     ) -> None:
-        """
-        @param isExtIDIdempotent: Take the C{extID} of a request as its
-            C{idempotencyKey} where it has none.
-        """
         self._commands = {command.name: command for command in commands}
         self._schemas = schemas
         self._limits = limits
-        self._isExtIDIdempotent = isExtIDIdempotent
         self._audience: dict[Session, Principal] = {}
         self._stopping = False
         self._idle: list[Deferred[None]] = []
@@ -319,8 +313,6 @@ class Sessions:
         @raise InvalidData: A member of it breaks the schema.
         @raise ShuttingDown: The server is stopping.
         """
-        if self._isExtIDIdempotent and "extID" in members:
-            members = {"idempotencyKey": str(members["extID"]), **members}
         self._schemas.check("request", members)
         if self._stopping:
             raise ShuttingDown()

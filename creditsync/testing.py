@@ -16,6 +16,7 @@ from creditsync.codes import (
     EV_RECORD_ADD,
     EV_RECORD_DELETE,
     EV_RECORD_UPDATE,
+    REQUEST_STATES,
     SESSION_ADMIN,
     SESSION_DEALER,
     SESSION_MANAGER,
@@ -136,6 +137,10 @@ class FakeTradingRuntime:
         """
         See L{ITradingRuntime.trade}.
         """
+        for latest in reversed(self.reserved):
+            if latest.order == order:
+                state = REQUEST_STATES[latest.eventType]
+                return succeed(evolve(latest.trade, state=state))
         return succeed(self._trades.get(order))
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":

@@ -92,8 +92,10 @@ class HealthCheckTests(SynchronousTestCase):
         """
         operation = Operation("CreditInSync", 7, 1001, 1, "")
         durable: Deferred[None] = Deferred()
-        self.waiters.wait(Deferral(1, 0, operation), "1", object())
-        self.waiters.wait(Deferral(1, 0, operation, durable), "2", object())
+        forEvent = self.waiters.wait("1", object())
+        self.waiters.expect(forEvent, Deferral(1, 0, operation))
+        forCommit = self.waiters.wait("2", object())
+        self.waiters.expect(forCommit, Deferral(1, 0, operation, durable))
         self.assertEqual(self.execute()["pending"], 2)
         self.waiters.match(TradeEvent(0, {"order": 1}, operation), b"")
         self.assertEqual(self.execute()["pending"], 1)
@@ -210,7 +212,7 @@ class GetOperationTests(SynchronousTestCase):
         """
         why = self.failureResultOf(self.execute(order=42), NotFound).value
         self.assertEqual((why.status, why.error), (404, "NOT_FOUND"))
-        self.assertIn("data.order", why.message)
+        self.assertEqual(why.message, "there is no order 42")
 
     def test_noKey(self) -> None:
         """

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import Factory, define, evolve
 from jsonschema import Draft202012Validator
 from referencing import Registry
-from twisted.internet.defer import execute
+from twisted.internet.defer import execute, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -151,9 +151,8 @@ class HouseCase(SynchronousTestCase):
         self.runtime.startService()
         self.waiters = Waiters(self.clock, 5.0)
         self.sessions = Sessions(
-            self.clock,
             commands=[
-                *financeCommands(self.runtime),
+                *financeCommands(self.runtime, self.isExtIDIdempotent),
                 GetOperation(self.runtime),
                 HealthCheck(self.clock, self.waiters),
             ],
@@ -161,8 +160,6 @@ class HouseCase(SynchronousTestCase):
             schemas=SCHEMAS,
             waiters=self.waiters,
             limits=Limits(),
-            timeout=5.0,
-            isExtIDIdempotent=self.isExtIDIdempotent,
         )
         self.events.addObserver(self.sessions.tradeEvents)
         self.client = Client(self.sessions)
@@ -1346,7 +1343,7 @@ class ModelBehaviour:
         history = len(self.model.history)
         isFull = history - len(self.published) >= self.maxQueued
         isKnown = (asked.principal, asked.key) in self.model.keys
-        result = self.runtime.submit(asked)
+        result = maybeDeferred(self.runtime.submit, asked)
         if isFull and not isKnown:
             return self.refusal(result, "BUSY")
         expected = self.model.ask(asked, self.now)

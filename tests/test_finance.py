@@ -5,7 +5,7 @@ Tests for L{creditsync.finance}.
 from decimal import Decimal
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -79,7 +79,9 @@ class FinanceCase(SynchronousTestCase):
         Execute what the runtime accepts at once.
         """
         response: dict[str, Any] = self.successResultOf(
-            self.commands[name].execute(self.session, self.request(name, data))
+            maybeDeferred(
+                self.commands[name].execute, self.session, self.request(name, data)
+            )
         )
         return response
 
@@ -309,7 +311,9 @@ class FamilyOperationTests(FinanceCase):
         What is submitted for exactly this data.
         """
         request = Request(name, "1", "manager", data, key)
-        self.successResultOf(self.commands[name].execute(self.session, request))
+        self.successResultOf(
+            maybeDeferred(self.commands[name].execute, self.session, request)
+        )
         return self.runtime.reserved[-1].operation
 
     def test_cmds(self) -> None:
@@ -545,8 +549,10 @@ class ResponseTests(FinanceCase):
         What the runtime refuses is refused with its reason.
         """
         self.runtime.refusal = NoMoney("account 1001 has not enough credit")
-        response = self.commands["CreditInSync"].execute(
-            self.session, self.request("CreditInSync", {})
+        response = maybeDeferred(
+            self.commands["CreditInSync"].execute,
+            self.session,
+            self.request("CreditInSync", {}),
         )
         why = self.failureResultOf(response, NoMoney).value
         self.assertIs(why, self.runtime.refusal)

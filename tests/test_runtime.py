@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -162,7 +162,9 @@ class RuntimeCase(SynchronousTestCase):
         """
         Submit what is not refused.
         """
-        reservation: Reservation = self.successResultOf(self.runtime.submit(operation))
+        reservation: Reservation = self.successResultOf(
+            maybeDeferred(self.runtime.submit, operation)
+        )
         return reservation
 
     def refused(
@@ -171,7 +173,9 @@ class RuntimeCase(SynchronousTestCase):
         """
         Submit what is refused, with exactly this.
         """
-        why = self.failureResultOf(self.runtime.submit(operation), kind).value
+        why = self.failureResultOf(
+            maybeDeferred(self.runtime.submit, operation), kind
+        ).value
         assert type(why) is kind
         return why
 
@@ -1776,7 +1780,7 @@ class ServiceTests(RuntimeCase):
         runtime = self.made(ledger)
         self.assertRaises(LedgerProblem, runtime.startService)
         self.assertFalse(runtime.running)
-        self.failureResultOf(runtime.submit(credit()), ShuttingDown)
+        self.failureResultOf(maybeDeferred(runtime.submit, credit()), ShuttingDown)
 
     def test_stopAtRest(self) -> None:
         """
@@ -1843,10 +1847,14 @@ class ServiceTests(RuntimeCase):
         self.addCleanup(folder.cleanup)
         path = os.path.join(folder.name, "ledger.db")
         runtime = self.made(SQLiteLedger(path, execute))
-        self.failureResultOf(runtime.submit(credit(key="promo-1")), ShuttingDown)
+        self.failureResultOf(
+            maybeDeferred(runtime.submit, credit(key="promo-1")), ShuttingDown
+        )
         runtime.startService()
         self.successResultOf(runtime.stopService())
-        self.failureResultOf(runtime.submit(credit(key="promo-1")), ShuttingDown)
+        self.failureResultOf(
+            maybeDeferred(runtime.submit, credit(key="promo-1")), ShuttingDown
+        )
 
     def test_closedAfterPublication(self) -> None:
         """

@@ -251,7 +251,7 @@ class SessionTestCase(SynchronousTestCase):
         self.waiters = Waiters(self.clock, 5.0)
         self.sessions = Sessions(
             commands=[
-                *financeCommands(runtime),
+                *financeCommands(runtime, isExtIDIdempotent),
                 GetOperation(runtime),
                 HealthCheck(self.clock, self.waiters),
                 Subscription("Subscribe", True),
@@ -262,7 +262,6 @@ class SessionTestCase(SynchronousTestCase):
             schemas=schemas,
             waiters=self.waiters,
             limits=limits or Limits(),
-            isExtIDIdempotent=isExtIDIdempotent,
         )
         self.events.addObserver(self.sessions.tradeEvents)
 

@@ -5,6 +5,7 @@ stand for.
 
 from typing import Any
 
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -136,7 +137,7 @@ class RuntimeBehaviour:
         Submit a credit-in that is not refused.
         """
         reservation: Reservation = self.successResultOf(  # type: ignore[attr-defined]
-            self.runtime.submit(credit(amount, order))
+            maybeDeferred(self.runtime.submit, credit(amount, order))
         )
         return reservation
 
@@ -201,7 +202,7 @@ class RuntimeBehaviour:
         Times that are given, 0 too, are kept.
         """
         operation = credit(openTime=0, closeTime=1700)
-        self.successResultOf(self.runtime.submit(operation))
+        self.successResultOf(maybeDeferred(self.runtime.submit, operation))
         self.book()
         data = self.published[0].data
         self.assertEqual((data.openTime, data.closeTime), (0, 1700))
@@ -234,7 +235,9 @@ class RuntimeBehaviour:
         The reservation has the trade as it will be booked, and is no replay.
         """
         operation = credit()
-        reservation = self.successResultOf(self.runtime.submit(operation))
+        reservation = self.successResultOf(
+            maybeDeferred(self.runtime.submit, operation)
+        )
         self.assertIs(reservation.operation, operation)
         self.assertIs(reservation.isReplay, False)
         self.assertEqual(
@@ -249,7 +252,7 @@ class RuntimeBehaviour:
         self.submit()
         self.book()
         deletion = Deletion("DeleteCredit", 1242281, frozenset({7, 9}))
-        reservation = self.successResultOf(self.runtime.submit(deletion))
+        reservation = self.successResultOf(maybeDeferred(self.runtime.submit, deletion))
         self.assertEqual((reservation.order, reservation.eventType), (1242281, 2))
         self.book()
         expected = Trade(
@@ -262,7 +265,7 @@ class RuntimeBehaviour:
         There is nothing to delete where there is no such order.
         """
         deletion = Deletion("DeleteCredit", 42, frozenset({7, 9}))
-        self.failureResultOf(self.runtime.submit(deletion), NotFound)
+        self.failureResultOf(maybeDeferred(self.runtime.submit, deletion), NotFound)
 
     def test_lookUp(self: Any) -> None:
         """
@@ -288,7 +291,7 @@ class RuntimeBehaviour:
             credit(1, 1242281),
             Deletion("DeleteCredit", 1242281, frozenset({7, 9})),
         ):
-            self.successResultOf(self.runtime.submit(operation))
+            self.successResultOf(maybeDeferred(self.runtime.submit, operation))
             states.append(self.successResultOf(self.runtime.trade(1242281)).state)
             self.book()
             states.append(self.successResultOf(self.runtime.trade(1242281)).state)
@@ -366,7 +369,7 @@ class FakeTradingRuntimeTests(RuntimeBehaviour, SynchronousTestCase):
         """
         why = NoMoney("account 1001 has not enough credit")
         self.runtime.refusal = why
-        refused = self.runtime.submit(credit())
+        refused = maybeDeferred(self.runtime.submit, credit())
         self.assertIs(self.failureResultOf(refused, NoMoney).value, why)
         self.assertEqual(self.runtime.reserved, [])
         self.runtime.refusal = None

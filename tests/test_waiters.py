@@ -61,14 +61,18 @@ class WaitersCase(SynchronousTestCase):
         Wait for the event of an operation.
         """
         deferral = Deferral(order, type, operation or credit())
-        return self.waiters.wait(deferral, "credit-req-1001", self.session)
+        waiter = self.waiters.wait("credit-req-1001", self.session)
+        self.waiters.expect(waiter, deferral)
+        return waiter
 
     def committed(self, durable: "Deferred[None]") -> Waiter:
         """
         Wait for a commit.
         """
         deferral = Deferral(ORDER, ADD, credit(), durable)
-        return self.waiters.wait(deferral, "credit-req-1001", self.session)
+        waiter = self.waiters.wait("credit-req-1001", self.session)
+        self.waiters.expect(waiter, deferral)
+        return waiter
 
     def unknown(self, waiter: Waiter) -> OutcomeUnknown:
         """
@@ -90,7 +94,9 @@ class MatchTests(WaitersCase):
         seed has it.
         """
         waiter = self.wait(type=UPDATE)
-        self.assertEqual(waiter.event, (1242281, 1))
+        assert waiter.deferral is not None
+        deferral = waiter.deferral
+        self.assertEqual((deferral.order, deferral.eventType), (1242281, 1))
         self.assertEqual(waiter.extID, "credit-req-1001")
         self.assertIs(waiter.session, self.session)
         self.assertNoResult(waiter.ended)
