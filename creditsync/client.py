@@ -249,7 +249,7 @@ class CreditClient(ClientService):
         @param closeTime: UNIX seconds; by default the time of booking.
         @param key: The C{idempotencyKey}; by default a fresh one.
         @return: Fires with the trade as it was booked: the data of its trade
-            event, with its C{profit} as a L{Decimal}. Fails with L{Refused},
+            event, with its C{profit} as a C{Decimal}. Fails with L{Refused},
             L{Unanswered} or L{OutcomeUnknown}.
         """
         data = _booking(login, amount, comment, order, openTime, closeTime)
