@@ -6,7 +6,19 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from creditsync import __version__
-from creditsync.cli import account, demo, serve, token
+from creditsync.cli import (
+    account,
+    backup,
+    bulk,
+    check,
+    demo,
+    export,
+    operations,
+    serve,
+    statement,
+    token,
+    watch,
+)
 
 _EPILOG = """\
 without a command, or with options of the server only, it serves:
@@ -46,7 +58,8 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     commands.add_parser("serve", help="run the server in the foreground")
-    for module in (token, account, demo):
+    reading = (statement, check, backup, export)
+    for module in (token, account, operations, watch, bulk, *reading, demo):
         module.addCommand(commands)
     return parser
 

@@ -74,6 +74,19 @@ _CONCLUSIVE = frozenset({400, 404, 409, 422})
 _MONEY = ("profit", "amount")
 
 
+class Answer(dict[str, Any]):
+    """
+    The data of a reply, its money as C{Decimal}.
+
+    @ivar isReplay: Whether the operation was booked before, under the same
+        key, and was not booked again.
+    """
+
+    def __init__(self, data: Data, isReplay: bool) -> None:
+        super().__init__(data)
+        self.isReplay = isReplay
+
+
 class Refused(Exception):
     """
     The server refused the request: nothing has happened.
@@ -143,7 +156,7 @@ class _Request:
     command: str
     key: str | None
     body: bytes
-    ended: "Deferred[Data]" = field(init=False)
+    ended: "Deferred[Answer]" = field(init=False)
     extID: str | None = None
     tries: int = 0
     mayBeBooked: bool = False
@@ -236,7 +249,7 @@ class CreditClient(ClientService):
         openTime: int | None = None,
         closeTime: int | None = None,
         key: str | None = None,
-    ) -> "Deferred[Data]":
+    ) -> "Deferred[Answer]":
         """
         Add credit to an account, or update a credit-in.
 
@@ -265,7 +278,7 @@ class CreditClient(ClientService):
         openTime: int | None = None,
         closeTime: int | None = None,
         key: str | None = None,
-    ) -> "Deferred[Data]":
+    ) -> "Deferred[Answer]":
         """
         Take credit out of an account, or update a credit-out; see L{creditIn}.
 
@@ -284,7 +297,7 @@ class CreditClient(ClientService):
         openTime: int | None = None,
         closeTime: int | None = None,
         key: str | None = None,
-    ) -> "Deferred[Data]":
+    ) -> "Deferred[Answer]":
         """
         Add to an account's balance, or update a balance-in; see L{creditIn}.
 
@@ -303,7 +316,7 @@ class CreditClient(ClientService):
         openTime: int | None = None,
         closeTime: int | None = None,
         key: str | None = None,
-    ) -> "Deferred[Data]":
+    ) -> "Deferred[Answer]":
         """
         Take out of an account's balance, or update a balance-out; see
         L{creditIn}.
@@ -314,13 +327,15 @@ class CreditClient(ClientService):
         data = _booking(login, amount, comment, order, openTime, closeTime)
         return self.request("BalanceOutSync", data, key)
 
-    def deleteCredit(self, order: int, *, key: str | None = None) -> "Deferred[Data]":
+    def deleteCredit(self, order: int, *, key: str | None = None) -> "Deferred[Answer]":
         """
         Delete a credit-in or credit-out; see L{creditIn} for what comes back.
         """
         return self.request("DeleteCreditSync", {"order": order}, key)
 
-    def deleteBalance(self, order: int, *, key: str | None = None) -> "Deferred[Data]":
+    def deleteBalance(
+        self, order: int, *, key: str | None = None
+    ) -> "Deferred[Answer]":
         """
         Delete a balance-in or balance-out; see L{creditIn} for what comes
         back.
@@ -329,7 +344,7 @@ class CreditClient(ClientService):
 
     def getOperation(
         self, *, order: int | None = None, key: str | None = None
-    ) -> "Deferred[Data]":
+    ) -> "Deferred[Answer]":
         """
         Ask for a trade as it is now, by its order or by the key under which
         this token's principal had it booked.
@@ -340,7 +355,7 @@ class CreditClient(ClientService):
         data = _present({"order": order, "idempotencyKey": key})
         return self.request("GetOperation", data)
 
-    def healthCheck(self) -> "Deferred[Data]":
+    def healthCheck(self) -> "Deferred[Answer]":
         """
         Ask how the server is.
         """
@@ -348,7 +363,7 @@ class CreditClient(ClientService):
 
     def request(
         self, command: str, data: Mapping[str, Any], key: str | None = None
-    ) -> "Deferred[Data]":
+    ) -> "Deferred[Answer]":
         """
         Send any command.
 
@@ -547,7 +562,7 @@ class CreditClient(ClientService):
             self._log.warn("no subscription: {answer}", answer=answer)
         self._pump()
 
-    def _answered(self, request: _Request, answer: Data | Refused) -> None:
+    def _answered(self, request: _Request, answer: Answer | Refused) -> None:
         """
         A try has its reply, which ends the request or asks for another try.
         """
@@ -739,7 +754,7 @@ def _encode(command: str, data: Data, key: str | None = None) -> bytes:
     return body
 
 
-def _answer(members: Data) -> Data | Refused:
+def _answer(members: Data) -> Answer | Refused:
     """
     What a reply says.
 
@@ -747,7 +762,7 @@ def _answer(members: Data) -> Data | Refused:
     """
     status, data = members.get("status"), members.get("data")
     if status == 200 and isinstance(data, dict):
-        return _exact(data)
+        return Answer(_exact(data), members.get("replayed") is True)
     error, message = members.get("error"), members.get("message")
     if (
         not isinstance(status, int)

@@ -399,7 +399,7 @@ class Server(Service):
         super().startService()  # type: ignore[no-untyped-call]
         with _sentence():
             self.creditSync.startService()
-        self._reactor.addSystemEventTrigger("before", "shutdown", _endAtNextSignal)
+        self._reactor.addSystemEventTrigger("before", "shutdown", endAtNextSignal)
         self.creditSync.whenFailed().addErrback(self._failed)
 
     def stopService(self) -> "Deferred[None]":
@@ -436,7 +436,7 @@ def _sentence() -> Iterator[None]:
         raise CannotStart(str(e)) from e
 
 
-def _endAtNextSignal() -> None:
+def endAtNextSignal() -> None:
     """
     Let the next signal end the process, now that one has asked it to stop.
     """

@@ -223,7 +223,11 @@ class MainTests(CommandTestCase):
         self.patch(sys, "argv", ["creditsync", "--help"])
         with redirect_stdout(said):
             self.assertRaises(SystemExit, main)
-        for command in ("serve", "token", "account", "demo"):
+        commands = (
+            "serve token account credit-in credit-out balance-in balance-out delete"
+            " show watch bulk statement check backup export demo"
+        )
+        for command in commands.split():
             self.assertIn(f"\n    {command} ", said.getvalue())
 
     def test_version(self) -> None:

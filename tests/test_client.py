@@ -846,7 +846,19 @@ class RetryTests(ClientTestCase):
             b'{"extID":"%s","status":200,"replayed":true,' % second["extID"].encode()
             + TRADE
         )
-        self.assertEqual(self.successResultOf(result), DATA)
+        answer = self.successResultOf(result)
+        self.assertEqual(answer, DATA)
+        self.assertIs(answer.isReplay, True)
+
+    def test_noReplay(self) -> None:
+        """
+        What was booked by this very try is no replay.
+        """
+        result = self.credit()
+        self.server.receive(
+            b'{"extID":"%s","status":200,' % self.sent()["extID"].encode() + TRADE
+        )
+        self.assertIs(self.successResultOf(result).isReplay, False)
 
     def test_waitsOutliveTheConnection(self) -> None:
         """

@@ -6,8 +6,6 @@ the seed document sent to it over TCP.
 import json
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -22,6 +20,7 @@ from twisted.python.usage import UsageError
 
 from creditsync import __version__
 from creditsync.auth import mint
+from creditsync.cli.stopping import untilStopped
 from creditsync.codes import SESSION_MANAGER
 from creditsync.tap import (
     DEFAULT_LISTEN,
@@ -90,7 +89,7 @@ async def demo(reactor: Any, listen: str | None, once: bool) -> None:
     settleProcess(reactor)
     with (
         TemporaryDirectory(prefix="creditsync-demo-") as folder,
-        _untilStopped(reactor) as stopped,
+        untilStopped(reactor) as stopped,
     ):
         key = makeKey(Path(folder, "creditsync.key"))
         server = _start(reactor, folder, key, listen)
@@ -108,30 +107,6 @@ async def demo(reactor: Any, listen: str | None, once: bool) -> None:
             await stopped
         finally:
             await maybeDeferred(server.stopService)
-
-
-@contextmanager
-def _untilStopped(reactor: Any) -> Iterator[Deferred[None]]:
-    """
-    Have the reactor's stop wait for the end of this block.
-
-    @return: A context that gives a Deferred, which fires as the stop begins.
-    """
-    stopped: Deferred[None] = Deferred()
-    ended: Deferred[None] = Deferred()
-
-    def stop() -> Deferred[None]:
-        stopped.callback(None)
-        return ended
-
-    trigger = reactor.addSystemEventTrigger("before", "shutdown", stop)
-    try:
-        yield stopped
-    finally:
-        if stopped.called:
-            ended.callback(None)
-        else:
-            reactor.removeSystemEventTrigger(trigger)
 
 
 def _start(reactor: Any, folder: str, key: bytes, listen: str | None) -> Server:

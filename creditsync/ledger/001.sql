@@ -18,7 +18,9 @@ CREATE TABLE trade (
     open_time  INTEGER NOT NULL,
     close_time INTEGER NOT NULL,
     -- the last change
-    timestamp  INTEGER NOT NULL
+    timestamp  INTEGER NOT NULL,
+    -- how often it was changed since it was made
+    revision   INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- The sums of each account's booked trades (state 3): balance of cmd 6 and 8,
@@ -52,6 +54,9 @@ CREATE TABLE keyed_operation (
     open_time        INTEGER NOT NULL,
     close_time       INTEGER NOT NULL,
     timestamp        INTEGER NOT NULL,
+    -- of the trade, by this operation: while the trade still has it, the two
+    -- agree in every column
+    revision         INTEGER NOT NULL,
     PRIMARY KEY (principal, key)
 ) STRICT, WITHOUT ROWID;
 
@@ -60,25 +65,25 @@ CREATE TABLE keyed_operation (
 CREATE VIEW keyed_booking AS
 SELECT NULL AS principal, NULL AS key, NULL AS command, NULL AS type,
        NULL AS asked_order, NULL AS asked_open_time, NULL AS asked_close_time,
-       trade.*
+       "order", login, cmd, state, profit, comment, open_time, close_time, timestamp
 FROM trade;
 
 CREATE TRIGGER keyed_booking_inserted INSTEAD OF INSERT ON keyed_booking
 BEGIN
-    INSERT INTO trade VALUES (
+    INSERT INTO trade (
+        "order", login, cmd, state, profit, comment, open_time, close_time, timestamp
+    ) VALUES (
         NEW."order", NEW.login, NEW.cmd, NEW.state, NEW.profit, NEW.comment,
         NEW.open_time, NEW.close_time, NEW.timestamp
     ) ON CONFLICT ("order") DO UPDATE SET
         login = excluded.login, cmd = excluded.cmd, state = excluded.state,
         profit = excluded.profit, comment = excluded.comment,
         open_time = excluded.open_time, close_time = excluded.close_time,
-        timestamp = excluded.timestamp;
+        timestamp = excluded.timestamp, revision = revision + 1;
     INSERT INTO keyed_operation
     SELECT NEW.principal, NEW.key, NEW.command, NEW.type, NEW.asked_order,
-           NEW.asked_open_time, NEW.asked_close_time,
-           NEW."order", NEW.login, NEW.cmd, NEW.state, NEW.profit, NEW.comment,
-           NEW.open_time, NEW.close_time, NEW.timestamp
-    WHERE NEW.key IS NOT NULL;
+           NEW.asked_open_time, NEW.asked_close_time, trade.*
+    FROM trade WHERE trade."order" = NEW."order" AND NEW.key IS NOT NULL;
 END;
 
 -- One row: the first order number that no process has reserved yet.

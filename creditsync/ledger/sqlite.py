@@ -15,19 +15,18 @@ argument to SQLite and no part of the wire, so it is made here and not in
 L{creditsync.wire}; msgspec makes it five times as fast as the standard
 library.
 
+What happens before the first order is in L{creditsync.ledger.opening}.
+
 An order number may be told to a client (in a 504) before its trade is
 committed, or without it ever being. Numbers are therefore reserved durably, a
 block at a time, before the first of them is given out; after a crash the rest
 of the block is skipped, and nothing is given out twice.
 """
 
-import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from importlib.resources import files
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
 from typing import Any, Final
 
 from attrs import define, field
@@ -37,28 +36,25 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from creditsync.codes import EV_RECORD_DELETE
-from creditsync.errors import Busy, LedgerDamaged, LedgerInUse, LedgerProblem
+from creditsync.errors import Busy, LedgerProblem
 from creditsync.interfaces import ILedger
-from creditsync.records import Account, Deletion, Operation, Reservation, Trade
-
-# "CrSy" in the file's header: by this a ledger is known from other databases.
-APPLICATION_ID: Final = 0x43725379
-
-# The schema's scripts: the n-th one makes version n from version n - 1.
-SCRIPTS: tuple[str, ...] = tuple(
-    files(__package__).joinpath(name).read_text("utf-8") for name in ("001.sql",)
+from creditsync.ledger.checking import firstOrder
+from creditsync.ledger.opening import (
+    COLUMNS,
+    SCRIPTS,
+    connectReader,
+    explained,
+    prepare,
+    takeLock,
 )
+from creditsync.records import Account, Deletion, Operation, Reservation, Trade
 
 # Order numbers reserved at a time.
 BLOCK: Final = 100_000
 
-_COLUMNS: Final = (
-    '"order", login, cmd, state, profit, comment, open_time, close_time, timestamp'
-)
-
 # "WHERE true" keeps SQLite from reading ON CONFLICT as a join's ON.
 _BOOK: Final = f"""
-    INSERT INTO trade ({_COLUMNS})
+    INSERT INTO trade ({COLUMNS})
     SELECT value->>0, value->>1, value->>2, value->>3, value->>4,
            value->>5, value->>6, value->>7, value->>8
     FROM json_each(?) WHERE true
@@ -66,7 +62,7 @@ _BOOK: Final = f"""
         login = excluded.login, cmd = excluded.cmd, state = excluded.state,
         profit = excluded.profit, comment = excluded.comment,
         open_time = excluded.open_time, close_time = excluded.close_time,
-        timestamp = excluded.timestamp
+        timestamp = excluded.timestamp, revision = revision + 1
 """
 
 # The same through a view that also remembers keys, for which it takes about
@@ -78,38 +74,11 @@ _BOOK_KEYED: Final = f"""
 """
 
 _REPLAY: Final = f"""
-    SELECT command, type, asked_order, asked_open_time, asked_close_time, {_COLUMNS}
+    SELECT command, type, asked_order, asked_open_time, asked_close_time, {COLUMNS}
     FROM keyed_operation WHERE principal = ? AND key = ?
 """
 
 _SET_MARK: Final = "UPDATE order_mark SET next_order = ?"
-
-# The first account whose totals are not the sums of its booked trades, or
-# that has trades and no row. Sums are taken in two parts: sum() fails as soon
-# as it leaves 64 bits, even if later trades would bring it back.
-_WRONG_TOTAL: Final = """
-    WITH part AS (
-        SELECT login,
-               ifnull(sum(profit / 1000000000) FILTER (WHERE cmd IN (6, 8)), 0) AS b1,
-               ifnull(sum(profit % 1000000000) FILTER (WHERE cmd IN (6, 8)), 0) AS b0,
-               ifnull(sum(profit / 1000000000) FILTER (WHERE cmd IN (7, 9)), 0) AS c1,
-               ifnull(sum(profit % 1000000000) FILTER (WHERE cmd IN (7, 9)), 0) AS c0
-        FROM (SELECT login, cmd, iif(state = 3, profit, 0) AS profit FROM trade)
-        GROUP BY login
-    ), booked AS (
-        SELECT login, b1 * 1000000000 + b0 AS balance, c1 * 1000000000 + c0 AS credit
-        FROM part
-    )
-    SELECT login, account.balance, account.credit,
-           ifnull(booked.balance, 0), ifnull(booked.credit, 0)
-    FROM account LEFT JOIN booked USING (login)
-    WHERE account.balance <> ifnull(booked.balance, 0)
-       OR account.credit <> ifnull(booked.credit, 0)
-    UNION ALL
-    SELECT login, NULL, NULL, balance, credit
-    FROM booked WHERE login NOT IN (SELECT login FROM account)
-    LIMIT 1
-"""
 
 _encoder = Encoder()
 
@@ -149,16 +118,16 @@ class SQLiteLedger:
         assert self._held is None, "the ledger is open"
         # One file is one lock, by whatever symbolic link it was named.
         path = os.path.realpath(self.path)
-        with ExitStack() as held, _explained(path):
+        with ExitStack() as held, explained(path):
             # Let go in the opposite order, so the read-only connection goes
             # first: the last one to close empties the WAL file into the
             # database, and that one may not.
-            held.callback(os.close, _takeLock(path))
+            held.callback(os.close, takeLock(path))
             writer = held.enter_context(closing(_connect(path)))
-            _prepare(writer, path)
-            order = _checked(writer, path)
+            prepare(writer, path, SCRIPTS)
+            order = firstOrder(writer, path)
             writer.execute(_SET_MARK, (order + BLOCK,))
-            reader = held.enter_context(closing(_connectReader(path)))
+            reader = held.enter_context(closing(connectReader(path)))
             self._held = held.pop_all()
         self._writer, self._reader = writer, reader
         self._next, self._mark = order, order + BLOCK
@@ -197,7 +166,7 @@ class SQLiteLedger:
         """
         The committed trade with this order.
         """
-        row = self._read(f'SELECT {_COLUMNS} FROM trade WHERE "order" = ?', order)
+        row = self._read(f'SELECT {COLUMNS} FROM trade WHERE "order" = ?', order)
         return None if row is None else Trade(*row)
 
     def account(self, login: int) -> Account | None:
@@ -365,64 +334,6 @@ def _keyed(reservation: Reservation) -> tuple[Any, ...]:
     )
 
 
-@contextmanager
-def _explained(path: str) -> Iterator[None]:
-    """
-    Turn what the system and SQLite raise into a sentence that says what to do.
-    """
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise LedgerProblem(
-            f"the folder of the ledger {path} does not exist: create it, or name "
-            f"another one"
-        ) from error
-    except PermissionError as error:
-        raise LedgerProblem(
-            f"this user may not write the ledger {path}: give it the right to write "
-            f"in that folder, or name another one"
-        ) from error
-    except (OSError, sqlite3.OperationalError) as error:
-        raise LedgerProblem(
-            f"the ledger {path} can't be used: {error}; see that it is a file on a "
-            f"local disk with space left, that this user may write it and its folder, "
-            f"and that no other program writes it"
-        ) from error
-    except sqlite3.DatabaseError as error:
-        raise LedgerDamaged(
-            f"{path} is no readable SQLite database: {error}; name another file, or "
-            f"bring back a backup"
-        ) from error
-
-
-def _takeLock(path: str) -> int:
-    """
-    Keep every other process out, as long as the descriptor is open.
-
-    @raise LedgerInUse: Another one was here first.
-    """
-    # Beside the database and never on it: POSIX locks belong to the process,
-    # and closing any descriptor of the database file would drop SQLite's own.
-    # The file stays when the lock ends: whoever opened it before its removal
-    # would lock a file that nobody else can see.
-    lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.write(lock, b"%d\n" % os.getpid())
-    except BlockingIOError:
-        pid = os.read(lock, 20).decode("ascii", "replace").strip()
-        os.close(lock)
-        raise LedgerInUse(
-            f"process {pid} has the ledger {path} open: stop it first, or name "
-            f"another ledger"
-        ) from None
-    except BaseException:
-        os.close(lock)
-        raise
-    return lock
-
-
 def _connect(path: str) -> sqlite3.Connection:
     """
     Open the one connection that writes.
@@ -432,121 +343,3 @@ def _connect(path: str) -> sqlite3.Connection:
             f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or newer is needed"
         )
     return sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-
-
-def _connectReader(path: str) -> sqlite3.Connection:
-    """
-    Open a connection that can't write, whatever it is asked.
-    """
-    return sqlite3.connect(
-        # as_uri() quotes what means something in a URI.
-        Path(path).as_uri() + "?mode=ro",
-        uri=True,
-        check_same_thread=False,
-        isolation_level=None,
-    )
-
-
-def _prepare(writer: sqlite3.Connection, path: str) -> None:
-    """
-    See that the file is a ledger, or make it one, of the newest version.
-    """
-    version = _version(writer, path)
-    # Durability is what these two say, and SQLite answers a setting that it
-    # can't make by doing nothing: so they are read back.
-    writer.execute("PRAGMA journal_mode = wal")
-    writer.execute("PRAGMA synchronous = FULL")
-    journal = _value(writer, "PRAGMA journal_mode")
-    synchronous = _value(writer, "PRAGMA synchronous")
-    if (journal, synchronous) != ("wal", 2):
-        raise LedgerProblem(
-            f"the ledger {path} can't be made durable: journal_mode is {journal} and "
-            f"synchronous is {synchronous}, where wal and 2 (FULL) are needed; put it "
-            f"on a local disk"
-        )
-    if 0 < version < len(SCRIPTS):
-        _backUp(writer, f"{path}.v{version}")
-    for number, script in enumerate(SCRIPTS[version:], version + 1):
-        _runScript(writer, number, script)
-
-
-def _version(writer: sqlite3.Connection, path: str) -> int:
-    """
-    The version of the ledger, or 0 for a file that is empty or new.
-    """
-    application = _value(writer, "PRAGMA application_id")
-    version: int = _value(writer, "PRAGMA user_version")
-    if not (
-        application or version or _value(writer, "SELECT count(*) FROM sqlite_master")
-    ):
-        return 0
-    if application != APPLICATION_ID:
-        raise LedgerDamaged(
-            f"{path} is a database of another program: name another file"
-        )
-    if version > len(SCRIPTS):
-        raise LedgerProblem(
-            f"the ledger {path} has version {version}, and this creditsync knows "
-            f"versions up to {len(SCRIPTS)}: run the newer creditsync that wrote it"
-        )
-    return version
-
-
-def _backUp(writer: sqlite3.Connection, path: str) -> None:
-    """
-    Copy the ledger as it is; under its final name only when it is whole.
-    """
-    part = path + ".part"
-    Path(part).unlink(missing_ok=True)
-    with closing(sqlite3.connect(part)) as copy:
-        writer.backup(copy)
-    os.replace(part, path)
-
-
-def _runScript(writer: sqlite3.Connection, number: int, script: str) -> None:
-    """
-    Make this version of the schema, all of it or nothing.
-    """
-    # executescript() commits what is open and then starts no transaction of
-    # its own: it has to be inside the script. If that fails, open() closes the
-    # connection, which rolls back.
-    writer.executescript(
-        f"BEGIN IMMEDIATE;\n{script}\n"
-        f"PRAGMA application_id = {APPLICATION_ID};\n"
-        f"PRAGMA user_version = {number};\n"
-        f"COMMIT;"
-    )
-
-
-def _checked(writer: sqlite3.Connection, path: str) -> int:
-    """
-    Prove that totals are the sums of their trades, and that no order stands
-    above the mark.
-
-    @return: The first order number that may be given out.
-    """
-    wrong = writer.execute(_WRONG_TOTAL).fetchone()
-    if wrong is not None:
-        login, balance, credit, balanceSum, creditSum = wrong
-        raise LedgerDamaged(
-            f"account {login} of the ledger {path} has balance {balance} and credit "
-            f"{credit}, but its trades sum up to balance {balanceSum} and credit "
-            f"{creditSum} (10⁻⁸ units): find out what else wrote it, or bring back "
-            f"a backup"
-        )
-    mark = _value(writer, "SELECT max(next_order) FROM order_mark")
-    last = _value(writer, 'SELECT max("order") FROM trade')
-    if mark is None or mark <= (last or 0):
-        raise LedgerDamaged(
-            f"the ledger {path} has order {last}, but its order mark is {mark}, and no "
-            f"order may stand above the mark: find out what else wrote it, or bring "
-            f"back a backup"
-        )
-    return int(mark)
-
-
-def _value(writer: sqlite3.Connection, statement: str) -> Any:
-    """
-    The one value that this statement gives.
-    """
-    return writer.execute(statement).fetchone()[0]

@@ -1,0 +1,301 @@
+"""
+C{creditsync credit-in} and its kin: one operation each, and C{creditsync show},
+which tells what became of one.
+"""
+
+import re
+from argparse import (
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+from attrs import define
+from twisted.internet.defer import Deferred
+
+from creditsync import codes, wire
+from creditsync.cli.connection import (
+    DONE,
+    STATUSES,
+    addConnection,
+    readToken,
+    talk,
+)
+from creditsync.client import Answer, CreditClient
+
+
+@define
+class Booking:
+    """
+    A method that makes or updates a trade, as people say it.
+
+    @ivar name: The subcommand.
+    @ivar command: The command on the wire.
+    @ivar isOut: Whether the amount is negative there.
+    """
+
+    name: str
+    command: str
+    isOut: bool
+    needsComment: bool
+    help: str
+
+    def signed(self, amount: Decimal) -> Decimal:
+        """
+        The amount as it is on the wire. Nothing is rounded.
+        """
+        return amount.copy_negate() if self.isOut else amount
+
+
+BOOKINGS: Final = (
+    Booking("credit-in", "CreditInSync", False, True, "add credit to an account"),
+    Booking("credit-out", "CreditOutSync", True, True, "take credit out of an account"),
+    Booking("balance-in", "BalanceInSync", False, False, "add to an account's balance"),
+    Booking(
+        "balance-out", "BalanceOutSync", True, False, "take out of an account's balance"
+    ),
+)
+
+# Called with the options and a client; gives the Deferred of a trade.
+Ask: TypeAlias = Callable[[Namespace, CreditClient], "Deferred[Answer]"]
+
+_DELETIONS: Final = {"credit": "DeleteCreditSync", "balance": "DeleteBalanceSync"}
+
+_CMDS: Final[dict[Any, str]] = {
+    codes.OP_BALANCE_IN: "balance-in",
+    codes.OP_CREDIT_IN: "credit-in",
+    codes.OP_BALANCE_OUT: "balance-out",
+    codes.OP_CREDIT_OUT: "credit-out",
+}
+
+_STATES: Final[dict[Any, str]] = {
+    codes.TS_CLOSED_NORMAL: "booked",
+    codes.TS_DELETED: "deleted",
+}
+
+_KEY_HELP = (
+    "the idempotency key: who repeats the same command under the same key gets the"
+    " same order, and nothing is booked twice (default: a fresh one, printed if the"
+    " outcome is unknown)"
+)
+
+
+def addCommand(commands: Any) -> None:
+    """
+    Add the subcommands to the command line.
+    """
+    for booking in BOOKINGS:
+        _addBooking(commands, booking)
+    _addDelete(commands)
+    _addShow(commands)
+
+
+def _addBooking(commands: Any, booking: Booking) -> None:
+    way = "taken out" if booking.isOut else "put in"
+    parser = _parser(
+        commands,
+        booking.name,
+        booking.help,
+        f"{booking.help[0].upper()}{booking.help[1:]} and print the booked trade.",
+    )
+    parser.add_argument("login", metavar="LOGIN", type=_login, help="the account")
+    parser.add_argument(
+        "amount",
+        metavar="AMOUNT",
+        type=_amount,
+        help=f"what is {way}: greater than 0, with at most 8 decimals",
+    )
+    if booking.needsComment:
+        parser.add_argument("comment", metavar="COMMENT", help="what it is for")
+    else:
+        parser.add_argument(
+            "comment",
+            metavar="COMMENT",
+            nargs="?",
+            help="what it is for (default: the server's, Finance)",
+        )
+    parser.add_argument(
+        "--order",
+        metavar="N",
+        type=_order,
+        help=f"update this {booking.name}; if there is no order of this number, a new"
+        " one is made",
+    )
+    for name in ("open", "close"):
+        parser.add_argument(
+            f"--{name}-time",
+            metavar="TIME",
+            type=int,
+            help="in UNIX seconds (default: the time of booking)",
+        )
+    parser.add_argument("--key", help=_KEY_HELP)
+    parser.set_defaults(run=partial(_run, partial(_booking, booking)))
+
+
+def _addDelete(commands: Any) -> None:
+    parser = _parser(
+        commands,
+        "delete",
+        "delete an order",
+        "Delete an order and print the trade as it was.",
+    )
+    parser.add_argument("kind", choices=_DELETIONS, help="what the order is one of")
+    parser.add_argument("order", metavar="ORDER", type=_order)
+    parser.add_argument("--key", help=_KEY_HELP)
+    parser.set_defaults(run=partial(_run, _deletion))
+
+
+def _addShow(commands: Any) -> None:
+    parser = _parser(
+        commands,
+        "show",
+        "show an order, or what was booked under a key",
+        "Print a trade as it is now. Exit status 3 means that there is none.",
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("order", metavar="ORDER", type=_order, nargs="?")
+    which.add_argument(
+        "--key", help="an idempotency key that was used with a token of the same id"
+    )
+    parser.set_defaults(run=partial(_run, _question))
+
+
+def _parser(commands: Any, name: str, help: str, description: str) -> ArgumentParser:
+    """
+    Begin a subcommand that has one trade for its result.
+    """
+    parser: ArgumentParser = commands.add_parser(
+        name,
+        help=help,
+        description=description,
+        epilog=STATUSES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    addConnection(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="print the trade as a JSON object"
+    )
+    parser.set_defaults(name=name)
+    return parser
+
+
+def _login(text: str) -> int:
+    """
+    Read the login of an account.
+    """
+    return _positive("a login", text)
+
+
+def _order(text: str) -> int:
+    """
+    Read the number of an order.
+    """
+    return _positive("an order", text)
+
+
+def _amount(text: str) -> Decimal:
+    """
+    Read an amount exactly as it is written.
+
+    @raise ArgumentTypeError: It is no plain number greater than 0.
+    """
+    if not re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", text) or not Decimal(text):
+        raise ArgumentTypeError(
+            f"an amount is a number greater than 0 such as 300 or 19.99: {text}"
+        )
+    return Decimal(text)
+
+
+def _positive(what: str, text: str) -> int:
+    # Longer ones are too great, and int() is slow with very long ones.
+    number = int(text) if re.fullmatch("[0-9]{1,16}", text) else 0
+    if not 1 <= number <= codes.MAX_SAFE_INTEGER:
+        raise ArgumentTypeError(f"{what} is a number from 1 to 2^53-1: {text}")
+    return number
+
+
+def _run(ask: Ask, options: Namespace) -> None:
+    """
+    Ask, and print what comes.
+    """
+    talk(options, readToken(options), partial(perform, ask, options))
+
+
+async def perform(
+    ask: Ask,
+    options: Namespace,
+    reactor: Any,
+    client: CreditClient,
+    stopped: "Deferred[None]",
+) -> int:
+    """
+    Ask one thing and print the trade that is the answer.
+
+    @return: The exit status.
+    """
+    # What is under way then fails, and says whether it may have happened.
+    stopped.addCallback(lambda _: client.stopService())
+    data = await ask(options, client)
+    if options.json:
+        print(wire.encodeData(data).decode("ascii"))
+    else:
+        remark = ", before this and under the same key" if data.isReplay else ""
+        print(describe(data) + remark)
+    return DONE
+
+
+def _booking(
+    booking: Booking, options: Namespace, client: CreditClient
+) -> "Deferred[Answer]":
+    members = {
+        "login": options.login,
+        "amount": booking.signed(options.amount),
+        "comment": options.comment,
+        "order": options.order,
+        "open_time": options.open_time,
+        "close_time": options.close_time,
+    }
+    data = {name: value for name, value in members.items() if value is not None}
+    return client.request(booking.command, data, options.key)
+
+
+def _deletion(options: Namespace, client: CreditClient) -> "Deferred[Answer]":
+    data = {"order": options.order}
+    return client.request(_DELETIONS[options.kind], data, options.key)
+
+
+def _question(options: Namespace, client: CreditClient) -> "Deferred[Answer]":
+    return client.getOperation(order=options.order, key=options.key)
+
+
+def describe(data: Mapping[str, Any]) -> str:
+    """
+    A trade on one line, for people.
+    """
+    cmd, state = data.get("cmd"), data.get("state")
+    words = [
+        f"order {data.get('order')}",
+        f"login {data.get('login')}",
+        f"{_CMDS.get(cmd, f'cmd {cmd}')} {_plain(data.get('profit'))}",
+        _printable(str(data.get("comment", ""))),
+        _STATES.get(state, f"state {state}"),
+    ]
+    return "  ".join(words)
+
+
+def _plain(profit: Any) -> str:
+    return f"{profit:f}" if isinstance(profit, Decimal) else str(profit)
+
+
+def _printable(comment: str) -> str:
+    """
+    A comment with nothing in it that moves the cursor, such as a line's end.
+    """
+    return "".join(
+        each if each.isprintable() else ascii(each)[1:-1] for each in comment
+    )

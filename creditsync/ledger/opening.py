@@ -1,0 +1,182 @@
+"""
+What stands between a ledger's file and its use: the lock, the schema and its
+versions, and a sentence for whatever is wrong.
+"""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
+
+# "CrSy" in the file's header: by this a ledger is known from other databases.
+APPLICATION_ID: Final = 0x43725379
+
+# The schema's scripts: the n-th one makes version n from version n - 1.
+SCRIPTS: Final[tuple[str, ...]] = tuple(
+    files(__package__).joinpath(name).read_text("utf-8") for name in ("001.sql",)
+)
+
+# Of trade, in the order of the members of a Trade.
+COLUMNS: Final = (
+    '"order", login, cmd, state, profit, comment, open_time, close_time, timestamp'
+)
+
+
+@contextmanager
+def explained(path: str) -> Iterator[None]:
+    """
+    Turn what the system and SQLite raise into a sentence that says what to do.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise LedgerProblem(
+            f"the folder of the ledger {path} does not exist: create it, or name "
+            f"another one"
+        ) from error
+    except PermissionError as error:
+        raise LedgerProblem(
+            f"this user may not write the ledger {path}: give it the right to write "
+            f"in that folder, or name another one"
+        ) from error
+    except (OSError, sqlite3.OperationalError) as error:
+        raise LedgerProblem(
+            f"the ledger {path} can't be used: {error}; see that it is a file on a "
+            f"local disk with space left, that this user may write it and its folder, "
+            f"and that no other program writes it"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise LedgerDamaged(
+            f"{path} is no readable SQLite database: {error}; name another file, or "
+            f"bring back a backup"
+        ) from error
+
+
+def takeLock(path: str) -> int:
+    """
+    Keep every other process out, as long as the descriptor is open.
+
+    @raise LedgerInUse: Another one was here first.
+    """
+    # Beside the database and never on it: POSIX locks belong to the process,
+    # and closing any descriptor of the database file would drop SQLite's own.
+    # The file stays when the lock ends: whoever opened it before its removal
+    # would lock a file that nobody else can see.
+    lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.write(lock, b"%d\n" % os.getpid())
+    except BlockingIOError:
+        pid = os.read(lock, 20).decode("ascii", "replace").strip()
+        os.close(lock)
+        raise LedgerInUse(
+            f"process {pid} has the ledger {path} open: stop it first, or name "
+            f"another ledger"
+        ) from None
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def connectReader(path: str) -> sqlite3.Connection:
+    """
+    Open a connection that can't write, whatever it is asked.
+    """
+    return sqlite3.connect(
+        # as_uri() quotes what means something in a URI.
+        Path(path).as_uri() + "?mode=ro",
+        uri=True,
+        check_same_thread=False,
+        isolation_level=None,
+    )
+
+
+def prepare(writer: sqlite3.Connection, path: str, scripts: Sequence[str]) -> None:
+    """
+    See that the file is a ledger, or make it one, of the newest version.
+    """
+    version = versionOf(writer, path, len(scripts))
+    # Durability is what these two say, and SQLite answers a setting that it
+    # can't make by doing nothing: so they are read back.
+    writer.execute("PRAGMA journal_mode = wal")
+    writer.execute("PRAGMA synchronous = FULL")
+    journal = _value(writer, "PRAGMA journal_mode")
+    synchronous = _value(writer, "PRAGMA synchronous")
+    if (journal, synchronous) != ("wal", 2):
+        raise LedgerProblem(
+            f"the ledger {path} can't be made durable: journal_mode is {journal} and "
+            f"synchronous is {synchronous}, where wal and 2 (FULL) are needed; put it "
+            f"on a local disk"
+        )
+    if 0 < version < len(scripts):
+        _backUp(writer, f"{path}.v{version}")
+    for number, script in enumerate(scripts[version:], version + 1):
+        _runScript(writer, number, script)
+
+
+def versionOf(connection: sqlite3.Connection, path: str, newest: int) -> int:
+    """
+    The version of the ledger, or 0 for a file that is empty or new.
+
+    @raise LedgerDamaged: It is no ledger.
+    @raise LedgerProblem: Its version is newer than the newest that is known.
+    """
+    application = _value(connection, "PRAGMA application_id")
+    version: int = _value(connection, "PRAGMA user_version")
+    if not (
+        application
+        or version
+        or _value(connection, "SELECT count(*) FROM sqlite_master")
+    ):
+        return 0
+    if application != APPLICATION_ID:
+        raise LedgerDamaged(
+            f"{path} is a database of another program: name another file"
+        )
+    if version > newest:
+        raise LedgerProblem(
+            f"the ledger {path} has version {version}, and this creditsync knows "
+            f"versions up to {newest}: run the newer creditsync that wrote it"
+        )
+    return version
+
+
+def _backUp(writer: sqlite3.Connection, path: str) -> None:
+    """
+    Copy the ledger as it is; under its final name only when it is whole.
+    """
+    part = path + ".part"
+    Path(part).unlink(missing_ok=True)
+    with closing(sqlite3.connect(part)) as copy:
+        writer.backup(copy)
+    os.replace(part, path)
+
+
+def _runScript(writer: sqlite3.Connection, number: int, script: str) -> None:
+    """
+    Make this version of the schema, all of it or nothing.
+    """
+    # executescript() commits what is open and then starts no transaction of
+    # its own: it has to be inside the script. If that fails, open() closes the
+    # connection, which rolls back.
+    writer.executescript(
+        f"BEGIN IMMEDIATE;\n{script}\n"
+        f"PRAGMA application_id = {APPLICATION_ID};\n"
+        f"PRAGMA user_version = {number};\n"
+        f"COMMIT;"
+    )
+
+
+def _value(connection: sqlite3.Connection, statement: str) -> Any:
+    """
+    The one value that this statement gives.
+    """
+    return connection.execute(statement).fetchone()[0]

@@ -1,0 +1,1080 @@
+"""
+Tests for L{creditsync.cli.bulk}, and for the rows, results and progress that
+it is made of.
+"""
+
+import io
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync.__main__ import main
+from creditsync.cli import bulk
+from creditsync.cli.bulk import BulkRun
+from creditsync.cli.progress import Lines
+from creditsync.cli.results import NotTheseResults, Results
+from creditsync.cli.rows import BulkFile, Problem, Row, Unreadable, check
+from creditsync.client import Answer, OutcomeUnknown, Refused, Unanswered
+from creditsync.validation import Schemas
+
+# The payload is {"id":7,"role":1,"exp":9999999999}.
+TOKEN = "e30.eyJpZCI6Nywicm9sZSI6MSwiZXhwIjo5OTk5OTk5OTk5fQ.c2ln"
+# The first half of the SHA-256 of "CreditInSync\n7\n" and of THREE, as
+# sha256sum gives it.
+THREE_NAME = "a6d0e88ffe098b60609d49f182817afb"
+THREE = """\
+login,amount,comment
+1001,300,Promotion credit
+1002,0.10,"two
+lines"
+1001,300,Promotion credit
+"""
+
+
+class FolderTestCase(SynchronousTestCase):
+    """
+    A test in a folder of its own.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make the folder.
+        """
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.path = self.folder / "promotion.csv"
+
+    def file(
+        self, text: str | bytes, command: str | None = None, principal: str = "7"
+    ) -> BulkFile:
+        """
+        A bulk file with this content.
+        """
+        content = text if isinstance(text, bytes) else text.encode()
+        self.path.write_bytes(content)
+        file = self.path.open("rb")
+        self.addCleanup(file.close)
+        return BulkFile(file, command, principal)
+
+
+class RowTests(FolderTestCase):
+    """
+    From CSV to requests.
+    """
+
+    def only(self, text: str | bytes, command: str | None = None) -> Row:
+        """
+        The row of a file that has one.
+        """
+        (row,) = self.file(text, command).rows()
+        assert isinstance(row, Row)
+        return row
+
+    def assertProblem(self, text: str | bytes, *problems: str) -> None:
+        """
+        These are the problems of a file.
+        """
+        found = []
+        try:
+            for row in self.file(text).rows():
+                found.append(str(row))  # noqa: PERF401 - what came before counts
+        except Unreadable as e:
+            found.append(str(e))
+        self.assertEqual(found, list(problems))
+
+    def test_rows(self) -> None:
+        """
+        Each row is a request under the name of the file and the line on which
+        it begins: also two that are the same are two.
+        """
+        self.assertEqual(
+            list(self.file(THREE).rows()),
+            [
+                Row(
+                    2,
+                    "CreditInSync",
+                    {"login": 1001, "amount": 300, "comment": "Promotion credit"},
+                    f"{THREE_NAME}-2",
+                ),
+                Row(
+                    3,
+                    "CreditInSync",
+                    {
+                        "login": 1002,
+                        "amount": Decimal("0.1"),
+                        "comment": "two\nlines",
+                    },
+                    f"{THREE_NAME}-3",
+                ),
+                Row(
+                    5,
+                    "CreditInSync",
+                    {"login": 1001, "amount": 300, "comment": "Promotion credit"},
+                    f"{THREE_NAME}-5",
+                ),
+            ],
+        )
+
+    def test_twice(self) -> None:
+        """
+        The rows can be read as often as one likes.
+        """
+        file = self.file(THREE)
+        self.assertEqual(list(file.rows()), list(file.rows()))
+
+    def test_name(self) -> None:
+        """
+        The name is another one for each content, command and principal, but
+        not where the default command is named.
+        """
+        names = {
+            file.name
+            for file in (
+                self.file(THREE),
+                self.file(THREE + "1,1,x\n"),
+                self.file(THREE.replace("300", "301")),
+                self.file(THREE, "BalanceInSync"),
+                self.file(THREE, principal="8"),
+            )
+        }
+        self.assertEqual(len(names), 5)
+        self.assertEqual(self.file(THREE, "CreditInSync").name, THREE_NAME)
+
+    def test_columns(self) -> None:
+        """
+        The columns may stand in any order, and a row may have a command, a
+        key and an order of its own; what is empty is not there.
+        """
+        file = self.file(
+            "key, order ,comment,amount,login,command\r\n"
+            "k 1, 5 ,  x , 1.5 , 7 , BalanceInSync \r\n"
+            ",,,2,8,\r\n"
+        )
+        self.assertEqual(
+            list(file.rows()),
+            [
+                Row(
+                    2,
+                    "BalanceInSync",
+                    {
+                        "order": 5,
+                        "comment": "  x ",
+                        "amount": Decimal("1.5"),
+                        "login": 7,
+                    },
+                    "k 1",
+                ),
+                Row(3, "CreditInSync", {"amount": 2, "login": 8}, f"{file.name}-3"),
+            ],
+        )
+
+    def test_command(self) -> None:
+        """
+        All rows have the command that was asked for.
+        """
+        row = self.only("login,amount\n1,5\n", "BalanceInSync")
+        self.assertEqual(row.command, "BalanceInSync")
+
+    def test_out(self) -> None:
+        """
+        What is taken out is written without a sign, and sent with one; not a
+        digit is lost over it.
+        """
+        row = self.only(
+            "login,amount\n1,12345678901234567890123456789.5\n", "BalanceOutSync"
+        )
+        self.assertEqual(str(row.data["amount"]), "-12345678901234567890123456789.5")
+
+    def test_spreadsheet(self) -> None:
+        """
+        A byte order mark and empty lines do no harm.
+        """
+        row = self.only(b"\xef\xbb\xbflogin,amount,comment\r\n\r\n1,5,\xc3\xa9\r\n\r\n")
+        self.assertEqual((row.line, row.data["comment"]), (3, "é"))
+
+    def test_header(self) -> None:
+        """
+        The header is the first thing that must be right.
+        """
+        for header, problem in [
+            ("", "has no login and no amount"),
+            ("login;amount;comment\n", "has no login and no amount"),
+            ("login,comment\n", "has no amount"),
+            (
+                "login,amount,coment\n",
+                "has an unknown column 'coment': there are login, amount, comment,"
+                " command, key, order",
+            ),
+            ("login,amount,login\n", "has a column twice"),
+        ]:
+            self.assertProblem(header + "1,5,x\n", f"line 1: the header {problem}")
+
+    def test_twoCommands(self) -> None:
+        """
+        A command for all and one for each is one too many.
+        """
+        file = self.file("login,amount,command\n1,5,\n", "CreditInSync")
+        e = self.assertRaises(Unreadable, list, file.rows())
+        self.assertEqual(
+            str(e), "line 1: with --command there can be no column command"
+        )
+
+    def test_form(self) -> None:
+        """
+        What is wrong with the form of a row is told with its line, and the
+        others are read all the same.
+        """
+        self.assertProblem(
+            b"login,amount,comment,command,order\n"
+            b"x,1,a,,\n"
+            b"1.0,1,a,,\n"
+            b"\xd9\xa3,1,a,,\n"
+            b"1,1e2,a,,\n"
+            b'1,"1,000",a,,\n'
+            b"1,0,a,,\n"
+            b"1,-5,a,CreditOutSync,\n"
+            b"1,1,\xff,,\n"
+            b"1,1,a,CreditIn,\n"
+            b"1,1,a,,first\n"
+            b"1,1\n",
+            "line 2: login must be a whole number",
+            "line 3: login must be a whole number",
+            "line 4: login must be a whole number",
+            "line 5: amount must be a plain number such as 300 or 19.99",
+            "line 6: amount must be a plain number such as 300 or 19.99",
+            "line 7: amount must be greater than 0, also of what is taken out",
+            "line 8: amount must be greater than 0, also of what is taken out",
+            "line 9: is not valid UTF-8",
+            "line 10: command must be one of CreditInSync, CreditOutSync,"
+            " BalanceInSync, BalanceOutSync",
+            "line 11: order must be a whole number",
+            "line 12: has 2 fields, and the header 5",
+        )
+
+    def test_notCSV(self) -> None:
+        """
+        A quote that is never closed is told with the line on which it is
+        opened.
+        """
+        self.assertProblem(
+            'login,amount\nx,1\n1,"5\n6,7\n',
+            "line 2: login must be a whole number",
+            "line 3: is not CSV: unexpected end of data",
+        )
+
+    def test_longField(self) -> None:
+        """
+        It is given up before it fills the memory.
+        """
+        text = 'login,amount\n1,"5\n' + "6,7\n" * 50_000
+        self.assertProblem(
+            text, "line 2: is not CSV: field larger than field limit (131072)"
+        )
+
+    def test_changed(self) -> None:
+        """
+        A file that is changed meanwhile is given up: its keys would be wrong.
+        """
+        file = self.file(THREE)
+        rows = file.rows()
+        next(rows)
+        with self.path.open("a") as more:
+            more.write("1,1,x\n")
+        e = self.assertRaises(Unreadable, next, rows)
+        self.assertEqual(str(e), "the file has been changed meanwhile")
+
+
+class CheckTests(FolderTestCase):
+    """
+    What the server would refuse.
+    """
+
+    schemas = Schemas()
+
+    def problem(self, fields: str, columns: str = "login,amount,comment") -> str | None:
+        """
+        What is wrong with a row, if anything is.
+        """
+        (row,) = self.file(f"{columns}\n{fields}\n").rows()
+        assert isinstance(row, Row)
+        try:
+            check(row, self.schemas)
+        except Problem as e:
+            return str(e)
+        return None
+
+    def test_good(self) -> None:
+        """
+        What is right passes, up to the last digit that may be.
+        """
+        for fields in (
+            "1,300,x",
+            "9007199254740991,0.00000001,x",
+            "1,10000000000,x",
+            "1,9999999999.99999999,x",
+            "1,1.1000000000000000000,x",
+            f"1,1,{'é' * 255}",
+        ):
+            self.assertIs(self.problem(fields), None)
+        columns = "login,amount,command"
+        self.assertIs(self.problem("1,5,BalanceOutSync", columns), None)
+
+    def test_bad(self) -> None:
+        """
+        What is wrong is told by the name of its column.
+        """
+        for fields, problem in [
+            ("0,5,x", "login must be at least 1"),
+            (
+                "9007199254740992,5,x",
+                "an integer is not between -9007199254740991 and 9007199254740991",
+            ),
+            ("1,10000000000.00000001,x", "amount must be at most 10000000000"),
+            ("1,0.123456789,x", "amount must have at most 8 decimals"),
+            ("1,5,", "comment is required"),
+            (f"1,5,{'x' * 256}", "comment must have at most 255 characters"),
+            ("1,5,\x07", "comment has a character or a form that is not allowed"),
+            ("1,5,\ufffe", "a string has a Unicode noncharacter"),
+            (",5,x", "login is required"),
+            ("1,,x", "amount is required"),
+        ]:
+            self.assertEqual(
+                (fields, self.problem(fields)), (fields, f"line 2: {problem}")
+            )
+
+    def test_command(self) -> None:
+        """
+        Each command has its own rules.
+        """
+        columns = "login,amount,command"
+        self.assertEqual(
+            self.problem("1,5,CreditOutSync", columns), "line 2: comment is required"
+        )
+        self.assertEqual(
+            self.problem("1,20000000000,BalanceOutSync", columns),
+            "line 2: amount must be at least -10000000000",
+        )
+
+    def test_key(self) -> None:
+        """
+        So has a key.
+        """
+        columns = "login,amount,comment,key"
+        self.assertIs(self.problem(f"1,5,x,{'k' * 128}", columns), None)
+        self.assertEqual(
+            self.problem(f"1,5,x,{'k' * 129}", columns),
+            "line 2: key must have at most 128 characters",
+        )
+        self.assertEqual(
+            self.problem("1,5,x,é", columns),
+            "line 2: key has a character or a form that is not allowed",
+        )
+
+
+def row(line: int) -> Row:
+    """
+    A row of this line.
+    """
+    return Row(line, "CreditInSync", {"login": 1001, "amount": 1}, f"k{line}")
+
+
+HEADER = "line,login,order,error,message,run\n"
+
+
+class ResultsTests(FolderTestCase):
+    """
+    L{Results}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Name a file that is not there.
+        """
+        super().setUp()
+        self.path = self.folder / "promotion.results.csv"
+
+    def results(self, name: str = "n1", lines: int = 100) -> Results:
+        """
+        Open it.
+        """
+        results = Results(self.path, name, lines)
+        self.addCleanup(results.__exit__)
+        return results
+
+    def test_new(self) -> None:
+        """
+        What becomes of a row is in the file at once, on one line.
+        """
+        results = self.results()
+        self.assertEqual(self.path.read_text(), HEADER)
+        results.write(row(3), 1242281)
+        results.write(row(2), None, "TRADE_NO_MONEY", 'not\r\n"enough", he said')
+        self.assertEqual(
+            self.path.read_text(),
+            HEADER + "3,1001,1242281,,,n1\n"
+            '2,1001,,TRADE_NO_MONEY,"not ""enough"", he said",n1\n',
+        )
+        self.assertEqual(os.listdir(self.folder), ["promotion.results.csv"])
+
+    def test_goesOn(self) -> None:
+        """
+        Rows that were booked are done. Those that were refused, or of unknown
+        outcome, or cut off by a kill are not, and leave no trace.
+        """
+        kept = HEADER + "3,1001,5,,,n1\n100,1001,6,,,n1\n"
+        self.path.write_text(
+            kept + "4,1001,,USER_NOT_FOUND,there is no account 1001,n1\n"
+            "5,1001,7,SYNC_TIMEOUT,the outcome is unknown,n1\n"
+            "6,1001,8"
+        )
+        results = self.results()
+        done = [line for line in range(1, 101) if results.isDone(line)]
+        self.assertEqual((done, results.count), ([3, 100], 2))
+        results.write(row(4), 9)
+        self.assertEqual(self.path.read_text(), kept + "4,1001,9,,,n1\n")
+
+    def test_cutOffName(self) -> None:
+        """
+        A line that was cut off within its last column is no other run's.
+        """
+        self.path.write_text(HEADER + "3,1001,5,,,n")
+        self.assertEqual(self.results().count, 0)
+
+    def test_empty(self) -> None:
+        """
+        Of a file that lost everything in a crash nothing is done.
+        """
+        self.path.write_text("")
+        self.assertEqual(self.results().count, 0)
+
+    def test_once(self) -> None:
+        """
+        A row that stands there twice is counted once, and what is no line of
+        the rows not at all.
+        """
+        self.path.write_text(
+            HEADER + "3,1,5,,,n1\n3,1,5,,,n1\n1,1,5,,,n1\n101,1,5,,,n1\nx,1,5,,,n1\n"
+        )
+        self.assertEqual(self.results().count, 1)
+
+    def test_otherRows(self) -> None:
+        """
+        The results of other rows are never taken for those of these, and stay
+        as they are.
+        """
+        text = HEADER + "3,1001,5,,,n1\n"
+        self.path.write_text(text)
+        e = self.assertRaises(NotTheseResults, self.results, "n2")
+        self.assertIn(f"{self.path} has the results of other rows", str(e))
+        self.assertEqual(self.path.read_text(), text)
+        self.assertEqual(os.listdir(self.folder), ["promotion.results.csv"])
+
+    def test_otherFile(self) -> None:
+        """
+        Neither is a file overwritten that is something else.
+        """
+        for text in (THREE, "x"):
+            self.path.write_text(text)
+            e = self.assertRaises(NotTheseResults, self.results)
+            self.assertIn(f"{self.path} is there, and no file of results", str(e))
+            self.assertEqual(self.path.read_text(), text)
+
+
+class ProgressTests(SynchronousTestCase):
+    """
+    L{Lines}.
+    """
+
+    def test_lines(self) -> None:
+        """
+        Every five seconds there is a line with the rate of this run and the
+        time left, and one at the end.
+        """
+        said = io.StringIO()
+        clock = Clock()
+        lines = Lines(400, 100, said, clock)
+        for _ in range(100):
+            lines.update()
+            clock.advance(0.125)
+        # At 5, 10 and 12.5 seconds, eight rows each.
+        expected = [
+            "141 of 400 rows,  8.20 rows/s, 00:31 left",
+            "181 of 400 rows,  8.10 rows/s, 00:27 left",
+        ]
+        self.assertEqual(said.getvalue().splitlines(), expected)
+        lines.close()
+        self.assertEqual(
+            said.getvalue().splitlines(),
+            [*expected, "200 of 400 rows,  8.00 rows/s, 00:25 left"],
+        )
+
+
+class FakeClient:
+    """
+    A client that notes what it is asked.
+    """
+
+    def __init__(self) -> None:
+        self.requests: dict[str, Deferred[Any]] = {}
+        self.most = 0
+        self.answer: Deferred[Any] | None = None
+
+    def request(
+        self, command: str, data: dict[str, Any], key: str
+    ) -> "Deferred[dict[str, Any]]":
+        """
+        Take a request.
+        """
+        if self.answer is not None:
+            answer, self.answer = self.answer, None
+            return answer
+        self.requests[key] = Deferred()
+        self.most = max(self.most, len(self.requests))
+        return self.requests[key]
+
+    def end(self, key: str, answer: Any) -> None:
+        """
+        Answer a request.
+        """
+        request = self.requests.pop(key)
+        if isinstance(answer, Exception):
+            request.errback(answer)
+        else:
+            members = dict(answer)
+            isReplay = members.pop("replayed", False)
+            request.callback(Answer(members, isReplay))
+
+    def stopService(self) -> None:
+        """
+        End what is under way.
+        """
+        for key in list(self.requests):
+            self.end(key, OutcomeUnknown("the client was stopped", None, key))
+
+
+class FakeResults:
+    """
+    Results that are kept in memory.
+    """
+
+    def __init__(self) -> None:
+        self.written: list[tuple[object, ...]] = []
+        self.path = Path("promotion.results.csv")
+        self.count = 0
+
+    def write(
+        self, row: Row, order: int | None, error: str = "", message: str = ""
+    ) -> None:
+        """
+        Keep one.
+        """
+        if row.line == 13:
+            raise OSError(28, "No space left on device")
+        self.written.append((row.line, order, error, message))
+
+    def isDone(self, line: int) -> bool:
+        """
+        Nothing is.
+        """
+        return False
+
+
+class NoProgress:
+    """
+    Progress that is only counted.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def update(self) -> None:
+        """
+        Count.
+        """
+        self.count += 1
+
+    def close(self) -> None:
+        """
+        Nothing.
+        """
+
+
+class BulkRunTests(SynchronousTestCase):
+    """
+    L{BulkRun}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Begin with ten rows, from line 2 on, three at a time.
+        """
+        self.client: Any = FakeClient()
+        self.results: Any = FakeResults()
+        self.progress = NoProgress()
+        self.taken: list[int] = []
+        self.begin(range(2, 12))
+
+    def begin(self, lines: Any) -> None:
+        """
+        Begin a run.
+        """
+        rows = self.rows(lines)
+        self.run_ = BulkRun(self.client, rows, self.results, 3, self.progress)
+        self.ended = self.run_.start()
+
+    def rows(self, lines: Any) -> Iterator[Row]:
+        """
+        Rows, of which is noted how many were taken.
+        """
+        for line in lines:
+            self.taken.append(line)
+            yield row(line)
+
+    def test_window(self) -> None:
+        """
+        No more rows are under way, or even read, than may be at a time.
+        """
+        self.assertEqual(list(self.client.requests), ["k2", "k3", "k4"])
+        self.assertEqual(self.taken, [2, 3, 4])
+        self.client.end("k3", {"order": 5})
+        self.assertEqual(list(self.client.requests), ["k2", "k4", "k5"])
+        self.assertEqual(self.taken, [2, 3, 4, 5])
+
+    def test_all(self) -> None:
+        """
+        It ends when the last row has its answer.
+        """
+        for line in range(2, 12):
+            self.assertNoResult(self.ended)
+            self.client.end(f"k{line}", {"order": line + 100})
+        self.successResultOf(self.ended)
+        self.assertEqual(
+            self.results.written, [(line, line + 100, "", "") for line in range(2, 12)]
+        )
+        self.assertEqual((self.run_.booked, self.run_.cause), (10, ""))
+        self.assertEqual((self.client.most, self.progress.count), (3, 10))
+
+    def test_nothing(self) -> None:
+        """
+        Without rows it ends at once.
+        """
+        self.begin([])
+        self.successResultOf(self.ended)
+
+    def test_counts(self) -> None:
+        """
+        What was booked, replayed and refused is counted and written down, and
+        a refusal of one row is nothing to the others.
+        """
+        self.client.end("k2", {"order": 5})
+        self.client.end("k3", {"order": 6, "replayed": True})
+        self.client.end("k4", Refused(409, "TRADE_NO_MONEY", "not enough credit"))
+        self.client.end("k5", Refused(500, "TECH_PROBLEM", "a fault"))
+        run = self.run_
+        self.assertEqual((run.booked, run.replayed, run.refused), (1, 1, 2))
+        self.assertEqual(
+            self.results.written,
+            [
+                (2, 5, "", ""),
+                (3, 6, "", ""),
+                (4, None, "TRADE_NO_MONEY", "not enough credit"),
+                (5, None, "TECH_PROBLEM", "a fault"),
+            ],
+        )
+        self.assertEqual(list(self.client.requests), ["k6", "k7", "k8"])
+
+    def test_hopeless(self) -> None:
+        """
+        What would be refused of every row ends the run.
+        """
+        for status in (401, 403, 429, 503):
+            self.client.requests.clear()
+            self.begin(range(2, 12))
+            self.client.end("k2", Refused(status, "SO", "so it is"))
+            self.assertEqual(list(self.client.requests), ["k3", "k4"])
+            self.assertEqual(self.run_.cause, "so it is")
+
+    def test_unknown(self) -> None:
+        """
+        An unknown outcome is written down with what is known, and ends the
+        run when the others that are under way have their answer.
+        """
+        self.client.end("k2", OutcomeUnknown("no answer in time", 5, "k2"))
+        self.client.end("k3", {"order": 6})
+        self.assertNoResult(self.ended)
+        self.client.end("k4", {"order": 7})
+        self.successResultOf(self.ended)
+        self.assertEqual((self.run_.unknown, self.run_.booked), (1, 2))
+        self.assertEqual(self.run_.cause, "the outcome of some rows is unknown")
+        line, order, error, message = self.results.written[0]
+        self.assertEqual((line, order, error), (2, 5, "SYNC_TIMEOUT"))
+        self.assertIn("idempotencyKey k2", message)
+
+    def test_unanswered(self) -> None:
+        """
+        A server that is away ends the run; nothing has happened to the row,
+        and nothing is written down.
+        """
+        self.client.end("k2", Unanswered("no answer in time"))
+        self.assertEqual(list(self.client.requests), ["k3", "k4"])
+        self.assertEqual(self.run_.cause, "no answer in time")
+        self.assertEqual((self.results.written, self.run_.answered), ([], 0))
+
+    def test_cancel(self) -> None:
+        """
+        Who can't wait for the rows under way gives them up, as unknown.
+        """
+        self.run_.stop("interrupted")
+        self.assertNoResult(self.ended)
+        self.ended.cancel()
+        self.successResultOf(self.ended)
+        self.assertEqual((self.run_.unknown, self.run_.cause), (3, "interrupted"))
+
+    def test_answersAtOnce(self) -> None:
+        """
+        However many answers are there at once, the stack does not grow.
+        """
+        client = self.client
+        client.request = lambda *_: succeed(Answer({"order": 5}, False))
+        self.begin(range(20, 5020))
+        self.successResultOf(self.ended)
+        self.assertEqual(self.run_.booked, 5000)
+
+    def test_notSent(self) -> None:
+        """
+        What can't even be sent ends the run.
+        """
+        self.client.answer = fail(ValueError("the token is not ASCII"))
+        self.begin(range(20, 30))
+        self.assertEqual(self.run_.cause, "the token is not ASCII")
+        self.assertEqual(self.taken[-1], 20)
+        self.successResultOf(self.ended)
+
+    def test_resultsFail(self) -> None:
+        """
+        A full disk ends the run; its rows are replays in the next one.
+        """
+        self.client.requests.clear()
+        self.begin(range(13, 20))
+        self.client.end("k13", {"order": 5})
+        self.assertEqual(self.run_.cause, "[Errno 28] No space left on device")
+        self.assertEqual(list(self.client.requests), ["k14", "k15"])
+
+    def test_fileChanges(self) -> None:
+        """
+        So does a file that can't be read on.
+        """
+
+        def rows() -> Iterator[Row]:
+            yield row(20)
+            raise Unreadable("the file has been changed meanwhile")
+
+        self.run_ = BulkRun(self.client, rows(), self.results, 3, self.progress)
+        ended = self.run_.start()
+        self.assertEqual(self.run_.cause, "the file has been changed meanwhile")
+        self.assertNoResult(ended)
+        self.client.end("k20", {"order": 5})
+        self.successResultOf(ended)
+
+
+class BookTests(FolderTestCase):
+    """
+    A run from its beginning to its summary and status.
+    """
+
+    def setUp(self) -> None:
+        """
+        Begin with three rows, of which two may be under way.
+        """
+        super().setUp()
+        self.client: Any = FakeClient()
+        self.clock = Clock()
+        self.stopped: Deferred[None] = Deferred()
+        self.said, self.complained = io.StringIO(), io.StringIO()
+        results: Any = FakeResults()
+        options = Namespace(name="bulk", in_flight=2)
+        with redirect_stderr(self.complained):
+            self.ended = Deferred.fromCoroutine(
+                bulk.book(
+                    *(options, self.file(THREE), bulk.Extent(3, 5), results),
+                    *(self.clock, self.client, self.stopped),
+                )
+            )
+
+    def answer(self, line: int, answer: Any) -> None:
+        """
+        Answer a row.
+        """
+        with redirect_stdout(self.said), redirect_stderr(self.complained):
+            self.client.end(f"{THREE_NAME}-{line}", answer)
+
+    def assertEnded(self, status: int, summary: str, cause: str = "") -> None:
+        """
+        It has ended with this status, and said so much.
+        """
+        self.assertEqual(self.successResultOf(self.ended), status)
+        self.assertEqual(
+            self.said.getvalue(), f"{summary} of 3 rows: promotion.results.csv\n"
+        )
+        sentence = f"creditsync bulk: {cause}; run it again for the rest\n"
+        complaints = [
+            line
+            for line in self.complained.getvalue().splitlines(keepends=True)
+            if " rows/s, " not in line
+        ]
+        self.assertEqual(complaints, [sentence] if cause else [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_done(self) -> None:
+        """
+        Status 0: all rows are booked.
+        """
+        self.answer(2, {"order": 5})
+        self.answer(3, {"order": 6, "replayed": True})
+        self.answer(5, {"order": 7})
+        self.assertEnded(
+            0,
+            "booked 2, replayed 1, refused 0, unknown 0, done by earlier runs 0,"
+            " left 0",
+        )
+
+    def test_refused(self) -> None:
+        """
+        Status 3: all rows had an answer.
+        """
+        self.answer(2, {"order": 5})
+        self.answer(3, Refused(409, "TRADE_NO_MONEY", "not enough"))
+        self.answer(5, {"order": 7})
+        self.assertEnded(
+            3,
+            "booked 2, replayed 0, refused 1, unknown 0, done by earlier runs 0,"
+            " left 0",
+        )
+
+    def test_left(self) -> None:
+        """
+        Status 1: rows are left, whatever became of the others.
+        """
+        self.answer(2, Refused(401, "UNAUTHORIZED", "the token has expired"))
+        self.answer(3, {"order": 6})
+        self.assertEnded(
+            1,
+            "booked 1, replayed 0, refused 1, unknown 0, done by earlier runs 0,"
+            " left 1",
+            "the token has expired",
+        )
+
+    def test_unknown(self) -> None:
+        """
+        Status 4: it is unknown of some.
+        """
+        self.answer(2, OutcomeUnknown("no answer", 5, "k"))
+        self.answer(3, Refused(409, "TRADE_NO_MONEY", "not enough"))
+        self.assertEnded(
+            4,
+            "booked 0, replayed 0, refused 1, unknown 1, done by earlier runs 0,"
+            " left 1",
+            "the outcome of some rows is unknown",
+        )
+
+    def test_interrupted(self) -> None:
+        """
+        Status 130: no more rows are sent after Ctrl-C, and those under way
+        get their answer.
+        """
+        self.stopped.callback(None)
+        self.answer(2, {"order": 5})
+        self.answer(3, {"order": 6})
+        self.assertEnded(
+            130,
+            "booked 2, replayed 0, refused 0, unknown 0, done by earlier runs 0,"
+            " left 1",
+            "interrupted",
+        )
+
+    def test_interruptedTooLate(self) -> None:
+        """
+        There is nothing to complain of where no rows are left.
+        """
+        self.answer(2, {"order": 5})
+        self.stopped.callback(None)
+        self.answer(3, {"order": 6})
+        self.answer(5, {"order": 7})
+        self.assertEnded(
+            0,
+            "booked 3, replayed 0, refused 0, unknown 0, done by earlier runs 0,"
+            " left 0",
+        )
+
+    def test_grace(self) -> None:
+        """
+        But they get it within five seconds, or never.
+        """
+        self.stopped.callback(None)
+        self.clock.advance(4.9)
+        self.assertNoResult(self.ended)
+        with redirect_stdout(self.said), redirect_stderr(self.complained):
+            self.clock.advance(0.2)
+        self.assertEnded(
+            4,
+            "booked 0, replayed 0, refused 0, unknown 2, done by earlier runs 0,"
+            " left 1",
+            "interrupted",
+        )
+
+
+class CommandTests(FolderTestCase):
+    """
+    C{creditsync bulk}, up to where it talks to a server.
+    """
+
+    def setUp(self) -> None:
+        """
+        Be in the folder, with a token.
+        """
+        super().setUp()
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.folder)
+        self.patch(os, "environ", {"CREDITSYNC_TOKEN": TOKEN})
+        self.talks: list[dict[str, Any]] = []
+        self.patch(bulk, "talk", lambda *_, **talk: self.talks.append(talk))
+
+    def command(self, *arguments: str) -> None:
+        """
+        Run the command.
+        """
+        self.patch(sys, "argv", ["creditsync", "bulk", *arguments])
+        main()
+
+    def assertEnds(self, status: int, *arguments: str) -> str:
+        """
+        The command ends with this status before it talks; gives what it says
+        on stdout and stderr.
+        """
+        said = io.StringIO()
+        with redirect_stdout(said), redirect_stderr(said):
+            e = self.assertRaises(SystemExit, self.command, *arguments)
+        self.assertEqual((e.code, self.talks), (status, []))
+        return said.getvalue()
+
+    def test_talks(self) -> None:
+        """
+        A file that is right is sent, and its results are beside it.
+        """
+        Path("promotion.csv").write_text(THREE)
+        self.command("promotion.csv")
+        self.command("promotion.csv", "--in-flight=7", "--results=other.csv")
+        self.assertEqual(self.talks, [{"maxInFlight": 256}, {"maxInFlight": 7}])
+        self.assertEqual(
+            sorted(os.listdir()),
+            ["other.csv", "promotion.csv", "promotion.results.csv"],
+        )
+
+    def test_problems(self) -> None:
+        """
+        Every problem is told, of the form and of the content, and nothing is
+        sent or written.
+        """
+        Path("promotion.csv").write_text(
+            "login,amount,comment\n1,5,x\nx,5,x\n1,0.123456789,x\n1,5,\n"
+        )
+        self.assertEqual(
+            self.assertEnds(2, "promotion.csv"),
+            "promotion.csv: line 3: login must be a whole number\n"
+            "promotion.csv: line 4: amount must have at most 8 decimals\n"
+            "promotion.csv: line 5: comment is required\n"
+            "creditsync bulk: problems: 3; nothing was booked\n",
+        )
+        self.assertEqual(os.listdir(), ["promotion.csv"])
+
+    def test_manyProblems(self) -> None:
+        """
+        A hundred problems are enough.
+        """
+        Path("promotion.csv").write_text("login,amount\n" + "1,5\n" * 1000)
+        said = self.assertEnds(2, "promotion.csv").splitlines()
+        self.assertEqual(len(said), 101)
+        self.assertEqual(said[99], "promotion.csv: line 101: comment is required")
+        self.assertEqual(
+            said[100], "creditsync bulk: that is enough; nothing was booked"
+        )
+
+    def test_noRows(self) -> None:
+        """
+        A header alone is a mistake.
+        """
+        Path("promotion.csv").write_text("login,amount\n\n")
+        self.assertEqual(
+            self.assertEnds(2, "promotion.csv"),
+            "creditsync bulk: promotion.csv has no rows\n",
+        )
+
+    def test_noFile(self) -> None:
+        """
+        So is a file that is not there, or can't be read twice.
+        """
+        self.assertEqual(
+            self.assertEnds(2, "nowhere.csv"),
+            "creditsync bulk: nowhere.csv can't be read: No such file or directory\n",
+        )
+        self.assertIn("can't be read twice", self.assertEnds(2, "/dev/null"))
+
+    def test_allDone(self) -> None:
+        """
+        Where nothing is left to do nobody is asked.
+        """
+        Path("promotion.csv").write_text(THREE)
+        Path("promotion.results.csv").write_text(
+            HEADER + "".join(f"{line},1,5,,,{THREE_NAME}\n" for line in (2, 3, 5))
+        )
+        self.assertEqual(
+            self.assertEnds(0, "promotion.csv"),
+            "all 3 rows were done by earlier runs: promotion.results.csv\n",
+        )
+
+    def test_otherResults(self) -> None:
+        """
+        A file that was changed after some of its rows were booked is not sent.
+        """
+        Path("promotion.csv").write_text(THREE + "1,5,x\n")
+        Path("promotion.results.csv").write_text(HEADER + f"2,1,5,,,{THREE_NAME}\n")
+        self.assertIn(
+            "promotion.results.csv has the results of other rows",
+            self.assertEnds(2, "promotion.csv"),
+        )
+
+    def test_anotherRun(self) -> None:
+        """
+        Two runs of a file at the same time would spoil their results.
+        """
+        Path("promotion.csv").write_text(THREE)
+        options = Namespace(file=Path("promotion.csv"), name="bulk")
+        with bulk._open(options):
+            self.assertEqual(
+                self.assertEnds(1, "promotion.csv"),
+                "creditsync bulk: another run of promotion.csv is under way\n",
+            )
+
+    def test_mistakes(self) -> None:
+        """
+        What can be no run is a mistake in the command line.
+        """
+        Path("promotion.csv").write_text(THREE)
+        for arguments in [
+            [],
+            ["promotion.csv", "--in-flight=0"],
+            ["promotion.csv", "--in-flight=901"],
+            ["promotion.csv", "--command=CreditIn"],
+        ]:
+            self.assertIn("error: ", self.assertEnds(2, *arguments))

@@ -1,0 +1,1021 @@
+"""
+Tests for L{creditsync.ledger.reading}, L{creditsync.ledger.checking} and
+L{creditsync.ledger.copying}.
+"""
+
+import fcntl
+import os
+import shutil
+import sqlite3
+import stat
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import execute
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
+from creditsync.ledger import copying, reading
+from creditsync.ledger.checking import problems
+from creditsync.ledger.copying import backUp
+from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.records import Account, Deletion, Operation, Reservation, Trade
+
+BALANCE_IN, CREDIT_IN, BALANCE_OUT, CREDIT_OUT = 6, 7, 8, 9
+BOOKED, DELETED = 3, 6
+ADD, UPDATE, DELETE = 0, 1, 2
+
+
+def booking(
+    order: int,
+    profit: int,
+    login: int = 1001,
+    cmd: int = CREDIT_IN,
+    type: int = ADD,
+    key: str | None = None,
+    time: int = 1800,
+) -> Reservation:
+    """
+    The reservation that makes or changes this trade.
+    """
+    state = DELETED if type == DELETE else BOOKED
+    trade = Trade(order, login, cmd, state, profit, "Bonus", time, time, time)
+    asked: Operation | Deletion
+    if type == DELETE:
+        asked = Deletion("DeleteCredit", order, frozenset({cmd}), 7, key)
+    else:
+        asked = Operation(
+            "CreditIn",
+            cmd,
+            login,
+            profit,
+            "Bonus",
+            order if type == UPDATE else 0,
+            principal=7,
+            key=key,
+        )
+    return Reservation(type, trade, asked)
+
+
+# Each row a batch: account 1001 ends with balance 60 and credit 350, account
+# 1002 with credit 0.
+BATCHES = [
+    [booking(1, 100, key="first", time=1800), booking(2, 200, time=1700)],
+    [booking(3, 80, cmd=BALANCE_IN, time=1900), booking(4, 9, login=1002, key="gone")],
+    [booking(5, -20, cmd=BALANCE_OUT, time=1950), booking(6, -50, cmd=CREDIT_OUT)],
+    [booking(1, 200, type=UPDATE, key="more", time=1800)],
+    [booking(4, 9, login=1002, type=DELETE, key="delete")],
+]
+
+
+class LedgerTestCase(SynchronousTestCase):
+    """
+    A ledger with a few trades, closed.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make it.
+        """
+        made = tempfile.TemporaryDirectory()
+        self.addCleanup(made.cleanup)
+        self.folder = os.path.realpath(made.name)
+        self.path = os.path.join(self.folder, "ledger.db")
+        ledger = self.opened()
+        for _ in range(6):
+            ledger.newOrder()
+        for batch in BATCHES:
+            self.successResultOf(ledger.commit(batch))
+        ledger.close()
+
+    def opened(self) -> SQLiteLedger:
+        """
+        The ledger as a server has it, closed in the end.
+        """
+        ledger = SQLiteLedger(self.path, execute)
+        ledger.open()
+        self.addCleanup(ledger.close)
+        return ledger
+
+    def plant(self, script: str) -> None:
+        """
+        Do to the file what no ledger would, past its triggers and constraints.
+        """
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("PRAGMA ignore_check_constraints = ON")
+            triggers = connection.execute(
+                "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
+            ).fetchall()
+            for name, _ in triggers:
+                connection.execute(f"DROP TRIGGER {name}")
+            connection.executescript(script)
+            for _, text in triggers:
+                connection.execute(text)
+
+    def sql(self, script: str) -> None:
+        """
+        Change the file, with its triggers as they are.
+        """
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.executescript(script)
+
+    def refused(self, kind: type[LedgerProblem]) -> str:
+        """
+        What is said of a ledger that can't be read.
+        """
+        with self.assertRaises(kind) as raised, reading.reading(self.path):
+            self.fail("it was read")
+        return str(raised.exception)
+
+
+class ReadingTests(LedgerTestCase):
+    """
+    Tests for L{reading.reading}.
+    """
+
+    def orders(self, *selection: Any) -> list[int]:
+        """
+        The orders of the selected trades.
+        """
+        with reading.reading(self.path) as ledger:
+            return [each.order for each in reading.trades(ledger, *selection)]
+
+    def test_trades(self) -> None:
+        """
+        Trades come in the order of their numbers, each as it is now.
+        """
+        with reading.reading(self.path) as ledger:
+            first, *_, last = reading.trades(ledger)
+        self.assertEqual(first, Trade(1, 1001, 7, 3, 200, "Bonus", 1800, 1800, 1800))
+        self.assertEqual(last, Trade(6, 1001, 9, 3, -50, "Bonus", 1800, 1800, 1800))
+        self.assertEqual(self.orders(), [1, 2, 3, 4, 5, 6])
+
+    def test_tradesOfAccount(self) -> None:
+        """
+        Those of one account alone can be asked for.
+        """
+        self.assertEqual(self.orders(1002), [4])
+
+    def test_tradesOfPeriod(self) -> None:
+        """
+        A period begins with its first second and ends before its last.
+        """
+        self.assertEqual(self.orders(None, 1800), [1, 3, 4, 5, 6])
+        self.assertEqual(self.orders(None, None, 1800), [2])
+        self.assertEqual(self.orders(None, 1800, 1900), [1, 4, 6])
+        self.assertEqual(self.orders(1002, 1801), [])
+
+    def test_besideServer(self) -> None:
+        """
+        What a running server has committed is there, from its WAL file too.
+        """
+        server = self.opened()
+        self.successResultOf(server.commit([booking(server.newOrder(), 1)]))
+        self.assertEqual(self.orders(), [1, 2, 3, 4, 5, 6, 7])
+
+    def test_oneMoment(self) -> None:
+        """
+        What is committed while somebody reads is not seen by them, and does
+        not wait for them.
+        """
+        server = self.opened()
+        with reading.reading(self.path) as ledger:
+            self.assertEqual(reading.counts(ledger)["trades"], 6)
+            self.successResultOf(server.commit([booking(server.newOrder(), 1)]))
+            self.assertEqual(reading.counts(ledger)["trades"], 6)
+        self.assertEqual(self.orders(), [1, 2, 3, 4, 5, 6, 7])
+
+    def test_cantWrite(self) -> None:
+        """
+        Nothing can be written through it.
+        """
+        with (
+            self.assertRaises(LedgerProblem) as raised,
+            reading.reading(self.path) as ledger,
+        ):
+            ledger.execute("DELETE FROM trade")
+        self.assertIn("readonly database", str(raised.exception))
+        self.assertEqual(self.orders(), [1, 2, 3, 4, 5, 6])
+
+    def test_counts(self) -> None:
+        """
+        Trades, accounts and keys are counted.
+        """
+        with reading.reading(self.path) as ledger:
+            self.assertEqual(
+                reading.counts(ledger), {"trades": 6, "accounts": 2, "keys": 4}
+            )
+
+    def test_missing(self) -> None:
+        """
+        A ledger that isn't there is no new one.
+        """
+        self.path += ".no"
+        self.assertEqual(
+            self.refused(LedgerProblem),
+            f"there is no ledger {self.path}: name another file",
+        )
+        self.assertFalse(os.path.exists(self.path))
+
+    def test_noDatabase(self) -> None:
+        """
+        A file that is no database is no ledger.
+        """
+        Path(self.path).write_text("order,login\n" * 100)
+        self.assertIn("no readable SQLite database", self.refused(LedgerDamaged))
+
+    def test_otherProgram(self) -> None:
+        """
+        Another program's database is no ledger.
+        """
+        self.sql("PRAGMA application_id = 17")
+        self.assertIn("a database of another program", self.refused(LedgerDamaged))
+
+    def test_empty(self) -> None:
+        """
+        An empty file is no ledger, and none is made of it.
+        """
+        self.path += ".empty"
+        Path(self.path).touch()
+        self.assertIn("is empty and no ledger", self.refused(LedgerDamaged))
+        self.assertEqual(os.path.getsize(self.path), 0)
+
+    def test_newer(self) -> None:
+        """
+        A newer ledger is not misread.
+        """
+        self.sql("PRAGMA user_version = 2")
+        self.assertIn("run the newer creditsync", self.refused(LedgerProblem))
+
+    def test_older(self) -> None:
+        """
+        An older ledger is not misread, and not upgraded either.
+        """
+        self.patch(reading, "SCRIPTS", (*reading.SCRIPTS, "SELECT 1;"))
+        self.assertIn("start the server once", self.refused(LedgerProblem))
+
+    def asNobody(self) -> None:
+        """
+        Go on as a user who may read the folder and write nothing.
+        """
+        os.chmod(self.folder, 0o555)
+        self.addCleanup(os.chmod, self.folder, 0o755)
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+            self.addCleanup(os.seteuid, 0)
+
+    def test_nobodyAlone(self) -> None:
+        """
+        Who may only read is told why a ledger at rest can't be.
+        """
+        self.asNobody()
+        self.assertIn("no server has it open", self.refused(LedgerProblem))
+
+    def test_nobodyBesideServer(self) -> None:
+        """
+        Who may only read can read beside a server.
+        """
+        self.opened()
+        self.asNobody()
+        self.assertEqual(self.orders(), [1, 2, 3, 4, 5, 6])
+
+    def test_nobodyHasCopy(self) -> None:
+        """
+        Who may only read can read a copy.
+        """
+        backUp(self.path, self.path + ".copy")
+        self.path += ".copy"
+        self.asNobody()
+        self.assertEqual(self.orders(), [1, 2, 3, 4, 5, 6])
+
+    def test_noPermission(self) -> None:
+        """
+        Who may not read is told so.
+        """
+        os.chmod(self.path, 0)
+        self.asNobody()
+        self.assertIn("this user may not read it", self.refused(LedgerProblem))
+
+
+class StatementTests(LedgerTestCase):
+    """
+    Tests for L{reading.statement}.
+    """
+
+    def statement(
+        self, *period: int | None, login: int = 1001
+    ) -> tuple[Account, list[tuple[int, int, int]]]:
+        """
+        The opening totals, and of each line the order and the totals after it.
+        """
+        with reading.reading(self.path) as ledger:
+            found = reading.statement(ledger, login, *period)
+            return found.opening, [
+                (trade.order, after.balance, after.credit)
+                for trade, after in found.lines
+            ]
+
+    def test_all(self) -> None:
+        """
+        Trades come by their time and then their number, with running totals
+        that end as the account's.
+        """
+        self.assertEqual(
+            self.statement(),
+            (
+                Account(1001, 0, 0),
+                [(2, 0, 200), (1, 0, 400), (6, 0, 350), (3, 80, 350), (5, 60, 350)],
+            ),
+        )
+
+    def test_period(self) -> None:
+        """
+        What was before the period is in the opening totals.
+        """
+        self.assertEqual(
+            self.statement(1800, 1950),
+            (Account(1001, 0, 200), [(1, 0, 400), (6, 0, 350), (3, 80, 350)]),
+        )
+
+    def test_nothingInPeriod(self) -> None:
+        """
+        A period without trades has opening totals all the same.
+        """
+        self.assertEqual(self.statement(1951), (Account(1001, 60, 350), []))
+
+    def test_deleted(self) -> None:
+        """
+        A deleted trade has its line and counts for nothing.
+        """
+        self.assertEqual(self.statement(login=1002), (Account(1002, 0, 0), [(4, 0, 0)]))
+
+    def test_unknown(self) -> None:
+        """
+        An account that is not there has no statement.
+        """
+        e = self.assertRaises(LedgerProblem, self.statement, login=1003)
+        self.assertEqual(str(e), "there is no account 1003")
+
+
+class CheckTests(LedgerTestCase):
+    """
+    Tests for L{problems}, each with one kind of fault planted.
+    """
+
+    def found(self) -> list[tuple[str, str]]:
+        """
+        The problems there are.
+        """
+        with reading.reading(self.path) as ledger:
+            return [(each.rule, each.message) for each in problems(ledger)]
+
+    def rules(self) -> list[str]:
+        """
+        The rules that are broken.
+        """
+        return [rule for rule, _ in self.found()]
+
+    def test_sound(self) -> None:
+        """
+        There is nothing wrong with what a ledger wrote, at rest or in use.
+        """
+        self.assertEqual(self.found(), [])
+        self.opened()
+        self.assertEqual(self.found(), [])
+
+    def test_plantNothing(self) -> None:
+        """
+        The way in which these tests plant their faults plants none by itself.
+        """
+        self.plant("")
+        self.assertEqual(self.found(), [])
+
+    def test_total(self) -> None:
+        """
+        Every total that isn't the sum of its trades.
+        """
+        self.sql("UPDATE account SET credit = credit + 1, balance = balance + 2")
+        self.assertEqual(
+            self.found(),
+            [
+                (
+                    "total",
+                    "account 1001 has balance 62 and credit 351, but its trades sum up"
+                    " to balance 60 and credit 350",
+                ),
+                (
+                    "total",
+                    "account 1002 has balance 2 and credit 1, but its trades sum up to"
+                    " balance 0 and credit 0",
+                ),
+            ],
+        )
+
+    def test_tradePastTheTriggers(self) -> None:
+        """
+        A trade that moved no total.
+        """
+        self.plant('UPDATE trade SET profit = profit + 1 WHERE "order" = 2')
+        self.assertEqual(self.rules(), ["total"])
+
+    def test_noAccount(self) -> None:
+        """
+        Logins that have trades and no account, each once.
+        """
+        self.plant("DELETE FROM account")
+        self.assertEqual(self.rules(), ["total", "total"])
+
+    def test_negativeTotal(self) -> None:
+        """
+        A total below zero, though it is the sum.
+        """
+        self.sql("UPDATE trade SET profit = -500 WHERE cmd = 9")
+        self.assertEqual(
+            self.found(),
+            [
+                (
+                    "negative-total",
+                    "account 1001 has balance 60 and credit -100, and neither may be"
+                    " below zero",
+                )
+            ],
+        )
+
+    def test_mark(self) -> None:
+        """
+        An order at the mark or above it.
+        """
+        self.sql("UPDATE order_mark SET next_order = 6")
+        self.assertEqual(
+            self.found(), [("order-mark", "order 6 stands above the order mark 6")]
+        )
+
+    def test_noMark(self) -> None:
+        """
+        No mark at all.
+        """
+        self.sql("DELETE FROM order_mark")
+        self.assertEqual(self.found(), [("order-mark", "there is no order mark")])
+
+    def test_order(self) -> None:
+        """
+        A number that is none of an order.
+        """
+        self.plant('UPDATE trade SET "order" = -3 WHERE "order" = 3')
+        self.assertIn(("order", "order -3 is no order number"), self.found())
+
+    def test_sameOrderTwice(self) -> None:
+        """
+        One number for two trades, which takes damage to the file itself.
+        """
+        with closing(sqlite3.connect(self.path)) as connection:
+            [[page, size]] = connection.execute(
+                "SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size"
+                " WHERE name = 'trade'"
+            )
+        data = bytearray(Path(self.path).read_bytes())
+        start = (page - 1) * size
+        # A cell has the length of its row and then the row's number; the list
+        # of cells begins 8 bytes into the page.
+        cell = start + int.from_bytes(data[start + 10 : start + 12], "big")
+        self.assertEqual(data[cell + 1], 2)
+        data[cell + 1] = 1
+        Path(self.path).write_bytes(data)
+        self.assertIn("Rowid 1 out of order", self.found()[0][1])
+        self.assertEqual(self.found()[0][0], "integrity")
+
+    def test_login(self) -> None:
+        """
+        A trade of nobody.
+        """
+        self.sql('UPDATE trade SET login = 0 WHERE "order" = 3')
+        self.plant("UPDATE account SET balance = 0 WHERE login = 1001")
+        self.plant("DELETE FROM account WHERE login = 0")
+        self.assertIn(("login", "order 3 is of login 0, which is none"), self.found())
+
+    def test_cmd(self) -> None:
+        """
+        A trade that is none of the family.
+        """
+        self.plant('UPDATE trade SET cmd = 5 WHERE "order" = 3')
+        self.assertIn(
+            ("cmd", "order 3 has cmd 5, which is none of 6 to 9"), self.found()
+        )
+
+    def test_state(self) -> None:
+        """
+        A trade in a state that there isn't.
+        """
+        self.plant('UPDATE trade SET state = 4 WHERE "order" = 3')
+        self.assertIn("state", self.rules())
+
+    def test_sign(self) -> None:
+        """
+        What goes in below zero, what goes out above it, and nothing at all.
+        """
+        self.sql(
+            'UPDATE trade SET profit = -80 WHERE "order" = 3;'
+            'UPDATE trade SET profit = 200 WHERE "order" = 5;'
+            'UPDATE trade SET profit = 0 WHERE "order" = 6;'
+        )
+        self.assertEqual(
+            self.found(),
+            [
+                ("sign", "order 3 has cmd 6 and profit -80: the sign is wrong"),
+                ("sign", "order 5 has cmd 8 and profit 200: the sign is wrong"),
+                ("sign", "order 6 has cmd 9 and profit 0: the sign is wrong"),
+            ],
+        )
+
+    def test_times(self) -> None:
+        """
+        A trade that closes before it opens.
+        """
+        self.sql('UPDATE trade SET close_time = open_time - 1 WHERE "order" = 3')
+        self.assertEqual(
+            self.found(), [("times", "order 3 opens at 1900 and closes at 1899")]
+        )
+
+    def test_keyWithoutTrade(self) -> None:
+        """
+        A key whose trade is not there.
+        """
+        self.plant("UPDATE keyed_operation SET \"order\" = 99 WHERE key = 'first'")
+        self.assertEqual(
+            self.found(),
+            [
+                (
+                    "key-without-trade",
+                    "the key 'first' of principal 7 booked order 99, which is not"
+                    " there",
+                )
+            ],
+        )
+
+    def test_tradeGone(self) -> None:
+        """
+        A trade that was removed leaves its keys behind.
+        """
+        self.plant(
+            'DELETE FROM trade WHERE "order" = 1;'
+            "UPDATE account SET credit = credit - 200 WHERE login = 1001"
+        )
+        self.assertEqual(self.rules(), ["key-without-trade", "key-without-trade"])
+
+    def test_keyOfOtherTrade(self) -> None:
+        """
+        A key that booked for another login, or as another cmd.
+        """
+        self.plant(
+            "UPDATE keyed_operation SET login = 1003 WHERE key = 'first';"
+            "UPDATE keyed_operation SET cmd = 6 WHERE key = 'gone'"
+        )
+        self.assertEqual(self.rules(), ["key-of-other-trade", "key-of-other-trade"])
+
+    def test_keyAhead(self) -> None:
+        """
+        A key that knows a change which its trade does not.
+        """
+        self.plant("UPDATE keyed_operation SET revision = 2 WHERE key = 'more'")
+        self.assertEqual(
+            self.found(),
+            [
+                (
+                    "key-ahead",
+                    "the key 'more' of principal 7 made revision 2 of order 1, which"
+                    " has only revision 1",
+                )
+            ],
+        )
+
+    def test_keyDiffers(self) -> None:
+        """
+        A key that was the last to change its trade, and doesn't agree with it
+        in any one column.
+        """
+        for change in (
+            "profit = 201",
+            "comment = 'Bonus '",
+            "open_time = 1799",
+            "close_time = 1801",
+            "timestamp = 1801",
+        ):
+            with closing(sqlite3.connect(self.path)) as connection:
+                connection.execute(
+                    f"UPDATE keyed_operation SET {change} WHERE key = 'more'"
+                )
+                connection.commit()
+            self.assertEqual((change, self.rules()), (change, ["key-differs"]))
+            self.sql(
+                "UPDATE keyed_operation SET profit = 200, comment = 'Bonus',"
+                " open_time = 1800, close_time = 1800, timestamp = 1800"
+                " WHERE key = 'more'"
+            )
+
+    def test_changedByUnkeyed(self) -> None:
+        """
+        A later change without a key is no problem, not even in the same
+        second.
+        """
+        ledger = self.opened()
+        self.successResultOf(
+            ledger.commit([booking(1, 250, type=UPDATE), booking(2, 1, type=UPDATE)])
+        )
+        self.assertEqual(self.found(), [])
+
+    def test_keyNotLast(self) -> None:
+        """
+        A trade that was changed after it was deleted.
+        """
+        self.plant('UPDATE trade SET revision = 2, state = 3 WHERE "order" = 4')
+        self.assertEqual(self.rules(), ["total", "key-not-last"])
+
+    def test_keyType(self) -> None:
+        """
+        A key that says of its change what it can't have been.
+        """
+        self.sql("UPDATE keyed_operation SET type = 0 WHERE key = 'more'")
+        self.assertEqual(
+            self.found(),
+            [
+                (
+                    "key-type",
+                    "the key 'more' of principal 7 has type 0, but made revision 1 of"
+                    " order 1, with state 3",
+                )
+            ],
+        )
+
+    def test_keyState(self) -> None:
+        """
+        A key that says it deleted what it booked.
+        """
+        self.sql("UPDATE keyed_operation SET state = 6 WHERE key = 'first'")
+        self.assertEqual(self.rules(), ["key-type"])
+
+    def test_keyAsked(self) -> None:
+        """
+        Keys that booked what was not asked for.
+        """
+        self.sql(
+            "UPDATE keyed_operation SET asked_order = 2 WHERE key = 'more';"
+            "UPDATE keyed_operation SET asked_open_time = 17 WHERE key = 'first';"
+            "UPDATE keyed_operation SET asked_close_time = 17 WHERE key = 'gone'"
+        )
+        self.assertEqual(self.rules(), ["key-asked"] * 3)
+
+    def test_keySign(self) -> None:
+        """
+        A key that booked with the wrong sign.
+        """
+        self.sql("UPDATE keyed_operation SET profit = -100 WHERE key = 'first'")
+        self.assertEqual(self.rules(), ["key-sign"])
+
+    def test_keyTimes(self) -> None:
+        """
+        A key that booked a close before the open.
+        """
+        self.sql("UPDATE keyed_operation SET close_time = 1799 WHERE key = 'first'")
+        self.assertEqual(self.rules(), ["key-times"])
+
+    def test_keysOfOneChange(self) -> None:
+        """
+        Two keys for one change: one of the two requests was never booked.
+        """
+        self.sql(
+            "UPDATE keyed_operation SET principal = 8 WHERE key = 'gone';"
+            "INSERT INTO keyed_operation SELECT * FROM"
+            " (SELECT 9, key, command, type, asked_order, asked_open_time,"
+            ' asked_close_time, "order", login, cmd, state, profit, comment,'
+            " open_time, close_time, timestamp, revision"
+            " FROM keyed_operation WHERE key = 'gone')"
+        )
+        self.assertEqual(
+            self.found(),
+            [("keys-of-one-change", "revision 0 of order 4 was booked under 2 keys")],
+        )
+
+    def test_triggerMissing(self) -> None:
+        """
+        A trigger that is gone, so that totals would no longer move.
+        """
+        self.sql("DROP TRIGGER trade_updated")
+        self.assertEqual(
+            self.found(), [("schema", "the trigger trade_updated is missing")]
+        )
+
+    def test_triggerChanged(self) -> None:
+        """
+        A trigger that does something else.
+        """
+        self.sql(
+            "DROP TRIGGER trade_inserted;"
+            "CREATE TRIGGER trade_inserted AFTER INSERT ON trade BEGIN SELECT 1; END"
+        )
+        self.assertEqual(
+            self.found(),
+            [("schema", "the trigger trade_inserted is not as it was made")],
+        )
+
+    def test_triggerAdded(self) -> None:
+        """
+        A trigger of somebody else; an index of theirs does no harm.
+        """
+        self.sql(
+            "CREATE INDEX theirs ON trade (login);"
+            "CREATE TRIGGER extra AFTER INSERT ON trade BEGIN SELECT 1; END"
+        )
+        self.assertEqual(
+            self.found(), [("schema", "the trigger extra is none of the ledger's")]
+        )
+
+    def test_tableMissing(self) -> None:
+        """
+        Without a table the check ends early, and says so.
+        """
+        self.sql("DROP TABLE keyed_operation")
+        first, last = self.found()
+        self.assertEqual(first, ("schema", "the table keyed_operation is missing"))
+        self.assertEqual(last[0], "unreadable")
+        self.assertIn("no such table: keyed_operation", last[1])
+
+    def test_damagedPage(self) -> None:
+        """
+        A page that was overwritten ends the check early.
+        """
+        with closing(sqlite3.connect(self.path)) as connection:
+            [[page, size]] = connection.execute(
+                "SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size"
+                " WHERE name = 'keyed_operation'"
+            )
+        with open(self.path, "r+b") as file:
+            file.seek((page - 1) * size)
+            file.write(b"\xff" * size)
+        self.assertEqual(self.rules()[-1], "unreadable")
+
+
+class BackUpTests(LedgerTestCase):
+    """
+    Tests for L{backUp}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Name the copy.
+        """
+        super().setUp()
+        self.copy = os.path.join(self.folder, "copy.db")
+
+    def refusedCopy(self, kind: type[LedgerProblem], **more: Any) -> str:
+        """
+        What is said of a copy that isn't made; nothing is left of it.
+        """
+        e = self.assertRaises(kind, backUp, self.path, self.copy, **more)
+        self.assertFalse(os.path.exists(self.copy + ".part"))
+        return str(e)
+
+    def files(self) -> list[str]:
+        """
+        What there is of the copy.
+        """
+        return sorted(name for name in os.listdir(self.folder) if "copy" in name)
+
+    def test_inUse(self) -> None:
+        """
+        A copy beside a server has what was committed, in one file, and is a
+        ledger that goes on from there.
+        """
+        server = self.opened()
+        order = server.newOrder()
+        self.successResultOf(server.commit([booking(order, 17)]))
+        backUp(self.path, self.copy)
+        self.successResultOf(server.commit([booking(server.newOrder(), 18)]))
+        self.assertEqual(self.files(), ["copy.db"])
+        self.path = self.copy
+        copy = self.opened()
+        self.assertEqual(order, 7)
+        self.assertEqual(copy.trade(7), booking(7, 17).trade)
+        self.assertIsNone(copy.trade(8))
+        self.assertEqual(copy.account(1001), Account(1001, 60, 367))
+
+    def test_atRest(self) -> None:
+        """
+        A ledger that no server has open is copied too.
+        """
+        backUp(self.path, self.copy)
+        with reading.reading(self.copy) as ledger:
+            self.assertEqual(reading.counts(ledger)["trades"], 6)
+            self.assertEqual(
+                ledger.execute("PRAGMA journal_mode").fetchone(), ("delete",)
+            )
+
+    def test_notReplaced(self) -> None:
+        """
+        A file that is there stays as it is.
+        """
+        Path(self.copy).write_text("precious")
+        self.assertEqual(
+            self.refusedCopy(LedgerProblem),
+            f"{self.copy} is there already, and is not replaced",
+        )
+        self.assertEqual(Path(self.copy).read_text(), "precious")
+
+    def test_replaced(self) -> None:
+        """
+        It is replaced where that is wanted.
+        """
+        Path(self.copy).write_text("old")
+        backUp(self.path, self.copy, overwrite=True)
+        with reading.reading(self.copy) as ledger:
+            self.assertEqual(reading.counts(ledger)["trades"], 6)
+
+    def test_ledgerItself(self) -> None:
+        """
+        The ledger is never replaced by its own copy, nor a file beside it.
+        """
+        ledger = self.path
+        for self.copy in [ledger, f"{ledger}-wal", f"{ledger}-shm", f"{ledger}.lock"]:
+            said = self.refusedCopy(LedgerProblem, overwrite=True)
+            self.assertIn("belongs to the ledger itself", said)
+        os.symlink(ledger, os.path.join(self.folder, "link.db"))
+        self.copy = os.path.join(self.folder, "link.db")
+        self.assertIn(
+            "belongs to the ledger itself",
+            self.refusedCopy(LedgerProblem, overwrite=True),
+        )
+
+    def test_inUseAsCopy(self) -> None:
+        """
+        A WAL file that stands where the copy is to be would be taken for a
+        part of it.
+        """
+        Path(self.copy + "-wal").touch()
+        self.assertIn(
+            "copy.db may be in use", self.refusedCopy(LedgerProblem, overwrite=True)
+        )
+
+    def test_leftover(self) -> None:
+        """
+        What a killed copy left behind is no obstacle.
+        """
+        Path(self.copy + ".part").write_text("half" * 5000)
+        backUp(self.path, self.copy)
+        self.assertEqual(self.files(), ["copy.db"])
+
+    def test_twoAtOnce(self) -> None:
+        """
+        Two copies to one file don't mix.
+        """
+        with open(self.copy + ".part", "wb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            e = self.assertRaises(LedgerInUse, backUp, self.path, self.copy)
+        self.assertEqual(str(e), f"another process is copying to {self.copy}")
+        self.assertEqual(self.files(), ["copy.db.part"])
+
+    def test_renamedMeanwhile(self) -> None:
+        """
+        A part that got its name between its opening and its lock is left
+        alone: it is the other one's copy.
+        """
+
+        def flock(file: int, how: int) -> None:
+            os.rename(self.copy + ".part", self.copy)
+
+        Path(self.copy + ".part").write_text("whole")
+        self.patch(fcntl, "flock", flock)
+        self.assertRaises(LedgerInUse, backUp, self.path, self.copy)
+        self.assertEqual(Path(self.copy).read_text(), "whole")
+
+    def test_damaged(self) -> None:
+        """
+        A copy that doesn't pass the check is not kept.
+        """
+        self.sql("UPDATE account SET credit = 1")
+        self.assertIn(
+            "is not sound and was not kept: account 1001 has",
+            self.refusedCopy(LedgerDamaged),
+        )
+        self.assertEqual(self.files(), [])
+
+    def test_mode(self) -> None:
+        """
+        Who may not read the ledger may not read its copy.
+        """
+        os.chmod(self.path, 0o600)
+        backUp(self.path, self.copy)
+        self.assertEqual(stat.S_IMODE(os.stat(self.copy).st_mode), 0o600)
+
+    def test_noLedger(self) -> None:
+        """
+        Without a ledger there is no copy.
+        """
+        self.path += ".no"
+        self.assertIn("there is no ledger", self.refusedCopy(LedgerProblem))
+
+    def test_noFolder(self) -> None:
+        """
+        A folder that isn't there is told.
+        """
+        self.copy = os.path.join(self.folder, "no", "copy.db")
+        said = self.refusedCopy(LedgerProblem)
+        self.assertIn(f"the copy {self.copy} can't be made", said)
+        self.assertIn("No such file or directory", said)
+
+    def test_noSpace(self) -> None:
+        """
+        It is the copy that is told when its disk is full, and not the ledger.
+        """
+        whole = sqlite3.connect
+
+        class Full(sqlite3.Connection):
+            """
+            A connection to a disk with one page left.
+            """
+
+            def __init__(self, *arguments: Any, **more: Any) -> None:
+                super().__init__(*arguments, **more)
+                self.execute("PRAGMA max_page_count = 1")
+
+        def connect(path: str, **more: Any) -> sqlite3.Connection:
+            if path.endswith(".part"):
+                more["factory"] = Full
+            return whole(path, **more)
+
+        self.patch(copying.sqlite3, "connect", connect)
+        self.assertIn(
+            f"the copy {self.copy}.part can't be made: database or disk is full",
+            self.refusedCopy(LedgerProblem),
+        )
+
+    def test_onDisk(self) -> None:
+        """
+        The copy and then its new name are synced.
+        """
+        synced = []
+
+        def fsync(file: int) -> None:
+            synced.append(os.readlink(f"/proc/self/fd/{file}"))
+
+        if not os.path.exists("/proc/self/fd"):
+            self.skipTest("needs /proc")
+        self.patch(os, "fsync", fsync)
+        backUp(self.path, self.copy)
+        self.assertEqual(synced, [self.copy + ".part", self.folder])
+
+    def test_crashedLedger(self) -> None:
+        """
+        What a killed server left in its WAL file is in the copy.
+        """
+        server = self.opened()
+        self.successResultOf(server.commit([booking(server.newOrder(), 17)]))
+        crashed = os.path.join(self.folder, "crashed.db")
+        for end in ("", "-wal"):
+            shutil.copy(self.path + end, crashed + end)
+        backUp(crashed, self.copy)
+        with reading.reading(self.copy) as ledger:
+            self.assertEqual(reading.counts(ledger)["trades"], 7)
+
+
+class RevisionTests(LedgerTestCase):
+    """
+    Tests for how the ledger counts the changes of a trade.
+    """
+
+    def revisions(self, table: str) -> list[Any]:
+        """
+        The revision of each row, by the order.
+        """
+        with reading.reading(self.path) as ledger:
+            return ledger.execute(
+                f'SELECT "order", revision FROM {table} ORDER BY "order", revision'
+            ).fetchall()
+
+    def test_changes(self) -> None:
+        """
+        Each change of a trade counts, whether or not it has a key, also
+        several in one batch.
+        """
+        ledger = self.opened()
+        self.successResultOf(
+            ledger.commit(
+                [
+                    booking(2, 5, type=UPDATE),
+                    booking(2, 6, type=UPDATE, key="second"),
+                    booking(2, 7, type=UPDATE),
+                ]
+            )
+        )
+        self.successResultOf(ledger.commit([booking(2, 8, type=UPDATE)]))
+        self.assertEqual(
+            self.revisions("trade"), [(1, 1), (2, 4), (3, 0), (4, 1), (5, 0), (6, 0)]
+        )
+
+    def test_keyed(self) -> None:
+        """
+        A key knows which change was its own.
+        """
+        self.assertEqual(
+            self.revisions("keyed_operation"), [(1, 0), (1, 1), (4, 0), (4, 1)]
+        )
