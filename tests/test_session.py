@@ -290,6 +290,7 @@ class SessionTestCase(SynchronousTestCase):
         """
         self.assertEqual(self.sessions.pending, 0)
         self.assertEqual(len(self.waiters), 0)
+        self.assertEqual(self.waiters._byEvent, {})
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
@@ -836,9 +837,9 @@ class SlowRuntimeTests(SessionTestCase):
         self.clock.advance(5)
         client.hears()
         self.slow.reserve(77)
+        self.assertAtRest()
         self.publish(0, {"order": 77})
         self.assertEqual(client.replies(), [])
-        self.assertAtRest()
 
     def test_reservesForAReusedExtID(self) -> None:
         """
