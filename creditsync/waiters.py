@@ -160,8 +160,7 @@ class Waiters:
 
     def _timedOut(self, waiter: Waiter) -> None:
         self._forgetEvent(waiter)
-        what = "order was reserved" if waiter.order is None else "answer"
-        cause = f"no {what} within {self._timeout * 1000:.0f} ms"
+        cause = f"no answer within {self._timeout * 1000:.0f} ms"
         waiter.ended.errback(OutcomeUnknown(cause, waiter.order))
 
     def _committed(self, waiter: Waiter) -> None:

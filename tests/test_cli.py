@@ -228,7 +228,7 @@ class MainTests(CommandTestCase):
             " show watch bulk statement check backup export demo"
         )
         for command in commands.split():
-            self.assertIn(f"\n    {command} ", said.getvalue())
+            self.assertRegex(said.getvalue(), rf"\n    {command}\s")
 
     def test_version(self) -> None:
         """

@@ -820,8 +820,7 @@ class SlowRuntimeTests(SessionTestCase):
                     "extID": "a",
                     "status": 504,
                     "error": "SYNC_TIMEOUT",
-                    "message": "no order was reserved within 5000 ms:"
-                    " the outcome is unknown",
+                    "message": "no answer within 5000 ms: the outcome is unknown",
                 }
             ],
         )
