@@ -4,7 +4,6 @@ C{creditsync}, which is C{python -m creditsync} too.
 
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from functools import partial
 
 from creditsync import __version__
 from creditsync.cli import (
@@ -54,7 +53,7 @@ def _parser() -> ArgumentParser:
         "creditsync",
         description="Synchronous credit-in for trading platforms.",
         epilog=_EPILOG,
-        formatter_class=partial(RawDescriptionHelpFormatter, max_help_position=18),
+        formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")

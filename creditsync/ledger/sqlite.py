@@ -80,6 +80,10 @@ _REPLAY: Final = f"""
 
 _SET_MARK: Final = "UPDATE order_mark SET next_order = ?"
 
+# Seconds for which a commit waits while somebody else, against all advice, has
+# the database locked; then it fails, and nobody knows what is on disk.
+_PATIENCE: Final = 30.0
+
 _encoder = Encoder()
 
 
@@ -342,4 +346,6 @@ def _connect(path: str) -> sqlite3.Connection:
         raise LedgerProblem(
             f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or newer is needed"
         )
-    return sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    return sqlite3.connect(
+        path, timeout=_PATIENCE, check_same_thread=False, isolation_level=None
+    )
