@@ -65,10 +65,14 @@ _READ_ONLY = frozenset({"GetOperation", "HealthCheck", "Subscribe", "Unsubscribe
 # Refusals of the moment: the same request may be taken later.
 _MOMENTARY = frozenset({429, 503})
 
-# Refusals that tell of the earlier tries too: the server would have spoken
-# them at each try, or does so only after it has found nothing under the key.
-# The others, 401 for one, are spoken before the key is looked at.
-_CONCLUSIVE = frozenset({400, 404, 409, 422})
+# Refusals that tell of the earlier tries too: the server would speak them at
+# each try. The others, 401 for one, are spoken before the key is looked at.
+_CONCLUSIVE = frozenset({400, 422})
+
+# These the server speaks after it has found nothing under the key. That is the
+# end of it, unless a try that was lost without a reply may still be on its way
+# in, and be judged otherwise by what is booked meanwhile.
+_CONCLUSIVE_UNLESS_LOST = frozenset({404, 409})
 
 # The members of a trade and of an accepted command that are money.
 _MONEY = ("profit", "amount")
@@ -148,6 +152,7 @@ class _Request:
     @ivar extID: The name of the try that is in flight, if one is.
     @ivar tries: How many answers of the moment it has had.
     @ivar mayBeBooked: Whether a try that is over has left that open.
+    @ivar wasLost: Whether the connection of a try was lost before its reply.
     @ivar order: The order that a try has reserved, as far as it is known.
     @ivar refusal: The last refusal of the moment.
     @ivar nextTry: The end of the wait for the next try.
@@ -160,9 +165,18 @@ class _Request:
     extID: str | None = None
     tries: int = 0
     mayBeBooked: bool = False
+    wasLost: bool = False
     order: int | None = None
     refusal: Refused | None = None
     nextTry: IDelayedCall | None = None
+
+    def isEndedBy(self, refusal: Refused) -> bool:
+        """
+        Whether a refusal of this try says that no other one was booked.
+        """
+        return refusal.status in _CONCLUSIVE or (
+            refusal.status in _CONCLUSIVE_UNLESS_LOST and not self.wasLost
+        )
 
     def unfinished(self, cause: str) -> Exception:
         """
@@ -435,7 +449,7 @@ class CreditClient(ClientService):
             self._timeouts.end(extID)
             if request is not None and not request.ended.called:
                 request.extID = None
-                request.mayBeBooked = True
+                request.mayBeBooked = request.wasLost = True
                 self._queue[request] = None
                 self._queue.move_to_end(request, last=False)
 
@@ -578,7 +592,7 @@ class CreditClient(ClientService):
         elif answer.status in _MOMENTARY:
             request.refusal = answer
             self._tryAgain(request, _retryAfter(answer))
-        elif request.mayBeBooked and answer.status not in _CONCLUSIVE:
+        elif request.mayBeBooked and not request.isEndedBy(answer):
             self._fail(request, request.unfinished(f"no further try, {answer}"))
         else:
             self._fail(request, answer)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from creditsync.codes import (
@@ -25,7 +27,7 @@ from creditsync.codes import (
     OP_CREDIT_OUT,
     REQUEST_STATES,
 )
-from creditsync.errors import InvalidData
+from creditsync.errors import InvalidData, OutcomeUnknown, Refusal
 from creditsync.interfaces import ICommand, ITradingRuntime
 from creditsync.records import (
     Deferral,
@@ -133,6 +135,8 @@ class FinanceCommand:
     needsExtID: bool = field(init=False)
     roles = FINANCE_SESSIONS
 
+    _log = Logger()
+
     def __attrs_post_init__(self) -> None:
         self.name = self._method.name + ("Sync" if self._isSync else "")
         self.schema = self._method.schema
@@ -152,7 +156,7 @@ class FinanceCommand:
         )
         reservation = self._runtime.submit(operation)
         if isinstance(reservation, Deferred):
-            return reservation.addCallback(self._accepted)
+            return reservation.addCallbacks(self._accepted, self._notAccepted)
         return self._accepted(reservation)
 
     def _key(self, request: Request) -> str | None:
@@ -163,7 +167,9 @@ class FinanceCommand:
             return request.key
         if request.extID is None:
             return None
-        key = str(request.extID)
+        # 7 and 7.0 are one integer, also for the sessions that correlate by it.
+        extID = request.extID
+        key = extID if isinstance(extID, str) else str(int(extID))
         if not (key.isascii() and key.isprintable()):
             raise InvalidData(
                 "extID must be printable ASCII: here it is the idempotencyKey too"
@@ -181,6 +187,16 @@ class FinanceCommand:
             "amount": Decimal(fromUnits(trade.profit)),
             "__deferred": self._deferred(reservation),
         }
+
+    def _notAccepted(self, why: Failure) -> Failure:
+        """
+        Not to reserve at once is to reserve elsewhere: unless that was
+        refused, nobody here knows what has happened there.
+        """
+        if why.check(Refusal):
+            return why
+        self._log.failure("the trading runtime failed", why)
+        return Failure(OutcomeUnknown("the trading runtime failed"))
 
     def _deferred(self, reservation: Reservation) -> Deferral | Replay:
         if reservation.isReplay:

@@ -29,7 +29,8 @@ class ITradingRuntime(Interface):
     The backend that books finance operations and emits their events.
 
     If it is a L{twisted.application.service.IService} too, the server starts
-    it before it listens and stops it after the last session was answered.
+    it with itself, before the reactor serves anybody, and stops it after the
+    last session was answered.
     """
 
     def submit(

@@ -292,6 +292,20 @@ class LineProtocol(Protocol):
         self.factory.closed(self)
 
 
+class _Unwelcome(Protocol):
+    """
+    A connection for which there is no room.
+    """
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        """
+        Close it at once.
+        """
+        self.transport.abortConnection()
+
+
 class LineFactory(Factory):
     """
     All connections of one server, on whatever endpoints it listens.
@@ -321,15 +335,14 @@ class LineFactory(Factory):
         self._flushing: IDelayedCall | None = None
         self._allClosed: Deferred[None] | None = None
 
-    def buildProtocol(  # type: ignore[override]
-        self, addr: IAddress | None
-    ) -> LineProtocol | None:
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """
         Take a connection, or close it at once if there are too many.
         """
         if len(self._connections) >= self.limits.maxConnections:
             self.log.warn("{addr} is refused: too many connections", addr=addr)
-            return None
+            # Not None, which a TLS factory around this one can't take.
+            return _Unwelcome()
         return LineProtocol(self)
 
     def opened(self, connection: LineProtocol) -> None:

@@ -1,7 +1,8 @@
 """
 The values that travel through the house; no I/O, and nothing that decides.
 
-None of them is changed once it is made, except where its docstring says so.
+Who makes one may complete it; nobody changes it once it was handed on, except
+where its docstring says so.
 They are C{attrs.define}d rather than C{frozen} because a frozen record takes
 more than three times as long to make, and every credit makes four of them.
 

@@ -42,6 +42,7 @@ from creditsync.errors import (
     ShuttingDown,
     UserNotFound,
 )
+from creditsync.failing import Failing
 from creditsync.interfaces import ILedger, ITradeEvents, ITradingRuntime
 from creditsync.records import (
     Account,
@@ -113,8 +114,7 @@ class TradingRuntime(Service):
         self._lastOnDisk = 0
         self._wake: IDelayedCall | None = None
         self._loop: Deferred[None] | None = None
-        self._accepting = False
-        self._failed: Deferred[None] = Deferred()
+        self._failing = Failing()
 
     def startService(self) -> None:
         """
@@ -124,7 +124,6 @@ class TradingRuntime(Service):
         """
         self._ledger.open()
         super().startService()  # type: ignore[no-untyped-call]
-        self._accepting = True
 
     def stopService(self) -> "Deferred[None]":
         """
@@ -133,7 +132,6 @@ class TradingRuntime(Service):
         @return: Fires when the ledger is closed.
         """
         super().stopService()  # type: ignore[no-untyped-call]
-        self._accepting = False
         return Deferred.fromCoroutine(self._drain())
 
     async def _drain(self) -> None:
@@ -148,7 +146,7 @@ class TradingRuntime(Service):
         """
         See L{ITradingRuntime.whenFailed}.
         """
-        return self._failed
+        return self._failing.whenFailed()
 
     def submit(self, operation: Operation | Deletion) -> Reservation:
         """
@@ -205,7 +203,7 @@ class TradingRuntime(Service):
         return earlier
 
     def _reserve(self, operation: Operation | Deletion) -> Reservation:
-        if not self._accepting:
+        if self._failing.cause is not None:
             raise ShuttingDown()
         if len(self._queue) + len(self._committing) >= self._maxQueued:
             raise Busy("too many operations are waiting to be booked")
@@ -372,13 +370,12 @@ class TradingRuntime(Service):
         The commit erred, and its outcome is unknown: acknowledge nothing any
         more. The next start finds out what is on disk.
         """
-        self._accepting = False
         self._log.failure("the ledger failed, nothing more is booked", why)
         lost, self._committing, self._queue = self._committing + self._queue, [], []
         for reservation in lost:
             unknown = OutcomeUnknown("the ledger failed", reservation.order)
             reservation.lost(Failure(unknown))
-        self._failed.errback(why)
+        self._failing.fail(why)
 
 
 def _totalAfter(account: Account, kind: str, change: int) -> int:

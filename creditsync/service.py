@@ -20,8 +20,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from creditsync.commands import GetOperation, HealthCheck, Subscription
+from creditsync.failing import Failing
 from creditsync.finance import financeCommands
-from creditsync.interfaces import IAuthenticator, ITradeEvents, ITradingRuntime
+from creditsync.interfaces import (
+    IAuthenticator,
+    ITradeEvents,
+    ITradingRuntime,
+    TradeObserver,
+)
 from creditsync.protocol import LineFactory
 from creditsync.records import Limits
 from creditsync.session import Sessions
@@ -91,7 +97,8 @@ class CreditSync(Service):
         self.factory = LineFactory(reactor, self.sessions, limits, timeout + GOODBYE)
         self._endpoints = [serverFromString(reactor, each) for each in listen]
         self._ports: list[IListeningPort] = []
-        self._failed: Deferred[None] = Deferred()
+        self._failing = Failing()
+        self._observing: list[TradeObserver] = []
 
     def whenFailed(self) -> "Deferred[None]":
         """
@@ -101,7 +108,7 @@ class CreditSync(Service):
             told that the outcome is unknown. The process should end then:
             the next start finds out what was booked.
         """
-        return self._failed
+        return self._failing.whenFailed()
 
     @property
     def ports(self) -> list[IListeningPort]:
@@ -122,21 +129,20 @@ class CreditSync(Service):
             self._listen(endpoint)
 
     def _listen(self, endpoint: IStreamServerEndpoint) -> None:
-        failed: list[Failure] = []
-        listening = endpoint.listen(self.factory)
-        listening.addCallback(self._ports.append)
-        if not listening.called:
-            # No endpoint of Twisted's own takes its time to listen.
-            listening.addErrback(
-                lambda why: self._log.failure("an endpoint does not listen", why)
-            )
-            return
-        listening.addErrback(failed.append)
-        for why in failed:
-            for port in self._ports:
-                port.stopListening()
-            self._ports.clear()
-            why.raiseException()
+        # No endpoint of Twisted's own takes its time to listen.
+        listening: list[IListeningPort | Failure] = []
+        endpoint.listen(self.factory).addBoth(listening.append)
+        for port in listening:
+            if isinstance(port, Failure):
+                self._freePorts()
+                port.raiseException()
+            else:
+                self._ports.append(port)
+
+    def _freePorts(self) -> None:
+        ports, self._ports = self._ports, []
+        for port in ports:
+            port.stopListening()
 
     def startService(self) -> None:
         """
@@ -146,11 +152,16 @@ class CreditSync(Service):
             can't be used.
         @raise twisted.internet.error.CannotListenError: A port is taken.
         """
-        super().startService()  # type: ignore[no-untyped-call]
-        self._events.addObserver(self.sessions.tradeEvents)
-        self._events.addObserver(self._flush)
         if IService.providedBy(self._runtime):
-            self._runtime.startService()  # type: ignore[no-untyped-call]
+            try:
+                self._runtime.startService()  # type: ignore[no-untyped-call]
+            except BaseException:
+                self._freePorts()
+                raise
+        super().startService()  # type: ignore[no-untyped-call]
+        for observer in (self.sessions.tradeEvents, self._flush):
+            self._events.addObserver(observer)
+            self._observing.append(observer)
         self._runtime.whenFailed().addErrback(self._runtimeFailed)
         if not self._ports:
             self.privilegedStartService()
@@ -165,7 +176,7 @@ class CreditSync(Service):
         self.sessions.stop()
         self.waiters.endAll("the trading runtime failed")
         self.factory.flush()
-        self._failed.errback(why)
+        self._failing.fail(why)
 
     def stopService(self) -> "Deferred[None]":
         """
@@ -188,8 +199,10 @@ class CreditSync(Service):
         await deferLater(self._reactor, LAST_CALL)
         await self._step("closing the sessions", self.factory.finish())
         self.factory.cutOff()
-        self._events.removeObserver(self._flush)
-        self._events.removeObserver(self.sessions.tradeEvents)
+        while self._observing:
+            observer = self._observing.pop()
+            left = maybeDeferred(self._events.removeObserver, observer)
+            await self._step("leaving the event stream", left)
         if IService.providedBy(self._runtime):
             stopped = maybeDeferred(self._runtime.stopService)
             await self._step("stopping the runtime", stopped, self._limits.stopTimeout)

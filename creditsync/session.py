@@ -2,15 +2,15 @@
 Conversations with clients, free of any transport.
 
 A L{Session} takes lines and gives lines. Each request goes the same way:
-decode, authenticate, look the command up, check its role and the limits,
-validate the data, execute, and answer exactly once. This is the place that
+decode, authenticate, look the command up, check its role, validate the data,
+check the limits, execute, and answer exactly once. This is the place that
 intercepts C{__deferred}: such a response is not sent, the reply waits.
 
 L{Sessions} are all the conversations of one server, and the audience of its
 trade events.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, define
@@ -106,7 +106,7 @@ class Session:
         all the same.
         """
         pending, self._pending = self._pending, {}
-        self._sessions.close(self)
+        self._sessions.listen(self, None)
         for waiter in pending.values():
             self._sessions.waiters.abandon(waiter)
         self._sessions.answered(len(pending))
@@ -251,6 +251,8 @@ class Sessions:
     @ivar pending: The number of requests in flight, in all sessions.
     """
 
+    _log = Logger()
+
     def __init__(
         self,
         *,
@@ -278,12 +280,6 @@ class Sessions:
             or with several at once.
         """
         return Session(self, send)
-
-    def close(self, session: Session) -> None:
-        """
-        Forget a session.
-        """
-        self._audience.pop(session, None)
 
     def answered(self, count: int) -> None:
         """
@@ -371,17 +367,27 @@ class Sessions:
         Broadcast events to the audience, then answer who waits for them, so
         that an event's line comes before its reply's.
         """
-        encoded = [wire.encodeData(event.data) for event in events]
+        encoded = list(self._encoded(events))
         audience = self._currentAudience()
         if audience:
-            lines = b"".join(
-                wire.event(event.type, data)
-                for event, data in zip(events, encoded, strict=True)
-            )
+            lines = b"".join(wire.event(event.type, data) for event, data in encoded)
             for session in audience:
                 session.receive(lines)
-        for event, data in zip(events, encoded, strict=True):
+        for event, data in encoded:
             self.waiters.match(event, data)
+
+    def _encoded(
+        self, events: Sequence[TradeEvent]
+    ) -> Iterator[tuple[TradeEvent, bytes]]:
+        """
+        Encode the data of each event, once; what can't be encoded does not
+        keep the others from their sessions.
+        """
+        for event in events:
+            try:
+                yield event, wire.encodeData(event.data)
+            except Exception:
+                self._log.failure("a trade event can't be encoded")
 
     def _currentAudience(self) -> list[Session]:
         """

@@ -223,7 +223,10 @@ class Options(usage.Options):
         with _naming("schemas"):
             self["site"] = Schemas(self["schemas"] and _folder(self["schemas"]))
         with _naming("revoked"):
-            self["revocations"] = self["revoked"] and Revocations(Path(self["revoked"]))
+            self["revocations"] = self["revoked"] and Revocations(
+                # A daemon changes its folder before it reads them again.
+                Path(self["revoked"]).absolute()
+            )
         with _naming("key"):
             self["secret"] = readKey(self["key"])
             if self["secret"] is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import Factory, define, evolve, field
 from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from creditsync.codes import (
@@ -25,6 +26,7 @@ from creditsync.codes import (
     TS_DELETED,
 )
 from creditsync.errors import NotFound, Refusal, Unauthorized
+from creditsync.failing import Failing
 from creditsync.interfaces import (
     IAuthenticator,
     ILedger,
@@ -96,7 +98,7 @@ class FakeTradingRuntime:
     refusal: Refusal | None = None
     reserved: list[Reservation] = field(init=False, factory=list)
     _trades: dict[int, Trade] = field(init=False, factory=dict)
-    _failed: "Deferred[None]" = field(init=False, factory=Deferred)
+    _failing: Failing = field(init=False, factory=Failing)
 
     def submit(self, operation: Operation | Deletion) -> Reservation:
         """
@@ -153,13 +155,13 @@ class FakeTradingRuntime:
         """
         See L{ITradingRuntime.whenFailed}.
         """
-        return self._failed
+        return self._failing.whenFailed()
 
     def fail(self, why: Exception) -> None:
         """
         Be unable to book from now on.
         """
-        self._failed.errback(why)
+        self._failing.fail(Failure(why))
 
     def book(self, reservation: Reservation) -> None:
         """

@@ -132,9 +132,7 @@ class Waiters:
 
         @param cause: The beginning of the sentence that each client is told.
         """
-        everyone = self._timeouts.waiting()
-        for waiter in everyone:
-            self.release(waiter)
+        everyone = [w for w in self._timeouts.waiting() if self.release(w)]
         for waiter in everyone:
             waiter.ended.errback(OutcomeUnknown(cause, waiter.order))
 

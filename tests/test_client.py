@@ -1006,12 +1006,35 @@ class PatienceTests(ClientTestCase):
 
     def test_refusedByTheKey(self) -> None:
         """
-        A refusal after the server has looked at the key says that the try
-        which was lost is not booked.
+        What the server would say to each try says that the one which was lost
+        is not booked.
         """
-        for status in (400, 404, 409, 422):
+        for status in (400, 422):
             self.start()
             result = self.afterALostTry(status)
+            self.assertEqual(self.failureResultOf(result, Refused).value.status, status)
+
+    def test_refusedByTheLedger(self) -> None:
+        """
+        What depends on what is booked says nothing of a lost try, which may
+        come in later and be judged otherwise.
+        """
+        for status in (404, 409):
+            self.start()
+            result = self.afterALostTry(status)
+            self.failureResultOf(result, OutcomeUnknown)
+
+    def test_refusedAfterA504(self) -> None:
+        """
+        But a try that was answered is not on its way any more: nothing is
+        under its key, so it was not booked.
+        """
+        for status in (404, 409):
+            self.start()
+            result = self.credit("k")
+            self.server.refuse(self.sent(), 504, "SYNC_TIMEOUT", {"order": 7})
+            self.advanceTo(1)
+            self.server.refuse(self.sent(), status, "ERROR")
             self.assertEqual(self.failureResultOf(result, Refused).value.status, status)
 
 

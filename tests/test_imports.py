@@ -22,7 +22,7 @@ FLOORS: list[set[str]] = [
     {"interfaces"},
     {"records"},
     {"wire", "validation", "auth", "timeouts"},
-    {"waiters", "events", "ledger", "client"},
+    {"waiters", "events", "failing", "ledger", "client"},
     {"runtime", "finance", "commands"},
     {"session"},
     {"protocol"},

@@ -208,14 +208,20 @@ class LedgerBehaviour:
         self.assertEqual(self.ledger.trade(1), trade(1, 900, state=DELETED))
         self.assertEqual(self.ledger.account(1001), Account(1001, 0, 20))
 
-    def test_otherAccount(self) -> None:
+    def test_nearTheGreatestTotal(self) -> None:
         """
-        Even if a trade changes its account and kind, totals stay the sums.
+        A total may come as near to 64 bits as it likes: no step on the way to
+        a total that fits leaves them.
         """
-        self.commit(trade(1, 500, login=1001, cmd=CREDIT_IN))
-        self.commit(trade(1, 400, login=1002, cmd=BALANCE_IN))
-        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 0))
-        self.assertEqual(self.ledger.account(1002), Account(1002, 400, 0))
+        greatest = 2**63 - 1
+        self.commit(trade(1, greatest), trade(2, -1_000, cmd=CREDIT_OUT))
+        self.commit(trade(3, 1_000))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, greatest))
+        self.commit(trade(2, -1_001, cmd=CREDIT_OUT))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, greatest - 1))
+        self.commit(trade(3, 1_000, state=6), trade(2, -1_001, cmd=CREDIT_OUT, state=6))
+        self.commit(trade(1, 5))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 5))
 
     def test_requestDoesNotCount(self) -> None:
         """

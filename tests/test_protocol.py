@@ -973,10 +973,13 @@ class FactoryTests(RecordedTestCase):
         self.limit(maxConnections=2)
         first, _ = self.connect(), self.connect()
         with capturedLogs() as logs:
-            self.assertIsNone(self.factory.buildProtocol(None))
+            unwelcome = self.factory.buildProtocol(None)
         self.assertEqual(len(logs), 1)
+        transport = StringTransport()
+        unwelcome.makeConnection(transport)
+        self.assertTrue(transport.disconnected)
         first.isGone()
-        self.assertIsNotNone(self.factory.buildProtocol(None))
+        self.assertIsInstance(self.factory.buildProtocol(None), LineProtocol)
 
     def test_keepAlive(self) -> None:
         """

@@ -490,7 +490,7 @@ class CheckTests(LedgerTestCase):
         """
         A trade of nobody.
         """
-        self.sql('UPDATE trade SET login = 0 WHERE "order" = 3')
+        self.plant('UPDATE trade SET login = 0 WHERE "order" = 3')
         self.plant("UPDATE account SET balance = 0 WHERE login = 1001")
         self.plant("DELETE FROM account WHERE login = 0")
         self.assertIn(("login", "order 3 is of login 0, which is none"), self.found())

@@ -393,6 +393,36 @@ class StartTests(ServiceTestCase):
         self.assertStops(server)
         self.assertEqual(self.happened, ["listening on 8080", "port closed"])
 
+    def test_startAfterALedgerProblem(self) -> None:
+        """
+        A start that failed leaves nothing behind: the next one publishes each
+        event once.
+        """
+        problems = [LedgerProblem("in use")]
+
+        class Once(HeldLedger):
+            def open(self) -> None:
+                if problems:
+                    raise problems.pop()
+
+        ledger = Once()
+        runtime = TradingRuntime(
+            self.reactor, ledger, self.events, now=lambda: 1767225600, maxQueued=1
+        )
+        server = self.make(runtime, listen=["tcp:8080"])
+        self.assertRaises(LedgerProblem, server.startService)
+        self.assertFalse(server.running)
+        server.startService()
+        client = Client(server)
+        client.asks()
+        self.reactor.advance(0)
+        ledger.release()
+        self.reactor.advance(0)
+        events, replies = client.wire.value().count(b"event"), client.replies()
+        self.assertEqual((events, len(replies)), (2, 1))
+        client.goes()
+        self.assertStops(server)
+
     def test_timeout(self) -> None:
         """
         The timeout is the deployer's.

@@ -723,6 +723,30 @@ class MatchingTests(SessionTestCase):
             ],
         )
 
+    def test_unspeakableEvent(self) -> None:
+        """
+        An event that can't be encoded is logged; those published with it go
+        their way.
+        """
+        client = self.client()
+        client.says(SEED_REQUEST)
+        good = MappingProxyType({"order": 1242281})
+        self.events.publish(
+            [
+                TradeEvent(0, MappingProxyType({"order": 1, "what": object()})),
+                TradeEvent(0, good),
+            ]
+        )
+        self.assertEqual(
+            client.heard,
+            [
+                b'{"event":"trade:event","type":0,"data":{"order":1242281}}\r\n',
+                b'{"extID":"credit-req-1001","status":200,'
+                b'"data":{"order":1242281}}\r\n',
+            ],
+        )
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+
     def test_batch(self) -> None:
         """
         Events that are published together come in booking order, and before
@@ -1576,6 +1600,18 @@ class IdempotentExtIDTests(EmbeddedTestCase):
         [reply] = client.hears()
         self.assertEqual((reply["status"], reply["data"]["order"]), (200, 1))
 
+    def test_sameNumber(self) -> None:
+        """
+        5 and 5.0 are one integer, and so one key.
+        """
+        client = self.client()
+        client.asks(extID=5)
+        self.commit()
+        client.hears()
+        client.asks(extID=5.0)
+        [reply] = client.hears()
+        self.assertEqual((reply["data"]["order"], reply["replayed"]), (1, True))
+
     def test_withoutExtID(self) -> None:
         """
         A request that has neither is booked each time.
@@ -2089,14 +2125,15 @@ class FaultTests(SessionTestCase):
 
     def test_submitFails(self) -> None:
         """
-        A runtime that fails before it reserves is 500.
+        Of a runtime that reserves elsewhere and fails, nobody knows whether it
+        has reserved: 504, and the cause in the log.
         """
         self.serve(slow := SlowRuntime())
         client = self.client()
         client.asks()
         [(_, answer)] = slow.asked
         answer.errback(LedgerProblem("disk full"))
-        self.assertEqual(client.outcomes(), [("a", 500, "TECH_PROBLEM")])
+        self.assertEqual(client.outcomes(), [("a", 504, "SYNC_TIMEOUT")])
         self.assertEqual(len(self.flushLoggedErrors(LedgerProblem)), 1)
 
     def test_noResponse(self) -> None:

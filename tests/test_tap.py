@@ -198,9 +198,9 @@ class OptionsTests(InFolder):
         A file of revocations that isn't there is refused.
         """
         self.assertRefused(
-            "--revoked: the revocations in nowhere"
+            "--revoked: the revocations in /nowhere/revoked"
             " can't be read (No such file or directory)",
-            "--revoked=nowhere",
+            "--revoked=/nowhere/revoked",
         )
 
     def test_version(self) -> None:

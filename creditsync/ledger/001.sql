@@ -106,19 +106,25 @@ BEGIN
         credit = credit + excluded.credit;
 END;
 
--- In two steps, although an order keeps its login and its cmd: whatever
--- changes, the totals stay the sums, and no step can lose a unit.
+-- An order keeps its login and its cmd.
+CREATE TRIGGER trade_kept BEFORE UPDATE ON trade
+WHEN NEW.login <> OLD.login OR NEW.cmd <> OLD.cmd
+BEGIN
+    SELECT RAISE(ABORT, 'an order keeps its login and its cmd');
+END;
+
+-- By the difference and in one step: with the old amount taken off first, a
+-- total could leave 64 bits on the way to one that does not.
 CREATE TRIGGER trade_updated AFTER UPDATE ON trade
 BEGIN
     UPDATE account SET
-        balance = balance - iif(OLD.state = 3 AND OLD.cmd IN (6, 8), OLD.profit, 0),
-        credit = credit - iif(OLD.state = 3 AND OLD.cmd IN (7, 9), OLD.profit, 0)
-    WHERE login = OLD.login;
-    INSERT INTO account (login, balance, credit) VALUES (
-        NEW.login,
-        iif(NEW.state = 3 AND NEW.cmd IN (6, 8), NEW.profit, 0),
-        iif(NEW.state = 3 AND NEW.cmd IN (7, 9), NEW.profit, 0)
-    ) ON CONFLICT (login) DO UPDATE SET
-        balance = balance + excluded.balance,
-        credit = credit + excluded.credit;
+        balance = balance + (
+            iif(NEW.state = 3 AND NEW.cmd IN (6, 8), NEW.profit, 0)
+            - iif(OLD.state = 3 AND OLD.cmd IN (6, 8), OLD.profit, 0)
+        ),
+        credit = credit + (
+            iif(NEW.state = 3 AND NEW.cmd IN (7, 9), NEW.profit, 0)
+            - iif(OLD.state = 3 AND OLD.cmd IN (7, 9), OLD.profit, 0)
+        )
+    WHERE login = NEW.login;
 END;

@@ -102,6 +102,13 @@ class Site:
         other.execute("BEGIN IMMEDIATE")
         return other
 
+    def spoilLedger(self) -> None:
+        """
+        Make every further commit of the server fail.
+        """
+        with closing(sqlite3.connect(self.ledger, isolation_level=None)) as other:
+            other.execute("ALTER TABLE trade RENAME TO elsewhere")
+
 
 class Server:
     """

@@ -348,10 +348,10 @@ class FaultTests(ProcessTestCase):
         """
         server = self.site.start(*SERVE, *LISTEN, "--timeout=30")
         client = server.connect()
-        with closing(self.site.holdLedger()):
-            client.send("held")
-            reply = next(client.replies())
-            assert server.end() == 1
+        self.site.spoilLedger()
+        client.send("spoilt")
+        reply = next(client.replies())
+        assert server.end() == 1
         assert reply["status"] == 504
         assert "the trading runtime has failed" in server.output.read_text().lower()
         client.close()
