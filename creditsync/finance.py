@@ -167,9 +167,9 @@ class FinanceCommand:
             return request.key
         if request.extID is None:
             return None
-        # 7 and 7.0 are one integer, also for the sessions that correlate by it.
+        # 7 and 7.0 are one integer, "7" is another extID.
         extID = request.extID
-        key = extID if isinstance(extID, str) else str(int(extID))
+        key = extID if isinstance(extID, str) else f"#{int(extID)}"
         if not (key.isascii() and key.isprintable()):
             raise InvalidData(
                 "extID must be printable ASCII: here it is the idempotencyKey too"

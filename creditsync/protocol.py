@@ -38,6 +38,10 @@ from creditsync.records import Limits
 from creditsync.session import Session, Sessions
 from creditsync.timeouts import EqualTimeouts
 
+# Lines of all connections together that are handled in one reactor turn, except
+# that each connection that waits has one.
+LINES_PER_TURN = 256
+
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class LineProtocol(Protocol):
@@ -59,7 +63,6 @@ class LineProtocol(Protocol):
         self._session: Session = factory.sessions.open(self.send)
         self._partial = bytearray()
         self._lines: deque[bytes] = deque()
-        self._nextTurn: IDelayedCall | None = None
         self._output: list[bytes] = []
         self._unwritten = 0
         self._isReading = True
@@ -101,8 +104,7 @@ class LineProtocol(Protocol):
             self._lines.extend(lines)
         if len(partial) > self._limits.maxLineLength + len(b"\r"):
             self._lines.append(self._takePartial())
-        if self._nextTurn is None:
-            self._turn()
+        self.factory.hasLines(self)
 
     def _takePartial(self) -> bytes:
         line = bytes(self._partial)
@@ -110,18 +112,26 @@ class LineProtocol(Protocol):
         self.factory.lineTimeouts.end(self)
         return line
 
-    def _turn(self) -> None:
+    def handleLines(self, most: int) -> int:
         """
-        Handle as many lines as one connection may have handled in one reactor
-        turn, so that a flood of tiny lines does not hold up the others.
+        Handle lines, if the other side reads what is said to them.
+
+        @return: How many.
         """
-        self._nextTurn = None
         lines = self._lines
-        for _ in range(self._limits.linesPerTurn):
-            if not lines or self._isStalled:
-                break
+        left = most
+        while left and lines and not self._isStalled:
             self._handle(lines.popleft())
+            left -= 1
         self._balance()
+        return most - left
+
+    @property
+    def isWaiting(self) -> bool:
+        """
+        Whether there are lines that could be handled.
+        """
+        return bool(self._lines) and not self._isStalled
 
     def _handle(self, line: bytes) -> None:
         if line.endswith(b"\r"):
@@ -140,16 +150,10 @@ class LineProtocol(Protocol):
         """
         Read on only when what was read is handled and what was said is read.
         """
-        if self._lines and not self._isStalled:
-            self._turnLater()
         if not self._outputEnded:
             self._read(not self._lines and not self._isStalled)
         if self._inputEnded and not self._lines:
             self.factory.willFlush(self)
-
-    def _turnLater(self) -> None:
-        if self._nextTurn is None:
-            self._nextTurn = self.factory.clock.callLater(0, self._turn)
 
     def _read(self, wanted: bool) -> None:
         if wanted == self._isReading or self._peerEnded:
@@ -218,6 +222,7 @@ class LineProtocol(Protocol):
         self._isStalled = False
         self.flush()
         self._balance()
+        self.factory.hasLines(self)
 
     def stopProducing(self) -> None:
         """
@@ -236,7 +241,7 @@ class LineProtocol(Protocol):
         self._inputEnded = True
         self._takePartial()
         self.factory.finishTimeouts.start(self)
-        self._turnLater()
+        self.factory.willFlush(self)
 
     def _sayGoodbye(self) -> None:
         self._outputEnded = True
@@ -283,9 +288,6 @@ class LineProtocol(Protocol):
         self._inputEnded = self._outputEnded = self._peerEnded = True
         self._lines.clear()
         self._output.clear()
-        if self._nextTurn is not None:
-            self._nextTurn.cancel()
-            self._nextTurn = None
         self.factory.lineTimeouts.end(self)
         self.factory.finishTimeouts.end(self)
         self._session.ended()
@@ -331,8 +333,10 @@ class LineFactory(Factory):
             clock, endTimeout, LineProtocol.cutOff
         )
         self._connections: set[LineProtocol] = set()
+        self._waiting: dict[LineProtocol, None] = {}
+        self._handled = 0
         self._unflushed: list[LineProtocol] = []
-        self._flushing: IDelayedCall | None = None
+        self._nextTurn: IDelayedCall | None = None
         self._allClosed: Deferred[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
@@ -356,20 +360,53 @@ class LineFactory(Factory):
         Forget a connection.
         """
         self._connections.discard(connection)
+        self._waiting.pop(connection, None)
+        if not self._connections and self._nextTurn is not None:
+            self._nextTurn.cancel()
+            self._nextTurn = None
         if not self._connections and self._allClosed is not None:
             allClosed, self._allClosed = self._allClosed, None
             allClosed.callback(None)
+
+    def hasLines(self, connection: LineProtocol) -> None:
+        """
+        Handle lines of a connection: at once, unless it had its share of this
+        reactor turn or enough was handled in it.
+        """
+        if connection not in self._waiting and self._handled < LINES_PER_TURN:
+            self._handled += connection.handleLines(self.limits.linesPerTurn)
+        if connection.isWaiting:
+            self._waiting[connection] = None
+        self._turnLater()
 
     def willFlush(self, connection: LineProtocol) -> None:
         """
         Flush a connection at the latest in the next reactor turn.
         """
         self._unflushed.append(connection)
-        if self._flushing is None:
-            self._flushing = self.clock.callLater(0, self._flushNow)
+        self._turnLater()
 
-    def _flushNow(self) -> None:
-        self._flushing = None
+    def _turnLater(self) -> None:
+        if self._nextTurn is None:
+            self._nextTurn = self.clock.callLater(0, self._turn)
+
+    def _turn(self) -> None:
+        """
+        Begin a reactor turn: give each connection that waits its share, so
+        that neither one with many lines nor many with a few hold up the
+        others, and write what was said.
+        """
+        self._nextTurn = None
+        self._handled = 0
+        waiting, self._waiting = self._waiting, {}
+        if waiting:
+            share = max(1, LINES_PER_TURN // len(waiting))
+            share = min(share, self.limits.linesPerTurn)
+            for connection in waiting:
+                self._handled += connection.handleLines(share)
+                if connection.isWaiting:
+                    self._waiting[connection] = None
+            self._turnLater()
         self.flush()
 
     def flush(self) -> None:

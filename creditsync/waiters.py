@@ -58,7 +58,11 @@ class Waiters:
     _clock: IReactorTime
     _timeout: float
     _timeouts: EqualTimeouts[Waiter] = field(init=False)
-    _byEvent: dict[tuple[int, int], list[Waiter]] = field(init=False, factory=dict)
+    # By order and event type, then by operation, the longest waiting first: the
+    # many waits on one order, each for its own update, must not cost each other.
+    _byEvent: dict[tuple[int, int], dict[object, dict[Waiter, None]]] = field(
+        init=False, factory=dict
+    )
 
     def __attrs_post_init__(self) -> None:
         self._timeouts = EqualTimeouts(self._clock, self._timeout, self._timedOut)
@@ -85,7 +89,8 @@ class Waiters:
             )
         elif waiter in self._timeouts:
             event = deferral.order, deferral.eventType
-            self._byEvent.setdefault(event, []).append(waiter)
+            sameEvent = self._byEvent.setdefault(event, {})
+            sameEvent.setdefault(deferral.operation, {})[waiter] = None
 
     def match(self, event: TradeEvent, data: bytes) -> None:
         """
@@ -109,15 +114,11 @@ class Waiters:
         if sameEvent is None:
             return []
         if event.operation is None:
-            oldest = next((w for w in list(sameEvent) if self.release(w)), None)
+            everyone = (w for same in list(sameEvent.values()) for w in list(same))
+            oldest = next((w for w in everyone if self.release(w)), None)
             return [] if oldest is None else [oldest]
-        return [
-            waiter
-            for waiter in list(sameEvent)
-            if waiter.deferral is not None
-            and waiter.deferral.operation is event.operation
-            and self.release(waiter)
-        ]
+        same = sameEvent.get(event.operation, {})
+        return [waiter for waiter in list(same) if self.release(waiter)]
 
     def abandon(self, waiter: Waiter) -> None:
         """
@@ -150,11 +151,13 @@ class Waiters:
         if deferral is None or deferral.durable is not None:
             return
         event = deferral.order, deferral.eventType
-        sameEvent = self._byEvent.get(event, [])
-        if waiter in sameEvent:
-            sameEvent.remove(waiter)
-            if not sameEvent:
-                del self._byEvent[event]
+        sameEvent = self._byEvent.get(event, {})
+        same = sameEvent.get(deferral.operation, {})
+        same.pop(waiter, None)
+        if not same:
+            sameEvent.pop(deferral.operation, None)
+        if not sameEvent:
+            self._byEvent.pop(event, None)
 
     def _timedOut(self, waiter: Waiter) -> None:
         self._forgetEvent(waiter)

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from creditsync.codes import (
+    MAX_COMMAS,
     MAX_DEPTH,
     MAX_SAFE_INTEGER,
     TR_REASON_API,
@@ -43,6 +44,8 @@ def decode(line: bytes) -> dict[str, Any]:
     @param line: The line, with or without its end.
     @raise InvalidJSON: It is anything else, and what.
     """
+    if line.count(b",") > MAX_COMMAS:
+        raise InvalidJSON(f"the line has more than {MAX_COMMAS} commas")
     try:
         value = _parse(line)
     except UnicodeDecodeError:

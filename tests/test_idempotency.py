@@ -928,13 +928,15 @@ class ExtIDTests(KeyCase):
 
     def test_integer(self) -> None:
         """
-        An integer is a key by its digits.
+        An integer is a key by its digits behind a number sign, as the text of
+        the same digits is another C{extID}.
         """
         self.assertEqual(self.ask(-7)["data"]["order"], 1)
         reply = self.ask(-7)
         self.assertEqual((reply["extID"], reply["replayed"]), (-7, True))
-        self.client.asks("GetOperation", {"idempotencyKey": "-7"}, 8)
+        self.client.asks("GetOperation", {"idempotencyKey": "#-7"}, 8)
         self.assertEqual(self.client.reply()["data"]["order"], 1)
+        self.assertEqual(self.ask("-7")["data"]["order"], 2)
 
     def test_otherExtID(self) -> None:
         """

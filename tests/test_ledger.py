@@ -1163,7 +1163,15 @@ class OpenTests(SQLiteTestCase):
         A trade that was written past the triggers is found.
         """
         self.booked(500)
+        with closing(sqlite3.connect(self.path)) as other:
+            [(trigger,)] = other.execute(
+                "SELECT sql FROM sqlite_schema WHERE name = 'trade_updated'"
+            )
         self.sql("DROP TRIGGER trade_updated; UPDATE trade SET profit = 1000000000001")
+        self.assertIn(
+            "the trigger trade_updated is missing", self.refused(LedgerDamaged)
+        )
+        self.sql(trigger)
         self.assertIn(
             "credit 500, but its trades sum up to balance 0 and credit 1000000000001",
             self.refused(LedgerDamaged),

@@ -517,6 +517,29 @@ class TurnTests(RecordedTestCase):
             "".join(turns), "1" * 32 + "2" * 32 + "1" * 32 + "2" * 8 + "1" * 6
         )
 
+    def test_manyConnections(self) -> None:
+        """
+        Nor do many connections with a few lines each: together they have 256
+        in a turn, and one that comes late has its turn before they are done.
+        """
+        turns: list[str] = []
+        flood = [self.connect() for _ in range(20)]
+        for each in flood:
+            each.session.received = lambda line: turns.append("x")
+            each.says(b"x\n" * 100)
+        self.assertEqual(len(turns), 256)
+        late = self.connect()
+        late.session.received = lambda line: turns.append("late")
+        late.says(b"one\n")
+        self.assertEqual(len(turns), 256)
+        self.clock.advance(0)
+        self.assertEqual(len(turns), 2001)
+        # Each of the 21 that waited had 12 lines, those before it first.
+        self.assertEqual(turns.index("late"), 256 + 20 * 12)
+        for each in (*flood, late):
+            each.isGone()
+        self.assertAtRest()
+
     def test_moreInput(self) -> None:
         """
         What arrives all the same is handled in its order, and not at once.

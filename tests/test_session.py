@@ -1596,7 +1596,7 @@ class IdempotentExtIDTests(EmbeddedTestCase):
         client.asks(extID=5)
         self.commit()
         client.hears()
-        client.asks("GetOperation", "g", {"idempotencyKey": "5"})
+        client.asks("GetOperation", "g", {"idempotencyKey": "#5"})
         [reply] = client.hears()
         self.assertEqual((reply["status"], reply["data"]["order"]), (200, 1))
 

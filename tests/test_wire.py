@@ -520,6 +520,28 @@ class DecodeEncodingTests(_Verdicts):
         self.malformed(b"{\xff}", b"\xe9", b'{"a":\x80}', b"{}\xff")
 
 
+class DecodeSizeTests(_Verdicts):
+    """
+    How much a line may list.
+    """
+
+    def test_most(self) -> None:
+        """
+        A thousand commas are good.
+        """
+        line = b'{"a":[' + b"1," * 1000 + b"1]}"
+        self.assertEqual(wire.decode(line), {"a": [1] * 1001})
+
+    def test_tooMany(self) -> None:
+        """
+        One more is refused, before anything else is looked at.
+        """
+        self.refused(
+            b'{"a":[' + b"1," * 1001 + b"1]}", "the line has more than 1000 commas"
+        )
+        self.refused(b"," * 1001, "the line has more than 1000 commas")
+
+
 class DecodeNestingTests(_Verdicts):
     """
     How deep a line may be.

@@ -2,14 +2,15 @@
 What holds in every ledger, and how it is proved.
 
 L{firstOrder} is what each start of the server proves before it gives out an
-order: that the totals are the sums of their trades and that no order stands
-above the mark. L{problems} goes through all there is and takes longer; that
-is for people, who run it beside the server or on a copy.
+order: that the tables and triggers are the ledger's, that the totals are the
+sums of their trades and that no order stands above the mark. L{problems} goes
+through all there is and takes longer; that is for people, who run it beside the
+server or on a copy.
 """
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any, Final
 
@@ -57,14 +58,22 @@ _EXACTLY: Final = _WRONG_TOTALS.format(
 )
 
 
-def firstOrder(connection: sqlite3.Connection, path: str) -> int:
+def firstOrder(
+    connection: sqlite3.Connection, path: str, scripts: Sequence[str]
+) -> int:
     """
-    Prove that totals are the sums of their trades, and that no order stands
-    above the mark.
+    Prove that tables and triggers are as they were made, that totals are the
+    sums of their trades, and that no order stands above the mark.
 
     @return: The first order number that may be given out.
     @raise LedgerDamaged: It isn't so.
     """
+    changed = next(_schemaProblems(connection, scripts), None)
+    if changed is not None:
+        raise LedgerDamaged(
+            f"{changed.message} in the ledger {path}: run the creditsync that made it, "
+            f"or bring back a backup"
+        )
     wrong = next(_wrongTotals(connection), None)
     if wrong is not None:
         login, balance, credit, balanceSum, creditSum = wrong
@@ -255,7 +264,7 @@ def problems(connection: sqlite3.Connection) -> Iterator[Problem]:
     Find all that doesn't hold, as of one moment if a transaction is open.
     """
     try:
-        yield from _schemaProblems(connection)
+        yield from _schemaProblems(connection, SCRIPTS)
         for [message] in connection.execute("PRAGMA integrity_check"):
             if message != "ok":
                 yield Problem("integrity", message)
@@ -281,13 +290,15 @@ def _markProblems(connection: sqlite3.Connection) -> Iterator[Problem]:
         yield Problem("order-mark", f"order {last} stands above the order mark {mark}")
 
 
-def _schemaProblems(connection: sqlite3.Connection) -> Iterator[Problem]:
+def _schemaProblems(
+    connection: sqlite3.Connection, scripts: Sequence[str]
+) -> Iterator[Problem]:
     """
     What of the schema is missing or changed; a trigger may not be added
     either, as it could change what is booked.
     """
     with closing(sqlite3.connect(":memory:")) as fresh:
-        for script in SCRIPTS:
+        for script in scripts:
             fresh.executescript(script)
         wanted = _schema(fresh)
     found = _schema(connection)

@@ -129,7 +129,7 @@ class SQLiteLedger:
             held.callback(os.close, takeLock(path))
             writer = held.enter_context(closing(_connect(path)))
             prepare(writer, path, SCRIPTS)
-            order = firstOrder(writer, path)
+            order = firstOrder(writer, path, SCRIPTS)
             writer.execute(_SET_MARK, (order + BLOCK,))
             reader = held.enter_context(closing(connectReader(path)))
             self._held = held.pop_all()
