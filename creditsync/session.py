@@ -140,8 +140,17 @@ class Session:
         if deferral is None:
             self._send(_line(response, extID))
             return
-        waiter = self._wait(extID)
-        waiter.response = response
+        self._expect(self._wait(extID), deferral, response)
+
+    def _expect(
+        self,
+        waiter: Waiter,
+        deferral: Deferral,
+        response: Trade | Mapping[str, Any],
+    ) -> None:
+        if deferral.durable is not None:
+            # An event's data answers for itself, and its wait may be long.
+            waiter.response = response
         self._sessions.waiters.expect(waiter, deferral)
 
     def _respondLater(self, response: "Deferred[Any]", extID: ExtID | None) -> None:
@@ -156,8 +165,7 @@ class Session:
         waiters = self._sessions.waiters
         deferral = _takeDeferral(response)
         if deferral is not None:
-            waiter.response = response
-            waiters.expect(waiter, deferral)
+            self._expect(waiter, deferral, response)
             return
         # Before the wait is over: what can't be written is refused.
         line = _line(response, waiter.extID)
