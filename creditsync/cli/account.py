@@ -3,12 +3,12 @@ C{creditsync account}: the accounts of a ledger that no server has open.
 """
 
 import os
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
 
-from creditsync.codes import MAX_SAFE_INTEGER
+from creditsync.cli.ledger import readLogin
 from creditsync.errors import LedgerProblem
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.tap import DEFAULT_LEDGER
@@ -26,7 +26,7 @@ def addCommand(commands: Any) -> None:
         description="Add accounts that are not there yet, for a server that runs with"
         " --accounts known. It has to be stopped meanwhile.",
     )
-    add.add_argument("logins", metavar="LOGIN", type=_login, nargs="+")
+    add.add_argument("logins", metavar="LOGIN", type=readLogin, nargs="+")
     add.add_argument(
         "--ledger",
         metavar="FILE",
@@ -51,9 +51,3 @@ def run(options: Namespace) -> None:
         raise SystemExit(f"creditsync account add: {e}") from e
     for login in dict.fromkeys(options.logins):
         print(login, "added" if login in added else "was there already")
-
-
-def _login(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_SAFE_INTEGER:
-        raise ArgumentTypeError(f"a login is a number from 1 to 2^53-1: {text}")
-    return int(text)

@@ -26,6 +26,7 @@ from creditsync.cli.connection import (
     readToken,
     talk,
 )
+from creditsync.cli.wording import cmdName, printable
 from creditsync.client import Answer, CreditClient
 
 
@@ -65,13 +66,6 @@ BOOKINGS: Final = (
 Ask: TypeAlias = Callable[[Namespace, CreditClient], "Deferred[Answer]"]
 
 _DELETIONS: Final = {"credit": "DeleteCreditSync", "balance": "DeleteBalanceSync"}
-
-_CMDS: Final[dict[Any, str]] = {
-    codes.OP_BALANCE_IN: "balance-in",
-    codes.OP_CREDIT_IN: "credit-in",
-    codes.OP_BALANCE_OUT: "balance-out",
-    codes.OP_CREDIT_OUT: "credit-out",
-}
 
 _STATES: Final[dict[Any, str]] = {
     codes.TS_CLOSED_NORMAL: "booked",
@@ -277,12 +271,12 @@ def describe(data: Mapping[str, Any]) -> str:
     """
     A trade on one line, for people.
     """
-    cmd, state = data.get("cmd"), data.get("state")
+    state = data.get("state")
     words = [
         f"order {data.get('order')}",
         f"login {data.get('login')}",
-        f"{_CMDS.get(cmd, f'cmd {cmd}')} {_plain(data.get('profit'))}",
-        _printable(str(data.get("comment", ""))),
+        f"{cmdName(data.get('cmd'))} {_plain(data.get('profit'))}",
+        printable(str(data.get("comment", ""))),
         _STATES.get(state, f"state {state}"),
     ]
     return "  ".join(words)
@@ -290,12 +284,3 @@ def describe(data: Mapping[str, Any]) -> str:
 
 def _plain(profit: Any) -> str:
     return f"{profit:f}" if isinstance(profit, Decimal) else str(profit)
-
-
-def _printable(comment: str) -> str:
-    """
-    A comment with nothing in it that moves the cursor, such as a line's end.
-    """
-    return "".join(
-        each if each.isprintable() else ascii(each)[1:-1] for each in comment
-    )

@@ -7,16 +7,10 @@ from typing import Any, Final
 
 from creditsync import codes
 from creditsync.cli.ledger import addLedger, addPeriod, asISO, readLogin, told
+from creditsync.cli.wording import cmdName, printable
 from creditsync.ledger.reading import reading, statement
 from creditsync.records import Account, Trade
 from creditsync.wire import fromUnits
-
-_CMDS: Final = {
-    codes.OP_BALANCE_IN: "balance-in",
-    codes.OP_CREDIT_IN: "credit-in",
-    codes.OP_BALANCE_OUT: "balance-out",
-    codes.OP_CREDIT_OUT: "credit-out",
-}
 
 _HEADINGS: Final = ("order", "time", "what", "amount", "balance", "credit", "comment")
 
@@ -58,13 +52,11 @@ def _printTrade(trade: Trade, after: Account) -> None:
     _print(
         str(trade.order),
         asISO(trade.openTime),
-        _CMDS.get(trade.cmd, f"cmd {trade.cmd}"),
+        cmdName(trade.cmd),
         amount if trade.state == codes.TS_CLOSED_NORMAL else f"({amount})",
         _amount(after.balance),
         _amount(after.credit),
-        "".join(
-            each if each.isprintable() else ascii(each)[1:-1] for each in trade.comment
-        ),
+        printable(trade.comment),
     )
 
 
