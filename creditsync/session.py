@@ -54,11 +54,12 @@ class Session:
     """
     One conversation.
 
+    @ivar send: Gives lines to the client.
     @ivar principal: Whom the last good token of this session spoke for.
     """
 
     _sessions: "Sessions"
-    _send: Callable[[bytes], None]
+    send: Callable[[bytes], None]
     principal: Principal | None = None
     _subscribed: bool = True
     # What waits for its answer, by its extID or, without one, by itself.
@@ -82,10 +83,10 @@ class Session:
             members = wire.decode(line)
             self._execute(self._sessions.request(members))
         except Refusal as refusal:
-            self._send(wire.refusal(self._sessions.extIDOf(members), refusal))
+            self.send(wire.refusal(self._sessions.extIDOf(members), refusal))
         except Exception:
             self._log.failure("a request failed")
-            self._send(wire.refusal(self._sessions.extIDOf(members), _fault()))
+            self.send(wire.refusal(self._sessions.extIDOf(members), _fault()))
 
     def subscribe(self, subscribed: bool) -> None:
         """
@@ -93,12 +94,6 @@ class Session:
         """
         self._subscribed = subscribed
         self._sessions.listen(self, self.principal if subscribed else None)
-
-    def receive(self, events: bytes) -> None:
-        """
-        Send lines of trade events.
-        """
-        self._send(events)
 
     def ended(self) -> None:
         """
@@ -138,7 +133,7 @@ class Session:
     ) -> None:
         deferral = _takeDeferral(response)
         if deferral is None:
-            self._send(_line(response, extID))
+            self.send(_line(response, extID))
             return
         self._expect(self._wait(extID), deferral, response)
 
@@ -215,7 +210,7 @@ class Session:
         if self._pending.pop(key, None) is None:
             # The session ended while it was sent another of these replies.
             return
-        self._send(line)
+        self.send(line)
         self._sessions.answered(1)
 
 
@@ -380,7 +375,7 @@ class Sessions:
         if audience:
             lines = b"".join(wire.event(event.type, data) for event, data in encoded)
             for session in audience:
-                session.receive(lines)
+                session.send(lines)
         for event, data in encoded:
             self.waiters.match(event, data)
 
