@@ -76,16 +76,16 @@ class Booking:
             raise InvalidData("data.close_time must not be before data.open_time")
         # JSON Schema takes 1001.0 for an integer, and so does int().
         return Operation(
-            command=request.command,
-            cmd=self.cmd,
-            login=int(data["login"]),
-            amount=amount,
-            comment=data.get("comment", _BALANCE_COMMENT),
-            order=int(data.get("order", 0)),
-            openTime=None if openTime is None else int(openTime),
-            closeTime=None if closeTime is None else int(closeTime),
-            principal=principal,
-            key=key,
+            request.command,
+            self.cmd,
+            int(data["login"]),
+            amount,
+            data.get("comment", _BALANCE_COMMENT),
+            int(data.get("order", 0)),
+            None if openTime is None else int(openTime),
+            None if closeTime is None else int(closeTime),
+            principal,
+            key,
         )
 
 
@@ -177,16 +177,10 @@ class FinanceCommand:
         return key
 
     def _accepted(self, reservation: Reservation) -> dict[str, Any]:
-        trade = reservation.trade
-        return {
-            "accepted": True,
-            "order": trade.order,
-            "state": REQUEST_STATES[reservation.eventType],
-            "login": trade.login,
-            "cmd": trade.cmd,
-            "amount": Decimal(fromUnits(trade.profit)),
-            "__deferred": self._deferred(reservation),
-        }
+        # What a client is told of a Sync command is the event's data alone.
+        response = {} if self._isSync else _usualSuccess(reservation)
+        response["__deferred"] = self._deferred(reservation)
+        return response
 
     def _notAccepted(self, why: Failure) -> Failure:
         """
@@ -207,6 +201,21 @@ class FinanceCommand:
             reservation.operation,
             None if self._isSync else reservation.whenDurable(),
         )
+
+
+def _usualSuccess(reservation: Reservation) -> dict[str, Any]:
+    """
+    What the client of an asynchronous command is told (platform).
+    """
+    trade = reservation.trade
+    return {
+        "accepted": True,
+        "order": trade.order,
+        "state": REQUEST_STATES[reservation.eventType],
+        "login": trade.login,
+        "cmd": trade.cmd,
+        "amount": Decimal(fromUnits(trade.profit)),
+    }
 
 
 def financeCommands(

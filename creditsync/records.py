@@ -233,7 +233,7 @@ class Reservation:
     trade: Trade
     operation: Operation | Deletion
     isReplay: bool = False
-    _durable: "list[Deferred[None]]" = field(factory=list, init=False)
+    _durable: "tuple[Deferred[None], ...]" = field(default=(), init=False)
 
     @property
     def order(self) -> int:
@@ -251,7 +251,7 @@ class Reservation:
             knows whether it is.
         """
         durable: Deferred[None] = Deferred()
-        self._durable.append(durable)
+        self._durable += (durable,)
         return durable
 
     def booked(self) -> None:

@@ -273,15 +273,15 @@ class TradingRuntime(Service):
             eventType, before = EV_RECORD_UPDATE, existing.counted
             openTime, closeTime = existing.openTime, existing.closeTime
         trade = Trade(
-            order=0 if existing is None else existing.order,
-            login=operation.login,
-            cmd=operation.cmd,
-            state=TS_CLOSED_NORMAL,
-            profit=operation.amount,
-            comment=operation.comment,
-            openTime=openTime if operation.openTime is None else operation.openTime,
-            closeTime=closeTime if operation.closeTime is None else operation.closeTime,
-            timestamp=now,
+            0 if existing is None else existing.order,
+            operation.login,
+            operation.cmd,
+            TS_CLOSED_NORMAL,
+            operation.amount,
+            operation.comment,
+            openTime if operation.openTime is None else operation.openTime,
+            closeTime if operation.closeTime is None else operation.closeTime,
+            now,
         )
         if trade.closeTime < trade.openTime:
             raise InvalidData(

@@ -78,15 +78,19 @@ class Session:
         """
         Take one line, without its end, and answer it now or later.
         """
-        members: dict[str, Any] = {}
+        request = self._sessions.plainRequest(line)
+        extID = None if request is None else request.extID
         try:
-            members = wire.decode(line)
-            self._execute(self._sessions.request(members))
+            if request is None:
+                members = wire.decode(line)
+                extID = self._sessions.extIDOf(members)
+                request = self._sessions.request(members)
+            self._execute(request)
         except Refusal as refusal:
-            self.send(wire.refusal(self._sessions.extIDOf(members), refusal))
+            self.send(wire.refusal(extID, refusal))
         except Exception:
             self._log.failure("a request failed")
-            self.send(wire.refusal(self._sessions.extIDOf(members), _fault()))
+            self.send(wire.refusal(extID, _fault()))
 
     def subscribe(self, subscribed: bool) -> None:
         """
@@ -177,8 +181,9 @@ class Session:
         waiter = self._sessions.waiters.wait(extID, self)
         self._pending[waiter if extID is None else extID] = waiter
         self._sessions.pending += 1
-        waiter.ended.addCallback(self._complete, waiter)
-        waiter.ended.addErrback(self._refuse, waiter)
+        waiter.ended.addCallbacks(
+            self._complete, self._refuse, (waiter,), errbackArgs=(waiter,)
+        )
         return waiter
 
     def _complete(self, data: bytes | None, waiter: Waiter) -> None:
@@ -188,10 +193,15 @@ class Session:
         @param data: The data of the event, which is the whole of a C{*Sync}
             reply's data; or L{None} where the response itself is the answer.
         """
-        if data is None:
-            self._answer(waiter, wire.success(waiter.extID, waiter.response))
-        else:
+        if data is not None:
             self._answer(waiter, wire.reply(waiter.extID, data))
+            return
+        try:
+            line = wire.success(waiter.extID, waiter.response)
+        except Exception:
+            self._refuse(Failure(), waiter)
+        else:
+            self._answer(waiter, line)
 
     def _refuse(self, why: Failure, waiter: Waiter) -> None:
         if why.check(SessionEnded):
@@ -304,6 +314,17 @@ class Sessions:
             return None
         good = self._schemas.isOurs("request", {"command": "any", "extID": extID})
         return extID if good else None
+
+    def plainRequest(self, line: bytes) -> Request | None:
+        """
+        Read a line that has nothing unusual.
+
+        @return: L{None} if it has, or if a request is not what it would be
+            by our own schema alone: then it has to go the long way.
+        """
+        if self._stopping or self._schemas.hasSite("request"):
+            return None
+        return wire.plainRequest(line)
 
     def request(self, members: dict[str, Any]) -> Request:
         """

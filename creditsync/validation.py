@@ -109,6 +109,12 @@ class Schemas:
         if site is not None:
             _judge(site, value, prefix)
 
+    def hasSite(self, name: str) -> bool:
+        """
+        Whether the site has a schema of this name.
+        """
+        return name in self._site
+
     def isOurs(self, name: str, value: object) -> bool:
         """
         Whether a value passes our own schema, whatever the site's says.

@@ -7,7 +7,7 @@ wait has one Deferred, one timer and one end: matched, timed out, its session
 gone, or the server stopping.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import Factory, define, field
 from twisted.internet.defer import Deferred
@@ -49,6 +49,11 @@ class Waiter:
         return None if self.deferral is None else self.deferral.order
 
 
+# The waiters on one order and event type, by operation, the longest waiting
+# first: many waits, each for its own update, must not cost each other.
+_Several: TypeAlias = dict[object, dict[Waiter, None]]
+
+
 @define(eq=False)
 class Waiters:
     """
@@ -58,11 +63,8 @@ class Waiters:
     _clock: IReactorTime
     _timeout: float
     _timeouts: EqualTimeouts[Waiter] = field(init=False)
-    # By order and event type, then by operation, the longest waiting first: the
-    # many waits on one order, each for its own update, must not cost each other.
-    _byEvent: dict[tuple[int, int], dict[object, dict[Waiter, None]]] = field(
-        init=False, factory=dict
-    )
+    # By order and event type: nearly always one waiter, by itself.
+    _byEvent: dict[tuple[int, int], Waiter | _Several] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self._timeouts = EqualTimeouts(self._clock, self._timeout, self._timedOut)
@@ -88,9 +90,17 @@ class Waiters:
                 lambda _: self._committed(waiter), lambda why: self._lost(waiter, why)
             )
         elif waiter in self._timeouts:
-            event = deferral.order, deferral.eventType
-            sameEvent = self._byEvent.setdefault(event, {})
-            sameEvent.setdefault(deferral.operation, {})[waiter] = None
+            self._expectEvent(waiter, deferral)
+
+    def _expectEvent(self, waiter: Waiter, deferral: Deferral) -> None:
+        event = deferral.order, deferral.eventType
+        found = self._byEvent.setdefault(event, waiter)
+        if found is waiter:
+            return
+        if isinstance(found, Waiter):
+            assert found.deferral is not None
+            found = self._byEvent[event] = {found.deferral.operation: {found: None}}
+        found.setdefault(deferral.operation, {})[waiter] = None
 
     def match(self, event: TradeEvent, data: bytes) -> None:
         """
@@ -110,15 +120,19 @@ class Waiters:
         Take the waiters that an event answers out of every table. One whose
         time is over already, but who was not told so yet, is not among them.
         """
-        sameEvent = self._byEvent.get((event.order, event.type))
-        if sameEvent is None:
+        found = self._byEvent.get((event.order, event.type))
+        if found is None:
             return []
-        if event.operation is None:
-            everyone = (w for same in list(sameEvent.values()) for w in list(same))
+        mark = event.operation
+        if isinstance(found, Waiter):
+            assert found.deferral is not None
+            isMeant = mark is None or mark is found.deferral.operation
+            return [found] if isMeant and self.release(found) else []
+        if mark is None:
+            everyone = (w for same in list(found.values()) for w in list(same))
             oldest = next((w for w in everyone if self.release(w)), None)
             return [] if oldest is None else [oldest]
-        same = sameEvent.get(event.operation, {})
-        return [waiter for waiter in list(same) if self.release(waiter)]
+        return [waiter for waiter in list(found.get(mark, ())) if self.release(waiter)]
 
     def abandon(self, waiter: Waiter) -> None:
         """
@@ -151,13 +165,16 @@ class Waiters:
         if deferral is None or deferral.durable is not None:
             return
         event = deferral.order, deferral.eventType
-        sameEvent = self._byEvent.get(event, {})
-        same = sameEvent.get(deferral.operation, {})
-        same.pop(waiter, None)
-        if not same:
-            sameEvent.pop(deferral.operation, None)
-        if not sameEvent:
-            self._byEvent.pop(event, None)
+        found = self._byEvent.get(event)
+        if found is waiter:
+            del self._byEvent[event]
+        elif isinstance(found, dict):
+            same = found.get(deferral.operation, {})
+            same.pop(waiter, None)
+            if not same:
+                found.pop(deferral.operation, None)
+            if not found:
+                del self._byEvent[event]
 
     def _timedOut(self, waiter: Waiter) -> None:
         self._forgetEvent(waiter)
