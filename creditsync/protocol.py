@@ -41,6 +41,9 @@ from creditsync.timeouts import EqualTimeouts
 # Lines of all connections together that are handled in one reactor turn, except
 # that each connection that waits has one.
 LINES_PER_TURN = 256
+# Bytes that are handed to a transport at a time: what it buffers without
+# asking for a pause. More would only wait there, as a copy for each session.
+_WRITE = 65536
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -63,7 +66,7 @@ class LineProtocol(Protocol):
         self._session: Session = factory.sessions.open(self.send)
         self._partial = bytearray()
         self._lines: deque[bytes] = deque()
-        self._output: list[bytes] = []
+        self._output: deque[bytes] = deque()
         self._unwritten = 0
         self._isReading = True
         self._isStalled = False
@@ -200,13 +203,30 @@ class LineProtocol(Protocol):
         """
         if self._isStalled or self._outputEnded:
             return
+        while self._output and not self._isStalled:
+            self.transport.write(self._takeOutput())
         if self._output:
-            data = b"".join(self._output)
-            self._output.clear()
-            self._unwritten = 0
-            self.transport.write(data)
+            return
         if self._inputEnded and not self._lines and self._session.isIdle:
             self._sayGoodbye()
+
+    def _takeOutput(self) -> bytes:
+        """
+        Take what was said, but not more than should be written at a time.
+        """
+        output = self._output
+        if self._unwritten <= _WRITE:
+            data = b"".join(output)
+            output.clear()
+        else:
+            pieces = [output.popleft()]
+            room = _WRITE - len(pieces[0])
+            while output and len(output[0]) <= room:
+                room -= len(output[0])
+                pieces.append(output.popleft())
+            data = b"".join(pieces)
+        self._unwritten -= len(data)
+        return data
 
     def pauseProducing(self) -> None:
         """

@@ -7,7 +7,8 @@ wait has one Deferred, one timer and one end: matched, timed out, its session
 gone, or the server stopping.
 """
 
-from typing import Any, TypeAlias
+from collections import OrderedDict
+from typing import Any
 
 from attrs import Factory, define, field
 from twisted.internet.defer import Deferred
@@ -15,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from creditsync.errors import OutcomeUnknown, SessionEnded
-from creditsync.records import Deferral, ExtID, TradeEvent
+from creditsync.records import Deferral, Deletion, ExtID, Operation, TradeEvent
 from creditsync.timeouts import EqualTimeouts
 
 
@@ -48,10 +49,58 @@ class Waiter:
         """
         return None if self.deferral is None else self.deferral.order
 
+    @property
+    def operation(self) -> Operation | Deletion | None:
+        """
+        The operation whose event it waits for, if it is reserved.
+        """
+        return None if self.deferral is None else self.deferral.operation
 
-# The waiters on one order and event type, by operation, the longest waiting
-# first: many waits, each for its own update, must not cost each other.
-_Several: TypeAlias = dict[object, dict[Waiter, None]]
+
+@define(eq=False)
+class _Several:
+    """
+    The waiters on one order and event type, where there are more than one.
+    Many of them, each for its own update, must not cost each other: so they
+    are found both by age and by operation.
+    """
+
+    # Ordered so that its first is found at once, however many went before.
+    _byAge: OrderedDict[Waiter, None] = Factory(OrderedDict)
+    _byOperation: dict[object, dict[Waiter, None]] = Factory(dict)
+
+    def __len__(self) -> int:
+        return len(self._byAge)
+
+    def add(self, waiter: Waiter) -> None:
+        """
+        Add the one who waits the shortest.
+        """
+        self._byAge[waiter] = None
+        self._byOperation.setdefault(waiter.operation, {})[waiter] = None
+
+    def discard(self, waiter: Waiter) -> None:
+        """
+        Let go of a waiter.
+        """
+        if self._byAge.pop(waiter, self) is self:
+            return
+        same = self._byOperation[waiter.operation]
+        del same[waiter]
+        if not same:
+            del self._byOperation[waiter.operation]
+
+    def oldest(self) -> Waiter:
+        """
+        The one who waits the longest.
+        """
+        return next(iter(self._byAge))
+
+    def of(self, operation: object) -> list[Waiter]:
+        """
+        Those who wait for this operation.
+        """
+        return list(self._byOperation.get(operation, ()))
 
 
 @define(eq=False)
@@ -98,9 +147,10 @@ class Waiters:
         if found is waiter:
             return
         if isinstance(found, Waiter):
-            assert found.deferral is not None
-            found = self._byEvent[event] = {found.deferral.operation: {found: None}}
-        found.setdefault(deferral.operation, {})[waiter] = None
+            several = self._byEvent[event] = _Several()
+            several.add(found)
+            found = several
+        found.add(waiter)
 
     def match(self, event: TradeEvent, data: bytes) -> None:
         """
@@ -123,16 +173,16 @@ class Waiters:
         found = self._byEvent.get((event.order, event.type))
         if found is None:
             return []
-        mark = event.operation
         if isinstance(found, Waiter):
-            assert found.deferral is not None
-            isMeant = mark is None or mark is found.deferral.operation
+            isMeant = event.operation in (None, found.operation)
             return [found] if isMeant and self.release(found) else []
-        if mark is None:
-            everyone = (w for same in list(found.values()) for w in list(same))
-            oldest = next((w for w in everyone if self.release(w)), None)
-            return [] if oldest is None else [oldest]
-        return [waiter for waiter in list(found.get(mark, ())) if self.release(waiter)]
+        if event.operation is not None:
+            return [w for w in found.of(event.operation) if self.release(w)]
+        while found:
+            oldest = found.oldest()
+            if self.release(oldest):
+                return [oldest]
+        return []
 
     def abandon(self, waiter: Waiter) -> None:
         """
@@ -168,11 +218,8 @@ class Waiters:
         found = self._byEvent.get(event)
         if found is waiter:
             del self._byEvent[event]
-        elif isinstance(found, dict):
-            same = found.get(deferral.operation, {})
-            same.pop(waiter, None)
-            if not same:
-                found.pop(deferral.operation, None)
+        elif isinstance(found, _Several):
+            found.discard(waiter)
             if not found:
                 del self._byEvent[event]
 

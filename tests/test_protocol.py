@@ -757,6 +757,31 @@ class UnreadTests(RecordedTestCase):
         self.clock.advance(0)
         self.assertEqual(client.session.lines, [b"one", b"two"])
 
+    def test_oneBufferAtATime(self) -> None:
+        """
+        One that reads a little is given no more than its write buffer takes;
+        the rest is still what it has not read.
+        """
+        self.limit(maxUnread=400_000)
+        client = self.connect()
+        write = client.wire.write
+
+        def full(data: bytes) -> None:
+            write(data)
+            client.protocol.pauseProducing()
+
+        self.patch(client.wire, "write", full)
+        client.protocol.pauseProducing()
+        for _ in range(20):
+            client.session.send(b"x" * 20_000)
+        client.protocol.resumeProducing()
+        self.assertEqual([len(data) for data in client.wire.writes], [60_000])
+        for _ in range(3):
+            client.session.send(b"x" * 20_000)
+            self.assertFalse(client.wire.disconnected)
+        client.session.send(b"x" * 20_000)
+        self.assertTrue(client.wire.disconnected)
+
     def test_heldBack(self) -> None:
         """
         What is said meanwhile is held back, and written when it reads again.

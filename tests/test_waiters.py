@@ -211,6 +211,17 @@ class MatchTests(WaitersCase):
         self.waiters.match(event(), b"second")
         self.assertEqual(self.successResultOf(two.ended), b"second")
 
+    def test_unmarkedOldestOfAnyOperation(self) -> None:
+        """
+        Of several who wait it answers the oldest, whichever operation that is
+        for, and not one more of the first one's.
+        """
+        operation = credit()
+        one, two, three = self.wait(operation), self.wait(), self.wait(operation)
+        for name, waiter in ((b"1", one), (b"2", two), (b"3", three)):
+            self.waiters.match(event(), name)
+            self.assertEqual(self.successResultOf(waiter.ended), name)
+
     def test_onceOnly(self) -> None:
         """
         A wait that has ended is not answered again.
