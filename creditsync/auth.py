@@ -11,6 +11,7 @@ neither the token nor a library's words about it go back to the sender.
 """
 
 import math
+import re
 import secrets
 import time
 from collections.abc import Callable, Container, Mapping
@@ -43,6 +44,8 @@ _LEAST_SECRET: Final = 32
 _LEAST_MODULUS: Final = 2048
 # No honest token is longer, and a longer one costs milliseconds to look at.
 _LONGEST_TOKEN: Final = 8192
+# RFC 7515, section 7.1: what base64 decoders skip makes no other spellings.
+_COMPACT: Final = re.compile(r"(?:[A-Za-z0-9_-]*\.){2}[A-Za-z0-9_-]*")
 _REMEMBERED: Final = 10_000
 # Seconds between two looks at the revocations for principals already let in.
 _RECHECK: Final = 1.0
@@ -212,6 +215,8 @@ class TokenAuthenticator:
         """
         if len(token) > _LONGEST_TOKEN:
             raise Unauthorized("the token is too long")
+        if not _COMPACT.fullmatch(token):
+            raise Unauthorized("the token is malformed")
         try:
             decoded = jwt.decode_complete(
                 token, self._key, self._algorithms, options=_SIGNATURE_ONLY

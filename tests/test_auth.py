@@ -139,6 +139,8 @@ BAD_TOKENS: list[tuple[str, str | None, str]] = [
     ("with a scheme", "Bearer " + FINE, MALFORMED),
     ("with a space in front", " " + FINE, MALFORMED),
     ("with quotes", f'"{FINE}"', MALFORMED),
+    ("padded", FINE + "=", MALFORMED),
+    ("with what base64 decoders skip", FINE + "!", MALFORMED),
     ("standard base64", f"{HEAD}.{BODY}.+/+/", MALFORMED),
     ("too long", "a" * 8193, "the token is too long"),
     ("well signed, but too long", raw(f'"x":"{"x" * 9000}"'), "the token is too long"),
