@@ -61,8 +61,12 @@ UNITS_PER_ONE: Final = 100_000_000
 MAX_SAFE_INTEGER: Final = 2**53 - 1
 # The deepest nesting of arrays and objects that a line may have.
 MAX_DEPTH: Final = 16
-# The most commas that a line may have: no command has anywhere near as many
-# members, and to look at tens of thousands would hold up everybody else.
-MAX_COMMAS: Final = 1000
+# The most commas and opening brackets that a line may have together: no command
+# has anywhere near as many members, and to look at tens of thousands of values
+# would hold up everybody else.
+MAX_MARKS: Final = 1000
+# The longest that a number may be written: of a million digits it takes longer
+# to see what they come to.
+MAX_NUMBER: Final = 64
 # What SQLite's INTEGER holds: the greatest total of an account, in units.
 MAX_TOTAL: Final = 2**63 - 1

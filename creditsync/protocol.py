@@ -1,8 +1,8 @@
 """
 Lines over a transport: framing, limits and back-pressure; nothing of JSON.
 
-Bytes become lines here, a bounded number of them in each reactor turn, and
-what a session says is joined into one write for each turn. A client that does
+Bytes become lines here, as L{creditsync.turns} says whose turn it is, and what
+a session says is joined into one write for each turn. A client that does
 not read is not read from either, and is cut off when what waits for it passes
 its bound.
 
@@ -37,10 +37,8 @@ from creditsync.errors import LineTooLong
 from creditsync.records import Limits
 from creditsync.session import Session, Sessions
 from creditsync.timeouts import EqualTimeouts
+from creditsync.turns import Turns
 
-# Lines of all connections together that are handled in one reactor turn, except
-# that each connection that waits has one.
-LINES_PER_TURN = 256
 # Bytes that are handed to a transport at a time: what it buffers without
 # asking for a pause. More would only wait there, as a copy for each session.
 _WRITE = 65536
@@ -65,7 +63,10 @@ class LineProtocol(Protocol):
         self._limits = factory.limits
         self._session: Session = factory.sessions.open(self.send)
         self._partial = bytearray()
-        self._lines: deque[bytes] = deque()
+        # Whole lines, of which those before _at are handled. They are not split
+        # at once: a read may be nothing but line ends, each then an object.
+        self._lines = b""
+        self._at = 0
         self._output: deque[bytes] = deque()
         self._unwritten = 0
         self._isReading = True
@@ -73,6 +74,8 @@ class LineProtocol(Protocol):
         self._inputEnded = False
         self._peerEnded = False
         self._outputEnded = False
+        self.used = 0.0
+        self.isQueued = False
 
     def connectionMade(self) -> None:
         """
@@ -93,21 +96,25 @@ class LineProtocol(Protocol):
         if self._inputEnded:
             return
         partial = self._partial
-        if b"\n" not in data:
+        end = data.rfind(b"\n") + 1
+        if end:
+            lines, data = data[:end], data[end:]
+            self._addLines(self._takePartial() + lines if partial else lines)
+        if data:
             if not partial:
                 self.factory.lineTimeouts.start(self)
             partial += data
-        else:
-            if partial:
-                data = self._takePartial() + data
-            *lines, rest = data.split(b"\n")
-            if rest:
-                partial += rest
-                self.factory.lineTimeouts.start(self)
-            self._lines.extend(lines)
         if len(partial) > self._limits.maxLineLength + len(b"\r"):
-            self._lines.append(self._takePartial())
+            self._addLines(self._takePartial() + b"\n")
         self.factory.hasLines(self)
+
+    def _addLines(self, lines: bytes) -> None:
+        self._lines = self._lines[self._at :] + lines
+        self._at = 0
+
+    def _dropLines(self) -> None:
+        self._lines = b""
+        self._at = 0
 
     def _takePartial(self) -> bytes:
         line = bytes(self._partial)
@@ -115,19 +122,31 @@ class LineProtocol(Protocol):
         self.factory.lineTimeouts.end(self)
         return line
 
-    def handleLines(self, most: int) -> int:
+    def handleLines(self, until: float) -> int:
         """
         Handle lines, if the other side reads what is said to them.
 
         @return: How many.
         """
-        lines = self._lines
-        left = most
-        while left and lines and not self._isStalled:
-            self._handle(lines.popleft())
-            left -= 1
+        handled = 0
+        most = self._limits.linesPerTurn
+        seconds = self.factory.clock.seconds
+        while self.isWaiting:
+            self._handle(self._takeLine())
+            handled += 1
+            if handled == most or seconds() >= until:
+                break
         self._balance()
-        return most - left
+        return handled
+
+    def _takeLine(self) -> bytes:
+        at = self._at
+        end = self._lines.index(b"\n", at)
+        line = self._lines[at:end]
+        self._at = end + 1
+        if self._at == len(self._lines):
+            self._dropLines()
+        return line
 
     @property
     def isWaiting(self) -> bool:
@@ -144,7 +163,7 @@ class LineProtocol(Protocol):
                 f"a line has at most {self._limits.maxLineLength} bytes"
             )
             self.send(wire.refusal(None, tooLong))
-            self._lines.clear()
+            self._dropLines()
             self.finish()
         elif line and not line.isspace():
             self._session.lineReceived(line)
@@ -306,7 +325,7 @@ class LineProtocol(Protocol):
         Let go of everything.
         """
         self._inputEnded = self._outputEnded = self._peerEnded = True
-        self._lines.clear()
+        self._dropLines()
         self._output.clear()
         self.factory.lineTimeouts.end(self)
         self.factory.finishTimeouts.end(self)
@@ -353,8 +372,7 @@ class LineFactory(Factory):
             clock, endTimeout, LineProtocol.cutOff
         )
         self._connections: set[LineProtocol] = set()
-        self._waiting: dict[LineProtocol, None] = {}
-        self._handled = 0
+        self._turns = Turns(clock)
         self._unflushed: list[LineProtocol] = []
         self._nextTurn: IDelayedCall | None = None
         self._allClosed: Deferred[None] | None = None
@@ -380,7 +398,8 @@ class LineFactory(Factory):
         Forget a connection.
         """
         self._connections.discard(connection)
-        self._waiting.pop(connection, None)
+        if not self._connections:
+            self._turns.clear()
         if not self._connections and self._nextTurn is not None:
             self._nextTurn.cancel()
             self._nextTurn = None
@@ -390,13 +409,9 @@ class LineFactory(Factory):
 
     def hasLines(self, connection: LineProtocol) -> None:
         """
-        Handle lines of a connection: at once, unless it had its share of this
-        reactor turn or enough was handled in it.
+        Handle lines of a connection, now or when its turn comes.
         """
-        if connection not in self._waiting and self._handled < LINES_PER_TURN:
-            self._handled += connection.handleLines(self.limits.linesPerTurn)
-        if connection.isWaiting:
-            self._waiting[connection] = None
+        self._turns.serve(connection)
         self._turnLater()
 
     def willFlush(self, connection: LineProtocol) -> None:
@@ -412,20 +427,11 @@ class LineFactory(Factory):
 
     def _turn(self) -> None:
         """
-        Begin a reactor turn: give each connection that waits its share, so
-        that neither one with many lines nor many with a few hold up the
-        others, and write what was said.
+        Begin a reactor turn, and write what was said.
         """
         self._nextTurn = None
-        self._handled = 0
-        waiting, self._waiting = self._waiting, {}
-        if waiting:
-            share = max(1, LINES_PER_TURN // len(waiting))
-            share = min(share, self.limits.linesPerTurn)
-            for connection in waiting:
-                self._handled += connection.handleLines(share)
-                if connection.isWaiting:
-                    self._waiting[connection] = None
+        self._turns.next()
+        if self._turns:
             self._turnLater()
         self.flush()
 

@@ -27,8 +27,9 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from creditsync.codes import (
-    MAX_COMMAS,
     MAX_DEPTH,
+    MAX_MARKS,
+    MAX_NUMBER,
     MAX_SAFE_INTEGER,
     TR_REASON_API,
     TRADE_EVENT,
@@ -65,17 +66,20 @@ _ESCAPE, _DELETE, _ARRAY = b"\\\x7f["
 
 def plainRequest(line: bytes) -> Request | None:
     """
-    Read a line that has nothing unusual: ASCII without escapes, no members but
-    the contract's, and nothing nested in its data.
+    Read a line that has nothing unusual: short, ASCII without escapes, no
+    members but the contract's, and nothing nested in its data.
 
     @return: The request, its envelope checked; or L{None}, and then L{decode}
         and the schema have to say what the line is.
     """
-    if _ESCAPE in line or _DELETE in line or _ARRAY in line or not line.isascii():
+    # As short as MAX_MARKS, so that it can't have more of them either.
+    if len(line) > MAX_MARKS or not line.isascii():
+        return None
+    if _ESCAPE in line or _DELETE in line or _ARRAY in line:
         return None
     try:
         plain = _parsePlain(line)
-    except (msgspec.DecodeError, InvalidJSON):
+    except (msgspec.DecodeError, InvalidJSON, RecursionError):
         return None
     data = plain.data
     extID = None if plain.extID is UNSET else plain.extID
@@ -105,8 +109,10 @@ def decode(line: bytes) -> dict[str, Any]:
     @param line: The line, with or without its end.
     @raise InvalidJSON: It is anything else, and what.
     """
-    if line.count(b",") > MAX_COMMAS:
-        raise InvalidJSON(f"the line has more than {MAX_COMMAS} commas")
+    if line.count(b",") + line.count(b"[") + line.count(b"{") > MAX_MARKS:
+        raise InvalidJSON(
+            f"the line has more than {MAX_MARKS} commas and opening brackets"
+        )
     try:
         value = _parse(line)
     except UnicodeDecodeError:
@@ -125,7 +131,7 @@ def decode(line: bytes) -> dict[str, Any]:
     # kept no name came twice. More of them may also stand in strings.
     if line.count(b":") != members:
         _refuseRepeatedNames(line)
-    if (b"\\" in line or not line.isascii()) and _SUSPECT.search(line):
+    if (_ESCAPE in line or not line.isascii()) and _isSuspect(line):
         _refuseNoncharacters(value)
     return value
 
@@ -146,6 +152,8 @@ def _number(text: str) -> float | Decimal:
     """
     Read a number that has a point or an exponent, and lose nothing of it.
     """
+    if len(text) > MAX_NUMBER:
+        raise InvalidJSON(f"a number has more than {MAX_NUMBER} characters")
     value = float(text)
     # A double keeps 15 significant digits, and 16 characters have no more.
     if len(text) <= 16 and (1e-300 < value < 1e300 or -1e300 < value < -1e-300):
@@ -211,22 +219,32 @@ def _refuseNoncharacters(value: dict[str, Any]) -> None:
     Refuse what was parsed if a name or a string in it has one of Unicode's 66
     noncharacters (RFC 7493, section 2.1).
     """
-    if _NONCHARACTER.search(_encode(value).decode()):
+    text = _encode(value).decode()
+    if any(map(text.__contains__, _NONCHARACTERS)):
         raise InvalidJSON("a string has a Unicode noncharacter")
 
 
-_NONCHARACTER = re.compile(
-    "[\ufdd0-\ufdef"
-    + "".join(chr(plane + 0xFFFE) for plane in range(0, 0x110000, 0x10000))
-    + "".join(chr(plane + 0xFFFF) for plane in range(0, 0x110000, 0x10000))
-    + "]"
-)
-# A line has one of them only if this is found in it: U+FDD0 to U+FDEF or the
-# last two of a plane, in UTF-8 or as (the second half of) an escape.
-_SUSPECT = re.compile(
-    rb"\xef\xb7|\xbf[\xbe\xbf]"
-    rb"|\\u(?:[Ff][Dd][DdEe]|[Ff][Ff][Ff][EeFf]|[Dd][Ff][Ff][EeFf])"
-)
+_NONCHARACTERS = [
+    *map(chr, range(0xFDD0, 0xFDF0)),
+    *(
+        chr(plane + last)
+        for plane in range(0, 0x110000, 0x10000)
+        for last in (0xFFFE, 0xFFFF)
+    ),
+]
+
+
+def _isSuspect(line: bytes) -> bool:
+    """
+    Whether a line may have one of them: U+FDD0 to U+FDEF or the last two of a
+    plane begin or end like this in UTF-8, and like that as an escape.
+    """
+    if _ESCAPE in line:
+        folded = line.lower()
+        if any(map(folded.__contains__, (b"\\ufd", b"\\uff", b"\\udf"))):
+            return True
+    return any(map(line.__contains__, (b"\xef\xb7", b"\xbf\xbe", b"\xbf\xbf")))
+
 
 # Nothing here is ever rounded: an operation that changes only the exponent
 # is exact at this precision, whatever the thread's own context is set to.

@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     {"errors"},
     {"interfaces"},
     {"records"},
-    {"wire", "validation", "auth", "timeouts"},
+    {"wire", "validation", "auth", "timeouts", "turns"},
     {"waiters", "events", "failing", "ledger", "client"},
     {"runtime", "finance", "commands"},
     {"session"},

@@ -520,7 +520,8 @@ class TurnTests(RecordedTestCase):
     def test_manyConnections(self) -> None:
         """
         Nor do many connections with a few lines each: together they have 256
-        in a turn, and one that comes late has its turn before they are done.
+        in a turn, and one that comes late has its turn before those who had
+        theirs have another.
         """
         turns: list[str] = []
         flood = [self.connect() for _ in range(20)]
@@ -534,8 +535,8 @@ class TurnTests(RecordedTestCase):
         self.assertEqual(len(turns), 256)
         self.clock.advance(0)
         self.assertEqual(len(turns), 2001)
-        # Each of the 21 that waited had 12 lines, those before it first.
-        self.assertEqual(turns.index("late"), 256 + 20 * 12)
+        # Twelve of the twenty, with 32 lines each, had no turn before it came.
+        self.assertEqual(turns.index("late"), 256 + 12 * 32)
         for each in (*flood, late):
             each.isGone()
         self.assertAtRest()
