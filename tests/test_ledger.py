@@ -2,6 +2,7 @@
 Tests for L{creditsync.ledger}.
 """
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -1013,6 +1014,18 @@ class OpenTests(SQLiteTestCase):
     """
     Tests for what L{SQLiteLedger.open} refuses.
     """
+
+    def test_folderNotSynced(self) -> None:
+        """
+        A folder that can't be synced, so that a new file's name may not outlive
+        a power cut, is a reason not to start.
+        """
+
+        def fsync(file: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        self.patch(os, "fsync", fsync)
+        self.assertIn("Input/output error", self.refused(LedgerProblem))
 
     def test_inUse(self) -> None:
         """

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
 from creditsync.ledger.checking import problems
+from creditsync.ledger.opening import sync
 from creditsync.ledger.reading import reading
 
 
@@ -117,14 +118,6 @@ def _finish(part: str, copy: str) -> None:
     """
     Give the copy its name, once all of it is on disk.
     """
-    _sync(part, os.O_RDWR)
+    sync(part, os.O_RDWR)
     os.replace(part, copy)
-    _sync(os.path.dirname(copy), os.O_RDONLY)
-
-
-def _sync(path: str, flags: int) -> None:
-    file = os.open(path, flags)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+    sync(os.path.dirname(copy), os.O_RDONLY)

@@ -86,6 +86,17 @@ def takeLock(path: str) -> int:
     return lock
 
 
+def sync(path: str, flags: int = os.O_RDONLY) -> None:
+    """
+    Have a file on disk, or with a folder the names of the files in it.
+    """
+    file = os.open(path, flags)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
 def connectReader(path: str) -> sqlite3.Connection:
     """
     Open a connection that can't write, whatever it is asked.

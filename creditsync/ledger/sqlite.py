@@ -45,6 +45,7 @@ from creditsync.ledger.opening import (
     connectReader,
     explained,
     prepare,
+    sync,
     takeLock,
 )
 from creditsync.records import Account, Deletion, Operation, Reservation, Trade
@@ -131,6 +132,10 @@ class SQLiteLedger:
             prepare(writer, path, SCRIPTS)
             order = firstOrder(writer, path, SCRIPTS)
             writer.execute(_SET_MARK, (order + BLOCK,))
+            # SQLite syncs the folder of its new WAL file too, but takes no
+            # notice of a failure: a power cut would then take the file away,
+            # and with it all that was acknowledged.
+            sync(os.path.dirname(path))
             reader = held.enter_context(closing(connectReader(path)))
             self._held = held.pop_all()
         self._writer, self._reader = writer, reader
