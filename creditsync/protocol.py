@@ -34,7 +34,7 @@ from zope.interface import implementer
 
 from creditsync import wire
 from creditsync.errors import LineTooLong
-from creditsync.records import Limits
+from creditsync.records import Limits, Principal
 from creditsync.session import Session, Sessions
 from creditsync.timeouts import EqualTimeouts
 from creditsync.turns import Turns
@@ -74,8 +74,9 @@ class LineProtocol(Protocol):
         self._inputEnded = False
         self._peerEnded = False
         self._outputEnded = False
-        self.used = 0.0
         self.isQueued = False
+        self.account = factory.turns.account(None)
+        self._principal: Principal | None = None
 
     def connectionMade(self) -> None:
         """
@@ -107,6 +108,8 @@ class LineProtocol(Protocol):
         if len(partial) > self._limits.maxLineLength + len(b"\r"):
             self._addLines(self._takePartial() + b"\n")
         self.factory.hasLines(self)
+        if self._lines:
+            self._balance()
 
     def _addLines(self, lines: bytes) -> None:
         self._lines = self._lines[self._at :] + lines
@@ -137,7 +140,18 @@ class LineProtocol(Protocol):
             if handled == most or seconds() >= until:
                 break
         self._balance()
+        self._settleAccount()
         return handled
+
+    def _settleAccount(self) -> None:
+        """
+        From now on use the time of whom the session speaks for.
+        """
+        principal = self._session.principal
+        if principal is not self._principal:
+            self._principal = principal
+            id = None if principal is None else principal.id
+            self.account = self.factory.turns.account(id)
 
     def _takeLine(self) -> bytes:
         at = self._at
@@ -372,7 +386,7 @@ class LineFactory(Factory):
             clock, endTimeout, LineProtocol.cutOff
         )
         self._connections: set[LineProtocol] = set()
-        self._turns = Turns(clock)
+        self.turns = Turns(clock)
         self._unflushed: list[LineProtocol] = []
         self._nextTurn: IDelayedCall | None = None
         self._allClosed: Deferred[None] | None = None
@@ -399,7 +413,7 @@ class LineFactory(Factory):
         """
         self._connections.discard(connection)
         if not self._connections:
-            self._turns.clear()
+            self.turns.clear()
         if not self._connections and self._nextTurn is not None:
             self._nextTurn.cancel()
             self._nextTurn = None
@@ -411,7 +425,7 @@ class LineFactory(Factory):
         """
         Handle lines of a connection, now or when its turn comes.
         """
-        self._turns.serve(connection)
+        self.turns.serve(connection)
         self._turnLater()
 
     def willFlush(self, connection: LineProtocol) -> None:
@@ -430,8 +444,8 @@ class LineFactory(Factory):
         Begin a reactor turn, and write what was said.
         """
         self._nextTurn = None
-        self._turns.next()
-        if self._turns:
+        self.turns.next()
+        if self.turns:
             self._turnLater()
         self.flush()
 

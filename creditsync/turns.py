@@ -6,11 +6,16 @@ it is spent, who still has lines queues, and the next one is always who has used
 the least time so far (start-time fair queueing). So a client with a line now and
 then does not wait for those who have thousands, nor for those, however many,
 whose every line is dear.
+
+Time is charged to who asks and not to connections, of which anybody can have as
+many as he likes: all those of one principal have one account, and so have all
+those that nobody has spoken for yet.
 """
 
 from heapq import heappop, heappush
 from itertools import count
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from attrs import Factory, define
 from twisted.internet.interfaces import IReactorTime
@@ -24,16 +29,27 @@ _LINE = 0.00001
 _DEAREST = 1.0
 
 
+@define(eq=False, slots=False)
+class Account:
+    """
+    The time of one principal, or of all connections without one.
+
+    @ivar used: Seconds that their lines took, or would have taken if there had
+        always been some.
+    """
+
+    used: float = 0.0
+
+
 class Client(Protocol):
     """
-    Somebody whose lines are to be handled.
+    A connection whose lines are to be handled.
 
-    @ivar used: Seconds that this one's lines took, or would have taken if it
-        had always had some.
+    @ivar account: Whose time it uses.
     @ivar isQueued: Whether it has to wait for its turn.
     """
 
-    used: float
+    account: Account
     isQueued: bool
 
     @property
@@ -53,29 +69,42 @@ class Client(Protocol):
 @define(eq=False)
 class Turns:
     """
-    The turns of all clients.
+    The turns of all connections.
     """
 
     _clock: IReactorTime
+    _accounts: WeakValueDictionary[int | None, Account] = Factory(WeakValueDictionary)
     _queue: list[tuple[float, int, Client]] = Factory(list)
     _arrivals: "count[int]" = Factory(count)
     _spent: float = 0.0
-    # The time that the one who was last taken from the queue had used.
+    # What the one who was last served had used.
     _least: float = 0.0
 
     def __bool__(self) -> bool:
         return bool(self._queue)
 
+    def account(self, principal: int | None) -> Account:
+        """
+        The account of a principal, or with L{None} of all others.
+        """
+        account = self._accounts.get(principal)
+        if account is None:
+            account = self._accounts[principal] = Account()
+        return account
+
     def serve(self, client: Client) -> None:
         """
-        Handle lines of a client now, if there is time left in this turn.
+        Handle lines of a connection now, if there is time left in this turn.
         """
         if client.isQueued:
             return
         # Who was silent has saved up one turn's time, and no more.
-        client.used = max(client.used, self._least - _TURN)
+        account = client.account
+        account.used = max(account.used, self._least - _TURN)
         if self._spent < _TURN:
             self._handle(client)
+            if not self._queue:
+                self._least = max(self._least, account.used)
         self._enqueue(client)
 
     def next(self) -> None:
@@ -97,13 +126,15 @@ class Turns:
         self._queue.clear()
 
     def _handle(self, client: Client) -> None:
+        account = client.account
         started = self._clock.seconds()
         lines = client.handleLines(started + _TURN - self._spent)
         cost = max(self._clock.seconds() - started, lines * _LINE)
-        client.used += min(cost, _DEAREST)
+        account.used += min(cost, _DEAREST)
         self._spent += cost
 
     def _enqueue(self, client: Client) -> None:
         if client.isWaiting:
             client.isQueued = True
-            heappush(self._queue, (client.used, next(self._arrivals), client))
+            used = client.account.used
+            heappush(self._queue, (used, next(self._arrivals), client))

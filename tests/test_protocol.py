@@ -36,6 +36,7 @@ from creditsync.records import (
     Deletion,
     Limits,
     Operation,
+    Principal,
     Reservation,
     Trade,
     TradeEvent,
@@ -95,6 +96,7 @@ class Recorder:
     @ivar lines: The lines that came.
     @ivar isIdle: Whether all of them are answered.
     @ivar hasEnded: Whether it was told that its client is gone.
+    @ivar principal: For whom the client speaks.
     """
 
     send: Callable[[bytes], None]
@@ -102,6 +104,7 @@ class Recorder:
     lines: list[bytes] = Factory(list)
     isIdle: bool = True
     hasEnded: bool = False
+    principal: Principal | None = None
 
     def lineReceived(self, line: bytes) -> None:
         """
@@ -520,26 +523,55 @@ class TurnTests(RecordedTestCase):
     def test_manyConnections(self) -> None:
         """
         Nor do many connections with a few lines each: together they have 256
-        in a turn, and one that comes late has its turn before those who had
-        theirs have another.
+        in a turn, and one who has said little is next.
         """
         turns: list[str] = []
+        quiet = self.connect()
+        quiet.session.principal = Principal(7, 1, 2e9)
+        quiet.says(b"zero\n")
         flood = [self.connect() for _ in range(20)]
         for each in flood:
             each.session.received = lambda line: turns.append("x")
             each.says(b"x\n" * 100)
         self.assertEqual(len(turns), 256)
-        late = self.connect()
-        late.session.received = lambda line: turns.append("late")
-        late.says(b"one\n")
+        quiet.session.received = lambda line: turns.append("quiet")
+        quiet.says(b"one\n")
         self.assertEqual(len(turns), 256)
         self.clock.advance(0)
         self.assertEqual(len(turns), 2001)
-        # Twelve of the twenty, with 32 lines each, had no turn before it came.
-        self.assertEqual(turns.index("late"), 256 + 12 * 32)
-        for each in (*flood, late):
+        self.assertEqual(turns.index("quiet"), 256)
+        for each in (*flood, quiet):
             each.isGone()
         self.assertAtRest()
+
+    def test_whoseTime(self) -> None:
+        """
+        Connections use the time of their principal, together, and those
+        without one that of nobody.
+        """
+        one, two, other, nobody = (self.connect() for _ in range(4))
+        for client, id in ((one, 7), (two, 7), (other, 8)):
+            client.session.principal = Principal(id, 1, 2e9)
+        for client in (one, two, other, nobody):
+            client.says(b"x\n")
+        self.assertIs(one.protocol.account, two.protocol.account)
+        self.assertEqual(
+            len({c.protocol.account for c in (one, other, nobody, self.connect())}), 3
+        )
+
+    def test_queuedIsNotRead(self) -> None:
+        """
+        Who has to wait for its turn is not read from meanwhile.
+        """
+        for _ in range(8):
+            self.connect().says(b"x\n" * 100)
+        late = self.connect()
+        late.says(b"x\n")
+        self.assertEqual(late.session.lines, [])
+        self.assertFalse(late.isRead)
+        self.clock.advance(0)
+        self.assertEqual(late.session.lines, [b"x"])
+        self.assertTrue(late.isRead)
 
     def test_moreInput(self) -> None:
         """

@@ -2,11 +2,11 @@
 Tests for L{creditsync.turns}.
 """
 
-from attrs import define
+from attrs import Factory, define
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync.turns import Turns
+from creditsync.turns import Account, Turns
 
 
 @define(eq=False)
@@ -24,7 +24,7 @@ class Lines:
     left: int = 0
     seconds: float = 0.0
     most: int = 1
-    used: float = 0.0
+    account: Account = Factory(Account)
     isQueued: bool = False
 
     @property
@@ -149,6 +149,54 @@ class TurnsTests(SynchronousTestCase):
             self.turns.next()
             self.assertIn("o", self.handled)
 
+    def test_newcomers(self) -> None:
+        """
+        Who has worked for long while nobody queued has no debt to those who
+        come later.
+        """
+        client = self.client("o", 0, 1.0)
+        for _ in range(1000):
+            client.left = 1
+            self.turns.serve(client)
+            self.turns.next()
+        for _ in range(20):
+            self.turns.serve(self.client("x", 100, 1.0))
+        client.left = 1
+        self.turns.serve(client)
+        del self.handled[:]
+        for _ in range(30):
+            self.turns.next()
+        self.assertIn("o", self.handled)
+
+    def test_onePrincipal(self) -> None:
+        """
+        All connections of one principal have its share together.
+        """
+        one, other = self.turns.account(1), self.turns.account(2)
+        self.assertIs(self.turns.account(1), one)
+        for _ in range(9):
+            client = self.client("m", 1000, 1.0)
+            client.account = one
+            self.turns.serve(client)
+        single = self.client("s", 1000, 1.0)
+        single.account = other
+        self.turns.serve(single)
+        for _ in range(20):
+            self.turns.next()
+        del self.handled[:]
+        for _ in range(100):
+            self.turns.next()
+        self.assertApproximates(self.handled.count("s"), self.handled.count("m"), 30)
+
+    def test_accountsEnd(self) -> None:
+        """
+        An account is forgotten with the last of its connections.
+        """
+        account = self.turns.account(1)
+        account.used = 5.0
+        del account
+        self.assertEqual(self.turns.account(1).used, 0.0)
+
     def test_sharesAreEqual(self) -> None:
         """
         Those who always have lines have equal time, not equally many lines.
@@ -224,4 +272,4 @@ class TurnsTests(SynchronousTestCase):
         client = self.client("a", 2, 0.0)
         client.seconds = -3600.0
         self.turns.serve(client)
-        self.assertGreater(client.used, 0)
+        self.assertGreater(client.account.used, 0)
