@@ -1,0 +1,413 @@
+"""
+The bugs, as one table: what each breaks, and who has to find it.
+
+Every one is a mistake that somebody could make in good faith: an answer given
+too early, a check left out, a shortcut. A patch replaces as little as it can,
+so that the rest of the server is the real one.
+"""
+
+import math
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import define, evolve
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.python.failure import Failure
+
+from creditsync import finance, protocol, tap, wire
+from creditsync.auth import TokenAuthenticator
+from creditsync.errors import OutcomeUnknown, TechProblem
+from creditsync.ledger import sqlite
+from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.records import Limits, Operation, Reservation
+from creditsync.runtime import TradingRuntime
+from creditsync.service import CreditSync
+from creditsync.session import Session, Sessions
+from creditsync.waiters import Waiters
+
+
+@define
+class Bug:
+    """
+    One bug.
+
+    @ivar what: What it does, as the end of "a server that ...".
+    @ivar plant: Patches the server; there is no way back in this process.
+    @ivar caughtBy: The suite that has to find it: a module and its options.
+    """
+
+    what: str
+    plant: Callable[[], None]
+    caughtBy: tuple[str, ...]
+
+
+def plant(name: str | None) -> None:
+    """
+    Plant a bug in this process, before anything is built.
+
+    @param name: One of L{BUGS}; with L{None} nothing is done.
+    """
+    if name is None:
+        return
+    BUGS[name].plant()
+    print(f"planted: {name}", file=sys.stderr)
+
+
+def _acknowledgeBeforeCommit() -> None:
+    commit = SQLiteLedger.commit
+    last: dict[int, Deferred[None]] = {}
+
+    def early(
+        self: SQLiteLedger, reservations: Sequence[Reservation]
+    ) -> Deferred[None]:
+        done = last.get(id(self), succeed(None))
+        done.addCallback(lambda _: commit(self, reservations))
+        done.addErrback(lambda _: None)
+        last[id(self)] = done
+        return succeed(None)
+
+    SQLiteLedger.commit = early  # type: ignore[method-assign]
+
+
+def _eventBeforeCommit() -> None:
+    async def mainLoop(self: TradingRuntime) -> None:
+        while self._queue:
+            self._committing, self._queue = self._queue, []
+            self._batch += 1
+            self._publish(self._committing)
+            await maybeDeferred(self._ledger.commit, self._committing)
+            booked, self._committing = self._committing, []
+            self._settle(booked)
+
+    TradingRuntime._mainLoop = mainLoop  # type: ignore[method-assign]
+
+
+def _synchronousNormal() -> None:
+    prepare = sqlite.prepare
+
+    def hasty(writer: sqlite3.Connection, *arguments: Any) -> None:
+        prepare(writer, *arguments)
+        writer.execute("PRAGMA synchronous = NORMAL")
+
+    sqlite.prepare = hasty  # type: ignore[attr-defined]
+
+
+def _orderNumbersReused() -> None:
+    def firstOrder(writer: sqlite3.Connection, *_: Any) -> int:
+        greatest = writer.execute('SELECT max("order") FROM trade').fetchone()[0]
+        return (greatest or 0) + 1
+
+    sqlite.firstOrder = firstOrder  # type: ignore[attr-defined]
+
+
+def _keyOnlyInMemory() -> None:
+    remembered: dict[tuple[int, int, str], Reservation] = {}
+    commit = SQLiteLedger.commit
+
+    def book(self: SQLiteLedger, reservations: Sequence[Reservation]) -> Any:
+        for each in reservations:
+            asked = each.operation
+            if asked.key is not None:
+                key = id(self), asked.principal, asked.key
+                remembered[key] = evolve(each, isReplay=True)
+        return commit(self, reservations)
+
+    def replay(self: SQLiteLedger, principal: int, key: str) -> Reservation | None:
+        return remembered.get((id(self), principal, key))
+
+    def booking(reservations: Sequence[Reservation]) -> tuple[str, str]:
+        unkeyed = [
+            Reservation(
+                each.eventType, each.trade, Operation("", 0, 0, 0, "", key=None)
+            )
+            for each in reservations
+        ]
+        return honest(unkeyed)
+
+    honest = sqlite._booking
+    SQLiteLedger.commit = book  # type: ignore[method-assign]
+    SQLiteLedger.replay = replay  # type: ignore[method-assign]
+    sqlite._booking = booking
+
+
+def _waiterAfterHandOver() -> None:
+    expect = Session._expect
+
+    def late(self: Session, waiter: Any, deferral: Any, response: Any) -> None:
+        waiters: Any = self._sessions.waiters
+        waiters._clock.callLater(0.001, expect, self, waiter, deferral, response)
+
+    Session._expect = late  # type: ignore[method-assign]
+
+
+def _firstWaiterTakesAll() -> None:
+    answeredBy = Waiters._answeredBy
+
+    def unmarked(self: Waiters, event: Any) -> list[Any]:
+        return answeredBy(self, evolve(event, operation=None))
+
+    Waiters._answeredBy = unmarked  # type: ignore[method-assign]
+
+
+def _timeoutLeavesItsWaiter() -> None:
+    def timedOut(self: Waiters, waiter: Any) -> None:
+        waiter.ended.errback(
+            OutcomeUnknown(f"no answer within {self._timeout * 1000:.0f} ms")
+        )
+
+    Waiters._timedOut = timedOut  # type: ignore[method-assign]
+
+
+def _wallClockTimers() -> None:
+    settle = tap.settleProcess
+
+    def unsettled(reactor: Any) -> None:
+        settle(reactor)
+        reactor.seconds = lambda: time.time()
+
+    tap.settleProcess = unsettled
+
+
+def _revokedTokenAccepted() -> None:
+    verify = TokenAuthenticator._refuseRevoked
+    judged: set[int] = set()
+
+    def onlyOnce(self: TokenAuthenticator, principal: Any, revocations: Any) -> None:
+        if id(principal) not in judged:
+            verify(self, principal, revocations)
+            judged.add(id(principal))
+
+    def isCurrent(self: TokenAuthenticator, principal: Any) -> bool:
+        return bool(self._now() < principal.expires)
+
+    TokenAuthenticator._refuseRevoked = onlyOnce  # type: ignore[method-assign]
+    TokenAuthenticator.isCurrent = isCurrent  # type: ignore[method-assign]
+
+
+def _tokenWithoutEnd() -> None:
+    from creditsync import auth
+
+    time_ = auth._time
+
+    def lenient(claims: Any, name: str) -> float | None:
+        found = time_(claims, name)
+        return math.inf if name == "exp" and found is None else found
+
+    auth._time = lenient
+
+
+def _binaryFloatingPoint() -> None:
+    finance.toUnits = lambda amount: int(float(amount) * 1e8)  # type: ignore[attr-defined]
+
+
+def _refusedAfterBooking() -> None:
+    execute = Session._execute
+    admit = Sessions.admit
+
+    def late(self: Session, request: Any) -> None:
+        Sessions.admit = lambda *_: None  # type: ignore[method-assign,assignment]
+        before = len(self._pending)
+        try:
+            execute(self, request)
+        finally:
+            Sessions.admit = admit  # type: ignore[method-assign]
+        try:
+            admit(self._sessions, before)
+        except Exception:
+            if len(self._pending) > before:
+                waiter = next(reversed(self._pending.values()))
+                self._sessions.waiters.release(waiter)
+                waiter.ended.errback(Failure())
+
+    Session._execute = late  # type: ignore[method-assign]
+
+
+def _readerNeverCutOff() -> None:
+    construct = protocol.LineProtocol.__init__
+
+    def boundless(self: Any, factory: Any) -> None:
+        construct(self, factory)
+        limits: Limits = factory.limits
+        self._limits = evolve(limits, maxUnread=sys.maxsize)
+
+    protocol.LineProtocol.__init__ = boundless  # type: ignore[method-assign]
+
+
+def _replyBeforeEvent() -> None:
+    def tradeEvents(self: Sessions, events: Any) -> None:
+        encoded = list(self._encoded(events))
+        for event, data in encoded:
+            self.waiters.match(event, data)
+        lines = b"".join(wire.event(event.type, data) for event, data in encoded)
+        for session in self._currentAudience():
+            session.send(lines)
+
+    Sessions.tradeEvents = tradeEvents  # type: ignore[method-assign]
+
+
+def _judgedByTheLedgerAlone() -> None:
+    settled = TradingRuntime._accountAtHand
+
+    def atHand(self: TradingRuntime, login: int) -> Any:
+        self._accounts.pop(login, None)
+        return settled(self, login)
+
+    TradingRuntime._accountAtHand = atHand  # type: ignore[method-assign]
+
+
+def _failedCommitIsNothing() -> None:
+    lost = Reservation.lost
+
+    def nothing(self: Reservation, why: Failure) -> None:
+        lost(self, Failure(TechProblem("the operation was not booked")))
+
+    Reservation.lost = nothing  # type: ignore[method-assign]
+
+
+def _failedCommitIsForgiven() -> None:
+    ended = SQLiteLedger._ended
+
+    def forgiving(self: SQLiteLedger, result: Any) -> Any:
+        outcome = ended(self, result)
+        self._failed = False
+        return None if isinstance(outcome, Failure) else outcome
+
+    SQLiteLedger._ended = forgiving  # type: ignore[method-assign]
+
+
+def _stopDropsReplies() -> None:
+    finish = protocol.LineFactory.finish
+
+    def hasty(self: Any) -> Any:
+        self.cutOff()
+        return finish(self)
+
+    stop = CreditSync._stop
+
+    async def drop(self: CreditSync) -> None:
+        hasty(self.factory)
+        await stop(self)
+
+    CreditSync._stop = drop  # type: ignore[method-assign]
+
+
+def _repeatedNamesAccepted() -> None:
+    wire._refuseRepeatedNames = lambda line: None
+
+
+def _totalsNotMoved() -> None:
+    prepare = sqlite.prepare
+
+    def without(writer: sqlite3.Connection, *arguments: Any) -> None:
+        prepare(writer, *arguments)
+        writer.execute(
+            "CREATE TEMP TRIGGER moved AFTER UPDATE ON main.trade BEGIN"
+            " UPDATE account SET credit = credit - NEW.profit + OLD.profit"
+            " WHERE login = NEW.login AND NEW.cmd IN (7, 9) AND NEW.state = 3; END"
+        )
+
+    sqlite.prepare = without  # type: ignore[attr-defined]
+
+
+_SIMULATION = ("tests.simulation", "--seeds", "300")
+
+BUGS = {
+    "acknowledge-before-commit": Bug(
+        "says that an operation is booked before it is on disk",
+        _acknowledgeBeforeCommit,
+        ("tests.crash.kill",),
+    ),
+    "event-before-commit": Bug(
+        "publishes an event before its commit", _eventBeforeCommit, _SIMULATION
+    ),
+    "synchronous-normal": Bug(
+        "runs SQLite with synchronous=NORMAL",
+        _synchronousNormal,
+        ("tests.crash.power",),
+    ),
+    "order-numbers-reused": Bug(
+        "forgets after a crash which order numbers it has told",
+        _orderNumbersReused,
+        _SIMULATION,
+    ),
+    "key-only-in-memory": Bug(
+        "remembers idempotency keys in memory only",
+        _keyOnlyInMemory,
+        ("tests.crash.kill",),
+    ),
+    "waiter-after-hand-over": Bug(
+        "lets a waiter stand only after the operation was handed over",
+        _waiterAfterHandOver,
+        _SIMULATION,
+    ),
+    "first-waiter-takes-all": Bug(
+        "gives an event to the oldest waiter of its order, whose operation it isn't",
+        _firstWaiterTakesAll,
+        _SIMULATION,
+    ),
+    "timeout-leaves-its-waiter": Bug(
+        "answers 504 and keeps the waiter in its table",
+        _timeoutLeavesItsWaiter,
+        ("tests.attack.waiters",),
+    ),
+    "wall-clock-timers": Bug(
+        "measures its timeouts with the wall clock",
+        _wallClockTimers,
+        ("tests.load.clocks",),
+    ),
+    "revoked-token-accepted": Bug(
+        "goes on to accept a remembered token after it was revoked",
+        _revokedTokenAccepted,
+        _SIMULATION,
+    ),
+    "token-without-end": Bug(
+        "accepts a token without exp", _tokenWithoutEnd, ("tests.attack.tokens",)
+    ),
+    "binary-floating-point": Bug(
+        "counts money in binary floating point", _binaryFloatingPoint, _SIMULATION
+    ),
+    "refused-after-booking": Bug(
+        "looks at its limits after it has booked",
+        _refusedAfterBooking,
+        ("tests.load.overload",),
+    ),
+    "reader-never-cut-off": Bug(
+        "keeps all that a client doesn't read",
+        _readerNeverCutOff,
+        ("tests.load.slow_readers",),
+    ),
+    "reply-before-event": Bug(
+        "sends a reply before its event", _replyBeforeEvent, _SIMULATION
+    ),
+    "judged-by-the-ledger-alone": Bug(
+        "overlooks what is under way when it asks whether there is enough money",
+        _judgedByTheLedgerAlone,
+        _SIMULATION,
+    ),
+    "failed-commit-is-nothing": Bug(
+        "says that nothing has happened when a commit erred",
+        _failedCommitIsNothing,
+        ("tests.crash.disk_errors",),
+    ),
+    "failed-commit-is-forgiven": Bug(
+        "goes on as if a commit that erred had gone well",
+        _failedCommitIsForgiven,
+        ("tests.crash.disk_errors",),
+    ),
+    "stop-drops-replies": Bug(
+        "cuts its connections when it stops",
+        _stopDropsReplies,
+        ("tests.load.stopping",),
+    ),
+    "repeated-names-accepted": Bug(
+        "takes a line that names a member twice",
+        _repeatedNamesAccepted,
+        ("tests.attack.fuzz",),
+    ),
+    "totals-not-moved": Bug(
+        "loses an update from its account's total", _totalsNotMoved, _SIMULATION
+    ),
+}
