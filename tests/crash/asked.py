@@ -1,0 +1,125 @@
+"""
+One operation that a client asks for, and all that it knows of it.
+
+An operation is known in the ledger by its comment, which begins with its
+number. A deletion writes no comment, and so there is at most one for each
+order.
+"""
+
+from typing import Any, Final
+
+from attrs import define
+
+from creditsync.records import Trade
+
+ADD, UPDATE, DELETE = 0, 1, 2
+BOOKED, DELETED = 3, 6
+REQUESTED: Final = {ADD: 10, UPDATE: 11, DELETE: 12}
+
+# The token's id, to which keys belong.
+PRINCIPAL: Final = 7
+
+# The code of each method, and the sign of its amounts.
+METHODS: Final = {
+    "BalanceIn": (6, 1),
+    "CreditIn": (7, 1),
+    "BalanceOut": (8, -1),
+    "CreditOut": (9, -1),
+}
+
+
+@define(eq=False)
+class Asked:
+    """
+    One operation that the driver has asked for, once or more often.
+
+    @ivar method: The command without C{Sync}.
+    @ivar target: The order that it names, or 0.
+    @ivar sent: How often it was sent.
+    @ivar shut: How often the answer was 503: nothing came of that sending.
+    @ivar order: What it was booked under, as far as is known.
+    @ivar bookedIn: The life of the server in which it was first known to be
+        booked.
+    @ivar trade: What it made, if that was told.
+    @ivar answer: The data of its 200.
+    @ivar isRefused: Whether it was told that nothing had happened.
+    """
+
+    number: int
+    method: str
+    isSync: bool
+    data: dict[str, Any]
+    key: str | None
+    sent: int = 0
+    shut: int = 0
+    order: int = 0
+    bookedIn: int | None = None
+    trade: Trade | None = None
+    answer: dict[str, Any] | None = None
+    isRefused: bool = False
+
+    def __str__(self) -> str:
+        """
+        Enough to find it in the ledger and among what was sent.
+        """
+        key = "no key" if self.key is None else f"the key {self.key}"
+        return f"operation {self.number} ({self.command} with {key}, {self.data})"
+
+    @property
+    def command(self) -> str:
+        """
+        As it is sent.
+        """
+        return self.method + ("Sync" if self.isSync else "")
+
+    @property
+    def target(self) -> int:
+        """
+        The order that it is to change, or 0.
+        """
+        return int(self.data.get("order", 0))
+
+    @property
+    def type(self) -> int:
+        """
+        Of the event that it causes.
+        """
+        if self.method not in METHODS:
+            return DELETE
+        return UPDATE if self.target else ADD
+
+    @property
+    def isOpen(self) -> bool:
+        """
+        Whether nobody has said yet what became of it.
+        """
+        return self.bookedIn is None and not self.isRefused
+
+    @property
+    def isOwed(self) -> bool:
+        """
+        Whether it was sent, may be sent again, and has no answer.
+        """
+        isSendable = self.sent > 0 and self.key is not None
+        return isSendable and self.answer is None and not self.isRefused
+
+    def accepts(self, trade: Trade) -> bool:
+        """
+        Whether a trade is what this asked for, as far as it did.
+        """
+        data = self.data
+        return (
+            trade.login == data["login"]
+            and trade.cmd == METHODS[self.method][0]
+            and trade.profit == units(data["amount"])
+            and trade.comment == data["comment"]
+            and trade.openTime == data.get("open_time", trade.openTime)
+            and trade.closeTime == data.get("close_time", trade.closeTime)
+        )
+
+
+def units(amount: float) -> int:
+    """
+    Money as the ledger keeps it; the driver's amounts have two decimals.
+    """
+    return round(amount * 100) * 1_000_000

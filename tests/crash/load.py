@@ -1,0 +1,152 @@
+"""
+What is asked for, and the connections that ask.
+"""
+
+import random
+import socket
+from collections import deque
+from json import dumps
+from typing import Any, Final
+
+import msgspec
+from attrs import Factory, define
+
+from tests.crash.asked import METHODS, Asked
+from tests.crash.record import Record, Violation
+
+LOGINS: Final = range(1001, 1041)
+
+
+@define(eq=False)
+class Load:
+    """
+    What is asked for.
+
+    @ivar again: What has to be sent once more, under its key.
+    """
+
+    record: Record
+    random: random.Random
+    again: deque[Asked] = Factory(deque)
+    _alive: list[int] = Factory(list)
+
+    def next(self) -> Asked:
+        """
+        Choose what is sent next.
+        """
+        if self.again:
+            return self.again.popleft()
+        chance = self.random.random()
+        if chance < 0.04 and self.record.asked:
+            earlier = self.random.choice(self.record.asked)
+            if earlier.key is not None and not earlier.isRefused:
+                return earlier
+        if chance < 0.40 and self._alive:
+            asked = self._change(self.random.choice(self._alive))
+        elif chance < 0.48 and self._alive:
+            asked = self._delete(self.random.randrange(len(self._alive)))
+        else:
+            asked = self._add()
+        if asked.key is not None and self.random.random() < 0.03:
+            # Twice at once: the second one finds the first under way.
+            self.again.append(asked)
+        return asked
+
+    def made(self, order: int) -> None:
+        """
+        There is an order that can be changed.
+        """
+        self._alive.append(order)
+
+    def _add(self) -> Asked:
+        # More comes in than goes out, but not always to the right account.
+        method = self.random.choices(list(METHODS), (4, 4, 1, 1))[0]
+        login = self.random.choice(LOGINS)
+        return self._ask(method, login=login, amount=self._amount(method))
+
+    def _change(self, order: int) -> Asked:
+        made = self.record.owner(order)
+        amount = self._amount(made.method)
+        login = made.data["login"]
+        return self._ask(made.method, login=login, amount=amount, order=order)
+
+    def _delete(self, index: int) -> Asked:
+        alive = self._alive
+        alive[index], alive[-1] = alive[-1], alive[index]
+        order = alive.pop()
+        isCredit = self.record.owner(order).method.startswith("Credit")
+        return self._ask("DeleteCredit" if isCredit else "DeleteBalance", order=order)
+
+    def _ask(self, method: str, **data: Any) -> Asked:
+        chance = self.random.random
+        if method in METHODS and chance() < 0.1:
+            data["open_time"] = 1_700_000_000 + self.random.randrange(10**7)
+        return self.record.ask(method, chance() < 0.5, chance() < 0.7, **data)
+
+    def _amount(self, method: str) -> float:
+        sign = METHODS[method][1]
+        return sign * self.random.randint(1, 1000_00 if sign > 0 else 50_00) / 100
+
+
+class Connection:
+    """
+    One connection and what waits for its answer on it.
+
+    @ivar waiting: The operations, by C{extID}.
+    @ivar seen: What it has seen events of.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.waiting: dict[str, Asked] = {}
+        self.seen: set[Asked] = set()
+        self.isOpen = True
+        self._rest = b""
+
+    def line(self, asked: Asked, token: str) -> bytes:
+        """
+        What asks for an operation once more, and waits for it from now on.
+        """
+        extID = f"{asked.number}.{asked.sent}"
+        self.waiting[extID] = asked
+        line = {"command": asked.command, "extID": extID, "__token": token}
+        if asked.key is not None:
+            line["idempotencyKey"] = asked.key
+        return dumps({**line, "data": asked.data}).encode() + b"\r\n"
+
+    def send(self, data: bytes) -> None:
+        """
+        Write, if there is still somebody.
+        """
+        try:
+            self.socket.sendall(data)
+        except ConnectionError:
+            # What the server said before its end can still be read.
+            self.isOpen = False
+
+    def receive(self) -> list[dict[str, Any]]:
+        """
+        Take what has come; a line that was cut off is none.
+        """
+        try:
+            data = self.socket.recv(1 << 18)
+        except ConnectionError:
+            data = b""
+        if not data:
+            self.isOpen = False
+        *lines, self._rest = (self._rest + data).split(b"\r\n")
+        try:
+            return [msgspec.json.decode(line) for line in lines]
+        except msgspec.DecodeError as e:
+            raise Violation(f"a line is not JSON, {e}: {lines}") from e
+
+    def drain(self) -> list[dict[str, Any]]:
+        """
+        Take all that a dead server has left.
+        """
+        messages = []
+        self.isOpen = True
+        while self.isOpen:
+            messages += self.receive()
+        self.socket.close()
+        return messages

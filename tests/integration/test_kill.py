@@ -1,0 +1,109 @@
+"""
+Tests for L{tests.crash.kill}: a few real kills leave nothing wrong, and what is
+wrong is found.
+"""
+
+import random
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.crash.driver import Trial
+from tests.crash.kill import Kills, Outcome
+from tests.crash.points import AFTER, BEFORE, COPYING, LOAD, NEW, POINTS, Point, target
+from tests.crash.record import Violation
+from tests.crash.rounds import hit
+from tests.integration.processes import SERVE
+
+
+@pytest.mark.timeout(60, method="thread")
+class KillTests(SynchronousTestCase):
+    """
+    Real servers, killed a few times.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make a folder.
+        """
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def trial(self) -> Trial:
+        """
+        A new ledger.
+        """
+        trial = Trial(self.folder / "ledger", random.Random(1), SERVE)
+        self.addCleanup(trial.end)
+        return trial
+
+    def outcome(self, command: list[str]) -> Outcome:
+        """
+        What comes of a few kills.
+        """
+        return Kills(self.folder / "job", 1, command, 2, 60).run()
+
+    def test_sound(self) -> None:
+        """
+        A few kills from outside leave nothing wrong.
+        """
+        outcome = self.outcome(SERVE)
+        self.assertIsNone(outcome.violation)
+        self.assertGreaterEqual(outcome.counts["kills"], 2)
+        self.assertGreaterEqual(outcome.counts["acknowledged"], 60)
+
+    def test_planted(self) -> None:
+        """
+        A server that forgets which numbers it has told is found out.
+        """
+        planted = [sys.executable, "-m", "tests.planted.server", "order-numbers-reused"]
+        self.assertIn(" means operation", self.outcome(planted).violation or "none")
+
+    def test_endedByItself(self) -> None:
+        """
+        A server that ends without being killed is a violation.
+        """
+        trial = self.trial()
+        trial.start("sh", "-c", "exit 3")
+        trial.process.wait(10)
+        with self.assertRaisesRegex(Violation, "ended by itself: its status is 3"):
+            trial.kill()
+
+    def test_point(self) -> None:
+        """
+        A server kills itself between its statement and its answer, and what it
+        has booked is answered by the next one.
+        """
+        trial = self.trial()
+        hit(trial, Point(LOAD, AFTER, "SQL:INSERT INTO keyed_booking", 2, 2))
+        trial.finish()
+        self.assertGreater(trial.record.replayed, 0)
+
+    def test_pointIsNotReached(self) -> None:
+        """
+        A point that is never passed is a violation.
+        """
+        trial = self.trial()
+        point = Point(COPYING, BEFORE, "SQL:VACUUM")
+        with self.assertRaisesRegex(Violation, "was not reached"):
+            hit(trial, point)
+
+    def test_pointsAreThere(self) -> None:
+        """
+        Each point that is no statement is still in the code.
+        """
+        for point in POINTS:
+            if not point.where.startswith("SQL:"):
+                owner, name = target(point)
+                self.assertTrue(callable(getattr(owner, name)))
+
+    def test_pointsAreNamed(self) -> None:
+        """
+        Each point has a name of its own.
+        """
+        self.assertEqual(len({point.name for point in POINTS}), len(POINTS))
+        self.assertIn("after ledger.sqlite:prepare " + NEW, {p.name for p in POINTS})

@@ -1,0 +1,409 @@
+"""
+Tests for L{tests.crash.record}.
+"""
+
+import sqlite3
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync.ledger.opening import SCRIPTS
+from tests.crash.asked import Asked
+from tests.crash.record import Record, Violation
+
+NOW = 1_790_000_000
+
+
+class RecordTests(SynchronousTestCase):
+    """
+    L{Record} against made-up ledgers: what a sound one says, and each thing
+    that must not be.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make a ledger, and ask for one credit of 300.
+        """
+        self.ledger = sqlite3.connect(":memory:", isolation_level=None)
+        self.addCleanup(self.ledger.close)
+        for script in SCRIPTS:
+            self.ledger.executescript(script)
+        self.record = Record()
+        self.seen: set[Asked] = set()
+        self.asked = self.ask("CreditIn", login=1001, amount=300.0)
+
+    def ask(self, method: str, hasKey: bool = True, **data: Any) -> Asked:
+        """
+        Ask for a C{Sync} operation and send it.
+        """
+        asked = self.record.ask(method, True, hasKey, **data)
+        self.record.sending(asked)
+        return asked
+
+    def data(self, asked: Asked, order: int = 5, **members: Any) -> dict[str, Any]:
+        """
+        The data of the event of an operation on an account of credit.
+        """
+        return {
+            "order": order,
+            "login": 1001,
+            "cmd": 7,
+            "state": 3,
+            "profit": asked.data.get("amount", 300.0),
+            "comment": asked.data.get("comment", self.asked.data["comment"]),
+            "open_time": NOW,
+            "close_time": NOW,
+            "timestamp": NOW,
+            **members,
+        }
+
+    def event(self, asked: Asked, **members: Any) -> None:
+        """
+        Let the driver see an event.
+        """
+        self.record.event(asked.type, self.data(asked, **members), self.seen)
+
+    def reply(self, asked: Asked, **members: Any) -> None:
+        """
+        Let the driver see a reply, 200 unless the members say otherwise.
+        """
+        reply = {"status": 200, "data": self.data(asked), **members}
+        self.record.replied(asked, reply, self.seen)
+
+    def book(self, asked: Asked, order: int = 5, profit: int = 300_00000000) -> None:
+        """
+        Have the ledger say that an operation was booked.
+        """
+        self.ledger.execute(
+            "INSERT INTO keyed_booking"
+            " VALUES (7, ?, ?, ?, 0, NULL, NULL, ?, 1001, 7, ?, ?, ?, ?, ?, ?)",
+            (
+                asked.key,
+                asked.command,
+                asked.type,
+                order,
+                6 if asked.method == "DeleteCredit" else 3,
+                profit,
+                asked.data.get("comment", self.asked.data["comment"]),
+                NOW,
+                NOW,
+                NOW,
+            ),
+        )
+
+    def acknowledge(self, asked: Asked) -> None:
+        """
+        Let the driver see an event and then the reply.
+        """
+        self.event(asked)
+        self.reply(asked)
+
+    def assertViolation(self, words: str) -> None:
+        """
+        Check, and find what is wrong.
+        """
+        with self.assertRaisesRegex(Violation, words):
+            self.record.check(self.ledger)
+
+    def test_sound(self) -> None:
+        """
+        An acknowledged credit, its update and its deletion are all there.
+        """
+        self.acknowledge(self.asked)
+        self.book(self.asked)
+        self.record.check(self.ledger)
+        update = self.ask("CreditIn", login=1001, amount=200.0, order=5)
+        delete = self.ask("DeleteCredit", order=5)
+        self.acknowledge(update)
+        comment = update.data["comment"]
+        self.event(delete, profit=200.0, comment=comment, state=6)
+        self.book(update, profit=200_00000000)
+        delete.data["comment"] = comment
+        self.book(delete, profit=200_00000000)
+        self.record.check(self.ledger)
+        self.record.checkAll(self.ledger)
+        self.assertEqual(self.record.acknowledged, 2)
+
+    def test_acknowledgedIsLost(self) -> None:
+        """
+        What has a 200 and no row is lost.
+        """
+        self.acknowledge(self.asked)
+        self.assertViolation("^lost")
+
+    def test_eventIsLost(self) -> None:
+        """
+        So is what had an event and no reply.
+        """
+        self.event(self.asked)
+        self.assertViolation("^lost")
+
+    def test_withoutKeyIsLost(self) -> None:
+        """
+        So is what has no key.
+        """
+        other = self.ask("CreditIn", False, login=1001, amount=300.0)
+        self.event(other)
+        self.assertViolation("^lost, order 5")
+
+    def test_updateIsLost(self) -> None:
+        """
+        An update that was acknowledged, and has no key, is missing.
+        """
+        self.acknowledge(self.asked)
+        self.book(self.asked)
+        self.event(self.ask("CreditIn", False, login=1001, amount=200.0, order=5))
+        self.assertViolation("was written 1 times by 2 to 2 operations")
+
+    def test_deletionIsLost(self) -> None:
+        """
+        A deletion was acknowledged, and what the ledger has instead is an
+        update that nobody heard of.
+        """
+        self.acknowledge(self.asked)
+        self.book(self.asked)
+        self.event(self.ask("DeleteCredit", False, order=5), state=6)
+        update = self.ask("CreditIn", False, login=1001, amount=200.0, order=5)
+        self.book(update, profit=200_00000000)
+        self.assertViolation("is not deleted")
+
+    def test_keyIsLost(self) -> None:
+        """
+        The trade is there, but a repetition would not be known.
+        """
+        self.acknowledge(self.asked)
+        self.book(self.asked)
+        self.ledger.execute("DELETE FROM keyed_operation")
+        self.assertViolation("its key is not in the ledger")
+
+    def test_changed(self) -> None:
+        """
+        Another amount was booked than was told.
+        """
+        self.acknowledge(self.asked)
+        self.book(self.asked, profit=299_99999999)
+        self.assertViolation("^made .* and later")
+
+    def test_changedWithoutKey(self) -> None:
+        """
+        So it is found where only the trade can tell.
+        """
+        other = self.ask("CreditIn", False, login=1001, amount=300.0)
+        self.event(other)
+        self.book(other, profit=299_99999999)
+        self.assertViolation("is not what")
+
+    def test_renumbered(self) -> None:
+        """
+        It was booked under another number than was told.
+        """
+        self.acknowledge(self.asked)
+        self.book(self.asked, 6)
+        self.assertViolation("booked as orders 5 and 6")
+
+    def test_bookedTwice(self) -> None:
+        """
+        What has neither a key nor an answer is there twice.
+        """
+        other = self.ask("CreditIn", False, login=1001, amount=300.0)
+        self.book(other, 5)
+        self.book(other, 6)
+        self.assertViolation("booked as orders 5 and 6")
+
+    def test_updatedTwice(self) -> None:
+        """
+        So is an update.
+        """
+        self.acknowledge(self.asked)
+        self.book(self.asked)
+        update = self.ask("CreditIn", False, login=1001, amount=200.0, order=5)
+        self.book(update, profit=200_00000000)
+        self.book(update, profit=200_00000000)
+        self.assertViolation("was written 3 times by 1 to 2 operations")
+
+    def test_refusedIsBooked(self) -> None:
+        """
+        Nothing had happened, it was said.
+        """
+        self.reply(self.asked, status=409, error="TRADE_NO_MONEY")
+        self.book(self.asked)
+        self.assertViolation("was refused, and booked")
+
+    def test_shutIsBooked(self) -> None:
+        """
+        So it was said while the server stopped; what has a key is sent again
+        later, and may be booked then.
+        """
+        self.reply(self.asked, status=503, error="SHUTDOWN")
+        self.record.sending(self.asked)
+        self.acknowledge(self.asked)
+        self.book(self.asked)
+        self.record.check(self.ledger)
+        other = self.ask("CreditIn", login=1001, amount=300.0)
+        self.reply(other, status=503, error="SHUTDOWN")
+        self.book(other, 6)
+        self.assertViolation("was refused, and booked")
+
+    def test_unasked(self) -> None:
+        """
+        The ledger has a trade that nobody asked for.
+        """
+        self.ledger.execute(
+            "INSERT INTO trade VALUES (5, 1001, 7, 3, 1, 'mine', 0, 0, 0, 0)"
+        )
+        self.assertViolation("nobody asked for")
+
+    def test_numberMeansAnother(self) -> None:
+        """
+        The order of a 504 is never another operation's.
+        """
+        self.reply(self.asked, status=504, data={"order": 5})
+        other = self.ask("CreditIn", login=1001, amount=300.0)
+        with self.assertRaisesRegex(Violation, "^order 5 means operation 0"):
+            self.event(other)
+
+    def test_numberOfUnknownIsUnused(self) -> None:
+        """
+        An order that was told in a 504 and never booked is sound; the
+        repetition has another.
+        """
+        self.reply(self.asked, status=504, data={"order": 5})
+        self.record.check(self.ledger)
+        self.record.sending(self.asked)
+        self.event(self.asked, order=6)
+        self.book(self.asked, 6)
+        self.record.check(self.ledger)
+
+    def test_repetitionBookedAnew(self) -> None:
+        """
+        What the ledger had was booked again under its key.
+        """
+        self.book(self.asked)
+        self.record.check(self.ledger)
+        self.record.sending(self.asked)
+        with self.assertRaisesRegex(Violation, "once more after a restart"):
+            self.event(self.asked, order=6)
+
+    def test_repetitionAnsweredOtherwise(self) -> None:
+        """
+        A repetition got other data.
+        """
+        self.book(self.asked)
+        self.record.check(self.ledger)
+        self.record.sending(self.asked)
+        other = self.data(self.asked, timestamp=NOW + 1)
+        with self.assertRaisesRegex(Violation, "^made"):
+            self.reply(self.asked, data=other, replayed=True)
+
+    def test_replyBeforeEvent(self) -> None:
+        """
+        A reply came without its event on the same connection.
+        """
+        with self.assertRaisesRegex(Violation, "before its event"):
+            self.reply(self.asked)
+
+    def test_targetIsGone(self) -> None:
+        """
+        An update of an acknowledged order made a new one.
+        """
+        self.acknowledge(self.asked)
+        update = self.ask("CreditIn", login=1001, amount=200.0, order=5)
+        with self.assertRaisesRegex(Violation, "as if it were new|not due"):
+            self.reply(update, status=504, data={"order": 6})
+
+    def test_twoEvents(self) -> None:
+        """
+        One operation, two events.
+        """
+        self.event(self.asked)
+        with self.assertRaisesRegex(Violation, "two events"):
+            self.event(self.asked)
+
+    def test_eventOfRefused(self) -> None:
+        """
+        Nothing had happened, it was said, and then there is an event.
+        """
+        self.reply(self.asked, status=409, error="TRADE_NO_MONEY")
+        with self.assertRaisesRegex(Violation, "is not due to"):
+            self.event(self.asked)
+
+    def test_eventTellsOtherwise(self) -> None:
+        """
+        The event has another amount than was asked for, or another state.
+        """
+        with self.assertRaisesRegex(Violation, "^made"):
+            self.event(self.asked, profit=299.99)
+        other = self.ask("CreditIn", login=1001, amount=300.0)
+        with self.assertRaisesRegex(Violation, "wrong state"):
+            self.event(other, order=6, state=10)
+
+    def test_bookedAndRefused(self) -> None:
+        """
+        It had an event, and then nothing is said to have happened.
+        """
+        self.event(self.asked)
+        with self.assertRaisesRegex(Violation, "and then refused"):
+            self.reply(self.asked, status=409, error="TRADE_NO_MONEY")
+
+    def test_replayOfWhatWasNotSent(self) -> None:
+        """
+        The first sending is answered as a repetition.
+        """
+        with self.assertRaisesRegex(Violation, "not sent before"):
+            self.reply(self.asked, replayed=True)
+
+    def test_repetitionAsIfNew(self) -> None:
+        """
+        A repetition does not say that it is one.
+        """
+        self.book(self.asked)
+        self.record.check(self.ledger)
+        self.record.sending(self.asked)
+        with self.assertRaisesRegex(Violation, "as if it were new"):
+            self.reply(self.asked)
+
+    def test_acceptedOtherwise(self) -> None:
+        """
+        An asynchronous command is accepted for another account, or its
+        repetition is answered with other members.
+        """
+        asked = self.record.ask("CreditIn", False, True, login=1001, amount=300.0)
+        self.record.sending(asked)
+        self.event(asked)
+        data = {"order": 5, "login": 1001, "cmd": 7, "state": 10, "amount": 300.0}
+        with self.assertRaisesRegex(Violation, "^accepted as"):
+            self.reply(asked, data={**data, "login": 1002})
+        self.reply(asked, data={**data, "accepted": True})
+        self.record.sending(asked)
+        with self.assertRaisesRegex(Violation, "^answered"):
+            self.reply(asked, data=data, replayed=True)
+
+    def test_keyOfOther(self) -> None:
+        """
+        The key is remembered for another command.
+        """
+        self.acknowledge(self.asked)
+        self.book(self.asked)
+        self.ledger.execute("UPDATE keyed_operation SET command = 'CreditIn'")
+        self.assertViolation("the key is of CreditIn")
+
+    def test_writtenLater(self) -> None:
+        """
+        A trade, of which only its row can tell, was touched or deleted by
+        nobody.
+        """
+        other = self.ask("CreditIn", False, login=1001, amount=300.0)
+        self.event(other)
+        self.book(other)
+        self.ledger.execute("UPDATE trade SET timestamp = timestamp + 1")
+        self.assertViolation("is there, where")
+        self.record.sending(other)
+        self.ledger.execute("UPDATE trade SET state = 6")
+        self.assertViolation("deleted by nobody")
+
+    def test_unexpectedRefusal(self) -> None:
+        """
+        There is no reason for this answer.
+        """
+        with self.assertRaisesRegex(Violation, "was answered"):
+            self.reply(self.asked, status=404, error="NOT_FOUND")
