@@ -102,7 +102,7 @@ _OPENING: Final = [
 
 POINTS: Final = [
     # On the way in: n-th operation.
-    Point(LOAD, AFTER, "creditsync.wire:decode", 1, 60),
+    Point(LOAD, BEFORE, "creditsync.session:Session._execute", 1, 60),
     Point(LOAD, BEFORE, "creditsync.runtime:TradingRuntime.submit", 1, 60),
     Point(LOAD, AFTER, "creditsync.ledger.sqlite:SQLiteLedger.replay", 1, 30),
     *_both(LOAD, "creditsync.ledger.sqlite:SQLiteLedger.newOrder", 1, 30),

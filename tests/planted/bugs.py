@@ -248,6 +248,24 @@ def _replyBeforeEvent() -> None:
     Sessions.tradeEvents = tradeEvents  # type: ignore[method-assign]
 
 
+def _eventsTwice() -> None:
+    audience = Sessions._currentAudience
+
+    def twice(self: Sessions) -> list[Session]:
+        return [session for session in audience(self) for _ in range(2)]
+
+    Sessions._currentAudience = twice  # type: ignore[method-assign]
+
+
+def _noTimeToRetry() -> None:
+    from creditsync.errors import Busy, Refusal
+
+    def vague(self: Busy, message: str, *_: Any) -> None:
+        Refusal.__init__(self, message)
+
+    Busy.__init__ = vague  # type: ignore[method-assign]
+
+
 def _judgedByTheLedgerAlone() -> None:
     settled = TradingRuntime._accountAtHand
 
@@ -381,6 +399,12 @@ BUGS = {
     ),
     "reply-before-event": Bug(
         "sends a reply before its event", _replyBeforeEvent, _SIMULATION
+    ),
+    "events-twice": Bug("sends an event twice to a session", _eventsTwice, _SIMULATION),
+    "no-time-to-retry": Bug(
+        "says that it is busy, and not when to try again",
+        _noTimeToRetry,
+        ("tests.load.overload",),
     ),
     "judged-by-the-ledger-alone": Bug(
         "overlooks what is under way when it asks whether there is enough money",
