@@ -1,0 +1,3 @@
+"""
+Crashes, power loss and disk errors under the ledger.
+"""

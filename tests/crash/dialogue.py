@@ -1,0 +1,260 @@
+"""
+What one client asks of a server, and what it is told.
+
+A L{Dialogue} has one connection at a time, so that operations are booked in the
+order in which they are asked for, and it shares no thought with the server: what
+an operation makes is what a reply or an event has told of it.
+"""
+
+from collections.abc import Mapping
+from json import dumps
+from random import Random
+from typing import Any
+
+from attrs import Factory, define, evolve
+
+from creditsync.records import Trade
+from tests.crash.asked import (
+    ADD,
+    BOOKED,
+    DELETE,
+    DELETED,
+    METHODS,
+    UPDATE,
+    units,
+)
+from tests.crash.record import Violation
+
+
+@define(eq=False)
+class Booking:
+    """
+    An operation, and what was told of it.
+
+    @ivar type: Of the event that it causes.
+    @ivar trade: The trade as it made it.
+    @ivar order: What was told to be its order.
+    @ivar status: Of its last reply, or of the first that was 200.
+    """
+
+    number: int
+    command: str
+    type: int
+    data: dict[str, Any]
+    key: str | None
+    sent: int = 0
+    order: int = 0
+    status: int | None = None
+    trade: Trade | None = None
+
+    @property
+    def isRefused(self) -> bool:
+        """
+        Whether it was told that nothing had happened.
+        """
+        return self.status not in (None, 200, 504)
+
+
+@define(eq=False)
+class Dialogue:
+    """
+    A client over all lives of a server.
+
+    @ivar isCareful: Whether all is asked for with a key and with a reply that
+        has the trade, so that it can be asked for again after a crash.
+    @ivar last: The highest order number that was told.
+    """
+
+    token: str
+    random: Random
+    isCareful: bool = False
+    last: int = 0
+    asked: list[Booking] = Factory(list)
+    _waiting: dict[str, Booking] = Factory(dict)
+    # Orders that can be changed, each with the operation that made it, and
+    # deletions by their orders.
+    _made: dict[int, Booking] = Factory(dict)
+    _deletions: dict[int, Booking] = Factory(dict)
+
+    @property
+    def waiting(self) -> int:
+        """
+        How many replies are awaited.
+        """
+        return len(self._waiting)
+
+    @property
+    def isQuiet(self) -> bool:
+        """
+        Whether all is told that can be.
+        """
+        return not self._waiting and not self._unknown()
+
+    def _unknown(self) -> list[Booking]:
+        return [each for each in self.booked() if each.trade is None]
+
+    def ask(self, count: int) -> bytes:
+        """
+        The lines of some new operations.
+        """
+        return b"".join(self._line(self._next()) for _ in range(count))
+
+    def askAgain(self) -> bytes:
+        """
+        The lines of all of which nobody knows what became of it, in order; to
+        be asked of the next life of the server.
+        """
+        self._waiting.clear()
+        return b"".join(map(self._line, self._unknown()))
+
+    def _next(self) -> Booking:
+        chance = self.random.random()
+        keyed = [each for each in self.asked[-50:] if each.key and each.status == 200]
+        if chance < 0.08 and keyed:
+            return self.random.choice(keyed)
+        if chance < 0.35 and self._made:
+            return self._change(self.random.choice(list(self._made)))
+        if chance < 0.45 and self._made:
+            return self._delete(self.random.choice(list(self._made)))
+        method = self.random.choices(list(METHODS), (3, 5, 1, 1))[0]
+        return self._new(method, ADD, login=self.random.randint(1001, 1006))
+
+    def _change(self, order: int) -> Booking:
+        made = self._made[order]
+        method = made.command.removesuffix("Sync")
+        return self._new(method, UPDATE, login=made.data["login"], order=order)
+
+    def _delete(self, order: int) -> Booking:
+        made = self._made.pop(order)
+        kind = "Credit" if made.command.startswith("Credit") else "Balance"
+        self._deletions[order] = asked = self._new(f"Delete{kind}", DELETE, order=order)
+        return asked
+
+    def _new(self, method: str, type: int, **data: int) -> Booking:
+        number = len(self.asked)
+        command, key = method, None
+        if self.isCareful or self.random.random() < 0.6:
+            command += "Sync"
+        if self.isCareful or self.random.random() < 0.6:
+            key = f"key-{number}"
+        members: dict[str, Any] = dict(data)
+        if method in METHODS:
+            sign = METHODS[method][1]
+            size = 1000_00 if sign > 0 else 20_00
+            members["amount"] = sign * self.random.randint(1, size) / 100
+            members["comment"] = f"{number} it's for you, \u20ac"
+        asked = Booking(number, command, type, members, key)
+        self.asked.append(asked)
+        return asked
+
+    def _line(self, asked: Booking) -> bytes:
+        asked.sent += 1
+        extID = f"{asked.number}.{asked.sent}"
+        self._waiting[extID] = asked
+        request = {
+            "command": asked.command,
+            "extID": extID,
+            "__token": self.token,
+            "data": asked.data,
+        }
+        if asked.key is not None:
+            request["idempotencyKey"] = asked.key
+        return dumps(request).encode() + b"\r\n"
+
+    # What it is told.
+
+    def take(self, message: Mapping[str, Any]) -> None:
+        """
+        Note a reply or an event.
+
+        @raise Violation: It can't be true.
+        """
+        asked = self.about(message)
+        if asked is None:
+            raise Violation(f"nobody asked for this: {message}")
+        self.last = max(self.last, orderIn(message))
+        if "event" in message:
+            self._makes(asked, message["data"])
+            return
+        if self._waiting.pop(message["extID"], None) is None:
+            raise Violation(f"nobody waits for this: {message}")
+        asked.order = asked.order or orderIn(message)
+        if asked.status != 200:
+            asked.status = message["status"]
+        if message["status"] == 200 and asked.command.endswith("Sync"):
+            self._makes(asked, message["data"])
+
+    def about(self, message: Mapping[str, Any]) -> Booking | None:
+        """
+        The operation that a message is about, if it is about one.
+        """
+        if "event" not in message:
+            number = str(message["extID"]).partition(".")[0]
+        elif message["type"] == DELETE:
+            return self._deletions.get(orderIn(message))
+        else:
+            number = message["data"]["comment"].partition(" ")[0]
+        return self.asked[int(number)] if number.isdecimal() else None
+
+    def _makes(self, asked: Booking, data: Mapping[str, Any]) -> None:
+        trade = Trade(
+            data["order"],
+            data["login"],
+            data["cmd"],
+            data["state"],
+            units(data["profit"]),
+            data["comment"],
+            data["open_time"],
+            data["close_time"],
+            data["timestamp"],
+        )
+        if asked.trade not in (None, trade):
+            raise Violation(f"{asked} made {trade}, and {asked.trade} was told before")
+        asked.trade = trade
+        if asked.type == ADD and trade.order not in self._deletions:
+            self._made[trade.order] = asked
+
+    def booked(self) -> list[Booking]:
+        """
+        What is booked in the end, or may be, in its order.
+        """
+        return [each for each in self.asked if not each.isRefused]
+
+    def suppose(self, now: int) -> list[Booking]:
+        """
+        As L{booked}, where all was asked for at one time, and of some nothing
+        was told but the order: what they make if they are booked.
+        """
+        trades: dict[int, Trade] = {}
+        for asked in self.booked():
+            if asked.trade is None:
+                asked.trade = _supposed(asked, trades.get(asked.order), now)
+            trades[asked.trade.order] = asked.trade
+        return self.booked()
+
+
+def _supposed(asked: Booking, before: Trade | None, now: int) -> Trade:
+    if asked.type == DELETE:
+        assert before is not None, asked
+        return evolve(before, state=DELETED, timestamp=now)
+    cmd, _ = METHODS[asked.command.removesuffix("Sync")]
+    data = asked.data
+    return Trade(
+        asked.order,
+        data["login"],
+        cmd,
+        BOOKED,
+        units(data["amount"]),
+        data["comment"],
+        now if before is None else before.openTime,
+        now if before is None else before.closeTime,
+        now,
+    )
+
+
+def orderIn(message: Mapping[str, Any]) -> int:
+    """
+    The order that a reply or an event tells, or 0.
+    """
+    order: int = message.get("data", {}).get("order", 0)
+    return order

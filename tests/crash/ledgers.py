@@ -1,0 +1,150 @@
+"""
+What a ledger must hold after each of a row of operations, and whether it does.
+
+Whatever happened to the server, its ledger has exactly what the first n
+operations make, with n not less than was acknowledged and not more than was
+asked for.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import Factory, astuple, define
+from twisted.internet.defer import execute
+
+from creditsync.errors import LedgerProblem
+from creditsync.ledger.opening import COLUMNS, connectReader
+from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.records import Trade
+from tests.crash.asked import BOOKED, PRINCIPAL
+from tests.crash.dialogue import Booking
+from tests.crash.record import Violation
+
+_TRADES: Final = f"SELECT {COLUMNS}, revision FROM trade"
+_KEYS: Final = (
+    f"SELECT key, command, type, {COLUMNS}, revision FROM keyed_operation"
+    " WHERE principal = ?"
+)
+_ACCOUNTS: Final = "SELECT login, balance, credit FROM account"
+
+# How many of the last keys are asked for as a repeated request asks.
+_REPLAYS: Final = 5
+
+
+@define(eq=False)
+class _Contents:
+    """
+    All that a ledger has: rows of its tables by their keys.
+    """
+
+    trades: dict[int, tuple[Any, ...]] = Factory(dict)
+    keys: dict[str, tuple[Any, ...]] = Factory(dict)
+
+    def add(self, asked: Booking) -> "_Contents":
+        """
+        What is there after one more operation.
+        """
+        trade = asked.trade
+        assert trade is not None, asked
+        before = self.trades.get(trade.order)
+        row = (*astuple(trade), 0 if before is None else before[-1] + 1)
+        contents = _Contents({**self.trades, trade.order: row}, self.keys)
+        if asked.key is not None:
+            contents.keys = {**self.keys, asked.key: (asked.command, asked.type, *row)}
+        return contents
+
+    @cached_property
+    def accounts(self) -> dict[int, tuple[int, int]]:
+        """
+        The totals of each login.
+        """
+        totals: dict[int, list[int]] = {}
+        for _, login, cmd, state, profit, *_ in self.trades.values():
+            total = totals.setdefault(login, [0, 0])
+            total[cmd in (7, 9)] += profit if state == BOOKED else 0
+        return {login: (balance, credit) for login, (balance, credit) in totals.items()}
+
+
+class Ledgers:
+    """
+    What a ledger holds after each operation.
+    """
+
+    def __init__(self, booked: Iterable[Booking]) -> None:
+        """
+        @param booked: The operations in their order, each with its trade.
+        """
+        self._contents = [_Contents()]
+        for asked in booked:
+            self._contents.append(self._contents[-1].add(asked))
+
+    def check(self, path: Path, fewest: int, most: int, last: int) -> None:
+        """
+        Open a ledger as the server does, and see what it has.
+
+        @param fewest: How many operations it has at least.
+        @param most: How many at most.
+        @param last: The highest order number that was ever told.
+        @raise Violation: It is not so.
+        """
+        ledger = SQLiteLedger(str(path), execute)
+        try:
+            ledger.open()
+        except (LedgerProblem, sqlite3.Error) as e:
+            raise Violation(f"it does not open: {e!r}") from e
+        try:
+            with closing(connectReader(str(path))) as reader:
+                contents = self._checkRows(reader, fewest, most)
+            self._checkReplays(ledger, contents)
+            if ledger.newOrder() <= last:
+                raise Violation(f"the number {last} was told, and is given out again")
+        finally:
+            ledger.close()
+
+    def _checkRows(
+        self, reader: sqlite3.Connection, fewest: int, most: int
+    ) -> _Contents:
+        """
+        @return: What there should be, and is.
+        """
+        trades = {row[0]: row for row in reader.execute(_TRADES)}
+        count = sum(1 + row[-1] for row in trades.values())
+        if not fewest <= count <= most:
+            raise Violation(
+                f"{fewest} operations were acknowledged and {most} asked for, and it"
+                f" has {count}"
+            )
+        contents = self._contents[count]
+        _compare("trades", trades, contents.trades)
+        keys = {row[0]: row[1:] for row in reader.execute(_KEYS, (PRINCIPAL,))}
+        _compare("keys", keys, contents.keys)
+        accounts = {row[0]: row[1:] for row in reader.execute(_ACCOUNTS)}
+        _compare("accounts", accounts, contents.accounts)
+        [[found]] = reader.execute("PRAGMA integrity_check(1)")
+        if found != "ok":
+            raise Violation(f"SQLite finds its file damaged: {found}")
+        return contents
+
+    def _checkReplays(self, ledger: SQLiteLedger, contents: _Contents) -> None:
+        """
+        See that a request that is repeated is answered as it was.
+        """
+        for key in list(contents.keys)[-_REPLAYS:]:
+            _, type, *row, _ = contents.keys[key]
+            replay = ledger.replay(PRINCIPAL, key)
+            told = None if replay is None else (replay.eventType, replay.trade)
+            if told != (type, Trade(*row)):
+                raise Violation(f"the key {key} is of {(type, row)}, it tells {told}")
+
+
+def _compare(what: str, found: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> None:
+    if found == wanted:
+        return
+    for key in found.keys() | wanted.keys():
+        one, other = found.get(key), wanted.get(key)
+        if one != other:
+            raise Violation(f"of its {what} {key} is {one} and should be {other}")

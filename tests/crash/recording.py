@@ -1,0 +1,139 @@
+"""
+C{creditsync serve} on a L{Disk<tests.crash.disk.Disk>}, with a log of all that
+the disk was asked to do, and of every byte that came over a socket or went out:
+
+    python -m tests.crash.recording LOG BUG DEATH [options of creditsync serve]
+
+BUG is a planted bug, or none. DEATH is none, or FILE:N, for a process that kills
+itself at the n-th write to that file, before it is done. The ledger has to be in
+a folder of its own. So that a short run has it all, the WAL is emptied into the
+database, and order numbers are reserved, more often than usual.
+"""
+
+import os
+import pickle
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.internet.tcp import Server
+
+from creditsync.cli import serve
+from creditsync.ledger import sqlite
+from creditsync.protocol import LineProtocol
+from tests.crash.disk import Disk
+from tests.crash.platter import SYNC, WRITE, Call
+from tests.planted.bugs import plant
+
+# Pages in the WAL after which it is emptied.
+_CHECKPOINT: Final = 40
+# Order numbers reserved at a time; usually 100,000.
+_BLOCK: Final = 64
+
+# Seconds that a sync takes: more than the shortest timeout of the run.
+_SYNC: Final = 0.002
+
+# What the entries of the log are of.
+FILES: Final = "files"
+CALL: Final = "call"
+HEARD: Final = "heard"
+SAID: Final = "said"
+
+
+def entries(log: Path) -> Iterator[tuple[str, Any]]:
+    """
+    What a log has: at the start of each process the files as they are; each
+    L{Call}; and what each connection said and heard, with its number.
+    """
+    with log.open("rb") as file:
+        while True:
+            try:
+                yield pickle.load(file)
+            except EOFError:
+                return
+
+
+class _Log:
+    """
+    What is written while the process lives.
+
+    @ivar death: At how many more writes to which file the process kills itself.
+    """
+
+    def __init__(self, path: str, death: str) -> None:
+        # Unbuffered: an entry is there once it is made.
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - to the end
+        self._deadly, _, number = death.partition(":")
+        self._left = int(number or 0)
+
+    def add(self, kind: str, what: Any) -> None:
+        self._file.write(pickle.dumps((kind, what), pickle.HIGHEST_PROTOCOL))
+
+    def before(self, call: Call) -> None:
+        """
+        Be a L{Disk.fault} that is slow, and kills.
+        """
+        if call.kind == SYNC:
+            time.sleep(_SYNC)
+        if call.kind == WRITE and call.name == self._deadly:
+            self._left -= 1
+            if not self._left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def listen(self) -> None:
+        """
+        Note what goes over sockets from now on, before anything else has it.
+        """
+        write, dataReceived = Server.write, LineProtocol.dataReceived
+
+        def said(transport: Any, data: bytes) -> None:
+            self.add(SAID, (os.getpid(), transport.sessionno, data))
+            write(transport, data)
+
+        def heard(protocol: Any, data: bytes) -> None:
+            self.add(HEARD, (os.getpid(), protocol.transport.sessionno, data))
+            dataReceived(protocol, data)
+
+        Server.write = said
+        LineProtocol.dataReceived = heard  # type: ignore[method-assign]
+
+
+def hurry(pages: int) -> None:
+    """
+    Have the WAL emptied after so many pages, usually 1000, and order numbers
+    reserved more often.
+    """
+    connect = sqlite._connect
+
+    def connectAndHurry(path: str) -> sqlite3.Connection:
+        writer = connect(path)
+        writer.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+        return writer
+
+    sqlite._connect = connectAndHurry
+    sqlite.BLOCK = _BLOCK  # type: ignore[misc]
+
+
+def main(path: str, bug: str, death: str, *options: str) -> None:
+    """
+    Serve, and note it.
+    """
+    plant(None if bug == "none" else bug)
+    hurry(_CHECKPOINT)
+    disk = Disk(Path(options[options.index("--ledger") + 1]).parent)
+    log = _Log(path, death)
+    log.add(FILES, disk.written())
+    log.listen()
+    disk.watch = partial(log.add, CALL)
+    disk.fault = log.before
+    disk.install()
+    serve.run(options)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,275 @@
+"""
+Tests for the power cuts and disk errors of L{tests.crash}.
+"""
+
+import os
+import sqlite3
+import tempfile
+from contextlib import closing
+from errno import EIO
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python import log
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync.errors import TechProblem
+from creditsync.ledger import sqlite
+from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.records import Reservation
+from tests.crash.dialogue import Dialogue
+from tests.crash.disk import Disk
+from tests.crash.disk_errors import Failing, Injection, attempt, healthy
+from tests.crash.ledgers import Ledgers
+from tests.crash.life import Life
+from tests.crash.platter import SYNC, Call
+from tests.crash.power import examine
+from tests.crash.record import Violation
+from tests.crash.run import LEDGER, Point, Run
+
+OPERATIONS = 12
+# With it, asynchronous commands are among those whose commits fail.
+SEED = 5
+
+# Of what a failed sync should have done, how much it did.
+NOTHING, ALL = 0, 10**9
+
+
+class LifeTestCase(SynchronousTestCase):
+    """
+    A life of the server, in memory and on a ledger of its own.
+    """
+
+    def setUp(self) -> None:
+        made = tempfile.TemporaryDirectory()
+        self.addCleanup(made.cleanup)
+        self.folder = Path(os.path.realpath(made.name))
+        self.path = self.folder / LEDGER
+        self.dialogue = Dialogue("manager", Random(2))
+
+    def live(self) -> None:
+        """
+        Book some operations, from start to stop.
+        """
+        life = Life(self.path, self.dialogue)
+        self.assertTrue(life.start())
+        life.talk(OPERATIONS)
+        life.stop()
+
+
+class LedgersTests(LifeTestCase):
+    """
+    What is wrong with a ledger is found.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.live()
+        self.booked = self.dialogue.booked()
+        self.ledgers = Ledgers(self.booked)
+        self.count = len(self.booked)
+
+    def check(self, fewest: int = 0, last: int = 0) -> None:
+        """
+        Hold the ledger against what was said.
+        """
+        self.ledgers.check(self.path, fewest or self.count, self.count, last)
+
+    def refused(self, message: str, *statements: str, **demands: int) -> None:
+        """
+        See that a ledger with this change is found to be wrong.
+        """
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            for statement in statements:
+                other.execute(statement)
+        with self.assertRaisesRegex(Violation, message):
+            self.check(**demands)
+
+    def test_sound(self) -> None:
+        """
+        A ledger that has all is sound.
+        """
+        self.check(last=self.dialogue.last)
+
+    def test_sent(self) -> None:
+        """
+        The operations are of every kind, with keys and without.
+        """
+        self.assertEqual({asked.type for asked in self.booked}, {0, 1, 2})
+        self.assertEqual({asked.key is None for asked in self.booked}, {True, False})
+
+    def test_lost(self) -> None:
+        """
+        An acknowledged operation that is not there.
+        """
+        self.refused("were acknowledged", fewest=self.count + 1)
+
+    def test_notAskedFor(self) -> None:
+        """
+        An operation that nobody asked for, or that was booked twice.
+        """
+        twice = (
+            'INSERT INTO trade SELECT max("order") + 1, login, cmd, state, profit,'
+            " comment, open_time, close_time, timestamp, 0 FROM trade"
+        )
+        self.refused(
+            "asked for, and it has", "UPDATE order_mark SET next_order = 99", twice
+        )
+
+    def test_otherAmount(self) -> None:
+        """
+        An amount that is not what was told.
+        """
+        self.refused("of its trades", "UPDATE trade SET profit = profit + 1")
+
+    def test_lostKey(self) -> None:
+        """
+        A key that is forgotten.
+        """
+        self.refused("of its keys", "DELETE FROM keyed_operation")
+
+    def test_changedKey(self) -> None:
+        """
+        A key that would be replayed with other data.
+        """
+        self.refused("of its keys", "UPDATE keyed_operation SET timestamp = 1")
+
+    def test_replay(self) -> None:
+        """
+        A ledger that knows its keys only in its file.
+        """
+        self.patch(SQLiteLedger, "replay", lambda *_: None)
+        self.refused("it tells None")
+
+    def test_reusedNumber(self) -> None:
+        """
+        A number that was told, perhaps of what is not there, and comes again.
+        """
+        self.refused("is given out again", last=10_000)
+
+    def test_damaged(self) -> None:
+        """
+        A ledger that does not open.
+        """
+        self.refused("does not open", "UPDATE account SET credit = credit + 1")
+
+
+class PowerTests(LifeTestCase):
+    """
+    Power cuts of a run in memory.
+    """
+
+    def recorded(self) -> Run:
+        """
+        A run, with one point before and one after its operations.
+        """
+        calls: list[Call] = []
+        disk = Disk(self.folder)
+        disk.watch = calls.append
+        life = Life(self.path, self.dialogue)
+        with disk.installed():
+            self.assertTrue(life.start())
+            before = len(calls)
+            life.talk(OPERATIONS)
+            after = len(calls)
+            life.stop()
+        booked = self.dialogue.booked()
+        count = len(booked)
+        points = [
+            Point(0, most=count),
+            Point(before, most=count),
+            *(Point(calls, most=count) for calls in range(before, after)),
+            *(
+                Point(calls, count, count, self.dialogue.last)
+                for calls in range(after, len(calls) + 1)
+            ),
+        ]
+        return Run(calls, points, booked, 0)
+
+    def examined(self) -> Any:
+        """
+        What comes of many power cuts.
+        """
+        run = self.recorded()
+        return examine(run, range(len(run.points)), 60, 1)
+
+    def test_sound(self) -> None:
+        """
+        The ledger loses nothing.
+        """
+        outcome = self.examined()
+        self.assertEqual(outcome.violations, [])
+        self.assertGreater(len(outcome.states), 50)
+        self.assertGreaterEqual(outcome.opened, len(outcome.states))
+
+    def test_normal(self) -> None:
+        """
+        With synchronous=NORMAL it does, and that is seen.
+        """
+        prepare = sqlite.prepare
+
+        def hasty(writer: sqlite3.Connection, *arguments: Any) -> None:
+            prepare(writer, *arguments)
+            writer.execute("PRAGMA synchronous = NORMAL")
+
+        self.patch(sqlite, "prepare", hasty)
+        self.assertIn("were acknowledged", self.examined().violations[0])
+
+
+class DiskErrorTests(LifeTestCase):
+    """
+    Calls of the disk that fail.
+    """
+
+    def failing(self, done: int) -> list[str | None]:
+        """
+        What comes of a run in which a sync fails, for each of the first commits
+        of its second life.
+        """
+        calls = healthy(OPERATIONS, SEED)
+        syncs = [number for number, kind in enumerate(calls) if kind == SYNC]
+        found = [
+            attempt(OPERATIONS, SEED, Injection(number, Failing(EIO, done)))
+            for number in syncs[12:15]
+        ]
+        self.assertNotEqual(self.flushLoggedErrors(), [])
+        return found
+
+    def test_sound(self) -> None:
+        """
+        Whether a failed sync has done its work or not, no answer is false.
+        """
+        self.assertEqual(self.failing(NOTHING), [None] * 3)
+        self.assertEqual(self.failing(ALL), [None] * 3)
+
+    def test_forgiven(self) -> None:
+        """
+        A server that overlooks a failed commit is found out.
+        """
+        book = SQLiteLedger._book
+
+        def forgiving(ledger: SQLiteLedger, reservations: Any) -> "Deferred[int]":
+            def forgive(why: Failure) -> int:
+                log.err(why)
+                return ledger._mark
+
+            return book(ledger, reservations).addErrback(forgive)
+
+        self.patch(SQLiteLedger, "_book", forgiving)
+        self.assertIn("were acknowledged", str(self.failing(NOTHING)))
+
+    def test_refused(self) -> None:
+        """
+        A server that says that nothing has happened is found out.
+        """
+
+        lost = Reservation.lost
+
+        def nothing(reservation: Reservation, why: Failure) -> None:
+            lost(reservation, Failure(TechProblem("it is not booked")))
+
+        self.patch(Reservation, "lost", nothing)
+        self.assertIn("asked for, and it has", str(self.failing(ALL)))
