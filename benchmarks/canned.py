@@ -1,16 +1,22 @@
 """
-The reply of a server that does not think: creditsync's own, to the request
-with the C{extID} L{benchmarks.traffic.FIRST}, split at the C{extID}.
+What a server says that does not think: creditsync's own event, and its own
+reply to the request with the C{extID} L{benchmarks.traffic.FIRST}, split at the
+C{extID}.
 """
 
 from typing import Final
 
 from benchmarks import traffic
 from creditsync import wire
-from creditsync.codes import OP_CREDIT_IN, TS_CLOSED_NORMAL, UNITS_PER_ONE
+from creditsync.codes import (
+    EV_RECORD_ADD,
+    OP_CREDIT_IN,
+    TS_CLOSED_NORMAL,
+    UNITS_PER_ONE,
+)
 from creditsync.records import Trade
 
-_TRADE: Final = Trade(
+TRADE: Final = Trade(
     order=12345,
     login=1000,
     cmd=OP_CREDIT_IN,
@@ -21,7 +27,9 @@ _TRADE: Final = Trade(
     closeTime=1_700_000_000,
     timestamp=1_700_000_000,
 )
-_LINE: Final = wire.reply(traffic.FIRST, wire.encodeData(_TRADE))
+_DATA: Final = wire.encodeData(TRADE)
+_LINE: Final = wire.reply(traffic.FIRST, _DATA)
 
+EVENT: Final = wire.event(EV_RECORD_ADD, _DATA)
 HEAD: Final = _LINE[: traffic.EXT_ID.start]
 TAIL: Final = _LINE[traffic.EXT_ID.stop :]

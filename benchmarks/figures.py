@@ -1,11 +1,26 @@
 """
-From many numbers to few: percentiles, medians, and the table for people.
+From many numbers to few: percentiles, medians and ratios, and a table for
+people.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Final
+
+# What each round of a peer tells.
+_NAMES: Final = (
+    "rate",
+    "cpu",
+    "p50",
+    "p90",
+    "p99",
+    "p999",
+    "max",
+    "late",
+    "busy",
+    "others",
+)
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
@@ -18,43 +33,59 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
+def ratio(
+    ours: Sequence[Mapping[str, float]],
+    theirs: Sequence[Mapping[str, float]],
+    name: str = "rate",
+) -> float:
+    """
+    How many times as much we have as they, as the median of the ratios of each
+    round: what slows the machine down for a while slows down both.
+    """
+    return median(
+        our[name] / their[name] for our, their in zip(ours, theirs, strict=True)
+    )
+
+
 def summary(
-    rounds: Sequence[Mapping[str, float]], echo: Sequence[Mapping[str, float]]
+    rounds: Sequence[Mapping[str, float]],
+    echo: Sequence[Mapping[str, float]],
+    durable: Sequence[Mapping[str, float]],
 ) -> dict[str, float]:
     """
     The medians of a peer's rounds.
 
-    @param echo: The rounds of the echo, in the same order. The ratio to it is
-        the median of the ratios of each round: what slows the machine down for
-        a while slows down both.
+    @param echo: The rounds of the echo, in the same order.
+    @param durable: Those of creditsync.
     """
-    names = ("rate", "p50", "p99", "busy", "events", "others")
-    medians = {name: median(each[name] for each in rounds) for name in names}
-    medians["ofEcho"] = median(
-        ours["rate"] / theirs["rate"] for ours, theirs in zip(rounds, echo, strict=True)
-    )
+    medians = {name: median(each[name] for each in rounds) for name in _NAMES}
+    medians["ofEcho"] = ratio(rounds, echo)
+    medians["durable"] = ratio(durable, rounds)
     medians["slowest"] = min(each["rate"] for each in rounds)
     medians["fastest"] = max(each["rate"] for each in rounds)
     return medians
 
 
-_HEAD = (
-    f"{'':10}{'requests/s':>11}{'slowest-fastest':>18}{'of echo':>9}"
-    f"{'p50 ms':>9}{'p99 ms':>9}{'load busy':>11}{'others':>8}"
-)
-
-
-def table(shape: str, peers: Mapping[str, Mapping[str, Any]]) -> str:
+def aligned(rows: Sequence[Sequence[object]]) -> str:
     """
-    The results of one shape.
-
-    @param peers: What L{summary} gave, by the peer's name.
+    A table whose first row is its head; numbers stand to the right.
     """
-    lines = [f"{shape} (connections x outstanding)", _HEAD]
-    for name, row in peers.items():
-        spread = f"{row['slowest']:,.0f}-{row['fastest']:,.0f}"
-        lines.append(
-            f"{name:10}{row['rate']:>11,.0f}{spread:>18}{row['ofEcho']:>9.2f}"
-            f"{row['p50']:>9.3f}{row['p99']:>9.3f}{row['busy']:>11.0%}{row['others']:>8.0%}"
-        )
+    texts = [[text(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    lines = []
+    for row, shown in zip([*rows[-1:], *rows[1:]], texts, strict=True):
+        cells = [
+            f"{t:>{w}}" if isinstance(cell, int | float) else f"{t:<{w}}"
+            for cell, t, w in zip(row, shown, widths, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def text(value: object) -> str:
+    """
+    A cell of a table: numbers with four digits that count.
+    """
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,311 +1,201 @@
 """
-The load: closed-loop connections, in a process of their own.
+The load: connections that ask for credits, in a process of their own.
 
-Each connection keeps the same number of requests outstanding: for every reply
-that is read, the next request is sent. Every reply is verified: it is a 200,
-its C{extID} is outstanding on this connection and is answered once, and login,
-operation, state, amount and comment are those of its request. Orders are kept,
-for the caller to see that each was given once.
+In a closed loop each connection keeps the same number of requests outstanding:
+for every reply that is read, the next request is sent. In an open loop requests
+go out at a fixed rate, whatever the server does, and a latency counts from the
+moment at which its request should have gone out: a server that stands still
+delays all that was due meanwhile, and not the one request that saw it
+(coordinated omission).
 
-The loop works on chunks, not on lines. Requests are slices of a ring that was
-made beforehand, and the verification of a chunk is a few calls that loop in C;
-the cost of one reply is about that of its share in the system calls.
+The loop itself is in L{benchmarks.load}. Where C{load.rs} has been compiled,
+L{main} turns into it once it has made the requests and opened the connections:
+it does the same at a fraction of the cost.
 """
 
 import argparse
 import gc
 import json
-import select
+import os
 import socket
 import time
-from collections.abc import Sequence
 from typing import Any
 
-from attrs import Factory, define, field
+from attrs import define
 
 from benchmarks import traffic
 from benchmarks.figures import percentile
+from benchmarks.load import PATIENCE, Connection, Load, Ring, Unexpected
 
-# Seconds after which a server that says nothing is given up.
-PATIENCE = 10.0
-_chunk = memoryview(bytearray(1 << 18))
+# How many requests may be outstanding on each connection of an open loop.
+OPEN_RING = 1024
 
 
-class Unexpected(Exception):
+def connect(
+    port: int, source: str = "127.0.0.1", buffer: int | None = None
+) -> socket.socket:
     """
-    The server said what it must not say, or nothing.
+    Connect.
+
+    @param source: The address to connect from: one has ports for some 28,000
+        connections.
+    @param buffer: How many bytes the kernel shall keep for us, about.
     """
-
-
-@define(eq=False)
-class Ring:
-    """
-    The requests of one connection, sent again and again in the same order.
-
-    @ivar extIDs: Those of the requests, twice over, so that any run of them
-        is one slice.
-    @ivar outcomes: What the reply to each C{extID} must say of the trade.
-    """
-
-    extIDs: list[bytes]
-    outcomes: dict[bytes, bytes]
-    _lines: memoryview
-    _lineLength: int
-    _length: int
-    _next: int = 0
-
-    @classmethod
-    def make(cls, first: int, length: int, token: bytes, canned: bool) -> "Ring":
-        """
-        Make the lines from C{first} on.
-
-        @param canned: The server has one reply for all: that to
-            L{traffic.FIRST}, under the request's C{extID}.
-        """
-        serials = range(first, first + length)
-        lines = [traffic.request(serial, token) for serial in serials]
-        extIDs = [b"%d" % serial for serial in serials]
-        outcomes = [
-            traffic.outcome(traffic.FIRST if canned else serial) for serial in serials
-        ]
-        return cls(
-            extIDs * 2,
-            dict(zip(extIDs, outcomes, strict=True)),
-            memoryview(b"".join(lines * 2)),
-            len(lines[0]),
-            length,
-        )
-
-    def take(self, count: int) -> tuple[list[bytes], memoryview]:
-        """
-        The next so many requests: their extIDs and their lines.
-        """
-        start, end = self._next, self._next + count
-        self._next = end % self._length
-        size = self._lineLength
-        return self.extIDs[start:end], self._lines[start * size : end * size]
-
-
-def verified(
-    lines: bytes, outcomes: dict[bytes, bytes]
-) -> tuple[Sequence[bytes], Sequence[bytes], int]:
-    """
-    Read whole lines, and see that each is an event or a good reply.
-
-    @return: The extIDs and the orders of the replies, and the number of events.
-    @raise Unexpected: A line is something else, or a reply is not the right
-        one for its C{extID}.
-    """
-    replies = traffic.REPLY.findall(lines)
-    events = lines.count(b"\n") - len(replies)
-    if events and events != lines.count(traffic.EVENT):
-        raise Unexpected(_firstOdd(lines))
-    if not replies:
-        return (), (), events
-    extIDs, orders, found = zip(*replies, strict=True)
-    if found != tuple(map(outcomes.get, extIDs)):
-        raise Unexpected(f"a reply is not that of its request, in {lines!r}")
-    return extIDs, orders, events
-
-
-def _firstOdd(lines: bytes) -> str:
-    for line in lines.splitlines():
-        if not traffic.REPLY.match(line + b"\r") and traffic.EVENT not in line:
-            return line.decode(errors="replace")
-    return "a line does not end in CR LF"
-
-
-@define(eq=False)
-class Connection:
-    """
-    One connection and what is outstanding on it.
-
-    @ivar outstanding: When each C{extID} was sent.
-    """
-
-    socket: socket.socket
-    ring: Ring
-    outstanding: dict[bytes, float] = Factory(dict)
-    _partial: bytes = b""
-    _unsent: bytes = b""
-
-    def ask(self, count: int) -> bool:
-        """
-        Send the next so many requests.
-
-        @return: Whether all of it went out; if not, L{push} has to follow.
-        """
-        expected = len(self.outstanding) + count
-        extIDs, lines = self.ring.take(count)
-        self.outstanding.update(dict.fromkeys(extIDs, time.perf_counter()))
-        if len(self.outstanding) != expected:
-            raise Unexpected("a request was overtaken by all the others of its ring")
-        if self._unsent:
-            self._unsent += lines
-            return False
-        sent = self._send(lines)
-        if sent == len(lines):
-            return True
-        self._unsent = bytes(lines[sent:])
-        return False
-
-    def push(self) -> bool:
-        """
-        Send what did not go out.
-
-        @return: Whether all of it did now.
-        """
-        self._unsent = self._unsent[self._send(self._unsent) :]
-        return not self._unsent
-
-    def _send(self, data: bytes | memoryview) -> int:
-        try:
-            return self.socket.send(data)
-        except BlockingIOError:
-            return 0
-
-    def receive(self) -> bytes:
-        """
-        Read what has come, as whole lines.
-        """
-        # recv() would make and shrink an object of the whole size each time.
-        count = self.socket.recv_into(_chunk)
-        if not count:
-            raise Unexpected("the server closed a connection")
-        data = self._partial + _chunk[:count]
-        end = data.rfind(b"\n") + 1
-        self._partial = data[end:]
-        return data[:end]
-
-
-@define(eq=False)
-class Load:
-    """
-    All the connections, and what was seen on them.
-
-    @ivar orders: Of all replies, in the order of their arrival and as they
-        were written.
-    @ivar latencies: Seconds from sending a request to having read its reply.
-    @ivar events: The number of trade events received.
-    """
-
-    _connections: dict[int, Connection]
-    orders: list[bytes] = Factory(list)
-    latencies: list[float] = Factory(list)
-    events: int = 0
-    _poll: Any = field(factory=lambda: select.epoll())
-
-    def start(self, outstanding: int) -> None:
-        """
-        Send the first requests of each connection.
-        """
-        for descriptor, connection in self._connections.items():
-            self._poll.register(descriptor, select.EPOLLIN)
-            self._ask(descriptor, connection, outstanding)
-
-    def exchange(self, seconds: float) -> float:
-        """
-        Send a request for each reply, for so long.
-
-        @return: How long it really was.
-        """
-        start = time.perf_counter()
-        while (elapsed := time.perf_counter() - start) < seconds:
-            self._turn(asking=True)
-        return elapsed
-
-    def drain(self) -> None:
-        """
-        Take the replies that are still due.
-        """
-        while any(each.outstanding for each in self._connections.values()):
-            self._turn(asking=False)
-
-    def _turn(self, asking: bool) -> None:
-        ready = self._poll.poll(PATIENCE)
-        if not ready:
-            raise Unexpected(f"the server said nothing for {PATIENCE:.0f} s")
-        for descriptor, mask in ready:
-            connection = self._connections[descriptor]
-            if mask & select.EPOLLOUT and connection.push():
-                self._poll.modify(descriptor, select.EPOLLIN)
-            if mask & ~select.EPOLLOUT:
-                count = self._read(connection)
-                if asking and count:
-                    self._ask(descriptor, connection, count)
-
-    def _read(self, connection: Connection) -> int:
-        """
-        @return: The number of replies that have come.
-        """
-        outstanding = connection.outstanding
-        lines = connection.receive()
-        now = time.perf_counter()
-        extIDs, orders, events = verified(lines, connection.ring.outcomes)
-        try:
-            self.latencies += [now - then for then in map(outstanding.pop, extIDs)]
-        except KeyError as e:
-            raise Unexpected(f"a second reply under extID {e}") from e
-        self.orders += orders
-        self.events += events
-        return len(extIDs)
-
-    def _ask(self, descriptor: int, connection: Connection, count: int) -> None:
-        if not connection.ask(count):
-            self._poll.modify(descriptor, select.EPOLLIN | select.EPOLLOUT)
-
-
-def connect(port: int, first: int, token: bytes, events: bool) -> socket.socket:
-    """
-    Connect, and say whether events are wanted.
-    """
-    connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    connection = socket.socket()
+    connection.settimeout(PATIENCE)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.sendall(traffic.subscription(first, token, events))
+    if buffer is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    connection.bind((source, 0))
+    connection.connect(("127.0.0.1", port))
+    return connection
+
+
+def subscribe(
+    connection: socket.socket, first: int, token: bytes, wanted: bool
+) -> None:
+    """
+    Say whether events are wanted.
+    """
+    connection.sendall(traffic.subscription(first, token, wanted))
     answer = b""
     while not answer.endswith(b"\n"):
         answer += connection.recv(4096) or b"no answer\n"
     if not answer.startswith(b'{"extID":%d,"status":200,' % first):
         raise Unexpected(answer.decode(errors="replace"))
-    connection.setblocking(False)
-    return connection
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+@define
+class Plan:
+    """
+    What is asked on which connection.
+
+    @ivar length: How many requests each connection has, which it repeats.
+    @ivar subscribed: How many of the connections receive events.
+    """
+
+    sockets: list[socket.socket]
+    length: int
+    subscribed: int
+    lines: list[bytes]
+    outcomes: list[bytes]
+
+    @classmethod
+    def make(cls, options: argparse.Namespace) -> "Plan":
+        """
+        Open the connections and make the requests.
+        """
+        token = options.token.encode("ascii")
+        length = traffic.ringLength(options.outstanding)
+        if options.rate:
+            length = OPEN_RING
+        subscribed = {"none": 0, "one": 1, "all": options.connections}[options.events]
+        sockets = []
+        for number in range(options.connections):
+            opened = connect(options.port)
+            if not options.http:
+                first = traffic.FIRST + number * length
+                subscribe(opened, first, token, number < subscribed)
+            sockets.append(opened)
+        serials = range(traffic.FIRST, traffic.FIRST + length * len(sockets))
+        lines = [traffic.request(serial, token) for serial in serials]
+        if options.http:
+            lines = list(map(traffic.post, lines))
+        outcomes = [traffic.outcome(serial) for serial in serials]
+        if options.canned:
+            outcomes = outcomes[:1] * len(serials)
+        return cls(sockets, length, subscribed, lines, outcomes)
+
+    def connections(self, http: bool) -> dict[int, Connection]:
+        """
+        The connections, each with its share of the requests.
+        """
+        made = {}
+        for number, opened in enumerate(self.sockets):
+            opened.setblocking(False)
+            start, end = number * self.length, (number + 1) * self.length
+            ring = Ring.make(
+                range(traffic.FIRST + start, traffic.FIRST + end),
+                self.lines[start:end],
+                self.outcomes[start:end],
+            )
+            announced = None if http or number >= self.subscribed else set[bytes]()
+            made[opened.fileno()] = Connection(opened, ring, announced)
+        return made
+
+
+def measure(plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
     """
     Load the server, and say what was seen.
     """
-    token = options.token.encode("ascii")
-    length = traffic.ringLength(options.outstanding)
-    connections = {}
-    for number in range(options.connections):
-        first = traffic.FIRST + number * length
-        opened = connect(options.port, first, token, options.events)
-        ring = Ring.make(first, length, token, options.canned)
-        connections[opened.fileno()] = Connection(opened, ring)
+    load = Load(plan.connections(options.http))
     # Nothing here is cyclic, and a collection would be seen as latency.
     gc.disable()
-    load = Load(connections)
-    load.start(options.outstanding)
-    load.exchange(options.warm_up)
-    del load.latencies[:]
-    events, busy = load.events, time.process_time()
-    elapsed = load.exchange(options.seconds)
-    busy = time.process_time() - busy
-    latencies = sorted(load.latencies)
-    events = load.events - events
-    load.drain()
-    orders = list(map(int, load.orders))
+    if options.rate:
+        load.pace(options.warm_up, options.rate)
+    else:
+        load.start(options.outstanding)
+        load.exchange(options.warm_up)
+    before, busy = len(load.latencies), time.process_time()
+    del load.late[:]
+    if options.rate:
+        elapsed = load.pace(options.seconds, options.rate)
+    else:
+        elapsed = load.exchange(options.seconds)
+    busy = (time.process_time() - busy) / elapsed
+    answered = len(load.latencies)
+    load.drain(0 if options.http else plan.subscribed)
+    if not options.rate:
+        # In an open loop the late ones are what counts.
+        del load.latencies[answered:]
+    latencies = sorted(load.latencies[before:])
+    if not latencies:
+        raise Unexpected("nothing was answered in time")
+    orders, events = list(map(int, load.orders)), list(map(int, load.events))
     return {
-        "rate": len(latencies) / elapsed,
+        "rate": (answered - before) / elapsed,
         "p50": percentile(latencies, 50) * 1000,
+        "p90": percentile(latencies, 90) * 1000,
         "p99": percentile(latencies, 99) * 1000,
-        "busy": busy / elapsed,
-        "events": events / elapsed,
+        "p999": percentile(latencies, 99.9) * 1000,
+        "max": latencies[-1] * 1000,
+        "late": percentile(sorted(load.late) or [0.0], 99) * 1000,
+        "busy": busy,
         "answered": len(orders),
         "orders": len(set(orders)),
         "sumOfOrders": sum(orders),
+        "events": len(events),
+        "sumOfEvents": sum(events),
+        "generator": "python",
     }
+
+
+def become(native: str, plan: Plan, options: argparse.Namespace) -> None:
+    """
+    Turn into the program that does the rest.
+    """
+    rings = os.memfd_create("rings", 0)
+    with open(os.dup(rings), "wb") as file:
+        file.write(b"".join(plan.lines))
+        file.write(b"".join(plan.outcomes))
+    for opened in plan.sockets:
+        opened.set_inheritable(True)
+    os.set_inheritable(rings, True)
+    numbers = [
+        rings,
+        traffic.FIRST,
+        plan.length,
+        len(plan.lines[0]),
+        len(plan.outcomes[0]),
+        options.outstanding,
+        options.warm_up,
+        options.seconds,
+        options.rate,
+        plan.subscribed,
+    ]
+    protocol = "http" if options.http else "lines"
+    descriptors = ",".join(str(opened.fileno()) for opened in plan.sockets)
+    os.execv(native, [native, *map(str, numbers), protocol, descriptors])
 
 
 def main() -> None:
@@ -317,11 +207,27 @@ def main() -> None:
     parser.add_argument("--token", required=True)
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--outstanding", type=int, default=16)
+    parser.add_argument(
+        "--rate", type=float, default=0.0, help="an open loop, of so many a second"
+    )
     parser.add_argument("--warm-up", type=float, default=0.5)
     parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--events", action="store_true")
-    parser.add_argument("--canned", action="store_true")
-    print(json.dumps(measure(parser.parse_args())))
+    parser.add_argument(
+        "--events",
+        choices=("none", "one", "all"),
+        default="one",
+        help="how many of the connections receive the event stream",
+    )
+    parser.add_argument(
+        "--canned", action="store_true", help="the server has one reply for all"
+    )
+    parser.add_argument("--http", action="store_true", help="POST each request")
+    parser.add_argument("--native", help="the compiled load.rs")
+    options = parser.parse_args()
+    plan = Plan.make(options)
+    if options.native:
+        become(options.native, plan, options)
+    print(json.dumps(measure(plan, options)))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,10 @@ _SUBSCRIPTION: Final = (
 _OUTCOME: Final = (
     b'"login":%d,"cmd":7,"state":3,"profit":%d.25,"comment":"Promotion credit"'
 )
+_POST: Final = (
+    b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\n\r\n%b"
+)
 
 # Where the extID stands in a request and in a reply.
 EXT_ID: Final = slice(9, 17)
@@ -32,7 +36,13 @@ REPLY: Final = re.compile(
     rb'("login":\d+,"cmd":7,"state":3,"profit":[\d.]+,"comment":"[^"]*"),[^}]*\}\}\r$',
     re.MULTILINE,
 )
-EVENT: Final = b'{"event":"trade:event",'
+# An event, and its order.
+EVENT: Final = re.compile(
+    rb'^\{"event":"trade:event","type":0,"data":\{"order":(\d+),[^}]*\}\}\r$',
+    re.MULTILINE,
+)
+# A line of an HTTP response with status 200, but for its content.
+HTTP: Final = re.compile(rb"^(?!HTTP/1\.1 (?!200 ))(?!\{)[^\n]*\r$", re.MULTILINE)
 
 
 def request(extID: int, token: bytes) -> bytes:
@@ -40,6 +50,13 @@ def request(extID: int, token: bytes) -> bytes:
     The line that asks for a credit.
     """
     return _REQUEST % (extID, token, _login(extID), _amount(extID))
+
+
+def post(line: bytes) -> bytes:
+    """
+    The same request, where it has to go by HTTP.
+    """
+    return _POST % (len(line), line)
 
 
 def subscription(extID: int, token: bytes, wanted: bool) -> bytes:
@@ -62,7 +79,7 @@ def ringLength(outstanding: int) -> int:
     How many extIDs a connection uses in turn: enough that none is used again
     while it is outstanding, unless a reply is long overdue.
     """
-    return max(64, 16 * outstanding)
+    return 16 * outstanding
 
 
 def _login(extID: int) -> int:

@@ -2,14 +2,58 @@
 Tests for L{benchmarks}: what its figures rest on.
 """
 
-from socket import socketpair
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from socket import SHUT_RDWR, socket, socketpair
+from threading import Thread
+from typing import Any
+from unittest import skipUnless
+from xml.etree import ElementTree
 
+from docutils.core import publish_string
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks import canned, figures, traffic
+import benchmarks
+from benchmarks import (
+    canned,
+    comparison,
+    components,
+    contenders,
+    figures,
+    goals,
+    report,
+    throughput,
+    traffic,
+)
+from benchmarks.audience import Audience
+from benchmarks.bench import Bench, Shape
+from benchmarks.broadcast import slopes
 from benchmarks.ceiling import Answers
-from benchmarks.generator import Connection, Load, Ring, Unexpected, verified
-from benchmarks.throughput import Shape
+from benchmarks.counting import counted
+from benchmarks.fill import fill
+from benchmarks.load import Connection, Load, Ring, Unexpected, verified
+from benchmarks.peers import house
+from benchmarks.peers.forgetful import FORGOTTEN, forgetting
+from benchmarks.plot import Bars
+from benchmarks.processes import Wrong
+from creditsync.auth import mint
+from creditsync.events import TradeEvents
+from creditsync.ledger.checking import problems
+from creditsync.ledger.memory import MemoryLedger
+from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.records import Account, Operation
+from creditsync.runtime import TradingRuntime
 
 TOKEN = b"a.b.c"
 OUTCOME = b'"login":1001,"cmd":7,"state":3,"profit":201.25,"comment":"Promotion credit"'
@@ -17,7 +61,32 @@ REPLY = (
     b'{"extID":10000001,"status":200,"data":{"order":5,"login":1001,"cmd":7,'
     b'"state":3,"profit":201.25,"comment":"Promotion credit","timestamp":1}}\r\n'
 )
-EVENT = b'{"event":"trade:event","type":0,"data":{"order":5,"login":1001}}\r\n'
+EVENT = (
+    b'{"event":"trade:event","type":0,"data":{"order":5,"login":1001,"cmd":7,'
+    b'"state":3,"profit":201.25,"comment":"Promotion credit","timestamp":1}}\r\n'
+)
+RESPONSE = b"HTTP/1.1 200 OK\r\nserver: any\r\n\r\n"
+
+
+def folderFor(test: SynchronousTestCase) -> Path:
+    """
+    A folder of its own for a test.
+    """
+    made = tempfile.TemporaryDirectory()
+    test.addCleanup(made.cleanup)
+    return Path(made.name)
+
+
+def ringFrom(first: int, length: int) -> Ring:
+    """
+    The requests of one connection.
+    """
+    serials = range(first, first + length)
+    return Ring.make(
+        serials,
+        [traffic.request(serial, TOKEN) for serial in serials],
+        [traffic.outcome(serial) for serial in serials],
+    )
 
 
 class PercentileTests(SynchronousTestCase):
@@ -48,7 +117,15 @@ class PercentileTests(SynchronousTestCase):
         """
         A single value is all its percentiles.
         """
-        self.assertEqual(figures.percentile([7.0], 99), 7.0)
+        self.assertEqual(figures.percentile([7.0], 99.9), 7.0)
+
+
+def rounds(*rates: float) -> list[dict[str, Any]]:
+    """
+    Rounds of one peer.
+    """
+    names = ("cpu", "p50", "p90", "p99", "p999", "max", "late", "busy", "others")
+    return [{"rate": rate} | dict.fromkeys(names, 0.0) for rate in rates]
 
 
 class SummaryTests(SynchronousTestCase):
@@ -60,32 +137,101 @@ class SummaryTests(SynchronousTestCase):
         """
         Three rounds, in the last of which the machine was slow.
         """
-        self.ours = [_round(rate) for rate in (50.0, 60.0, 10.0)]
-        self.echo = [_round(rate) for rate in (100.0, 100.0, 20.0)]
+        self.summary = figures.summary(
+            rounds(50.0, 60.0, 10.0), rounds(100.0, 100.0, 20.0), rounds(25, 30, 5)
+        )
 
     def test_median(self) -> None:
         """
         The rate is that of the middle round.
         """
-        self.assertEqual(figures.summary(self.ours, self.echo)["rate"], 50.0)
+        self.assertEqual(self.summary["rate"], 50.0)
 
     def test_ratioWithinRounds(self) -> None:
         """
         The ratio is the middle one of 0.5, 0.6 and 0.5, so that a slow moment
         of the machine leaves it alone.
         """
-        self.assertEqual(figures.summary(self.ours, self.echo)["ofEcho"], 0.5)
+        self.assertEqual(self.summary["ofEcho"], 0.5)
+
+    def test_timesDurable(self) -> None:
+        """
+        creditsync is half as fast as this peer.
+        """
+        self.assertEqual(self.summary["durable"], 0.5)
 
     def test_spread(self) -> None:
         """
         The slowest and the fastest round are told.
         """
-        summary = figures.summary(self.ours, self.echo)
-        self.assertEqual((summary["slowest"], summary["fastest"]), (10.0, 60.0))
+        spread = self.summary["slowest"], self.summary["fastest"]
+        self.assertEqual(spread, (10.0, 60.0))
 
 
-def _round(rate: float) -> dict[str, float]:
-    return {"rate": rate} | dict.fromkeys(("p50", "p99", "busy", "events", "others"), 0)
+class AlignedTests(SynchronousTestCase):
+    """
+    Tests for L{figures.aligned}.
+    """
+
+    def test_columns(self) -> None:
+        """
+        Texts stand to the left, numbers to the right, with four digits.
+        """
+        shown = figures.aligned([["name", "x"], ["a", 12345.6], ["bcdef", 0.123456]])
+        lines = ["name        x", "a      12,346", "bcdef  0.1235"]
+        self.assertEqual(shown.splitlines(), lines)
+
+
+class GoalTests(SynchronousTestCase):
+    """
+    Tests for L{goals.reached}.
+    """
+
+    def reached(self, durable: float) -> dict[str, str]:
+        """
+        The verdicts, with this rate of creditsync where the echo has 100.
+        """
+        peers = {
+            "echo": rounds(100.0),
+            "memory": rounds(60.0),
+            "durable": rounds(durable),
+            "rust": rounds(100.0),
+        }
+        results = {"command": "throughput", "rounds": {"16x16": peers}}
+        return {name: met for name, _, _, met in goals.reached(results)}
+
+    def test_met(self) -> None:
+        """
+        A goal that is reached exactly is met.
+        """
+        met = self.reached(25.0)
+        self.assertEqual(met["memory ledger, of echo, 16x16"], "met")
+        self.assertEqual(met["durable, of echo, 16x16"], "met")
+
+    def test_notMet(self) -> None:
+        """
+        One that is not quite reached is not.
+        """
+        met = self.reached(24.9)
+        self.assertEqual(met["durable, of echo, 16x16"], "not met")
+        self.assertEqual(met["durable, of Rust, worst shape"], "not met")
+
+    def test_leftOut(self) -> None:
+        """
+        Of a peer that was left out there is nothing to say.
+        """
+        self.assertNotIn("durable, of Node.js, worst shape", self.reached(25.0))
+
+    def test_atMost(self) -> None:
+        """
+        A goal may be an upper bound.
+        """
+        sessions, waiters = {"100": 1.0, "1000": 4097.0}, {"1000": 1024.0}
+        each = {"sessions": sessions, "waiters": waiters}
+        results = {"command": "scale", "bytesEach": each}
+        met = {name: met for name, _, _, met in goals.reached(results)}
+        self.assertEqual(met["memory of an idle session, KiB"], "not met")
+        self.assertEqual(met["memory of a pending waiter, KiB"], "met")
 
 
 class TrafficTests(SynchronousTestCase):
@@ -102,6 +248,15 @@ class TrafficTests(SynchronousTestCase):
             b'{"extID":10000001,"command":"CreditInSync","__token":"a.b.c","data":'
             b'{"login":1001,"amount":201.25,"comment":"Promotion credit"}}\r\n',
         )
+
+    def test_post(self) -> None:
+        """
+        By HTTP it is the content of a POST, and its length is told.
+        """
+        head, _, content = traffic.post(b"{}\r\n").partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"POST / HTTP/1.1\r\n"))
+        self.assertIn(b"Content-Length: 4", head)
+        self.assertEqual(content, b"{}\r\n")
 
     def test_outcome(self) -> None:
         """
@@ -120,11 +275,14 @@ class TrafficTests(SynchronousTestCase):
 
     def test_cannedReply(self) -> None:
         """
-        The canned reply passes for the reply to the first request.
+        The canned reply passes for the reply to the first request, and the
+        canned event for its event.
         """
-        line = canned.HEAD + b"10000000" + canned.TAIL
+        line = canned.EVENT + canned.HEAD + b"10000000" + canned.TAIL
         expected = {b"10000000": traffic.outcome(10_000_000)}
-        self.assertEqual(verified(line, expected), ((b"10000000",), (b"12345",), 0))
+        self.assertEqual(
+            verified(line, expected), ((b"10000000",), (b"12345",), [b"12345"])
+        )
 
 
 class VerifiedTests(SynchronousTestCase):
@@ -134,18 +292,34 @@ class VerifiedTests(SynchronousTestCase):
 
     def test_replyAndEvent(self) -> None:
         """
-        Replies give their extIDs and orders; events are counted.
+        Replies give their extIDs and orders, events their orders.
         """
         self.assertEqual(
             verified(EVENT + REPLY, {b"10000001": OUTCOME}),
-            ((b"10000001",), (b"5",), 1),
+            ((b"10000001",), (b"5",), [b"5"]),
         )
 
     def test_eventsOnly(self) -> None:
         """
         There may be no reply among the lines.
         """
-        self.assertEqual(verified(EVENT + EVENT, {}), ((), (), 2))
+        self.assertEqual(verified(EVENT + EVENT, {}), ((), (), [b"5", b"5"]))
+
+    def test_response(self) -> None:
+        """
+        What HTTP has around the lines is none of ours.
+        """
+        self.assertEqual(
+            verified(RESPONSE + EVENT + REPLY, {b"10000001": OUTCOME}),
+            ((b"10000001",), (b"5",), [b"5"]),
+        )
+
+    def test_unwelcomeResponse(self) -> None:
+        """
+        A response that is no success is noticed.
+        """
+        refusal = RESPONSE.replace(b"200 OK", b"422 No")
+        self.assertRaises(Unexpected, verified, refusal, {})
 
     def test_wrongAmount(self) -> None:
         """
@@ -186,7 +360,7 @@ class RingTests(SynchronousTestCase):
         """
         After the last request comes the first, in one slice.
         """
-        ring = Ring.make(10_000_000, 4, TOKEN, canned=False)
+        ring = ringFrom(10_000_000, 4)
         ring.take(3)
         extIDs, lines = ring.take(2)
         self.assertEqual(extIDs, [b"10000003", b"10000000"])
@@ -199,7 +373,7 @@ class RingTests(SynchronousTestCase):
         """
         The ring does not end, however often it is gone round.
         """
-        ring = Ring.make(10_000_000, 4, TOKEN, canned=False)
+        ring = ringFrom(10_000_000, 4)
         for _ in range(4):
             ring.take(3)
         self.assertEqual(ring.take(3)[0], [b"10000000", b"10000001", b"10000002"])
@@ -228,41 +402,568 @@ class LoadTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        One connection with one request outstanding.
+        One connection with one request outstanding, which hears events.
         """
         ours, self.server = socketpair()
         self.addCleanup(ours.close)
         self.addCleanup(self.server.close)
         self.server.settimeout(5)
         ours.setblocking(False)
-        ring = Ring.make(10_000_001, 4, TOKEN, canned=False)
-        self.load = Load({ours.fileno(): Connection(ours, ring)})
-        self.load.start(1)
+        connection = Connection(ours, ringFrom(10_000_001, 4), set())
+        self.load = Load({ours.fileno(): connection})
 
     def test_drained(self) -> None:
         """
         What is outstanding is waited for, in however many packets it comes.
         """
-        self.server.sendall(REPLY[:20])
+        self.load.start(1)
+        self.server.sendall(EVENT + REPLY[:20])
         self.load.exchange(0.0)
         self.server.sendall(REPLY[20:])
-        self.load.drain()
-        self.assertEqual(self.load.orders, [b"5"])
+        self.load.drain(1)
+        self.assertEqual((self.load.orders, self.load.events), ([b"5"], [b"5"]))
 
     def test_answeredTwice(self) -> None:
         """
         A second reply to one request is noticed.
         """
-        self.server.sendall(REPLY * 2)
-        self.assertRaises(Unexpected, self.load.drain)
+        self.load.start(1)
+        self.server.sendall(EVENT + REPLY * 2)
+        self.assertRaises(Unexpected, self.load.drain, 1)
+
+    def test_eventAfterReply(self) -> None:
+        """
+        An event that comes after its reply is noticed, be they read at once.
+        """
+        self.load.start(1)
+        self.server.sendall(REPLY + EVENT)
+        self.assertRaises(Unexpected, self.load.drain, 1)
 
     def test_closed(self) -> None:
         """
         A server that goes away is noticed.
         """
+        self.load.start(1)
         self.server.recv(4096)
         self.server.close()
-        self.assertRaises(Unexpected, self.load.drain)
+        self.assertRaises(Unexpected, self.load.drain, 1)
+
+    def test_latencyFromWhenItWasDue(self) -> None:
+        """
+        In an open loop a request that goes out late has waited already: its
+        time counts from when it was due.
+        """
+        clock = Clock()
+        standing = Standing(self.load._connections, clock.seconds)
+        standing.clock = clock
+        standing.pace(0.03, 100.0)
+        [connection] = self.load._connections.values()
+        due = list(connection.outstanding.values())
+        self.assertEqual(due, [0.0, 0.01, 0.02])
+        late = [round(each, 6) for each in standing.late]
+        self.assertEqual(late, [0.0, 0.015, 0.005])
+
+
+class Standing(Load):
+    """
+    A load that stands still for a while in each turn.
+    """
+
+    clock: Clock
+
+    def _turn(self, patience: float, asking: bool) -> None:
+        self.clock.advance(0.025)
+
+
+RUSTC = shutil.which("rustc")
+
+
+def message(extID: int, order: int) -> tuple[bytes, bytes]:
+    """
+    The event and the reply of one request.
+    """
+    data = b'{"order":%d,%b,"timestamp":1}' % (order, traffic.outcome(extID))
+    event = b'{"event":"trade:event","type":0,"data":%b}\r\n' % data
+    return event, b'{"extID":%d,"status":200,"data":%b}\r\n' % (extID, data)
+
+
+@skipUnless(RUSTC, "there is no rustc")
+class NativeTests(SynchronousTestCase):
+    """
+    Tests for C{load.rs}, which takes over one end of a pair of sockets.
+    """
+
+    folder: "tempfile.TemporaryDirectory[str]"
+    program: str
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """
+        Compile it, once.
+        """
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.program = str(Path(cls.folder.name) / "load")
+        source = Path(benchmarks.__file__).parent / "load.rs"
+        command = [str(RUSTC), "-o", cls.program, str(source)]
+        subprocess.run(command, check=True, timeout=50)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        """
+        Throw it away.
+        """
+        cls.folder.cleanup()
+
+    def load(
+        self, say: Callable[[bytes, bytes], bytes]
+    ) -> "subprocess.CompletedProcess[str]":
+        """
+        Have it ask for a moment.
+
+        @param say: What is said where an event and a reply should be.
+        """
+        ring = folderFor(self) / "ring"
+        serials = range(10_000_001, 10_000_033)
+        lines = [traffic.request(each, TOKEN) for each in serials]
+        outcomes = [traffic.outcome(each) for each in serials]
+        ring.write_bytes(b"".join(lines + outcomes))
+        ours, server = socketpair()
+        answering = Thread(target=_answer, args=(server, say))
+        with ours, server, ring.open("rb") as file:
+            answering.start()
+            size = len(lines[0]), len(outcomes[0])
+            options = [file.fileno(), serials.start, len(lines), *size, 2, 0.01, 0.05]
+            options += [0, 1]
+            done = subprocess.run(
+                [self.program, *map(str, options), "lines", str(ours.fileno())],
+                pass_fds=(file.fileno(), ours.fileno()),
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+            )
+            ours.shutdown(SHUT_RDWR)
+            answering.join(10)
+        return done
+
+    def assertNoticed(self, said: bytes, *because: str) -> None:
+        """
+        See that this ends the load, and why.
+        """
+        done = self.load(lambda event, reply: said)
+        self.assertEqual(done.returncode, 1)
+        self.assertTrue(any(each in done.stderr for each in because), done.stderr)
+
+    def test_good(self) -> None:
+        """
+        Good replies are counted, and their orders and events are summed up.
+        """
+        done = self.load(lambda event, reply: event + reply)
+        self.assertEqual(done.stderr, "")
+        measured = json.loads(done.stdout)
+        answered = measured["answered"]
+        self.assertGreater(answered, 2)
+        self.assertEqual(measured["orders"], answered)
+        self.assertEqual(measured["events"], answered)
+        self.assertEqual(measured["sumOfOrders"], answered * (answered + 1) // 2)
+        self.assertEqual(measured["sumOfEvents"], measured["sumOfOrders"])
+
+    def test_lies(self) -> None:
+        """
+        What no server may say is noticed.
+        """
+        event, reply = message(10_000_001, 5)
+        wrong = reply.replace(b"201.25", b"202.25")
+        self.assertNoticed(event + wrong, "no good reply")
+        self.assertNoticed(event + reply * 2, "not outstanding")
+        self.assertNoticed(reply + event, "before its event")
+        self.assertNoticed(event + reply.replace(b"\r", b""), "no good reply")
+        strange = message(10_000_032, 5)
+        self.assertNoticed(b"".join(strange), "not outstanding")
+        refusal = b'{"extID":10000001,"status":503,"error":"BUSY","message":""}\r\n'
+        self.assertNoticed(refusal, "503")
+
+
+def _answer(server: socket, say: Callable[[bytes, bytes], bytes]) -> None:
+    """
+    Answer each line of a connection until it ends.
+    """
+    order = 0
+    with server.makefile("rb") as lines:
+        try:
+            for line in lines:
+                order += 1
+                server.sendall(say(*message(int(line[traffic.EXT_ID]), order)))
+        except OSError:
+            return
+
+
+class CheckTests(SynchronousTestCase):
+    """
+    Tests for what is checked after each round.
+    """
+
+    def setUp(self) -> None:
+        """
+        A round of a durable peer: three credits, each with its event.
+        """
+        folder = folderFor(self)
+        self.bench = Bench(folder, b"k" * 32, None, None, None)
+        tokens = {"login": 1001, "amount": 201.25, "comment": "c"}
+        self.ledger = house.Ledger.create(str(self.bench.ledger))
+        self.ledger.book([self.ledger.trade(tokens) for _ in range(3)])
+        self.measured = {"answered": 3, "orders": 3, "sumOfOrders": 6}
+        self.measured |= {"events": 3, "sumOfEvents": 6}
+
+    def check(self, **other: int) -> None:
+        """
+        Judge the round, with other numbers.
+        """
+        measured = self.measured | other
+        options = Namespace(events="one")
+        throughput._check(self.bench, contenders.PEERS["rust"], measured, options)
+
+    def test_good(self) -> None:
+        """
+        The ledger has what was answered.
+        """
+        self.check()
+
+    def test_lostRow(self) -> None:
+        """
+        An order that was answered and is not in the ledger is noticed.
+        """
+        self.assertRaises(
+            Wrong, self.check, answered=4, orders=4, sumOfOrders=10, events=4
+        )
+
+    def test_lostEvent(self) -> None:
+        """
+        An event too few is noticed.
+        """
+        self.assertRaises(Wrong, self.check, events=2, sumOfEvents=3)
+
+    def test_otherEvent(self) -> None:
+        """
+        An event of another order is noticed.
+        """
+        self.assertRaises(Wrong, self.check, sumOfEvents=7)
+
+    def test_orderTwice(self) -> None:
+        """
+        An order that was given twice is noticed.
+        """
+        self.assertRaises(Wrong, self.check, orders=2)
+
+
+class PeerTests(SynchronousTestCase):
+    """
+    Tests for L{contenders} and L{house}.
+    """
+
+    def test_leftOut(self) -> None:
+        """
+        A peer whose library is not here is left out, with a sentence.
+        """
+        odd = contenders.Peer(contenders.durable, contenders._imports("no_such_one"))
+        self.patch(throughput, "PEERS", {"odd": odd})
+        peers, left = throughput.prepared(["odd"])
+        self.assertEqual(peers, {})
+        self.assertIn("there is no no_such_one", left["odd"])
+
+    def test_failedBuild(self) -> None:
+        """
+        A compiler that fails is the peer's end, not the run's.
+        """
+        said: list[str] = []
+        self.patch(contenders, "note", said.append)
+        command = [sys.executable, "-c", "raise SystemExit('no such crate')"]
+        self.assertRaises(contenders.Missing, contenders._build, command, Path("."))
+        self.assertEqual(said, ["no such crate"])
+
+    def test_token(self) -> None:
+        """
+        The peers in Python know a good token, and refuse another.
+        """
+        tokens = house.Tokens(b"k" * 32)
+        now = time.time()
+        tokens.check(mint("k" * 32, id=7, role=1, expires=60, now=now))
+        other = mint("x" * 32, id=7, role=1, expires=60, now=now)
+        self.assertRaises(ValueError, tokens.check, other)
+        user = mint("k" * 32, id=7, role=0, expires=60, now=now)
+        self.assertRaises(ValueError, tokens.check, user)
+
+    def test_sameBytes(self) -> None:
+        """
+        Their event and reply are creditsync's, byte for byte.
+        """
+        ledger = house.Ledger.create(str(folderFor(self) / "ledger.db"))
+        trade = ledger.trade(
+            {"login": 1000, "amount": 200.25, "comment": "Promotion credit"}
+        )
+        times = dict.fromkeys(("open_time", "close_time", "timestamp"), 1_700_000_000)
+        trade |= {"order": 12345, **times}
+        self.assertEqual(house.event(trade) + b"\r\n", canned.EVENT)
+        self.assertEqual(
+            house.reply(traffic.FIRST, trade) + b"\r\n",
+            canned.HEAD + b"10000000" + canned.TAIL,
+        )
+
+    def test_totals(self) -> None:
+        """
+        Their ledger keeps the totals of its accounts.
+        """
+        path = str(folderFor(self) / "ledger.db")
+        ledger = house.Ledger.create(path)
+        credit = {"login": 1000, "amount": 200.25, "comment": "c"}
+        ledger.book([ledger.trade(credit), ledger.trade(credit)])
+        with closing(sqlite3.connect(path)) as connection:
+            totals = connection.execute("SELECT * FROM account").fetchall()
+        self.assertEqual(totals, [(1000, 40050000000)])
+
+
+class BroadcastTests(SynchronousTestCase):
+    """
+    Tests for L{Audience} and L{slopes}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Two sessions that listen.
+        """
+        pairs = [socketpair(), socketpair()]
+        for pair in pairs:
+            for each in pair:
+                self.addCleanup(each.close)
+        self.servers = [server for _, server in pairs]
+        self.audience = Audience({ours.fileno(): ours for ours, _ in pairs})
+
+    def test_heard(self) -> None:
+        """
+        Everyone hears each event.
+        """
+        for server in self.servers:
+            server.sendall(EVENT * 2)
+        self.audience.hearAll(2)
+        self.assertEqual(list(self.audience.heard.values()), [2, 2])
+
+    def test_twice(self) -> None:
+        """
+        An event that one of them hears twice is noticed.
+        """
+        self.servers[0].sendall(EVENT)
+        self.servers[1].sendall(EVENT * 2)
+        self.assertRaises(Wrong, self.audience.hearAll, 1)
+
+    def test_cutOff(self) -> None:
+        """
+        A session that is cut off is noticed.
+        """
+        self.servers[0].close()
+        self.assertRaises(Wrong, self.audience.hear, 1.0)
+
+    def test_slopes(self) -> None:
+        """
+        What does not grow with the audience is no cost of a subscriber.
+        """
+        cpu = {"10": [120.0, 520.0], "110": [320.0, 720.0], "1010": [2120.0, 2520.0]}
+        self.assertEqual(slopes(cpu), {"110": 2.0, "1010": 2.0})
+
+
+class FillTests(SynchronousTestCase):
+    """
+    Tests for L{fill}.
+    """
+
+    def test_asIfBooked(self) -> None:
+        """
+        The ledger takes it for its own: nothing in it is wrong, the totals are
+        there, and the next order comes after the last.
+        """
+        path = folderFor(self) / "ledger.db"
+        fill(path, 2000, 1000)
+        with closing(sqlite3.connect(path)) as connection:
+            self.assertEqual(list(problems(connection)), [])
+            [count] = connection.execute("SELECT count(*) FROM trade").fetchone()
+        self.assertEqual(count, 2000)
+        ledger = SQLiteLedger(str(path), _refuse)
+        ledger.open()
+        self.addCleanup(ledger.close)
+        # It has orders 700 and 1700, of 800 and of 900.
+        self.assertEqual(ledger.account(1700), Account(1700, 0, 170_000_000_000))
+        self.assertEqual(ledger.newOrder(), 2001)
+
+
+def _refuse(work: object) -> Deferred[None]:
+    """
+    Nothing is to be committed.
+    """
+    raise AssertionError("a commit")
+
+
+class ForgettingTests(SynchronousTestCase):
+    """
+    Tests for L{forgetting}.
+    """
+
+    def test_forgotten(self) -> None:
+        """
+        Operations of some logins get an order and are never booked; others
+        are.
+        """
+        clock, events, published = Clock(), TradeEvents(), []
+        events.addObserver(published.extend)
+        runtime = TradingRuntime(
+            clock, MemoryLedger(), events, now=lambda: 0.0, maxQueued=10
+        )
+        runtime.startService()
+        submit = forgetting(TradingRuntime.submit)
+        asked = [
+            Operation("CreditInSync", 7, login, 100, "c") for login in (FORGOTTEN, 1001)
+        ]
+        forgotten, booked = [submit(runtime, each) for each in asked]
+        clock.advance(0)
+        self.assertNotEqual(forgotten.order, booked.order)
+        self.assertEqual([each.order for each in published], [booked.order])
+
+
+class ComponentTests(SynchronousTestCase):
+    """
+    Tests for L{components}.
+    """
+
+    def setUp(self) -> None:
+        """
+        A bench that needs no processor of its own.
+        """
+        folder = folderFor(self)
+        self.steps = components.Steps(Bench(folder, b"k" * 32, None, None, None))
+
+    def test_allSteps(self) -> None:
+        """
+        Each step runs, and takes its time.
+        """
+        for name in components.STEPS:
+            self.assertGreater(
+                components.nanoseconds(getattr(self.steps, name), 1), 0.0, name
+            )
+
+    def test_sameEveryTime(self) -> None:
+        """
+        The counts are the same in every run.
+        """
+        first = counted(self.steps.whole, components.BATCH)
+        self.assertEqual(counted(self.steps.whole, components.BATCH), first)
+        self.assertIn("session", first["instructions"])
+
+    def test_regression(self) -> None:
+        """
+        What is done in vain is found in its room, and in no other of ours.
+        """
+        before = counted(self.steps.whole, components.BATCH)["calls"]
+        original = MemoryLedger.newOrder
+
+        def newOrder(ledger: MemoryLedger) -> int:
+            ledger.trade(1)
+            return original(ledger)
+
+        self.patch(MemoryLedger, "newOrder", newOrder)
+        after = counted(self.steps.whole, components.BATCH)["calls"]
+        grown = {room for room in after if after[room] > before.get(room, 0.0)}
+        self.assertIn("ledger.memory", grown)
+        self.assertEqual(grown - {"ledger.memory", "(others)"}, set())
+
+
+class BarsTests(SynchronousTestCase):
+    """
+    Tests for L{Bars}.
+    """
+
+    def test_toScale(self) -> None:
+        """
+        A bar is as long as its value, beside the longest one.
+        """
+        drawn = Bars("a < b", {"1x1": {"one": 10.0, "half": 5.0}}).svg()
+        name = "{http://www.w3.org/2000/svg}rect"
+        bars = ElementTree.fromstring(drawn).findall(name)[1:]
+        one, half = [float(bar.attrib["width"]) for bar in bars]
+        self.assertAlmostEqual(one, 2 * half, places=1)
+        self.assertGreater(one, 300)
+
+    def test_nothing(self) -> None:
+        """
+        There may be nothing to draw.
+        """
+        ElementTree.fromstring(Bars("nothing", {}).svg())
+
+
+class ReportTests(SynchronousTestCase):
+    """
+    Tests for L{report}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Results of two commands, and a page.
+        """
+        self.folder = folderFor(self)
+        peers = {"echo": rounds(100.0), "memory": rounds(59.0), "durable": rounds(30.0)}
+        measured: dict[str, Any] = {
+            "command": "throughput",
+            "where": {"python": "3.11"},
+            "left": {"rust": "there is no *cargo"},
+            "commits": [{"p50": 0.2}],
+            "rounds": {"16x16": peers},
+            "open": {},
+        }
+        measured["summary"] = comparison.summaries(measured)
+        (self.folder / "throughput.json").write_text(json.dumps(measured))
+        self.page = self.folder / "page.rst"
+        self.page.write_text(
+            "Page\n====\n\nFigures\n-------\n\n"
+            f"{report._BEGIN}\nold\n\n{report._END}\nafter\n"
+        )
+
+    def write(self) -> str:
+        """
+        Put the results into the page.
+        """
+        lines = "\n".join(report.page(self.folder, self.page))
+        return report.put(lines + "\n", self.page.read_text())
+
+    def test_page(self) -> None:
+        """
+        The figures stand where the old ones were, and the rest stays.
+        """
+        page = self.write()
+        self.assertNotIn("old", page)
+        self.assertTrue(page.endswith("after\n"))
+        self.assertIn("     - 0.59\n     - ≥ 0.6\n     - not met\n", page)
+        self.assertIn("     - 0.3\n     - ≥ 0.25\n     - met\n", page)
+
+    def test_again(self) -> None:
+        """
+        To write twice is to write once.
+        """
+        once = self.write()
+        self.page.write_text(once)
+        self.assertEqual(self.write(), once)
+
+    def test_renders(self) -> None:
+        """
+        It is good reStructuredText, whatever stands in a cell.
+        """
+        settings = {"report_level": 1, "halt_level": 2}
+        shown = publish_string(
+            self.write(), writer="html5", settings_overrides=settings
+        )
+        self.assertIn(b"there is no *cargo", shown)
+
+    def test_noPlace(self) -> None:
+        """
+        A page without the comments is left alone.
+        """
+        self.assertRaises(SystemExit, report.put, "new", "Page\n====\n")
 
 
 class ShapeTests(SynchronousTestCase):

@@ -2,7 +2,10 @@
 The yardstick: the least that a Twisted server does for a line.
 
 A bare L{LineReceiver}, which answers each line with one canned reply under the
-line's own C{extID}. Lines and replies are as long as those of creditsync.
+line's own C{extID}, after one canned event to whoever has subscribed. Its lines
+are as long as those of creditsync.
+
+C{python -m benchmarks.peers.echo PORT}
 """
 
 import sys
@@ -11,10 +14,12 @@ from typing import Any
 from twisted.internet.protocol import ServerFactory
 from twisted.protocols.basic import LineReceiver
 
-from benchmarks.canned import HEAD, TAIL
+from benchmarks.canned import EVENT, HEAD, TAIL
 from benchmarks.traffic import EXT_ID
 
+_event = EVENT.removesuffix(b"\r\n")
 _tail = TAIL.removesuffix(b"\r\n")
+_audience: "set[Echo]" = set()
 
 
 class Echo(LineReceiver):
@@ -33,9 +38,27 @@ class Echo(LineReceiver):
 
     def lineReceived(self, line: bytes) -> None:
         """
-        Answer.
+        Answer the first line, which is about events, and from then on all
+        others.
         """
+        if b'"command":"Subscribe"' in line:
+            _audience.add(self)
+        self.lineReceived = self._lineReceived  # type: ignore[method-assign]
+        self._reply(line)
+
+    def _lineReceived(self, line: bytes) -> None:
+        for each in _audience:
+            each.sendLine(_event)  # type: ignore[no-untyped-call]
+        self._reply(line)
+
+    def _reply(self, line: bytes) -> None:
         self.sendLine(HEAD + line[EXT_ID] + _tail)  # type: ignore[no-untyped-call]
+
+    def connectionLost(self, reason: object = None) -> None:
+        """
+        It listens no longer.
+        """
+        _audience.discard(self)
 
 
 def main() -> None:

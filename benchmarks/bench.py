@@ -1,0 +1,249 @@
+"""
+Where measurements take place: a folder on a disk, and processors to be pinned to;
+and the options that say so.
+"""
+
+import argparse
+import os
+import platform
+import secrets
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import twisted
+from attrs import define
+
+import creditsync
+from benchmarks.processes import Wrong, module, run
+from creditsync.auth import mint
+from creditsync.codes import SESSION_MANAGER
+
+# What is compiled for the benchmarks stays here for the next run.
+BUILD: Final = Path("build/benchmarks")
+_NOT_ON_DISK: Final = ("tmpfs", "ramfs")
+
+
+@define(frozen=True)
+class Shape:
+    """
+    How the load is spread.
+    """
+
+    connections: int
+    outstanding: int
+
+    @classmethod
+    def fromString(cls, text: str) -> "Shape":
+        """
+        @param text: Such as C{16x16}.
+        """
+        connections, _, outstanding = text.partition("x")
+        return cls(int(connections), int(outstanding))
+
+    def __str__(self) -> str:
+        return f"{self.connections}x{self.outstanding}"
+
+
+@define
+class Bench:
+    """
+    Where a run takes place.
+
+    @ivar folder: For the key and the ledgers, on the disk to be measured.
+    @ivar generatorCPU: Where the generator runs, or L{None} for anywhere.
+    @ivar serverCPU: Where the servers run.
+    @ivar native: The compiled generator, if there is one.
+    """
+
+    folder: Path
+    key: bytes
+    generatorCPU: int | None
+    serverCPU: int | None
+    native: Path | None
+
+    @property
+    def keyFile(self) -> str:
+        return str(self.folder / "key")
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "ledger.db"
+
+    def token(self) -> str:
+        """
+        A manager's token.
+        """
+        return mint(
+            self.key, id=7, role=SESSION_MANAGER, expires=86400, now=time.time()
+        )
+
+    def clear(self, path: Path) -> None:
+        """
+        Remove a database, and what SQLite has put beside it.
+        """
+        for file in path.parent.glob(path.name + "*"):
+            file.unlink()
+
+    def load(self, port: int, *arguments: str) -> dict[str, Any]:
+        """
+        Let the generator load the server on this port.
+
+        @raise Wrong: A reply was not what it should be, or none came.
+        """
+        command = module("benchmarks.generator", str(port), "--token", self.token())
+        if self.native is not None:
+            command += ["--native", str(self.native)]
+        return run([*command, *arguments], self.generatorCPU)
+
+
+def compiledGenerator(wanted: str) -> Path | None:
+    """
+    The generator as C{rustc} makes it.
+
+    @param wanted: C{"auto"}, C{"rust"} or C{"python"}.
+    @return: L{None} where it shall be Python, or where there is no C{rustc}.
+    @raise Wrong: It must be Rust and can't be.
+    """
+    rustc = shutil.which("rustc")
+    if wanted == "python" or (rustc is None and wanted == "auto"):
+        return None
+    source, program = Path(__file__).parent / "load.rs", BUILD / "load"
+    if program.exists() and program.stat().st_mtime > source.stat().st_mtime:
+        return program.resolve()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    command = [rustc or "rustc", "-O", "-o", str(program), str(source)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as e:
+        if wanted == "auto":
+            return None
+        raise Wrong(f"load.rs: {getattr(e, 'stderr', None) or e}") from e
+    return program.resolve()
+
+
+def addOptions(parser: argparse.ArgumentParser, name: str) -> None:
+    """
+    The options that all commands have.
+
+    @param name: Of the file in C{build} that has the results.
+    """
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke run: it says nothing of speed"
+    )
+    parser.add_argument(
+        "--cpus",
+        metavar="GENERATOR,SERVER",
+        help="the processors to run on, or: any (default: the first two)",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("."),
+        help="a folder on the disk to measure (default: this one)",
+    )
+    parser.add_argument(
+        "--generator",
+        choices=("auto", "rust", "python"),
+        default="auto",
+        help="auto is rust, if there is a rustc",
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=Path(f"build/{name}.json"),
+        help="where everything measured is written (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--plot",
+        metavar="FOLDER",
+        type=Path,
+        help="where the pictures are written (default: beside the JSON)",
+    )
+
+
+@contextmanager
+def bench(options: argparse.Namespace) -> Iterator[Bench]:
+    """
+    A bench for the time of a run. What is L{Wrong} ends the process with a
+    sentence.
+    """
+    try:
+        if fileSystem(options.folder) in _NOT_ON_DISK:
+            raise Wrong(
+                f"{options.folder} is in memory: name a folder on a disk with --folder"
+            )
+        options.folder.mkdir(parents=True, exist_ok=True)
+        native = compiledGenerator(options.generator)
+        generator, server = _cpus(options.cpus)
+        with tempfile.TemporaryDirectory(prefix=".bench-", dir=options.folder) as name:
+            key = secrets.token_hex(32).encode()
+            made = Bench(Path(name), key, generator, server, native)
+            Path(made.keyFile).touch(mode=0o600)
+            Path(made.keyFile).write_bytes(key)
+            yield made
+    except Wrong as e:
+        raise SystemExit(str(e)) from e
+
+
+def _cpus(wanted: str | None) -> tuple[int | None, int | None]:
+    """
+    Where the generator and the server run.
+    """
+    if wanted is None:
+        allowed = sorted(os.sched_getaffinity(0))
+        return (allowed[0], allowed[1]) if len(allowed) > 1 else (None, None)
+    if wanted == "any":
+        return None, None
+    generator, _, server = wanted.partition(",")
+    return int(generator), int(server)
+
+
+def surroundings(bench: Bench) -> dict[str, str]:
+    """
+    On what it was measured.
+    """
+    cpus = f"generator on {bench.generatorCPU}, server on {bench.serverCPU}"
+    return {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "creditsync": creditsync.__version__,
+        "python": platform.python_version(),
+        "twisted": twisted.__version__,
+        "sqlite": sqlite3.sqlite_version,
+        "system": platform.system() + " " + platform.release(),
+        "processor": f"{os.cpu_count()} x {_processor()}",
+        "file system": fileSystem(bench.folder),
+        "pinned": "no" if bench.serverCPU is None else cpus,
+        "generator": "python" if bench.native is None else "rust",
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def fileSystem(folder: Path) -> str:
+    """
+    The kind of file system that a folder is on.
+    """
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    above = {str(folder.resolve()), *map(str, folder.resolve().parents)}
+    return max((len(m[1]), m[2]) for m in mounts if m[1] in above)[1]
+
+
+def note(text: str) -> None:
+    """
+    Say how far it is, beside the results.
+    """
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,120 @@
+"""
+How the throughput of servers is shown side by side.
+"""
+
+from collections.abc import Iterator, Mapping
+from statistics import median
+from typing import Any, Final
+
+from benchmarks import figures
+from benchmarks.plot import Bars
+from benchmarks.results import Results, Table, View
+
+# Above this part of its time the generator may be what was measured.
+_GENERATOR_BUSY: Final = 0.9
+# Processors that other processes may take while something is measured.
+_OTHERS_BUSY: Final = 0.1
+# Above this many milliseconds the generator itself was late at the p99.
+_LATE: Final = 0.5
+
+
+def summaries(results: dict[str, Any]) -> dict[str, Any]:
+    """
+    The medians of each shape and peer, and of the open loop.
+    """
+    kinds = {**results["rounds"]}
+    if results["open"]:
+        kinds["open loop"] = results["open"]
+    return {
+        shape: {
+            name: figures.summary(each, peers["echo"], peers["durable"])
+            for name, each in peers.items()
+        }
+        for shape, peers in kinds.items()
+    }
+
+
+def tables(results: Results) -> Iterator[Table]:
+    """
+    A table for each shape, and what speaks against believing them.
+    """
+    for shape, peers in results["summary"].items():
+        rows = [_row(name, row) for name, row in peers.items()]
+        title = f"{shape} (connections x outstanding)"
+        if shape == "open loop":
+            title = "Open loop, at a part of each one's own peak"
+        yield Table(title, [list(_HEAD), *rows])
+    commits = [each["p50"] for each in results["commits"]]
+    alone: list[object] = ["one row, committed", median(commits)]
+    yield Table("SQLite alone, synchronous=FULL", [["", "p50 ms"], alone])
+    notes = [[name, why] for name, why in results["left"].items()]
+    notes += [["beware", each] for each in _warnings(results["summary"])]
+    if notes:
+        yield Table("Notes", [["", ""], *notes])
+
+
+_HEAD: Final = (
+    "",
+    "requests/s",
+    "slowest-fastest",
+    "of echo",
+    "durable is",
+    "CPU µs",
+    "p50 ms",
+    "p90",
+    "p99",
+    "p99.9",
+    "max",
+    "load busy",
+    "others",
+)
+
+
+def _row(name: str, row: Mapping[str, float]) -> list[object]:
+    cells: list[object] = [name, row["rate"]]
+    cells.append(f"{row['slowest']:,.0f}-{row['fastest']:,.0f}")
+    cells += [row["ofEcho"], f"{row['durable']:.3g}x"]
+    cells += [row[each] for each in ("cpu", "p50", "p90", "p99", "p999", "max")]
+    return [*cells, f"{row['busy']:.0%}", f"{row['others']:.0%}"]
+
+
+def plots(results: Results) -> dict[str, Bars]:
+    """
+    Requests a second of each shape, and latencies of the open loop.
+    """
+    kinds = dict(results["summary"])
+    opened = kinds.pop("open loop", {})
+    rates = {
+        shape: {name: row["rate"] for name, row in peers.items() if name != "ceiling"}
+        for shape, peers in kinds.items()
+    }
+    latencies = {
+        name: {each: row[each] for each in ("p50", "p99")}
+        for name, row in opened.items()
+    }
+    drawn = {"throughput": Bars("Requests a second", rates)}
+    if latencies:
+        title = "Latency in the open loop, ms"
+        drawn["latency"] = Bars(title, latencies)
+    return drawn
+
+
+VIEW: Final = View(tables, plots)
+
+
+def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:
+    """
+    What speaks against believing the figures.
+    """
+    for shape, peers in summary.items():
+        for name, row in peers.items():
+            isOpen = shape == "open loop"
+            if not isOpen and name != "ceiling" and row["busy"] > _GENERATOR_BUSY:
+                busy = f"{row['busy']:.0%} busy with {name}"
+                yield f"at {shape} the generator was {busy}"
+            if isOpen and row["late"] > _LATE:
+                late = f"{row['late']:.2f} ms late with {name} (p99)"
+                yield f"in the open loop the generator was {late}"
+    rows = [row for peers in summary.values() for row in peers.values()]
+    if any(row["others"] > _OTHERS_BUSY for row in rows):
+        yield "other processes were running; see the last column"

@@ -1,0 +1,388 @@
+"""
+C{python -m benchmarks.components}: what each step of one credit costs.
+
+Two tables. The first has nanoseconds of processor time of each step by itself,
+as the least of many short runs: what disturbs a run only adds to it. The second
+has what one credit costs in each room on its whole way from the bytes of the
+request to those of its reply, in counts that are the same in every run: Python's
+instructions, and calls. A regression is found by its room, with C{--against} an
+earlier result.
+"""
+
+import argparse
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+
+from benchmarks import canned, traffic
+from benchmarks.bench import Bench, addOptions, bench, surroundings
+from benchmarks.counting import Run, Step, counted
+from benchmarks.plot import Bars
+from benchmarks.processes import Wrong
+from benchmarks.results import Results, Table, View, save
+from creditsync import wire
+from creditsync.auth import TokenAuthenticator
+from creditsync.codes import EV_RECORD_ADD, OP_CREDIT_IN, UNITS_PER_ONE
+from creditsync.events import TradeEvents
+from creditsync.ledger.memory import MemoryLedger
+from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.records import Deferral, Operation, Reservation, TradeEvent
+from creditsync.runtime import TradingRuntime
+from creditsync.service import CreditSync
+from creditsync.validation import Schemas
+from creditsync.waiters import Waiters
+
+# Credits of one run: as many as share a commit on a busy server.
+BATCH: Final = 64
+_QUEUED: Final = 10 * BATCH
+
+# In the order in which a credit takes them.
+STEPS: Final = (
+    "decode",
+    "validate",
+    "authorize",
+    "reserve",
+    "match",
+    "encode",
+    "write",
+)
+
+
+def _operations() -> list[Operation]:
+    return [
+        Operation(
+            command="CreditInSync",
+            cmd=OP_CREDIT_IN,
+            login=1000 + number,
+            amount=200 * UNITS_PER_ONE,
+            comment="Promotion credit",
+        )
+        for number in range(BATCH)
+    ]
+
+
+def _runtime(clock: Any, events: TradeEvents) -> TradingRuntime:
+    return TradingRuntime(
+        clock, MemoryLedger(), events, now=time.time, maxQueued=_QUEUED
+    )
+
+
+def _lines(token: str) -> list[bytes]:
+    return [
+        traffic.request(traffic.FIRST + number, token.encode("ascii"))
+        for number in range(BATCH)
+    ]
+
+
+class Steps:
+    """
+    The steps of a credit, each to be run by itself.
+    """
+
+    def __init__(self, place: Bench) -> None:
+        self._place = place
+        self._token = place.token()
+        self._requests = _lines(self._token)
+
+    def decode(self) -> Run:
+        """
+        From a line to its members.
+        """
+        lines = self._requests
+        return lambda: [wire.decode(line) for line in lines]
+
+    def validate(self) -> Run:
+        """
+        The envelope and the data, by their schemas.
+        """
+        members, check = list(map(wire.decode, self._requests)), Schemas().check
+
+        def run() -> None:
+            for each in members:
+                check("request", each)
+                check("credit_in", each["data"], "data")
+
+        return run
+
+    def authorize(self) -> Run:
+        """
+        A token that is remembered.
+        """
+        authenticate = TokenAuthenticator(self._place.key).authenticate
+        token = self._token
+        authenticate(token)
+        return lambda: [authenticate(token) for _ in range(BATCH)]
+
+    def reserve(self) -> Run:
+        """
+        Judge an operation, and give it its order.
+        """
+        runtime = _runtime(Clock(), TradeEvents())
+        runtime.startService()
+        operations = _operations()
+        return lambda: [runtime.submit(each) for each in operations]
+
+    def match(self) -> Run:
+        """
+        A waiter with its timeout, and the event that ends it.
+        """
+        waiters, session = Waiters(Clock(), 5.0), object()
+        deferrals = [
+            Deferral(order, EV_RECORD_ADD, operation)
+            for order, operation in enumerate(_operations(), canned.TRADE.order)
+        ]
+        events = [
+            TradeEvent(EV_RECORD_ADD, {"order": each.order}, each.operation)
+            for each in deferrals
+        ]
+
+        def run() -> None:
+            for extID, deferral in enumerate(deferrals):
+                waiter = waiters.wait(extID, session)
+                waiter.ended.addCallback(_ignore)
+                waiters.expect(waiter, deferral)
+            for event in events:
+                waiters.match(event, b"{}")
+
+        return run
+
+    def encode(self) -> Run:
+        """
+        The data once, and the event and the reply around it.
+        """
+
+        def run() -> None:
+            for extID in range(BATCH):
+                data = wire.encodeData(canned.TRADE)
+                wire.event(EV_RECORD_ADD, data)
+                wire.reply(extID, data)
+
+        return run
+
+    def write(self) -> Run:
+        """
+        Say the replies of a turn, in one write; without the system call.
+        """
+        _, connection, _ = self._server()
+        line = canned.HEAD + b"10000000" + canned.TAIL
+        flush = connection.factory.flush
+
+        def run() -> None:
+            for _ in range(BATCH):
+                connection.send(line)
+            flush()
+
+        return run
+
+    def whole(self) -> Run:
+        """
+        All of it on a ledger in memory, from the bytes that were read to
+        those that are to be written.
+        """
+        clock, connection, transport = self._server()
+        received = b"".join(self._requests)
+
+        def run() -> None:
+            connection.dataReceived(received)
+            for _ in range(BATCH):
+                clock.advance(0)
+                if transport.value().count(b'{"extID":') == BATCH:
+                    return
+            raise Wrong(f"there are not {BATCH} replies: {transport.value()!r}")
+
+        return run
+
+    def _server(self) -> tuple[Any, Any, StringTransport]:
+        """
+        A server without a socket, and one connection to it.
+        """
+        clock, events = MemoryReactorClock(), TradeEvents()
+        server = CreditSync(
+            clock,
+            runtime=_runtime(clock, events),
+            events=events,
+            authenticator=TokenAuthenticator(self._place.key),
+            listen=[],
+        )
+        server.startService()
+        connection: Any = server.factory.buildProtocol(None)
+        transport = StringTransport()
+        connection.makeConnection(transport)
+        # So that the token is remembered, and the session in the audience.
+        unknown = b'{"command":"none","extID":1,"__token":"%b"}\r\n'
+        connection.dataReceived(unknown % self._token.encode("ascii"))
+        clock.advance(0)
+        transport.clear()
+        return clock, connection, transport
+
+
+@contextmanager
+def _committing(place: Bench) -> Iterator[Step]:
+    """
+    Rows on disk, in this thread, in batches: the processor's part of it.
+    """
+
+    def here(work: Callable[[], None]) -> Deferred[None]:
+        work()
+        return succeed(None)
+
+    ledger = SQLiteLedger(str(place.ledger), here)
+    ledger.open()
+    template = canned.TRADE
+
+    def commit() -> Run:
+        reservations = [
+            Reservation(EV_RECORD_ADD, _numbered(template, ledger.newOrder()), each)
+            for each in _operations()
+        ]
+        return lambda: ledger.commit(reservations)
+
+    try:
+        yield commit
+    finally:
+        ledger.close()
+        place.clear(place.ledger)
+
+
+def _numbered(trade: Any, order: int) -> Any:
+    members = {name: getattr(trade, name) for name in _MEMBERS}
+    return type(trade)(**members | {"order": order})
+
+
+_MEMBERS: Final = (
+    "order",
+    "login",
+    "cmd",
+    "state",
+    "profit",
+    "comment",
+    "openTime",
+    "closeTime",
+    "timestamp",
+)
+
+
+def _ignore(_: object) -> None:
+    """
+    What a session would do with a reply.
+    """
+
+
+def nanoseconds(step: Step, runs: int) -> float:
+    """
+    Processor time for one credit: the least of so many runs.
+    """
+    best = None
+    for _ in range(runs):
+        run = step()
+        gc.collect(0)
+        start = time.thread_time_ns()
+        run()
+        took = time.thread_time_ns() - start
+        best = took if best is None else min(best, took)
+    assert best is not None
+    return best / BATCH
+
+
+def measure(place: Bench, runs: int) -> dict[str, Any]:
+    """
+    All steps, and all rooms.
+    """
+    steps = Steps(place)
+    gc.disable()
+    took = {name: nanoseconds(getattr(steps, name), runs) for name in STEPS}
+    with _committing(place) as commit:
+        took["commit, per row"] = nanoseconds(commit, max(1, runs // 4))
+    took["whole, in memory"] = nanoseconds(steps.whole, runs)
+    rooms = counted(steps.whole, BATCH)
+    gc.enable()
+    return {"batch": BATCH, "nanoseconds": took, **rooms}
+
+
+def tables(results: Results) -> Iterator[Table]:
+    """
+    The steps and the rooms, beside earlier results if there are any.
+    """
+    before = results.get("against") or {}
+    steps: list[list[object]] = [["step", "ns a credit", "change"]]
+    for name, value in results["nanoseconds"].items():
+        steps.append([name, value, _change(value, before, "nanoseconds", name)])
+    rooms: list[list[object]] = [["room", "instructions", "change", "calls", "change"]]
+    for room, value in results["instructions"].items():
+        calls = results["calls"].get(room, 0.0)
+        changed = _change(value, before, "instructions", room)
+        rooms.append(
+            [room, value, changed, calls, _change(calls, before, "calls", room)]
+        )
+    totals: list[object] = ["all"]
+    for kind in ("instructions", "calls"):
+        total = sum(results[kind].values())
+        earlier = sum(before.get(kind, {}).values())
+        totals += [total, f"{total / earlier - 1:+.1%}" if earlier else ""]
+    yield Table("Each step by itself", steps)
+    yield Table("One credit's whole way, by room", [*rooms, totals])
+
+
+def _change(value: float, before: dict[str, Any], kind: str, name: str) -> str:
+    if not before:
+        return ""
+    earlier = before[kind].get(name)
+    return f"{value / earlier - 1:+.1%}" if earlier else "new"
+
+
+def plots(results: Results) -> dict[str, Bars]:
+    """
+    The pictures: the steps, and the rooms.
+    """
+    took = results["nanoseconds"]
+    counts = results["instructions"]
+    return {
+        "steps": Bars(
+            "Processor time of one credit, ns",
+            {name: {"": value} for name, value in took.items()},
+        ),
+        "rooms": Bars(
+            "Python instructions of one credit",
+            {name: {"": value} for name, value in counts.items()},
+        ),
+    }
+
+
+VIEW: Final = View(tables, plots)
+
+
+def main() -> None:
+    """
+    Measure as the command line says.
+    """
+    parser = argparse.ArgumentParser("python -m benchmarks.components")
+    addOptions(parser, "components")
+    parser.add_argument("--runs", type=int, help="of each step (default: 400)")
+    parser.add_argument(
+        "--against",
+        metavar="JSON",
+        type=Path,
+        help="earlier results, to tell what has changed",
+    )
+    options = parser.parse_args()
+    options.runs = options.runs or (5 if options.quick else 400)
+    with bench(options) as place:
+        where = surroundings(place) | {"rounds": f"{options.runs} runs of {BATCH}"}
+        measured = measure(place, options.runs)
+        results = {"command": "components", "where": where, **measured}
+    if options.against:
+        before = json.loads(options.against.read_text())
+        results["against"] = {name: before[name] for name in measured}
+    save(results, VIEW, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""
+Who is measured beside creditsync, how each is started, and what it needs.
+
+A peer whose tools are not on this machine is left out, with a sentence.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from attrs import define
+
+from benchmarks.bench import BUILD, Bench, Shape, note
+from benchmarks.processes import endpoint, module
+
+_PEERS: Final = Path(__file__).parent / "peers"
+_BUILT: Final = BUILD / "peers"
+_SCHEMAS: Final = Path(__file__).parent.parent / "schemas"
+# Seconds that a compiler may take.
+_PATIENCE: Final = 900
+
+Command: TypeAlias = Callable[[Bench, int, Shape], list[str]]
+
+
+class Missing(Exception):
+    """
+    What a peer needs is not here, and what.
+    """
+
+
+def _nothing() -> None:
+    """
+    What is needed by those that need nothing.
+    """
+
+
+@define(frozen=True)
+class Peer:
+    """
+    A server to be measured.
+
+    @ivar command: How it is started.
+    @ivar prepare: Raises L{Missing}, or builds what is to be built.
+    @ivar isBuilt: Whether that takes a compiler, and minutes.
+    @ivar isCanned: Whether it answers without thinking: the same reply to
+        every request.
+    @ivar isHTTP: Whether it is asked by HTTP, which has one request at a time
+        on a connection.
+    @ivar hasLedger: Whether its orders can be counted on disk afterwards.
+    """
+
+    command: Command
+    prepare: Callable[[], None] = _nothing
+    isBuilt: bool = False
+    isCanned: bool = False
+    isHTTP: bool = False
+    hasLedger: bool = True
+
+
+def _ceiling(bench: Bench, port: int, shape: Shape) -> list[str]:
+    return module("benchmarks.ceiling", str(port), str(shape.outstanding))
+
+
+def _echo(bench: Bench, port: int, shape: Shape) -> list[str]:
+    return module("benchmarks.peers.echo", str(port))
+
+
+def _memory(bench: Bench, port: int, shape: Shape) -> list[str]:
+    return module("benchmarks.peers.memory", endpoint(port), bench.keyFile)
+
+
+def durable(bench: Bench, port: int, shape: Shape | None = None) -> list[str]:
+    """
+    creditsync as it is.
+    """
+    listen = ["--listen", endpoint(port)]
+    ledger = ["--ledger", str(bench.ledger), "--key", bench.keyFile]
+    return module("creditsync", "serve", *listen, *ledger)
+
+
+def _ofPython(name: str, *more: str) -> Command:
+    return lambda bench, port, shape: module(
+        f"benchmarks.peers.{name}", str(port), bench.keyFile, str(bench.ledger), *more
+    )
+
+
+def _node(bench: Bench, port: int, shape: Shape) -> list[str]:
+    script = str(_BUILT / "node" / "server.js")
+    paths = [bench.keyFile, bench.ledger, _SCHEMAS, _PEERS / "schema.sql"]
+    return ["node", script, str(port), *map(str, paths)]
+
+
+def _rust(bench: Bench, port: int, shape: Shape) -> list[str]:
+    program = str(BUILD / "rust" / "release" / "creditsync-peer")
+    return [program, str(port), bench.keyFile, str(bench.ledger)]
+
+
+def _imports(*names: str) -> Callable[[], None]:
+    """
+    What needs packages from the index.
+    """
+
+    def prepare() -> None:
+        for name in names:
+            if find_spec(name) is None:
+                raise Missing(
+                    f"there is no {name}: pip install -r benchmarks/peers/"
+                    "requirements.txt"
+                )
+
+    return prepare
+
+
+def _buildNode() -> None:
+    _copy("node")
+    folder = _BUILT / "node"
+    if not _works(["node", "-e", "require('better-sqlite3')(':memory:')"], folder):
+        _build(["npm", "install", "--no-fund", "--no-audit"], folder)
+    if not _works(["node", "-e", "require('better-sqlite3')(':memory:')"], folder):
+        raise Missing("npm did not build better-sqlite3")
+
+
+def _buildRust() -> None:
+    _copy("rust")
+    _build(["cargo", "build", "--release"], _BUILT / "rust")
+
+
+def _copy(name: str) -> None:
+    """
+    Build beside the tree, not in it.
+    """
+    for source in (_PEERS / name, _PEERS / "schema.sql"):
+        target = _BUILT / source.name
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source, target)
+
+
+def _works(command: Sequence[str], folder: Path) -> bool:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+def _build(command: Sequence[str], folder: Path) -> None:
+    if shutil.which(command[0]) is None:
+        raise Missing(f"there is no {command[0]}")
+    environment = {**os.environ, "CARGO_TARGET_DIR": str((BUILD / "rust").resolve())}
+    try:
+        subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+        )
+    except subprocess.CalledProcessError as e:
+        note((e.stderr.strip() or e.stdout.strip())[-2000:])
+        raise Missing(f"{command[0]} could not build it") from e
+    except subprocess.TimeoutExpired as e:
+        raise Missing(f"{command[0]} took over {_PATIENCE} s") from e
+
+
+CEILING: Final = Peer(_ceiling, isCanned=True, hasLedger=False)
+PEERS: Final = {
+    "echo": Peer(_echo, isCanned=True, hasLedger=False),
+    "memory": Peer(_memory, hasLedger=False),
+    "durable": Peer(durable),
+    "obvious": Peer(_ofPython("obvious")),
+    "obvious-group": Peer(_ofPython("obvious", "group")),
+    "aiorpcx": Peer(_ofPython("rpc"), _imports("aiorpcx")),
+    "fastapi": Peer(_ofPython("web"), _imports("fastapi", "uvicorn"), isHTTP=True),
+    "node": Peer(_node, _buildNode, isBuilt=True),
+    "rust": Peer(_rust, _buildRust, isBuilt=True),
+}
+# Without these there is nothing to compare with.
+OURS: Final = ("echo", "memory", "durable")

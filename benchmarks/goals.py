@@ -1,0 +1,169 @@
+"""
+What was aimed at, and whether it was reached.
+
+Each goal looks for its figure in the results of one command; where a peer was
+left out, there is no figure.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from attrs import define
+
+from benchmarks.figures import ratio
+
+Results = Mapping[str, Any]
+
+
+@define(frozen=True)
+class Goal:
+    """
+    One goal.
+
+    @ivar command: Whose results have its figure.
+    @ivar isLeast: Whether the figure must be at least the bound, and not at
+        most.
+    @ivar figure: Finds it, or raises L{LookupError}.
+    """
+
+    name: str
+    command: str
+    isLeast: bool
+    bound: float
+    figure: Callable[[Results], float]
+
+    def isMet(self, value: float) -> bool:
+        """
+        Whether this is good enough.
+        """
+        return value >= self.bound if self.isLeast else value <= self.bound
+
+    def __str__(self) -> str:
+        return f"{'≥' if self.isLeast else '≤'} {self.bound:g}"
+
+
+def _ofEcho(peer: str) -> Callable[[Results], float]:
+    return lambda results: ratio(
+        results["rounds"]["16x16"][peer], results["rounds"]["16x16"]["echo"]
+    )
+
+
+def _worst(peer: str) -> Callable[[Results], float]:
+    """
+    The least that the durable server is of this peer, of all shapes.
+    """
+
+    def figure(results: Results) -> float:
+        shapes = results["rounds"].values()
+        return min(ratio(each["durable"], each[peer]) for each in shapes)
+
+    return figure
+
+
+def _ofCommit(rounds: list[Any], percentile: str, commits: list[Any]) -> float:
+    return ratio(
+        [{"ms": each[percentile]} for each in rounds],
+        [{"ms": each["p50"]} for each in commits],
+        "ms",
+    )
+
+
+def _most(sizes: Mapping[str, float]) -> float:
+    """
+    The figure of the greatest size.
+    """
+    return sizes[max(sizes, key=int)]
+
+
+GOALS: Final = (
+    Goal("memory ledger, of echo, 16x16", "throughput", True, 0.6, _ofEcho("memory")),
+    Goal("durable, of echo, 16x16", "throughput", True, 0.25, _ofEcho("durable")),
+    Goal(
+        "durable, of the obvious with group commit, 16x16",
+        "throughput",
+        True,
+        5,
+        lambda results: ratio(
+            results["rounds"]["16x16"]["durable"],
+            results["rounds"]["16x16"]["obvious-group"],
+        ),
+    ),
+    Goal("durable, of Node.js, worst shape", "throughput", True, 1, _worst("node")),
+    Goal("durable, of Rust, worst shape", "throughput", True, 0.4, _worst("rust")),
+    Goal(
+        "p50 at 1x1, of one row's commit",
+        "throughput",
+        False,
+        2,
+        lambda results: _ofCommit(
+            results["rounds"]["1x1"]["durable"], "p50", results["commits"]
+        ),
+    ),
+    Goal(
+        "p99 at half of the peak, of one row's commit",
+        "throughput",
+        False,
+        10,
+        lambda results: _ofCommit(
+            results["open"]["durable"], "p99", results["commits"]
+        ),
+    ),
+    Goal(
+        "broadcast to 1,000, µs of processor time for each subscriber",
+        "broadcast",
+        False,
+        3,
+        lambda results: results["perSubscriber"]["one by one"]["1000"],
+    ),
+    Goal(
+        "the same, 16 events at once",
+        "broadcast",
+        False,
+        3,
+        lambda results: results["perSubscriber"]["16 at once"]["1000"],
+    ),
+    Goal(
+        "memory of an idle session, KiB",
+        "scale",
+        False,
+        4,
+        lambda results: _most(results["bytesEach"]["sessions"]) / 1024,
+    ),
+    Goal(
+        "memory of a pending waiter, KiB",
+        "scale",
+        False,
+        1,
+        lambda results: _most(results["bytesEach"]["waiters"]) / 1024,
+    ),
+    Goal(
+        "throughput with most waiters pending, of empty",
+        "scale",
+        True,
+        0.9,
+        lambda results: _most(results["ofEmpty"]["waiters"]),
+    ),
+    Goal(
+        "throughput with most trades in the ledger, of empty",
+        "scale",
+        True,
+        0.9,
+        lambda results: _most(results["ofEmpty"]["trades"]),
+    ),
+)
+
+
+def reached(results: Results) -> Iterator[tuple[str, float, str, str]]:
+    """
+    The goals that these results have something to say of.
+
+    @return: The name, the figure, the goal, and whether it is met.
+    """
+    for goal in GOALS:
+        if goal.command != results["command"]:
+            continue
+        try:
+            value = goal.figure(results)
+        except LookupError:
+            continue
+        yield goal.name, value, str(goal), "met" if goal.isMet(value) else "not met"

@@ -1,0 +1,191 @@
+"""
+Servers and generators as processes of their own, and what the kernel says that
+they take.
+"""
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import define
+
+# Seconds that a server has to start, and to stop.
+_PATIENCE: Final = 15.0
+_TICK: Final = os.sysconf("SC_CLK_TCK")
+
+
+class Wrong(Exception):
+    """
+    What was measured is no measurement: a process failed, or a check did. The
+    first line says why, the others what the processes had to say.
+    """
+
+
+def module(*arguments: str) -> list[str]:
+    """
+    The command that runs a module.
+    """
+    return [sys.executable, "-m", *arguments]
+
+
+def endpoint(port: int) -> str:
+    """
+    Where Twisted listens on this port.
+    """
+    return f"tcp:{port}:backlog=1024:interface=127.0.0.1"
+
+
+@contextmanager
+def running(
+    command: Sequence[str], cpu: int | None, port: int, patience: float = _PATIENCE
+) -> Iterator[int]:
+    """
+    Have a server listen on this port.
+
+    @return: Its process id.
+    @raise Wrong: It did not listen, or did not stop when asked to, or what was
+        done meanwhile failed; with what the server said.
+    """
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, preexec_fn=lambda: _settle(cpu)
+        )
+        try:
+            _awaitPort(server, port, patience)
+            yield server.pid
+            server.send_signal(signal.SIGTERM)
+            server.wait(patience)
+        except Exception as e:
+            log.seek(0)
+            said = log.read()[-2000:].decode(errors="replace")
+            raise Wrong(f"{e}\n{said}") from e
+        finally:
+            server.kill()
+            server.wait()
+
+
+def _settle(cpu: int | None) -> None:
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
+
+
+def _awaitPort(server: "subprocess.Popen[bytes]", port: int, patience: float) -> None:
+    end = time.monotonic() + patience
+    while server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if time.monotonic() > end:
+            break
+        time.sleep(0.02)
+    raise Wrong("it does not listen")
+
+
+def freePort() -> int:
+    """
+    A port that nobody has at the moment.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def run(command: Sequence[str], cpu: int | None) -> dict[str, Any]:
+    """
+    Run a process that prints what it measured.
+
+    @raise Wrong: It failed.
+    """
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: _settle(cpu),
+    )
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise Wrong(f"{command[2]} failed: {last}\n{done.stderr[-2000:]}")
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
+
+
+@define(frozen=True)
+class CPUTime:
+    """
+    Processor time that a process has taken, with all its threads.
+
+    @ivar all: Seconds, as exactly as the kernel tells them.
+    @ivar user: Seconds outside of the kernel, in its ticks.
+    @ivar system: Seconds in the kernel, likewise.
+    """
+
+    all: float
+    user: float
+    system: float
+
+    @classmethod
+    def of(cls, pid: int) -> "CPUTime":
+        """
+        What it is so far.
+        """
+        # The name, in brackets, may have blanks.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        user, system = int(fields[11]) / _TICK, int(fields[12]) / _TICK
+        # In nanoseconds, where the kernel tells them: of each thread.
+        with suppress(OSError, ValueError, IndexError):
+            tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+            exact = sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+            return cls(exact, user, system)
+        return cls(user + system, user, system)
+
+    def since(self, before: "CPUTime") -> "CPUTime":
+        """
+        What was taken meanwhile.
+        """
+        return CPUTime(
+            self.all - before.all, self.user - before.user, self.system - before.system
+        )
+
+
+def residentBytes(pid: int) -> int:
+    """
+    Memory that a process has, in bytes.
+    """
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def usedByOthers() -> float:
+    """
+    Processor time, in seconds, taken so far by processes not started here.
+    """
+    user, nice, system = Path("/proc/stat").read_text().split(None, 4)[1:4]
+    everyone = (int(user) + int(nice) + int(system)) / _TICK
+    return everyone - sum(os.times()[:4])
+
+
+def allowDescriptors(wanted: int) -> int:
+    """
+    Let this process and its children have so many descriptors, if they may.
+
+    @return: How many it is.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
+            return wanted
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return hard
+    return soft

@@ -1,0 +1,109 @@
+"""
+C{python -m benchmarks.report FOLDER}: from results to a page.
+
+It takes the JSON files that the other commands have written into a folder, draws
+their pictures beside them, and puts their tables into C{README.rst}, between two
+comments: no figure is ever typed.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from benchmarks import broadcast, comparison, components, scale
+from benchmarks.figures import text
+from benchmarks.results import Results, Table, View, draw, goalsOf
+
+VIEWS: Final[Mapping[str, View]] = {
+    "throughput": comparison.VIEW,
+    "broadcast": broadcast.VIEW,
+    "scale": scale.VIEW,
+    "components": components.VIEW,
+}
+_BEGIN: Final = ".. The figures begin here: benchmarks/report.py writes them.\n"
+_END: Final = ".. The figures end here.\n"
+
+
+def page(folder: Path, page: Path) -> Iterator[str]:
+    """
+    The lines of all results, after their pictures are drawn.
+
+    @param page: The file that they are for.
+    """
+    for command, view in VIEWS.items():
+        path = folder / f"{command}.json"
+        if not path.exists():
+            continue
+        results: Results = json.loads(path.read_text("utf-8"))
+        title = f"Measured: {command}"
+        yield from (title, "~" * len(title), "", _where(results), "")
+        for table in (*goalsOf(results), *view.tables(results)):
+            yield from _table(table)
+        for picture in draw(results, view, folder):
+            yield f".. image:: {os.path.relpath(picture, page.parent)}"
+            yield f"   :alt: {picture.stem}"
+            yield ""
+
+
+def _where(results: Results) -> str:
+    where = "; ".join(f"{name}: {value}" for name, value in results["where"].items())
+    return _escaped(where)
+
+
+def _table(table: Table) -> Iterator[str]:
+    """
+    A table as a C{list-table}, which needs no column to be as wide as another.
+    """
+    yield f".. list-table:: {table.title}"
+    yield "   :header-rows: 1"
+    yield ""
+    for row in table.rows:
+        for number, cell in enumerate(row):
+            bullet = "  " if number else "* "
+            yield f"   {bullet}- {_escaped(text(cell))}".rstrip()
+    yield ""
+
+
+def _escaped(text: str) -> str:
+    """
+    What has no meaning in reStructuredText.
+    """
+    return "".join(f"\\{each}" if each in "\\*_`|" else each for each in text)
+
+
+def put(lines: str, into: str) -> str:
+    """
+    Put the lines between the two comments of a page.
+    """
+    before, begin, rest = into.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise SystemExit("the page has no place for figures")
+    return f"{before}{begin}\n{lines}{end}{after}"
+
+
+def main() -> None:
+    """
+    Write what the command line says.
+    """
+    parser = argparse.ArgumentParser("python -m benchmarks.report")
+    parser.add_argument("folder", type=Path, help="with the JSON of the commands")
+    parser.add_argument(
+        "--into",
+        type=Path,
+        default=Path(__file__).parent / "README.rst",
+        help="the page (default: README.rst of this folder)",
+    )
+    options = parser.parse_args()
+    lines = "".join(f"{line}\n" for line in page(options.folder, options.into))
+    if not lines:
+        raise SystemExit(f"{options.folder} has no results: {', '.join(VIEWS)}.json")
+    old = options.into.read_text("utf-8")
+    options.into.write_text(put(lines, old), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
