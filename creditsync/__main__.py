@@ -11,6 +11,7 @@ from creditsync.cli import (
     backup,
     bulk,
     check,
+    check_config,
     demo,
     export,
     operations,
@@ -38,6 +39,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     if arguments[:1] == ["serve"]:
         return serve.run(arguments[1:])
+    if arguments[:1] == ["check-config"]:
+        return check_config.run(arguments[1:])
     ours = ("-h", "--help", "--version")
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ours):
         return serve.run(arguments)
@@ -47,7 +50,8 @@ def main() -> None:
 
 def _parser() -> ArgumentParser:
     """
-    The command line, but for C{serve}, whose options are C{twistd}'s kind.
+    The command line, but for C{serve} and C{check-config}, whose options are
+    C{twistd}'s kind.
     """
     parser = ArgumentParser(
         "creditsync",
@@ -58,6 +62,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     commands.add_parser("serve", help="run the server in the foreground")
+    commands.add_parser("check-config", help="see what the server would use")
     reading = (statement, check, backup, export)
     for module in (token, account, operations, watch, bulk, *reading, demo):
         module.addCommand(commands)

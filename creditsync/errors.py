@@ -19,10 +19,12 @@ class Refusal(Exception):
 
     @ivar message: A sentence that names the member or the cause.
     @ivar data: What travels beside the message, where the contract has it.
+    @ivar limit: The option of the limit that was reached, if it was one.
     """
 
     status: ClassVar[int] = 500
     error: ClassVar[str] = "TECH_PROBLEM"
+    limit: str | None = None
 
     def __init__(self, message: str, data: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -116,6 +118,7 @@ class LineTooLong(Refusal):
     """
 
     status, error = 413, "LINE_TOO_LONG"
+    limit = "max-line-length"
 
 
 class IdempotencyKeyReused(Refusal):
@@ -139,6 +142,7 @@ class TooManyRequests(Refusal):
     """
 
     status, error = 429, "TOO_MANY_REQUESTS"
+    limit = "max-pending-per-session"
 
 
 class TechProblem(Refusal):
@@ -156,8 +160,9 @@ class Busy(Refusal):
 
     status, error = 503, "BUSY"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, limit: str | None = None) -> None:
         super().__init__(message, {"retry_after_ms": RETRY_WHEN_BUSY})
+        self.limit = limit
 
 
 class ShuttingDown(Refusal):

@@ -194,7 +194,9 @@ class FinanceCommand:
 
     def _deferred(self, reservation: Reservation) -> Deferral | Replay:
         if reservation.isReplay:
-            return Replay(reservation.trade if self._isSync else None)
+            return Replay(
+                reservation.order, reservation.trade if self._isSync else None
+            )
         return Deferral(
             reservation.trade.order,
             reservation.eventType,

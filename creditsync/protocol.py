@@ -14,14 +14,17 @@ still under way.
 """
 
 from collections import deque
+from collections.abc import Collection
 from typing import Any
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
     IHalfCloseableDescriptor,
     IHalfCloseableProtocol,
+    IHandshakeListener,
     IPushProducer,
     IReactorTime,
     ISSLTransport,
@@ -32,7 +35,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from creditsync import wire
 from creditsync.errors import LineTooLong
 from creditsync.records import Limits, Principal
 from creditsync.session import Session, Sessions
@@ -44,7 +46,7 @@ from creditsync.turns import Turns
 _WRITE = 65536
 
 
-@implementer(IHalfCloseableProtocol, IPushProducer)
+@implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
 class LineProtocol(Protocol):
     """
     One connection.
@@ -87,6 +89,16 @@ class LineProtocol(Protocol):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         self.factory.opened(self)
+        if ISSLTransport.providedBy(self.transport):
+            # A handshake may take as long as a line, the first of which comes
+            # after it.
+            self.factory.lineTimeouts.start(self)
+
+    def handshakeCompleted(self) -> None:
+        """
+        TLS stands.
+        """
+        self.factory.lineTimeouts.end(self)
 
     # Input: from bytes to lines, and no more of them than fit into a turn.
 
@@ -176,7 +188,7 @@ class LineProtocol(Protocol):
             tooLong = LineTooLong(
                 f"a line has at most {self._limits.maxLineLength} bytes"
             )
-            self.send(wire.refusal(None, tooLong))
+            self._session.refuse({}, tooLong)
             self._dropLines()
             self.finish()
         elif line and not line.isspace():
@@ -208,6 +220,7 @@ class LineProtocol(Protocol):
             # It is this side that does not read on.
             self.factory.lineTimeouts.start(self)
             return
+        self.factory.limited("line-timeout")
         self.finish()
 
     # Output: one write for each turn, and a bound on what is not read.
@@ -227,7 +240,36 @@ class LineProtocol(Protocol):
                 "{peer} does not read, its connection is cut off",
                 peer=self.transport.getPeer(),
             )
+            self.factory.limited("max-unread")
             self.cutOff()
+
+    @property
+    def session(self) -> Session:
+        """
+        The conversation that it carries.
+        """
+        return self._session
+
+    @property
+    def isStalled(self) -> bool:
+        """
+        Whether the other side does not read.
+        """
+        return self._isStalled
+
+    @property
+    def unread(self) -> int:
+        """
+        How many bytes were said and have not left this process.
+        """
+        below = self.transport
+        while below is not None and not isinstance(below, FileDescriptor):
+            below = getattr(below, "transport", None)
+        if below is None:
+            return self._unwritten
+        # What was written and is not yet joined stands under a private name.
+        buffered = len(below.dataBuffer) - below.offset + below._tempDataLen
+        return int(self._unwritten + buffered)
 
     def flush(self) -> None:
         """
@@ -397,9 +439,26 @@ class LineFactory(Factory):
         """
         if len(self._connections) >= self.limits.maxConnections:
             self.log.warn("{addr} is refused: too many connections", addr=addr)
+            self.limited("max-connections")
             # Not None, which a TLS factory around this one can't take.
             return _Unwelcome()
-        return LineProtocol(self)
+        connection = LineProtocol(self)
+        connection.session.peer = addr
+        return connection
+
+    @property
+    def connections(self) -> Collection[LineProtocol]:
+        """
+        Those that stand.
+        """
+        return self._connections
+
+    def limited(self, limit: str) -> None:
+        """
+        Count that a limit was reached.
+        """
+        if self.sessions.tally is not None:
+            self.sessions.tally.limited(limit)
 
     def opened(self, connection: LineProtocol) -> None:
         """
@@ -456,6 +515,8 @@ class LineFactory(Factory):
         connections, self._unflushed = self._unflushed, []
         for connection in connections:
             connection.flush()
+        if self.sessions.tally is not None:
+            self.sessions.tally.settle()
 
     def finish(self) -> "Deferred[None]":
         """

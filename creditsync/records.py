@@ -167,6 +167,7 @@ class Operation:
     @ivar principal: Who asks: the C{id} of the token.
     @ivar key: The C{idempotencyKey}, by which a repeated request of the same
         principal is known, or L{None}.
+    @ivar isBooked: The runtime's note that the operation is on disk.
     """
 
     command: str
@@ -179,6 +180,7 @@ class Operation:
     closeTime: int | None = None
     principal: int = 0
     key: str | None = None
+    isBooked: bool = field(default=False, init=False)
 
 
 @define(eq=False)
@@ -187,6 +189,7 @@ class Deletion:
     What C{DeleteCredit} and C{DeleteBalance} ask of the trading runtime.
 
     @ivar cmds: The C{OP_*} codes of the trades that the command may delete.
+    @ivar isBooked: The runtime's note that the operation is on disk.
     """
 
     command: str
@@ -194,6 +197,7 @@ class Deletion:
     cmds: frozenset[int]
     principal: int = 0
     key: str | None = None
+    isBooked: bool = field(default=False, init=False)
 
 
 # What makes two requests the same, by the name that a client is told.
@@ -296,7 +300,8 @@ class Replay:
         without it, the reply is the response itself.
     """
 
-    trade: Trade | None
+    order: int
+    trade: Trade | None = None
 
 
 @define

@@ -53,6 +53,7 @@ from creditsync.records import (
     TradeEvent,
     difference,
 )
+from creditsync.tally import Tally
 
 # Accounts kept at hand beyond those that are under way, so that a busy one is
 # not read again for each of its operations.
@@ -90,12 +91,14 @@ class TradingRuntime(Service):
         now: Callable[[], float],
         maxQueued: int,
         knownAccountsOnly: bool = False,
+        tally: Tally | None = None,
     ) -> None:
         """
         @param now: The time of booking, in UNIX seconds.
         @param maxQueued: How many operations may be waiting for their commit.
         @param knownAccountsOnly: Refuse a login that has no account, instead
             of opening one with its first operation.
+        @param tally: Where what is booked is counted, if anywhere.
         """
         self._clock = clock
         self._ledger = ledger
@@ -103,8 +106,13 @@ class TradingRuntime(Service):
         self._now = now
         self._maxQueued = maxQueued
         self._knownAccountsOnly = knownAccountsOnly
+        self._tally = tally
+        if tally is not None:
+            tally.books = True
         self._queue: list[Reservation] = []
         self._committing: list[Reservation] = []
+        # When the first of each of the two was queued.
+        self._queuedSince = self._committingSince = 0.0
         # What the ledger can't tell yet: the latest reservation of each order
         # and of each key, and accounts with what is under way counted in.
         self._underWay: dict[int, Reservation] = {}
@@ -141,6 +149,22 @@ class TradingRuntime(Service):
         if self._loop is not None:
             await self._loop
         self._ledger.close()
+
+    @property
+    def queued(self) -> int:
+        """
+        How many operations wait for the end of their commit.
+        """
+        return len(self._queue) + len(self._committing)
+
+    @property
+    def queuedSince(self) -> float | None:
+        """
+        The clock's time at which the oldest of them was queued, if there is any.
+        """
+        if self._committing:
+            return self._committingSince
+        return self._queuedSince if self._queue else None
 
     def whenFailed(self) -> "Deferred[None]":
         """
@@ -206,7 +230,7 @@ class TradingRuntime(Service):
         if self._failing.cause is not None:
             raise ShuttingDown()
         if len(self._queue) + len(self._committing) >= self._maxQueued:
-            raise Busy("too many operations are waiting to be booked")
+            raise Busy("too many operations are waiting to be booked", "max-queued")
         if isinstance(operation, Deletion):
             eventType, trade, change = self._deleted(operation)
         else:
@@ -307,6 +331,8 @@ class TradingRuntime(Service):
 
     def _enqueue(self, reservation: Reservation) -> None:
         operation = reservation.operation
+        if not self._queue:
+            self._queuedSince = self._clock.seconds()
         self._queue.append(reservation)
         self._underWay[reservation.order] = reservation
         if operation.key is not None:
@@ -333,6 +359,7 @@ class TradingRuntime(Service):
         booked: list[Reservation] = []
         while self._queue or booked:
             self._committing, self._queue = self._queue, []
+            self._committingSince, started = self._queuedSince, self._clock.seconds()
             self._batch += 1
             committed = None
             if self._committing:
@@ -341,8 +368,14 @@ class TradingRuntime(Service):
             self._publish(booked)
             if committed is not None:
                 await committed
+                self._count(started)
             booked, self._committing = self._committing, []
             self._settle(booked)
+
+    def _count(self, started: float) -> None:
+        if self._tally is not None:
+            count = len(self._committing)
+            self._tally.committed(count, self._committingSince, started)
 
     def _settle(self, booked: list[Reservation]) -> None:
         """
@@ -351,6 +384,7 @@ class TradingRuntime(Service):
         self._lastOnDisk = self._batch - 1
         for reservation in booked:
             operation = reservation.operation
+            operation.isBooked = True
             if self._underWay.get(reservation.order) is reservation:
                 del self._underWay[reservation.order]
             if operation.key is not None:

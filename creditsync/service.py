@@ -13,12 +13,13 @@ from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from creditsync import listening
+from creditsync.audit import AuditTrail
 from creditsync.commands import GetOperation, HealthCheck, Subscription
 from creditsync.failing import Failing
 from creditsync.finance import financeCommands
@@ -31,6 +32,7 @@ from creditsync.interfaces import (
 from creditsync.protocol import LineFactory
 from creditsync.records import Limits
 from creditsync.session import Sessions
+from creditsync.tally import Tally
 from creditsync.validation import Schemas
 from creditsync.waiters import Waiters
 
@@ -62,25 +64,33 @@ class CreditSync(Service):
         timeout: float = 5.0,
         limits: Limits | None = None,
         isExtIDIdempotent: bool = False,
+        tally: Tally | None = None,
+        audit: AuditTrail | None = None,
     ) -> None:
         """
         @param reactor: Its clock, and what the endpoints of C{listen} need.
         @param runtime: Books the operations. If it is an
             L{IService} too, it is started and stopped with this one.
         @param events: Where the runtime publishes.
-        @param listen: Twisted endpoint strings.
+        @param listen: Twisted endpoint strings; of C{ssl:} more is told in
+            L{creditsync.listening}.
         @param schemas: The judge of requests; by default the wire contract as
             it is published.
         @param timeout: Seconds from a request to 504 (seed, "Timeout").
         @param isExtIDIdempotent: Take the C{extID} of a finance command as
             its C{idempotencyKey} where it has none.
+        @param tally: Where to count for L{creditsync.metrics}, if anywhere;
+            a L{TradingRuntime<creditsync.runtime.TradingRuntime>} wants the
+            same one.
+        @param audit: Where to write who asked for what, if anywhere; it is
+            opened and closed with this service.
         """
         self._reactor = reactor
-        self._runtime = runtime
+        self.runtime = runtime
         self._events = events
         self._limits = limits = limits or Limits()
-        self._timeout = timeout
-        self.waiters = Waiters(reactor, timeout)
+        self.timeout = timeout
+        self.waiters = Waiters(reactor, timeout, tally)
         self.sessions = Sessions(
             commands=[
                 *financeCommands(runtime, isExtIDIdempotent),
@@ -93,9 +103,12 @@ class CreditSync(Service):
             schemas=schemas or Schemas(),
             waiters=self.waiters,
             limits=limits,
+            tally=tally,
+            audit=audit,
         )
+        self.audit = audit
         self.factory = LineFactory(reactor, self.sessions, limits, timeout + GOODBYE)
-        self._endpoints = [serverFromString(reactor, each) for each in listen]
+        self._endpoints = [listening.endpoint(reactor, each) for each in listen]
         self._ports: list[IListeningPort] = []
         self._failing = Failing()
         self._observing: list[TradeObserver] = []
@@ -117,6 +130,17 @@ class CreditSync(Service):
         """
         return list(self._ports)
 
+    @property
+    def problem(self) -> str | None:
+        """
+        Why it takes no requests now, if there is a reason.
+        """
+        if self._failing.cause is not None:
+            return "the trading runtime has failed"
+        if not self.running:
+            return "the server is stopping or has not started"
+        return None if self._ports else "the server does not listen"
+
     def privilegedStartService(self) -> None:
         """
         Take the ports.
@@ -130,9 +154,9 @@ class CreditSync(Service):
 
     def _listen(self, endpoint: IStreamServerEndpoint) -> None:
         # No endpoint of Twisted's own takes its time to listen.
-        listening: list[IListeningPort | Failure] = []
-        endpoint.listen(self.factory).addBoth(listening.append)
-        for port in listening:
+        listened: list[IListeningPort | Failure] = []
+        endpoint.listen(self.factory).addBoth(listened.append)
+        for port in listened:
             if isinstance(port, Failure):
                 self._freePorts()
                 port.raiseException()
@@ -151,10 +175,13 @@ class CreditSync(Service):
         @raise creditsync.errors.LedgerProblem: The embedded runtime's ledger
             can't be used.
         @raise twisted.internet.error.CannotListenError: A port is taken.
+        @raise OSError: The audit trail can't be written.
         """
-        if IService.providedBy(self._runtime):
+        if self.audit is not None:
+            self.audit.open()
+        if IService.providedBy(self.runtime):
             try:
-                self._runtime.startService()  # type: ignore[no-untyped-call]
+                self.runtime.startService()  # type: ignore[no-untyped-call]
             except BaseException:
                 self._freePorts()
                 raise
@@ -162,7 +189,10 @@ class CreditSync(Service):
         for observer in (self.sessions.tradeEvents, self._flush):
             self._events.addObserver(observer)
             self._observing.append(observer)
-        self._runtime.whenFailed().addErrback(self._runtimeFailed)
+        if self.audit is not None:
+            # After the replies, which wait for nobody's file.
+            self._events.addObserver(self.audit.booked)
+        self.runtime.whenFailed().addErrback(self._runtimeFailed)
         if not self._ports:
             self.privilegedStartService()
 
@@ -177,6 +207,23 @@ class CreditSync(Service):
         self.waiters.endAll("the trading runtime failed")
         self.factory.flush()
         self._failing.fail(why)
+
+    @property
+    def expiries(self) -> dict[str, int]:
+        """
+        When the certificates of its ports end: UNIX times, by their files.
+        """
+        return listening.expiries(self._endpoints)
+
+    def reload(self) -> None:
+        """
+        Read the certificates of the ports again, and open the audit trail
+        again. New connections get the new certificates, those that stand go
+        on; what can't be used changes nothing.
+        """
+        listening.reload(self._endpoints)
+        if self.audit is not None:
+            self.audit.reopen()
 
     def stopService(self) -> "Deferred[None]":
         """
@@ -203,9 +250,13 @@ class CreditSync(Service):
             observer = self._observing.pop()
             left = maybeDeferred(self._events.removeObserver, observer)
             await self._step("leaving the event stream", left)
-        if IService.providedBy(self._runtime):
-            stopped = maybeDeferred(self._runtime.stopService)
+        if IService.providedBy(self.runtime):
+            stopped = maybeDeferred(self.runtime.stopService)
             await self._step("stopping the runtime", stopped, self._limits.stopTimeout)
+        if self.audit is not None:
+            # Last, as what was queued is booked only now.
+            self._events.removeObserver(self.audit.booked)
+            self.audit.close()
 
     async def _step(
         self, what: str, done: "Deferred[Any]", seconds: float = GOODBYE

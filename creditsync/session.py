@@ -11,7 +11,8 @@ trade events.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, succeed
@@ -38,12 +39,17 @@ from creditsync.records import (
     ExtID,
     Limits,
     Principal,
+    Replay,
     Request,
     Trade,
     TradeEvent,
 )
+from creditsync.tally import UNKNOWN, Tally
 from creditsync.validation import Schemas
 from creditsync.waiters import Waiter, Waiters
+
+if TYPE_CHECKING:
+    from creditsync.audit import AuditTrail
 
 # The member of a response that never reaches a client (seed, "Runtime Flow").
 _DEFERRED = "__deferred"
@@ -56,11 +62,15 @@ class Session:
 
     @ivar send: Gives lines to the client.
     @ivar principal: Whom the last good token of this session spoke for.
+    @ivar peer: Where the client is, for people to see.
+    @ivar number: The how manieth of this server it is.
     """
 
     _sessions: "Sessions"
     send: Callable[[bytes], None]
     principal: Principal | None = None
+    peer: object = None
+    number: int = 0
     _subscribed: bool = True
     # What waits for its answer, by its extID or, without one, by itself.
     _pending: dict[object, Waiter] = Factory(dict)
@@ -74,23 +84,45 @@ class Session:
         """
         return not self._pending
 
+    @property
+    def inFlight(self) -> int:
+        """
+        How many requests have not been answered yet.
+        """
+        return len(self._pending)
+
     def lineReceived(self, line: bytes) -> None:
         """
         Take one line, without its end, and answer it now or later.
         """
+        members: dict[str, Any] = {}
         request = self._sessions.plainRequest(line)
-        extID = None if request is None else request.extID
         try:
             if request is None:
                 members = wire.decode(line)
-                extID = self._sessions.extIDOf(members)
                 request = self._sessions.request(members)
             self._execute(request)
         except Refusal as refusal:
-            self.send(wire.refusal(extID, refusal))
+            self.refuse(_read(request, members), refusal)
         except Exception:
             self._log.failure("a request failed")
-            self.send(wire.refusal(extID, _fault()))
+            self.refuse(_read(request, members), _fault())
+
+    def refuse(self, members: dict[str, Any], refusal: Refusal) -> None:
+        """
+        Answer at once that a request is not carried out.
+
+        @param members: What could be read of it.
+        """
+        extID = self._sessions.extIDOf(members)
+        self.send(wire.refusal(extID, refusal))
+        tally = self._sessions.tally
+        if tally is not None:
+            command = self._sessions.commandOf(members)
+            tally.answeredAtOnce(command)
+            tally.refused(self, command, extID, refusal)
+        if self._sessions.audit is not None:
+            self._sessions.audit.refused(self, members, extID, refusal)
 
     def subscribe(self, subscribed: bool) -> None:
         """
@@ -116,9 +148,9 @@ class Session:
         self._admit(request)
         response = command.execute(self, request)
         if isinstance(response, Deferred):
-            self._respondLater(response, request.extID)
+            self._respondLater(response, request)
         else:
-            self._respond(response, request.extID)
+            self._respond(response, request)
 
     def _authenticate(self, token: str | None) -> Principal:
         principal = self._sessions.authenticator.authenticate(token)
@@ -132,14 +164,19 @@ class Session:
             raise DuplicateExtID("this session already waits under this extID")
         self._sessions.admit(len(self._pending))
 
-    def _respond(
-        self, response: Trade | Mapping[str, Any], extID: ExtID | None
-    ) -> None:
+    def _respond(self, response: Trade | Mapping[str, Any], request: Request) -> None:
         deferral = _takeDeferral(response)
-        if deferral is None:
-            self.send(_line(response, extID))
+        if deferral is not None:
+            self._expect(self._wait(request), deferral, response)
             return
-        self._expect(self._wait(extID), deferral, response)
+        audit = self._sessions.audit
+        if audit is not None and isinstance(response, dict):
+            replay = response.get(_DEFERRED)
+            if isinstance(replay, Replay):
+                audit.replayed(self, request, replay.order)
+        self.send(_line(response, request.extID))
+        if self._sessions.tally is not None:
+            self._sessions.tally.answeredAtOnce(request.command)
 
     def _expect(
         self,
@@ -150,13 +187,15 @@ class Session:
         if deferral.durable is not None:
             # An event's data answers for itself, and its wait may be long.
             waiter.response = response
+        if self._sessions.audit is not None:
+            self._sessions.audit.asked(self, waiter.extID, deferral)
         self._sessions.waiters.expect(waiter, deferral)
 
-    def _respondLater(self, response: "Deferred[Any]", extID: ExtID | None) -> None:
+    def _respondLater(self, response: "Deferred[Any]", request: Request) -> None:
         """
         Wait for a runtime that does not reserve at once.
         """
-        waiter = self._wait(extID)
+        waiter = self._wait(request)
         response.addCallback(self._reserved, waiter)
         response.addErrback(self._notReserved, waiter)
 
@@ -177,8 +216,9 @@ class Session:
         elif not why.check(Refusal):
             self._log.failure("a request failed after its time was over", why)
 
-    def _wait(self, extID: ExtID | None) -> Waiter:
-        waiter = self._sessions.waiters.wait(extID, self)
+    def _wait(self, request: Request) -> Waiter:
+        extID = request.extID
+        waiter = self._sessions.waiters.wait(extID, self, request.command)
         self._pending[waiter if extID is None else extID] = waiter
         self._sessions.pending += 1
         waiter.ended.addCallbacks(
@@ -207,12 +247,17 @@ class Session:
         if why.check(SessionEnded):
             return
         if isinstance(why.value, Refusal):
-            self._answer(waiter, wire.refusal(waiter.extID, why.value))
+            self._answerRefusal(waiter, why.value)
             return
         self._log.failure("a request failed", why)
-        self._answer(waiter, wire.refusal(waiter.extID, _fault(waiter.order)))
+        self._answerRefusal(waiter, _fault(waiter.order))
 
-    def _answer(self, waiter: Waiter, line: bytes) -> None:
+    def _answerRefusal(self, waiter: Waiter, refusal: Refusal) -> None:
+        self._answer(waiter, wire.refusal(waiter.extID, refusal), refusal)
+
+    def _answer(
+        self, waiter: Waiter, line: bytes, refusal: Refusal | None = None
+    ) -> None:
         """
         Send the one reply of a request that waited.
         """
@@ -222,6 +267,24 @@ class Session:
             return
         self.send(line)
         self._sessions.answered(1)
+        if refusal is not None and self._sessions.audit is not None:
+            self._sessions.audit.refusedLater(self, waiter, refusal)
+        tally = self._sessions.tally
+        if tally is None:
+            return
+        if refusal is None:
+            tally.answered.append(waiter)
+        else:
+            tally.refusedLater(self, waiter, refusal)
+
+
+def _read(request: Request | None, members: dict[str, Any]) -> dict[str, Any]:
+    """
+    What could be read of a line: as a request, or else as members.
+    """
+    if request is None:
+        return members
+    return {"command": request.command, "extID": request.extID, "data": request.data}
 
 
 def _takeDeferral(response: Trade | Mapping[str, Any]) -> Deferral | None:
@@ -262,6 +325,8 @@ class Sessions:
     All the conversations of one server.
 
     @ivar pending: The number of requests in flight, in all sessions.
+    @ivar tally: Where requests are counted, if anywhere.
+    @ivar audit: Where is written who asked for what, if anywhere.
     """
 
     _log = Logger()
@@ -274,6 +339,8 @@ class Sessions:
         schemas: Schemas,
         waiters: Waiters,
         limits: Limits,
+        tally: Tally | None = None,
+        audit: "AuditTrail | None" = None,
     ) -> None:
         self._commands = {command.name: command for command in commands}
         self._schemas = schemas
@@ -283,6 +350,9 @@ class Sessions:
         self._idle: list[Deferred[None]] = []
         self.authenticator = authenticator
         self.waiters = waiters
+        self.tally = tally
+        self.audit = audit
+        self._numbers = count(1)
         self.pending = 0
 
     def open(self, send: Callable[[bytes], None]) -> Session:
@@ -292,7 +362,7 @@ class Sessions:
         @param send: Called with each line for the client, CR LF at its end,
             or with several at once.
         """
-        return Session(self, send)
+        return Session(self, send, number=next(self._numbers))
 
     def answered(self, count: int) -> None:
         """
@@ -325,6 +395,13 @@ class Sessions:
         if self._stopping or self._schemas.hasSite("request"):
             return None
         return wire.plainRequest(line)
+
+    def commandOf(self, members: dict[str, Any]) -> str:
+        """
+        The command that a request names, if it is one of this server.
+        """
+        name = members.get("command")
+        return name if isinstance(name, str) and name in self._commands else UNKNOWN
 
     def request(self, members: dict[str, Any]) -> Request:
         """
@@ -374,7 +451,7 @@ class Sessions:
                 f"this session has {pendingInSession} requests in flight"
             )
         if self.pending >= self._limits.maxPending:
-            raise Busy("the server has too many requests in flight")
+            raise Busy("the server has too many requests in flight", "max-pending")
 
     def listen(self, session: Session, principal: Principal | None) -> None:
         """
@@ -391,6 +468,8 @@ class Sessions:
         Broadcast events to the audience, then answer who waits for them, so
         that an event's line comes before its reply's.
         """
+        if self.tally is not None:
+            self.tally.publishing(events)
         encoded = list(self._encoded(events))
         audience = self._currentAudience()
         if audience:

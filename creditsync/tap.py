@@ -16,31 +16,36 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from attrs import fields
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError, ReactorNotRunning
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from creditsync import __version__
+from creditsync import __version__, config, listening
+from creditsync.audit import AuditTrail
 from creditsync.auth import ALGORITHMS, Revocations, TokenAuthenticator
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
 from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.notify import Supervisor
 from creditsync.records import Limits
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
+from creditsync.tally import Tally
 from creditsync.validation import Schemas
+
+if TYPE_CHECKING:
+    from creditsync.web.service import Web
 
 DEFAULT_LISTEN: Final = "tcp:8080:interface=127.0.0.1"
 DEFAULT_LEDGER: Final = "creditsync.db"
@@ -125,6 +130,9 @@ class Options(usage.Options):
     After parsing, C{listen} is a list, C{limits} the L{Limits}, C{site} the
     compiled L{Schemas}, C{revocations} what was revoked or L{None}, and
     C{secret} the key, or L{None} if it is still to be made.
+
+    @ivar given: The options that the command line has.
+    @ivar filed: Those that the file of C{--config} decided.
     """
 
     longdesc = (
@@ -134,6 +142,13 @@ class Options(usage.Options):
     )
 
     optParameters: list[list[Any]] = [  # noqa: RUF012 - as usage.Options has it
+        [
+            "config",
+            None,
+            None,
+            "A TOML file with these options, by their names; the command line goes"
+            " before it.",
+        ],
         ["ledger", None, DEFAULT_LEDGER, "The ledger's file, made if there is none."],
         [
             "key",
@@ -151,6 +166,13 @@ class Options(usage.Options):
             _oneOf("algorithm", *ALGORITHMS),
         ],
         ["revoked", None, None, "The file of revoked token ids, one a line."],
+        [
+            "audit",
+            None,
+            None,
+            "A file to append to who asked for which money operation, and what"
+            " became of it: one JSON object a line.",
+        ],
         ["schemas", None, None, "A folder of JSON Schemas of your own to obey too."],
         [
             "accounts",
@@ -167,6 +189,15 @@ class Options(usage.Options):
             "Seconds to wait for the matching trade event; then 504.",
             _positive("timeout", float),
         ],
+        [
+            "web",
+            None,
+            None,
+            "Where to serve metrics, health and the console over HTTP, a Twisted"
+            " endpoint such as tcp:8081, which is on loopback unless it names an"
+            " interface.",
+            lambda description: _web(description),
+        ],
         *_limitOptions(),
     ]
     optFlags: list[list[Any]] = [  # noqa: RUF012 - as usage.Options has it
@@ -175,17 +206,32 @@ class Options(usage.Options):
             None,
             "Take a request's extID for its idempotencyKey where it has none: for"
             " clients whose extIDs never come twice for different requests.",
-        ]
+        ],
+        [
+            "log-json",
+            None,
+            "Write the log to the standard output as JSON, one object a line.",
+        ],
     ]
 
     def __init__(self) -> None:
+        self._touched: set[str] = set()
+        self.given: frozenset[str] = frozenset()
+        self.filed: set[str] = set()
         super().__init__()  # type: ignore[no-untyped-call]
-        self["listen"] = []
+        self.update(listen=[])
         self.docs["listen"] = (
             "Where to listen, a Twisted endpoint such as tcp:8080 or"
             " unix:/run/creditsync.sock; may be given several times. [default:"
             f" {DEFAULT_LISTEN}]"
         )
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """
+        Set an option, and note it: the defaults come by another way.
+        """
+        super().__setitem__(name, value)
+        self._touched.add(name)
 
     def opt_listen(self, description: str) -> None:
         """
@@ -193,17 +239,8 @@ class Options(usage.Options):
 
         @raise usage.UsageError: It is none.
         """
-        # The reactor was chosen before: twistd's own options come first.
-        from twisted.internet import reactor
-
-        try:
-            serverFromString(reactor, description)
-        except Exception as e:
-            # Each kind of endpoint, plugins included, complains as it likes.
-            raise usage.UsageError(
-                f"--listen {description} is no endpoint to listen on: {e}"
-            ) from e
-        self["listen"].append(description)
+        _checkEndpoint("listen", description)
+        self["listen"] = [*self["listen"], description]
 
     def opt_version(self) -> None:
         """
@@ -216,6 +253,7 @@ class Options(usage.Options):
         """
         Make of the texts what they stand for.
         """
+        self._takeFile()
         self["listen"] = self["listen"] or [DEFAULT_LISTEN]
         self["limits"] = Limits(
             **{limit.name: self[optionName(limit.name)] for limit in fields(Limits)}
@@ -227,12 +265,54 @@ class Options(usage.Options):
                 # A daemon changes its folder before it reads them again.
                 Path(self["revoked"]).absolute()
             )
+        with _naming("audit"):
+            self["trail"] = self["audit"] and _file(self["audit"])
+        if self["log-json"] and self.parent is not None:
+            # twistd's own, which it reads as soon as this is parsed.
+            self.parent["logger"] = "creditsync.logs.json"
         with _naming("key"):
             self["secret"] = readKey(self["key"])
             if self["secret"] is not None:
                 TokenAuthenticator(self["secret"], self["algorithm"])
             elif self["algorithm"] != "HS256":
                 raise ValueError(f"the public key {keyPath(self['key'])} is not there")
+
+    def _takeFile(self) -> None:
+        """
+        Take from C{--config} what the command line left open.
+        """
+        self.given = frozenset(self._touched)
+        if self["config"] is not None:
+            self.filed = config.fill(self, Path(self["config"]), self.given)
+
+
+def _checkEndpoint(option: str, description: str) -> None:
+    """
+    See that an endpoint is one.
+
+    @raise usage.UsageError: It is none.
+    """
+    # The reactor was chosen before: twistd's own options come first.
+    from twisted.internet import reactor
+
+    try:
+        listening.endpoint(reactor, description)
+    except Exception as e:
+        # Each kind of endpoint, plugins included, complains as it likes.
+        raise usage.UsageError(
+            f"--{option} {description} is no endpoint to listen on: {e}"
+        ) from e
+
+
+def _web(description: str) -> str:
+    """
+    What reads the value of C{--web}.
+    """
+    # It and what it needs are loaded only where they are wanted.
+    from creditsync.web.service import onLoopback
+
+    _checkEndpoint("web", onLoopback(description))
+    return description
 
 
 @contextmanager
@@ -250,6 +330,17 @@ def _folder(text: str) -> Path:
     path = Path(text)
     if not path.is_dir():
         raise ValueError(f"the folder {path} is not there")
+    return path
+
+
+def _file(text: str) -> Path:
+    """
+    A file that may still be to be made.
+    """
+    path = Path(text).absolute()
+    _folder(str(path.parent))
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder")
     return path
 
 
@@ -280,12 +371,21 @@ def readKey(named: str | None) -> bytes | None:
         return None
     except OSError as e:
         raise ValueError(f"the key {path} can't be read ({e.strerror})") from e
-    if mode & 0o077 and b"PUBLIC KEY" not in key:
+    if mode & 0o077 and b"PUBLIC KEY" not in key and not _isCredential(path):
         _log.warn(
             "Others can read the key {path}: make it yours alone with chmod 600.",
             path=path,
         )
     return key
+
+
+def _isCredential(path: Path) -> bool:
+    """
+    Whether systemd has put this file where the service alone can read it, which
+    is not to be seen by its mode.
+    """
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return folder is not None and path.absolute().is_relative_to(folder)
 
 
 def makeKey(path: Path) -> bytes:
@@ -324,7 +424,16 @@ def makeService(options: Options) -> "Server":
 
     settleProcess(reactor)
     key = options["secret"] or makeKey(keyPath(options["key"]))
-    return Server(reactor, creditSync(reactor, options, key))
+    tally = None if options["web"] is None else Tally(reactor, time.time)
+    service = creditSync(reactor, options, key, tally)
+    reloads = [service.reload]
+    if options["revocations"]:
+        reloads.append(options["revocations"].refresh)
+    server = SupervisedServer(reactor, service, Supervisor(reactor), reloads)
+    if tally is not None:
+        server.web = web(reactor, options, service, tally)
+        reloads.append(server.web.reload)
+    return server
 
 
 def settleProcess(reactor: Any) -> None:
@@ -338,7 +447,9 @@ def settleProcess(reactor: Any) -> None:
     gc.set_threshold(*_GC_THRESHOLDS)
 
 
-def creditSync(reactor: Any, options: Options, key: bytes) -> CreditSync:
+def creditSync(
+    reactor: Any, options: Options, key: bytes, tally: Tally | None = None
+) -> CreditSync:
     """
     The server as these options want it, not yet started.
     """
@@ -359,6 +470,7 @@ def creditSync(reactor: Any, options: Options, key: bytes) -> CreditSync:
             now=time.time,
             maxQueued=limits.maxQueued,
             knownAccountsOnly=options["accounts"] == "known",
+            tally=tally,
         ),
         events=events,
         authenticator=TokenAuthenticator(
@@ -369,7 +481,25 @@ def creditSync(reactor: Any, options: Options, key: bytes) -> CreditSync:
         timeout=options["timeout"],
         limits=limits,
         isExtIDIdempotent=bool(options["idempotent-extid"]),
+        audit=options["trail"] and AuditTrail(options["trail"], reactor, time.time),
+        tally=tally,
     )
+
+
+def web(reactor: Any, options: Options, service: CreditSync, tally: Tally) -> "Web":
+    """
+    The site of a server, as these options want it, not yet started.
+    """
+    from creditsync.metrics import Metrics
+    from creditsync.web.root import Root
+    from creditsync.web.service import Web
+
+    root = Root(
+        Metrics(reactor, service, tally),
+        run=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
+        ledger=os.path.abspath(options["ledger"]),
+    )
+    return Web(reactor, options["web"], root)
 
 
 class Server(Service):
@@ -381,6 +511,7 @@ class Server(Service):
     def __init__(self, reactor: Any, creditSync: CreditSync) -> None:
         self._reactor = reactor
         self.creditSync = creditSync
+        self.web: Web | None = None
 
     def privilegedStartService(self) -> None:
         """
@@ -391,6 +522,8 @@ class Server(Service):
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         with _sentence():
             self.creditSync.privilegedStartService()
+            if self.web is not None:
+                self.web.privilegedStartService()
 
     def startService(self) -> None:
         """
@@ -402,15 +535,21 @@ class Server(Service):
         super().startService()  # type: ignore[no-untyped-call]
         with _sentence():
             self.creditSync.startService()
+            if self.web is not None:
+                self.web.startService()
         self._reactor.addSystemEventTrigger("before", "shutdown", endAtNextSignal)
         self.creditSync.whenFailed().addErrback(self._failed)
 
     def stopService(self) -> "Deferred[None]":
         """
-        See L{CreditSync.stopService}.
+        See L{CreditSync.stopService}. The site goes on until that is done.
         """
         super().stopService()  # type: ignore[no-untyped-call]
-        return self.creditSync.stopService()
+        stopped = self.creditSync.stopService()
+        web = self.web
+        if web is not None:
+            stopped.addBoth(lambda _: web.stopService())
+        return stopped
 
     def _failed(self, why: Failure) -> None:
         """
@@ -426,6 +565,60 @@ class Server(Service):
         # It may be stopping already.
         with suppress(ReactorNotRunning):
             self._reactor.stop()
+
+
+class SupervisedServer(Server):
+    """
+    A server that tells systemd, if it is there, how it fares, and that SIGHUP
+    makes read again what it can.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        creditSync: CreditSync,
+        supervisor: Supervisor,
+        reloads: Sequence[Callable[[], object]],
+    ) -> None:
+        super().__init__(reactor, creditSync)
+        self._supervisor = supervisor
+        self._reloads = reloads
+
+    def startService(self) -> None:
+        """
+        Start, and tell so when the reactor turns.
+
+        @raise CannotStart: See L{Server.startService}.
+        """
+        super().startService()
+        signal.signal(signal.SIGHUP, self._hangUp)
+        self._reactor.callWhenRunning(self._supervisor.ready)
+
+    def stopService(self) -> "Deferred[None]":
+        """
+        Tell that the stop has begun, and stop.
+        """
+        self._supervisor.stopping()
+        stopped = super().stopService()
+        stopped.addCallback(lambda _: self._supervisor.stopped())
+        return stopped
+
+    def reload(self) -> None:
+        """
+        Read again what can be read again. What fails leaves the rest alone.
+        """
+        if not self.running:
+            return
+        self._supervisor.reloading()
+        for each in self._reloads:
+            with _log.failureHandler("a part of the reload failed"):
+                each()
+        _log.info("Reloaded.")
+        self._supervisor.ready()
+
+    def _hangUp(self, *_: object) -> None:
+        # In the middle of anything: the reactor does it when it is done.
+        self._reactor.callFromThread(self.reload)
 
 
 @contextmanager

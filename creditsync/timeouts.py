@@ -6,7 +6,7 @@ needs the clock. One C{callLater} for each would cost several times as much
 and a heap that grows with what is outstanding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from attrs import Factory, define
@@ -31,17 +31,24 @@ class EqualTimeouts(Generic[_Item]):
 
     _log = Logger()
 
-    def start(self, item: _Item) -> None:
+    def start(self, item: _Item) -> float:
         """
         Let C{item}, which is not waiting yet, wait from now on.
+
+        @return: The clock's time.
         """
         assert item not in self._due
-        self._due[item] = self._clock.seconds() + self._seconds
+        now = self._clock.seconds()
+        self._due[item] = now + self._seconds
         if self._call is None:
             self._call = self._clock.callLater(self._seconds, self._expire)
+        return now
 
     def __len__(self) -> int:
         return len(self._due)
+
+    def __iter__(self) -> Iterator[_Item]:
+        return iter(self._due)
 
     def __contains__(self, item: _Item) -> bool:
         return item in self._due

@@ -8,6 +8,7 @@ gone, or the server stopping.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 from attrs import Factory, define, field
@@ -17,6 +18,7 @@ from twisted.python.failure import Failure
 
 from creditsync.errors import OutcomeUnknown, SessionEnded
 from creditsync.records import Deferral, Deletion, ExtID, Operation, TradeEvent
+from creditsync.tally import UNKNOWN, Tally
 from creditsync.timeouts import EqualTimeouts
 
 
@@ -26,6 +28,8 @@ class Waiter:
     One reply that waits.
 
     @ivar session: The session that asked, as a mark and for people to see.
+    @ivar command: What it asked for.
+    @ivar since: The clock's time at which the wait began.
     @ivar deferral: What it waits for, or L{None} while the runtime has not
         yet reserved the order.
     @ivar response: What is answered once the operation is durable, where that
@@ -38,6 +42,8 @@ class Waiter:
 
     extID: ExtID | None
     session: object
+    command: str = UNKNOWN
+    since: float = 0.0
     deferral: Deferral | None = None
     response: Any = None
     ended: "Deferred[bytes | None]" = Factory(Deferred)
@@ -111,6 +117,7 @@ class Waiters:
 
     _clock: IReactorTime
     _timeout: float
+    _tally: Tally | None = None
     _timeouts: EqualTimeouts[Waiter] = field(init=False)
     # By order and event type: nearly always one waiter, by itself.
     _byEvent: dict[tuple[int, int], Waiter | _Several] = field(init=False, factory=dict)
@@ -121,12 +128,20 @@ class Waiters:
     def __len__(self) -> int:
         return len(self._timeouts)
 
-    def wait(self, extID: ExtID | None, session: object) -> Waiter:
+    def __iter__(self) -> Iterator[Waiter]:
+        """
+        Those who wait, the longest waiting first.
+        """
+        return iter(self._timeouts)
+
+    def wait(
+        self, extID: ExtID | None, session: object, command: str = UNKNOWN
+    ) -> Waiter:
         """
         Wait, from now on, for what L{expect} will say.
         """
-        waiter = Waiter(extID, session)
-        self._timeouts.start(waiter)
+        waiter = Waiter(extID, session, command)
+        waiter.since = self._timeouts.start(waiter)
         return waiter
 
     def expect(self, waiter: Waiter, deferral: Deferral) -> None:
@@ -162,7 +177,10 @@ class Waiters:
 
         @param data: The event's data, encoded.
         """
-        for waiter in self._answeredBy(event):
+        answered = self._answeredBy(event)
+        if not answered and self._tally is not None:
+            self._tally.unanswered(event)
+        for waiter in answered:
             waiter.ended.callback(data)
 
     def _answeredBy(self, event: TradeEvent) -> list[Waiter]:
@@ -225,12 +243,16 @@ class Waiters:
 
     def _timedOut(self, waiter: Waiter) -> None:
         self._forgetEvent(waiter)
+        if self._tally is not None:
+            self._tally.timeouts += 1
         cause = f"no answer within {self._timeout * 1000:.0f} ms"
         waiter.ended.errback(OutcomeUnknown(cause, waiter.order))
 
     def _committed(self, waiter: Waiter) -> None:
         if self.release(waiter):
             waiter.ended.callback(None)
+        elif self._tally is not None:
+            self._tally.late += 1
 
     def _lost(self, waiter: Waiter, why: Failure) -> None:
         if self.release(waiter):

@@ -519,7 +519,7 @@ class ResponseTests(FinanceCase):
         the trade as it was booked then.
         """
         data = self.replayed("CreditInSync")
-        self.assertEqual(data["__deferred"], Replay(trade(77)))
+        self.assertEqual(data["__deferred"], Replay(77, trade(77)))
 
     def test_replay(self) -> None:
         """
@@ -527,7 +527,7 @@ class ResponseTests(FinanceCase):
         asked for then.
         """
         data = self.replayed("CreditIn")
-        self.assertEqual(data.pop("__deferred"), Replay(None))
+        self.assertEqual(data.pop("__deferred"), Replay(77))
         self.assertEqual(
             data,
             {

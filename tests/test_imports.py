@@ -21,12 +21,25 @@ FLOORS: list[set[str]] = [
     {"errors"},
     {"interfaces"},
     {"records"},
-    {"wire", "validation", "auth", "timeouts", "turns"},
-    {"waiters", "events", "failing", "ledger", "client"},
+    {
+        "wire",
+        "validation",
+        "auth",
+        "timeouts",
+        "turns",
+        "tls",
+        "config",
+        "logs",
+        "notify",
+        "tally",
+    },
+    {"waiters", "events", "failing", "ledger", "client", "listening"},
     {"runtime", "finance", "commands"},
-    {"session"},
+    {"session", "audit"},
     {"protocol"},
     {"service", "testing"},
+    {"metrics"},
+    {"web"},
     {"tap"},
     {"cli"},
     {"__main__"},
@@ -42,11 +55,13 @@ ONLY_IN: dict[str, set[str]] = {
     "referencing": {"validation"},
     "jwt": {"auth"},
     "cryptography": {"auth"},
+    "OpenSSL": {"tls"},
     # The schemas and SQLite's parameter are JSON too, and people's commands
     # read lines as any client does.
-    "json": {"wire", "validation", "cli"},
+    "json": {"wire", "validation", "audit", "logs", "web", "cli"},
     "msgspec": {"wire", "ledger"},
     "orjson": {"wire"},
+    "prometheus_client": {"metrics", "web"},
     "argparse": {"cli", "__main__"},
     "signal": {"tap"},
     "atexit": {"tap"},
@@ -183,13 +198,26 @@ class LibraryTests(SynchronousTestCase):
         ]
         self.assertEqual(atImport, [])
 
+    def test_webOnlyWhereWanted(self) -> None:
+        """
+        A server without C{--web} does not load what that needs.
+        """
+        code = (
+            "import sys, creditsync.tap;"
+            "sys.exit(any(name in sys.modules for name in"
+            " ('creditsync.metrics', 'creditsync.web', 'prometheus_client',"
+            " 'twisted.web.server')))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], timeout=30, check=False)
+        self.assertEqual(done.returncode, 0)
+
     def test_reactorIsNotInstalled(self) -> None:
         """
         Importing the service leaves the choice of the reactor open, whatever
         the libraries below do.
         """
         code = (
-            "import sys, creditsync.service, creditsync.tap;"
+            "import sys, creditsync.service, creditsync.tap, creditsync.web.service;"
             "sys.exit('twisted.internet.reactor' in sys.modules)"
         )
         done = subprocess.run([sys.executable, "-c", code], timeout=30, check=False)

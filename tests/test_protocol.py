@@ -3,7 +3,7 @@ Tests for L{creditsync.protocol}.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -28,7 +28,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides, implementer
 from zope.interface.verify import verifyObject
 
-from creditsync.errors import OutcomeUnknown
+from creditsync import wire
+from creditsync.errors import OutcomeUnknown, Refusal
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ITradingRuntime
 from creditsync.protocol import LineFactory, LineProtocol
@@ -105,6 +106,7 @@ class Recorder:
     isIdle: bool = True
     hasEnded: bool = False
     principal: Principal | None = None
+    peer: object = None
 
     def lineReceived(self, line: bytes) -> None:
         """
@@ -112,6 +114,13 @@ class Recorder:
         """
         self.lines.append(line)
         self.received(line)
+
+    def refuse(self, members: Mapping[str, Any], refusal: Refusal) -> None:
+        """
+        Say that a line is refused.
+        """
+        assert not members
+        self.send(wire.refusal(None, refusal))
 
     def ended(self) -> None:
         """
@@ -208,6 +217,7 @@ class RecordedTestCase(SynchronousTestCase):
 
         class Recorders:
             open = Recorder
+            tally = None
 
         self.factory = LineFactory(
             self.clock,

@@ -291,6 +291,19 @@ class KeyTests(InFolder):
             ],
         )
 
+    def test_credential(self) -> None:
+        """
+        Who can read a credential of systemd's is systemd's business.
+        """
+        self.writeKey(mode=0o440)
+        lines = logTo(self)
+        self.patch(os, "environ", {"CREDENTIALS_DIRECTORY": os.getcwd()})
+        self.parse()
+        self.assertEqual(lines, [])
+        os.environ["CREDENTIALS_DIRECTORY"] = f"{os.getcwd()}/elsewhere"
+        self.parse()
+        self.assertEqual(len(lines), 1)
+
     def test_made(self) -> None:
         """
         A key that is made is random, its user's alone, and read back.

@@ -1,0 +1,116 @@
+"""
+The options of the server from a file.
+
+It is TOML, its keys are the options' names, and what it may say is what the
+command line may: the options themselves are asked. ::
+
+    listen = ["tcp:8080:interface=127.0.0.1", "unix:/run/creditsync/sock"]
+    ledger = "/var/lib/creditsync/ledger.db"
+    timeout = 3.0
+    idempotent-extid = true
+"""
+
+import tomllib
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from twisted.python import usage
+
+_Take: TypeAlias = Callable[[Any], None]
+_Option: TypeAlias = "tuple[tuple[type, ...], str, _Take]"
+
+
+def fill(options: usage.Options, path: Path, given: Collection[str]) -> set[str]:
+    """
+    Give options the values that a file has for them.
+
+    @param given: The names of those that keep the value that they have. What
+        the file says of them must be right all the same.
+    @return: The names of those that the file decided.
+    @raise usage.UsageError: The file can't be read, or has what is no option
+        or no value for one; the sentence begins with the file.
+    """
+    takers = dict(_takers(options))
+    taken = set()
+    try:
+        for key, value in _load(path).items():
+            if key not in takers:
+                raise usage.UsageError(f"there is no option {key}")
+            kinds, wanted, take = takers[key]
+            if not _isOf(value, kinds):
+                raise usage.UsageError(f"{key} must be {wanted}")
+            if key not in given:
+                take(value)
+                taken.add(key)
+    except usage.UsageError as e:
+        raise usage.UsageError(f"{path}: {e}") from e
+    return taken
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as e:
+        raise usage.UsageError(f"it can't be read ({e.strerror})") from e
+    except UnicodeDecodeError as e:
+        raise usage.UsageError("it is not UTF-8") from e
+    except tomllib.TOMLDecodeError as e:
+        raise usage.UsageError(f"it is no TOML: {e}") from e
+
+
+def _takers(options: Any) -> Iterator[tuple[str, _Option]]:
+    """
+    For each option, the types of its values, how these are called, and what
+    takes one.
+    """
+    for name, _, default, _, *reads in options.optParameters:
+        if name == "config":
+            continue
+        kinds, wanted = _KINDS[type(default)]
+        yield name, (kinds, wanted, _parameter(options, name, *reads))
+    for name, *_ in options.optFlags:
+        yield name, ((bool,), "true or false", _flag(options, name))
+    for name, value in options.items():
+        if isinstance(value, list):
+            repeated = getattr(options, f"opt_{name}")
+            yield name, ((list,), "a list of strings", _each(repeated))
+
+
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    float: ((int, float), "a number"),
+    int: ((int,), "a whole number"),
+    str: ((str,), "a string"),
+    type(None): ((str,), "a string"),
+}
+
+
+def _parameter(
+    options: usage.Options, name: str, read: Callable[[str], Any] = str
+) -> _Take:
+    def take(value: Any) -> None:
+        options[name] = read(str(value))
+
+    return take
+
+
+def _flag(options: usage.Options, name: str) -> _Take:
+    def take(value: bool) -> None:
+        options[name] = int(value)
+
+    return take
+
+
+def _each(repeated: Callable[[str], None]) -> _Take:
+    def take(values: list[str]) -> None:
+        for value in values:
+            repeated(value)
+
+    return take
+
+
+def _isOf(value: object, kinds: tuple[type, ...]) -> bool:
+    # By identity, as a bool is an int.
+    if type(value) not in kinds:
+        return False
+    return not isinstance(value, list) or all(type(each) is str for each in value)

@@ -1,0 +1,209 @@
+"""
+TLS for a listening endpoint, with certificates that can be replaced.
+
+What a connection is shown is decided when it begins. L{TLSEndpoint.reload}
+reads the files again, and from then on new connections get the new certificate;
+those that stand keep theirs, and nothing is closed. Files that are wrong change
+nothing.
+
+TLS 1.2 is the least that is spoken, with the ciphers that Twisted thinks safe.
+"""
+
+import re
+from calendar import timegm
+from datetime import UTC, datetime
+from pathlib import Path
+from time import strptime, time
+from typing import Any, TypeVar
+
+from attrs import define
+from OpenSSL import SSL, crypto
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IOpenSSLContextFactory,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
+from twisted.internet.ssl import (
+    Certificate,
+    CertificateOptions,
+    DiffieHellmanParameters,
+    trustRootFromCertificates,
+)
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.filepath import FilePath
+from zope.interface import implementer
+
+_ONE_CERTIFICATE = re.compile(
+    rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
+)
+
+_T = TypeVar("_T")
+
+
+@define
+class Files:
+    """
+    The files of an endpoint that speaks TLS, each in PEM.
+
+    @ivar certificate: The server's certificate first, then those that lead
+        from it to its authority, unless C{chain} has them.
+    @ivar clientCA: The authorities of whose certificates each client must
+        show one; without it clients show none.
+    @ivar dhParameters: For the ciphers of TLS 1.2 that need them.
+    """
+
+    key: Path
+    certificate: Path
+    chain: Path | None = None
+    clientCA: Path | None = None
+    dhParameters: Path | None = None
+
+    def read(self) -> CertificateOptions:
+        """
+        Read them all.
+
+        @raise ValueError: One of them can't be used; it is named.
+        """
+        key = _key(self.key)
+        own, *chain = _certificates(self.certificate)
+        if self.chain is not None:
+            chain = _certificates(self.chain)
+        options = CertificateOptions(
+            privateKey=key,
+            certificate=own.original,
+            extraCertChain=[each.original for each in chain],
+            trustRoot=_trustRoot(self.clientCA),
+            dhParameters=_dhParameters(self.dhParameters),
+        )
+        try:
+            # It is made when it is first asked for, and only then complains.
+            options.getContext()
+        except SSL.Error as e:
+            *_, (_, _, reason) = e.args[0] or [("", "", "")]
+            raise ValueError(
+                f"the key {self.key} and the certificate {self.certificate} can't be"
+                f" used together: {reason}"
+            ) from e
+        return options
+
+    def othersCanReadKey(self) -> bool:
+        """
+        Whether more than its user can read the key.
+        """
+        return bool(self.key.stat().st_mode & 0o077)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise ValueError(f"{path} can't be read ({e.strerror})") from e
+
+
+def _trustRoot(path: Path | None) -> Any:
+    return None if path is None else trustRootFromCertificates(_certificates(path))
+
+
+def _dhParameters(path: Path | None) -> Any:
+    return (
+        None if path is None else DiffieHellmanParameters.fromFile(FilePath(str(path)))
+    )
+
+
+def _key(path: Path) -> crypto.PKey:
+    try:
+        # Without a passphrase OpenSSL would ask for one on the terminal.
+        return crypto.load_privatekey(crypto.FILETYPE_PEM, _read(path), b"")
+    except crypto.Error as e:
+        raise ValueError(f"{path} has no private key in PEM without passphrase") from e
+
+
+def _certificates(path: Path) -> list[Any]:
+    """
+    The certificates of a file, one at least.
+    """
+    try:
+        found = [
+            Certificate.loadPEM(each) for each in _ONE_CERTIFICATE.findall(_read(path))
+        ]
+    except crypto.Error as e:
+        raise ValueError(f"{path} has a certificate that can't be read") from e
+    if not found:
+        raise ValueError(f"{path} has no certificate in PEM")
+    return found
+
+
+@implementer(IStreamServerEndpoint, IOpenSSLContextFactory)
+class TLSEndpoint:
+    """
+    Any endpoint, with TLS on its connections.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: Any, endpoint: IStreamServerEndpoint, files: Files
+    ) -> None:
+        """
+        @raise ValueError: One of the files can't be used.
+        """
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self.files = files
+        self._options = files.read()
+
+    @property
+    def expires(self) -> int:
+        """
+        The UNIX time from which the certificate is no longer good.
+        """
+        certificate: Any = self._options.certificate
+        text = certificate.get_notAfter().decode("ascii")
+        return timegm(strptime(text, "%Y%m%d%H%M%SZ"))
+
+    def listen(self, factory: IProtocolFactory) -> "Deferred[IListeningPort]":
+        """
+        See L{IStreamServerEndpoint.listen}.
+        """
+        self._tell()
+        return self._endpoint.listen(
+            TLSMemoryBIOFactory(self, False, factory, self._reactor)
+        )
+
+    def getContext(self) -> SSL.Context:
+        """
+        See L{IOpenSSLContextFactory.getContext}; it is asked for each
+        connection.
+        """
+        return self._options.getContext()
+
+    def reload(self) -> None:
+        """
+        Read the files again, for the connections that come from now on. If
+        they can't be used, all stays as it is.
+        """
+        try:
+            self._options = self.files.read()
+        except ValueError as e:
+            self._log.error(
+                "The certificate was not renewed, the old one stays: {why}", why=str(e)
+            )
+        else:
+            self._tell()
+
+    def _tell(self) -> None:
+        files, until = self.files, datetime.fromtimestamp(self.expires, UTC)
+        if files.othersCanReadKey():
+            self._log.warn(
+                "Others can read the key {path}: make it yours alone with chmod 600.",
+                path=str(files.key),
+            )
+        log = self._log.error if self.expires <= time() else self._log.info
+        log(
+            "The certificate {path} is good until {until}.",
+            path=str(files.certificate),
+            until=f"{until:%Y-%m-%dT%H:%M:%SZ}",
+        )

@@ -1,0 +1,77 @@
+"""
+The root of the site, which puts its pages together.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from prometheus_client.registry import CollectorRegistry
+from twisted.internet.defer import Deferred
+
+from creditsync.metrics import Metrics
+from creditsync.metrics import registry as ownRegistry
+from creditsync.web.answers import Answer
+from creditsync.web.feed import Feed
+from creditsync.web.page import Folder
+from creditsync.web.probes import HealthPage, MetricsPage, ReadyPage
+from creditsync.web.search import Searching, SearchPage
+from creditsync.web.signing import SessionPage, SignIns
+from creditsync.web.watch import Watch
+
+if TYPE_CHECKING:
+    from creditsync.ledger.searching import Found
+
+
+class Root(Answer):
+    """
+    All pages of one server. L{start} and L{stop} belong to its use.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        run: "Callable[[Callable[[], Found]], Deferred[Found]]",
+        ledger: str | None = None,
+        registry: CollectorRegistry | None = None,
+    ) -> None:
+        """
+        @param run: Executes a blocking function elsewhere, in a thread.
+        @param ledger: The path of the SQLite ledger, in which logins and keys
+            are searched.
+        @param registry: What C{metrics} tells; by default these metrics and
+            those of the process.
+        """
+        super().__init__()
+        self._metrics = metrics
+        self._watch = Watch(metrics)
+        signIns = SignIns(metrics.clock, metrics.service.sessions.authenticator)
+        self._feed = Feed(metrics.clock, signIns, self._watch)
+        static = Folder()
+        searching = Searching(metrics, ledger, run)
+        for name, page in {
+            b"": static.children[b"index.html"],
+            b"static": static,
+            b"metrics": MetricsPage(registry or ownRegistry(metrics)),
+            b"health": HealthPage(metrics),
+            b"ready": ReadyPage(metrics),
+            b"session": SessionPage(signIns),
+            b"feed": self._feed,
+            b"search": SearchPage(signIns, searching),
+        }.items():
+            self.putChild(name, page)
+
+    def start(self) -> None:
+        """
+        Look at the server from now on.
+        """
+        self._metrics.pulse.start()
+        self._watch.start()
+
+    def stop(self) -> None:
+        """
+        End the feeds, and look no more.
+        """
+        self._metrics.pulse.stop()
+        self._watch.stop()
+        self._feed.stop()

@@ -1,0 +1,106 @@
+"""
+Certificates for tests, of an authority of their own.
+"""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from attrs import define, field
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+PEM = serialization.Encoding.PEM
+
+
+def named(name: str) -> x509.Name:
+    """
+    A subject of this common name.
+    """
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+@define(eq=False)
+class Issued:
+    """
+    A certificate and its key.
+    """
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    def write(self, path: Path, *chain: "Issued") -> Path:
+        """
+        Write the key, the certificate and what leads from it to its authority
+        into one file.
+        """
+        path.touch(0o600)
+        path.write_bytes(self.keyPEM() + self.pem(*chain))
+        return path
+
+    def pem(self, *chain: "Issued") -> bytes:
+        """
+        The certificate, and others after it.
+        """
+        return b"".join(each.certificate.public_bytes(PEM) for each in (self, *chain))
+
+    def keyPEM(self, passphrase: bytes = b"") -> bytes:
+        """
+        The key, in the clear unless there is a passphrase.
+        """
+        return self.key.private_bytes(
+            PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(passphrase)
+            if passphrase
+            else serialization.NoEncryption(),
+        )
+
+
+@define(eq=False)
+class Authority:
+    """
+    Who signs certificates.
+    """
+
+    name: str
+    issued: Issued = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.issued = self.issue(self.name, isAuthority=True, by=None)
+
+    def issue(
+        self,
+        name: str = "localhost",
+        *,
+        seconds: float = 3600,
+        isAuthority: bool = False,
+        by: Issued | str | None = "own",
+    ) -> Issued:
+        """
+        Make a certificate that is good for so many seconds from now on.
+
+        @param by: Who signs it instead of this authority; L{None} is itself.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        signer = self.issued if by == "own" else by
+        assert not isinstance(signer, str)
+        issuer = named(name) if signer is None else signer.certificate.subject
+        end = datetime.now(UTC) + timedelta(seconds=seconds)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(named(name))
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(end - timedelta(days=30))
+            .not_valid_after(end)
+            .add_extension(x509.BasicConstraints(isAuthority, None), critical=True)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.DNSName("localhost")]),
+                critical=False,
+            )
+            .sign(key if signer is None else signer.key, hashes.SHA256())
+        )
+        return Issued(certificate, key)

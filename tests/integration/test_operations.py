@@ -1,0 +1,540 @@
+"""
+What operators do with a running server: certificates, signals, systemd, logs.
+"""
+
+import contextlib
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from processes import LISTEN, SERVE, TWISTD, Client, Server, Site
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.certificates import Authority, Issued
+
+# What systemd does before it becomes the server: its sockets begin at 3.
+ACTIVATE = """
+import os, sys
+
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(
+    LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="creditsync"
+)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+pytestmark = pytest.mark.timeout(60, method="thread")
+
+
+def waitUntil(isTrue: Callable[[], object]) -> None:
+    """
+    Wait for something to become true.
+    """
+    deadline = time.monotonic() + 20
+    while not isTrue():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class TLSClient(Client):
+    """
+    A client that speaks TLS.
+    """
+
+    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+        super().__init__(port)
+        # An end without TLS's own good-bye is an error to this client.
+        self.tls = context.wrap_socket(
+            self.socket, server_hostname="localhost", suppress_ragged_eofs=False
+        )
+        self.socket = self.tls
+        self.lines = self.tls.makefile("rb")
+
+    def credit(self, extID: str) -> None:
+        """
+        Have one credit booked.
+        """
+        self.send(extID)
+        reply = next(self.replies())
+        assert (reply["extID"], reply["status"]) == (extID, 200), reply
+
+
+class OperationsTestCase(SynchronousTestCase):
+    """
+    A test of a server process in a folder of its own.
+    """
+
+    def setUp(self) -> None:
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.site = Site(Path(folder.name))
+        self.addCleanup(self.site.killAll)
+
+    def launch(self, *command: str) -> Server:
+        """
+        Start a server, and don't wait for it.
+        """
+        server = Server(self.site, list(command))
+        self.site.started.append(server)
+        return server
+
+    def log(self, server: Server) -> str:
+        """
+        What it wrote.
+        """
+        return server.output.read_text() + server.errors.read_text()
+
+    def waitForLine(self, server: Server, text: str, count: int = 1) -> None:
+        """
+        Wait until the log has had something so often.
+        """
+        waitUntil(lambda: self.log(server).count(text) >= count)
+
+    def assertServes(self, server: Server, extID: str = "still") -> None:
+        """
+        It books a credit.
+        """
+        client = server.connect()
+        client.send(extID)
+        assert next(client.replies())["status"] == 200
+        client.close()
+
+
+class TLSTests(OperationsTestCase):
+    """
+    Certificates of a running server.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.authority = Authority("authority")
+        self.ca = self.site.folder / "ca.pem"
+        self.ca.write_bytes(self.authority.issued.pem())
+        self.pem = self.site.folder / "server.pem"
+        self.authority.issue().write(self.pem)
+
+    def serve(self, parameters: str = "", *options: str) -> Server:
+        """
+        Start a server that speaks TLS.
+        """
+        listen = f"ssl:0:interface=127.0.0.1:privateKey={self.pem}{parameters}"
+        server = self.launch(*SERVE, "--listen", listen, *options)
+        self.waitForLine(server, "LineFactory (TLS) starting on ")
+        line = self.log(server).partition("(TLS) starting on ")[2]
+        server.port = int(line.splitlines()[0].rstrip('"}'))
+        return server
+
+    def context(self, own: Issued | None = None) -> ssl.SSLContext:
+        """
+        A client's context, which trusts the authority, and shows a certificate
+        of its own if it has one.
+        """
+        context = ssl.create_default_context(cafile=str(self.ca))
+        if own is not None:
+            path = own.write(self.site.folder / "client.pem")
+            context.load_cert_chain(path)
+        return context
+
+    def shownBy(self, server: Server) -> bytes | None:
+        """
+        The certificate that a new connection is shown.
+        """
+        client = TLSClient(server.port, self.context())
+        shown = client.tls.getpeercert(binary_form=True)
+        client.close()
+        return shown
+
+    def renew(self, server: Server, issued: Issued) -> None:
+        """
+        Put another certificate in its place, and tell the server.
+        """
+        done = self.log(server).count("Reloaded.")
+        draft = issued.write(self.site.folder / "draft.pem")
+        draft.rename(self.pem)
+        server.signal(signal.SIGHUP)
+        self.waitForLine(server, "Reloaded.", done + 1)
+
+    def test_expiresUnderLoad(self) -> None:
+        """
+        While credits are booked over TLS the certificate expires and is
+        renewed, several times over: no connection ends, no credit is lost, and
+        who comes after the renewal is let in.
+        """
+        self.authority.issue(seconds=3).write(self.pem)
+        server = self.serve()
+        clients = [TLSClient(server.port, self.context()) for _ in range(4)]
+        stop, booked, faults = threading.Event(), [0] * len(clients), []
+
+        def work(number: int) -> None:
+            try:
+                while not stop.is_set():
+                    # All of them hear of everybody's credits.
+                    clients[number].credit(f"{number}-{booked[number]}")
+                    booked[number] += 1
+            except Exception as e:
+                faults.append(e)
+
+        workers = [
+            threading.Thread(target=work, args=(number,))
+            for number in range(len(clients))
+        ]
+        for worker in workers:
+            worker.start()
+
+        def hasExpired() -> bool:
+            try:
+                self.shownBy(server)
+            except ssl.SSLCertVerificationError as e:
+                assert "expired" in str(e)
+                return True
+            return False
+
+        try:
+            waitUntil(hasExpired)
+            before = sum(booked)
+            waitUntil(lambda: sum(booked) > before + 50)
+            for _ in range(5):
+                issued = self.authority.issue()
+                self.renew(server, issued)
+                shown = self.shownBy(server)
+                assert shown == ssl.PEM_cert_to_DER_cert(issued.pem().decode())
+            waitUntil(lambda: sum(booked) > before + 100)
+        finally:
+            stop.set()
+            for worker in workers:
+                worker.join(20)
+        assert faults == []
+        for client in clients:
+            client.close()
+        assert len(self.site.orders()) == sum(booked)
+        assert "Traceback" not in self.log(server)
+
+    def test_failedReload(self) -> None:
+        """
+        A certificate that can't be used leaves the old one in force, and the
+        log has one line of it.
+        """
+        server = self.serve()
+        client = TLSClient(server.port, self.context())
+        shown = self.shownBy(server)
+        self.pem.write_text("rubbish")
+        server.signal(signal.SIGHUP)
+        self.waitForLine(server, "Reloaded.")
+        assert self.shownBy(server) == shown
+        client.credit("a")
+        client.close()
+        sentence = (
+            "The certificate was not renewed, the old one stays:"
+            f" {self.pem} has no private key in PEM without passphrase"
+        )
+        assert self.log(server).count(sentence) == 1
+        assert "Traceback" not in self.log(server)
+
+    def test_mutual(self) -> None:
+        """
+        With an authority for clients, those without its certificate get no
+        word in, and the others are served.
+        """
+        server = self.serve(f":clientCA={self.ca}")
+        friend = TLSClient(server.port, self.context(self.authority.issue("client")))
+        friend.credit("a")
+        friend.close()
+        for own in (None, Authority("authority").issue("client")):
+            # In TLS 1.3 a client hears of it only when it reads.
+            with contextlib.suppress(ssl.SSLError, ConnectionError):
+                stranger = TLSClient(server.port, self.context(own))
+                stranger.send("b")
+                assert list(stranger.messages()) == []
+        assert len(self.site.orders()) == 1
+
+    def test_noHandshake(self) -> None:
+        """
+        A connection that begins no TLS counts as one, and is closed when the
+        time for a line is over; so is one that stops in the middle of it. Who
+        has shaken hands may be silent for longer.
+        """
+        server = self.serve("", "--line-timeout=1", "--max-connections=3")
+        quiet = TLSClient(server.port, self.context())
+        silent = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+        begun = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+        begun.sendall(b"\x16\x03\x01\x02\x00\x01")
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            TLSClient(server.port, self.context())
+        for connection in (silent, begun):
+            with connection, contextlib.suppress(ConnectionError):
+                assert connection.recv(100) == b""
+        waitUntil(lambda: self.isServing(server))
+        quiet.credit("quiet")
+        quiet.close()
+
+    def isServing(self, server: Server) -> bool:
+        """
+        Whether it lets one more client in.
+        """
+        try:
+            client = TLSClient(server.port, self.context())
+        except (ssl.SSLError, ConnectionError):
+            return False
+        client.credit("a")
+        client.close()
+        return True
+
+    def test_noCertificate(self) -> None:
+        """
+        A file that can't be used is a mistake on the command line.
+        """
+        ended = self.site.run(
+            *SERVE, "--listen=ssl:0:privateKey=nowhere.pem", "--ledger=x.db"
+        )
+        assert ended.returncode == 2
+        assert ended.stderr == (
+            "creditsync serve: --listen ssl:0:privateKey=nowhere.pem is no endpoint"
+            f" to listen on: {self.site.folder}/nowhere.pem can't be read (No such"
+            " file or directory)\n"
+        )
+
+    def test_tlsFolder(self) -> None:
+        """
+        Twisted's own C{tls:} works too, with its folder of certificates.
+        """
+        folder = self.site.folder / "certificates"
+        folder.mkdir()
+        self.authority.issue().write(folder / "localhost.pem")
+        server = self.launch(*SERVE, f"--listen=tls:{folder}:0:interface=127.0.0.1")
+        self.waitForLine(server, "(TLS) starting on ")
+        line = self.log(server).partition("(TLS) starting on ")[2]
+        client = TLSClient(int(line.splitlines()[0]), self.context())
+        client.credit("a")
+        client.close()
+
+
+class SignalTests(OperationsTestCase):
+    """
+    SIGHUP.
+    """
+
+    def test_everythingIsReadAgain(self) -> None:
+        """
+        The server goes on, the trail goes to a new file, and a token that was
+        revoked meanwhile is no good.
+        """
+        revoked = self.site.folder / "revoked"
+        revoked.touch()
+        audit = self.site.folder / "audit"
+        server = self.site.start(
+            *SERVE, *LISTEN, "--revoked", str(revoked), "--audit", str(audit)
+        )
+        client = server.connect()
+        client.send("a")
+        assert next(client.replies())["status"] == 200
+        moved = audit.rename(f"{audit}.1")
+        server.signal(signal.SIGHUP)
+        self.waitForLine(server, "Reloaded.")
+        client.send("b")
+        assert next(client.replies())["status"] == 200
+        for path, extID in ((moved, "a"), (audit, "b")):
+            [line] = [json.loads(line) for line in path.read_text().splitlines()]
+            assert (line["outcome"], line["extID"]) == ("booked", extID)
+        client.close()
+        assert server.process.poll() is None
+
+    def test_fullDisk(self) -> None:
+        """
+        A disk that is full where the trail is costs no money and no reply, and
+        is told once.
+        """
+        server = self.site.start(*SERVE, *LISTEN, "--audit=/dev/full")
+        for extID in ("a", "b", "c"):
+            self.assertServes(server, extID)
+        assert len(self.site.orders()) == 3
+        assert self.log(server).count("can't be written") == 1
+        assert "Traceback" not in self.log(server)
+
+
+class SystemdTests(OperationsTestCase):
+    """
+    The server as a unit of systemd's.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        address = str(self.site.folder / "notify")
+        self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(self.systemd.close)
+        self.systemd.bind(address)
+        self.systemd.settimeout(20)
+        self.site.environment["NOTIFY_SOCKET"] = address
+
+    def told(self) -> str:
+        """
+        The first line of the next message.
+        """
+        return self.systemd.recv(4096).decode().partition("\n")[0]
+
+    def messages(self) -> Iterator[str]:
+        """
+        The messages that are there.
+        """
+        self.systemd.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                yield self.told()
+
+    def test_life(self) -> None:
+        """
+        It is ready when it answers, and tells of its reload and its stop.
+        """
+        server = self.launch(*SERVE, *LISTEN)
+        assert self.told() == "READY=1"
+        server.waitForPort()
+        server.signal(signal.SIGHUP)
+        assert [self.told(), self.told()] == ["RELOADING=1", "READY=1"]
+        server.signal(signal.SIGTERM)
+        assert self.told() == "STOPPING=1"
+        assert server.end() == -signal.SIGTERM
+
+    def test_notReady(self) -> None:
+        """
+        A server that can't start is never ready.
+        """
+        port = self.site.start(*SERVE, *LISTEN, "--ledger=other.db").port
+        assert self.told() == "READY=1"
+        ended = self.site.run(*SERVE, f"--listen=tcp:{port}:interface=127.0.0.1")
+        assert ended.returncode == 1
+        assert list(self.messages()) == []
+
+    def test_watchdog(self) -> None:
+        """
+        As long as the reactor turns, systemd hears of it; when it hangs, not.
+        """
+        self.site.environment["WATCHDOG_USEC"] = "200000"
+        server = self.launch(*SERVE, *LISTEN)
+        assert self.told() == "READY=1"
+        assert [self.told(), self.told(), self.told()] == ["WATCHDOG=1"] * 3
+        server.signal(signal.SIGSTOP)
+        assert len(list(self.messages())) < 3
+        assert list(self.messages()) == []
+        server.signal(signal.SIGCONT)
+        self.systemd.settimeout(20)
+        assert self.told() == "WATCHDOG=1"
+
+    def activate(self, listener: socket.socket, listen: str) -> Server:
+        """
+        Start a server with a listening socket that it inherits as systemd
+        gives it.
+        """
+        number = listener.fileno()
+        process = subprocess.Popen
+        self.patch(
+            subprocess,
+            "Popen",
+            lambda *args, **kwargs: process(*args, pass_fds=[number], **kwargs),
+        )
+        activate = [sys.executable, "-c", ACTIVATE, str(number)]
+        server = self.launch(*activate, *SERVE, "--listen", listen)
+        server.port = listener.getsockname()[1]
+        return server
+
+    def test_socket(self) -> None:
+        """
+        A socket that systemd has opened is served, also those who connected
+        before the server was there.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            early = Client(listener.getsockname()[1])
+            early.send("a")
+            self.activate(listener, "systemd:domain=INET:name=creditsync")
+            reply = next(early.replies())
+            assert (reply["extID"], reply["status"]) == ("a", 200)
+            early.close()
+
+    def test_socketByTLS(self) -> None:
+        """
+        TLS can be spoken on such a socket too.
+        """
+        authority = Authority("authority")
+        ca, pem = self.site.folder / "ca.pem", self.site.folder / "server.pem"
+        ca.write_bytes(authority.issued.pem())
+        authority.issue().write(pem)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = self.activate(
+                listener, f"ssl:systemd:domain=INET:index=0:privateKey={pem}"
+            )
+            context = ssl.create_default_context(cafile=str(ca))
+            client = TLSClient(server.port, context)
+            client.credit("a")
+            client.close()
+
+
+class LogTests(OperationsTestCase):
+    """
+    The log as JSON.
+    """
+
+    def assertJSON(self, server: Server) -> None:
+        """
+        The whole log is JSON, from the first line to the last.
+        """
+        server.waitForPort()
+        server.signal(signal.SIGTERM)
+        server.end()
+        lines = [json.loads(line) for line in self.log(server).splitlines()]
+        texts = [line["text"] for line in lines]
+        assert any("starting on " in text for text in texts)
+        assert texts[-1] == "Server Shut Down."
+        assert {"time", "level", "namespace", "text"} <= set(lines[0])
+
+    def test_serve(self) -> None:
+        """
+        C{creditsync serve --log-json}, and a file that says so.
+        """
+        self.assertJSON(self.launch(*SERVE, *LISTEN, "--log-json"))
+        (self.site.folder / "c.toml").write_text(
+            'log-json = true\nlisten = ["tcp:0:interface=127.0.0.1"]'
+        )
+        self.assertJSON(self.launch(*SERVE, "--config=c.toml"))
+
+    def test_twistd(self) -> None:
+        """
+        C{twistd --logger}, and the option of the plugin.
+        """
+        start = [*TWISTD, "--nodaemon", "--pidfile="]
+        logger = "--logger=creditsync.logs.json"
+        self.assertJSON(self.launch(*start, logger, "creditsync", *LISTEN))
+        self.assertJSON(self.launch(*start, "creditsync", "--log-json", *LISTEN))
+
+
+class SentenceTests(OperationsTestCase):
+    """
+    What is told of mistakes.
+    """
+
+    def test_unixFolder(self) -> None:
+        """
+        A UNIX socket in a folder that isn't there.
+        """
+        ended = self.site.run(*SERVE, "--listen=unix:/nowhere/sock")
+        assert ended.returncode == 2
+        assert ended.stderr == (
+            "creditsync serve: --listen unix:/nowhere/sock is no endpoint to listen"
+            " on: the folder /nowhere is not there\n"
+        )
+
+    def test_audit(self) -> None:
+        """
+        A trail that can't be written keeps the server from starting.
+        """
+        ended = self.site.run(*SERVE, *LISTEN, "--audit=/nowhere/audit")
+        assert ended.returncode == 2
+        assert ended.stderr == (
+            "creditsync serve: --audit: the folder /nowhere is not there\n"
+        )

@@ -1,0 +1,141 @@
+"""
+A server in memory that counts, and clients of it.
+"""
+
+import json
+from typing import Any
+
+from attrs import Factory, define, field
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync.events import TradeEvents
+from creditsync.metrics import Metrics
+from creditsync.records import Limits
+from creditsync.runtime import TradingRuntime
+from creditsync.service import CreditSync
+from creditsync.tally import Tally
+from creditsync.testing import FakeAuthenticator, HeldLedger
+
+NOW = 1767225600.0
+DATA = {"login": 1001, "amount": 300.0, "comment": "Promotion credit"}
+
+
+@define(eq=False)
+class Client:
+    """
+    One client of a server in memory.
+    """
+
+    server: CreditSync
+    peer: IPv4Address = Factory(lambda: IPv4Address("TCP", "192.0.2.7", 5123))
+    wire: Any = Factory(lambda: StringTransport(lenient=True))
+    protocol: Any = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.protocol = self.server.factory.buildProtocol(self.peer)
+        self.protocol.makeConnection(self.wire)
+
+    def asks(
+        self,
+        command: str = "CreditInSync",
+        extID: object = "a",
+        data: object = DATA,
+        token: str = "manager",
+        **members: object,
+    ) -> None:
+        """
+        Send one command.
+        """
+        request = {
+            "command": command,
+            "extID": extID,
+            "__token": token,
+            "data": data,
+            **members,
+        }
+        self.says(json.dumps(request).encode())
+
+    def says(self, line: bytes) -> None:
+        """
+        Send one line.
+        """
+        self.protocol.dataReceived(line + b"\r\n")
+
+    def outcomes(self) -> list[tuple[Any, int]]:
+        """
+        Take the replies that were heard since the last time, each as its extID
+        and status.
+        """
+        lines = [json.loads(line) for line in self.wire.value().splitlines()]
+        self.wire.clear()
+        return [
+            (line.get("extID"), line["status"]) for line in lines if "event" not in line
+        ]
+
+    def goes(self) -> None:
+        """
+        Lose the connection.
+        """
+        self.protocol.connectionLost(Failure(ConnectionDone()))
+
+
+class ObservedTestCase(SynchronousTestCase):
+    """
+    A server in memory that counts; its commits end when the test says so.
+    """
+
+    def setUp(self) -> None:
+        """
+        Start it.
+        """
+        self.serve()
+
+    def serve(self, **limits: Any) -> None:
+        """
+        Start it with these limits.
+        """
+        self.reactor = MemoryReactorClock()
+        self.tally = Tally(self.reactor, lambda: NOW + self.reactor.seconds())
+        self.events = TradeEvents()
+        self.ledger = HeldLedger()
+        self.authenticator = FakeAuthenticator()
+        self.runtime = TradingRuntime(
+            self.reactor,
+            self.ledger,
+            self.events,
+            now=lambda: NOW,
+            maxQueued=limits.get("maxQueued", 100),
+            tally=self.tally,
+        )
+        self.server = CreditSync(
+            self.reactor,
+            runtime=self.runtime,
+            events=self.events,
+            authenticator=self.authenticator,
+            listen=["tcp:8080"],
+            limits=Limits(**limits),
+            tally=self.tally,
+        )
+        self.server.startService()
+        self.metrics = Metrics(self.reactor, self.server, self.tally)
+
+    def turns(self) -> None:
+        """
+        Let the reactor do what it was asked to do by now.
+        """
+        for _ in range(3):
+            self.reactor.advance(0)
+
+    def commits(self, seconds: float = 0.0) -> None:
+        """
+        Let all that was asked for be committed, so many seconds from now.
+        """
+        self.turns()
+        self.reactor.advance(seconds)
+        while self.ledger.commits:
+            self.ledger.release()
+            self.turns()

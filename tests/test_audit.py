@@ -1,0 +1,529 @@
+"""
+Tests for L{creditsync.audit}.
+"""
+
+import json
+import os
+from errno import ENOSPC
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync.audit import AuditTrail
+from creditsync.errors import Busy
+from creditsync.events import TradeEvents
+from creditsync.interfaces import ITradingRuntime
+from creditsync.records import TradeEvent
+from creditsync.runtime import TradingRuntime
+from creditsync.service import CreditSync
+from creditsync.testing import FakeAuthenticator, FakeTradingRuntime, HeldLedger
+from tests.test_service import Client, Reactor
+from tests.test_tap import logTo
+
+# What the clock of the trail shows: 2026-01-01.
+NOW = 1767225600.25
+TIME = "2026-01-01T00:00:00.250000Z"
+# Who asks, in the first and the second session.
+FIRST = {"principal": 7, "session": 1, "peer": "192.0.2.1:4242"}
+SECOND = {"principal": 7, "session": 2, "peer": "192.0.2.1:4242"}
+
+
+class FullDisk:
+    """
+    An C{os.write} on a disk with room for so many bytes.
+    """
+
+    def __init__(self) -> None:
+        self.write = os.write
+        self.room = 10**9
+
+    def __call__(self, file: int, data: bytes) -> int:
+        if not self.room:
+            raise OSError(ENOSPC, "No space left on device")
+        written = self.write(file, data[: self.room])
+        self.room -= written
+        return written
+
+
+class AuditTestCase(SynchronousTestCase):
+    """
+    A server with an audit trail, on a ledger that commits when it is told to.
+    """
+
+    def setUp(self) -> None:
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = Path(folder.name, "audit")
+        self.reactor = Reactor()
+        self.events = TradeEvents()
+        self.ledger = HeldLedger()
+        self.trail = AuditTrail(self.path, self.reactor, lambda: NOW)
+        self.server = self.start(
+            TradingRuntime(
+                self.reactor,
+                self.ledger,
+                self.events,
+                now=lambda: NOW,
+                maxQueued=100,
+            )
+        )
+        self.client = self.connect()
+
+    def start(self, runtime: ITradingRuntime) -> CreditSync:
+        """
+        Start a server on this runtime.
+        """
+        server = CreditSync(
+            self.reactor,
+            runtime=runtime,
+            events=self.events,
+            authenticator=FakeAuthenticator(),
+            listen=["tcp:8080"],
+            audit=self.trail,
+        )
+        server.startService()
+        return server
+
+    def connect(self) -> Client:
+        """
+        Be one more client.
+        """
+        client = Client(self.server)
+        client.protocol.session.peer = IPv4Address("TCP", "192.0.2.1", 4242)
+        return client
+
+    def asks(self, extID: str, amount: float = 300.0, /, **members: Any) -> None:
+        """
+        Send one credit.
+        """
+        request = {
+            "command": "CreditInSync" if amount > 0 else "CreditOutSync",
+            "extID": extID,
+            "__token": "manager",
+            "data": {"login": 1001, "amount": amount, "comment": "Promotion"},
+            **members,
+        }
+        request = {name: value for name, value in request.items() if value is not None}
+        self.client.protocol.dataReceived(json.dumps(request).encode() + b"\n")
+
+    def commit(self) -> None:
+        """
+        Let what was asked for be booked.
+        """
+        self.reactor.advance(0)
+        self.ledger.release()
+        self.reactor.advance(0)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """
+        What the trail has.
+        """
+        text = self.path.read_bytes()
+        assert text.isascii() and text[-1:] in (b"", b"\n")
+        return [json.loads(line) for line in text.splitlines()]
+
+
+class TrailTests(AuditTestCase):
+    """
+    What is told of money operations.
+    """
+
+    def booked(self, extID: str, order: int, /, **members: Any) -> dict[str, Any]:
+        """
+        The line of a credit that was booked.
+        """
+        return {
+            "time": TIME,
+            "outcome": "booked",
+            "command": "CreditInSync",
+            **FIRST,
+            "extID": extID,
+            "done": "add",
+            "order": order,
+            "login": 1001,
+            "cmd": 7,
+            "amount": 300.0,
+            "comment": "Promotion",
+            **members,
+        }
+
+    def refused(self, extID: str, /, **members: Any) -> dict[str, Any]:
+        """
+        The line of a request that was refused.
+        """
+        return {
+            "time": TIME,
+            "outcome": "refused",
+            "command": "CreditOutSync",
+            **FIRST,
+            "extID": extID,
+            "login": 1001,
+            "amount": -300.0,
+            **members,
+        }
+
+    def test_booked(self) -> None:
+        """
+        A credit has its line when it is on disk, and not before.
+        """
+        self.asks("a")
+        self.reactor.advance(0)
+        self.assertEqual(self.lines(), [])
+        self.ledger.release()
+        self.reactor.advance(0)
+        self.assertEqual(self.lines(), [self.booked("a", 1)])
+
+    def test_order(self) -> None:
+        """
+        The lines are in the ledger's order, over all sessions and commits.
+        """
+        self.asks("a")
+        self.reactor.advance(0)
+        first, self.client = self.client, self.connect()
+        self.asks("b")
+        self.client = first
+        self.asks("c", data={"order": 1}, command="DeleteCreditSync")
+        self.commit()
+        self.commit()
+        self.assertEqual(
+            self.lines(),
+            [
+                self.booked("a", 1),
+                self.booked("b", 2, **SECOND),
+                self.booked("c", 1, command="DeleteCreditSync", done="delete"),
+            ],
+        )
+
+    def test_exact(self) -> None:
+        """
+        Amounts are exact, texts are what the client sent, and an extID keeps
+        its type.
+        """
+        data = {
+            "login": 1001,
+            "amount": 9999999.00000001,
+            "comment": 'a"\n\N{EURO SIGN}\\',
+        }
+        self.asks("a", data=data, extID=7)
+        self.commit()
+        self.assertIn(b'"amount":9999999.00000001,', self.path.read_bytes())
+        [line] = self.lines()
+        self.assertEqual(line["comment"], data["comment"])
+        self.assertEqual(line["extID"], 7)
+
+    def test_asynchronous(self) -> None:
+        """
+        An asynchronous command, whose client need give no extID, has its line
+        too.
+        """
+        self.asks("a", command="CreditIn", extID=None)
+        self.commit()
+        self.assertEqual(
+            self.lines(), [self.booked("a", 1, command="CreditIn", extID=None)]
+        )
+
+    def test_refused(self) -> None:
+        """
+        What the runtime refuses has its line with the cause.
+        """
+        self.asks("a", -300.0)
+        self.reactor.advance(0)
+        self.assertEqual(
+            self.lines(),
+            [
+                self.refused(
+                    "a",
+                    status=409,
+                    error="TRADE_NO_MONEY",
+                    message="account 1001 has not enough credit",
+                )
+            ],
+        )
+
+    def test_refusedBefore(self) -> None:
+        """
+        So has what doesn't come so far. Who has no good token is nobody, and
+        the token is told nowhere.
+        """
+        self.asks("a")
+        self.asks("b", -300.0, __token="stolen")
+        self.asks("c", -300.0, __token="user")
+        self.asks("d", 300.0, data={"login": "1001", "amount": -5})
+        self.commit()
+        unauthorized, forbidden, invalid, _ = self.lines()
+        self.assertEqual(
+            unauthorized,
+            self.refused(
+                "b",
+                principal=None,
+                status=401,
+                error="UNAUTHORIZED",
+                message="__token is not good",
+            ),
+        )
+        self.assertEqual((forbidden["principal"], forbidden["status"]), (10, 403))
+        self.assertEqual(
+            (invalid["extID"], invalid["status"], invalid["amount"]), ("d", 400, -5)
+        )
+        self.assertNotIn("login", invalid)
+        self.assertNotIn(b"stolen", self.path.read_bytes())
+
+    def test_onlyMoney(self) -> None:
+        """
+        What is no money operation, or not known to be one, has no line.
+        """
+        self.asks("a", command="HealthCheck")
+        self.asks("b", command="GetOperation", data={"order": 5})
+        self.asks("c", command="Nonsense")
+        self.asks("d", command=["CreditIn"])
+        self.client.protocol.dataReceived(b"rubbish\n")
+        self.client.protocol.dataReceived(b"x" * 70_000)
+        self.reactor.advance(0)
+        self.assertEqual(self.lines(), [])
+
+    def test_unknown(self) -> None:
+        """
+        Who was told that the outcome is unknown has a line for that, and
+        another one when it is booked all the same.
+        """
+        self.asks("a")
+        self.reactor.advance(0)
+        self.reactor.advance(5)
+        self.commit()
+        unknown, booked = self.lines()
+        self.assertEqual(
+            {name: unknown[name] for name in ("outcome", "extID", "order", "status")},
+            {"outcome": "unknown", "extID": "a", "order": 1, "status": 504},
+        )
+        self.assertEqual(booked, self.booked("a", 1))
+
+    def test_replayed(self) -> None:
+        """
+        A repetition under the same key is not booked again, and its line says
+        so: while the first is under way and after it was booked.
+        """
+        self.asks("a", idempotencyKey="k")
+        self.asks("b", idempotencyKey="k")
+        self.commit()
+        self.asks("c", idempotencyKey="k")
+        self.reactor.advance(0)
+        attached, booked, replayed = self.lines()
+        self.assertEqual(booked, self.booked("a", 1, idempotencyKey="k"))
+        for line, extID in ((attached, "b"), (replayed, "c")):
+            self.assertEqual(
+                line,
+                {
+                    "time": TIME,
+                    "outcome": "replayed",
+                    "command": "CreditInSync",
+                    **FIRST,
+                    "extID": extID,
+                    "order": 1,
+                },
+            )
+
+    def test_withoutSession(self) -> None:
+        """
+        What is booked after its session has ended keeps its asker.
+        """
+        self.asks("a")
+        self.client.goes()
+        self.commit()
+        self.assertEqual(self.lines(), [self.booked("a", 1)])
+
+    def test_stop(self) -> None:
+        """
+        What is booked at the very end has its line, and the file is closed.
+        """
+        self.asks("a")
+        self.client.goes()
+        stopped = self.server.stopService()
+        self.reactor.advance(0.2)
+        self.ledger.release()
+        self.successResultOf(stopped)
+        self.assertEqual(self.lines(), [self.booked("a", 1)])
+        self.assertIsNone(self.trail._file)
+        self.assertEqual(self.events._observers, [])
+
+    def test_atRest(self) -> None:
+        """
+        Nothing is remembered of what is done.
+        """
+        self.asks("a")
+        self.commit()
+        self.asks("b", -900.0)
+        self.reactor.advance(0)
+        self.assertEqual((self.trail._askers, self.trail._lines), ({}, []))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+
+class ForeignTests(AuditTestCase):
+    """
+    The trail of a server on another trading runtime.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.events = TradeEvents()
+        self.runtime = FakeTradingRuntime(self.events)
+        self.trail = AuditTrail(self.path, self.reactor, lambda: NOW)
+        self.server = self.start(self.runtime)
+        self.client = self.connect()
+
+    def test_unmarked(self) -> None:
+        """
+        An event that nobody here has asked for is told as it is.
+        """
+        self.events.publish([TradeEvent(1, {"order": 5, "login": 1})])
+        [line] = self.lines()
+        self.assertEqual(
+            line, {"time": TIME, "outcome": "booked", "done": "update", "order": 5}
+        )
+
+    def test_refused(self) -> None:
+        """
+        What it refuses has its line.
+        """
+        self.runtime.refusal = Busy("enough")
+        self.asks("a")
+        self.reactor.advance(0)
+        [line] = self.lines()
+        self.assertEqual((line["extID"], line["error"]), ("a", "BUSY"))
+
+
+class FileTests(AuditTestCase):
+    """
+    The file, and what becomes of money when it can't be written.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.disk = FullDisk()
+        self.patch(os, "write", self.disk)
+        self.log = logTo(self)
+
+    def credit(self, extID: str) -> None:
+        """
+        Have a credit booked and answered.
+        """
+        self.asks(extID)
+        self.commit()
+        [reply] = self.client.replies()
+        self.assertEqual((reply["extID"], reply["status"]), (extID, 200))
+
+    def told(self) -> list[Any]:
+        """
+        The extIDs of the lines, or how many lines are missing there.
+        """
+        return [line.get("extID", line.get("lines")) for line in self.lines()]
+
+    def test_appended(self) -> None:
+        """
+        A server goes on where the one before it ended, in a file that not
+        everybody can read.
+        """
+        self.path.write_bytes(b'{"extID":"before"}\n')
+        self.credit("a")
+        self.assertEqual(self.told(), ["before", "a"])
+        self.path.unlink()
+        self.trail.reopen()
+        self.assertEqual(self.path.stat().st_mode & 0o027, 0)
+
+    def test_reopened(self) -> None:
+        """
+        After the file was moved away and opened again the lines go to a new
+        one, and none is lost.
+        """
+        self.credit("a")
+        moved = self.path.rename(f"{self.path}.1")
+        self.credit("b")
+        self.server.reload()
+        self.credit("c")
+        self.assertEqual(self.told(), ["c"])
+        self.path = moved
+        self.assertEqual(self.told(), ["a", "b"])
+
+    def test_notReopened(self) -> None:
+        """
+        If it can't be opened again, the old file goes on, and the log says so.
+        """
+        self.credit("a")
+        moved = self.path.rename(f"{self.path}.1")
+        self.path.mkdir()
+        self.server.reload()
+        self.credit("b")
+        self.assertEqual(
+            self.log,
+            [
+                (
+                    "error",
+                    f"The audit trail {self.path} can't be opened again, the old file"
+                    " goes on: Is a directory",
+                )
+            ],
+        )
+        self.path = moved
+        self.assertEqual(self.told(), ["a", "b"])
+
+    def test_full(self) -> None:
+        """
+        A full disk costs lines and no money; the log says so once, and again
+        when it is over; the trail itself says how many are missing.
+        """
+        self.credit("a")
+        self.disk.room = 0
+        for extID in ("b", "c", "d"):
+            self.credit(extID)
+        self.disk.room = 10**9
+        self.credit("e")
+        self.assertEqual(self.told(), ["a", 3, "e"])
+        self.assertEqual(self.trail.lost, 3)
+        self.assertEqual(
+            self.log,
+            [
+                (
+                    "error",
+                    f"The audit trail {self.path} can't be written, its lines are lost"
+                    " until it can; money is not concerned: No space left on device",
+                ),
+                (
+                    "warn",
+                    f"The audit trail {self.path} is written again; 3 lines were lost.",
+                ),
+            ],
+        )
+
+    def test_halfALine(self) -> None:
+        """
+        A line for which there was only half the room does not spoil the next.
+        """
+        self.credit("a")
+        self.disk.room = 100
+        self.credit("b")
+        self.disk.room = 10**9
+        self.credit("c")
+        first, half, *rest = self.path.read_bytes().splitlines()
+        self.assertEqual((json.loads(first)["extID"], len(half)), ("a", 100))
+        self.path.write_bytes(b"".join(line + b"\n" for line in rest))
+        self.assertEqual(self.told(), [1, "c"])
+
+    def test_halfABatch(self) -> None:
+        """
+        Of a batch that was cut, the lines that are there are not missing.
+        """
+        self.credit("a")
+        size = self.path.stat().st_size
+        for extID in ("b", "c", "d"):
+            self.asks(extID)
+        self.disk.room = size + 50
+        self.commit()
+        self.disk.room = 10**9
+        self.assertEqual(len(self.client.replies()), 3)
+        self.credit("e")
+        *whole, _, gap, last = self.path.read_bytes().splitlines()
+        self.assertEqual([json.loads(line)["extID"] for line in whole], ["a", "b"])
+        self.assertEqual(json.loads(gap)["lines"], 2)
+        self.assertEqual(json.loads(last)["extID"], "e")

@@ -1,0 +1,310 @@
+"""
+Tests for L{creditsync.config}, the options that a file decides, and
+C{creditsync check-config}.
+"""
+
+import io
+import os
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from twisted.python.usage import UsageError
+
+from creditsync.__main__ import main
+from creditsync.cli import check_config, serve
+from creditsync.tap import Options
+from tests.certificates import Authority
+from tests.test_tap import SECRET, InFolder
+
+
+class FileTestCase(InFolder):
+    """
+    A test with a file of options.
+    """
+
+    def write(self, text: str) -> None:
+        """
+        Write the file.
+        """
+        Path("c.toml").write_text(text, "utf-8")
+
+
+class FileTests(FileTestCase):
+    """
+    Options from a file.
+    """
+
+    def assertRefused(self, sentence: str, text: str, *arguments: str) -> None:
+        """
+        A file with this text is a mistake, and this is what its author is told.
+        """
+        self.write(text)
+        e = self.assertRaises(UsageError, self.parse, "--config=c.toml", *arguments)
+        self.assertEqual(str(e), f"c.toml: {sentence}")
+
+    def test_decides(self) -> None:
+        """
+        The file has each kind of option by its name.
+        """
+        self.write(
+            """
+            listen = ["tcp:1", "tcp:2"]
+            ledger = "/x/ledger.db"
+            timeout = 3
+            line-timeout = 2.5
+            max-pending = 7
+            accounts = "known"
+            idempotent-extid = true
+            log-json = false
+            """
+        )
+        options = self.parse("--config=c.toml")
+        self.assertEqual(options["listen"], ["tcp:1", "tcp:2"])
+        self.assertEqual(options["ledger"], "/x/ledger.db")
+        self.assertEqual(options["timeout"], 3.0)
+        self.assertEqual(options["limits"].lineTimeout, 2.5)
+        self.assertEqual(options["limits"].maxPending, 7)
+        self.assertEqual(options["accounts"], "known")
+        self.assertEqual((options["idempotent-extid"], options["log-json"]), (1, 0))
+        self.assertEqual(options["algorithm"], "HS256")
+
+    def test_commandLineWins(self) -> None:
+        """
+        What the command line says goes before the file, wherever it stands,
+        also where it says what would be so anyway.
+        """
+        self.write('listen = ["tcp:1"]\ntimeout = 3.0\nmax-pending = 7\nmax-queued = 8')
+        for arguments in (
+            ("--listen=tcp:2", "--timeout=5.0", "--config=c.toml", "--max-pending=9"),
+            (
+                "--max-pending=9",
+                "--config",
+                "c.toml",
+                "--timeout=5",
+                "--listen",
+                "tcp:2",
+            ),
+        ):
+            options = self.parse(*arguments)
+            self.assertEqual(options["listen"], ["tcp:2"])
+            self.assertEqual(options["timeout"], 5.0)
+            self.assertEqual(options["limits"].maxPending, 9)
+            self.assertEqual(options["limits"].maxQueued, 8)
+            self.assertEqual(
+                options.given, {"listen", "timeout", "max-pending", "config"}
+            )
+            self.assertEqual(options.filed, {"max-queued"})
+
+    def test_unknownKey(self) -> None:
+        """
+        What is no option is refused by its name: also a table, the name of an
+        attribute, and a file that names another.
+        """
+        for key in ("lisen", "maxPending", "max_pending", "limits", "config", "secret"):
+            self.assertRefused(f"there is no option {key}", f'{key} = "x"')
+        self.assertRefused("there is no option server", "[server]\ntimeout = 1")
+
+    def test_wrongType(self) -> None:
+        """
+        A value of another type is refused by its key, even where the command
+        line has the option.
+        """
+        for text, wanted in [
+            ("timeout = true", "timeout must be a number"),
+            ('timeout = "5"', "timeout must be a number"),
+            ("max-pending = 1.5", "max-pending must be a whole number"),
+            ("max-pending = false", "max-pending must be a whole number"),
+            ("ledger = 1", "ledger must be a string"),
+            ("audit = []", "audit must be a string"),
+            ("revoked = 2026-01-01", "revoked must be a string"),
+            ('listen = "tcp:1"', "listen must be a list of strings"),
+            ("listen = [1]", "listen must be a list of strings"),
+            ("idempotent-extid = 1", "idempotent-extid must be true or false"),
+            ("timeout = {x = 1}", "timeout must be a number"),
+        ]:
+            self.assertRefused(wanted, text)
+            self.assertRefused(wanted, text, "--timeout=1", "--ledger=x")
+
+    def test_wrongValue(self) -> None:
+        """
+        A value that the command line would not take is refused as there.
+        """
+        self.assertRefused(
+            "--max-pending must be a positive whole number: -1", "max-pending = -1"
+        )
+        self.assertRefused("--timeout must be a positive number: inf", "timeout = inf")
+        self.assertRefused("--accounts must be open or known: all", 'accounts = "all"')
+        self.assertRefused(
+            "--listen nope:1 is no endpoint to listen on:"
+            " Unknown endpoint type: 'nope'",
+            'listen = ["nope:1"]',
+        )
+
+    def test_noFile(self) -> None:
+        """
+        A file that can't be read is refused, and one that is no TOML.
+        """
+        e = self.assertRaises(UsageError, self.parse, "--config=nowhere")
+        self.assertEqual(
+            str(e), "nowhere: it can't be read (No such file or directory)"
+        )
+        self.write("timeout = ")
+        e = self.assertRaises(UsageError, self.parse, "--config=c.toml")
+        self.assertTrue(str(e).startswith("c.toml: it is no TOML: "), str(e))
+        Path("c.toml").write_bytes(b"\xff")
+        e = self.assertRaises(UsageError, self.parse, "--config=c.toml")
+        self.assertEqual(str(e), "c.toml: it is not UTF-8")
+
+    def test_everyOption(self) -> None:
+        """
+        There is no option of the server that a file can't have.
+        """
+        options = Options()
+        names = {name.removesuffix("=") for name in options.longOpt}
+        for name in names - {"config", "help", "version"}:
+            self.write(f"{name} = {{}}")
+            e = self.assertRaises(UsageError, self.parse, "--config=c.toml")
+            self.assertIn(f"c.toml: {name} must be ", str(e))
+
+
+class LogTests(FileTestCase):
+    """
+    The log as JSON.
+    """
+
+    def test_twistd(self) -> None:
+        """
+        The option, and the file that has it, choose C{twistd}'s observer.
+        """
+        self.write("log-json = true")
+        for argument in ("--log-json", "--config=c.toml"):
+            config = serve._TwistdOptions()
+            config.parseOptions(["--nodaemon", "serve", argument])
+            self.assertEqual(
+                f"{config['logger'].__module__}.{config['logger'].__name__}",
+                "creditsync.logs.json",
+            )
+
+
+class CheckTests(FileTestCase):
+    """
+    C{creditsync check-config}.
+    """
+
+    def check(self, *arguments: str) -> tuple[object, str, str]:
+        """
+        Run it.
+
+        @return: The exit status or what is told with it, and what was printed.
+        """
+        out, errors, status = io.StringIO(), io.StringIO(), None
+        with redirect_stdout(out), redirect_stderr(errors):
+            try:
+                check_config.run(arguments)
+            except SystemExit as e:
+                status = e.code
+        return status, out.getvalue(), errors.getvalue()
+
+    def test_shows(self) -> None:
+        """
+        It shows what would be used, and where each of it comes from; its
+        output is a file that says the same.
+        """
+        self.writeKey()
+        self.write('listen = ["tcp:1"]\ntimeout = 3\naudit = "a \\"b\\""')
+        status, out, errors = self.check("c.toml", "--max-pending=9")
+        self.assertEqual((status, errors), (None, ""))
+        lines = out.splitlines()
+        for line in (
+            'listen = ["tcp:1"]  # c.toml',
+            "timeout = 3.0  # c.toml",
+            'audit = "a \\"b\\""  # c.toml',
+            "max-pending = 9  # command line",
+            'ledger = "creditsync.db"  # default',
+            "idempotent-extid = false  # default",
+        ):
+            self.assertIn(line, lines)
+        self.assertEqual(lines.pop(), "All of it can be used.")
+        self.write("\n".join(lines))
+        self.assertEqual(self.parse("--config=c.toml")["limits"].maxPending, 9)
+
+    def test_makesNothing(self) -> None:
+        """
+        Nothing is made by it, and no secret is shown.
+        """
+        self.assertEqual(self.check()[0], None)
+        self.assertEqual(os.listdir(), [])
+        self.writeKey()
+        self.assertNotIn(SECRET, self.check()[1])
+
+    def test_mistake(self) -> None:
+        """
+        A mistake is told as the server would.
+        """
+        self.write("timeout = 0")
+        status, out, _ = self.check("c.toml")
+        self.assertEqual(
+            status,
+            "creditsync check-config: c.toml: --timeout must be a positive number: 0",
+        )
+        self.assertEqual(out, "")
+
+    def test_files(self) -> None:
+        """
+        Files that the server could not use or make are told, all of them.
+        """
+        os.mkdir("taken")
+        status, _, errors = self.check(
+            "--ledger=nowhere/x.db", "--key=taken/x/key", "--audit=x"
+        )
+        self.assertEqual(status, 1)
+        folder = os.getcwd()
+        self.assertEqual(
+            errors.splitlines(),
+            [
+                "creditsync check-config: --key: the folder"
+                f" {folder}/taken/x is not there",
+                "creditsync check-config: --ledger: the folder"
+                f" {folder}/nowhere is not there",
+            ],
+        )
+        self.assertEqual(
+            self.check("--ledger=taken")[2],
+            "creditsync check-config: --ledger: taken is a folder\n",
+        )
+
+    def test_notAllowed(self) -> None:
+        """
+        So are those that this user may not touch.
+        """
+        self.writeKey()
+        Path("x.db").touch()
+        self.patch(os, "access", lambda path, mode: False)
+        self.assertEqual(
+            self.check("--ledger=x.db", "--audit=y")[2].splitlines(),
+            [
+                "creditsync check-config: --ledger: x.db can't be read and written"
+                " by this user",
+                "creditsync check-config: --audit: y can't be made by this user",
+            ],
+        )
+
+    def test_certificate(self) -> None:
+        """
+        Certificates are read.
+        """
+        Authority("a").issue().write(Path("server.pem"))
+        self.assertIsNone(self.check("--listen=ssl:1:privateKey=server.pem")[0])
+        Path("server.pem").write_text("rubbish")
+        status, _, _ = self.check("--listen=ssl:1:privateKey=server.pem")
+        self.assertIn(f"{os.getcwd()}/server.pem has no private key", str(status))
+
+    def test_command(self) -> None:
+        """
+        It is a command of C{creditsync}, and helps.
+        """
+        self.patch(__import__("sys"), "argv", ["creditsync", "check-config", "--help"])
+        out = io.StringIO()
+        with redirect_stdout(out):
+            main()
+        self.assertTrue(out.getvalue().startswith("Usage: creditsync check-config"))

@@ -1,0 +1,177 @@
+"""
+Tests for C{deploy/} and C{docs/operations.rst}: what they name is there.
+"""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from docutils.nodes import section, title
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync.events import TradeEvents
+from creditsync.ledger.memory import MemoryLedger
+from creditsync.metrics import Metrics, exposition, registry
+from creditsync.runtime import TradingRuntime
+from creditsync.service import CreditSync
+from creditsync.tally import Tally
+from creditsync.testing import FakeAuthenticator
+from tests.certificates import Authority
+from tests.test_readme import CHECKOUT, rendered
+from tests.test_tap import InFolder
+
+DEPLOY = CHECKOUT / "deploy"
+OPERATIONS = CHECKOUT / "docs" / "operations.rst"
+
+_NAME = re.compile(r"\b(?:creditsync|process)_[a-z_]+")
+
+
+def alerts() -> list[str]:
+    """
+    The names of the alerts.
+    """
+    return re.findall(r"- alert: (\w+)", (DEPLOY / "alerts.yml").read_text())
+
+
+def exported() -> set[str]:
+    """
+    The names of all samples that a server has for Prometheus.
+    """
+    reactor, events = MemoryReactorClock(), TradeEvents()
+    tally = Tally(reactor, lambda: 0.0)
+    runtime = TradingRuntime(
+        reactor, MemoryLedger(), events, now=lambda: 0.0, maxQueued=1, tally=tally
+    )
+    service = CreditSync(
+        reactor,
+        runtime=runtime,
+        events=events,
+        authenticator=FakeAuthenticator(),
+        listen=[],
+        tally=tally,
+    )
+    text, _ = exposition(registry(Metrics(reactor, service, tally)), "")
+    names = set()
+    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)", text.decode(), re.MULTILINE):
+        suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
+        names |= {name + suffix for suffix in suffixes}
+    return names
+
+
+class MetricTests(SynchronousTestCase):
+    """
+    The metrics that dashboards and alerts ask for.
+    """
+
+    def test_alerts(self) -> None:
+        """
+        No alert waits for a metric that there isn't.
+        """
+        asked = set(_NAME.findall((DEPLOY / "alerts.yml").read_text()))
+        self.assertEqual(asked - exported(), set())
+        self.assertGreater(len(asked), 10)
+
+    def test_dashboard(self) -> None:
+        """
+        Nor does a panel.
+        """
+        dashboard = json.loads((DEPLOY / "dashboard.json").read_text())
+        asks = [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
+        asks += [v["query"]["query"] for v in dashboard["templating"]["list"][1:]]
+        for ask in asks:
+            self.assertEqual(ask.count("("), ask.count(")"), ask)
+            self.assertEqual(set(_NAME.findall(ask)) - exported(), set(), ask)
+
+    def test_everyMetricIsShown(self) -> None:
+        """
+        Each metric of the server is on the dashboard or in an alert, but for
+        the version.
+        """
+        shown = (DEPLOY / "dashboard.json").read_text()
+        shown += (DEPLOY / "alerts.yml").read_text()
+        hidden = {
+            name
+            for name in exported()
+            if name.startswith("creditsync_")
+            and not name.endswith(("_sum", "_count"))
+            and name not in shown
+        }
+        self.assertEqual(hidden, {"creditsync_build_info"})
+
+
+class DocumentTests(SynchronousTestCase):
+    """
+    The document for operators.
+    """
+
+    def test_everyAlert(self) -> None:
+        """
+        Each alert has a section that says what it means and what to do, in the
+        order of the rules, and no section is of an alert that there isn't.
+        """
+        tree, _ = rendered(OPERATIONS)
+        titles = [
+            each.next_node(title).astext()  # type: ignore[union-attr]
+            for each in tree.findall(section)
+        ]
+        self.assertEqual(
+            [text for text in titles if text.startswith("Creditsync")], alerts()
+        )
+
+    def test_files(self) -> None:
+        """
+        Each file of C{deploy/} is told of.
+        """
+        text = OPERATIONS.read_text("utf-8")
+        for path in DEPLOY.iterdir():
+            self.assertIn(f"``deploy/{path.name}``", text)
+
+
+class CommandTests(InFolder):
+    """
+    The commands that start the server.
+    """
+
+    def test_unit(self) -> None:
+        """
+        The unit starts the server with its file, whose keys are options.
+        """
+        config = (DEPLOY / "creditsync.toml").read_text()
+        self.writeKey()
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        pem = Authority("a").issue().write(Path(folder.name, "server.pem"))
+        for path in ("key.pem", "fullchain.pem"):
+            config = config.replace(f"/etc/creditsync/tls/{path}", str(pem))
+        config = config.replace("/var/log/creditsync", folder.name)
+        # What is commented out must be right too.
+        config = re.sub(r"^# (?=[\w-]+ = )", "", config, flags=re.MULTILINE)
+        revoked = Path(folder.name, "revoked")
+        revoked.touch()
+        config = config.replace("/etc/creditsync/revoked", str(revoked))
+        Path("c.toml").write_text(config)
+        unit = (DEPLOY / "creditsync.service").read_text()
+        [command] = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+        self.assertTrue(command.startswith("/opt/creditsync/bin/creditsync serve "))
+        command = command.replace("/etc/creditsync/creditsync.toml", "c.toml")
+        command = command.replace("${CREDENTIALS_DIRECTORY}/key", "creditsync.key")
+        options = self.parse(*shlex.split(command)[2:])
+        self.assertEqual(len(options["listen"]), 1)
+        self.assertLessEqual({"listen", "web", "audit", "log-json"}, options.filed)
+
+    def test_container(self) -> None:
+        """
+        So does the container, and it tells its health where it asks for it.
+        """
+        text = (DEPLOY / "Containerfile").read_text()
+        [entry] = re.findall(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)
+        [command] = re.findall(r"^CMD (.*)$", text, re.MULTILINE)
+        words = json.loads(entry) + json.loads(command)
+        self.assertEqual(words[:2], ["creditsync", "serve"])
+        options = self.parse(*words[2:])
+        self.assertEqual(options["listen"], ["tcp:8080"])
+        self.assertEqual(options["web"], "tcp:8081")
+        self.assertIn("http://127.0.0.1:8081/ready", text)

@@ -1,0 +1,300 @@
+"""
+Tests for L{creditsync.metrics}.
+"""
+
+from typing import Any
+
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import CollectorRegistry
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync import __version__
+from creditsync.errors import LedgerProblem
+from creditsync.events import TradeEvents
+from creditsync.metrics import Metrics, Pulse, exposition, registry
+from creditsync.records import TradeEvent
+from creditsync.service import CreditSync
+from creditsync.tally import Tally
+from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
+from tests.lint import problems
+from tests.observed import NOW, Client, ObservedTestCase
+
+
+def values(metrics: Metrics) -> dict[str, Any]:
+    """
+    The value of each series, by its name and labels as they are written.
+    """
+    text, _ = exposition(registry(metrics), "")
+    found = {}
+    for family in text_string_to_metric_families(text.decode()):
+        for sample in family.samples:
+            labels = ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}"] = sample.value
+    return found
+
+
+class LintTests(SynchronousTestCase):
+    """
+    The rules see what is wrong.
+    """
+
+    GOOD = (
+        "# HELP a_seconds How long.\n# TYPE a_seconds histogram\n"
+        'a_seconds_bucket{le="1.0"} 1.0\na_seconds_bucket{le="+Inf"} 2.0\n'
+        "a_seconds_count 2.0\na_seconds_sum 3.5\n"
+        '# HELP b_total Many.\n# TYPE b_total counter\nb_total{c="d"} 1.0\n'
+    )
+
+    def test_good(self) -> None:
+        """
+        There is nothing to say of what is good.
+        """
+        self.assertEqual(problems(self.GOOD), [])
+
+    def test_bad(self) -> None:
+        """
+        Each fault has its word.
+        """
+        for good, bad, word in (
+            ("a_seconds", "a_ms", "base unit"),
+            ("How long.", "", "help"),
+            ("# HELP b_total Many.\n", "", "HELP"),
+            ("# TYPE b_total counter\n", "", "type"),
+            ('{le="+Inf"}', '{le="2.0"}', "no +Inf"),
+            ('{le="1.0"} 1.0', '{le="1.0"} 3.0', "ascend"),
+            ("_count 2.0", "_count 1.0", "another _count"),
+            ("_sum 3.5", "_sum 0.9", "_sum 0.9"),
+            ("a_seconds_sum 3.5\n", "", "_sum -1"),
+            ("_sum 3.5\n", "_sum 3.5\na_seconds_sum 4\n", "twice"),
+            ('b_total{c="d"} 1.0', 'b_total{c="d"} -1.0', "below zero"),
+            ("b_total counter", "b_total gauge", "counter's name"),
+        ):
+            self.assertIn(good, self.GOOD)
+            found = problems(self.GOOD.replace(good, bad))
+            self.assertTrue(any(word in each for each in found), (bad, found))
+
+
+class MetricsTests(ObservedTestCase):
+    """
+    What a scraper is told.
+    """
+
+    def test_lint(self) -> None:
+        """
+        The text is good before anything has happened and after a lot has.
+        """
+        text, _ = exposition(registry(self.metrics), "")
+        self.assertEqual(problems(text.decode()), [])
+        self.aLot()
+        text, _ = exposition(registry(self.metrics), "")
+        self.assertEqual(problems(text.decode()), [])
+
+    def aLot(self) -> None:
+        """
+        Let something of everything happen.
+        """
+        client = Client(self.server)
+        client.asks()
+        client.asks("CreditIn", extID="b")
+        client.asks(extID="c", data={})
+        client.asks(extID="d", token="nobody")
+        client.asks('a"b\n\\', extID="e")
+        client.says(b"x" * 70_000)
+        self.commits(0.02)
+        self.events.publish([TradeEvent(0, {"order": 7})])
+        Client(self.server).asks()
+        self.turns()
+
+    def test_openMetrics(self) -> None:
+        """
+        Who asks for OpenMetrics gets what its own, stricter parser takes.
+        """
+        self.aLot()
+        text, contentType = exposition(
+            registry(self.metrics),
+            "application/openmetrics-text;version=1.0.0;q=0.9,text/plain;q=0.5",
+        )
+        self.assertIn("openmetrics-text", contentType)
+        families = list(openmetrics.text_string_to_metric_families(text.decode()))
+        self.assertIn("creditsync_requests", [family.name for family in families])
+
+    def test_values(self) -> None:
+        """
+        One credit that was booked, one that waits, one refused for each reason.
+        """
+        self.aLot()
+        self.reactor.advance(0.5)
+        found = values(self.metrics)
+        expected = {
+            "requests_total{command=CreditInSync,error=,status=200}": 1,
+            "requests_total{command=CreditIn,error=,status=200}": 1,
+            "requests_total{command=CreditInSync,error=INVALID_DATA,status=400}": 1,
+            "requests_total{command=CreditInSync,error=UNAUTHORIZED,status=401}": 1,
+            "requests_total{command=unknown,error=UNKNOWN_COMMAND,status=404}": 1,
+            "requests_total{command=unknown,error=LINE_TOO_LONG,status=413}": 1,
+            "request_seconds_count{command=CreditInSync}": 3,
+            "request_seconds_bucket{command=CreditInSync,le=0.015}": 2,
+            "request_seconds_bucket{command=CreditInSync,le=0.02}": 3,
+            "request_seconds_sum{command=CreditInSync}": 0.02,
+            "limit_refusals_total{limit=max-line-length}": 1,
+            "token_rejections_total{}": 1,
+            "waiters{}": 1,
+            "oldest_waiter_seconds{}": 0.5,
+            "timeouts_total{}": 0,
+            "unmatched_events_total{}": 1,
+            "sessions{role=manager}": 2,
+            "sessions{role=none}": 0,
+            "operations_acknowledged_total{}": 2,
+            "operations_booked_total{}": 2,
+            "operations_published_total{}": 3,
+            "operations_unbooked{}": 0,
+            "operations_unpublished{}": -1,
+            "commit_operations_count{}": 1,
+            "commit_operations_sum{}": 2,
+            "queued_operations{}": 1,
+            "oldest_queued_seconds{}": 0.5,
+            f"build_info{{version={__version__}}}": 1,
+        }
+        for name, value in expected.items():
+            self.assertAlmostEqual(found[f"creditsync_{name}"], value, msg=name)
+        self.assertAlmostEqual(
+            found["creditsync_last_commit_timestamp_seconds{}"], NOW + 0.02
+        )
+
+    def test_requestsAreTimed(self) -> None:
+        """
+        Each request that is counted was timed too.
+        """
+        self.aLot()
+        found = values(self.metrics)
+        for part in ("CreditIn", "CreditInSync", "unknown"):
+            counted = [
+                value
+                for name, value in found.items()
+                if name.startswith(f"creditsync_requests_total{{command={part},")
+            ]
+            timed = found[f"creditsync_request_seconds_count{{command={part}}}"]
+            self.assertEqual(sum(counted), timed)
+
+    def test_unread(self) -> None:
+        """
+        What a client does not read shows, and that it stalls.
+        """
+        client = Client(self.server)
+        client.protocol.pauseProducing()
+        client.protocol.send(b"x" * 100)
+        found = values(self.metrics)
+        self.assertEqual(found["creditsync_unread_bytes{}"], 100)
+        self.assertEqual(found["creditsync_stalled_sessions{}"], 1)
+
+    def test_otherRegistry(self) -> None:
+        """
+        An application that has a registry puts the metrics among its own.
+        """
+        theirs = CollectorRegistry(auto_describe=True)
+        theirs.register(self.metrics)
+        text, contentType = exposition(theirs, "")
+        self.assertIn(b"creditsync_waiters 0.0\n", text)
+        self.assertNotIn(b"process_", text)
+        self.assertTrue(contentType.startswith("text/plain"))
+        self.assertRaises(ValueError, theirs.register, self.metrics)
+
+    def test_process(self) -> None:
+        """
+        A registry of our own has the process too.
+        """
+        found = values(self.metrics)
+        self.assertGreater(found["process_resident_memory_bytes{}"], 1_000_000)
+
+    def test_foreignRuntime(self) -> None:
+        """
+        Of a runtime that is not ours nothing is told of queue and commits.
+        """
+        clock = Clock()
+        events = TradeEvents()
+        tally = Tally(clock, clock.seconds)
+        server = CreditSync(
+            clock,
+            runtime=FakeTradingRuntime(events),
+            events=events,
+            authenticator=FakeAuthenticator(),
+            listen=[],
+            tally=tally,
+        )
+        found = values(Metrics(clock, server, tally))
+        self.assertIn("creditsync_waiters{}", found)
+        for name in ("queued_operations", "operations_booked_total"):
+            self.assertNotIn(f"creditsync_{name}{{}}", found)
+
+
+class ProblemTests(ObservedTestCase):
+    """
+    Whether requests can be served.
+    """
+
+    def test_idle(self) -> None:
+        """
+        To have booked nothing for a long time is no problem.
+        """
+        self.reactor.advance(86400)
+        self.assertEqual(self.metrics.problem(), None)
+
+    def test_stuck(self) -> None:
+        """
+        A commit that lasts longer than a request may is one, until it ends.
+        """
+        Client(self.server).asks()
+        self.turns()
+        self.reactor.advance(5)
+        self.assertEqual(self.metrics.problem(), None)
+        self.reactor.advance(1)
+        self.assertEqual(
+            self.metrics.problem(), "the ledger has not ended a commit for 6 s"
+        )
+        self.commits()
+        self.assertEqual(self.metrics.problem(), None)
+
+    def test_failed(self) -> None:
+        """
+        So is a ledger that failed.
+        """
+        Client(self.server).asks()
+        self.turns()
+        self.ledger.fail(LedgerProblem("the disk is gone"))
+        self.turns()
+        self.flushLoggedErrors(LedgerProblem)
+        self.server.whenFailed().addErrback(lambda _: None)
+        self.assertEqual(self.metrics.problem(), "the trading runtime has failed")
+
+    def test_stopping(self) -> None:
+        """
+        And a server that stops.
+        """
+        self.server.stopService()
+        self.assertEqual(
+            self.metrics.problem(), "the server is stopping or has not started"
+        )
+
+
+class PulseTests(SynchronousTestCase):
+    """
+    How late the reactor is.
+    """
+
+    def test_lag(self) -> None:
+        """
+        A reactor that was busy for 0.4 s is so much late.
+        """
+        clock = Clock()
+        pulse = Pulse(clock)
+        pulse.start()
+        clock.advance(0.25)
+        self.assertEqual(pulse.lag, 0)
+        clock.advance(0.65)
+        self.assertAlmostEqual(pulse.lag, 0.4)
+        self.assertEqual(sum(pulse.lags.counts), 2)
+        pulse.stop()
+        pulse.stop()
+        self.assertEqual(clock.getDelayedCalls(), [])

@@ -1,0 +1,448 @@
+"""
+Tests for L{creditsync.tls} and L{creditsync.listening}.
+"""
+
+import contextlib
+import os
+from calendar import timegm
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.internet.testing import MemoryReactorClock
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync import listening
+from creditsync.tls import Files, TLSEndpoint
+from tests.certificates import Authority, Issued
+from tests.test_tap import logTo
+
+
+class TLSTestCase(SynchronousTestCase):
+    """
+    A test with an authority and a folder for its certificates.
+    """
+
+    def setUp(self) -> None:
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.authority = Authority("authority")
+        self.pem = self.folder / "server.pem"
+        self.issued = self.authority.issue()
+        self.issued.write(self.pem)
+
+    def write(self, name: str, data: bytes) -> Path:
+        """
+        Write a file that is its user's alone.
+        """
+        path = self.folder / name
+        path.touch(0o600)
+        path.write_bytes(data)
+        return path
+
+
+def shown(context: SSL.Context) -> tuple[list[str], SSL.Connection, SSL.Connection]:
+    """
+    Shake hands with a server of this context, in memory.
+
+    @return: The common names that it showed, the client and the server.
+    """
+    client = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
+    server = SSL.Connection(context, None)
+    shakeHands(client, server)
+    chain = client.get_peer_cert_chain() or []
+    names = [each.to_cryptography().subject.rfc4514_string() for each in chain]
+    return names, client, server
+
+
+def shakeHands(client: SSL.Connection, server: SSL.Connection) -> None:
+    """
+    Carry bytes between the two until both are content.
+    """
+    client.set_connect_state()
+    server.set_accept_state()
+    for _ in range(10):
+        for one, other in ((client, server), (server, client)):
+            with contextlib.suppress(SSL.WantReadError):
+                one.do_handshake()
+            with contextlib.suppress(SSL.WantReadError):
+                other.bio_write(one.bio_read(65536))
+
+
+class FilesTests(TLSTestCase):
+    """
+    What is read from files.
+    """
+
+    def assertUnusable(self, sentence: str, files: Files) -> None:
+        """
+        The files are refused, and this is why.
+        """
+        e = self.assertRaises(ValueError, files.read)
+        self.assertEqual(str(e), sentence)
+
+    def test_oneFile(self) -> None:
+        """
+        The key and the certificate may stand in one file.
+        """
+        context = Files(self.pem, self.pem).read().getContext()
+        self.assertEqual(shown(context)[0], ["CN=localhost"])
+
+    def test_chain(self) -> None:
+        """
+        What follows the certificate in its file is sent with it: without it
+        clients that know only the authority could not verify.
+        """
+        between = self.authority.issue("between", isAuthority=True)
+        own = self.authority.issue(by=between)
+        own.write(self.pem, between)
+        context = Files(self.pem, self.pem).read().getContext()
+        self.assertEqual(shown(context)[0], ["CN=localhost", "CN=between"])
+
+    def test_chainElsewhere(self) -> None:
+        """
+        It may also stand in a file of its own.
+        """
+        between = self.authority.issue("between", isAuthority=True)
+        self.authority.issue(by=between).write(self.pem)
+        chain = self.write("chain.pem", between.pem())
+        context = Files(self.pem, self.pem, chain).read().getContext()
+        self.assertEqual(shown(context)[0], ["CN=localhost", "CN=between"])
+
+    def test_leastVersion(self) -> None:
+        """
+        TLS 1.1 is not spoken, TLS 1.2 is.
+        """
+        context = Files(self.pem, self.pem).read().getContext()
+        # Not the library's own dislike of what is so old is asked for here.
+        context.set_cipher_list(b"ALL:@SECLEVEL=0")
+        for version, isSpoken in [
+            (SSL.TLS1_1_VERSION, False),
+            (SSL.TLS1_2_VERSION, True),
+        ]:
+            old = SSL.Context(SSL.TLS_METHOD)
+            old.set_cipher_list(b"ALL:@SECLEVEL=0")
+            old.set_min_proto_version(SSL.TLS1_VERSION)
+            old.set_max_proto_version(version)
+            client, server = SSL.Connection(old, None), SSL.Connection(context, None)
+            if isSpoken:
+                shakeHands(client, server)
+                self.assertEqual(client.get_protocol_version_name(), "TLSv1.2")
+            else:
+                self.assertRaises(SSL.Error, shakeHands, client, server)
+
+    def test_clientMustShowOne(self) -> None:
+        """
+        Where there is an authority for clients, one without a certificate is
+        turned away, and one with a certificate of another authority too.
+        """
+        clientCA = self.write("ca.pem", self.authority.issued.pem())
+        context = Files(self.pem, self.pem, clientCA=clientCA).read().getContext()
+        stranger = Authority("authority").issue("client")
+        friend = self.authority.issue("client")
+        for issued in (friend, stranger, None):
+            ours = SSL.Context(SSL.TLS_METHOD)
+            if issued is not None:
+                path = str(issued.write(self.folder / "client.pem"))
+                ours.use_certificate_file(path)
+                ours.use_privatekey_file(path)
+            client, server = SSL.Connection(ours, None), SSL.Connection(context, None)
+            if issued is friend:
+                shakeHands(client, server)
+                peer = server.get_peer_certificate()
+                assert peer is not None
+                self.assertEqual(peer.to_cryptography(), friend.certificate)
+            else:
+                self.assertRaises(SSL.Error, shakeHands, client, server)
+
+    def test_notThere(self) -> None:
+        """
+        A file that isn't there is named.
+        """
+        nowhere = self.folder / "nowhere"
+        for files in (
+            Files(nowhere, self.pem),
+            Files(self.pem, nowhere),
+            Files(self.pem, self.pem, chain=nowhere),
+            Files(self.pem, self.pem, clientCA=nowhere),
+        ):
+            self.assertUnusable(
+                f"{nowhere} can't be read (No such file or directory)", files
+            )
+
+    def test_noKey(self) -> None:
+        """
+        A file without a key is named, and one whose key wants a passphrase.
+        """
+        for data in (b"", b"rubbish", self.issued.pem(), self.issued.keyPEM(b"secret")):
+            path = self.write("key.pem", data)
+            self.assertUnusable(
+                f"{path} has no private key in PEM without passphrase",
+                Files(path, self.pem),
+            )
+
+    def test_noCertificate(self) -> None:
+        """
+        A file without a certificate is named, and one that has half of one.
+        """
+        empty = self.write("empty.pem", self.issued.keyPEM())
+        self.assertUnusable(
+            f"{empty} has no certificate in PEM", Files(self.pem, empty)
+        )
+        lines = self.issued.pem().splitlines(keepends=True)
+        del lines[2]
+        half = self.write("half.pem", b"".join(lines))
+        self.assertUnusable(
+            f"{half} has a certificate that can't be read", Files(self.pem, half)
+        )
+
+    def test_ofTwo(self) -> None:
+        """
+        A key of another certificate is refused, and both files are named.
+        """
+        other = self.authority.issue().write(self.folder / "other.pem")
+        self.assertUnusable(
+            f"the key {other} and the certificate {self.pem} can't be used"
+            " together: key values mismatch",
+            Files(other, self.pem),
+        )
+
+
+class EndpointTests(TLSTestCase):
+    """
+    A listening endpoint that speaks TLS.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.reactor = MemoryReactorClock()
+        self.log = logTo(self)
+
+    def endpoint(self) -> TLSEndpoint:
+        """
+        The endpoint that a description of one file gives.
+        """
+        made = listening.endpoint(
+            self.reactor, f"ssl:8443:interface=127.0.0.1:privateKey={self.pem}"
+        )
+        assert isinstance(made, TLSEndpoint)
+        return made
+
+    def renew(self, issued: Issued, endpoint: TLSEndpoint) -> None:
+        """
+        Put another certificate in the place of the one in force.
+        """
+        issued.write(self.pem)
+        endpoint.reload()
+
+    def test_listens(self) -> None:
+        """
+        It listens by TCP, and the log says how long its certificate is good.
+        """
+        endpoint = self.endpoint()
+        factory = Factory()
+        port: Deferred[IListeningPort] = endpoint.listen(factory)
+        self.successResultOf(port)
+        ((number, tls, backlog, interface),) = self.reactor.tcpServers
+        self.assertEqual((number, backlog, interface), (8443, 1024, "127.0.0.1"))
+        self.assertIsInstance(tls, TLSMemoryBIOFactory)
+        self.assertIs(tls.wrappedFactory, factory)
+        until = self.issued.certificate.not_valid_after_utc
+        self.assertEqual(
+            self.log,
+            [
+                (
+                    "info",
+                    f"The certificate {self.pem} is good until"
+                    f" {until:%Y-%m-%dT%H:%M:%SZ}.",
+                )
+            ],
+        )
+
+    def test_expires(self) -> None:
+        """
+        It knows when its certificate ends; one that has ended is an error in
+        the log, and not the end of the server.
+        """
+        endpoint = self.endpoint()
+        self.assertEqual(
+            endpoint.expires,
+            timegm(self.issued.certificate.not_valid_after_utc.utctimetuple()),
+        )
+        self.renew(self.authority.issue(seconds=-60), endpoint)
+        ((level, text),) = self.log
+        self.assertEqual(level, "error")
+        self.assertIn("is good until", text)
+
+    def test_reload(self) -> None:
+        """
+        After a reload new connections are shown the new certificate.
+        """
+        endpoint = self.endpoint()
+        self.assertEqual(shown(endpoint.getContext())[0], ["CN=localhost"])
+        self.renew(self.authority.issue("renewed"), endpoint)
+        self.assertEqual(shown(endpoint.getContext())[0], ["CN=renewed"])
+
+    def test_oldConnectionLives(self) -> None:
+        """
+        A connection that stood before the reload goes on.
+        """
+        endpoint = self.endpoint()
+        _, client, server = shown(endpoint.getContext())
+        self.renew(self.authority.issue("renewed"), endpoint)
+        client.send(b"hello")
+        server.bio_write(client.bio_read(65536))
+        self.assertEqual(server.recv(100), b"hello")
+
+    def test_failedReload(self) -> None:
+        """
+        A reload that finds something wrong changes nothing, and the log says
+        so in one line.
+        """
+        endpoint = self.endpoint()
+        self.pem.write_bytes(self.authority.issue("renewed").pem())
+        endpoint.reload()
+        self.assertEqual(shown(endpoint.getContext())[0], ["CN=localhost"])
+        self.assertEqual(
+            self.log,
+            [
+                (
+                    "error",
+                    "The certificate was not renewed, the old one stays:"
+                    f" {self.pem} has no private key in PEM without passphrase",
+                )
+            ],
+        )
+
+    def test_othersCanRead(self) -> None:
+        """
+        A key that others can read is worth a warning.
+        """
+        self.pem.chmod(0o640)
+        self.endpoint().listen(Factory())
+        self.assertEqual(
+            self.log[0],
+            (
+                "warn",
+                f"Others can read the key {self.pem}:"
+                " make it yours alone with chmod 600.",
+            ),
+        )
+
+
+class DescriptionTests(TLSTestCase):
+    """
+    From a description to an endpoint.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.reactor: Any = MemoryReactorClock()
+
+    def backlog(self, description: str) -> int:
+        """
+        The backlog of the port that this description opens.
+        """
+        self.successResultOf(
+            listening.endpoint(self.reactor, description).listen(Factory())
+        )
+        servers = self.reactor.tcpServers or self.reactor.unixServers
+        backlog: int = servers.pop()[2]
+        return backlog
+
+    def refusal(self, description: str) -> str:
+        """
+        Why this is no endpoint.
+        """
+        e = self.assertRaises(ValueError, listening.endpoint, self.reactor, description)
+        return str(e)
+
+    def test_backlog(self) -> None:
+        """
+        There is room for many who connect at once, unless the description
+        says how much.
+        """
+        pem = f"privateKey={self.pem}"
+        for description in (
+            "tcp:80",
+            "tcp:port=80",
+            "tcp:80:127.0.0.1",
+            "tcp6:80",
+            "tcp6:80:interface=\\:\\:1",
+            f"ssl:80:{pem}",
+            f"unix:{self.folder}/sock",
+        ):
+            self.assertEqual(self.backlog(description), 1024, description)
+        for description in (
+            "tcp:80:backlog=7",
+            "tcp:80:127.0.0.1:7",
+            "tcp6:80:7",
+            "tcp6:80:interface=\\:\\:1:backlog=7",
+            f"ssl:80:{pem}:backlog=7",
+            f"unix:{self.folder}/sock:666:7",
+        ):
+            self.assertEqual(self.backlog(description), 7, description)
+
+    def test_unixFolder(self) -> None:
+        """
+        The folder of a UNIX socket must be there.
+        """
+        for description in ("unix:/nowhere/sock", "unix:address=/nowhere/sock"):
+            self.assertEqual(
+                self.refusal(description), "the folder /nowhere is not there"
+            )
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.folder)
+        self.assertEqual(self.backlog("unix:sock"), 1024)
+
+    def test_unixFolderOfOthers(self) -> None:
+        """
+        And this user must be allowed to write there.
+        """
+        self.patch(os, "access", lambda path, mode: False)
+        self.assertEqual(
+            self.refusal(f"unix:{self.folder}/sock"),
+            f"the folder {self.folder} can't be written to",
+        )
+
+    def test_quoted(self) -> None:
+        """
+        A file's name may have a colon.
+        """
+        self.issued.write(self.folder / "a:b.pem")
+        endpoint = listening.endpoint(
+            self.reactor, f"ssl:80:privateKey={self.folder}/a\\:b.pem"
+        )
+        self.assertIsInstance(endpoint, TLSEndpoint)
+
+    def test_onAnyEndpoint(self) -> None:
+        """
+        TLS goes on whatever other endpoint follows instead of a port.
+        """
+        description = f"ssl:tcp6:80:interface=\\:\\:1:privateKey={self.pem}"
+        endpoint = listening.endpoint(self.reactor, description)
+        self.successResultOf(endpoint.listen(Factory()))
+        ((number, tls, backlog, interface),) = self.reactor.tcpServers
+        self.assertEqual((number, backlog, interface), (80, 1024, "::1"))
+        self.assertIsInstance(tls, TLSMemoryBIOFactory)
+
+    def test_noKey(self) -> None:
+        """
+        Without a key there is no TLS.
+        """
+        self.assertEqual(self.refusal("ssl:80"), "privateKey=FILE is missing")
+
+    def test_noMethod(self) -> None:
+        """
+        Which TLS is spoken can't be chosen.
+        """
+        self.assertEqual(
+            self.refusal(f"ssl:80:privateKey={self.pem}:sslmethod=TLSv1_METHOD"),
+            "sslmethod can't be chosen: TLS 1.2 and 1.3 are spoken",
+        )

@@ -1,0 +1,1031 @@
+"""
+Tests for L{creditsync.web}, over HTTP as a browser speaks it.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from email.parser import BytesParser
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import mock
+from urllib.parse import quote
+
+from attrs import Factory, define
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.error import CannotListenError, ConnectionDone
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+
+from creditsync.codes import EV_RECORD_ADD
+from creditsync.ledger import searching
+from creditsync.ledger.searching import Found, tradesByKey, tradesOf
+from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.records import Operation, Reservation, Trade, TradeEvent
+from creditsync.tally import SECONDS
+from creditsync.web import feed, search, signing
+from creditsync.web.root import Root
+from creditsync.web.service import Web, WebSite, onLoopback
+from creditsync.web.watch import quantile
+from tests.lint import problems
+from tests.observed import NOW, Client, ObservedTestCase
+
+HERE = "http://localhost:8081"
+
+
+@define(eq=False)
+class Answer:
+    """
+    What a browser is given.
+    """
+
+    status: int
+    headers: Any
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """
+        The body, as JSON.
+        """
+        return json.loads(self.body)
+
+
+class Wire(StringTransport):
+    """
+    A connection in memory.
+    """
+
+    protocol: Any
+    disconnected: bool = False
+
+    def abortConnection(self) -> None:
+        """
+        See L{ITCPTransport.abortConnection}.
+        """
+        self.goes()
+
+    def goes(self) -> None:
+        """
+        Be lost.
+        """
+        if not self.disconnected:
+            self.disconnected = True
+            self.protocol.connectionLost(Failure(ConnectionDone()))
+
+
+class Page:
+    """
+    A connection of a browser.
+    """
+
+    def __init__(self, site: WebSite) -> None:
+        self.wire = Wire()
+        self.wire.protocol = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        self.wire.protocol.makeConnection(self.wire)
+
+    def sends(self, text: bytes) -> None:
+        """
+        Send bytes.
+        """
+        self.wire.protocol.dataReceived(text)
+
+    def answer(self) -> Answer:
+        """
+        Take what has come.
+        """
+        head, _, body = self.wire.value().partition(b"\r\n\r\n")
+        self.wire.clear()
+        first, _, rest = head.partition(b"\r\n")
+        headers = BytesParser().parsebytes(rest)
+        if headers["Transfer-Encoding"] == "chunked":
+            body = unchunked(body)
+        return Answer(int(first.split()[1]), headers, body)
+
+    def events(self) -> list[tuple[str, Any]]:
+        """
+        Take the events of a stream that have come.
+        """
+        value = self.wire.value()
+        self.wire.clear()
+        _, _, body = value.partition(b"\r\n\r\n")
+        body = unchunked(body if value.startswith(b"HTTP") else value)
+        return [
+            (lines[0].removeprefix("event: "), json.loads(lines[1][len("data: ") :]))
+            for part in body.decode().split("\n\n")
+            if len(lines := part.split("\n")) == 2
+        ]
+
+    def goes(self) -> None:
+        """
+        Close the connection.
+        """
+        self.wire.goes()
+
+
+def unchunked(body: bytes) -> bytes:
+    """
+    A body without the lengths of its chunks.
+    """
+    whole = b""
+    while body:
+        length, _, body = body.partition(b"\r\n")
+        size = int(length, 16)
+        whole, body = whole + body[:size], body[size + 2 :]
+    return whole
+
+
+@define(eq=False)
+class Elsewhere:
+    """
+    A thread that works when the test says so.
+    """
+
+    work: "list[tuple[Callable[[], Found], Deferred[Found]]]" = Factory(list)
+
+    def run(self, blocking: Callable[[], Found]) -> "Deferred[Found]":
+        """
+        Take work.
+        """
+        done: Deferred[Found] = Deferred()
+        self.work.append((blocking, done))
+        return done
+
+    def works(self) -> None:
+        """
+        Do the oldest.
+        """
+        blocking, done = self.work.pop(0)
+        execute(blocking).chainDeferred(done)
+
+
+class WebTestCase(ObservedTestCase):
+    """
+    A site of a server in memory, and browsers.
+    """
+
+    def setUp(self) -> None:
+        """
+        Start it.
+        """
+        super().setUp()
+        self.elsewhere = Elsewhere()
+        self.open()
+
+    def open(self, ledger: str | None = None) -> None:
+        """
+        Open the site of a server with this ledger.
+        """
+        self.root = Root(self.metrics, run=self.elsewhere.run, ledger=ledger)
+        self.root.start()
+        self.site = WebSite(self.root, reactor=self.reactor)
+        self.cookie = ""
+        self.pages: list[Page] = []
+
+    def ask(
+        self, path: str, method: str = "GET", body: str = "", **headers: str
+    ) -> Page:
+        """
+        Send a request.
+        """
+        page = Page(self.site)
+        self.pages.append(page)
+        lines = [f"{method} {path} HTTP/1.1", "Host: localhost:8081"]
+        if self.cookie:
+            lines.append(f"Cookie: {self.cookie}")
+        if body:
+            lines.append("Content-Type: application/x-www-form-urlencoded")
+        lines += (f"{name}: {value}" for name, value in headers.items())
+        lines += [f"Content-Length: {len(body)}", "", body]
+        page.sends("\r\n".join(lines).encode())
+        return page
+
+    def get(self, path: str, **headers: str) -> Answer:
+        """
+        Get something.
+        """
+        return self.ask(path, **headers).answer()
+
+    def post(
+        self, path: str, body: str = "", Origin: str = HERE, **more: str
+    ) -> Answer:
+        """
+        Post something.
+        """
+        return self.ask(path, "POST", body, Origin=Origin, **more).answer()
+
+    def signIn(self, token: str = "manager") -> Answer:
+        """
+        Sign in, and keep the cookie.
+        """
+        answer = self.post("/session", f"token={token}")
+        self.cookie = (answer.headers["Set-Cookie"] or "").partition(";")[0]
+        return answer
+
+    def assertAtRest(self) -> None:
+        """
+        Nothing is left for the clock but what the server itself has.
+        """
+        self.root.stop()
+        for page in self.pages:
+            page.goes()
+        self.reactor.advance(0)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+
+class ProbeTests(WebTestCase):
+    """
+    What machines ask.
+    """
+
+    def test_metrics(self) -> None:
+        """
+        Prometheus' text, and OpenMetrics for who asks for it.
+        """
+        answer = self.get("/metrics")
+        self.assertEqual(answer.status, 200)
+        self.assertTrue(answer.headers["Content-Type"].startswith("text/plain"))
+        self.assertEqual(problems(answer.body.decode()), [])
+        answer = self.get("/metrics", Accept="application/openmetrics-text")
+        self.assertIn("openmetrics", answer.headers["Content-Type"])
+        self.assertTrue(answer.body.endswith(b"# EOF\n"))
+
+    def test_health(self) -> None:
+        """
+        It answers, and tells how late the reactor was.
+        """
+        self.reactor.advance(0.35)
+        answer = self.get("/health")
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(answer.json, {"status": "ok", "lag": 0.1})
+
+    def test_ready(self) -> None:
+        """
+        200 as long as requests are served.
+        """
+        answer = self.get("/ready")
+        self.assertEqual((answer.status, answer.json), (200, {"status": "ready"}))
+        self.server.stopService()
+        answer = self.get("/ready")
+        self.assertEqual(answer.status, 503)
+        self.assertEqual(
+            answer.json,
+            {
+                "status": "not ready",
+                "reason": "the server is stopping or has not started",
+            },
+        )
+
+
+class PageTests(WebTestCase):
+    """
+    The console's page, and what every answer has.
+    """
+
+    def test_page(self) -> None:
+        """
+        Anybody may load the page: it has nothing in it.
+        """
+        answer = self.get("/")
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(answer.headers["Content-Type"], "text/html; charset=utf-8")
+
+    def test_static(self) -> None:
+        """
+        The browser asks whether a file has changed, and is told.
+        """
+        folder = Path(feed.__file__).parent / "static"
+        for path in folder.iterdir():
+            answer = self.get(f"/static/{path.name}")
+            self.assertEqual((answer.status, answer.body), (200, path.read_bytes()))
+            again = self.get(
+                f"/static/{path.name}", **{"If-None-Match": answer.headers["ETag"]}
+            )
+            self.assertEqual((again.status, again.body), (304, b""))
+
+    def test_nothingElse(self) -> None:
+        """
+        No other file, and no way out of the folder.
+        """
+        for path in (
+            "/static",
+            "/static/",
+            "/static/../feed.py",
+            "/static/..%2ffeed.py",
+            "/nothing",
+            "/session/nothing",
+            "/health/more",
+        ):
+            self.assertEqual(self.get(path).status, 404, path)
+
+    def test_headers(self) -> None:
+        """
+        Whatever is answered, no browser runs or shows it elsewhere.
+        """
+        for answer in (
+            self.get("/"),
+            self.get("/nothing"),
+            self.get("/feed"),
+            self.get("/metrics"),
+            self.post("/health"),
+            self.ask("/", "DELETE").answer(),
+            self.post("/session", Origin="http://elsewhere"),
+        ):
+            self.assertEqual(
+                answer.headers["Content-Security-Policy"],
+                "default-src 'none'; script-src 'self'; style-src 'self';"
+                " connect-src 'self'; img-src 'self'; form-action 'self';"
+                " frame-ancestors 'none'; base-uri 'none';"
+                " require-trusted-types-for 'script'; trusted-types 'none'",
+            )
+            self.assertEqual(answer.headers["X-Content-Type-Options"], "nosniff")
+            self.assertEqual(answer.headers["Referrer-Policy"], "same-origin")
+            self.assertIn(answer.headers["Cache-Control"], ("no-store", "no-cache"))
+            self.assertEqual(answer.headers.get_all("Server"), ["creditsync"])
+
+    def test_head(self) -> None:
+        """
+        HEAD is GET without its body, also where there is nothing or a stream.
+        """
+        for path, status in (("/", 200), ("/static", 404), ("/session/end", 404)):
+            answer = self.ask(path, "HEAD").answer()
+            self.assertEqual((answer.status, answer.body), (status, b""))
+        self.signIn()
+        answer = self.ask("/feed", "HEAD").answer()
+        self.assertEqual((answer.status, answer.body), (200, b""))
+        self.assertAtRest()
+
+    def test_methods(self) -> None:
+        """
+        Nothing is changed by a method that is none of the page's.
+        """
+        for path in ("/", "/health", "/metrics", "/search"):
+            self.signIn()
+            answer = self.post(path)
+            self.assertEqual(
+                (answer.status, answer.headers["Allow"]), (405, "GET, HEAD")
+            )
+
+    def test_longBody(self) -> None:
+        """
+        Nobody fills the disk: a body that is too long ends its connection.
+        """
+        page = self.ask("/session", "POST", "x" * 16_385, Origin=HERE)
+        self.assertTrue(page.wire.disconnected)
+        self.assertEqual(page.wire.value(), b"")
+
+    def test_mounted(self) -> None:
+        """
+        An application mounts all of it below a page of its own.
+        """
+        theirs = Resource()
+        theirs.putChild(b"credits", self.root)
+        self.site.resource = theirs
+        self.assertEqual(self.get("/credits/").status, 200)
+        self.assertEqual(self.get("/credits/health").status, 200)
+
+
+class SignInTests(WebTestCase):
+    """
+    Who may look.
+    """
+
+    def test_signIn(self) -> None:
+        """
+        A good token becomes a cookie that no script and no other site sees, and
+        that has nothing of the token.
+        """
+        answer = self.signIn()
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(answer.json, {"principal": 7, "role": "manager"})
+        name, *attributes = answer.headers["Set-Cookie"].split("; ")
+        self.assertGreater(len(name), 50)
+        self.assertNotIn("manager", name)
+        self.assertEqual(
+            [each.lower() for each in attributes],
+            ["path=/", "httponly", "samesite=strict"],
+        )
+        again = self.get("/session")
+        self.assertEqual((again.status, again.json), (200, answer.json))
+
+    def test_secure(self) -> None:
+        """
+        Where the browser speaks TLS, be it to a proxy, the cookie stays there.
+        """
+        answer = self.post(
+            "/session", "token=manager", Origin=HERE.replace("http:", "https:")
+        )
+        self.assertIn("; secure", answer.headers["Set-Cookie"].lower())
+
+    def test_browser(self) -> None:
+        """
+        A browser that posts the form by itself is sent to the page.
+        """
+        answer = self.post("/session", "token=manager", Accept="text/html,*/*")
+        self.assertEqual((answer.status, answer.headers["Location"]), (303, "."))
+        self.assertIn("creditsync_session", answer.headers["Set-Cookie"])
+
+    def test_refused(self) -> None:
+        """
+        A bad token, none, and one whose role may not use the finance family.
+        """
+        for token, status, error in (
+            ("nobody", 401, "UNAUTHORIZED"),
+            ("", 401, "UNAUTHORIZED"),
+            (quote("ü"), 401, "UNAUTHORIZED"),
+            ("user", 403, "FORBIDDEN"),
+        ):
+            answer = self.signIn(token)
+            self.assertEqual((answer.status, answer.json["error"]), (status, error))
+            self.assertNotIn("Set-Cookie", answer.headers)
+        self.assertEqual(self.post("/session").status, 401)
+
+    def test_withoutSignIn(self) -> None:
+        """
+        Without one nothing is shown, whatever the cookie says.
+        """
+        for cookie in ("", "creditsync_session=manager", "creditsync_session=\xff"):
+            self.cookie = cookie
+            for path in ("/session", "/feed", "/search?order=1"):
+                answer = self.get(path)
+                self.assertEqual(answer.status, 401, (cookie, path))
+                self.assertEqual(answer.json["error"], "UNAUTHORIZED")
+
+    def test_revoked(self) -> None:
+        """
+        A sign-in ends with its token.
+        """
+        self.signIn()
+        self.authenticator.revoked.add("manager")
+        self.assertEqual(self.get("/session").status, 401)
+        self.authenticator.revoked.clear()
+        self.assertEqual(self.get("/session").status, 401)
+
+    def test_end(self) -> None:
+        """
+        It ends when it is asked to, and the browser forgets the cookie.
+        """
+        self.signIn()
+        answer = self.post("/session/end")
+        self.assertEqual(answer.status, 204)
+        self.assertIn("max-age=0", answer.headers["Set-Cookie"].lower())
+        self.assertEqual(self.get("/session").status, 401)
+        self.assertEqual(self.post("/session/end").status, 204)
+
+    def test_otherSites(self) -> None:
+        """
+        No other site's page signs anybody in or out.
+        """
+        self.signIn()
+        for origin in ("http://elsewhere", "null", "", "http://localhost:8082"):
+            for path in ("/session", "/session/end"):
+                answer = self.post(path, "token=manager", Origin=origin)
+                self.assertEqual(answer.status, 403, origin)
+        without = self.ask("/session/end", "POST").answer()
+        self.assertEqual(without.status, 403)
+        self.assertEqual(self.get("/session").status, 200)
+
+    def test_attempts(self) -> None:
+        """
+        To guess is slow, and to look at so many signatures does not hold up
+        the clients of the server.
+        """
+        for _ in range(20):
+            self.assertEqual(self.signIn("nobody").status, 401)
+        self.assertEqual(self.signIn("manager").status, 429)
+        self.reactor.advance(1)
+        self.assertEqual(self.signIn("manager").status, 200)
+        self.assertEqual(self.signIn("manager").status, 429)
+
+    def test_most(self) -> None:
+        """
+        There is room for so many sign-ins; the oldest goes.
+        """
+        self.patch(signing, "_MOST", 2)
+        cookies = []
+        for _ in range(3):
+            self.signIn()
+            cookies.append(self.cookie)
+        statuses = []
+        for self.cookie in cookies:
+            statuses.append(self.get("/session").status)
+        self.assertEqual(statuses, [401, 200, 200])
+
+
+class FeedTests(WebTestCase):
+    """
+    The live feed.
+    """
+
+    def setUp(self) -> None:
+        """
+        Sign in.
+        """
+        super().setUp()
+        self.signIn()
+
+    def tick(self, seconds: int = 1) -> None:
+        """
+        Let seconds pass.
+        """
+        for _ in range(seconds):
+            self.reactor.advance(1)
+
+    def test_stream(self) -> None:
+        """
+        What was is told once, and what is once a second.
+        """
+        self.tick(2)
+        page = self.ask("/feed")
+        self.assertIn(b"Content-Type: text/event-stream\r\n", page.wire.value())
+        [(first, history), (second, snapshot)] = page.events()
+        self.assertEqual((first, second), ("history", "snapshot"))
+        self.assertEqual(len(history), 2)
+        self.assertEqual(snapshot["point"], history[-1])
+        self.tick(2)
+        self.assertEqual([name for name, _ in page.events()], ["snapshot", "snapshot"])
+        page.goes()
+        self.tick()
+        self.assertAtRest()
+
+    def test_snapshot(self) -> None:
+        """
+        What has happened, and what is stuck.
+        """
+        client = Client(self.server)
+        client.asks()
+        self.commits(0.02)
+        client.asks("CreditOutSync", extID="b", data={**OUT, "amount": -301.0})
+        client.asks(extID=7, data={**OUT, "amount": 1.5, "login": 1002})
+        self.turns()
+        self.tick()
+        page = self.ask("/feed")
+        [_, (_, snapshot)] = page.events()
+        self.assertEqual(snapshot["time"], NOW + 1.02)
+        self.assertEqual(snapshot["health"]["problem"], None)
+        point = snapshot["point"]
+        self.assertEqual((point["ok"], point["refused"], point["unknown"]), (1, 1, 0))
+        self.assertTrue(0.015 < point["p99"] <= 0.02, point)
+        self.assertEqual((point["waiters"], point["queued"]), (1, 1))
+        self.assertEqual(
+            snapshot["waiters"],
+            {
+                "count": 1,
+                "oldest": 1.0,
+                "shown": [
+                    {
+                        "order": 2,
+                        "login": 1002,
+                        "command": "CreditInSync",
+                        "extID": 7,
+                        "peer": "192.0.2.7:5123",
+                        "age": 1.0,
+                    }
+                ],
+            },
+        )
+        self.assertEqual(snapshot["queue"], {"operations": 1, "oldest": 1.0})
+        self.assertEqual(snapshot["commits"]["operations"], 1)
+        self.assertEqual(
+            snapshot["sessions"]["shown"],
+            [
+                {
+                    "peer": "192.0.2.7:5123",
+                    "role": "manager",
+                    "principal": 7,
+                    "unread": 0,
+                    "isStalled": False,
+                    "inFlight": 1,
+                }
+            ],
+        )
+        self.assertEqual(
+            snapshot["trades"],
+            [
+                {
+                    "time": int(NOW),
+                    "order": 1,
+                    "login": 1001,
+                    "cmd": 7,
+                    "state": 3,
+                    "profit": "300.0",
+                    "comment": "Promotion credit",
+                    "type": 0,
+                    "command": "CreditInSync",
+                    "principal": 7,
+                }
+            ],
+        )
+        [refusal] = snapshot["refusals"]
+        self.assertEqual(refusal["error"], "TRADE_NO_MONEY")
+        self.assertEqual(refusal["extID"], "b")
+        self.assertEqual(refusal["peer"], "192.0.2.7:5123")
+        self.assertEqual(
+            snapshot["outcomes"],
+            [
+                {
+                    "command": "CreditInSync",
+                    "status": 200,
+                    "error": "",
+                    "total": 1,
+                    "rate": 1.0,
+                },
+                {
+                    "command": "CreditOutSync",
+                    "status": 409,
+                    "error": "TRADE_NO_MONEY",
+                    "total": 1,
+                    "rate": 1.0,
+                },
+            ],
+        )
+        self.assertEqual(snapshot["totals"]["unbooked"], 0)
+        self.tick()
+        [(_, snapshot)] = page.events()
+        self.assertEqual(snapshot["point"]["ok"], 0)
+        self.assertEqual(snapshot["point"]["p99"], None)
+        self.commits()
+
+    def test_hostile(self) -> None:
+        """
+        What a client wrote stays on its line, whatever it is.
+        """
+        evil = 'x\n\nevent: ended\ndata: {}\n\n</script>"\\\u2028'
+        client = Client(self.server)
+        client.asks(extID="e\n\n", data={**OUT, "amount": 1.0, "comment": evil})
+        self.commits()
+        [_, (_, snapshot)] = self.ask("/feed").events()
+        self.assertEqual(snapshot["trades"][0]["comment"], evil)
+
+    def test_foreignEvents(self) -> None:
+        """
+        An event of another source is shown as far as it is known.
+        """
+        data = {"order": 7, "profit": float("nan"), "comment": {1}}
+        event = TradeEvent(EV_RECORD_ADD, data)
+        self.tally.recentEvents.append(event)
+        [_, (_, snapshot)] = self.ask("/feed").events()
+        [trade] = snapshot["trades"]
+        self.assertEqual((trade["order"], trade["profit"]), (7, "nan"))
+        self.assertEqual((trade["login"], trade["principal"]), (None, None))
+
+    def test_manyReaders(self) -> None:
+        """
+        There is room for so many readers.
+        """
+        pages = [self.ask("/feed") for _ in range(feed.READERS)]
+        self.assertEqual(self.get("/feed").status, 503)
+        pages[0].goes()
+        self.assertEqual(self.ask("/feed").events()[0][0], "history")
+
+    def test_slowReader(self) -> None:
+        """
+        Who does not read is sent nothing, and is cut off in the end; the others
+        have all of it.
+        """
+        slow, other = self.ask("/feed"), self.ask("/feed")
+        slow.events(), other.events()
+        assert slow.wire.producer is not None
+        slow.wire.producer.pauseProducing()
+        self.tick(10)
+        self.assertEqual(slow.events(), [])
+        self.assertFalse(slow.wire.disconnected)
+        self.tick()
+        self.assertTrue(slow.wire.disconnected)
+        self.assertEqual(len(other.events()), 11)
+        self.tick()
+        self.assertEqual(len(other.events()), 1)
+
+    def test_slowReaderThatReadsAgain(self) -> None:
+        """
+        Who reads again in time goes on with what is then.
+        """
+        page = self.ask("/feed")
+        page.events()
+        assert page.wire.producer is not None
+        page.wire.producer.pauseProducing()
+        self.tick(9)
+        page.wire.producer.resumeProducing()
+        self.tick(9)
+        self.assertEqual(len(page.events()), 9)
+
+    def test_end(self) -> None:
+        """
+        The stream ends with the sign-in.
+        """
+        page = self.ask("/feed")
+        page.events()
+        self.authenticator.revoked.add("manager")
+        self.tick()
+        self.assertEqual(page.events(), [("ended", {})])
+        self.assertEqual(self.get("/feed").status, 401)
+        self.tick()
+        self.assertAtRest()
+
+    def test_stop(self) -> None:
+        """
+        The streams end with the site.
+        """
+        page = self.ask("/feed")
+        self.root.stop()
+        self.assertTrue(page.wire.value().endswith(b"0\r\n\r\n"))
+        self.assertAtRest()
+
+    def test_manySessions(self) -> None:
+        """
+        Of very many sessions those with most in flight are shown, of so many as
+        may be looked at.
+        """
+        clients = [Client(self.server) for _ in range(60)]
+        clients[41].asks()
+        self.turns()
+        [_, (_, snapshot)] = self.ask("/feed").events()
+        sessions = snapshot["sessions"]
+        self.assertEqual((sessions["count"], sessions["isPartial"]), (60, False))
+        self.assertEqual(len(sessions["shown"]), 50)
+        self.assertEqual(sessions["shown"][0]["inFlight"], 1)
+        with mock.patch("creditsync.web.watch._LOOKED_AT", 59):
+            [_, (_, snapshot)] = self.ask("/feed").events()
+        self.assertTrue(snapshot["sessions"]["isPartial"])
+        self.assertEqual(snapshot["sessions"]["count"], 60)
+        self.commits()
+
+
+OUT = {"login": 1001, "amount": -1.0, "comment": "Out"}
+
+
+class QuantileTests(SynchronousTestCase):
+    """
+    What a histogram tells of a quantile.
+    """
+
+    def test_quantile(self) -> None:
+        """
+        It lies between the bounds of its bucket, by its share of that.
+        """
+        counts = [0] * (len(SECONDS) + 1)
+        self.assertEqual(quantile(counts, 0.5), None)
+        counts[SECONDS.index(0.2)] = 4
+        counts[SECONDS.index(0.5)] = 4
+        self.assertEqual(quantile(counts, 0.25), 0.15)
+        self.assertEqual(quantile(counts, 0.5), 0.2)
+        self.assertEqual(quantile(counts, 1.0), 0.5)
+        counts[-1] = 100
+        self.assertEqual(quantile(counts, 0.99), SECONDS[-1])
+
+
+class SearchTests(WebTestCase):
+    """
+    Search in a ledger on disk, which other processes could read as well.
+    """
+
+    def setUp(self) -> None:
+        """
+        Sign in at a site whose ledger has a few trades.
+        """
+        super().setUp()
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = os.path.join(folder.name, "creditsync.db")
+        ledger = SQLiteLedger(self.path, execute)
+        ledger.open()
+        self.addCleanup(ledger.close)
+        for login, key in ((1001, None), (1002, "k"), (1001, "k"), (1003, None)):
+            order = ledger.newOrder()
+            trade = Trade(order, login, 7, 3, 10**8, f"for {login}", 0, 0, int(NOW))
+            asked = Operation("CreditIn", 7, login, 10**8, trade.comment, key=key)
+            asked.principal = order
+            ledger.commit([Reservation(EV_RECORD_ADD, trade, asked)])
+        self.open(self.path)
+        self.signIn()
+
+    def search(self, query: str) -> Any:
+        """
+        Search, with what has to be done elsewhere.
+        """
+        page = self.ask(f"/search?{query}")
+        while self.elsewhere.work:
+            self.elsewhere.works()
+        answer = page.answer()
+        self.assertEqual(answer.status, 200)
+        return answer.json
+
+    def orders(self, query: str) -> list[int]:
+        """
+        The orders that a search finds.
+        """
+        return [trade["order"] for trade in self.search(query)["trades"]]
+
+    def test_login(self) -> None:
+        """
+        The trades of an account, the newest first.
+        """
+        found = self.search("login=1001")
+        self.assertEqual(
+            found["trades"][0],
+            {
+                "time": int(NOW),
+                "order": 3,
+                "login": 1001,
+                "cmd": 7,
+                "state": 3,
+                "profit": "1.0",
+                "comment": "for 1001",
+            },
+        )
+        self.assertEqual([trade["order"] for trade in found["trades"]], [3, 1])
+        self.assertEqual(found["note"], "all of the ledger was looked at")
+        self.assertEqual(self.orders("login=1004"), [])
+
+    def test_key(self) -> None:
+        """
+        What was booked under an idempotency key, whoever it was.
+        """
+        self.assertEqual(self.orders("extID=k"), [3, 2])
+        self.assertEqual(self.orders("extID=K"), [])
+
+    def test_extID(self) -> None:
+        """
+        What waits, was answered and was refused under an extID.
+        """
+        client = Client(self.server)
+        client.asks(extID="done")
+        self.commits()
+        client.asks("CreditOutSync", extID="refused", data={**OUT, "login": 9})
+        client.asks(extID=77)
+        self.turns()
+        self.assertEqual(self.orders("extID=done"), [1])
+        [refusal] = self.search("extID=refused")["refusals"]
+        self.assertEqual(refusal["error"], "TRADE_NO_MONEY")
+        [waiter] = self.search("extID=77")["waiters"]
+        self.assertEqual((waiter["extID"], waiter["order"]), (77, 2))
+        self.commits()
+
+    def test_order(self) -> None:
+        """
+        A trade as the runtime has it, booked or under way.
+        """
+        client = Client(self.server)
+        client.asks()
+        self.turns()
+        found = self.search("order=1")
+        self.assertEqual([each["state"] for each in found["trades"]], [10])
+        self.assertEqual([each["order"] for each in found["waiters"]], [1])
+        self.commits()
+        found = self.search("order=1")
+        self.assertEqual([each["state"] for each in found["trades"]], [3])
+        self.assertEqual(found["waiters"], [])
+        found = self.search("order=2")
+        self.assertEqual((found["trades"], found["note"]), ([], "there is no order 2"))
+
+    def test_bad(self) -> None:
+        """
+        What is no number, or nothing at all.
+        """
+        for query in (
+            "",
+            "x=1",
+            "order=",
+            "order=a",
+            "order=0",
+            "order=9007199254740992",
+            "login=-1",
+            "login=%C2%B2",
+            "login=1.0",
+            "extID=",
+            "extID=%20",
+        ):
+            answer = self.get(f"/search?{query}")
+            self.assertEqual(answer.status, 400, query)
+            self.assertEqual(answer.json["error"], "INVALID_DATA")
+
+    def test_oneAtATime(self) -> None:
+        """
+        Only one search reads the ledger.
+        """
+        first = self.ask("/search?login=1001")
+        second = self.get("/search?extID=k")
+        self.assertEqual((second.status, second.json["error"]), (503, "BUSY"))
+        self.elsewhere.works()
+        self.assertEqual(first.answer().status, 200)
+        self.assertEqual(self.orders("login=1003"), [4])
+
+    def test_gone(self) -> None:
+        """
+        Who does not wait for the answer hurts nobody.
+        """
+        self.ask("/search?login=1001").goes()
+        self.elsewhere.works()
+        self.assertEqual(self.orders("login=1003"), [4])
+
+    def test_unreadable(self) -> None:
+        """
+        A ledger that can't be read is said to be so.
+        """
+        self.open(self.path + ".not")
+        self.signIn()
+        page = self.ask("/search?login=1001")
+        self.elsewhere.works()
+        answer = page.answer()
+        self.assertEqual(answer.status, 500)
+        self.assertIn("there is no ledger", answer.json["message"])
+        self.flushLoggedErrors()
+
+    def test_noLedger(self) -> None:
+        """
+        Where there is none, only what the server itself knows is found.
+        """
+        self.open()
+        self.signIn()
+        self.assertEqual(self.orders("login=1001"), [])
+
+    def test_steps(self) -> None:
+        """
+        A search in many steps finds the same, stops when it has enough, and
+        tells how far it came when its time is over.
+        """
+        self.patch(searching, "_STEP", 1)
+        self.assertEqual(
+            [trade.order for trade in tradesOf(self.path, 1001, 9, 1.0).trades], [3, 1]
+        )
+        one = tradesOf(self.path, 1001, 1, 1.0)
+        self.assertEqual(([trade.order for trade in one.trades], one.downTo), ([3], 3))
+        times = iter([0.0, 0.1, 0.2, 1.0])
+        some = tradesOf(self.path, 1001, 9, 1.0, lambda: next(times))
+        self.assertEqual(
+            ([trade.order for trade in some.trades], some.downTo), ([3], 3)
+        )
+        self.assertEqual(tradesOf(self.path, 1001, 9, 1.0).downTo, 0)
+        self.assertEqual(len(tradesByKey(self.path, "k", 1).trades), 1)
+
+    def test_note(self) -> None:
+        """
+        Of a search that came not all the way it is said.
+        """
+        self.patch(search, "MOST", 1)
+        found = self.search("login=1001")
+        self.assertEqual(found["note"], "only orders down to 3 were looked at")
+
+
+class ServiceTests(WebTestCase):
+    """
+    The site as a service.
+    """
+
+    def test_loopback(self) -> None:
+        """
+        Only who names an interface listens on another than loopback.
+        """
+        for given, made in (
+            ("tcp:8081", "tcp:8081:interface=127.0.0.1"),
+            ("tcp:port=8081", "tcp:port=8081:interface=127.0.0.1"),
+            ("tcp:8081:backlog=9", "tcp:8081:backlog=9:interface=127.0.0.1"),
+            ("tcp6:8081", r"tcp6:8081:interface=\:\:1"),
+            (
+                "ssl:8443:privateKey=k.pem",
+                "ssl:8443:privateKey=k.pem:interface=127.0.0.1",
+            ),
+            ("tcp:8081:interface=0.0.0.0", None),
+            ("tcp:8081:0.0.0.0", None),
+            (r"tcp6:8081:interface=\:\:", None),
+            ("unix:/run/web.sock", None),
+            ("systemd:domain=INET:index=0", None),
+            (
+                "ssl:tcp:8443:privateKey=k.pem",
+                "ssl:tcp:8443:privateKey=k.pem:interface=127.0.0.1",
+            ),
+            ("ssl:systemd:domain=INET:index=0:privateKey=k.pem", None),
+        ):
+            self.assertEqual(onLoopback(given), made or given)
+
+    def test_startAndStop(self) -> None:
+        """
+        It takes its port once, and gives it back.
+        """
+        web = Web(self.reactor, "tcp:8081", self.root)
+        self.root.stop()
+        web.privilegedStartService()
+        web.startService()
+        [*_, (port, site, _, interface)] = self.reactor.tcpServers
+        self.assertEqual((port, interface), (8081, "127.0.0.1"))
+        self.assertIsInstance(site, WebSite)
+        self.assertEqual(len(self.reactor.tcpServers), 2)
+        web.reload()
+        self.successResultOf(web.stopService())
+        self.assertAtRest()
+
+    def test_takenPort(self) -> None:
+        """
+        A taken port is an error of the start.
+        """
+
+        class Taken(MemoryReactorClock):
+            def listenTCP(self, *args: Any, **kwargs: Any) -> Any:
+                raise CannotListenError("127.0.0.1", 8081, OSError("in use"))
+
+        web = Web(Taken(), "tcp:8081", self.root)
+        self.assertRaises(CannotListenError, web.privilegedStartService)
