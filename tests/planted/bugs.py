@@ -330,7 +330,7 @@ def _totalsNotMoved() -> None:
     sqlite.prepare = without  # type: ignore[attr-defined]
 
 
-_SIMULATION = ("tests.simulation", "--seeds", "300")
+_SIMULATION = ("tests.simulation", "--seeds", "60")
 
 BUGS = {
     "acknowledge-before-commit": Bug(

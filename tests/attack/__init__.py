@@ -1,0 +1,12 @@
+"""
+Hostile input: what anybody may send, and what must not come of it.
+
+Five commands, each sound or not: C{waiters} (a state machine over the replies
+that wait), C{fuzz} (lines mutated under the guidance of coverage),
+C{json_corpus} (what is I-JSON and what is not), C{tokens} (bad ones, each of
+its kind, and mutated good ones) and C{floods} (a real server under attack while
+an innocent session is served).
+
+Every judge in here is written from the wire contract and not from the code
+that it judges.
+"""

@@ -1,0 +1,261 @@
+"""
+Those who send a server what hurts, as fast as it takes it.
+
+Each attack is made of plain sockets and bytes that were built before, so that
+it costs the attacker as little as can be. One process is one attack:
+
+    python -m tests.attack.attackers NAME PORT SECONDS
+
+It prints how much it has done: bytes sent, or connections made.
+"""
+
+import json
+import os
+import resource
+import selectors
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from random import Random
+
+from attrs import Factory, define, field
+
+from creditsync.auth import mint
+from tests.attack.token_kinds import b64
+from tests.integration.processes import SECRET
+
+_CHUNK = 65536
+# A close with this sends RST, and leaves no port in TIME_WAIT.
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+@define
+class Pump:
+    """
+    Connections that each send a text over and over, and come back when they
+    are closed.
+
+    With C{deaf} they never read what they are sent.
+    """
+
+    _port: int
+    _connections: int
+    _text: bytes
+    _deaf: bool = False
+    _selector: selectors.BaseSelector = Factory(selectors.DefaultSelector)
+    _sent: dict[socket.socket, int] = field(init=False, factory=dict)
+
+    def run(self, until: float) -> int:
+        """
+        @return: The bytes that were sent.
+        """
+        total = 0
+        while time.monotonic() < until:
+            if len(self._sent) < self._connections:
+                self._open()
+            isFull = len(self._sent) == self._connections
+            for key, events in self._selector.select(0.1 if isFull else 0):
+                assert isinstance(key.fileobj, socket.socket)
+                total += self._serve(key.fileobj, events)
+        return total
+
+    def _open(self) -> None:
+        connection = socket.create_connection(("127.0.0.1", self._port), timeout=10)
+        connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        wanted = selectors.EVENT_WRITE
+        if not self._deaf:
+            wanted |= selectors.EVENT_READ
+        self._selector.register(connection, wanted)
+        self._sent[connection] = 0
+
+    def _serve(self, connection: socket.socket, events: int) -> int:
+        try:
+            if events & selectors.EVENT_READ and not connection.recv(_CHUNK):
+                raise ConnectionError
+            if not events & selectors.EVENT_WRITE:
+                return 0
+            at = self._sent[connection] % len(self._text)
+            sent = connection.send(self._text[at : at + _CHUNK])
+            self._sent[connection] += sent
+            return sent
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._selector.unregister(connection)
+            del self._sent[connection]
+            connection.close()
+            return 0
+
+
+def _pump(
+    connections: int, text: bytes, deaf: bool = False
+) -> Callable[[int, float], int]:
+    return lambda port, until: Pump(port, connections, text, deaf).run(until)
+
+
+def _connect(port: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    return connection
+
+
+def _drip(port: int, until: float) -> int:
+    """
+    Thousands of connections on which a line comes byte by byte, one a second.
+    """
+    dripping: list[socket.socket] = []
+    turn = 0
+    while time.monotonic() < until:
+        if len(dripping) < 3000:
+            dripping.append(_connect(port))
+        # Thousands a second, and a second for each.
+        for _ in range(3):
+            at = turn % len(dripping)
+            turn += 1
+            try:
+                dripping[at].send(b"{")
+            except OSError:
+                # Its line has taken too long for the server.
+                dripping[at].close()
+                dripping[at] = _connect(port)
+        time.sleep(0.001)
+    return len(dripping)
+
+
+def _begin(port: int) -> socket.socket:
+    """
+    Begin to connect, and do not wait: a full backlog would cost a second.
+    """
+    connection = socket.socket()
+    connection.setblocking(False)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    connection.connect_ex(("127.0.0.1", port))
+    return connection
+
+
+def _openAndClose(port: int, until: float) -> int:
+    """
+    Connections that are closed soon after they are there, 100 at a time.
+    """
+    opened: deque[socket.socket] = deque()
+    made = 0
+    while time.monotonic() < until:
+        opened.append(_begin(port))
+        made += 1
+        if len(opened) > 100:
+            opened.popleft().close()
+    return made
+
+
+def _hold(port: int, until: float) -> int:
+    """
+    As many connections as the server and the kernel give, and more.
+    """
+    held: list[socket.socket] = []
+    while time.monotonic() < until:
+        try:
+            held.append(_begin(port))
+        except OSError:
+            # Our own files have run out.
+            time.sleep(0.01)
+    return len(held)
+
+
+def _halfClose(port: int, until: float) -> int:
+    """
+    Connections that ask, close their half, and wait for the end.
+    """
+    made = 0
+    line = _line("HealthCheck")
+    while time.monotonic() < until:
+        connection = _connect(port)
+        connection.sendall(line)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(_CHUNK):
+            pass
+        connection.close()
+        made += 1
+    return made
+
+
+_TOKEN = mint(SECRET, id=666, role=1, expires=86400, now=time.time())
+
+
+def _line(command: str, data: object = None, token: str = _TOKEN) -> bytes:
+    members = {"command": command, "extID": "e", "__token": token, "data": data or {}}
+    return json.dumps(members).encode() + b"\n"
+
+
+def _badTokens() -> Iterator[bytes]:
+    """
+    Lines with tokens that look good, no two of them the same.
+    """
+    random = Random(0)
+    head, body, _ = _TOKEN.split(".")
+    for _ in range(5000):
+        token = f"{head}.{body}.{b64(random.randbytes(32))}"
+        yield _line("HealthCheck", token=token)
+
+
+_BIG = b'{"command":"X","x":"' + b"y" * 65500 + b'"}\n'
+_LONG = b"x" * 65600 + b"\n"
+# As many values as a line may have, and the longest that take the longest to read.
+_COMMAS = b'{"command":"X","x":[' + b"0," * 998 + b"0]}\n"
+_COLONS = b'{"command":"X","x":"' + b":" * 60000 + b'"}\n'
+_BOMB = b"[" * 65000 + b"\n"
+_OBJECTS = b'{"a":' * 13000 + b"\n"
+_NESTED = b'{"command":"X","x":[' + (b"[" * 14 + b"]" * 14 + b",") * 66 + b"0]}\n"
+_NUMBERS = b'{"command":"X","x":[' + (b"0." + b"1" * 62 + b",") * 990 + b"0]}\n"
+_ESCAPES = b'{"command":"X","x":"' + b"\\u0041" * 10000 + b'"}\n'
+
+# What each attack does, by its name.
+ATTACKS: dict[str, Callable[[int, float], int]] = {
+    "blank lines": _pump(300, b"\n" * _CHUNK),
+    "one-byte lines": _pump(300, b"x\n" * (_CHUNK // 2)),
+    "empty objects": _pump(300, b"{}\n" * (_CHUNK // 3)),
+    "1000 connections of blank lines": _pump(1000, b"\n" * _CHUNK),
+    "drippers": _drip,
+    "open and close": _openAndClose,
+    "hold connections": _hold,
+    "half-closers": _halfClose,
+    "nested arrays": _pump(20, _BOMB),
+    "nested objects": _pump(20, _OBJECTS),
+    "1000 commas": _pump(50, _COMMAS * 32),
+    "nested values": _pump(50, _NESTED * 4),
+    "long numbers": _pump(50, _NUMBERS * 4),
+    "escapes": _pump(50, _ESCAPES),
+    "lines of 64 KiB": _pump(50, _BIG),
+    "64 KiB of colons": _pump(50, _COLONS),
+    "lines too long": _pump(50, _LONG),
+    "unknown commands": _pump(50, _line("X") * 300),
+    "wrong data": _pump(50, _line("CreditInSync", {"login": "x", "amount": []}) * 300),
+    "bad tokens": _pump(50, b"".join(_badTokens())),
+    "managers": _pump(
+        50, (_line("HealthCheck") + _line("GetOperation", {"order": 1})) * 200
+    ),
+    "deaf managers": _pump(50, _line("HealthCheck") * 300, deaf=True),
+}
+
+
+# Those of a short run.
+QUICK = ("empty objects", "drippers", "open and close", "nested values", "bad tokens")
+
+
+def main() -> None:
+    """
+    Make the attack that the command line names.
+    """
+    name, port, seconds = sys.argv[1:]
+    os.nice(19)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    print("ready", flush=True)
+    print(ATTACKS[name](int(port), time.monotonic() + float(seconds)))
+
+
+if __name__ == "__main__":
+    main()

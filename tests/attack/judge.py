@@ -1,0 +1,199 @@
+"""
+What a line may be answered with, by the wire contract alone.
+
+The judge reads a line with L{tests.attack.ijson}, holds it against the
+published schemas with C{jsonschema}, and says which pairs of status and error
+may come back. It knows nothing of the code that answers.
+"""
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from attrs import define
+from jsonschema import Draft202012Validator
+from jsonschema.validators import extend
+from referencing import Registry
+
+from tests.attack import ijson
+
+Outcome = tuple[int, str | None]
+
+OK: Outcome = (200, None)
+TIMED_OUT: Outcome = (504, "SYNC_TIMEOUT")
+
+# The finance family (section 2): the schema, cmd or None for a deletion.
+FINANCE = {
+    "CreditIn": ("credit_in", 7),
+    "CreditOut": ("credit_out", 9),
+    "BalanceIn": ("balance_in", 6),
+    "BalanceOut": ("balance_out", 8),
+    "DeleteCredit": ("delete", None),
+    "DeleteBalance": ("delete", None),
+}
+OTHERS = {
+    "HealthCheck": "health_check",
+    "GetOperation": "get_operation",
+    "Subscribe": "subscribe",
+    "Unsubscribe": "subscribe",
+}
+# Manager, dealer, admin (section 5); the others of OTHERS are for everybody.
+_FINANCE_ROLES = {1, 2, 3}
+
+_REFUSED_LATER = {
+    (400, "INVALID_DATA"),
+    (404, "NOT_FOUND"),
+    (409, "INCORRECT_ORDER"),
+    (409, "TRADE_NO_MONEY"),
+    (422, "IDEMPOTENCY_KEY_REUSED"),
+}
+
+_FOLDER = Path(__file__).parents[2] / "schemas"
+
+
+def _isInteger(checker: object, value: object) -> bool:
+    """
+    An integer as JSON Schema has it: by value, not by how it is written.
+    """
+    if isinstance(value, Decimal):
+        return value == value.to_integral_value()
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_Validator = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _isInteger),
+)
+
+
+def _load(name: str) -> Any:
+    return json.loads((_FOLDER / f"{name}.json").read_bytes())
+
+
+_REGISTRY: Registry[Any] = Registry().with_contents(
+    [(f"{name}.json", _load(name)) for name in ("common", "trade")]
+)
+_VALIDATORS = {
+    name: _Validator(_load(name), registry=_REGISTRY)
+    for name in {
+        "request",
+        "reply",
+        "event",
+        *OTHERS.values(),
+        *(schema for schema, _ in FINANCE.values()),
+    }
+}
+
+
+def isValid(schema: str, value: object) -> bool:
+    """
+    Whether a value passes a published schema.
+    """
+    return bool(_VALIDATORS[schema].is_valid(value))
+
+
+@define
+class Verdict:
+    """
+    What a line may be answered with.
+
+    @ivar outcomes: The pairs of status and error, or nothing at all for a
+        blank line.
+    @ivar members: The line's members, if it is I-JSON.
+    @ivar extID: What the reply has to echo, or L{None} for no C{extID}.
+    """
+
+    outcomes: set[Outcome]
+    members: dict[str, Any]
+    extID: str | int | Decimal | None
+
+    @property
+    def isBooking(self) -> bool:
+        """
+        Whether a good answer means that money has moved.
+        """
+        return self._method in FINANCE
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """
+        What has to be in the trade, if this is a booking.
+        """
+        _, cmd = FINANCE[self._method]
+        if cmd is None:
+            return {}
+        return {**self.members["data"], "cmd": cmd}
+
+    @property
+    def _method(self) -> str:
+        return str(self.members.get("command")).removesuffix("Sync")
+
+
+def verdict(line: bytes, tokens: Mapping[str, int], longest: int) -> Verdict:
+    """
+    Judge a line.
+
+    @param tokens: The role of each token that is good.
+    @param longest: The limit of a line's length.
+    """
+    if len(line) > longest:
+        return Verdict({(413, "LINE_TOO_LONG")}, {}, None)
+    if not line.strip():
+        return Verdict(set(), {}, None)
+    try:
+        members = ijson.decode(line)
+    except ijson.NotIJSON:
+        return Verdict({(400, "INVALID_JSON")}, {}, None)
+    extID = members.get("extID")
+    isGood = isValid("request", {"command": "any", "extID": extID})
+    return Verdict(_outcomes(members, tokens), members, extID if isGood else None)
+
+
+def _outcomes(members: dict[str, Any], tokens: Mapping[str, int]) -> set[Outcome]:
+    if not isValid("request", members):
+        return {(400, "INVALID_DATA")}
+    role = tokens.get(members.get("__token", ""))
+    if role is None:
+        return {(401, "UNAUTHORIZED")}
+    command = members["command"]
+    isSync = command.endswith("Sync")
+    finance = FINANCE.get(command.removesuffix("Sync"))
+    if finance is None and command not in OTHERS:
+        return {(404, "UNKNOWN_COMMAND")}
+    if (finance or command == "GetOperation") and role not in _FINANCE_ROLES:
+        return {(403, "FORBIDDEN")}
+    if isSync and "extID" not in members:
+        return {(400, "INVALID_DATA")}
+    data = members.get("data", {})
+    if not isValid(finance[0] if finance else OTHERS[command], data):
+        return {(400, "INVALID_DATA")}
+    if finance is not None:
+        return _bookingOutcomes({} if finance[1] is None else data)
+    if command == "GetOperation":
+        return {OK, (404, "NOT_FOUND")}
+    if OTHERS[command] == "subscribe" and set(data["chanels"]) != {"trade:event"}:
+        return {(404, "NOT_FOUND")}
+    return {OK}
+
+
+def _bookingOutcomes(data: dict[str, Any]) -> set[Outcome]:
+    """
+    The rules that no schema can say; past them, the trades and totals decide.
+    """
+    if "amount" in data and units(data["amount"]) is None:
+        return {(400, "INVALID_DATA")}
+    opened, closed = data.get("open_time"), data.get("close_time")
+    if opened is not None and closed is not None and closed < opened:
+        return {(400, "INVALID_DATA")}
+    return {OK, TIMED_OUT, *_REFUSED_LATER}
+
+
+def units(amount: int | Decimal) -> int | None:
+    """
+    An amount in 10⁻⁸ units, or L{None} if it has more than 8 decimals.
+    """
+    exact = Fraction(amount) * 10**8
+    return exact.numerator if exact.denominator == 1 else None

@@ -1,0 +1,197 @@
+"""
+What a good answer says, and whether it is true.
+"""
+
+from decimal import Decimal
+from typing import Any
+
+from attrs import define
+
+from tests.simulation.audience import Audience
+from tests.simulation.causes import Causes
+from tests.simulation.history import Attempt, Booking, History, Intent, onTheWire
+from tests.simulation.world import Violation
+
+_STATES = {0: 10, 1: 11, 2: 12}
+
+
+def blame(rule: str, message: str, attempt: Attempt) -> Violation:
+    """
+    What is wrong with the reply of a request.
+    """
+    return Violation(
+        rule,
+        f"{message}: {attempt.intent.command} {attempt.extID} on"
+        f" {attempt.talk.name} got {attempt.reply and attempt.reply.raw!r}",
+        (attempt.extID or attempt.talk.name, attempt.talk.name),
+    )
+
+
+@define(eq=False)
+class Answers:
+    """
+    The judge of status 200, and of what happened after any other.
+    """
+
+    _history: History
+    _causes: Causes
+    _audience: Audience
+
+    def checkBookings(self) -> None:
+        """
+        See that nothing happened which was refused, and that each order has one
+        meaning.
+        """
+        for intent in self._history.intents:
+            if intent.isFinance:
+                self._checkIntent(intent)
+        self._checkOrders()
+
+    def checkAnswer(self, attempt: Attempt) -> None:
+        reply, intent = attempt.reply, attempt.intent
+        assert reply is not None
+        data = reply.value["data"]
+        if intent.command.endswith("ubscribe"):
+            isRight = data == {"chanels": ["trade:event"]}
+        elif intent.command == "HealthCheck":
+            names = ["status", "version", "uptime", "pending"]
+            isRight = list(data) == names and data["pending"] <= self._waiting(attempt)
+        elif self._history.isForeign:
+            isRight = True
+        elif intent.command == "GetOperation":
+            isRight = self._isVersion(attempt, data)
+        else:
+            self._checkBooked(attempt)
+            return
+        if not isRight:
+            raise blame("answer", "this is not the answer", attempt)
+
+    def _waiting(self, attempt: Attempt) -> int:
+        """
+        How many requests may have waited when this one was answered: no one
+        waits on a connection that is closed.
+        """
+        assert attempt.delivered is not None and attempt.reply is not None
+        first, last = attempt.delivered, attempt.reply.written
+        return sum(
+            each.delivered is not None
+            and each.delivered <= last
+            and (each.reply is None or each.reply.written >= first)
+            for talk in self._history.talks
+            if talk.generation == attempt.talk.generation and talk.closed >= first
+            for each in talk.attempts
+        )
+
+    def _isVersion(self, attempt: Attempt, data: dict[str, Any]) -> bool:
+        """
+        Whether an order was, or was going to be, as this says.
+        """
+        order = attempt.intent.data.get("order", data["order"])
+        if data["order"] != order:
+            return False
+        assert attempt.delivered is not None
+        told = [b for b in self._history.bookings if b.trade["order"] == order]
+        before = [b for b in told if b.applied and b.applied < attempt.delivered]
+        current = told[told.index(before[-1]) :] if before else told
+        for booking in current:
+            for state in {data["state"], booking.trade["state"]}:
+                if data == onTheWire({**booking.trade, "state": state}):
+                    return state == booking.trade["state"] or state in _STATES.values()
+        # What was reserved and never handed to the ledger can't be compared.
+        return data["state"] in _STATES.values()
+
+    def _checkBooked(self, attempt: Attempt) -> None:
+        """
+        200 is sent once the operation is on disk, with what was booked.
+        """
+        reply, intent = attempt.reply, attempt.intent
+        assert reply is not None
+        booking = intent.bookings[0] if intent.bookings else None
+        if booking is None or booking.applied is None:
+            raise blame("durability", "this was never booked", attempt)
+        if booking.applied > reply.written:
+            raise blame("reply-after-commit", "this was not on disk yet", attempt)
+        isReplay = reply.value.get("replayed", False)
+        if isReplay and not any(True for _ in self._causes.keysOf(intent)):
+            raise blame("answer", "nothing was there to be replayed", attempt)
+        if intent.isSync:
+            self._checkTrade(attempt, booking)
+        elif reply.value["data"] != _accepted(booking):
+            raise blame("answer", f"accepted is {_accepted(booking)}", attempt)
+        published = booking.published
+        position = -1
+        if published is not None:
+            got = self._audience.positions
+            position = got.get((attempt.talk, published), -1)
+        if not isReplay and position > reply.position:
+            raise blame("event-before-reply", "the reply came first", attempt)
+
+    def _checkTrade(self, attempt: Attempt, booking: Booking) -> None:
+        """
+        A C{*Sync} reply has the very data of its own event.
+        """
+        reply = attempt.reply
+        assert reply is not None
+        raw = None if booking.published is None else booking.published.dataText
+        if raw is not None and raw != reply.dataText:
+            raise blame("answer", f"the event has {raw!r}", attempt)
+        if reply.value["data"] != onTheWire(booking.trade):
+            raise blame("answer", f"booked is {booking.trade}", attempt)
+
+    def _checkIntent(self, intent: Intent) -> None:
+        """
+        What is booked was not refused every time it was asked for.
+        """
+        for booking in intent.bookings:
+            if not any(self._mayHaveBooked(each, booking) for each in intent.attempts):
+                raise blame("nothing-happened", "it is booked", intent.attempts[0])
+
+    def _mayHaveBooked(self, attempt: Attempt, booking: Booking) -> bool:
+        if attempt.delivered is None or attempt.delivered > booking.handed:
+            return False
+        return attempt.status in (0, 200, 504)
+
+    def _checkOrders(self) -> None:
+        """
+        An order's number has one meaning, also if it was only told in a 504.
+        """
+        owners: dict[int, Intent] = {}
+        for intent in self._history.intents:
+            for order in self._newOrders(intent):
+                owner = owners.setdefault(order, intent)
+                if owner is not intent:
+                    raise Violation(
+                        "order-reused",
+                        f"order {order} was told for {owner.data} and {intent.data}",
+                        (str(order),),
+                    )
+
+    def _newOrders(self, intent: Intent) -> set[int]:
+        """
+        The numbers of orders that were made, or were to be made, for an intent.
+        """
+        if not intent.isFinance or intent.isDelete:
+            return set()
+        orders = {b.trade["order"] for b in intent.bookings if not b.type}
+        for attempt in intent.attempts:
+            if attempt.reply is None or attempt.status not in (200, 504):
+                continue
+            order = attempt.reply.value["data"]["order"]
+            if order != intent.data.get("order"):
+                orders.add(order)
+        return orders
+
+
+def _accepted(booking: Booking) -> dict[str, Any]:
+    """
+    The data of the answer to an accepted request.
+    """
+    trade = booking.trade
+    return {
+        "accepted": True,
+        "order": trade["order"],
+        "state": _STATES[booking.type],
+        "login": trade["login"],
+        "cmd": trade["cmd"],
+        "amount": Decimal(trade["profit"]).scaleb(-8),
+    }

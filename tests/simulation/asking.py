@@ -1,0 +1,288 @@
+"""
+What clients ask for: good requests of every command, and wrong ones.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any
+
+from attrs import define, field
+
+from tests.simulation.history import History, Intent, Token, parse
+
+# The finance commands' trades, by name.
+CMDS = {"BalanceIn": 6, "CreditIn": 7, "BalanceOut": 8, "CreditOut": 9}
+_NAMES = {cmd: name for name, cmd in CMDS.items()}
+_OUT = (8, 9)
+_LOGINS = (1001, 1002, 1003, 2**53 - 1)
+
+_AMOUNTS = ("300", "300.0", "1e2", "19.99", "0.1", "0.00000001", "33.33333333")
+_FINE_AMOUNTS = ("12345678.90123456", "987654321.12345678", "0.29", "4.35", "1.15")
+_GREAT_AMOUNTS = ("10000000000", "9999999999.99999999")
+_COMMENTS = ("Promotion credit", "it's, }here", "Ünïcödé \U0001f4b6", 'a "b" \\ \t c,]')
+
+# Wrong lines, with the error that each must have. All but those of which it
+# can't be known are answered under their extID.
+_HEAD = '{"extID":<extID>,"__token":"<token>","command":'
+_WRONG = (
+    (_HEAD + '"CreditInSync","data":{"login":1001,"amount":1}}', "INVALID_DATA"),
+    (_HEAD + '"CreditInSync","data":[]}', "INVALID_DATA"),
+    (_HEAD + '"CreditIn"}', "INVALID_DATA"),
+    (
+        _HEAD + '"CreditIn","data":{"login":1001,"amount":0,"comment":"c"}}',
+        "INVALID_DATA",
+    ),
+    (
+        _HEAD + '"CreditIn","data":{"login":1001,"amount":-1,"comment":"c"}}',
+        "INVALID_DATA",
+    ),
+    (
+        _HEAD + '"CreditIn","data":{"login":"1001","amount":1,"comment":"c"}}',
+        "INVALID_DATA",
+    ),
+    (
+        _HEAD + '"CreditIn","data":{"login":true,"amount":1,"comment":"c"}}',
+        "INVALID_DATA",
+    ),
+    (
+        _HEAD + '"CreditIn","data":{"login":1001,"amount":0.123456789,"comment":"c"}}',
+        "INVALID_DATA",
+    ),
+    (
+        _HEAD + '"CreditInSync","data":{"login":1001,"amount":1,"comment":"\\u0000"}}',
+        "INVALID_DATA",
+    ),
+    (_HEAD + '"BalanceOut","data":{"login":1001,"amount":1}}', "INVALID_DATA"),
+    (
+        _HEAD + '"BalanceIn","data":{"login":1001,"amount":1,"open_time":2,'
+        '"close_time":1}}',
+        "INVALID_DATA",
+    ),
+    (_HEAD + '"BalanceIn","data":{"login":1.5,"amount":1}}', "INVALID_DATA"),
+    (
+        _HEAD + '"BalanceIn","data":{"login":1,"amount":1},"idempotencyKey":"ä"}',
+        "INVALID_DATA",
+    ),
+    (_HEAD + '"DeleteCreditSync","data":{"order":0}}', "INVALID_DATA"),
+    (_HEAD + '"GetOperation","data":{}}', "INVALID_DATA"),
+    (_HEAD + '"Subscribe","data":{"chanels":["quotes"]}}', "NOT_FOUND"),
+    (_HEAD + '"CreditInTwice","data":{}}', "UNKNOWN_COMMAND"),
+    ('{"extID":<extID>,"command":"HealthCheck"}', "UNAUTHORIZED"),
+    (
+        '{"extID":<extID>,"command":"BalanceIn","__token":"a.b.c",'
+        '"data":{"login":1,"amount":1}}',
+        "UNAUTHORIZED",
+    ),
+)
+_WRONG_WITHOUT_EXTID = (
+    (
+        '{"command":"BalanceInSync","__token":"<token>","data":{"login":1,"amount":1}}',
+        "INVALID_DATA",
+    ),
+    ('{"command":"HealthCheck","__token":"<token>"', "INVALID_JSON"),
+    ('{"command":"HealthCheck","__token":"<token>","data":{"a":NaN}}', "INVALID_JSON"),
+    (
+        '{"command":"BalanceIn","__token":"<token>",'
+        '"data":{"login":1,"login":2,"amount":1}}',
+        "INVALID_JSON",
+    ),
+    ("[]", "INVALID_JSON"),
+)
+
+
+@define(eq=False)
+class Market:
+    """
+    What clients know of the orders that there are.
+    """
+
+    _random: Random
+    _history: History
+    _hasKeys: bool
+    orders: dict[int, tuple[int, int]] = field(factory=dict)
+    _parsed: dict[bytes, Mapping[str, Any]] = field(factory=dict)
+
+    def heard(self, line: bytes) -> None:
+        """
+        Learn from an event.
+        """
+        if line not in self._parsed:
+            self._parsed[line] = event = parse(line.decode())
+            self.learn(event["data"])
+
+    def learn(self, data: Mapping[str, Any]) -> None:
+        """
+        Learn from a trade.
+        """
+        if "order" in data and "login" in data:
+            self.orders[data["order"]] = data["login"], data["cmd"]
+
+    def _intent(self, token: Token, command: str, data: Any, **rest: Any) -> Intent:
+        intent = Intent(len(self._history.intents), token, command, data, **rest)
+        self._history.intents.append(intent)
+        return intent
+
+    def ask(self, token: Token) -> Intent:
+        """
+        Something good to ask for.
+        """
+        kinds: list[tuple[float, Callable[[Token], Intent]]] = [
+            (0.5, self._booking),
+            (0.7, self._update),
+            (0.82, self._deletion),
+            (0.9, self._lookUp),
+            (0.95, self._subscription),
+            (1.0, self._health),
+        ]
+        drawn = self._random.random()
+        return next(make(token) for most, make in kinds if drawn < most)
+
+    def _key(self, number: int) -> str | None:
+        if not self._hasKeys or self._random.random() < 0.6:
+            return None
+        return f"key-{number}"
+
+    def _form(self, name: str) -> str:
+        return name + ("Sync" if self._random.random() < 0.6 else "")
+
+    def _amount(self, cmd: int) -> tuple[str, bool]:
+        """
+        An amount, and whether it is so great that a total may be too great.
+        """
+        random = self._random
+        drawn = random.random()
+        if drawn < 0.02:
+            amount = random.choice(_GREAT_AMOUNTS)
+        elif drawn < 0.5:
+            amount = random.choice(_FINE_AMOUNTS)
+        else:
+            amount = random.choice(_AMOUNTS)
+        return "-" + amount if cmd in _OUT else amount, drawn < 0.02
+
+    def booking(self, token: Token, **more: Any) -> Intent:
+        """
+        A new trade, or with C{order} the update of one.
+        """
+        random = self._random
+        cmd = more.pop("cmd", None) or random.choice((6, 6, 7, 7, 7, 8, 9))
+        number = len(self._history.intents)
+        amount, isGreat = self._amount(cmd)
+        comment = f"{number} {random.choice(_COMMENTS)}"
+        key = more.pop("key", None) or self._key(number)
+        data: dict[str, Any] = {"login": random.choice(_LOGINS), "amount": amount}
+        allowed = {"TRADE_NO_MONEY"} if cmd in _OUT or "order" in more else set()
+        if isGreat:
+            allowed.add("INVALID_DATA")
+        if random.random() < 0.1:
+            # After the time of booking it would be refused.
+            data["open_time"] = random.randrange(1_000_000)
+            if random.random() < 0.5:
+                data["close_time"] = data["open_time"] + random.randrange(1_000_000)
+        data |= {"comment": comment, **more}
+        if "order" in more:
+            allowed |= {"INCORRECT_ORDER", "INVALID_DATA"}
+        command = self._form(_NAMES[cmd])
+        return self._intent(
+            token, command, data, cmd=cmd, key=key, allowed=frozenset(allowed)
+        )
+
+    _booking = booking
+
+    def _update(self, token: Token) -> Intent:
+        if not self.orders:
+            return self.booking(token)
+        random = self._random
+        order = random.choice(list(self.orders)[-8:])
+        login, cmd = self.orders[order]
+        if random.random() < 0.05:
+            return self.booking(token, order=random.randrange(10**6, 10**7))
+        if random.random() < 0.1:
+            return self.booking(token, order=order)
+        return self.booking(token, order=order, login=login, cmd=cmd)
+
+    def _deletion(self, token: Token) -> Intent:
+        random = self._random
+        if not self.orders:
+            return self.booking(token)
+        order = random.choice(list(self.orders)[-30:])
+        _, cmd = self.orders[order]
+        kind = "Credit" if cmd in (7, 9) else "Balance"
+        if random.random() < 0.1:
+            kind = random.choice(("Credit", "Balance"))
+        if random.random() < 0.05:
+            order = random.randrange(10**6, 10**7)
+        allowed = {"NOT_FOUND", "INCORRECT_ORDER", "TRADE_NO_MONEY"}
+        return self._intent(
+            token,
+            self._form("Delete" + kind),
+            {"order": order},
+            key=self._key(len(self._history.intents)),
+            allowed=frozenset(allowed),
+        )
+
+    def _lookUp(self, token: Token) -> Intent:
+        random = self._random
+        data: dict[str, Any]
+        if self.orders and random.random() < 0.7:
+            data = {"order": random.choice(list(self.orders)[-20:])}
+        else:
+            data = {"idempotencyKey": f"key-{random.randrange(500)}"}
+        return self._intent(
+            token, "GetOperation", data, allowed=frozenset({"NOT_FOUND"})
+        )
+
+    def _subscription(self, token: Token) -> Intent:
+        command = self._random.choice(("Subscribe", "Subscribe", "Unsubscribe"))
+        return self._intent(token, command, {"chanels": ["trade:event"]})
+
+    def _health(self, token: Token) -> Intent:
+        return self._intent(token, "HealthCheck", {})
+
+    def health(self, token: Token) -> Intent:
+        """
+        The smallest request.
+        """
+        return self._health(token)
+
+    def wrong(self, token: Token) -> Intent:
+        """
+        Something that must be refused.
+        """
+        random = self._random
+        lines = _WRONG if random.random() < 0.8 else _WRONG_WITHOUT_EXTID
+        line, error = random.choice(lines)
+        return self._intent(
+            token, "wrong", {}, allowed=frozenset({error}), isGood=False, line=line
+        )
+
+    def tooLong(self, token: Token, length: int) -> Intent:
+        """
+        A line of more bytes than it may have.
+        """
+        line = _HEAD + '"HealthCheck","data":{"filling":"' + "x" * length + '"}}'
+        allowed = frozenset({"LINE_TOO_LONG"})
+        return self._intent(
+            token, "too long", {}, allowed=allowed, isGood=False, line=line
+        )
+
+
+def lineOf(intent: Intent, extID: str) -> bytes:
+    """
+    The line of a request, without its end.
+    """
+    if intent.line is not None:
+        text = intent.line.replace("<extID>", extID)
+        return text.replace("<token>", intent.token.text).encode()
+    members = [f'"command":"{intent.command}"']
+    if extID:
+        members.append(f'"extID":{extID}')
+    members.append(f'"__token":"{intent.token.text}"')
+    data = ",".join(
+        f'"{name}":{value}' if name == "amount" else f'"{name}":{json.dumps(value)}'
+        for name, value in intent.data.items()
+    )
+    members.append('"data":{' + data + "}")
+    if intent.key is not None:
+        members.append(f'"idempotencyKey":"{intent.key}"')
+    return ("{" + ",".join(members) + "}").encode()

@@ -1,0 +1,236 @@
+"""
+The rules of events: after their commit, in booking order, once each, to every
+session whose token is good, and to nobody else.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from attrs import define, field
+
+from tests.simulation.history import (
+    NEVER,
+    History,
+    Moment,
+    Publication,
+    Reply,
+    Talk,
+    onTheWire,
+    parse,
+)
+from tests.simulation.world import Violation, World
+
+# Whether a session has to get an event that is published now.
+_NOT, _MAY, _MUST = "not", "maybe", "yes"
+# For so long a revoked token may go on being sent events, in seconds.
+_RECHECK = 1.0
+# What one of the platform's clients would spoil.
+_SPOILT = re.compile(rb",\s*[}\]]|'|[^\x20-\x7e]")
+
+_FIRST = ["order", "login", "cmd", "state", "profit", "comment"]
+
+
+@define(eq=False)
+class Audience:
+    """
+    Who has to get what, and what was got.
+
+    @ivar positions: Where in a connection's lines an event was.
+    """
+
+    _world: World
+    _history: History
+    positions: dict[tuple[Talk, Publication], int] = field(factory=dict)
+    _judged: dict[bytes, tuple[int, dict[str, Any]]] = field(factory=dict)
+
+    def check(self) -> None:
+        """
+        Judge all events.
+        """
+        if not self._history.isForeign:
+            self._checkOrder()
+            self._checkAll()
+        published: dict[int, list[Publication]] = {}
+        for each in self._history.publications:
+            published.setdefault(each.generation, []).append(each)
+        for talk in self._history.talks:
+            self._checkTalk(talk, published.get(talk.generation, []))
+
+    def _checkOrder(self) -> None:
+        """
+        Every event has its booking, which is on disk, and they have one order.
+        """
+        numbers = {b: n for n, b in enumerate(self._history.bookings)}
+        last = -1
+        for each in self._history.publications:
+            booking, about = each.booking, (str(each.data["order"]),)
+            if booking is None:
+                raise Violation("event", f"an event of no booking: {each.data}", about)
+            if booking.applied is None or booking.applied > each.at:
+                raise Violation(
+                    "event-after-commit", f"{each.data} is not on disk", about
+                )
+            if (each.type, each.data) != (booking.type, booking.trade):
+                raise Violation("event", f"{each.data} is not {booking.trade}", about)
+            if numbers[booking] <= last:
+                raise Violation("event-order", f"{each.data} comes late", about)
+            last = numbers[booking]
+
+    def _checkAll(self) -> None:
+        """
+        What is booked is published, unless its process had no time left.
+        """
+        for booking in self._history.bookings:
+            generation = self._history.generations[booking.generation]
+            if generation.hasCrashed or generation.hasFailed:
+                continue
+            if booking.applied and not booking.isLost and booking.published is None:
+                raise Violation(
+                    "event",
+                    f"no event of {booking.trade}",
+                    (str(booking.trade["order"]),),
+                )
+
+    def _checkTalk(self, talk: Talk, published: list[Publication]) -> None:
+        """
+        Go through what was published, and through what a connection got.
+        """
+        got = iter(talk.events)
+        line = next(got, None)
+        states = _States(self._world, talk)
+        isLost = talk.lostAt < float("inf")
+        for each in published:
+            isIt = line is not None and self._isIt(line[0], each)
+            state = states.at(each)
+            about = (talk.name, str(each.data["order"]))
+            if isIt and state != _NOT:
+                assert line is not None
+                self.positions[talk, each] = line[1]
+                if line[2] < each.at:
+                    raise Violation("event", f"{line[0]!r} comes too early", about)
+                line = next(got, None)
+            elif not isIt and state == _MUST and (line is not None or not isLost):
+                raise Violation(
+                    "every-session", f"{talk.name} got no event of {each.data}", about
+                )
+        if line is not None:
+            raise Violation(
+                "no-other-event",
+                f"{talk.name} got an event that was not for it, or was spoilt, or came"
+                f" twice or in the wrong order: {line[0]!r}",
+                (talk.name,),
+            )
+
+    def _isIt(self, line: bytes, published: Publication) -> bool:
+        """
+        Whether a line is the one of this event.
+        """
+        if published.raw is not None:
+            return line == published.raw
+        type, data = self._judge(line)
+        if type != published.type or data != onTheWire(published.data):
+            return False
+        published.raw = line
+        return True
+
+    def _judge(self, line: bytes) -> tuple[int, dict[str, Any]]:
+        found = self._judged.get(line)
+        if found is None:
+            event = parse(line.decode())
+            isGood = (
+                list(event) == ["event", "type", "data"]
+                and event["event"] == "trade:event"
+                and list(event["data"])[:6] == _FIRST
+            )
+            if not isGood or spoilt(line):
+                raise Violation("wire", f"no event as the contract has it: {line!r}")
+            self._judged[line] = found = event["type"], event["data"]
+        return found
+
+
+def spoilt(line: bytes) -> bool:
+    """
+    Whether a client of the platform could not read a line (wire contract,
+    section 1).
+    """
+    return _SPOILT.search(line) is not None
+
+
+class _States:
+    """
+    From when to when a connection has to get events.
+    """
+
+    def __init__(self, world: World, talk: Talk) -> None:
+        self._world = world
+        self._talk = talk
+        self._good = sorted(
+            each.reply.written
+            for each in talk.attempts
+            if each.reply is not None and each.status == 200
+        )
+        self._changes = sorted(self._changesOf(talk), key=lambda change: change[0])
+        self._next = 0
+        self._state = _NOT
+
+    def _changesOf(self, talk: Talk) -> Iterator[tuple[Moment, str]]:
+        """
+        From the first good answer on it is in the audience, until it says
+        otherwise. While a command is on its way, nobody can tell.
+        """
+        state = _MUST
+        for attempt in talk.attempts[:1]:
+            yield attempt.delivered or NEVER, _MAY
+        for good in self._good[:1]:
+            yield good, state
+        for attempt in talk.attempts:
+            if attempt.intent.command not in ("Subscribe", "Unsubscribe"):
+                continue
+            yield attempt.delivered or NEVER, _MAY
+            if attempt.reply is None:
+                return
+            if attempt.status == 200:
+                isSubscribed = attempt.intent.command == "Subscribe"
+                state = _MUST if isSubscribed else _NOT
+            yield attempt.reply.written, state if self._isIn(attempt.reply) else _MAY
+
+    def _isIn(self, reply: Reply) -> bool:
+        """
+        Whether a good token was shown by then.
+        """
+        return bool(self._good) and self._good[0] <= reply.written
+
+    def at(self, published: Publication) -> str:
+        """
+        Whether the connection has to get this event.
+        """
+        moment, changes, talk = published.at, self._changes, self._talk
+        while self._next < len(changes) and changes[self._next][0] < moment:
+            self._state = changes[self._next][1]
+            self._next += 1
+        state = self._state
+        if self._next < len(changes) and changes[self._next][0] == moment:
+            state = _MAY
+        if moment >= min(talk.goodbye, talk.closed):
+            return _MAY
+        if state == _NOT or not talk.token.isLimited:
+            return state
+        return self._ofToken(published, state)
+
+    def _ofToken(self, published: Publication, state: str) -> str:
+        """
+        What a token that ends, or was revoked, leaves of a state.
+        """
+        token, now = self._talk.token, published.at[0]
+        if token.revoked is not None and now >= token.revoked:
+            return _NOT if now > token.revoked + _RECHECK else _MAY
+        if token.expires is None:
+            return state
+        if published.wall >= token.expires:
+            return _NOT
+        last = max((good[0] for good in self._good if good < published.at), default=0.0)
+        if self._world.wallBetween(last, now)[1] >= token.expires:
+            # It was bad for a while: the session has to show it again.
+            return _MAY
+        return state

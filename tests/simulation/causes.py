@@ -1,0 +1,237 @@
+"""
+Why a request was refused, and whether there was a cause for it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+from attrs import define, field
+
+from creditsync.records import Limits
+from tests.simulation.books import Books
+from tests.simulation.history import Attempt, Booking, History, Intent, Moment
+from tests.simulation.setting import Setting
+from tests.simulation.world import World
+
+# Who may use the finance family.
+ROLES = (1, 2, 3)
+_CREDIT = (7, 9)
+
+
+@define(eq=False)
+class Causes:
+    """
+    The judge of refusals.
+    """
+
+    _world: World
+    _history: History
+    _setting: Setting
+    _books: Books
+    _byKey: dict[tuple[int, str], list[Intent]] = field(
+        init=False, factory=lambda: defaultdict(list)
+    )
+
+    def __attrs_post_init__(self) -> None:
+        for intent in self._history.intents:
+            if intent.isFinance:
+                for key in self.keysOf(intent):
+                    self._byKey[key].append(intent)
+
+    def keysOf(self, intent: Intent) -> Iterator[tuple[int, str]]:
+        """
+        The keys under which an intent was asked for.
+        """
+        principal = intent.token.principal
+        if intent.key is not None:
+            yield principal, intent.key
+        elif self._setting.isExtIDIdempotent:
+            for attempt in intent.attempts:
+                extID = attempt.extID
+                isText = extID.startswith('"')
+                key = extID.strip('"') if isText else f"#{int(float(extID))}"
+                yield principal, key
+
+    def isAllowed(self, attempt: Attempt, error: str) -> bool:
+        """
+        Whether there was a cause for an error.
+        """
+        intent, talk, reply = attempt.intent, attempt.talk, attempt.reply
+        assert reply is not None and attempt.delivered is not None
+        delivered, written = attempt.delivered[0], reply.written[0]
+        limits, default = self._setting.limits, Limits()
+        if error == "UNAUTHORIZED":
+            return error in intent.allowed or self.wasBad(attempt, delivered, written)
+        if error == "FORBIDDEN":
+            return intent.token.role not in ROLES
+        if error == "SHUTDOWN":
+            generation = self._history.generations[talk.generation]
+            return written >= generation.stopping
+        if error == "SYNC_TIMEOUT":
+            return intent.isFinance and self._isTold(attempt)
+        if error == "BUSY":
+            self._world.happens("over-limit")
+            return (limits.maxPending, limits.maxQueued) != (
+                default.maxPending,
+                default.maxQueued,
+            )
+        if error == "TOO_MANY_REQUESTS":
+            self._world.happens("over-limit")
+            return self._inFlight(attempt) >= limits.maxPendingPerSession
+        if error == "DUPLICATE_EXTID":
+            return self._isDuplicate(attempt)
+        if error == "IDEMPOTENCY_KEY_REUSED":
+            return self._isOther(attempt)
+        if error == "INCORRECT_ORDER" and self._history.isForeign:
+            return intent.isFinance
+        if error == "TRADE_NO_MONEY" and not self._history.isForeign:
+            return error in intent.allowed and self._lacksMoney(attempt)
+        if error == "NOT_FOUND" and intent.isGood and not self._history.isForeign:
+            return error in intent.allowed and self._isUnknown(attempt)
+        return error in intent.allowed
+
+    def wasBad(self, attempt: Attempt, first: float, last: float) -> bool:
+        """
+        Whether the token was bad at any moment of this time.
+        """
+        token = attempt.intent.token
+        if token.revoked is not None and token.revoked < last:
+            return True
+        if token.expires is None:
+            return False
+        return self._world.wallBetween(first, last)[1] >= token.expires
+
+    def _isTold(self, attempt: Attempt) -> bool:
+        """
+        Whether a 504 names the order that is reserved.
+        """
+        if self._history.isForeign:
+            return True
+        assert attempt.reply is not None
+        order = attempt.reply.value.get("data", {}).get("order")
+        return isinstance(order, int) and order > 0
+
+    def _inFlight(self, attempt: Attempt) -> int:
+        """
+        How many of a session's requests waited when this one came.
+        """
+        assert attempt.delivered is not None and attempt.reply is not None
+        moment, written = attempt.delivered, attempt.reply.written
+        return sum(
+            each.delivered is not None
+            and each.delivered <= written
+            and (each.reply is None or each.reply.written >= moment)
+            for each in attempt.talk.attempts
+            if each is not attempt
+        )
+
+    def _isDuplicate(self, attempt: Attempt) -> bool:
+        return any(
+            each is not attempt and each.extID == attempt.extID
+            for each in attempt.talk.attempts
+        )
+
+    def _isOther(self, attempt: Attempt) -> bool:
+        """
+        Whether another request has the same key, and the order that is told,
+        and differs in the member that is told.
+        """
+        reply, intent = attempt.reply, attempt.intent
+        assert reply is not None
+        order = reply.value["data"]["order"]
+        member = reply.value["message"].split(" ")[0]
+        return any(
+            _member(other, member) != _member(intent, member)
+            and all(booking.trade["order"] == order for booking in other.bookings)
+            for key in self.keysOf(intent)
+            for other in self._byKey[key]
+        )
+
+    def _lacksMoney(self, attempt: Attempt) -> bool:
+        """
+        Whether the account may have been too empty for this when it came.
+        """
+        intent, delivered = attempt.intent, attempt.delivered
+        assert delivered is not None and attempt.reply is not None
+        generation = self._history.generations[attempt.talk.generation]
+        if generation.hasCrashed or generation.hasFailed:
+            # What was reserved and then lost counted too.
+            return True
+        written = attempt.reply.written
+        totals: dict[tuple[int, bool], int] = defaultdict(int)
+        trades: dict[int, dict[str, Any]] = {}
+        order = intent.data.get("order", 0)
+        for booking in self._history.bookings:
+            if booking.isLost:
+                continue
+            trade = booking.trade
+            if booking.applied and booking.applied < delivered:
+                pass
+            elif not self._wasReservedBy(booking, written):
+                break
+            elif self._isTooMuch(intent, totals, trades.get(order)):
+                return True
+            before = trades.get(trade["order"])
+            account = trade["login"], trade["cmd"] in _CREDIT
+            totals[account] += _counted(trade) - _counted(before)
+            trades[trade["order"]] = trade
+        return self._isTooMuch(intent, totals, trades.get(order))
+
+    def _wasReservedBy(self, booking: Booking, moment: Moment) -> bool:
+        intent = booking.intent
+        return intent is not None and any(
+            each.delivered is not None and each.delivered <= moment
+            for each in intent.attempts
+        )
+
+    def _isTooMuch(
+        self,
+        intent: Intent,
+        totals: dict[tuple[int, bool], int],
+        before: dict[str, Any] | None,
+    ) -> bool:
+        """
+        Whether these totals can't bear what is asked for.
+        """
+        if intent.isDelete:
+            if before is None:
+                return False
+            account = before["login"], before["cmd"] in _CREDIT
+            return totals[account] < _counted(before)
+        account = intent.data["login"], intent.cmd in _CREDIT
+        return totals[account] + intent.amount - _counted(before) < 0
+
+    def _isUnknown(self, attempt: Attempt) -> bool:
+        """
+        Whether what was asked about was not there yet.
+        """
+        data = attempt.intent.data
+        assert attempt.delivered is not None
+        if "idempotencyKey" in data:
+            key = attempt.intent.token.principal, data["idempotencyKey"]
+            bookings = [b for intent in self._byKey[key] for b in intent.bookings]
+        else:
+            bookings = self._books.versions.get(data["order"], [])
+        return not any(
+            booking.applied is not None and booking.applied < attempt.delivered
+            for booking in bookings
+        )
+
+
+def _counted(trade: dict[str, Any] | None) -> int:
+    """
+    What a trade adds to its account's total.
+    """
+    return 0 if trade is None or trade["state"] != 3 else int(trade["profit"])
+
+
+def _member(intent: Intent, member: str) -> object:
+    """
+    A member of a request, by the name that a 422 has for it.
+    """
+    if member == "command":
+        return intent.command
+    value = intent.data.get(member.removeprefix("data."))
+    return Decimal(value) if member == "data.amount" and value else value

@@ -1,0 +1,380 @@
+"""
+The clients: what they do, and what they write down.
+
+A client connects, asks, waits, goes, comes back and asks again for what it got
+no answer to, under the same key. It misbehaves as its seed allows.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import jwt
+
+from tests.simulation.asking import Market, lineOf
+from tests.simulation.history import (
+    Attempt,
+    Intent,
+    Moment,
+    Reply,
+    Talk,
+    Token,
+    parse,
+)
+from tests.simulation.network import Link
+from tests.simulation.setting import Setting
+from tests.simulation.site import SECRET, Site
+from tests.simulation.world import World
+
+_FOREVER = 4102444800
+# Refusals that are given as soon as a line is read, even while another request
+# of the same extID waits.
+_AT_ONCE = ("DUPLICATE_EXTID", "UNAUTHORIZED", "SHUTDOWN")
+# After these it is known what happened; after others one may ask again.
+_FINAL = (200, 400, 403, 404, 409, 422)
+
+_ROLES = (1, 2, 3, 1, 1, 0, 3)
+
+
+@lru_cache(maxsize=10_000)
+def _mint(principal: int, role: int, expires: float, jti: str) -> str:
+    claims = {"id": principal, "role": role, "exp": expires, "jti": jti}
+    return jwt.encode(claims, SECRET, "HS256")
+
+
+def tokenOf(number: int, expires: float | None) -> Token:
+    """
+    The token of the n-th client. The first two are one principal.
+    """
+    principal, role, jti = 7 + max(0, number - 1), _ROLES[number], f"token-{number}"
+    text = _mint(principal, role, expires or _FOREVER, jti)
+    return Token(text, principal, role, jti, expires)
+
+
+class Client:
+    """
+    One client, which has one connection at a time.
+
+    @ivar unsettled: Requests with a key of which it does not know the outcome.
+    @ivar isFinishing: Whether it asks for nothing new any more.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        world: World,
+        site: Site,
+        market: Market,
+        setting: Setting,
+        token: Token,
+    ) -> None:
+        self.name = f"c{number}"
+        self.number = number
+        self.token = token
+        self._world = world
+        self._random = world.generator()
+        self._site = site
+        self._market = market
+        self._setting = setting
+        self._left = setting.requests // setting.clients
+        self._link: Link | None = None
+        self._talk: Talk | None = None
+        self._talks = 0
+        self._extIDs = 0
+        self._sent = 0
+        self._position = 0
+        self._partial = b""
+        self._waiting: dict[str, list[Attempt]] = {}
+        self._settled: list[Intent] = []
+        self.unsettled: dict[Intent, None] = {}
+        self.isFinishing = False
+        world.later(self._random.random(), self._act)
+
+    @property
+    def isDone(self) -> bool:
+        """
+        Whether it has asked for all that it was to ask for.
+        """
+        return self._left <= 0
+
+    def _chance(self, fault: str, chance: float) -> bool:
+        return self._world.mayHappen(fault) and self._random.random() < chance
+
+    # What it does.
+
+    def _act(self) -> None:
+        if self.isFinishing or self.isDone:
+            return
+        self._world.later(self._random.expovariate(1.0) * self._setting.pace, self._act)
+        if self._link is None or self._talk is None:
+            self._connect()
+        elif self._chance("unfinished-line", 0.01):
+            self._world.happens("unfinished-line")
+            self._talk.isUnfinished = True
+            self._write(b'{"command":')
+        elif self._chance("half-close", 0.01):
+            self._world.happens("half-close")
+            self._link.end()
+            self._talk.halfClosed = True
+        else:
+            self._ask()
+
+    def finish(self) -> None:
+        """
+        Ask again for all that is not settled, until it is.
+        """
+        self.isFinishing = True
+        if self.token.isLimited:
+            # It may never be let in again, and there may be no room for it.
+            if self._link is not None:
+                self._leave()
+            return
+        again = [intent for intent in self.unsettled if not self._isWaitedFor(intent)]
+        if self._link is not None:
+            self._link.resume()
+        # There may be no room for all connections at once.
+        isUseless = self._isMuted or (not again and not self.unsettled)
+        if self._link is not None and isUseless and self._random.random() < 0.5:
+            self._leave()
+        elif self._link is None and again:
+            self._connect()
+        if self._link is not None and not self._isMuted:
+            few = min(self._setting.limits.maxPendingPerSession, 4)
+            self._send(self._random.sample(again, min(few, len(again))))
+
+    @property
+    def _isMuted(self) -> bool:
+        """
+        Whether it can send nothing on this connection any more.
+        """
+        talk = self._talk
+        return talk is None or talk.halfClosed or talk.isUnfinished
+
+    def _connect(self) -> None:
+        self._talks += 1
+        name = f"{self.name}.{self._talks}"
+        talk = Talk(name, self._site.generation.number, self._world.now, self.token)
+        link = self._site.connect(talk)
+        if link is None:
+            return
+        link.peer = self
+        self._link, self._talk = link, talk
+        self._sent = self._position = 0
+        self._partial = b""
+        if self._chance("retry", 0.8):
+            again = list(self.unsettled)[:4]
+            if again:
+                self._world.happens("retry")
+                self._send(again)
+
+    def _ask(self) -> None:
+        random, setting = self._random, self._setting
+        if self._isMuted:
+            return
+        count = 1
+        if random.random() < 0.3:
+            count = random.randint(2, 6)
+        if self._chance("burst", 0.02):
+            self._world.happens("burst")
+            count = 30
+        intents = [self._choose() for _ in range(min(count, self._left))]
+        self._left -= len(intents)
+        if self._chance("too-long", 0.005):
+            self._world.happens("too-long")
+            limit = setting.limits.maxLineLength
+            intents.append(self._market.tooLong(self.token, limit))
+        self._send(intents)
+
+    def _choose(self) -> Intent:
+        market, random, token = self._market, self._random, self.token
+        if self._chance("wrong", 0.08):
+            self._world.happens("wrong")
+            return market.wrong(token)
+        known = self._settled
+        # Also what may still be under way, to which the request then attaches.
+        latest = known[-20:] + list(self.unsettled)[-20:]
+        if latest and self._chance("retry", 0.08):
+            self._world.happens("retry")
+            return random.choice(latest)
+        if known and self._chance("other-content", 0.03):
+            self._world.happens("other-content")
+            first = random.choice(known)
+            return market.booking(token, key=first.key)
+        return market.ask(token)
+
+    def _send(self, intents: Sequence[Intent]) -> None:
+        """
+        Send requests, all in one piece.
+        """
+        lines = []
+        for intent in intents:
+            lines.append(self._line(intent))
+            if intent.cmd and self._chance("duplicate-extid", 0.02):
+                self._world.happens("duplicate-extid")
+                self._extIDs -= 1
+                lines.append(self._line(self._market.booking(self.token)))
+        if lines:
+            self._write(b"".join(lines))
+
+    def _line(self, intent: Intent) -> bytes:
+        assert self._talk is not None and self._link is not None
+        extID = self._extIDOf(intent)
+        line = lineOf(intent, extID) + self._random.choice((b"\r\n", b"\r\n", b"\n"))
+        world = self._world
+        moment = world.now, world.turn
+        end = self._sent + len(line)
+        if "LINE_TOO_LONG" in intent.allowed:
+            # It is judged as soon as it is clear that it is too long.
+            end = self._sent + self._setting.limits.maxLineLength + 2
+        attempt = Attempt(intent, self._talk, extID, end, moment)
+        self._sent += len(line)
+        intent.attempts.append(attempt)
+        self._talk.attempts.append(attempt)
+        self._waiting.setdefault(extID, []).append(attempt)
+        if intent.key is not None and intent.isFinance:
+            self.unsettled[intent] = None
+        return line
+
+    def _extIDOf(self, intent: Intent) -> str:
+        """
+        An extID as its JSON text; none for what is answered without.
+        """
+        if intent.line is not None and (
+            "<extID>" not in intent.line or "LINE_TOO_LONG" in intent.allowed
+        ):
+            return ""
+        self._extIDs += 1
+        number, kind = self._extIDs * 10 + self.number, self._extIDs % 7
+        if kind == 3:
+            return str(number)
+        if kind == 5:
+            return f"{number}.0"
+        return f'"{self.name}-{number}"'
+
+    def _write(self, data: bytes) -> None:
+        assert self._link is not None and self._talk is not None
+        self._world.note(self._talk.name, "sends", data)
+        self._link.send(data)
+
+    # What befalls it.
+
+    def stall(self, seconds: float) -> None:
+        """
+        Read nothing for a while.
+        """
+        if self._link is not None:
+            self._world.happens("stall")
+            self._world.note(self._link.talk.name, "reads nothing")
+            self._link.stall()
+            self._world.later(seconds, self._link.resume)
+
+    def drop(self) -> None:
+        """
+        Go without a word.
+        """
+        if self._link is not None:
+            self._world.happens("dropped-by-client")
+            self._leave()
+
+    def _leave(self) -> None:
+        assert self._link is not None
+        self._world.note(self._link.talk.name, "leaves")
+        self._link.talk.lostAt = min(self._link.talk.lostAt, self._world.now)
+        self._link.leave()
+        self.lost(self._link)
+
+    def breakLink(self) -> None:
+        """
+        Lose the connection somewhere in the net.
+        """
+        if self._link is not None:
+            self._world.happens("dropped-by-net")
+            self._world.note(self._link.talk.name, "breaks")
+            self._link.break_()
+
+    # What it hears.
+
+    def received(self, data: bytes, written: Moment) -> None:
+        """
+        See L{tests.simulation.network.Peer}.
+        """
+        *lines, self._partial = (self._partial + data).split(b"\r\n")
+        for line in lines:
+            self._hear(line, written)
+            self._position += 1
+
+    def _hear(self, line: bytes, written: Moment) -> None:
+        talk = self._talk
+        assert talk is not None
+        if line.startswith(b'{"event":'):
+            talk.events.append((line, self._position, written))
+            self._market.heard(line)
+            return
+        try:
+            value = parse(line.decode("ascii"))
+            reply = Reply(value["status"], line, value, self._position, written)
+        except (ValueError, KeyError, TypeError):
+            self._world.blame("wire", f"no reply of ours: {line!r}", talk.name)
+            return
+        extID = ""
+        if line.startswith(b'{"extID":'):
+            extID = line[9 : line.index(b',"status":')].decode()
+        self._answered(extID, reply)
+
+    def _answered(self, extID: str, reply: Reply) -> None:
+        attempt = self._attemptOf(self._waiting.get(extID, []), reply)
+        if attempt is None:
+            assert self._talk is not None
+            self._world.blame(
+                "one-reply",
+                f"a reply under the extID {extID or 'none'} that nobody waits for:"
+                f" {reply.raw!r}",
+                extID or self._talk.name,
+            )
+            return
+        attempt.reply = reply
+        intent = attempt.intent
+        isFinal = reply.status in _FINAL and reply.error != "DUPLICATE_EXTID"
+        if isFinal and intent in self.unsettled:
+            del self.unsettled[intent]
+            if reply.status == 200:
+                self._settled.append(intent)
+        if isinstance(reply.value.get("data"), dict):
+            self._market.learn(reply.value["data"])
+
+    def _attemptOf(self, waiting: list[Attempt], reply: Reply) -> Attempt | None:
+        """
+        Take the attempt that a reply answers out of those under its extID.
+        """
+        delivered = [
+            each
+            for each in waiting
+            if each.delivered is not None and each.delivered <= reply.written
+        ]
+        if not delivered:
+            return None
+        isNewest = reply.error in _AT_ONCE and delivered[0].extID
+        found = delivered[-1 if isNewest else 0]
+        waiting.remove(found)
+        return found
+
+    def _isWaitedFor(self, intent: Intent) -> bool:
+        return any(
+            attempt.intent is intent
+            for attempts in self._waiting.values()
+            for attempt in attempts
+        )
+
+    def ended(self, link: Link) -> None:
+        """
+        See L{tests.simulation.network.Peer}.
+        """
+        link.leave()
+        self.lost(link)
+
+    def lost(self, link: Link) -> None:
+        """
+        See L{tests.simulation.network.Peer}.
+        """
+        if link is self._link:
+            self._link = None
+            self._waiting.clear()

@@ -1,0 +1,233 @@
+"""
+The course of things in one seed: the bustle of clients, what befalls them, and
+the quiet at the end, after which all of it is judged.
+"""
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from tests.simulation.answers import Answers
+from tests.simulation.asking import Market
+from tests.simulation.audience import Audience
+from tests.simulation.books import Books
+from tests.simulation.causes import Causes
+from tests.simulation.clients import Client, tokenOf
+from tests.simulation.history import History
+from tests.simulation.replies import Replies
+from tests.simulation.setting import Plan, settingOf
+from tests.simulation.site import Log, Site
+from tests.simulation.waits import Waits
+from tests.simulation.world import BEGINNING, Violation, World
+
+# Which client's token expires, and which one's is revoked.
+_EXPIRES, _REVOKED = 3, 4
+
+
+class Course:
+    """
+    All that belongs to one seed.
+    """
+
+    def __init__(self, world: World, plan: Plan, folder: Path, log: Log) -> None:
+        self._world = world
+        self._plan = plan
+        self._log = log
+        self._random = world.generator()
+        self._setting = setting = settingOf(world.generator(), plan.requests)
+        self.history = history = History(setting.isForeign)
+        self.site = Site(world, history, setting, folder)
+        self._books = self.newBooks()
+        market = Market(world.generator(), history, not setting.isForeign)
+        # About as long as it takes the clients to ask for everything.
+        self._length = plan.requests / setting.clients * setting.pace / 1.9
+        self._clients = self._people(market)
+
+    def newBooks(self) -> Books:
+        """
+        Books in which nothing is written yet.
+        """
+        return Books(self._world, self.history, self._setting.isExtIDIdempotent)
+
+    def _people(self, market: Market) -> list[Client]:
+        clients = []
+        for number in range(self._setting.clients):
+            token = tokenOf(number, self._expires(number))
+            client = Client(
+                number, self._world, self.site, market, self._setting, token
+            )
+            if number not in self._plan.absent:
+                clients.append(client)
+            else:
+                client.isFinishing = True
+        return clients
+
+    def _expires(self, number: int) -> float | None:
+        drawn = self._random.random()
+        if number != _EXPIRES or not self._world.mayHappen("expired"):
+            return None
+        self._world.happens("expired")
+        return BEGINNING + round(drawn * self._length, 3)
+
+    def go(self) -> None:
+        """
+        Let everything happen, then judge it.
+        """
+        self.site.booted = self._booted
+        self.site.boot()
+        self._plague()
+        self._bustle()
+        self._settle()
+        self._checkRest()
+        self._stop()
+        self.judge()
+        # What nobody heard of an error is logged when it is garbage.
+        gc.collect()
+        self._log.check(self._world)
+
+    def _booted(self) -> None:
+        if not self._setting.isForeign:
+            self._books.check(self.site.storage)
+
+    # What befalls them.
+
+    def _plague(self) -> None:
+        """
+        Arrange for what comes from outside, each kind a few times.
+        """
+        site, random = self.site, self._random
+        crash = site.crash
+        self._often("kill", 1.2, lambda: crash("kill"))
+        self._often("power-cut", 1.2, lambda: crash("power-cut"))
+        self._often("stop", 1.5, lambda: self._happens("stop", site.stop))
+        self._often("stall", 4, lambda: self._one().stall(random.random() * 8.0))
+        self._often("dropped-by-client", 4, lambda: self._one().drop())
+        self._often("dropped-by-net", 4, lambda: self._one().breakLink())
+        self._often("clock-step", 1.5, lambda: self._world.step(self._jump()))
+        self._often("clock-step-back", 1.5, lambda: self._world.step(-self._jump()))
+        self._often("runtime-fails", 1, site.fail)
+        self._often("revoked", 1, self._revoke)
+
+    def _often(self, fault: str, times: float, strike: Callable[[], object]) -> None:
+        """
+        Let something happen so many times on average.
+        """
+        random = Random(self._random.getrandbits(64))
+        time = random.expovariate(times / self._length)
+        while self._world.mayHappen(fault) and time < self._length:
+            self._world.at(time, strike)
+            time += random.expovariate(times / self._length)
+
+    def _happens(self, fault: str, strike: Callable[[], object]) -> None:
+        if self.site.service is not None:
+            self._world.happens(fault)
+            strike()
+
+    def _one(self) -> Client:
+        return self._random.choice(self._clients)
+
+    def _jump(self) -> float:
+        return 2.0 + self._random.choice((10.0, 4000.0)) * self._random.random()
+
+    def _revoke(self) -> None:
+        for client in self._clients:
+            token = client.token
+            if client.number == _REVOKED and token.revoked is None:
+                self._world.happens("revoked")
+                token.revoked = self._world.now
+                self.site.revoke(token.jti)
+
+    # The course of it.
+
+    def _bustle(self) -> None:
+        """
+        Run until every client has asked for all it was to ask for.
+        """
+        world = self._world
+        while not all(client.isDone for client in self._clients):
+            world.run(world.now + max(0.1, self._length / 20))
+            if world.now > 20 * self._length + 100:
+                raise Violation("clients", "they do not come to an end")
+
+    def _settle(self) -> None:
+        """
+        Let no more faults happen, and have all that is unsettled asked again.
+        """
+        world = self._world
+        world.faults = frozenset()
+        for _ in range(1000):
+            for client in self._clients:
+                # One after the other, as there may be room for one only.
+                world.later(8.0 * self._random.random(), client.finish)
+            world.run(world.now + 10.0)
+            if not any(client.unsettled for client in self._trusted()):
+                break
+        else:
+            [first, *_] = [c for c in self._trusted() if c.unsettled]
+            intent = next(iter(first.unsettled))
+            raise Violation(
+                "retries-end",
+                f"{intent.command} {intent.data} of {first.name} is never settled",
+                (f'"{intent.key}"',),
+            )
+        # The last stall is over, and every wait.
+        world.run(world.now + 45.0)
+
+    def _trusted(self) -> list[Client]:
+        """
+        The clients whose requests have to be settled in the end.
+        """
+        return [c for c in self._clients if c.token.role and not c.token.isLimited]
+
+    def _checkRest(self) -> None:
+        """
+        At rest nothing is left that waits.
+        """
+        service = self.site.service
+        if service is None:
+            raise Violation("rest", "no server runs in the end")
+        waiters = service.waiters
+        leftovers = {
+            "waiters": len(waiters),
+            "waiters by event": len(waiters._byEvent),
+            "requests in flight": service.sessions.pending,
+            "timers": len(self.site.reactor.getDelayedCalls()),
+        }
+        for what, count in leftovers.items():
+            if count:
+                raise Violation("rest", f"{count} {what} are left")
+
+    def _stop(self) -> None:
+        """
+        Stop the last server in order.
+        """
+        world = self._world
+        service = self.site.service
+        assert service is not None
+        self.site.isLast = True
+        self.site.stop()
+        world.run(world.now + 60.0)
+        if self.site.service is not None:
+            raise Violation("stop", "the server does not stop")
+        if self.site.reactor.getDelayedCalls():
+            raise Violation("rest", "timers are left after the stop")
+        if service.sessions._audience:
+            raise Violation("rest", "sessions that have ended would get events")
+        if not self._setting.isForeign:
+            self._books.check(self.site.storage)
+
+    def judge(self) -> None:
+        """
+        Hold what was seen against the rules.
+        """
+        world, history = self._world, self.history
+        audience = Audience(world, history)
+        audience.check()
+        causes = Causes(world, history, self._setting, self._books)
+        answers = Answers(history, causes, audience)
+        Replies(world, history, causes, answers).check()
+        if self._setting.isForeign:
+            Waits(history, self.site.foreign).check()
+        else:
+            answers.checkBookings()

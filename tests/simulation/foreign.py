@@ -1,0 +1,188 @@
+"""
+A trading runtime that is not ours, and its events.
+
+It reserves at once or later, refuses, or fails. Its events come when they
+like: before or after the timeout, twice, never, in another order than the
+operations, with or without the mark of their operation.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from creditsync.errors import IncorrectOrder, NotFound
+from creditsync.events import TradeEvents
+from creditsync.failing import Failing
+from creditsync.interfaces import ITradingRuntime
+from creditsync.records import Deletion, Operation, Reservation, Trade, TradeEvent
+from tests.simulation.history import Moment, members, onTheWire
+from tests.simulation.world import World
+
+_ADD, _UPDATE, _DELETE = 0, 1, 2
+_STATES = {_ADD: 10, _UPDATE: 11, _DELETE: 12}
+
+
+@implementer(ITradingRuntime)
+class ForeignRuntime:
+    """
+    A runtime that keeps its own books.
+
+    @ivar reserved: Of each operation, when its order was reserved, the type of
+        its event, and the order.
+    """
+
+    def __init__(self, world: World, isMarked: bool) -> None:
+        self._world = world
+        self._random = world.generator()
+        self._isMarked = isMarked
+        self._nextOrder = 5_000_001
+        self._failing = Failing()
+        self._latest: dict[int, tuple[int, Trade]] = {}
+        self._booked: dict[int, Trade] = {}
+        self.events = TradeEvents()
+        self.reserved: dict[Operation | Deletion, tuple[Moment, int, int]] = {}
+
+    def submit(
+        self, operation: Operation | Deletion
+    ) -> "Reservation | Deferred[Reservation]":
+        """
+        See L{ITradingRuntime.submit}.
+        """
+        world, random = self._world, self._random
+        if not world.mayHappen("reserved-later") or random.random() < 0.5:
+            reservation = self._reserve(operation)
+            world.later(self._delay(), self._book, reservation)
+            return reservation
+        world.happens("reserved-later")
+        later: Deferred[Reservation] = Deferred()
+        world.later(random.random() * 0.5, self._reserveLater, operation, later)
+        return later
+
+    def _delay(self) -> float:
+        random = self._random
+        if self._chance("late-event"):
+            return 5.0 + random.random() * 3.0
+        return random.choice((0.0, random.random() * 0.01, random.random()))
+
+    def _chance(self, fault: str, chance: float = 0.05) -> bool:
+        if not self._world.mayHappen(fault) or self._random.random() >= chance:
+            return False
+        self._world.happens(fault)
+        return True
+
+    def _reserveLater(
+        self, operation: Operation | Deletion, later: "Deferred[Reservation]"
+    ) -> None:
+        if self._chance("reservation-fails"):
+            later.errback(ConnectionError("the way to the trading core is broken"))
+            return
+        try:
+            if self._chance("refused-later"):
+                raise IncorrectOrder("the trading core does not want it")
+            reservation = self._reserve(operation)
+        except (IncorrectOrder, NotFound) as refusal:
+            later.errback(refusal)
+            return
+        later.callback(reservation)
+        delay = self._delay()
+        if delay:
+            self._world.later(delay, self._book, reservation)
+        else:
+            # The waiter has to stand by now.
+            self._book(reservation)
+
+    def _reserve(self, operation: Operation | Deletion) -> Reservation:
+        eventType, trade = self._made(operation)
+        self._latest[trade.order] = eventType, trade
+        moment = self._world.now, self._world.turn
+        self.reserved[operation] = moment, eventType, trade.order
+        return Reservation(eventType, trade, operation)
+
+    def _made(self, operation: Operation | Deletion) -> tuple[int, Trade]:
+        now = int(self._world.wall())
+        found = self._latest.get(operation.order)
+        if isinstance(operation, Deletion):
+            if found is None or found[0] == _DELETE:
+                raise NotFound(f"there is no order {operation.order}")
+            if found[1].cmd not in operation.cmds:
+                raise IncorrectOrder("it is of another kind")
+            return _DELETE, evolve(found[1], state=6, timestamp=now)
+        if found is None:
+            order, self._nextOrder = self._nextOrder, self._nextOrder + 1
+            return _ADD, self._trade(order, operation, now)
+        if found[0] == _DELETE or (found[1].login, found[1].cmd) != (
+            operation.login,
+            operation.cmd,
+        ):
+            raise IncorrectOrder("it is of another kind, or deleted")
+        return _UPDATE, self._trade(operation.order, operation, now)
+
+    def _trade(self, order: int, operation: Operation, now: int) -> Trade:
+        return Trade(
+            order,
+            operation.login,
+            operation.cmd,
+            3,
+            operation.amount,
+            operation.comment,
+            now if operation.openTime is None else operation.openTime,
+            now if operation.closeTime is None else operation.closeTime,
+            now,
+        )
+
+    def _book(self, reservation: Reservation) -> None:
+        if self._chance("missing-event"):
+            return
+        trade = reservation.trade
+        self._booked[trade.order] = trade
+        operation = reservation.operation if self._isMarked else None
+        if operation is None:
+            self._world.happens("unmarked-event")
+        events = [TradeEvent(reservation.eventType, self._data(trade), operation)]
+        if self._chance("unasked-event"):
+            order, self._nextOrder = self._nextOrder, self._nextOrder + 1
+            unasked = self._data(evolve(trade, order=order))
+            events.insert(0, TradeEvent(_ADD, unasked))
+        if self._chance("repeated-event"):
+            delay = self._random.random()
+            self._world.later(delay, self.events.publish, events)
+        self.events.publish(events)
+        reservation.booked()
+
+    def _data(self, trade: Trade) -> Trade | Mapping[str, Any]:
+        """
+        A trade as ours, or as the members that go over the wire.
+        """
+        return trade if self._random.random() < 0.5 else onTheWire(members(trade))
+
+    def fail(self) -> None:
+        """
+        Be unable to book for the server that runs.
+        """
+        failing, self._failing = self._failing, Failing()
+        failing.fail(Failure(ConnectionError("the trading core is gone")))
+
+    def trade(self, order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":
+        """
+        See L{ITradingRuntime.trade}.
+        """
+        found = self._latest.get(order)
+        if found is None or self._booked.get(order) is found[1]:
+            return succeed(self._booked.get(order))
+        return succeed(evolve(found[1], state=_STATES[found[0]]))
+
+    def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
+        """
+        See L{ITradingRuntime.orderOf}.
+        """
+        return succeed(None)
+
+    def whenFailed(self) -> "Deferred[None]":
+        """
+        See L{ITradingRuntime.whenFailed}.
+        """
+        return self._failing.whenFailed()

@@ -1,0 +1,344 @@
+"""
+What was seen from outside: the record against which the server is judged.
+
+Clients write down what they sent and what came, with its times; the storage
+writes down what it was told to commit and when that was on disk; an observer
+of the event stream writes down what was published.
+"""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from json import JSONDecoder
+from typing import Any
+
+from attrs import define, field
+
+from creditsync.records import Trade
+
+# A moment: seconds, and the turn of the world.
+Moment = tuple[float, int]
+NEVER: Moment = (float("inf"), 0)
+
+# Reads a JSON text; no amount is ever rounded.
+parse = JSONDecoder(parse_float=Decimal).decode
+
+
+_NEUTRAL = {
+    "symbol": "",
+    "volume": 0,
+    "open_price": 0,
+    "close_price": 0,
+    "sl": 0,
+    "tp": 0,
+    "storage": 0,
+    "commission": 0,
+    "reason": 7,
+}
+
+
+def members(trade: Trade) -> dict[str, Any]:
+    """
+    A trade by the wire's names, its amount in 10⁻⁸ units.
+    """
+    return {
+        "order": trade.order,
+        "login": trade.login,
+        "cmd": trade.cmd,
+        "state": trade.state,
+        "profit": trade.profit,
+        "comment": trade.comment,
+        "open_time": trade.openTime,
+        "close_time": trade.closeTime,
+        "timestamp": trade.timestamp,
+    }
+
+
+def onTheWire(trade: dict[str, Any]) -> dict[str, Any]:
+    """
+    The data of an event of this trade (wire contract, section 4).
+    """
+    amount = Decimal(trade["profit"]).scaleb(-8)
+    return {**trade, "profit": amount, **_NEUTRAL}
+
+
+def tradeOf(data: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    A trade by what L{onTheWire} made of it.
+    """
+    trade = {name: data[name] for name in data if name not in _NEUTRAL}
+    return {**trade, "profit": int(data["profit"].scaleb(8))}
+
+
+@define(eq=False)
+class Token:
+    """
+    What a client shows with each request.
+
+    @ivar expires: The UNIX time at which it ends, if that is in this history.
+    @ivar revoked: When it was revoked, in seconds of the monotonic clock.
+    """
+
+    text: str
+    principal: int
+    role: int
+    jti: str
+    expires: float | None = None
+    revoked: float | None = None
+
+    @property
+    def isLimited(self) -> bool:
+        """
+        Whether it is, or may become, bad.
+        """
+        return self.expires is not None or self.revoked is not None
+
+
+@define(eq=False)
+class Intent:
+    """
+    What a client wants, however often it has to ask for it.
+
+    @ivar command: The command, or the text of a line that is none.
+    @ivar data: The parameters, amounts as exact texts turned into C{Decimal}.
+    @ivar cmd: The C{cmd} of the trades, or 0 where none is booked.
+    @ivar allowed: The errors that may come of it by what it is, beside those
+        which the state of the server causes.
+    @ivar isGood: Whether 200 is a possible answer.
+    @ivar line: The line, where it is not made of the members above; C{{extID}}
+        and C{{token}} stand in it for what they say.
+    """
+
+    number: int
+    token: Token
+    command: str
+    data: Mapping[str, Any]
+    cmd: int = 0
+    key: str | None = None
+    allowed: frozenset[str] = frozenset()
+    isGood: bool = True
+    line: str | None = None
+    bookings: "list[Booking]" = field(factory=list)
+    attempts: "list[Attempt]" = field(factory=list)
+
+    @property
+    def isSync(self) -> bool:
+        """
+        Whether the event's data is the answer.
+        """
+        return self.command.endswith("Sync")
+
+    @property
+    def isFinance(self) -> bool:
+        """
+        Whether it can move money.
+        """
+        return bool(self.cmd) or self.isDelete
+
+    @property
+    def isDelete(self) -> bool:
+        """
+        Whether it deletes a trade.
+        """
+        return self.command.startswith("Delete")
+
+    @property
+    def amount(self) -> int:
+        """
+        In 10⁻⁸ units.
+        """
+        return int(Decimal(self.data["amount"]).scaleb(8))
+
+
+@define(eq=False)
+class Attempt:
+    """
+    One request: one line that was sent.
+
+    @ivar extID: The C{extID} as it stands in the line, or C{""}.
+    @ivar end: Where the line ends in what its connection sent.
+    @ivar delivered: When the server had all of it.
+    @ivar reserved: When a foreign runtime reserved its order.
+    """
+
+    intent: Intent
+    talk: "Talk"
+    extID: str
+    end: int
+    sent: Moment
+    delivered: Moment | None = None
+    reply: "Reply | None" = None
+    reserved: Moment | None = None
+
+    @property
+    def status(self) -> int:
+        """
+        The status of the reply, or 0 as long as there is none.
+        """
+        return 0 if self.reply is None else self.reply.status
+
+
+@define(eq=False)
+class Reply:
+    """
+    A line that answers.
+
+    @ivar position: Which of its connection's lines it was.
+    @ivar written: When it left the server.
+    """
+
+    status: int
+    raw: bytes
+    value: dict[str, Any]
+    position: int
+    written: Moment
+
+    @property
+    def error(self) -> str:
+        """
+        The error's name, or C{""}.
+        """
+        return str(self.value.get("error", ""))
+
+    @property
+    def dataText(self) -> bytes:
+        """
+        The text of C{data}.
+        """
+        text = self.raw[self.raw.index(b'"data":') + 7 : -1]
+        return text.removesuffix(b',"replayed":true')
+
+
+@define(eq=False)
+class Talk:
+    """
+    One connection, as its client saw it.
+
+    @ivar events: The event lines, each with its position among all lines and
+        the moment when it left the server.
+    @ivar lostAt: From when on what the server sent may be lost.
+    @ivar abortedAt: When the server cut it off.
+    @ivar goodbye: When the server ended its output.
+    @ivar closed: When the server's end was closed.
+    @ivar halfClosed: Whether the client ended its output.
+    @ivar isUnfinished: Whether the client left a line unfinished.
+    @ivar stalls: The times in which the server was kept from writing or
+        reading, or from either, with an end of infinity while it lasts.
+    """
+
+    name: str
+    generation: int
+    opened: float
+    token: Token
+    attempts: list[Attempt] = field(factory=list)
+    events: list[tuple[bytes, int, Moment]] = field(factory=list)
+    lostAt: float = float("inf")
+    abortedAt: float = float("inf")
+    goodbye: Moment = NEVER
+    closed: Moment = NEVER
+    halfClosed: bool = False
+    isUnfinished: bool = False
+    stalls: list[list[float]] = field(factory=list)
+
+    @property
+    def isEnding(self) -> bool:
+        """
+        Whether its client did something that ends it.
+        """
+        return (
+            self.halfClosed
+            or self.isUnfinished
+            or any("LINE_TOO_LONG" in each.intent.allowed for each in self.attempts)
+        )
+
+    def wasHeldUp(self, first: float, last: float) -> bool:
+        """
+        Whether this connection was kept from being served in this time.
+        """
+        return any(start <= last and end >= first for start, end in self.stalls)
+
+
+@define(eq=False)
+class Booking:
+    """
+    A trade as it was to be committed.
+
+    @ivar trade: Its members by name, as the wire has them.
+    @ivar handed: When the ledger was told.
+    @ivar applied: When its transaction was on disk, or L{None} while it isn't.
+    @ivar isDoubtful: Whether only the next server can tell if it is.
+    @ivar isLost: Whether it never will be.
+    """
+
+    generation: int
+    type: int
+    trade: dict[str, Any]
+    principal: int
+    key: str | None
+    command: str
+    handed: Moment
+    applied: Moment | None = None
+    isDoubtful: bool = False
+    isLost: bool = False
+    published: "Publication | None" = None
+    intent: Intent | None = None
+
+
+@define(eq=False)
+class Publication:
+    """
+    An event as it was published.
+
+    @ivar data: Its data, by the wire's names.
+    @ivar raw: Its line, as it was seen first.
+    @ivar operation: The operation with which it was marked, if it was.
+    """
+
+    generation: int
+    type: int
+    data: dict[str, Any]
+    at: Moment
+    wall: float
+    booking: Booking | None = None
+    raw: bytes | None = None
+    operation: object = None
+
+    @property
+    def dataText(self) -> bytes | None:
+        """
+        The text of C{data}, if any client has got it.
+        """
+        if self.raw is None:
+            return None
+        return self.raw[self.raw.index(b'"data":') + 7 : -1]
+
+
+@define(eq=False)
+class Generation:
+    """
+    The life of one server process.
+
+    @ivar stopping: From when on it was told to stop, or has failed.
+    @ivar ended: When it ended.
+    """
+
+    number: int
+    started: Moment
+    stopping: float = float("inf")
+    ended: float = float("inf")
+    hasFailed: bool = False
+    hasCrashed: bool = False
+    failures: list[str] = field(factory=list)
+
+
+@define(eq=False)
+class History:
+    """
+    All of it.
+    """
+
+    isForeign: bool
+    intents: list[Intent] = field(factory=list)
+    talks: list[Talk] = field(factory=list)
+    bookings: list[Booking] = field(factory=list)
+    publications: list[Publication] = field(factory=list)
+    generations: list[Generation] = field(factory=list)

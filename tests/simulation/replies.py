@@ -1,0 +1,149 @@
+"""
+The rules of replies: one to each request, in time, and each true.
+
+What a status means is in the wire contract, section 3. The one question behind
+all of them is: did anything happen?
+"""
+
+from attrs import define
+
+from tests.simulation.answers import Answers, blame
+from tests.simulation.audience import spoilt
+from tests.simulation.causes import ROLES, Causes
+from tests.simulation.history import Attempt, History, Talk
+from tests.simulation.world import Violation, World
+
+_TIMEOUT = 5.0
+# A late answer of this much is still in time: no computing takes time here.
+_GRACE = 0.001
+# So long an answer may be on its way, in seconds; then its client has it.
+_UNDER_WAY = 5.0
+# For so long a server that stops still answers what comes, in seconds.
+_LAST_CALL = 0.2
+_NEVER = float("inf")
+
+
+@define(eq=False)
+class Replies:
+    """
+    The judge of each request's reply.
+    """
+
+    _world: World
+    _history: History
+    _causes: Causes
+    _answers: Answers
+
+    def check(self) -> None:
+        """
+        Judge all of them.
+        """
+        for talk in self._history.talks:
+            self._checkTalk(talk)
+
+    def _checkTalk(self, talk: Talk) -> None:
+        self._checkCutOff(talk)
+        isOver = False
+        for attempt in talk.attempts:
+            isOver = isOver or "LINE_TOO_LONG" in attempt.intent.allowed
+            if attempt.reply is not None:
+                self._checkLine(attempt)
+                self._checkTime(attempt)
+                self._checkStatus(attempt)
+            elif not isOver:
+                self._checkSilence(attempt)
+
+    def _checkCutOff(self, talk: Talk) -> None:
+        """
+        Nobody is cut off who reads, unless there is no room, or the end of the
+        connection takes too long.
+        """
+        time = talk.abortedAt
+        if time == _NEVER or talk.wasHeldUp(time, time):
+            return
+        generation = self._history.generations[talk.generation]
+        isRefused = time == talk.opened
+        isSlow = talk.isEnding and time >= talk.opened + _TIMEOUT
+        # A server that stops says good-bye first.
+        isStopping = time >= generation.stopping and time >= talk.goodbye[0]
+        if not (isRefused or isSlow or isStopping):
+            raise Violation("cut-off", f"{talk.name} was cut off", (talk.name,))
+
+    def _checkSilence(self, attempt: Attempt) -> None:
+        """
+        No answer is right only if nobody could have got one.
+        """
+        talk, delivered = attempt.talk, attempt.delivered
+        if delivered is None:
+            return
+        answered = delivered[0] + _TIMEOUT + _UNDER_WAY
+        isHeldUp = talk.wasHeldUp(delivered[0], talk.lostAt)
+        if talk.lostAt < _NEVER and (answered > talk.lostAt or isHeldUp):
+            return
+        generation = self._history.generations[talk.generation]
+        end = min(generation.stopping + _LAST_CALL, talk.goodbye[0])
+        if delivered[0] < end - _GRACE:
+            raise blame("one-reply", "there is no answer", attempt)
+
+    def _checkLine(self, attempt: Attempt) -> None:
+        reply = attempt.reply
+        assert reply is not None
+        members = set(reply.value)
+        if attempt.extID:
+            members.discard("extID")
+        wanted = {"status", "error", "message"}
+        if reply.status == 200:
+            wanted = {"status", "data"}
+        members -= {"data"} if reply.status in (422, 503, 504) else set()
+        members -= {"replayed"} if reply.status == 200 else set()
+        if spoilt(reply.raw) or members - {"data"} != wanted - {"data"}:
+            raise blame("wire", "no reply as the contract has it", attempt)
+
+    def _checkTime(self, attempt: Attempt) -> None:
+        """
+        Every answer comes in time, and 504 not before its time.
+        """
+        reply, delivered, talk = attempt.reply, attempt.delivered, attempt.talk
+        assert reply is not None and delivered is not None
+        took = reply.written[0] - delivered[0]
+        generation = self._history.generations[talk.generation]
+        isEnding = reply.written[0] >= generation.stopping
+        isFault = self._world.counts["reservation-fails"] > 0 and (
+            "the trading runtime failed" in reply.value.get("message", "")
+        )
+        isEarly = reply.status == 504 and took < _TIMEOUT - _GRACE
+        if isEarly and not (isEnding or isFault):
+            raise blame("timeout", f"504 after {took:.3f} s", attempt)
+        if talk.wasHeldUp(delivered[0], reply.written[0]):
+            return
+        isWaiting = attempt.intent.isFinance
+        if took > (_TIMEOUT if isWaiting else 0.0) + _GRACE:
+            raise blame("timeout", f"an answer after {took:.3f} s", attempt)
+
+    def _checkStatus(self, attempt: Attempt) -> None:
+        reply, intent = attempt.reply, attempt.intent
+        assert reply is not None
+        self._checkRights(attempt)
+        if reply.status == 200:
+            if not intent.isGood:
+                raise blame("status", "this is wrong", attempt)
+            self._answers.checkAnswer(attempt)
+        elif not self._causes.isAllowed(attempt, reply.error):
+            raise blame("status", "there is no cause for this", attempt)
+
+    def _checkRights(self, attempt: Attempt) -> None:
+        """
+        A bad token is 401, a role without the right 403.
+        """
+        reply, delivered, intent = attempt.reply, attempt.delivered, attempt.intent
+        assert reply is not None and delivered is not None
+        error = reply.error
+        if error in ("SHUTDOWN", "UNAUTHORIZED") or not intent.isGood:
+            return
+        isHeldUp = attempt.talk.wasHeldUp(delivered[0], reply.written[0])
+        if self._causes.wasBad(attempt, delivered[0], delivered[0]) and not isHeldUp:
+            raise blame("token", "the token was not good", attempt)
+        needsRole = intent.isFinance or intent.command == "GetOperation"
+        isForbidden = needsRole and intent.token.role not in ROLES
+        if isForbidden != (error == "FORBIDDEN"):
+            raise blame("role", "this role has other rights", attempt)

@@ -1,0 +1,141 @@
+"""
+What a seed decides before anything happens: which faults there may be, how
+tight the limits are and how fast everything is.
+"""
+
+from random import Random
+from typing import Any
+
+from attrs import define, evolve
+
+from creditsync.records import Limits
+from tests.simulation.network import Conditions
+
+# Every kind of fault, with what it is.
+FAULTS = {
+    "cut": "a line arrives in pieces",
+    "delay": "the network takes its time",
+    "dropped-by-client": "a client goes without a word",
+    "dropped-by-net": "a connection breaks, with what is under way",
+    "half-close": "a client ends its side and reads on",
+    "stall": "a client does not read",
+    "cut-off": "the server cuts off a client that does not read",
+    "unfinished-line": "a line is not finished in time",
+    "too-long": "a line is too long",
+    "burst": "a client sends many requests at once",
+    "duplicate-extid": "an extID is used again while it waits",
+    "retry": "a key is used again",
+    "other-content": "a key is used again for something else",
+    "wrong": "a request is wrong",
+    "expired": "a token expires",
+    "revoked": "a token is revoked",
+    "over-limit": "a request is refused because there are too many",
+    "slow-commit": "a commit takes seconds",
+    "commit-errs-before": "a commit errs and wrote nothing",
+    "commit-errs-after": "a commit errs after it wrote all",
+    "sync-errs": "a sync of the disk fails",
+    "torn-commit": "the power is cut inside of a commit",
+    "power-cut": "the power is cut",
+    "kill": "the process is killed",
+    "stop": "the server is stopped under load",
+    "clock-step": "the wall clock is set forward",
+    "clock-step-back": "the wall clock is set back",
+    "observer-fails": "an observer of events raises",
+    "reserved-later": "a foreign runtime reserves later",
+    "refused-later": "a foreign runtime refuses later",
+    "reservation-fails": "a foreign runtime fails to reserve",
+    "runtime-fails": "a foreign runtime fails for good",
+    "unmarked-event": "a foreign event is not marked with its operation",
+    "late-event": "a foreign event comes after the timeout",
+    "repeated-event": "a foreign event comes twice",
+    "missing-event": "a foreign event never comes",
+    "unasked-event": "a foreign event was caused by nobody here",
+}
+
+
+@define
+class Plan:
+    """
+    What is simulated: a seed, or less than it to find out what matters.
+
+    @ivar without: Faults that may not happen although the seed has them.
+    @ivar absent: Numbers of clients that do nothing.
+    """
+
+    seed: int
+    requests: int = 500
+    without: frozenset[str] = frozenset()
+    absent: frozenset[int] = frozenset()
+
+
+@define
+class Setting:
+    """
+    A seed's choices.
+
+    @ivar isForeign: Whether the server works on a foreign trading runtime.
+    @ivar isMarked: Whether that marks its events with their operations.
+    @ivar pace: Seconds between a client's doings, on average.
+    @ivar speed: The greatest usual duration of a commit, in seconds.
+    @ivar clients: How many clients there are.
+    @ivar requests: How many requests they send in all, beside the last retries.
+    """
+
+    isForeign: bool
+    isMarked: bool
+    isExtIDIdempotent: bool
+    limits: Limits
+    conditions: Conditions
+    pace: float
+    speed: float
+    clients: int
+    requests: int
+
+
+def faultsOf(seed: int) -> frozenset[str]:
+    """
+    The faults that a seed may have: none in some, all in some, else a half.
+    """
+    random = Random(f"faults of {seed}")
+    share = random.choice((0.0, 0.3, 0.5, 0.5, 0.7, 1.0))
+    return frozenset(fault for fault in FAULTS if random.random() < share)
+
+
+def settingOf(random: Random, requests: int) -> Setting:
+    """
+    Draw a setting.
+    """
+    return Setting(
+        isForeign=random.random() < 0.2,
+        isMarked=random.random() < 0.6,
+        isExtIDIdempotent=random.random() < 0.1,
+        limits=_limits(random),
+        conditions=Conditions(
+            latency=random.choice((0.0, 0.001, 0.02, 0.3)),
+            grain=random.choice((0.0, 0.001, 0.01)),
+            window=random.choice((2_000, 10_000, 100_000)),
+            buffer=random.choice((1_000, 10_000, 65_536)),
+        ),
+        pace=random.choice((0.02, 0.1, 0.5)),
+        speed=random.choice((0.0, 0.002, 0.05, 0.5, 6.0)),
+        clients=random.randint(3, 7),
+        requests=requests,
+    )
+
+
+def _limits(random: Random) -> Limits:
+    """
+    Limits of which some are tight.
+    """
+    limits = Limits(maxLineLength=2_000, stopTimeout=random.choice((1.0, 6.0, 10.0)))
+    tight: dict[str, Any] = {
+        "maxPending": random.randint(2, 12),
+        "maxPendingPerSession": random.randint(1, 6),
+        "maxQueued": random.randint(1, 10),
+        "maxUnread": random.randint(500, 5_000),
+        "maxConnections": random.randint(2, 6),
+        "linesPerTurn": random.randint(1, 4),
+        "lineTimeout": random.uniform(1.0, 10.0),
+    }
+    chosen = {name: value for name, value in tight.items() if random.random() < 0.25}
+    return evolve(limits, **chosen)

@@ -1,0 +1,318 @@
+"""
+The server in its place: put together by the real service, again after each end.
+
+A process ends in order, by a crash, or because its ledger failed; clients can
+reconnect once the next one is up.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.logger import ILogObserver, globalLogPublisher
+from zope.interface import implementer
+
+from creditsync.auth import Revocations, TokenAuthenticator
+from creditsync.errors import LedgerProblem
+from creditsync.events import TradeEvents
+from creditsync.protocol import LineProtocol
+from creditsync.records import Trade, TradeEvent
+from creditsync.runtime import TradingRuntime
+from creditsync.service import GOODBYE, LAST_CALL, CreditSync
+from creditsync.validation import Schemas
+from tests.simulation.foreign import ForeignRuntime
+from tests.simulation.history import (
+    Generation,
+    History,
+    Publication,
+    Talk,
+    members,
+    tradeOf,
+)
+from tests.simulation.network import Link
+from tests.simulation.setting import Setting
+from tests.simulation.storage import Storage
+from tests.simulation.world import Reactor, Violation, World
+
+SECRET = "a secret of the simulated world, long enough"
+
+# What the log may say of each fault that was provoked.
+_PROVOKED = {
+    "the ledger failed, nothing more is booked": "commit-failed",
+    "an observer of trade events failed": "observer-fails",
+    "the trading runtime failed": "reservation-fails",
+    "a request failed after its time was over": "reservation-fails",
+}
+
+
+@cache
+def _schemas() -> Schemas:
+    """
+    The judge of requests, who has no state and is slow to make.
+    """
+    return Schemas()
+
+
+class _InOrder(dict[LineProtocol, None]):
+    """
+    A set that is gone through in one order in every process, as one of objects
+    that are hashed by their address is not.
+    """
+
+    def add(self, connection: LineProtocol) -> None:
+        """
+        Have this one in it.
+        """
+        self[connection] = None
+
+    def discard(self, connection: LineProtocol) -> None:
+        """
+        Have it in it no more.
+        """
+        self.pop(connection, None)
+
+
+class Site:
+    """
+    A place for one server after another.
+
+    @ivar service: The server that runs, if one does.
+    @ivar isLast: Whether none comes after it.
+    @ivar booted: Called when a server has started.
+    """
+
+    def __init__(
+        self, world: World, history: History, setting: Setting, folder: Path
+    ) -> None:
+        self._world = world
+        self._random = world.generator()
+        self._network = world.generator()
+        self._history = history
+        self._setting = setting
+        self._links: list[Link] = []
+        self._revocations = folder / "revoked"
+        self._revocations.touch()
+        self.storage = Storage(world, history, folder, setting.speed, self._torn)
+        self.foreign = ForeignRuntime(world, setting.isMarked)
+        self.service: CreditSync | None = None
+        self.isLast = False
+        self.booted: Callable[[], None] = lambda: None
+
+    @property
+    def generation(self) -> Generation:
+        """
+        The process that runs, or the last one that ran.
+        """
+        return self._history.generations[-1]
+
+    # The life of a process.
+
+    def boot(self) -> None:
+        """
+        Start a server.
+        """
+        world, setting = self._world, self._setting
+        number = len(self._history.generations)
+        generation = Generation(number, (world.now, world.turn))
+        self._history.generations.append(generation)
+        world.note("server", f"starts as process {number}")
+        self.reactor = Reactor(world)
+        runtime: Any
+        if setting.isForeign:
+            runtime, events = self.foreign, self.foreign.events
+        else:
+            events = TradeEvents()
+            runtime = TradingRuntime(
+                self.reactor,
+                self.storage.ledger(),
+                events,
+                now=world.wall,
+                maxQueued=setting.limits.maxQueued,
+            )
+        self._observe(events)
+        service = CreditSync(
+            self.reactor,
+            runtime=runtime,
+            events=events,
+            authenticator=TokenAuthenticator(
+                SECRET, now=world.wall, revocations=Revocations(self._revocations)
+            ),
+            listen=[],
+            schemas=_schemas(),
+            limits=setting.limits,
+            isExtIDIdempotent=setting.isExtIDIdempotent,
+        )
+        service.factory._connections = _InOrder()  # type: ignore[assignment]
+        try:
+            service.startService()
+        except LedgerProblem as why:
+            raise Violation("start", f"a server can't start: {why}") from None
+        service.whenFailed().addErrback(self._failed)
+        self.service = service
+        self.booted()
+
+    def _observe(self, events: Any) -> None:
+        """
+        Hear of what is published, before anybody else does.
+        """
+        events._observers.clear()
+        events.addObserver(self._published)
+        if self._world.mayHappen("observer-fails"):
+            events.addObserver(self._failingObserver)
+
+    def _failingObserver(self, events: Sequence[TradeEvent]) -> None:
+        if self._random.random() < 0.1:
+            self._world.happens("observer-fails")
+            self.generation.failures.append("observer-fails")
+            raise RuntimeError("an observer that is not ours has a bug")
+
+    def _published(self, events: Sequence[TradeEvent]) -> None:
+        world = self._world
+        for event in events:
+            publication = Publication(
+                self.generation.number,
+                event.type,
+                members(event.data)
+                if isinstance(event.data, Trade)
+                else tradeOf(event.data),
+                (world.now, world.turn),
+                world.wall(),
+                operation=event.operation,
+            )
+            publication.booking = self.storage.bookings.get(event.operation)
+            if publication.booking is not None:
+                publication.booking.published = publication
+            self._history.publications.append(publication)
+
+    def _failed(self, why: object) -> None:
+        """
+        The server can book no more: its process ends.
+        """
+        self.generation.hasFailed = True
+        self.stop()
+
+    def stop(self) -> None:
+        """
+        Stop the server in order, and start the next one after a while.
+        """
+        service, generation = self.service, self.generation
+        if service is None or generation.stopping < self._world.now:
+            return
+        generation.stopping = self._world.now
+        self._world.note("server", "is told to stop")
+        stopped = service.stopService()
+        # What is cut off at the end is closed in the next turn.
+        stopped.addBoth(lambda _: self._world.later(0, self._stopped, generation))
+
+    def _stopped(self, generation: Generation) -> None:
+        world = self._world
+        world.note("server", "has stopped")
+        took = world.now - generation.stopping
+        # See CreditSync._stop: each step has its bound.
+        most = 2 * self._setting.limits.stopTimeout + LAST_CALL + 2 * GOODBYE
+        if took > most + 0.01:
+            world.blame("stop", f"to stop took {took:.3f} s, not {most:.3f}")
+        self._end(generation)
+        if self._setting.isForeign:
+            return
+        if self.storage.isClosed:
+            self.storage.stopped()
+        else:
+            # A commit takes longer than the stop may.
+            generation.hasCrashed = True
+            self.storage.crash(False)
+
+    def _torn(self) -> None:
+        self.crash("torn-commit")
+
+    def crash(self, fault: str) -> None:
+        """
+        End the process at once.
+        """
+        if self.service is None:
+            return
+        self._world.happens(fault)
+        self._world.note("server", f"is gone: {fault}")
+        generation = self.generation
+        generation.hasCrashed = True
+        self._end(generation)
+        if not self._setting.isForeign:
+            self.storage.crash(fault != "kill")
+
+    def _end(self, generation: Generation) -> None:
+        generation.ended = self._world.now
+        self.service = None
+        self.reactor.end()
+        for link in self._links:
+            link.vanish()
+        self._links.clear()
+        self.foreign.events._observers.clear()
+        if not self.isLast:
+            self._world.later(0.01 + self._random.random(), self.boot)
+
+    def fail(self) -> None:
+        """
+        Have the foreign runtime fail, if the server works on one.
+        """
+        if self._setting.isForeign and self.service is not None:
+            self._world.happens("runtime-fails")
+            self.foreign.fail()
+
+    def revoke(self, jti: str) -> None:
+        """
+        Revoke a token.
+        """
+        self._world.note("server", f"has {jti} revoked")
+        with self._revocations.open("a") as file:
+            file.write(jti + "\n")
+
+    # Connections.
+
+    def connect(self, talk: Talk) -> Link | None:
+        """
+        Take a connection, if a server listens.
+        """
+        service = self.service
+        if service is None or self.generation.stopping <= self._world.now:
+            return None
+        link = Link(self._world, self._network, self._setting.conditions, talk)
+        self._links = [each for each in self._links if each.isOpen]
+        self._links.append(link)
+        self._history.talks.append(talk)
+        self._world.note(talk.name, "is connected")
+        address = IPv4Address("TCP", "192.0.2.1", 1024)
+        link.transport.start(service.factory.buildProtocol(address))
+        return link
+
+
+@implementer(ILogObserver)
+class Log:
+    """
+    What the server's log says of failures.
+    """
+
+    def __init__(self) -> None:
+        self.failures: list[tuple[str, str]] = []
+
+    def __enter__(self) -> "Log":
+        globalLogPublisher.addObserver(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        globalLogPublisher.removeObserver(self)
+
+    def __call__(self, event: Any) -> None:
+        if "log_failure" in event:
+            cause = event["log_failure"].getErrorMessage()
+            self.failures.append((str(event["log_format"]), cause))
+
+    def check(self, world: World) -> None:
+        """
+        See that there is a fault for each failure.
+        """
+        for text, cause in self.failures:
+            fault = _PROVOKED.get(text)
+            if fault is None or not world.counts[fault]:
+                raise Violation("log", f"the log has a failure: {text}: {cause}")

@@ -1,0 +1,169 @@
+"""
+Tests of L{tests.attack}: its judges go red, and a tiny run of each is sound.
+"""
+
+import json
+from decimal import Decimal
+from random import Random
+from typing import Any
+from unittest import mock
+
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync import session
+from creditsync.auth import TokenAuthenticator
+from creditsync.errors import Busy
+from creditsync.records import Principal
+from creditsync.session import Session
+from tests.attack import tokens
+from tests.attack.conversation import Conversation
+from tests.attack.coverage import Coverage
+from tests.attack.fuzz import Fuzzing, seeds
+from tests.attack.judge import units, verdict
+from tests.attack.stack import MANAGER, TOKENS, USER
+from tests.attack.token_kinds import ACCEPTED, Keys, kinds
+
+KEYS = Keys()
+
+
+def request(**members: Any) -> bytes:
+    """
+    A line that asks for a credit, with some members changed.
+    """
+    data = {"login": 1001, "amount": 300.0, "comment": "Promotion credit"}
+    asked = {"command": "CreditInSync", "extID": "a", "__token": MANAGER, "data": data}
+    return json.dumps({**asked, **members}).encode()
+
+
+class FuzzTests(SynchronousTestCase):
+    """
+    Tests for the fuzzer and its judge.
+    """
+
+    def wrong(self, line: bytes) -> list[str]:
+        """
+        What is wrong with what a new server says to a line.
+        """
+        return Conversation(Random(0), Coverage()).say(line).wrong
+
+    def test_sound(self) -> None:
+        """
+        A short run finds nothing wrong, many answers and many edges.
+        """
+        fuzzing = Fuzzing(1)
+        fuzzing.start(list(seeds()))
+        for _ in range(400):
+            fuzzing.step()
+        self.assertEqual(fuzzing.wrong, [])
+        self.assertGreater(len(fuzzing.coverage), 400)
+        self.assertGreater(len(fuzzing.statuses), 5)
+
+    def test_verdicts(self) -> None:
+        """
+        The judge says what the wire contract does.
+        """
+        for line, outcome in [
+            (b"{", (400, "INVALID_JSON")),
+            (b"{}", (400, "INVALID_DATA")),
+            (request(__token="x"), (401, "UNAUTHORIZED")),
+            (request(command="X"), (404, "UNKNOWN_COMMAND")),
+            (request(__token=USER), (403, "FORBIDDEN")),
+            (request(data={}), (400, "INVALID_DATA")),
+            (request(command="HealthCheck", data={}), (200, None)),
+            (b"x" * 10_000, (413, "LINE_TOO_LONG")),
+        ]:
+            self.assertEqual(verdict(line, TOKENS, 8192).outcomes, {outcome})
+
+    def test_units(self) -> None:
+        """
+        The judge counts money exactly.
+        """
+        self.assertEqual(units(300), 300_00000000)
+        for text, expected in [("0.1", 10_000_000), ("1e-8", 1), ("1e-9", None)]:
+            self.assertEqual(units(json.loads(text, parse_float=Decimal)), expected)
+
+    def test_faultAnswered(self) -> None:
+        """
+        A fault of the server that is logged and answered 500 is found.
+        """
+        with mock.patch.object(session.Sessions, "command", lambda *_: 1 / 0):
+            self.assertTrue(self.wrong(request()))
+        self.flushLoggedErrors(ZeroDivisionError)
+
+    def test_noReply(self) -> None:
+        """
+        A request that is not answered is found.
+        """
+        with mock.patch.object(Session, "_respond", lambda *_: None):
+            self.assertEqual(self.wrong(request()), ["0 replies"])
+
+    def test_twoReplies(self) -> None:
+        """
+        A request that is answered twice is found.
+        """
+        answer = Session._answer
+
+        def twice(self: Session, waiter: Any, line: bytes) -> None:
+            self.send(line)
+            answer(self, waiter, line)
+
+        with mock.patch.object(Session, "_answer", twice):
+            self.assertEqual(self.wrong(request()), ["2 replies"])
+
+    def test_refusedButBooked(self) -> None:
+        """
+        A refusal of what was booked is found.
+        """
+
+        def refuse(self: Session, data: bytes, waiter: Any) -> None:
+            self._refuse(Failure(Busy("too late")), waiter)
+
+        with mock.patch.object(Session, "_complete", refuse):
+            wrong = self.wrong(request())
+        self.assertTrue(any("were booked" in each for each in wrong), wrong)
+
+
+class TokenTests(SynchronousTestCase):
+    """
+    Tests for the kinds of tokens and the mutated ones.
+    """
+
+    def test_everyKind(self) -> None:
+        """
+        Each has its verdict, for each algorithm.
+        """
+        for algorithm in KEYS.ours:
+            bad = [each for each in kinds(KEYS, algorithm) if each[2] != ACCEPTED]
+            self.assertGreaterEqual(len(bad), 60)
+            self.assertEqual(list(tokens.judgeKinds(KEYS, algorithm)), [])
+            self.assertEqual(list(tokens.judgeRevocation(KEYS, algorithm)), [])
+
+    def test_mutated(self) -> None:
+        """
+        No mutated one is taken.
+        """
+        for signer in KEYS.ours.values():
+            verdicts, wrong = tokens.mutated(tokens.Task(signer, 300, 1))
+            self.assertEqual(wrong, [])
+            self.assertEqual(verdicts.total(), 300)
+
+    def test_takenByMistake(self) -> None:
+        """
+        An authenticator that does not look at signatures is found.
+        """
+        somebody = Principal(7, 1, 1e12)
+        with mock.patch.object(TokenAuthenticator, "authenticate", lambda *_: somebody):
+            self.assertTrue(list(tokens.judgeKinds(KEYS, "HS256")))
+            _, wrong = tokens.mutated(tokens.Task(KEYS.ours["HS256"], 50, 1))
+        self.assertTrue(wrong)
+
+    def test_same(self) -> None:
+        """
+        A token is the same in effect only with the same text and signature.
+        """
+        good = KEYS.ours["HS256"].claiming()
+        self.assertTrue(tokens.isSame(good, good))
+        self.assertTrue(tokens.isSame(good + "=", good))
+        self.assertFalse(tokens.isSame(good[:-4], good))
+        self.assertFalse(tokens.isSame("=" + good, good))

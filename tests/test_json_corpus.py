@@ -1,0 +1,69 @@
+"""
+What is JSON and what is not: L{tests.attack.json_corpus} in the default run.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync import wire
+from tests.attack import ijson, json_corpus
+from tests.attack.json_cases import FINE, LINES, NOT_JSON
+
+
+class CorpusTests(SynchronousTestCase):
+    """
+    Every case, on the whole server.
+    """
+
+    def test_cases(self) -> None:
+        """
+        Each line is answered as its case has it, and the session lives on.
+        """
+        self.assertGreaterEqual(json_corpus.cases(), 250)
+        self.assertEqual(list(json_corpus.judge(list(json_corpus.trials()))), [])
+
+    def test_echoes(self) -> None:
+        """
+        What clients choose comes back unchanged, in lines that every client
+        can read.
+        """
+        self.assertEqual(list(json_corpus.judgeEchoes()), [])
+
+    def test_wrongVerdict(self) -> None:
+        """
+        A case whose line is answered otherwise is found.
+        """
+        line, _ = LINES["fine"]
+        wrong = list(json_corpus.judge([("a", b"{", FINE), ("b", line, NOT_JSON)]))
+        self.assertEqual(
+            wrong, ["a: [(400, 'INVALID_JSON')]", "b: [(401, 'UNAUTHORIZED')]"]
+        )
+
+    def test_wrongEcho(self) -> None:
+        """
+        An apostrophe, or a comma before a bracket, that is sent as it is, is
+        found.
+        """
+        self.patch(wire, "_guard", lambda text: text)
+        wrong = list(json_corpus.judgeEchoes())
+        self.assertTrue(any("'s" in each for each in wrong), wrong)
+        self.assertTrue(any("a,}" in each for each in wrong), wrong)
+
+
+class ReferenceTests(SynchronousTestCase):
+    """
+    The judge of the fuzzer reads lines as the corpus has them.
+    """
+
+    def test_sameVerdicts(self) -> None:
+        """
+        The reference takes and refuses the same lines.
+        """
+        for what, line, outcome in json_corpus.trials():
+            if outcome is None:
+                continue
+            try:
+                ijson.decode(line)
+                isGood = True
+            except ijson.NotIJSON:
+                isGood = False
+            self.assertEqual((what, isGood), (what, outcome != NOT_JSON))

@@ -1,0 +1,386 @@
+"""
+Tests for L{tests.simulation}: that the same seed gives the same history, that
+a sound server is found sound, and that each rule can be broken.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.simulation.course import Course
+from tests.simulation.history import Attempt, Booking, Talk
+from tests.simulation.running import prepared, simulate
+from tests.simulation.setting import FAULTS, Plan, faultsOf
+from tests.simulation.world import Violation, World
+
+ROOT = Path(__file__).parent.parent
+# A seed with neither a foreign runtime nor tight limits.
+CALM = Plan(seed=3, requests=100, without=frozenset(FAULTS))
+
+
+def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """
+    Run the command.
+    """
+    return subprocess.run(
+        [sys.executable, "-m", "tests.simulation", *options],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+class SeedTests(SynchronousTestCase):
+    """
+    Tests for L{simulate}.
+    """
+
+    def test_sound(self) -> None:
+        """
+        Seeds with all kinds of setting find nothing.
+        """
+        for seed in range(5):
+            outcome = simulate(Plan(seed, requests=60))
+            self.assertIsNone(outcome.violation)
+            self.assertGreater(outcome.requests, 50)
+        # What was provoked is in the log.
+        self.flushLoggedErrors()
+
+    def test_faultsAreTheSeeds(self) -> None:
+        """
+        Some seeds have every fault, and some have none.
+        """
+        numbers = {len(faultsOf(seed)) for seed in range(100)}
+        self.assertEqual((min(numbers), max(numbers)), (0, len(FAULTS)))
+
+    @pytest.mark.timeout(60, method="thread")
+    def test_sameHistory(self) -> None:
+        """
+        In another process, with other hashes, the same seed gives the same
+        history; another seed gives another one.
+        """
+        lines = [
+            run("--seed", seed, "--requests", "60", PYTHONHASHSEED=hashes).stdout
+            for seed, hashes in (("5", "1"), ("5", "2"), ("6", "1"))
+        ]
+        first, again, other = (text.splitlines()[-2] for text in lines)
+        self.assertRegex(first, "^hash [0-9a-f]{16}$")
+        self.assertEqual(first, again)
+        self.assertNotEqual(first, other)
+
+    @pytest.mark.timeout(60, method="thread")
+    def test_violation(self) -> None:
+        """
+        A server with a bug is found out: its seed is made smaller, its trace is
+        shown, and the command fails.
+        """
+        done = run("--seeds", "5", "--requests", "60", "--plant", "reply-before-event")
+        self.assertEqual(done.returncode, 1)
+        *_, last = done.stdout.splitlines()
+        self.assertRegex(last, "^VIOLATION: seed [0-4]: event-before-reply: ")
+        self.assertIn("again: python -m tests.simulation --seed", done.stdout)
+
+
+class RuleTests(SynchronousTestCase):
+    """
+    Each rule is broken once, in the record of a run that was sound.
+    """
+
+    def setUp(self) -> None:
+        """
+        Run a seed without faults.
+        """
+        world = World(CALM.seed, faultsOf(CALM.seed) - CALM.without)
+        running = prepared(world, CALM)
+        self.course: Course = running.__enter__()
+        self.addCleanup(running.__exit__, None, None, None)
+        self.course.go()
+        self.history = self.course.history
+        self.assertFalse(self.history.isForeign)
+
+    def assertBreaks(self, rule: str) -> Violation:
+        """
+        Judge the record again, after something of it was changed.
+        """
+        violation = self.assertRaises(Violation, self.course.judge)
+        self.assertEqual(violation.rule, rule)
+        return violation
+
+    def attempts(self, status: int = 200) -> Iterator[Attempt]:
+        """
+        The finance requests that had this answer, on connections that lasted.
+        """
+        for talk in self.history.talks:
+            for attempt in talk.attempts:
+                isAnswered = attempt.status == status and talk.lostAt > 1000.0
+                if isAnswered and attempt.intent.isFinance:
+                    yield attempt
+
+    def synced(self) -> Iterator[Attempt]:
+        """
+        The C{*Sync} requests that were booked, and not replayed.
+        """
+        for attempt in self.attempts():
+            assert attempt.reply is not None
+            if attempt.intent.isSync and "replayed" not in attempt.reply.value:
+                yield attempt
+
+    def listener(self) -> Talk:
+        """
+        A connection with events.
+        """
+        return max(self.history.talks, key=lambda talk: len(talk.events))
+
+    def booking(self, isRight: Callable[[Booking], object]) -> Booking:
+        """
+        The first booking that is so.
+        """
+        return next(each for each in self.history.bookings if isRight(each))
+
+    def test_sound(self) -> None:
+        """
+        As it was, it breaks no rule.
+        """
+        self.course.judge()
+
+    def test_noReply(self) -> None:
+        """
+        A request on a living connection has an answer.
+        """
+        next(self.attempts()).reply = None
+        self.assertBreaks("one-reply")
+
+    def test_late(self) -> None:
+        """
+        An answer comes within the timeout.
+        """
+        reply = next(self.attempts()).reply
+        assert reply is not None
+        reply.written = reply.written[0] + 5.1, reply.written[1]
+        self.assertBreaks("timeout")
+
+    def test_early(self) -> None:
+        """
+        A 504 does not come before the timeout.
+        """
+        reply = next(self.attempts()).reply
+        assert reply is not None
+        reply.status = 504
+        reply.value = {"status": 504, "error": "SYNC_TIMEOUT", "message": "no answer"}
+        self.assertBreaks("timeout")
+
+    def test_spoilt(self) -> None:
+        """
+        A reply has no character that a client can't read.
+        """
+        reply = next(self.attempts()).reply
+        assert reply is not None
+        reply.raw = reply.raw.replace(b'"', b"'", 1)
+        self.assertBreaks("wire")
+
+    def test_others(self) -> None:
+        """
+        A reply has the data of its own event.
+        """
+        [one, other] = (each for each, _ in zip(self.synced(), range(2), strict=False))
+        one.reply, other.reply = other.reply, one.reply
+        assert one.reply is not None and other.reply is not None
+        one.reply.written = other.reply.written = max(
+            one.reply.written, other.reply.written
+        )
+        self.assertRaises(Violation, self.course.judge)
+
+    def test_falseRefusal(self) -> None:
+        """
+        What was refused without a cause is found.
+        """
+        reply = next(self.attempts()).reply
+        assert reply is not None
+        reply.status = 409
+        reply.value = {"status": 409, "error": "NO_WAY", "message": "no"}
+        self.assertBreaks("status")
+
+    def test_refusedAndBooked(self) -> None:
+        """
+        What was refused is not booked.
+        """
+        attempt = next(a for a in self.synced() if len(a.intent.attempts) == 1)
+        assert attempt.reply is not None
+        attempt.reply.status = 400
+        attempt.reply.value = {
+            "status": 400,
+            "error": "INVALID_DATA",
+            "message": "data.open_time",
+        }
+        attempt.intent.allowed = frozenset({"INVALID_DATA"})
+        self.assertBreaks("nothing-happened")
+
+    def test_notOnDisk(self) -> None:
+        """
+        What was acknowledged is on disk.
+        """
+        booking = next(self.synced()).intent.bookings[0]
+        booking.applied = None
+        booking.published = None
+        self.history.publications = [
+            each for each in self.history.publications if each.booking is not booking
+        ]
+        for talk in self.history.talks:
+            comment = booking.trade["comment"].split(" ")[0].encode()
+            mark = b'"comment":"' + comment + b" "
+            talk.events = [each for each in talk.events if mark not in each[0]]
+        self.assertBreaks("durability")
+
+    def test_beforeCommit(self) -> None:
+        """
+        An event comes after its commit.
+        """
+        booking = self.booking(lambda each: each.published)
+        assert booking.applied is not None
+        booking.applied = booking.applied[0] + 1000.0, booking.applied[1]
+        self.assertBreaks("event-after-commit")
+
+    def test_eventMissing(self) -> None:
+        """
+        Each session gets each event.
+        """
+        del self.listener().events[2]
+        self.assertBreaks("every-session")
+
+    def test_eventTwice(self) -> None:
+        """
+        No session gets an event twice.
+        """
+        events = self.listener().events
+        events.insert(2, events[2])
+        self.assertRaises(Violation, self.course.judge)
+
+    def test_eventOrder(self) -> None:
+        """
+        Events come in the order of their bookings.
+        """
+        publications = self.history.publications
+        publications[1], publications[2] = publications[2], publications[1]
+        self.assertBreaks("event-order")
+
+    def test_unpublished(self) -> None:
+        """
+        What is booked is published.
+        """
+        last = self.history.publications.pop()
+        assert last.booking is not None
+        last.booking.published = None
+        self.assertBreaks("event")
+
+    def test_replyFirst(self) -> None:
+        """
+        The event's line comes before its reply's.
+        """
+        for attempt in self.synced():
+            assert attempt.reply is not None
+            attempt.reply.position = -1
+        self.assertBreaks("event-before-reply")
+
+    def test_orderReused(self) -> None:
+        """
+        A number that was told for one order is not told for another.
+        """
+        intents = [each for each in self.history.intents if each.bookings]
+        adds = [each for each in intents if each.bookings[0].type == 0]
+        adds[0].bookings.append(adds[1].bookings[0])
+        self.assertRaises(Violation, self.course.judge)
+
+    def test_cutOff(self) -> None:
+        """
+        Who reads is not cut off.
+        """
+        talk = self.listener()
+        talk.abortedAt = talk.opened + 1.0
+        self.assertBreaks("cut-off")
+
+    def test_badToken(self) -> None:
+        """
+        After a token was revoked no request of it is carried out, and no event
+        is sent.
+        """
+        talk = self.listener()
+        talk.token.revoked = talk.opened - 2.0
+        self.assertBreaks("no-other-event")
+        talk.events.clear()
+        self.assertBreaks("token")
+
+    def test_wrongRole(self) -> None:
+        """
+        A role without the right can book nothing.
+        """
+        self.listener().token.role = 0
+        self.assertBreaks("role")
+
+    def test_bookedOtherwise(self) -> None:
+        """
+        What is booked is what was asked for, to the last unit.
+        """
+        self.booking(lambda each: each.type == 0).trade["profit"] += 1
+        self.assertLedgerBreaks("as-asked-for")
+
+    def test_bookedTwice(self) -> None:
+        """
+        What was asked for once is booked once.
+        """
+        self.history.bookings.append(self.history.bookings[0])
+        self.assertLedgerBreaks("order")
+
+    def test_neverAsked(self) -> None:
+        """
+        Nothing is booked of which it is not known who asked for it.
+        """
+        self.booking(lambda each: each.type == 0).principal = 99
+        self.assertLedgerBreaks("asked-for")
+
+    def test_timeOfBooking(self) -> None:
+        """
+        A trade has the time at which it was booked.
+        """
+        trade = self.booking(lambda each: each.type == 0).trade
+        for name in ("open_time", "close_time", "timestamp"):
+            trade[name] += 100
+        self.assertLedgerBreaks("time")
+
+    def test_lost(self) -> None:
+        """
+        What was on disk is in the file.
+        """
+        self.course.site.storage.execute('DELETE FROM trade WHERE "order" = 2')
+        self.assertLedgerBreaks("durability")
+
+    def test_keyLost(self) -> None:
+        """
+        So is the key under which it was booked.
+        """
+        self.course.site.storage.execute("DELETE FROM keyed_operation")
+        self.assertLedgerBreaks("durability")
+
+    def test_totals(self) -> None:
+        """
+        The totals are the sums of the trades.
+        """
+        self.course.site.storage.execute("UPDATE account SET credit = credit + 1")
+        self.assertLedgerBreaks("totals")
+
+    def assertLedgerBreaks(self, rule: str) -> None:
+        """
+        Judge the ledger again, from the beginning.
+        """
+        for intent in self.history.intents:
+            intent.bookings = []
+        books = self.course.newBooks()
+        violation = self.assertRaises(Violation, books.check, self.course.site.storage)
+        self.assertEqual(violation.rule, rule)
