@@ -13,7 +13,6 @@ a socket with unread input would make the kernel throw away replies that are
 still under way.
 """
 
-from collections import deque
 from collections.abc import Collection
 from typing import Any
 
@@ -69,7 +68,7 @@ class LineProtocol(Protocol):
         # at once: a read may be nothing but line ends, each then an object.
         self._lines = b""
         self._at = 0
-        self._output: deque[bytes] = deque()
+        self._output: list[bytes] = []
         self._unwritten = 0
         self._isReading = True
         self._isStalled = False
@@ -294,12 +293,12 @@ class LineProtocol(Protocol):
             data = b"".join(output)
             output.clear()
         else:
-            pieces = [output.popleft()]
-            room = _WRITE - len(pieces[0])
-            while output and len(output[0]) <= room:
-                room -= len(output[0])
-                pieces.append(output.popleft())
-            data = b"".join(pieces)
+            count, size = 1, len(output[0])
+            while count < len(output) and size + len(output[count]) <= _WRITE:
+                size += len(output[count])
+                count += 1
+            data = b"".join(output[:count])
+            del output[:count]
         self._unwritten -= len(data)
         return data
 
@@ -427,7 +426,7 @@ class LineFactory(Factory):
         self.finishTimeouts: EqualTimeouts[LineProtocol] = EqualTimeouts(
             clock, endTimeout, LineProtocol.cutOff
         )
-        self._connections: set[LineProtocol] = set()
+        self._connections: dict[LineProtocol, None] = {}
         self.turns = Turns(clock)
         self._unflushed: list[LineProtocol] = []
         self._nextTurn: IDelayedCall | None = None
@@ -464,13 +463,13 @@ class LineFactory(Factory):
         """
         Know a connection.
         """
-        self._connections.add(connection)
+        self._connections[connection] = None
 
     def closed(self, connection: LineProtocol) -> None:
         """
         Forget a connection.
         """
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         if not self._connections:
             self.turns.clear()
         if not self._connections and self._nextTurn is not None:

@@ -21,8 +21,9 @@ from attrs import Factory, define
 from twisted.internet.interfaces import IReactorTime
 
 # Seconds of each reactor turn that go to lines, before the reactor looks again
-# at what else there is to do.
-_TURN = 0.0025
+# at what else there is to do. A credit takes three turns, so that under a flood
+# its client waits for three times this and what else a turn costs.
+_TURN = 0.001
 # What a line costs at least, and what one turn of somebody's costs at most,
 # whatever the clock says, which may have been put back or forward meanwhile.
 _LINE = 0.00001

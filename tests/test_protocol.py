@@ -532,7 +532,7 @@ class TurnTests(RecordedTestCase):
 
     def test_manyConnections(self) -> None:
         """
-        Nor do many connections with a few lines each: together they have 256
+        Nor do many connections with a few lines each: together they have 128
         in a turn, and one who has said little is next.
         """
         turns: list[str] = []
@@ -543,13 +543,13 @@ class TurnTests(RecordedTestCase):
         for each in flood:
             each.session.received = lambda line: turns.append("x")
             each.says(b"x\n" * 100)
-        self.assertEqual(len(turns), 256)
+        self.assertEqual(len(turns), 128)
         quiet.session.received = lambda line: turns.append("quiet")
         quiet.says(b"one\n")
-        self.assertEqual(len(turns), 256)
+        self.assertEqual(len(turns), 128)
         self.clock.advance(0)
         self.assertEqual(len(turns), 2001)
-        self.assertEqual(turns.index("quiet"), 256)
+        self.assertEqual(turns.index("quiet"), 128)
         for each in (*flood, quiet):
             each.isGone()
         self.assertAtRest()

@@ -51,7 +51,7 @@ class Lines:
 
 class TurnsTests(SynchronousTestCase):
     """
-    Tests for L{Turns}, whose turns have 2.5 ms.
+    Tests for L{Turns}, whose turns have 1 ms.
     """
 
     def setUp(self) -> None:
@@ -62,11 +62,12 @@ class TurnsTests(SynchronousTestCase):
         self.turns = Turns(self.clock)
         self.handled: list[str] = []
 
-    def client(self, name: str, left: int = 0, milliseconds: float = 0.0) -> Lines:
+    def client(self, name: str, left: int = 0, parts: float = 0.0) -> Lines:
         """
-        Somebody with so many lines that each take so long.
+        Somebody with so many lines that each take so long: a turn has two parts
+        and a half.
         """
-        return Lines(self.clock, self.handled, name, left, milliseconds / 1000)
+        return Lines(self.clock, self.handled, name, left, parts * 0.0004)
 
     def everybody(self) -> str:
         """
@@ -108,7 +109,7 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual("".join(self.handled), "abc")
         del self.handled[:]
         self.turns.next()
-        self.assertEqual("".join(self.handled), "dab")
+        self.assertEqual((self.handled[0], len(self.handled)), ("d", 3))
 
     def test_longLine(self) -> None:
         """
@@ -121,11 +122,11 @@ class TurnsTests(SynchronousTestCase):
 
     def test_countedWithoutAClock(self) -> None:
         """
-        A line costs 10 µs at least: no turn has more than 250 of one line each.
+        A line costs 10 µs at least: no turn has more than 100 of one line each.
         """
         for number in range(300):
             self.turns.serve(self.client(str(number), 1))
-        self.assertEqual(len(self.handled), 250)
+        self.assertEqual(len(self.handled), 100)
 
     def test_leastUsedFirst(self) -> None:
         """
@@ -258,10 +259,10 @@ class TurnsTests(SynchronousTestCase):
         unlucky, other = self.client("u", 1000, 0.0), self.client("o", 10_000, 1.0)
         unlucky.seconds = 3600.0
         self.turns.serve(unlucky)
-        unlucky.seconds = 0.001
+        unlucky.seconds = 0.0004
         self.turns.serve(other)
         del self.handled[:]
-        for _ in range(1000):
+        for _ in range(2000):
             self.turns.next()
         self.assertGreater(self.handled.count("u"), 500)
 

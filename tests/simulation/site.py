@@ -17,7 +17,6 @@ from zope.interface import implementer
 from creditsync.auth import Revocations, TokenAuthenticator
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
-from creditsync.protocol import LineProtocol
 from creditsync.records import Trade, TradeEvent
 from creditsync.runtime import TradingRuntime
 from creditsync.service import GOODBYE, LAST_CALL, CreditSync
@@ -53,25 +52,6 @@ def _schemas() -> Schemas:
     The judge of requests, who has no state and is slow to make.
     """
     return Schemas()
-
-
-class _InOrder(dict[LineProtocol, None]):
-    """
-    A set that is gone through in one order in every process, as one of objects
-    that are hashed by their address is not.
-    """
-
-    def add(self, connection: LineProtocol) -> None:
-        """
-        Have this one in it.
-        """
-        self[connection] = None
-
-    def discard(self, connection: LineProtocol) -> None:
-        """
-        Have it in it no more.
-        """
-        self.pop(connection, None)
 
 
 class Site:
@@ -144,7 +124,6 @@ class Site:
             limits=setting.limits,
             isExtIDIdempotent=setting.isExtIDIdempotent,
         )
-        service.factory._connections = _InOrder()  # type: ignore[assignment]
         try:
             service.startService()
         except LedgerProblem as why:
