@@ -186,6 +186,19 @@ class RuleTests(SynchronousTestCase):
         reply.raw = reply.raw.replace(b'"', b"'", 1)
         self.assertBreaks("wire")
 
+    def test_refusalsData(self) -> None:
+        """
+        Who is told that the server is busy is told when to try again.
+        """
+        attempt = next(self.attempts())
+        assert attempt.reply is not None
+        message = {"status": 503, "error": "BUSY", "message": "busy"}
+        attempt.reply.status = 503
+        for data in ({}, {"data": {"retry_after_ms": "1"}}, {"data": {"order": 1}}):
+            members = {"extID": attempt.extID} if attempt.extID else {}
+            attempt.reply.value = {**members, **message, **data}
+            self.assertBreaks("wire")
+
     def test_others(self) -> None:
         """
         A reply has the data of its own event.

@@ -404,7 +404,7 @@ BUGS = {
     "no-time-to-retry": Bug(
         "says that it is busy, and not when to try again",
         _noTimeToRetry,
-        ("tests.load.overload",),
+        _SIMULATION,
     ),
     "judged-by-the-ledger-alone": Bug(
         "overlooks what is under way when it asks whether there is enough money",

@@ -21,6 +21,8 @@ _UNDER_WAY = 5.0
 # For so long a server that stops still answers what comes, in seconds.
 _LAST_CALL = 0.2
 _NEVER = float("inf")
+# What a refusal's data has, by its status; only a 504 may have none.
+_MEMBERS = {422: "order", 503: "retry_after_ms", 504: "order"}
 
 
 @define(eq=False)
@@ -94,10 +96,16 @@ class Replies:
         wanted = {"status", "error", "message"}
         if reply.status == 200:
             wanted = {"status", "data"}
-        members -= {"data"} if reply.status in (422, 503, 504) else set()
+        members -= {"data"} if reply.status in _MEMBERS else set()
         members -= {"replayed"} if reply.status == 200 else set()
         if spoilt(reply.raw) or members - {"data"} != wanted - {"data"}:
             raise blame("wire", "no reply as the contract has it", attempt)
+        member = _MEMBERS.get(reply.status)
+        data = reply.value.get("data", {})
+        isMissing = member is not None and reply.status != 504 and not data
+        isWrong = set(data) - {member} or not all(type(v) is int for v in data.values())
+        if reply.status != 200 and (isMissing or isWrong):
+            raise blame("wire", "its data is not what the contract has", attempt)
 
     def _checkTime(self, attempt: Attempt) -> None:
         """
