@@ -226,7 +226,7 @@ class Course:
         audience.check()
         causes = Causes(world, history, self._setting, self._books)
         answers = Answers(history, causes, audience)
-        Replies(world, history, causes, answers).check()
+        Replies(world, history, self._setting, causes, answers).check()
         if self._setting.isForeign:
             Waits(history, self.site.foreign).check()
         else:

@@ -156,6 +156,7 @@ class Attempt:
 
     @ivar extID: The C{extID} as it stands in the line, or C{""}.
     @ivar end: Where the line ends in what its connection sent.
+    @ivar begun: When the server had a part of it, but not all.
     @ivar delivered: When the server had all of it.
     @ivar reserved: When a foreign runtime reserved its order.
     """
@@ -165,6 +166,7 @@ class Attempt:
     extID: str
     end: int
     sent: Moment
+    begun: float | None = None
     delivered: Moment | None = None
     reply: "Reply | None" = None
     reserved: Moment | None = None

@@ -154,6 +154,9 @@ class Link:
         while self._awaited < len(attempts):
             attempt = attempts[self._awaited]
             if attempt.end > self._delivered:
+                start = attempts[self._awaited - 1].end if self._awaited else 0
+                if attempt.begun is None and start < self._delivered:
+                    attempt.begun = world.now
                 return
             attempt.delivered = world.now, world.turn
             self._awaited += 1

@@ -11,6 +11,7 @@ from tests.simulation.answers import Answers, blame
 from tests.simulation.audience import spoilt
 from tests.simulation.causes import ROLES, Causes
 from tests.simulation.history import Attempt, History, Talk
+from tests.simulation.setting import Setting
 from tests.simulation.world import Violation, World
 
 _TIMEOUT = 5.0
@@ -33,6 +34,7 @@ class Replies:
 
     _world: World
     _history: History
+    _setting: Setting
     _causes: Causes
     _answers: Answers
 
@@ -47,13 +49,23 @@ class Replies:
         self._checkCutOff(talk)
         isOver = False
         for attempt in talk.attempts:
-            isOver = isOver or "LINE_TOO_LONG" in attempt.intent.allowed
+            isTooLong = "LINE_TOO_LONG" in attempt.intent.allowed
+            isOver = isOver or isTooLong or self._isTooSlow(attempt)
             if attempt.reply is not None:
                 self._checkLine(attempt)
                 self._checkTime(attempt)
                 self._checkStatus(attempt)
             elif not isOver:
                 self._checkSilence(attempt)
+
+    def _isTooSlow(self, attempt: Attempt) -> bool:
+        """
+        Whether its line took so long that the server had given up reading.
+        """
+        if attempt.begun is None:
+            return False
+        arrived = _NEVER if attempt.delivered is None else attempt.delivered[0]
+        return arrived - attempt.begun >= self._setting.limits.lineTimeout - _GRACE
 
     def _checkCutOff(self, talk: Talk) -> None:
         """
