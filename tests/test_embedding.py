@@ -19,6 +19,7 @@ from docutils.core import (  # type: ignore[import-untyped]
     publish_doctree,
     publish_string,
 )
+from prometheus_client.registry import CollectorRegistry
 from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -29,6 +30,7 @@ from zope.interface.verify import verifyObject
 
 from creditsync.errors import LedgerProblem
 from creditsync.interfaces import ITradeEvents, ITradingRuntime
+from creditsync.ledger.memory import MemoryLedger
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
 
@@ -93,9 +95,9 @@ class PageTests(SynchronousTestCase):
         Each code block is one that these tests execute.
         """
         text = PAGE.read_text("utf-8")
-        self.assertEqual(text.count(".. code-block:: python\n"), 6)
+        self.assertEqual(text.count(".. code-block:: python\n"), 7)
         self.assertEqual(text.count("::\n"), 0)
-        self.assertEqual(text.count(".. code-block::"), 6)
+        self.assertEqual(text.count(".. code-block::"), 7)
 
 
 class HouseTests(SynchronousTestCase):
@@ -338,6 +340,40 @@ class EndTests(SynchronousTestCase):
         defined["endWith"](server, clock)
         runtime.fail(LedgerProblem("disk"))
         self.assertEqual(stopped, ["stopped"])
+
+
+class ObservedTests(SynchronousTestCase):
+    """
+    A server with metrics, pages and a trail.
+    """
+
+    def test_observed(self) -> None:
+        """
+        A credit is counted in the registry and stands in the trail.
+        """
+        defined = execute()
+        clock = MemoryReactorClock()
+        clock.getThreadPool = lambda: None  # type: ignore[attr-defined]
+        trail = self.mktemp()
+        registry = CollectorRegistry()
+        server, root = defined["makeObserved"](
+            clock, MemoryLedger(), FakeAuthenticator(), trail, registry
+        )
+        self.assertIn(b"metrics", root.children)
+        server.startService()
+        connection = server.factory.buildProtocol(None)
+        connection.makeConnection(StringTransport())
+        connection.dataReceived(
+            command("CreditInSync", 1, "manager", login=1, amount=5, comment="gift")
+        )
+        clock.advance(0)
+        clock.advance(0)
+        labels = {"command": "CreditInSync", "status": "200", "error": ""}
+        self.assertEqual(
+            registry.get_sample_value("creditsync_requests_total", labels), 1
+        )
+        [line] = Path(trail).read_text("utf-8").splitlines()
+        self.assertEqual(json.loads(line)["outcome"], "booked")
 
 
 class FakesTests(SynchronousTestCase):
