@@ -23,7 +23,7 @@ from tests.crash.asked import (
     UPDATE,
     units,
 )
-from tests.crash.record import Violation
+from tests.crash.record import Violation, onTheWire
 
 
 @define(eq=False)
@@ -197,17 +197,7 @@ class Dialogue:
         return self.asked[int(number)] if number.isdecimal() else None
 
     def _makes(self, asked: Booking, data: Mapping[str, Any]) -> None:
-        trade = Trade(
-            data["order"],
-            data["login"],
-            data["cmd"],
-            data["state"],
-            units(data["profit"]),
-            data["comment"],
-            data["open_time"],
-            data["close_time"],
-            data["timestamp"],
-        )
+        trade = onTheWire(data)
         if asked.trade not in (None, trade):
             raise Violation(f"{asked} made {trade}, and {asked.trade} was told before")
         asked.trade = trade

@@ -108,7 +108,7 @@ class Record:
         @param seen: What the same connection has seen events of.
         """
         self.events += 1
-        trade = _trade(data)
+        trade = onTheWire(data)
         asked = self._cause(type, trade)
         if asked in seen:
             raise Violation(f"a connection saw two events of {asked}")
@@ -161,7 +161,7 @@ class Record:
         if not isReplay and asked not in seen:
             raise Violation(f"a reply came before its event: {asked}")
         if asked.isSync:
-            self._made(asked, _trade(data))
+            self._made(asked, onTheWire(data))
         else:
             self._accepted(asked, data)
         if asked.answer is None:
@@ -350,7 +350,7 @@ class Record:
             raise Violation(f"{trade} is there, where {made} was told: {writer}")
 
 
-def _trade(data: Mapping[str, Any]) -> Trade:
+def onTheWire(data: Mapping[str, Any]) -> Trade:
     """
     A trade as the wire has it.
     """
