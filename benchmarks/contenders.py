@@ -82,6 +82,10 @@ def durable(bench: Bench, port: int, shape: Shape | None = None) -> list[str]:
     return module("creditsync", "serve", *listen, *ledger)
 
 
+def _watched(bench: Bench, port: int, shape: Shape) -> list[str]:
+    return [*durable(bench, port), "--web", "tcp:0"]
+
+
 def _ofPython(name: str, *more: str) -> Command:
     return lambda bench, port, shape: module(
         f"benchmarks.peers.{name}", str(port), bench.keyFile, str(bench.ledger), *more
@@ -175,6 +179,7 @@ PEERS: Final = {
     "echo": Peer(_echo, isCanned=True, hasLedger=False),
     "memory": Peer(_memory, hasLedger=False),
     "durable": Peer(durable),
+    "watched": Peer(_watched),
     "obvious": Peer(_ofPython("obvious")),
     "obvious-group": Peer(_ofPython("obvious", "group")),
     "aiorpcx": Peer(_ofPython("rpc"), _imports("aiorpcx")),

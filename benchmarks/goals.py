@@ -88,6 +88,16 @@ GOALS: Final = (
             results["rounds"]["16x16"]["obvious-group"],
         ),
     ),
+    Goal(
+        "with metrics and console, of without, worst shape",
+        "throughput",
+        True,
+        0.97,
+        lambda results: min(
+            ratio(each["watched"], each["durable"])
+            for each in results["rounds"].values()
+        ),
+    ),
     Goal("durable, of Node.js, worst shape", "throughput", True, 1, _worst("node")),
     Goal("durable, of Rust, worst shape", "throughput", True, 0.4, _worst("rust")),
     Goal(
