@@ -571,6 +571,7 @@ class FeedTests(WebTestCase):
         self.assertEqual((point["ok"], point["refused"], point["unknown"]), (1, 1, 0))
         self.assertTrue(0.015 < point["p99"] <= 0.02, point)
         self.assertEqual((point["waiters"], point["queued"]), (1, 1))
+        self.assertEqual((point["booked"], snapshot["timeout"]), (1, 5.0))
         self.assertEqual(
             snapshot["waiters"],
             {
@@ -748,6 +749,7 @@ class FeedTests(WebTestCase):
         self.assertEqual((sessions["count"], sessions["isPartial"]), (60, False))
         self.assertEqual(len(sessions["shown"]), 50)
         self.assertEqual(sessions["shown"][0]["inFlight"], 1)
+        self.assertEqual((sessions["inFlight"], sessions["stalled"]), (1, 0))
         with mock.patch("creditsync.web.watch._LOOKED_AT", 59):
             [_, (_, snapshot)] = self.ask("/feed").events()
         self.assertTrue(snapshot["sessions"]["isPartial"])

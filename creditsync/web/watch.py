@@ -25,7 +25,7 @@ stands for what is not known::
      "queue": {"operations": 8, "oldest": 0.002},
      "commits": {"total": 1234, "operations": 98765, "last": 1767225600.1},
      "sessions": {"count": 2, "isPartial": false, "roles": {"manager": 2, …},
-                  "unread": 0, "shown": [
+                  "unread": 0, "inFlight": 8, "stalled": 0, "shown": [
          {"peer": "127.0.0.1:5123", "role": "manager", "principal": 7,
           "unread": 0, "isStalled": false, "inFlight": 8}, …]},
      "trades": [
@@ -246,6 +246,8 @@ class Watch:
             "isPartial": count > len(looked),
             "roles": roles,
             "unread": sum(unread for unread, _, _ in looked),
+            "inFlight": sum(inFlight for _, inFlight, _ in looked),
+            "stalled": sum(each.isStalled for _, _, each in looked),
             "shown": [
                 {
                     "peer": peer(each.session),

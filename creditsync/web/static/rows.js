@@ -1,0 +1,52 @@
+// What the tables have in their columns. The page and the search share them.
+
+import {
+  bytes, clock, event, kind, money, number, rate, seconds, state, text,
+} from "./format.js";
+import { member } from "./page.js";
+
+const time = [(row) => clock(row.time), "time"];
+const order = [member("order"), "number"];
+const login = [member("login"), "number"];
+const command = [member("command")];
+const extID = [member("extID"), "long"];
+const session = [member("peer"), "time"];
+const kindOf = [(row) => kind(row.cmd)];
+const amount = [(row) => money(row.profit), "number money"];
+const comment = [member("comment"), "long"];
+
+export const FOUND = [
+  time, order, login, kindOf, amount, [(row) => state(row.state)], comment,
+];
+
+export const TRADES = [
+  time, order, login, kindOf, amount, [(row) => event(row.type)],
+  [member("principal"), "number"], comment,
+];
+
+export const WAITERS = [
+  [(row) => seconds(row.age), "number age"], order, login, command, extID, session,
+];
+
+export const REFUSALS = [
+  time, [(row) => `${text(row.status)} ${text(row.error)}`],
+  [member("message"), "long"], command, extID, session,
+];
+
+export const SESSIONS = [
+  [member("peer"), "time"], [member("role")], [member("principal"), "number"],
+  [(row) => bytes(row.unread), "number"], [(row) => number(row.inFlight), "number"],
+  [(row) => (row.isStalled ? "does not read" : "yes")],
+];
+
+export const OUTCOMES = [
+  command,
+  [(row) => `${text(row.status)} ${row.error ? text(row.error) : "succeeded"}`],
+  [(row) => rate(row.rate), "number"], [(row) => number(row.total), "number"],
+];
+
+// How far a wait is on its way to its end.
+export const urgency = (age, timeout) => {
+  const part = Math.min(1, age / timeout);
+  return [part > 0.8 ? "bad" : part > 0.4 ? "warn" : "", part];
+};

@@ -1,0 +1,84 @@
+// The one sentence for those who look up at three in the morning.
+
+import { number, rate, seconds, sentence } from "./format.js";
+import { urgency } from "./rows.js";
+
+// Seconds for which an outcome that nobody knows is worth the headline.
+const REMEMBERED = 60;
+// Seconds over which the flow is looked at.
+const WINDOW = 10;
+// Seconds that no commit takes unless something holds it up.
+const STUCK = 1;
+
+const plural = (count, one, many) => `${number(count)} ${count === 1 ? one : many}`;
+
+const lastCommit = ({ commits, time }) =>
+  commits.last === null
+    ? "Nothing was committed since the server started."
+    : `The last commit ended ${seconds(time - commits.last)} ago.`;
+
+let timedOutBefore = [];
+let recent = [];
+
+// How many waits have timed out during the last minute.
+const lateOnes = ({ time, totals }) => {
+  timedOutBefore.push([time, totals.timeouts]);
+  while (timedOutBefore[0][0] < time - REMEMBERED) timedOutBefore.shift();
+  return totals.timeouts - timedOutBefore[0][1];
+};
+
+// What happened in each of the last seconds on average; one alone says little.
+const lately = ({ point }) => {
+  if (recent.at(-1)?.time !== point.time) recent.push(point);
+  recent = recent.filter((each) => each.time > point.time - WINDOW);
+  const average = (key) =>
+    recent.reduce((sum, each) => sum + each[key], 0) / recent.length;
+  return { ok: average("ok"), refused: average("refused"), booked: average("booked") };
+};
+
+export const recall = (points) => {
+  timedOutBefore = [];
+  recent = points.slice(-WINDOW);
+};
+
+// Of a snapshot: [kind, word, why]. The worst that is true comes first.
+export const verdict = (snapshot) => {
+  const { health, totals, waiters, queue, timeout } = snapshot;
+  const [late, { ok, refused, booked }] = [lateOnes(snapshot), lately(snapshot)];
+  if (totals.unbooked !== 0) {
+    return ["bad", "Money is apart", `${plural(totals.unbooked, "operation was",
+      "operations were")} acknowledged or published before being booked.`
+      + " This must never be: stop the server and keep its ledger and logs."];
+  }
+  if (health.problem !== null) {
+    return ["bad", "Not ready", `${sentence(health.problem)} ${lastCommit(snapshot)}`];
+  }
+  if (queue !== null && queue.oldest > STUCK) {
+    return ["bad", "Stuck", `${plural(queue.operations, "operation waits",
+      "operations wait")} for a commit, the oldest for ${seconds(queue.oldest)}.`
+      + ` ${lastCommit(snapshot)}`];
+  }
+  const [level] = urgency(waiters.oldest, timeout);
+  if (level) {
+    return [level, "Slow", `${plural(waiters.count, "reply waits", "replies wait")},`
+      + ` the oldest for ${seconds(waiters.oldest)} of ${seconds(timeout)}.`
+      + ` ${lastCommit(snapshot)}`];
+  }
+  if (late > 0) {
+    return ["warn", "Waits timed out", `${plural(late, "wait", "waits")} ended without`
+      + ` a booking in the last minute. ${lastCommit(snapshot)}`];
+  }
+  if (booked > 0 || (queue === null && ok > 0)) {
+    return ["good", "Money is flowing", booked > 0
+      ? `${rate(booked)} operations a second are booked.`
+      : `${rate(ok)} requests a second succeed.`];
+  }
+  if (refused > 0 && ok === 0 && recent.length >= WINDOW - 1) {
+    return ["warn", "Everything is refused",
+      `${rate(refused)} requests a second, and for ${WINDOW} s none has succeeded.`];
+  }
+  if (totals.booked === 0 && totals.acknowledged === 0) {
+    return ["quiet", "Ready", "Nothing was booked since the server started."];
+  }
+  return ["quiet", "Quiet", `Ready, and nothing is asked for. ${lastCommit(snapshot)}`];
+};

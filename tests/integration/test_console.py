@@ -1,0 +1,438 @@
+"""
+The console in a real browser, at the site of a server process.
+"""
+
+import json
+import signal
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar
+
+import pytest
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync.auth import mint
+from creditsync.web.feed import READERS
+from tests.integration.chromium import FOUND, NAMES, Chromium
+from tests.integration.processes import LISTEN, SECRET, SERVE, Server, Site
+from tests.integration.test_site import WEB, Browser
+
+pytestmark = [
+    pytest.mark.timeout(60, method="thread"),
+    pytest.mark.skipif(
+        FOUND is None, reason=f"no Chromium is installed: none of {', '.join(NAMES)}"
+    ),
+]
+
+EVIL = "<img src=x onerror=document.title='evil'><script>evil()</script>"
+
+# The headline of a quiet server with these changes, after these seconds.
+VERDICT = """
+(async ([change, points]) => {
+  const { recall, verdict } = await import("./static/verdict.js");
+  const quiet = {
+    time: 10, timeout: 5, commits: { last: 1 }, health: { problem: null },
+    waiters: { count: 0, oldest: 0 }, queue: { operations: 0, oldest: 0 },
+    totals: { unbooked: 0, booked: 1, acknowledged: 1, timeouts: 0 },
+    point: { time: 10, ok: 0, refused: 0, booked: 0 },
+  };
+  recall(points.map((each) => ({ ...quiet.point, ...each })));
+  for (const [name, members] of Object.entries(change)) {
+    Object.assign(quiet[name], members);
+  }
+  return verdict(quiet)[1];
+})(ASKED)
+"""
+
+
+def token(role: int = 1, expires: float = 3600) -> str:
+    """
+    Mint a token.
+    """
+    return mint(SECRET, id=7, role=role, expires=expires, now=time.time())
+
+
+class ConsoleTests(SynchronousTestCase):
+    """
+    What somebody sees who opens the console.
+    """
+
+    chromium: ClassVar[Chromium]
+    profile: ClassVar["TemporaryDirectory[str]"]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        """
+        Start the browser.
+        """
+        cls.profile = TemporaryDirectory(ignore_cleanup_errors=True)
+        cls.chromium = Chromium(Path(cls.profile.name))
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        """
+        End it.
+        """
+        cls.chromium.close()
+        cls.profile.cleanup()
+
+    def setUp(self) -> None:
+        """
+        Start a server, and be a stranger at its console.
+        """
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Site(Path(folder.name))
+        self.addCleanup(self.folder.killAll)
+        self.page = self.chromium
+        self.page.call("Network.clearBrowserCookies")
+        self.page.complaints.clear()
+        self.page.show(1440, 900)
+
+    def start(self, *options: str) -> Server:
+        """
+        Start the server, and open its console.
+        """
+        server = self.folder.start(*SERVE, *LISTEN, *WEB, *options)
+        self.address = f"http://{Browser(server).host}/"
+        self.page.open(self.address)
+        self.page.until("document.querySelector('#entrance:not([hidden])')")
+        return server
+
+    def signIn(self, token: str) -> None:
+        """
+        Sign in, as with a keyboard.
+        """
+        self.fill("token", token)
+        self.page.run("document.querySelector('#sign-in-button').click()")
+
+    def enter(self, *options: str) -> Server:
+        """
+        Start the server, and sign in until figures are seen.
+        """
+        server = self.start(*options)
+        self.signIn(token())
+        self.live()
+        return server
+
+    def live(self) -> None:
+        """
+        Wait for figures.
+        """
+        self.page.until("document.body.dataset.state === 'live'")
+
+    def fill(self, name: str, value: str) -> None:
+        """
+        Fill an input in.
+        """
+        self.page.run(
+            f"document.querySelector('#{name}').value = {json.dumps(value)}; 0"
+        )
+
+    def search(self, by: str, wanted: str) -> str:
+        """
+        Search.
+
+        @return: What the page says of it.
+        """
+        self.fill("search-by", by)
+        self.fill("search-for", wanted)
+        self.page.run("document.querySelector('#search-button').click()")
+        self.page.until(
+            "!document.querySelector('#found').hidden"
+            f" && document.querySelector('#found-title').textContent.includes({by!r})"
+            " && document.querySelector('#found-what').textContent !== 'Searching…'"
+        )
+        return self.page.text("#found-what")
+
+    def book(self, server: Server, *comments: str) -> None:
+        """
+        Have credits booked, each in a commit of its own.
+        """
+        client = server.connect()
+        replies = client.replies()
+        for number, comment in enumerate(comments):
+            data = {"login": 1001 + number, "amount": 1234567.5, "comment": comment}
+            client.send(f"credit-{number}", data=data)
+            self.assertEqual(next(replies)["status"], 200)
+        client.close()
+
+    def test_trade(self) -> None:
+        """
+        A trade appears, with what its client wrote as text and as nothing else;
+        the money adds up, and neither the page nor its policy has complaints.
+        """
+        server = self.enter()
+        self.assertEqual(self.page.text("#verdict-word"), "Ready")
+        self.assertIn("No trade", self.page.text("#trades-none"))
+        self.book(server, EVIL, "\u202etxt.exe")
+        self.page.until("document.querySelector('#trades').rows.length === 2")
+        rows = self.page.text("#trades")
+        self.assertIn(EVIL, rows)
+        self.assertIn("⟨U+202E⟩txt.exe", rows)
+        self.assertIn("1,234,567.50", rows)
+        self.assertEqual(
+            self.page.run(
+                "document.querySelectorAll('#console :is(img, script)').length"
+            ),
+            0,
+        )
+        self.page.until("document.querySelector('#booked').textContent === '2'")
+        self.assertEqual(self.page.text("#acknowledged"), "2")
+        self.assertEqual(self.page.text("#money-apart"), "Apart by 0")
+        self.assertNotIn("evil", self.page.run("document.title"))
+        self.assertEqual(self.page.complaints, [])
+
+    def test_refusal(self) -> None:
+        """
+        A refusal appears, with its hostile extID.
+        """
+        server = self.enter()
+        client = server.connect()
+        client.send(EVIL, data={})
+        self.assertEqual(next(client.replies())["status"], 400)
+        self.page.until("document.querySelector('#refusals').rows.length === 1")
+        row = self.page.text("#refusals")
+        self.assertIn("400 INVALID_DATA", row)
+        self.assertIn(EVIL, row)
+        self.assertEqual(self.page.complaints, [])
+        client.close()
+
+    def test_signIn(self) -> None:
+        """
+        Who may not look is told why; who may, can sign out again. The token is
+        left nowhere in the page.
+        """
+        self.start()
+        for bad, why in (
+            ("nonsense", "The token is malformed."),
+            (token()[:-3] + "AAA", "The token is badly signed."),
+            (token(expires=-1), "The token has expired."),
+            (token(role=0), "This token's role may not use the console."),
+        ):
+            self.signIn(bad)
+            self.page.until(
+                "document.querySelector('#sign-in-problem').textContent ==="
+                f" {json.dumps(why)}"
+            )
+        self.assertEqual(self.page.text("#state"), "Signed out")
+        self.signIn(token())
+        self.live()
+        self.assertEqual(self.page.text("#who"), "7, manager")
+        self.assertEqual(self.page.run("document.querySelector('#token').value"), "")
+        self.assertEqual(self.page.run("document.activeElement.id"), "verdict")
+        self.assertEqual(self.page.run("document.cookie + localStorage.length"), "0")
+        self.page.run("document.querySelector('#sign-out').click()")
+        self.page.until("!document.querySelector('#entrance').hidden")
+        self.assertEqual(self.page.run("fetch('feed').then((a) => a.status)"), 401)
+        self.assertEqual(self.page.complaints, [])
+
+    def test_search(self) -> None:
+        """
+        What was booked is found by its order, login and extID; what is not
+        there is not, and is said so.
+        """
+        server = self.enter()
+        self.book(server, "first", "second")
+        [order, *_] = self.folder.orders()
+        for by, wanted in (
+            ("order", str(order)),
+            ("login", "1001"),
+            ("extID", "credit-0"),
+        ):
+            self.assertEqual(self.search(by, wanted), "Found: 1 trade.")
+            self.assertIn("first", self.page.text("#found-trades"))
+        self.assertEqual(self.search("login", "5"), "Nothing was found.")
+        self.assertIn("All of the ledger", self.page.text("#found-note"))
+        self.assertEqual(
+            self.search("order", "x"),
+            "That can't be searched: order must be a whole number.",
+        )
+        self.assertIn(EVIL, self.searchedTitle("extID", EVIL))
+        self.assertEqual(self.page.complaints, [])
+
+    def searchedTitle(self, by: str, wanted: str) -> str:
+        """
+        The title over what is found.
+        """
+        self.search(by, wanted)
+        return self.page.text("#found-title")
+
+    def test_stuck(self) -> None:
+        """
+        A ledger that does not commit is the headline, and the one who waits
+        stands in the table, until it commits.
+        """
+        server = self.enter("--timeout", "20")
+        other = self.folder.holdLedger()
+        client = server.connect()
+        client.sendUntilTaken("stuck-1")
+        self.page.until(
+            "document.querySelector('#verdict-word').textContent === 'Stuck'"
+        )
+        self.assertIn("1 operation waits", self.page.text("#verdict-why"))
+        self.assertIn("stuck-1", self.page.text("#waiting"))
+        self.assertEqual(self.page.text("#waits"), "1")
+        other.close()
+        self.page.until("document.querySelector('#waits').textContent === '0'")
+        self.page.until(
+            "document.querySelector('#verdict-word').textContent !== 'Stuck'"
+        )
+        client.close()
+
+    def test_stale(self) -> None:
+        """
+        Without news the page says that its figures are old, and goes on when
+        there are some; when the server is gone it says so too.
+        """
+        server = self.enter()
+        server.signal(signal.SIGSTOP)
+        self.page.until("document.body.dataset.state === 'stale'")
+        self.assertIn("Nothing was heard for", self.page.text("#verdict-why"))
+        self.assertIn(
+            "grayscale",
+            self.page.run(
+                "getComputedStyle(document.querySelector('#figures')).filter"
+            ),
+        )
+        server.signal(signal.SIGCONT)
+        self.live()
+        server.signal(signal.SIGKILL)
+        self.page.until("document.body.dataset.state === 'stale'")
+        self.assertEqual(self.page.text("#verdict-word"), "Stale")
+        self.assertEqual(self.page.complaints, [])
+
+    def test_ended(self) -> None:
+        """
+        A sign-in ends with its token, and nothing that was seen stays.
+        """
+        server = self.start()
+        self.signIn(token(expires=4))
+        self.live()
+        self.book(server, "seen")
+        self.page.until("document.querySelector('#trades').rows.length === 1")
+        self.page.until("document.querySelector('#console').hidden")
+        self.assertEqual(
+            self.page.text("#sign-in-problem"),
+            "Your sign-in has ended: its token has expired or was revoked.",
+        )
+        self.assertEqual(self.page.run("document.querySelectorAll('td').length"), 0)
+        self.assertEqual(self.page.complaints, [])
+
+    def test_restart(self) -> None:
+        """
+        After a restart, which knows of no sign-in, one is asked for again.
+        """
+        server = self.enter()
+        port = self.address.rpartition(":")[2].rstrip("/")
+        server.signal(signal.SIGKILL)
+        server.end()
+        self.folder.start(*SERVE, *LISTEN, "--web", f"tcp:{port}")
+        self.page.until("document.querySelector('#console').hidden")
+        self.assertIn("was started again", self.page.text("#sign-in-problem"))
+
+    def test_full(self) -> None:
+        """
+        Who comes when too many look already is told so, and let in later.
+        """
+        server = self.start()
+        other = Browser(server)
+        with other.ask("/session", "POST", token=token()) as response:
+            other.cookie = response.headers["Set-Cookie"].partition(";")[0]
+        feeds = [other.ask("/feed") for _ in range(READERS)]
+        self.signIn(token())
+        self.page.until(
+            "document.querySelector('#verdict-word').textContent === 'No feed'"
+        )
+        for feed in feeds:
+            feed.close()
+        self.live()
+
+    def test_verdicts(self) -> None:
+        """
+        The headline is the worst that is true, and a second in which nothing
+        succeeds is no reason for one.
+        """
+        self.enter()
+        refusals = [{"time": second, "refused": 9} for second in range(1, 11)]
+        for word, change, points in (
+            ("Quiet", {}, []),
+            ("Money is flowing", {"point": {"booked": 3}}, []),
+            ("Quiet", {"point": {"refused": 9}}, []),
+            ("Everything is refused", {"point": {"refused": 9}}, refusals),
+            ("Money is flowing", {}, [*refusals, {"time": 9.5, "booked": 1}]),
+            ("Slow", {"waiters": {"count": 1, "oldest": 2.5}}, []),
+            ("Stuck", {"queue": {"operations": 1, "oldest": 1.5}}, []),
+            ("Not ready", {"health": {"problem": "it stops"}}, []),
+            ("Money is apart", {"totals": {"unbooked": 1}}, []),
+        ):
+            asked = json.dumps([change, points])
+            found = self.page.run(VERDICT.replace("ASKED", asked))
+            self.assertEqual((found, change), (word, change))
+
+    def test_hidden(self) -> None:
+        """
+        While nobody looks nothing is asked for, and then all is there again; to
+        pause is the same by hand.
+        """
+        self.enter()
+        self.look("true")
+        before = self.page.text("#facts")
+        time.sleep(2.2)
+        self.assertEqual(self.page.text("#facts"), before)
+        self.look("false")
+        self.live()
+        self.page.until(f"document.querySelector('#facts').innerText !== {before!r}")
+        self.page.run("document.querySelector('#pause').click()")
+        before = self.page.text("#facts")
+        self.assertEqual(self.page.text("#verdict-word"), "Paused")
+        time.sleep(2.2)
+        self.assertEqual(self.page.text("#facts"), before)
+        self.page.run("document.querySelector('#pause').click()")
+        self.live()
+
+    def look(self, isHidden: str) -> None:
+        """
+        Turn to another tab, or back.
+        """
+        self.page.run(
+            f"Object.defineProperty(document, 'hidden', {{value: {isHidden},"
+            " configurable: true});"
+            "document.dispatchEvent(new Event('visibilitychange'))"
+        )
+
+    def test_bounds(self) -> None:
+        """
+        On a phone nothing is wider than its screen, and no table grows without
+        end.
+        """
+        server = self.enter()
+        self.page.show(390, 844, "dark")
+        self.book(server, *("x" * 128 for _ in range(120)))
+        self.page.until("document.querySelector('#trades').rows.length === 50")
+        self.assertEqual(self.page.run("document.documentElement.scrollWidth"), 390)
+        shown = self.page.run(
+            "import('./static/page.js').then(({ Table }) =>"
+            " new Table('trades', []).show(Array(1000).fill({})))"
+        )
+        self.assertEqual(shown, 50)
+        self.search("login", "1001")
+        self.assertEqual(self.page.run("document.documentElement.scrollWidth"), 390)
+
+    def test_policy(self) -> None:
+        """
+        Should the page ever be made to take markup or a script of others, the
+        browser refuses, and that is seen here.
+        """
+        self.start()
+        refused = self.page.run(
+            "try { document.body.innerHTML = '<b>'; 0 } catch (e) { e.name }"
+        )
+        self.assertEqual(refused, "TypeError")
+        self.page.run(
+            "document.body.append(Object.assign(document.createElement('img'),"
+            " {src: 'http://127.0.0.1:9/x.png'}))"
+        )
+        self.page.until("true")
+        self.assertIn("Content Security Policy", str(self.page.complaints))
