@@ -10,6 +10,7 @@ import time
 import unittest
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -354,7 +355,9 @@ class ObservedTests(SynchronousTestCase):
         defined = execute()
         clock = MemoryReactorClock()
         clock.getThreadPool = lambda: None  # type: ignore[attr-defined]
-        trail = self.mktemp()
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        trail = Path(folder.name, "audit.log")
         registry = CollectorRegistry()
         server, root = defined["makeObserved"](
             clock, MemoryLedger(), FakeAuthenticator(), trail, registry
@@ -372,7 +375,7 @@ class ObservedTests(SynchronousTestCase):
         self.assertEqual(
             registry.get_sample_value("creditsync_requests_total", labels), 1
         )
-        [line] = Path(trail).read_text("utf-8").splitlines()
+        [line] = trail.read_text("utf-8").splitlines()
         self.assertEqual(json.loads(line)["outcome"], "booked")
 
 
