@@ -270,7 +270,8 @@ class Link:
         if not isAborted:
             self.carry(_END, (self._world.now, self._world.turn))
             return
-        self.talk.lostAt = min(self.talk.lostAt, self._world.now)
+        unread = self._outbox[0][1][0] if self._outbox else self._world.now
+        self.talk.lostAt = min(self.talk.lostAt, unread)
         self._outbox.clear()
         peer, self.peer = self.peer, None
         if peer is not None:

@@ -236,6 +236,10 @@ class Transport:
         if not self.isConnected:
             return
         self.isConnected = False
+        if self._buffer:
+            # What there was no room for is lost, since when it was written.
+            [written, _] = self._writes[0][1]
+            self._link.talk.lostAt = min(self._link.talk.lostAt, written)
         self._buffer.clear()
         if self._isPaused:
             self._link.talk.stalls[-1][1] = self._world.now
