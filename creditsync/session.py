@@ -96,8 +96,9 @@ class Session:
         Take one line, without its end, and answer it now or later.
         """
         members: dict[str, Any] = {}
-        request = self._sessions.plainRequest(line)
+        request: Request | None = None
         try:
+            request = self._sessions.plainRequest(line)
             if request is None:
                 members = wire.decode(line)
                 request = self._sessions.request(members)
