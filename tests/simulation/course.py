@@ -147,7 +147,9 @@ class Course:
         world = self._world
         while not all(client.isDone for client in self._clients):
             world.run(world.now + max(0.1, self._length / 20))
-            if world.now > 20 * self._length + 100:
+            # Each line that is not finished may cost its client so long.
+            lineTimeout = self._setting.limits.lineTimeout
+            if world.now > 20 * self._length + 100 + 20 * lineTimeout:
                 raise Violation("clients", "they do not come to an end")
 
     def _settle(self) -> None:
