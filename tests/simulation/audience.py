@@ -170,6 +170,12 @@ class _States:
             for each in talk.attempts
             if each.reply is not None and each.status == 200
         )
+        # When its token was found to be good, whenever that was answered.
+        self._shown = [
+            each.delivered
+            for each in talk.attempts
+            if each.delivered is not None and each.status == 200
+        ]
         self._changes = sorted(self._changesOf(talk), key=lambda change: change[0])
         self._next = 0
         self._state = _NOT
@@ -229,7 +235,9 @@ class _States:
             return state
         if published.wall >= token.expires:
             return _NOT
-        last = max((good[0] for good in self._good if good < published.at), default=0.0)
+        last = max(
+            (each[0] for each in self._shown if each < published.at), default=0.0
+        )
         if self._world.wallBetween(last, now)[1] >= token.expires:
             # It was bad for a while: the session has to show it again.
             return _MAY
