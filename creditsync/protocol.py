@@ -43,6 +43,9 @@ from creditsync.turns import Turns
 # Bytes that are handed to a transport at a time: what it buffers without
 # asking for a pause. More would only wait there, as a copy for each session.
 _WRITE = 65536
+# Connections that a port accepts in one reactor turn when more are waiting. By
+# itself it takes more in each turn, until everybody else waits for them.
+_ACCEPTS = 10
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
@@ -380,9 +383,10 @@ class LineProtocol(Protocol):
         Let go of everything.
         """
         self._inputEnded = self._outputEnded = self._peerEnded = True
+        # It may be some time until the rest of it is found to be garbage.
+        self._takePartial()
         self._dropLines()
         self._output.clear()
-        self.factory.lineTimeouts.end(self)
         self.factory.finishTimeouts.end(self)
         self._session.ended()
         self.factory.closed(self)
@@ -426,6 +430,8 @@ class LineFactory(Factory):
         self.finishTimeouts: EqualTimeouts[LineProtocol] = EqualTimeouts(
             clock, endTimeout, LineProtocol.cutOff
         )
+        # The TCP ports that accept its connections.
+        self.ports: list[Any] = []
         self._connections: dict[LineProtocol, None] = {}
         self.turns = Turns(clock)
         self._unflushed: list[LineProtocol] = []
@@ -436,6 +442,8 @@ class LineFactory(Factory):
         """
         Take a connection, or close it at once if there are too many.
         """
+        if self.ports:
+            self._turnLater()
         if len(self._connections) >= self.limits.maxConnections:
             self.log.warn("{addr} is refused: too many connections", addr=addr)
             self.limited("max-connections")
@@ -502,6 +510,8 @@ class LineFactory(Factory):
         Begin a reactor turn, and write what was said.
         """
         self._nextTurn = None
+        for port in self.ports:
+            port.numberAccepts = _ACCEPTS
         self.turns.next()
         if self.turns:
             self._turnLater()

@@ -162,6 +162,8 @@ class CreditSync(Service):
                 port.raiseException()
             else:
                 self._ports.append(port)
+                if hasattr(port, "numberAccepts"):
+                    self.factory.ports.append(port)
 
     def _freePorts(self) -> None:
         ports, self._ports = self._ports, []

@@ -5,6 +5,7 @@ Tests for L{creditsync.protocol}.
 import json
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 from attrs import Factory, define, field
@@ -568,6 +569,28 @@ class TurnTests(RecordedTestCase):
         self.assertEqual(
             len({c.protocol.account for c in (one, other, nobody, self.connect())}), 3
         )
+
+    def test_accepts(self) -> None:
+        """
+        A port that has taken more connections in each turn takes no more than
+        ten in the next.
+        """
+        port = SimpleNamespace(numberAccepts=130)
+        self.factory.ports.append(port)
+        self.connect()
+        self.clock.advance(0)
+        self.assertEqual(port.numberAccepts, 10)
+
+    def test_lostInALine(self) -> None:
+        """
+        What a lost connection had not finished saying is not kept until the
+        rest of it is found to be garbage.
+        """
+        client = self.connect()
+        client.says(b"x" * 60_000)
+        client.isGone()
+        self.assertEqual(client.protocol._partial, b"")
+        self.assertAtRest()
 
     def test_queuedIsNotRead(self) -> None:
         """
