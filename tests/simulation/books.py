@@ -172,8 +172,7 @@ class Books:
         if booking.type != _DELETE:
             number = int(booking.trade["comment"].split(" ")[0])
             intent = intents[number]
-            hasKey = intent.key == booking.key or self._isExtIDIdempotent
-            return intent if hasKey and self._isOf(booking, intent) else None
+            return intent if self._isOf(booking, intent) else None
         order = booking.trade["order"]
         fitting = [
             intent
@@ -181,13 +180,15 @@ class Books:
             if intent.isDelete
             and intent.data["order"] == order
             and intent.command == booking.command
-            and (intent.key == booking.key or self._isExtIDIdempotent)
             and self._isOf(booking, intent)
         ]
         # Of several that ask for the same, it is the one that was told so.
         return max(fitting, key=_likelihood, default=None)
 
     def _isOf(self, booking: Booking, intent: Intent) -> bool:
+        isByExtID = self._isExtIDIdempotent and intent.key is None
+        if intent.key != booking.key and not isByExtID:
+            return False
         return intent.token.principal == booking.principal and any(
             attempt.delivered is not None and attempt.delivered <= booking.handed
             for attempt in intent.attempts
