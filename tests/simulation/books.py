@@ -187,10 +187,14 @@ class Books:
 
     def _isOf(self, booking: Booking, intent: Intent) -> bool:
         isByExtID = self._isExtIDIdempotent and intent.key is None
+        if intent.token.principal != booking.principal:
+            return False
         if intent.key != booking.key and not isByExtID:
             return False
-        return intent.token.principal == booking.principal and any(
-            attempt.delivered is not None and attempt.delivered <= booking.handed
+        return any(
+            attempt.delivered is not None
+            and attempt.delivered <= booking.handed
+            and (not isByExtID or _keyOf(attempt.extID) == booking.key)
             for attempt in intent.attempts
         )
 
@@ -203,3 +207,12 @@ def _likelihood(intent: Intent) -> int:
     if 200 in statuses:
         return 2
     return int(504 in statuses or 0 in statuses)
+
+
+def _keyOf(extID: str) -> str | None:
+    """
+    The key that an C{extID} is where it counts as one: 7 and 7.0 are C{#7}.
+    """
+    if not extID:
+        return None
+    return extID[1:-1] if extID.startswith('"') else f"#{float(extID):.0f}"
