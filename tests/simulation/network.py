@@ -283,5 +283,6 @@ class Link:
         """
         if self.isOpen:
             self.talk.lostAt = min(self.talk.lostAt, self._world.now)
+            self.transport.loseUnsent()
             self.transport.isConnected = False
             self.closed(self._random.random() < 0.5)

@@ -236,13 +236,18 @@ class Transport:
         if not self.isConnected:
             return
         self.isConnected = False
-        if self._buffer:
-            # What there was no room for is lost, since when it was written.
-            [written, _] = self._writes[0][1]
-            self._link.talk.lostAt = min(self._link.talk.lostAt, written)
-        self._buffer.clear()
+        self.loseUnsent()
         if self._isPaused:
             self._link.talk.stalls[-1][1] = self._world.now
         self._world.note(self._link.talk.name, f"is closed: {type(reason).__name__}")
         self._link.closed(isAborted)
         self.protocol.connectionLost(Failure(reason))
+
+    def loseUnsent(self) -> None:
+        """
+        Lose what there was no room for on the way to the client.
+        """
+        if self._buffer:
+            written, _ = self._writes[0][1]
+            self._link.talk.lostAt = min(self._link.talk.lostAt, written)
+            self._buffer.clear()
