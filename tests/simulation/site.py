@@ -177,7 +177,7 @@ class Site:
         Stop the server in order, and start the next one after a while.
         """
         service, generation = self.service, self.generation
-        if service is None or generation.stopping < self._world.now:
+        if service is None or generation.stopping <= self._world.now:
             return
         generation.stopping = self._world.now
         self._world.note("server", "is told to stop")
