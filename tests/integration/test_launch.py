@@ -4,6 +4,7 @@ The server as a process: its start, its end, and what is left of it.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -195,6 +196,12 @@ class DaemonTests(ProcessTestCase):
         try:
             lock = Path(f"{self.site.ledger}.lock")
             self.waitUntil(lambda: lock.exists() and lock.read_text() == f"{pid}\n")
+            # A signal that comes before the reactor runs would end it at once.
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(20)
+                client.connect(str(sock))
+                client.sendall(b"{}\n")
+                self.assertIn(b"INVALID_DATA", client.recv(1000))
         finally:
             os.kill(pid, signal.SIGTERM)
         self.waitUntil(lambda: not pidfile.exists())
