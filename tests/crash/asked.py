@@ -103,6 +103,15 @@ class Asked:
         isSendable = self.sent > 0 and self.key is not None
         return isSendable and self.answer is None and not self.isRefused
 
+    @property
+    def mayBeTwice(self) -> bool:
+        """
+        Whether it may be under way twice: what could be refused for want of
+        money is judged afresh each time, and then one of the two may be booked.
+        """
+        isSure = self.type == ADD and self.data["amount"] > 0
+        return self.key is not None and (isSure or self.answer is not None)
+
     def accepts(self, trade: Trade) -> bool:
         """
         Whether a trade is what this asked for, as far as it did.

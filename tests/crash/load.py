@@ -39,7 +39,7 @@ class Load:
         chance = self.random.random()
         if chance < 0.04 and self.record.asked:
             earlier = self.random.choice(self.record.asked)
-            if earlier.key is not None and not earlier.isRefused:
+            if earlier.mayBeTwice and not earlier.isRefused:
                 return earlier
         if chance < 0.40 and self._alive:
             asked = self._change(self.random.choice(self._alive))
@@ -47,7 +47,7 @@ class Load:
             asked = self._delete(self.random.randrange(len(self._alive)))
         else:
             asked = self._add()
-        if asked.key is not None and self.random.random() < 0.03:
+        if asked.mayBeTwice and self.random.random() < 0.05:
             # Twice at once: the second one finds the first under way.
             self.again.append(asked)
         return asked
