@@ -131,6 +131,9 @@ class Tokens:
                 for order, at in published.items()
                 if since + EDGE < at < until - EDGE and order not in self.heard
             ]
+        if not self.uptimes:
+            self.problems.append("the server never told its uptime")
+            return
         first, last = self.uptimes[0], self.uptimes[-1]
         if self.uptimes != sorted(self.uptimes) or last - first > seconds + 1:
             self.problems.append(f"the server's uptime went from {first} to {last} s")
