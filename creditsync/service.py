@@ -167,6 +167,7 @@ class CreditSync(Service):
 
     def _freePorts(self) -> None:
         ports, self._ports = self._ports, []
+        self.factory.ports.clear()
         for port in ports:
             port.stopListening()
 

@@ -30,7 +30,7 @@ _LINE = 0.00001
 _DEAREST = 1.0
 
 
-@define(eq=False, slots=False)
+@define(eq=False)
 class Account:
     """
     The time of one principal, or of all connections without one.
