@@ -60,13 +60,14 @@ class Booking:
     schema: str
     cmd: int
 
-    def operation(self, request: Request, principal: int, key: str | None) -> Operation:
+    def operation(
+        self, command: str, data: dict[str, Any], principal: int, key: str | None
+    ) -> Operation:
         """
         What a request asks of the runtime, after the rules no schema can say.
 
         @raise InvalidData: It breaks one of them.
         """
-        data = request.data
         try:
             amount = toUnits(data["amount"])
         except ValueError:
@@ -76,7 +77,7 @@ class Booking:
             raise InvalidData("data.close_time must not be before data.open_time")
         # JSON Schema takes 1001.0 for an integer, and so does int().
         return Operation(
-            request.command,
+            command,
             self.cmd,
             int(data["login"]),
             amount,
@@ -101,12 +102,13 @@ class Deleting:
     schema: str
     cmds: frozenset[int]
 
-    def operation(self, request: Request, principal: int, key: str | None) -> Deletion:
+    def operation(
+        self, command: str, data: dict[str, Any], principal: int, key: str | None
+    ) -> Deletion:
         """
         What a request asks of the runtime.
         """
-        order = int(request.data["order"])
-        return Deletion(request.command, order, self.cmds, principal, key)
+        return Deletion(command, int(data["order"]), self.cmds, principal, key)
 
 
 FINANCE_METHODS = (
@@ -152,12 +154,12 @@ class FinanceCommand:
         """
         assert session.principal is not None
         operation = self._method.operation(
-            request, session.principal.id, self._key(request)
+            self.name, request.data, session.principal.id, self._key(request)
         )
         reservation = self._runtime.submit(operation)
-        if isinstance(reservation, Deferred):
-            return reservation.addCallbacks(self._accepted, self._notAccepted)
-        return self._accepted(reservation)
+        if isinstance(reservation, Reservation):
+            return self._accepted(reservation)
+        return reservation.addCallbacks(self._accepted, self._notAccepted)
 
     def _key(self, request: Request) -> str | None:
         """

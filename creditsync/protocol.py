@@ -40,6 +40,7 @@ from creditsync.session import Session, Sessions
 from creditsync.timeouts import EqualTimeouts
 from creditsync.turns import Turns
 
+_CR = ord("\r")
 # Bytes that are handed to a transport at a time: what it buffers without
 # asking for a pause. More would only wait there, as a copy for each session.
 _WRITE = 65536
@@ -148,8 +149,17 @@ class LineProtocol(Protocol):
         handled = 0
         most = self._limits.linesPerTurn
         seconds = self.factory.clock.seconds
-        while self.isWaiting:
-            self._handle(self._takeLine())
+        while self._lines and not self._isStalled:
+            lines, at = self._lines, self._at
+            end = lines.index(b"\n", at)
+            self._at = end + 1
+            if self._at == len(lines):
+                self._dropLines()
+            line = lines[at : end - 1 if lines[end - 1] == _CR else end]
+            if len(line) > self._limits.maxLineLength:
+                self._refuseTooLong()
+            elif line and not line.isspace():
+                self._session.lineReceived(line)
             handled += 1
             if handled == most or seconds() >= until:
                 break
@@ -167,15 +177,6 @@ class LineProtocol(Protocol):
             id = None if principal is None else principal.id
             self.account = self.factory.turns.account(id)
 
-    def _takeLine(self) -> bytes:
-        at = self._at
-        end = self._lines.index(b"\n", at)
-        line = self._lines[at:end]
-        self._at = end + 1
-        if self._at == len(self._lines):
-            self._dropLines()
-        return line
-
     @property
     def isWaiting(self) -> bool:
         """
@@ -183,18 +184,11 @@ class LineProtocol(Protocol):
         """
         return bool(self._lines) and not self._isStalled
 
-    def _handle(self, line: bytes) -> None:
-        if line.endswith(b"\r"):
-            line = line[:-1]
-        if len(line) > self._limits.maxLineLength:
-            tooLong = LineTooLong(
-                f"a line has at most {self._limits.maxLineLength} bytes"
-            )
-            self._session.refuse({}, tooLong)
-            self._dropLines()
-            self.finish()
-        elif line and not line.isspace():
-            self._session.lineReceived(line)
+    def _refuseTooLong(self) -> None:
+        most = self._limits.maxLineLength
+        self._session.refuse({}, LineTooLong(f"a line has at most {most} bytes"))
+        self._dropLines()
+        self.finish()
 
     def _balance(self) -> None:
         """

@@ -3,8 +3,9 @@ The values that travel through the house; no I/O, and nothing that decides.
 
 Who makes one may complete it; nobody changes it once it was handed on, except
 where its docstring says so.
-They are C{attrs.define}d rather than C{frozen} because a frozen record takes
-more than three times as long to make, and every credit makes four of them.
+They are C{msgspec.Struct}s, which take less than half as long to make as a class
+in Python, because every credit makes six of them. Those that can't be part of a
+cycle are told so (C{gc=False}): the garbage collector has no work with them.
 
 Money is always an integer number of 10⁻⁸ units, time is UNIX seconds.
 """
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from attrs import define, field
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -66,8 +68,7 @@ class Limits:
     )
 
 
-@define
-class Request:
+class Request(Struct, gc=False):
     """
     One line from a client, its envelope checked and its data not yet.
 
@@ -85,8 +86,7 @@ class Request:
     key: str | None = None
 
 
-@define
-class Principal:
+class Principal(Struct, gc=False):
     """
     Whom a token speaks for (wire contract, section 5).
 
@@ -102,8 +102,7 @@ class Principal:
     jti: str | None = None
 
 
-@define
-class Trade:
+class Trade(Struct, gc=False):
     """
     A finance trade as it is at one moment: what the ledger keeps as a row and
     a trade event carries as its data.
@@ -135,8 +134,7 @@ class Trade:
         return self.profit if self.state == TS_CLOSED_NORMAL else 0
 
 
-@define
-class Account:
+class Account(Struct, gc=False):
     """
     An account's totals, in 10⁻⁸ units: the sums of its booked trades.
 
@@ -148,8 +146,7 @@ class Account:
     credit: int = 0
 
 
-@define(eq=False)
-class Operation:
+class Operation(Struct, eq=False, gc=False):
     """
     What a finance command asks of the trading runtime: a new trade, or the
     update of one.
@@ -180,11 +177,10 @@ class Operation:
     closeTime: int | None = None
     principal: int = 0
     key: str | None = None
-    isBooked: bool = field(default=False, init=False)
+    isBooked: bool = False
 
 
-@define(eq=False)
-class Deletion:
+class Deletion(Struct, eq=False, gc=False):
     """
     What C{DeleteCredit} and C{DeleteBalance} ask of the trading runtime.
 
@@ -197,7 +193,7 @@ class Deletion:
     cmds: frozenset[int]
     principal: int = 0
     key: str | None = None
-    isBooked: bool = field(default=False, init=False)
+    isBooked: bool = False
 
 
 # What makes two requests the same, by the name that a client is told.
@@ -222,8 +218,7 @@ def difference(one: Operation | Deletion, other: Operation | Deletion) -> str | 
     return None
 
 
-@define(eq=False)
-class Reservation:
+class Reservation(Struct, eq=False):
     """
     The runtime's word that an operation has its order and will be booked.
 
@@ -231,13 +226,14 @@ class Reservation:
     @ivar trade: The trade as the operation makes it.
     @ivar isReplay: Whether it was booked before, under the same key, and is
         not booked again.
+    @ivar awaited: What L{whenDurable} gave.
     """
 
     eventType: int
     trade: Trade
     operation: Operation | Deletion
     isReplay: bool = False
-    _durable: "tuple[Deferred[None], ...]" = field(default=(), init=False)
+    awaited: "tuple[Deferred[None], ...]" = ()
 
     @property
     def order(self) -> int:
@@ -255,26 +251,25 @@ class Reservation:
             knows whether it is.
         """
         durable: Deferred[None] = Deferred()
-        self._durable += (durable,)
+        self.awaited += (durable,)
         return durable
 
     def booked(self) -> None:
         """
         The runtime's call: the operation is on disk.
         """
-        for durable in self._durable:
+        for durable in self.awaited:
             durable.callback(None)
 
     def lost(self, why: Failure) -> None:
         """
         The runtime's call: nobody knows whether the operation is on disk.
         """
-        for durable in self._durable:
+        for durable in self.awaited:
             durable.errback(why)
 
 
-@define
-class Deferral:
+class Deferral(Struct):
     """
     The service object that a finance command adds to its response as
     C{__deferred}: what the reply has to wait for.
@@ -290,8 +285,7 @@ class Deferral:
     durable: "Deferred[None] | None" = None
 
 
-@define
-class Replay:
+class Replay(Struct, gc=False):
     """
     The service object that stands under C{__deferred} where nothing has to be
     waited for: the operation was booked before.
@@ -304,8 +298,7 @@ class Replay:
     trade: Trade | None = None
 
 
-@define
-class TradeEvent:
+class TradeEvent(Struct):
     """
     One broadcast of the trading runtime.
 

@@ -11,9 +11,10 @@ full batch.
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
-from attrs import define, evolve
+from attrs import define
+from msgspec.structs import replace
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -188,7 +189,11 @@ class TradingRuntime(Service):
         """
         if not self.running:
             raise ShuttingDown()
-        return self._earlier(operation) or self._reserve(operation)
+        if operation.key is not None:
+            earlier = self._earlier(operation, operation.key)
+            if earlier is not None:
+                return earlier
+        return self._reserve(operation)
 
     def trade(self, order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":
         """
@@ -198,7 +203,7 @@ class TradingRuntime(Service):
         if latest is None:
             return succeed(self._ledger.trade(order))
         state = REQUEST_STATES[latest.eventType]
-        return succeed(evolve(latest.trade, state=state))
+        return succeed(replace(latest.trade, state=state))
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
         """
@@ -210,15 +215,13 @@ class TradingRuntime(Service):
     def _withKey(self, principal: int, key: str) -> Reservation | None:
         return self._keys.get((principal, key)) or self._ledger.replay(principal, key)
 
-    def _earlier(self, operation: Operation | Deletion) -> Reservation | None:
+    def _earlier(self, operation: Operation | Deletion, key: str) -> Reservation | None:
         """
         The reservation of the same request, sent before under the same key.
 
         @raise IdempotencyKeyReused: It was another request.
         """
-        if operation.key is None:
-            return None
-        earlier = self._withKey(operation.principal, operation.key)
+        earlier = self._withKey(operation.principal, key)
         if earlier is None:
             return None
         member = difference(earlier.operation, operation)
@@ -236,12 +239,18 @@ class TradingRuntime(Service):
         else:
             eventType, trade, change = self._changed(operation)
         atHand = self._accountAtHand(trade.login)
-        kind = "credit" if trade.cmd in CREDIT_OPERATIONS else "balance"
-        total = _totalAfter(atHand.account, kind, change)
+        account = atHand.account
+        isCredit = trade.cmd in CREDIT_OPERATIONS
+        total = (account.credit if isCredit else account.balance) + change
+        if not 0 <= total <= MAX_TOTAL:
+            _refuseTotal(total, "credit" if isCredit else "balance", account.login)
         if not trade.order:
             trade.order = self._ledger.newOrder()
         # The order is reserved: from here on nothing refuses.
-        setattr(atHand.account, kind, total)
+        if isCredit:
+            account.credit = total
+        else:
+            account.balance = total
         atHand.changedIn = self._batch
         reservation = Reservation(eventType, trade, operation)
         self._enqueue(reservation)
@@ -291,28 +300,38 @@ class TradingRuntime(Service):
         existing = self._current(operation.order) if operation.order else None
         now = int(self._now())
         if existing is None:
-            eventType, before, openTime, closeTime = EV_RECORD_ADD, 0, now, now
+            eventType, order, before = EV_RECORD_ADD, 0, 0
+            openTime = closeTime = now
         else:
             _checkUpdate(existing, operation)
-            eventType, before = EV_RECORD_UPDATE, existing.counted
+            eventType, order, before = (
+                EV_RECORD_UPDATE,
+                existing.order,
+                existing.counted,
+            )
             openTime, closeTime = existing.openTime, existing.closeTime
+        if operation.openTime is not None:
+            openTime = operation.openTime
+        if operation.closeTime is not None:
+            closeTime = operation.closeTime
+        if closeTime < openTime:
+            raise InvalidData(
+                "data.close_time must not be before data.open_time"
+                f" ({closeTime} is before {openTime})"
+            )
+        amount = operation.amount
         trade = Trade(
-            0 if existing is None else existing.order,
+            order,
             operation.login,
             operation.cmd,
             TS_CLOSED_NORMAL,
-            operation.amount,
+            amount,
             operation.comment,
-            openTime if operation.openTime is None else operation.openTime,
-            closeTime if operation.closeTime is None else operation.closeTime,
+            openTime,
+            closeTime,
             now,
         )
-        if trade.closeTime < trade.openTime:
-            raise InvalidData(
-                "data.close_time must not be before data.open_time"
-                f" ({trade.closeTime} is before {trade.openTime})"
-            )
-        return eventType, trade, trade.counted - before
+        return eventType, trade, amount - before
 
     def _deleted(self, deletion: Deletion) -> tuple[int, Trade, int]:
         """
@@ -326,7 +345,7 @@ class TradingRuntime(Service):
         if existing.cmd not in deletion.cmds:
             raise IncorrectOrder(f"order {existing.order} is of another kind")
         _checkNotDeleted(existing)
-        trade = evolve(existing, state=TS_DELETED, timestamp=int(self._now()))
+        trade = replace(existing, state=TS_DELETED, timestamp=int(self._now()))
         return EV_RECORD_DELETE, trade, -existing.counted
 
     def _enqueue(self, reservation: Reservation) -> None:
@@ -334,7 +353,7 @@ class TradingRuntime(Service):
         if not self._queue:
             self._queuedSince = self._clock.seconds()
         self._queue.append(reservation)
-        self._underWay[reservation.order] = reservation
+        self._underWay[reservation.trade.order] = reservation
         if operation.key is not None:
             self._keys[operation.principal, operation.key] = reservation
         if self._wake is None and self._loop is None:
@@ -382,11 +401,12 @@ class TradingRuntime(Service):
         Let go of what the ledger can tell by itself from now on.
         """
         self._lastOnDisk = self._batch - 1
+        underWay = self._underWay
         for reservation in booked:
-            operation = reservation.operation
+            operation, order = reservation.operation, reservation.trade.order
             operation.isBooked = True
-            if self._underWay.get(reservation.order) is reservation:
-                del self._underWay[reservation.order]
+            if underWay.get(order) is reservation:
+                del underWay[order]
             if operation.key is not None:
                 del self._keys[operation.principal, operation.key]
 
@@ -397,7 +417,8 @@ class TradingRuntime(Service):
             [TradeEvent(r.eventType, r.trade, r.operation) for r in booked]
         )
         for reservation in booked:
-            reservation.booked()
+            if reservation.awaited:
+                reservation.booked()
 
     def _fail(self, why: Failure) -> None:
         """
@@ -412,19 +433,16 @@ class TradingRuntime(Service):
         self._failing.fail(why)
 
 
-def _totalAfter(account: Account, kind: str, change: int) -> int:
+def _refuseTotal(total: int, kind: str, login: int) -> NoReturn:
     """
-    The account's total of this kind once it has moved by C{change} units.
+    Refuse what would leave an account with such a total.
     """
-    total: int = getattr(account, kind) + change
     if total < 0:
-        raise NoMoney(f"account {account.login} has not enough {kind}")
-    if total > MAX_TOTAL:
-        raise InvalidData(
-            f"data.amount would take the {kind} of account {account.login} over"
-            " 92233720368.54775807"
-        )
-    return total
+        raise NoMoney(f"account {login} has not enough {kind}")
+    raise InvalidData(
+        f"data.amount would take the {kind} of account {login} over"
+        " 92233720368.54775807"
+    )
 
 
 def _checkUpdate(existing: Trade, operation: Operation) -> None:

@@ -10,7 +10,7 @@ L{Sessions} are all the conversations of one server, and the audience of its
 trade events.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 # The member of a response that never reaches a client (seed, "Runtime Flow").
 _DEFERRED = "__deferred"
 
+_log = Logger()
+
 
 @define(eq=False)
 class Session:
@@ -74,8 +76,6 @@ class Session:
     _subscribed: bool = True
     # What waits for its answer, by its extID or, without one, by itself.
     _pending: dict[object, Waiter] = Factory(dict)
-
-    _log = Logger()
 
     @property
     def isIdle(self) -> bool:
@@ -106,7 +106,7 @@ class Session:
         except Refusal as refusal:
             self.refuse(_read(request, members), refusal)
         except Exception:
-            self._log.failure("a request failed")
+            _log.failure("a request failed")
             self.refuse(_read(request, members), _fault())
 
     def refuse(self, members: dict[str, Any], refusal: Refusal) -> None:
@@ -144,32 +144,25 @@ class Session:
         self._sessions.answered(len(pending))
 
     def _execute(self, request: Request) -> None:
-        principal = self._authenticate(request.token)
-        command = self._sessions.command(request, principal)
-        self._admit(request)
-        response = command.execute(self, request)
-        if isinstance(response, Deferred):
-            self._respondLater(response, request)
-        else:
-            self._respond(response, request)
-
-    def _authenticate(self, token: str | None) -> Principal:
-        principal = self._sessions.authenticator.authenticate(token)
+        sessions = self._sessions
+        principal = sessions.authenticator.authenticate(request.token)
         if principal is not self.principal:
             self.principal = principal
             self.subscribe(self._subscribed)
-        return principal
-
-    def _admit(self, request: Request) -> None:
-        if request.extID is not None and request.extID in self._pending:
+        command = sessions.command(request, principal)
+        if request.extID in self._pending:
             raise DuplicateExtID("this session already waits under this extID")
-        self._sessions.admit(len(self._pending))
-
-    def _respond(self, response: Trade | Mapping[str, Any], request: Request) -> None:
+        sessions.admit(len(self._pending))
+        response = command.execute(self, request)
         deferral = _takeDeferral(response)
         if deferral is not None:
-            self._expect(self._wait(request), deferral, response)
-            return
+            self._expect(self._wait(request.extID, command), deferral, response)
+        elif isinstance(response, Deferred):
+            self._respondLater(response, request.extID, command)
+        else:
+            self._respond(response, request)
+
+    def _respond(self, response: Trade | Mapping[str, Any], request: Request) -> None:
         audit = self._sessions.audit
         if audit is not None and isinstance(response, dict):
             replay = response.get(_DEFERRED)
@@ -179,12 +172,7 @@ class Session:
         if self._sessions.tally is not None:
             self._sessions.tally.answeredAtOnce(request.command)
 
-    def _expect(
-        self,
-        waiter: Waiter,
-        deferral: Deferral,
-        response: Trade | Mapping[str, Any],
-    ) -> None:
+    def _expect(self, waiter: Waiter, deferral: Deferral, response: object) -> None:
         if deferral.durable is not None:
             # An event's data answers for itself, and its wait may be long.
             waiter.response = response
@@ -192,11 +180,13 @@ class Session:
             self._sessions.audit.asked(self, waiter.extID, deferral)
         self._sessions.waiters.expect(waiter, deferral)
 
-    def _respondLater(self, response: "Deferred[Any]", request: Request) -> None:
+    def _respondLater(
+        self, response: "Deferred[Any]", extID: ExtID | None, command: ICommand
+    ) -> None:
         """
         Wait for a runtime that does not reserve at once.
         """
-        waiter = self._wait(request)
+        waiter = self._wait(extID, command)
         response.addCallback(self._reserved, waiter)
         response.addErrback(self._notReserved, waiter)
 
@@ -209,54 +199,25 @@ class Session:
         # Before the wait is over: what can't be written is refused.
         line = _line(response, waiter.extID)
         if waiters.release(waiter):
-            self._answer(waiter, line)
+            self.answer(waiter, line)
 
     def _notReserved(self, why: Failure, waiter: Waiter) -> None:
         if self._sessions.waiters.release(waiter):
-            self._refuse(why, waiter)
+            _refuse(why, waiter)
         elif not why.check(Refusal):
-            self._log.failure("a request failed after its time was over", why)
+            _log.failure("a request failed after its time was over", why)
 
-    def _wait(self, request: Request) -> Waiter:
-        extID = request.extID
-        waiter = self._sessions.waiters.wait(extID, self, request.command)
+    def _wait(self, extID: ExtID | None, command: ICommand) -> Waiter:
+        sessions = self._sessions
+        waiter = sessions.waiters.wait(extID, self, command.name)
         self._pending[waiter if extID is None else extID] = waiter
-        self._sessions.pending += 1
-        waiter.ended.addCallbacks(
-            self._complete, self._refuse, (waiter,), errbackArgs=(waiter,)
-        )
+        sessions.pending += 1
+        # Nothing here is the waiter's own but this: there may be 100,000.
+        arguments = (waiter,)
+        waiter.ended.addCallbacks(_complete, _refuse, arguments, errbackArgs=arguments)
         return waiter
 
-    def _complete(self, data: bytes | None, waiter: Waiter) -> None:
-        """
-        What was waited for has come.
-
-        @param data: The data of the event, which is the whole of a C{*Sync}
-            reply's data; or L{None} where the response itself is the answer.
-        """
-        if data is not None:
-            self._answer(waiter, wire.reply(waiter.extID, data))
-            return
-        try:
-            line = wire.success(waiter.extID, waiter.response)
-        except Exception:
-            self._refuse(Failure(), waiter)
-        else:
-            self._answer(waiter, line)
-
-    def _refuse(self, why: Failure, waiter: Waiter) -> None:
-        if why.check(SessionEnded):
-            return
-        if isinstance(why.value, Refusal):
-            self._answerRefusal(waiter, why.value)
-            return
-        self._log.failure("a request failed", why)
-        self._answerRefusal(waiter, _fault(waiter.order))
-
-    def _answerRefusal(self, waiter: Waiter, refusal: Refusal) -> None:
-        self._answer(waiter, wire.refusal(waiter.extID, refusal), refusal)
-
-    def _answer(
+    def answer(
         self, waiter: Waiter, line: bytes, refusal: Refusal | None = None
     ) -> None:
         """
@@ -267,16 +228,48 @@ class Session:
             # The session ended while it was sent another of these replies.
             return
         self.send(line)
-        self._sessions.answered(1)
-        if refusal is not None and self._sessions.audit is not None:
-            self._sessions.audit.refusedLater(self, waiter, refusal)
-        tally = self._sessions.tally
-        if tally is None:
-            return
+        sessions = self._sessions
+        sessions.answered(1)
         if refusal is None:
-            tally.answered.append(waiter)
-        else:
-            tally.refusedLater(self, waiter, refusal)
+            if sessions.tally is not None:
+                sessions.tally.answered.append(waiter)
+            return
+        if sessions.audit is not None:
+            sessions.audit.refusedLater(self, waiter, refusal)
+        if sessions.tally is not None:
+            sessions.tally.refusedLater(self, waiter, refusal)
+
+
+def _complete(data: bytes | None, waiter: Waiter) -> None:
+    """
+    Answer a request: what it waited for has come.
+
+    @param data: The data of the event, which is the whole of a C{*Sync}
+        reply's data; or L{None} where the response itself is the answer.
+    """
+    if data is not None:
+        waiter.session.answer(waiter, wire.reply(waiter.extID, data))
+        return
+    try:
+        line = wire.success(waiter.extID, waiter.response)
+    except Exception:
+        _refuse(Failure(), waiter)
+    else:
+        waiter.session.answer(waiter, line)
+
+
+def _refuse(why: Failure, waiter: Waiter) -> None:
+    """
+    Answer a request: what it waited for will not come.
+    """
+    if why.check(SessionEnded):
+        return
+    refusal = why.value
+    if not isinstance(refusal, Refusal):
+        _log.failure("a request failed", why)
+        refusal = _fault(waiter.order)
+    line = wire.refusal(waiter.extID, refusal)
+    waiter.session.answer(waiter, line, refusal)
 
 
 def _read(request: Request | None, members: dict[str, Any]) -> dict[str, Any]:
@@ -288,17 +281,16 @@ def _read(request: Request | None, members: dict[str, Any]) -> dict[str, Any]:
     return {"command": request.command, "extID": request.extID, "data": request.data}
 
 
-def _takeDeferral(response: Trade | Mapping[str, Any]) -> Deferral | None:
+def _takeDeferral(response: object) -> Deferral | None:
     """
     Take what a response has to wait for out of it, if there is anything.
     """
-    if not isinstance(response, dict):
-        return None
-    deferral = response.get(_DEFERRED)
-    if not isinstance(deferral, Deferral):
-        return None
-    del response[_DEFERRED]
-    return deferral
+    if isinstance(response, dict):
+        deferral = response.get(_DEFERRED)
+        if isinstance(deferral, Deferral):
+            del response[_DEFERRED]
+            return deferral
+    return None
 
 
 def _line(response: Trade | Mapping[str, Any], extID: ExtID | None) -> bytes:
@@ -321,16 +313,23 @@ def _fault(order: int | None = None) -> Refusal:
     return OutcomeUnknown("the server failed", order)
 
 
+def _notPlain(line: bytes) -> None:
+    """
+    Take no line for a plain one.
+    """
+
+
 class Sessions:
     """
     All the conversations of one server.
 
     @ivar pending: The number of requests in flight, in all sessions.
+    @ivar plainRequest: Reads a line that has nothing unusual. It gives L{None}
+        if it has, or if our own schema is not all that an envelope has to
+        pass: then the line has to go the long way.
     @ivar tally: Where requests are counted, if anywhere.
     @ivar audit: Where is written who asked for what, if anywhere.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -355,6 +354,8 @@ class Sessions:
         self.audit = audit
         self._numbers = count(1)
         self.pending = 0
+        hasSite = schemas.hasSite("request")
+        self.plainRequest = _notPlain if hasSite else wire.plainRequest
 
     def open(self, send: Callable[[bytes], None]) -> Session:
         """
@@ -385,17 +386,6 @@ class Sessions:
             return None
         good = self._schemas.isOurs("request", {"command": "any", "extID": extID})
         return extID if good else None
-
-    def plainRequest(self, line: bytes) -> Request | None:
-        """
-        Read a line that has nothing unusual.
-
-        @return: L{None} if it has, or if a request is not what it would be
-            by our own schema alone: then it has to go the long way.
-        """
-        if self._stopping or self._schemas.hasSite("request"):
-            return None
-        return wire.plainRequest(line)
 
     def commandOf(self, members: dict[str, Any]) -> str:
         """
@@ -471,7 +461,7 @@ class Sessions:
         """
         if self.tally is not None:
             self.tally.publishing(events)
-        encoded = list(self._encoded(events))
+        encoded = self._encoded(events)
         audience = self._currentAudience()
         if audience:
             lines = b"".join(wire.event(event.type, data) for event, data in encoded)
@@ -480,18 +470,18 @@ class Sessions:
         for event, data in encoded:
             self.waiters.match(event, data)
 
-    def _encoded(
-        self, events: Sequence[TradeEvent]
-    ) -> Iterator[tuple[TradeEvent, bytes]]:
+    def _encoded(self, events: Sequence[TradeEvent]) -> list[tuple[TradeEvent, bytes]]:
         """
         Encode the data of each event, once; what can't be encoded does not
         keep the others from their sessions.
         """
+        encoded = []
         for event in events:
             try:
-                yield event, wire.encodeData(event.data)
+                encoded.append((event, wire.encodeData(event.data)))
             except Exception:
-                self._log.failure("a trade event can't be encoded")
+                _log.failure("a trade event can't be encoded")
+        return encoded
 
     def _currentAudience(self) -> list[Session]:
         """
@@ -512,6 +502,7 @@ class Sessions:
         @return: Fires when each that was taken has its answer.
         """
         self._stopping = True
+        self.plainRequest = _notPlain
         if not self.pending:
             return succeed(None)
         idle: Deferred[None] = Deferred()

@@ -8,7 +8,8 @@ disk, no clock, no signatures.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import Factory, define, evolve, field
+from attrs import Factory, define, field
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -116,7 +117,7 @@ class FakeTradingRuntime:
         if isinstance(operation, Deletion):
             if existing is None:
                 raise NotFound(f"there is no order {operation.order}")
-            deleted = evolve(existing, state=TS_DELETED, timestamp=self.now)
+            deleted = replace(existing, state=TS_DELETED, timestamp=self.now)
             return Reservation(EV_RECORD_DELETE, deleted, operation)
         eventType, order = EV_RECORD_UPDATE, operation.order
         if existing is None:
@@ -142,7 +143,7 @@ class FakeTradingRuntime:
         for latest in reversed(self.reserved):
             if latest.order == order:
                 state = REQUEST_STATES[latest.eventType]
-                return succeed(evolve(latest.trade, state=state))
+                return succeed(replace(latest.trade, state=state))
         return succeed(self._trades.get(order))
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":

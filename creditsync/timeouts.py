@@ -21,12 +21,14 @@ class EqualTimeouts(Generic[_Item]):
     """
     Calls C{expired} with each item that was not ended C{seconds} after it
     was started.
+
+    @ivar _started: The clock's time at which each began to wait.
     """
 
     _clock: IReactorTime
     _seconds: float
     _expired: Callable[[_Item], object]
-    _due: dict[_Item, float] = Factory(dict)
+    _started: dict[_Item, float] = Factory(dict)
     _call: IDelayedCall | None = None
 
     _log = Logger()
@@ -37,21 +39,20 @@ class EqualTimeouts(Generic[_Item]):
 
         @return: The clock's time.
         """
-        assert item not in self._due
-        now = self._clock.seconds()
-        self._due[item] = now + self._seconds
+        assert item not in self._started
+        now = self._started[item] = self._clock.seconds()
         if self._call is None:
             self._call = self._clock.callLater(self._seconds, self._expire)
         return now
 
     def __len__(self) -> int:
-        return len(self._due)
+        return len(self._started)
 
     def __iter__(self) -> Iterator[_Item]:
-        return iter(self._due)
+        return iter(self._started)
 
     def __contains__(self, item: _Item) -> bool:
-        return item in self._due
+        return item in self._started
 
     def end(self, item: _Item) -> bool:
         """
@@ -59,8 +60,8 @@ class EqualTimeouts(Generic[_Item]):
 
         @return: Whether it was waiting.
         """
-        waited = self._due.pop(item, None) is not None
-        if not self._due and self._call is not None:
+        waited = self._started.pop(item, None) is not None
+        if not self._started and self._call is not None:
             self._call.cancel()
             self._call = None
         return waited
@@ -69,7 +70,7 @@ class EqualTimeouts(Generic[_Item]):
         """
         All that wait, the longest waiting first.
         """
-        return list(self._due)
+        return list(self._started)
 
     def _expire(self) -> None:
         self._call = None
@@ -77,13 +78,14 @@ class EqualTimeouts(Generic[_Item]):
         expired = []
         # One pass: a dict is slow to give its first item again and again
         # while items are taken from its front.
-        for item, due in self._due.items():
-            if due > now:
-                self._call = self._clock.callLater(due - now, self._expire)
+        for item, started in self._started.items():
+            left = started + self._seconds - now
+            if left > 0:
+                self._call = self._clock.callLater(left, self._expire)
                 break
             expired.append(item)
         for item in expired:
-            del self._due[item]
+            del self._started[item]
         for item in expired:
             with self._log.failureHandler("what a timeout calls has failed"):
                 self._expired(item)

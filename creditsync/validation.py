@@ -105,9 +105,8 @@ class Schemas:
         """
         if not self._isValid[name](value):
             _judge(self._ours[name], value, prefix)
-        site = self._site.get(name)
-        if site is not None:
-            _judge(site, value, prefix)
+        if name in self._site:
+            _judge(self._site[name], value, prefix)
 
     def hasSite(self, name: str) -> bool:
         """

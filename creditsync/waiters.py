@@ -8,10 +8,12 @@ gone, or the server stopping.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from attrs import Factory, define, field
+from msgspec import Struct
+from msgspec import field as structField
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -22,8 +24,7 @@ from creditsync.tally import UNKNOWN, Tally
 from creditsync.timeouts import EqualTimeouts
 
 
-@define(eq=False)
-class Waiter:
+class Waiter(Struct, eq=False):
     """
     One reply that waits.
 
@@ -41,12 +42,12 @@ class Waiter:
     """
 
     extID: ExtID | None
-    session: object
+    session: Any
     command: str = UNKNOWN
     since: float = 0.0
     deferral: Deferral | None = None
     response: Any = None
-    ended: "Deferred[bytes | None]" = Factory(Deferred)
+    ended: "Deferred[bytes | None]" = structField(default_factory=Deferred)
 
     @property
     def order(self) -> int | None:
@@ -154,13 +155,14 @@ class Waiters:
                 lambda _: self._committed(waiter), lambda why: self._lost(waiter, why)
             )
         elif waiter in self._timeouts:
-            self._expectEvent(waiter, deferral)
+            event = deferral.order, deferral.eventType
+            found = self._byEvent.setdefault(event, waiter)
+            if found is not waiter:
+                self._addTo(found, event, waiter)
 
-    def _expectEvent(self, waiter: Waiter, deferral: Deferral) -> None:
-        event = deferral.order, deferral.eventType
-        found = self._byEvent.setdefault(event, waiter)
-        if found is waiter:
-            return
+    def _addTo(
+        self, found: "Waiter | _Several", event: tuple[int, int], waiter: Waiter
+    ) -> None:
         if isinstance(found, Waiter):
             several = self._byEvent[event] = _Several()
             several.add(found)
@@ -178,29 +180,32 @@ class Waiters:
         @param data: The event's data, encoded.
         """
         answered = self._answeredBy(event)
-        if not answered and self._tally is not None:
-            self._tally.unanswered(event)
         for waiter in answered:
             waiter.ended.callback(data)
+        if not answered and self._tally is not None:
+            self._tally.unanswered(event)
 
-    def _answeredBy(self, event: TradeEvent) -> list[Waiter]:
+    def _answeredBy(self, event: TradeEvent) -> Sequence[Waiter]:
         """
         Take the waiters that an event answers out of every table. One whose
         time is over already, but who was not told so yet, is not among them.
         """
-        found = self._byEvent.get((event.order, event.type))
+        key, operation = (event.order, event.type), event.operation
+        found = self._byEvent.get(key)
         if found is None:
-            return []
+            return ()
         if isinstance(found, Waiter):
-            isMeant = event.operation in (None, found.operation)
-            return [found] if isMeant and self.release(found) else []
-        if event.operation is not None:
-            return [w for w in found.of(event.operation) if self.release(w)]
+            if operation is not None and operation is not found.operation:
+                return ()
+            del self._byEvent[key]
+            return (found,) if self._timeouts.end(found) else ()
+        if operation is not None:
+            return [w for w in found.of(operation) if self.release(w)]
         while found:
             oldest = found.oldest()
             if self.release(oldest):
                 return [oldest]
-        return []
+        return ()
 
     def abandon(self, waiter: Waiter) -> None:
         """

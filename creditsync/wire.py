@@ -277,15 +277,39 @@ def fromUnits(units: int) -> str:
     """
     Write an amount in 10⁻⁸ units as a JSON number with a point, exactly.
     """
-    if 10_000 <= abs(units) < 10**15:
-        # A double keeps 15 significant digits, and is written with no more of
-        # them than it takes to know it by.
-        return repr(units / UNITS_PER_ONE)
     whole, rest = divmod(abs(units), UNITS_PER_ONE)
     sign = "-" if units < 0 else ""
     if not rest:
         return f"{sign}{whole}.0"
     return f"{sign}{whole}.{rest:08}".rstrip("0")
+
+
+class _TradeData(msgspec.Struct, gc=False):
+    """
+    A trade as clients see it.
+
+    The first six members are the seed's, in its order; the neutral values are
+    those which the platform's trade stream has for a finance trade.
+    """
+
+    order: int
+    login: int
+    cmd: int
+    state: int
+    profit: float | msgspec.Raw
+    comment: str | msgspec.Raw
+    symbol: str
+    volume: int
+    open_price: float
+    close_price: float
+    open_time: int
+    close_time: int
+    sl: float
+    tp: float
+    storage: float
+    commission: float
+    reason: int
+    timestamp: int
 
 
 def encodeData(data: Trade | Mapping[str, Any]) -> bytes:
@@ -297,17 +321,48 @@ def encodeData(data: Trade | Mapping[str, Any]) -> bytes:
     """
     if not isinstance(data, Trade):
         return _safe(dict(data))
-    # The first six are the seed's, in its order; the neutral values are those
-    # which the platform's trade stream has for a finance trade.
-    return (
-        f'{{"order":{data.order},"login":{data.login},"cmd":{data.cmd}'
-        f',"state":{data.state},"profit":{fromUnits(data.profit)}'
-        f',"comment":{_quote(data.comment)}'
-        ',"symbol":"","volume":0,"open_price":0.0,"close_price":0.0'
-        f',"open_time":{data.openTime},"close_time":{data.closeTime}'
-        ',"sl":0.0,"tp":0.0,"storage":0.0,"commission":0.0'
-        f',"reason":{TR_REASON_API},"timestamp":{data.timestamp}}}'
-    ).encode("ascii")
+    return _encode(
+        _TradeData(
+            data.order,
+            data.login,
+            data.cmd,
+            data.state,
+            _amount(data.profit),
+            _text(data.comment),
+            "",
+            0,
+            0.0,
+            0.0,
+            data.openTime,
+            data.closeTime,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            TR_REASON_API,
+            data.timestamp,
+        )
+    )
+
+
+def _amount(units: int) -> float | msgspec.Raw:
+    """
+    What has to be encoded for an amount, to give the text of L{fromUnits}.
+    """
+    if 10_000 <= abs(units) < 10**15:
+        # A double keeps 15 significant digits, and is written with no more of
+        # them than it takes to know it by.
+        return units / UNITS_PER_ONE
+    return msgspec.Raw(fromUnits(units).encode("ascii"))
+
+
+def _text(text: str) -> str | msgspec.Raw:
+    """
+    What has to be encoded for a string, to give the text of L{_quote}.
+    """
+    if text.isascii() and "'" not in text and "," not in text:
+        return text
+    return msgspec.Raw(_quote(text).encode("ascii"))
 
 
 def event(type: int, data: bytes) -> bytes:
@@ -317,10 +372,10 @@ def event(type: int, data: bytes) -> bytes:
     @param type: One of the C{EV_RECORD_*} codes.
     @param data: What L{encodeData} gave.
     """
-    return b"".join((_EVENT, b"%d" % type, b',"data":', data, b"}\r\n"))
+    return _EVENT % (type, data)
 
 
-_EVENT = f'{{"event":"{TRADE_EVENT}","type":'.encode("ascii")
+_EVENT = f'{{"event":"{TRADE_EVENT}","type":%d,"data":%b}}\r\n'.encode("ascii")
 
 
 def reply(extID: ExtID | None, data: bytes) -> bytes:
@@ -331,12 +386,11 @@ def reply(extID: ExtID | None, data: bytes) -> bytes:
     @param data: What L{encodeData} gave.
     """
     if extID is None:
-        return b'{"status":200,"data":' + data + b"}\r\n"
-    if isinstance(extID, str):
-        quoted = _quote(extID).encode("ascii")
-    else:
-        quoted = b"%d" % extID if extID.__class__ is int else _safe(extID)
-    return b"".join((b'{"extID":', quoted, b',"status":200,"data":', data, b"}\r\n"))
+        return b'{"status":200,"data":%b}\r\n' % data
+    if extID.__class__ is int:
+        return b'{"extID":%d,"status":200,"data":%b}\r\n' % (extID, data)
+    quoted = _encode(_text(extID)) if isinstance(extID, str) else _safe(extID)
+    return b'{"extID":%b,"status":200,"data":%b}\r\n' % (quoted, data)
 
 
 def replay(extID: ExtID | None, data: bytes) -> bytes:

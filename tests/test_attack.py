@@ -95,20 +95,20 @@ class FuzzTests(SynchronousTestCase):
         """
         A request that is not answered is found.
         """
-        with mock.patch.object(Session, "_respond", lambda *_: None):
+        with mock.patch.object(Session, "_expect", lambda *_: None):
             self.assertEqual(self.wrong(request()), ["0 replies"])
 
     def test_twoReplies(self) -> None:
         """
         A request that is answered twice is found.
         """
-        answer = Session._answer
+        answer = Session.answer
 
         def twice(self: Session, waiter: Any, line: bytes) -> None:
             self.send(line)
             answer(self, waiter, line)
 
-        with mock.patch.object(Session, "_answer", twice):
+        with mock.patch.object(Session, "answer", twice):
             self.assertEqual(self.wrong(request()), ["2 replies"])
 
     def test_refusedButBooked(self) -> None:
@@ -116,10 +116,10 @@ class FuzzTests(SynchronousTestCase):
         A refusal of what was booked is found.
         """
 
-        def refuse(self: Session, data: bytes, waiter: Any) -> None:
-            self._refuse(Failure(Busy("too late")), waiter)
+        def refuse(data: bytes, waiter: Any) -> None:
+            session._refuse(Failure(Busy("too late")), waiter)
 
-        with mock.patch.object(Session, "_complete", refuse):
+        with mock.patch.object(session, "_complete", refuse):
             wrong = self.wrong(request())
         self.assertTrue(any("were booked" in each for each in wrong), wrong)
 

@@ -9,8 +9,9 @@ import tempfile
 from collections import Counter
 from typing import Any
 
-from attrs import Factory, define, evolve
+from attrs import Factory, define
 from jsonschema import Draft202012Validator
+from msgspec.structs import replace
 from referencing import Registry
 from twisted.internet.defer import execute, maybeDeferred
 from twisted.internet.task import Clock
@@ -235,7 +236,7 @@ class HouseCase(SynchronousTestCase):
         return (
             memory.nextOrder,
             dict(memory._trades),
-            {login: evolve(each) for login, each in memory._accounts.items()},
+            {login: replace(each) for login, each in memory._accounts.items()},
             self.ledger.commits,
             list(self.published),
         )
@@ -1301,7 +1302,7 @@ class ModelBehaviour:
                 chance.choice((self.asked, self.asked[-4:]))
             )
             if earlier.key is not None or chance.random() < 0.2:
-                return evolve(earlier)
+                return replace(earlier)
         order = chance.randint(0, self.model.nextOrder + 1)
         if chance.random() < 0.15:
             command, cmds = chance.choice(

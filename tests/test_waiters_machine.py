@@ -4,9 +4,9 @@ The state machines of L{tests.attack.waiters}, for a short while.
 
 from unittest import mock
 
-from attrs import evolve
 from hypothesis import Phase
 from hypothesis.stateful import RuleBasedStateMachine
+from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.errors import OutcomeUnknown
@@ -65,7 +65,7 @@ class BrokenTests(SynchronousTestCase):
         answered = Waiters._answeredBy
 
         def oldest(self: Waiters, event: TradeEvent) -> list[Waiter]:
-            return answered(self, evolve(event, operation=None))
+            return answered(self, replace(event, operation=None))
 
         with mock.patch.object(Waiters, "_answeredBy", oldest):
             self.find(WaitersMachine)

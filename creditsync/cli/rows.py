@@ -23,7 +23,6 @@ from creditsync import wire
 from creditsync.cli.operations import BOOKINGS
 from creditsync.errors import Refusal
 from creditsync.finance import FINANCE_METHODS, Booking
-from creditsync.records import Request
 from creditsync.validation import Schemas
 
 DEFAULT_COMMAND: Final = "CreditInSync"
@@ -218,7 +217,7 @@ def check(row: Row, schemas: Schemas) -> None:
         request = wire.decode(wire.encodeData(members))
         schemas.check("request", request)
         schemas.check(method.schema, request["data"])
-        method.operation(Request(row.command, None, None, request["data"]), 0, row.key)
+        method.operation(row.command, request["data"], 0, row.key)
     except Refusal as e:
         # The names of columns, where there is another one on the wire.
         message = e.message.removeprefix("data.").replace("idempotencyKey", "key")

@@ -7,7 +7,8 @@ and a commit has already ended when it returns.
 
 from collections.abc import Iterable, Sequence
 
-from attrs import define, evolve, field
+from attrs import define, field
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
@@ -59,7 +60,7 @@ class MemoryLedger:
         A copy of this account's committed totals.
         """
         account = self._accounts.get(login)
-        return None if account is None else evolve(account)
+        return None if account is None else replace(account)
 
     def replay(self, principal: int, key: str) -> Reservation | None:
         """

@@ -14,7 +14,8 @@ from contextlib import closing, contextmanager
 from itertools import chain
 from typing import Final
 
-from attrs import define, evolve
+from attrs import define
+from msgspec.structs import replace
 
 from creditsync.codes import BALANCE_OPERATIONS, MAX_SAFE_INTEGER
 from creditsync.errors import LedgerDamaged, LedgerProblem
@@ -165,7 +166,7 @@ def statement(
             trades = chain([trade], trades)
             break
         _count(account, trade)
-    return Statement(evolve(account), _lines(account, trades))
+    return Statement(replace(account), _lines(account, trades))
 
 
 def _lines(
@@ -173,7 +174,7 @@ def _lines(
 ) -> Iterator[tuple[Trade, Account]]:
     for trade in trades:
         _count(account, trade)
-        yield trade, evolve(account)
+        yield trade, replace(account)
 
 
 def _count(account: Account, trade: Trade) -> None:

@@ -11,7 +11,8 @@ from json import dumps
 from random import Random
 from typing import Any
 
-from attrs import Factory, define, evolve
+from attrs import Factory, define
+from msgspec.structs import replace
 
 from creditsync.records import Trade
 from tests.crash.asked import (
@@ -226,7 +227,7 @@ class Dialogue:
 def _supposed(asked: Booking, before: Trade | None, now: int) -> Trade:
     if asked.type == DELETE:
         assert before is not None, asked
-        return evolve(before, state=DELETED, timestamp=now)
+        return replace(before, state=DELETED, timestamp=now)
     cmd, _ = METHODS[asked.command.removesuffix("Sync")]
     data = asked.data
     return Trade(

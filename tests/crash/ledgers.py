@@ -13,7 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from attrs import Factory, astuple, define
+from attrs import Factory, define
+from msgspec.structs import astuple
 from twisted.internet.defer import execute
 
 from creditsync.errors import LedgerProblem

@@ -13,7 +13,8 @@ from itertools import chain
 from json import dumps
 from typing import Any, Final
 
-from attrs import Factory, define, evolve, field
+from attrs import Factory, define, field
+from msgspec.structs import replace
 
 from creditsync.records import Trade
 from tests.crash.asked import (
@@ -345,7 +346,7 @@ class Record:
             raise Violation(f"lost, {trade} is not deleted: {deletion}")
         made = writer.trade
         if made is not None and isDeleted:
-            made = evolve(made, state=DELETED, timestamp=trade.timestamp)
+            made = replace(made, state=DELETED, timestamp=trade.timestamp)
         if made not in (None, trade):
             raise Violation(f"{trade} is there, where {made} was told: {writer}")
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import define, evolve
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python.failure import Failure
 
@@ -112,7 +113,7 @@ def _keyOnlyInMemory() -> None:
             asked = each.operation
             if asked.key is not None:
                 key = id(self), asked.principal, asked.key
-                remembered[key] = evolve(each, isReplay=True)
+                remembered[key] = replace(each, isReplay=True)
         return commit(self, reservations)
 
     def replay(self: SQLiteLedger, principal: int, key: str) -> Reservation | None:
@@ -147,7 +148,7 @@ def _firstWaiterTakesAll() -> None:
     answeredBy = Waiters._answeredBy
 
     def unmarked(self: Waiters, event: Any) -> list[Any]:
-        return answeredBy(self, evolve(event, operation=None))
+        return answeredBy(self, replace(event, operation=None))
 
     Waiters._answeredBy = unmarked  # type: ignore[method-assign]
 

@@ -9,7 +9,7 @@ operations, with or without the mark of their operation.
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import evolve
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -110,7 +110,7 @@ class ForeignRuntime:
                 raise NotFound(f"there is no order {operation.order}")
             if found[1].cmd not in operation.cmds:
                 raise IncorrectOrder("it is of another kind")
-            return _DELETE, evolve(found[1], state=6, timestamp=now)
+            return _DELETE, replace(found[1], state=6, timestamp=now)
         if found is None:
             order, self._nextOrder = self._nextOrder, self._nextOrder + 1
             return _ADD, self._trade(order, operation, now)
@@ -145,7 +145,7 @@ class ForeignRuntime:
         events = [TradeEvent(reservation.eventType, self._data(trade), operation)]
         if self._chance("unasked-event"):
             order, self._nextOrder = self._nextOrder, self._nextOrder + 1
-            unasked = self._data(evolve(trade, order=order))
+            unasked = self._data(replace(trade, order=order))
             events.insert(0, TradeEvent(_ADD, unasked))
         if self._chance("repeated-event"):
             delay = self._random.random()
@@ -173,7 +173,7 @@ class ForeignRuntime:
         found = self._latest.get(order)
         if found is None or self._booked.get(order) is found[1]:
             return succeed(self._booked.get(order))
-        return succeed(evolve(found[1], state=_STATES[found[0]]))
+        return succeed(replace(found[1], state=_STATES[found[0]]))
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
         """
