@@ -304,12 +304,9 @@ class TradingRuntime(Service):
             openTime = closeTime = now
         else:
             _checkUpdate(existing, operation)
-            eventType, order, before = (
-                EV_RECORD_UPDATE,
-                existing.order,
-                existing.counted,
-            )
-            openTime, closeTime = existing.openTime, existing.closeTime
+            order, before = existing.order, existing.counted
+            eventType, openTime = EV_RECORD_UPDATE, existing.openTime
+            closeTime = existing.closeTime
         if operation.openTime is not None:
             openTime = operation.openTime
         if operation.closeTime is not None:

@@ -2,6 +2,7 @@
 Tests for L{creditsync.wire}.
 """
 
+import random
 from decimal import Decimal
 from typing import Any
 
@@ -752,6 +753,20 @@ class WriteTests(SynchronousTestCase):
         """
         data = wire.encodeData(creditIn(profit=-999999999912345678))
         self.assertIn(b',"profit":-9999999999.12345678,', data)
+
+    def test_tradeProfitIsExact(self) -> None:
+        """
+        A trade's profit is written as L{wire.fromUnits} does, great or small.
+        """
+        choose = random.Random(1)
+        near = [10**digits + more for digits in range(19) for more in (-1, 0, 1)]
+        some = [choose.randrange(10 ** choose.randrange(1, 19)) for _ in range(2000)]
+        for units in near + some:
+            for profit in (units, -units):
+                self.assertIn(
+                    f',"profit":{wire.fromUnits(profit)},'.encode("ascii"),
+                    wire.encodeData(creditIn(profit=profit)),
+                )
 
     def test_tradeComment(self) -> None:
         """
