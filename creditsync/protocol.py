@@ -2,9 +2,10 @@
 Lines over a transport: framing, limits and back-pressure; nothing of JSON.
 
 Bytes become lines here, as L{creditsync.turns} says whose turn it is, and what
-a session says is joined into one write for each turn. A client that does
-not read is not read from either, and is cut off when what waits for it passes
-its bound.
+a session says is joined into one write for each turn. A socket is given it at
+once: to have the reactor wait until it may be written would cost as much as a
+request. A client that does not read is not read from either, and is cut off
+when what waits for it passes its bound.
 
 A connection ends in order. First its input ends; then the requests that came
 in get their replies; then the server says good-bye and drops what it is still
@@ -24,6 +25,7 @@ from twisted.internet.interfaces import (
     IHalfCloseableDescriptor,
     IHalfCloseableProtocol,
     IHandshakeListener,
+    IPullProducer,
     IPushProducer,
     IReactorTime,
     ISSLTransport,
@@ -41,15 +43,17 @@ from creditsync.timeouts import EqualTimeouts
 from creditsync.turns import Turns
 
 _CR = ord("\r")
-# Bytes that are handed to a transport at a time: what it buffers without
-# asking for a pause. More would only wait there, as a copy for each session.
+# Bytes that are written at a time: what a transport buffers without asking for
+# a pause. More would only wait there, as a copy for each session.
 _WRITE = 65536
+# Bytes of lines that may wait for their turn while their client is still read.
+_AHEAD = 16384
 # Connections that a port accepts in one reactor turn when more are waiting. By
 # itself it takes more in each turn, until everybody else waits for them.
 _ACCEPTS = 10
 
 
-@implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
+@implementer(IHalfCloseableProtocol, IHandshakeListener, IPullProducer, IPushProducer)
 class LineProtocol(Protocol):
     """
     One connection.
@@ -57,6 +61,10 @@ class LineProtocol(Protocol):
     It registers as its transport's producer, to hear when what it writes is
     not read: L{pauseProducing} and L{resumeProducing} are the transport's
     calls, while C{transport.pauseProducing} is ours and stops the reading.
+
+    Where it can send at once it sees by itself what does not leave. Only that
+    goes to the transport, which then has no more to say than when all of it has
+    left: as it does for a pull producer.
     """
 
     factory: "LineFactory"
@@ -76,6 +84,7 @@ class LineProtocol(Protocol):
         self._unwritten = 0
         self._isReading = True
         self._isStalled = False
+        self._sendsAtOnce = False
         self._inputEnded = False
         self._peerEnded = False
         self._outputEnded = False
@@ -85,14 +94,19 @@ class LineProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """
-        Keep the connection alive, and ask to hear of a full write buffer.
+        Keep the connection alive, and ask to hear when what is written has left.
         """
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpKeepAlive(True)
-            self.transport.setTcpNoDelay(True)
-        self.transport.registerProducer(self, True)
+        transport = self.transport
+        if ITCPTransport.providedBy(transport):
+            transport.setTcpKeepAlive(True)
+            transport.setTcpNoDelay(True)
+        isTLS = ISSLTransport.providedBy(transport)
+        # What wraps a transport, as TLS does, shows the other's methods as its
+        # own, but nothing may pass it by.
+        self._sendsAtOnce = isinstance(transport, FileDescriptor) and not isTLS
+        transport.registerProducer(self, not self._sendsAtOnce)
         self.factory.opened(self)
-        if ISSLTransport.providedBy(self.transport):
+        if isTLS:
             # A handshake may take as long as a line, the first of which comes
             # after it.
             self.factory.lineTimeouts.start(self)
@@ -111,6 +125,7 @@ class LineProtocol(Protocol):
         """
         if self._inputEnded:
             return
+        wasWaiting = bool(self._lines)
         partial = self._partial
         end = data.rfind(b"\n") + 1
         if end:
@@ -123,7 +138,9 @@ class LineProtocol(Protocol):
         if len(partial) > self._limits.maxLineLength + len(b"\r"):
             self._addLines(self._takePartial() + b"\n")
         self.factory.hasLines(self)
-        if self._lines:
+        if wasWaiting or len(self._lines) > _AHEAD:
+            # Not sooner: most clients say no more until they are answered, and
+            # to stop reading and to read again costs two calls of the system.
             self._balance()
 
     def _addLines(self, lines: bytes) -> None:
@@ -275,11 +292,26 @@ class LineProtocol(Protocol):
         if self._isStalled or self._outputEnded:
             return
         while self._output and not self._isStalled:
-            self.transport.write(self._takeOutput())
+            self._write(self._takeOutput())
         if self._output:
             return
         if self._inputEnded and not self._lines and self._session.isIdle:
             self._sayGoodbye()
+
+    def _write(self, data: bytes) -> None:
+        """
+        Send what can be sent at once, and leave the rest to the transport.
+        """
+        if self._sendsAtOnce:
+            sent = self.transport.writeSomeData(data)
+            if sent == len(data):
+                return
+            self.pauseProducing()
+            # Else it is an error: the connection is lost, which the reactor will
+            # find out in its turn.
+            if isinstance(sent, int):
+                data = data[sent:]
+        self.transport.write(data)
 
     def _takeOutput(self) -> bytes:
         """
@@ -301,15 +333,18 @@ class LineProtocol(Protocol):
 
     def pauseProducing(self) -> None:
         """
-        The write buffer is full: the other side does not read.
+        What was written does not leave: the other side does not read.
         """
         self._isStalled = True
         self._balance()
 
     def resumeProducing(self) -> None:
         """
-        The write buffer is empty again.
+        All that was written has left.
         """
+        if not self._isStalled:
+            # A pull producer is also asked as soon as it is registered.
+            return
         self._isStalled = False
         self.flush()
         self._balance()

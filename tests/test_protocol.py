@@ -11,15 +11,20 @@ from typing import Any
 from attrs import Factory, define, field
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet import main
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IHalfCloseableDescriptor,
     IHalfCloseableProtocol,
+    IPullProducer,
     IPushProducer,
+    ISSLTransport,
     ITCPTransport,
 )
 from twisted.internet.task import Clock
 from twisted.internet.testing import (
+    MemoryReactor,
     MemoryReactorClock,
     StringTransport,
     StringTransportWithDisconnection,
@@ -88,6 +93,87 @@ class Wire(StringTransport):
         """
         See L{IHalfCloseableDescriptor.writeConnectionLost}.
         """
+
+
+class Socket(FileDescriptor):
+    """
+    Twisted's own transport, on a socket in memory.
+
+    @ivar room: How many bytes the system still takes.
+    @ivar isLost: Whether the connection is lost, of which nobody was told yet.
+    @ivar sent: What the system took, each time by itself.
+    @ivar given: What was left to the transport, each time by itself.
+    @ivar halfClosed: Whether the server has said good-bye.
+    """
+
+    def __init__(self, room: int = 1_000_000) -> None:
+        super().__init__(MemoryReactor())
+        self.connected = 1
+        self.room = room
+        self.isLost = False
+        self.sent: list[bytes] = []
+        self.given: list[bytes] = []
+        self.halfClosed = False
+
+    def writeSomeData(self, data: bytes) -> int | BaseException:
+        """
+        See L{FileDescriptor.writeSomeData}.
+        """
+        if self.isLost:
+            return main.CONNECTION_LOST
+        taken = bytes(data[: self.room])
+        self.room -= len(taken)
+        self.sent.append(taken)
+        return len(taken)
+
+    def write(self, data: bytes) -> None:
+        """
+        See L{FileDescriptor.write}.
+        """
+        self.given.append(data)
+        super().write(data)
+
+    def drains(self, room: int = 1_000_000) -> object:
+        """
+        Let the system take so much, and tell the transport if it waits for that.
+
+        @return: The transport's answer.
+        """
+        self.room = room
+        return self.doWrite() if self.isWaited else None
+
+    @property
+    def isWaited(self) -> bool:
+        """
+        Whether the transport waits until it may send.
+        """
+        return self in self.reactor.writers
+
+    @property
+    def isRead(self) -> bool:
+        """
+        Whether the server reads.
+        """
+        return self in self.reactor.readers
+
+    def getPeer(self) -> str:
+        """
+        See L{ITransport.getPeer}.
+        """
+        return "somebody"
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """
+        See L{ITCPTransport.setTcpKeepAlive}.
+        """
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """
+        See L{ITCPTransport.setTcpNoDelay}.
+        """
+
+    def _closeWriteConnection(self) -> None:
+        self.halfClosed = True
 
 
 @define(eq=False)
@@ -255,6 +341,7 @@ class FramingTests(RecordedTestCase):
         protocol = self.connect().protocol
         verifyObject(IHalfCloseableProtocol, protocol)
         verifyObject(IPushProducer, protocol)
+        verifyObject(IPullProducer, protocol)
 
     def test_lineEnds(self) -> None:
         """
@@ -594,17 +681,27 @@ class TurnTests(RecordedTestCase):
 
     def test_queuedIsNotRead(self) -> None:
         """
-        Who has to wait for its turn is not read from meanwhile.
+        Who has to wait for its turn is not read from meanwhile if it says
+        much, or more all the same.
         """
         for _ in range(8):
             self.connect().says(b"x\n" * 100)
-        late = self.connect()
+        late, much = self.connect(), self.connect()
         late.says(b"x\n")
-        self.assertEqual(late.session.lines, [])
-        self.assertFalse(late.isRead)
-        self.clock.advance(0)
-        self.assertEqual(late.session.lines, [b"x"])
+        much.says(b"x" * 4095 + b"\n")
+        self.assertEqual(late.session.lines + much.session.lines, [])
         self.assertTrue(late.isRead)
+        self.assertTrue(much.isRead)
+        late.says(b"y\n")
+        self.assertFalse(late.isRead)
+        much.isGone()
+        much = self.connect()
+        much.says(b"x" * 4096 + b"\n")
+        self.assertFalse(much.isRead)
+        self.clock.advance(0)
+        self.assertEqual(late.session.lines, [b"x", b"y"])
+        self.assertTrue(late.isRead)
+        self.assertTrue(much.isRead)
 
     def test_moreInput(self) -> None:
         """
@@ -966,6 +1063,197 @@ class UnreadTests(RecordedTestCase):
         client.protocol.stopProducing()
         client.isGone()
         self.assertAtRest()
+
+
+class AtOnceTests(RecordedTestCase):
+    """
+    What is said through a socket is sent at once, as far as the system takes it.
+    """
+
+    def setUp(self) -> None:
+        """
+        Open a connection.
+        """
+        super().setUp()
+        self.socket = Socket()
+        # As the reactor has done when it accepts one.
+        self.socket.startReading()
+        self.client = self.connect(self.socket)
+        self.session = self.client.session
+
+    def says(self, *data: bytes) -> None:
+        """
+        Let the server say this in one turn.
+        """
+        for each in data:
+            self.session.send(each)
+        self.clock.advance(0)
+
+    def test_nothing(self) -> None:
+        """
+        As long as nothing is said there is nothing to do.
+        """
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertFalse(self.socket.isWaited)
+
+    def test_all(self) -> None:
+        """
+        What the system takes never meets the transport.
+        """
+        self.says(b"event\n", b"reply\n")
+        self.assertEqual(self.socket.sent, [b"event\nreply\n"])
+        self.assertEqual(self.socket.given, [])
+        self.assertFalse(self.socket.isWaited)
+        self.assertFalse(self.client.protocol.isStalled)
+
+    def test_part(self) -> None:
+        """
+        What the system does not take waits, and until it has left the client is
+        not read from, nor is anything else sent.
+        """
+        self.socket.room = 4
+        self.says(b"first,")
+        self.assertEqual((self.socket.sent, self.socket.given), ([b"firs"], [b"t,"]))
+        self.assertEqual(self.client.protocol.unread, 2)
+        self.assertFalse(self.socket.isRead)
+        self.says(b"second,")
+        self.assertEqual(self.client.protocol.unread, 9)
+        self.socket.drains(1)
+        self.assertTrue(self.client.protocol.isStalled)
+        self.socket.drains()
+        self.assertEqual(self.socket.sent, [b"firs", b"t", b",", b"second,"])
+        self.assertEqual(self.socket.given, [b"t,"])
+        self.assertEqual(self.client.protocol.unread, 0)
+        self.assertTrue(self.socket.isRead)
+        self.assertFalse(self.socket.isWaited)
+
+    def test_none(self) -> None:
+        """
+        So it is when it takes nothing at all.
+        """
+        self.socket.room = 0
+        self.says(b"reply")
+        self.assertEqual(self.socket.given, [b"reply"])
+        self.assertTrue(self.client.protocol.isStalled)
+        self.socket.drains()
+        self.assertEqual(b"".join(self.socket.sent), b"reply")
+        self.assertFalse(self.client.protocol.isStalled)
+
+    def test_lost(self) -> None:
+        """
+        That a connection is lost is left for the reactor to find out and tell.
+        """
+        self.socket.isLost = True
+        self.says(b"reply")
+        self.assertFalse(self.session.hasEnded)
+        self.assertTrue(self.socket.isWaited)
+        self.assertIs(self.socket.drains(), main.CONNECTION_LOST)
+
+    @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 30))))
+    def test_inOrder(self, steps: list[tuple[int, int]]) -> None:
+        """
+        However much of it leaves at a time, no byte is lost or overtaken.
+        """
+        socket = Socket(0)
+        client = self.connect(socket)
+        said = b""
+        for size, room in steps:
+            data = bytes(range(len(said) % 200, len(said) % 200 + size))
+            said += data
+            client.session.send(data)
+            self.clock.advance(0)
+            socket.drains(room)
+            sent = b"".join(socket.sent)
+            self.assertEqual(sent, said[: len(sent)])
+            self.assertEqual(len(sent) + client.protocol.unread, len(said))
+        socket.drains()
+        self.assertEqual(b"".join(socket.sent), said)
+        self.assertEqual(client.protocol.unread, 0)
+        client.isGone()
+
+    def test_bound(self) -> None:
+        """
+        Of all that is said to one that does not read only a little is copied
+        for it, and at its bound it is cut off.
+        """
+        self.limit(maxUnread=400_000)
+        socket = Socket(100_000)
+        cut: list[None] = []
+        socket.abortConnection = lambda: cut.append(None)  # type: ignore[attr-defined]
+        client = self.connect(socket)
+        for _ in range(27):
+            client.session.send(b"x" * 20_000)
+        self.clock.advance(0)
+        self.assertEqual([len(data) for data in socket.sent], [60_000, 40_000])
+        self.assertEqual([len(data) for data in socket.given], [20_000])
+        self.assertEqual(cut, [])
+        client.session.send(b"x")
+        self.assertEqual(cut, [None])
+
+    def test_goodbye(self) -> None:
+        """
+        The good-bye follows the last words, though these were sent already.
+        """
+        self.session.send(b"last words")
+        self.client.protocol.finish()
+        self.clock.advance(0)
+        self.assertEqual(self.socket.sent, [b"last words"])
+        self.assertFalse(self.socket.halfClosed)
+        self.socket.drains()
+        self.assertTrue(self.socket.halfClosed)
+        self.assertTrue(self.socket.isRead)
+
+    def test_goodbyeWaits(self) -> None:
+        """
+        It waits with what waits.
+        """
+        self.socket.room = 5
+        self.session.send(b"last words")
+        self.client.protocol.finish()
+        self.clock.advance(0)
+        self.socket.drains(1)
+        self.assertFalse(self.socket.halfClosed)
+        self.socket.drains()
+        self.assertEqual(b"".join(self.socket.sent), b"last words")
+        self.assertTrue(self.socket.halfClosed)
+        self.assertTrue(self.socket.isRead)
+
+    def test_goodbyeOfBoth(self) -> None:
+        """
+        To a client that has ended its side nothing more is said then.
+        """
+        self.socket.room = 5
+        self.session.send(b"last words")
+        self.client.saysNoMore()
+        self.clock.advance(0)
+        self.assertIs(self.socket.drains(), main.CONNECTION_DONE)
+        self.assertEqual(b"".join(self.socket.sent), b"last words")
+
+    def test_encrypted(self) -> None:
+        """
+        Past the encryption of a transport nothing is sent.
+        """
+        socket = Socket()
+        directlyProvides(socket, ISSLTransport)
+        client = self.connect(socket)
+        client.session.send(b"secret")
+        self.clock.advance(0)
+        self.assertEqual((socket.sent, socket.given), ([], [b"secret"]))
+        client.isGone()
+
+    def test_wrapped(self) -> None:
+        """
+        Nor past one that wraps the other, and shows it.
+        """
+        socket = Socket()
+
+        class Wrapper(Wire):
+            writeSomeData = socket.writeSomeData
+
+        client = self.connect(Wrapper())
+        client.session.send(b"secret")
+        self.clock.advance(0)
+        self.assertEqual((socket.sent, client.hears()), ([], b"secret"))
 
 
 class HalfCloseTests(RecordedTestCase):

@@ -2,10 +2,10 @@
 The network: bytes that arrive late, in other pieces, or not at all.
 
 A L{Link} is one TCP connection. At its server's end is a L{Transport
-<tests.simulation.transport.Transport>}; at its client's end is whoever implements
-L{Peer}. Each way has its order and its delays. What the client does not read
-fills the window, then the transport's buffer, and then the transport tells its
-producer to pause.
+<tests.simulation.transport.Transport>}, mostly one that can send at once; at its
+client's end is whoever implements L{Peer}. Each way has its order and its delays.
+What the client does not read fills the window, then the transport's buffer, and
+then the transport tells its producer to pause.
 """
 
 from collections import deque
@@ -18,7 +18,7 @@ from attrs import define
 from twisted.internet.error import ConnectionLost
 
 from tests.simulation.history import Moment, Talk
-from tests.simulation.transport import Transport
+from tests.simulation.transport import Socket, Transport
 from tests.simulation.world import World
 
 _END = None
@@ -78,7 +78,7 @@ class Link:
         self.talk = talk
         self.peer: Peer | None = None
         self.isOpen = True
-        self._isBroken = False
+        self.isBroken = False
         self._isStalled = False
         # When the last of each way arrives, which nothing may overtake.
         self._lastIn = self._lastOut = world.now
@@ -87,7 +87,8 @@ class Link:
         self._delivered = 0
         self._unread = 0
         self._awaited = 0
-        self.transport = Transport(world, self)
+        kind = Socket if random.random() < 0.7 else Transport
+        self.transport: Transport = kind(world, self)
 
     def _arrival(self, last: float) -> float:
         """
@@ -129,7 +130,7 @@ class Link:
         self._world.at(self._lastIn, self._arrive, _END)
 
     def _arrive(self, piece: bytes | None) -> None:
-        if not self.isOpen or self._isBroken:
+        if not self.isOpen or self.isBroken:
             return
         self._inbox.append(piece)
         self.deliver()
@@ -176,6 +177,16 @@ class Link:
         How many bytes may be sent to the client.
         """
         return self._conditions.window - self._unread
+
+    def taken(self, size: int) -> int:
+        """
+        How many of so many bytes the system takes at once.
+        """
+        size = min(size, self.room)
+        if self._world.mayHappen("short-write") and self._random.random() < 0.05:
+            self._world.happens("short-write")
+            return self._random.randrange(size + 1)
+        return size
 
     @property
     def bufferSize(self) -> int:
@@ -246,9 +257,9 @@ class Link:
         """
         Lose the connection, with what is under way; each end hears of it later.
         """
-        if not self.isOpen or self._isBroken:
+        if not self.isOpen or self.isBroken:
             return
-        self._isBroken = True
+        self.isBroken = True
         self.talk.lostAt = min(self.talk.lostAt, self._world.now)
         self._outbox.clear()
         peer, self.peer = self.peer, None

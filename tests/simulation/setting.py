@@ -15,6 +15,7 @@ from tests.simulation.network import Conditions
 FAULTS = {
     "cut": "a line arrives in pieces",
     "delay": "the network takes its time",
+    "short-write": "the system takes only a part of what is written",
     "dropped-by-client": "a client goes without a word",
     "dropped-by-net": "a connection breaks, with what is under way",
     "half-close": "a client ends its side and reads on",

@@ -1,14 +1,16 @@
 """
-The server's end of a connection: what Twisted's TCP transport does.
+The server's end of a connection: what Twisted's transports do.
 """
 
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableDescriptor, ITCPTransport
+from twisted.internet.main import CONNECTION_LOST
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 @implementer(ITCPTransport, IHalfCloseableDescriptor)
 class Transport:
     """
-    The server's end: what Twisted's TCP transport does with its socket.
+    One that only buffers what is written, as those that lie above a socket do.
 
     @ivar protocol: Whose transport it is.
     """
@@ -39,6 +41,7 @@ class Transport:
         self._writes: deque[tuple[int, Moment]] = deque()
         self._written = self._sent = 0
         self._producer: Any = None
+        self._isStreaming = True
         self._isPaused = False
         self._isPumping = False
         self._isAborting = False
@@ -121,7 +124,9 @@ class Transport:
         self._written += len(data)
         self._writes.append((self._written, (self._world.now, self._world.turn)))
         producer = self._producer
-        if producer is not None and len(self._buffer) > self._link.bufferSize:
+        if producer is not None and not self._isStreaming:
+            self._pause()
+        elif producer is not None and len(self._buffer) > self._link.bufferSize:
             self._pause()
             producer.pauseProducing()
         self._pumpLater()
@@ -180,7 +185,9 @@ class Transport:
         if not self.isConnected:
             producer.stopProducing()
             return
-        self._producer = producer
+        self._producer, self._isStreaming = producer, streaming
+        if not streaming:
+            producer.resumeProducing()
 
     def unregisterProducer(self) -> None:
         """
@@ -251,3 +258,22 @@ class Transport:
             written, _ = self._writes[0][1]
             self._link.talk.lostAt = min(self._link.talk.lostAt, written)
             self._buffer.clear()
+
+
+class Socket(Transport, FileDescriptor):
+    """
+    One through which can be sent at once, as L{FileDescriptor} has it: only its
+    kind is taken from there, and nothing that it does.
+    """
+
+    def writeSomeData(self, data: bytes) -> int | BaseException:
+        """
+        See L{FileDescriptor.writeSomeData}.
+        """
+        assert not self._buffer, "what waits must not be overtaken"
+        if self._link.isBroken:
+            return CONNECTION_LOST
+        size = self._link.taken(len(data))
+        if size:
+            self._link.carry(data[:size], (self._world.now, self._world.turn))
+        return size
