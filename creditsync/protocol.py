@@ -180,7 +180,8 @@ class LineProtocol(Protocol):
             handled += 1
             if handled == most or seconds() >= until:
                 break
-        self._balance()
+        if not self._lines:
+            self._balance()
         self._settleAccount()
         return handled
 
