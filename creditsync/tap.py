@@ -37,6 +37,7 @@ from creditsync.auth import ALGORITHMS, Revocations, TokenAuthenticator
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
 from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.ledger.thread import OwnThread
 from creditsync.notify import Supervisor
 from creditsync.records import Limits
 from creditsync.runtime import TradingRuntime
@@ -455,11 +456,10 @@ def creditSync(
     """
     limits: Limits = options["limits"]
     events = TradeEvents()
-    pool = reactor.getThreadPool()
     ledger = SQLiteLedger(
         # A daemon changes its folder before it opens the ledger.
         os.path.abspath(options["ledger"]),
-        partial(deferToThreadPool, reactor, pool),
+        OwnThread(reactor),
     )
     return CreditSync(
         reactor,

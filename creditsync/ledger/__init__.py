@@ -2,9 +2,9 @@
 The durable record of finance trades and account totals.
 
 L{creditsync.ledger.sqlite} keeps it in an SQLite file and is what a server
-runs on; L{creditsync.ledger.memory} keeps it in dictionaries, for tests,
-embedding and benchmarks. Both provide
-L{ILedger <creditsync.interfaces.ILedger>}.
+runs on, with a thread of L{creditsync.ledger.thread} that waits for the disk;
+L{creditsync.ledger.memory} keeps it in dictionaries, for tests, embedding and
+benchmarks. Both provide L{ILedger <creditsync.interfaces.ILedger>}.
 
 Others open the file read-only: L{creditsync.ledger.reading} tells what is in
 it, L{creditsync.ledger.checking} whether it is sound, and

@@ -9,11 +9,15 @@ versions that can damage a WAL file when two connections write at once.
 A batch is one autocommit statement, because the GIL decides. A worker thread
 beside a busy reactor waits for the GIL after every statement, so that BEGIN,
 rows and COMMIT one by one take many times as long as one C{execute} that holds
-the whole transaction with its fsync. The rows therefore travel as one JSON
-parameter, and the triggers in C{001.sql} move the totals. That JSON is an
-argument to SQLite and no part of the wire, so it is made here and not in
-L{creditsync.wire}; msgspec makes it five times as fast as the standard
-library.
+the whole transaction with its fsync. The rows therefore are its parameters, one
+for each value, and the triggers in C{001.sql} move the totals.
+
+SQLite takes as long to prepare such a statement as to carry it out. So there is
+one of each power of two, prepared when it is first needed and then kept, and a
+batch that has less is filled up with rows that are left out. One that is larger
+than the largest travels as a JSON text, of which SQLite books a row in twice the
+time. That JSON is an argument to SQLite and no part of the wire, so it is made
+here and not in L{creditsync.wire}.
 
 What happens before the first order is in L{creditsync.ledger.opening}.
 
@@ -27,6 +31,8 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
+from functools import cache
+from operator import attrgetter
 from typing import Any, Final
 
 from attrs import define, field
@@ -53,12 +59,13 @@ from creditsync.records import Account, Deletion, Operation, Reservation, Trade
 # Order numbers reserved at a time.
 BLOCK: Final = 100_000
 
-# "WHERE true" keeps SQLite from reading ON CONFLICT as a join's ON.
+# Rows in the largest statement that has a parameter for each value: SQLite
+# allows 32,766 of them in one.
+_LARGEST: Final = 1024
+
 _BOOK: Final = f"""
     INSERT INTO trade ({COLUMNS})
-    SELECT value->>0, value->>1, value->>2, value->>3, value->>4,
-           value->>5, value->>6, value->>7, value->>8
-    FROM json_each(?) WHERE true
+    {{rows}}
     ON CONFLICT ("order") DO UPDATE SET
         login = excluded.login, cmd = excluded.cmd, state = excluded.state,
         profit = excluded.profit, comment = excluded.comment,
@@ -66,13 +73,20 @@ _BOOK: Final = f"""
         timestamp = excluded.timestamp, revision = revision + 1
 """
 
-# The same through a view that also remembers keys, for which it takes about
-# twice as long.
-_BOOK_KEYED: Final = f"""
+# The same through a view that also remembers keys, for which it takes three
+# times as long.
+_BOOK_KEYED: Final = """
     INSERT INTO keyed_booking
-    SELECT {", ".join(f"value->>{column}" for column in range(16))}
-    FROM json_each(?)
+    {rows}
 """
+
+# The values of a row for each of the two.
+_WIDTH: Final = 9
+_WIDTH_KEYED: Final = 16
+
+# What fills up a batch: never the first value of a row, which is a whole number.
+# NULL would say it better, but Python takes ten times as long to bind it.
+_NO_VALUE: Final = 0.5
 
 _REPLAY: Final = f"""
     SELECT command, type, asked_order, asked_open_time, asked_close_time, {COLUMNS}
@@ -96,8 +110,9 @@ class SQLiteLedger:
 
     @ivar path: The database file; its C{-wal}, C{-shm} and C{.lock} stand
         beside it.
-    @ivar _run: Executes a blocking function elsewhere, for instance in a pool
-        of one thread, and fires when it has ended.
+    @ivar _run: Executes a blocking function elsewhere, as an
+        L{OwnThread<creditsync.ledger.thread.OwnThread>} does, and fires when it
+        has ended.
     @ivar _next: The order number that is given out next.
     @ivar _mark: The first number that is not reserved on disk.
     """
@@ -259,7 +274,7 @@ class SQLiteLedger:
         """
         writer = self._writer
         assert writer is not None, "the ledger is not open"
-        statement, rows = _booking(reservations)
+        statement, values = _booking(reservations)
         mark = self._mark
         low = mark - self._next < BLOCK // 2
         if low:
@@ -268,7 +283,7 @@ class SQLiteLedger:
         def write() -> None:
             if low:
                 writer.execute(_SET_MARK, (mark,))
-            writer.execute(statement, (rows,))
+            writer.execute(statement, values)
 
         return self._run(write).addCallback(lambda _: mark)
 
@@ -291,38 +306,70 @@ class SQLiteLedger:
         return self._reader.execute(statement, key).fetchone()
 
 
-def _booking(reservations: Sequence[Reservation]) -> tuple[str, str]:
+def _booking(reservations: Sequence[Reservation]) -> tuple[str, Sequence[Any]]:
     """
-    The statement that books a batch, and the batch as its one parameter.
+    The statement that books a batch, and its parameters.
 
     @raise ValueError: A comment has a NUL character, at which SQLite's JSON
         functions would silently cut it off.
     """
-    if any("\0" in each.trade.comment for each in reservations):
+    if "\0" in "".join([each.trade.comment for each in reservations]):
         raise ValueError("a comment has a NUL character")
+    values: list[Any] = []
     if all(each.operation.key is None for each in reservations):
-        statement, rows = _BOOK, [_row(each.trade) for each in reservations]
+        book, width = _BOOK, _WIDTH
+        for each in reservations:
+            values += _trade(each.trade)
     else:
-        statement = _BOOK_KEYED
-        rows = [(*_keyed(each), *_row(each.trade)) for each in reservations]
-    return statement, _encoder.encode(rows).decode()
+        book, width = _BOOK_KEYED, _WIDTH_KEYED
+        for each in reservations:
+            values += _keyed(each)
+            values += _trade(each.trade)
+    count = len(reservations)
+    if count > _LARGEST:
+        rows = [values[at : at + width] for at in range(0, len(values), width)]
+        return _fromJSON(book, width), (_encoder.encode(rows).decode(),)
+    size = 1 << (count - 1).bit_length()
+    values += [_NO_VALUE] * (width * (size - count))
+    return _fromValues(book, width, size), values
 
 
-def _row(trade: Trade) -> tuple[Any, ...]:
+# A trade as the columns of C{trade}.
+_trade: Final = attrgetter(
+    "order",
+    "login",
+    "cmd",
+    "state",
+    "profit",
+    "comment",
+    "openTime",
+    "closeTime",
+    "timestamp",
+)
+
+
+@cache
+def _fromValues(book: str, width: int, size: int) -> str:
     """
-    A trade as the columns of C{trade}.
+    A statement with a parameter for each value of so many rows, of which it
+    leaves out those that fill it up.
     """
-    return (
-        trade.order,
-        trade.login,
-        trade.cmd,
-        trade.state,
-        trade.profit,
-        trade.comment,
-        trade.openTime,
-        trade.closeTime,
-        trade.timestamp,
+    row = f"({', '.join('?' * width)})"
+    rows = ", ".join([row] * size)
+    # LIMIT would do, but newer versions of SQLite then prepare it each time.
+    return book.format(
+        rows=f"SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT {_NO_VALUE}"
     )
+
+
+@cache
+def _fromJSON(book: str, width: int) -> str:
+    """
+    A statement with all rows in one parameter.
+    """
+    columns = ", ".join(f"value->>{column}" for column in range(width))
+    # "WHERE true" keeps SQLite from reading ON CONFLICT as a join's ON.
+    return book.format(rows=f"SELECT {columns} FROM json_each(?) WHERE true")
 
 
 def _keyed(reservation: Reservation) -> tuple[Any, ...]:

@@ -119,7 +119,7 @@ def _keyOnlyInMemory() -> None:
     def replay(self: SQLiteLedger, principal: int, key: str) -> Reservation | None:
         return remembered.get((id(self), principal, key))
 
-    def booking(reservations: Sequence[Reservation]) -> tuple[str, str]:
+    def booking(reservations: Sequence[Reservation]) -> tuple[str, Sequence[Any]]:
         unkeyed = [
             Reservation(
                 each.eventType, each.trade, Operation("", 0, 0, 0, "", key=None)

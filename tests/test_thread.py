@@ -1,0 +1,163 @@
+"""
+Tests for L{creditsync.ledger.thread}.
+"""
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+from attrs import Factory, define
+from twisted.internet.defer import gatherResults
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync.ledger.thread import OwnThread
+
+
+@define(eq=False)
+class Reactor:
+    """
+    As much of a reactor as a thread needs; its turns are made by hand.
+
+    @ivar calls: What the thread wants it to call.
+    @ivar triggers: What is to be called at its shutdown.
+    """
+
+    calls: "SimpleQueue[tuple[Any, ...]]" = Factory(SimpleQueue)
+    triggers: list[Callable[[], None]] = Factory(list)
+
+    def callFromThread(self, function: Callable[..., object], *given: object) -> None:
+        """
+        Note what is to be called.
+        """
+        self.calls.put((function, *given))
+
+    def addSystemEventTrigger(
+        self, phase: str, event: str, function: Callable[[], None]
+    ) -> None:
+        """
+        Note what is to be called while it shuts down.
+        """
+        assert (phase, event) == ("during", "shutdown")
+        self.triggers.append(function)
+
+    def turn(self) -> None:
+        """
+        Wait for something to call, and call it.
+        """
+        function, *given = self.calls.get(timeout=20)
+        function(*given)
+
+
+class OwnThreadTests(SynchronousTestCase):
+    """
+    Tests for L{OwnThread}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make one whose reactor is shut down in the end.
+        """
+        self.reactor = Reactor()
+        self.run = OwnThread(self.reactor)
+        self.addCleanup(self.shutDown)
+
+    def shutDown(self) -> None:
+        """
+        End the reactor.
+        """
+        while self.reactor.triggers:
+            self.reactor.triggers.pop()()
+
+    def test_oneAfterAnother(self) -> None:
+        """
+        Functions are called in the order in which they came, in one other
+        thread.
+        """
+        called: list[tuple[int, threading.Thread]] = []
+        done = [
+            self.run(lambda n=n: called.append((n, threading.current_thread())))
+            for n in range(20)
+        ]
+        for _ in done:
+            self.reactor.turn()
+        self.successResultOf(gatherResults(done))
+        numbers, threads = zip(*called, strict=True)
+        self.assertEqual(numbers, tuple(range(20)))
+        self.assertEqual(len(set(threads)), 1)
+        self.assertNotIn(threading.current_thread(), threads)
+
+    def test_inTheReactorsThread(self) -> None:
+        """
+        Nobody is told in the other thread that a function has ended.
+        """
+        ended = threading.Event()
+        done = self.run(ended.set)
+        # Only what is under way is waited for.
+        self.assertTrue(ended.wait(20))
+        self.shutDown()
+        self.assertNoResult(done)
+        self.reactor.turn()
+        self.assertIsNone(self.successResultOf(done))
+
+    def test_failure(self) -> None:
+        """
+        What a function raises is told, and the next one is called.
+        """
+
+        def fail() -> None:
+            raise OSError("the disk is full")
+
+        failed, done = self.run(fail), self.run(lambda: None)
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual(
+            str(self.failureResultOf(failed, OSError).value), "the disk is full"
+        )
+        self.successResultOf(done)
+
+    def test_nothingToDo(self) -> None:
+        """
+        Without a call there is no thread, and nothing to end.
+        """
+        self.assertEqual(self.reactor.triggers, [])
+        before = threading.active_count()
+        OwnThread(self.reactor)
+        self.assertEqual(threading.active_count(), before)
+
+    def test_shutdown(self) -> None:
+        """
+        The reactor's shutdown waits for what was begun and for what came
+        before it, and then there is no thread any more.
+        """
+        begun, goOn, called = threading.Event(), threading.Event(), list[int]()
+
+        def slow() -> None:
+            begun.set()
+            assert goOn.wait(20)
+            called.append(1)
+
+        before = threading.active_count()
+        self.run(slow)
+        self.run(lambda: called.append(2))
+        self.assertTrue(begun.wait(20))
+        threading.Timer(0.05, goOn.set).start()
+        self.shutDown()
+        self.assertEqual(called, [1, 2])
+        self.assertIsNotNone(self.run._thread)
+        self.assertNotIn(self.run._thread, threading.enumerate())
+        self.assertLessEqual(threading.active_count(), before + 1)
+
+    def test_afterTheShutdown(self) -> None:
+        """
+        What comes later is not begun, and begins no other thread, which nobody
+        would end.
+        """
+        self.run(lambda: None)
+        self.shutDown()
+        done = self.run(self.fail)
+        self.assertNotIn(self.run._thread, threading.enumerate())
+        self.assertEqual(self.reactor.triggers, [])
+        self.reactor.turn()
+        self.assertTrue(self.reactor.calls.empty())
+        self.assertNoResult(done)
