@@ -21,8 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.internet.tcp import Server
-
 from creditsync.cli import serve
 from creditsync.ledger import sqlite
 from creditsync.protocol import LineProtocol
@@ -89,17 +87,17 @@ class _Log:
         """
         Note what goes over sockets from now on, before anything else has it.
         """
-        write, dataReceived = Server.write, LineProtocol.dataReceived
+        write, dataReceived = LineProtocol._write, LineProtocol.dataReceived
 
-        def said(transport: Any, data: bytes) -> None:
-            self.add(SAID, (os.getpid(), transport.sessionno, data))
-            write(transport, data)
+        def said(protocol: Any, data: bytes) -> None:
+            self.add(SAID, (os.getpid(), protocol.transport.sessionno, data))
+            write(protocol, data)
 
         def heard(protocol: Any, data: bytes) -> None:
             self.add(HEARD, (os.getpid(), protocol.transport.sessionno, data))
             dataReceived(protocol, data)
 
-        Server.write = said
+        LineProtocol._write = said  # type: ignore[method-assign]
         LineProtocol.dataReceived = heard  # type: ignore[method-assign]
 
 

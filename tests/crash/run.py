@@ -177,7 +177,8 @@ def _analysed(log: Path, dialogue: Dialogue, folder: Path) -> Run:
     """
     Read a log.
 
-    @raise Violation: The disk has not seen all that was done to the files.
+    @raise Violation: The log has not all that was said, or the disk has not
+        seen all that was done to the files.
     """
     unknown = sum(each.status == 504 for each in dialogue.asked)
     run = Run([], [Point(0)], dialogue.booked(), unknown)
@@ -201,6 +202,9 @@ def _analysed(log: Path, dialogue: Dialogue, folder: Path) -> Run:
                 number = 0 if asked is None else numbers.get(asked, 0)
                 _learn(point, kind, message, number)
         run.points.append(point)
+    heard = [numbers[each] for each in run.booked if each.status == 200]
+    if run.points[-1].fewest < max(heard):
+        raise Violation("the log does not have all that was said")
     _checkFiles(platter, {p.name: p.read_bytes() for p in folder.glob("*.db*")})
     return run
 
