@@ -260,8 +260,7 @@ class Link:
         if not self.isOpen or self.isBroken:
             return
         self.isBroken = True
-        self.talk.lostAt = min(self.talk.lostAt, self._world.now)
-        self._outbox.clear()
+        self._loseUnread()
         peer, self.peer = self.peer, None
         if peer is not None:
             self._world.later(self._random.random(), peer.lost, self)
@@ -281,12 +280,18 @@ class Link:
         if not isAborted:
             self.carry(_END, (self._world.now, self._world.turn))
             return
-        unread = self._outbox[0][1][0] if self._outbox else self._world.now
-        self.talk.lostAt = min(self.talk.lostAt, unread)
-        self._outbox.clear()
+        self._loseUnread()
         peer, self.peer = self.peer, None
         if peer is not None:
             self._world.later(self._random.random() * 0.1, peer.lost, self)
+
+    def _loseUnread(self) -> None:
+        """
+        Lose what the client did not read, and all that comes after it.
+        """
+        unread = self._outbox[0][1][0] if self._outbox else self._world.now
+        self.talk.lostAt = min(self.talk.lostAt, unread)
+        self._outbox.clear()
 
     def vanish(self) -> None:
         """
