@@ -181,7 +181,16 @@ class FinanceCommand:
     def _accepted(self, reservation: Reservation) -> dict[str, Any]:
         # What a client is told of a Sync command is the event's data alone.
         response = {} if self._isSync else _usualSuccess(reservation)
-        response["__deferred"] = self._deferred(reservation)
+        if reservation.isReplay:
+            trade = reservation.trade if self._isSync else None
+            response["__deferred"] = Replay(reservation.order, trade)
+        else:
+            response["__deferred"] = Deferral(
+                reservation.trade.order,
+                reservation.eventType,
+                reservation.operation,
+                None if self._isSync else reservation.whenDurable(),
+            )
         return response
 
     def _notAccepted(self, why: Failure) -> Failure:
@@ -193,18 +202,6 @@ class FinanceCommand:
             return why
         self._log.failure("the trading runtime failed", why)
         return Failure(OutcomeUnknown("the trading runtime failed"))
-
-    def _deferred(self, reservation: Reservation) -> Deferral | Replay:
-        if reservation.isReplay:
-            return Replay(
-                reservation.order, reservation.trade if self._isSync else None
-            )
-        return Deferral(
-            reservation.trade.order,
-            reservation.eventType,
-            reservation.operation,
-            None if self._isSync else reservation.whenDurable(),
-        )
 
 
 def _usualSuccess(reservation: Reservation) -> dict[str, Any]:
