@@ -172,6 +172,7 @@ class LineProtocol(Protocol):
             self._at = end + 1
             if self._at == len(lines):
                 self._dropLines()
+            # What stands before an empty line is the end of a line too.
             line = lines[at : end - 1 if lines[end - 1] == _CR else end]
             if len(line) > self._limits.maxLineLength:
                 self._refuseTooLong()

@@ -3,9 +3,9 @@ The values that travel through the house; no I/O, and nothing that decides.
 
 Who makes one may complete it; nobody changes it once it was handed on, except
 where its docstring says so.
-They are C{msgspec.Struct}s, which take less than half as long to make as a class
-in Python, because every credit makes six of them. Those that can't be part of a
-cycle are told so (C{gc=False}): the garbage collector has no work with them.
+All but L{Limits} are C{msgspec.Struct}s, which take less than half as long to make
+as C{attrs} classes: every credit makes six of them. Those that can't be part of a
+cycle say so (C{gc=False}), and the garbage collector has no work with them.
 
 Money is always an integer number of 10⁻⁸ units, time is UNIX seconds.
 """
@@ -226,7 +226,8 @@ class Reservation(Struct, eq=False):
     @ivar trade: The trade as the operation makes it.
     @ivar isReplay: Whether it was booked before, under the same key, and is
         not booked again.
-    @ivar awaited: What L{whenDurable} gave.
+    @ivar awaited: What L{whenDurable} gave, which nobody else sets. A copy would
+        share it: to make another reservation of the same is better.
     """
 
     eventType: int

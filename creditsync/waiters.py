@@ -28,7 +28,8 @@ class Waiter(Struct, eq=False):
     """
     One reply that waits.
 
-    @ivar session: The session that asked, as a mark and for people to see.
+    @ivar session: The session that asked, which is given the answer. Nothing is
+        asked of it here.
     @ivar command: What it asked for.
     @ivar since: The clock's time at which the wait began.
     @ivar deferral: What it waits for, or L{None} while the runtime has not

@@ -360,7 +360,7 @@ def _text(text: str) -> str | msgspec.Raw:
     """
     What has to be encoded for a string, to give the text of L{_quote}.
     """
-    if text.isascii() and "'" not in text and "," not in text:
+    if text.isascii() and text.isprintable() and "'" not in text and "," not in text:
         return text
     return msgspec.Raw(_quote(text).encode("ascii"))
 

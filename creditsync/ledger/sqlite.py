@@ -14,9 +14,9 @@ for each value, and the triggers in C{001.sql} move the totals.
 
 SQLite takes as long to prepare such a statement as to carry it out. So there is
 one of each power of two, prepared when it is first needed and then kept, and a
-batch that has less is filled up with rows that are left out. One that is larger
-than the largest travels as a JSON text, of which SQLite books a row in twice the
-time. That JSON is an argument to SQLite and no part of the wire, so it is made
+batch that has fewer rows is filled up with some that are left out. A batch that is
+larger than the largest travels as a JSON text, which costs SQLite twice as much for
+each row. That JSON is an argument to SQLite and no part of the wire, so it is made
 here and not in L{creditsync.wire}.
 
 What happens before the first order is in L{creditsync.ledger.opening}.
@@ -310,8 +310,9 @@ def _booking(reservations: Sequence[Reservation]) -> tuple[str, Sequence[Any]]:
     """
     The statement that books a batch, and its parameters.
 
-    @raise ValueError: A comment has a NUL character, at which SQLite's JSON
-        functions would silently cut it off.
+    @raise ValueError: A comment has a NUL character. SQLite's JSON functions would
+        silently cut it off there, and whether it is fine must not depend on
+        how many come with it.
     """
     if "\0" in "".join([each.trade.comment for each in reservations]):
         raise ValueError("a comment has a NUL character")

@@ -20,7 +20,8 @@ from twisted.python.failure import Failure
 class OwnThread:
     """
     Calls blocking functions one after another, in a thread that begins with the
-    first of them and ends with the reactor.
+    first of them and ends with the reactor, and not sooner. It is no daemon, since
+    Python would end one in the middle of a commit.
     """
 
     _reactor: Any
@@ -56,6 +57,8 @@ class OwnThread:
             except BaseException:
                 outcome = Failure()
             self._reactor.callFromThread(done.callback, outcome)
+            # Not until the next comes: a function holds its whole batch.
+            del function, done, outcome
 
     def _end(self) -> None:
         """

@@ -113,7 +113,9 @@ def _keyOnlyInMemory() -> None:
             asked = each.operation
             if asked.key is not None:
                 key = id(self), asked.principal, asked.key
-                remembered[key] = replace(each, isReplay=True)
+                remembered[key] = Reservation(
+                    each.eventType, each.trade, asked, isReplay=True
+                )
         return commit(self, reservations)
 
     def replay(self: SQLiteLedger, principal: int, key: str) -> Reservation | None:
