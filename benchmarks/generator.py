@@ -19,7 +19,7 @@ import json
 import os
 import socket
 import time
-from typing import Any
+from typing import Any, Final
 
 from attrs import define
 
@@ -29,6 +29,8 @@ from benchmarks.load import PATIENCE, Connection, Load, Ring, Unexpected
 
 # How many requests may be outstanding on each connection of an open loop.
 OPEN_RING = 1024
+# From linux/in.h; not every Python 3.11 has it.
+_IP_BIND_ADDRESS_NO_PORT: Final = 24
 
 
 def connect(
@@ -46,6 +48,9 @@ def connect(
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if buffer is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    # The port is chosen when it connects. To choose it now would be to find one
+    # that nobody has used for a minute, to whatever server.
+    connection.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
     connection.bind((source, 0))
     connection.connect(("127.0.0.1", port))
     return connection
