@@ -218,7 +218,7 @@ def surroundings(bench: Bench) -> dict[str, str]:
         "python": platform.python_version(),
         "twisted": twisted.__version__,
         "sqlite": sqlite3.sqlite_version,
-        "system": platform.system() + " " + platform.release(),
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "processor": f"{os.cpu_count()} x {_processor()}",
         "file system": fileSystem(bench.folder),
         "pinned": "no" if bench.serverCPU is None else cpus,
