@@ -16,7 +16,7 @@ import time
 from argparse import Namespace
 from collections import Counter, defaultdict
 from contextlib import closing
-from signal import SIGINT, SIGKILL, SIGTERM, Signals
+from signal import SIGINT, SIGKILL, SIGTERM, Signals, default_int_handler, signal
 from statistics import median
 from typing import Final
 
@@ -272,6 +272,9 @@ def main() -> None:
     command = parser("stopping", __doc__)
     command.add_argument("--stops", type=int, default=len(KINDS))
     options = command.parse_args()
+    # A shell without job control has what runs in its background ignore it, and
+    # all that this starts would.
+    signal(SIGINT, default_int_handler)
     figures = Figures()
     conclude(options, figures, measure(options, figures))
 
