@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -240,7 +241,7 @@ def _committing(place: Bench) -> Iterator[Step]:
 
     def commit() -> Run:
         reservations = [
-            Reservation(EV_RECORD_ADD, _numbered(template, ledger.newOrder()), each)
+            Reservation(EV_RECORD_ADD, replace(template, order=ledger.newOrder()), each)
             for each in _operations()
         ]
         return lambda: ledger.commit(reservations)
@@ -250,24 +251,6 @@ def _committing(place: Bench) -> Iterator[Step]:
     finally:
         ledger.close()
         place.clear(place.ledger)
-
-
-def _numbered(trade: Any, order: int) -> Any:
-    members = {name: getattr(trade, name) for name in _MEMBERS}
-    return type(trade)(**members | {"order": order})
-
-
-_MEMBERS: Final = (
-    "order",
-    "login",
-    "cmd",
-    "state",
-    "profit",
-    "comment",
-    "openTime",
-    "closeTime",
-    "timestamp",
-)
 
 
 def _ignore(_: object) -> None:

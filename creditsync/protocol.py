@@ -166,7 +166,7 @@ class LineProtocol(Protocol):
         handled = 0
         most = self._limits.linesPerTurn
         seconds = self.factory.clock.seconds
-        while self._lines and not self._isStalled:
+        while self.isWaiting:
             lines, at = self._lines, self._at
             end = lines.index(b"\n", at)
             self._at = end + 1

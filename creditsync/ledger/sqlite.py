@@ -32,11 +32,11 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from functools import cache
-from operator import attrgetter
 from typing import Any, Final
 
 from attrs import define, field
 from msgspec.json import Encoder
+from msgspec.structs import astuple
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -79,10 +79,6 @@ _BOOK_KEYED: Final = """
     INSERT INTO keyed_booking
     {rows}
 """
-
-# The values of a row for each of the two.
-_WIDTH: Final = 9
-_WIDTH_KEYED: Final = 16
 
 # What fills up a batch: never the first value of a row, which is a whole number.
 # NULL would say it better, but Python takes ten times as long to bind it.
@@ -318,35 +314,22 @@ def _booking(reservations: Sequence[Reservation]) -> tuple[str, Sequence[Any]]:
         raise ValueError("a comment has a NUL character")
     values: list[Any] = []
     if all(each.operation.key is None for each in reservations):
-        book, width = _BOOK, _WIDTH
+        book = _BOOK
         for each in reservations:
-            values += _trade(each.trade)
+            values += astuple(each.trade)
     else:
-        book, width = _BOOK_KEYED, _WIDTH_KEYED
+        book = _BOOK_KEYED
         for each in reservations:
             values += _keyed(each)
-            values += _trade(each.trade)
+            values += astuple(each.trade)
     count = len(reservations)
+    width = len(values) // count
     if count > _LARGEST:
         rows = [values[at : at + width] for at in range(0, len(values), width)]
         return _fromJSON(book, width), (_encoder.encode(rows).decode(),)
     size = 1 << (count - 1).bit_length()
     values += [_NO_VALUE] * (width * (size - count))
     return _fromValues(book, width, size), values
-
-
-# A trade as the columns of C{trade}.
-_trade: Final = attrgetter(
-    "order",
-    "login",
-    "cmd",
-    "state",
-    "profit",
-    "comment",
-    "openTime",
-    "closeTime",
-    "timestamp",
-)
 
 
 @cache
