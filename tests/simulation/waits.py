@@ -53,7 +53,7 @@ class Waits:
         """
         waits = self._waits()
         for event in self._history.publications:
-            wait = self._answered(waits.get(event.data["order"], []), event)
+            wait = self._answered(waits.get(event.data.order, []), event)
             if wait is not None:
                 wait.event = event
         for sameOrder in waits.values():
