@@ -21,14 +21,14 @@ from creditsync.records import Trade, TradeEvent
 from creditsync.runtime import TradingRuntime
 from creditsync.service import GOODBYE, LAST_CALL, CreditSync
 from creditsync.validation import Schemas
+from tests.family import tradeOf
 from tests.simulation.foreign import ForeignRuntime
 from tests.simulation.history import (
     Generation,
     History,
     Publication,
     Talk,
-    members,
-    tradeOf,
+    committed,
 )
 from tests.simulation.network import Link
 from tests.simulation.setting import Setting
@@ -153,7 +153,7 @@ class Site:
             publication = Publication(
                 self.generation.number,
                 event.type,
-                members(event.data)
+                committed(event.data)
                 if isinstance(event.data, Trade)
                 else tradeOf(event.data),
                 (world.now, world.turn),
