@@ -18,12 +18,14 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync import finance
 from creditsync.__main__ import main
 from creditsync.cli import bulk
 from creditsync.cli.bulk import BulkRun
 from creditsync.cli.progress import Lines
 from creditsync.cli.results import NotTheseResults, Results
-from creditsync.cli.rows import BulkFile, Problem, Row, Unreadable, check
+from creditsync.cli.rows import BulkFile, Row, check
+from creditsync.cli.spreadsheet import Problem, Unreadable
 from creditsync.client import Answer, OutcomeUnknown, Refused, Unanswered
 from creditsync.validation import Schemas
 
@@ -158,7 +160,7 @@ class RowTests(FolderTestCase):
         """
         file = self.file(
             "key, order ,comment,amount,login,command\r\n"
-            "k 1, 5 ,  x , 1.5 , 7 , BalanceInSync \r\n"
+            " k 1 , 5 ,  x , 1.5 , 7 , BalanceInSync \r\n"
             ",,,2,8,\r\n"
         )
         self.assertEqual(
@@ -169,7 +171,7 @@ class RowTests(FolderTestCase):
                     "BalanceInSync",
                     {
                         "order": 5,
-                        "comment": "  x ",
+                        "comment": "x",
                         "amount": Decimal("1.5"),
                         "login": 7,
                     },
@@ -208,8 +210,12 @@ class RowTests(FolderTestCase):
         The header is the first thing that must be right.
         """
         for header, problem in [
-            ("", "has no login and no amount"),
-            ("login;amount;comment\n", "has no login and no amount"),
+            ("comment\n", "has no login and no amount"),
+            (
+                "login|amount|comment\n",
+                "has an unknown column 'login|amount|comment': there are login, amount,"
+                " comment, command, key, order",
+            ),
             ("login,comment\n", "has no amount"),
             (
                 "login,amount,coment\n",
@@ -248,18 +254,18 @@ class RowTests(FolderTestCase):
             b"1,1,a,CreditIn,\n"
             b"1,1,a,,first\n"
             b"1,1\n",
-            "line 2: login must be a whole number",
-            "line 3: login must be a whole number",
-            "line 4: login must be a whole number",
-            "line 5: amount must be a plain number such as 300 or 19.99",
-            "line 6: amount must be a plain number such as 300 or 19.99",
-            "line 7: amount must be greater than 0, also of what is taken out",
-            "line 8: amount must be greater than 0, also of what is taken out",
-            "line 9: is not valid UTF-8",
+            "line 2: login must be a whole number, not 'x'",
+            "line 3: login must be a whole number, not '1.0'",
+            "line 4: login must be a whole number, not '٣'",
+            "line 5: amount must be a plain number such as 300 or 19.99, not '1e2'",
+            "line 6: amount must be a plain number such as 300 or 19.99, not '1,000'",
+            "line 7: amount must be greater than 0, withdrawals too, without a sign",
+            "line 8: amount must be greater than 0, withdrawals too, without a sign",
+            "line 9: is not valid Unicode: save it as CSV UTF-8",
             "line 10: command must be one of CreditInSync, CreditOutSync,"
             " BalanceInSync, BalanceOutSync",
-            "line 11: order must be a whole number",
-            "line 12: has 2 fields, and the header 5",
+            "line 11: order must be a whole number, not 'first'",
+            "line 12: expected 5 fields, found 2",
         )
 
     def test_notCSV(self) -> None:
@@ -269,7 +275,7 @@ class RowTests(FolderTestCase):
         """
         self.assertProblem(
             'login,amount\nx,1\n1,"5\n6,7\n',
-            "line 2: login must be a whole number",
+            "line 2: login must be a whole number, not 'x'",
             "line 3: is not CSV: unexpected end of data",
         )
 
@@ -293,6 +299,75 @@ class RowTests(FolderTestCase):
             more.write("1,1,x\n")
         e = self.assertRaises(Unreadable, next, rows)
         self.assertEqual(str(e), "the file has been changed meanwhile")
+
+    def test_emptyCells(self) -> None:
+        """
+        Rows and columns that were emptied in a spreadsheet are not there.
+        """
+        rows = self.file(
+            "login,amount,comment,,\r\n1,5,x,,\r\n,,,,\r\n , ,\xa0,,\r\n2,6,y,,\r\n"
+        ).rows()
+        self.assertEqual(
+            [(each.line, each.data) for each in rows if isinstance(each, Row)],
+            [
+                (2, {"login": 1, "amount": 5, "comment": "x"}),
+                (5, {"login": 2, "amount": 6, "comment": "y"}),
+            ],
+        )
+
+    def test_columnWithoutName(self) -> None:
+        """
+        But what stands in a column without a name is a mistake.
+        """
+        self.assertProblem(
+            "login,amount,\n1,5,x\n", "line 2: has a field in a column without a name"
+        )
+
+    def test_decimalComma(self) -> None:
+        """
+        An amount with a decimal comma is refused, whatever separates the
+        columns; also where an empty comment follows it.
+        """
+        self.assertProblem(
+            "login;amount;comment\n1;300,50;x\n2;1.000,50;x\n",
+            "line 2: amount must be a plain number such as 300 or 19.99, not '300,50'",
+            "line 3: amount must be a plain number such as 300 or 19.99, not"
+            " '1.000,50'",
+        )
+        self.assertProblem(
+            "login,amount,comment\n1,300,50,x\n1,300,50,\n1,300,50,,\n",
+            "line 2: expected 3 fields, found 4",
+            "line 3: expected 3 fields, found 4",
+            "line 4: expected 3 fields, found 5",
+        )
+
+    def test_unseen(self) -> None:
+        """
+        No column's field has white space around it, or what is not seen.
+        """
+        row = self.only(
+            "\ufeff\ufefflogin,\xa0amount,comment\u200b,command,key,order\n"
+            "\ufeff1\xa0,\u202f5\u200b,\u200bx\xa0,\xa0BalanceInSync\u2060,"
+            "\ufeffpay-1\xa0 ,\u200e7\u2069\n"
+        )
+        self.assertEqual(
+            row,
+            Row(
+                2,
+                "BalanceInSync",
+                {"login": 1, "amount": 5, "comment": "x", "order": 7},
+                "pay-1",
+            ),
+        )
+
+    def test_blankKey(self) -> None:
+        """
+        A key of white space alone is none.
+        """
+        file = self.file("login,amount,key\n1,5, \xa0\u200b\n")
+        (row,) = file.rows()
+        assert isinstance(row, Row)
+        self.assertEqual(row.key, f"{file.name}-2")
 
 
 class CheckTests(FolderTestCase):
@@ -364,6 +439,22 @@ class CheckTests(FolderTestCase):
         self.assertEqual(
             self.problem("1,20000000000,BalanceOutSync", columns),
             "line 2: amount must be at least -10000000000",
+        )
+
+    def test_amountRule(self) -> None:
+        """
+        The decimals of an amount are judged by the function that the server
+        uses, and by nothing else.
+        """
+
+        def refuse(amount: object) -> int:
+            raise ValueError
+
+        self.patch(finance, "toUnits", lambda amount: 5)
+        self.assertIs(self.problem("1,0.12345678901234567,x"), None)
+        self.patch(finance, "toUnits", refuse)
+        self.assertEqual(
+            self.problem("1,5,x"), "line 2: amount must have at most 8 decimals"
         )
 
     def test_key(self) -> None:
@@ -991,7 +1082,7 @@ class CommandTests(FolderTestCase):
         )
         self.assertEqual(
             self.assertEnds(2, "promotion.csv"),
-            "promotion.csv: line 3: login must be a whole number\n"
+            "promotion.csv: line 3: login must be a whole number, not 'x'\n"
             "promotion.csv: line 4: amount must have at most 8 decimals\n"
             "promotion.csv: line 5: comment is required\n"
             "creditsync bulk: problems: 3; nothing was booked\n",
@@ -1022,13 +1113,16 @@ class CommandTests(FolderTestCase):
 
     def test_noFile(self) -> None:
         """
-        So is a file that is not there, or can't be read twice.
+        So is a file that is not there, or can't be read twice like a pipe.
         """
         self.assertEqual(
             self.assertEnds(2, "nowhere.csv"),
             "creditsync bulk: nowhere.csv can't be read: No such file or directory\n",
         )
-        self.assertIn("can't be read twice", self.assertEnds(2, "/dev/null"))
+        self.assertEqual(
+            self.assertEnds(2, "/dev/null"),
+            "creditsync bulk: /dev/null is not a regular file\n",
+        )
 
     def test_allDone(self) -> None:
         """

@@ -45,7 +45,8 @@ from creditsync.cli.connection import (
 )
 from creditsync.cli.progress import Progress, progress
 from creditsync.cli.results import NotTheseResults, Results
-from creditsync.cli.rows import COMMANDS, BulkFile, Problem, Row, Unreadable, check
+from creditsync.cli.rows import COMMANDS, BulkFile, Row, check
+from creditsync.cli.spreadsheet import Problem, Unreadable
 from creditsync.client import Answer, CreditClient, OutcomeUnknown, Refused
 from creditsync.validation import Schemas
 
@@ -60,10 +61,12 @@ GRACE: Final = 5.0
 _HOPELESS: Final = frozenset({401, 403, 429, 503})
 
 _DESCRIPTION = """\
-Book the rows of a CSV file. Its first line has the names of its columns:
+Book the rows of a CSV file. The header has the names of the columns, separated
+by commas, semicolons or tabs:
 
   login    the account
-  amount   what is put in or taken out: greater than 0, at most 8 decimals
+  amount   what is put in or taken out: greater than 0, with a decimal point and
+           at most 8 decimals
   comment  what it is for; needed for credits
   command  one of CreditInSync, CreditOutSync, BalanceInSync, BalanceOutSync,
            if there is this column (default: CreditInSync)
@@ -75,7 +78,7 @@ All of the file is checked first, and nothing is booked if a line is wrong.
 The run may be interrupted, killed and repeated at any time. As long as the file
 is the same, and the id in the token, no row is ever booked twice; rows that were
 refused are tried again. Rows are sent in their order, but many at a time: what
-depends on another row belongs into another file.
+depends on another row belongs in a separate file.
 """
 
 _STATUSES = """\
@@ -169,7 +172,7 @@ def _open(options: Namespace) -> BinaryIO:
     except OSError as e:
         end(options, USAGE, f"{options.file} can't be read: {e.strerror}")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        end(options, USAGE, f"{options.file} can't be read twice: it is no real file")
+        end(options, USAGE, f"{options.file} is not a regular file")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -199,10 +202,9 @@ def _checked(options: Namespace, rows: BulkFile) -> Extent:
 
     @raise SystemExit: There are problems, which have been told.
     """
-    schemas = Schemas()
     extent = Extent()
     problems = 0
-    for problem in _problems(rows, schemas, extent):
+    for problem in _problems(rows, extent):
         print(f"{options.file}: {problem}", file=sys.stderr)
         problems += 1
         if problems == MAX_PROBLEMS:
@@ -214,7 +216,8 @@ def _checked(options: Namespace, rows: BulkFile) -> Extent:
     return extent
 
 
-def _problems(rows: BulkFile, schemas: Schemas, extent: Extent) -> Iterator[Problem]:
+def _problems(rows: BulkFile, extent: Extent) -> Iterator[Problem]:
+    schemas = Schemas()
     try:
         for row in rows.rows():
             if isinstance(row, Problem):
