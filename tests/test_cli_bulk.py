@@ -6,6 +6,7 @@ it is made of.
 import io
 import os
 import sys
+import tracemalloc
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -22,6 +23,7 @@ from creditsync import finance
 from creditsync.__main__ import main
 from creditsync.cli import bulk
 from creditsync.cli.bulk import BulkRun
+from creditsync.cli.keys import Keys
 from creditsync.cli.progress import Lines
 from creditsync.cli.results import NotTheseResults, Results
 from creditsync.cli.rows import BulkFile, Row, check
@@ -367,7 +369,29 @@ class RowTests(FolderTestCase):
         file = self.file("login,amount,key\n1,5, \xa0\u200b\n")
         (row,) = file.rows()
         assert isinstance(row, Row)
-        self.assertEqual(row.key, f"{file.name}-2")
+        self.assertEqual((row.key, file.hasOwnKey(row)), (f"{file.name}-2", False))
+
+    def test_shortenedKey(self) -> None:
+        """
+        A key of which a spreadsheet has shown the first digits only is
+        refused: others would be the same.
+        """
+        for key in (
+            "9.87654E+18",
+            '"9,87654E+18"',
+            "9.87654321098765E+018",
+            "98.8E+18",
+            "1E+20",
+            "-1.5e-07",
+        ):
+            self.assertProblem(
+                f"login,amount,key\n1,5,{key}\n",
+                "line 2: key is a number that a spreadsheet has shortened to"
+                f" {key.strip(chr(34))}: its digits are lost, so keep the column as"
+                " text there",
+            )
+        for key in ("9876543210987654321", "5e18", "1E+", "PAY-1E+20", "E+20"):
+            self.assertEqual(self.only(f"login,amount,key\n1,5,{key}\n").key, key)
 
 
 class CheckTests(FolderTestCase):
@@ -471,6 +495,85 @@ class CheckTests(FolderTestCase):
             self.problem("1,5,x,é", columns),
             "line 2: key has a character or a form that is not allowed",
         )
+
+
+class KeysTests(SynchronousTestCase):
+    """
+    L{Keys}.
+    """
+
+    def repeats(self, *keys: str, most: int = 100) -> list[str]:
+        """
+        The repeated ones of these keys, which are those of lines 2, 3, ...
+        """
+        rows = [Row(line, "", {}, key) for line, key in enumerate(keys, 2)]
+        found = Keys()
+        for row in rows:
+            found.add(row.key)
+        return [str(each) for each in found.repeats(rows, most)]
+
+    def test_repeats(self) -> None:
+        """
+        Each row that has the key of an earlier one is found, with both lines.
+        """
+        self.assertEqual(
+            self.repeats("a", "b", "a", "c", "b", "a"),
+            [
+                "line 4: has the key of line 2",
+                "line 6: has the key of line 3",
+                "line 7: has the key of line 2",
+            ],
+        )
+
+    def test_different(self) -> None:
+        """
+        Keys that differ in anything are different.
+        """
+        self.assertEqual(self.repeats("a", "A", "a ", "aa", ""), [])
+
+    def test_notReadAgain(self) -> None:
+        """
+        Where no key is repeated the rows are not read a second time.
+        """
+        keys = Keys()
+        keys.add("a")
+        rows = iter([Row(2, "", {}, "a")])
+        self.assertEqual(list(keys.repeats(rows, 100)), [])
+        self.assertEqual(len(list(rows)), 1)
+
+    def test_sameHash(self) -> None:
+        """
+        Different keys of the same hash are different all the same.
+        """
+
+        class Text(str):
+            def __hash__(self) -> int:
+                return -7
+
+        one, two = Text("a"), Text("b")
+        self.assertEqual(self.repeats(one, two), [])
+        self.assertEqual(self.repeats(one, two, one), ["line 4: has the key of line 2"])
+
+    def test_most(self) -> None:
+        """
+        No more keys are kept for the second reading than problems are wanted,
+        and there is a problem for each of them.
+        """
+        keys = [f"k{n}" for n in range(1000)]
+        self.assertEqual(len(self.repeats(*keys, *keys, most=10)), 10)
+        self.assertEqual(len(self.repeats(*["k"] * 50, most=10)), 49)
+
+    def test_memory(self) -> None:
+        """
+        A key takes eight bytes and a little for what is set aside.
+        """
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        keys = Keys()
+        for n in range(50_000):
+            keys.add(f"a key of some length, {n}")
+        self.assertEqual(list(keys.repeats([], 100)), [])
+        self.assertLess(tracemalloc.get_traced_memory()[1], 12 * 50_000)
 
 
 def row(line: int) -> Row:
@@ -754,6 +857,7 @@ class BulkRunTests(SynchronousTestCase):
             self.results.written, [(line, line + 100, "", "") for line in range(2, 12)]
         )
         self.assertEqual((self.run_.booked, self.run_.cause), (10, ""))
+        self.assertEqual(self.run_._first, {})
         self.assertEqual((self.client.most, self.progress.count), (3, 10))
 
     def test_nothing(self) -> None:
@@ -784,6 +888,30 @@ class BulkRunTests(SynchronousTestCase):
             ],
         )
         self.assertEqual(list(self.client.requests), ["k6", "k7", "k8"])
+
+    def test_attached(self) -> None:
+        """
+        A row under the key of another one that is under way has the answer of
+        that one, and is a replay.
+        """
+        asked: list[Deferred[Any]] = []
+
+        def request(command: str, data: object, key: str) -> Deferred[Any]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        self.client.request = request
+        rows = [Row(line, "CreditInSync", {"login": 1}, "k") for line in (2, 3, 4)]
+        run = BulkRun(self.client, iter(rows), self.results, 2, self.progress)
+        ended = run.start()
+        asked[0].callback(Answer({"order": 5}, False))
+        asked[1].callback(Answer({"order": 5}, False))
+        asked[2].callback(Answer({"order": 5}, True))
+        self.successResultOf(ended)
+        self.assertEqual((run.booked, run.replayed), (1, 2))
+        self.assertEqual(
+            self.results.written, [(2, 5, "", ""), (3, 5, "", ""), (4, 5, "", "")]
+        )
 
     def test_hopeless(self) -> None:
         """
@@ -1099,6 +1227,23 @@ class CommandTests(FolderTestCase):
         self.assertEqual(said[99], "promotion.csv: line 101: comment is required")
         self.assertEqual(
             said[100], "creditsync bulk: that is enough; nothing was booked"
+        )
+
+    def test_keyTwice(self) -> None:
+        """
+        Rows that have a key in common are told with both lines, after the
+        other problems: only one of them could be booked.
+        """
+        Path("promotion.csv").write_text(
+            "login,amount,comment,key\n1,5,x,k1\n1,5,x, k1\xa0\n2,6,,k2\n3,7,z,k1\n"
+            "4,8,x,\n4,8,x,\n"
+        )
+        self.assertEqual(
+            self.assertEnds(2, "promotion.csv"),
+            "promotion.csv: line 4: comment is required\n"
+            "promotion.csv: line 3: has the key of line 2\n"
+            "promotion.csv: line 5: has the key of line 2\n"
+            "creditsync bulk: problems: 3; nothing was booked\n",
         )
 
     def test_noRows(self) -> None:

@@ -43,6 +43,7 @@ from creditsync.cli.connection import (
     readToken,
     talk,
 )
+from creditsync.cli.keys import Keys
 from creditsync.cli.progress import Progress, progress
 from creditsync.cli.results import NotTheseResults, Results
 from creditsync.cli.rows import COMMANDS, BulkFile, Row, check
@@ -70,8 +71,8 @@ by commas, semicolons or tabs:
   comment  what it is for; needed for credits
   command  one of CreditInSync, CreditOutSync, BalanceInSync, BalanceOutSync,
            if there is this column (default: CreditInSync)
-  key      the idempotency key, if there is one (default: made of the content
-           of the file and the line)
+  key      the idempotency key, of one row only, if there is one (default: made
+           of the content of the file and the line)
   order    an order to update, if there is one
 
 All of the file is checked first, and nothing is booked if a line is wrong.
@@ -218,6 +219,7 @@ def _checked(options: Namespace, rows: BulkFile) -> Extent:
 
 def _problems(rows: BulkFile, extent: Extent) -> Iterator[Problem]:
     schemas = Schemas()
+    keys = Keys()
     try:
         for row in rows.rows():
             if isinstance(row, Problem):
@@ -225,10 +227,13 @@ def _problems(rows: BulkFile, extent: Extent) -> Iterator[Problem]:
                 continue
             extent.rows += 1
             extent.lines = row.line
+            if rows.hasOwnKey(row):
+                keys.add(row.key)
             try:
                 check(row, schemas)
             except Problem as e:
                 yield e
+        yield from keys.repeats(rows.rows(), MAX_PROBLEMS)
     except Unreadable as e:
         yield e
 
@@ -291,6 +296,8 @@ class BulkRun:
     unknown: int = field(default=0, init=False)
     cause: str = field(default="", init=False)
     _inFlight: int = field(default=0, init=False)
+    # The line that was sent first under each key that is under way.
+    _first: dict[str, int] = field(factory=dict, init=False)
     _isFilling: bool = field(default=False, init=False)
     _ended: "Deferred[None]" = field(init=False)
 
@@ -333,6 +340,7 @@ class BulkRun:
                 if row is None:
                     break
                 self._inFlight += 1
+                self._first.setdefault(row.key, row.line)
                 asked = self._client.request(row.command, row.data, row.key)
                 asked.addBoth(self._answered, row)
         except (Problem, OSError) as e:
@@ -344,11 +352,16 @@ class BulkRun:
 
     def _answered(self, answer: Answer | Failure, row: Row) -> None:
         self._inFlight -= 1
+        isFirst = self._first.get(row.key) == row.line
+        if isFirst:
+            del self._first[row.key]
         try:
             if isinstance(answer, Failure):
                 self._failed(answer, row)
             else:
-                self._booked(answer, row)
+                # One that has attached to another row's operation gets the
+                # same answer as that row.
+                self._booked(answer, row, answer.isReplay or not isFirst)
             self._progress.update()
         except Exception as e:
             # Nothing has happened, or the results can't be written, and then
@@ -356,8 +369,8 @@ class BulkRun:
             self.stop(str(e))
         self._fill()
 
-    def _booked(self, data: Answer, row: Row) -> None:
-        if data.isReplay:
+    def _booked(self, data: Answer, row: Row, isReplay: bool) -> None:
+        if isReplay:
             self.replayed += 1
         else:
             self.booked += 1

@@ -42,6 +42,8 @@ _METHODS: Final = {
 # and no more digits than anything can have that is valid.
 _INTEGER: Final = re.compile(r"\d{1,20}", re.ASCII)
 _AMOUNT: Final = re.compile(r"-?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})", re.ASCII)
+# How a spreadsheet writes a number that is too long for it.
+_SHORTENED: Final = re.compile(r"-?\d+(?:[.,]\d+)?E[+-]\d+", re.ASCII | re.IGNORECASE)
 
 
 @define
@@ -144,6 +146,11 @@ class BulkFile:
         if command not in _METHODS:
             raise Problem(f"command must be one of {', '.join(COMMANDS)}")
         key = given.pop("key", f"{self.name}-{line}")
+        if _SHORTENED.fullmatch(key):
+            raise Problem(
+                f"key is a number that a spreadsheet has shortened to {key}: its digits"
+                " are lost, so keep the column as text there"
+            )
         data: dict[str, Any] = dict(given)
         for name in ("login", "order"):
             if name in given:
@@ -151,6 +158,12 @@ class BulkFile:
         if "amount" in given:
             data["amount"] = _signed(command, given["amount"])
         return Row(line, command, data, key)
+
+    def hasOwnKey(self, row: Row) -> bool:
+        """
+        Whether the file says the key of a row.
+        """
+        return not row.key.startswith(self.name)
 
     def _stat(self) -> tuple[int, int]:
         now = os.fstat(self._file.fileno())

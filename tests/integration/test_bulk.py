@@ -390,6 +390,21 @@ class BulkTests(CommandTestCase):
             [(-500_000_000, "back"), (500_000_000, "first"), (700_000_000, "in")],
         )
 
+    def test_keyTwice(self) -> None:
+        """
+        Rows that have one key, as a spreadsheet makes them of long numbers, are
+        told before anything is booked.
+        """
+        self.file.write_text(
+            "login,amount,comment,key\n" + "1001,300,Bonus,9.87654E+18\n" * 5
+        )
+        errors = self.assertEndsWith(self.bulk(), 2)
+        self.assertEqual(errors.count("key is a number that a spreadsheet"), 5)
+        self.file.write_text("login,amount,comment,key\n" + "1001,300,Bonus,k1\n" * 5)
+        errors = self.assertEndsWith(self.bulk(), 2)
+        self.assertIn("promotion.csv: line 6: has the key of line 2\n", errors)
+        self.assertEqual(self.site.orders(), {})
+
     def test_spreadsheets(self) -> None:
         """
         The same rows, as different spreadsheets write them, are booked once:
