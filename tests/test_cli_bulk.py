@@ -26,7 +26,7 @@ from creditsync.cli.bulk import BulkRun
 from creditsync.cli.keys import Keys
 from creditsync.cli.progress import Lines
 from creditsync.cli.results import NotTheseResults, Results
-from creditsync.cli.rows import BulkFile, Row, check
+from creditsync.cli.rows import BulkFile, Row, check, checkPoint
 from creditsync.cli.spreadsheet import Problem, Unreadable
 from creditsync.client import Answer, OutcomeUnknown, Refused, Unanswered
 from creditsync.validation import Schemas
@@ -495,6 +495,59 @@ class CheckTests(FolderTestCase):
             self.problem("1,5,x,é", columns),
             "line 2: key has a character or a form that is not allowed",
         )
+
+
+class PointTests(FolderTestCase):
+    """
+    L{checkPoint}.
+    """
+
+    def problem(self, amount: str, command: str = "CreditInSync") -> str | None:
+        """
+        What is wrong with the point of an amount, if anything is.
+        """
+        (row,) = self.file(f"login,amount\n1,{amount}\n", command).rows()
+        assert isinstance(row, Row)
+        try:
+            checkPoint(row)
+        except Problem as e:
+            return str(e)
+        return None
+
+    def test_thousands(self) -> None:
+        """
+        One to three digits, a point and three digits may be thousands.
+        """
+        for amount, thousands, decimal in [
+            ("1.000", "1000", "1"),
+            ("12.500", "12500", "12.5"),
+            ("100.000", "100000", "100"),
+            ("999.999", "999999", "999.999"),
+            ("001.250", "1250", "1.25"),
+        ]:
+            for command in ("CreditInSync", "CreditOutSync"):
+                self.assertEqual(
+                    self.problem(amount, command),
+                    f"line 2: amount {amount.lstrip('0')} can mean {thousands} or"
+                    f" {decimal}: don't write three decimals, or confirm the second"
+                    " with --three-decimals",
+                )
+
+    def test_decimals(self) -> None:
+        """
+        Nobody writes thousands in any other way.
+        """
+        for amount in (
+            *("1000", "1.00", "1.0000", "12.5", "1.", ".125", "0.125", "1000.000"),
+            *("1234.567", "19.99", "0.00000001", "1.12345678"),
+        ):
+            self.assertEqual((amount, self.problem(amount)), (amount, None))
+
+    def test_noAmount(self) -> None:
+        """
+        Where there is no amount its point is no problem.
+        """
+        self.assertIs(self.problem(""), None)
 
 
 class KeysTests(SynchronousTestCase):
@@ -1245,6 +1298,20 @@ class CommandTests(FolderTestCase):
             "promotion.csv: line 5: has the key of line 2\n"
             "creditsync bulk: problems: 3; nothing was booked\n",
         )
+
+    def test_threeDecimals(self) -> None:
+        """
+        Amounts that could be meant as thousands have to be confirmed.
+        """
+        Path("promotion.csv").write_text("login,amount,comment\n1,1.000,x\n2,300,y\n")
+        self.assertEqual(
+            self.assertEnds(2, "promotion.csv"),
+            "promotion.csv: line 2: amount 1.000 can mean 1000 or 1: don't write three"
+            " decimals, or confirm the second with --three-decimals\n"
+            "creditsync bulk: problems: 1; nothing was booked\n",
+        )
+        self.command("promotion.csv", "--three-decimals")
+        self.assertEqual(len(self.talks), 1)
 
     def test_noRows(self) -> None:
         """

@@ -46,7 +46,7 @@ from creditsync.cli.connection import (
 from creditsync.cli.keys import Keys
 from creditsync.cli.progress import Progress, progress
 from creditsync.cli.results import NotTheseResults, Results
-from creditsync.cli.rows import COMMANDS, BulkFile, Row, check
+from creditsync.cli.rows import COMMANDS, BulkFile, Row, check, checkPoint
 from creditsync.cli.spreadsheet import Problem, Unreadable
 from creditsync.client import Answer, CreditClient, OutcomeUnknown, Refused
 from creditsync.validation import Schemas
@@ -122,6 +122,12 @@ def addCommand(commands: Any) -> None:
         type=_inFlight,
         default=256,
         help="how many rows are under way at a time, up to 900 (default: 256)",
+    )
+    parser.add_argument(
+        "--three-decimals",
+        action="store_true",
+        help="take amounts such as 1.000 and 12.500 for 1 and 12.5, which could be"
+        " meant as 1000 and 12500 and are refused otherwise",
     )
     addConnection(parser)
     parser.set_defaults(name="bulk", run=run)
@@ -205,7 +211,7 @@ def _checked(options: Namespace, rows: BulkFile) -> Extent:
     """
     extent = Extent()
     problems = 0
-    for problem in _problems(rows, extent):
+    for problem in _problems(options, rows, extent):
         print(f"{options.file}: {problem}", file=sys.stderr)
         problems += 1
         if problems == MAX_PROBLEMS:
@@ -217,7 +223,7 @@ def _checked(options: Namespace, rows: BulkFile) -> Extent:
     return extent
 
 
-def _problems(rows: BulkFile, extent: Extent) -> Iterator[Problem]:
+def _problems(options: Namespace, rows: BulkFile, extent: Extent) -> Iterator[Problem]:
     schemas = Schemas()
     keys = Keys()
     try:
@@ -231,6 +237,8 @@ def _problems(rows: BulkFile, extent: Extent) -> Iterator[Problem]:
                 keys.add(row.key)
             try:
                 check(row, schemas)
+                if not options.three_decimals:
+                    checkPoint(row)
             except Problem as e:
                 yield e
         yield from keys.repeats(rows.rows(), MAX_PROBLEMS)

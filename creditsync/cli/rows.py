@@ -213,3 +213,18 @@ def check(row: Row, schemas: Schemas) -> None:
         # The names of columns, where there is another one on the wire.
         message = e.message.removeprefix("data.").replace("idempotencyKey", "key")
         raise Problem(f"line {row.line}: {message}") from None
+
+
+def checkPoint(row: Row) -> None:
+    """
+    Judge whether the point in an amount can only be a decimal point.
+
+    @raise Problem: It may stand between thousands, as in many languages.
+    """
+    amount = row.data.get("amount", Decimal()).copy_abs()
+    if amount.as_tuple().exponent == -3 and 1 <= amount < 1000:
+        raise Problem(
+            f"line {row.line}: amount {amount} can mean {amount.scaleb(3):f} or"
+            f" {amount.normalize():f}: don't write three decimals, or confirm the"
+            " second with --three-decimals"
+        )
