@@ -154,6 +154,11 @@ class FileTests(FileTestCase):
         Path("c.toml").write_bytes(b"\xff")
         e = self.assertRaises(UsageError, self.parse, "--config=c.toml")
         self.assertEqual(str(e), "c.toml: it is not UTF-8")
+        Path("c.toml").write_bytes(b"\xef\xbb\xbftimeout = 3\n")
+        e = self.assertRaises(UsageError, self.parse, "--config=c.toml")
+        self.assertEqual(
+            str(e), "c.toml: it begins with a byte order mark; save it without"
+        )
 
     def test_everyOption(self) -> None:
         """
