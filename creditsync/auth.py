@@ -15,7 +15,6 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Container, Mapping
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import jwt
@@ -28,13 +27,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PublicKey,
 )
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from creditsync.codes import ALL_SESSIONS, MAX_SAFE_INTEGER
 from creditsync.errors import Unauthorized
 from creditsync.interfaces import IAuthenticator
 from creditsync.records import Principal
+from creditsync.revocations import Revocations
 
 # What the server may be configured for (wire contract, section 5).
 ALGORITHMS: Final = ("HS256", "RS256", "EdDSA")
@@ -65,76 +64,6 @@ _SIGNATURE_ONLY: Final["jwt.types.Options"] = {
     "verify_sub": False,
     "verify_jti": False,
 }
-
-
-class Revocations:
-    """
-    The token ids that are no longer good: a file with one C{jti} a line,
-    where empty lines and lines that start with C{#} say nothing.
-
-    The file is read again whenever it has changed, so that revoking is
-    appending a line. Who rewrites it should replace it as a whole: half a
-    file is half the revocations.
-    """
-
-    _log = Logger()
-
-    def __init__(self, path: Path) -> None:
-        """
-        @raise ValueError: The file can't be read.
-        """
-        self._path = path
-        self._version: tuple[int, ...] | None = None
-        self._complaint: object = None
-        try:
-            self._load()
-        except (OSError, UnicodeDecodeError) as e:
-            raise ValueError(f"the revocations in {path} {_unreadable(e)}") from e
-
-    def refresh(self) -> None:
-        """
-        Look whether the file has changed, and if so read it again. While it
-        can't be read, what was read last stays in force.
-        """
-        try:
-            self._load()
-        except (OSError, UnicodeDecodeError) as e:
-            self._complain(e)
-
-    def isRevoked(self, jti: str | None) -> bool:
-        """
-        Whether the file, as it was last read, has this C{jti}.
-        """
-        return jti in self._revoked
-
-    def _load(self) -> None:
-        stat = self._path.stat()
-        # The change time is there for a chmod, which moves nothing else.
-        version = stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
-        if version == self._version:
-            return
-        # Forgotten until the read has succeeded: a failed one is tried again.
-        self._version = None
-        lines = map(str.strip, self._path.read_text("utf-8").splitlines())
-        self._revoked: frozenset[str | None] = frozenset(
-            line for line in lines if line and not line.startswith("#")
-        )
-        self._version = version
-        self._complaint = None
-
-    def _complain(self, e: OSError | UnicodeDecodeError) -> None:
-        """
-        Log, but once for each cause and not for each command.
-        """
-        cause = _unreadable(e)
-        if cause == self._complaint:
-            return
-        self._complaint = cause
-        self._log.error(
-            "The revocations in {path} {cause}; those read before stay in force.",
-            path=self._path,
-            cause=cause,
-        )
 
 
 @implementer(IAuthenticator)
@@ -364,12 +293,3 @@ def _loadKey(key: str | bytes, algorithm: str) -> _VerifyKey | _SignKey:
     ):
         raise ValueError(f"an RS256 key has at least {_LEAST_MODULUS} bits")
     return prepared
-
-
-def _unreadable(e: OSError | UnicodeDecodeError) -> str:
-    """
-    Why a file can't be read, as the end of a sentence that began with it.
-    """
-    if isinstance(e, UnicodeDecodeError):
-        return "are not UTF-8"
-    return f"can't be read ({e.strerror})"

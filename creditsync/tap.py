@@ -33,13 +33,14 @@ from twisted.python.failure import Failure
 
 from creditsync import __version__, config, listening
 from creditsync.audit import AuditTrail
-from creditsync.auth import ALGORITHMS, Revocations, TokenAuthenticator
+from creditsync.auth import ALGORITHMS, TokenAuthenticator
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.ledger.thread import OwnThread
 from creditsync.notify import Supervisor
 from creditsync.records import Limits
+from creditsync.revocations import Revocations
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.tally import Tally
@@ -262,10 +263,11 @@ class Options(usage.Options):
         with _naming("schemas"):
             self["site"] = Schemas(self["schemas"] and _folder(self["schemas"]))
         with _naming("revoked"):
-            self["revocations"] = self["revoked"] and Revocations(
+            self["revocations"] = None
+            if self["revoked"] is not None:
                 # A daemon changes its folder before it reads them again.
-                Path(self["revoked"]).absolute()
-            )
+                path = Path(self["revoked"]).absolute()
+                self["revocations"] = Revocations(path)
         with _naming("audit"):
             self["trail"] = self["audit"] and _file(self["audit"])
         if self["log-json"] and self.parent is not None:
@@ -429,7 +431,7 @@ def makeService(options: Options) -> "Server":
     service = creditSync(reactor, options, key, tally)
     reloads = [service.reload]
     if options["revocations"]:
-        reloads.append(options["revocations"].refresh)
+        reloads.append(options["revocations"].reload)
     server = SupervisedServer(reactor, service, Supervisor(reactor), reloads)
     if tally is not None:
         server.web = web(reactor, options, service, tally)
@@ -495,7 +497,7 @@ def web(reactor: Any, options: Options, service: CreditSync, tally: Tally) -> "W
     from creditsync.web.service import Web
 
     root = Root(
-        Metrics(reactor, service, tally),
+        Metrics(reactor, service, tally, options["revocations"]),
         run=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
         ledger=os.path.abspath(options["ledger"]),
     )

@@ -29,10 +29,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from creditsync import auth
-from creditsync.auth import Revocations, TokenAuthenticator, mint
+from creditsync.auth import TokenAuthenticator, mint
 from creditsync.errors import Unauthorized
 from creditsync.interfaces import IAuthenticator
 from creditsync.records import Principal
+from creditsync.revocations import Revocations
 
 SECRET = "0123456789abcdef0123456789abcdef"
 NOW = 1_700_000_000.0

@@ -294,6 +294,40 @@ class CheckTests(FileTestCase):
             ],
         )
 
+    def test_warnings(self) -> None:
+        """
+        What can be used, and is perhaps not what was meant, is told without
+        being a mistake.
+        """
+        Path("revoked").write_text("0123456789abcdef # John\nlost laptop")
+        status, out, errors = self.check("--revoked=revoked")
+        self.assertIsNone(status)
+        self.assertTrue(out.endswith("All of it can be used.\n"))
+        self.assertEqual(
+            errors.splitlines(),
+            [
+                "creditsync check-config: warning: --revoked: revoked: line 2: there is"
+                " white space or one of # , ; \" ' inside; one id per line is expected,"
+                " and a remark begins with white space and #. The first word is revoked"
+                " too",
+                "creditsync check-config: warning: --revoked: revoked: the last line"
+                " has no line end: what is appended next will run into it",
+            ],
+        )
+
+    def test_revoked(self) -> None:
+        """
+        A list of revoked tokens that is not understood is a mistake.
+        """
+        Path("revoked").write_text("lost-laptop-1\n", "utf-16")
+        path = Path("revoked").absolute()
+        status, _, _ = self.check("--revoked=revoked")
+        self.assertEqual(
+            status,
+            f"creditsync check-config: --revoked: the revocations in {path} are not"
+            " UTF-8, but UTF-16 or no text at all",
+        )
+
     def test_certificate(self) -> None:
         """
         Certificates are read.

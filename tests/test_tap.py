@@ -203,6 +203,16 @@ class OptionsTests(InFolder):
             "--revoked=/nowhere/revoked",
         )
 
+    def test_revokedWithoutAName(self) -> None:
+        """
+        An empty name, say of a variable that is not set, is refused, and not
+        taken for no list at all.
+        """
+        self.assertRefused(
+            f"--revoked: the revocations in {os.getcwd()} are not a regular file",
+            "--revoked=",
+        )
+
     def test_version(self) -> None:
         """
         --version is ours and not Twisted's.
@@ -381,6 +391,18 @@ class MakeServiceTests(InFolder):
         key = Path("creditsync.key").read_text()
         tap.makeService(self.parse())
         self.assertEqual(Path("creditsync.key").read_text(), key)
+
+    def test_revocations(self) -> None:
+        """
+        The file of revoked tokens is read again on a reload, and watched by
+        the metrics.
+        """
+        Path("revoked").touch()
+        options = self.parse("--revoked=revoked", "--web=tcp:0")
+        server: Any = tap.makeService(options)
+        self.assertIn(options["revocations"].reload, server._reloads)
+        metrics = server.web._root._metrics
+        self.assertIs(metrics.revocations, options["revocations"])
 
 
 class FakeCreditSync:
