@@ -33,7 +33,7 @@ from twisted.python.failure import Failure
 
 from creditsync import __version__, config, listening
 from creditsync.audit import AuditTrail
-from creditsync.auth import ALGORITHMS, TokenAuthenticator
+from creditsync.auth import ALGORITHMS, TokenAuthenticator, keyReadings
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
 from creditsync.ledger.sqlite import SQLiteLedger
@@ -53,6 +53,13 @@ DEFAULT_LISTEN: Final = "tcp:8080:interface=127.0.0.1"
 DEFAULT_LEDGER: Final = "creditsync.db"
 DEFAULT_KEY: Final = "creditsync.key"
 KEY_VARIABLE: Final = "CREDITSYNC_KEY"
+
+# What is told of a key file that earlier releases read differently.
+TWO_READINGS: Final = (
+    "begins with a byte order mark, which is not part of it, or is binary and begins"
+    " or ends with white space, which is; tokens that an earlier release signed by"
+    " the other reading are accepted too"
+)
 
 # Seconds after which a thread hands the GIL over. A commit beside a busy
 # reactor takes 1.0 ms with it, and 5.6 ms with Python's own 0.005.
@@ -102,6 +109,23 @@ def _positive(name: str, kind: type[float]) -> Callable[[str], float]:
     return read
 
 
+def _seconds(name: str) -> Callable[[str], float]:
+    """
+    What reads the value of an option that is a time and may be 0.
+    """
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf:
+            raise usage.UsageError(f"--{name} must be 0 or a positive number: {text}")
+        return value
+
+    return read
+
+
 def _oneOf(name: str, *choices: str) -> Callable[[str], str]:
     """
     What reads the value of an option that is one of a few words.
@@ -131,7 +155,8 @@ class Options(usage.Options):
 
     After parsing, C{listen} is a list, C{limits} the L{Limits}, C{site} the
     compiled L{Schemas}, C{revocations} what was revoked or L{None}, and
-    C{secret} the key, or L{None} if it is still to be made.
+    C{secret} the key, or L{None} if it is still to be made. C{formerSecrets} is
+    what else the key's file may mean, see L{keyReadings}.
 
     @ivar given: The options that the command line has.
     @ivar filed: Those that the file of C{--config} decided.
@@ -167,7 +192,15 @@ class Options(usage.Options):
             f"How tokens are signed: {', '.join(ALGORITHMS)}.",
             _oneOf("algorithm", *ALGORITHMS),
         ],
-        ["revoked", None, None, "The file of revoked token ids, one a line."],
+        [
+            "leeway",
+            None,
+            5.0,
+            "Seconds by which a token's iat and nbf may be ahead of this machine's"
+            " clock.",
+            _seconds("leeway"),
+        ],
+        ["revoked", None, None, "The file of revoked token ids, one per line."],
         [
             "audit",
             None,
@@ -274,9 +307,13 @@ class Options(usage.Options):
             # twistd's own, which it reads as soon as this is parsed.
             self.parent["logger"] = "creditsync.logs.json"
         with _naming("key"):
-            self["secret"] = readKey(self["key"])
+            readings = readKey(self["key"])
+            self["secret"] = readings[0] if readings else None
+            self["formerSecrets"] = readings[1:]
             if self["secret"] is not None:
-                TokenAuthenticator(self["secret"], self["algorithm"])
+                TokenAuthenticator(
+                    self["secret"], self["algorithm"], also=self["formerSecrets"]
+                )
             elif self["algorithm"] != "HS256":
                 raise ValueError(f"the public key {keyPath(self['key'])} is not there")
 
@@ -354,24 +391,24 @@ def keyPath(named: str | None) -> Path:
     return Path(named or DEFAULT_KEY)
 
 
-def readKey(named: str | None) -> bytes | None:
+def readKey(named: str | None) -> list[bytes]:
     """
     Find the key that tokens are signed or verified with.
 
     @param named: The value of C{--key}, if there is one. It is before the
         environment, which is before the default file.
-    @return: L{None} if its file is not there.
+    @return: As L{keyReadings} has it; nothing if its file is not there.
     @raise ValueError: Its file can't be read.
     """
     variable = os.environb.get(KEY_VARIABLE.encode())
     if variable and named is None:
-        return variable.strip()
+        return _understoodKey(KEY_VARIABLE, variable)
     path = keyPath(named)
     try:
-        key = path.read_bytes().strip()
+        key = path.read_bytes()
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return None
+        return []
     except OSError as e:
         raise ValueError(f"the key {path} can't be read ({e.strerror})") from e
     if mode & 0o077 and b"PUBLIC KEY" not in key and not _isCredential(path):
@@ -379,7 +416,21 @@ def readKey(named: str | None) -> bytes | None:
             "Others can read the key {path}: make it yours alone with chmod 600.",
             path=path,
         )
-    return key
+    return _understoodKey(str(path), key)
+
+
+def _understoodKey(source: str, data: bytes) -> list[bytes]:
+    """
+    The readings of a key; if there are two the log says so.
+    """
+    readings = keyReadings(data)
+    if readings[1:]:
+        _log.warn(
+            "The key {source} {reading}.",
+            source=source,
+            reading=TWO_READINGS,
+        )
+    return readings
 
 
 def _isCredential(path: Path) -> bool:
@@ -476,7 +527,11 @@ def creditSync(
         ),
         events=events,
         authenticator=TokenAuthenticator(
-            key, options["algorithm"], revocations=options["revocations"]
+            key,
+            options["algorithm"],
+            also=options["formerSecrets"],
+            leeway=options["leeway"],
+            revocations=options["revocations"],
         ),
         schemas=options["site"],
         listen=options["listen"],

@@ -299,6 +299,7 @@ class CheckTests(FileTestCase):
         What can be used, and is perhaps not what was meant, is told without
         being a mistake.
         """
+        Path("creditsync.key").write_bytes(bytes(range(200, 240)) + b"\n")
         Path("revoked").write_text("0123456789abcdef # John\nlost laptop")
         status, out, errors = self.check("--revoked=revoked")
         self.assertIsNone(status)
@@ -312,6 +313,10 @@ class CheckTests(FileTestCase):
                 " too",
                 "creditsync check-config: warning: --revoked: revoked: the last line"
                 " has no line end: what is appended next will run into it",
+                "creditsync check-config: warning: --key: the key begins with a byte"
+                " order mark, which is not part of it, or is binary and begins or ends"
+                " with white space, which is; tokens that an earlier release signed by"
+                " the other reading are accepted too",
             ],
         )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from twisted.python.usage import UsageError
 
-from creditsync.tap import Options, keyPath
+from creditsync.tap import TWO_READINGS, Options, keyPath
 
 _USAGE = """\
 Usage: creditsync check-config [FILE] [options of the server]
@@ -89,6 +89,8 @@ def _warnings(options: Options) -> Iterator[str]:
     if options["revocations"] is not None:
         for warning in options["revocations"].warnings:
             yield f"--revoked: {options['revoked']}: {warning}"
+    if options["formerSecrets"]:
+        yield f"--key: the key {TWO_READINGS}"
 
 
 def _problems(options: Options) -> Iterator[str]:
