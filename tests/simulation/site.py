@@ -14,10 +14,11 @@ from twisted.internet.address import IPv4Address
 from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
-from creditsync.auth import Revocations, TokenAuthenticator
+from creditsync.auth import TokenAuthenticator
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
 from creditsync.records import Trade, TradeEvent
+from creditsync.revocations import Revocations
 from creditsync.runtime import TradingRuntime
 from creditsync.service import GOODBYE, LAST_CALL, CreditSync
 from creditsync.validation import Schemas
