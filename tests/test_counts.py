@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync import audit
 from creditsync.audit import AuditTrail
 from creditsync.client import CreditClient
 from creditsync.errors import LedgerProblem, NoMoney
@@ -46,10 +47,10 @@ def trailed(test: SynchronousTestCase, server: CreditSync, clock: Clock) -> None
     """
     folder = TemporaryDirectory()
     test.addCleanup(folder.cleanup)
-    audit = AuditTrail(Path(folder.name, "audit"), clock, lambda: NOW)
-    audit.open()
-    server.audit = server.sessions.audit = audit
-    server._events.addObserver(audit.booked)
+    trail = AuditTrail(Path(folder.name, "audit"), clock, lambda: NOW)
+    trail.open()
+    server.audit = server.sessions.audit = trail
+    server._events.addObserver(trail.booked)
 
 
 class RequestTests(ObservedTestCase):
@@ -492,6 +493,28 @@ class ForeignTests(SynchronousTestCase):
             if connection is not self.client.protocol:
                 connection.connectionLost()
         self.assertNothingLeft()
+
+    def test_neverHeardOf(self) -> None:
+        """
+        Of what never comes, or comes without a mark, the audit trail remembers who
+        asked only for so many.
+        """
+        self.patch(audit, "_MOST_ASKERS", 3)
+        trailed(self, self.server, self.reactor)
+        for _ in range(5):
+            for operation, reserved in self.ask():
+                reserved.callback(self.reserve(operation))
+            self.reactor.advance(5)
+        self.reactor.advance(0)
+        self.assertEqual(
+            counts.left(self.server),
+            {"operations of which the audit trail has not heard": 3},
+        )
+        # The last are known.
+        self.runtime.book(self.runtime.reserved[-1])
+        assert self.server.audit is not None
+        *_, line = self.server.audit.path.read_text().splitlines()
+        self.assertEqual(json.loads(line)["extID"], "a-4")
 
     def test_neverReserved(self) -> None:
         """
