@@ -18,6 +18,8 @@ from typing import Final
 from attrs import define
 from twisted.web.http import Request
 
+from creditsync.web.answers import header
+
 _ORIGIN: Final = re.compile(
     r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?"
 )
@@ -57,7 +59,7 @@ class Origins:
         """
         Whether a page of this site sent a request.
         """
-        origin = request.getHeader("Origin") or ""
+        origin = header(request, "Origin")
         try:
             origin = normalized(origin)
             scheme = origin.partition(":")[0]
@@ -72,7 +74,7 @@ class Origins:
         to read.
         """
         scheme = "https" if request.isSecure() else "http"
-        host = request.getHeader("Host") or ""
+        host = header(request, "Host")
         return " or ".join([f"{scheme}://{host}", *sorted(self.public)])
 
     def isSecure(self, request: Request) -> bool:
@@ -81,7 +83,7 @@ class Origins:
         """
         return (
             request.isSecure()
-            or (request.getHeader("Origin") or "").lower().startswith("https:")
+            or header(request, "Origin").lower().startswith("https:")
             or (self._isFromProxy(request) and _forwarded(request, "Proto") == "https")
         )
 
@@ -101,7 +103,7 @@ class Origins:
         resolve to this machine so that it can read the answer (DNS rebinding).
         """
         ours = _address(getattr(request.getHost(), "host", None))
-        if ours is None or not ours.is_loopback or not request.getHeader("Host"):
+        if ours is None or not ours.is_loopback or not header(request, "Host"):
             return False
         try:
             name = _name(_direct(request, "http"))
@@ -127,7 +129,7 @@ def _direct(request: Request, scheme: str) -> str:
 
     @raise ValueError: There is none, or it is malformed.
     """
-    return normalized(f"{scheme}://{request.getHeader('Host') or ''}")
+    return normalized(f"{scheme}://{header(request, 'Host')}")
 
 
 def _name(origin: str) -> str:
@@ -151,8 +153,7 @@ def _forwarded(request: Request, what: str) -> str:
     The last value of an C{X-Forwarded-} header. A proxy appends what it knows;
     what stands before may be anybody's.
     """
-    values = request.requestHeaders.getRawHeaders(f"X-Forwarded-{what}") or [""]
-    return values[-1].rpartition(",")[2].strip()
+    return header(request, f"X-Forwarded-{what}").rpartition(",")[2].strip()
 
 
 def _address(text: str | None) -> IPv4Address | IPv6Address | None:

@@ -9,7 +9,7 @@ from twisted.logger import Logger
 from twisted.web.http import Request
 
 from creditsync.metrics import Metrics, exposition
-from creditsync.web.answers import Answer, answer, problem
+from creditsync.web.answers import Answer, answer, header, printable, problem
 from creditsync.web.origins import Origins
 
 _log = Logger()
@@ -31,7 +31,7 @@ class MetricsPage(Answer):
         """
         if self._origins.isRebound(request):
             return misdirected(request, self._origins)
-        accept = request.getHeader("Accept") or ""
+        accept = header(request, "Accept")
         text, contentType = exposition(self._registry, accept)
         request.setHeader(b"Content-Type", contentType.encode("ascii"))
         return text
@@ -78,8 +78,7 @@ def misdirected(request: Request, origins: Origins) -> bytes:
     """
     Refuse a request under a name that is not known here.
     """
-    # Anybody may send anything here, also what a terminal would obey.
-    host = ascii(request.getHeader("Host") or "")[1:-1][:200]
+    host = printable(header(request, "Host"))
     _log.warn(
         "/metrics for {peer} is refused: it was asked for under the name {host},"
         " which is neither an address nor named by --web-origin.",

@@ -22,7 +22,7 @@ from creditsync.errors import Forbidden, Refusal, TooManyRequests
 from creditsync.interfaces import IAuthenticator
 from creditsync.metrics import ROLES
 from creditsync.records import Principal
-from creditsync.web.answers import Answer, answer, problem
+from creditsync.web.answers import Answer, answer, header, printable, problem
 from creditsync.web.origins import Origins
 
 # Sign-ins at once; the oldest goes first.
@@ -160,7 +160,7 @@ class SignIns:
         ports and, with this path, to all its pages: two consoles would sign each
         other out under one name. Over TLS nobody else can set it (C{__Host-}).
         """
-        host = (request.getHeader("Host") or "").lower()
+        host = header(request, "Host").lower()
         own = blake2b(f"{self._instance} {host}".encode(), digest_size=8).hexdigest()
         return f"{'__Host-' * isSecure}creditsync_session_{own}".encode("ascii")
 
@@ -279,9 +279,7 @@ def foreign(request: Request, origins: Origins) -> bytes:
     Refuse a request of a page of another site, or through a proxy of which
     nothing is known.
     """
-    # Anybody may send anything here, also what a terminal would obey.
-    origin = ascii(request.getHeader("Origin") or "")[1:-1][:200] or "none"
-    expected = ascii(origins.expected(request))[1:-1][:1000]
+    origin = printable(header(request, "Origin"))
     _log.warn(
         "{page} from {peer} is refused: it came from the origin {origin}, expected"
         " {expected}. If the console is behind a proxy, start the server with"
@@ -289,7 +287,7 @@ def foreign(request: Request, origins: Origins) -> bytes:
         page=request.path.decode("ascii", "replace"),
         peer=origins.client(request),
         origin=origin,
-        expected=expected,
+        expected=printable(origins.expected(request)),
     )
     return problem(
         request,

@@ -313,7 +313,7 @@ class ProxyTests(SynchronousTestCase):
         page.run(f"document.querySelector('#token').value = {json.dumps(token())}; 0")
         page.run("document.querySelector('#sign-in-button').click()")
         page.until("document.body.dataset.state === 'live'")
-        # The cookie is the browser's, who has not sent it to a script.
+        # Signed in by the cookie, which no script can read.
         page.open(f"{origin}/")
         page.until("document.body.dataset.state === 'live'")
         self.assertEqual(page.run("document.cookie"), "")
