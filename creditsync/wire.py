@@ -17,6 +17,7 @@ closing bracket escaped where they stand inside a string.
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from decimal import MAX_PREC, Context, Decimal
 from json.encoder import encode_basestring_ascii
@@ -123,6 +124,8 @@ def decode(line: bytes) -> dict[str, Any]:
         # All that this parser says so of is an integer of a great many digits.
         raise InvalidJSON(_TOO_GREAT) from None
     except msgspec.DecodeError as e:
+        if line.startswith(BOM_UTF8):
+            raise InvalidJSON("the line begins with a byte order mark") from None
         raise InvalidJSON(f"the line is not valid JSON: {_cause(e)}") from None
     if not isinstance(value, dict):
         raise InvalidJSON("the line is not a JSON object")

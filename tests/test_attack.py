@@ -20,9 +20,10 @@ from tests.attack import tokens
 from tests.attack.conversation import Conversation
 from tests.attack.coverage import Coverage
 from tests.attack.fuzz import Fuzzing, seeds
-from tests.attack.judge import units, verdict
+from tests.attack.judge import verdict
 from tests.attack.stack import MANAGER, TOKENS, USER
 from tests.attack.token_kinds import ACCEPTED, Keys, kinds
+from tests.family import units
 
 KEYS = Keys()
 

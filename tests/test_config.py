@@ -164,6 +164,11 @@ class FileTests(FileTestCase):
         Path("c.toml").write_bytes(b"\xff")
         e = self.assertRaises(UsageError, self.parse, "--config=c.toml")
         self.assertEqual(str(e), "c.toml: it is not UTF-8")
+        Path("c.toml").write_bytes(b"\xef\xbb\xbftimeout = 3\n")
+        e = self.assertRaises(UsageError, self.parse, "--config=c.toml")
+        self.assertEqual(
+            str(e), "c.toml: it begins with a byte order mark; save it without"
+        )
 
     def test_everyOption(self) -> None:
         """
@@ -301,6 +306,45 @@ class CheckTests(FileTestCase):
                 " by this user",
                 "creditsync check-config: --audit: y can't be made by this user",
             ],
+        )
+
+    def test_warnings(self) -> None:
+        """
+        What can be used, and is perhaps not what was meant, is told without
+        being a mistake.
+        """
+        Path("creditsync.key").write_bytes(bytes(range(200, 240)) + b"\n")
+        Path("revoked").write_text("0123456789abcdef # John\nlost laptop")
+        status, out, errors = self.check("--revoked=revoked")
+        self.assertIsNone(status)
+        self.assertTrue(out.endswith("All of it can be used.\n"))
+        self.assertEqual(
+            errors.splitlines(),
+            [
+                "creditsync check-config: warning: --revoked: revoked: line 2: there is"
+                " white space or one of # , ; \" ' inside; one id per line is expected,"
+                " and a remark begins with white space and #. The first word is revoked"
+                " too",
+                "creditsync check-config: warning: --revoked: revoked: the last line"
+                " has no line end: what is appended next will run into it",
+                "creditsync check-config: warning: --key: the key begins with a byte"
+                " order mark, which is not part of it, or is binary and begins or ends"
+                " with white space, which is; tokens that an earlier release signed by"
+                " the other reading are accepted too",
+            ],
+        )
+
+    def test_revoked(self) -> None:
+        """
+        A list of revoked tokens that is not understood is a mistake.
+        """
+        Path("revoked").write_text("lost-laptop-1\n", "utf-16")
+        path = Path("revoked").absolute()
+        status, _, _ = self.check("--revoked=revoked")
+        self.assertEqual(
+            status,
+            f"creditsync check-config: --revoked: the revocations in {path} are not"
+            " UTF-8, but UTF-16 or no text at all",
         )
 
     def test_certificate(self) -> None:

@@ -21,6 +21,7 @@ FLOORS: list[set[str]] = [
     {"errors"},
     {"interfaces"},
     {"records"},
+    {"revocations"},
     {
         "wire",
         "validation",

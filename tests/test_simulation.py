@@ -290,7 +290,7 @@ class RuleTests(SynchronousTestCase):
             each for each in self.history.publications if each.booking is not booking
         ]
         for talk in self.history.talks:
-            comment = booking.trade["comment"].split(" ")[0].encode()
+            comment = booking.trade.comment.split(" ")[0].encode()
             mark = b'"comment":"' + comment + b" "
             talk.events = [each for each in talk.events if mark not in each[0]]
         self.assertBreaks("durability")
@@ -384,7 +384,8 @@ class RuleTests(SynchronousTestCase):
         """
         What is booked is what was asked for, to the last unit.
         """
-        self.booking(lambda each: each.type == 0).trade["profit"] += 1
+        booking = self.booking(lambda each: each.type == 0)
+        booking.trade = booking.trade._replace(profit=booking.trade.profit + 1)
         self.assertLedgerBreaks("as-asked-for")
 
     def test_bookedTwice(self) -> None:
@@ -405,9 +406,13 @@ class RuleTests(SynchronousTestCase):
         """
         A trade has the time at which it was booked.
         """
-        trade = self.booking(lambda each: each.type == 0).trade
-        for name in ("open_time", "close_time", "timestamp"):
-            trade[name] += 100
+        booking = self.booking(lambda each: each.type == 0)
+        trade = booking.trade
+        booking.trade = trade._replace(
+            open_time=trade.open_time + 100,
+            close_time=trade.close_time + 100,
+            timestamp=trade.timestamp + 100,
+        )
         self.assertLedgerBreaks("time")
 
     def test_lost(self) -> None:

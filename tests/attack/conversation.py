@@ -17,10 +17,10 @@ from tests.attack.judge import (
     Outcome,
     Verdict,
     isValid,
-    units,
     verdict,
 )
 from tests.attack.stack import LIMITS, MANAGER, TOKENS, Connection, Stack, problems
+from tests.family import units
 
 _REPAIRED = re.compile(rb",\s*[}\]]|'")
 

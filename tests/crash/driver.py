@@ -26,9 +26,10 @@ from attrs import Factory, define, field
 from creditsync.auth import mint
 from creditsync.ledger.checking import problems
 from creditsync.ledger.opening import SCRIPTS, connectReader
-from tests.crash.asked import ADD, PRINCIPAL, Asked
+from tests.crash.asked import PRINCIPAL, Asked
 from tests.crash.load import Connection, Load
 from tests.crash.record import Record, Violation
+from tests.family import ADD
 from tests.integration.processes import SECRET, Server, Site
 
 CONNECTIONS: Final = 4

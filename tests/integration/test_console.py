@@ -207,7 +207,7 @@ class ConsoleTests(SynchronousTestCase):
         self.start()
         for bad, why in (
             ("nonsense", "The token is malformed."),
-            (token()[:-3] + "AAA", "The token is badly signed."),
+            (token()[:-3] + "AAA", "The token's signature is invalid."),
             (token(expires=-1), "The token has expired."),
             (token(role=0), "This token's role may not use the console."),
         ):

@@ -14,23 +14,24 @@ from twisted.internet.address import IPv4Address
 from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
-from creditsync.auth import Revocations, TokenAuthenticator
+from creditsync.auth import TokenAuthenticator
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
 from creditsync.records import Trade, TradeEvent
+from creditsync.revocations import Revocations
 from creditsync.runtime import TradingRuntime
 from creditsync.service import GOODBYE, LAST_CALL, CreditSync
 from creditsync.tally import Tally
 from creditsync.validation import Schemas
 from tests import counts
+from tests.family import tradeOf
 from tests.simulation.foreign import ForeignRuntime
 from tests.simulation.history import (
     Generation,
     History,
     Publication,
     Talk,
-    members,
-    tradeOf,
+    committed,
 )
 from tests.simulation.network import Link
 from tests.simulation.setting import Setting
@@ -158,7 +159,7 @@ class Site:
             publication = Publication(
                 self.generation.number,
                 event.type,
-                members(event.data)
+                committed(event.data)
                 if isinstance(event.data, Trade)
                 else tradeOf(event.data),
                 (world.now, world.turn),
