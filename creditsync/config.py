@@ -77,7 +77,7 @@ def _takers(options: Any) -> Iterator[tuple[str, _Option]]:
         yield name, ((bool,), "true or false", _flag(options, name))
     for name, value in options.items():
         if isinstance(value, list):
-            repeated = getattr(options, f"opt_{name}")
+            repeated = getattr(options, f"opt_{name.replace('-', '_')}")
             yield name, ((list,), "a list of strings", _each(repeated))
 
 

@@ -509,12 +509,16 @@ class LineFactory(Factory):
         Forget a connection.
         """
         self._connections.pop(connection, None)
-        if not self._connections:
-            self.turns.clear()
-        if not self._connections and self._nextTurn is not None:
+        if self._connections:
+            return
+        self.turns.clear()
+        if self._nextTurn is not None:
             self._nextTurn.cancel()
             self._nextTurn = None
-        if not self._connections and self._allClosed is not None:
+        # There may be no turn for a long time: forget those that had something
+        # to say, and count what they were told.
+        self.flush()
+        if self._allClosed is not None:
             allClosed, self._allClosed = self._allClosed, None
             allClosed.callback(None)
 

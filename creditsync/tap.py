@@ -13,12 +13,14 @@ import os
 import re
 import secrets
 import signal
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -153,10 +155,10 @@ class Options(usage.Options):
     """
     The command line of the server.
 
-    After parsing, C{listen} is a list, C{limits} the L{Limits}, C{site} the
-    compiled L{Schemas}, C{revocations} what was revoked or L{None}, and
-    C{secret} the key, or L{None} if it is still to be made. C{formerSecrets} is
-    what else the key's file may mean, see L{keyReadings}.
+    After parsing, C{listen} and C{web-origin} are lists, C{limits} the
+    L{Limits}, C{site} the compiled L{Schemas}, C{revocations} what was revoked
+    or L{None}, and C{secret} the key, or L{None} if it is still to be made.
+    C{formerSecrets} is what else the key's file may mean, see L{keyReadings}.
 
     @ivar given: The options that the command line has.
     @ivar filed: Those that the file of C{--config} decided.
@@ -254,11 +256,15 @@ class Options(usage.Options):
         self.given: frozenset[str] = frozenset()
         self.filed: set[str] = set()
         super().__init__()  # type: ignore[no-untyped-call]
-        self.update(listen=[])
+        self.update({"listen": [], "web-origin": []})
         self.docs["listen"] = (
             "Where to listen, a Twisted endpoint such as tcp:8080 or"
             " unix:/run/creditsync.sock; may be given several times. [default:"
             f" {DEFAULT_LISTEN}]"
+        )
+        self.docs["web-origin"] = (
+            "Where browsers find the console of --web if a proxy stands before it,"
+            " such as https://console.example.com; may be given several times."
         )
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -276,6 +282,20 @@ class Options(usage.Options):
         """
         _checkEndpoint("listen", description)
         self["listen"] = [*self["listen"], description]
+
+    def opt_web_origin(self, text: str) -> None:
+        """
+        Note an origin.
+
+        @raise usage.UsageError: It is not one.
+        """
+        # As with --web.
+        from creditsync.web.origins import normalized
+
+        try:
+            self["web-origin"] = [*self["web-origin"], normalized(text)]
+        except ValueError as e:
+            raise usage.UsageError(f"--web-origin: {e}") from e
 
     def opt_version(self) -> None:
         """
@@ -485,7 +505,7 @@ def makeService(options: Options) -> "Server":
         reloads.append(options["revocations"].reload)
     server = SupervisedServer(reactor, service, Supervisor(reactor), reloads)
     if tally is not None:
-        server.web = web(reactor, options, service, tally)
+        server.web = web(reactor, options, service, tally, key)
         reloads.append(server.web.reload)
     return server
 
@@ -543,7 +563,9 @@ def creditSync(
     )
 
 
-def web(reactor: Any, options: Options, service: CreditSync, tally: Tally) -> "Web":
+def web(
+    reactor: Any, options: Options, service: CreditSync, tally: Tally, key: bytes
+) -> "Web":
     """
     The site of a server, as these options want it, not yet started.
     """
@@ -555,8 +577,20 @@ def web(reactor: Any, options: Options, service: CreditSync, tally: Tally) -> "W
         Metrics(reactor, service, tally, options["revocations"]),
         run=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
         ledger=os.path.abspath(options["ledger"]),
+        origins=options["web-origin"],
+        instance=instanceOf(options["ledger"], key),
     )
     return Web(reactor, options["web"], root)
+
+
+def instanceOf(ledger: str, key: bytes) -> str:
+    """
+    What tells this server from all others, and stays as it is after a restart.
+    On one machine the ledger is enough; machines that were made alike, as
+    containers are, should at least not have the same key.
+    """
+    place = os.fsencode(f"{socket.gethostname()}:{os.path.abspath(ledger)}")
+    return blake2b(place, key=blake2b(key).digest(), digest_size=16).hexdigest()
 
 
 class Server(Service):

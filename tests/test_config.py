@@ -49,6 +49,7 @@ class FileTests(FileTestCase):
         self.write(
             """
             listen = ["tcp:1", "tcp:2"]
+            web-origin = ["https://a.example", "http://b.example:80/"]
             ledger = "/x/ledger.db"
             timeout = 3
             line-timeout = 2.5
@@ -60,6 +61,9 @@ class FileTests(FileTestCase):
         )
         options = self.parse("--config=c.toml")
         self.assertEqual(options["listen"], ["tcp:1", "tcp:2"])
+        self.assertEqual(
+            options["web-origin"], ["https://a.example", "http://b.example"]
+        )
         self.assertEqual(options["ledger"], "/x/ledger.db")
         self.assertEqual(options["timeout"], 3.0)
         self.assertEqual(options["limits"].lineTimeout, 2.5)
@@ -139,6 +143,12 @@ class FileTests(FileTestCase):
             " Unknown endpoint type: 'nope'",
             'listen = ["nope:1"]',
         )
+        self.assertRefused(
+            "--web-origin: https://a.example/console is not an origin such as"
+            " https://console.example.com: a scheme, a host and perhaps a port,"
+            " without a path",
+            'web-origin = ["https://a.example/console"]',
+        )
 
     def test_noFile(self) -> None:
         """
@@ -217,7 +227,9 @@ class CheckTests(FileTestCase):
         """
         self.writeKey()
         self.write('listen = ["tcp:1"]\ntimeout = 3\naudit = "a \\"b\\""')
-        status, out, errors = self.check("c.toml", "--max-pending=9")
+        status, out, errors = self.check(
+            "c.toml", "--max-pending=9", "--web-origin=https://a.example"
+        )
         self.assertEqual((status, errors), (None, ""))
         lines = out.splitlines()
         for line in (
@@ -225,6 +237,7 @@ class CheckTests(FileTestCase):
             "timeout = 3.0  # c.toml",
             'audit = "a \\"b\\""  # c.toml',
             "max-pending = 9  # command line",
+            'web-origin = ["https://a.example"]  # command line',
             'ledger = "creditsync.db"  # default',
             "idempotent-extid = false  # default",
         ):
@@ -239,6 +252,7 @@ class CheckTests(FileTestCase):
         """
         self.assertEqual(self.check()[0], None)
         self.assertEqual(os.listdir(), [])
+        self.assertNotIn("web-origin", self.check()[1])
         self.writeKey()
         self.assertNotIn(SECRET, self.check()[1])
 

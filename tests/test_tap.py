@@ -6,6 +6,7 @@ import atexit
 import io
 import os
 import signal
+import socket
 import sys
 import time
 from contextlib import redirect_stdout
@@ -429,6 +430,20 @@ class MakeServiceTests(InFolder):
         service = tap.makeService(self.parse())
         self.assertTrue(IService.providedBy(service))
         self.assertEqual(os.listdir(), ["creditsync.key"])
+
+    def test_instance(self) -> None:
+        """
+        What tells a server from others is the same after a restart, is another
+        for another ledger, key or machine, and has nothing of the key.
+        """
+        key = SECRET.encode()
+        name = tap.instanceOf("creditsync.db", key)
+        self.assertEqual(name, tap.instanceOf(os.path.abspath("creditsync.db"), key))
+        self.assertRegex(name, "^[0-9a-f]{32}$")
+        others = [tap.instanceOf("other.db", key), tap.instanceOf("creditsync.db", b"")]
+        self.patch(socket, "gethostname", lambda: "elsewhere")
+        others.append(tap.instanceOf("creditsync.db", key))
+        self.assertEqual(len({name, *others}), 4)
 
     def test_keyIsKept(self) -> None:
         """

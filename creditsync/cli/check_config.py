@@ -59,9 +59,9 @@ def _lines(options: Options) -> Iterator[str]:
     """
     names = [name for name, *_ in (*options.optParameters, *options.optFlags)]
     flags = {name for name, *_ in options.optFlags}
-    for name in ("listen", *names):
+    for name in ("listen", "web-origin", *names):
         value = bool(options[name]) if name in flags else options[name]
-        if name != "config" and value is not None:
+        if name != "config" and value not in (None, []):
             yield f"{name} = {_toml(value)}  # {_source(options, name)}"
 
 

@@ -332,6 +332,27 @@ class ConsoleTests(SynchronousTestCase):
         self.page.until("document.querySelector('#console').hidden")
         self.assertIn("was started again", self.page.text("#sign-in-problem"))
 
+    def test_two(self) -> None:
+        """
+        Who is signed in at two consoles of one host, as with two forwarded ports,
+        stays so at both.
+        """
+        self.enter()
+        first = self.address
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Site(Path(folder.name))
+        self.addCleanup(self.folder.killAll)
+        self.enter()
+        second = self.address
+        for address in (first, second, first):
+            self.page.open(address)
+            self.live()
+        self.page.run("document.querySelector('#sign-out').click()")
+        self.page.until("!document.querySelector('#entrance').hidden")
+        self.page.open(second)
+        self.live()
+
     def test_full(self) -> None:
         """
         Who comes when too many look already is told so, and let in later.
