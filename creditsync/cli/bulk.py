@@ -43,6 +43,7 @@ from creditsync.cli.connection import (
     readToken,
     talk,
 )
+from creditsync.cli.output import say
 from creditsync.cli.progress import Progress, progress
 from creditsync.cli.results import NotTheseResults, Results
 from creditsync.cli.rows import COMMANDS, BulkFile, Problem, Row, Unreadable, check
@@ -154,7 +155,7 @@ def _run(options: Namespace) -> None:
             end(options, USAGE, str(e))
         with results:
             if results.count == extent.rows:
-                print(f"all {extent.rows} rows were done by earlier runs: {path}")
+                say(f"all {extent.rows} rows were done by earlier runs: {path}")
                 raise SystemExit(DONE)
             work = partial(book, options, rows, extent, results)
             talk(options, token, work, maxInFlight=options.in_flight)
@@ -385,7 +386,7 @@ def _summarize(options: Namespace, run: BulkRun, rows: int, results: Results) ->
     @return: The exit status.
     """
     left = rows - results.count - run.answered
-    print(
+    say(
         f"booked {run.booked}, replayed {run.replayed}, refused {run.refused},"
         f" unknown {run.unknown}, done by earlier runs {results.count}, left {left}"
         f" of {rows} rows: {results.path}"
