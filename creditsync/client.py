@@ -71,7 +71,11 @@ GOODBYE = 2.0
 _READ_ONLY = frozenset({"GetOperation", "HealthCheck", "Subscribe", "Unsubscribe"})
 
 # How a connection ended that was not closed for any reason of its own.
-_CLOSED = "the server closed the connection without an answer"
+_CLOSED = (
+    "the server closed the connection without an answer: does it speak TLS there, or"
+    " is it stopping?"
+)
+_CLOSED_TLS = "the server closed the connection without an answer"
 _CLOSED_IN_HANDSHAKE = "the connection was closed during the TLS handshake"
 _NO_HANDSHAKE = "no TLS handshake in time: does the server speak TLS there?"
 _SILENT = "no reply in time"
@@ -784,7 +788,7 @@ class _Connection(Protocol):
                 self._lineReceived(line)
             self._checkLength(self._partial)
         except (InvalidJSON, _NotOurs) as e:
-            self.giveUp(str(e))
+            self.giveUp(f"the server does not speak this protocol: {e}")
 
     def _lineReceived(self, line: bytes) -> None:
         self._checkLength(line)
@@ -830,10 +834,18 @@ class _Connection(Protocol):
             self.cause = problem
             self.isNotUnderstood = isInHandshake or isRefusedCertificate(reason)
         isHopeless = bool(self.cause)
-        self.cause = self.cause or (_CLOSED_IN_HANDSHAKE if isInHandshake else _CLOSED)
+        self.cause = self.cause or self._closed(isInHandshake)
         self._client._disconnected(self)
         if not wasOver:
             self._tellUselessness(isHopeless)
+
+    def _closed(self, isInHandshake: bool) -> str:
+        """
+        How to say that it was closed by the other side, which didn't say why.
+        """
+        if isInHandshake:
+            return _CLOSED_IN_HANDSHAKE
+        return _CLOSED_TLS if ISSLTransport.providedBy(self.transport) else _CLOSED
 
     def _tellUselessness(self, isHopeless: bool) -> None:
         if not self.hasAnswered:

@@ -1261,7 +1261,8 @@ class UselessTests(ClientTestCase):
         self.server.lose()
         self.assertEqual(
             str(self.failureResultOf(result, Unanswered).value),
-            "HealthCheck: the server closed the connection without an answer",
+            "HealthCheck: the server closed the connection without an answer: does it"
+            " speak TLS there, or is it stopping?",
         )
 
 
