@@ -40,6 +40,7 @@ from creditsync.errors import LineTooLong
 from creditsync.records import Limits, Principal
 from creditsync.session import Session, Sessions
 from creditsync.timeouts import EqualTimeouts
+from creditsync.tls import BEGINNINGS
 from creditsync.turns import Turns
 
 _CR = ord("\r")
@@ -136,6 +137,10 @@ class LineProtocol(Protocol):
                 self.factory.lineTimeouts.start(self)
             partial += data
         if len(partial) > self._limits.maxLineLength + len(b"\r"):
+            self._addLines(self._takePartial() + b"\n")
+        elif partial.startswith(BEGINNINGS):
+            # A client that speaks TLS here waits for an answer, and any that is
+            # not TLS tells it at once.
             self._addLines(self._takePartial() + b"\n")
         self.factory.hasLines(self)
         if wasWaiting or len(self._lines) > _AHEAD:

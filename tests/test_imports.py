@@ -65,7 +65,7 @@ ONLY_IN: dict[str, set[str]] = {
     "orjson": {"wire"},
     "prometheus_client": {"metrics", "web"},
     "argparse": {"cli", "__main__"},
-    "signal": {"tap"},
+    "signal": {"tap", "cli"},
     "atexit": {"tap"},
 }
 

@@ -383,6 +383,17 @@ class FramingTests(RecordedTestCase):
         client.says(b"one\ntw")
         self.assertEqual(client.session.lines, [b"one"])
 
+    def test_tlsWherePlainIsSpoken(self) -> None:
+        """
+        The beginning of a TLS handshake is a line at once, so that the client,
+        which waits for an answer, gets one.
+        """
+        client = self.connect()
+        client.says(b"\x16\x03\x01\x02\x00\x01")
+        self.assertEqual(client.session.lines, [b"\x16\x03\x01\x02\x00\x01"])
+        client.isGone()
+        self.assertAtRest()
+
     @given(st.data())
     def test_anySplitting(self, data: st.DataObject) -> None:
         """

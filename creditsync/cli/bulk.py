@@ -44,6 +44,7 @@ from creditsync.cli.connection import (
     talk,
 )
 from creditsync.cli.keys import Keys
+from creditsync.cli.output import say
 from creditsync.cli.progress import Progress, progress
 from creditsync.cli.results import NotTheseResults, Results
 from creditsync.cli.rows import COMMANDS, BulkFile, Row, check, checkPoint
@@ -164,7 +165,7 @@ def _run(options: Namespace) -> None:
             end(options, USAGE, str(e))
         with results:
             if results.count == extent.rows:
-                print(f"all {extent.rows} rows were done by earlier runs: {path}")
+                say(f"all {extent.rows} rows were done by earlier runs: {path}")
                 raise SystemExit(DONE)
             work = partial(book, options, rows, extent, results)
             talk(options, token, work, maxInFlight=options.in_flight)
@@ -409,7 +410,7 @@ def _summarize(options: Namespace, run: BulkRun, rows: int, results: Results) ->
     @return: The exit status.
     """
     left = rows - results.count - run.answered
-    print(
+    say(
         f"booked {run.booked}, replayed {run.replayed}, refused {run.refused},"
         f" unknown {run.unknown}, done by earlier runs {results.count}, left {left}"
         f" of {rows} rows: {results.path}"

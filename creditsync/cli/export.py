@@ -6,6 +6,7 @@ import csv
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Any, Final
 
 from creditsync.cli.ledger import addLedger, addPeriod, asISO, readLogin, told
@@ -49,6 +50,9 @@ def run(options: Namespace) -> None:
     Write a row for each trade.
     """
     time: Callable[[int], str] = asISO if options.iso else str
+    # For programs: not what the locale says.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     with told(options), reading(options.ledger) as ledger:
         rows = csv.writer(sys.stdout)
         rows.writerow(_COLUMNS)
