@@ -18,9 +18,9 @@ closing bracket escaped where they stand inside a string.
 import json
 import re
 from collections.abc import Iterable, Mapping
-from decimal import MAX_PREC, Context, Decimal
+from decimal import MAX_PREC, ROUND_HALF_EVEN, Context, Decimal
 from json.encoder import encode_basestring_ascii
-from math import isinf
+from math import isinf, ulp
 from typing import Annotated, Any
 
 import msgspec
@@ -253,9 +253,16 @@ _EXACT = Context(prec=MAX_PREC)
 
 def toUnits(amount: int | float | Decimal) -> int:
     """
-    Give an amount, as L{decode} yields it, as an integer of 10⁻⁸ units.
+    Give an amount as an integer of 10⁻⁸ units.
 
-    @raise ValueError: It is finer than a unit, or not finite.
+    One of at most 8 decimals is exactly what it says. Programs write a double
+    with up to 17 digits, the last of which are noise (C{3.1800000000000002}):
+    one of more than 8 decimals is understood as the nearest of 8 if it is no
+    further from that than a unit in the last place of a double.
+
+    @param amount: As L{decode} yields it; or as a text has it, as a
+        C{Decimal}. A C{float} has the digits that it is printed with.
+    @raise ValueError: It is too fine, or not finite.
     """
     if isinstance(amount, int):
         return amount * UNITS_PER_ONE
@@ -266,11 +273,30 @@ def toUnits(amount: int | float | Decimal) -> int:
             if units / UNITS_PER_ONE == amount:
                 return units
         amount = Decimal(repr(amount))
-    # Not as_integer_ratio: 65,000 digits would keep it busy for 0.1 s.
-    exact = amount.scaleb(8, _EXACT)
-    if not exact.is_finite() or exact != exact.to_integral_value():
-        raise ValueError("an amount has at most 8 decimals")
-    return int(exact)
+    if amount.is_finite():
+        # Not as_integer_ratio: 65,000 digits would keep it busy for 0.1 s.
+        exact = amount.scaleb(8, _EXACT)
+        nearest = exact.to_integral_value(ROUND_HALF_EVEN)
+        if exact == nearest or _isNoise(amount, nearest.scaleb(-8, _EXACT)):
+            return int(nearest)
+    raise ValueError("an amount has at most 8 decimals")
+
+
+def _isNoise(amount: Decimal, nearest: Decimal) -> bool:
+    """
+    Whether two numbers differ by no more than a unit in the last place.
+
+    @param nearest: The one of at most 8 decimals, which is never 0 by noise.
+    """
+    if not nearest:
+        return False
+    unit = Decimal(ulp(float(nearest)))
+    # The number as it is written, or the double that it is written for: the
+    # digits that tell this double from others may be a little further away.
+    return any(
+        _EXACT.subtract(value, nearest).copy_abs() <= unit
+        for value in (amount, Decimal(float(amount)))
+    )
 
 
 def fromUnits(units: int) -> str:

@@ -80,7 +80,14 @@ class FuzzTests(SynchronousTestCase):
         The judge counts money exactly.
         """
         self.assertEqual(units(300), 300_00000000)
-        for text, expected in [("0.1", 10_000_000), ("1e-8", 1), ("1e-9", None)]:
+        for text, expected in [
+            ("0.1", 10_000_000),
+            ("1e-8", 1),
+            ("1e-9", None),
+            ("3.1800000000000002", 318_000_000),
+            ("434.99999999999994", 43_500_000_000),
+            ("3.180000000000001", None),
+        ]:
             self.assertEqual(units(json.loads(text, parse_float=Decimal)), expected)
 
     def test_faultAnswered(self) -> None:

@@ -2,10 +2,15 @@
 Tests for L{creditsync.wire}.
 """
 
+import contextlib
 import random
 from decimal import Decimal
+from fractions import Fraction
+from math import inf, nextafter, ulp
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import wire
@@ -675,23 +680,105 @@ class UnitsTests(SynchronousTestCase):
         ):
             self.assertEqual(wire.toUnits(amount), units, amount)
 
+    def test_noise(self) -> None:
+        """
+        What programs write for a double is the amount of at most 8 decimals
+        that it was meant for: in 15, 16 or 17 digits or in all of them, with an
+        exponent or without, and one unit in the last place above or below.
+        """
+        for text, units in (
+            ("3.1800000000000002", 318000000),
+            ("0.10000000000000001", 10000000),
+            ("-0.10000000000000001", -10000000),
+            ("0.30000000000000004", 30000000),
+            ("434.99999999999994", 43500000000),
+            ("56.99999999999999", 5700000000),
+            ("0.7999999999999999", 80000000),
+            ("3.1800000000000002e0", 318000000),
+            ("318000000000000020e-17", 318000000),
+            ("0.29999999999999998889776975374843459576368331909", 30000000),
+            ("0.1000000000000000055511151231257827021181583404541015625", 10000000),
+            ("1001.0000000000000001", 100100000000),
+            ("9.9999999999999995e-09", 1),
+            ("0.000000010000000000000000000000000000000000001", 1),
+            ("12345678.120000001", 1234567812000000),
+            ("9999999999.123456789", 999999999912345679),
+        ):
+            self.assertEqual(wire.toUnits(Decimal(text)), units, text)
+            amount = wire.decode(b'{"m":%b}' % text.encode())["m"]
+            self.assertEqual(wire.toUnits(amount), units, text)
+
+    def test_exactIsLiteral(self) -> None:
+        """
+        A number of at most 8 decimals is what it says, however near another
+        one is that a double could be.
+        """
+        for text, units in (
+            ("9999999999.9999999", 999999999999999990),
+            ("234567890.09999999", 23456789009999999),
+            ("9999999999.99999999", 999999999999999999),
+            ("123456789.12345678", 12345678912345678),
+        ):
+            self.assertEqual(wire.toUnits(Decimal(text)), units, text)
+
     def test_tooFine(self) -> None:
         """
-        An amount with more than 8 decimals has no units; none is rounded.
+        Any other amount with more than 8 decimals has no units; none becomes 0.
         """
         for amount in (
             0.000000001,
             1.123456789,
             -1e-9,
             1e-300,
-            Decimal("9999999999.123456789"),
-            Decimal("1001.0000000000000001"),
-            Decimal("0.000000010000000000000000000000000000000000001"),
+            5e-324,
+            -5e-324,
+            4e-9,
+            6e-9,
+            0.3000000000000001,
+            Decimal("3.180000000000001"),
+            Decimal("3.1800000000000006"),
+            Decimal("3.1799999999999993"),
+            Decimal("0.1000000000000001"),
+            Decimal("0.0000000100000000000001"),
+            Decimal("1e-400"),
+            Decimal("1e-999999"),
             Decimal("1." + "1" * 65000),
+            Decimal("sNaN"),
             float("inf"),
             float("nan"),
         ):
             self.assertRaises(ValueError, wire.toUnits, amount)
+
+    @settings(derandomize=True, database=None, deadline=None, max_examples=1000)
+    @given(
+        st.integers(-(10**18), 10**18) | st.integers(-(10**10), 10**10),
+        st.integers(-3, 3),
+        st.sampled_from([".17g", "r", ".15e", ".20f", ".25g"]),
+    )
+    def test_asFractions(self, units: int, steps: int, form: str) -> None:
+        """
+        The rule, by fractions, for each way to write a double near an amount.
+        """
+        value = units / 10**8
+        for _ in range(abs(steps)):
+            value = nextafter(value, inf if steps > 0 else -inf)
+        text = repr(value) if form == "r" else format(value, form)
+        exact = Fraction(text)
+        nearest = round(exact * 10**8)
+        apart = min(
+            abs(exact - Fraction(nearest, 10**8)),
+            abs(Fraction(float(text)) - Fraction(nearest, 10**8)),
+        )
+        isNoise = nearest != 0 and apart <= Fraction(ulp(nearest / 10**8))
+        isGood = isNoise or exact * 10**8 == nearest
+        amounts: list[Any] = [Decimal(text)]
+        with contextlib.suppress(InvalidJSON):
+            amounts.append(wire.decode(b'{"m":%b}' % text.encode())["m"])
+        for amount in amounts:
+            if isGood:
+                self.assertEqual(wire.toUnits(amount), nearest, text)
+            else:
+                self.assertRaises(ValueError, wire.toUnits, amount)
 
     def test_fromUnits(self) -> None:
         """

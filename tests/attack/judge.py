@@ -7,6 +7,7 @@ may come back. It knows nothing of the code that answers.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
@@ -193,7 +194,14 @@ def _bookingOutcomes(data: dict[str, Any]) -> set[Outcome]:
 
 def units(amount: int | Decimal) -> int | None:
     """
-    An amount in 10⁻⁸ units, or L{None} if it has more than 8 decimals.
+    An amount in 10⁻⁸ units, or L{None} if it has more than 8 decimals that are
+    not the noise of a double.
     """
-    exact = Fraction(amount) * 10**8
-    return exact.numerator if exact.denominator == 1 else None
+    exact = Fraction(amount)
+    nearest = Fraction(round(exact * 10**8), 10**8)
+    if exact == nearest:
+        return round(exact * 10**8)
+    # Fractions know no negative zero, and no number becomes 0.
+    unit = Fraction(math.ulp(float(nearest))) if nearest else Fraction(0)
+    distances = abs(exact - nearest), abs(Fraction(float(amount)) - nearest)
+    return round(nearest * 10**8) if min(distances) <= unit else None
