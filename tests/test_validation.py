@@ -236,7 +236,7 @@ class RefuseTests(_Checks):
             self.refused(
                 "credit_in",
                 SEED | {"comment": f"a{character}b"},
-                "data.comment has a character or a form that is not allowed",
+                "data.comment does not match the required pattern",
             )
 
     def test_extID(self) -> None:
@@ -270,7 +270,7 @@ class RefuseTests(_Checks):
         """
         An idempotency key is printable ASCII, with no line end at its end.
         """
-        why = "idempotencyKey has a character or a form that is not allowed"
+        why = "idempotencyKey does not match the required pattern"
         for key in ("a\n", "a\tb", "\xe9", "a\x7f", "\U0001f600", "\x00"):
             self.refused("request", {"command": "x", "idempotencyKey": key}, why)
 
@@ -389,6 +389,49 @@ class SiteTests(SynchronousTestCase):
             "data.other must be at least 1",
         )
 
+    def test_pattern(self) -> None:
+        """
+        A pattern is one of ECMA-262: C{$} is the very end, and C{\\d} is a digit
+        of ASCII.
+        """
+        schemas = self.bring({"properties": {"comment": {"pattern": "^[a-z]+\\d$"}}})
+        schemas.check("credit_in", SEED | {"comment": "abc1"}, "data")
+        for comment in ("abc1\n", "abc\u0661", "abc"):
+            self.assertEqual(
+                self.message(schemas, SEED | {"comment": comment}),
+                "data.comment does not match the required pattern",
+            )
+
+    def test_patternsOfNames(self) -> None:
+        """
+        So it is of the names of members, for every keyword that asks for them.
+        """
+        for schema in (
+            {"patternProperties": {"^x\\d$": False}},
+            {"propertyNames": {"not": {"pattern": "^x\\d$"}}},
+            {"patternProperties": {"^(?!x\\d$)": True}, "additionalProperties": False},
+            {"patternProperties": {"^(?!x\\d$)": True}, "unevaluatedProperties": False},
+            {"$ref": "#/x/a", "x": {"a": {"patternProperties": {"^x\\d$": False}}}},
+            {"patternProperties": {"^x\\d$": False, "^x[0-9]$": True}},
+        ):
+            schemas = self.bring(schema)
+            for name in ("x", "x\u0661", "x1\n"):
+                schemas.check("credit_in", SEED | {name: 1}, "data")
+            self.message(schemas, SEED | {"x1": 1})
+
+    def test_patternOfOurs(self) -> None:
+        """
+        What a site's schema refers to in ours keeps its meaning.
+        """
+        schemas = self.bring(
+            {"properties": {"key": {"$ref": "common.json#/$defs/idempotencyKey"}}}
+        )
+        schemas.check("credit_in", SEED | {"key": "k 1"}, "data")
+        self.assertEqual(
+            self.message(schemas, SEED | {"key": "k\n"}),
+            "data.key does not match the required pattern",
+        )
+
     def test_otherKeyword(self) -> None:
         """
         For a keyword that ours do not use the library's sentence is told.
@@ -465,15 +508,35 @@ class SiteTests(SynchronousTestCase):
 
     def test_noSchema(self) -> None:
         """
-        A file that is no schema is refused, also for its regular expression.
+        A file that is no schema is refused.
         """
         for schema, why in (
             ({"type": "int"}, "'int' is not valid under any of the given schemas"),
             ({"maximum": "5"}, "'5' is not of type 'number'"),
-            ({"pattern": "("}, "'(' is not a 'regex'"),
+            ({"pattern": 5}, "5 is not of type 'string'"),
         ):
             error = self.assertRaises(ValueError, self.bring, schema)
             self.assertIn(f"credit_in.json is not a valid schema: {why}", str(error))
+
+    def test_noPattern(self) -> None:
+        """
+        A pattern that has no meaning here is refused wherever it stands.
+        """
+        bad = {"pattern": "^a\\Z"}
+        for schema in (
+            bad,
+            {"properties": {"comment": {"allOf": [bad]}}},
+            {"patternProperties": {"^a\\Z": True}},
+            {"propertyNames": bad},
+            {"$defs": {"a": bad}},
+            {"$ref": "#/x/a", "x": {"a": bad}},
+        ):
+            error = self.assertRaises(ValueError, self.bring, schema)
+            self.assertEqual(
+                str(error),
+                f"{self.folder}/credit_in.json has a pattern that can't be used:"
+                " '^a\\\\Z' can't be understood from '\\\\Z'",
+            )
 
     def test_otherDialect(self) -> None:
         """
@@ -489,10 +552,11 @@ class SiteTests(SynchronousTestCase):
         fetched.
         """
         for where in ("other.json", "common.json#/$defs/x", "http://127.0.0.1:9/x"):
-            path = self.folder / "credit_in.json"
-            path.write_text(json.dumps({"properties": {"a": {"$ref": where}}}))
-            error = self.assertRaises(ValueError, Schemas, self.folder)
-            self.assertIn(f"{path} refers to ", str(error))
+            for keyword in ("$ref", "$dynamicRef"):
+                path = self.folder / "credit_in.json"
+                path.write_text(json.dumps({"properties": {"a": {keyword: where}}}))
+                error = self.assertRaises(ValueError, Schemas, self.folder)
+                self.assertIn(f"{path} refers to ", str(error))
 
 
 def near(*limits: int) -> list[Any]:
