@@ -254,6 +254,8 @@ def _explain(error: ValidationError, prefix: str) -> str:
         # Only the first error is asked for, so it is about the first of these.
         path.append(next(name for name in asked if name not in error.instance))
     subject = _name(path, prefix)
+    if keyword == "not" and subject in _MISPLACED:
+        return f"{subject} {_MISPLACED[subject]}"
     say = _SENTENCES.get(keyword)
     if say is None:
         return f"{subject}: {error.message}"
@@ -296,6 +298,12 @@ _TYPES = {
     "number": "a number",
     "object": "an object",
     "string": "a string",
+}
+
+# Where a member belongs that our schemas do not allow in its place.
+_MISPLACED = {
+    "data.idempotencyKey": "is in the wrong place: an idempotencyKey is a member of"
+    " the request itself, beside data",
 }
 
 # What each keyword of JSON Schema asks for, given its value.

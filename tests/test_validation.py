@@ -274,6 +274,26 @@ class RefuseTests(_Checks):
         for key in ("a\n", "a\tb", "\xe9", "a\x7f", "\U0001f600", "\x00"):
             self.refused("request", {"command": "x", "idempotencyKey": key}, why)
 
+    def test_misplacedKey(self) -> None:
+        """
+        An idempotency key in the data of a finance command is refused, whatever
+        it is: it would be ignored there, and a repetition booked twice.
+        """
+        why = (
+            "data.idempotencyKey is in the wrong place: an idempotencyKey is a member"
+            " of the request itself, beside data"
+        )
+        for key in ("k", "", None, 7, {}):
+            for name, data in (
+                ("credit_in", SEED),
+                ("credit_out", SEED | {"amount": -1}),
+                ("balance_in", SEED),
+                ("balance_out", SEED | {"amount": -1}),
+                ("delete", {"order": 1}),
+            ):
+                self.schemas.check(name, data, "data")
+                self.refused(name, data | {"idempotencyKey": key}, why)
+
     def test_oneName(self) -> None:
         """
         An operation is asked for by exactly one of its names.
