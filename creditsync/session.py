@@ -104,10 +104,18 @@ class Session:
                 request = self._sessions.request(members)
             self._execute(request)
         except Refusal as refusal:
-            self.refuse(_read(request, members), refusal)
+            self.refuse(_read(line, request, members), refusal)
         except Exception:
             _log.failure("a request failed")
-            self.refuse(_read(request, members), _fault())
+            self.refuse(_read(line, request, members), _fault())
+
+    def refuseUnread(self, line: bytes, refusal: Refusal) -> None:
+        """
+        Answer a line that is not read for what it asks.
+
+        @param line: It, or as much of it as there is.
+        """
+        self.refuse(wire.salvage(line), refusal)
 
     def refuse(self, members: dict[str, Any], refusal: Refusal) -> None:
         """
@@ -279,12 +287,15 @@ def _refuse(why: Failure, waiter: Waiter) -> None:
     waiter.session.answer(waiter, line, refusal)
 
 
-def _read(request: Request | None, members: dict[str, Any]) -> dict[str, Any]:
+def _read(
+    line: bytes, request: Request | None, members: dict[str, Any]
+) -> dict[str, Any]:
     """
-    What could be read of a line: as a request, or else as members.
+    What could be read of a line: as a request, or else as members, or else
+    only its C{extID}.
     """
     if request is None:
-        return members
+        return members or wire.salvage(line)
     return {"command": request.command, "extID": request.extID, "data": request.data}
 
 

@@ -499,7 +499,10 @@ class DecodeEncodingTests(_Verdicts):
         """
         A line has no byte order mark; inside a string it is a character.
         """
-        self.malformed(b"\xef\xbb\xbf{}", b"\xef\xbb\xbf")
+        for line in (b"\xef\xbb\xbf{}", b"\xef\xbb\xbf"):
+            self.refused(
+                line, "the line is not valid JSON: it begins with a byte order mark"
+            )
         self.yields(b'"\xef\xbb\xbf"', "\ufeff")
 
     def test_otherEncodings(self) -> None:
@@ -647,6 +650,198 @@ class DecodeRepeatedNameTests(_Verdicts):
             wire.decode(b'{"a":{"a":1},"A":[{"a":2},{"a":3}]}'),
             {"a": {"a": 1}, "A": [{"a": 2}, {"a": 3}]},
         )
+
+
+class SalvageTests(SynchronousTestCase):
+    """
+    The C{extID} of a line that is refused.
+    """
+
+    def salvaged(self, extID: str | int | float, *lines: bytes) -> None:
+        """
+        Assert that this is what is read of each of these lines, which are no
+        I-JSON.
+        """
+        for line in lines:
+            self.assertRaises(InvalidJSON, wire.decode, line)
+            self.assertEqual(wire.salvage(line), {"extID": extID}, line[:80])
+
+    def lost(self, *lines: bytes) -> None:
+        """
+        Assert that nothing is read of these.
+        """
+        for line in lines:
+            self.assertEqual(wire.salvage(line), {}, line[:80])
+
+    def test_wrongValues(self) -> None:
+        """
+        It is read in front of and behind whatever is not I-JSON.
+        """
+        for value in (
+            b"NaN",
+            b"-Infinity",
+            b"1e400",
+            b"9007199254740992",
+            b"1" * 5000,
+            b"0.%b" % (b"1" * 64),
+            b"01",
+            b"+1",
+            b"undefined",
+            b'"\\ud83d"',
+            b'"\\ufffe"',
+            b'"\\x41"',
+            b'"\xff"',
+            b'"\xc3"',
+            b'"\xed\xa0\x80"',
+            b'"a\tb"',
+            b'"\\\\"',
+            b'{"a":1,"a":2}',
+            b'{"a":1,5}',
+            b"[1,]",
+            b'[{"a":NaN},["}]",{}]]',
+            b"[" * 17 + b"]" * 17,
+            b"[" * 900 + b"]" * 900,
+            b"[%b]" % b",".join([b"{}"] * 600),
+        ):
+            self.salvaged(
+                "x",
+                b'{"extID":"x","a":NaN,"b":%b}' % value,
+                b'{"a":NaN,"b":%b,"extID":"x"}' % value,
+                b' { "b" : %b , "extID" : "x" , "a" : NaN } ' % value,
+            )
+
+    def test_values(self) -> None:
+        """
+        It has its type, and is good I-JSON itself. Whether it may be an extID
+        is not asked here.
+        """
+        for text, extID in (
+            (b'"\\u00e9"', "\xe9"),
+            ('"\xe9\U0001f4b6"'.encode(), "\xe9\U0001f4b6"),
+            (b'"a\\"b"', 'a"b'),
+            (b"7", 7),
+            (b"-7.0", -7.0),
+        ):
+            self.salvaged(extID, b'{"extID":%b,"a":NaN}' % text)
+        self.lost(
+            *(
+                b'{"extID":%b,"a":NaN}' % text
+                for text in (
+                    b"NaN",
+                    b'"\\ud83d"',
+                    b'"\\ufffe"',
+                    b'"\xff"',
+                    b'"a\tb"',
+                    b'"\\x41"',
+                    b"9007199254740992",
+                    b"01",
+                    b"7a",
+                    b"{}",
+                    b'["x"]',
+                    b'"a"b"',
+                    b"'x'",
+                    b"",
+                )
+            )
+        )
+
+    def test_broken(self) -> None:
+        """
+        Where a line ends to be JSON does no harm to what stands before it.
+        """
+        for rest in (
+            b"",
+            b'"data":{"comment":"It ends he',
+            b'"data":{"comment":"He said "hi"","amount":1}}',
+            b"'data':{}}",
+            b'"a":1}}',
+            b'"a":1} {}',
+            b"}",
+            b'"a":[1}]',
+            b'"a":/* one */1}',
+            b"[" * 30000,
+            b'"a":' + b"[" * 60000,
+            b'"a":"' + b"x" * 70000,
+            b'"a":[' + b"0," * 30000 + b"0]}",
+        ):
+            self.salvaged("x", b'{"command":"X","extID":"x",' + rest)
+        self.salvaged("x", b'\xef\xbb\xbf{"extID":"x"}')
+
+    def test_doubt(self) -> None:
+        """
+        What there might be another one of is not taken, nor what may be cut
+        off.
+        """
+        self.lost(
+            b'{"extID":"x","extID":"x"}',
+            b'{"extID":"x","extID":"y","a":NaN}',
+            b'{"extID":"x","e\\u0078tID":"y"}',
+            b'{"extID":"x","a":1}{"extID":"y"}',
+            b'{"extID":"x","a":1},{"extID":"y"}',
+            b'{"extID":"x","a":"\\"},"extID":"y"}',
+            b'{"extID":"x",\'a\':1,"extID":"y"}',
+            b'{"extID":"x",\'a\':1,"\\u0065xtID":"y"}',
+            b'{"extID":"x","extID":"y',
+            b'{"extID":"x"',
+            b'{"extID":12',
+            b'{"extID":"x" "y":1}',
+            b'{"extID":"x":1}',
+        )
+        self.salvaged("x", b'{"\\u0065xt\\u0049D":"x","a":NaN}')
+
+    def test_elsewhere(self) -> None:
+        """
+        One that stands in another object or inside of a string is never
+        taken, whatever is wrong with the line.
+        """
+        self.lost(
+            b'{"data":{"extID":"x","a":NaN}}',
+            b'{"data":[{"extID":"x"}],"a":NaN}',
+            b'[{"extID":"x","a":NaN}]',
+            b'"extID":"x"',
+            b'{"a":"\\"extID\\":\\"x\\"","b":NaN}',
+            b'{"a":"\\\\\\",\\"extID\\":\\"x\\"","b":NaN}',
+            b'{"a":\'","extID":"x","b":"\'}',
+            b'{"a":{"b":\'},"extID":"x","c":"\'}}',
+            b'{"a":{/*},"extID":"x",*/"b":1}}',
+            b'{"a":{"b":[},"extID":"x"]}}',
+            b'{"a":{"b":1]},"extID":"x"}',
+            b'{"a":[1},"extID":"x"}',
+            b'{"a":{"b":"c"d"},"extID":"x"}',
+            b'{"extid":"x","ext":"ID","a":NaN}',
+            b'{extID:"x"}',
+            b"extID",
+            b"",
+        )
+        self.salvaged("x", b'{"extID":"x","data":{"extID":"y","a":NaN}}')
+        self.salvaged("x", b'{"data":{"extID":"y","a":NaN},"extID":"x"}')
+
+    def test_cost(self) -> None:
+        """
+        Of a line that is made to be expensive only so many members and
+        brackets are looked at.
+        """
+        matches: list[int] = []
+
+        class Counting:
+            def __init__(self, pattern: Any) -> None:
+                self.pattern = pattern
+
+            def match(self, line: bytes, at: int) -> Any:
+                matches.append(at)
+                return self.pattern.match(line, at)
+
+        for name in ("_MEMBER", "_BRACKET"):
+            self.patch(wire, name, Counting(getattr(wire, name)))
+        for line in (
+            b'{"extID":"x","a":' + b"[" * 65000,
+            b'{"extID":"x","a":' + b'[{"":' * 13000,
+            b'{"extID":"x",' + b'"":0,' * 13000,
+            b'{"extID":"x",' + b'"":[],' * 11000,
+        ):
+            matches.clear()
+            self.salvaged("x", line)
+            self.assertLess(len(matches), 2100)
 
 
 class UnitsTests(SynchronousTestCase):
