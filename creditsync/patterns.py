@@ -5,12 +5,12 @@ The two differ without a word: Python's C{$} lets a line feed through at the
 end, its C{\\d}, C{\\w} and C{\\s} take the characters of every script, and its
 C{.} takes a carriage return. So a pattern is read here token by token, as
 ECMA-262 reads it with the flag C{u}, and each token is written anew. What has
-no exact equivalent is refused: backreferences, properties of Unicode
-(C{\\p{L}}), flags inside of a pattern, and all that ECMA-262 itself doesn't
-know.
+no exact equivalent is refused: backreferences, properties of Unicode (such as
+C{\\pL}), flags inside of a pattern, and all that ECMA-262 itself doesn't know.
 
-Two things are taken which the flag C{u} forbids, as they can mean only one:
-any punctuation may be escaped, and C{]} and C{}} may stand for themselves.
+Two things are taken which the flag C{u} forbids, as they can have only one
+meaning: any punctuation may be escaped, and a closing bracket or brace may stand
+for itself.
 """
 
 import re
@@ -98,7 +98,7 @@ _ITEM = re.compile(rf"{_ESCAPE}|(?P<other>[^\\])", re.DOTALL)
 
 def fromECMA(pattern: str) -> str:
     """
-    Write a pattern of JSON Schema as one for L{re.search}.
+    Write a pattern of JSON Schema as one for C{re.search}.
 
     @raise ValueError: It is none, or has what can't be written exactly.
     """
