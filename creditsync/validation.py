@@ -18,6 +18,7 @@ A site may bring schemas of its own, which can only tighten ours.
 
 import json
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any
 import jsonschema_rs
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.validators import extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
@@ -152,7 +154,7 @@ class Schemas:
         @raise Unresolvable: It refers to what is not there.
         @raise ValueError: It has a pattern that can't be used.
         """
-        return Draft202012Validator(self._prepare(schema), registry=self._registry)
+        return _Validator(self._prepare(schema), registry=self._registry)
 
     def _prepare(self, schema: Any) -> Any:
         """
@@ -227,6 +229,25 @@ def _translate(schema: dict[str, Any]) -> None:
                 name += "(?:)"
             properties[name] = each
         schema["patternProperties"] = properties
+
+
+def _multipleOf(
+    validator: Draft202012Validator, unit: Any, value: Any, schema: object
+) -> Iterator[ValidationError]:
+    """
+    The keyword C{multipleOf}, in decimals: 19.99 is a multiple of 0.01, which
+    their doubles are not. And the library can't divide a C{Decimal} by a
+    C{float}.
+    """
+    if validator.is_type(value, "number"):
+        ratio = Fraction(str(value)) / Fraction(str(unit))
+        if ratio.denominator != 1:
+            yield ValidationError(f"{value} is not a multiple of {unit}")
+
+
+_Validator: type[Draft202012Validator] = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator, {"multipleOf": _multipleOf}
+)
 
 
 def _judge(validator: Draft202012Validator, value: object, prefix: str) -> None:
@@ -314,6 +335,7 @@ _SENTENCES: dict[str, Callable[[Any], str]] = {
     "maximum": "must be at most {}".format,
     "exclusiveMinimum": "must be greater than {}".format,
     "exclusiveMaximum": "must be less than {}".format,
+    "multipleOf": "must be a multiple of {}".format,
     "minLength": "must have at least {} character(s)".format,
     "maxLength": "must have at most {} characters".format,
     "minItems": "must have at least {} item(s)".format,

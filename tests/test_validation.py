@@ -409,6 +409,23 @@ class SiteTests(SynchronousTestCase):
             "data.other must be at least 1",
         )
 
+    def test_multipleOf(self) -> None:
+        """
+        A site may ask for whole cents, and means decimals.
+        """
+        schemas = self.bring({"properties": {"amount": {"multipleOf": 0.01}}})
+        for amount in (300, 300.0, 19.99, 0.07, Decimal("9999999999.12")):
+            schemas.check("credit_in", SEED | {"amount": amount}, "data")
+        for amount in (0.001, 19.999, 1e-8, Decimal("9999999999.12345678")):
+            self.assertEqual(
+                self.message(schemas, SEED | {"amount": amount}),
+                "data.amount must be a multiple of 0.01",
+            )
+        self.assertEqual(
+            self.message(schemas, SEED | {"amount": "x"}),
+            "data.amount must be a number",
+        )
+
     def test_pattern(self) -> None:
         """
         A pattern is one of ECMA-262: C{$} is the very end, and C{\\d} is a digit
