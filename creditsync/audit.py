@@ -31,7 +31,6 @@ from creditsync.records import (
     Deletion,
     ExtID,
     Operation,
-    Request,
     Trade,
     TradeEvent,
 )
@@ -132,19 +131,19 @@ class AuditTrail:
         operation = deferral.operation
         if operation in self._askers:
             # It was asked for before, under the same key, and is on its way.
-            self._tell(
-                "replayed", session, operation.command, extID, order=deferral.order
-            )
+            self.replayed(session, operation.command, extID, deferral.order)
         else:
             self._askers[operation] = session, extID
             if len(self._askers) > _MOST_ASKERS:
                 self._askers.popitem(last=False)
 
-    def replayed(self, session: "Session", request: Request, order: int) -> None:
+    def replayed(
+        self, session: "Session", command: str, extID: ExtID | None, order: int
+    ) -> None:
         """
-        A request was answered by what was booked before under its key.
+        A request is answered by what was booked before under its key.
         """
-        self._tell("replayed", session, request.command, request.extID, order=order)
+        self._tell("replayed", session, command, extID, order=order)
 
     def refused(
         self,

@@ -180,7 +180,7 @@ class LineProtocol(Protocol):
             # What stands before an empty line is the end of a line too.
             line = lines[at : end - 1 if lines[end - 1] == _CR else end]
             if len(line) > self._limits.maxLineLength:
-                self._refuseTooLong()
+                self._refuseTooLong(line)
             elif line and not line.isspace():
                 self._session.lineReceived(line)
             handled += 1
@@ -208,9 +208,10 @@ class LineProtocol(Protocol):
         """
         return bool(self._lines) and not self._isStalled
 
-    def _refuseTooLong(self) -> None:
+    def _refuseTooLong(self, line: bytes) -> None:
         most = self._limits.maxLineLength
-        self._session.refuse({}, LineTooLong(f"a line has at most {most} bytes"))
+        refusal = LineTooLong(f"a line has at most {most} bytes")
+        self._session.refuseUnread(line, refusal)
         self._dropLines()
         self.finish()
 

@@ -7,6 +7,7 @@ ever pending: an operation is booked at once or refused, and a total is added up
 each time it is needed.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from fractions import Fraction
@@ -103,14 +104,19 @@ COLUMNS: Final = ", ".join(f'"{name}"' for name in Trade._fields)
 
 def units(amount: int | float | Decimal) -> int | None:
     """
-    An amount in 10⁻⁸ units, or L{None} if it has more than 8 decimals.
+    An amount in 10⁻⁸ units, or L{None} if it has more than 8 decimals that are
+    not the noise of a double ("Money and time").
 
     @param amount: A C{float} stands for the shortest number that reads as it.
     """
-    if isinstance(amount, float):
-        amount = Decimal(repr(amount))
-    exact = Fraction(amount) * 10**8
-    return exact.numerator if exact.denominator == 1 else None
+    exact = Fraction(Decimal(repr(amount)) if isinstance(amount, float) else amount)
+    nearest = Fraction(round(exact * 10**8), 10**8)
+    if exact == nearest:
+        return round(exact * 10**8)
+    # No number becomes 0.
+    unit = Fraction(math.ulp(float(nearest))) if nearest else Fraction(0)
+    distances = abs(exact - nearest), abs(Fraction(float(amount)) - nearest)
+    return round(nearest * 10**8) if min(distances) <= unit else None
 
 
 def eventData(trade: Trade) -> dict[str, Any]:

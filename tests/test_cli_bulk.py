@@ -443,7 +443,7 @@ class CheckTests(FolderTestCase):
             ("1,0.123456789,x", "amount must have at most 8 decimals"),
             ("1,5,", "comment is required"),
             (f"1,5,{'x' * 256}", "comment must have at most 255 characters"),
-            ("1,5,\x07", "comment has a character or a form that is not allowed"),
+            ("1,5,\x07", "comment does not match the required pattern"),
             ("1,5,\ufffe", "a string has a Unicode noncharacter"),
             (",5,x", "login is required"),
             ("1,,x", "amount is required"),
@@ -493,7 +493,7 @@ class CheckTests(FolderTestCase):
         )
         self.assertEqual(
             self.problem("1,5,x,é", columns),
-            "line 2: key has a character or a form that is not allowed",
+            "line 2: key does not match the required pattern",
         )
 
 

@@ -20,7 +20,7 @@ FLOORS: list[set[str]] = [
     {"codes"},
     {"errors"},
     {"interfaces"},
-    {"records"},
+    {"records", "patterns"},
     {"revocations"},
     {
         "wire",

@@ -96,12 +96,13 @@ class Verdict:
     @ivar outcomes: The pairs of status and error, or nothing at all for a
         blank line.
     @ivar members: The line's members, if it is I-JSON.
-    @ivar extID: What the reply has to echo, or L{None} for no C{extID}.
+    @ivar extIDs: What the reply may echo, L{None} for no C{extID}: only one
+        where there is no doubt.
     """
 
     outcomes: set[Outcome]
     members: dict[str, Any]
-    extID: str | int | Decimal | None
+    extIDs: list[str | int | Decimal | None]
 
     @property
     def isBooking(self) -> bool:
@@ -133,16 +134,26 @@ def verdict(line: bytes, tokens: Mapping[str, int], longest: int) -> Verdict:
     @param longest: The limit of a line's length.
     """
     if len(line) > longest:
-        return Verdict({(413, "LINE_TOO_LONG")}, {}, None)
+        # How much of it is read is not said.
+        some = ijson.extIDs(line) + ijson.extIDs(line[:longest]) + [None]
+        return Verdict({(413, "LINE_TOO_LONG")}, {}, _good(some))
     if not line.strip():
-        return Verdict(set(), {}, None)
+        return Verdict(set(), {}, [])
     try:
         members = ijson.decode(line)
     except ijson.NotIJSON:
-        return Verdict({(400, "INVALID_JSON")}, {}, None)
-    extID = members.get("extID")
-    isGood = isValid("request", {"command": "any", "extID": extID})
-    return Verdict(_outcomes(members, tokens), members, extID if isGood else None)
+        return Verdict({(400, "INVALID_JSON")}, {}, _good(ijson.extIDs(line)))
+    return Verdict(_outcomes(members, tokens), members, _good([members.get("extID")]))
+
+
+def _good(extIDs: list[Any]) -> list[Any]:
+    """
+    None for each that breaks its own rule.
+    """
+    return [
+        extID if isValid("request", {"command": "any", "extID": extID}) else None
+        for extID in extIDs
+    ]
 
 
 def _outcomes(members: dict[str, Any], tokens: Mapping[str, int]) -> set[Outcome]:
