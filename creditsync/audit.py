@@ -211,7 +211,7 @@ class AuditTrail:
         session, extID = self._askers.pop(operation, (None, None))
         if session is not None:
             text += (
-                f',"session":{session.number},"peer":"{_address(session.peer)}"'
+                f',"session":{session.number},"peer":{_encode(session.peer)}'
                 f',"extID":{_encode(extID)}'
             )
         if operation.key is not None:
@@ -234,7 +234,7 @@ class AuditTrail:
             "command": command,
             "principal": None if principal is None else principal.id,
             "session": session.number,
-            "peer": _address(session.peer),
+            "peer": session.peer,
             "extID": extID,
             **members,
         }
@@ -315,11 +315,3 @@ def _of(refusal: Refusal) -> dict[str, Any]:
         "error": refusal.error,
         "message": refusal.message,
     }
-
-
-def _address(peer: Any) -> str:
-    """
-    Where a client is, for people to read.
-    """
-    host = getattr(peer, "host", None)
-    return "local" if host is None else f"{host}:{peer.port}"

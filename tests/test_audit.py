@@ -9,7 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.testing import StringTransport
+from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.audit import AuditTrail
@@ -91,9 +93,8 @@ class AuditTestCase(SynchronousTestCase):
         """
         Be one more client.
         """
-        client = Client(self.server)
-        client.protocol.session.peer = IPv4Address("TCP", "192.0.2.1", 4242)
-        return client
+        address = IPv4Address("TCP", "192.0.2.1", 4242)
+        return Client(self.server, StringTransport(peerAddress=address, lenient=True))
 
     def asks(self, extID: str, amount: float = 300.0, /, **members: Any) -> None:
         """
@@ -392,6 +393,91 @@ class ForeignTests(AuditTestCase):
         self.reactor.advance(0)
         [line] = self.lines()
         self.assertEqual((line["extID"], line["error"]), ("a", "BUSY"))
+
+
+class PeerTests(AuditTestCase):
+    """
+    The address of the client, as the trail shows it.
+    """
+
+    def peers(self, address: Any, *received: bytes, proxied: bool = True) -> list[str]:
+        """
+        The peers in the lines of a request that is booked and of one that is
+        refused.
+
+        @param address: Of the connection.
+        @param received: What comes on it before the requests.
+        """
+        wire = StringTransport(peerAddress=address, lenient=True)
+        factory: Any = self.server.factory
+        if proxied:
+            factory = HAProxyWrappingFactory(factory)
+        protocol = factory.buildProtocol(address)
+        protocol.makeConnection(wire)
+        for data in received:
+            protocol.dataReceived(data)
+        self.client.protocol = protocol
+        self.asks("a")
+        self.asks("b", -900.0)
+        self.commit()
+        return [line["peer"] for line in self.lines()]
+
+    def test_IPv6(self) -> None:
+        """
+        An IPv6 address is in brackets, so that the port can be told from it.
+        """
+        address = IPv6Address("TCP", "2001:db8::1", 4242)
+        self.assertEqual(self.peers(address, proxied=False), ["[2001:db8::1]:4242"] * 2)
+
+    def test_UNIX(self) -> None:
+        """
+        The client of a UNIX socket is local.
+        """
+        self.assertEqual(self.peers(UNIXAddress(None), proxied=False), ["local"] * 2)
+
+    def test_proxied(self) -> None:
+        """
+        Behind a proxy that sends the PROXY header it is the client's, whether
+        the header comes alone or in two pieces.
+        """
+        proxy = IPv4Address("TCP", "192.0.2.99", 80)
+        self.assertEqual(
+            self.peers(proxy, b"PROXY TCP4 203.0.113.5 192.0.2.99 51", b"23 8443\r\n"),
+            ["203.0.113.5:5123"] * 2,
+        )
+
+    def test_proxiedIPv6(self) -> None:
+        """
+        The binary header of version 2 is understood too.
+        """
+        header = (
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24"
+            + bytes.fromhex("20010db8000000000000000000000001")
+            + bytes.fromhex("20010db8000000000000000000000002")
+            + b"\x14\x03\x20\xfb"
+        )
+        proxy = IPv4Address("TCP", "192.0.2.99", 80)
+        self.assertEqual(self.peers(proxy, header), ["[2001:db8::1]:5123"] * 2)
+
+    def test_unknownClient(self) -> None:
+        """
+        Where the proxy does not say, as for a connection of its own, it is the
+        proxy's.
+        """
+        header = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
+        proxy = IPv4Address("TCP", "192.0.2.99", 80)
+        self.assertEqual(self.peers(proxy, header), ["192.0.2.99:80"] * 2)
+
+    def test_forged(self) -> None:
+        """
+        Whatever stands in a header, a line of the trail stays one JSON object
+        with the members that we gave it.
+        """
+        proxy = IPv4Address("TCP", "192.0.2.99", 80)
+        self.assertEqual(
+            self.peers(proxy, b'PROXY TCP4 ","order":1,"x":" 192.0.2.99 1 2\r\n'),
+            ['[","order":1,"x":"]:1'] * 2,
+        )
 
 
 class FileTests(AuditTestCase):
