@@ -1,9 +1,10 @@
 """
 The face towards C{twistd}: options in, a service out.
 
-This is the one room that changes its process: the reactor's clock, signals,
-the exit status. What it puts together is free of that, and can be mounted in
-any other Twisted application (L{creditsync.service}).
+This module and L{creditsync.signals} are the ones that change their process: the
+reactor's clock, signals, the exit status. What is put together here is free of
+that, and can be mounted in any other Twisted application
+(L{creditsync.service}).
 """
 
 import atexit
@@ -12,7 +13,6 @@ import math
 import os
 import re
 import secrets
-import signal
 import sys
 import tempfile
 import time
@@ -31,7 +31,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from creditsync import __version__, config, listening
+from creditsync import __version__, config, listening, signals
 from creditsync.audit import AuditTrail
 from creditsync.auth import ALGORITHMS, Revocations, TokenAuthenticator
 from creditsync.errors import LedgerProblem
@@ -423,6 +423,7 @@ def makeService(options: Options) -> "Server":
     """
     from twisted.internet import reactor
 
+    signals.prepareServer()
     settleProcess(reactor)
     key = options["secret"] or makeKey(keyPath(options["key"]))
     tally = None if options["web"] is None else Tally(reactor, time.time)
@@ -537,7 +538,11 @@ class Server(Service):
             self.creditSync.startService()
             if self.web is not None:
                 self.web.startService()
-        self._reactor.addSystemEventTrigger("before", "shutdown", endAtNextSignal)
+        self._reactor.callWhenRunning(signals.stopInOrder, self._reactor)
+        # The stop may have another cause than a signal.
+        self._reactor.addSystemEventTrigger(
+            "before", "shutdown", signals.endAtNextSignal
+        )
         self.creditSync.whenFailed().addErrback(self._failed)
 
     def stopService(self) -> "Deferred[None]":
@@ -591,13 +596,15 @@ class SupervisedServer(Server):
         @raise CannotStart: See L{Server.startService}.
         """
         super().startService()
-        signal.signal(signal.SIGHUP, self._hangUp)
         self._reactor.callWhenRunning(self._supervisor.ready)
+        # In the middle of anything: the reactor does it when it is done.
+        signals.reloadAtHangUp(partial(self._reactor.callFromThread, self.reload))
 
     def stopService(self) -> "Deferred[None]":
         """
         Tell that the stop has begun, and stop.
         """
+        signals.ignoreHangUp()
         self._supervisor.stopping()
         stopped = super().stopService()
         stopped.addCallback(lambda _: self._supervisor.stopped())
@@ -616,10 +623,6 @@ class SupervisedServer(Server):
         _log.info("Reloaded.")
         self._supervisor.ready()
 
-    def _hangUp(self, *_: object) -> None:
-        # In the middle of anything: the reactor does it when it is done.
-        self._reactor.callFromThread(self.reload)
-
 
 @contextmanager
 def _sentence() -> Iterator[None]:
@@ -630,14 +633,6 @@ def _sentence() -> Iterator[None]:
         yield
     except (CannotListenError, LedgerProblem, OSError, OverflowError) as e:
         raise CannotStart(str(e)) from e
-
-
-def endAtNextSignal() -> None:
-    """
-    Let the next signal end the process, now that one has asked it to stop.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _exitFailed() -> None:

@@ -17,7 +17,7 @@ PACKAGE = Path(creditsync.__file__).parent
 # The rooms, from the ground up. A room imports from those on the floors below
 # its own, and from nobody beside it.
 FLOORS: list[set[str]] = [
-    {"codes"},
+    {"codes", "signals"},
     {"errors"},
     {"interfaces"},
     {"records"},
@@ -64,7 +64,7 @@ ONLY_IN: dict[str, set[str]] = {
     "orjson": {"wire"},
     "prometheus_client": {"metrics", "web"},
     "argparse": {"cli", "__main__"},
-    "signal": {"tap"},
+    "signal": {"signals"},
     "atexit": {"tap"},
 }
 

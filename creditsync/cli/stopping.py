@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from creditsync.tap import endAtNextSignal
+from creditsync.signals import endAtNextSignal
 
 
 @contextmanager
