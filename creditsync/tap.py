@@ -32,12 +32,12 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from creditsync import __version__, config, listening, signals
-from creditsync.audit import AuditTrail
+from creditsync.audit import AuditTrail, checkKind
 from creditsync.auth import ALGORITHMS, Revocations, TokenAuthenticator
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.ledger.thread import OwnThread
+from creditsync.ledger.thread import DaemonThread, OwnThread
 from creditsync.notify import Supervisor
 from creditsync.records import Limits
 from creditsync.runtime import TradingRuntime
@@ -171,8 +171,8 @@ class Options(usage.Options):
             "audit",
             None,
             None,
-            "A file to append to who asked for which money operation, and what"
-            " became of it: one JSON object a line.",
+            "Audit trail: one JSON line per money operation, with who requested it"
+            " and its outcome. A regular file.",
         ],
         ["schemas", None, None, "A folder of JSON Schemas of your own to obey too."],
         [
@@ -267,7 +267,7 @@ class Options(usage.Options):
                 Path(self["revoked"]).absolute()
             )
         with _naming("audit"):
-            self["trail"] = self["audit"] and _file(self["audit"])
+            self["trail"] = self["audit"] and _trail(self["audit"])
         if self["log-json"] and self.parent is not None:
             # twistd's own, which it reads as soon as this is parsed.
             self.parent["logger"] = "creditsync.logs.json"
@@ -334,14 +334,13 @@ def _folder(text: str) -> Path:
     return path
 
 
-def _file(text: str) -> Path:
+def _trail(text: str) -> Path:
     """
-    A file that may still be to be made.
+    The file of an audit trail, which may still be to be made.
     """
     path = Path(text).absolute()
     _folder(str(path.parent))
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder")
+    checkKind(path)
     return path
 
 
@@ -482,7 +481,8 @@ def creditSync(
         timeout=options["timeout"],
         limits=limits,
         isExtIDIdempotent=bool(options["idempotent-extid"]),
-        audit=options["trail"] and AuditTrail(options["trail"], reactor, time.time),
+        audit=options["trail"]
+        and AuditTrail(options["trail"], reactor, time.time, DaemonThread(reactor)),
         tally=tally,
     )
 

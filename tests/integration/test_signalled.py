@@ -11,27 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import LISTEN, SERVE, Server
+from processes import CONTAINER, LISTEN, SERVE, Server, inContainer
 from test_operations import OperationsTestCase, waitUntil
 
 pytestmark = pytest.mark.timeout(60, method="thread")
-
-CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
-
-
-def canUnshare() -> bool:
-    """
-    Whether this user may start a process that is process 1.
-    """
-    try:
-        return not subprocess.run([*CONTAINER, "true"], check=False).returncode
-    except FileNotFoundError:
-        return False
-
-
-inContainer = pytest.mark.skipif(
-    not canUnshare(), reason="this user may not make a PID namespace"
-)
 
 
 def childOf(process: "subprocess.Popen[bytes]") -> int:
