@@ -17,7 +17,7 @@ PACKAGE = Path(creditsync.__file__).parent
 # The rooms, from the ground up. A room imports from those on the floors below
 # its own, and from nobody beside it.
 FLOORS: list[set[str]] = [
-    {"codes", "signals"},
+    {"codes", "signals", "locking"},
     {"errors"},
     {"interfaces"},
     {"records"},
@@ -31,6 +31,7 @@ FLOORS: list[set[str]] = [
         "config",
         "logs",
         "notify",
+        "unixsockets",
         "tally",
     },
     {"waiters", "events", "failing", "ledger", "client", "listening"},
@@ -66,6 +67,7 @@ ONLY_IN: dict[str, set[str]] = {
     "argparse": {"cli", "__main__"},
     "signal": {"signals"},
     "atexit": {"tap"},
+    "fcntl": {"locking", "ledger", "cli"},
 }
 
 

@@ -203,8 +203,13 @@ class Client:
     A client as simple as can be: lines out, lines in.
     """
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+    def __init__(self, where: int | socket.socket) -> None:
+        """
+        @param where: The server's port, or a connection to it.
+        """
+        if isinstance(where, int):
+            where = socket.create_connection(("127.0.0.1", where), timeout=20)
+        self.socket = where
         self.lines = self.socket.makefile("rb")
         self.token = mint(SECRET, id=7, role=1, expires=86400, now=time.time())
 

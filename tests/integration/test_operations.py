@@ -109,6 +109,25 @@ class OperationsTestCase(SynchronousTestCase):
         """
         waitUntil(lambda: self.log(server).count(text) >= count)
 
+    def activate(self, listener: socket.socket, listen: str) -> Server:
+        """
+        Start a server with a listening socket that it inherits as systemd
+        gives it.
+        """
+        number = listener.fileno()
+        process = subprocess.Popen
+        patch = self.patch(
+            subprocess,
+            "Popen",
+            lambda *args, **kwargs: process(*args, pass_fds=[number], **kwargs),
+        )
+        activate = [sys.executable, "-c", ACTIVATE, str(number)]
+        server = self.launch(*activate, *SERVE, "--listen", listen)
+        patch.restore()
+        if listener.family == socket.AF_INET:
+            server.port = listener.getsockname()[1]
+        return server
+
     def assertServes(self, server: Server, extID: str = "still") -> None:
         """
         It books a credit.
@@ -450,23 +469,6 @@ class SystemdTests(OperationsTestCase):
         server.signal(signal.SIGCONT)
         self.systemd.settimeout(20)
         assert self.told() == "WATCHDOG=1"
-
-    def activate(self, listener: socket.socket, listen: str) -> Server:
-        """
-        Start a server with a listening socket that it inherits as systemd
-        gives it.
-        """
-        number = listener.fileno()
-        process = subprocess.Popen
-        self.patch(
-            subprocess,
-            "Popen",
-            lambda *args, **kwargs: process(*args, pass_fds=[number], **kwargs),
-        )
-        activate = [sys.executable, "-c", ACTIVATE, str(number)]
-        server = self.launch(*activate, *SERVE, "--listen", listen)
-        server.port = listener.getsockname()[1]
-        return server
 
     def test_socket(self) -> None:
         """
