@@ -674,18 +674,16 @@ class KindTests(AuditTestCase):
 
     def test_raced(self) -> None:
         """
-        So it is if it becomes one in the very last moment, where nothing of it is
-        written to or stays open.
+        So it is if it becomes one in the very last moment, where nothing is
+        waited for, written to it or stays open.
         """
-        os.mkfifo(self.path.parent / "read")
-        reader = os.open(self.path.parent / "read", os.O_RDONLY | os.O_NONBLOCK)
-        self.addCleanup(os.close, reader)
+        self.kinds()
         self.patch(audit, "checkKind", lambda path: None)
-        trail = AuditTrail(
-            self.path.parent / "read", self.reactor, lambda: NOW, execute
-        )
         before = os.listdir("/proc/self/fd")
-        self.assertRaises(OSError, trail.open)
+        for name in ("pipe", "read"):
+            path = self.path.parent / name
+            trail = AuditTrail(path, self.reactor, lambda: NOW, execute)
+            self.assertRaises(OSError, trail.open)
         self.assertEqual(os.listdir("/proc/self/fd"), before)
 
     def test_reopened(self) -> None:
