@@ -51,7 +51,8 @@ def prepareServer() -> None:
     # Python's own handler would show a traceback.
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         _endBy(signal.SIGINT)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    if not isinstance(signal.getsignal(signal.SIGHUP), _Held):
+        signal.signal(signal.SIGHUP, _Held())
 
 
 def stopInOrder(reactor: Any) -> None:
@@ -75,8 +76,20 @@ def reloadAtHangUp(reload: Callable[[], None]) -> None:
     """
     Have this called at each SIGHUP, and at once if one has waited.
     """
-    signal.signal(signal.SIGHUP, lambda *_: reload())
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+    before = signal.signal(signal.SIGHUP, lambda *_: reload())
+    if isinstance(before, _Held) and before.came:
+        reload()
+
+
+class _Held:
+    """
+    Notes a SIGHUP that can't be obeyed yet.
+    """
+
+    came = False
+
+    def __call__(self, *_: object) -> None:
+        self.came = True
 
 
 def ignoreHangUp() -> None:

@@ -290,8 +290,8 @@ class CheckTests(FileTestCase):
                 "creditsync check-config: --ledger: x.db can't be read and written"
                 " by this user",
                 f"creditsync check-config: --ledger: {shm} is in the way: it belongs to"
-                f" {me}, and this user, {me}, may not read and write it; as root, give"
-                f" it back with chown {me} {shm}",
+                f" user {me}, and user {me}, who runs this, may not read and write it;"
+                f" as root: chmod u+rw {shm}",
                 "creditsync check-config: --audit: y can't be made by this user",
             ],
         )

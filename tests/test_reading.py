@@ -303,8 +303,8 @@ class ReadingTests(LedgerTestCase):
         self.asNobody()
         self.assertEqual(
             self.refused(LedgerProblem),
-            f"the ledger {self.path} can't be read: {self.path} belongs to {owner}, and"
-            " this user may not read it",
+            f"the ledger {self.path} can't be read: {self.path} belongs to user"
+            f" {owner}, and this user may not read it",
         )
 
 
@@ -602,9 +602,9 @@ class OwnersTests(SynchronousTestCase):
         for end in ("-wal", "-shm"):
             os.chmod(self.path + end, 0o640)
             sentence = (
-                f"{self.path}{end} is in the way: it belongs to nobody, and this user,"
-                f" user 54321, may not read and write it; as root, give it back with"
-                f" chown 54321 {self.path}{end}"
+                f"{self.path}{end} is in the way: it belongs to user nobody, and user"
+                " 54321, who runs this, may not read and write it; as root: chown"
+                f" 54321 {self.path}{end}"
             )
             self.assertEqual(self.refused(SERVER), sentence)
             self.be(0)
@@ -621,7 +621,7 @@ class OwnersTests(SynchronousTestCase):
             os.chown(self.path + end, OTHER, OTHER)
             os.chmod(self.path + end, 0o600)
             self.assertIn(
-                f"{self.path}{end} is in the way: it belongs to nobody,",
+                f"{self.path}{end} is in the way: it belongs to user nobody,",
                 self.refused(SERVER),
             )
             self.be(0)

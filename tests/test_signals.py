@@ -47,8 +47,6 @@ def keepSignals(test: SynchronousTestCase) -> None:
     """
     for number in (INT, TERM, HUP):
         test.addCleanup(signal.signal, number, signal.getsignal(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    test.addCleanup(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
 
 
 class SignalsTestCase(SynchronousTestCase):
@@ -73,7 +71,7 @@ class SignalsTestCase(SynchronousTestCase):
         """
         Send a signal to this process, which is handled before this returns.
         """
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
 
     def beFirst(self) -> list[int]:
         """
@@ -81,7 +79,6 @@ class SignalsTestCase(SynchronousTestCase):
 
         @return: The statuses with which it would have ended.
         """
-        pid = os.getpid()
         statuses: list[int] = []
 
         def exit(status: int) -> None:
@@ -90,7 +87,6 @@ class SignalsTestCase(SynchronousTestCase):
 
         self.patch(os, "getpid", lambda: 1)
         self.patch(os, "_exit", exit)
-        self.patch(self, "sends", lambda number: os.kill(pid, number))
         return statuses
 
 

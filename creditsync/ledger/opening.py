@@ -158,24 +158,24 @@ def mayUse(path: str, mode: int) -> bool:
 
 def ownerOf(path: str) -> str:
     """
-    The name of the user to whom a file belongs.
+    The name of the user to whom a file belongs, or the number if there is none.
     """
-    return _userName(os.stat(path).st_uid)
+    return _userName(os.lstat(path).st_uid)
 
 
 def _userName(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"user {uid}"
+        return str(uid)
 
 
 def _notOurs(path: str) -> str:
-    user = os.geteuid()
+    owner, user = ownerOf(path), _userName(os.geteuid())
+    remedy = "chmod u+rw" if owner == user else f"chown {user}"
     return (
-        f"{path} is in the way: it belongs to {ownerOf(path)}, and this user,"
-        f" {_userName(user)}, may not read and write it; as root, give it back with"
-        f" chown {_userName(user).removeprefix('user ')} {path}"
+        f"{path} is in the way: it belongs to user {owner}, and user {user}, who runs"
+        f" this, may not read and write it; as root: {remedy} {path}"
     )
 
 

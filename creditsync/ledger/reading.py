@@ -89,7 +89,7 @@ def _isAtRest(path: str) -> bool:
         return False
     raise LedgerProblem(
         f"the ledger {path} was not closed, and its -shm file is missing, so that only"
-        f" {ownerOf(path)} can read it: start the server once"
+        f" user {ownerOf(path)} can read it: start the server once"
     )
 
 
@@ -148,9 +148,8 @@ def _why(error: sqlite3.OperationalError, path: str) -> str:
     if error.sqlite_errorcode & 0xFF in _CANT_OPEN:
         for file in (path, f"{path}-wal", f"{path}-shm"):
             if os.path.exists(file) and not mayUse(file, os.R_OK):
-                return (
-                    f"{file} belongs to {ownerOf(file)}, and this user may not read it"
-                )
+                owner = ownerOf(file)
+                return f"{file} belongs to user {owner}, and this user may not read it"
     return str(error)
 
 
