@@ -5,21 +5,7 @@ C{creditsync}, which is C{python -m creditsync} too.
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
-from creditsync import __version__
-from creditsync.cli import (
-    account,
-    backup,
-    bulk,
-    check,
-    check_config,
-    demo,
-    export,
-    operations,
-    serve,
-    statement,
-    token,
-    watch,
-)
+from creditsync import __version__, signals
 from creditsync.cli.output import escapeCharacters, printing, replaceClosedStreams
 
 _EPILOG = """\
@@ -39,17 +25,29 @@ def main() -> None:
     """
     escapeCharacters()
     arguments = sys.argv[1:]
-    if arguments[:1] == ["serve"]:
-        return serve.run(arguments[1:])
     ours = ("-h", "--help", "--version")
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ours):
-        return serve.run(arguments)
+        arguments.insert(0, "serve")
+    if arguments[0] == "serve":
+        return _serve(arguments[1:])
+    signals.prepare()
     replaceClosedStreams()
     with printing(arguments[0]):
         if arguments[0] == "check-config":
+            from creditsync.cli import check_config
+
             return check_config.run(arguments[1:])
         options = _parser().parse_args(arguments)
         return options.run(options)  # type: ignore[no-any-return]
+
+
+def _serve(arguments: list[str]) -> None:
+    # Before the imports, which take longer than all else that comes before the
+    # ledger.
+    signals.prepareServer()
+    from creditsync.cli import serve
+
+    serve.run(arguments)
 
 
 def _parser() -> ArgumentParser:
@@ -57,6 +55,19 @@ def _parser() -> ArgumentParser:
     The command line, but for C{serve} and C{check-config}, whose options are
     C{twistd}'s kind.
     """
+    from creditsync.cli import (
+        account,
+        backup,
+        bulk,
+        check,
+        demo,
+        export,
+        operations,
+        statement,
+        token,
+        watch,
+    )
+
     parser = ArgumentParser(
         "creditsync",
         description="Synchronous credit-in for trading platforms.",

@@ -7,25 +7,31 @@ that was not carried out. No token is ever written.
 
 The ledger is the record, and the trail a trail beside it: it is written after
 the commit, and it is the kernel that brings it to disk. A disk that is full
-costs lines of the trail, which are counted and told, and nothing else.
+costs lines of the trail, which are counted and reported, and nothing else. Neither
+does one that hangs: the file is written in a thread of its own, a batch at a time,
+and what comes meanwhile is the next batch.
 """
 
 import os
+import stat
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from json import JSONEncoder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import define, field
+from attrs import Factory, define, field
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from creditsync import wire
 from creditsync.errors import OutcomeUnknown, Refusal, Unauthorized
 from creditsync.finance import FINANCE_METHODS
+from creditsync.ledger.thread import DaemonThread
 from creditsync.records import (
     Deferral,
     Deletion,
@@ -49,8 +55,41 @@ _encode = JSONEncoder().encode
 _MOST_ASKERS: Final = 200_000
 
 _DONE: Final = ("add", "update", "delete")
+# Lines that may wait for a file that can't be written as fast as they come: some
+# 25 MB. Beyond it those that wait are lost.
+_MAX_WAITING: Final = 100_000
+
+# What a trail can't be, as a write to it may block for ever, or is read by
+# somebody once and then is gone.
+_KINDS: Final = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
 # What is told of the data of a request that was refused, where it is a number.
 _ASKED: Final = ("order", "login", "amount")
+
+
+def checkKind(path: Path) -> None:
+    """
+    See that a trail can be written to this file, if it is there.
+
+    @raise ValueError: It is not a regular file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    _checkMode(path, mode)
+
+
+def _checkMode(path: Path, mode: int) -> None:
+    for isIt, kind in _KINDS:
+        if isIt(mode):
+            raise ValueError(f"{path} is {kind}, and the trail needs a regular file")
 
 
 @define(eq=False)
@@ -59,12 +98,17 @@ class AuditTrail:
     The trail of one server.
 
     @ivar now: The UNIX time.
+    @ivar run: Executes a blocking function elsewhere, and fires when it has ended;
+        by default a L{DaemonThread}.
     @ivar lost: The lines that could not be written.
     """
 
     path: Path
     _clock: IReactorTime
     _now: Callable[[], float]
+    _run: Callable[[Callable[[], None]], "Deferred[None]"] = Factory(
+        lambda self: DaemonThread(self._clock), takes_self=True
+    )
     lost: int = field(init=False, default=0)
     _file: int | None = field(init=False, default=None)
     # Which session asked for what is not booked yet, and under which extID.
@@ -73,6 +117,9 @@ class AuditTrail:
     )
     _lines: list[bytes] = field(init=False, factory=list)
     _write: IDelayedCall | None = field(init=False, default=None)
+    # What is done with the file now, and whether it is to be opened again next.
+    _working: "Deferred[None] | None" = field(init=False, default=None)
+    _isMoved: bool = field(init=False, default=False)
     # Lines lost since the last that was written, and whether that one lacks its end.
     _gap: int = field(init=False, default=0)
     _isTorn: bool = field(init=False, default=False)
@@ -83,42 +130,63 @@ class AuditTrail:
         """
         Begin to write, where the last process ended.
 
-        @raise OSError: The file can't be written to.
+        @raise OSError: The file can't be written to; the message is a sentence.
         """
-        self._file = self._opened()
+        try:
+            self._file = self._opened()
+        except (OSError, ValueError) as e:
+            raise OSError(
+                f"the audit trail {self.path} can't be written: {_reason(e)}"
+            ) from e
 
     def _opened(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        return os.open(self.path, flags, 0o640)
+        checkKind(self.path)
+        # Whatever has got the name in the meantime, to open it may neither block
+        # nor make it the terminal of this process.
+        file = os.open(
+            self.path,
+            os.O_WRONLY
+            | os.O_APPEND
+            | os.O_CREAT
+            | os.O_CLOEXEC
+            | os.O_NONBLOCK
+            | os.O_NOCTTY,
+            0o640,
+        )
+        try:
+            _checkMode(self.path, os.fstat(file).st_mode)
+        except ValueError:
+            os.close(file)
+            raise
+        return file
 
     def reopen(self) -> None:
         """
         Go on in a file of the same name, as the old one may have been moved
         away. If that can't be, go on in the old one.
         """
-        if self._file is None:
-            return
-        try:
-            file = self._opened()
-        except OSError as e:
-            self._log.error(
-                "The audit trail {path} can't be opened again, the old file goes on:"
-                " {why}",
-                path=str(self.path),
-                why=e.strerror,
-            )
-            return
-        os.close(self._file)
-        self._file = file
+        self._isMoved = True
+        self._work()
 
-    def close(self) -> None:
+    def close(self) -> "Deferred[None]":
         """
         Write what is left, and end.
+
+        @return: Fires when that is done. It may be cancelled if it takes too long.
         """
         self.flush()
-        file, self._file = self._file, None
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        try:
+            if self._working is not None:
+                await self._working
+        finally:
+            file, self._file = self._file, None
+            if self._lines:
+                self._missed(len(self._lines), "it has not kept up until the end")
         if file is not None:
-            os.close(file)
+            await self._run(partial(os.close, file))
 
     # What happens, in the order in which it does.
 
@@ -217,7 +285,7 @@ class AuditTrail:
         session, extID = self._askers.pop(operation, (None, None))
         if session is not None:
             text += (
-                f',"session":{session.number},"peer":"{_address(session.peer)}"'
+                f',"session":{session.number},"peer":{_encode(session.peer)}'
                 f',"extID":{_encode(extID)}'
             )
         if operation.key is not None:
@@ -240,7 +308,7 @@ class AuditTrail:
             "command": command,
             "principal": None if principal is None else principal.id,
             "session": session.number,
-            "peer": _address(session.peer),
+            "peer": session.peer,
             "extID": extID,
             **members,
         }
@@ -255,61 +323,116 @@ class AuditTrail:
 
     def flush(self) -> None:
         """
-        Write what was told.
+        Have what was told written.
         """
         if self._write is not None:
             if self._write.active():
                 self._write.cancel()
             self._write = None
+        if len(self._lines) > _MAX_WAITING:
+            # Not the newest, so that the gap is where the trail says it is.
+            self._missed(len(self._lines), "it is written too slowly")
+            self._lines = []
+        self._work()
+
+    def _work(self) -> None:
+        """
+        Do what there is to do with the file, unless something is being done: then
+        it comes after that.
+        """
+        if self._working is None and self._file is not None:
+            work = Deferred.fromCoroutine(self._workOff(self._file))
+            # It may have ended at once.
+            self._working = None if work.called else work
+
+    async def _workOff(self, file: int) -> None:
+        try:
+            while self._isMoved or self._lines:
+                if self._isMoved:
+                    self._isMoved = False
+                    file = await self._openAgain(file)
+                else:
+                    await self._append(file)
+        finally:
+            self._working = None
+
+    async def _openAgain(self, old: int) -> int:
+        opened = [old]
+
+        def replace() -> None:
+            opened.append(self._opened())
+            os.close(old)
+
+        try:
+            await self._run(replace)
+        except (OSError, ValueError) as e:
+            self._log.error(
+                "The audit trail {path} can't be opened again, the old file goes on:"
+                " {why}",
+                path=str(self.path),
+                why=_reason(e),
+            )
+        self._file = opened[-1]
+        return opened[-1]
+
+    async def _append(self, file: int) -> None:
         lines, self._lines = self._lines, []
-        if not lines or self._file is None:
-            return
-        try:
-            if self._isTorn:
-                os.write(self._file, b"\n")
-                self._isTorn = False
-            if self._gap:
-                gap = {"time": self._time(), "outcome": "lost", "lines": self._gap}
-                os.write(self._file, wire.encodeData(gap) + b"\n")
-                self._found()
-        except OSError as e:
-            self._missed(len(lines), e)
-        else:
-            self._append(self._file, b"\n".join(lines) + b"\n")
+        gap = self._gap
+        head = b"\n" if self._isTorn else b""
+        if gap:
+            members = {"time": self._time(), "outcome": "lost", "lines": gap}
+            head += wire.encodeData(members) + b"\n"
+        data = head + b"\n".join(lines) + b"\n"
+        written = [0]
 
-    def _append(self, file: int, data: bytes) -> None:
-        written = 0
-        try:
-            while written < len(data):
-                written += os.write(file, data[written:])
-        except OSError as e:
-            self._missed(data.count(b"\n", written), e)
-        self._isTorn = data[:written][-1:] not in (b"", b"\n")
+        def write() -> None:
+            while written[-1] < len(data):
+                written.append(written[-1] + os.write(file, data[written[-1] :]))
 
-    def _missed(self, count: int, why: OSError) -> None:
+        why: OSError | None = None
+        try:
+            await self._run(write)
+        except OSError as e:
+            why = e
+        except CancelledError:
+            self._lines = lines + self._lines
+            raise
+        end = written[-1]
+        if gap and end >= len(head):
+            self._found(gap)
+        if why is not None:
+            self._missed(data.count(b"\n", max(end, len(head))), _reason(why))
+        if end:
+            self._isTorn = data[end - 1 : end] != b"\n"
+
+    def _missed(self, count: int, why: str) -> None:
         """
         Count lines, and say so once.
         """
         if not self._gap:
             self._log.error(
-                "The audit trail {path} can't be written, its lines are lost until it"
-                " can; money is not concerned: {why}",
+                "The audit trail {path} can't be written, lines are dropped until it"
+                " can be written again; bookings are not affected: {why}",
                 path=str(self.path),
-                why=why.strerror,
+                why=why,
             )
         self._gap += count
         self.lost += count
 
-    def _found(self) -> None:
+    def _found(self, count: int) -> None:
         """
         The trail has said itself how many are missing; say so once more.
         """
         self._log.warn(
             "The audit trail {path} is written again; {count} lines were lost.",
             path=str(self.path),
-            count=self._gap,
+            count=count,
         )
-        self._gap = 0
+        self._gap -= count
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _of(refusal: Refusal) -> dict[str, Any]:
@@ -321,11 +444,3 @@ def _of(refusal: Refusal) -> dict[str, Any]:
         "error": refusal.error,
         "message": refusal.message,
     }
-
-
-def _address(peer: Any) -> str:
-    """
-    Where a client is, for people to read.
-    """
-    host = getattr(peer, "host", None)
-    return "local" if host is None else f"{host}:{peer.port}"

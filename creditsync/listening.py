@@ -3,7 +3,9 @@ Where to listen: from a description to an endpoint.
 
 Descriptions are Twisted's, with a few differences. Where none is named, the
 queue of those that wait to be accepted has room for more of them. C{unix:} in a
-folder that isn't there is refused at once. And C{ssl:} is ours: it takes what
+folder that isn't there is refused at once, and needs no lock file
+(L{creditsync.unixsockets}). C{systemd:} leaves the socket's file alone. All of that
+is so behind C{haproxy:} too. And C{ssl:} is ours: it takes what
 Twisted's takes, and can be told to read its certificate again (L{reload}), to
 ask for certificates of clients, and to put TLS on an endpoint of any other kind::
 
@@ -19,8 +21,10 @@ from typing import Any, Final
 
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.protocols.haproxy import proxyEndpoint
 
 from creditsync.tls import Files, TLSEndpoint
+from creditsync.unixsockets import Inherited, UNIXReactor
 
 # Connections that the kernel may hold before they are accepted. Twisted's 50
 # is little when all clients come back at once; Linux cuts it at its somaxconn.
@@ -51,11 +55,26 @@ def endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
     parts = _PART.findall(description)
     if parts[0] == "ssl":
         return _tls(reactor, parts[1:])
+    if parts[0] == "haproxy":
+        return _proxied(reactor, parts[1:])
     if parts[0] == "unix" and len(parts) > 1:
         _checkFolder(_unquoted(parts[1].removeprefix("address=")))
+        reactor = UNIXReactor(reactor)
     if parts[0] in _BACKLOG_AT and not _hasBacklog(parts):
         description += f":backlog={BACKLOG}"
     made: IStreamServerEndpoint = serverFromString(reactor, description)
+    return Inherited(made) if parts[0] == "systemd" else made
+
+
+def _proxied(reactor: Any, parts: list[str]) -> IStreamServerEndpoint:
+    """
+    What C{haproxy:} stands for.
+
+    @param parts: What comes after it.
+    """
+    if parts[:1] == ["ssl"]:
+        raise ValueError("a PROXY header comes before TLS: write ssl:haproxy:...")
+    made: IStreamServerEndpoint = proxyEndpoint(endpoint(reactor, ":".join(parts)))
     return made
 
 

@@ -15,6 +15,8 @@ still under way.
 """
 
 from collections.abc import Collection
+from contextlib import suppress
+from ipaddress import IPv6Address
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
@@ -85,6 +87,7 @@ class LineProtocol(Protocol):
         self._unwritten = 0
         self._isReading = True
         self._isStalled = False
+        self._isNew = True
         self._sendsAtOnce = False
         self._inputEnded = False
         self._peerEnded = False
@@ -126,6 +129,10 @@ class LineProtocol(Protocol):
         """
         if self._inputEnded:
             return
+        if self._isNew:
+            # A proxy's header, which names the client, is read only now.
+            self._isNew = False
+            self._session.peer = addressText(self.transport.getPeer())
         wasWaiting = bool(self._lines)
         partial = self._partial
         end = data.rfind(b"\n") + 1
@@ -259,7 +266,7 @@ class LineProtocol(Protocol):
         if self._isStalled and self._unwritten > self._limits.maxUnread:
             self.factory.log.warn(
                 "{peer} does not read, its connection is cut off",
-                peer=self.transport.getPeer(),
+                peer=self._session.peer,
             )
             self.factory.limited("max-unread")
             self.cutOff()
@@ -429,6 +436,23 @@ class LineProtocol(Protocol):
         self.factory.closed(self)
 
 
+def addressText(address: object) -> str:
+    """
+    An address for people to read: C{192.0.2.1:4242}, C{[2001:db8::1]:4242}, or
+    C{local} where there is no host, as on a UNIX socket.
+    """
+    host = getattr(address, "host", None)
+    if host is None:
+        return "local"
+    port = getattr(address, "port", "")
+    if ":" not in host:
+        return f"{host}:{port}"
+    with suppress(ValueError):
+        # A proxy's header may spell all of its zeros out.
+        host = str(IPv6Address(host))
+    return f"[{host}]:{port}"
+
+
 class _Unwelcome(Protocol):
     """
     A connection for which there is no room.
@@ -482,12 +506,14 @@ class LineFactory(Factory):
         if self.ports:
             self._turnLater()
         if len(self._connections) >= self.limits.maxConnections:
-            self.log.warn("{addr} is refused: too many connections", addr=addr)
+            self.log.warn(
+                "{addr} is refused: too many connections", addr=addressText(addr)
+            )
             self.limited("max-connections")
             # Not None, which a TLS factory around this one can't take.
             return _Unwelcome()
         connection = LineProtocol(self)
-        connection.session.peer = addr
+        connection.session.peer = addressText(addr)
         return connection
 
     @property

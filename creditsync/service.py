@@ -259,7 +259,7 @@ class CreditSync(Service):
         if self.audit is not None:
             # Last, as what was queued is booked only now.
             self._events.removeObserver(self.audit.booked)
-            self.audit.close()
+            await self._step("writing the audit trail", self.audit.close())
 
     async def _step(
         self, what: str, done: "Deferred[Any]", seconds: float = GOODBYE

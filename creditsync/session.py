@@ -64,14 +64,14 @@ class Session:
 
     @ivar send: Gives lines to the client.
     @ivar principal: Whom the last good token of this session spoke for.
-    @ivar peer: Where the client is, for people to see.
+    @ivar peer: The client's address, for people to read.
     @ivar number: The how manieth of this server it is.
     """
 
     _sessions: "Sessions"
     send: Callable[[bytes], None]
     principal: Principal | None = None
-    peer: object = None
+    peer: str = "local"
     number: int = 0
     _subscribed: bool = True
     # What waits for its answer, by its extID or, without one, by itself.

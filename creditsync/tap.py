@@ -1,9 +1,10 @@
 """
 The face towards C{twistd}: options in, a service out.
 
-This is the one room that changes its process: the reactor's clock, signals,
-the exit status. What it puts together is free of that, and can be mounted in
-any other Twisted application (L{creditsync.service}).
+This module and L{creditsync.signals} are the ones that change their process: the
+reactor's clock, signals, the exit status. What is put together here is free of
+that, and can be mounted in any other Twisted application
+(L{creditsync.service}).
 """
 
 import atexit
@@ -12,7 +13,6 @@ import math
 import os
 import re
 import secrets
-import signal
 import socket
 import sys
 import tempfile
@@ -33,8 +33,8 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from creditsync import __version__, config, listening
-from creditsync.audit import AuditTrail
+from creditsync import __version__, config, listening, signals
+from creditsync.audit import AuditTrail, checkKind
 from creditsync.auth import ALGORITHMS, TokenAuthenticator, keyReadings
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
@@ -207,8 +207,8 @@ class Options(usage.Options):
             "audit",
             None,
             None,
-            "A file to append to who asked for which money operation, and what"
-            " became of it: one JSON object a line.",
+            "Audit trail: one JSON line per money operation, with who requested it"
+            " and its outcome. A regular file.",
         ],
         ["schemas", None, None, "A folder of JSON Schemas of your own to obey too."],
         [
@@ -322,7 +322,7 @@ class Options(usage.Options):
                 path = Path(self["revoked"]).absolute()
                 self["revocations"] = Revocations(path)
         with _naming("audit"):
-            self["trail"] = self["audit"] and _file(self["audit"])
+            self["trail"] = self["audit"] and _trail(self["audit"])
         if self["log-json"] and self.parent is not None:
             # twistd's own, which it reads as soon as this is parsed.
             self.parent["logger"] = "creditsync.logs.json"
@@ -393,14 +393,13 @@ def _folder(text: str) -> Path:
     return path
 
 
-def _file(text: str) -> Path:
+def _trail(text: str) -> Path:
     """
-    A file that may still be to be made.
+    The file of an audit trail, which may still be to be made.
     """
     path = Path(text).absolute()
     _folder(str(path.parent))
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder")
+    checkKind(path)
     return path
 
 
@@ -496,6 +495,7 @@ def makeService(options: Options) -> "Server":
     """
     from twisted.internet import reactor
 
+    signals.prepareServer()
     settleProcess(reactor)
     key = options["secret"] or makeKey(keyPath(options["key"]))
     tally = None if options["web"] is None else Tally(reactor, time.time)
@@ -628,7 +628,11 @@ class Server(Service):
             self.creditSync.startService()
             if self.web is not None:
                 self.web.startService()
-        self._reactor.addSystemEventTrigger("before", "shutdown", endAtNextSignal)
+        self._reactor.callWhenRunning(signals.stopInOrder, self._reactor)
+        # The stop may have another cause than a signal.
+        self._reactor.addSystemEventTrigger(
+            "before", "shutdown", signals.endAtNextSignal
+        )
         self.creditSync.whenFailed().addErrback(self._failed)
 
     def stopService(self) -> "Deferred[None]":
@@ -682,13 +686,15 @@ class SupervisedServer(Server):
         @raise CannotStart: See L{Server.startService}.
         """
         super().startService()
-        signal.signal(signal.SIGHUP, self._hangUp)
         self._reactor.callWhenRunning(self._supervisor.ready)
+        # In the middle of anything: the reactor does it when it is done.
+        signals.reloadAtHangUp(partial(self._reactor.callFromThread, self.reload))
 
     def stopService(self) -> "Deferred[None]":
         """
         Tell that the stop has begun, and stop.
         """
+        signals.ignoreHangUp()
         self._supervisor.stopping()
         stopped = super().stopService()
         stopped.addCallback(lambda _: self._supervisor.stopped())
@@ -707,10 +713,6 @@ class SupervisedServer(Server):
         _log.info("Reloaded.")
         self._supervisor.ready()
 
-    def _hangUp(self, *_: object) -> None:
-        # In the middle of anything: the reactor does it when it is done.
-        self._reactor.callFromThread(self.reload)
-
 
 @contextmanager
 def _sentence() -> Iterator[None]:
@@ -721,14 +723,6 @@ def _sentence() -> Iterator[None]:
         yield
     except (CannotListenError, LedgerProblem, OSError, OverflowError) as e:
         raise CannotStart(str(e)) from e
-
-
-def endAtNextSignal() -> None:
-    """
-    Let the next signal end the process, now that one has asked it to stop.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _exitFailed() -> None:

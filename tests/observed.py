@@ -32,7 +32,10 @@ class Client:
 
     server: CreditSync
     peer: IPv4Address = Factory(lambda: IPv4Address("TCP", "192.0.2.7", 5123))
-    wire: Any = Factory(lambda: StringTransport(lenient=True))
+    wire: Any = Factory(
+        lambda self: StringTransport(peerAddress=self.peer, lenient=True),
+        takes_self=True,
+    )
     protocol: Any = field(init=False)
 
     def __attrs_post_init__(self) -> None:

@@ -4,16 +4,21 @@ Tests for L{creditsync.audit}.
 
 import json
 import os
+import socket
+from collections.abc import Callable
 from errno import ENOSPC
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.testing import StringTransport
+from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import wire
-from creditsync.audit import AuditTrail
+from creditsync import audit, wire
+from creditsync.audit import AuditTrail, checkKind
 from creditsync.errors import Busy
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ITradingRuntime
@@ -62,7 +67,7 @@ class AuditTestCase(SynchronousTestCase):
         self.reactor = Reactor()
         self.events = TradeEvents()
         self.ledger = HeldLedger()
-        self.trail = AuditTrail(self.path, self.reactor, lambda: NOW)
+        self.trail = AuditTrail(self.path, self.reactor, lambda: NOW, execute)
         self.server = self.start(
             TradingRuntime(
                 self.reactor,
@@ -93,9 +98,8 @@ class AuditTestCase(SynchronousTestCase):
         """
         Be one more client.
         """
-        client = Client(self.server)
-        client.protocol.session.peer = IPv4Address("TCP", "192.0.2.1", 4242)
-        return client
+        address = IPv4Address("TCP", "192.0.2.1", 4242)
+        return Client(self.server, StringTransport(peerAddress=address, lenient=True))
 
     def asks(self, extID: str, amount: float = 300.0, /, **members: Any) -> None:
         """
@@ -370,7 +374,7 @@ class LaterTests(AuditTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.runtime = SlowRuntime()
-        self.trail = AuditTrail(self.path, self.reactor, lambda: NOW)
+        self.trail = AuditTrail(self.path, self.reactor, lambda: NOW, execute)
         self.server = self.start(self.runtime)
         self.client = self.connect()
 
@@ -450,7 +454,7 @@ class ForeignTests(AuditTestCase):
         super().setUp()
         self.events = TradeEvents()
         self.runtime = FakeTradingRuntime(self.events)
-        self.trail = AuditTrail(self.path, self.reactor, lambda: NOW)
+        self.trail = AuditTrail(self.path, self.reactor, lambda: NOW, execute)
         self.server = self.start(self.runtime)
         self.client = self.connect()
 
@@ -473,6 +477,91 @@ class ForeignTests(AuditTestCase):
         self.reactor.advance(0)
         [line] = self.lines()
         self.assertEqual((line["extID"], line["error"]), ("a", "BUSY"))
+
+
+class PeerTests(AuditTestCase):
+    """
+    The address of the client, as the trail shows it.
+    """
+
+    def peers(self, address: Any, *received: bytes, proxied: bool = True) -> list[str]:
+        """
+        The peers in the lines of a request that is booked and of one that is
+        refused.
+
+        @param address: Of the connection.
+        @param received: What comes on it before the requests.
+        """
+        wire = StringTransport(peerAddress=address, lenient=True)
+        factory: Any = self.server.factory
+        if proxied:
+            factory = HAProxyWrappingFactory(factory)
+        protocol = factory.buildProtocol(address)
+        protocol.makeConnection(wire)
+        for data in received:
+            protocol.dataReceived(data)
+        self.client.protocol = protocol
+        self.asks("a")
+        self.asks("b", -900.0)
+        self.commit()
+        return [line["peer"] for line in self.lines()]
+
+    def test_IPv6(self) -> None:
+        """
+        An IPv6 address is in brackets, so that the port can be told from it.
+        """
+        address = IPv6Address("TCP", "2001:db8::1", 4242)
+        self.assertEqual(self.peers(address, proxied=False), ["[2001:db8::1]:4242"] * 2)
+
+    def test_UNIX(self) -> None:
+        """
+        The client of a UNIX socket is local.
+        """
+        self.assertEqual(self.peers(UNIXAddress(None), proxied=False), ["local"] * 2)
+
+    def test_proxied(self) -> None:
+        """
+        Behind a proxy that sends the PROXY header it is the client's, whether
+        the header comes alone or in two pieces.
+        """
+        proxy = IPv4Address("TCP", "192.0.2.99", 80)
+        self.assertEqual(
+            self.peers(proxy, b"PROXY TCP4 203.0.113.5 192.0.2.99 51", b"23 8443\r\n"),
+            ["203.0.113.5:5123"] * 2,
+        )
+
+    def test_proxiedIPv6(self) -> None:
+        """
+        The binary header of version 2 is understood too.
+        """
+        header = (
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24"
+            + bytes.fromhex("20010db8000000000000000000000001")
+            + bytes.fromhex("20010db8000000000000000000000002")
+            + b"\x14\x03\x20\xfb"
+        )
+        proxy = IPv4Address("TCP", "192.0.2.99", 80)
+        self.assertEqual(self.peers(proxy, header), ["[2001:db8::1]:5123"] * 2)
+
+    def test_unknownClient(self) -> None:
+        """
+        Where the proxy does not say, as for a connection of its own, it is the
+        proxy's.
+        """
+        header = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
+        proxy = IPv4Address("TCP", "192.0.2.99", 80)
+        self.assertEqual(self.peers(proxy, header), ["192.0.2.99:80"] * 2)
+
+    def test_forged(self) -> None:
+        """
+        Whatever stands in a header, a line of the trail stays one JSON object
+        with the members that we gave it.
+        """
+        proxy = IPv4Address("TCP", "192.0.2.99", 80)
+        self.assertEqual(
+            self.peers(proxy, b'PROXY TCP4 ","order":1,"x":" 192.0.2.99 1 2\r\n'),
+            ['[","order":1,"x":"]:1'] * 2,
+        )
 
 
 class FileTests(AuditTestCase):
@@ -542,7 +631,8 @@ class FileTests(AuditTestCase):
                 (
                     "error",
                     f"The audit trail {self.path} can't be opened again, the old file"
-                    " goes on: Is a directory",
+                    f" goes on: {self.path} is a folder, and the trail needs a regular"
+                    " file",
                 )
             ],
         )
@@ -567,8 +657,9 @@ class FileTests(AuditTestCase):
             [
                 (
                     "error",
-                    f"The audit trail {self.path} can't be written, its lines are lost"
-                    " until it can; money is not concerned: No space left on device",
+                    f"The audit trail {self.path} can't be written, lines are dropped"
+                    " until it can be written again; bookings are not affected: No"
+                    " space left on device",
                 ),
                 (
                     "warn",
@@ -608,3 +699,234 @@ class FileTests(AuditTestCase):
         self.assertEqual([json.loads(line)["extID"] for line in whole], ["a", "b"])
         self.assertEqual(json.loads(gap)["lines"], 2)
         self.assertEqual(json.loads(last)["extID"], "e")
+
+
+class KindTests(AuditTestCase):
+    """
+    What can't be a trail.
+    """
+
+    def kinds(self) -> list[tuple[str, str]]:
+        """
+        A path of each kind, and what the kind is called.
+        """
+        folder = self.path.parent
+        os.mkfifo(folder / "pipe")
+        # A pipe that somebody reads could be opened, and would block later.
+        os.mkfifo(folder / "read")
+        reader = os.open(folder / "read", os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        bound = socket.socket(socket.AF_UNIX)
+        self.addCleanup(bound.close)
+        bound.bind(str(folder / "socket"))
+        (folder / "link").symlink_to("pipe")
+        return [
+            (f"{folder}/pipe", "a pipe"),
+            (f"{folder}/read", "a pipe"),
+            (f"{folder}/link", "a pipe"),
+            (f"{folder}/socket", "a socket"),
+            ("/dev/null", "a device"),
+            ("/dev/full", "a device"),
+            (str(folder), "a folder"),
+        ]
+
+    def test_options(self) -> None:
+        """
+        Only a regular file is taken for one, and any other is told by its kind.
+        """
+        for path, kind in self.kinds():
+            e = self.assertRaises(ValueError, checkKind, Path(path))
+            self.assertEqual(
+                str(e), f"{path} is {kind}, and the trail needs a regular file"
+            )
+        checkKind(self.path)
+        checkKind(self.path.parent / "new")
+
+    def test_opened(self) -> None:
+        """
+        It is found out too if it has become one since the options were read, and
+        nothing waits for it.
+        """
+        for path, kind in self.kinds():
+            trail = AuditTrail(Path(path), self.reactor, lambda: NOW, execute)
+            e = self.assertRaises(OSError, trail.open)
+            self.assertIn(f"{path} is {kind}, and", str(e))
+
+    def test_raced(self) -> None:
+        """
+        So it is if it becomes one in the very last moment, where nothing is
+        waited for, written to it or stays open.
+        """
+        self.kinds()
+        self.patch(audit, "checkKind", lambda path: None)
+        before = os.listdir("/proc/self/fd")
+        for name in ("pipe", "read"):
+            path = self.path.parent / name
+            trail = AuditTrail(path, self.reactor, lambda: NOW, execute)
+            self.assertRaises(OSError, trail.open)
+        self.assertEqual(os.listdir("/proc/self/fd"), before)
+
+    def test_reopened(self) -> None:
+        """
+        After a rotation that has put something else there the old file goes on.
+        """
+        log = logTo(self)
+        moved = self.path.rename(f"{self.path}.1")
+        os.mkfifo(self.path)
+        self.server.reload()
+        self.asks("a")
+        self.commit()
+        self.assertEqual(len(self.client.replies()), 1)
+        self.assertIn(f"{self.path} is a pipe, and the trail needs", log[0][1])
+        self.path = moved
+        self.assertEqual(len(self.lines()), 1)
+
+    def test_noFolder(self) -> None:
+        """
+        A file that can't be made is told in a sentence.
+        """
+        trail = AuditTrail(Path("/nowhere/audit"), self.reactor, lambda: NOW, execute)
+        e = self.assertRaises(OSError, trail.open)
+        self.assertEqual(
+            str(e),
+            "the audit trail /nowhere/audit can't be written: No such file or"
+            " directory",
+        )
+
+
+class SlowTests(AuditTestCase):
+    """
+    A file system that takes its time.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.log = logTo(self)
+        self.waiting: list[tuple[Callable[[], None], Deferred[None]]] = []
+        self.trail._run = self.hold
+
+    def hold(self, function: Callable[[], None]) -> "Deferred[None]":
+        """
+        Have the file system take its time for this.
+        """
+        done: Deferred[None] = Deferred()
+        self.waiting.append((function, done))
+        return done
+
+    def goOn(self) -> None:
+        """
+        Let it do one thing.
+        """
+        [(function, done)] = self.waiting
+        self.waiting.clear()
+        execute(function).chainDeferred(done)
+
+    def credit(self, *extIDs: str) -> None:
+        """
+        Have credits booked and answered.
+        """
+        for extID in extIDs:
+            self.asks(extID)
+        self.commit()
+        self.assertEqual(
+            [(reply["extID"], reply["status"]) for reply in self.client.replies()],
+            [(extID, 200) for extID in extIDs],
+        )
+
+    def told(self) -> list[Any]:
+        """
+        The extIDs of the lines, or how many lines are missing there.
+        """
+        return [line.get("extID", line.get("lines")) for line in self.lines()]
+
+    def test_nobodyWaits(self) -> None:
+        """
+        Credits are booked and answered meanwhile, and their lines follow, in
+        order and all at once.
+        """
+        self.credit("a")
+        self.credit("b")
+        self.credit("c", "d")
+        self.assertEqual(self.told(), [])
+        self.goOn()
+        self.assertEqual(self.told(), ["a"])
+        self.goOn()
+        self.assertEqual(self.told(), ["a", "b", "c", "d"])
+        self.assertEqual(self.waiting, [])
+
+    def test_reopened(self) -> None:
+        """
+        What was booked before a reload but not yet written goes to the new file,
+        and what was being written to the old one.
+        """
+        self.credit("a")
+        moved = self.path.rename(f"{self.path}.1")
+        self.server.reload()
+        self.credit("b")
+        for _ in range(3):
+            self.goOn()
+        self.assertEqual(self.told(), ["b"])
+        self.path = moved
+        self.assertEqual(self.told(), ["a"])
+
+    def test_bound(self) -> None:
+        """
+        There is a bound to what waits. Beyond it lines are lost, which are
+        counted, and the trail says so where they would have been.
+        """
+        self.patch(audit, "_MAX_WAITING", 3)
+        self.credit("a")
+        self.credit("b", "c", "d")
+        self.credit("e")
+        self.credit("f")
+        self.goOn()
+        self.goOn()
+        self.assertEqual(self.told(), ["a", 4, "f"])
+        self.assertEqual(self.trail.lost, 4)
+        self.assertEqual(
+            self.log,
+            [
+                (
+                    "error",
+                    f"The audit trail {self.path} can't be written, lines are dropped"
+                    " until it can be written again; bookings are not affected: it is"
+                    " written too slowly",
+                ),
+                (
+                    "warn",
+                    f"The audit trail {self.path} is written again; 4 lines were lost.",
+                ),
+            ],
+        )
+
+    def test_stop(self) -> None:
+        """
+        The stop waits for what is still to be written.
+        """
+        self.credit("a")
+        self.credit("b")
+        self.client.goes()
+        stopped = self.server.stopService()
+        self.reactor.advance(0.2)
+        self.assertNoResult(stopped)
+        for _ in range(3):
+            self.goOn()
+        self.successResultOf(stopped)
+        self.assertEqual(self.told(), ["a", "b"])
+        self.assertIsNone(self.trail._file)
+
+    def test_stopIsBounded(self) -> None:
+        """
+        But not for ever, and the log says how it ended.
+        """
+        self.credit("a")
+        self.credit("b")
+        self.client.goes()
+        stopped = self.server.stopService()
+        self.reactor.advance(0.2)
+        self.reactor.advance(2)
+        self.successResultOf(stopped)
+        self.assertIsNone(self.trail._file)
+        self.assertEqual(self.trail.lost, 2)
+        self.assertIn("it has not kept up until the end", self.log[0][1])
+        self.assertEqual(self.reactor.getDelayedCalls(), [])

@@ -27,6 +27,7 @@ from creditsync.auth import TokenAuthenticator
 from creditsync.cli import serve
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account
+from tests.test_signals import keepSignals
 
 SECRET = "0123456789abcdef0123456789abcdef"
 CHECKOUT = Path(__file__).parents[1]
@@ -229,6 +230,7 @@ class MainTests(CommandTestCase):
         Without a command, or with the server's options, it serves.
         """
         served: list[list[str]] = []
+        keepSignals(self)
         self.patch(serve, "run", served.append)
         self.run_()
         self.run_("--timeout", "3")

@@ -5,6 +5,7 @@ C{creditsync check-config}.
 
 import io
 import os
+import pwd
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -298,12 +299,18 @@ class CheckTests(FileTestCase):
         """
         self.writeKey()
         Path("x.db").touch()
-        self.patch(os, "access", lambda path, mode: False)
+        Path("x.db-shm").touch()
+        self.patch(os, "access", lambda path, mode, **_: False)
+        me = pwd.getpwuid(os.geteuid()).pw_name
+        shm = os.path.realpath("x.db-shm")
         self.assertEqual(
             self.check("--ledger=x.db", "--audit=y")[2].splitlines(),
             [
                 "creditsync check-config: --ledger: x.db can't be read and written"
                 " by this user",
+                f"creditsync check-config: --ledger: {shm} is in the way: it belongs to"
+                f" user {me}, and user {me}, who runs this, may not read and write it;"
+                f" as root: chmod u+rw {shm}",
                 "creditsync check-config: --audit: y can't be made by this user",
             ],
         )

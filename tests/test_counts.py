@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
@@ -47,7 +47,7 @@ def trailed(test: SynchronousTestCase, server: CreditSync, clock: Clock) -> None
     """
     folder = TemporaryDirectory()
     test.addCleanup(folder.cleanup)
-    trail = AuditTrail(Path(folder.name, "audit"), clock, lambda: NOW)
+    trail = AuditTrail(Path(folder.name, "audit"), clock, lambda: NOW, execute)
     trail.open()
     server.audit = server.sessions.audit = trail
     server._events.addObserver(trail.booked)

@@ -10,6 +10,7 @@ import time
 import unittest
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -355,6 +356,8 @@ class ObservedTests(SynchronousTestCase):
         defined = execute()
         clock = MemoryReactorClock()
         clock.getThreadPool = lambda: None  # type: ignore[attr-defined]
+        written: SimpleQueue[object] = SimpleQueue()
+        clock.callFromThread = lambda *call: written.put(call)  # type: ignore[method-assign]
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         trail = Path(folder.name, "audit.log")
@@ -375,6 +378,7 @@ class ObservedTests(SynchronousTestCase):
         self.assertEqual(
             registry.get_sample_value("creditsync_requests_total", labels), 1
         )
+        written.get(timeout=20)
         [line] = trail.read_text("utf-8").splitlines()
         self.assertEqual(json.loads(line)["outcome"], "booked")
 

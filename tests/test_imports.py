@@ -17,7 +17,7 @@ PACKAGE = Path(creditsync.__file__).parent
 # The rooms, from the ground up. A room imports from those on the floors below
 # its own, and from nobody beside it.
 FLOORS: list[set[str]] = [
-    {"codes"},
+    {"codes", "signals", "locking"},
     {"errors"},
     {"interfaces"},
     {"records", "patterns"},
@@ -32,6 +32,7 @@ FLOORS: list[set[str]] = [
         "config",
         "logs",
         "notify",
+        "unixsockets",
         "tally",
     },
     {"waiters", "events", "failing", "ledger", "client", "listening"},
@@ -65,8 +66,9 @@ ONLY_IN: dict[str, set[str]] = {
     "orjson": {"wire"},
     "prometheus_client": {"metrics", "web"},
     "argparse": {"cli", "__main__"},
-    "signal": {"tap", "cli"},
+    "signal": {"signals", "cli"},
     "atexit": {"tap"},
+    "fcntl": {"locking", "ledger", "cli"},
 }
 
 

@@ -1122,17 +1122,24 @@ class OpenTests(SQLiteTestCase):
 
     def test_folder(self) -> None:
         """
-        A folder is no ledger.
+        A folder is no ledger, and neither is a pipe, for which nobody waits.
         """
-        os.mkdir(self.path)
-        self.assertIn("unable to open database file", self.refused(LedgerProblem))
+        for make in (os.mkdir, os.mkfifo):
+            make(self.path)
+            self.assertEqual(
+                self.refused(LedgerProblem),
+                f"{self.path} is not a regular file: name another one",
+            )
+            os.rename(self.path, f"{self.path}.old")
+            Path(f"{self.path}.lock").unlink()
+            self.path += ".next"
 
     def test_noDatabase(self) -> None:
         """
         A file that is no database is refused, and left as it is.
         """
         Path(self.path).write_text("order,login,profit\n" * 100)
-        self.assertIn("no readable SQLite database", self.refused(LedgerDamaged))
+        self.assertIn("not a readable SQLite database", self.refused(LedgerDamaged))
         self.assertEqual(Path(self.path).read_text(), "order,login,profit\n" * 100)
 
     def test_otherProgram(self) -> None:

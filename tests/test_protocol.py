@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import main
 from twisted.internet.abstract import FileDescriptor
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IHalfCloseableDescriptor,
@@ -229,7 +230,8 @@ class Connection:
     protocol: LineProtocol = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        protocol = self.factory.buildProtocol(None)
+        address = IPv4Address("TCP", "192.0.2.7", 5123)
+        protocol = self.factory.buildProtocol(address)
         assert protocol is not None
         self.protocol = protocol
         self.protocol.makeConnection(self.wire)
@@ -997,7 +999,7 @@ class UnreadTests(RecordedTestCase):
             client.session.send(b"x")
         self.assertTrue(client.wire.disconnected)
         self.assertEqual(len(logs), 1)
-        self.assertIn("192.168.1.1", str(logs[0]["peer"]))
+        self.assertEqual(logs[0]["peer"], "192.0.2.7:5123")
         client.isGone()
         self.assertAtRest()
 

@@ -5,22 +5,26 @@ L{creditsync.ledger.copying}.
 
 import fcntl
 import os
+import pwd
 import shutil
 import sqlite3
 import stat
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import skipIf
 
 from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
-from creditsync.ledger import copying, reading
+from creditsync.ledger import copying, reading, sqlite
 from creditsync.ledger.checking import problems
 from creditsync.ledger.copying import backUp
 from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.locking import ALONE, TOGETHER, folderLocked
 from creditsync.records import Account, Deletion, Operation, Reservation, Trade
 
 BALANCE_IN, CREDIT_IN, BALANCE_OUT, CREDIT_OUT = 6, 7, 8, 9
@@ -224,7 +228,7 @@ class ReadingTests(LedgerTestCase):
         A file that is no database is no ledger.
         """
         Path(self.path).write_text("order,login\n" * 100)
-        self.assertIn("no readable SQLite database", self.refused(LedgerDamaged))
+        self.assertIn("not a readable SQLite database", self.refused(LedgerDamaged))
 
     def test_otherProgram(self) -> None:
         """
@@ -239,7 +243,7 @@ class ReadingTests(LedgerTestCase):
         """
         self.path += ".empty"
         Path(self.path).touch()
-        self.assertIn("is empty and no ledger", self.refused(LedgerDamaged))
+        self.assertIn("is an empty file, not a ledger", self.refused(LedgerDamaged))
         self.assertEqual(os.path.getsize(self.path), 0)
 
     def test_newer(self) -> None:
@@ -268,10 +272,10 @@ class ReadingTests(LedgerTestCase):
 
     def test_nobodyAlone(self) -> None:
         """
-        Who may only read is told why a ledger at rest can't be.
+        Who may only read can read a ledger at rest.
         """
         self.asNobody()
-        self.assertIn("no server has it open", self.refused(LedgerProblem))
+        self.assertEqual(self.orders(), [1, 2, 3, 4, 5, 6])
 
     def test_nobodyBesideServer(self) -> None:
         """
@@ -295,8 +299,366 @@ class ReadingTests(LedgerTestCase):
         Who may not read is told so.
         """
         os.chmod(self.path, 0)
+        owner = pwd.getpwuid(os.geteuid()).pw_name
         self.asNobody()
-        self.assertIn("this user may not read it", self.refused(LedgerProblem))
+        self.assertEqual(
+            self.refused(LedgerProblem),
+            f"the ledger {self.path} can't be read: {self.path} belongs to user"
+            f" {owner}, and this user may not read it",
+        )
+
+
+class AtRestTests(LedgerTestCase):
+    """
+    Reading a ledger that no server has open.
+    """
+
+    def test_nothingLeft(self) -> None:
+        """
+        A reader leaves no file behind, and while it reads there is none either.
+        """
+        before = sorted(os.listdir(self.folder))
+        with reading.reading(self.path) as ledger:
+            self.assertEqual(reading.counts(ledger)["trades"], 6)
+            self.assertEqual(sorted(os.listdir(self.folder)), before)
+        self.assertEqual(sorted(os.listdir(self.folder)), before)
+
+    def test_killedServer(self) -> None:
+        """
+        What a killed server has committed but not put into the file is read, and
+        no file comes or goes.
+        """
+        self.copyOfRunning()
+        before = sorted(os.listdir(self.folder))
+        with reading.reading(self.path) as ledger:
+            self.assertEqual(reading.counts(ledger)["trades"], 7)
+        self.assertEqual(sorted(os.listdir(self.folder)), before)
+
+    def copyOfRunning(self) -> None:
+        """
+        Be where the files of a server are that was killed.
+        """
+        server = self.opened()
+        self.successResultOf(server.commit([booking(server.newOrder(), 1)]))
+        for end in ("", "-wal", "-shm"):
+            shutil.copy(f"{self.path}{end}", f"{self.path}.killed{end}")
+        self.path += ".killed"
+
+    def test_emptyLeftovers(self) -> None:
+        """
+        An empty C{-wal} without its C{-shm} has nothing in it.
+        """
+        Path(f"{self.path}-wal").touch()
+        with reading.reading(self.path) as ledger:
+            self.assertEqual(reading.counts(ledger)["trades"], 6)
+        self.assertFalse(os.path.exists(f"{self.path}-shm"))
+
+    def test_serverStarts(self) -> None:
+        """
+        A server that is started meanwhile starts, and what is read stays of one
+        moment as long as it leaves the file itself alone.
+        """
+        with reading.reading(self.path) as ledger:
+            server = self.opened()
+            self.successResultOf(server.commit([booking(server.newOrder(), 1)]))
+            self.assertEqual(reading.counts(ledger)["trades"], 6)
+
+    def test_changedMeanwhile(self) -> None:
+        """
+        When it does not, who reads is told.
+        """
+        with (
+            self.assertRaises(LedgerProblem) as raised,
+            reading.reading(self.path) as ledger,
+        ):
+            reading.counts(ledger)
+            server = self.opened()
+            self.successResultOf(server.commit([booking(server.newOrder(), 1)]))
+            server.close()
+        self.assertEqual(
+            str(raised.exception),
+            f"the ledger {self.path} was changed while it was read, so what was read is"
+            " not of one moment: do it again",
+        )
+
+    def test_looksDamaged(self) -> None:
+        """
+        Then what looks like damage is none.
+        """
+        damage = sqlite3.DatabaseError("database disk image is malformed")
+        with (
+            self.assertRaises(LedgerProblem) as raised,
+            reading.reading(self.path),
+        ):
+            os.utime(self.path)
+            raise damage
+        self.assertNotIsInstance(raised.exception, LedgerDamaged)
+        with self.assertRaises(LedgerDamaged), reading.reading(self.path):
+            raise damage
+
+    def test_backUp(self) -> None:
+        """
+        A copy that is not of one moment is not kept.
+        """
+        copy = os.path.join(self.folder, "copy")
+        sync = self.patch(
+            copying.shutil, "copymode", lambda source, part: os.utime(source)
+        )
+        self.assertRaises(LedgerProblem, backUp, self.path, copy)
+        sync.restore()
+        self.assertEqual(
+            sorted(os.listdir(self.folder)), ["ledger.db", "ledger.db.lock"]
+        )
+
+    def test_waitsForTheEnd(self) -> None:
+        """
+        A server that closes the ledger, and takes its files away, does so before
+        or after somebody opens it to read, never in between.
+        """
+        server = self.opened()
+        order: list[str] = []
+
+        @contextmanager
+        def noting(folder: str, how: int) -> Iterator[None]:
+            with folderLocked(folder, how):
+                order.append(f"{how} begins")
+                yield
+                order.append(f"{how} ends")
+
+        for module in (reading, sqlite):
+            self.patch(module, "folderLocked", noting)
+        with reading.reading(self.path):
+            pass
+        self.assertTrue(os.path.exists(f"{self.path}-wal"))
+        server.close()
+        self.assertFalse(os.path.exists(f"{self.path}-wal"))
+        self.assertEqual(
+            order,
+            [
+                f"{TOGETHER} begins",
+                f"{TOGETHER} ends",
+                f"{ALONE} begins",
+                f"{ALONE} ends",
+            ],
+        )
+
+
+# Users that need not have a name, and the group that they share.
+SERVER, OTHER, GROUP = 54321, 65534, 54322
+
+
+@skipIf(os.geteuid() != 0, "only root can be several users")
+class OwnersTests(SynchronousTestCase):
+    """
+    A ledger in a folder of the server's user, of whose group others are.
+    """
+
+    def setUp(self) -> None:
+        made = tempfile.TemporaryDirectory()
+        self.addCleanup(made.cleanup)
+        self.folder = os.path.realpath(made.name)
+        os.chown(self.folder, SERVER, GROUP)
+        os.chmod(self.folder, 0o2770)
+        self.path = os.path.join(self.folder, "ledger.db")
+        self.addCleanup(os.umask, os.umask(0o002))
+        self.addCleanup(os.setgroups, os.getgroups())
+        self.addCleanup(self.be, 0)
+
+    def be(self, user: int) -> None:
+        """
+        Go on as this user.
+        """
+        os.seteuid(0)
+        os.setegid(GROUP if user else 0)
+        os.setgroups([GROUP] if user else [])
+        os.seteuid(user)
+
+    def serves(self, user: int = SERVER) -> SQLiteLedger:
+        """
+        Open the ledger as a server of this user's.
+        """
+        self.be(user)
+        ledger = SQLiteLedger(self.path, execute)
+        ledger.open()
+        self.addCleanup(ledger.close)
+        return ledger
+
+    def books(self, ledger: SQLiteLedger) -> None:
+        """
+        Book a credit.
+        """
+        self.successResultOf(ledger.commit([booking(ledger.newOrder(), 100)]))
+
+    def killed(self) -> None:
+        """
+        Have what a server leaves that was killed.
+        """
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                self.books(self.serves())
+                status = 0
+            finally:
+                os._exit(status)
+        self.assertEqual(os.waitpid(pid, 0)[1], 0)
+
+    def files(self) -> dict[str, int]:
+        """
+        Who owns what is there.
+        """
+        self.be(0)
+        return {
+            name.removeprefix("ledger.db"): os.stat(
+                os.path.join(self.folder, name)
+            ).st_uid
+            for name in os.listdir(self.folder)
+        }
+
+    def trades(self, user: int) -> int:
+        """
+        How many trades this user reads.
+        """
+        self.be(user)
+        with reading.reading(self.path) as ledger:
+            return reading.counts(ledger)["trades"]
+
+    def refused(self, user: int) -> str:
+        """
+        Why a server of this user's can't open the ledger.
+        """
+        return str(self.assertRaises(LedgerProblem, self.serves, user))
+
+    def test_readAtRest(self) -> None:
+        """
+        After anybody has read or copied a ledger at rest the server starts.
+        """
+        ledger = self.serves()
+        self.books(ledger)
+        ledger.close()
+        for user in (OTHER, 0, SERVER):
+            self.assertEqual(self.trades(user), 1)
+            self.be(user)
+            backUp(self.path, os.path.join(self.folder, "copy"), True)
+            os.unlink(os.path.join(self.folder, "copy"))
+            self.assertEqual(self.files(), {"": SERVER, ".lock": SERVER})
+            self.serves().close()
+
+    def test_readKilled(self) -> None:
+        """
+        So it does after what a killed server has left was read.
+        """
+        self.killed()
+        before = {"": SERVER, "-wal": SERVER, "-shm": SERVER, ".lock": SERVER}
+        for user in (OTHER, 0, SERVER):
+            self.assertEqual(self.trades(user), 1)
+            self.assertEqual(self.files(), before)
+        self.books(self.serves())
+
+    def test_readBesideServer(self) -> None:
+        """
+        Beside a server everybody reads what it has booked, and leaves nothing.
+        """
+        ledger = self.serves()
+        self.books(ledger)
+        before = self.files()
+        for user in (OTHER, 0, SERVER):
+            self.assertEqual(self.trades(user), 1)
+            self.assertEqual(self.files(), before)
+        self.be(SERVER)
+        self.books(ledger)
+        ledger.close()
+        self.assertEqual(self.files(), {"": SERVER, ".lock": SERVER})
+
+    def test_indexMissing(self) -> None:
+        """
+        Where SQLite would have to make a file, only those read whose file does not
+        stop the server.
+        """
+        self.killed()
+        os.unlink(f"{self.path}-shm")
+        before = {"": SERVER, "-wal": SERVER, ".lock": SERVER}
+        e = self.assertRaises(LedgerProblem, self.trades, OTHER)
+        self.assertIn("its -shm file is missing, so that only", str(e))
+        self.assertEqual(self.files(), before)
+        self.assertEqual(self.trades(0), 1)
+        self.assertEqual(self.files(), {**before, "-shm": SERVER})
+        self.books(self.serves())
+
+    def test_inTheWay(self) -> None:
+        """
+        What another program has left is named by the start, with its owner and
+        what to do; nothing else is touched.
+        """
+        ledger = self.serves()
+        self.books(ledger)
+        ledger.close()
+        self.be(OTHER)
+        uri = Path(self.path).as_uri() + "?mode=ro"
+        # A file has the mode of the ledger, which the group may not write.
+        with closing(sqlite3.connect(uri, uri=True)) as other:
+            other.execute("SELECT * FROM trade").fetchall()
+        self.be(0)
+        for end in ("-wal", "-shm"):
+            os.chmod(self.path + end, 0o640)
+            sentence = (
+                f"{self.path}{end} is in the way: it belongs to user nobody, and user"
+                " 54321, who runs this, may not read and write it; as root: chown"
+                f" 54321 {self.path}{end}"
+            )
+            self.assertEqual(self.refused(SERVER), sentence)
+            self.be(0)
+            os.chown(self.path + end, SERVER, GROUP)
+        self.books(self.serves())
+
+    def test_ledgerOfOthers(self) -> None:
+        """
+        So is the ledger itself, and a lock that can't even be read.
+        """
+        self.serves().close()
+        self.be(0)
+        for end in ("", ".lock"):
+            os.chown(self.path + end, OTHER, OTHER)
+            os.chmod(self.path + end, 0o600)
+            self.assertIn(
+                f"{self.path}{end} is in the way: it belongs to user nobody,",
+                self.refused(SERVER),
+            )
+            self.be(0)
+            os.chown(self.path + end, SERVER, GROUP)
+        self.serves()
+
+    def test_madeByRoot(self) -> None:
+        """
+        What root makes, as C{creditsync account add} does, belongs to whom the
+        folder belongs to, whose server starts.
+        """
+        ledger = self.serves(0)
+        ledger.addAccounts([1001])
+        self.assertEqual(set(self.files().values()), {SERVER})
+        ledger.close()
+        self.assertEqual(self.files(), {"": SERVER, ".lock": SERVER})
+        self.books(self.serves())
+
+    def test_lockOfOthers(self) -> None:
+        """
+        A lock that another user has made, as root did with older versions, locks
+        as well as one's own; only the number in it is not ours.
+        """
+        self.serves().close()
+        self.be(0)
+        os.chown(f"{self.path}.lock", 0, 0)
+        os.chmod(f"{self.path}.lock", 0o644)
+        ledger = self.serves()
+        self.assertEqual(
+            self.refused(SERVER),
+            f"another process has the ledger {self.path} open: stop it first, or name"
+            " another ledger",
+        )
+        ledger.close()
+        # And the next time that root has it, it is given back.
+        self.serves(0).close()
+        self.assertEqual(self.files(), {"": SERVER, ".lock": SERVER})
 
 
 class StatementTests(LedgerTestCase):

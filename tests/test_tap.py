@@ -29,6 +29,7 @@ from creditsync.auth import mint
 from creditsync.errors import LedgerInUse, LedgerProblem, Unauthorized
 from creditsync.records import Limits
 from creditsync.tap import CannotStart, Options, Server
+from tests.test_signals import keepSignals
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -405,6 +406,7 @@ class MakeServiceTests(InFolder):
         super().setUp()
         from twisted.internet import reactor
 
+        keepSignals(self)
         self.reactor: Any = reactor
         self.patch(reactor, "seconds", reactor.seconds)
         self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
@@ -565,9 +567,8 @@ class ServerTests(SynchronousTestCase):
         """
         Once the stop has begun, the next signal ends the process at once.
         """
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.addCleanup(signal.signal, number, signal.getsignal(number))
-            signal.signal(number, signal.SIG_IGN)
+        keepSignals(self)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self.server.startService()
         ((function, arguments, _),) = self.reactor.triggers["before"]["shutdown"]
         function(*arguments)

@@ -11,7 +11,7 @@ from attrs import Factory, define
 from twisted.internet.defer import gatherResults
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync.ledger.thread import OwnThread
+from creditsync.ledger.thread import DaemonThread, OwnThread
 
 
 @define(eq=False)
@@ -161,3 +161,33 @@ class OwnThreadTests(SynchronousTestCase):
         self.reactor.turn()
         self.assertTrue(self.reactor.calls.empty())
         self.assertNoResult(done)
+
+
+class DaemonThreadTests(SynchronousTestCase):
+    """
+    Tests for L{DaemonThread}.
+    """
+
+    def test_shutdown(self) -> None:
+        """
+        Neither the reactor's shutdown nor the end of the process waits for what
+        hangs; the thread ends when that is over.
+        """
+        reactor = Reactor()
+        begun, goOn = threading.Event(), threading.Event()
+
+        def hang() -> None:
+            begun.set()
+            assert goOn.wait(20)
+
+        run = DaemonThread(reactor)
+        run(hang)
+        self.assertTrue(begun.wait(20))
+        [end] = reactor.triggers
+        end()
+        assert run._thread is not None
+        self.assertTrue(run._thread.is_alive())
+        self.assertTrue(run._thread.daemon)
+        goOn.set()
+        run._thread.join(20)
+        self.assertFalse(run._thread.is_alive())

@@ -369,12 +369,16 @@ class DescriptionTests(TLSTestCase):
         """
         The backlog of the port that this description opens.
         """
-        self.successResultOf(
+        port: Any = self.successResultOf(
             listening.endpoint(self.reactor, description).listen(Factory())
         )
-        servers = self.reactor.tcpServers or self.reactor.unixServers
-        backlog: int = servers.pop()[2]
-        return backlog
+        if self.reactor.tcpServers:
+            backlog: int = self.reactor.tcpServers.pop()[2]
+            return backlog
+        stopped = port.stopListening()
+        self.reactor.advance(0)
+        self.successResultOf(stopped)
+        return int(port.backlog)
 
     def refusal(self, description: str) -> str:
         """
@@ -397,6 +401,9 @@ class DescriptionTests(TLSTestCase):
             "tcp6:80:interface=\\:\\:1",
             f"ssl:80:{pem}",
             f"unix:{self.folder}/sock",
+            "haproxy:tcp:80",
+            f"ssl:haproxy:tcp:80:{pem}",
+            f"haproxy:unix:{self.folder}/sock",
         ):
             self.assertEqual(self.backlog(description), 1024, description)
         for description in (
@@ -408,6 +415,20 @@ class DescriptionTests(TLSTestCase):
             f"unix:{self.folder}/sock:666:7",
         ):
             self.assertEqual(self.backlog(description), 7, description)
+
+    def test_proxiedTLS(self) -> None:
+        """
+        TLS inside of what a proxy sends is told where it belongs: the header
+        comes before it, and a certificate there could not be read again.
+        """
+        self.assertEqual(
+            self.refusal(f"haproxy:ssl:80:privateKey={self.pem}"),
+            "a PROXY header comes before TLS: write ssl:haproxy:...",
+        )
+        self.assertEqual(
+            self.refusal("haproxy:unix:/nowhere/sock"),
+            "the folder /nowhere is not there",
+        )
 
     def test_unixFolder(self) -> None:
         """

@@ -1210,6 +1210,11 @@ class ServiceTests(WebTestCase):
                 "ssl:tcp:8443:privateKey=k.pem:interface=127.0.0.1",
             ),
             ("ssl:systemd:domain=INET:index=0:privateKey=k.pem", None),
+            ("haproxy:tcp:8081", "haproxy:tcp:8081:interface=127.0.0.1"),
+            (
+                "ssl:haproxy:tcp:8443:privateKey=k.pem",
+                "ssl:haproxy:tcp:8443:privateKey=k.pem:interface=127.0.0.1",
+            ),
         ):
             self.assertEqual(onLoopback(given), made or given)
 

@@ -50,16 +50,19 @@ def run(options: Namespace) -> None:
     Check, and end with status 1 if there is a problem.
     """
     found: list[Problem] = []
-    with told(options), reading(options.ledger) as ledger:
-        for problem in problems(ledger):
-            found.append(problem)
-            if not options.json:
-                print(f"{problem.rule}: {problem.message}")
+    with told(options):
+        with reading(options.ledger) as ledger:
+            for problem in problems(ledger):
+                found.append(problem)
+                if not options.json:
+                    print(f"{problem.rule}: {problem.message}")
+            size = {} if found else counts(ledger)
+        # Only what was read of one moment is sound.
         if options.json:
             print(json.dumps({"sound": not found, "problems": _members(found)}))
         elif not found:
-            size = ", ".join(f"{n} {what}" for what, n in counts(ledger).items())
-            print(f"{options.ledger} is sound: {size}")
+            text = ", ".join(f"{n} {what}" for what, n in size.items())
+            print(f"{options.ledger} is sound: {text}")
     if found:
         raise SystemExit(1)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from twisted.python.usage import UsageError
 
+from creditsync.ledger.opening import inTheWay
 from creditsync.tap import TWO_READINGS, Options, keyPath
 
 _USAGE = """\
@@ -100,6 +101,10 @@ def _problems(options: Options) -> Iterator[str]:
     if options["secret"] is None:
         yield from _unmade("key", keyPath(options["key"]))
     yield from _unmade("ledger", Path(options["ledger"]))
+    for end in ("-wal", "-shm"):
+        problem = inTheWay(os.path.realpath(options["ledger"]) + end)
+        if problem:
+            yield f"--ledger: {problem}"
     if options["audit"]:
         yield from _unmade("audit", Path(options["audit"]))
 

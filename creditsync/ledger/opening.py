@@ -1,13 +1,14 @@
 """
-What stands between a ledger's file and its use: the lock, the schema and its
-versions, and a sentence for whatever is wrong.
+What stands between a ledger's file and its use: the lock, the owners of its files,
+the schema and its versions, and a sentence for whatever is wrong.
 """
 
 import fcntl
 import os
+import pwd
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -50,6 +51,8 @@ def explained(path: str) -> Iterator[None]:
             f"another one"
         ) from error
     except PermissionError as error:
+        if isinstance(error.filename, str) and os.path.exists(error.filename):
+            raise LedgerProblem(_notOurs(error.filename)) from error
         raise LedgerProblem(
             f"this user may not write the ledger {path}: give it the right to write "
             f"in that folder, or name another one"
@@ -62,7 +65,7 @@ def explained(path: str) -> Iterator[None]:
         ) from error
     except sqlite3.DatabaseError as error:
         raise LedgerDamaged(
-            f"{path} is no readable SQLite database: {error}; name another file, or "
+            f"{path} is not a readable SQLite database: {error}; name another file, or "
             f"bring back a backup"
         ) from error
 
@@ -77,22 +80,123 @@ def takeLock(path: str) -> int:
     # and closing any descriptor of the database file would drop SQLite's own.
     # The file stays when the lock ends: whoever opened it before its removal
     # would lock a file that nobody else can see.
-    lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    name = path + ".lock"
+    try:
+        lock = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
+    except PermissionError:
+        # Another user made it. It can be locked all the same.
+        lock = os.open(name, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.write(lock, b"%d\n" % os.getpid())
+        _note(lock, b"%d\n" % os.getpid())
+        _giveAway(lock, path if os.path.exists(path) else os.path.dirname(path))
     except BlockingIOError:
         pid = os.read(lock, 20).decode("ascii", "replace").strip()
         os.close(lock)
         raise LedgerInUse(
-            f"process {pid} has the ledger {path} open: stop it first, or name "
-            f"another ledger"
+            f"{f'process {pid}' if pid else 'another process'} has the ledger {path}"
+            f" open: stop it first, or name another ledger"
         ) from None
     except BaseException:
         os.close(lock)
         raise
     return lock
+
+
+def releaseLock(lock: int) -> None:
+    """
+    Let others have the ledger.
+    """
+    _note(lock, b"")
+    os.close(lock)
+
+
+def _note(lock: int, text: bytes) -> None:
+    """
+    Write down who has the lock, where this user may.
+    """
+    with suppress(OSError):
+        os.ftruncate(lock, 0)
+        os.write(lock, text)
+
+
+def checkFiles(path: str) -> None:
+    """
+    See that this user may write what there is of a ledger, and if root makes it,
+    that the user of its folder may later.
+
+    Without that SQLite would only say that it can't open a file, and not which.
+
+    @raise LedgerProblem: It may not; the sentence names the file and its owner.
+    @raise PermissionError: It may not make files in the folder.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise LedgerProblem(f"{path} is not a regular file: name another one")
+    if not mayUse(os.path.dirname(path), os.W_OK | os.X_OK):
+        raise PermissionError
+    for end in ("", "-wal", "-shm"):
+        problem = inTheWay(path + end)
+        if problem:
+            raise LedgerProblem(problem)
+    if os.geteuid() == 0 and not os.path.exists(path):
+        # No connection of SQLite's has it open yet, so that it can be closed.
+        made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            _giveAway(made, os.path.dirname(path))
+        finally:
+            os.close(made)
+
+
+def inTheWay(path: str) -> str | None:
+    """
+    Why this file of a ledger, which need not be there, can't be used.
+    """
+    if not os.path.lexists(path) or mayUse(path, os.R_OK | os.W_OK):
+        return None
+    return _notOurs(path)
+
+
+def mayUse(path: str, mode: int) -> bool:
+    """
+    Whether this user may; to find out by opening the file and closing it again
+    would drop the locks that SQLite has on it in this process.
+    """
+    effective = os.access in os.supports_effective_ids
+    return os.access(path, mode, effective_ids=effective)
+
+
+def ownerOf(path: str) -> str:
+    """
+    The name of the user to whom a file belongs, or the number if there is none.
+    """
+    return _userName(os.lstat(path).st_uid)
+
+
+def _userName(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _notOurs(path: str) -> str:
+    owner, user = ownerOf(path), _userName(os.geteuid())
+    remedy = "chmod u+rw" if owner == user else f"chown {user}"
+    return (
+        f"{path} is in the way: it belongs to user {owner}, and user {user}, who runs"
+        f" this, may not read and write it; as root: {remedy} {path}"
+    )
+
+
+def _giveAway(file: int, like: str) -> None:
+    """
+    Let what root has made of a ledger belong to whom another file or the folder
+    belongs to, whose server would stand before a file of root's otherwise. SQLite
+    does so with its files.
+    """
+    if os.geteuid() == 0:
+        owner = os.stat(like)
+        os.fchown(file, owner.st_uid, owner.st_gid)
 
 
 def sync(path: str, flags: int = os.O_RDONLY) -> None:
@@ -106,13 +210,15 @@ def sync(path: str, flags: int = os.O_RDONLY) -> None:
         os.close(file)
 
 
-def connectReader(path: str) -> sqlite3.Connection:
+def connectReader(path: str, mode: str = "mode=ro") -> sqlite3.Connection:
     """
     Open a connection that can't write, whatever it is asked.
+
+    @param mode: The parameters of its URI.
     """
     return sqlite3.connect(
         # as_uri() quotes what means something in a URI.
-        Path(path).as_uri() + "?mode=ro",
+        f"{Path(path).as_uri()}?{mode}",
         uri=True,
         check_same_thread=False,
         isolation_level=None,

@@ -5,12 +5,18 @@ without one.
 L{reading} gives a connection that can't write, in a transaction: all that is
 read through it is of one moment. As long as it lasts the server can't reuse
 its C{-wal} file, so it should not last long.
+
+A reader leaves no file behind. SQLite would make a C{-wal} and a C{-shm} file where
+there are none, which belong to the reader, and with which a server of another user
+can't start. So a ledger that is at rest, which has no such files, is read as one that
+does not change (C{immutable}); and if a server changes it meanwhile, which is rare,
+whoever reads is told that it has to be done again.
 """
 
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import chain
 from typing import Final
 
@@ -19,7 +25,15 @@ from msgspec.structs import replace
 
 from creditsync.codes import BALANCE_OPERATIONS, MAX_SAFE_INTEGER
 from creditsync.errors import LedgerDamaged, LedgerProblem
-from creditsync.ledger.opening import COLUMNS, SCRIPTS, connectReader, versionOf
+from creditsync.ledger.opening import (
+    COLUMNS,
+    SCRIPTS,
+    connectReader,
+    mayUse,
+    ownerOf,
+    versionOf,
+)
+from creditsync.locking import TOGETHER, folderLocked
 from creditsync.records import Account, Trade
 
 _CANT_OPEN: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
@@ -39,17 +53,79 @@ def reading(path: str) -> Iterator[sqlite3.Connection]:
     path = os.path.realpath(path)
     if not os.path.isfile(path):
         raise LedgerProblem(f"there is no ledger {path}: name another file")
-    with _explained(path), closing(connectReader(path)) as connection:
-        connection.execute("BEGIN")
-        version = versionOf(connection, path, len(SCRIPTS))
+    with _explained(path), ExitStack() as stack:
+        # No server ends meanwhile and takes the files away that were seen.
+        with folderLocked(os.path.dirname(path), TOGETHER):
+            mode = "mode=ro"
+            if _isAtRest(path):
+                stack.enter_context(_unchanged(path))
+                mode += "&immutable=1"
+            connection = stack.enter_context(closing(connectReader(path, mode)))
+            connection.execute("BEGIN")
+            version = versionOf(connection, path, len(SCRIPTS))
         if version == 0:
-            raise LedgerDamaged(f"{path} is empty and no ledger: name another file")
+            raise LedgerDamaged(f"{path} is an empty file, not a ledger: name another")
         if version < len(SCRIPTS):
             raise LedgerProblem(
                 f"the ledger {path} has version {version}, and this creditsync reads"
                 f" version {len(SCRIPTS)}: start the server once, which upgrades it"
             )
         yield connection
+
+
+def _isAtRest(path: str) -> bool:
+    """
+    Whether all of a ledger is in its one file, and nobody has it open for writing.
+
+    @raise LedgerProblem: Part of it is elsewhere, and this user would leave a file
+        behind that stops the server.
+    """
+    if all(os.path.exists(path + end) for end in ("-wal", "-shm")):
+        return False
+    if not any(map(_hasContent, (f"{path}-wal", f"{path}-journal"))):
+        return True
+    # The files of root SQLite gives to the ledger's owner.
+    if os.geteuid() in (0, os.stat(path).st_uid):
+        return False
+    raise LedgerProblem(
+        f"the ledger {path} was not closed, and its -shm file is missing, so that only"
+        f" user {ownerOf(path)} can read it: start the server once"
+    )
+
+
+def _hasContent(path: str) -> bool:
+    try:
+        return os.path.getsize(path) > 0
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _unchanged(path: str) -> Iterator[None]:
+    """
+    See that what was read of a ledger at rest is of one moment.
+
+    @raise LedgerProblem: It is not.
+    """
+    before = _state(path)
+    cause = None
+    try:
+        yield
+    except sqlite3.DatabaseError as e:
+        # A page of now beside one of then looks like damage.
+        if _state(path) == before:
+            raise
+        cause = e
+    if _state(path) != before:
+        raise LedgerProblem(
+            f"the ledger {path} was changed while it was read, so what was read is not"
+            " of one moment: do it again"
+        ) from cause
+
+
+def _state(path: str) -> tuple[int, int, int]:
+    now = os.stat(path)
+    return now.st_ino, now.st_size, now.st_mtime_ns
 
 
 @contextmanager
@@ -63,33 +139,18 @@ def _explained(path: str) -> Iterator[None]:
         raise LedgerProblem(f"the ledger {path} can't be read: {_why(e, path)}") from e
     except sqlite3.DatabaseError as e:
         raise LedgerDamaged(
-            f"{path} is no readable SQLite database: {e}; name another file, or bring"
-            " back a backup"
+            f"{path} is not a readable SQLite database: {e}; name another file, or"
+            " bring back a backup"
         ) from e
 
 
 def _why(error: sqlite3.OperationalError, path: str) -> str:
-    if error.sqlite_errorcode & 0xFF not in _CANT_OPEN:
-        return str(error)
-    if not _may(path, os.R_OK):
-        return "this user may not read it"
-    if _may(os.path.dirname(path), os.W_OK):
-        return str(error)
-    # Without a -shm file even a reader has to make one.
-    return (
-        "no server has it open, and then even a reader must be able to write in its"
-        " folder; do it as another user, start the server, or read a copy that"
-        " creditsync backup made"
-    )
-
-
-def _may(path: str, mode: int) -> bool:
-    """
-    Whether this user may; to find out by opening the file and closing it again
-    would drop the locks that SQLite has on it in this process.
-    """
-    effective = os.access in os.supports_effective_ids
-    return os.access(path, mode, effective_ids=effective)
+    if error.sqlite_errorcode & 0xFF in _CANT_OPEN:
+        for file in (path, f"{path}-wal", f"{path}-shm"):
+            if os.path.exists(file) and not mayUse(file, os.R_OK):
+                owner = ownerOf(file)
+                return f"{file} belongs to user {owner}, and this user may not read it"
+    return str(error)
 
 
 def trades(

@@ -48,12 +48,15 @@ from creditsync.ledger.checking import firstOrder
 from creditsync.ledger.opening import (
     COLUMNS,
     SCRIPTS,
+    checkFiles,
     connectReader,
     explained,
     prepare,
+    releaseLock,
     sync,
     takeLock,
 )
+from creditsync.locking import ALONE, folderLocked
 from creditsync.records import Account, Deletion, Operation, Reservation, Trade
 
 # Order numbers reserved at a time.
@@ -138,8 +141,12 @@ class SQLiteLedger:
             # Let go in the opposite order, so the read-only connection goes
             # first: the last one to close empties the WAL file into the
             # database, and that one may not.
-            held.callback(os.close, takeLock(path))
-            writer = held.enter_context(closing(_connect(path)))
+            held.callback(releaseLock, takeLock(path))
+            checkFiles(path)
+            # The last connection takes the files of the WAL away, which nobody may
+            # do while a reader is about to open them: it would make new ones.
+            writer = _connect(path)
+            held.callback(_closeAlone, writer, path)
             prepare(writer, path, SCRIPTS)
             order = firstOrder(writer, path, SCRIPTS)
             writer.execute(_SET_MARK, (order + BLOCK,))
@@ -385,3 +392,8 @@ def _connect(path: str) -> sqlite3.Connection:
     return sqlite3.connect(
         path, timeout=_PATIENCE, check_same_thread=False, isolation_level=None
     )
+
+
+def _closeAlone(writer: sqlite3.Connection, path: str) -> None:
+    with folderLocked(os.path.dirname(path), ALONE):
+        writer.close()

@@ -1,5 +1,6 @@
 """
-The thread in which a ledger's commits wait for the disk.
+The threads in which a ledger's commits, and the lines of an audit trail, wait for
+the disk.
 
 With nothing between it and its queue it starts on a commit sooner than the
 reactor's pool would, and answers sooner. That takes 30 to 60 µs off each commit,
@@ -9,7 +10,7 @@ which is what a client feels that waits for one reply before its next request.
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import Factory, define, field
 from twisted.internet.defer import Deferred
@@ -29,6 +30,7 @@ class OwnThread:
         default=Factory(SimpleQueue), init=False
     )
     _thread: Thread | None = field(default=None, init=False)
+    _isDaemon: ClassVar[bool] = False
 
     def __call__(self, function: Callable[[], None]) -> Deferred[None]:
         """
@@ -46,7 +48,9 @@ class OwnThread:
     def _begin(self) -> None:
         # Services stop "before" that, and have made their last commit then.
         self._reactor.addSystemEventTrigger("during", "shutdown", self._end)
-        self._thread = Thread(target=self._work, name="ledger")
+        self._thread = Thread(
+            target=self._work, name=type(self).__name__, daemon=self._isDaemon
+        )
         self._thread.start()
 
     def _work(self) -> None:
@@ -66,4 +70,14 @@ class OwnThread:
         """
         assert self._thread is not None
         self._calls.put(None)
-        self._thread.join()
+        if not self._isDaemon:
+            self._thread.join()
+
+
+class DaemonThread(OwnThread):
+    """
+    The same for what the end of the process need not wait for, such as a write to
+    a file system that hangs.
+    """
+
+    _isDaemon = True

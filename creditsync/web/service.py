@@ -28,9 +28,10 @@ def onLoopback(description: str) -> str:
     """
     kind, *parts = re.split(r"(?<!\\):", description)
     unnamed = [part for part in parts if "=" not in part]
-    if kind == "ssl" and unnamed and not unnamed[0].isdigit():
-        # TLS on an endpoint of another kind.
-        return "ssl:" + onLoopback(description.removeprefix("ssl:"))
+    isAround = kind == "ssl" and unnamed and not unnamed[0].isdigit()
+    if isAround or kind == "haproxy":
+        # It goes on an endpoint of another kind.
+        return f"{kind}:{onLoopback(description.removeprefix(f'{kind}:'))}"
     isNamed = any(part.startswith("interface=") for part in parts)
     # It may also have no name, as in tcp:8081:127.0.0.1.
     if kind not in _LOOPBACK or isNamed or len(unnamed) > 1:

@@ -350,11 +350,7 @@ def peer(session: object) -> str:
     """
     Where a session's client is.
     """
-    address = session.peer if isinstance(session, Session) else None
-    host = getattr(address, "host", None)
-    if host is None:
-        return str(getattr(address, "name", None) or "local")
-    return f"{host}:{getattr(address, 'port', '')}"
+    return session.peer if isinstance(session, Session) else "local"
 
 
 def _role(principal: Principal | None) -> int | None:

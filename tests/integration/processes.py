@@ -16,6 +16,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pytest
+
 from creditsync.auth import mint
 
 CHECKOUT = Path(__file__).parents[2]
@@ -28,6 +30,21 @@ FOREGROUND = [*TWISTD, "--nodaemon", "--pidfile=", "creditsync"]
 Completed: TypeAlias = "subprocess.CompletedProcess[str]"
 
 LISTEN = ["--listen", "tcp:0:interface=127.0.0.1"]
+
+# Before a command: it is process 1 then, and mounts nothing for others.
+CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+
+
+def _canUnshare() -> bool:
+    try:
+        return not subprocess.run([*CONTAINER, "true"], check=False).returncode
+    except FileNotFoundError:
+        return False
+
+
+inContainer = pytest.mark.skipif(
+    not _canUnshare(), reason="this user may not make namespaces"
+)
 
 
 class Site:
@@ -186,8 +203,13 @@ class Client:
     A client as simple as can be: lines out, lines in.
     """
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+    def __init__(self, where: int | socket.socket) -> None:
+        """
+        @param where: The server's port, or a connection to it.
+        """
+        if isinstance(where, int):
+            where = socket.create_connection(("127.0.0.1", where), timeout=20)
+        self.socket = where
         self.lines = self.socket.makefile("rb")
         self.token = mint(SECRET, id=7, role=1, expires=86400, now=time.time())
 

@@ -4,6 +4,7 @@ What operators do with a running server: certificates, signals, systemd, logs.
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import ssl
@@ -16,7 +17,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from processes import LISTEN, SERVE, TWISTD, Client, Server, Site
+from processes import (
+    CONTAINER,
+    LISTEN,
+    SERVE,
+    TWISTD,
+    Client,
+    Server,
+    Site,
+    inContainer,
+)
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import Authority, Issued
@@ -98,6 +108,25 @@ class OperationsTestCase(SynchronousTestCase):
         Wait until the log has had something so often.
         """
         waitUntil(lambda: self.log(server).count(text) >= count)
+
+    def activate(self, listener: socket.socket, listen: str) -> Server:
+        """
+        Start a server with a listening socket that it inherits as systemd
+        gives it.
+        """
+        number = listener.fileno()
+        process = subprocess.Popen
+        patch = self.patch(
+            subprocess,
+            "Popen",
+            lambda *args, **kwargs: process(*args, pass_fds=[number], **kwargs),
+        )
+        activate = [sys.executable, "-c", ACTIVATE, str(number)]
+        server = self.launch(*activate, *SERVE, "--listen", listen)
+        patch.restore()
+        if listener.family == socket.AF_INET:
+            server.port = listener.getsockname()[1]
+        return server
 
     def assertServes(self, server: Server, extID: str = "still") -> None:
         """
@@ -342,21 +371,35 @@ class SignalTests(OperationsTestCase):
         client.send("b")
         assert next(client.replies())["status"] == 200
         for path, extID in ((moved, "a"), (audit, "b")):
+            waitUntil(path.read_text)
             [line] = [json.loads(line) for line in path.read_text().splitlines()]
             assert (line["outcome"], line["extID"]) == ("booked", extID)
         client.close()
         assert server.process.poll() is None
 
+    @inContainer
     def test_fullDisk(self) -> None:
         """
         A disk that is full where the trail is costs no money and no reply, and
         is told once.
         """
-        server = self.site.start(*SERVE, *LISTEN, "--audit=/dev/full")
+        folder = self.site.folder / "full"
+        folder.mkdir()
+        fill = (
+            'mount -t tmpfs -o size=4k tmpfs "$0" && head -c 4096 /dev/zero >"$0/fill"'
+            ' && exec "$@"'
+        )
+        server = self.site.start(
+            *CONTAINER,
+            *("sh", "-c", fill, str(folder)),
+            *(*SERVE, *LISTEN, f"--audit={folder}/audit"),
+        )
         for extID in ("a", "b", "c"):
             self.assertServes(server, extID)
         assert len(self.site.orders()) == 3
+        waitUntil(lambda: "can't be written" in self.log(server))
         assert self.log(server).count("can't be written") == 1
+        assert "No space left on device" in self.log(server)
         assert "Traceback" not in self.log(server)
 
 
@@ -426,23 +469,6 @@ class SystemdTests(OperationsTestCase):
         server.signal(signal.SIGCONT)
         self.systemd.settimeout(20)
         assert self.told() == "WATCHDOG=1"
-
-    def activate(self, listener: socket.socket, listen: str) -> Server:
-        """
-        Start a server with a listening socket that it inherits as systemd
-        gives it.
-        """
-        number = listener.fileno()
-        process = subprocess.Popen
-        self.patch(
-            subprocess,
-            "Popen",
-            lambda *args, **kwargs: process(*args, pass_fds=[number], **kwargs),
-        )
-        activate = [sys.executable, "-c", ACTIVATE, str(number)]
-        server = self.launch(*activate, *SERVE, "--listen", listen)
-        server.port = listener.getsockname()[1]
-        return server
 
     def test_socket(self) -> None:
         """
@@ -538,3 +564,22 @@ class SentenceTests(OperationsTestCase):
         assert ended.stderr == (
             "creditsync serve: --audit: the folder /nowhere is not there\n"
         )
+
+    def test_auditKind(self) -> None:
+        """
+        What can't be a trail is told by its kind, and the start waits for
+        nothing.
+        """
+        os.mkfifo(self.site.folder / "pipe")
+        for path, kind in (
+            (f"{self.site.folder}/pipe", "a pipe"),
+            ("/dev/null", "a device"),
+            ("/dev/stdout", "a pipe"),
+            (str(self.site.folder), "a folder"),
+        ):
+            ended = self.site.run(*SERVE, *LISTEN, f"--audit={path}")
+            assert ended.returncode == 2
+            assert ended.stderr == (
+                f"creditsync serve: --audit: {path} is {kind}, and the trail needs a"
+                " regular file\n"
+            )
