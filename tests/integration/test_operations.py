@@ -32,8 +32,6 @@ os.environ.update(
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
-pytestmark = pytest.mark.timeout(60, method="thread")
-
 
 def waitUntil(isTrue: Callable[[], object]) -> None:
     """
