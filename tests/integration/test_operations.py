@@ -340,6 +340,8 @@ class SignalTests(OperationsTestCase):
         client.send("b")
         assert next(client.replies())["status"] == 200
         for path, extID in ((moved, "a"), (audit, "b")):
+            # The trail is written after the reply.
+            waitUntil(path.read_text)
             [line] = [json.loads(line) for line in path.read_text().splitlines()]
             assert (line["outcome"], line["extID"]) == ("booked", extID)
         client.close()
