@@ -30,6 +30,8 @@ def counted(step: Step, credits: int) -> dict[str, dict[str, float]]:
     instructions: Counter[str] = Counter()
     calls: Counter[str] = Counter()
     run = step()
+    # Python 3.12 asks for it before it begins to trace, and for once in all.
+    sys._getframe().f_trace_opcodes = True
     sys.settrace(_tracer(instructions))
     try:
         run()

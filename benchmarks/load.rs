@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::net::TcpStream;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::io::{AsRawFd, FromRawFd};
 use std::process::exit;
 use std::time::Instant;
 
@@ -182,8 +182,9 @@ impl Load {
             }
             return false;
         }
-        let Some((ext_id, order)) = self.reply(line) else {
-            unexpected("a line is no good reply", line)
+        let (ext_id, order) = match self.reply(line) {
+            Some(good) => good,
+            None => unexpected("a line is no good reply", line),
         };
         let serial = ext_id.wrapping_sub(self.rings.first) as usize;
         if serial / self.rings.length != at || self.sent[serial] == 0 {

@@ -87,6 +87,7 @@ class Authority:
         signer = self.issued if by == "own" else by
         assert not isinstance(signer, str)
         issuer = named(name) if signer is None else signer.certificate.subject
+        signing = key if signer is None else signer.key
         end = datetime.now(UTC) + timedelta(seconds=seconds)
         certificate = (
             x509.CertificateBuilder()
@@ -101,6 +102,35 @@ class Authority:
                 x509.SubjectAlternativeName([x509.DNSName("localhost")]),
                 critical=False,
             )
-            .sign(key if signer is None else signer.key, hashes.SHA256())
+            # Python 3.13 asks for these three.
+            .add_extension(_usage(isAuthority), critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
+                critical=False,
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(
+                    signing.public_key()
+                ),
+                critical=False,
+            )
+            .sign(signing, hashes.SHA256())
         )
         return Issued(certificate, key)
+
+
+def _usage(isAuthority: bool) -> x509.KeyUsage:
+    """
+    What a key is for: to sign certificates, or to speak TLS.
+    """
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=isAuthority,
+        crl_sign=isAuthority,
+        encipher_only=False,
+        decipher_only=False,
+    )

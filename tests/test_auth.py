@@ -356,6 +356,20 @@ class TokenTests(SynchronousTestCase):
         e = self.assertRaises(Unauthorized, self.authenticator.authenticate, token)
         return str(e.message)
 
+    def test_deepClaim(self) -> None:
+        """
+        A claim that means nothing here may be nested so deep that this Python's
+        stack can't hold it: then the token is malformed, and else it is good.
+        """
+        for levels in (100, 1_500, 2_900):
+            token = raw('"x":' + "[" * levels + "]" * levels)
+            try:
+                principal = self.authenticator.authenticate(token)
+            except Unauthorized as e:
+                self.assertEqual(e.message, MALFORMED)
+            else:
+                self.assertEqual(principal, Principal(7, 1, 1_700_000_100.0))
+
     def test_provides(self) -> None:
         """
         It is what a deployer may replace by another.

@@ -12,6 +12,8 @@ from docutils.nodes import section, title
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync import errors
+from creditsync.errors import Refusal
 from creditsync.events import TradeEvents
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.metrics import Metrics, exposition, registry
@@ -26,6 +28,15 @@ from tests.test_tap import InFolder
 DEPLOY = CHECKOUT / "deploy"
 OPERATIONS = CHECKOUT / "docs" / "operations.rst"
 
+# The limits whose refusals have an error of their own.
+LIMITS = {
+    "LINE_TOO_LONG": {"max-line-length"},
+    "TOO_MANY_REQUESTS": {"max-pending-per-session"},
+    "BUSY": {"max-pending", "max-queued"},
+}
+
+_SELECTED = re.compile(r"requests_total\{status=~\"([^\"]+)\"\}")
+_LIMITED = re.compile(r"limit_refusals_total\{limit(=~|!~)\"([^\"]+)\"\}")
 _NAME = re.compile(r"\b(?:creditsync|process)_[a-z_]+")
 
 
@@ -61,6 +72,23 @@ def exported() -> set[str]:
     return names
 
 
+def told(refusal: type[Refusal]) -> set[str]:
+    """
+    The alerts that count the requests which get this refusal.
+    """
+    text = (DEPLOY / "alerts.yml").read_text()
+    found = set()
+    for name, rule in re.findall(r"- alert: (\w+)\n(.*?)(?=\n\n|\Z)", text, re.DOTALL):
+        statuses = _SELECTED.search(rule)
+        if statuses and re.fullmatch(statuses[1], str(refusal.status)):
+            found.add(name)
+        limits = _LIMITED.search(rule)
+        for limit in LIMITS.get(refusal.error, ()):
+            if limits and bool(re.fullmatch(limits[2], limit)) == (limits[1] == "=~"):
+                found.add(name)
+    return found
+
+
 class MetricTests(SynchronousTestCase):
     """
     The metrics that dashboards and alerts ask for.
@@ -73,6 +101,40 @@ class MetricTests(SynchronousTestCase):
         asked = set(_NAME.findall((DEPLOY / "alerts.yml").read_text()))
         self.assertEqual(asked - exported(), set())
         self.assertGreater(len(asked), 10)
+
+    def test_refusals(self) -> None:
+        """
+        What the business refuses, a client that asks for too much, a server that
+        is full and one that fails are told by different alerts.
+        """
+        refused, limited = {"CreditsyncRequestsRefused"}, {"CreditsyncLimitReached"}
+        full, failing = {"CreditsyncFull"}, {"CreditsyncErrors"}
+        expected = {
+            "INVALID_JSON": refused,
+            "INVALID_DATA": refused,
+            # By a metric of its own, CreditsyncTokensRefused.
+            "UNAUTHORIZED": set(),
+            "FORBIDDEN": refused,
+            "UNKNOWN_COMMAND": refused,
+            "USER_NOT_FOUND": refused,
+            "NOT_FOUND": refused,
+            "INCORRECT_ORDER": refused,
+            "TRADE_NO_MONEY": refused,
+            "DUPLICATE_EXTID": refused,
+            "IDEMPOTENCY_KEY_REUSED": refused,
+            "LINE_TOO_LONG": limited,
+            "TOO_MANY_REQUESTS": limited,
+            "BUSY": full,
+            "SHUTDOWN": set(),
+            "TECH_PROBLEM": failing,
+            "SYNC_TIMEOUT": failing,
+        }
+        refusals = {
+            each.error: each
+            for each in vars(errors).values()
+            if isinstance(each, type) and issubclass(each, errors.Refusal)
+        }
+        self.assertEqual({n: told(each) for n, each in refusals.items()}, expected)
 
     def test_dashboard(self) -> None:
         """

@@ -443,7 +443,7 @@ async def credit(ledger: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     return answer
 
 
-@pytest.mark.timeout(20, method="thread")
+@pytest.mark.timeout(20)
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_inMemory() -> None:
     """
@@ -454,7 +454,7 @@ async def test_inMemory() -> None:
     assert (reply["data"]["order"], reply["data"]["profit"]) == (1, 300.0)
 
 
-@pytest.mark.timeout(20, method="thread")
+@pytest.mark.timeout(20)
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_onDisk(tmp_path: Path) -> None:
     """

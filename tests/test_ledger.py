@@ -1170,11 +1170,12 @@ class OpenTests(SQLiteTestCase):
         The ledger of a newer creditsync is refused.
         """
         self.booked(500)
-        self.sql("PRAGMA user_version = 2")
+        newest = len(sqlite.SCRIPTS)
+        self.sql(f"PRAGMA user_version = {newest + 1}")
         self.assertEqual(
             self.refused(LedgerProblem),
-            f"the ledger {self.path} has version 2, and this creditsync knows "
-            f"versions up to 1: run the newer creditsync that wrote it",
+            f"the ledger {self.path} has version {newest + 1}, and this creditsync "
+            f"knows versions up to {newest}: run the newer creditsync that wrote it",
         )
 
     def test_oldSQLite(self) -> None:
@@ -1284,31 +1285,41 @@ class OpenTests(SQLiteTestCase):
 
 class UpgradeTests(SQLiteTestCase):
     """
-    Tests for creating and upgrading a ledger.
+    Tests for creating and upgrading a ledger, to a version that doesn't exist yet.
     """
 
-    def test_secondVersion(self) -> None:
+    def setUp(self) -> None:
+        """
+        Know the newest version that there is.
+        """
+        super().setUp()
+        self.newest = len(sqlite.SCRIPTS)
+
+    def addScript(self) -> None:
+        """
+        Make a version newer than that.
+        """
+        script = "ALTER TABLE trade ADD next_version TEXT;"
+        self.patch(sqlite, "SCRIPTS", (*sqlite.SCRIPTS, script))
+
+    def test_nextVersion(self) -> None:
         """
         An upgrade runs what is new and leaves a copy of what was.
         """
         self.booked(500)
-        self.patch(
-            sqlite, "SCRIPTS", (*sqlite.SCRIPTS, "ALTER TABLE trade ADD key TEXT;")
-        )
+        self.addScript()
         self.opened().close()
-        self.assertEqual(self.value("PRAGMA user_version"), 2)
-        self.assertEqual(self.value("SELECT count(key) FROM trade"), 0)
-        self.path += ".v1"
-        self.assertEqual(self.value("PRAGMA user_version"), 1)
+        self.assertEqual(self.value("PRAGMA user_version"), self.newest + 1)
+        self.assertEqual(self.value("SELECT count(next_version) FROM trade"), 0)
+        self.path += f".v{self.newest}"
+        self.assertEqual(self.value("PRAGMA user_version"), self.newest)
         self.assertEqual(self.value("SELECT profit FROM trade"), 500)
 
     def test_noBackupOfAFreshOne(self) -> None:
         """
         A ledger that is just made needs no copy.
         """
-        self.patch(
-            sqlite, "SCRIPTS", (*sqlite.SCRIPTS, "ALTER TABLE trade ADD key TEXT;")
-        )
+        self.addScript()
         self.opened().close()
         self.assertEqual(
             sorted(os.listdir(os.path.dirname(self.path))),
@@ -1320,12 +1331,10 @@ class UpgradeTests(SQLiteTestCase):
         The rest of a copy that was not finished is no obstacle.
         """
         self.booked(500)
-        Path(self.path + ".v1.part").write_text("half")
-        self.patch(
-            sqlite, "SCRIPTS", (*sqlite.SCRIPTS, "ALTER TABLE trade ADD key TEXT;")
-        )
+        Path(f"{self.path}.v{self.newest}.part").write_text("half")
+        self.addScript()
         self.opened().close()
-        self.path += ".v1"
+        self.path += f".v{self.newest}"
         self.assertEqual(self.value("SELECT profit FROM trade"), 500)
 
     def test_interruptedCreation(self) -> None:
@@ -1346,7 +1355,7 @@ class UpgradeTests(SQLiteTestCase):
         """
         self.booked(500)
         whole = sqlite.SCRIPTS
-        broken = "ALTER TABLE trade ADD key TEXT; SELECT * FROM absent;"
+        broken = "ALTER TABLE trade ADD next_version TEXT; SELECT * FROM absent;"
         self.patch(sqlite, "SCRIPTS", (*whole, broken))
         self.refused(LedgerProblem)
         self.patch(sqlite, "SCRIPTS", whole)

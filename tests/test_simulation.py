@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -62,7 +61,6 @@ class SeedTests(SynchronousTestCase):
         numbers = {len(faultsOf(seed)) for seed in range(100)}
         self.assertEqual((min(numbers), max(numbers)), (0, len(FAULTS)))
 
-    @pytest.mark.timeout(60, method="thread")
     def test_sameHistory(self) -> None:
         """
         In another process, with other hashes, the same seed gives the same
@@ -77,7 +75,6 @@ class SeedTests(SynchronousTestCase):
         self.assertEqual(first, again)
         self.assertNotEqual(first, other)
 
-    @pytest.mark.timeout(60, method="thread")
     def test_violation(self) -> None:
         """
         A server with a bug is found out: its seed is made smaller, its trace is

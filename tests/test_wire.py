@@ -588,10 +588,33 @@ class DecodeNestingTests(_Verdicts):
 
     def test_farTooDeep(self) -> None:
         """
-        A line that would exhaust the stack is refused as calmly.
+        A line that would exhaust the stack of some Pythons is refused as calmly.
+        """
+        for opening, closing in (
+            (b"[[", b"]]"),
+            (b'{"a":{"a":', b"}}"),
+            (b'[{"a":', b"}]"),
+        ):
+            self.refused(
+                b'{"a":' + opening * 490 + b"1" + closing * 490 + b"}",
+                "the line is nested deeper than 16",
+            )
+
+    def test_farTooDeepAndCut(self) -> None:
+        """
+        One that also ends too early is refused for either, as that Python's stack
+        reaches.
         """
         for opening in (b"[" * 2, b'{"a":' * 2, b'[{"a":'):
-            self.refused(b'{"a":' + opening * 490, "the line is nested deeper than 16")
+            with self.assertRaises(InvalidJSON) as raised:
+                wire.decode(b'{"a":' + opening * 490)
+            self.assertIn(
+                raised.exception.message,
+                (
+                    "the line is nested deeper than 16",
+                    "the line is not valid JSON: it ends too early",
+                ),
+            )
 
 
 class DecodeRepeatedNameTests(_Verdicts):

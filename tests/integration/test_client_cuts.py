@@ -44,8 +44,6 @@ from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator, HeldLedger
 
-pytestmark = pytest.mark.timeout(60)
-
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLE = DOCS / "examples" / "client.py"
 

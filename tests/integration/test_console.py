@@ -18,12 +18,9 @@ from tests.integration.chromium import FOUND, NAMES, Chromium
 from tests.integration.processes import LISTEN, SECRET, SERVE, Server, Site
 from tests.integration.test_site import WEB, Browser
 
-pytestmark = [
-    pytest.mark.timeout(60, method="thread"),
-    pytest.mark.skipif(
-        FOUND is None, reason=f"no Chromium is installed: none of {', '.join(NAMES)}"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    FOUND is None, reason=f"no Chromium is installed: none of {', '.join(NAMES)}"
+)
 
 EVIL = "<img src=x onerror=document.title='evil'><script>evil()</script>"
 

@@ -15,7 +15,6 @@ from tests.integration.processes import SERVE
 SECONDS = 0.3
 
 
-@pytest.mark.timeout(60, method="thread")
 @pytest.mark.parametrize("name", QUICK[:3])
 def test_attack(name: str) -> None:
     """
@@ -28,7 +27,6 @@ def test_attack(name: str) -> None:
     assert int(result.done) > 0
 
 
-@pytest.mark.timeout(60, method="thread")
 def test_deadServer() -> None:
     """
     A server that does not live through it is found.

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.crash.driver import Trial
@@ -19,7 +18,6 @@ from tests.crash.rounds import hit
 from tests.integration.processes import SERVE
 
 
-@pytest.mark.timeout(60, method="thread")
 class KillTests(SynchronousTestCase):
     """
     Real servers, killed a few times.

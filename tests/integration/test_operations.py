@@ -42,8 +42,6 @@ os.environ.update(
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
-pytestmark = pytest.mark.timeout(60, method="thread")
-
 
 def waitUntil(isTrue: Callable[[], object]) -> None:
     """
@@ -371,6 +369,7 @@ class SignalTests(OperationsTestCase):
         client.send("b")
         assert next(client.replies())["status"] == 200
         for path, extID in ((moved, "a"), (audit, "b")):
+            # The trail is written after the reply.
             waitUntil(path.read_text)
             [line] = [json.loads(line) for line in path.read_text().splitlines()]
             assert (line["outcome"], line["extID"]) == ("booked", extID)

@@ -12,14 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlencode
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.integration.processes import LISTEN, SERVE, Client, Server, Site
 from tests.lint import problems
-
-pytestmark = pytest.mark.timeout(60, method="thread")
 
 WEB = ["--web", "tcp:0"]
 

@@ -210,7 +210,7 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.timeout(20, method="thread")
+@pytest.mark.timeout(20)
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_halfClose(serve: Callable[..., Running]) -> None:
     """
@@ -237,7 +237,7 @@ async def test_halfClose(serve: Callable[..., Running]) -> None:
     assert await running.becomes(isAlone)
 
 
-@pytest.mark.timeout(20, method="thread")
+@pytest.mark.timeout(20)
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_halfCloseOfMany(serve: Callable[..., Running]) -> None:
     """
@@ -254,7 +254,7 @@ async def test_halfCloseOfMany(serve: Callable[..., Running]) -> None:
     assert len((await deferToThread(client)).splitlines()) == 1000
 
 
-@pytest.mark.timeout(20, method="thread")
+@pytest.mark.timeout(20)
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_tooLongWhileSending(serve: Callable[..., Running]) -> None:
     """
@@ -275,7 +275,7 @@ async def test_tooLongWhileSending(serve: Callable[..., Running]) -> None:
     assert second.startswith(b'{"status":413,')
 
 
-@pytest.mark.timeout(20, method="thread")
+@pytest.mark.timeout(20)
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_neverReads(
     serve: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
@@ -308,7 +308,7 @@ async def test_neverReads(
     assert len(lost) == 1
 
 
-@pytest.mark.timeout(20, method="thread")
+@pytest.mark.timeout(20)
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_stop(serve: Callable[..., Running]) -> None:
     """
@@ -333,7 +333,7 @@ async def test_stop(serve: Callable[..., Running]) -> None:
     assert reply.startswith(b'{"extID":"c","status":200,')
 
 
-@pytest.mark.timeout(20, method="thread")
+@pytest.mark.timeout(20)
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_lastCall(serve: Callable[..., Running]) -> None:
     """
@@ -355,7 +355,7 @@ async def test_lastCall(serve: Callable[..., Running]) -> None:
     await stopped
 
 
-@pytest.mark.timeout(20, method="thread")
+@pytest.mark.timeout(20)
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_muchToReadAtTheEnd(serve: Callable[..., Running]) -> None:
     """
@@ -373,7 +373,7 @@ async def test_muchToReadAtTheEnd(serve: Callable[..., Running]) -> None:
     assert await running.becomes(isAlone)
 
 
-@pytest.mark.timeout(20, method="thread")
+@pytest.mark.timeout(20)
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_creditByTLS(serve: Callable[..., Running], pem: Path) -> None:
     """
@@ -408,7 +408,7 @@ async def test_creditByTLS(serve: Callable[..., Running], pem: Path) -> None:
     assert await ending == b""
 
 
-@pytest.mark.timeout(20, method="thread")
+@pytest.mark.timeout(20)
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_tooLongByTLS(serve: Callable[..., Running], pem: Path) -> None:
     """
@@ -426,7 +426,7 @@ async def test_tooLongByTLS(serve: Callable[..., Running], pem: Path) -> None:
     assert second.startswith(b'{"status":413,')
 
 
-@pytest.mark.timeout(20, method="thread")
+@pytest.mark.timeout(20)
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_muchToReadAtTheEndByTLS(
     serve: Callable[..., Running], pem: Path

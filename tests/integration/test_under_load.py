@@ -7,12 +7,9 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.integration.processes import Site
-
-pytestmark = pytest.mark.timeout(60, method="thread")
 
 
 class CommandTests(SynchronousTestCase):
