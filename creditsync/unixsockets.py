@@ -54,6 +54,7 @@ class UNIXReactor:
         """
         path = os.fsencode(address)
         port = _Port(path, factory, backlog, mode, self._reactor)
+        port.path = os.fsdecode(path)
         port.startListening()
         return port
 
@@ -64,6 +65,7 @@ class _Port(unix.Port):
     end its own and no other.
     """
 
+    path = ""
     _file: tuple[int, int] | None = None
 
     def startListening(self) -> None:
@@ -72,7 +74,7 @@ class _Port(unix.Port):
 
         @raise CannotListenError: It can't.
         """
-        path = os.fsdecode(self._bindPath)
+        path = self.path
         if path.startswith("\0"):
             # Linux's abstract namespace, which has no files.
             super().startListening()  # type: ignore[no-untyped-call]
@@ -91,7 +93,7 @@ class _Port(unix.Port):
         """
         Stop listening.
         """
-        path = os.fsdecode(self._bindPath)
+        path = self.path
         if self._file is not None:
             with folderLocked(os.path.dirname(path), ALONE):
                 # Somebody may have removed it, and another server have taken the

@@ -1,7 +1,7 @@
 """
-What is relied on of Twisted though it promises none of it, all in one place. When
-a new Twisted breaks one of these tests, its sentence says what in creditsync has to
-be looked at.
+What is relied on of Twisted and pyOpenSSL though they promise none of it, all in
+one place. When a new one breaks one of these tests, its sentence says what in
+creditsync has to be looked at.
 """
 
 import ast
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from OpenSSL import SSL
 from twisted.application.app import ApplicationRunner
 from twisted.application.service import IServiceCollection, MultiService
 from twisted.internet.abstract import FileDescriptor
@@ -53,6 +54,13 @@ RELIED_ON = (
         HTTPChannel,
         "forceAbortClient",
         "web/ ends the connections of browsers that don't read, or send too much",
+    ),
+    (SSL, "_lib", "tls.py finds out by it why a certificate was refused"),
+    (SSL, "_ffi", "tls.py finds out by it why a certificate was refused"),
+    (
+        SSL.Connection(SSL.Context(SSL.TLS_METHOD)),
+        "_ssl",
+        "tls.py finds out by it why a certificate was refused",
     ),
 )
 
@@ -116,7 +124,7 @@ class TwistedTests(SynchronousTestCase):
             kind = owner if isinstance(owner, type) else type(owner)
             self.assertTrue(
                 hasattr(owner, name),
-                f"this Twisted's {kind.__name__} has no {name}: {purpose}",
+                f"{kind.__name__} has no {name} any more: {purpose}",
             )
 
     def test_noOthers(self) -> None:
