@@ -22,7 +22,8 @@ from attrs import define
 from creditsync import wire
 from creditsync.cli.operations import BOOKINGS
 from creditsync.errors import Refusal
-from creditsync.finance import FINANCE_METHODS, Booking
+from creditsync.finance import operation
+from creditsync.methods import BOOKING_METHODS, syncName
 from creditsync.validation import Schemas
 
 DEFAULT_COMMAND: Final = "CreditInSync"
@@ -32,11 +33,7 @@ _REQUIRED: Final = ("login", "amount")
 _COLUMNS: Final = (*_REQUIRED, "comment", "command", "key", "order")
 
 _OUT: Final = frozenset(booking.command for booking in BOOKINGS if booking.isOut)
-_METHODS: Final = {
-    f"{method.name}Sync": method
-    for method in FINANCE_METHODS
-    if isinstance(method, Booking)
-}
+_METHODS: Final = {syncName(method): method for method in BOOKING_METHODS}
 
 # Plain ASCII, as a program writes it: no thousands' separators, no exponents,
 # and no more digits than anything can have that is valid.
@@ -217,7 +214,7 @@ def check(row: Row, schemas: Schemas) -> None:
         request = wire.decode(wire.encodeData(members))
         schemas.check("request", request)
         schemas.check(method.schema, request["data"])
-        method.operation(row.command, request["data"], 0, row.key)
+        operation(method, row.command, request["data"], 0, row.key)
     except Refusal as e:
         # The names of columns, where there is another one on the wire.
         message = e.message.removeprefix("data.").replace("idempotencyKey", "key")
