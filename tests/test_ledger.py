@@ -229,10 +229,10 @@ class LedgerBehaviour:
         What is not booked yet opens its account, with nothing in it, and
         counts once it is booked.
         """
-        self.commit(trade(1, 500, state=10))
+        self.commit(trade(1, 500, state=10), trade(2, 70, cmd=BALANCE_IN, state=10))
         self.assertEqual(self.ledger.account(1001), Account(1001, 0, 0))
-        self.commit(trade(1, 500))
-        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 500))
+        self.commit(trade(1, 500), trade(2, 70, cmd=BALANCE_IN))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 70, 500))
 
     def test_bigAmounts(self) -> None:
         """
@@ -1128,11 +1128,12 @@ class OpenTests(SQLiteTestCase):
         The ledger of a newer creditsync is refused.
         """
         self.booked(500)
-        self.sql("PRAGMA user_version = 2")
+        newest = len(sqlite.SCRIPTS)
+        self.sql(f"PRAGMA user_version = {newest + 1}")
         self.assertEqual(
             self.refused(LedgerProblem),
-            f"the ledger {self.path} has version 2, and this creditsync knows "
-            f"versions up to 1: run the newer creditsync that wrote it",
+            f"the ledger {self.path} has version {newest + 1}, and this creditsync "
+            f"knows versions up to {newest}: run the newer creditsync that wrote it",
         )
 
     def test_oldSQLite(self) -> None:
@@ -1245,19 +1246,20 @@ class UpgradeTests(SQLiteTestCase):
     Tests for creating and upgrading a ledger.
     """
 
-    def test_secondVersion(self) -> None:
+    def test_nextVersion(self) -> None:
         """
         An upgrade runs what is new and leaves a copy of what was.
         """
         self.booked(500)
+        newest = len(sqlite.SCRIPTS)
         self.patch(
             sqlite, "SCRIPTS", (*sqlite.SCRIPTS, "ALTER TABLE trade ADD key TEXT;")
         )
         self.opened().close()
-        self.assertEqual(self.value("PRAGMA user_version"), 2)
+        self.assertEqual(self.value("PRAGMA user_version"), newest + 1)
         self.assertEqual(self.value("SELECT count(key) FROM trade"), 0)
-        self.path += ".v1"
-        self.assertEqual(self.value("PRAGMA user_version"), 1)
+        self.path += f".v{newest}"
+        self.assertEqual(self.value("PRAGMA user_version"), newest)
         self.assertEqual(self.value("SELECT profit FROM trade"), 500)
 
     def test_noBackupOfAFreshOne(self) -> None:
@@ -1278,12 +1280,13 @@ class UpgradeTests(SQLiteTestCase):
         The rest of a copy that was not finished is no obstacle.
         """
         self.booked(500)
-        Path(self.path + ".v1.part").write_text("half")
+        copy = f"{self.path}.v{len(sqlite.SCRIPTS)}"
+        Path(copy + ".part").write_text("half")
         self.patch(
             sqlite, "SCRIPTS", (*sqlite.SCRIPTS, "ALTER TABLE trade ADD key TEXT;")
         )
         self.opened().close()
-        self.path += ".v1"
+        self.path = copy
         self.assertEqual(self.value("SELECT profit FROM trade"), 500)
 
     def test_interruptedCreation(self) -> None:

@@ -18,7 +18,8 @@ from msgspec.structs import astuple
 from twisted.internet.defer import execute
 
 from creditsync.errors import LedgerProblem
-from creditsync.ledger.opening import COLUMNS, connectReader
+from creditsync.ledger.opening import connectReader
+from creditsync.ledger.schema import COLUMNS
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Trade
 from tests.crash.asked import BOOKED, PRINCIPAL
