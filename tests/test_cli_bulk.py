@@ -23,7 +23,7 @@ from creditsync.cli import bulk
 from creditsync.cli.bulk import BulkRun
 from creditsync.cli.progress import Lines
 from creditsync.cli.results import NotTheseResults, Results
-from creditsync.cli.rows import BulkFile, Problem, Row, Unreadable, check
+from creditsync.cli.rows import COMMANDS, BulkFile, Problem, Row, Unreadable, check
 from creditsync.client import Answer, OutcomeUnknown, Refused, Unanswered
 from creditsync.validation import Schemas
 
@@ -256,8 +256,7 @@ class RowTests(FolderTestCase):
             "line 7: amount must be greater than 0, also of what is taken out",
             "line 8: amount must be greater than 0, also of what is taken out",
             "line 9: is not valid UTF-8",
-            "line 10: command must be one of CreditInSync, CreditOutSync,"
-            " BalanceInSync, BalanceOutSync",
+            f"line 10: command must be one of {', '.join(COMMANDS)}",
             "line 11: order must be a whole number",
             "line 12: has 2 fields, and the header 5",
         )

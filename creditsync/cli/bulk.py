@@ -19,9 +19,10 @@ from argparse import (
     Namespace,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any, BinaryIO, Final
 
 from attrs import define, field
@@ -45,7 +46,16 @@ from creditsync.cli.connection import (
 )
 from creditsync.cli.progress import Progress, progress
 from creditsync.cli.results import NotTheseResults, Results
-from creditsync.cli.rows import COMMANDS, BulkFile, Problem, Row, Unreadable, check
+from creditsync.cli.rows import (
+    COMMANDS,
+    DEFAULT_COMMAND,
+    NEED_COMMENT,
+    BulkFile,
+    Problem,
+    Row,
+    Unreadable,
+    check,
+)
 from creditsync.client import Answer, CreditClient, OutcomeUnknown, Refused
 from creditsync.validation import Schemas
 
@@ -59,14 +69,22 @@ GRACE: Final = 5.0
 # server that has had no place for a row for as long as we try.
 _HOPELESS: Final = frozenset({401, 403, 429, 503})
 
-_DESCRIPTION = """\
+
+def _listed(commands: Sequence[str]) -> str:
+    """
+    Names, below one another where they need more than a line.
+    """
+    return fill(", ".join(commands), 65, subsequent_indent=" " * 11)
+
+
+_DESCRIPTION = f"""\
 Book the rows of a CSV file. Its first line has the names of its columns:
 
   login    the account
   amount   what is put in or taken out: greater than 0, at most 8 decimals
-  comment  what it is for; needed for credits
-  command  one of CreditInSync, CreditOutSync, BalanceInSync, BalanceOutSync,
-           if there is this column (default: CreditInSync)
+  comment  what it is for; needed for {_listed(NEED_COMMENT)}
+  command  one of {_listed(COMMANDS)},
+           if there is this column (default: {DEFAULT_COMMAND})
   key      the idempotency key, if there is one (default: made of the content
            of the file and the line)
   order    an order to update, if there is one

@@ -6,16 +6,12 @@ import csv
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from creditsync.cli.ledger import addLedger, addPeriod, asISO, readLogin, told
 from creditsync.ledger.reading import reading, trades
+from creditsync.records import TRADE_MEMBERS, Trade
 from creditsync.wire import fromUnits
-
-_COLUMNS: Final = (
-    *("order", "login", "cmd", "state", "profit", "comment"),
-    *("open_time", "close_time", "timestamp"),
-)
 
 
 def addCommand(commands: Any) -> None:
@@ -48,15 +44,17 @@ def run(options: Namespace) -> None:
     """
     Write a row for each trade.
     """
-    time: Callable[[int], str] = asISO if options.iso else str
+    time = asISO if options.iso else str
+    writers: dict[str, Callable[[Any], str]] = {
+        "profit": fromUnits,
+        **dict.fromkeys(("openTime", "closeTime", "timestamp"), time),
+    }
+    # The attributes have the order of the members.
+    columns = [(name, writers.get(name, str)) for name in Trade.__struct_fields__]
     with told(options), reading(options.ledger) as ledger:
         rows = csv.writer(sys.stdout)
-        rows.writerow(_COLUMNS)
+        rows.writerow(TRADE_MEMBERS)
         rows.writerows(
-            (
-                *(each.order, each.login, each.cmd, each.state),
-                *(fromUnits(each.profit), each.comment),
-                *(time(each.openTime), time(each.closeTime), time(each.timestamp)),
-            )
+            [write(getattr(each, name)) for name, write in columns]
             for each in trades(ledger, options.login, options.start, options.end)
         )

@@ -20,20 +20,22 @@ from typing import Any, BinaryIO, Final
 from attrs import define
 
 from creditsync import wire
-from creditsync.cli.operations import BOOKINGS
+from creditsync.cli.operations import signed
 from creditsync.errors import Refusal
 from creditsync.finance import operation
 from creditsync.methods import BOOKING_METHODS, syncName
 from creditsync.validation import Schemas
 
 DEFAULT_COMMAND: Final = "CreditInSync"
-COMMANDS: Final = tuple(booking.command for booking in BOOKINGS)
+_METHODS: Final = {syncName(method): method for method in BOOKING_METHODS}
+COMMANDS: Final = tuple(_METHODS)
+# Those of which each row must have a comment.
+NEED_COMMENT: Final = tuple(
+    command for command, method in _METHODS.items() if method.comment is None
+)
 
 _REQUIRED: Final = ("login", "amount")
 _COLUMNS: Final = (*_REQUIRED, "comment", "command", "key", "order")
-
-_OUT: Final = frozenset(booking.command for booking in BOOKINGS if booking.isOut)
-_METHODS: Final = {syncName(method): method for method in BOOKING_METHODS}
 
 # Plain ASCII, as a program writes it: no thousands' separators, no exponents,
 # and no more digits than anything can have that is valid.
@@ -198,7 +200,7 @@ def _signed(command: str, text: str) -> Decimal:
     amount = Decimal(text)
     if amount <= 0:
         raise Problem("amount must be greater than 0, also of what is taken out")
-    return amount.copy_negate() if command in _OUT else amount
+    return signed(_METHODS[command], amount)
 
 
 def check(row: Row, schemas: Schemas) -> None:
