@@ -162,12 +162,6 @@ def addOptions(parser: argparse.ArgumentParser, name: str) -> None:
         default=Path(f"build/{name}.json"),
         help="where everything measured is written (default: %(default)s)",
     )
-    parser.add_argument(
-        "--plot",
-        metavar="FOLDER",
-        type=Path,
-        help="where the pictures are written (default: beside the JSON)",
-    )
 
 
 @contextmanager

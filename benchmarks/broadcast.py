@@ -26,9 +26,8 @@ from benchmarks.audience import Audience, askAll, stall
 from benchmarks.bench import Bench, Shape, addOptions, bench, note, surroundings
 from benchmarks.contenders import PEERS
 from benchmarks.generator import connect, subscribe
-from benchmarks.plot import Bars
 from benchmarks.processes import CPUTime, allowDescriptors, freePort, running
-from benchmarks.results import Results, Table, View, save
+from benchmarks.results import Results, Table, save
 
 _SIZES: Final = (10, 100, 1000, 5000)
 # So many sessions more that stall.
@@ -177,22 +176,6 @@ def tables(results: Results) -> Iterator[Table]:
         yield Table(f"One event to so many sessions: {case}", rows)
 
 
-def plots(results: Results) -> dict[str, Bars]:
-    """
-    The picture: what each added subscriber costs.
-    """
-    costs = results["perSubscriber"]
-    title = "Processor time for each added subscriber of an event, µs"
-    groups = {
-        f"{int(size):,} sessions": {case: costs[case][size] for case in costs}
-        for size in costs["one by one"]
-    }
-    return {"broadcast": Bars(title, groups)}
-
-
-VIEW: Final = View(tables, plots)
-
-
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.broadcast")
     addOptions(parser, "broadcast")
@@ -236,7 +219,7 @@ def main() -> None:
         )
         where = surroundings(place) | {"rounds": rounds}
         results = {"command": "broadcast", "where": where, **run(place, options)}
-    save(results, VIEW, options)
+    save(results, tables(results), options)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ from statistics import median
 from typing import Any, Final
 
 from benchmarks import figures
-from benchmarks.plot import Bars
-from benchmarks.results import Results, Table, View
+from benchmarks.results import Results, Table
 
 # Above this part of its time the generator may be what was measured.
 _GENERATOR_BUSY: Final = 0.9
@@ -76,30 +75,6 @@ def _row(name: str, row: Mapping[str, float]) -> list[object]:
     cells += [row["ofEcho"], f"{row['durable']:.3g}x"]
     cells += [row[each] for each in ("cpu", "p50", "p90", "p99", "p999", "max")]
     return [*cells, f"{row['busy']:.0%}", f"{row['others']:.0%}"]
-
-
-def plots(results: Results) -> dict[str, Bars]:
-    """
-    Requests a second of each shape, and latencies of the open loop.
-    """
-    kinds = dict(results["summary"])
-    opened = kinds.pop("open loop", {})
-    rates = {
-        shape: {name: row["rate"] for name, row in peers.items() if name != "ceiling"}
-        for shape, peers in kinds.items()
-    }
-    latencies = {
-        name: {each: row[each] for each in ("p50", "p99")}
-        for name, row in opened.items()
-    }
-    drawn = {"throughput": Bars("Requests a second", rates)}
-    if latencies:
-        title = "Latency in the open loop, ms"
-        drawn["latency"] = Bars(title, latencies)
-    return drawn
-
-
-VIEW: Final = View(tables, plots)
 
 
 def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -26,9 +26,8 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from benchmarks import canned, traffic
 from benchmarks.bench import Bench, addOptions, bench, surroundings
 from benchmarks.counting import Run, Step, counted
-from benchmarks.plot import Bars
 from benchmarks.processes import Wrong
-from benchmarks.results import Results, Table, View, save
+from benchmarks.results import Results, Table, save
 from creditsync import wire
 from creditsync.auth import TokenAuthenticator
 from creditsync.codes import EV_RECORD_ADD, OP_CREDIT_IN, UNITS_PER_ONE
@@ -321,27 +320,6 @@ def _change(value: float, before: dict[str, Any], kind: str, name: str) -> str:
     return f"{value / earlier - 1:+.1%}" if earlier else "new"
 
 
-def plots(results: Results) -> dict[str, Bars]:
-    """
-    The pictures: the steps, and the rooms.
-    """
-    took = results["nanoseconds"]
-    counts = results["instructions"]
-    return {
-        "steps": Bars(
-            "Processor time of one credit, ns",
-            {name: {"": value} for name, value in took.items()},
-        ),
-        "rooms": Bars(
-            "Python instructions of one credit",
-            {name: {"": value} for name, value in counts.items()},
-        ),
-    }
-
-
-VIEW: Final = View(tables, plots)
-
-
 def main() -> None:
     """
     Measure as the command line says.
@@ -364,7 +342,7 @@ def main() -> None:
     if options.against:
         before = json.loads(options.against.read_text())
         results["against"] = {name: before[name] for name in measured}
-    save(results, VIEW, options)
+    save(results, tables(results), options)
 
 
 if __name__ == "__main__":

@@ -1,51 +1,38 @@
 """
 C{python -m benchmarks.report FOLDER}: from results to a page.
 
-It takes the JSON files that the other commands have written into a folder, draws
-their pictures beside them, and puts their tables into C{README.rst}, between two
-comments: no figure is ever typed.
+It takes the JSON files that the other commands have written into a folder and
+puts what became of their goals into C{README.rst}, between two comments: no
+figure is ever typed.
 """
 
 import argparse
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from benchmarks import broadcast, comparison, components, scale
 from benchmarks.figures import text
-from benchmarks.results import Results, Table, View, draw, goalsOf
+from benchmarks.results import Results, Table, goalsOf
 
-VIEWS: Final[Mapping[str, View]] = {
-    "throughput": comparison.VIEW,
-    "broadcast": broadcast.VIEW,
-    "scale": scale.VIEW,
-    "components": components.VIEW,
-}
+# In the order in which they stand on the page.
+COMMANDS: Final = ("throughput", "broadcast", "scale")
 _BEGIN: Final = ".. The figures begin here: benchmarks/report.py writes them.\n"
 _END: Final = ".. The figures end here.\n"
 
 
-def page(folder: Path, page: Path) -> Iterator[str]:
+def page(folder: Path) -> Iterator[str]:
     """
-    The lines of all results, after their pictures are drawn.
-
-    @param page: The file that they are for.
+    The lines of all results.
     """
-    for command, view in VIEWS.items():
+    for command in COMMANDS:
         path = folder / f"{command}.json"
         if not path.exists():
             continue
         results: Results = json.loads(path.read_text("utf-8"))
-        title = f"Measured: {command}"
-        yield from (title, "~" * len(title), "", _where(results), "")
-        for table in (*goalsOf(results), *view.tables(results)):
+        for table in goalsOf(results):
+            yield from (f"``benchmarks.{command}``: {_where(results)}", "")
             yield from _table(table)
-        for picture in draw(results, view, folder):
-            yield f".. image:: {os.path.relpath(picture, page.parent)}"
-            yield f"   :alt: {picture.stem}"
-            yield ""
 
 
 def _where(results: Results) -> str:
@@ -98,9 +85,9 @@ def main() -> None:
         help="the page (default: README.rst of this folder)",
     )
     options = parser.parse_args()
-    lines = "".join(f"{line}\n" for line in page(options.folder, options.into))
+    lines = "".join(f"{line}\n" for line in page(options.folder))
     if not lines:
-        raise SystemExit(f"{options.folder} has no results: {', '.join(VIEWS)}.json")
+        raise SystemExit(f"{options.folder} has no results: {', '.join(COMMANDS)}.json")
     old = options.into.read_text("utf-8")
     options.into.write_text(put(lines, old), "utf-8")
 

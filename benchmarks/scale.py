@@ -25,7 +25,6 @@ from benchmarks.bench import Bench, Shape, addOptions, bench, note, surroundings
 from benchmarks.fill import fill
 from benchmarks.generator import connect, subscribe
 from benchmarks.peers.forgetful import FORGOTTEN
-from benchmarks.plot import Bars
 from benchmarks.processes import (
     CPUTime,
     Wrong,
@@ -36,7 +35,7 @@ from benchmarks.processes import (
     residentBytes,
     running,
 )
-from benchmarks.results import Results, Table, View, save
+from benchmarks.results import Results, Table, save
 from creditsync.ledger.schema import SCRIPTS
 
 # Seconds that a start may take.
@@ -278,20 +277,6 @@ def _median(rounds: list[dict[str, float]], name: str) -> float:
     return median(each[name] for each in rounds)
 
 
-def plots(results: Results) -> dict[str, Bars]:
-    """
-    The picture: throughput beside what there is.
-    """
-    groups = {
-        kind: {f"beside {int(count):,}": value for count, value in sizes.items()}
-        for kind, sizes in results["ofEmpty"].items()
-    }
-    return {"scale": Bars("Throughput, as a part of the empty server's", groups)}
-
-
-VIEW: Final = View(tables, plots)
-
-
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.scale")
     addOptions(parser, "scale")
@@ -332,7 +317,7 @@ def main() -> None:
         rounds = f"{options.rounds} of {options.seconds} s each, {options.shape}"
         where = surroundings(place) | {"rounds": rounds}
         results = {"command": "scale", "where": where, **run(place, options)}
-    save(results, VIEW, options)
+    save(results, tables(results), options)
 
 
 if __name__ == "__main__":

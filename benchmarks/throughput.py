@@ -20,7 +20,7 @@ from typing import Any, Final
 from attrs import define, field
 
 from benchmarks.bench import Bench, Shape, addOptions, bench, note, surroundings
-from benchmarks.comparison import VIEW, summaries
+from benchmarks.comparison import summaries, tables
 from benchmarks.contenders import CEILING, OURS, PEERS, Missing, Peer
 from benchmarks.processes import (
     CPUTime,
@@ -308,7 +308,7 @@ def main() -> None:
         "open": everything.open,
     }
     results["summary"] = summaries(results)
-    save(results, VIEW, options)
+    save(results, tables(results), options)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from creditsync.cli import (
     token,
     watch,
 )
+from creditsync.cli.output import escapeCharacters, printing, replaceClosedStreams
 
 _EPILOG = """\
 without a command, or with options of the server only, it serves:
@@ -36,16 +37,19 @@ def main() -> None:
     """
     Run what the command line asks for.
     """
+    escapeCharacters()
     arguments = sys.argv[1:]
     if arguments[:1] == ["serve"]:
         return serve.run(arguments[1:])
-    if arguments[:1] == ["check-config"]:
-        return check_config.run(arguments[1:])
     ours = ("-h", "--help", "--version")
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ours):
         return serve.run(arguments)
-    options = _parser().parse_args(arguments)
-    return options.run(options)  # type: ignore[no-any-return]
+    replaceClosedStreams()
+    with printing(arguments[0]):
+        if arguments[0] == "check-config":
+            return check_config.run(arguments[1:])
+        options = _parser().parse_args(arguments)
+        return options.run(options)  # type: ignore[no-any-return]
 
 
 def _parser() -> ArgumentParser:

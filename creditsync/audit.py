@@ -11,6 +11,7 @@ costs lines of the trail, which are counted and told, and nothing else.
 """
 
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -30,7 +31,6 @@ from creditsync.records import (
     Deletion,
     ExtID,
     Operation,
-    Request,
     Trade,
     TradeEvent,
 )
@@ -43,6 +43,10 @@ _MONEY: Final = frozenset(
     name for method in FINANCE_METHODS for name in (method.name, syncName(method))
 )
 _encode = JSONEncoder().encode
+
+# Operations of which it is remembered who asked, at once. Ours are all booked, but a
+# foreign runtime may never say what became of one, or not mark its event.
+_MOST_ASKERS: Final = 200_000
 
 _DONE: Final = ("add", "update", "delete")
 # What is told of the data of a request that was refused, where it is a number.
@@ -64,8 +68,8 @@ class AuditTrail:
     lost: int = field(init=False, default=0)
     _file: int | None = field(init=False, default=None)
     # Which session asked for what is not booked yet, and under which extID.
-    _askers: "dict[Operation | Deletion, tuple[Session, ExtID | None]]" = field(
-        init=False, factory=dict
+    _askers: "OrderedDict[Operation | Deletion, tuple[Session, ExtID | None]]" = field(
+        init=False, factory=OrderedDict
     )
     _lines: list[bytes] = field(init=False, factory=list)
     _write: IDelayedCall | None = field(init=False, default=None)
@@ -127,17 +131,19 @@ class AuditTrail:
         operation = deferral.operation
         if operation in self._askers:
             # It was asked for before, under the same key, and is on its way.
-            self._tell(
-                "replayed", session, operation.command, extID, order=deferral.order
-            )
+            self.replayed(session, operation.command, extID, deferral.order)
         else:
             self._askers[operation] = session, extID
+            if len(self._askers) > _MOST_ASKERS:
+                self._askers.popitem(last=False)
 
-    def replayed(self, session: "Session", request: Request, order: int) -> None:
+    def replayed(
+        self, session: "Session", command: str, extID: ExtID | None, order: int
+    ) -> None:
         """
-        A request was answered by what was booked before under its key.
+        A request is answered by what was booked before under its key.
         """
-        self._tell("replayed", session, request.command, request.extID, order=order)
+        self._tell("replayed", session, command, extID, order=order)
 
     def refused(
         self,

@@ -14,8 +14,9 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Callable, Container, Mapping
-from pathlib import Path
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import jwt
@@ -28,13 +29,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PublicKey,
 )
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
-from twisted.logger import Logger
 from zope.interface import implementer
 
-from creditsync.codes import ALL_SESSIONS, MAX_SAFE_INTEGER
+from creditsync.codes import ALL_SESSIONS, MAX_SAFE_INTEGER, MAX_TIME
 from creditsync.errors import Unauthorized
 from creditsync.interfaces import IAuthenticator
 from creditsync.records import Principal
+from creditsync.revocations import Revocations
 
 # What the server may be configured for (wire contract, section 5).
 ALGORITHMS: Final = ("HS256", "RS256", "EdDSA")
@@ -49,6 +50,9 @@ _COMPACT: Final = re.compile(r"(?:[A-Za-z0-9_-]*\.){2}[A-Za-z0-9_-]*")
 _REMEMBERED: Final = 10_000
 # Seconds between two looks at the revocations for principals already let in.
 _RECHECK: Final = 1.0
+# How a key that is not a secret begins: its white space never counts.
+_ARMOURED: Final = (b"-----BEGIN", b"ssh-")
+_CONTROL: Final = re.compile(r"[\0-\x08\x0e-\x1f\x7f]")
 
 _VerifyKey: TypeAlias = bytes | RSAPublicKey | Ed25519PublicKey | Ed448PublicKey
 _SignKey: TypeAlias = bytes | RSAPrivateKey | Ed25519PrivateKey | Ed448PrivateKey
@@ -67,76 +71,6 @@ _SIGNATURE_ONLY: Final["jwt.types.Options"] = {
 }
 
 
-class Revocations:
-    """
-    The token ids that are no longer good: a file with one C{jti} a line,
-    where empty lines and lines that start with C{#} say nothing.
-
-    The file is read again whenever it has changed, so that revoking is
-    appending a line. Who rewrites it should replace it as a whole: half a
-    file is half the revocations.
-    """
-
-    _log = Logger()
-
-    def __init__(self, path: Path) -> None:
-        """
-        @raise ValueError: The file can't be read.
-        """
-        self._path = path
-        self._version: tuple[int, ...] | None = None
-        self._complaint: object = None
-        try:
-            self._load()
-        except (OSError, UnicodeDecodeError) as e:
-            raise ValueError(f"the revocations in {path} {_unreadable(e)}") from e
-
-    def refresh(self) -> None:
-        """
-        Look whether the file has changed, and if so read it again. While it
-        can't be read, what was read last stays in force.
-        """
-        try:
-            self._load()
-        except (OSError, UnicodeDecodeError) as e:
-            self._complain(e)
-
-    def isRevoked(self, jti: str | None) -> bool:
-        """
-        Whether the file, as it was last read, has this C{jti}.
-        """
-        return jti in self._revoked
-
-    def _load(self) -> None:
-        stat = self._path.stat()
-        # The change time is there for a chmod, which moves nothing else.
-        version = stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
-        if version == self._version:
-            return
-        # Forgotten until the read has succeeded: a failed one is tried again.
-        self._version = None
-        lines = map(str.strip, self._path.read_text("utf-8").splitlines())
-        self._revoked: frozenset[str | None] = frozenset(
-            line for line in lines if line and not line.startswith("#")
-        )
-        self._version = version
-        self._complaint = None
-
-    def _complain(self, e: OSError | UnicodeDecodeError) -> None:
-        """
-        Log, but once for each cause and not for each command.
-        """
-        cause = _unreadable(e)
-        if cause == self._complaint:
-            return
-        self._complaint = cause
-        self._log.error(
-            "The revocations in {path} {cause}; those read before stay in force.",
-            path=self._path,
-            cause=cause,
-        )
-
-
 @implementer(IAuthenticator)
 class TokenAuthenticator:
     """
@@ -148,6 +82,8 @@ class TokenAuthenticator:
         key: str | bytes,
         algorithm: str = "HS256",
         *,
+        also: Sequence[str | bytes] = (),
+        leeway: float = 5.0,
         now: Callable[[], float] = time.time,
         revocations: Revocations | None = None,
     ) -> None:
@@ -155,11 +91,17 @@ class TokenAuthenticator:
         @param key: The secret of C{HS256}, or the PEM public key of C{RS256}
             or C{EdDSA}.
         @param algorithm: One of L{ALGORITHMS}, the only one that is accepted.
+        @param also: Further keys, whose tokens are good too.
+        @param leeway: Seconds by which a token's C{iat} and C{nbf} may be
+            ahead of C{now}, as the clocks of issuers are not exactly right.
+            C{exp} is exact.
         @param now: The UNIX time.
-        @raise ValueError: The key is none for this algorithm, or too short.
+        @raise ValueError: A key can't be used with this algorithm, or is too
+            short.
         """
-        self._key = _publicKey(key, algorithm)
+        self._keys = [_publicKey(each, algorithm) for each in (key, *also)]
         self._algorithms = [algorithm]
+        self._leeway = leeway
         self._now = now
         self._revocations = revocations
         self._remembered: dict[str | None, Principal] = {}
@@ -201,7 +143,7 @@ class TokenAuthenticator:
         """
         if not token:
             raise Unauthorized("a token is required: __token is missing")
-        principal = _principal(self._claims(token), self._now())
+        principal = _principal(self._claims(token), self._now(), self._leeway)
         if self._revocations is not None:
             self._refuseRevoked(principal, self._revocations)
         if len(self._remembered) >= _REMEMBERED:
@@ -218,13 +160,11 @@ class TokenAuthenticator:
         if not _COMPACT.fullmatch(token):
             raise Unauthorized("the token is malformed")
         try:
-            decoded = jwt.decode_complete(
-                token, self._key, self._algorithms, options=_SIGNATURE_ONLY
-            )
+            decoded = self._decoded(token)
         except jwt.InvalidAlgorithmError:
             raise Unauthorized("the token's algorithm is not accepted here") from None
         except jwt.InvalidSignatureError:
-            raise Unauthorized("the token is badly signed") from None
+            raise Unauthorized("the token's signature is invalid") from None
         except Exception:
             # Anybody may send anything: what the library raises over it is
             # the token's fault, be it of a kind that the library documents
@@ -235,6 +175,23 @@ class TokenAuthenticator:
             raise Unauthorized("the token asks for an extension that is not known")
         claims: Mapping[str, Any] = decoded["payload"]
         return claims
+
+    def _decoded(self, token: str) -> dict[str, Any]:
+        """
+        Decode a token that one of the keys has signed.
+
+        @raise Exception: None has, or the token is something else.
+        """
+        *others, last = self._keys
+        for key in others:
+            with suppress(jwt.InvalidSignatureError):
+                return self._decodedWith(key, token)
+        return self._decodedWith(last, token)
+
+    def _decodedWith(self, key: _VerifyKey, token: str) -> dict[str, Any]:
+        return jwt.decode_complete(
+            token, key, self._algorithms, options=_SIGNATURE_ONLY
+        )
 
     def _refuseRevoked(self, principal: Principal, revocations: Revocations) -> None:
         revocations.refresh()
@@ -260,8 +217,11 @@ def mint(
     @param expires: How long it is good, in seconds from C{now}.
     @param now: The UNIX time.
     @param jti: The id by which it can be revoked; a random one if not given.
-    @raise ValueError: The key is none for this algorithm, or too short.
+    @raise ValueError: The key can't be used with this algorithm, or is too
+        short; or the token would end beyond the year 9999.
     """
+    if not now + expires <= MAX_TIME:
+        raise ValueError("the token would expire beyond the year 9999")
     claims = {
         "id": id,
         "role": role,
@@ -272,7 +232,7 @@ def mint(
     return jwt.encode(claims, _privateKey(key, algorithm), algorithm)
 
 
-def _principal(claims: Mapping[str, Any], now: float) -> Principal:
+def _principal(claims: Mapping[str, Any], now: float, leeway: float) -> Principal:
     """
     Whom a well signed token speaks for, if it does so now.
     """
@@ -283,8 +243,10 @@ def _principal(claims: Mapping[str, Any], now: float) -> Principal:
         raise Unauthorized("the token has expired")
     for name in ("nbf", "iat"):
         start = _time(claims, name)
-        if start is not None and now < start:
-            raise Unauthorized(f"the token is not yet valid: its {name} is to come")
+        if start is not None and now + leeway < start:
+            raise Unauthorized(
+                f"the token is not yet valid: its {name} is in the future"
+            )
     jti = claims.get("jti")
     if "jti" in claims and not isinstance(jti, str):
         raise Unauthorized("the token's claim jti is not a string")
@@ -307,6 +269,11 @@ def _time(claims: Mapping[str, Any], name: str) -> float | None:
     # infinities, and an integer that no float can hold.
     if type(value) not in (int, float) or not abs(value) <= MAX_SAFE_INTEGER:
         raise Unauthorized(f"the token's claim {name} is not a time")
+    # Milliseconds, most likely: such a token would never end.
+    if value >= MAX_TIME + 1:
+        raise Unauthorized(
+            f"the token's claim {name} is beyond the year 9999: it counts seconds"
+        )
     return float(value)
 
 
@@ -320,6 +287,38 @@ def _number(claims: Mapping[str, Any], name: str, allowed: Container[int]) -> in
     if type(value) is not int or value not in allowed:
         raise Unauthorized(f"the token's claim {name} is out of its range")
     return value
+
+
+def keyReadings(data: bytes) -> list[bytes]:
+    """
+    Understand the content of a key file, or of the variable in its place.
+
+    A text, which may begin with a byte order mark, is the key without the white
+    space around it. Anything else is binary, and each of its bytes counts.
+
+    @return: The key; and behind it, where that was another one, what earlier
+        releases took for it: tokens that they minted are signed with that.
+    """
+    former = data.strip()
+    text = _keyText(data)
+    key = data if text is None else text.encode().strip()
+    if key == former or len(former) < _LEAST_SECRET or key.startswith(_ARMOURED):
+        return [key]
+    return [key, former]
+
+
+def _keyText(data: bytes) -> str | None:
+    """
+    The text of a key without its byte order mark, or L{None} if it is binary.
+    """
+    is16 = data.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if is16 else "utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    # Almost any bytes are UTF-16, and almost none of them ASCII in it.
+    isText = not _CONTROL.search(text) and (text.isascii() or not is16)
+    return text if isText else None
 
 
 def _publicKey(key: str | bytes, algorithm: str) -> _VerifyKey:
@@ -364,12 +363,3 @@ def _loadKey(key: str | bytes, algorithm: str) -> _VerifyKey | _SignKey:
     ):
         raise ValueError(f"an RS256 key has at least {_LEAST_MODULUS} bits")
     return prepared
-
-
-def _unreadable(e: OSError | UnicodeDecodeError) -> str:
-    """
-    Why a file can't be read, as the end of a sentence that began with it.
-    """
-    if isinstance(e, UnicodeDecodeError):
-        return "are not UTF-8"
-    return f"can't be read ({e.strerror})"

@@ -10,6 +10,10 @@ back to the front of the queue, in their order.
 
 A request ends in one of four ways: with data, as L{Refused} or L{Unanswered}
 (nothing has happened), or as L{OutcomeUnknown} (it may have).
+
+Where TLS does not work out, or what answers is not a server of ours, waiting
+helps nobody: a request that was never sent then ends at once, with the cause.
+One that may be booked is still tried again, since only that can find out.
 """
 
 import random as _random
@@ -25,18 +29,22 @@ from twisted.application.internet import ClientService
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import (
     IDelayedCall,
+    IHandshakeListener,
     IReactorTime,
+    ISSLTransport,
     IStreamClientEndpoint,
     ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from creditsync import errors, wire
 from creditsync.codes import TRADE_EVENT
-from creditsync.errors import InvalidJSON
+from creditsync.errors import SPOKEN, InvalidJSON, Spoken
 from creditsync.timeouts import EqualTimeouts
+from creditsync.tls import BEGINNINGS, handshakeProblem, isRefusedCertificate
 
 Data: TypeAlias = dict[str, Any]
 Amount: TypeAlias = Decimal | int | float
@@ -62,17 +70,22 @@ GOODBYE = 2.0
 # Commands that change nothing, and therefore need no key.
 _READ_ONLY = frozenset({"GetOperation", "HealthCheck", "Subscribe", "Unsubscribe"})
 
+# How a connection ended that was not closed for any reason of its own.
+_CLOSED = (
+    "the server closed the connection without an answer: does it speak TLS there, or"
+    " is it stopping?"
+)
+_CLOSED_TLS = "the server closed the connection without an answer"
+_CLOSED_IN_HANDSHAKE = "the connection was closed during the TLS handshake"
+_NO_HANDSHAKE = "no TLS handshake in time: does the server speak TLS there?"
+_SILENT = "no reply in time"
+_SPEAKS_TLS = "the server speaks TLS there, and this client does not"
+
+# These may be otherwise with the next connection.
+_PASSING = frozenset({_SILENT, _NO_HANDSHAKE})
+
 # Refusals of the moment: the same request may be taken later.
 _MOMENTARY = frozenset({429, 503})
-
-# Refusals that tell of the earlier tries too: the server would speak them at
-# each try. The others, 401 for one, are spoken before the key is looked at.
-_CONCLUSIVE = frozenset({400, 422})
-
-# These the server speaks after it has found nothing under the key. That is the
-# end of it, unless a try that was lost without a reply may still be on its way
-# in, and be judged otherwise by what is booked meanwhile.
-_CONCLUSIVE_UNLESS_LOST = frozenset({404, 409})
 
 # The members of a trade and of an accepted command that are money.
 _MONEY = ("profit", "amount")
@@ -152,7 +165,8 @@ class _Request:
     @ivar extID: The name of the try that is in flight, if one is.
     @ivar tries: How many answers of the moment it has had.
     @ivar mayBeBooked: Whether a try that is over has left that open.
-    @ivar wasLost: Whether the connection of a try was lost before its reply.
+    @ivar wasLost: Whether a try may still be on its way in: its connection was
+        lost before its reply, or the server could not name an order.
     @ivar order: The order that a try has reserved, as far as it is known.
     @ivar refusal: The last refusal of the moment.
     @ivar nextTry: The end of the wait for the next try.
@@ -172,17 +186,29 @@ class _Request:
 
     def isEndedBy(self, refusal: Refused) -> bool:
         """
-        Whether a refusal of this try says that no other one was booked.
+        Whether a refusal of this try says that no other one was booked, nor
+        can be any more.
         """
-        return refusal.status in _CONCLUSIVE or (
-            refusal.status in _CONCLUSIVE_UNLESS_LOST and not self.wasLost
+        if not self.mayHaveHappened:
+            return True
+        spoken = SPOKEN.get(refusal.error, Spoken.BEFORE_KEY)
+        return spoken is Spoken.BY_KEY or (
+            spoken is Spoken.AFTER_KEY and not self.wasLost
         )
+
+    @property
+    def mayHaveHappened(self) -> bool:
+        """
+        Whether a try has been sent that may be booked. What only reads has
+        nothing to be booked.
+        """
+        return self.key is not None and (self.mayBeBooked or self.extID is not None)
 
     def unfinished(self, cause: str) -> Exception:
         """
         What there is to say if nothing more is done for this request.
         """
-        if self.key is not None and (self.mayBeBooked or self.extID is not None):
+        if self.key is not None and self.mayHaveHappened:
             return OutcomeUnknown(f"{self.command}: {cause}", self.order, self.key)
         return self.refusal or Unanswered(f"{self.command}: {cause}")
 
@@ -238,6 +264,9 @@ class CreditClient(ClientService):
         # is cut again and again still gets a few through.
         self._window = maxInFlight
         self._connection: _Connection | None = None
+        # Why the last connection was of no use, if it was of none.
+        self._uselessness = ""
+        self._handshakeTimeout = timeout
         self._attempts = 0
         self._extIDs = count(1)
         self._queue: OrderedDict[_Request, None] = OrderedDict()
@@ -493,6 +522,14 @@ class CreditClient(ClientService):
             self._fail(request, request.unfinished("the client was stopped"))
         return stopped
 
+    def _awaitHandshake(self, connection: "_Connection") -> IDelayedCall:
+        """
+        Give up a connection on which TLS does not stand in time.
+        """
+        return self._clock.callLater(
+            self._handshakeTimeout, connection.giveUp, _NO_HANDSHAKE
+        )
+
     def _connected(self, connection: "_Connection") -> None:
         """
         There is a connection.
@@ -507,7 +544,8 @@ class CreditClient(ClientService):
     def _disconnected(self, connection: "_Connection") -> None:
         """
         A connection is lost, or given up: what was in flight goes back to the
-        front of the queue, and nobody knows what became of it.
+        front of the queue. Nobody knows what became of it, unless the other
+        side could not understand any of it.
         """
         if connection is not self._connection:
             return
@@ -522,9 +560,24 @@ class CreditClient(ClientService):
             self._timeouts.end(extID)
             if request is not None and not request.ended.called:
                 request.extID = None
-                request.mayBeBooked = request.wasLost = True
+                if not connection.isNotUnderstood:
+                    request.mayBeBooked = request.wasLost = True
                 self._queue[request] = None
                 self._queue.move_to_end(request, last=False)
+
+    def _ofNoUse(self, cause: str, isHopeless: bool) -> None:
+        """
+        A connection has ended without one answer of a server of ours.
+
+        @param isHopeless: Whether the next one would end in the same way. Then
+            all that can end, ends. If not, a health check does all the same,
+            as it asks for the state of this moment.
+        """
+        self._uselessness = cause
+        for request in self._patience.waiting():
+            isCheck = request.command == "HealthCheck"
+            if (isHopeless or isCheck) and not request.mayHaveHappened:
+                self._fail(request, request.unfinished(cause))
 
     def _reconnectDelay(self, failedAttempts: int) -> float:
         # Not the argument: it starts again with each connection, also with
@@ -621,6 +674,17 @@ class CreditClient(ClientService):
         else:
             self._replyReceived(members)
 
+    def _complained(self, connection: "_Connection", complaint: Refused) -> None:
+        """
+        The server says something to nobody.
+        """
+        self._log.warn("the server complains: {answer}", answer=complaint)
+        if not connection.hasAnswered and complaint.error == InvalidJSON.error:
+            # It is about the first line, the subscription: not one of the lines
+            # that were sent means anything to the other side.
+            connection.isNotUnderstood = True
+            connection.cause = complaint.message
+
     def _eventReceived(self, members: Data) -> None:
         if members["event"] != TRADE_EVENT or self._observer is None:
             return
@@ -634,10 +698,14 @@ class CreditClient(ClientService):
     def _replyReceived(self, members: Data) -> None:
         answer = _answer(members)
         extID = members.get("extID")
-        if extID is None and isinstance(answer, Refused):
-            self._log.warn("the server complains: {answer}", answer=answer)
+        connection = self._connection
+        if extID is None and isinstance(answer, Refused) and connection is not None:
+            self._complained(connection, answer)
         if not isinstance(extID, str) or extID not in self._inFlight:
             return
+        if connection is not None:
+            connection.hasAnswered = True
+            self._uselessness = ""
         self._timeouts.end(extID)
         request = self._inFlight.pop(extID)
         self._window = min(self._window + 1, self._maxInFlight)
@@ -659,16 +727,18 @@ class CreditClient(ClientService):
             self._forget(request)
             request.ended.callback(answer)
         elif answer.status == 504:
+            order = _order(answer)
             request.mayBeBooked = True
-            request.order = _order(answer) or request.order
+            request.wasLost = request.wasLost or order is None
+            request.order = order or request.order
             self._tryAgain(request)
         elif answer.status in _MOMENTARY:
             request.refusal = answer
             self._tryAgain(request, _retryAfter(answer))
-        elif request.mayBeBooked and not request.isEndedBy(answer):
-            self._fail(request, request.unfinished(f"no further try, {answer}"))
-        else:
+        elif request.isEndedBy(answer):
             self._fail(request, answer)
+        else:
+            self._fail(request, request.unfinished(f"no further try, {answer}"))
 
     def _tryAgain(self, request: _Request, seconds: float = 0.0) -> None:
         """
@@ -685,12 +755,15 @@ class CreditClient(ClientService):
         The connection is silent. Another one may tell what this one doesn't.
         """
         if extID in self._inFlight and self._connection is not None:
-            self._connection.giveUp("no reply in time")
+            self._connection.giveUp(_SILENT)
 
     def _giveUp(self, request: _Request) -> None:
         # A try that is in flight keeps its place until its reply or timeout:
         # the server still works on it, and silence ends the connection.
-        self._fail(request, request.unfinished("no answer in time"))
+        cause = "no answer in time"
+        if self._uselessness:
+            cause = f"{cause}, {self._uselessness}"
+        self._fail(request, request.unfinished(cause))
 
     def _fail(self, request: _Request, why: Exception) -> None:
         if not request.ended.called:
@@ -708,11 +781,17 @@ class CreditClient(ClientService):
             request.nextTry = None
 
 
+@implementer(IHandshakeListener)
 class _Connection(Protocol):
     """
-    One connection: bytes to lines, within a bound.
+    One connection: bytes to lines, within a bound. Nothing is sent before TLS,
+    if it is spoken, stands.
 
     @ivar isOver: Whether what still comes is of no interest.
+    @ivar hasAnswered: Whether a request has had its reply here.
+    @ivar isNotUnderstood: Whether nothing that is sent here can be understood
+        on the other side, so that nothing of it has happened.
+    @ivar cause: Why it is given up, if it is.
     """
 
     # What an endpoint gives: more than ITransport, but not always the same.
@@ -723,16 +802,36 @@ class _Connection(Protocol):
     def __init__(self, client: CreditClient) -> None:
         self._client = client
         self._partial = bytearray()
+        self._handshake: IDelayedCall | None = None
         self.isOver = False
+        self.hasAnswered = False
+        self.isNotUnderstood = False
+        self.cause = ""
 
     def connectionMade(self) -> None:
         """
-        Begin.
+        Begin, or wait for TLS.
         """
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpKeepAlive(True)
             self.transport.setTcpNoDelay(True)
-        self._client._connected(self)
+        if ISSLTransport.providedBy(self.transport):
+            self._handshake = self._client._awaitHandshake(self)
+        else:
+            self._client._connected(self)
+
+    def handshakeCompleted(self) -> None:
+        """
+        TLS stands.
+        """
+        if not self.isOver:
+            self._endHandshake()
+            self._client._connected(self)
+
+    def _endHandshake(self) -> None:
+        if self._handshake is not None and self._handshake.active():
+            self._handshake.cancel()
+        self._handshake = None
 
     def send(self, line: bytes) -> None:
         """
@@ -746,6 +845,10 @@ class _Connection(Protocol):
         """
         if self.isOver:
             return
+        if not self.hasAnswered and data.startswith(BEGINNINGS):
+            self.isNotUnderstood = True
+            self.giveUp(_SPEAKS_TLS)
+            return
         *lines, rest = data.split(b"\n")
         if lines:
             lines[0] = bytes(self._partial) + lines[0]
@@ -758,7 +861,7 @@ class _Connection(Protocol):
                 self._lineReceived(line)
             self._checkLength(self._partial)
         except (InvalidJSON, _NotOurs) as e:
-            self.giveUp(str(e))
+            self.giveUp(f"the server does not speak this protocol: {e}")
 
     def _lineReceived(self, line: bytes) -> None:
         self._checkLength(line)
@@ -780,8 +883,10 @@ class _Connection(Protocol):
             peer=self.transport.getPeer(),
             cause=cause,
         )
+        self.cause = self.cause or cause
         self.cutOff()
         self._client._disconnected(self)
+        self._tellUselessness(isHopeless=cause not in _PASSING)
 
     def cutOff(self) -> None:
         """
@@ -794,8 +899,30 @@ class _Connection(Protocol):
         """
         Let the client know.
         """
-        self.isOver = True
+        wasOver, self.isOver = self.isOver, True
+        isInHandshake = self._handshake is not None
+        self._endHandshake()
+        problem = handshakeProblem(reason, self.transport)
+        if problem and not self.hasAnswered:
+            self.cause = problem
+            self.isNotUnderstood = isInHandshake or isRefusedCertificate(reason)
+        isHopeless = bool(self.cause)
+        self.cause = self.cause or self._closed(isInHandshake)
         self._client._disconnected(self)
+        if not wasOver:
+            self._tellUselessness(isHopeless)
+
+    def _closed(self, isInHandshake: bool) -> str:
+        """
+        How to say that it was closed by the other side, which didn't say why.
+        """
+        if isInHandshake:
+            return _CLOSED_IN_HANDSHAKE
+        return _CLOSED_TLS if ISSLTransport.providedBy(self.transport) else _CLOSED
+
+    def _tellUselessness(self, isHopeless: bool) -> None:
+        if not self.hasAnswered:
+            self._client._ofNoUse(self.cause, isHopeless)
 
 
 def _present(members: Data) -> Data:

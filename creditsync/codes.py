@@ -56,6 +56,9 @@ UNITS_PER_ONE: Final = 100_000_000
 
 # RFC 7493 (I-JSON), section 2.2: what every double holds exactly.
 MAX_SAFE_INTEGER: Final = 2**53 - 1
+# The end of the year 9999, in UNIX seconds: what is later is no time, but
+# milliseconds.
+MAX_TIME: Final = 253402300799
 # The deepest nesting of arrays and objects that a line may have.
 MAX_DEPTH: Final = 16
 # The most commas and opening brackets that a line may have together: no command

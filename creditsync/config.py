@@ -11,6 +11,7 @@ command line may: the options themselves are asked. ::
 """
 
 import tomllib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -50,7 +51,10 @@ def fill(options: usage.Options, path: Path, given: Collection[str]) -> set[str]
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        data = path.read_bytes()
+        if data.startswith(BOM_UTF8):
+            raise usage.UsageError("it begins with a byte order mark; save it without")
+        return tomllib.loads(data.decode("utf-8"))
     except OSError as e:
         raise usage.UsageError(f"it can't be read ({e.strerror})") from e
     except UnicodeDecodeError as e:
@@ -73,7 +77,7 @@ def _takers(options: Any) -> Iterator[tuple[str, _Option]]:
         yield name, ((bool,), "true or false", _flag(options, name))
     for name, value in options.items():
         if isinstance(value, list):
-            repeated = getattr(options, f"opt_{name}")
+            repeated = getattr(options, f"opt_{name.replace('-', '_')}")
             yield name, ((list,), "a list of strings", _each(repeated))
 
 

@@ -6,17 +6,40 @@ sentence for people. Whatever else is raised inside a command is a fault of
 ours, which a client sees as one fixed answer while the log has the cause.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, ClassVar, Final
 
 # How long a client should wait before it tries again, in milliseconds.
 RETRY_WHEN_BUSY = 250
 RETRY_AFTER_STOP = 5000
 
 
+class Spoken(Enum):
+    """
+    When a refusal is sent: before or after the server has looked up the
+    request's C{idempotencyKey}. It decides what the refusal says about earlier
+    tries of the same request.
+
+    @cvar BEFORE_KEY: Before the look-up, or possibly before it. It says nothing
+        about an earlier try.
+    @cvar AFTER_KEY: After nothing was found under the key: no earlier try was
+        booked, but one that is still on its way to the server may be.
+    @cvar BY_KEY: Because another request has the key, which keeps it: no
+        other try was or will be booked.
+    """
+
+    BEFORE_KEY = "before"
+    AFTER_KEY = "after"
+    BY_KEY = "by"
+
+
 class Refusal(Exception):
     """
     The request was not carried out, and this is what its sender is told.
 
+    @cvar spoken: On which side of the key the server decides this. What isn't
+        known to come after the look-up counts as coming before it.
     @ivar message: A sentence that names the member or the cause.
     @ivar data: What travels beside the message, where the contract has it.
     @ivar limit: The option of the limit that was reached, if it was one.
@@ -24,6 +47,7 @@ class Refusal(Exception):
 
     status: ClassVar[int] = 500
     error: ClassVar[str] = "TECH_PROBLEM"
+    spoken: ClassVar[Spoken] = Spoken.BEFORE_KEY
     limit: str | None = None
 
     def __init__(self, message: str, data: dict[str, Any] | None = None) -> None:
@@ -43,6 +67,9 @@ class InvalidJSON(Refusal):
 class InvalidData(Refusal):
     """
     A member breaks its schema, or a rule that no schema can say.
+
+    The schemas come before the key. That a total would pass what the ledger
+    holds comes after it, but a client can't tell one from the other.
     """
 
     status, error = 400, "INVALID_DATA"
@@ -78,6 +105,7 @@ class UserNotFound(Refusal):
     """
 
     status, error = 404, "USER_NOT_FOUND"
+    spoken = Spoken.AFTER_KEY
 
 
 class NotFound(Refusal):
@@ -86,6 +114,7 @@ class NotFound(Refusal):
     """
 
     status, error = 404, "NOT_FOUND"
+    spoken = Spoken.AFTER_KEY
 
 
 class IncorrectOrder(Refusal):
@@ -94,6 +123,7 @@ class IncorrectOrder(Refusal):
     """
 
     status, error = 409, "INCORRECT_ORDER"
+    spoken = Spoken.AFTER_KEY
 
 
 class NoMoney(Refusal):
@@ -102,6 +132,7 @@ class NoMoney(Refusal):
     """
 
     status, error = 409, "TRADE_NO_MONEY"
+    spoken = Spoken.AFTER_KEY
 
 
 class DuplicateExtID(Refusal):
@@ -127,6 +158,7 @@ class IdempotencyKeyReused(Refusal):
     """
 
     status, error = 422, "IDEMPOTENCY_KEY_REUSED"
+    spoken = Spoken.BY_KEY
 
     def __init__(self, member: str, order: int) -> None:
         super().__init__(
@@ -196,6 +228,13 @@ class OutcomeUnknown(Refusal):
             " idempotencyKey",
             {"order": order},
         )
+
+
+# By the name on the wire. A client takes a name that isn't here for one that is
+# spoken before the key was looked up.
+SPOKEN: Final[Mapping[str, Spoken]] = {
+    kind.error: kind.spoken for kind in Refusal.__subclasses__()
+}
 
 
 class SessionEnded(Exception):

@@ -39,6 +39,7 @@ from creditsync.codes import (
     SESSION_USER,
 )
 from creditsync.errors import Unauthorized
+from creditsync.revocations import Revocations
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.tally import Histogram, Tally
@@ -101,6 +102,8 @@ class Metrics(Collector):
     """
     The metrics of one server.
 
+    @ivar revocations: What the service's authenticator reads, if it reads such a
+        file.
     @ivar runtime: The service's trading runtime, if it is the embedded one.
     @ivar pulse: Whoever made this starts and stops it.
     """
@@ -108,6 +111,7 @@ class Metrics(Collector):
     clock: IReactorTime
     service: CreditSync
     tally: Tally
+    revocations: Revocations | None = None
     runtime: TradingRuntime | None = field(init=False)
     pulse: Pulse = field(init=False)
 
@@ -251,6 +255,16 @@ class Metrics(Collector):
             "creditsync_audit_lines_lost",
             "Lines of the audit trail that could not be written.",
             {(): 0 if audit is None else audit.lost},
+        )
+        if self.revocations is not None:
+            # Where no command comes, nobody else looks.
+            self.revocations.refresh()
+        problem = self.revocations and self.revocations.problem
+        yield _gauge(
+            "creditsync_revocations_stale",
+            "1 while the file of revoked tokens can't be read or understood, and what"
+            " was read last stays in force; otherwise 0.",
+            {(): float(problem is not None)},
         )
 
     def _bookings(self) -> _Families:

@@ -40,6 +40,7 @@ from creditsync.errors import LineTooLong
 from creditsync.records import Limits, Principal
 from creditsync.session import Session, Sessions
 from creditsync.timeouts import EqualTimeouts
+from creditsync.tls import BEGINNINGS
 from creditsync.turns import Turns
 
 _CR = ord("\r")
@@ -137,6 +138,10 @@ class LineProtocol(Protocol):
             partial += data
         if len(partial) > self._limits.maxLineLength + len(b"\r"):
             self._addLines(self._takePartial() + b"\n")
+        elif partial.startswith(BEGINNINGS):
+            # A client that speaks TLS here waits for an answer, and any that is
+            # not TLS tells it at once.
+            self._addLines(self._takePartial() + b"\n")
         self.factory.hasLines(self)
         if wasWaiting or len(self._lines) > _AHEAD:
             # Not sooner: most clients say no more until they are answered, and
@@ -175,7 +180,7 @@ class LineProtocol(Protocol):
             # What stands before an empty line is the end of a line too.
             line = lines[at : end - 1 if lines[end - 1] == _CR else end]
             if len(line) > self._limits.maxLineLength:
-                self._refuseTooLong()
+                self._refuseTooLong(line)
             elif line and not line.isspace():
                 self._session.lineReceived(line)
             handled += 1
@@ -203,9 +208,10 @@ class LineProtocol(Protocol):
         """
         return bool(self._lines) and not self._isStalled
 
-    def _refuseTooLong(self) -> None:
+    def _refuseTooLong(self, line: bytes) -> None:
         most = self._limits.maxLineLength
-        self._session.refuse({}, LineTooLong(f"a line has at most {most} bytes"))
+        refusal = LineTooLong(f"a line has at most {most} bytes")
+        self._session.refuseUnread(line, refusal)
         self._dropLines()
         self.finish()
 
@@ -509,12 +515,16 @@ class LineFactory(Factory):
         Forget a connection.
         """
         self._connections.pop(connection, None)
-        if not self._connections:
-            self.turns.clear()
-        if not self._connections and self._nextTurn is not None:
+        if self._connections:
+            return
+        self.turns.clear()
+        if self._nextTurn is not None:
             self._nextTurn.cancel()
             self._nextTurn = None
-        if not self._connections and self._allClosed is not None:
+        # There may be no turn for a long time: forget those that had something
+        # to say, and count what they were told.
+        self.flush()
+        if self._allClosed is not None:
             allClosed, self._allClosed = self._allClosed, None
             allClosed.callback(None)
 

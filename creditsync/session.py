@@ -104,10 +104,18 @@ class Session:
                 request = self._sessions.request(members)
             self._execute(request)
         except Refusal as refusal:
-            self.refuse(_read(request, members), refusal)
+            self.refuse(_read(line, request, members), refusal)
         except Exception:
             _log.failure("a request failed")
-            self.refuse(_read(request, members), _fault())
+            self.refuse(_read(line, request, members), _fault())
+
+    def refuseUnread(self, line: bytes, refusal: Refusal) -> None:
+        """
+        Answer a line that is not read for what it asks.
+
+        @param line: It, or as much of it as there is.
+        """
+        self.refuse(wire.salvage(line), refusal)
 
     def refuse(self, members: dict[str, Any], refusal: Refusal) -> None:
         """
@@ -160,17 +168,24 @@ class Session:
         elif isinstance(response, Deferred):
             self._respondLater(response, request.extID, command)
         else:
-            self._respond(response, request)
+            self.send(self._line(response, request.command, request.extID))
+            if sessions.tally is not None:
+                sessions.tally.answeredAtOnce(request.command)
 
-    def _respond(self, response: Trade | Mapping[str, Any], request: Request) -> None:
-        audit = self._sessions.audit
-        if audit is not None and isinstance(response, dict):
-            replay = response.get(_DEFERRED)
-            if isinstance(replay, Replay):
-                audit.replayed(self, request, replay.order)
-        self.send(_line(response, request.extID))
-        if self._sessions.tally is not None:
-            self._sessions.tally.answeredAtOnce(request.command)
+    def _line(
+        self, response: Trade | Mapping[str, Any], command: str, extID: ExtID | None
+    ) -> bytes:
+        """
+        The reply that is a response for which nothing has to be waited for,
+        whether it was given at once or later.
+        """
+        replay = response.pop(_DEFERRED, None) if isinstance(response, dict) else None
+        if not isinstance(replay, Replay):
+            return wire.success(extID, response)
+        line = wire.replay(extID, wire.encodeData(replay.trade or response))
+        if self._sessions.audit is not None:
+            self._sessions.audit.replayed(self, command, extID, replay.order)
+        return line
 
     def _expect(self, waiter: Waiter, deferral: Deferral, response: object) -> None:
         if deferral.durable is not None:
@@ -197,7 +212,7 @@ class Session:
             self._expect(waiter, deferral, response)
             return
         # Before the wait is over: what can't be written is refused.
-        line = _line(response, waiter.extID)
+        line = self._line(response, waiter.command, waiter.extID)
         if waiters.release(waiter):
             self.answer(waiter, line)
 
@@ -272,12 +287,15 @@ def _refuse(why: Failure, waiter: Waiter) -> None:
     waiter.session.answer(waiter, line, refusal)
 
 
-def _read(request: Request | None, members: dict[str, Any]) -> dict[str, Any]:
+def _read(
+    line: bytes, request: Request | None, members: dict[str, Any]
+) -> dict[str, Any]:
     """
-    What could be read of a line: as a request, or else as members.
+    What could be read of a line: as a request, or else as members, or else
+    only its C{extID}.
     """
     if request is None:
-        return members
+        return members or wire.salvage(line)
     return {"command": request.command, "extID": request.extID, "data": request.data}
 
 
@@ -291,16 +309,6 @@ def _takeDeferral(response: object) -> Deferral | None:
             del response[_DEFERRED]
             return deferral
     return None
-
-
-def _line(response: Trade | Mapping[str, Any], extID: ExtID | None) -> bytes:
-    """
-    The reply that is a response for which nothing has to be waited for.
-    """
-    replay = response.pop(_DEFERRED, None) if isinstance(response, dict) else None
-    if replay is None:
-        return wire.success(extID, response)
-    return wire.replay(extID, wire.encodeData(replay.trade or response))
 
 
 def _fault(order: int | None = None) -> Refusal:

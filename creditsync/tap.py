@@ -13,12 +13,14 @@ import os
 import re
 import secrets
 import signal
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,13 +35,14 @@ from twisted.python.failure import Failure
 
 from creditsync import __version__, config, listening
 from creditsync.audit import AuditTrail
-from creditsync.auth import ALGORITHMS, Revocations, TokenAuthenticator
+from creditsync.auth import ALGORITHMS, TokenAuthenticator, keyReadings
 from creditsync.errors import LedgerProblem, MethodProblem
 from creditsync.events import TradeEvents
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.ledger.thread import OwnThread
 from creditsync.notify import Supervisor
 from creditsync.records import Limits
+from creditsync.revocations import Revocations
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.tally import Tally
@@ -52,6 +55,13 @@ DEFAULT_LISTEN: Final = "tcp:8080:interface=127.0.0.1"
 DEFAULT_LEDGER: Final = "creditsync.db"
 DEFAULT_KEY: Final = "creditsync.key"
 KEY_VARIABLE: Final = "CREDITSYNC_KEY"
+
+# What is told of a key file that earlier releases read differently.
+TWO_READINGS: Final = (
+    "begins with a byte order mark, which is not part of it, or is binary and begins"
+    " or ends with white space, which is; tokens that an earlier release signed by"
+    " the other reading are accepted too"
+)
 
 # Seconds after which a thread hands the GIL over. A commit beside a busy
 # reactor takes 1.0 ms with it, and 5.6 ms with Python's own 0.005.
@@ -101,6 +111,23 @@ def _positive(name: str, kind: type[float]) -> Callable[[str], float]:
     return read
 
 
+def _seconds(name: str) -> Callable[[str], float]:
+    """
+    What reads the value of an option that is a time and may be 0.
+    """
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf:
+            raise usage.UsageError(f"--{name} must be 0 or a positive number: {text}")
+        return value
+
+    return read
+
+
 def _oneOf(name: str, *choices: str) -> Callable[[str], str]:
     """
     What reads the value of an option that is one of a few words.
@@ -128,9 +155,10 @@ class Options(usage.Options):
     """
     The command line of the server.
 
-    After parsing, C{listen} is a list, C{limits} the L{Limits}, C{site} the
-    compiled L{Schemas}, C{revocations} what was revoked or L{None}, and
-    C{secret} the key, or L{None} if it is still to be made.
+    After parsing, C{listen} and C{web-origin} are lists, C{limits} the
+    L{Limits}, C{site} the compiled L{Schemas}, C{revocations} what was revoked
+    or L{None}, and C{secret} the key, or L{None} if it is still to be made.
+    C{formerSecrets} is what else the key's file may mean, see L{keyReadings}.
 
     @ivar given: The options that the command line has.
     @ivar filed: Those that the file of C{--config} decided.
@@ -166,7 +194,15 @@ class Options(usage.Options):
             f"How tokens are signed: {', '.join(ALGORITHMS)}.",
             _oneOf("algorithm", *ALGORITHMS),
         ],
-        ["revoked", None, None, "The file of revoked token ids, one a line."],
+        [
+            "leeway",
+            None,
+            5.0,
+            "Seconds by which a token's iat and nbf may be ahead of this machine's"
+            " clock.",
+            _seconds("leeway"),
+        ],
+        ["revoked", None, None, "The file of revoked token ids, one per line."],
         [
             "audit",
             None,
@@ -220,11 +256,15 @@ class Options(usage.Options):
         self.given: frozenset[str] = frozenset()
         self.filed: set[str] = set()
         super().__init__()  # type: ignore[no-untyped-call]
-        self.update(listen=[])
+        self.update({"listen": [], "web-origin": []})
         self.docs["listen"] = (
             "Where to listen, a Twisted endpoint such as tcp:8080 or"
             " unix:/run/creditsync.sock; may be given several times. [default:"
             f" {DEFAULT_LISTEN}]"
+        )
+        self.docs["web-origin"] = (
+            "Where browsers find the console of --web if a proxy stands before it,"
+            " such as https://console.example.com; may be given several times."
         )
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -242,6 +282,20 @@ class Options(usage.Options):
         """
         _checkEndpoint("listen", description)
         self["listen"] = [*self["listen"], description]
+
+    def opt_web_origin(self, text: str) -> None:
+        """
+        Note an origin.
+
+        @raise usage.UsageError: It is not one.
+        """
+        # As with --web.
+        from creditsync.web.origins import normalized
+
+        try:
+            self["web-origin"] = [*self["web-origin"], normalized(text)]
+        except ValueError as e:
+            raise usage.UsageError(f"--web-origin: {e}") from e
 
     def opt_version(self) -> None:
         """
@@ -262,19 +316,24 @@ class Options(usage.Options):
         with _naming("schemas"):
             self["site"] = Schemas(self["schemas"] and _folder(self["schemas"]))
         with _naming("revoked"):
-            self["revocations"] = self["revoked"] and Revocations(
+            self["revocations"] = None
+            if self["revoked"] is not None:
                 # A daemon changes its folder before it reads them again.
-                Path(self["revoked"]).absolute()
-            )
+                path = Path(self["revoked"]).absolute()
+                self["revocations"] = Revocations(path)
         with _naming("audit"):
             self["trail"] = self["audit"] and _file(self["audit"])
         if self["log-json"] and self.parent is not None:
             # twistd's own, which it reads as soon as this is parsed.
             self.parent["logger"] = "creditsync.logs.json"
         with _naming("key"):
-            self["secret"] = readKey(self["key"])
+            readings = readKey(self["key"])
+            self["secret"] = readings[0] if readings else None
+            self["formerSecrets"] = readings[1:]
             if self["secret"] is not None:
-                TokenAuthenticator(self["secret"], self["algorithm"])
+                TokenAuthenticator(
+                    self["secret"], self["algorithm"], also=self["formerSecrets"]
+                )
             elif self["algorithm"] != "HS256":
                 raise ValueError(f"the public key {keyPath(self['key'])} is not there")
 
@@ -352,24 +411,24 @@ def keyPath(named: str | None) -> Path:
     return Path(named or DEFAULT_KEY)
 
 
-def readKey(named: str | None) -> bytes | None:
+def readKey(named: str | None) -> list[bytes]:
     """
     Find the key that tokens are signed or verified with.
 
     @param named: The value of C{--key}, if there is one. It is before the
         environment, which is before the default file.
-    @return: L{None} if its file is not there.
+    @return: As L{keyReadings} has it; nothing if its file is not there.
     @raise ValueError: Its file can't be read.
     """
     variable = os.environb.get(KEY_VARIABLE.encode())
     if variable and named is None:
-        return variable.strip()
+        return _understoodKey(KEY_VARIABLE, variable)
     path = keyPath(named)
     try:
-        key = path.read_bytes().strip()
+        key = path.read_bytes()
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return None
+        return []
     except OSError as e:
         raise ValueError(f"the key {path} can't be read ({e.strerror})") from e
     if mode & 0o077 and b"PUBLIC KEY" not in key and not _isCredential(path):
@@ -377,7 +436,21 @@ def readKey(named: str | None) -> bytes | None:
             "Others can read the key {path}: make it yours alone with chmod 600.",
             path=path,
         )
-    return key
+    return _understoodKey(str(path), key)
+
+
+def _understoodKey(source: str, data: bytes) -> list[bytes]:
+    """
+    The readings of a key; if there are two the log says so.
+    """
+    readings = keyReadings(data)
+    if readings[1:]:
+        _log.warn(
+            "The key {source} {reading}.",
+            source=source,
+            reading=TWO_READINGS,
+        )
+    return readings
 
 
 def _isCredential(path: Path) -> bool:
@@ -429,10 +502,10 @@ def makeService(options: Options) -> "Server":
     service = creditSync(reactor, options, key, tally)
     reloads = [service.reload]
     if options["revocations"]:
-        reloads.append(options["revocations"].refresh)
+        reloads.append(options["revocations"].reload)
     server = SupervisedServer(reactor, service, Supervisor(reactor), reloads)
     if tally is not None:
-        server.web = web(reactor, options, service, tally)
+        server.web = web(reactor, options, service, tally, key)
         reloads.append(server.web.reload)
     return server
 
@@ -474,7 +547,11 @@ def creditSync(
         ),
         events=events,
         authenticator=TokenAuthenticator(
-            key, options["algorithm"], revocations=options["revocations"]
+            key,
+            options["algorithm"],
+            also=options["formerSecrets"],
+            leeway=options["leeway"],
+            revocations=options["revocations"],
         ),
         schemas=options["site"],
         listen=options["listen"],
@@ -486,7 +563,9 @@ def creditSync(
     )
 
 
-def web(reactor: Any, options: Options, service: CreditSync, tally: Tally) -> "Web":
+def web(
+    reactor: Any, options: Options, service: CreditSync, tally: Tally, key: bytes
+) -> "Web":
     """
     The site of a server, as these options want it, not yet started.
     """
@@ -495,11 +574,23 @@ def web(reactor: Any, options: Options, service: CreditSync, tally: Tally) -> "W
     from creditsync.web.service import Web
 
     root = Root(
-        Metrics(reactor, service, tally),
+        Metrics(reactor, service, tally, options["revocations"]),
         run=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
         ledger=os.path.abspath(options["ledger"]),
+        origins=options["web-origin"],
+        instance=instanceOf(options["ledger"], key),
     )
     return Web(reactor, options["web"], root)
+
+
+def instanceOf(ledger: str, key: bytes) -> str:
+    """
+    What tells this server from all others, and stays as it is after a restart.
+    On one machine the ledger is enough; machines that were made alike, as
+    containers are, should at least not have the same key.
+    """
+    place = os.fsencode(f"{socket.gethostname()}:{os.path.abspath(ledger)}")
+    return blake2b(place, key=blake2b(key).digest(), digest_size=16).hexdigest()
 
 
 class Server(Service):

@@ -7,6 +7,10 @@ those that stand keep theirs, and nothing is closed. Files that are wrong change
 nothing.
 
 TLS 1.2 is the least that is spoken, with the ciphers that Twisted thinks safe.
+A client that speaks none of it is told so, in the clear.
+
+What keeps a client's handshake from working out is put into words here too
+(L{handshakeProblem}).
 """
 
 import re
@@ -29,10 +33,12 @@ from twisted.internet.ssl import (
     Certificate,
     CertificateOptions,
     DiffieHellmanParameters,
+    VerificationError,
     trustRootFromCertificates,
 )
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from twisted.python.filepath import FilePath
 from zope.interface import implementer
 
@@ -40,7 +46,82 @@ _ONE_CERTIFICATE = re.compile(
     rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
 )
 
+# How what a side that speaks TLS sends begins: with an alert or a handshake.
+BEGINNINGS = (b"\x15\x03", b"\x16\x03")
+
+# How a line of JSON may begin, which no record of TLS does.
+_PLAIN = b"{[ \t\r\n"
+
+# What a client hears that speaks no TLS where it is spoken, under no extID as
+# its line is not read.
+_SPEAKS_TLS = (
+    b'{"status":400,"error":"INVALID_JSON","message":"this port speaks TLS, and the'
+    b' client does not"}\r\n'
+)
+
+# What OpenSSL says where the other side's answer is none of TLS.
+_NO_TLS = frozenset({"wrong version number", "http request", "unknown protocol"})
+
 _T = TypeVar("_T")
+
+
+def handshakeProblem(why: Failure, transport: Any) -> str:
+    """
+    Why a client's TLS did not work out, or nothing if the connection ended for
+    another reason.
+
+    @param why: The reason of C{connectionLost}, during which this is asked.
+    """
+    error = why.value
+    if isinstance(error, VerificationError):
+        names = ", ".join(_mismatched(each) for each in error.errors)
+        return f"the server's certificate is not for {names}"
+    reason = _sslReason(why)
+    if reason == "certificate verify failed":
+        cause = _verifyResult(transport) or reason
+        return f"the server's certificate can't be verified: {cause}"
+    if reason in _NO_TLS:
+        return f"the server does not speak TLS there ({reason})"
+    return reason and f"TLS failed: {reason}"
+
+
+def isRefusedCertificate(why: Failure) -> bool:
+    """
+    Whether a connection ended because the server does not take this client's
+    certificate, or its lack of one. With TLS 1.3 it says so only when the client
+    thinks that TLS stands.
+    """
+    return bool(re.search("alert .*(certificate|unknown ca)", _sslReason(why)))
+
+
+def _sslReason(why: Failure) -> str:
+    error = why.value
+    found = error.args[0] if isinstance(error, SSL.Error) and error.args else []
+    # Where a call of the system has failed, it is a number.
+    return str(found[-1][-1]) if isinstance(found, list) and found else ""
+
+
+def _mismatched(error: Any) -> str:
+    """
+    The name or the address that a certificate should have had.
+    """
+    expected = error.mismatched_id
+    hostname = getattr(expected, "hostname", None)
+    return hostname.decode("ascii") if hostname else str(getattr(expected, "ip", "?"))
+
+
+def _verifyResult(transport: Any) -> str:
+    """
+    What OpenSSL found out about the certificate, which pyOpenSSL does not say
+    without a callback in place of the application's own.
+    """
+    try:
+        ssl: Any = SSL
+        code = ssl._lib.SSL_get_verify_result(transport.getHandle()._ssl)
+        text = ssl._ffi.string(ssl._lib.X509_verify_cert_error_string(code))
+    except AttributeError:
+        return ""
+    return str(text.decode("ascii", "replace"))
 
 
 @define
@@ -136,6 +217,35 @@ def _certificates(path: Path) -> list[Any]:
     return found
 
 
+class _Transport(BufferingTLSTransport):
+    """
+    TLS for one client, which hears at once if it speaks none.
+    """
+
+    transport: Any
+    _isPlain: bool | None = None
+
+    def dataReceived(self, bytes: bytes) -> None:
+        """
+        See L{BufferingTLSTransport.dataReceived}.
+        """
+        if self._isPlain is None:
+            self._isPlain = bytes[0] in _PLAIN
+            if self._isPlain:
+                self.transport.write(_SPEAKS_TLS)
+                self.transport.loseConnection()
+        if not self._isPlain:
+            super().dataReceived(bytes)  # type: ignore[no-untyped-call]
+
+
+class _Factory(TLSMemoryBIOFactory):
+    """
+    Makes them.
+    """
+
+    protocol = _Transport
+
+
 @implementer(IStreamServerEndpoint, IOpenSSLContextFactory)
 class TLSEndpoint:
     """
@@ -169,9 +279,7 @@ class TLSEndpoint:
         See L{IStreamServerEndpoint.listen}.
         """
         self._tell()
-        return self._endpoint.listen(
-            TLSMemoryBIOFactory(self, False, factory, self._reactor)
-        )
+        return self._endpoint.listen(_Factory(self, False, factory, self._reactor))
 
     def getContext(self) -> SSL.Context:
         """

@@ -10,25 +10,31 @@ None of our integers can be one. L{creditsync.wire.decode} yields a C{Decimal}
 only where a C{float} does not have the exact value, and a C{float} has that of
 every integer up to 2^53; beyond it both refuse because it is too great.
 
+A pattern means what ECMA-262 says, to either of them: C{jsonschema}, which
+would read it as one of Python's, is given the translation.
+
 A site may bring schemas of its own, which can only tighten ours.
 """
 
 import json
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.validators import extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from creditsync.errors import InvalidData
 from creditsync.methods import FINANCE_METHODS
+from creditsync.patterns import fromECMA
 
 # The schemas of what clients send; COMMON is what these refer to.
 REQUESTS = (
@@ -81,11 +87,14 @@ class Schemas:
             are for must pass both. They may refer to C{common.json}.
         @raise ValueError: One of its files can't be used, and why.
         """
-        common = load(COMMON)
-        self._registry: Registry[Any] = Registry().with_contents(
-            [(f"{COMMON}.json", common)]
+        common = f"{COMMON}.json"
+        compiled = jsonschema_rs.Registry([(common, load(COMMON))])
+        # The schemas that are prepared, by their identity.
+        self._prepared: set[int] = set()
+        self._registry: Registry[Any] = Registry()
+        self._registry = Registry().with_contents(
+            [(common, self._prepare(load(COMMON)))]
         )
-        compiled = jsonschema_rs.Registry([(f"{COMMON}.json", common)])
         self._isValid = {}
         self._ours = {}
         for name in REQUESTS:
@@ -132,18 +141,50 @@ class Schemas:
             if path.suffix != ".json" or path.stem not in REQUESTS:
                 names = ", ".join(f"{name}.json" for name in REQUESTS)
                 raise ValueError(f"{path} does not have a name that is used: {names}")
-            validator = self._validator(_read(path))
+            schema = _read(path)
             try:
-                _followReferences(validator.schema, self._registry)
+                yield path.stem, self._validator(schema)
             except Unresolvable as e:
                 raise ValueError(f"{path} refers to {e.ref}, which is not there") from e
-            yield path.stem, validator
+            except ValueError as e:
+                raise ValueError(f"{path} has a pattern that can't be used: {e}") from e
 
     def _validator(self, schema: Any) -> Draft202012Validator:
         """
         Make the judge for one schema; it never fetches another one.
+
+        @raise Unresolvable: It refers to what is not there.
+        @raise ValueError: It has a pattern that can't be used.
         """
-        return Draft202012Validator(schema, registry=self._registry)
+        return _Validator(self._prepare(schema), registry=self._registry)
+
+    def _prepare(self, schema: Any) -> Any:
+        """
+        Translate the patterns of a schema, in place, and look up all that it
+        refers to: a wrong C{$ref} would otherwise be noticed only when a value
+        meets it.
+
+        @return: The same schema.
+        """
+        root = DRAFT202012.create_resource(schema)
+        left = [(root, self._registry.resolver_with_root(root))]
+        while left:
+            resource, resolver = left.pop()
+            contents = resource.contents
+            if not isinstance(contents, dict) or id(contents) in self._prepared:
+                continue
+            self._prepared.add(id(contents))
+            _translate(contents)
+            for keyword in {"$ref", "$dynamicRef"} & contents.keys():
+                found = resolver.lookup(contents[keyword])
+                # It may stand where no keyword has a schema.
+                other = DRAFT202012.create_resource(found.contents)
+                left.append((other, found.resolver))
+            left.extend(
+                (each, resolver.in_subresource(each))
+                for each in resource.subresources()
+            )
+        return schema
 
 
 def _read(path: Path) -> Any:
@@ -154,7 +195,8 @@ def _read(path: Path) -> Any:
     """
     try:
         schema = json.loads(path.read_bytes())
-        Draft202012Validator.check_schema(schema)
+        # By default it would check that patterns are those of Python.
+        Draft202012Validator.check_schema(schema, FormatChecker(()))
     except OSError as e:
         raise ValueError(f"{path} can't be read: {e.strerror}") from e
     except ValueError as e:
@@ -171,23 +213,43 @@ def _read(path: Path) -> Any:
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def _followReferences(schema: Any, registry: Registry[Any]) -> None:
+def _translate(schema: dict[str, Any]) -> None:
     """
-    Look up all that a schema refers to, since a wrong C{$ref} would otherwise
-    be noticed only when a value meets it.
+    Make what one schema itself has of patterns into those of Python.
 
-    @raise Unresolvable: It isn't there.
+    @raise ValueError: One has no equivalent.
     """
+    # What is only referred to was not checked, and may be anything.
+    if isinstance(schema.get("pattern"), str):
+        schema["pattern"] = fromECMA(schema["pattern"])
+    if isinstance(schema.get("patternProperties"), dict):
+        properties: dict[str, Any] = {}
+        for pattern, each in schema["patternProperties"].items():
+            name = fromECMA(pattern)
+            while name in properties:
+                # Two that are the same in Python. This matches nothing more.
+                name += "(?:)"
+            properties[name] = each
+        schema["patternProperties"] = properties
 
-    root = DRAFT202012.create_resource(schema)
-    left = [(root, registry.resolver_with_root(root))]
-    while left:
-        resource, resolver = left.pop()
-        if isinstance(resource.contents, dict) and "$ref" in resource.contents:
-            resolver.lookup(resource.contents["$ref"])
-        left.extend(
-            (each, resolver.in_subresource(each)) for each in resource.subresources()
-        )
+
+def _multipleOf(
+    validator: Draft202012Validator, unit: Any, value: Any, schema: object
+) -> Iterator[ValidationError]:
+    """
+    The keyword C{multipleOf}, in decimals: 19.99 is a multiple of 0.01, which
+    their doubles are not. And the library can't divide a C{Decimal} by a
+    C{float}.
+    """
+    if validator.is_type(value, "number"):
+        ratio = Fraction(str(value)) / Fraction(str(unit))
+        if ratio.denominator != 1:
+            yield ValidationError(f"{value} is not a multiple of {unit}")
+
+
+_Validator: type[Draft202012Validator] = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator, {"multipleOf": _multipleOf}
+)
 
 
 def _judge(validator: Draft202012Validator, value: object, prefix: str) -> None:
@@ -215,6 +277,8 @@ def _explain(error: ValidationError, prefix: str) -> str:
         # Only the first error is asked for, so it is about the first of these.
         path.append(next(name for name in asked if name not in error.instance))
     subject = _name(path, prefix)
+    if keyword == "not" and subject in _MISPLACED:
+        return f"{subject} {_MISPLACED[subject]}"
     say = _SENTENCES.get(keyword)
     if say is None:
         return f"{subject}: {error.message}"
@@ -259,6 +323,12 @@ _TYPES = {
     "string": "a string",
 }
 
+# Where a member belongs that our schemas do not allow in its place.
+_MISPLACED = {
+    "data.idempotencyKey": "is in the wrong place: an idempotencyKey is a member of"
+    " the request itself, beside data",
+}
+
 # What each keyword of JSON Schema asks for, given its value.
 _SENTENCES: dict[str, Callable[[Any], str]] = {
     "type": lambda types: f"must be {_either(types)}",
@@ -267,10 +337,11 @@ _SENTENCES: dict[str, Callable[[Any], str]] = {
     "maximum": "must be at most {}".format,
     "exclusiveMinimum": "must be greater than {}".format,
     "exclusiveMaximum": "must be less than {}".format,
+    "multipleOf": "must be a multiple of {}".format,
     "minLength": "must have at least {} character(s)".format,
     "maxLength": "must have at most {} characters".format,
     "minItems": "must have at least {} item(s)".format,
     "maxItems": "must have at most {} items".format,
-    "pattern": lambda pattern: "has a character or a form that is not allowed",
+    "pattern": lambda pattern: "does not match the required pattern",
     "oneOf": _exactlyOne,
 }

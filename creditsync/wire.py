@@ -6,7 +6,7 @@ with it. Input is I-JSON (RFC 7493): what two parsers could understand in two
 ways is refused before anybody acts on it. Numbers keep their exact value, so
 money is never rounded on its way in. Most lines have nothing unusual in them:
 L{plainRequest} knows those at a glance, and makes of them what the long way
-would.
+would. Of a line that is refused, L{salvage} reads the C{extID} if it can.
 
 The way out is in two steps, because one event goes to many sessions and its
 data into a reply as well: L{encodeData} gives a JSON text once, L{event} and
@@ -17,10 +17,11 @@ closing bracket escaped where they stand inside a string.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from decimal import MAX_PREC, Context, Decimal
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import MAX_PREC, ROUND_HALF_EVEN, Context, Decimal
 from json.encoder import encode_basestring_ascii
-from math import isinf
+from math import isinf, ulp
 from typing import Annotated, Any
 
 import msgspec
@@ -109,6 +110,8 @@ def decode(line: bytes) -> dict[str, Any]:
     @param line: The line, with or without its end.
     @raise InvalidJSON: It is anything else, and what.
     """
+    if line.startswith(BOM_UTF8):
+        raise InvalidJSON("the line begins with a byte order mark")
     if line.count(b",") + line.count(b"[") + line.count(b"{") > MAX_MARKS:
         raise InvalidJSON(
             f"the line has more than {MAX_MARKS} commas and opening brackets"
@@ -246,6 +249,96 @@ def _isSuspect(line: bytes) -> bool:
     return any(map(line.__contains__, (b"\xef\xb7", b"\xbf\xbe", b"\xbf\xbf")))
 
 
+def salvage(line: bytes) -> dict[str, Any]:
+    """
+    Read the C{extID} of a line that is refused, so that the client can tell
+    which of its requests was.
+
+    A value that is not I-JSON does no harm while it is clear where it ends:
+    C{NaN}, a string that is not UTF-8, what is nested too deep. Where that is
+    not clear the reading stops. What comes behind may be anything, so if the
+    name occurs there as well nothing is taken.
+
+    @return: The C{extID} as the line's only member, if it is I-JSON itself and
+        the line has one at its top level.
+    """
+    opening = _OPENING.match(line)
+    if opening is None:
+        return {}
+    at = opening.end()
+    found: list[bytes | None] = []
+    # Of a step for each member and each bracket, which cost some 0.3 us each.
+    # A line of 64 KiB may consist of them.
+    steps = iter(range(2 * MAX_MARKS))
+    for _ in steps:
+        member = _MEMBER.match(line, at)
+        if member is None:
+            break
+        end: int | None = member.end()
+        if member["value"] is None:
+            end = _pastNested(line, member.end() - 1, steps)
+        following = None if end is None else _FOLLOWING.match(line, end)
+        if following is None:
+            break
+        # Only now: what has no comma behind it may be half a value.
+        at = following.end()
+        if _EXTID.fullmatch(member["name"]):
+            found.append(member["value"])
+        if following[1] == b"}":
+            break
+    if len(found) != 1 or found[0] is None:
+        return {}
+    if b"extID" in line[at:] or _SPELT.search(line, at):
+        return {}
+    try:
+        return decode(b'{"extID":%b}' % found[0])
+    except InvalidJSON:
+        return {}
+
+
+_SPACE = rb"[ \t\r\n]*+"
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_OPENING = re.compile(rb"(?:%b)?%b\{" % (BOM_UTF8, _SPACE))
+_MEMBER = re.compile(
+    rb"%b(?P<name>%b)%b:%b(?:(?P<value>%b|[\w.+-]++)|[\[{])"
+    % (_SPACE, _STRING, _SPACE, _SPACE, _STRING),
+    re.DOTALL,
+)
+_FOLLOWING = re.compile(rb"%b([,}])" % _SPACE)
+# Between two brackets: no apostrophe and no slash, since in what is almost JSON
+# they begin a string or a comment, which may have brackets inside.
+_BRACKET = re.compile(rb"(?:[\w \t\r\n.,:+-]++|%b)*+([\[\]{}])" % _STRING, re.DOTALL)
+_CLOSERS = {b"[": b"]", b"{": b"}"}
+# Each letter of the name may be written as an escape.
+_SPELT = re.compile(rb"\\u00(?:65|78|74|49|44)")
+_EXTID = re.compile(
+    rb'"(?:e|\\u0065)(?:x|\\u0078)(?:t|\\u0074)(?:I|\\u0049)(?:D|\\u0044)"'
+)
+
+
+def _pastNested(line: bytes, at: int, steps: Iterator[int]) -> int | None:
+    """
+    Find where the array or object ends that begins here.
+
+    @param steps: One is taken for each bracket.
+    @return: The place behind it; or L{None} if its brackets don't match, or it
+        has something between them that no JSON has, or too many.
+    """
+    closers = []
+    for _ in steps:
+        found = _BRACKET.match(line, at)
+        if found is None:
+            return None
+        at, bracket = found.end(), found[1]
+        if bracket in _CLOSERS:
+            closers.append(_CLOSERS[bracket])
+        elif bracket != closers.pop():
+            return None
+        if not closers:
+            return at
+    return None
+
+
 # Nothing here is ever rounded: an operation that changes only the exponent
 # is exact at this precision, whatever the thread's own context is set to.
 _EXACT = Context(prec=MAX_PREC)
@@ -253,9 +346,16 @@ _EXACT = Context(prec=MAX_PREC)
 
 def toUnits(amount: int | float | Decimal) -> int:
     """
-    Give an amount, as L{decode} yields it, as an integer of 10⁻⁸ units.
+    Give an amount as an integer of 10⁻⁸ units.
 
-    @raise ValueError: It is finer than a unit, or not finite.
+    One of at most 8 decimals is exactly what it says. Programs write a double
+    with up to 17 digits, the last of which are noise (C{3.1800000000000002}):
+    one of more than 8 decimals is understood as the nearest of 8 if it is no
+    further from that than a unit in the last place of a double.
+
+    @param amount: As L{decode} yields it; or as a text has it, as a
+        C{Decimal}. A C{float} has the digits that it is printed with.
+    @raise ValueError: It is too fine, or not finite.
     """
     if isinstance(amount, int):
         return amount * UNITS_PER_ONE
@@ -266,11 +366,30 @@ def toUnits(amount: int | float | Decimal) -> int:
             if units / UNITS_PER_ONE == amount:
                 return units
         amount = Decimal(repr(amount))
-    # Not as_integer_ratio: 65,000 digits would keep it busy for 0.1 s.
-    exact = amount.scaleb(8, _EXACT)
-    if not exact.is_finite() or exact != exact.to_integral_value():
-        raise ValueError("an amount has at most 8 decimals")
-    return int(exact)
+    if amount.is_finite():
+        # Not as_integer_ratio: 65,000 digits would keep it busy for 0.1 s.
+        exact = amount.scaleb(8, _EXACT)
+        nearest = exact.to_integral_value(ROUND_HALF_EVEN)
+        if exact == nearest or _isNoise(amount, nearest.scaleb(-8, _EXACT)):
+            return int(nearest)
+    raise ValueError("an amount has at most 8 decimals")
+
+
+def _isNoise(amount: Decimal, nearest: Decimal) -> bool:
+    """
+    Whether two numbers differ by no more than a unit in the last place.
+
+    @param nearest: The one of at most 8 decimals, which is never 0 by noise.
+    """
+    if not nearest:
+        return False
+    unit = Decimal(ulp(float(nearest)))
+    # The number as it is written, or the double that it is written for: the
+    # digits that tell this double from others may be a little further away.
+    return any(
+        _EXACT.subtract(value, nearest).copy_abs() <= unit
+        for value in (amount, Decimal(float(amount)))
+    )
 
 
 def fromUnits(units: int) -> str:

@@ -11,7 +11,7 @@ from unittest import mock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import session
+from creditsync import session, wire
 from creditsync.auth import TokenAuthenticator
 from creditsync.errors import Busy
 from creditsync.records import Principal
@@ -20,9 +20,10 @@ from tests.attack import tokens
 from tests.attack.conversation import Conversation
 from tests.attack.coverage import Coverage
 from tests.attack.fuzz import Fuzzing, seeds
-from tests.attack.judge import units, verdict
+from tests.attack.judge import verdict
 from tests.attack.stack import MANAGER, TOKENS, USER
 from tests.attack.token_kinds import ACCEPTED, Keys, kinds
+from tests.family import units
 
 KEYS = Keys()
 
@@ -80,8 +81,46 @@ class FuzzTests(SynchronousTestCase):
         The judge counts money exactly.
         """
         self.assertEqual(units(300), 300_00000000)
-        for text, expected in [("0.1", 10_000_000), ("1e-8", 1), ("1e-9", None)]:
+        for text, expected in [
+            ("0.1", 10_000_000),
+            ("1e-8", 1),
+            ("1e-9", None),
+            ("3.1800000000000002", 318_000_000),
+            ("434.99999999999994", 43_500_000_000),
+            ("3.180000000000001", None),
+        ]:
             self.assertEqual(units(json.loads(text, parse_float=Decimal)), expected)
+
+    def test_extIDs(self) -> None:
+        """
+        The judge knows what a refusal may carry: one extID without doubt,
+        perhaps one where a line is broken, or none.
+        """
+        for line, extIDs in [
+            (b'{"extID":"a","x":NaN}', ["a"]),
+            (b'{"x":"\\ud800\xff","extID":7,"y":{"extID":"b"}}', [7]),
+            (b'\xef\xbb\xbf{"extID":"a"}', ["a"]),
+            (b'{"extID":"a","x":"y', [None, "a"]),
+            (b'{"x":[1,,2],"extID":"a"}', [None, "a"]),
+            (b'{"extID":"a","extID":"a"}', [None]),
+            (b'{"extID":"a","x":"y","extID', [None]),
+            (b'{"x":{"extID":"a"},"y":NaN}', [None]),
+            (b'{"extID":1.5,"x":NaN}', [None]),
+            (b'{"extID":"\\ud800","x":NaN}', [None]),
+            (b"[" * 5000, [None]),
+        ]:
+            self.assertEqual(verdict(line, TOKENS, 8192).extIDs, extIDs, line)
+
+    def test_extIDFromElsewhere(self) -> None:
+        """
+        An answer under the extID of another object, and one that has none
+        though it could, are found.
+        """
+        line = b'{"data":{"extID":"b"},"extID":"a","x":NaN}'
+        self.assertEqual(self.wrong(line), [])
+        for salvaged in ({"extID": "b"}, {}):
+            with mock.patch.object(wire, "salvage", lambda line: salvaged):  # noqa: B023
+                self.assertTrue(self.wrong(line))
 
     def test_faultAnswered(self) -> None:
         """

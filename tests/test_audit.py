@@ -12,6 +12,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync import wire
 from creditsync.audit import AuditTrail
 from creditsync.errors import Busy
 from creditsync.events import TradeEvents
@@ -21,6 +22,7 @@ from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime, HeldLedger
 from tests.test_service import Client, Reactor
+from tests.test_session import SlowRuntime
 from tests.test_tap import logTo
 
 # What the clock of the trail shows: 2026-01-01.
@@ -358,6 +360,85 @@ class TrailTests(AuditTestCase):
         self.reactor.advance(0)
         self.assertEqual((self.trail._askers, self.trail._lines), ({}, []))
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+
+class LaterTests(AuditTestCase):
+    """
+    The trail of a server whose trading runtime does not reserve at once.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.runtime = SlowRuntime()
+        self.trail = AuditTrail(self.path, self.reactor, lambda: NOW)
+        self.server = self.start(self.runtime)
+        self.client = self.connect()
+
+    def replayed(self, extID: str, order: int, command: str) -> dict[str, Any]:
+        """
+        The line of a replay.
+        """
+        return {
+            "time": TIME,
+            "outcome": "replayed",
+            "command": command,
+            **FIRST,
+            "extID": extID,
+            "order": order,
+        }
+
+    def test_replayed(self) -> None:
+        """
+        A repetition that is known later has its line, once.
+        """
+        self.asks("a", idempotencyKey="k")
+        self.asks("b", command="CreditIn", idempotencyKey="k")
+        self.runtime.reserve(77, isReplay=True)
+        self.runtime.reserve(77, isReplay=True)
+        self.reactor.advance(0)
+        self.assertEqual(
+            self.lines(),
+            [
+                self.replayed("a", 77, "CreditInSync"),
+                self.replayed("b", 77, "CreditIn"),
+            ],
+        )
+
+    def test_attached(self) -> None:
+        """
+        So has one whose first is still under way.
+        """
+        self.asks("a", idempotencyKey="k")
+        self.asks("b", idempotencyKey="k")
+        reservation = self.runtime.reserve(77)
+        [(_, answer)] = self.runtime.asked
+        answer.callback(reservation)
+        self.reactor.advance(0)
+        self.assertEqual(self.lines(), [self.replayed("b", 77, "CreditInSync")])
+
+    def test_afterItsTime(self) -> None:
+        """
+        After a 504 the line says what became of the request.
+        """
+        self.asks("a", idempotencyKey="k")
+        self.reactor.advance(5)
+        self.runtime.reserve(77, isReplay=True)
+        self.reactor.advance(0)
+        unknown, replayed = self.lines()
+        self.assertEqual((unknown["outcome"], unknown["extID"]), ("unknown", "a"))
+        self.assertEqual(replayed, self.replayed("a", 77, "CreditInSync"))
+
+    def test_unwritable(self) -> None:
+        """
+        A replay that can't be written is a refusal, and has no other line.
+        """
+        self.patch(wire, "replay", lambda *_: 1 / 0)
+        self.asks("a", idempotencyKey="k")
+        self.runtime.reserve(77, isReplay=True)
+        self.reactor.advance(0)
+        self.flushLoggedErrors(ZeroDivisionError)
+        [line] = self.lines()
+        self.assertEqual((line["outcome"], line["extID"]), ("refused", "a"))
 
 
 class ForeignTests(AuditTestCase):

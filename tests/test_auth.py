@@ -29,10 +29,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from creditsync import auth
-from creditsync.auth import Revocations, TokenAuthenticator, mint
+from creditsync.auth import TokenAuthenticator, keyReadings, mint
 from creditsync.errors import Unauthorized
 from creditsync.interfaces import IAuthenticator
 from creditsync.records import Principal
+from creditsync.revocations import Revocations
 
 SECRET = "0123456789abcdef0123456789abcdef"
 NOW = 1_700_000_000.0
@@ -100,7 +101,7 @@ UNSIGNED = b64('{"alg":"none"}')
 
 MISSING = "a token is required: __token is missing"
 MALFORMED = "the token is malformed"
-BADLY_SIGNED = "the token is badly signed"
+BADLY_SIGNED = "the token's signature is invalid"
 ALGORITHM = "the token's algorithm is not accepted here"
 EXPIRED = "the token has expired"
 EXTENSION = "the token asks for an extension that is not known"
@@ -119,7 +120,11 @@ def outOfRange(name: str) -> str:
 
 
 def toCome(name: str) -> str:
-    return f"the token is not yet valid: its {name} is to come"
+    return f"the token is not yet valid: its {name} is in the future"
+
+
+def beyond(name: str) -> str:
+    return f"the token's claim {name} is beyond the year 9999: it counts seconds"
 
 
 # What it is, the token, and what its sender is told.
@@ -232,6 +237,11 @@ BAD_TOKENS: list[tuple[str, str | None, str]] = [
     ("exp that no float holds", rawExp("1" + "0" * 400), noTime("exp")),
     ("exp of more digits than Python reads", rawExp("1" * 5000), MALFORMED),
     ("exp beyond 2^53", claiming(exp=2**53), noTime("exp")),
+    ("exp in milliseconds", claiming(exp=1_700_000_100_000), beyond("exp")),
+    ("exp in microseconds", claiming(exp=1_700_000_100_000_000), beyond("exp")),
+    ("exp in nanoseconds", claiming(exp=1_700_000_100_000_000_000), noTime("exp")),
+    ("exp in the year 10000", claiming(exp=253_402_300_800), beyond("exp")),
+    ("exp a float in it", claiming(exp=253_402_300_800.5), beyond("exp")),
     ("exp long ago", claiming(exp=0), EXPIRED),
     ("exp negative", claiming(exp=-1), EXPIRED),
     ("exp now", claiming(exp=1_700_000_000), EXPIRED),
@@ -254,11 +264,15 @@ BAD_TOKENS: list[tuple[str, str | None, str]] = [
     ("role an object", claiming(role={}), outOfRange("role")),
     ("role negative", claiming(role=-1), outOfRange("role")),
     ("role 6", claiming(role=6), outOfRange("role")),
-    ("nbf in a second", claiming(nbf=1_700_000_001), toCome("nbf")),
+    ("nbf in six seconds", claiming(nbf=1_700_000_006), toCome("nbf")),
+    ("nbf in 5.001 seconds", claiming(nbf=1_700_000_005.001), toCome("nbf")),
+    ("nbf in milliseconds", claiming(nbf=1_600_000_000_000), beyond("nbf")),
     ("nbf a string", claiming(nbf="1"), noTime("nbf")),
     ("nbf null", claiming(nbf=None), noTime("nbf")),
     ("nbf NaN", raw('"nbf":NaN'), noTime("nbf")),
-    ("iat in a second", claiming(iat=1_700_000_001), toCome("iat")),
+    ("iat in six seconds", claiming(iat=1_700_000_006), toCome("iat")),
+    ("iat in milliseconds", claiming(iat=1_600_000_000_000), beyond("iat")),
+    ("iat in the year 10000", claiming(iat=253_402_300_800), beyond("iat")),
     ("iat false", claiming(iat=False), noTime("iat")),
     ("iat 1e400", raw('"iat":1e400'), noTime("iat")),
     ("jti a number", claiming(jti=1), "the token's claim jti is not a string"),
@@ -278,6 +292,21 @@ GOOD_TOKENS: list[tuple[str, str, Principal]] = [
         Principal(9_007_199_254_740_991, 1, 1_700_000_100.0),
     ),
     ("exp a float", claiming(exp=1_700_000_000.5), Principal(7, 1, 1_700_000_000.5)),
+    (
+        "exp at the end of the year 9999",
+        claiming(exp=253_402_300_799),
+        Principal(7, 1, 253_402_300_799.0),
+    ),
+    (
+        "nbf in five seconds",
+        claiming(nbf=1_700_000_005),
+        Principal(7, 1, 1_700_000_100.0),
+    ),
+    (
+        "iat in five seconds",
+        claiming(iat=1_700_000_005),
+        Principal(7, 1, 1_700_000_100.0),
+    ),
     ("nbf now", claiming(nbf=1_700_000_000), Principal(7, 1, 1_700_000_100.0)),
     ("iat now", claiming(iat=1_700_000_000), Principal(7, 1, 1_700_000_100.0)),
     ("with jti", claiming(jti="a1"), Principal(7, 1, 1_700_000_100.0, "a1")),
@@ -390,6 +419,31 @@ class TokenTests(SynchronousTestCase):
         self.now.time = 1_700_000_100.0
         self.assertEqual(self.refusal(FINE), EXPIRED)
 
+    def test_leeway(self) -> None:
+        """
+        How far C{iat} and C{nbf} may be in the future is the deployer's
+        choice, and may be nothing.
+        """
+        for leeway, good, bad in (
+            (0.0, 1_700_000_000, 1_700_000_000.001),
+            (2.5, 1_700_000_002.5, 1_700_000_003),
+            (60.0, 1_700_000_060, 1_700_000_061),
+        ):
+            self.authenticator = TokenAuthenticator(SECRET, now=self.now, leeway=leeway)
+            for name in ("iat", "nbf"):
+                self.authenticator.authenticate(claiming(**{name: good}))
+                self.assertEqual(self.refusal(claiming(**{name: bad})), toCome(name))
+
+    def test_noLeewayForExp(self) -> None:
+        """
+        However great the leeway, C{exp} is exact.
+        """
+        self.authenticator = TokenAuthenticator(SECRET, now=self.now, leeway=3600.0)
+        self.assertEqual(self.refusal(claiming(exp=1_700_000_000)), EXPIRED)
+        self.authenticator.authenticate(FINE)
+        self.now.time = 1_700_000_100.0
+        self.assertEqual(self.refusal(FINE), EXPIRED)
+
     def test_staysExpired(self) -> None:
         """
         A token that expired while it was remembered is refused ever after.
@@ -477,6 +531,33 @@ class AlgorithmTests(SynchronousTestCase):
         )
         self.assertEqual(e.message, BADLY_SIGNED)
 
+    def test_furtherKeys(self) -> None:
+        """
+        Tokens of each key are good, and of no other.
+        """
+        second, third = "2" * 32, "3" * 32
+        authenticator = TokenAuthenticator(SECRET, also=[second, third], now=Now())
+        for key in (SECRET, second, third):
+            token = jwt.encode(GOOD, key, "HS256")
+            self.assertEqual(authenticator.authenticate(token).id, 7)
+        for token, sentence in (
+            (jwt.encode(GOOD, "4" * 32, "HS256"), BADLY_SIGNED),
+            (jwt.encode(GOOD, second * 2, "HS512"), ALGORITHM),
+            (FINE + "!", MALFORMED),
+            (claiming(exp=1), EXPIRED),
+        ):
+            e = self.assertRaises(Unauthorized, authenticator.authenticate, token)
+            self.assertEqual(e.message, sentence)
+
+    def test_furtherKeysAreJudged(self) -> None:
+        """
+        Each of several keys has to be a safe one.
+        """
+        self.refused(
+            lambda: TokenAuthenticator(SECRET, also=["x" * 31]),
+            "an HS256 key has at least 32 bytes",
+        )
+
     def test_shortSecret(self) -> None:
         """
         RFC 7518 wants 32 bytes of a secret; 31 are refused at the start.
@@ -544,6 +625,106 @@ class AlgorithmTests(SynchronousTestCase):
             )
 
 
+class KeyReadingTests(SynchronousTestCase):
+    """
+    What the content of a key file stands for.
+    """
+
+    def test_text(self) -> None:
+        """
+        White space around a text is not part of the key, whatever it is.
+        """
+        for data in (
+            b"%s",
+            b"%s\n",
+            b"%s\r\n",
+            b"%s\n\n",
+            b" \t%s \n",
+            b"\n%s",
+        ):
+            self.assertEqual(
+                keyReadings(data % SECRET.encode()), [SECRET.encode()], data
+            )
+
+    def test_textOfSeveralWords(self) -> None:
+        """
+        White space inside of a text, and characters of any language, are part
+        of the key.
+        """
+        text = "drei Schlüssel\nfür die Türe \N{KEY} und mehr"
+        self.assertEqual(keyReadings(f"{text}\n".encode()), [text.encode()])
+
+    def test_byteOrderMark(self) -> None:
+        """
+        A byte order mark is not part of a key. Earlier releases took it for
+        one, so tokens that they minted are good.
+        """
+        data = b"\xef\xbb\xbf" + SECRET.encode()
+        self.assertEqual(keyReadings(data + b"\r\n"), [SECRET.encode(), data])
+
+    def test_utf16(self) -> None:
+        """
+        A text that was saved as UTF-16 is the key in UTF-8.
+        """
+        for mark, encoding in (
+            (b"\xff\xfe", "utf-16-le"),
+            (b"\xfe\xff", "utf-16-be"),
+        ):
+            data = mark + f"{SECRET}\r".encode(encoding)
+            self.assertEqual(keyReadings(data), [SECRET.encode(), data.strip()])
+
+    def test_binary(self) -> None:
+        """
+        Each byte of a binary key counts, first and last white space included.
+        Where earlier releases left it off, and the rest was long enough, what
+        they minted is good.
+        """
+        inside = bytes(range(200, 240))
+        self.assertEqual(keyReadings(inside), [inside])
+        for white in (b"\n", b" ", b"\t", b"\r", b"\v", b"\f", b"\r\n"):
+            for data in (inside + white, white + inside, white + inside + white):
+                self.assertEqual(keyReadings(data), [data, inside])
+
+    def test_binaryOfExactlyEnough(self) -> None:
+        """
+        Earlier releases refused a binary key that was too short without its
+        white space, so it has one meaning only.
+        """
+        data = bytes(range(200, 231)) + b"\n"
+        self.assertEqual(len(data), 32)
+        self.assertEqual(keyReadings(data), [data])
+
+    def test_binaryWithAMark(self) -> None:
+        """
+        Random bytes that begin like a mark are not a text.
+        """
+        for mark in (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"):
+            data = mark + bytes(range(30)) + b"\xd8\xff"
+            self.assertEqual(keyReadings(data), [data])
+
+    def test_pem(self) -> None:
+        """
+        A PEM key has one meaning, with a mark or without, in UTF-8 or UTF-16.
+        """
+        expected = [ED_PUBLIC.strip()]
+        text = ED_PUBLIC.decode()
+        for data in (
+            ED_PUBLIC,
+            b"\xef\xbb\xbf" + ED_PUBLIC,
+            text.replace("\n", "\r\n").encode("utf-16"),
+        ):
+            (key,) = keyReadings(data)
+            self.assertEqual([key.replace(b"\r", b"")], expected)
+            TokenAuthenticator(key, "EdDSA")
+
+    def test_empty(self) -> None:
+        """
+        An empty file is an empty key, which every algorithm refuses.
+        """
+        for data in (b"", b"\n", b"\xef\xbb\xbf", b"\xff\xfe"):
+            self.assertEqual(keyReadings(data)[0], b"")
+
+
 class MintTests(SynchronousTestCase):
     """
     Making tokens.
@@ -579,6 +760,18 @@ class MintTests(SynchronousTestCase):
             for _ in range(2)
         }
         self.assertEqual(len(ids - {None}), 2)
+
+    def test_noTimeBeyond(self) -> None:
+        """
+        No token is made that would be refused for its C{exp}.
+        """
+        for seconds in (253_402_300_800 - NOW, 2.0**52, float("inf"), float("nan")):
+            e = self.assertRaises(
+                ValueError, mint, SECRET, id=1, role=1, expires=seconds, now=NOW
+            )
+            self.assertEqual(str(e), "the token would expire beyond the year 9999")
+        token = mint(SECRET, id=1, role=1, expires=253_402_300_799 - NOW, now=NOW)
+        TokenAuthenticator(SECRET, now=Now()).authenticate(token)
 
     def test_publicKey(self) -> None:
         """

@@ -17,7 +17,6 @@ from socket import SHUT_RDWR, socket, socketpair
 from threading import Thread
 from typing import Any
 from unittest import skipUnless
-from xml.etree import ElementTree
 
 from docutils.core import publish_string
 from twisted.internet.defer import Deferred
@@ -45,7 +44,6 @@ from benchmarks.fill import fill
 from benchmarks.load import Connection, Load, Ring, Unexpected, verified
 from benchmarks.peers import house
 from benchmarks.peers.forgetful import FORGOTTEN, forgetting
-from benchmarks.plot import Bars
 from benchmarks.processes import Wrong
 from creditsync.auth import mint
 from creditsync.events import TradeEvents
@@ -874,29 +872,6 @@ class ComponentTests(SynchronousTestCase):
         self.assertEqual(grown - {"ledger.memory", "(others)"}, set())
 
 
-class BarsTests(SynchronousTestCase):
-    """
-    Tests for L{Bars}.
-    """
-
-    def test_toScale(self) -> None:
-        """
-        A bar is as long as its value, beside the longest one.
-        """
-        drawn = Bars("a < b", {"1x1": {"one": 10.0, "half": 5.0}}).svg()
-        name = "{http://www.w3.org/2000/svg}rect"
-        bars = ElementTree.fromstring(drawn).findall(name)[1:]
-        one, half = [float(bar.attrib["width"]) for bar in bars]
-        self.assertAlmostEqual(one, 2 * half, places=1)
-        self.assertGreater(one, 300)
-
-    def test_nothing(self) -> None:
-        """
-        There may be nothing to draw.
-        """
-        ElementTree.fromstring(Bars("nothing", {}).svg())
-
-
 class ReportTests(SynchronousTestCase):
     """
     Tests for L{report}.
@@ -910,7 +885,7 @@ class ReportTests(SynchronousTestCase):
         peers = {"echo": rounds(100.0), "memory": rounds(59.0), "durable": rounds(30.0)}
         measured: dict[str, Any] = {
             "command": "throughput",
-            "where": {"python": "3.11"},
+            "where": {"system": "Linux *6"},
             "left": {"rust": "there is no *cargo"},
             "commits": [{"p50": 0.2}],
             "rounds": {"16x16": peers},
@@ -928,7 +903,7 @@ class ReportTests(SynchronousTestCase):
         """
         Put the results into the page.
         """
-        lines = "\n".join(report.page(self.folder, self.page))
+        lines = "\n".join(report.page(self.folder))
         return report.put(lines + "\n", self.page.read_text())
 
     def test_page(self) -> None:
@@ -957,7 +932,7 @@ class ReportTests(SynchronousTestCase):
         shown = publish_string(
             self.write(), writer="html5", settings_overrides=settings
         )
-        self.assertIn(b"there is no *cargo", shown)
+        self.assertIn(b"Linux *6", shown)
 
     def test_noPlace(self) -> None:
         """

@@ -118,6 +118,29 @@ class TokenTests(CommandTestCase):
         principal = TokenAuthenticator(public, "EdDSA").authenticate(said.strip())
         self.assertEqual(principal.id, 7)
 
+    def test_readsTheKeyAsTheServer(self) -> None:
+        """
+        What it mints with a key file that has a byte order mark, or is binary
+        with white space at its end, the server of that file takes.
+        """
+        binary = bytes(range(200, 240)) + b"\n"
+        for data, key in (
+            (b"\xef\xbb\xbf" + SECRET.encode() + b"\n", SECRET.encode()),
+            (binary, binary),
+        ):
+            Path("creditsync.key").write_bytes(data)
+            said = self.run_("token", "--id", "7")
+            TokenAuthenticator(key).authenticate(said.strip())
+
+    def test_beyond(self) -> None:
+        """
+        A token that would end beyond the year 9999 is not made.
+        """
+        self.assertEnds(
+            "creditsync token: the token would expire beyond the year 9999",
+            *("token", "--id", "7", "--expires", "253402300799"),
+        )
+
     def test_noKey(self) -> None:
         """
         Without a key there is a sentence that says what to do.

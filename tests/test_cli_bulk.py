@@ -6,6 +6,7 @@ it is made of.
 import io
 import os
 import sys
+import tracemalloc
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -18,12 +19,15 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync import finance
 from creditsync.__main__ import main
 from creditsync.cli import bulk
 from creditsync.cli.bulk import BulkRun
+from creditsync.cli.keys import Keys
 from creditsync.cli.progress import Lines
 from creditsync.cli.results import NotTheseResults, Results
-from creditsync.cli.rows import COMMANDS, BulkFile, Problem, Row, Unreadable, check
+from creditsync.cli.rows import COMMANDS, BulkFile, Row, check, checkPoint
+from creditsync.cli.spreadsheet import Problem, Unreadable
 from creditsync.client import Answer, OutcomeUnknown, Refused, Unanswered
 from creditsync.validation import Schemas
 
@@ -158,7 +162,7 @@ class RowTests(FolderTestCase):
         """
         file = self.file(
             "key, order ,comment,amount,login,command\r\n"
-            "k 1, 5 ,  x , 1.5 , 7 , BalanceInSync \r\n"
+            " k 1 , 5 ,  x , 1.5 , 7 , BalanceInSync \r\n"
             ",,,2,8,\r\n"
         )
         self.assertEqual(
@@ -169,7 +173,7 @@ class RowTests(FolderTestCase):
                     "BalanceInSync",
                     {
                         "order": 5,
-                        "comment": "  x ",
+                        "comment": "x",
                         "amount": Decimal("1.5"),
                         "login": 7,
                     },
@@ -208,8 +212,12 @@ class RowTests(FolderTestCase):
         The header is the first thing that must be right.
         """
         for header, problem in [
-            ("", "has no login and no amount"),
-            ("login;amount;comment\n", "has no login and no amount"),
+            ("comment\n", "has no login and no amount"),
+            (
+                "login|amount|comment\n",
+                "has an unknown column 'login|amount|comment': there are login, amount,"
+                " comment, command, key, order",
+            ),
             ("login,comment\n", "has no amount"),
             (
                 "login,amount,coment\n",
@@ -248,17 +256,17 @@ class RowTests(FolderTestCase):
             b"1,1,a,CreditIn,\n"
             b"1,1,a,,first\n"
             b"1,1\n",
-            "line 2: login must be a whole number",
-            "line 3: login must be a whole number",
-            "line 4: login must be a whole number",
-            "line 5: amount must be a plain number such as 300 or 19.99",
-            "line 6: amount must be a plain number such as 300 or 19.99",
-            "line 7: amount must be greater than 0, also of what is taken out",
-            "line 8: amount must be greater than 0, also of what is taken out",
-            "line 9: is not valid UTF-8",
+            "line 2: login must be a whole number, not 'x'",
+            "line 3: login must be a whole number, not '1.0'",
+            "line 4: login must be a whole number, not '٣'",
+            "line 5: amount must be a plain number such as 300 or 19.99, not '1e2'",
+            "line 6: amount must be a plain number such as 300 or 19.99, not '1,000'",
+            "line 7: amount must be greater than 0, withdrawals too, without a sign",
+            "line 8: amount must be greater than 0, withdrawals too, without a sign",
+            "line 9: is not valid Unicode: save it as CSV UTF-8",
             f"line 10: command must be one of {', '.join(COMMANDS)}",
-            "line 11: order must be a whole number",
-            "line 12: has 2 fields, and the header 5",
+            "line 11: order must be a whole number, not 'first'",
+            "line 12: expected 5 fields, found 2",
         )
 
     def test_notCSV(self) -> None:
@@ -268,7 +276,7 @@ class RowTests(FolderTestCase):
         """
         self.assertProblem(
             'login,amount\nx,1\n1,"5\n6,7\n',
-            "line 2: login must be a whole number",
+            "line 2: login must be a whole number, not 'x'",
             "line 3: is not CSV: unexpected end of data",
         )
 
@@ -292,6 +300,97 @@ class RowTests(FolderTestCase):
             more.write("1,1,x\n")
         e = self.assertRaises(Unreadable, next, rows)
         self.assertEqual(str(e), "the file has been changed meanwhile")
+
+    def test_emptyCells(self) -> None:
+        """
+        Rows and columns that were emptied in a spreadsheet are not there.
+        """
+        rows = self.file(
+            "login,amount,comment,,\r\n1,5,x,,\r\n,,,,\r\n , ,\xa0,,\r\n2,6,y,,\r\n"
+        ).rows()
+        self.assertEqual(
+            [(each.line, each.data) for each in rows if isinstance(each, Row)],
+            [
+                (2, {"login": 1, "amount": 5, "comment": "x"}),
+                (5, {"login": 2, "amount": 6, "comment": "y"}),
+            ],
+        )
+
+    def test_columnWithoutName(self) -> None:
+        """
+        But what stands in a column without a name is a mistake.
+        """
+        self.assertProblem(
+            "login,amount,\n1,5,x\n", "line 2: has a field in a column without a name"
+        )
+
+    def test_decimalComma(self) -> None:
+        """
+        An amount with a decimal comma is refused, whatever separates the
+        columns; also where an empty comment follows it.
+        """
+        self.assertProblem(
+            "login;amount;comment\n1;300,50;x\n2;1.000,50;x\n",
+            "line 2: amount must be a plain number such as 300 or 19.99, not '300,50'",
+            "line 3: amount must be a plain number such as 300 or 19.99, not"
+            " '1.000,50'",
+        )
+        self.assertProblem(
+            "login,amount,comment\n1,300,50,x\n1,300,50,\n1,300,50,,\n",
+            "line 2: expected 3 fields, found 4",
+            "line 3: expected 3 fields, found 4",
+            "line 4: expected 3 fields, found 5",
+        )
+
+    def test_unseen(self) -> None:
+        """
+        No column's field has white space around it, or what is not seen.
+        """
+        row = self.only(
+            "\ufeff\ufefflogin,\xa0amount,comment\u200b,command,key,order\n"
+            "\ufeff1\xa0,\u202f5\u200b,\u200bx\xa0,\xa0BalanceInSync\u2060,"
+            "\ufeffpay-1\xa0 ,\u200e7\u2069\n"
+        )
+        self.assertEqual(
+            row,
+            Row(
+                2,
+                "BalanceInSync",
+                {"login": 1, "amount": 5, "comment": "x", "order": 7},
+                "pay-1",
+            ),
+        )
+
+    def test_blankKey(self) -> None:
+        """
+        A key of white space alone is none.
+        """
+        file = self.file("login,amount,key\n1,5, \xa0\u200b\n")
+        (row,) = file.rows()
+        assert isinstance(row, Row)
+        self.assertEqual((row.key, file.hasOwnKey(row)), (f"{file.name}-2", False))
+
+    def test_shortenedKey(self) -> None:
+        """
+        A key of which a spreadsheet has shown the first digits only is
+        refused: others would be the same.
+        """
+        for key in (
+            "9.87654E+18",
+            '"9,87654E+18"',
+            "9.87654321098765E+018",
+            "98.8E+18",
+            "1E+20",
+            "-1.5e-07",
+        ):
+            self.assertProblem(
+                f"login,amount,key\n1,5,{key}\n",
+                "line 2: key is a number that a spreadsheet has shortened to"
+                f" {key.strip(chr(34))}: its digits are lost, so keep the column as"
+                " text there",
+            )
+        for key in ("9876543210987654321", "5e18", "1E+", "PAY-1E+20", "E+20"):
+            self.assertEqual(self.only(f"login,amount,key\n1,5,{key}\n").key, key)
 
 
 class CheckTests(FolderTestCase):
@@ -343,7 +442,7 @@ class CheckTests(FolderTestCase):
             ("1,0.123456789,x", "amount must have at most 8 decimals"),
             ("1,5,", "comment is required"),
             (f"1,5,{'x' * 256}", "comment must have at most 255 characters"),
-            ("1,5,\x07", "comment has a character or a form that is not allowed"),
+            ("1,5,\x07", "comment does not match the required pattern"),
             ("1,5,\ufffe", "a string has a Unicode noncharacter"),
             (",5,x", "login is required"),
             ("1,,x", "amount is required"),
@@ -365,6 +464,22 @@ class CheckTests(FolderTestCase):
             "line 2: amount must be at least -10000000000",
         )
 
+    def test_amountRule(self) -> None:
+        """
+        The decimals of an amount are judged by the function that the server
+        uses, and by nothing else.
+        """
+
+        def refuse(amount: object) -> int:
+            raise ValueError
+
+        self.patch(finance, "toUnits", lambda amount: 5)
+        self.assertIs(self.problem("1,0.12345678901234567,x"), None)
+        self.patch(finance, "toUnits", refuse)
+        self.assertEqual(
+            self.problem("1,5,x"), "line 2: amount must have at most 8 decimals"
+        )
+
     def test_key(self) -> None:
         """
         So has a key.
@@ -377,8 +492,140 @@ class CheckTests(FolderTestCase):
         )
         self.assertEqual(
             self.problem("1,5,x,é", columns),
-            "line 2: key has a character or a form that is not allowed",
+            "line 2: key does not match the required pattern",
         )
+
+
+class PointTests(FolderTestCase):
+    """
+    L{checkPoint}.
+    """
+
+    def problem(self, amount: str, command: str = "CreditInSync") -> str | None:
+        """
+        What is wrong with the point of an amount, if anything is.
+        """
+        (row,) = self.file(f"login,amount\n1,{amount}\n", command).rows()
+        assert isinstance(row, Row)
+        try:
+            checkPoint(row)
+        except Problem as e:
+            return str(e)
+        return None
+
+    def test_thousands(self) -> None:
+        """
+        One to three digits, a point and three digits may be thousands.
+        """
+        for amount, thousands, decimal in [
+            ("1.000", "1000", "1"),
+            ("12.500", "12500", "12.5"),
+            ("100.000", "100000", "100"),
+            ("999.999", "999999", "999.999"),
+            ("001.250", "1250", "1.25"),
+        ]:
+            for command in ("CreditInSync", "CreditOutSync"):
+                self.assertEqual(
+                    self.problem(amount, command),
+                    f"line 2: amount {amount.lstrip('0')} can mean {thousands} or"
+                    f" {decimal}: don't write three decimals, or confirm the second"
+                    " with --three-decimals",
+                )
+
+    def test_decimals(self) -> None:
+        """
+        Nobody writes thousands in any other way.
+        """
+        for amount in (
+            *("1000", "1.00", "1.0000", "12.5", "1.", ".125", "0.125", "1000.000"),
+            *("1234.567", "19.99", "0.00000001", "1.12345678"),
+        ):
+            self.assertEqual((amount, self.problem(amount)), (amount, None))
+
+    def test_noAmount(self) -> None:
+        """
+        Where there is no amount its point is no problem.
+        """
+        self.assertIs(self.problem(""), None)
+
+
+class KeysTests(SynchronousTestCase):
+    """
+    L{Keys}.
+    """
+
+    def repeats(self, *keys: str, most: int = 100) -> list[str]:
+        """
+        The repeated ones of these keys, which are those of lines 2, 3, ...
+        """
+        rows = [Row(line, "", {}, key) for line, key in enumerate(keys, 2)]
+        found = Keys()
+        for row in rows:
+            found.add(row.key)
+        return [str(each) for each in found.repeats(rows, most)]
+
+    def test_repeats(self) -> None:
+        """
+        Each row that has the key of an earlier one is found, with both lines.
+        """
+        self.assertEqual(
+            self.repeats("a", "b", "a", "c", "b", "a"),
+            [
+                "line 4: has the key of line 2",
+                "line 6: has the key of line 3",
+                "line 7: has the key of line 2",
+            ],
+        )
+
+    def test_different(self) -> None:
+        """
+        Keys that differ in anything are different.
+        """
+        self.assertEqual(self.repeats("a", "A", "a ", "aa", ""), [])
+
+    def test_notReadAgain(self) -> None:
+        """
+        Where no key is repeated the rows are not read a second time.
+        """
+        keys = Keys()
+        keys.add("a")
+        rows = iter([Row(2, "", {}, "a")])
+        self.assertEqual(list(keys.repeats(rows, 100)), [])
+        self.assertEqual(len(list(rows)), 1)
+
+    def test_sameHash(self) -> None:
+        """
+        Different keys of the same hash are different all the same.
+        """
+
+        class Text(str):
+            def __hash__(self) -> int:
+                return -7
+
+        one, two = Text("a"), Text("b")
+        self.assertEqual(self.repeats(one, two), [])
+        self.assertEqual(self.repeats(one, two, one), ["line 4: has the key of line 2"])
+
+    def test_most(self) -> None:
+        """
+        No more keys are kept for the second reading than problems are wanted,
+        and there is a problem for each of them.
+        """
+        keys = [f"k{n}" for n in range(1000)]
+        self.assertEqual(len(self.repeats(*keys, *keys, most=10)), 10)
+        self.assertEqual(len(self.repeats(*["k"] * 50, most=10)), 49)
+
+    def test_memory(self) -> None:
+        """
+        A key takes eight bytes and a little for what is set aside.
+        """
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        keys = Keys()
+        for n in range(50_000):
+            keys.add(f"a key of some length, {n}")
+        self.assertEqual(list(keys.repeats([], 100)), [])
+        self.assertLess(tracemalloc.get_traced_memory()[1], 12 * 50_000)
 
 
 def row(line: int) -> Row:
@@ -662,6 +909,7 @@ class BulkRunTests(SynchronousTestCase):
             self.results.written, [(line, line + 100, "", "") for line in range(2, 12)]
         )
         self.assertEqual((self.run_.booked, self.run_.cause), (10, ""))
+        self.assertEqual(self.run_._first, {})
         self.assertEqual((self.client.most, self.progress.count), (3, 10))
 
     def test_nothing(self) -> None:
@@ -692,6 +940,30 @@ class BulkRunTests(SynchronousTestCase):
             ],
         )
         self.assertEqual(list(self.client.requests), ["k6", "k7", "k8"])
+
+    def test_attached(self) -> None:
+        """
+        A row under the key of another one that is under way has the answer of
+        that one, and is a replay.
+        """
+        asked: list[Deferred[Any]] = []
+
+        def request(command: str, data: object, key: str) -> Deferred[Any]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        self.client.request = request
+        rows = [Row(line, "CreditInSync", {"login": 1}, "k") for line in (2, 3, 4)]
+        run = BulkRun(self.client, iter(rows), self.results, 2, self.progress)
+        ended = run.start()
+        asked[0].callback(Answer({"order": 5}, False))
+        asked[1].callback(Answer({"order": 5}, False))
+        asked[2].callback(Answer({"order": 5}, True))
+        self.successResultOf(ended)
+        self.assertEqual((run.booked, run.replayed), (1, 2))
+        self.assertEqual(
+            self.results.written, [(2, 5, "", ""), (3, 5, "", ""), (4, 5, "", "")]
+        )
 
     def test_hopeless(self) -> None:
         """
@@ -990,7 +1262,7 @@ class CommandTests(FolderTestCase):
         )
         self.assertEqual(
             self.assertEnds(2, "promotion.csv"),
-            "promotion.csv: line 3: login must be a whole number\n"
+            "promotion.csv: line 3: login must be a whole number, not 'x'\n"
             "promotion.csv: line 4: amount must have at most 8 decimals\n"
             "promotion.csv: line 5: comment is required\n"
             "creditsync bulk: problems: 3; nothing was booked\n",
@@ -1009,6 +1281,37 @@ class CommandTests(FolderTestCase):
             said[100], "creditsync bulk: that is enough; nothing was booked"
         )
 
+    def test_keyTwice(self) -> None:
+        """
+        Rows that have a key in common are told with both lines, after the
+        other problems: only one of them could be booked.
+        """
+        Path("promotion.csv").write_text(
+            "login,amount,comment,key\n1,5,x,k1\n1,5,x, k1\xa0\n2,6,,k2\n3,7,z,k1\n"
+            "4,8,x,\n4,8,x,\n"
+        )
+        self.assertEqual(
+            self.assertEnds(2, "promotion.csv"),
+            "promotion.csv: line 4: comment is required\n"
+            "promotion.csv: line 3: has the key of line 2\n"
+            "promotion.csv: line 5: has the key of line 2\n"
+            "creditsync bulk: problems: 3; nothing was booked\n",
+        )
+
+    def test_threeDecimals(self) -> None:
+        """
+        Amounts that could be meant as thousands have to be confirmed.
+        """
+        Path("promotion.csv").write_text("login,amount,comment\n1,1.000,x\n2,300,y\n")
+        self.assertEqual(
+            self.assertEnds(2, "promotion.csv"),
+            "promotion.csv: line 2: amount 1.000 can mean 1000 or 1: don't write three"
+            " decimals, or confirm the second with --three-decimals\n"
+            "creditsync bulk: problems: 1; nothing was booked\n",
+        )
+        self.command("promotion.csv", "--three-decimals")
+        self.assertEqual(len(self.talks), 1)
+
     def test_noRows(self) -> None:
         """
         A header alone is a mistake.
@@ -1021,13 +1324,16 @@ class CommandTests(FolderTestCase):
 
     def test_noFile(self) -> None:
         """
-        So is a file that is not there, or can't be read twice.
+        So is a file that is not there, or can't be read twice like a pipe.
         """
         self.assertEqual(
             self.assertEnds(2, "nowhere.csv"),
             "creditsync bulk: nowhere.csv can't be read: No such file or directory\n",
         )
-        self.assertIn("can't be read twice", self.assertEnds(2, "/dev/null"))
+        self.assertEqual(
+            self.assertEnds(2, "/dev/null"),
+            "creditsync bulk: /dev/null is not a regular file\n",
+        )
 
     def test_allDone(self) -> None:
         """

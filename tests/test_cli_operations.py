@@ -3,16 +3,17 @@ Tests for L{creditsync.cli.connection}, L{creditsync.cli.operations} and
 L{creditsync.cli.watch}.
 """
 
+import contextlib
 import io
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TextIO
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError
@@ -21,7 +22,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.__main__ import main
-from creditsync.cli import connection, operations, watch
+from creditsync.cli import connection, operations, stopping, watch
 from creditsync.cli.connection import converse, principalOf
 from creditsync.client import Answer, OutcomeUnknown, Refused, Unanswered
 
@@ -38,6 +39,15 @@ TRADE = {
 EVENT = {**TRADE, "timestamp": 1795362240}
 # The payload is {"id":7,"role":1,"exp":9999999999}.
 TOKEN = "e30.eyJpZCI6Nywicm9sZSI6MSwiZXhwIjo5OTk5OTk5OTk5fQ.c2ln"
+
+
+@contextlib.contextmanager
+def full() -> Iterator[TextIO]:
+    """
+    A stream to a disk that is full.
+    """
+    with contextlib.suppress(OSError), open("/dev/full", "w") as stream:
+        yield stream
 
 
 class FakeClient:
@@ -129,6 +139,7 @@ class TalkTestCase(SynchronousTestCase):
         """
         self.patch(os, "environ", {"CREDITSYNC_TOKEN": TOKEN})
         self.patch(connection, "settleProcess", lambda reactor: None)
+        self.patch(stopping, "takeSignals", lambda reactor, status: None)
         self.client: Any = FakeClient()
         self.clock = Clock()
         self.stopped: Deferred[None] = Deferred()
@@ -380,6 +391,82 @@ class AnswerTests(TalkTestCase):
         said = self.answer(replay, "credit-in", "1", "3", "x", "--key=k", "--json")
         self.assertNotIn("replayed", said)
 
+    def test_unprintable(self) -> None:
+        """
+        An operation that is booked is done, whatever becomes of its answer: what
+        can't be printed goes to stderr, or nowhere.
+        """
+        for arguments in [
+            ("credit-in", "1001", "300", "x"),
+            ("balance-out", "1001", "300", "--json"),
+            ("delete", "credit", "1242281"),
+        ]:
+            for canComplain in (True, False):
+                complaint = io.StringIO()
+                with (
+                    full() as out,
+                    full() as nowhere,
+                    redirect_stdout(out),
+                    redirect_stderr(complaint if canComplain else nowhere),
+                ):
+                    ended = self.begin(*arguments)
+                    self.client.answers[-1].callback(Answer(TRADE, False))
+                self.assertEqual(self.successResultOf(ended), 0)
+                if canComplain:
+                    self.assertIn(
+                        "creditsync: standard output can't be written (No space left"
+                        " on device): ",
+                        complaint.getvalue(),
+                    )
+                    self.assertIn("1242281", complaint.getvalue())
+
+    def test_unprintableLookUp(self) -> None:
+        """
+        A look-up that can't be printed has failed.
+        """
+        with full() as out, redirect_stdout(out):
+            ended = self.begin("show", "5")
+            self.client.answers[-1].callback(Answer(TRADE, False))
+        self.failureResultOf(ended, OSError)
+
+    def test_status(self) -> None:
+        """
+        What a signal would end an operation with is unknown once it is asked for,
+        and done once it is answered. A look-up leaves it alone.
+        """
+        options, _, work = self.command("credit-in", "1001", "300", "x")
+        Deferred.fromCoroutine(work(self.clock, self.client, self.stopped))
+        self.assertEqual(options.status, 4)
+        with redirect_stdout(io.StringIO()):
+            self.client.answers[-1].callback(Answer(TRADE, False))
+        self.assertEqual(options.status, 0)
+
+    def test_notUTF8(self) -> None:
+        """
+        Text that is not UTF-8 is a mistake, and the argument is named.
+        """
+        for name, arguments in [
+            ("COMMENT", ("credit-in", "1001", "300", "caf\udce9")),
+            ("COMMENT", ("balance-in", "1001", "300", "caf\udce9")),
+            ("--key", ("credit-in", "1001", "300", "x", "--key=caf\udce9")),
+            ("--key", ("delete", "credit", "5", "--key=caf\udce9")),
+            ("--key", ("show", "--key=caf\udce9")),
+            ("--connect", ("show", "5", "--connect=caf\udce9")),
+        ]:
+            self.assertIn(
+                f"error: argument {name}: must be UTF-8: caf\\xe9\n",
+                self.assertMistake(*arguments),
+            )
+
+    def test_otherLocale(self) -> None:
+        """
+        UTF-8 that Python could not read under its locale is read all the same.
+        """
+        given = "Łódź".encode().decode("ascii", "surrogateescape")
+        self.patch(os, "fsencode", lambda text: text.encode("ascii", "surrogateescape"))
+        self.begin("credit-in", "1001", "300", given)
+        self.assertEqual(self.client.requests[-1][1]["comment"], "Łódź")
+
     def test_stopped(self) -> None:
         """
         Who interrupts an operation is told that its outcome is unknown.
@@ -529,7 +616,7 @@ class ConverseTests(TalkTestCase):
         self.said = io.StringIO()
         self.work: Deferred[int] = Deferred()
         self.works: list[tuple[Any, ...]] = []
-        options = Namespace(name="credit-in", connect="127.0.0.1:8080")
+        self.options = options = Namespace(name="credit-in", connect="127.0.0.1:8080")
 
         async def work(*arguments: Any) -> int:
             self.works.append(arguments)
@@ -662,6 +749,44 @@ class ConverseTests(TalkTestCase):
         self.do(lambda: self.reactor.triggers["before"]["shutdown"][0][0]())
         self.assertEnded(130, "")
 
+    def test_fault(self) -> None:
+        """
+        A fault of the command itself is status 1 if nothing was sent, and leaves
+        the status alone if something was.
+        """
+        self.connect()
+        self.do(lambda: self.work.errback(ZeroDivisionError("a fault")))
+        self.assertEqual(self.failureResultOf(self.ended, SystemExit).value.code, 1)
+        self.assertIn("ZeroDivisionError: a fault", self.said.getvalue())
+        for status in (0, 4):
+            self.setUp()
+            self.connect()
+            self.options.status = status
+            self.do(lambda: self.work.errback(ZeroDivisionError("a fault")))
+            self.assertEqual(
+                self.failureResultOf(self.ended, SystemExit).value.code, status
+            )
+
+    def test_stderrIsFull(self) -> None:
+        """
+        A refusal stays one where it can't be told.
+        """
+        self.connect()
+        with full() as nowhere:
+            self.said = nowhere  # type: ignore[assignment]
+            self.do(lambda: self.work.errback(Refused(409, "TRADE_NO_MONEY", "m")))
+        self.assertEqual(self.failureResultOf(self.ended, SystemExit).value.code, 3)
+
+    def test_clientIsNotStopped(self) -> None:
+        """
+        The status stays when the client then fails to stop.
+        """
+        self.connect()
+        self.patch(FakeClient, "stopService", lambda self: fail(ZeroDivisionError()))
+        self.do(lambda: self.work.callback(0))
+        self.assertEqual(self.failureResultOf(self.ended, SystemExit).value.code, 0)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_interruptedWork(self) -> None:
         """
         The work is told, and the reactor waits for its end.
@@ -788,6 +913,16 @@ class WatchTests(TalkTestCase):
             self.observer(0, EVENT)
             self.observer(0, EVENT)
         self.assertEqual(self.successResultOf(ended), 0)
+
+    def test_full(self) -> None:
+        """
+        It ends with the cause when what it prints can't be written.
+        """
+        ended = self.watch()
+        with full() as out, redirect_stdout(out):
+            self.observer(0, EVENT)
+        why = self.failureResultOf(ended, OSError).value
+        self.assertEqual(why.strerror, "No space left on device")
 
 
 class FakeClientTests(SynchronousTestCase):

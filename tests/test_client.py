@@ -8,15 +8,23 @@ from decimal import Decimal
 from typing import Any
 
 from attrs import Factory, define, field
+from OpenSSL import SSL
+from service_identity import VerificationError
+from service_identity.exceptions import DNSMismatch
+from service_identity.hazmat import DNS_ID
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
-from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IProtocolFactory,
+    ISSLTransport,
+    IStreamClientEndpoint,
+)
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
+from zope.interface import directlyProvides, implementer
 
 from creditsync import errors
 from creditsync.client import (
@@ -47,13 +55,19 @@ DATA = {
 class FakeTransport(StringTransport):
     """
     Ends its connection in the next turn, as a real one does.
+
+    @cvar isTLS: Whether it is one of TLS.
     """
+
+    isTLS = False
 
     def __init__(self, clock: Clock, isPeerReading: bool) -> None:
         super().__init__()
         self.clock = clock
         self.isPeerReading = isPeerReading
         self.aborted = False
+        if self.isTLS:
+            directlyProvides(self, ISSLTransport)
         self.connection: Connection
 
     def loseConnection(self) -> None:
@@ -62,6 +76,16 @@ class FakeTransport(StringTransport):
         """
         if self.isPeerReading:
             self.clock.callLater(0, self.connection.lose)
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """
+        See L{ITCPTransport.setTcpKeepAlive}.
+        """
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """
+        See L{ITCPTransport.setTcpNoDelay}.
+        """
 
     def abortConnection(self) -> None:
         """
@@ -982,60 +1006,264 @@ class PatienceTests(ClientTestCase):
         self.advanceTo(30.1)
         self.assertEqual(self.failureResultOf(result, Refused).value.error, "BUSY")
 
-    def afterALostTry(self, status: int) -> "Deferred[Data]":
+    def end(self, error: str, *, order: int | None, isLost: bool) -> Exception:
         """
-        A request whose first try was lost, and whose second is refused.
+        How a request ends whose first try may be booked, and whose second is
+        refused with this error.
+
+        @param order: What the first try's 504 names, if it is not lost.
         """
+        self.start()
         result = self.credit("k")
-        self.server.lose()
+        if isLost:
+            self.server.lose()
+        else:
+            data = None if order is None else {"order": order}
+            self.server.refuse(self.sent(), 504, "SYNC_TIMEOUT", data)
         self.advanceTo(1)
-        self.server.refuse(self.sent(), status, "ERROR")
-        return result
+        # The rule is the error's: a status may stand for both sides.
+        self.server.refuse(self.sent(), 409, error)
+        return self.failureResultOf(result).value  # type: ignore[no-any-return]
 
     def test_refusedBeforeTheKey(self) -> None:
         """
-        A refusal that comes before the server looks at the key tells nothing
-        of the try that was lost.
+        A refusal that comes before the server looks up the key says nothing
+        about a try that may be booked. Nor does one that isn't known.
         """
-        for status in (401, 403, 413, 500):
-            self.start()
-            result = self.afterALostTry(status)
-            unknown = self.failureResultOf(result, OutcomeUnknown).value
-            self.assertEqual(unknown.key, "k")
-            self.assertIn(f"{status} ERROR: a sentence", str(unknown))
+        for error in (
+            *("INVALID_JSON", "INVALID_DATA", "UNAUTHORIZED", "FORBIDDEN"),
+            *("UNKNOWN_COMMAND", "DUPLICATE_EXTID", "LINE_TOO_LONG", "TECH_PROBLEM"),
+            "OF_A_LATER_VERSION",
+        ):
+            for isLost in (False, True):
+                end = self.end(error, order=7, isLost=isLost)
+                assert isinstance(end, OutcomeUnknown), (error, end)
+                self.assertEqual((end.key, end.order), ("k", None if isLost else 7))
+                self.assertIn(f"409 {error}: a sentence", str(end))
 
     def test_refusedByTheKey(self) -> None:
         """
-        What the server would say to each try says that the one which was lost
-        is not booked.
+        A key of another request stays that: no try was booked under it, and
+        none will be.
         """
-        for status in (400, 422):
-            self.start()
-            result = self.afterALostTry(status)
-            self.assertEqual(self.failureResultOf(result, Refused).value.status, status)
+        for isLost in (False, True):
+            end = self.end("IDEMPOTENCY_KEY_REUSED", order=7, isLost=isLost)
+            self.assertIsInstance(end, Refused)
 
-    def test_refusedByTheLedger(self) -> None:
+    def test_refusedAfterTheKey(self) -> None:
         """
-        What depends on what is booked says nothing of a lost try, which may
-        come in later and be judged otherwise.
+        Where nothing was found under the key, a try that was answered was not
+        booked. One that was lost may still come in and be judged otherwise, as
+        may one for which the server had no order yet.
         """
-        for status in (404, 409):
-            self.start()
-            result = self.afterALostTry(status)
-            self.failureResultOf(result, OutcomeUnknown)
+        for error in (
+            *("USER_NOT_FOUND", "NOT_FOUND", "INCORRECT_ORDER", "TRADE_NO_MONEY"),
+        ):
+            self.assertIsInstance(self.end(error, order=7, isLost=False), Refused)
+            lost = self.end(error, order=None, isLost=True)
+            self.assertIsInstance(lost, OutcomeUnknown)
+            unreserved = self.end(error, order=None, isLost=False)
+            self.assertIsInstance(unreserved, OutcomeUnknown)
 
-    def test_refusedAfterA504(self) -> None:
+    def test_everyRefusal(self) -> None:
         """
-        But a try that was answered is not on its way any more: nothing is
-        under its key, so it was not booked.
+        The three tests above have every error that is not tried again.
         """
-        for status in (404, 409):
+        self.assertEqual(
+            set(errors.SPOKEN),
+            {
+                *("INVALID_JSON", "INVALID_DATA", "UNAUTHORIZED", "FORBIDDEN"),
+                *("UNKNOWN_COMMAND", "DUPLICATE_EXTID", "LINE_TOO_LONG"),
+                *("TECH_PROBLEM", "IDEMPOTENCY_KEY_REUSED"),
+                *("USER_NOT_FOUND", "NOT_FOUND", "INCORRECT_ORDER", "TRADE_NO_MONEY"),
+                *("TOO_MANY_REQUESTS", "BUSY", "SHUTDOWN", "SYNC_TIMEOUT"),
+            },
+        )
+
+    def test_readingIsRefused(self) -> None:
+        """
+        What only reads has nothing that may be booked: its refusal is the end
+        of it, also after a lost try.
+        """
+        result = self.ask(self.client.getOperation(order=5))
+        self.server.lose()
+        self.advanceTo(1)
+        self.server.refuse(self.sent(), 404, "NOT_FOUND")
+        self.assertEqual(self.failureResultOf(result, Refused).value.status, 404)
+
+
+class UselessTests(ClientTestCase):
+    """
+    Connections on which no server of ours answers.
+    """
+
+    def startTLS(self) -> "Deferred[Data]":
+        """
+        A client on a transport that speaks TLS, with a request that waits.
+        """
+        self.stop()
+        self.patch(FakeTransport, "isTLS", True)
+        self.start()
+        return self.credit()
+
+    def assertNeverSent(self, result: "Deferred[Data]", cause: str) -> None:
+        """
+        It has ended at once, and has certainly not happened.
+        """
+        why = self.failureResultOf(result, Unanswered).value
+        self.assertEqual(str(why), f"CreditInSync: {cause}")
+        self.assertEqual(self.clock.seconds(), 0)
+
+    def loseTLS(self, why: Exception) -> None:
+        """
+        End the connection for this reason.
+        """
+        self.server.isLost = True
+        self.server.protocol.connectionLost(Failure(why))
+
+    def test_nothingBeforeTheHandshake(self) -> None:
+        """
+        Nothing is sent before TLS stands.
+        """
+        result = self.startTLS()
+        self.assertEqual(self.server.lines(), [])
+        self.server.protocol.handshakeCompleted()
+        self.server.answer(self.sent())
+        self.assertEqual(self.successResultOf(result), DATA)
+
+    def test_wrongCertificate(self) -> None:
+        """
+        A certificate that can't be verified is told at once.
+        """
+        result = self.startTLS()
+        reasons = [("SSL routines", "", "certificate verify failed")]
+        self.loseTLS(SSL.Error(reasons))
+        self.assertNeverSent(
+            result,
+            "the server's certificate can't be verified: certificate verify failed",
+        )
+
+    def test_wrongName(self) -> None:
+        """
+        So is one for another name.
+        """
+        result = self.startTLS()
+        mismatch = DNSMismatch(mismatched_id=DNS_ID("credits.example"))
+        self.loseTLS(VerificationError(errors=[mismatch]))
+        self.assertNeverSent(
+            result, "the server's certificate is not for credits.example"
+        )
+
+    def test_noTLS(self) -> None:
+        """
+        So is a server that speaks none.
+        """
+        result = self.startTLS()
+        self.loseTLS(SSL.Error([("SSL routines", "", "wrong version number")]))
+        self.assertNeverSent(
+            result, "the server does not speak TLS there (wrong version number)"
+        )
+
+    def test_clientCertificate(self) -> None:
+        """
+        So is a server that wants a certificate of the client, although the
+        client thinks that TLS stands and has sent its requests.
+        """
+        result = self.startTLS()
+        self.server.protocol.handshakeCompleted()
+        alert = "tlsv13 alert certificate required"
+        self.loseTLS(SSL.Error([("SSL routines", "", alert)]))
+        self.assertNeverSent(result, f"TLS failed: {alert}")
+
+    def test_cutInHandshake(self) -> None:
+        """
+        A connection that is lost during its handshake says nothing of the next
+        one, which is tried; the cause is told at the end of all patience.
+        """
+        result = self.startTLS()
+        self.loseTLS(ConnectionDone())
+        self.assertNoResult(result)
+        self.endpoint.isRefusing = True
+        self.advanceTo(30.1)
+        self.assertEqual(
+            str(self.failureResultOf(result, Unanswered).value),
+            "CreditInSync: no answer in time, the connection was closed during the"
+            " TLS handshake",
+        )
+
+    def test_silentHandshake(self) -> None:
+        """
+        A handshake that does not end is given up, as a silent connection is.
+        """
+        self.startTLS()
+        self.advanceTo(7.9)
+        self.assertFalse(self.server.transport.aborted)
+        self.advanceTo(8.05)
+        self.assertTrue(self.endpoint.connections[0].transport.aborted)
+
+    def test_notUnderstood(self) -> None:
+        """
+        A server that speaks TLS, where the client does not, understands nothing
+        of what was sent: it has not happened, and is told at once. Our own says
+        so; others send an alert.
+        """
+        for said, cause in [
+            (
+                b'{"status":400,"error":"INVALID_JSON","message":"TLS, please"}\r\n',
+                "TLS, please",
+            ),
+            (
+                b"\x15\x03\x01\x00\x02\x02\x46",
+                "the server speaks TLS there, and this client does not",
+            ),
+        ]:
             self.start()
-            result = self.credit("k")
-            self.server.refuse(self.sent(), 504, "SYNC_TIMEOUT", {"order": 7})
-            self.advanceTo(1)
-            self.server.refuse(self.sent(), status, "ERROR")
-            self.assertEqual(self.failureResultOf(result, Refused).value.status, status)
+            result = self.credit()
+            self.assertEqual(len(self.server.requests()), 1)
+            self.server.receive(said)
+            self.server.lose()
+            self.assertNeverSent(result, cause)
+
+    def test_understoodBefore(self) -> None:
+        """
+        After an answer a complaint is about one line, and what was lost with the
+        connection may be booked.
+        """
+        result = self.credit()
+        self.server.acknowledge()
+        self.server.receive(b'{"status":400,"error":"INVALID_JSON","message":"m"}\r\n')
+        self.server.lose()
+        self.assertNoResult(result)
+        self.stop()
+        self.failureResultOf(result, OutcomeUnknown)
+
+    def test_mayBeBooked(self) -> None:
+        """
+        An operation that may be booked goes on being tried, as only that can
+        find out.
+        """
+        result = self.credit()
+        self.server.lose()
+        self.advanceTo(0.5)
+        self.server.receive(b'{"status":400,"error":"INVALID_JSON","message":"m"}\r\n')
+        self.server.lose()
+        self.assertNoResult(result)
+        self.advanceTo(1)
+        self.server.answer(self.sent())
+        self.assertEqual(self.successResultOf(result), DATA)
+
+    def test_healthCheck(self) -> None:
+        """
+        A health check asks for the state of this moment, and ends with the first
+        connection that is closed without an answer.
+        """
+        result = self.ask(self.client.healthCheck())
+        self.server.lose()
+        self.assertEqual(
+            str(self.failureResultOf(result, Unanswered).value),
+            "HealthCheck: the server closed the connection without an answer: does it"
+            " speak TLS there, or is it stopping?",
+        )
 
 
 class SilenceTests(ClientTestCase):

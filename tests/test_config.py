@@ -49,6 +49,7 @@ class FileTests(FileTestCase):
         self.write(
             """
             listen = ["tcp:1", "tcp:2"]
+            web-origin = ["https://a.example", "http://b.example:80/"]
             ledger = "/x/ledger.db"
             timeout = 3
             line-timeout = 2.5
@@ -60,6 +61,9 @@ class FileTests(FileTestCase):
         )
         options = self.parse("--config=c.toml")
         self.assertEqual(options["listen"], ["tcp:1", "tcp:2"])
+        self.assertEqual(
+            options["web-origin"], ["https://a.example", "http://b.example"]
+        )
         self.assertEqual(options["ledger"], "/x/ledger.db")
         self.assertEqual(options["timeout"], 3.0)
         self.assertEqual(options["limits"].lineTimeout, 2.5)
@@ -139,6 +143,12 @@ class FileTests(FileTestCase):
             " Unknown endpoint type: 'nope'",
             'listen = ["nope:1"]',
         )
+        self.assertRefused(
+            "--web-origin: https://a.example/console is not an origin such as"
+            " https://console.example.com: a scheme, a host and perhaps a port,"
+            " without a path",
+            'web-origin = ["https://a.example/console"]',
+        )
 
     def test_noFile(self) -> None:
         """
@@ -154,6 +164,11 @@ class FileTests(FileTestCase):
         Path("c.toml").write_bytes(b"\xff")
         e = self.assertRaises(UsageError, self.parse, "--config=c.toml")
         self.assertEqual(str(e), "c.toml: it is not UTF-8")
+        Path("c.toml").write_bytes(b"\xef\xbb\xbftimeout = 3\n")
+        e = self.assertRaises(UsageError, self.parse, "--config=c.toml")
+        self.assertEqual(
+            str(e), "c.toml: it begins with a byte order mark; save it without"
+        )
 
     def test_everyOption(self) -> None:
         """
@@ -212,7 +227,9 @@ class CheckTests(FileTestCase):
         """
         self.writeKey()
         self.write('listen = ["tcp:1"]\ntimeout = 3\naudit = "a \\"b\\""')
-        status, out, errors = self.check("c.toml", "--max-pending=9")
+        status, out, errors = self.check(
+            "c.toml", "--max-pending=9", "--web-origin=https://a.example"
+        )
         self.assertEqual((status, errors), (None, ""))
         lines = out.splitlines()
         for line in (
@@ -220,6 +237,7 @@ class CheckTests(FileTestCase):
             "timeout = 3.0  # c.toml",
             'audit = "a \\"b\\""  # c.toml',
             "max-pending = 9  # command line",
+            'web-origin = ["https://a.example"]  # command line',
             'ledger = "creditsync.db"  # default',
             "idempotent-extid = false  # default",
         ):
@@ -234,6 +252,7 @@ class CheckTests(FileTestCase):
         """
         self.assertEqual(self.check()[0], None)
         self.assertEqual(os.listdir(), [])
+        self.assertNotIn("web-origin", self.check()[1])
         self.writeKey()
         self.assertNotIn(SECRET, self.check()[1])
 
@@ -287,6 +306,45 @@ class CheckTests(FileTestCase):
                 " by this user",
                 "creditsync check-config: --audit: y can't be made by this user",
             ],
+        )
+
+    def test_warnings(self) -> None:
+        """
+        What can be used, and is perhaps not what was meant, is told without
+        being a mistake.
+        """
+        Path("creditsync.key").write_bytes(bytes(range(200, 240)) + b"\n")
+        Path("revoked").write_text("0123456789abcdef # John\nlost laptop")
+        status, out, errors = self.check("--revoked=revoked")
+        self.assertIsNone(status)
+        self.assertTrue(out.endswith("All of it can be used.\n"))
+        self.assertEqual(
+            errors.splitlines(),
+            [
+                "creditsync check-config: warning: --revoked: revoked: line 2: there is"
+                " white space or one of # , ; \" ' inside; one id per line is expected,"
+                " and a remark begins with white space and #. The first word is revoked"
+                " too",
+                "creditsync check-config: warning: --revoked: revoked: the last line"
+                " has no line end: what is appended next will run into it",
+                "creditsync check-config: warning: --key: the key begins with a byte"
+                " order mark, which is not part of it, or is binary and begins or ends"
+                " with white space, which is; tokens that an earlier release signed by"
+                " the other reading are accepted too",
+            ],
+        )
+
+    def test_revoked(self) -> None:
+        """
+        A list of revoked tokens that is not understood is a mistake.
+        """
+        Path("revoked").write_text("lost-laptop-1\n", "utf-16")
+        path = Path("revoked").absolute()
+        status, _, _ = self.check("--revoked=revoked")
+        self.assertEqual(
+            status,
+            f"creditsync check-config: --revoked: the revocations in {path} are not"
+            " UTF-8, but UTF-16 or no text at all",
         )
 
     def test_certificate(self) -> None:

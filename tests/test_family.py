@@ -38,6 +38,8 @@ from creditsync.session import Session, Sessions
 from creditsync.testing import FakeAuthenticator, HeldLedger
 from creditsync.validation import Schemas, load
 from creditsync.waiters import Waiters
+from tests import family
+from tests.family import REQUESTED, Family, Request
 
 SCHEMAS = Schemas()
 ADD, UPDATE, DELETE = 0, 1, 2
@@ -1102,107 +1104,47 @@ class ContractTests(HouseCase):
         )
 
 
-@define(eq=False)
-class Model:
+def requestOf(asked: Operation | Deletion) -> Request:
     """
-    What the runtime ought to do, said in the simplest way: nothing is ever
-    under way, and a total is added up each time it is needed.
-
-    @ivar trades: Each order's trade, as it is after all that was accepted.
-    @ivar history: Every event, in booking order: its type, its trade and the
-        operation that caused it.
-    @ivar keys: What was accepted under each key of each principal, as its
-        place in the history.
-    """
-
-    nextOrder: int = 1
-    trades: dict[int, dict[str, Any]] = Factory(dict)
-    history: list[tuple[int, dict[str, Any], object]] = Factory(list)
-    keys: dict[tuple[int, str], int] = Factory(dict)
-
-    def total(self, login: int, cmds: tuple[int, int]) -> int:
-        """
-        The sum of an account's booked trades of these two kinds.
-        """
-        return sum(
-            each["profit"]
-            for each in self.trades.values()
-            if each["login"] == login and each["cmd"] in cmds and each["state"] == 3
-        )
-
-    def ask(self, asked: Operation | Deletion, now: int) -> str | int:
-        """
-        Carry an operation out.
-
-        @return: The error with which it is refused, or the place in the
-            history of the event that answers it.
-        """
-        place = self.keys.get((asked.principal, asked.key or ""))
-        if asked.key is not None and place is not None:
-            first: Any = self.history[place][2]
-            return place if content(first) == content(asked) else "REUSED"
-        old = self.trades.get(asked.order)
-        if isinstance(asked, Deletion):
-            if old is None:
-                return "NOT_FOUND"
-            new = {**old, "state": 6, "timestamp": now}
-            isOther = old["cmd"] not in asked.cmds
-        else:
-            new = {
-                "order": asked.order if old else self.nextOrder,
-                "login": asked.login,
-                "cmd": asked.cmd,
-                "state": 3,
-                "profit": asked.amount,
-                "comment": asked.comment,
-                "openTime": old["openTime"] if old else now,
-                "closeTime": old["closeTime"] if old else now,
-                "timestamp": now,
-            }
-            if asked.openTime is not None:
-                new["openTime"] = asked.openTime
-            if asked.closeTime is not None:
-                new["closeTime"] = asked.closeTime
-            same = old is None or (old["login"], old["cmd"]) == (asked.login, asked.cmd)
-            isOther = not same
-        if isOther or (old is not None and old["state"] == 6):
-            return "INCORRECT_ORDER"
-        if new["closeTime"] < new["openTime"]:
-            return "INVALID_DATA"
-        before = dict(self.trades)
-        self.trades[new["order"]] = new
-        for cmds in ((6, 8), (7, 9)):
-            if self.total(new["login"], cmds) < 0:
-                self.trades = before
-                return "TRADE_NO_MONEY"
-        eventType = 2 if isinstance(asked, Deletion) else 0 if old is None else 1
-        self.nextOrder += eventType == 0
-        self.history.append((eventType, new, asked))
-        if asked.key is not None:
-            self.keys[asked.principal, asked.key] = len(self.history) - 1
-        return len(self.history) - 1
-
-
-def content(asked: Operation | Deletion) -> tuple[object, ...]:
-    """
-    What two requests under one key must have in common.
+    What an operation asks for, as the model has it.
     """
     if isinstance(asked, Deletion):
-        return asked.command, asked.order
-    return (
+        deletes = "credit" if CREDIT_IN in asked.cmds else "balance"
+        return Request(
+            asked.command,
+            deletes=deletes,
+            order=asked.order,
+            principal=asked.principal,
+            key=asked.key,
+        )
+    return Request(
         asked.command,
+        asked.cmd,
+        None,
         asked.login,
         asked.amount,
         asked.comment,
         asked.order,
         asked.openTime,
         asked.closeTime,
+        asked.principal,
+        asked.key,
     )
+
+
+def recordOf(trade: family.Trade, **changes: int) -> Trade:
+    """
+    The server's record of a trade of the model.
+    """
+    members = {**trade._asdict(), **changes}
+    members["openTime"] = members.pop("open_time")
+    members["closeTime"] = members.pop("close_time")
+    return Trade(**members)
 
 
 class ModelBehaviour:
     """
-    What the runtime does on every ledger, compared with L{Model}; C{kept}
+    What the runtime does on every ledger, compared with L{Family}; C{kept}
     makes the ledger.
     """
 
@@ -1215,7 +1157,7 @@ class ModelBehaviour:
         self.chance = random.Random(seed)
         self.clock = Clock()
         self.now = NOW
-        self.model = Model()
+        self.model = Family()
         self.published: list[TradeEvent] = []
         self.asked: list[Operation | Deletion] = []
         self.durable: dict[int, str] = {}
@@ -1318,7 +1260,7 @@ class ModelBehaviour:
         if chance.random() < 0.6:
             order = 0
         elif old is not None and chance.random() < 0.8:
-            login, cmd = old["login"], old["cmd"]
+            login, cmd = old.login, old.cmd
         amount = chance.choice((1, 2, 5, 30 * ONE, 10**17))
         times = [chance.choice((None, None, None, None, 0, NOW, NOW + 500))] * 2
         if chance.random() < 0.2:
@@ -1347,24 +1289,22 @@ class ModelBehaviour:
         result = maybeDeferred(self.runtime.submit, asked)
         if isFull and not isKnown:
             return self.refusal(result, "BUSY")
-        expected = self.model.ask(asked, self.now)
-        if expected == "REUSED":
-            return self.refusal(result, "IDEMPOTENCY_KEY_REUSED")
+        expected = self.model.ask(requestOf(asked), self.now, asked)
         if isinstance(expected, str):
             return self.refusal(result, expected)
         self.asked.append(asked)
         reservation = self.successResultOf(result)
-        eventType, trade, first = self.model.history[expected]
-        self.assertEqual(reservation.eventType, eventType)
-        self.assertEqual(reservation.trade, Trade(**trade))
+        booked = self.model.history[expected]
+        self.assertEqual(reservation.eventType, booked.type)
+        self.assertEqual(reservation.trade, recordOf(booked.trade))
         if expected < len(self.published):
             self.assertIs(reservation.isReplay, True)
             return "replayed"
         self.assertIs(reservation.isReplay, False)
-        self.assertIs(reservation.operation, first)
+        self.assertIs(reservation.operation, booked.asked)
         place = expected
         reservation.whenDurable().addCallback(lambda _: self.told(place))
-        return "attached" if expected < history else f"booked {eventType}"
+        return "attached" if expected < history else f"booked {booked.type}"
 
     def told(self: Any, place: int) -> None:
         """
@@ -1393,20 +1333,19 @@ class ModelBehaviour:
         told = self.successResultOf(self.runtime.trade(order))
         trade = self.model.trades.get(order)
         underWay = [
-            eventType
-            for eventType, each, _ in self.model.history[len(self.published) :]
-            if each["order"] == order
+            each.type
+            for each in self.model.history[len(self.published) :]
+            if each.trade.order == order
         ]
         if trade is None:
             self.assertIs(told, None)
         elif underWay:
-            state = 10 + underWay[-1]
-            self.assertEqual(told, Trade(**{**trade, "state": state}))
+            self.assertEqual(told, recordOf(trade, state=REQUESTED[underWay[-1]]))
         else:
-            self.assertEqual(told, Trade(**trade))
+            self.assertEqual(told, recordOf(trade))
         key = f"key-{self.chance.randint(1, 60)}"
         place = self.model.keys.get((7, key))
-        found = None if place is None else self.model.history[place][1]["order"]
+        found = None if place is None else self.model.history[place].trade.order
         self.assertEqual(self.successResultOf(self.runtime.orderOf(7, key)), found)
 
     def finish(self: Any) -> None:
@@ -1422,27 +1361,26 @@ class ModelBehaviour:
         model, history = self.model, self.model.history
         self.assertEqual(
             [(each.type, each.data) for each in self.published],
-            [(eventType, Trade(**trade)) for eventType, trade, _ in history],
+            [(each.type, recordOf(each.trade)) for each in history],
         )
-        for event, (_, _, asked) in zip(self.published, history, strict=True):
-            self.assertIs(event.operation, asked)
+        for event, each in zip(self.published, history, strict=True):
+            self.assertIs(event.operation, each.asked)
         self.assertEqual(sorted(self.durable), list(range(len(history))))
         self.kept.open()
         for order in range(1, model.nextOrder):
-            self.assertEqual(self.kept.trade(order), Trade(**model.trades[order]))
+            self.assertEqual(self.kept.trade(order), recordOf(model.trades[order]))
         self.assertIs(self.kept.trade(model.nextOrder), None)
-        for login in (1001, 1002, 1003):
-            expected = Account(
-                login, model.total(login, (6, 8)), model.total(login, (7, 9))
-            )
-            self.assertEqual(self.kept.account(login), expected)
+        for login, (balance, credit) in family.totals(model.trades.values()).items():
+            self.assertEqual(self.kept.account(login), Account(login, balance, credit))
         for (principal, key), place in model.keys.items():
             replay = self.kept.replay(principal, key)
-            eventType, trade, asked = history[place]
+            booked = history[place]
             self.assertEqual(
-                (replay.eventType, replay.trade), (eventType, Trade(**trade))
+                (replay.eventType, replay.trade), (booked.type, recordOf(booked.trade))
             )
-            self.assertEqual(content(replay.operation), content(asked))
+            self.assertEqual(
+                requestOf(replay.operation).content, booked.request.content
+            )
         self.assertEqual(self.kept.newOrder(), model.nextOrder)
         self.kept.close()
 

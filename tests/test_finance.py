@@ -221,6 +221,13 @@ class OperationTests(FinanceCase):
                 self.invalid(amount=amount), "data.amount must have at most 8 decimals"
             )
 
+    def test_noise(self) -> None:
+        """
+        The digits beyond those of a double are none.
+        """
+        amount = Decimal("3.1800000000000002")
+        self.assertEqual(self.operation(amount=amount).amount, 318000000)
+
     def test_wholeFloats(self) -> None:
         """
         C{1001.0} is an integer, as JSON Schema has it, and is taken as 1001.

@@ -20,7 +20,8 @@ FLOORS: list[set[str]] = [
     {"codes"},
     {"errors", "methods"},
     {"interfaces"},
-    {"records"},
+    {"records", "patterns"},
+    {"revocations"},
     {
         "wire",
         "validation",
@@ -64,7 +65,7 @@ ONLY_IN: dict[str, set[str]] = {
     "orjson": {"wire"},
     "prometheus_client": {"metrics", "web"},
     "argparse": {"cli", "__main__"},
-    "signal": {"tap"},
+    "signal": {"tap", "cli"},
     "atexit": {"tap"},
 }
 

@@ -21,6 +21,21 @@ class CorpusTests(SynchronousTestCase):
         self.assertGreaterEqual(json_corpus.cases(), 250)
         self.assertEqual(list(json_corpus.judge(list(json_corpus.trials()))), [])
 
+    def test_extIDs(self) -> None:
+        """
+        A line that is refused is answered under its extID where that can be
+        read, and never under one that stands in another object.
+        """
+        self.assertEqual(list(json_corpus.judgeExtIDs()), [])
+
+    def test_wrongExtID(self) -> None:
+        """
+        An extID that is lost, or one that is taken from elsewhere, is found.
+        """
+        for salvaged in ({}, {"extID": "c1"}):
+            self.patch(wire, "salvage", lambda line, salvaged=salvaged: salvaged)
+            self.assertTrue(list(json_corpus.judgeExtIDs()))
+
     def test_echoes(self) -> None:
         """
         What clients choose comes back unchanged, in lines that every client

@@ -672,7 +672,13 @@ class SQLiteLedgerTests(SQLiteTestCase):
         """
         ledger = self.opened()
         assert ledger._writer is not None
-        self.assertEqual(ledger._writer.execute("PRAGMA synchronous").fetchone(), (2,))
+        for name, value in [
+            ("synchronous", 2),
+            ("fullfsync", 1),
+            ("checkpoint_fullfsync", 1),
+        ]:
+            found = ledger._writer.execute(f"PRAGMA {name}").fetchone()
+            self.assertEqual((name, found), (name, (value,)))
         self.assertEqual(self.value("PRAGMA journal_mode"), "wal")
 
     def test_notDurable(self) -> None:
@@ -706,6 +712,35 @@ class SQLiteLedgerTests(SQLiteTestCase):
             lambda path: sqlite3.connect(path, isolation_level=None, factory=Lazy),
         )
         self.assertIn("synchronous is 1", self.refused(LedgerProblem))
+
+    def test_notPastTheDisksCache(self) -> None:
+        """
+        So is one that doesn't take a setting that macOS needs.
+        """
+        for name in ("fullfsync", "checkpoint_fullfsync"):
+
+            class Lazy(sqlite3.Connection):
+                """
+                A connection that leaves one of them off.
+                """
+
+                setting = f"PRAGMA {name} = 1"
+
+                def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+                    """
+                    Do as asked, but for that.
+                    """
+                    sql = "SELECT 1" if sql == self.setting else sql
+                    return super().execute(sql, *parameters)
+
+            self.patch(
+                sqlite,
+                "_connect",
+                lambda path, lazy=Lazy: sqlite3.connect(
+                    path, isolation_level=None, factory=lazy
+                ),
+            )
+            self.assertIn(f": {name} is 0, where 1 is", self.refused(LedgerProblem))
 
     def test_readerCantWrite(self) -> None:
         """

@@ -42,8 +42,7 @@ from creditsync.records import (
     difference,
 )
 from creditsync.validation import load
-from tests.crash import record as crash
-from tests.simulation import books, history
+from tests import family
 
 ATTRIBUTES = Trade.__struct_fields__
 
@@ -201,18 +200,19 @@ class TradeTests(MembersCase):
             ],
         )
 
-    def test_suites(self) -> None:
+    def test_model(self) -> None:
         """
-        The reliability suites, which have lists of their own, look at all.
+        The suites' model of the family, which shares nothing with the server,
+        has all of them too.
         """
-        self.assertMembers(books._COLUMNS, TRADE_MEMBERS, "tests/simulation/books.py")
-        self.assertMembers(
-            names(crash._TRADE), (*TRADE_MEMBERS, "revision"), "tests/crash/record.py"
-        )
-        told = history.members(TRADE)
-        self.assertMembers(tuple(told), TRADE_MEMBERS, "tests/simulation/history.py")
-        data = json.loads(wire.encodeData(TRADE))
-        self.assertSame(crash.onTheWire(data), TRADE, "tests/crash/record.py")
+        where = "tests/family.py"
+        self.assertMembers(family.Trade._fields, TRADE_MEMBERS, where)
+        self.assertMembers(names(family.COLUMNS), TRADE_MEMBERS, where)
+        told = family.tradeOf(json.loads(wire.encodeData(TRADE)))
+        for name, attribute in zip(TRADE_MEMBERS, ATTRIBUTES, strict=True):
+            self.assertEqual(
+                getattr(told, name), getattr(TRADE, attribute), f"{name} in {where}"
+            )
 
 
 class SchemaOfLedgerTests(MembersCase):
@@ -380,12 +380,14 @@ class RequestTests(MembersCase):
 
     def test_schemas(self) -> None:
         """
-        The schema of each method that books has all members of its data.
+        The schema of each method that books has all members of its data, and
+        the one that it refuses there.
         """
+        wanted = (*DATA_MEMBERS, "idempotencyKey")
         for method in BOOKING_METHODS:
             self.assertMembers(
                 tuple(sorted(load(method.schema)["properties"])),
-                tuple(sorted(DATA_MEMBERS)),
+                tuple(sorted(wanted)),
                 f"schemas/{method.schema}.json",
             )
 
@@ -404,6 +406,17 @@ class RequestTests(MembersCase):
         )
         other = operation(method, "CreditInSync", DATA, 7, "key")
         self.assertEqual(difference(one, other), "command")
+
+    def test_model(self) -> None:
+        """
+        To the suites' model, each of them makes another request.
+        """
+        one = family.Request("CreditIn", 7, **DATA)
+        for name in DATA_MEMBERS:
+            other = one._replace(**{name: OTHER_DATA[name]})
+            self.assertNotEqual(
+                one.content, other.content, f"{name} in tests/family.py"
+            )
 
     def test_notData(self) -> None:
         """

@@ -38,6 +38,7 @@ from creditsync.records import DATA_MEMBERS, Account, Operation, Reservation, Tr
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
 from creditsync.validation import Schemas, load
+from tests import family
 
 CREDIT_IN = BOOKING_METHODS[0]
 BONUS = BookingMethod("BonusIn", 100, "credit", 1, "bonus in", "add a bonus")
@@ -67,6 +68,19 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(
             [(each.name, each.cmds) for each in DELETING_METHODS],
             [("DeleteCredit", {7, 9}), ("DeleteBalance", {6, 8})],
+        )
+
+    def test_model(self) -> None:
+        """
+        The suites' model of the family says the same.
+        """
+        rows = {method.name: method for method in BOOKING_METHODS}
+        for name, method in family.METHODS.items():
+            row = rows[name]
+            self.assertEqual((row.cmd, row.total, row.sign, row.schema), method)
+        self.assertEqual(
+            {method.total: method.name for method in DELETING_METHODS},
+            family.DELETIONS,
         )
 
     def test_sound(self) -> None:

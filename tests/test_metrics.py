@@ -2,6 +2,8 @@
 Tests for L{creditsync.metrics}.
 """
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from prometheus_client.openmetrics import parser as openmetrics
@@ -15,6 +17,7 @@ from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
 from creditsync.metrics import Metrics, Pulse, exposition, registry
 from creditsync.records import TradeEvent
+from creditsync.revocations import Revocations
 from creditsync.service import CreditSync
 from creditsync.tally import Tally
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
@@ -106,6 +109,24 @@ class MetricsTests(ObservedTestCase):
         self.events.publish([TradeEvent(0, {"order": 7})])
         Client(self.server).asks()
         self.turns()
+
+    def test_revocations(self) -> None:
+        """
+        A file of revoked tokens that is no longer understood is told, also on
+        a server that nobody asks for anything.
+        """
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = Path(folder.name, "revoked")
+        path.touch()
+        name = "creditsync_revocations_stale{}"
+        self.assertEqual(values(self.metrics)[name], 0.0)
+        self.metrics.revocations = Revocations(path)
+        self.assertEqual(values(self.metrics)[name], 0.0)
+        path.write_bytes(b"\xff")
+        self.assertEqual(values(self.metrics)[name], 1.0)
+        path.write_bytes(b"x\n")
+        self.assertEqual(values(self.metrics)[name], 0.0)
 
     def test_openMetrics(self) -> None:
         """

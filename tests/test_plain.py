@@ -2,15 +2,17 @@
 Tests for L{creditsync.wire.plainRequest}, the short way of most lines.
 """
 
+import contextlib
 import json
+from decimal import Decimal
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import wire
-from creditsync.errors import Refusal
+from creditsync.errors import InvalidJSON, Refusal
 from creditsync.records import Request
 from creditsync.validation import Schemas
 
@@ -40,6 +42,16 @@ def longWay(line: bytes) -> Request | None:
         members.get("data", {}),
         members.get("idempotencyKey"),
     )
+
+
+def units(amount: int | float | Decimal) -> int | None:
+    """
+    An amount in 10⁻⁸ units, if it can be one.
+    """
+    try:
+        return wire.toUnits(amount)
+    except ValueError:
+        return None
 
 
 class PlainTests(SynchronousTestCase):
@@ -132,7 +144,12 @@ _scalar = (
     | st.sampled_from(["x" * 128, "x" * 129, "", 2**53, {}, {"a": 1}, []])
 )
 _pairs = st.lists(
-    st.tuples(st.sampled_from(["login", "amount", "comment", "order", "x"]), _scalar),
+    st.tuples(
+        st.sampled_from(
+            ["login", "amount", "comment", "order", "x", "idempotencyKey", "extID"]
+        ),
+        _scalar,
+    ),
     max_size=5,
 )
 
@@ -173,3 +190,35 @@ class AgreementTests(SynchronousTestCase):
         plain = wire.plainRequest(line)
         if plain is not None:
             self.assertEqual(repr(plain), repr(longWay(line)))
+
+    @settings(derandomize=True, database=None, deadline=None, max_examples=1000)
+    @given(
+        st.from_regex(
+            r"-?(0|[1-9][0-9]{0,10})(\.[0-9]{1,22})?([eE][+-]?[0-9]{1,3})?",
+            fullmatch=True,
+            alphabet=st.characters(codec="ascii"),
+        )
+        | st.tuples(st.floats(-1e10, 1e10), st.sampled_from(["", ".17g", ".20f"])).map(
+            lambda pair: format(*pair)
+        )
+        | st.integers(-(10**12), 10**12).map(lambda n: f"{n / 10**8:.17g}")
+    )
+    @example("3.1800000000000002")
+    @example("0.30000000000000004")
+    @example("9999999999.123456789")
+    @example("0.000000009")
+    def test_amounts(self, text: str) -> None:
+        """
+        Either way an amount is what it is as it is written.
+        """
+        line = LINE.replace(b"300.0", text.encode())
+        plain, members = wire.plainRequest(line), None
+        with contextlib.suppress(InvalidJSON):
+            members = wire.decode(line)
+        if members is None:
+            self.assertIs(plain, None)
+            return
+        expected = units(Decimal(text))
+        self.assertEqual(units(members["data"]["amount"]), expected)
+        if plain is not None:
+            self.assertEqual(units(plain.data["amount"]), expected)

@@ -3,7 +3,7 @@ Tests for L{creditsync.protocol}.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -182,6 +182,7 @@ class Recorder:
     A session that takes lines and says what the test wants.
 
     @ivar lines: The lines that came.
+    @ivar unread: Those that are refused as they are.
     @ivar isIdle: Whether all of them are answered.
     @ivar hasEnded: Whether it was told that its client is gone.
     @ivar principal: For whom the client speaks.
@@ -190,6 +191,7 @@ class Recorder:
     send: Callable[[bytes], None]
     received: Callable[[bytes], None] = lambda line: None
     lines: list[bytes] = Factory(list)
+    unread: list[bytes] = Factory(list)
     isIdle: bool = True
     hasEnded: bool = False
     principal: Principal | None = None
@@ -202,11 +204,11 @@ class Recorder:
         self.lines.append(line)
         self.received(line)
 
-    def refuse(self, members: Mapping[str, Any], refusal: Refusal) -> None:
+    def refuseUnread(self, line: bytes, refusal: Refusal) -> None:
         """
         Say that a line is refused.
         """
-        assert not members
+        self.unread.append(line)
         self.send(wire.refusal(None, refusal))
 
     def ended(self) -> None:
@@ -383,6 +385,17 @@ class FramingTests(RecordedTestCase):
         client.says(b"one\ntw")
         self.assertEqual(client.session.lines, [b"one"])
 
+    def test_tlsWherePlainIsSpoken(self) -> None:
+        """
+        The beginning of a TLS handshake is a line at once, so that the client,
+        which waits for an answer, gets one.
+        """
+        client = self.connect()
+        client.says(b"\x16\x03\x01\x02\x00\x01")
+        self.assertEqual(client.session.lines, [b"\x16\x03\x01\x02\x00\x01"])
+        client.isGone()
+        self.assertAtRest()
+
     @given(st.data())
     def test_anySplitting(self, data: st.DataObject) -> None:
         """
@@ -496,6 +509,18 @@ class LineLimitTests(RecordedTestCase):
         """
         self.assertTooLong(b"0123456789AB")
         self.assertTooLong(b"0123456789", b"AB")
+
+    def test_readAsFarAsItCame(self) -> None:
+        """
+        The session is given what there is of the line, to find out whose it
+        is.
+        """
+        client = self.connect()
+        client.says(b"0123456", b"789ABCDEF\nrest\n")
+        self.assertEqual(client.session.unread, [b"0123456789ABCDEF"])
+        client = self.connect()
+        client.says(b"0123456", b"789ABC")
+        self.assertEqual(client.session.unread, [b"0123456789ABC"])
 
     def test_unfinishedAfterAnotherLine(self) -> None:
         """

@@ -68,11 +68,12 @@ class DocumentTests(SynchronousTestCase):
         for row in body:
             name, default = (entry.astext() for entry in row[:2])
             documented[name.removeprefix("--")] = default
-        # What the file of the key and the list of endpoints are by default is
-        # decided after the parsing.
+        # Lists are not among the parameters; what the file of the key and the
+        # list of endpoints are by default is decided after the parsing.
         defaults = {
             **{name: default for name, _, default, *_ in Options.optParameters},
             "listen": tap.DEFAULT_LISTEN,
+            "web-origin": None,
             "key": tap.DEFAULT_KEY,
             **{name: "off" for name, *_ in Options.optFlags},
         }

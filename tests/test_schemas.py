@@ -281,6 +281,23 @@ class ContractTests(SynchronousTestCase):
         self.passes("delete", {"order": 1}, {"order": 2**53 - 1, "login": 1001})
         self.fails("delete", {}, {"order": 0}, {"order": -1}, {"order": "1"})
 
+    def test_misplacedKey(self) -> None:
+        """
+        A client's own validator finds an idempotency key in the data, where it
+        would not make a repetition safe. The look-up has one there.
+        """
+        data = {"login": 1001, "amount": 1, "comment": "x"}
+        out = {**data, "amount": -1}
+        key = {"idempotencyKey": "k"}
+        for name in ("credit_in", "balance_in"):
+            self.passes(name, data)
+            self.fails(name, {**data, **key})
+        for name in ("credit_out", "balance_out"):
+            self.passes(name, out)
+            self.fails(name, {**out, **key})
+        self.fails("delete", {"order": 1, **key})
+        self.passes("get_operation", key)
+
     def test_family(self) -> None:
         """
         What goes in is greater than 0 and what goes out is less; a credit

@@ -20,7 +20,7 @@ from zope.interface import implementer
 from creditsync import wire
 from creditsync.codes import ALL_SESSIONS
 from creditsync.commands import GetOperation, HealthCheck, Subscription
-from creditsync.errors import IncorrectOrder, LedgerProblem, Refusal
+from creditsync.errors import Busy, IncorrectOrder, LedgerProblem, Refusal
 from creditsync.events import TradeEvents
 from creditsync.finance import financeCommands
 from creditsync.interfaces import (
@@ -1832,13 +1832,48 @@ class ExtIDTests(SessionTestCase):
 
     def test_ofNoJSON(self) -> None:
         """
-        What is not JSON has no extID to answer under.
+        A line that is refused as no I-JSON is answered under its extID if that
+        is good in itself.
+        """
+        for line, extID in (
+            (b'{"extID":"x","data":{"amount":NaN}}', "x"),
+            (b'{"data":{"comment":"\\ud83d"},"extID":7}', 7),
+            (b'{"extID":"x","data":{"comment":"\xff"}}', "x"),
+            (b'{"extID":"x","extID":"y"}', None),
+            (b'{"extID":1.5,"data":{"amount":NaN}}', None),
+            (b'{"extID":"","data":{"amount":NaN}}', None),
+            (b'{"extID":true,"data":{"amount":NaN}}', None),
+            (b'{"extID":null,"data":{"amount":NaN}}', None),
+            (b'{"extID":"%b","data":NaN}' % (b"x" * 128), "x" * 128),
+            (b'{"extID":"%b","data":NaN}' % (b"x" * 129), None),
+            (b"{", None),
+            (b"", None),
+        ):
+            client = self.client()
+            client.says(line)
+            self.assertEqual(client.outcomes(), [(extID, 400, "INVALID_JSON")], line)
+
+    def test_unread(self) -> None:
+        """
+        So is a line that is not read at all, as it is too long.
         """
         client = self.client()
-        client.says(b'{"extID":"x",')
-        [reply] = client.hears()
-        self.assertNotIn("extID", reply)
-        self.assertEqual((reply["status"], reply["error"]), (400, "INVALID_JSON"))
+        line = b'{"extID":"x","data":{"comment":"' + b"x" * 70_000
+        client.session.refuseUnread(line, Busy("too long"))
+        client.session.refuseUnread(b"x" * 70_000, Busy("too long"))
+        self.assertEqual(client.outcomes(), [("x", 503, "BUSY"), (None, 503, "BUSY")])
+
+    def test_misplacedKey(self) -> None:
+        """
+        An idempotency key inside of data is refused, and nothing happens.
+        """
+        client = self.client()
+        client.asks(data={**DATA, "idempotencyKey": "k"})
+        client.asks("DeleteCreditSync", "b", {"order": 5, "idempotencyKey": "k"})
+        for reply in client.hears():
+            self.assertEqual((reply["status"], reply["error"]), (400, "INVALID_DATA"))
+            self.assertIn("beside data", reply["message"])
+        self.assertEqual(self.runtime.reserved, [])
 
     def test_requiredBySync(self) -> None:
         """

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.simulation.course import Course
@@ -87,6 +88,48 @@ class SeedTests(SynchronousTestCase):
         *_, last = done.stdout.splitlines()
         self.assertRegex(last, "^VIOLATION: seed [0-4]: event-before-reply: ")
         self.assertIn("again: python -m tests.simulation --seed", done.stdout)
+
+
+class RestTests(SynchronousTestCase):
+    """
+    Tests that what is left of a server is found, at rest and after each stop.
+    """
+
+    def setUp(self) -> None:
+        """
+        Run a server, and have it lose count.
+        """
+        plan = evolve(CALM, absent=frozenset(range(10)))
+        self.world = World(plan.seed, faultsOf(plan.seed) - plan.without)
+        running = prepared(self.world, plan)
+        self.course: Course = running.__enter__()
+        self.addCleanup(running.__exit__, None, None, None)
+        self.course.site.boot()
+        self.world.run(1.0)
+        self.course._checkRest()
+        assert self.course.site.service is not None
+        self.course.site.service.sessions.pending += 1
+
+    def test_rest(self) -> None:
+        """
+        At rest.
+        """
+        violation = self.assertRaises(Violation, self.course._checkRest)
+        self.assertEqual(
+            str(violation), "rest: these are left: {'requests in flight': 1}"
+        )
+
+    def test_stop(self) -> None:
+        """
+        After a stop, which may be followed by another start.
+        """
+        self.course.site.stop()
+        violation = self.assertRaises(Violation, self.world.run, 100.0)
+        self.assertEqual(
+            str(violation),
+            "rest: these are left after a stop: {'requests in flight': 1,"
+            " 'waits for all requests to be answered': 1}",
+        )
 
 
 class RuleTests(SynchronousTestCase):
@@ -247,7 +290,7 @@ class RuleTests(SynchronousTestCase):
             each for each in self.history.publications if each.booking is not booking
         ]
         for talk in self.history.talks:
-            comment = booking.trade["comment"].split(" ")[0].encode()
+            comment = booking.trade.comment.split(" ")[0].encode()
             mark = b'"comment":"' + comment + b" "
             talk.events = [each for each in talk.events if mark not in each[0]]
         self.assertBreaks("durability")
@@ -341,7 +384,8 @@ class RuleTests(SynchronousTestCase):
         """
         What is booked is what was asked for, to the last unit.
         """
-        self.booking(lambda each: each.type == 0).trade["profit"] += 1
+        booking = self.booking(lambda each: each.type == 0)
+        booking.trade = booking.trade._replace(profit=booking.trade.profit + 1)
         self.assertLedgerBreaks("as-asked-for")
 
     def test_bookedTwice(self) -> None:
@@ -362,9 +406,13 @@ class RuleTests(SynchronousTestCase):
         """
         A trade has the time at which it was booked.
         """
-        trade = self.booking(lambda each: each.type == 0).trade
-        for name in ("open_time", "close_time", "timestamp"):
-            trade[name] += 100
+        booking = self.booking(lambda each: each.type == 0)
+        trade = booking.trade
+        booking.trade = trade._replace(
+            open_time=trade.open_time + 100,
+            close_time=trade.close_time + 100,
+            timestamp=trade.timestamp + 100,
+        )
         self.assertLedgerBreaks("time")
 
     def test_lost(self) -> None:

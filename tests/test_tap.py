@@ -6,6 +6,7 @@ import atexit
 import io
 import os
 import signal
+import socket
 import sys
 import time
 from contextlib import redirect_stdout
@@ -24,7 +25,8 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import __version__, tap
-from creditsync.errors import LedgerInUse, LedgerProblem
+from creditsync.auth import mint
+from creditsync.errors import LedgerInUse, LedgerProblem, Unauthorized
 from creditsync.records import Limits
 from creditsync.tap import CannotStart, Options, Server
 
@@ -150,6 +152,18 @@ class OptionsTests(InFolder):
                 f"--timeout must be a positive number: {text}", f"--timeout={text}"
             )
 
+    def test_leeway(self) -> None:
+        """
+        The leeway for issuers' clocks is 5 seconds, and may be none at all.
+        """
+        self.assertEqual(self.parse()["leeway"], 5.0)
+        self.assertEqual(self.parse("--leeway=0")["leeway"], 0.0)
+        self.assertEqual(self.parse("--leeway=1.5")["leeway"], 1.5)
+        for text in ("-1", "-0.001", "nan", "inf", "1e400", "x", "", "5s"):
+            self.assertRefused(
+                f"--leeway must be 0 or a positive number: {text}", f"--leeway={text}"
+            )
+
     def test_noWholeNumber(self) -> None:
         """
         What is counted must be a whole number.
@@ -203,6 +217,16 @@ class OptionsTests(InFolder):
             "--revoked=/nowhere/revoked",
         )
 
+    def test_revokedWithoutAName(self) -> None:
+        """
+        An empty name, say of a variable that is not set, is refused, and not
+        taken for no list at all.
+        """
+        self.assertRefused(
+            f"--revoked: the revocations in {os.getcwd()} are not a regular file",
+            "--revoked=",
+        )
+
     def test_version(self) -> None:
         """
         --version is ours and not Twisted's.
@@ -253,6 +277,40 @@ class KeyTests(InFolder):
         """
         self.writeKey("hunter2")
         self.assertEqual(self.refusal(), "--key: an HS256 key has at least 32 bytes")
+
+    def test_twoReadings(self) -> None:
+        """
+        Where earlier releases read the file differently both readings are
+        taken, which the log says, and checked.
+        """
+        lines = logTo(self)
+        Path("creditsync.key").write_bytes(b"\xef\xbb\xbf" + SECRET.encode())
+        Path("creditsync.key").chmod(0o600)
+        options = self.parse()
+        self.assertEqual(options["secret"], SECRET.encode())
+        self.assertEqual(options["formerSecrets"], [b"\xef\xbb\xbf" + SECRET.encode()])
+        self.assertEqual(
+            lines,
+            [
+                (
+                    "warn",
+                    "The key creditsync.key begins with a byte order mark, which is"
+                    " not part of it, or is binary and begins or ends with white"
+                    " space, which is; tokens that an earlier release signed by the"
+                    " other reading are accepted too.",
+                )
+            ],
+        )
+
+    def test_variableHasTwoReadings(self) -> None:
+        """
+        The key in the environment is read as a file's is.
+        """
+        data = bytes(range(200, 240)) + b"\n"
+        self.patch(os, "environb", {b"CREDITSYNC_KEY": data})
+        options = self.parse()
+        self.assertEqual(options["secret"], data)
+        self.assertEqual(options["formerSecrets"], [data[:-1]])
 
     def test_noPublicKey(self) -> None:
         """
@@ -373,6 +431,20 @@ class MakeServiceTests(InFolder):
         self.assertTrue(IService.providedBy(service))
         self.assertEqual(os.listdir(), ["creditsync.key"])
 
+    def test_instance(self) -> None:
+        """
+        What tells a server from others is the same after a restart, is another
+        for another ledger, key or machine, and has nothing of the key.
+        """
+        key = SECRET.encode()
+        name = tap.instanceOf("creditsync.db", key)
+        self.assertEqual(name, tap.instanceOf(os.path.abspath("creditsync.db"), key))
+        self.assertRegex(name, "^[0-9a-f]{32}$")
+        others = [tap.instanceOf("other.db", key), tap.instanceOf("creditsync.db", b"")]
+        self.patch(socket, "gethostname", lambda: "elsewhere")
+        others.append(tap.instanceOf("creditsync.db", key))
+        self.assertEqual(len({name, *others}), 4)
+
     def test_keyIsKept(self) -> None:
         """
         A second start makes no second key.
@@ -381,6 +453,36 @@ class MakeServiceTests(InFolder):
         key = Path("creditsync.key").read_text()
         tap.makeService(self.parse())
         self.assertEqual(Path("creditsync.key").read_text(), key)
+
+    def test_authenticator(self) -> None:
+        """
+        Tokens are judged by the key in each of its readings, with the leeway
+        and the revocations of the options.
+        """
+        binary = bytes(range(200, 240)) + b" "
+        Path("creditsync.key").write_bytes(binary)
+        Path("revoked").write_text("lost # John\n")
+        server = tap.makeService(self.parse("--leeway=60", "--revoked=revoked"))
+        authenticate = server.creditSync.sessions.authenticator.authenticate
+        now = time.time()
+        for key in (binary, binary[:-1]):
+            authenticate(mint(key, id=7, role=1, expires=120, now=now + 30))
+            token = mint(key, id=7, role=1, expires=120, now=now, jti="lost")
+            self.assertRaises(Unauthorized, authenticate, token)
+            token = mint(key, id=7, role=1, expires=120, now=now + 90)
+            self.assertRaises(Unauthorized, authenticate, token)
+
+    def test_revocations(self) -> None:
+        """
+        The file of revoked tokens is read again on a reload, and watched by
+        the metrics.
+        """
+        Path("revoked").touch()
+        options = self.parse("--revoked=revoked", "--web=tcp:0")
+        server: Any = tap.makeService(options)
+        self.assertIn(options["revocations"].reload, server._reloads)
+        metrics = server.web._root._metrics
+        self.assertIs(metrics.revocations, options["revocations"])
 
 
 class FakeCreditSync:

@@ -12,8 +12,8 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import Factory
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -264,6 +264,26 @@ class EndpointTests(TLSTestCase):
                 )
             ],
         )
+
+    def test_plainClient(self) -> None:
+        """
+        A client that speaks no TLS is told so at once, in the clear, and its
+        connection is closed; nothing that it says reaches the protocol.
+        """
+        for first in (b'{"command":"HealthCheck"}\r\n', b"\r\n", b"[]\r\n", b" "):
+            self.endpoint().listen(Factory.forProtocol(Protocol))
+            factory = self.reactor.tcpServers[-1][1]
+            connection = factory.buildProtocol(None)
+            transport = StringTransport()
+            connection.makeConnection(transport)
+            connection.dataReceived(first)
+            connection.dataReceived(b'{"command":"HealthCheck"}\r\n')
+            self.assertEqual(
+                transport.value(),
+                b'{"status":400,"error":"INVALID_JSON","message":"this port speaks'
+                b' TLS, and the client does not"}\r\n',
+            )
+            self.assertTrue(transport.disconnecting)
 
     def test_expires(self) -> None:
         """

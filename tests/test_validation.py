@@ -236,7 +236,7 @@ class RefuseTests(_Checks):
             self.refused(
                 "credit_in",
                 SEED | {"comment": f"a{character}b"},
-                "data.comment has a character or a form that is not allowed",
+                "data.comment does not match the required pattern",
             )
 
     def test_extID(self) -> None:
@@ -270,9 +270,29 @@ class RefuseTests(_Checks):
         """
         An idempotency key is printable ASCII, with no line end at its end.
         """
-        why = "idempotencyKey has a character or a form that is not allowed"
+        why = "idempotencyKey does not match the required pattern"
         for key in ("a\n", "a\tb", "\xe9", "a\x7f", "\U0001f600", "\x00"):
             self.refused("request", {"command": "x", "idempotencyKey": key}, why)
+
+    def test_misplacedKey(self) -> None:
+        """
+        An idempotency key in the data of a finance command is refused, whatever
+        it is: it would be ignored there, and a repetition booked twice.
+        """
+        why = (
+            "data.idempotencyKey is in the wrong place: an idempotencyKey is a member"
+            " of the request itself, beside data"
+        )
+        for key in ("k", "", None, 7, {}):
+            for name, data in (
+                ("credit_in", SEED),
+                ("credit_out", SEED | {"amount": -1}),
+                ("balance_in", SEED),
+                ("balance_out", SEED | {"amount": -1}),
+                ("delete", {"order": 1}),
+            ):
+                self.schemas.check(name, data, "data")
+                self.refused(name, data | {"idempotencyKey": key}, why)
 
     def test_oneName(self) -> None:
         """
@@ -389,6 +409,66 @@ class SiteTests(SynchronousTestCase):
             "data.other must be at least 1",
         )
 
+    def test_multipleOf(self) -> None:
+        """
+        A site may ask for whole cents, and means decimals.
+        """
+        schemas = self.bring({"properties": {"amount": {"multipleOf": 0.01}}})
+        for amount in (300, 300.0, 19.99, 0.07, Decimal("9999999999.12")):
+            schemas.check("credit_in", SEED | {"amount": amount}, "data")
+        for amount in (0.001, 19.999, 1e-8, Decimal("9999999999.12345678")):
+            self.assertEqual(
+                self.message(schemas, SEED | {"amount": amount}),
+                "data.amount must be a multiple of 0.01",
+            )
+        self.assertEqual(
+            self.message(schemas, SEED | {"amount": "x"}),
+            "data.amount must be a number",
+        )
+
+    def test_pattern(self) -> None:
+        """
+        A pattern is one of ECMA-262: C{$} is the very end, and C{\\d} is a digit
+        of ASCII.
+        """
+        schemas = self.bring({"properties": {"comment": {"pattern": "^[a-z]+\\d$"}}})
+        schemas.check("credit_in", SEED | {"comment": "abc1"}, "data")
+        for comment in ("abc1\n", "abc\u0661", "abc"):
+            self.assertEqual(
+                self.message(schemas, SEED | {"comment": comment}),
+                "data.comment does not match the required pattern",
+            )
+
+    def test_patternsOfNames(self) -> None:
+        """
+        So it is of the names of members, for every keyword that asks for them.
+        """
+        for schema in (
+            {"patternProperties": {"^x\\d$": False}},
+            {"propertyNames": {"not": {"pattern": "^x\\d$"}}},
+            {"patternProperties": {"^(?!x\\d$)": True}, "additionalProperties": False},
+            {"patternProperties": {"^(?!x\\d$)": True}, "unevaluatedProperties": False},
+            {"$ref": "#/x/a", "x": {"a": {"patternProperties": {"^x\\d$": False}}}},
+            {"patternProperties": {"^x\\d$": False, "^x[0-9]$": True}},
+        ):
+            schemas = self.bring(schema)
+            for name in ("x", "x\u0661", "x1\n"):
+                schemas.check("credit_in", SEED | {name: 1}, "data")
+            self.message(schemas, SEED | {"x1": 1})
+
+    def test_patternOfOurs(self) -> None:
+        """
+        What a site's schema refers to in ours keeps its meaning.
+        """
+        schemas = self.bring(
+            {"properties": {"key": {"$ref": "common.json#/$defs/idempotencyKey"}}}
+        )
+        schemas.check("credit_in", SEED | {"key": "k 1"}, "data")
+        self.assertEqual(
+            self.message(schemas, SEED | {"key": "k\n"}),
+            "data.key does not match the required pattern",
+        )
+
     def test_otherKeyword(self) -> None:
         """
         For a keyword that ours do not use the library's sentence is told.
@@ -465,15 +545,35 @@ class SiteTests(SynchronousTestCase):
 
     def test_noSchema(self) -> None:
         """
-        A file that is no schema is refused, also for its regular expression.
+        A file that is no schema is refused.
         """
         for schema, why in (
             ({"type": "int"}, "'int' is not valid under any of the given schemas"),
             ({"maximum": "5"}, "'5' is not of type 'number'"),
-            ({"pattern": "("}, "'(' is not a 'regex'"),
+            ({"pattern": 5}, "5 is not of type 'string'"),
         ):
             error = self.assertRaises(ValueError, self.bring, schema)
             self.assertIn(f"credit_in.json is not a valid schema: {why}", str(error))
+
+    def test_noPattern(self) -> None:
+        """
+        A pattern that has no meaning here is refused wherever it stands.
+        """
+        bad = {"pattern": "^a\\Z"}
+        for schema in (
+            bad,
+            {"properties": {"comment": {"allOf": [bad]}}},
+            {"patternProperties": {"^a\\Z": True}},
+            {"propertyNames": bad},
+            {"$defs": {"a": bad}},
+            {"$ref": "#/x/a", "x": {"a": bad}},
+        ):
+            error = self.assertRaises(ValueError, self.bring, schema)
+            self.assertEqual(
+                str(error),
+                f"{self.folder}/credit_in.json has a pattern that can't be used:"
+                " '^a\\\\Z' can't be understood from '\\\\Z'",
+            )
 
     def test_otherDialect(self) -> None:
         """
@@ -489,10 +589,11 @@ class SiteTests(SynchronousTestCase):
         fetched.
         """
         for where in ("other.json", "common.json#/$defs/x", "http://127.0.0.1:9/x"):
-            path = self.folder / "credit_in.json"
-            path.write_text(json.dumps({"properties": {"a": {"$ref": where}}}))
-            error = self.assertRaises(ValueError, Schemas, self.folder)
-            self.assertIn(f"{path} refers to ", str(error))
+            for keyword in ("$ref", "$dynamicRef"):
+                path = self.folder / "credit_in.json"
+                path.write_text(json.dumps({"properties": {"a": {keyword: where}}}))
+                error = self.assertRaises(ValueError, Schemas, self.folder)
+                self.assertIn(f"{path} refers to ", str(error))
 
 
 def near(*limits: int) -> list[Any]:

@@ -17,6 +17,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
@@ -84,8 +85,9 @@ class Page:
     """
 
     def __init__(self, site: WebSite) -> None:
-        self.wire = Wire()
-        self.wire.protocol = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        peer = IPv4Address("TCP", "127.0.0.1", 1)
+        self.wire = Wire(peerAddress=peer)
+        self.wire.protocol = site.buildProtocol(peer)
         self.wire.protocol.makeConnection(self.wire)
 
     def sends(self, text: bytes) -> None:
@@ -176,11 +178,17 @@ class WebTestCase(ObservedTestCase):
         self.elsewhere = Elsewhere()
         self.open()
 
-    def open(self, ledger: str | None = None) -> None:
+    def open(self, ledger: str | None = None, origins: tuple[str, ...] = ()) -> None:
         """
-        Open the site of a server with this ledger.
+        Open the site of a server with this ledger, which is found there.
         """
-        self.root = Root(self.metrics, run=self.elsewhere.run, ledger=ledger)
+        self.root = Root(
+            self.metrics,
+            run=self.elsewhere.run,
+            ledger=ledger,
+            origins=origins,
+            instance="one",
+        )
         self.root.start()
         self.site = WebSite(self.root, reactor=self.reactor)
         self.cookie = ""
@@ -194,7 +202,9 @@ class WebTestCase(ObservedTestCase):
         """
         page = Page(self.site)
         self.pages.append(page)
-        lines = [f"{method} {path} HTTP/1.1", "Host: localhost:8081"]
+        lines = [f"{method} {path} HTTP/1.1"]
+        if "Host" not in headers:
+            lines.append("Host: localhost:8081")
         if self.cookie:
             lines.append(f"Cookie: {self.cookie}")
         if body:
@@ -253,6 +263,28 @@ class ProbeTests(WebTestCase):
         answer = self.get("/metrics", Accept="application/openmetrics-text")
         self.assertIn("openmetrics", answer.headers["Content-Type"])
         self.assertTrue(answer.body.endswith(b"# EOF\n"))
+
+    def test_rebound(self) -> None:
+        """
+        A page of another site whose name resolves to this machine reads no
+        metrics, and the log has the name.
+        """
+        log: list[Any] = []
+        globalLogPublisher.addObserver(log.append)
+        self.addCleanup(globalLogPublisher.removeObserver, log.append)
+        address = IPv4Address("TCP", "127.0.0.1", 8081)
+        self.patch(Wire, "getHost", lambda _: address)
+        answer = self.get("/metrics", Host="evil.example:8081")
+        self.assertEqual((answer.status, answer.json["error"]), (403, "FORBIDDEN"))
+        [event] = [each for each in log if "host" in each]
+        self.assertEqual(
+            formatEvent(event),
+            "/metrics for 127.0.0.1 is refused: it was asked for under the name"
+            " evil.example:8081, which is neither an address nor named by"
+            " --web-origin.",
+        )
+        for host in ("localhost:8081", "127.0.0.1:8081"):
+            self.assertEqual(self.get("/metrics", Host=host).status, 200)
 
     def test_health(self) -> None:
         """
@@ -359,6 +391,31 @@ class PageTests(WebTestCase):
         self.assertEqual((answer.status, answer.body), (200, b""))
         self.assertAtRest()
 
+    def test_anyBytes(self) -> None:
+        """
+        Headers that are no text are answered like others.
+        """
+        self.open(origins=("https://console.example.com",))
+        for name in (
+            "Host",
+            "Origin",
+            "X-Forwarded-For",
+            "X-Forwarded-Proto",
+            "Accept",
+        ):
+            for method, path in (
+                ("GET", "/session"),
+                ("GET", "/metrics"),
+                ("POST", "/session"),
+                ("POST", "/session/end"),
+            ):
+                headers = {"Host": "localhost:8081", "Origin": HERE, name: "\xff\xfe"}
+                page = Page(self.site)
+                lines = [f"{each}: {value}\r\n" for each, value in headers.items()]
+                head = f"{method} {path} HTTP/1.1\r\n{''.join(lines)}\r\n"
+                page.sends(head.encode("latin-1"))
+                self.assertLess(page.answer().status, 500, (name, method, path))
+
     def test_methods(self) -> None:
         """
         Nothing is changed by a method that is none of the page's.
@@ -419,7 +476,72 @@ class SignInTests(WebTestCase):
         answer = self.post(
             "/session", "token=manager", Origin=HERE.replace("http:", "https:")
         )
+        name, *attributes = answer.headers["Set-Cookie"].split("; ")
+        self.assertTrue(name.startswith("__Host-creditsync_session_"), name)
+        self.assertEqual(
+            [each.lower() for each in attributes],
+            ["path=/", "secure", "httponly", "samesite=strict"],
+        )
+        self.cookie = name
+        self.assertEqual(self.get("/session").status, 200)
+        # The proxy says that the browser speaks TLS: a plain cookie is not enough.
+        self.open(origins=("https://console.example.com",))
+        self.signIn()
+        self.assertEqual(self.get("/session").status, 200)
+        answer = self.get("/session", **{"X-Forwarded-Proto": "https"})
+        self.assertEqual(answer.status, 401)
+        answer = self.post("/session/end", Origin="https://localhost:8081")
+        self.assertTrue(answer.headers["Set-Cookie"].startswith("__Host-"))
         self.assertIn("; secure", answer.headers["Set-Cookie"].lower())
+
+    def test_cookieName(self) -> None:
+        """
+        Each console has a cookie of its own, as browsers send a host's cookies to
+        all its ports, and a proxy may have several consoles on one of them. It has
+        the same one after a restart.
+        """
+        names = []
+        for instance, host in (
+            ("one", "localhost:9001"),
+            ("one", "localhost:9002"),
+            ("two", "localhost:9001"),
+            (None, "localhost:9001"),
+            (None, "localhost:9001"),
+            ("one", "LOCALHOST:9001"),
+        ):
+            root = Root(self.metrics, run=self.elsewhere.run, instance=instance)
+            self.site.resource = root
+            answer = self.post(
+                "/session", "token=manager", Origin=f"http://{host}", Host=host
+            )
+            names.append(answer.headers["Set-Cookie"].partition("=")[0])
+        self.assertEqual(names[5], names[0])
+        self.assertEqual(len(set(names)), 5)
+
+    def test_twoConsoles(self) -> None:
+        """
+        A browser that has the cookies of two consoles is signed in at both, until
+        it signs out at one.
+        """
+        sites, cookies = [self.site], [self.signIn() and self.cookie]
+        self.site = WebSite(
+            Root(self.metrics, run=self.elsewhere.run, instance="two"),
+            reactor=self.reactor,
+        )
+        self.cookie = cookies[0]
+        self.assertEqual(self.get("/session").status, 401)
+        cookies.append(self.signIn() and self.cookie)
+        sites.append(self.site)
+        self.cookie = "; ".join(cookies)
+        statuses = []
+        for self.site in sites:
+            statuses.append(self.get("/session").status)
+        self.assertEqual(statuses, [200, 200])
+        self.assertEqual(self.post("/session/end").status, 204)
+        statuses = []
+        for self.site in sites:
+            statuses.append(self.get("/session").status)
+        self.assertEqual(statuses, [200, 401])
 
     def test_browser(self) -> None:
         """
@@ -448,7 +570,8 @@ class SignInTests(WebTestCase):
         """
         Without one nothing is shown, whatever the cookie says.
         """
-        for cookie in ("", "creditsync_session=manager", "creditsync_session=\xff"):
+        name = self.signIn().headers["Set-Cookie"].partition("=")[0]
+        for cookie in ("", f"{name}=manager", f"{name}=\xff", "creditsync_session=x"):
             self.cookie = cookie
             for path in ("/session", "/feed", "/search?order=1"):
                 answer = self.get(path)
@@ -489,6 +612,78 @@ class SignInTests(WebTestCase):
         self.assertEqual(without.status, 403)
         self.assertEqual(self.get("/session").status, 200)
 
+    def test_proxy(self) -> None:
+        """
+        What comes through a proxy that names the upstream in C{Host} is refused,
+        and the log says what came and what was expected; with the public origin it
+        is taken.
+        """
+        log: list[Any] = []
+        globalLogPublisher.addObserver(log.append)
+        self.addCleanup(globalLogPublisher.removeObserver, log.append)
+        origin = "https://console.example.com"
+        for path in ("/session", "/session/end"):
+            log.clear()
+            answer = self.post(path, "token=manager", Origin=origin)
+            self.assertEqual(answer.status, 403)
+            self.assertEqual(
+                answer.json["message"],
+                "the origin https://console.example.com is not this site's; behind a"
+                " proxy the server needs --web-origin",
+            )
+            [event] = [each for each in log if "origin" in each]
+            self.assertEqual(
+                formatEvent(event),
+                f"{path} from 127.0.0.1 is refused: it came from the origin"
+                " https://console.example.com, expected http://localhost:8081. If the"
+                " console is behind a proxy, start the server with --web-origin and"
+                " the origin that browsers show.",
+            )
+        self.open(origins=("https://Console.example.com:443",))
+        answer = self.post("/session", "token=manager", Origin=origin)
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(self.signIn().status, 200)
+
+    def test_hostileOrigin(self) -> None:
+        """
+        Of a header that could be a terminal's command, or very long, the log has
+        the text.
+        """
+        log: list[Any] = []
+        globalLogPublisher.addObserver(log.append)
+        self.addCleanup(globalLogPublisher.removeObserver, log.append)
+        self.post("/session", Origin="\x1b[2J" + "x" * 5000)
+        self.post("/session", Origin="")
+        texts = [formatEvent(each) for each in log if "origin" in each]
+        self.assertIn("the origin \\x1b[2Jxxx", texts[0])
+        self.assertLess(len(texts[0]), 1000)
+        self.assertIn("the origin none, expected", texts[1])
+
+    def test_attemptsOfOthers(self) -> None:
+        """
+        A client that tries too often locks out no other, also behind a proxy; all
+        clients together have a bound too.
+        """
+        self.open(origins=("https://console.example.com",))
+
+        def tries(client: str, token: str = "nobody") -> int:
+            return self.post(
+                "/session", f"token={token}", **{"X-Forwarded-For": client}
+            ).status
+
+        for _ in range(500):
+            last = tries("192.0.2.1")
+        self.assertEqual(last, 429)
+        self.assertEqual(tries("192.0.2.2", "manager"), 200)
+        statuses = [tries(f"192.0.3.{number}") for number in range(200)]
+        self.assertEqual(statuses, [401] * 179 + [429] * 21)
+        self.reactor.advance(0.1)
+        self.assertEqual(tries("192.0.2.2", "manager"), 200)
+        self.reactor.advance(20.1)
+        self.assertEqual(tries("192.0.2.2", "manager"), 200)
+        signIns = self.root.children[b"session"]._signIns
+        self.assertEqual(list(signIns._attempts._spent), [None, "192.0.2.2"])
+
     def test_attempts(self) -> None:
         """
         To guess is slow, and to look at so many signatures does not hold up
@@ -514,6 +709,20 @@ class SignInTests(WebTestCase):
         for self.cookie in cookies:
             statuses.append(self.get("/session").status)
         self.assertEqual(statuses, [401, 200, 200])
+
+    def test_over(self) -> None:
+        """
+        Sign-ins whose tokens have ended leave their room to others.
+        """
+        self.patch(signing, "_MOST", 2)
+        self.signIn("dealer")
+        dealer = self.cookie
+        self.signIn()
+        self.authenticator.revoked.add("manager")
+        self.signIn("admin")
+        self.cookie = dealer
+        self.assertEqual(self.get("/session").status, 200)
+        self.assertEqual(len(self.root.children[b"session"]._signIns._principals), 2)
 
 
 class FeedTests(WebTestCase):

@@ -2,10 +2,15 @@
 Tests for L{creditsync.wire}.
 """
 
+import contextlib
 import random
 from decimal import Decimal
+from fractions import Fraction
+from math import inf, nextafter, ulp
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import wire
@@ -494,7 +499,9 @@ class DecodeEncodingTests(_Verdicts):
         """
         A line has no byte order mark; inside a string it is a character.
         """
-        self.malformed(b"\xef\xbb\xbf{}", b"\xef\xbb\xbf")
+        for line in (b"\xef\xbb\xbf{}", b"\xef\xbb\xbf"):
+            e = self.assertRaises(InvalidJSON, wire.decode, line)
+            self.assertEqual(e.message, "the line begins with a byte order mark")
         self.yields(b'"\xef\xbb\xbf"', "\ufeff")
 
     def test_otherEncodings(self) -> None:
@@ -644,6 +651,198 @@ class DecodeRepeatedNameTests(_Verdicts):
         )
 
 
+class SalvageTests(SynchronousTestCase):
+    """
+    The C{extID} of a line that is refused.
+    """
+
+    def salvaged(self, extID: str | int | float, *lines: bytes) -> None:
+        """
+        Assert that this is what is read of each of these lines, which are no
+        I-JSON.
+        """
+        for line in lines:
+            self.assertRaises(InvalidJSON, wire.decode, line)
+            self.assertEqual(wire.salvage(line), {"extID": extID}, line[:80])
+
+    def lost(self, *lines: bytes) -> None:
+        """
+        Assert that nothing is read of these.
+        """
+        for line in lines:
+            self.assertEqual(wire.salvage(line), {}, line[:80])
+
+    def test_wrongValues(self) -> None:
+        """
+        It is read in front of and behind whatever is not I-JSON.
+        """
+        for value in (
+            b"NaN",
+            b"-Infinity",
+            b"1e400",
+            b"9007199254740992",
+            b"1" * 5000,
+            b"0.%b" % (b"1" * 64),
+            b"01",
+            b"+1",
+            b"undefined",
+            b'"\\ud83d"',
+            b'"\\ufffe"',
+            b'"\\x41"',
+            b'"\xff"',
+            b'"\xc3"',
+            b'"\xed\xa0\x80"',
+            b'"a\tb"',
+            b'"\\\\"',
+            b'{"a":1,"a":2}',
+            b'{"a":1,5}',
+            b"[1,]",
+            b'[{"a":NaN},["}]",{}]]',
+            b"[" * 17 + b"]" * 17,
+            b"[" * 900 + b"]" * 900,
+            b"[%b]" % b",".join([b"{}"] * 600),
+        ):
+            self.salvaged(
+                "x",
+                b'{"extID":"x","a":NaN,"b":%b}' % value,
+                b'{"a":NaN,"b":%b,"extID":"x"}' % value,
+                b' { "b" : %b , "extID" : "x" , "a" : NaN } ' % value,
+            )
+
+    def test_values(self) -> None:
+        """
+        It has its type, and is good I-JSON itself. Whether it may be an extID
+        is not asked here.
+        """
+        for text, extID in (
+            (b'"\\u00e9"', "\xe9"),
+            ('"\xe9\U0001f4b6"'.encode(), "\xe9\U0001f4b6"),
+            (b'"a\\"b"', 'a"b'),
+            (b"7", 7),
+            (b"-7.0", -7.0),
+        ):
+            self.salvaged(extID, b'{"extID":%b,"a":NaN}' % text)
+        self.lost(
+            *(
+                b'{"extID":%b,"a":NaN}' % text
+                for text in (
+                    b"NaN",
+                    b'"\\ud83d"',
+                    b'"\\ufffe"',
+                    b'"\xff"',
+                    b'"a\tb"',
+                    b'"\\x41"',
+                    b"9007199254740992",
+                    b"01",
+                    b"7a",
+                    b"{}",
+                    b'["x"]',
+                    b'"a"b"',
+                    b"'x'",
+                    b"",
+                )
+            )
+        )
+
+    def test_broken(self) -> None:
+        """
+        Where a line ends to be JSON does no harm to what stands before it.
+        """
+        for rest in (
+            b"",
+            b'"data":{"comment":"It ends he',
+            b'"data":{"comment":"He said "hi"","amount":1}}',
+            b"'data':{}}",
+            b'"a":1}}',
+            b'"a":1} {}',
+            b"}",
+            b'"a":[1}]',
+            b'"a":/* one */1}',
+            b"[" * 30000,
+            b'"a":' + b"[" * 60000,
+            b'"a":"' + b"x" * 70000,
+            b'"a":[' + b"0," * 30000 + b"0]}",
+        ):
+            self.salvaged("x", b'{"command":"X","extID":"x",' + rest)
+        self.salvaged("x", b'\xef\xbb\xbf{"extID":"x"}')
+
+    def test_doubt(self) -> None:
+        """
+        What there might be another one of is not taken, nor what may be cut
+        off.
+        """
+        self.lost(
+            b'{"extID":"x","extID":"x"}',
+            b'{"extID":"x","extID":"y","a":NaN}',
+            b'{"extID":"x","e\\u0078tID":"y"}',
+            b'{"extID":"x","a":1}{"extID":"y"}',
+            b'{"extID":"x","a":1},{"extID":"y"}',
+            b'{"extID":"x","a":"\\"},"extID":"y"}',
+            b'{"extID":"x",\'a\':1,"extID":"y"}',
+            b'{"extID":"x",\'a\':1,"\\u0065xtID":"y"}',
+            b'{"extID":"x","extID":"y',
+            b'{"extID":"x"',
+            b'{"extID":12',
+            b'{"extID":"x" "y":1}',
+            b'{"extID":"x":1}',
+        )
+        self.salvaged("x", b'{"\\u0065xt\\u0049D":"x","a":NaN}')
+
+    def test_elsewhere(self) -> None:
+        """
+        One that stands in another object or inside of a string is never
+        taken, whatever is wrong with the line.
+        """
+        self.lost(
+            b'{"data":{"extID":"x","a":NaN}}',
+            b'{"data":[{"extID":"x"}],"a":NaN}',
+            b'[{"extID":"x","a":NaN}]',
+            b'"extID":"x"',
+            b'{"a":"\\"extID\\":\\"x\\"","b":NaN}',
+            b'{"a":"\\\\\\",\\"extID\\":\\"x\\"","b":NaN}',
+            b'{"a":\'","extID":"x","b":"\'}',
+            b'{"a":{"b":\'},"extID":"x","c":"\'}}',
+            b'{"a":{/*},"extID":"x",*/"b":1}}',
+            b'{"a":{"b":[},"extID":"x"]}}',
+            b'{"a":{"b":1]},"extID":"x"}',
+            b'{"a":[1},"extID":"x"}',
+            b'{"a":{"b":"c"d"},"extID":"x"}',
+            b'{"extid":"x","ext":"ID","a":NaN}',
+            b'{extID:"x"}',
+            b"extID",
+            b"",
+        )
+        self.salvaged("x", b'{"extID":"x","data":{"extID":"y","a":NaN}}')
+        self.salvaged("x", b'{"data":{"extID":"y","a":NaN},"extID":"x"}')
+
+    def test_cost(self) -> None:
+        """
+        Of a line that is made to be expensive only so many members and
+        brackets are looked at.
+        """
+        matches: list[int] = []
+
+        class Counting:
+            def __init__(self, pattern: Any) -> None:
+                self.pattern = pattern
+
+            def match(self, line: bytes, at: int) -> Any:
+                matches.append(at)
+                return self.pattern.match(line, at)
+
+        for name in ("_MEMBER", "_BRACKET"):
+            self.patch(wire, name, Counting(getattr(wire, name)))
+        for line in (
+            b'{"extID":"x","a":' + b"[" * 65000,
+            b'{"extID":"x","a":' + b'[{"":' * 13000,
+            b'{"extID":"x",' + b'"":0,' * 13000,
+            b'{"extID":"x",' + b'"":[],' * 11000,
+        ):
+            matches.clear()
+            self.salvaged("x", line)
+            self.assertLess(len(matches), 2100)
+
+
 class UnitsTests(SynchronousTestCase):
     """
     Amounts to and from integers of 10⁻⁸ units.
@@ -675,23 +874,105 @@ class UnitsTests(SynchronousTestCase):
         ):
             self.assertEqual(wire.toUnits(amount), units, amount)
 
+    def test_noise(self) -> None:
+        """
+        What programs write for a double is the amount of at most 8 decimals
+        that it was meant for: in 15, 16 or 17 digits or in all of them, with an
+        exponent or without, and one unit in the last place above or below.
+        """
+        for text, units in (
+            ("3.1800000000000002", 318000000),
+            ("0.10000000000000001", 10000000),
+            ("-0.10000000000000001", -10000000),
+            ("0.30000000000000004", 30000000),
+            ("434.99999999999994", 43500000000),
+            ("56.99999999999999", 5700000000),
+            ("0.7999999999999999", 80000000),
+            ("3.1800000000000002e0", 318000000),
+            ("318000000000000020e-17", 318000000),
+            ("0.29999999999999998889776975374843459576368331909", 30000000),
+            ("0.1000000000000000055511151231257827021181583404541015625", 10000000),
+            ("1001.0000000000000001", 100100000000),
+            ("9.9999999999999995e-09", 1),
+            ("0.000000010000000000000000000000000000000000001", 1),
+            ("12345678.120000001", 1234567812000000),
+            ("9999999999.123456789", 999999999912345679),
+        ):
+            self.assertEqual(wire.toUnits(Decimal(text)), units, text)
+            amount = wire.decode(b'{"m":%b}' % text.encode())["m"]
+            self.assertEqual(wire.toUnits(amount), units, text)
+
+    def test_exactIsLiteral(self) -> None:
+        """
+        A number of at most 8 decimals is what it says, however near another
+        one is that a double could be.
+        """
+        for text, units in (
+            ("9999999999.9999999", 999999999999999990),
+            ("234567890.09999999", 23456789009999999),
+            ("9999999999.99999999", 999999999999999999),
+            ("123456789.12345678", 12345678912345678),
+        ):
+            self.assertEqual(wire.toUnits(Decimal(text)), units, text)
+
     def test_tooFine(self) -> None:
         """
-        An amount with more than 8 decimals has no units; none is rounded.
+        Any other amount with more than 8 decimals has no units; none becomes 0.
         """
         for amount in (
             0.000000001,
             1.123456789,
             -1e-9,
             1e-300,
-            Decimal("9999999999.123456789"),
-            Decimal("1001.0000000000000001"),
-            Decimal("0.000000010000000000000000000000000000000000001"),
+            5e-324,
+            -5e-324,
+            4e-9,
+            6e-9,
+            0.3000000000000001,
+            Decimal("3.180000000000001"),
+            Decimal("3.1800000000000006"),
+            Decimal("3.1799999999999993"),
+            Decimal("0.1000000000000001"),
+            Decimal("0.0000000100000000000001"),
+            Decimal("1e-400"),
+            Decimal("1e-999999"),
             Decimal("1." + "1" * 65000),
+            Decimal("sNaN"),
             float("inf"),
             float("nan"),
         ):
             self.assertRaises(ValueError, wire.toUnits, amount)
+
+    @settings(derandomize=True, database=None, deadline=None, max_examples=1000)
+    @given(
+        st.integers(-(10**18), 10**18) | st.integers(-(10**10), 10**10),
+        st.integers(-3, 3),
+        st.sampled_from([".17g", "r", ".15e", ".20f", ".25g"]),
+    )
+    def test_asFractions(self, units: int, steps: int, form: str) -> None:
+        """
+        The rule, by fractions, for each way to write a double near an amount.
+        """
+        value = units / 10**8
+        for _ in range(abs(steps)):
+            value = nextafter(value, inf if steps > 0 else -inf)
+        text = repr(value) if form == "r" else format(value, form)
+        exact = Fraction(text)
+        nearest = round(exact * 10**8)
+        apart = min(
+            abs(exact - Fraction(nearest, 10**8)),
+            abs(Fraction(float(text)) - Fraction(nearest, 10**8)),
+        )
+        isNoise = nearest != 0 and apart <= Fraction(ulp(nearest / 10**8))
+        isGood = isNoise or exact * 10**8 == nearest
+        amounts: list[Any] = [Decimal(text)]
+        with contextlib.suppress(InvalidJSON):
+            amounts.append(wire.decode(b'{"m":%b}' % text.encode())["m"])
+        for amount in amounts:
+            if isGood:
+                self.assertEqual(wire.toUnits(amount), nearest, text)
+            else:
+                self.assertRaises(ValueError, wire.toUnits, amount)
 
     def test_fromUnits(self) -> None:
         """

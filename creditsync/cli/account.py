@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.defer import maybeDeferred
 
 from creditsync.cli.ledger import readLogin
+from creditsync.cli.output import say
 from creditsync.errors import LedgerProblem
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.tap import DEFAULT_LEDGER
@@ -50,4 +51,4 @@ def run(options: Namespace) -> None:
     except LedgerProblem as e:
         raise SystemExit(f"creditsync account add: {e}") from e
     for login in dict.fromkeys(options.logins):
-        print(login, "added" if login in added else "was there already")
+        say(f"{login} {'added' if login in added else 'was there already'}")

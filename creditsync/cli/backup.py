@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from creditsync.cli.ledger import addLedger, told
+from creditsync.cli.output import say
 from creditsync.ledger.copying import backUp
 
 
@@ -33,4 +34,4 @@ def run(options: Namespace) -> None:
     """
     with told(options):
         backUp(options.ledger, options.copy, options.force)
-        print(f"{options.copy} is a sound copy of {options.ledger}")
+        say(f"{options.copy} is a sound copy of {options.ledger}")

@@ -44,6 +44,8 @@ from creditsync.cli.connection import (
     readToken,
     talk,
 )
+from creditsync.cli.keys import Keys
+from creditsync.cli.output import say
 from creditsync.cli.progress import Progress, progress
 from creditsync.cli.results import NotTheseResults, Results
 from creditsync.cli.rows import (
@@ -51,11 +53,11 @@ from creditsync.cli.rows import (
     DEFAULT_COMMAND,
     NEED_COMMENT,
     BulkFile,
-    Problem,
     Row,
-    Unreadable,
     check,
+    checkPoint,
 )
+from creditsync.cli.spreadsheet import Problem, Unreadable
 from creditsync.client import Answer, CreditClient, OutcomeUnknown, Refused
 from creditsync.validation import Schemas
 
@@ -78,22 +80,24 @@ def _listed(commands: Sequence[str]) -> str:
 
 
 _DESCRIPTION = f"""\
-Book the rows of a CSV file. Its first line has the names of its columns:
+Book the rows of a CSV file. The header has the names of the columns, separated
+by commas, semicolons or tabs:
 
   login    the account
-  amount   what is put in or taken out: greater than 0, at most 8 decimals
+  amount   what is put in or taken out: greater than 0, with a decimal point and
+           at most 8 decimals
   comment  what it is for; needed for {_listed(NEED_COMMENT)}
   command  one of {_listed(COMMANDS)},
            if there is this column (default: {DEFAULT_COMMAND})
-  key      the idempotency key, if there is one (default: made of the content
-           of the file and the line)
+  key      the idempotency key, of one row only, if there is one (default: made
+           of the content of the file and the line)
   order    an order to update, if there is one
 
 All of the file is checked first, and nothing is booked if a line is wrong.
 The run may be interrupted, killed and repeated at any time. As long as the file
 is the same, and the id in the token, no row is ever booked twice; rows that were
 refused are tried again. Rows are sent in their order, but many at a time: what
-depends on another row belongs into another file.
+depends on another row belongs in a separate file.
 """
 
 _STATUSES = """\
@@ -137,6 +141,12 @@ def addCommand(commands: Any) -> None:
         default=256,
         help="how many rows are under way at a time, up to 900 (default: 256)",
     )
+    parser.add_argument(
+        "--three-decimals",
+        action="store_true",
+        help="take amounts such as 1.000 and 12.500 for 1 and 12.5, which could be"
+        " meant as 1000 and 12500 and are refused otherwise",
+    )
     addConnection(parser)
     parser.set_defaults(name="bulk", run=run)
 
@@ -172,7 +182,7 @@ def _run(options: Namespace) -> None:
             end(options, USAGE, str(e))
         with results:
             if results.count == extent.rows:
-                print(f"all {extent.rows} rows were done by earlier runs: {path}")
+                say(f"all {extent.rows} rows were done by earlier runs: {path}")
                 raise SystemExit(DONE)
             work = partial(book, options, rows, extent, results)
             talk(options, token, work, maxInFlight=options.in_flight)
@@ -187,7 +197,7 @@ def _open(options: Namespace) -> BinaryIO:
     except OSError as e:
         end(options, USAGE, f"{options.file} can't be read: {e.strerror}")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        end(options, USAGE, f"{options.file} can't be read twice: it is no real file")
+        end(options, USAGE, f"{options.file} is not a regular file")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -217,10 +227,9 @@ def _checked(options: Namespace, rows: BulkFile) -> Extent:
 
     @raise SystemExit: There are problems, which have been told.
     """
-    schemas = Schemas()
     extent = Extent()
     problems = 0
-    for problem in _problems(rows, schemas, extent):
+    for problem in _problems(options, rows, extent):
         print(f"{options.file}: {problem}", file=sys.stderr)
         problems += 1
         if problems == MAX_PROBLEMS:
@@ -232,7 +241,9 @@ def _checked(options: Namespace, rows: BulkFile) -> Extent:
     return extent
 
 
-def _problems(rows: BulkFile, schemas: Schemas, extent: Extent) -> Iterator[Problem]:
+def _problems(options: Namespace, rows: BulkFile, extent: Extent) -> Iterator[Problem]:
+    schemas = Schemas()
+    keys = Keys()
     try:
         for row in rows.rows():
             if isinstance(row, Problem):
@@ -240,10 +251,15 @@ def _problems(rows: BulkFile, schemas: Schemas, extent: Extent) -> Iterator[Prob
                 continue
             extent.rows += 1
             extent.lines = row.line
+            if rows.hasOwnKey(row):
+                keys.add(row.key)
             try:
                 check(row, schemas)
+                if not options.three_decimals:
+                    checkPoint(row)
             except Problem as e:
                 yield e
+        yield from keys.repeats(rows.rows(), MAX_PROBLEMS)
     except Unreadable as e:
         yield e
 
@@ -306,6 +322,8 @@ class BulkRun:
     unknown: int = field(default=0, init=False)
     cause: str = field(default="", init=False)
     _inFlight: int = field(default=0, init=False)
+    # The line that was sent first under each key that is under way.
+    _first: dict[str, int] = field(factory=dict, init=False)
     _isFilling: bool = field(default=False, init=False)
     _ended: "Deferred[None]" = field(init=False)
 
@@ -348,6 +366,7 @@ class BulkRun:
                 if row is None:
                     break
                 self._inFlight += 1
+                self._first.setdefault(row.key, row.line)
                 asked = self._client.request(row.command, row.data, row.key)
                 asked.addBoth(self._answered, row)
         except (Problem, OSError) as e:
@@ -359,11 +378,16 @@ class BulkRun:
 
     def _answered(self, answer: Answer | Failure, row: Row) -> None:
         self._inFlight -= 1
+        isFirst = self._first.get(row.key) == row.line
+        if isFirst:
+            del self._first[row.key]
         try:
             if isinstance(answer, Failure):
                 self._failed(answer, row)
             else:
-                self._booked(answer, row)
+                # One that has attached to another row's operation gets the
+                # same answer as that row.
+                self._booked(answer, row, answer.isReplay or not isFirst)
             self._progress.update()
         except Exception as e:
             # Nothing has happened, or the results can't be written, and then
@@ -371,8 +395,8 @@ class BulkRun:
             self.stop(str(e))
         self._fill()
 
-    def _booked(self, data: Answer, row: Row) -> None:
-        if data.isReplay:
+    def _booked(self, data: Answer, row: Row, isReplay: bool) -> None:
+        if isReplay:
             self.replayed += 1
         else:
             self.booked += 1
@@ -403,7 +427,7 @@ def _summarize(options: Namespace, run: BulkRun, rows: int, results: Results) ->
     @return: The exit status.
     """
     left = rows - results.count - run.answered
-    print(
+    say(
         f"booked {run.booked}, replayed {run.replayed}, refused {run.refused},"
         f" unknown {run.unknown}, done by earlier runs {results.count}, left {left}"
         f" of {rows} rows: {results.path}"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from twisted.python.usage import UsageError
 
-from creditsync.tap import Options, keyPath
+from creditsync.tap import TWO_READINGS, Options, keyPath
 
 _USAGE = """\
 Usage: creditsync check-config [FILE] [options of the server]
@@ -43,6 +43,8 @@ def run(arguments: Sequence[str]) -> None:
         raise SystemExit(f"creditsync check-config: {e}") from e
     for line in _lines(options):
         print(line)
+    for warning in _warnings(options):
+        print(f"creditsync check-config: warning: {warning}", file=sys.stderr)
     problems = list(_problems(options))
     for problem in problems:
         print(f"creditsync check-config: {problem}", file=sys.stderr)
@@ -57,9 +59,9 @@ def _lines(options: Options) -> Iterator[str]:
     """
     names = [name for name, *_ in (*options.optParameters, *options.optFlags)]
     flags = {name for name, *_ in options.optFlags}
-    for name in ("listen", *names):
+    for name in ("listen", "web-origin", *names):
         value = bool(options[name]) if name in flags else options[name]
-        if name != "config" and value is not None:
+        if name != "config" and value not in (None, []):
             yield f"{name} = {_toml(value)}  # {_source(options, name)}"
 
 
@@ -78,6 +80,17 @@ def _toml(value: object) -> str:
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
     return str(value)
+
+
+def _warnings(options: Options) -> Iterator[str]:
+    """
+    What can be used, and is perhaps not what was meant.
+    """
+    if options["revocations"] is not None:
+        for warning in options["revocations"].warnings:
+            yield f"--revoked: {options['revoked']}: {warning}"
+    if options["formerSecrets"]:
+        yield f"--key: the key {TWO_READINGS}"
 
 
 def _problems(options: Options) -> Iterator[str]:

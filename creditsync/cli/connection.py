@@ -6,6 +6,7 @@ they speak, and what becomes of it as an exit status.
 import os
 import re
 import sys
+import traceback
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable
@@ -17,9 +18,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, clientFromString
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater, react
+from twisted.logger import Logger
 
 from creditsync import wire
-from creditsync.cli.stopping import untilStopped
+from creditsync.cli.output import FAILED as FAILED
+from creditsync.cli.output import INTERRUPTED as INTERRUPTED
+from creditsync.cli.output import say, text
+from creditsync.cli.stopping import holdSignals, untilStopped
 from creditsync.client import (
     CreditClient,
     Observer,
@@ -34,13 +39,11 @@ CONNECT_VARIABLE: Final = "CREDITSYNC_CONNECT"
 TOKEN_VARIABLE: Final = "CREDITSYNC_TOKEN"
 DEFAULT_CONNECT: Final = "127.0.0.1:8080"
 
-# Exit statuses.
+# Exit statuses, beside FAILED and INTERRUPTED.
 DONE: Final = 0
-FAILED: Final = 1
 USAGE: Final = 2
 REFUSED: Final = 3
 UNKNOWN: Final = 4
-INTERRUPTED: Final = 130
 
 STATUSES: Final = """\
 exit status:
@@ -52,7 +55,12 @@ exit status:
   4    the outcome is unknown: it may be booked; the order, as far as it is
        known, and the key to ask for are printed
   130  interrupted before anything was sent
+
+Once the server has answered, the status is that of the answer, whatever fails
+afterwards: an answer that can't be printed doesn't change it, nor does a signal.
 """
+
+_log = Logger()
 
 # Called with the reactor, a client that has been answered, and a Deferred that
 # fires when the process is asked to stop; gives the exit status.
@@ -67,6 +75,7 @@ def addConnection(parser: ArgumentParser) -> None:
     group.add_argument(
         "--connect",
         metavar="WHERE",
+        type=text,
         default=os.environ.get(CONNECT_VARIABLE) or DEFAULT_CONNECT,
         help="HOST:PORT, or a Twisted client endpoint such as tls:HOST:PORT (default:"
         f" {CONNECT_VARIABLE} in the environment, or else {DEFAULT_CONNECT})",
@@ -138,7 +147,7 @@ def complain(options: Namespace, sentence: str) -> None:
     """
     Tell what is wrong.
     """
-    print(f"creditsync {options.name}: {sentence}", file=sys.stderr)
+    say(f"creditsync {options.name}: {sentence}", sys.stderr)
 
 
 def end(options: Namespace, status: int, sentence: str) -> NoReturn:
@@ -174,7 +183,10 @@ def talk(
             maxInFlight=maxInFlight,
         )
 
-    react(converse, (options, connect, work))
+    try:
+        react(converse, (options, connect, work))
+    finally:
+        holdSignals()
 
 
 async def converse(
@@ -186,19 +198,22 @@ async def converse(
     """
     Do the work, with a client that has been answered, and end.
 
+    What the process ends with if a signal ends it is C{options.status} at each
+    moment. Work that books one operation moves it on.
+
     @raise SystemExit: Always, with the status.
     """
+    options.status = INTERRUPTED
     settleProcess(reactor)
-    client = connect(reactor)
-    with untilStopped(reactor) as stopped:
-        try:
-            status = await _converse(options, client, partial(work, reactor), stopped)
-        finally:
-            # What has failed may have been told from inside of the client,
-            # which can't be stopped from there.
-            await deferLater(reactor, 0)
+    with untilStopped(reactor, lambda: options.status) as stopped:
+        client = connect(reactor)
+        await _converse(options, client, partial(work, reactor), stopped)
+        # What has failed may have been told from inside of the client, which
+        # can't be stopped from there.
+        await deferLater(reactor, 0)
+        with _log.failureHandler("the client was not stopped"):
             await client.stopService()
-    raise SystemExit(status)
+    raise SystemExit(options.status)
 
 
 async def _converse(
@@ -206,21 +221,39 @@ async def _converse(
     client: CreditClient,
     work: Callable[[CreditClient, "Deferred[None]"], Awaitable[int]],
     stopped: "Deferred[None]",
-) -> int:
+) -> None:
+    """
+    Do the work, and decide the status; only then tell why it is what it is.
+    """
     try:
         await _begin(options, client, stopped)
-        return await work(client, stopped)
+        options.status = await work(client, stopped)
     except Refused as e:
+        options.status = REFUSED
         complain(options, f"refused: {e.message} ({e.status} {e.error})")
-        return REFUSED
     except OutcomeUnknown as e:
+        options.status = UNKNOWN
         complain(options, e.message)
-        return UNKNOWN
     except (Unanswered, CancelledError) as e:
-        if stopped.called:
-            return INTERRUPTED
-        complain(options, str(e))
-        return FAILED
+        options.status = INTERRUPTED if stopped.called else FAILED
+        if not stopped.called:
+            complain(options, str(e))
+    except OSError as e:
+        _failed(options)
+        if not isinstance(e, BrokenPipeError):
+            complain(options, str(e))
+    except Exception:
+        _failed(options)
+        complain(options, traceback.format_exc())
+
+
+def _failed(options: Namespace) -> None:
+    """
+    Decide the status where something is wrong with this process itself. Where an
+    operation was sent, its outcome is what is known of it.
+    """
+    if options.status == INTERRUPTED:
+        options.status = FAILED
 
 
 async def _begin(

@@ -20,6 +20,7 @@ from twisted.python.usage import UsageError
 
 from creditsync import __version__
 from creditsync.auth import mint
+from creditsync.cli.output import INTERRUPTED, say, text
 from creditsync.cli.stopping import untilStopped
 from creditsync.codes import SESSION_MANAGER
 from creditsync.tap import (
@@ -63,14 +64,15 @@ def addCommand(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _endpoint(text: str) -> str:
-    if not text.startswith("tcp:"):
-        raise ArgumentTypeError(f"the demo listens on a tcp: endpoint only: {text}")
+def _endpoint(argument: str) -> str:
+    endpoint = text(argument)
+    if not endpoint.startswith("tcp:"):
+        raise ArgumentTypeError(f"the demo listens on a tcp: endpoint only: {endpoint}")
     try:
-        Options().opt_listen(text)
+        Options().opt_listen(endpoint)
     except UsageError as e:
         raise ArgumentTypeError(str(e)) from e
-    return text
+    return endpoint
 
 
 def run(options: Namespace) -> None:
@@ -89,7 +91,7 @@ async def demo(reactor: Any, listen: str | None, once: bool) -> None:
     settleProcess(reactor)
     with (
         TemporaryDirectory(prefix="creditsync-demo-") as folder,
-        untilStopped(reactor) as stopped,
+        untilStopped(reactor, lambda: INTERRUPTED) as stopped,
     ):
         key = makeKey(Path(folder, "creditsync.key"))
         server = _start(reactor, folder, key, listen)
@@ -99,7 +101,7 @@ async def demo(reactor: Any, listen: str | None, once: bool) -> None:
             token = mint(
                 key, id=7, role=SESSION_MANAGER, expires=86400, now=time.time()
             )
-            print(f"creditsync {__version__} on {address.host}:{address.port}\n")
+            say(f"creditsync {__version__} on {address.host}:{address.port}\n")
             await _show(reactor, address, token)
             if once:
                 return
@@ -120,7 +122,7 @@ def _start(reactor: Any, folder: str, key: bytes, listen: str | None) -> Server:
     except CannotStart:
         if listen is not None:
             raise
-    print("Port 8080 is taken, so another one is used.")
+    say("Port 8080 is taken, so another one is used.")
     return _startOn(reactor, folder, key, _ANY_PORT)
 
 
@@ -151,7 +153,7 @@ class _Conversation(LineOnlyReceiver):
         """
         Print a line of the server.
         """
-        print("<-", line.decode("ascii"))
+        say(f"<- {line.decode('ascii')}")
         message = json.loads(line)
         if "event" not in message and not self.reply.called:
             self.reply.callback(message)
@@ -181,7 +183,7 @@ async def _show(reactor: Any, address: _Address, token: str) -> None:
     endpoint = HostnameEndpoint(reactor, address.host, address.port)
     try:
         client = await connectProtocol(endpoint, _Conversation())
-        print("->", _request("credit-req-1001", f"{token[:12]}..."))
+        say(f"-> {_request('credit-req-1001', f'{token[:12]}...')}")
         client.sendLine(_request("credit-req-1001", token).encode())
         reply = await client.reply.addTimeout(_PATIENCE, reactor)
         client.transport.loseConnection()
@@ -195,6 +197,6 @@ def _invite(address: _Address, token: str) -> None:
     """
     Print how to send the next one.
     """
-    print("\nNow you, from another terminal (Ctrl-C ends the demo):\n")
+    say("\nNow you, from another terminal (Ctrl-C ends the demo):\n")
     request = _request("credit-req-1002", token)
-    print(f"printf '%s\\r\\n' '{request}' | nc -w 2 {address.host} {address.port}")
+    say(f"printf '%s\\r\\n' '{request}' | nc -w 2 {address.host} {address.port}")

@@ -6,6 +6,7 @@ import csv
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Any
 
 from creditsync.cli.ledger import addLedger, addPeriod, asISO, readLogin, told
@@ -51,6 +52,9 @@ def run(options: Namespace) -> None:
     }
     # The attributes have the order of the members.
     columns = [(name, writers.get(name, str)) for name in Trade.__struct_fields__]
+    # For programs: not what the locale says.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     with told(options), reading(options.ledger) as ledger:
         rows = csv.writer(sys.stdout)
         rows.writerow(TRADE_MEMBERS)

@@ -6,8 +6,6 @@ They open it read-only, with a server running on it or not.
 """
 
 import math
-import os
-import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,21 +96,9 @@ def asISO(seconds: int) -> str:
 @contextmanager
 def told(options: Namespace) -> Iterator[None]:
     """
-    Print in UTF-8, and end with a sentence and status 1 if something is wrong
-    with the ledger or with where the output goes.
+    End with a sentence and status 1 if something is wrong with the ledger.
     """
-    # Not what the locale says: a comment may have any character.
-    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     try:
         yield
-        sys.stdout.flush()
     except LedgerProblem as e:
-        raise SystemExit(f"creditsync {options.name}: {e}") from e
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except OSError as e:
-        # What is still buffered would be written, and fail, at the very end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(e, BrokenPipeError):
-            raise SystemExit(1) from None
         raise SystemExit(f"creditsync {options.name}: {e}") from e

@@ -10,7 +10,7 @@ from argparse import (
     Namespace,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -21,10 +21,12 @@ from creditsync import codes, wire
 from creditsync.cli.connection import (
     DONE,
     STATUSES,
+    UNKNOWN,
     addConnection,
     readToken,
     talk,
 )
+from creditsync.cli.output import say, text
 from creditsync.cli.wording import cmdName, printable
 from creditsync.client import Answer, CreditClient
 from creditsync.methods import (
@@ -36,6 +38,9 @@ from creditsync.methods import (
 
 # Called with the options and a client; gives the Deferred of a trade.
 Ask: TypeAlias = Callable[[Namespace, CreditClient], "Deferred[Answer]"]
+Perform: TypeAlias = Callable[
+    [Ask, Namespace, Any, CreditClient, "Deferred[None]"], Awaitable[int]
+]
 
 _DELETIONS: Final = {method.total: syncName(method) for method in DELETING_METHODS}
 
@@ -77,11 +82,14 @@ def _addBooking(commands: Any, method: BookingMethod) -> None:
         help=f"what is {way}: greater than 0, with at most 8 decimals",
     )
     if method.comment is None:
-        parser.add_argument("comment", metavar="COMMENT", help="what it is for")
+        parser.add_argument(
+            "comment", metavar="COMMENT", type=text, help="what it is for"
+        )
     else:
         parser.add_argument(
             "comment",
             metavar="COMMENT",
+            type=text,
             nargs="?",
             help=f"what it is for (default: the server's, {method.comment})",
         )
@@ -99,8 +107,8 @@ def _addBooking(commands: Any, method: BookingMethod) -> None:
             type=int,
             help="in UNIX seconds (default: the time of booking)",
         )
-    parser.add_argument("--key", help=_KEY_HELP)
-    parser.set_defaults(run=partial(_run, partial(_booking, method)))
+    parser.add_argument("--key", type=text, help=_KEY_HELP)
+    parser.set_defaults(run=partial(_run, change, partial(_booking, method)))
 
 
 def _addDelete(commands: Any) -> None:
@@ -112,8 +120,8 @@ def _addDelete(commands: Any) -> None:
     )
     parser.add_argument("kind", choices=_DELETIONS, help="what the order is one of")
     parser.add_argument("order", metavar="ORDER", type=_order)
-    parser.add_argument("--key", help=_KEY_HELP)
-    parser.set_defaults(run=partial(_run, _deletion))
+    parser.add_argument("--key", type=text, help=_KEY_HELP)
+    parser.set_defaults(run=partial(_run, change, _deletion))
 
 
 def _addShow(commands: Any) -> None:
@@ -126,9 +134,11 @@ def _addShow(commands: Any) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("order", metavar="ORDER", type=_order, nargs="?")
     which.add_argument(
-        "--key", help="an idempotency key that was used with a token of the same id"
+        "--key",
+        type=text,
+        help="an idempotency key that was used with a token of the same id",
     )
-    parser.set_defaults(run=partial(_run, _question))
+    parser.set_defaults(run=partial(_run, show, _question))
 
 
 def _parser(commands: Any, name: str, help: str, description: str) -> ArgumentParser:
@@ -185,14 +195,14 @@ def _positive(what: str, text: str) -> int:
     return number
 
 
-def _run(ask: Ask, options: Namespace) -> None:
+def _run(perform: Perform, ask: Ask, options: Namespace) -> None:
     """
     Ask, and print what comes.
     """
     talk(options, readToken(options), partial(perform, ask, options))
 
 
-async def perform(
+async def change(
     ask: Ask,
     options: Namespace,
     reactor: Any,
@@ -200,19 +210,42 @@ async def perform(
     stopped: "Deferred[None]",
 ) -> int:
     """
-    Ask one thing and print the trade that is the answer.
+    Have one operation booked, and print the trade.
 
-    @return: The exit status.
+    @return: The exit status, which is that of the answer and of nothing else.
     """
     # What is under way then fails, and says whether it may have happened.
     stopped.addCallback(lambda _: client.stopService())
+    options.status = UNKNOWN
     data = await ask(options, client)
-    if options.json:
-        print(wire.encodeData(data).decode("ascii"))
-    else:
-        remark = ", before this and under the same key" if data.isReplay else ""
-        print(describe(data) + remark)
+    options.status = DONE
+    say(_answer(options, data))
     return DONE
+
+
+async def show(
+    ask: Ask,
+    options: Namespace,
+    reactor: Any,
+    client: CreditClient,
+    stopped: "Deferred[None]",
+) -> int:
+    """
+    Look one trade up, and print it.
+
+    @return: The exit status.
+    @raise OSError: It can't be printed.
+    """
+    stopped.addCallback(lambda _: client.stopService())
+    print(_answer(options, await ask(options, client)), flush=True)
+    return DONE
+
+
+def _answer(options: Namespace, data: Answer) -> str:
+    if options.json:
+        return wire.encodeData(data).decode("ascii")
+    remark = ", before this and under the same key" if data.isReplay else ""
+    return describe(data) + remark
 
 
 def _booking(

@@ -10,6 +10,8 @@ from attrs import define, field
 from tqdm import tqdm
 from twisted.internet.interfaces import IReactorTime
 
+from creditsync.cli.output import say
+
 # Seconds from one line to the next.
 LINE_INTERVAL: Final = 5.0
 
@@ -82,7 +84,7 @@ class Lines:
             bar_format="{n_fmt} of {total_fmt} rows, {rate_noinv_fmt},"
             " {remaining} left",
         )
-        print(line, file=self._stream, flush=True)
+        say(line, self._stream)
 
 
 def progress(total: int, done: int, clock: IReactorTime) -> Progress:

@@ -1,6 +1,6 @@
 """
-The rows of a bulk file: CSV to requests, within a memory that does not grow
-with the file.
+The rows of a bulk file: records of text to requests, within a memory that does
+not grow with the file.
 
 A file is read twice, once to check all of it and once to book it, and so it
 has a name that is made of its content: with its line's number that is the key
@@ -8,19 +8,19 @@ of each row which has none of its own, and the same row of the same file is the
 same request whenever it is sent.
 """
 
-import csv
 import hashlib
 import os
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from decimal import Decimal
-from io import TextIOWrapper
 from typing import Any, BinaryIO, Final
 
 from attrs import define
 
 from creditsync import wire
 from creditsync.cli.operations import signed
+from creditsync.cli.spreadsheet import Problem, Unreadable, clean, records
 from creditsync.errors import Refusal
 from creditsync.finance import operation
 from creditsync.methods import BOOKING_METHODS, syncName
@@ -41,20 +41,8 @@ _COLUMNS: Final = (*_REQUIRED, "comment", "command", "key", "order")
 # and no more digits than anything can have that is valid.
 _INTEGER: Final = re.compile(r"\d{1,20}", re.ASCII)
 _AMOUNT: Final = re.compile(r"-?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})", re.ASCII)
-# What stands for a byte that is not UTF-8, see surrogateescape.
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
-
-
-class Problem(ValueError):
-    """
-    A line that can't be booked, and why.
-    """
-
-
-class Unreadable(Problem):
-    """
-    The same, and what follows it can't be read either.
-    """
+# How a spreadsheet writes a number that is too long for it.
+_SHORTENED: Final = re.compile(r"-?\d+(?:[.,]\d+)?E[+-]\d+", re.ASCII | re.IGNORECASE)
 
 
 @define
@@ -101,61 +89,80 @@ class BulkFile:
 
         @raise Unreadable: The header is wrong, or the file has changed.
         """
-        self._file.seek(0)
-        text = TextIOWrapper(self._file, "utf-8-sig", "surrogateescape", newline="")
-        try:
-            records = _records(text)
-            line, header = next(records, (1, []))
-            columns = self._columns(header)
-            for line, fields in records:
-                if not fields:
-                    continue
+        with closing(records(self._file)) as lines:
+            line, header = next(lines, (1, []))
+            columns = self._columns(line, header)
+            for line, texts in lines:
                 self._checkUnchanged()
                 try:
-                    yield self._row(line, columns, fields)
+                    fields = clean(texts)
+                    if any(fields):
+                        yield self._row(line, columns, fields)
                 except Problem as e:
                     yield Problem(f"line {line}: {e}")
-        finally:
-            text.detach()
 
-    def _columns(self, header: list[str]) -> list[str]:
-        columns = [name.strip() for name in header]
-        missing = [name for name in _REQUIRED if name not in columns]
-        unknown = [name for name in columns if name not in _COLUMNS]
-        if missing:
-            raise Unreadable(f"line 1: the header has no {' and no '.join(missing)}")
+    def _columns(self, line: int, header: list[str]) -> list[str]:
+        """
+        The names of the columns. One that a spreadsheet has left empty has
+        none.
+        """
+        try:
+            columns = clean(header)
+            self._checkColumns(columns)
+        except Problem as e:
+            raise Unreadable(f"line {line}: {e}") from None
+        return columns
+
+    def _checkColumns(self, columns: list[str]) -> None:
+        names = [name for name in columns if name]
+        missing = [name for name in _REQUIRED if name not in names]
+        unknown = [name for name in names if name not in _COLUMNS]
         if unknown:
-            raise Unreadable(
-                f"line 1: the header has an unknown column {unknown[0]!r}: there are"
+            raise Problem(
+                f"the header has an unknown column {unknown[0]!r}: there are"
                 f" {', '.join(_COLUMNS)}"
             )
-        if len(set(columns)) < len(columns):
-            raise Unreadable("line 1: the header has a column twice")
-        if self._command is not None and "command" in columns:
-            raise Unreadable("line 1: with --command there can be no column command")
-        return columns
+        if missing:
+            raise Problem(f"the header has no {' and no '.join(missing)}")
+        if len(set(names)) < len(names):
+            raise Problem("the header has a column twice")
+        if self._command is not None and "command" in names:
+            raise Problem("with --command there can be no column command")
 
     def _row(self, line: int, columns: list[str], fields: list[str]) -> Row:
         """
-        @raise Problem: It has not the form of a row.
+        @raise Problem: It does not have the form of a row.
         """
+        # An empty field too many is not skipped either: in 1001,300,50, with
+        # three columns the 50 are the decimals of an amount, and no comment.
         if len(fields) != len(columns):
-            raise Problem(f"has {len(fields)} fields, and the header {len(columns)}")
+            raise Problem(f"expected {len(columns)} fields, found {len(fields)}")
         # An empty field is one that is not there.
         given = {name: text for name, text in zip(columns, fields, strict=True) if text}
-        if any(_SURROGATE.search(text) for text in fields):
-            raise Problem("is not valid UTF-8")
-        command = given.pop("command", "").strip() or self._command or DEFAULT_COMMAND
+        if "" in given:
+            raise Problem("has a field in a column without a name")
+        command = given.pop("command", "") or self._command or DEFAULT_COMMAND
         if command not in _METHODS:
             raise Problem(f"command must be one of {', '.join(COMMANDS)}")
         key = given.pop("key", f"{self.name}-{line}")
+        if _SHORTENED.fullmatch(key):
+            raise Problem(
+                f"key is a number that a spreadsheet has shortened to {key}: its digits"
+                " are lost, so keep the column as text there"
+            )
         data: dict[str, Any] = dict(given)
         for name in ("login", "order"):
             if name in given:
-                data[name] = _integer(name, given[name].strip())
+                data[name] = _integer(name, given[name])
         if "amount" in given:
-            data["amount"] = _signed(command, given["amount"].strip())
+            data["amount"] = _signed(command, given["amount"])
         return Row(line, command, data, key)
+
+    def hasOwnKey(self, row: Row) -> bool:
+        """
+        Whether the file says the key of a row.
+        """
+        return not row.key.startswith(self.name)
 
     def _stat(self) -> tuple[int, int]:
         now = os.fstat(self._file.fileno())
@@ -167,27 +174,9 @@ class BulkFile:
             raise Unreadable("the file has been changed meanwhile")
 
 
-def _records(text: TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
-    """
-    The records of a CSV file, and the line on which each begins.
-
-    @raise Unreadable: It is none from there on.
-    """
-    reader = csv.reader(text, strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as e:
-            raise Unreadable(f"line {line}: is not CSV: {e}") from None
-        yield line, fields
-
-
 def _integer(name: str, text: str) -> int:
     if not _INTEGER.fullmatch(text):
-        raise Problem(f"{name} must be a whole number")
+        raise Problem(f"{name} must be a whole number, not {text[:40]!r}")
     return int(text)
 
 
@@ -196,10 +185,12 @@ def _signed(command: str, text: str) -> Decimal:
     An amount as it is on the wire; people write it without a sign.
     """
     if not _AMOUNT.fullmatch(text):
-        raise Problem("amount must be a plain number such as 300 or 19.99")
+        raise Problem(
+            f"amount must be a plain number such as 300 or 19.99, not {text[:40]!r}"
+        )
     amount = Decimal(text)
     if amount <= 0:
-        raise Problem("amount must be greater than 0, also of what is taken out")
+        raise Problem("amount must be greater than 0, withdrawals too, without a sign")
     return signed(_METHODS[command], amount)
 
 
@@ -221,3 +212,18 @@ def check(row: Row, schemas: Schemas) -> None:
         # The names of columns, where there is another one on the wire.
         message = e.message.removeprefix("data.").replace("idempotencyKey", "key")
         raise Problem(f"line {row.line}: {message}") from None
+
+
+def checkPoint(row: Row) -> None:
+    """
+    Judge whether the point in an amount can only be a decimal point.
+
+    @raise Problem: It may stand between thousands, as in many languages.
+    """
+    amount = row.data.get("amount", Decimal()).copy_abs()
+    if amount.as_tuple().exponent == -3 and 1 <= amount < 1000:
+        raise Problem(
+            f"line {row.line}: amount {amount} can mean {amount.scaleb(3):f} or"
+            f" {amount.normalize():f}: don't write three decimals, or confirm the"
+            " second with --three-decimals"
+        )

@@ -10,6 +10,7 @@ from typing import Any, Final
 from creditsync.auth import ALGORITHMS, mint
 from creditsync.codes import (
     MAX_SAFE_INTEGER,
+    MAX_TIME,
     SESSION_ADMIN,
     SESSION_DEALER,
     SESSION_MANAGER,
@@ -41,9 +42,7 @@ def addCommand(commands: Any) -> None:
         f" {KEY_VARIABLE} in the environment, or else the file {DEFAULT_KEY})",
     )
     parser.add_argument("--algorithm", choices=ALGORITHMS, default="HS256")
-    parser.add_argument(
-        "--id", required=True, type=_id, help="the number of whom it speaks for"
-    )
+    parser.add_argument("--id", required=True, type=_id, help="the principal's id")
     parser.add_argument(
         "--role",
         choices=_ROLES,
@@ -66,14 +65,14 @@ def run(options: Namespace) -> None:
     Print the token.
     """
     try:
-        key = readKey(options.key)
-        if key is None:
+        readings = readKey(options.key)
+        if not readings:
             raise ValueError(
                 f"there is no key at {keyPath(options.key)}: name it with --key, or"
                 f" start the server once, which makes one"
             )
         token = mint(
-            key,
+            readings[0],
             options.algorithm,
             id=options.id,
             role=_ROLES[options.role],
@@ -96,7 +95,6 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    # Beyond it the token's exp would be no time any more.
-    if not 0 < seconds < 2**52:
+    if not 0 < seconds <= MAX_TIME:
         raise ArgumentTypeError(f"must be a positive number of seconds: {text}")
     return seconds

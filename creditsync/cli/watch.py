@@ -2,7 +2,6 @@
 C{creditsync watch}: the stream of trade events, as long as one likes.
 """
 
-import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from creditsync.cli.connection import (
     talk,
 )
 from creditsync.cli.operations import describe
+from creditsync.cli.output import silence
 from creditsync.client import CreditClient, Data, Unanswered
 
 # Seconds after which the server is asked whether it is still there, and still
@@ -95,7 +95,7 @@ class Printer:
     """
     Prints events, as long as somebody reads.
 
-    @ivar unread: Fires when nobody does any more.
+    @ivar unread: Fires when nobody does any more; fails when it can't be written.
     """
 
     _write: Callable[[int, Data], str]
@@ -110,9 +110,11 @@ class Printer:
         try:
             print(self._write(type, data), flush=True)
         except BrokenPipeError:
-            # What is still buffered would be written at the end of Python.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            silence(sys.stdout)
             self.unread.callback(None)
+        except OSError as e:
+            silence(sys.stdout)
+            self.unread.errback(e)
 
 
 async def watch(
@@ -126,6 +128,7 @@ async def watch(
     Let the printer print, until there is an end to it.
 
     @raise Refused: The token is no longer good.
+    @raise OSError: The events can't be written.
     @return: The exit status.
     """
     heart = LoopingCall(_beat, options, client)

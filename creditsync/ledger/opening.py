@@ -14,11 +14,19 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
 from creditsync.ledger import operations
 from creditsync.ledger.schema import APPLICATION_ID, changes
+
+# What the connection that writes must say of itself; 2 is FULL.
+_DURABLE: Final[dict[str, object]] = {
+    "journal_mode": "wal",
+    "synchronous": 2,
+    "fullfsync": 1,
+    "checkpoint_fullfsync": 1,
+}
 
 
 @contextmanager
@@ -108,18 +116,20 @@ def prepare(writer: sqlite3.Connection, path: str, scripts: Sequence[str]) -> No
     See that the file is a ledger, or make it one, of the newest version.
     """
     version = versionOf(writer, path, len(scripts))
-    # Durability is what these two say, and SQLite answers a setting that it
-    # can't make by doing nothing: so they are read back.
+    # Durability is what these say, and SQLite answers a setting that it can't make
+    # by doing nothing: so they are read back. On macOS fsync leaves data in the
+    # cache of the disk, and only these two get past it; elsewhere they do nothing.
     writer.execute("PRAGMA journal_mode = wal")
     writer.execute("PRAGMA synchronous = FULL")
-    journal = _value(writer, "PRAGMA journal_mode")
-    synchronous = _value(writer, "PRAGMA synchronous")
-    if (journal, synchronous) != ("wal", 2):
-        raise LedgerProblem(
-            f"the ledger {path} can't be made durable: journal_mode is {journal} and "
-            f"synchronous is {synchronous}, where wal and 2 (FULL) are needed; put it "
-            f"on a local disk"
-        )
+    writer.execute("PRAGMA fullfsync = 1")
+    writer.execute("PRAGMA checkpoint_fullfsync = 1")
+    for name, needed in _DURABLE.items():
+        found = _value(writer, f"PRAGMA {name}")
+        if found != needed:
+            raise LedgerProblem(
+                f"the ledger {path} can't be made durable: {name} is {found}, where"
+                f" {needed} is needed; put it on a local disk"
+            )
     if version:
         _checkSchema(writer, path, scripts[:version])
     if 0 < version < len(scripts):

@@ -97,3 +97,19 @@ def problem(request: Request, status: int, error: str, message: str) -> bytes:
     Answer that it can't be, and why.
     """
     return answer(request, status, {"error": error, "message": message})
+
+
+def header(request: Request, name: str) -> str:
+    """
+    The last value of a header, or an empty text. Any client can send any bytes.
+    """
+    value = request.getHeader(name.encode("ascii")) or b""
+    return value.decode("latin-1")
+
+
+def printable(text: str) -> str:
+    """
+    A header as it may stand in a log: not too long, and without anything that a
+    terminal would obey.
+    """
+    return ascii(text)[1:-1][:500] or "none"

@@ -5,10 +5,14 @@ None of these asks for a sign-in, as those who ask have none to give.
 """
 
 from prometheus_client.registry import CollectorRegistry
+from twisted.logger import Logger
 from twisted.web.http import Request
 
 from creditsync.metrics import Metrics, exposition
-from creditsync.web.answers import Answer, answer
+from creditsync.web.answers import Answer, answer, header, printable, problem
+from creditsync.web.origins import Origins
+
+_log = Logger()
 
 
 class MetricsPage(Answer):
@@ -16,15 +20,18 @@ class MetricsPage(Answer):
     C{GET metrics}.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, origins: Origins) -> None:
         super().__init__()
         self._registry = registry
+        self._origins = origins
 
     def render_GET(self, request: Request) -> bytes:
         """
         All metrics, in the format that is asked for.
         """
-        accept = request.getHeader("Accept") or ""
+        if self._origins.isRebound(request):
+            return misdirected(request, self._origins)
+        accept = header(request, "Accept")
         text, contentType = exposition(self._registry, accept)
         request.setHeader(b"Content-Type", contentType.encode("ascii"))
         return text
@@ -61,7 +68,22 @@ class ReadyPage(Answer):
         """
         200, or 503 and why not.
         """
-        problem = self._metrics.problem()
-        if problem is None:
+        reason = self._metrics.problem()
+        if reason is None:
             return answer(request, 200, {"status": "ready"})
-        return answer(request, 503, {"status": "not ready", "reason": problem})
+        return answer(request, 503, {"status": "not ready", "reason": reason})
+
+
+def misdirected(request: Request, origins: Origins) -> bytes:
+    """
+    Refuse a request under a name that is not known here.
+    """
+    host = printable(header(request, "Host"))
+    _log.warn(
+        "/metrics for {peer} is refused: it was asked for under the name {host},"
+        " which is neither an address nor named by --web-origin.",
+        peer=origins.client(request),
+        host=host,
+    )
+    message = f"{host} is not a name of this site: use its address, or --web-origin"
+    return problem(request, 403, "FORBIDDEN", message)

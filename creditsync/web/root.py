@@ -2,7 +2,8 @@
 The root of the site, which puts its pages together.
 """
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from prometheus_client.registry import CollectorRegistry
@@ -12,10 +13,11 @@ from creditsync.metrics import Metrics
 from creditsync.metrics import registry as ownRegistry
 from creditsync.web.answers import Answer
 from creditsync.web.feed import Feed
+from creditsync.web.origins import Origins, normalized
 from creditsync.web.page import Folder
 from creditsync.web.probes import HealthPage, MetricsPage, ReadyPage
 from creditsync.web.search import Searching, SearchPage
-from creditsync.web.signing import SessionPage, SignIns
+from creditsync.web.signing import Attempts, SessionPage, SignIns
 from creditsync.web.watch import Watch
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class Root(Answer):
         run: "Callable[[Callable[[], Found]], Deferred[Found]]",
         ledger: str | None = None,
         registry: CollectorRegistry | None = None,
+        origins: Iterable[str] = (),
+        instance: str | None = None,
     ) -> None:
         """
         @param run: Executes a blocking function elsewhere, in a thread.
@@ -41,18 +45,29 @@ class Root(Answer):
             are searched.
         @param registry: What C{metrics} tells; by default these metrics and
             those of the process.
+        @param origins: Those under which a proxy serves this site, such as
+            C{https://console.example.com}.
+        @param instance: What tells this site from all others, also after a
+            restart; by default it is known until then. Cookies are named by it.
+        @raise ValueError: One of the origins is not an origin.
         """
         super().__init__()
         self._metrics = metrics
         self._watch = Watch(metrics)
-        signIns = SignIns(metrics.clock, metrics.service.sessions.authenticator)
+        known = Origins(frozenset(map(normalized, origins)))
+        signIns = SignIns(
+            metrics.service.sessions.authenticator,
+            known,
+            instance or secrets.token_hex(16),
+            Attempts(metrics.clock),
+        )
         self._feed = Feed(metrics.clock, signIns, self._watch)
         static = Folder()
         searching = Searching(metrics, ledger, run)
         for name, page in {
             b"": static.children[b"index.html"],
             b"static": static,
-            b"metrics": MetricsPage(registry or ownRegistry(metrics)),
+            b"metrics": MetricsPage(registry or ownRegistry(metrics), known),
             b"health": HealthPage(metrics),
             b"ready": ReadyPage(metrics),
             b"session": SessionPage(signIns),

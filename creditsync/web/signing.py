@@ -9,8 +9,8 @@ expires or is revoked, or when it is asked to.
 
 import secrets
 from collections import OrderedDict
+from hashlib import blake2b
 from typing import Final
-from urllib.parse import urlsplit
 
 from attrs import Factory, define
 from twisted.internet.interfaces import IReactorTime
@@ -22,15 +22,58 @@ from creditsync.errors import Forbidden, Refusal, TooManyRequests
 from creditsync.interfaces import IAuthenticator
 from creditsync.metrics import ROLES
 from creditsync.records import Principal
-from creditsync.web.answers import Answer, answer, problem
+from creditsync.web.answers import Answer, answer, header, printable, problem
+from creditsync.web.origins import Origins
 
-_COOKIE: Final = b"creditsync_session"
 # Sign-ins at once; the oldest goes first.
 _MOST: Final = 1000
 # To look at a bad signature may take half a millisecond: so many attempts at
-# once, and then one for each of so many seconds.
+# once by one client, so many by all, and the time in seconds after which as many
+# are allowed again.
 _ATTEMPTS: Final = 20
-_RECOVERY: Final = 1.0
+_ATTEMPTS_OF_ALL: Final = 200
+_RECOVERY: Final = 20.0
+
+_log = Logger()
+
+
+@define(eq=False)
+class Attempts:
+    """
+    The sign-ins that were tried lately, by client: a client that tries too often
+    keeps only itself out.
+    """
+
+    _clock: IReactorTime
+    # How many, and as of when.
+    _spent: dict[str | None, tuple[float, float]] = Factory(dict)
+
+    def add(self, client: str) -> None:
+        """
+        Count one more.
+
+        @raise TooManyRequests: There were too many.
+        """
+        now = self._clock.seconds()
+        self._forget(now)
+        spent = {
+            who: self._left(who, most, now) + 1
+            for who, most in ((None, _ATTEMPTS_OF_ALL), (client, _ATTEMPTS))
+        }
+        # What is refused is not counted: it would keep others out.
+        if spent[None] > _ATTEMPTS_OF_ALL or spent[client] > _ATTEMPTS:
+            raise TooManyRequests("too many sign-ins, try again in a few seconds")
+        for who, count in spent.items():
+            self._spent[who] = count, now
+
+    def _left(self, who: str | None, most: int, now: float) -> float:
+        spent, then = self._spent.get(who, (0.0, now))
+        return max(0.0, spent - (now - then) * most / _RECOVERY)
+
+    def _forget(self, now: float) -> None:
+        over = [who for who, (_, then) in self._spent.items() if now - then > _RECOVERY]
+        for who in over:
+            del self._spent[who]
 
 
 @define(eq=False)
@@ -39,38 +82,33 @@ class SignIns:
     Those who are signed in.
     """
 
-    _clock: IReactorTime
     _authenticator: IAuthenticator
+    origins: Origins
+    _instance: str
+    _attempts: Attempts
     _principals: OrderedDict[str, Principal] = Factory(OrderedDict)
-    _spent: float = 0.0
-    _lastAttempt: float = 0.0
 
-    def begin(self, token: str) -> str:
+    def begin(self, token: str, client: str) -> str:
         """
         Sign the bearer of a token in.
 
+        @param client: The address of whoever asks.
         @return: The name of the sign-in.
         @raise Refusal: The token is not good, or its role may not look, or
             there were too many attempts.
         """
-        self._attempt()
+        self._attempts.add(client)
         principal = self._authenticator.authenticate(token)
         if principal.role not in FINANCE_SESSIONS:
             raise Forbidden("this token's role may not use the console")
+        # Those that are over go before one that is not.
+        for each in list(self._principals):
+            self.principal(each)
         while len(self._principals) >= _MOST:
             self._principals.popitem(last=False)
         name = secrets.token_urlsafe(32)
         self._principals[name] = principal
         return name
-
-    def _attempt(self) -> None:
-        now = self._clock.seconds()
-        recovered = (now - self._lastAttempt) / _RECOVERY
-        self._lastAttempt = now
-        self._spent = max(0.0, self._spent - recovered)
-        if self._spent > _ATTEMPTS - 1:
-            raise TooManyRequests("too many sign-ins, try again in a few seconds")
-        self._spent += 1
 
     def principal(self, name: str) -> Principal | None:
         """
@@ -92,7 +130,39 @@ class SignIns:
         """
         The name that a request's cookie has, or an empty one.
         """
-        return (request.getCookie(_COOKIE) or b"").decode("ascii", "replace")
+        secure, plain = (self._cookie(request, each) for each in (True, False))
+        cookie = request.getCookie(secure)
+        if cookie is None and not self.origins.isSecure(request):
+            # A proxy may have taken TLS off without saying so: then both count.
+            cookie = request.getCookie(plain)
+        return (cookie or b"").decode("ascii", "replace")
+
+    def setCookie(
+        self, request: Request, value: bytes, maxAge: bytes | None = None
+    ) -> None:
+        """
+        Give the browser a cookie, which it keeps until it is closed.
+        """
+        isSecure = self.origins.isSecure(request)
+        request.addCookie(
+            self._cookie(request, isSecure),
+            value,
+            path=b"/",
+            max_age=maxAge,
+            secure=isSecure,
+            httpOnly=True,
+            sameSite=b"strict",
+        )
+
+    def _cookie(self, request: Request, isSecure: bool) -> bytes:
+        """
+        The name of the cookie. Browsers send the cookies of a host to all its
+        ports and, with this path, to all its pages: two consoles would sign each
+        other out under one name. Over TLS nobody else can set it (C{__Host-}).
+        """
+        host = header(request, "Host").lower()
+        own = blake2b(f"{self._instance} {host}".encode(), digest_size=8).hexdigest()
+        return f"{'__Host-' * isSecure}creditsync_session_{own}".encode("ascii")
 
     def of(self, request: Request) -> Principal | None:
         """
@@ -136,8 +206,6 @@ class SessionPage(Answer):
     C{session}: who is signed in, and the way in.
     """
 
-    _log = Logger()
-
     def __init__(self, signIns: SignIns) -> None:
         super().__init__()
         self._signIns = signIns
@@ -157,26 +225,27 @@ class SessionPage(Answer):
         Sign in with the C{token} of a form: 200 as for GET, or a refusal as of
         the wire contract. A browser that wants a page is sent to the console.
         """
-        if not isFromHere(request):
-            return foreign(request)
+        if not self._signIns.origins.hasSent(request):
+            return foreign(request, self._signIns.origins)
         token = (request.args or {}).get(b"token", [b""])[0]
+        client = self._signIns.origins.client(request)
         try:
-            name = self._signIns.begin(token.decode("ascii", "replace").strip())
+            name = self._signIns.begin(token.decode("ascii", "replace").strip(), client)
         except Refusal as refusal:
-            self._log.info(
+            _log.info(
                 "a sign-in from {peer} is refused: {why}",
-                peer=_host(request),
+                peer=client,
                 why=refusal.message,
             )
             return problem(request, refusal.status, refusal.error, refusal.message)
         principal = self._signIns.principal(name)
         assert principal is not None
-        self._log.info(
+        _log.info(
             "{id} has signed in from {peer}",
             id=principal.id,
-            peer=_host(request),
+            peer=client,
         )
-        _setCookie(request, name.encode("ascii"))
+        self._signIns.setCookie(request, name.encode("ascii"))
         if b"text/html" in (request.getHeader(b"Accept") or b""):
             request.setResponseCode(303)
             request.setHeader(b"Location", b".")
@@ -197,47 +266,36 @@ class EndPage(Answer):
         """
         204, whether there was a sign-in or not.
         """
-        if not isFromHere(request):
-            return foreign(request)
+        if not self._signIns.origins.hasSent(request):
+            return foreign(request, self._signIns.origins)
         self._signIns.end(self._signIns.nameOf(request))
-        _setCookie(request, b"", maxAge=b"0")
+        self._signIns.setCookie(request, b"", maxAge=b"0")
         request.setResponseCode(204)
         return b""
 
 
-def isFromHere(request: Request) -> bool:
+def foreign(request: Request, origins: Origins) -> bytes:
     """
-    Whether a page of this site sent a request: every browser says from where
-    it posts, and a proxy in between may have taken TLS off.
+    Refuse a request of a page of another site, or through a proxy of which
+    nothing is known.
     """
-    origin = urlsplit(request.getHeader("Origin") or "").netloc
-    return bool(origin) and origin == request.getHeader("Host")
-
-
-def foreign(request: Request) -> bytes:
-    """
-    Refuse a request of a page of another site.
-    """
-    return problem(request, 403, "FORBIDDEN", "Origin is not this site")
-
-
-def _setCookie(request: Request, value: bytes, maxAge: bytes | None = None) -> None:
-    isSecure = request.isSecure() or (request.getHeader("Origin") or "").startswith(
-        "https:"
+    origin = printable(header(request, "Origin"))
+    _log.warn(
+        "{page} from {peer} is refused: it came from the origin {origin}, expected"
+        " {expected}. If the console is behind a proxy, start the server with"
+        " --web-origin and the origin that browsers show.",
+        page=request.path.decode("ascii", "replace"),
+        peer=origins.client(request),
+        origin=origin,
+        expected=printable(origins.expected(request)),
     )
-    request.addCookie(
-        _COOKIE,
-        value,
-        path=b"/",
-        max_age=maxAge,
-        secure=isSecure,
-        httpOnly=True,
-        sameSite=b"strict",
+    return problem(
+        request,
+        403,
+        "FORBIDDEN",
+        f"the origin {origin} is not this site's; behind a proxy the server needs"
+        " --web-origin",
     )
-
-
-def _host(request: Request) -> str:
-    return str(getattr(request.getClientAddress(), "host", "here"))
 
 
 def _welcome(request: Request, principal: Principal) -> bytes:

@@ -210,6 +210,9 @@ _BOMB = b"[" * 65000 + b"\n"
 _OBJECTS = b'{"a":' * 13000 + b"\n"
 _NESTED = b'{"command":"X","x":[' + (b"[" * 14 + b"]" * 14 + b",") * 66 + b"0]}\n"
 _NUMBERS = b'{"command":"X","x":[' + (b"0." + b"1" * 62 + b",") * 990 + b"0]}\n"
+# What a refusal looks through for an extID.
+_MEMBERS = b"{" + b'"":0,' * 13000 + b"\n"
+_STRINGS = b'{"x":[' + b'"",' * 21000 + b"\n"
 _ESCAPES = b'{"command":"X","x":"' + b"\\u0041" * 10000 + b'"}\n'
 
 # What each attack does, by its name.
@@ -231,6 +234,8 @@ ATTACKS: dict[str, Callable[[int, float], int]] = {
     "lines of 64 KiB": _pump(50, _BIG),
     "64 KiB of colons": _pump(50, _COLONS),
     "lines too long": _pump(50, _LONG),
+    "64 KiB of members": _pump(50, _MEMBERS),
+    "64 KiB of strings": _pump(50, _STRINGS),
     "unknown commands": _pump(50, _line("X") * 300),
     "wrong data": _pump(50, _line("CreditInSync", {"login": "x", "amount": []}) * 300),
     "bad tokens": _pump(50, b"".join(_badTokens())),

@@ -17,10 +17,10 @@ from tests.attack.judge import (
     Outcome,
     Verdict,
     isValid,
-    units,
     verdict,
 )
 from tests.attack.stack import LIMITS, MANAGER, TOKENS, Connection, Stack, problems
+from tests.family import units
 
 _REPAIRED = re.compile(rb",\s*[}\]]|'")
 
@@ -113,7 +113,7 @@ class Conversation:
         for reply, outcome in zip(said.replies, said.outcomes, strict=True):
             if outcome not in expected.outcomes:
                 said.wrong.append(f"{outcome} is not of {sorted(expected.outcomes)}")
-            if not _isSame(reply.get("extID"), expected.extID):
+            if not any(_isSame(reply.get("extID"), each) for each in expected.extIDs):
                 said.wrong.append(f"the reply is under {reply.get('extID')!r}")
             said.wrong += _moneyFaults(said, reply, outcome)
         self._judgeRest((413, "LINE_TOO_LONG") in said.outcomes, said)

@@ -7,6 +7,8 @@ exponent are C{Decimal}s: exactly what was written.
 """
 
 import json
+import re
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, NoReturn
 
@@ -105,3 +107,129 @@ def _isCharacter(character: str) -> bool:
     isSurrogate = 0xD800 <= code <= 0xDFFF
     isNoncharacter = 0xFDD0 <= code <= 0xFDEF or code & 0xFFFE == 0xFFFE
     return not isSurrogate and not isNoncharacter
+
+
+# What can still be read of a line that is no I-JSON.
+
+
+def extIDs(line: bytes) -> list[Any]:
+    """
+    The C{extID}s that a refusal of a line may carry, L{None} for none: only one
+    where there is no doubt.
+
+    It is the one member of this name at the top level. If the line is JSON but
+    for numbers, constants, characters, names that stand twice and its depth,
+    that member has to be found. If not, it may be, unless there is more of that
+    name to come.
+    """
+    text = line.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    reading = _Reading(text.strip(" \t\r\n"))
+    found = [value for name, value in reading.members() if name == "extID"]
+    rest = reading.text[reading.at :]
+    if len(found) != 1 or "extID" in rest or _LETTER.search(rest):
+        return [None]
+    try:
+        raw = f'{{"extID":{found[0]}}}'.encode("utf-8", "surrogateescape")
+        extID = decode(raw)["extID"]
+    except NotIJSON:
+        return [None]
+    marks = sum(map(line.count, (b",", b"[", b"{")))
+    return [extID] if reading.isJSON and marks <= MOST_MARKS else [None, extID]
+
+
+_LETTER = re.compile(r"\\u00(65|78|74|49|44)")
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
+_STRING = re.compile('"[^"]*"')
+_WORD = re.compile(r"[A-Za-z0-9_.+-]+")
+_LENIENT = json.JSONDecoder(strict=False, parse_int=str, parse_float=str)
+
+
+class _Reading:
+    """
+    A reading of one object, which goes on as long as it can.
+
+    @ivar at: The place behind the last member that was read.
+    @ivar isJSON: Whether it had no need to be lenient about brackets and words.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        # As long as that, and each quotation mark begins or ends a string.
+        self._plain = _ESCAPED.sub("xx", text)
+        self.at = 0
+        self.isJSON = True
+
+    def members(self) -> Iterator[tuple[Any, str]]:
+        """
+        Each member of the object: its name, and its value as it is written.
+        """
+        isOver, at = not self.text.startswith("{"), 1
+        while not isOver:
+            try:
+                start = self._space(at)
+                colon = self._space(self._match(_STRING, start))
+                first = self._space(colon + 1)
+                last = self._behind(first)
+                end = self._space(last)
+                if self.text[colon] != ":" or self.text[end] not in ",}":
+                    break
+            except (ValueError, IndexError):
+                break
+            isOver, at = self.text[end] == "}", end + 1
+            self.at = at
+            yield self._name(start), self.text[first:last]
+        self.isJSON = self.isJSON and isOver and self.at == len(self.text)
+
+    def _name(self, at: int) -> Any:
+        try:
+            return _LENIENT.raw_decode(self.text, at)[0]
+        except ValueError:
+            self.isJSON = False
+            return None
+
+    def _behind(self, at: int) -> int:
+        """
+        The place behind a value.
+
+        @raise ValueError: Nobody can tell where it is.
+        """
+        try:
+            end = _LENIENT.raw_decode(self.text, at)[1]
+            if self.text[self._space(end)] in ",}":
+                return end
+        except (ValueError, RecursionError):
+            pass
+        self.isJSON = False
+        if self.text[at] == '"':
+            return self._match(_STRING, at)
+        if self.text[at] in "[{":
+            return self._behindBrackets(at)
+        return self._match(_WORD, at)
+
+    def _behindBrackets(self, at: int) -> int:
+        waiting = ""
+        while True:
+            character = self._plain[at]
+            if character == '"':
+                at = self._match(_STRING, at)
+                continue
+            if character in "[{":
+                waiting += "]" if character == "[" else "}"
+            elif character in "]}":
+                if waiting[-1] != character:
+                    raise ValueError("brackets that do not match")
+                waiting = waiting[:-1]
+            at += 1
+            if not waiting:
+                return at
+
+    def _match(self, pattern: re.Pattern[str], at: int) -> int:
+        found = pattern.match(self._plain, at)
+        if found is None:
+            raise ValueError("something else")
+        return found.end()
+
+    def _space(self, at: int) -> int:
+        while self.text[at] in " \t\r":
+            at += 1
+        return at

@@ -2,7 +2,8 @@
 Try what is JSON and what is not, case by case, on the whole server.
 
 Each value of L{tests.attack.json_cases} is tried as a parameter and as a whole
-line, and each line as it is. Then what clients choose themselves, the extID and
+line, and each line as it is. A line that is refused keeps its extID where that
+can be read, and only there. Then what clients choose themselves, the extID and
 the comment, has to come back unchanged, in lines that every client can read
 (wire contract, section 1, rules 1 to 4).
 """
@@ -89,6 +90,53 @@ def judge(tried: Sequence[Trial]) -> Iterator[str]:
     yield from logged
 
 
+def judgeExtIDs() -> Iterator[str]:
+    """
+    Have lines refused that have an C{extID}: in front of what is wrong, behind
+    it, and in another object.
+
+    @return: What was wrong.
+    """
+    connection = Stack().connect()
+    for what, text in _named(NO_VALUES):
+        inFront = b'{"extID":"c1","data":{"x":%s}}' % text
+        behind = b'{"data":{"x":%s},"extID":"c1"}' % text
+        nested = b'{"data":{"extID":"c1","x":%s}}' % text
+        endsClearly = what.startswith(_ENDING_CLEARLY) and what not in _UNCLEAR
+        for line, expected in (
+            (inFront, {"c1"}),
+            (behind, {"c1"} if endsClearly else {"c1", None}),
+            (nested, {None}),
+        ):
+            connection.say(line + b"\n")
+            [reply] = [json.loads(each) for each in connection.hear().splitlines()]
+            if reply.get("extID") not in expected:
+                yield f"{what}: {line!r} is answered under {reply.get('extID')!r}"
+
+
+# Kinds of what is no I-JSON, but leaves no doubt where it ends; and those of
+# them that do.
+_ENDING_CLEARLY = (
+    "noncharacter,",
+    "utf-8,",
+    "object, a name twice",
+    "number, NaN",
+    "number, minus Infinity",
+    "number, 2^53",
+    "number, five thousand digits",
+    "number, 1e400",
+    "number, 65 characters",
+    "number, less than the least double",
+    "escape, a high surrogate",
+    "escape, two high surrogates",
+    "escape, a pair",
+    "string, a tab",
+    "string, a zero",
+    "literal, misspelt",
+)
+_UNCLEAR = ("utf-8, a quotation mark in two bytes", "utf-8, between values")
+
+
 def judgeEchoes() -> Iterator[str]:
     """
     Have strings and numbers come back.
@@ -148,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = command.begin(command.parser(__doc__), arguments)
     tried = list(trials())
-    violations = [*judge(tried), *judgeEchoes()]
+    violations = [*judge(tried), *judgeExtIDs(), *judgeEchoes()]
     figures = Figures(cases=cases())
     figures["lines"] = len(tried)
     figures["echoes"] = 2 * len(ECHOES) + len(ECHOED_NUMBERS)

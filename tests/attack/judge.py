@@ -9,7 +9,6 @@ may come back. It knows nothing of the code that answers.
 import json
 from collections.abc import Mapping
 from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,17 @@ from jsonschema.validators import extend
 from referencing import Registry
 
 from tests.attack import ijson
+from tests.family import DELETION_SCHEMA, DELETIONS, METHODS, ROLES, units
 
 Outcome = tuple[int, str | None]
 
 OK: Outcome = (200, None)
 TIMED_OUT: Outcome = (504, "SYNC_TIMEOUT")
 
-# The finance family (section 2): the schema, cmd or None for a deletion.
-FINANCE = {
-    "CreditIn": ("credit_in", 7),
-    "CreditOut": ("credit_out", 9),
-    "BalanceIn": ("balance_in", 6),
-    "BalanceOut": ("balance_out", 8),
-    "DeleteCredit": ("delete", None),
-    "DeleteBalance": ("delete", None),
+# The schema of each finance method's data, and its cmd or None for a deletion.
+FINANCE: dict[str, tuple[str, int | None]] = {
+    **{name: (method.schema, method.cmd) for name, method in METHODS.items()},
+    **dict.fromkeys(DELETIONS.values(), (DELETION_SCHEMA, None)),
 }
 OTHERS = {
     "HealthCheck": "health_check",
@@ -40,9 +36,6 @@ OTHERS = {
     "Subscribe": "subscribe",
     "Unsubscribe": "subscribe",
 }
-# Manager, dealer, admin (section 5); the others of OTHERS are for everybody.
-_FINANCE_ROLES = {1, 2, 3}
-
 _REFUSED_LATER = {
     (400, "INVALID_DATA"),
     (404, "NOT_FOUND"),
@@ -103,12 +96,13 @@ class Verdict:
     @ivar outcomes: The pairs of status and error, or nothing at all for a
         blank line.
     @ivar members: The line's members, if it is I-JSON.
-    @ivar extID: What the reply has to echo, or L{None} for no C{extID}.
+    @ivar extIDs: What the reply may echo, L{None} for no C{extID}: only one
+        where there is no doubt.
     """
 
     outcomes: set[Outcome]
     members: dict[str, Any]
-    extID: str | int | Decimal | None
+    extIDs: list[str | int | Decimal | None]
 
     @property
     def isBooking(self) -> bool:
@@ -140,16 +134,26 @@ def verdict(line: bytes, tokens: Mapping[str, int], longest: int) -> Verdict:
     @param longest: The limit of a line's length.
     """
     if len(line) > longest:
-        return Verdict({(413, "LINE_TOO_LONG")}, {}, None)
+        # How much of it is read is not said.
+        some = ijson.extIDs(line) + ijson.extIDs(line[:longest]) + [None]
+        return Verdict({(413, "LINE_TOO_LONG")}, {}, _good(some))
     if not line.strip():
-        return Verdict(set(), {}, None)
+        return Verdict(set(), {}, [])
     try:
         members = ijson.decode(line)
     except ijson.NotIJSON:
-        return Verdict({(400, "INVALID_JSON")}, {}, None)
-    extID = members.get("extID")
-    isGood = isValid("request", {"command": "any", "extID": extID})
-    return Verdict(_outcomes(members, tokens), members, extID if isGood else None)
+        return Verdict({(400, "INVALID_JSON")}, {}, _good(ijson.extIDs(line)))
+    return Verdict(_outcomes(members, tokens), members, _good([members.get("extID")]))
+
+
+def _good(extIDs: list[Any]) -> list[Any]:
+    """
+    None for each that breaks its own rule.
+    """
+    return [
+        extID if isValid("request", {"command": "any", "extID": extID}) else None
+        for extID in extIDs
+    ]
 
 
 def _outcomes(members: dict[str, Any], tokens: Mapping[str, int]) -> set[Outcome]:
@@ -163,7 +167,7 @@ def _outcomes(members: dict[str, Any], tokens: Mapping[str, int]) -> set[Outcome
     finance = FINANCE.get(command.removesuffix("Sync"))
     if finance is None and command not in OTHERS:
         return {(404, "UNKNOWN_COMMAND")}
-    if (finance or command == "GetOperation") and role not in _FINANCE_ROLES:
+    if (finance or command == "GetOperation") and role not in ROLES:
         return {(403, "FORBIDDEN")}
     if isSync and "extID" not in members:
         return {(400, "INVALID_DATA")}
@@ -189,11 +193,3 @@ def _bookingOutcomes(data: dict[str, Any]) -> set[Outcome]:
     if opened is not None and closed is not None and closed < opened:
         return {(400, "INVALID_DATA")}
     return {OK, TIMED_OUT, *_REFUSED_LATER}
-
-
-def units(amount: int | Decimal) -> int | None:
-    """
-    An amount in 10⁻⁸ units, or L{None} if it has more than 8 decimals.
-    """
-    exact = Fraction(amount) * 10**8
-    return exact.numerator if exact.denominator == 1 else None

@@ -319,6 +319,8 @@ def _times(signer: Signer) -> Iterator[tuple[str, str]]:
         "2030",
         [NOW + 3600],
         {},
+        (NOW + 3600) * 1000,
+        253402300800,
         2**53,
         1e300,
     ):
@@ -328,11 +330,11 @@ def _times(signer: Signer) -> Iterator[tuple[str, str]]:
     for exp in (0, -1, -(2**53), NOW - 1, NOW, float(NOW), NOW - 0.5):
         yield f"exp {exp}, which is past", signer.claiming(exp=exp)
     yield "exp twice, the last past", signer.raw('"exp":1')
-    yield "nbf to come", signer.claiming(nbf=NOW + 1)
-    yield "nbf just to come", signer.claiming(nbf=NOW + 0.5)
+    yield "nbf to come", signer.claiming(nbf=NOW + 6)
+    yield "nbf just to come", signer.claiming(nbf=NOW + 5.5)
     yield "iat to come", signer.claiming(iat=NOW + 60)
     for name in ("nbf", "iat"):
-        for time in (None, False, "1", [], {}):
+        for time in (None, False, "1", [], {}, (NOW - 1) * 1000):
             yield f"{name} {time!r}", signer.claiming(**{name: time})
         yield f"{name} NaN", signer.raw(f'"{name}":NaN')
 
@@ -384,6 +386,7 @@ def _good(signer: Signer) -> Iterator[tuple[str, str]]:
     yield "an admin", signer.claiming(role=3)
     yield "the least", signer.claiming(jti=...)
     yield "begins now", signer.claiming(nbf=NOW, iat=NOW)
+    yield "of a clock that is ahead", signer.claiming(nbf=NOW + 5, iat=NOW + 5)
     yield "good for half a second", signer.claiming(exp=NOW + 0.5)
     yield "claims that mean nothing here", signer.claiming(aud="x", iss=["y"], sub=5)
     yield "a kid that means nothing here", signer.headed(kid="k1")

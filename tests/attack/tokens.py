@@ -27,9 +27,10 @@ from typing import Any
 
 from attrs import define
 
-from creditsync.auth import Revocations, TokenAuthenticator
+from creditsync.auth import TokenAuthenticator
 from creditsync.errors import Unauthorized
 from creditsync.records import Principal
+from creditsync.revocations import Revocations
 from tests.attack import command
 from tests.attack.stack import Stack, problems
 from tests.attack.token_kinds import (

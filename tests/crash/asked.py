@@ -6,26 +6,24 @@ number. A deletion writes no comment, and so there is at most one for each
 order.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from attrs import define
 
-from creditsync.records import Trade
-
-ADD, UPDATE, DELETE = 0, 1, 2
-BOOKED, DELETED = 3, 6
-REQUESTED: Final = {ADD: 10, UPDATE: 11, DELETE: 12}
+from tests.family import (
+    ADD,
+    DELETE,
+    METHODS,
+    UPDATE,
+    Request,
+    Trade,
+    made,
+    units,
+)
 
 # The token's id, to which keys belong.
 PRINCIPAL: Final = 7
-
-# The code of each method, and the sign of its amounts.
-METHODS: Final = {
-    "BalanceIn": (6, 1),
-    "CreditIn": (7, 1),
-    "BalanceOut": (8, -1),
-    "CreditOut": (9, -1),
-}
 
 
 @define(eq=False)
@@ -116,19 +114,34 @@ class Asked:
         """
         Whether a trade is what this asked for, as far as it did.
         """
-        data = self.data
-        return (
-            trade.login == data["login"]
-            and trade.cmd == METHODS[self.method][0]
-            and trade.profit == units(data["amount"])
-            and trade.comment == data["comment"]
-            and trade.openTime == data.get("open_time", trade.openTime)
-            and trade.closeTime == data.get("close_time", trade.closeTime)
-        )
+        # What it leaves open is as it was, and its state is another question.
+        wanted = made(self.request, trade, trade.order, trade.timestamp)
+        return trade == wanted._replace(state=trade.state)
+
+    @property
+    def request(self) -> Request:
+        """
+        What it asks for, as the model has it.
+        """
+        return requestOf(self.command, self.data)
 
 
-def units(amount: float) -> int:
+def requestOf(command: str, data: Mapping[str, Any]) -> Request:
     """
-    Money as the ledger keeps it; the driver's amounts have two decimals.
+    What a command asks for, as the model has it.
     """
-    return round(amount * 100) * 1_000_000
+    method = METHODS.get(command.removesuffix("Sync"))
+    if method is None:
+        return Request(command, order=data["order"])
+    amount = units(data["amount"])
+    assert amount is not None, data
+    return Request(
+        command,
+        method.cmd,
+        login=data["login"],
+        amount=amount,
+        comment=data["comment"],
+        order=data.get("order", 0),
+        open_time=data.get("open_time"),
+        close_time=data.get("close_time"),
+    )

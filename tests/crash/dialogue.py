@@ -12,19 +12,19 @@ from random import Random
 from typing import Any
 
 from attrs import Factory, define
-from msgspec.structs import replace
 
-from creditsync.records import Trade
-from tests.crash.asked import (
+from tests.crash.asked import requestOf
+from tests.crash.record import Violation
+from tests.family import (
     ADD,
-    BOOKED,
     DELETE,
-    DELETED,
+    DELETIONS,
     METHODS,
     UPDATE,
-    units,
+    Trade,
+    made,
+    tradeOf,
 )
-from tests.crash.record import Violation, onTheWire
 
 
 @define(eq=False)
@@ -121,14 +121,15 @@ class Dialogue:
         return self._new(method, ADD, login=self.random.randint(1001, 1006))
 
     def _change(self, order: int) -> Booking:
-        made = self._made[order]
-        method = made.command.removesuffix("Sync")
-        return self._new(method, UPDATE, login=made.data["login"], order=order)
+        maker = self._made[order]
+        method = maker.command.removesuffix("Sync")
+        return self._new(method, UPDATE, login=maker.data["login"], order=order)
 
     def _delete(self, order: int) -> Booking:
-        made = self._made.pop(order)
-        kind = "Credit" if made.command.startswith("Credit") else "Balance"
-        self._deletions[order] = asked = self._new(f"Delete{kind}", DELETE, order=order)
+        maker = self._made.pop(order)
+        total = METHODS[maker.command.removesuffix("Sync")].total
+        asked = self._new(DELETIONS[total], DELETE, order=order)
+        self._deletions[order] = asked
         return asked
 
     def _new(self, method: str, type: int, **data: int) -> Booking:
@@ -140,7 +141,7 @@ class Dialogue:
             key = f"key-{number}"
         members: dict[str, Any] = dict(data)
         if method in METHODS:
-            sign = METHODS[method][1]
+            sign = METHODS[method].sign
             size = 1000_00 if sign > 0 else 20_00
             members["amount"] = sign * self.random.randint(1, size) / 100
             members["comment"] = f"{number} it's for you, \u20ac"
@@ -198,7 +199,7 @@ class Dialogue:
         return self.asked[int(number)] if number.isdecimal() else None
 
     def _makes(self, asked: Booking, data: Mapping[str, Any]) -> None:
-        trade = onTheWire(data)
+        trade = tradeOf(data)
         if asked.trade not in (None, trade):
             raise Violation(f"{asked} made {trade}, and {asked.trade} was told before")
         asked.trade = trade
@@ -219,28 +220,11 @@ class Dialogue:
         trades: dict[int, Trade] = {}
         for asked in self.booked():
             if asked.trade is None:
-                asked.trade = _supposed(asked, trades.get(asked.order), now)
+                before = trades.get(asked.order)
+                request = requestOf(asked.command, asked.data)
+                asked.trade = made(request, before, asked.order, now)
             trades[asked.trade.order] = asked.trade
         return self.booked()
-
-
-def _supposed(asked: Booking, before: Trade | None, now: int) -> Trade:
-    if asked.type == DELETE:
-        assert before is not None, asked
-        return replace(before, state=DELETED, timestamp=now)
-    cmd, _ = METHODS[asked.command.removesuffix("Sync")]
-    data = asked.data
-    return Trade(
-        asked.order,
-        data["login"],
-        cmd,
-        BOOKED,
-        units(data["amount"]),
-        data["comment"],
-        now if before is None else before.openTime,
-        now if before is None else before.closeTime,
-        now,
-    )
 
 
 def orderIn(message: Mapping[str, Any]) -> int:

@@ -27,9 +27,10 @@ from creditsync.auth import mint
 from creditsync.ledger.checking import problems
 from creditsync.ledger.opening import connectReader, upgrade
 from creditsync.ledger.schema import SCRIPTS
-from tests.crash.asked import ADD, PRINCIPAL, Asked
+from tests.crash.asked import PRINCIPAL, Asked
 from tests.crash.load import Connection, Load
 from tests.crash.record import Record, Violation
+from tests.family import ADD
 from tests.integration.processes import SECRET, Server, Site
 
 CONNECTIONS: Final = 4

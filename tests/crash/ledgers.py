@@ -19,12 +19,11 @@ from twisted.internet.defer import execute
 
 from creditsync.errors import LedgerProblem
 from creditsync.ledger.opening import connectReader
-from creditsync.ledger.schema import COLUMNS
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.records import Trade
-from tests.crash.asked import BOOKED, PRINCIPAL
+from tests.crash.asked import PRINCIPAL
 from tests.crash.dialogue import Booking
 from tests.crash.record import Violation
+from tests.family import COLUMNS, Trade, totals
 
 _TRADES: Final = f"SELECT {COLUMNS}, revision FROM trade"
 _KEYS: Final = (
@@ -53,7 +52,7 @@ class _Contents:
         trade = asked.trade
         assert trade is not None, asked
         before = self.trades.get(trade.order)
-        row = (*astuple(trade), 0 if before is None else before[-1] + 1)
+        row = (*trade, 0 if before is None else before[-1] + 1)
         contents = _Contents({**self.trades, trade.order: row}, self.keys)
         if asked.key is not None:
             contents.keys = {**self.keys, asked.key: (asked.command, asked.type, *row)}
@@ -64,11 +63,7 @@ class _Contents:
         """
         The totals of each login.
         """
-        totals: dict[int, list[int]] = {}
-        for _, login, cmd, state, profit, *_ in self.trades.values():
-            total = totals.setdefault(login, [0, 0])
-            total[cmd in (7, 9)] += profit if state == BOOKED else 0
-        return {login: (balance, credit) for login, (balance, credit) in totals.items()}
+        return totals(Trade(*row) for *row, _ in self.trades.values())
 
 
 class Ledgers:
@@ -138,8 +133,8 @@ class Ledgers:
         for key in list(contents.keys)[-_REPLAYS:]:
             _, type, *row, _ = contents.keys[key]
             replay = ledger.replay(PRINCIPAL, key)
-            told = None if replay is None else (replay.eventType, replay.trade)
-            if told != (type, Trade(*row)):
+            told = None if replay is None else (replay.eventType, astuple(replay.trade))
+            if told != (type, tuple(row)):
                 raise Violation(f"the key {key} is of {(type, row)}, it tells {told}")
 
 

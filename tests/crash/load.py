@@ -11,8 +11,9 @@ from typing import Any, Final
 import msgspec
 from attrs import Factory, define
 
-from tests.crash.asked import METHODS, Asked
+from tests.crash.asked import Asked
 from tests.crash.record import Record, Violation
+from tests.family import DELETIONS, METHODS
 
 LOGINS: Final = range(1001, 1041)
 
@@ -74,8 +75,8 @@ class Load:
         alive = self._alive
         alive[index], alive[-1] = alive[-1], alive[index]
         order = alive.pop()
-        isCredit = self.record.owner(order).method.startswith("Credit")
-        return self._ask("DeleteCredit" if isCredit else "DeleteBalance", order=order)
+        total = METHODS[self.record.owner(order).method].total
+        return self._ask(DELETIONS[total], order=order)
 
     def _ask(self, method: str, **data: Any) -> Asked:
         chance = self.random.random
@@ -84,7 +85,7 @@ class Load:
         return self.record.ask(method, chance() < 0.5, chance() < 0.7, **data)
 
     def _amount(self, method: str) -> float:
-        sign = METHODS[method][1]
+        sign = METHODS[method].sign
         return sign * self.random.randint(1, 1000_00 if sign > 0 else 50_00) / 100
 
 

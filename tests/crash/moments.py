@@ -13,9 +13,9 @@ from contextlib import closing
 from typing import Final
 
 from creditsync.ledger.opening import connectReader
-from tests.crash.asked import ADD
 from tests.crash.driver import Trial, prove
 from tests.crash.record import Violation
+from tests.family import ADD
 from tests.integration.processes import SERVE
 
 

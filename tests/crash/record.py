@@ -14,25 +14,22 @@ from json import dumps
 from typing import Any, Final
 
 from attrs import Factory, define, field
-from msgspec.structs import replace
 
-from creditsync.records import Trade
-from tests.crash.asked import (
+from tests.crash.asked import PRINCIPAL, Asked
+from tests.family import (
     ADD,
     BOOKED,
+    COLUMNS,
     DELETE,
     DELETED,
     METHODS,
-    PRINCIPAL,
     REQUESTED,
-    Asked,
+    Trade,
+    tradeOf,
     units,
 )
 
-_TRADE: Final = (
-    '"order", login, cmd, state, profit, comment, open_time, close_time, timestamp,'
-    " revision"
-)
+_TRADE: Final = f"{COLUMNS}, revision"
 
 
 class Violation(Exception):
@@ -109,7 +106,7 @@ class Record:
         @param seen: What the same connection has seen events of.
         """
         self.events += 1
-        trade = onTheWire(data)
+        trade = tradeOf(data)
         asked = self._cause(type, trade)
         if asked in seen:
             raise Violation(f"a connection saw two events of {asked}")
@@ -162,7 +159,7 @@ class Record:
         if not isReplay and asked not in seen:
             raise Violation(f"a reply came before its event: {asked}")
         if asked.isSync:
-            self._made(asked, onTheWire(data))
+            self._made(asked, tradeOf(data))
         else:
             self._accepted(asked, data)
         if asked.answer is None:
@@ -192,7 +189,7 @@ class Record:
     def _accepted(self, asked: Asked, data: Mapping[str, Any]) -> None:
         self._booked(asked, data["order"])
         made = self.owner(data["order"]) if asked.type == DELETE else asked
-        wanted = (REQUESTED[asked.type], made.data["login"], METHODS[made.method][0])
+        wanted = (REQUESTED[asked.type], made.data["login"], METHODS[made.method].cmd)
         if (data["state"], data["login"], data["cmd"]) != wanted or (
             made is asked and units(data["amount"]) != units(made.data["amount"])
         ):
@@ -346,23 +343,6 @@ class Record:
             raise Violation(f"lost, {trade} is not deleted: {deletion}")
         made = writer.trade
         if made is not None and isDeleted:
-            made = replace(made, state=DELETED, timestamp=trade.timestamp)
+            made = made._replace(state=DELETED, timestamp=trade.timestamp)
         if made not in (None, trade):
             raise Violation(f"{trade} is there, where {made} was told: {writer}")
-
-
-def onTheWire(data: Mapping[str, Any]) -> Trade:
-    """
-    A trade as the wire has it.
-    """
-    return Trade(
-        data["order"],
-        data["login"],
-        data["cmd"],
-        data["state"],
-        units(data["profit"]),
-        data["comment"],
-        data["open_time"],
-        data["close_time"],
-        data["timestamp"],
-    )

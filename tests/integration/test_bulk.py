@@ -7,6 +7,8 @@ With another number of rows than 5,000::
     CREDITSYNC_BULK_ROWS=50000 python -m pytest tests/integration/test_bulk.py
 """
 
+import csv
+import io
 import json
 import os
 import signal
@@ -386,4 +388,49 @@ class BulkTests(CommandTestCase):
         self.assertEqual(
             sorted(self.site.orders().values()),
             [(-500_000_000, "back"), (500_000_000, "first"), (700_000_000, "in")],
+        )
+
+    def test_keyTwice(self) -> None:
+        """
+        Rows that have one key, as a spreadsheet makes them of long numbers, are
+        told before anything is booked.
+        """
+        self.file.write_text(
+            "login,amount,comment,key\n" + "1001,300,Bonus,9.87654E+18\n" * 5
+        )
+        errors = self.assertEndsWith(self.bulk(), 2)
+        self.assertEqual(errors.count("key is a number that a spreadsheet"), 5)
+        self.file.write_text("login,amount,comment,key\n" + "1001,300,Bonus,k1\n" * 5)
+        errors = self.assertEndsWith(self.bulk(), 2)
+        self.assertIn("promotion.csv: line 6: has the key of line 2\n", errors)
+        self.assertEqual(self.site.orders(), {})
+
+    def test_spreadsheets(self) -> None:
+        """
+        The same rows, as different spreadsheets write them, are booked once:
+        their keys are the same.
+        """
+        table = [
+            ["login", "amount", "comment", "key"],
+            ["1001", "300.50", "Zahlung Müller", "pay-1"],
+            ["1002", "19.99", "a; b, c", " pay-2\xa0"],
+            ["", "", "", ""],
+        ]
+        booked = "booked 2, replayed 0, refused 0"
+        for separator, encoding, beginning in [
+            (",", "utf-8-sig", ""),
+            (";", "utf-8-sig", ""),
+            (";", "utf-8", "sep=;\r\n"),
+            ("\t", "utf-16", ""),
+        ]:
+            text = io.StringIO(newline="")
+            text.write(beginning)
+            csv.writer(text, delimiter=separator).writerows(table)
+            self.file.write_bytes(text.getvalue().encode(encoding))
+            self.results.unlink(missing_ok=True)
+            self.assertEndsWith(self.bulk(), 0, booked, "left 0 of 2 rows")
+            booked = "booked 0, replayed 2, refused 0"
+        self.assertEqual(
+            self.site.orders(),
+            {1: (30_050_000_000, "Zahlung Müller"), 2: (1_999_000_000, "a; b, c")},
         )

@@ -272,7 +272,12 @@ async def running(
     assert set(reactor.getDelayedCalls()) <= before
 
 
-def serverOn(reactor: Any, ledger: ILedger, timeout: float) -> CreditSync:
+def serverOn(
+    reactor: Any,
+    ledger: ILedger,
+    timeout: float,
+    listen: str = "tcp:0:interface=127.0.0.1",
+) -> CreditSync:
     """
     The real server, on a port of its own.
     """
@@ -288,7 +293,7 @@ def serverOn(reactor: Any, ledger: ILedger, timeout: float) -> CreditSync:
         ),
         events=events,
         authenticator=FakeAuthenticator(),
-        listen=["tcp:0:interface=127.0.0.1"],
+        listen=[listen],
         timeout=timeout,
     )
 

@@ -207,7 +207,7 @@ class ConsoleTests(SynchronousTestCase):
         self.start()
         for bad, why in (
             ("nonsense", "The token is malformed."),
-            (token()[:-3] + "AAA", "The token is badly signed."),
+            (token()[:-3] + "AAA", "The token's signature is invalid."),
             (token(expires=-1), "The token has expired."),
             (token(role=0), "This token's role may not use the console."),
         ):
@@ -331,6 +331,27 @@ class ConsoleTests(SynchronousTestCase):
         self.folder.start(*SERVE, *LISTEN, "--web", f"tcp:{port}")
         self.page.until("document.querySelector('#console').hidden")
         self.assertIn("was started again", self.page.text("#sign-in-problem"))
+
+    def test_two(self) -> None:
+        """
+        Who is signed in at two consoles of one host, as with two forwarded ports,
+        stays so at both.
+        """
+        self.enter()
+        first = self.address
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Site(Path(folder.name))
+        self.addCleanup(self.folder.killAll)
+        self.enter()
+        second = self.address
+        for address in (first, second, first):
+            self.page.open(address)
+            self.live()
+        self.page.run("document.querySelector('#sign-out').click()")
+        self.page.until("!document.querySelector('#entrance').hidden")
+        self.page.open(second)
+        self.live()
 
     def test_full(self) -> None:
         """

@@ -20,7 +20,8 @@ from twisted.python.failure import Failure
 
 from creditsync import finance, protocol, tap, wire
 from creditsync.auth import TokenAuthenticator
-from creditsync.errors import OutcomeUnknown, TechProblem
+from creditsync.codes import EV_RECORD_UPDATE
+from creditsync.errors import OutcomeUnknown, SessionEnded, TechProblem
 from creditsync.ledger import sqlite
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Limits, Operation, Reservation
@@ -77,9 +78,11 @@ def _eventBeforeCommit() -> None:
     async def mainLoop(self: TradingRuntime) -> None:
         while self._queue:
             self._committing, self._queue = self._queue, []
+            self._committingSince, started = self._queuedSince, self._clock.seconds()
             self._batch += 1
             self._publish(self._committing)
             await maybeDeferred(self._ledger.commit, self._committing)
+            self._count(started)
             booked, self._committing = self._committing, []
             self._settle(booked)
 
@@ -241,6 +244,8 @@ def _readerNeverCutOff() -> None:
 
 def _replyBeforeEvent() -> None:
     def tradeEvents(self: Sessions, events: Any) -> None:
+        if self.tally is not None:
+            self.tally.publishing(events)
         encoded = list(self._encoded(events))
         for event, data in encoded:
             self.waiters.match(event, data)
@@ -331,6 +336,78 @@ def _totalsNotMoved() -> None:
         )
 
     sqlite.prepare = without  # type: ignore[attr-defined]
+
+
+def _onlyOneGivenBack() -> None:
+    def ended(self: Session) -> None:
+        pending, self._pending = self._pending, {}
+        self._sessions.listen(self, None)
+        for waiter in pending.values():
+            self._sessions.waiters.abandon(waiter)
+        if pending:
+            self._sessions.answered(1)
+
+    Session.ended = ended  # type: ignore[method-assign]
+
+
+def _unknownNotGivenBack() -> None:
+    answer = Session.answer
+    answered = Sessions.answered
+
+    def answering(self: Session, waiter: Any, line: bytes, refusal: Any = None) -> None:
+        if isinstance(refusal, OutcomeUnknown):
+            Sessions.answered = lambda *_: None  # type: ignore[method-assign]
+        try:
+            answer(self, waiter, line, refusal)
+        finally:
+            Sessions.answered = answered  # type: ignore[method-assign]
+
+    Session.answer = answering  # type: ignore[method-assign]
+
+
+def _abandonedWaitsStay() -> None:
+    def abandon(self: Waiters, waiter: Any) -> None:
+        if self._timeouts.end(waiter):
+            waiter.ended.errback(SessionEnded())
+
+    Waiters.abandon = abandon  # type: ignore[method-assign]
+
+
+def _deadSessionsListen() -> None:
+    listen = Sessions.listen
+
+    def listening(self: Sessions, session: Any, principal: Any) -> None:
+        # Only who unsubscribes is left out.
+        if principal is not None or not session._subscribed:
+            listen(self, session, principal)
+
+    Sessions.listen = listening  # type: ignore[method-assign]
+
+
+def _cutOffConnectionsCount() -> None:
+    closed = protocol.LineFactory.closed
+
+    def close(self: Any, connection: Any) -> None:
+        if not connection.isStalled:
+            closed(self, connection)
+
+    protocol.LineFactory.closed = close  # type: ignore[method-assign]
+
+
+def _updatesStayUnderWay() -> None:
+    settle = TradingRuntime._settle
+
+    def settling(self: TradingRuntime, booked: list[Reservation]) -> None:
+        kept = {
+            each.order: each
+            for each in booked
+            if each.eventType == EV_RECORD_UPDATE
+            and self._underWay.get(each.order) is each
+        }
+        settle(self, booked)
+        self._underWay.update(kept)
+
+    TradingRuntime._settle = settling  # type: ignore[method-assign]
 
 
 _SIMULATION = ("tests.simulation", "--seeds", "60")
@@ -436,5 +513,35 @@ BUGS = {
     ),
     "totals-not-moved": Bug(
         "loses an update from its account's total", _totalsNotMoved, _SIMULATION
+    ),
+    "one-given-back": Bug(
+        "counts one request less when a session ends with several in flight",
+        _onlyOneGivenBack,
+        _SIMULATION,
+    ),
+    "unknown-not-given-back": Bug(
+        "goes on to count a request that was answered with 504",
+        _unknownNotGivenBack,
+        _SIMULATION,
+    ),
+    "abandoned-waits-stay": Bug(
+        "keeps the waits of a session that has ended in its table of events",
+        _abandonedWaitsStay,
+        ("tests.attack.waiters",),
+    ),
+    "dead-sessions-listen": Bug(
+        "goes on to send events to sessions that have ended",
+        _deadSessionsListen,
+        _SIMULATION,
+    ),
+    "cut-off-connections-count": Bug(
+        "goes on to count a connection that ended while its client did not read",
+        _cutOffConnectionsCount,
+        _SIMULATION,
+    ),
+    "updates-stay-under-way": Bug(
+        "never lets go of an order that was updated",
+        _updatesStayUnderWay,
+        _SIMULATION,
     ),
 }

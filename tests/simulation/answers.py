@@ -2,17 +2,15 @@
 What a good answer says, and whether it is true.
 """
 
-from decimal import Decimal
 from typing import Any
 
 from attrs import define
 
+from tests.family import ADD, REQUESTED, acceptedData, eventData
 from tests.simulation.audience import Audience
 from tests.simulation.causes import Causes
-from tests.simulation.history import Attempt, Booking, History, Intent, onTheWire
+from tests.simulation.history import Attempt, Booking, History, Intent
 from tests.simulation.world import Violation
-
-_STATES = {0: 10, 1: 11, 2: 12}
 
 
 def blame(rule: str, message: str, attempt: Attempt) -> Violation:
@@ -90,15 +88,15 @@ class Answers:
         if data["order"] != order:
             return False
         assert attempt.delivered is not None
-        told = [b for b in self._history.bookings if b.trade["order"] == order]
+        told = [b for b in self._history.bookings if b.trade.order == order]
         before = [b for b in told if b.applied and b.applied < attempt.delivered]
         current = told[told.index(before[-1]) :] if before else told
         for booking in current:
-            for state in {data["state"], booking.trade["state"]}:
-                if data == onTheWire({**booking.trade, "state": state}):
-                    return state == booking.trade["state"] or state in _STATES.values()
+            for state in {data["state"], booking.trade.state}:
+                if data == eventData(booking.trade._replace(state=state)):
+                    return state == booking.trade.state or state in REQUESTED.values()
         # What was reserved and never handed to the ledger can't be compared.
-        return data["state"] in _STATES.values()
+        return data["state"] in REQUESTED.values()
 
     def _checkBooked(self, attempt: Attempt) -> None:
         """
@@ -116,8 +114,10 @@ class Answers:
             raise blame("answer", "nothing was there to be replayed", attempt)
         if intent.isSync:
             self._checkTrade(attempt, booking)
-        elif reply.value["data"] != _accepted(booking):
-            raise blame("answer", f"accepted is {_accepted(booking)}", attempt)
+        else:
+            accepted = acceptedData(booking.type, booking.trade)
+            if reply.value["data"] != accepted:
+                raise blame("answer", f"accepted is {accepted}", attempt)
         published = booking.published
         position = -1
         if published is not None:
@@ -135,7 +135,7 @@ class Answers:
         raw = None if booking.published is None else booking.published.dataText
         if raw is not None and raw != reply.dataText:
             raise blame("answer", f"the event has {raw!r}", attempt)
-        if reply.value["data"] != onTheWire(booking.trade):
+        if reply.value["data"] != eventData(booking.trade):
             raise blame("answer", f"booked is {booking.trade}", attempt)
 
     def _checkIntent(self, intent: Intent) -> None:
@@ -172,7 +172,7 @@ class Answers:
         """
         if not intent.isFinance or intent.isDelete:
             return set()
-        orders = {b.trade["order"] for b in intent.bookings if not b.type}
+        orders = {b.trade.order for b in intent.bookings if b.type == ADD}
         for attempt in intent.attempts:
             if attempt.reply is None or attempt.status not in (200, 504):
                 continue
@@ -180,18 +180,3 @@ class Answers:
             if order != intent.data.get("order"):
                 orders.add(order)
         return orders
-
-
-def _accepted(booking: Booking) -> dict[str, Any]:
-    """
-    The data of the answer to an accepted request.
-    """
-    trade = booking.trade
-    return {
-        "accepted": True,
-        "order": trade["order"],
-        "state": _STATES[booking.type],
-        "login": trade["login"],
-        "cmd": trade["cmd"],
-        "amount": Decimal(trade["profit"]).scaleb(-8),
-    }

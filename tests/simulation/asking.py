@@ -9,12 +9,12 @@ from typing import Any
 
 from attrs import define, field
 
+from tests.family import DELETIONS, METHODS, NAMES, TOTALS
 from tests.simulation.history import History, Intent, Token, parse
 
-# The finance commands' trades, by name.
-CMDS = {"BalanceIn": 6, "CreditIn": 7, "BalanceOut": 8, "CreditOut": 9}
-_NAMES = {cmd: name for name, cmd in CMDS.items()}
-_OUT = (8, 9)
+# How likely each method is to be asked for.
+_WEIGHTS = {"BalanceIn": 2, "CreditIn": 3, "BalanceOut": 1, "CreditOut": 1}
+_CMDS = [METHODS[name].cmd for name, times in _WEIGHTS.items() for _ in range(times)]
 _LOGINS = (1001, 1002, 1003, 2**53 - 1)
 
 _AMOUNTS = ("300", "300.0", "1e2", "19.99", "0.1", "0.00000001", "33.33333333")
@@ -158,20 +158,21 @@ class Market:
             amount = random.choice(_FINE_AMOUNTS)
         else:
             amount = random.choice(_AMOUNTS)
-        return "-" + amount if cmd in _OUT else amount, drawn < 0.02
+        return "-" + amount if _isOut(cmd) else amount, drawn < 0.02
 
     def booking(self, token: Token, **more: Any) -> Intent:
         """
         A new trade, or with C{order} the update of one.
         """
         random = self._random
-        cmd = more.pop("cmd", None) or random.choice((6, 6, 7, 7, 7, 8, 9))
+        cmd = more.pop("cmd", None) or random.choice(_CMDS)
         number = len(self._history.intents)
         amount, isGreat = self._amount(cmd)
         comment = f"{number} {random.choice(_COMMENTS)}"
         key = more.pop("key", None) or self._key(number)
         data: dict[str, Any] = {"login": random.choice(_LOGINS), "amount": amount}
-        allowed = {"TRADE_NO_MONEY"} if cmd in _OUT or "order" in more else set()
+        isRisky = _isOut(cmd) or "order" in more
+        allowed = {"TRADE_NO_MONEY"} if isRisky else set()
         if isGreat:
             allowed.add("INVALID_DATA")
         if random.random() < 0.1:
@@ -182,7 +183,7 @@ class Market:
         data |= {"comment": comment, **more}
         if "order" in more:
             allowed |= {"INCORRECT_ORDER", "INVALID_DATA"}
-        command = self._form(_NAMES[cmd])
+        command = self._form(NAMES[cmd])
         return self._intent(
             token, command, data, cmd=cmd, key=key, allowed=frozenset(allowed)
         )
@@ -207,15 +208,15 @@ class Market:
             return self.booking(token)
         order = random.choice(list(self.orders)[-30:])
         _, cmd = self.orders[order]
-        kind = "Credit" if cmd in (7, 9) else "Balance"
+        name = DELETIONS[TOTALS[cmd]]
         if random.random() < 0.1:
-            kind = random.choice(("Credit", "Balance"))
+            name = random.choice(list(DELETIONS.values()))
         if random.random() < 0.05:
             order = random.randrange(10**6, 10**7)
         allowed = {"NOT_FOUND", "INCORRECT_ORDER", "TRADE_NO_MONEY"}
         return self._intent(
             token,
-            self._form("Delete" + kind),
+            self._form(name),
             {"order": order},
             key=self._key(len(self._history.intents)),
             allowed=frozenset(allowed),
@@ -265,6 +266,13 @@ class Market:
         return self._intent(
             token, "too long", {}, allowed=allowed, isGood=False, line=line
         )
+
+
+def _isOut(cmd: int) -> bool:
+    """
+    Whether a kind of trade takes something out of an account.
+    """
+    return METHODS[NAMES[cmd]].sign < 0
 
 
 def lineOf(intent: Intent, extID: str) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 
 from attrs import define, field
 
+from tests.family import eventData
 from tests.simulation.history import (
     NEVER,
     History,
@@ -16,7 +17,6 @@ from tests.simulation.history import (
     Publication,
     Reply,
     Talk,
-    onTheWire,
     parse,
 )
 from tests.simulation.world import Violation, World
@@ -64,7 +64,7 @@ class Audience:
         numbers = {b: n for n, b in enumerate(self._history.bookings)}
         last = -1
         for each in self._history.publications:
-            booking, about = each.booking, (str(each.data["order"]),)
+            booking, about = each.booking, (str(each.data.order),)
             if booking is None:
                 raise Violation("event", f"an event of no booking: {each.data}", about)
             if booking.applied is None or booking.applied > each.at:
@@ -89,7 +89,7 @@ class Audience:
                 raise Violation(
                     "event",
                     f"no event of {booking.trade}",
-                    (str(booking.trade["order"]),),
+                    (str(booking.trade.order),),
                 )
 
     def _checkTalk(self, talk: Talk, published: list[Publication]) -> None:
@@ -103,7 +103,7 @@ class Audience:
         for each in published:
             isIt = line is not None and self._isIt(line[0], each)
             state = states.at(each)
-            about = (talk.name, str(each.data["order"]))
+            about = (talk.name, str(each.data.order))
             if isIt and state != _NOT:
                 assert line is not None
                 self.positions[talk, each] = line[1]
@@ -129,7 +129,7 @@ class Audience:
         if published.raw is not None:
             return line == published.raw
         type, data = self._judge(line)
-        if type != published.type or data != onTheWire(published.data):
+        if type != published.type or data != eventData(published.data):
             return False
         published.raw = line
         return True

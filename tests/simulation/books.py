@@ -8,26 +8,21 @@ from typing import Any
 
 from attrs import define, field
 
+from tests.family import (
+    ADD,
+    COLUMNS,
+    DELETE,
+    DELETED,
+    Request,
+    Trade,
+    made,
+    totals,
+)
 from tests.simulation.history import Booking, History, Intent
 from tests.simulation.storage import Storage
 from tests.simulation.world import Violation, World
 
-_ADD, _UPDATE, _DELETE = 0, 1, 2
-_CREDIT = (7, 9)
-_COLUMNS = (
-    "order",
-    "login",
-    "cmd",
-    "state",
-    "profit",
-    "comment",
-    "open_time",
-    "close_time",
-    "timestamp",
-)
-_TRADES = (
-    f"""SELECT {", ".join(f'"{name}"' for name in _COLUMNS)}, revision FROM trade"""
-)
+_TRADES = f"SELECT {COLUMNS}, revision FROM trade"
 
 
 @define(eq=False)
@@ -39,7 +34,8 @@ class Books:
     _world: World
     _history: History
     _isExtIDIdempotent: bool
-    _trades: dict[int, tuple[Any, ...]] = field(factory=dict)
+    # Each order's trade, and how often it was changed.
+    _trades: dict[int, tuple[Trade, int]] = field(factory=dict)
     _keys: dict[tuple[int, str], int] = field(factory=dict)
     _seen: int = 0
     # Since when each order is there, and since when it is deleted.
@@ -56,7 +52,9 @@ class Books:
             if booking.applied is not None:
                 self._book(booking)
         doubtful = [each for each in bookings if each.isDoubtful]
-        rows = {row[0]: row for row in storage.rows(_TRADES)}
+        rows = {
+            row[0]: (Trade(*row), revision) for *row, revision in storage.rows(_TRADES)
+        }
         if doubtful and rows != self._trades:
             # All of it was written after all, or none.
             for booking in doubtful:
@@ -69,7 +67,7 @@ class Books:
         keys = 'SELECT principal, key, "order" FROM keyed_operation'
         found = {(row[0], row[1]): row[2] for row in storage.rows(keys)}
         self._compare(found, self._keys, "key")
-        self._checkTotals(rows.values(), storage)
+        self._checkTotals((trade for trade, _ in rows.values()), storage)
 
     def _compare(
         self, found: dict[Any, Any], wanted: dict[Any, Any], what: str
@@ -85,16 +83,13 @@ class Books:
                     (str(name),),
                 )
 
-    def _checkTotals(self, rows: Iterable[tuple[Any, ...]], storage: Storage) -> None:
-        sums: dict[int, list[int]] = defaultdict(lambda: [0, 0])
-        for _, login, cmd, state, profit, *_ in rows:
-            sums[login][cmd in _CREDIT] += profit if state == 3 else 0
-        accounts = {
-            login: totals for login, *totals in storage.rows("SELECT * FROM account")
-        }
-        if accounts != sums:
-            raise Violation("totals", f"accounts hold {accounts}, not {dict(sums)}")
-        if any(total < 0 for totals in accounts.values() for total in totals):
+    def _checkTotals(self, trades: Iterable[Trade], storage: Storage) -> None:
+        wanted = totals(trades)
+        columns = "SELECT login, balance, credit FROM account"
+        accounts = {login: tuple(each) for login, *each in storage.rows(columns)}
+        if accounts != wanted:
+            raise Violation("totals", f"accounts hold {accounts}, not {wanted}")
+        if any(min(each) < 0 for each in accounts.values()):
             raise Violation("totals", f"a total is below zero: {accounts}")
 
     def _book(self, booking: Booking) -> None:
@@ -102,78 +97,55 @@ class Books:
         Count in what is on disk.
         """
         trade = booking.trade
-        order = trade["order"]
-        about = (str(order), trade["comment"])
-        before = self._trades.get(order)
-        if (booking.type == _ADD) != (before is None):
+        about = (str(trade.order), trade.comment)
+        before, revision = self._trades.get(trade.order, (None, -1))
+        if (booking.type == ADD) != (before is None):
             raise Violation(
-                "order", f"type {booking.type} on order {order}: {before}", about
+                "order", f"type {booking.type} on order {trade.order}: {before}", about
             )
-        revision = 0
         if before is not None:
-            revision = before[-1] + 1
-            if before[3] == 6 or before[1:3] != (trade["login"], trade["cmd"]):
+            isSame = (before.login, before.cmd) == (trade.login, trade.cmd)
+            if before.state == DELETED or not isSame:
                 raise Violation("order", f"{before} can't become {trade}", about)
         self._checkIntent(booking, before)
-        self._trades[order] = (*(trade[name] for name in _COLUMNS), revision)
+        self._trades[trade.order] = trade, revision + 1
         if booking.key is not None:
             key = booking.principal, booking.key
             if key in self._keys:
                 raise Violation("booked-once", f"{key} is booked twice", about)
-            self._keys[key] = order
+            self._keys[key] = trade.order
         assert booking.applied is not None
-        self.since.setdefault(order, booking.applied)
-        self.versions[order].append(booking)
+        self.since.setdefault(trade.order, booking.applied)
+        self.versions[trade.order].append(booking)
 
-    def _checkIntent(self, booking: Booking, before: Any) -> None:
+    def _checkIntent(self, booking: Booking, before: Trade | None) -> None:
         intent = self._intentOf(booking)
         trade = booking.trade
-        about = (str(trade["order"]), trade["comment"])
+        about = (str(trade.order), trade.comment)
         if intent is None:
             raise Violation("asked-for", f"nobody has asked for {trade}", about)
         if intent.bookings and (intent.key is None or not intent.isDelete):
             raise Violation("booked-once", f"{trade} is booked twice", about)
         intent.bookings.append(booking)
         booking.intent = intent
-        wanted = self._wanted(booking, intent, before)
+        wanted = made(_request(intent), before, trade.order, trade.timestamp)
         if trade != wanted or booking.command != intent.command:
             raise Violation("as-asked-for", f"booked {trade}, asked {wanted}", about)
         delivered = [a.delivered[0] for a in intent.attempts if a.delivered]
         first, last = self._world.wallBetween(min(delivered), booking.handed[0])
-        if not int(first) <= trade["timestamp"] <= last:
+        if not int(first) <= trade.timestamp <= last:
             raise Violation("time", f"{trade} is not of {first} to {last}", about)
-
-    def _wanted(self, booking: Booking, intent: Intent, before: Any) -> dict[str, Any]:
-        """
-        The trade as it has to be.
-        """
-        now = booking.trade["timestamp"]
-        if booking.type == _DELETE:
-            wanted = dict(zip(_COLUMNS, before, strict=False))
-            return {**wanted, "state": 6, "timestamp": now}
-        opened, closed = (now, now) if before is None else before[6:8]
-        return {
-            "order": booking.trade["order"],
-            "login": intent.data["login"],
-            "cmd": intent.cmd,
-            "state": 3,
-            "profit": intent.amount,
-            "comment": intent.data["comment"],
-            "open_time": intent.data.get("open_time", opened),
-            "close_time": intent.data.get("close_time", closed),
-            "timestamp": now,
-        }
 
     def _intentOf(self, booking: Booking) -> Intent | None:
         """
         Who asked for it.
         """
         intents = self._history.intents
-        if booking.type != _DELETE:
-            number = int(booking.trade["comment"].split(" ")[0])
+        if booking.type != DELETE:
+            number = int(booking.trade.comment.split(" ")[0])
             intent = intents[number]
             return intent if self._isOf(booking, intent) else None
-        order = booking.trade["order"]
+        order = booking.trade.order
         fitting = [
             intent
             for intent in intents
@@ -197,6 +169,23 @@ class Books:
             and (not isByExtID or _keyOf(attempt.extID) == booking.key)
             for attempt in intent.attempts
         )
+
+
+def _request(intent: Intent) -> Request:
+    """
+    What an intent asks for, as the model has it.
+    """
+    if intent.isDelete:
+        return Request(intent.command, order=intent.data["order"])
+    return Request(
+        intent.command,
+        intent.cmd,
+        login=intent.data["login"],
+        amount=intent.amount,
+        comment=intent.data["comment"],
+        open_time=intent.data.get("open_time"),
+        close_time=intent.data.get("close_time"),
+    )
 
 
 def _likelihood(intent: Intent) -> int:

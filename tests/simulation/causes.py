@@ -5,19 +5,15 @@ Why a request was refused, and whether there was a cause for it.
 from collections import defaultdict
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any
 
 from attrs import define, field
 
 from creditsync.records import Limits
+from tests.family import ROLES, TOTALS, Trade
 from tests.simulation.books import Books
 from tests.simulation.history import Attempt, Booking, History, Intent, Moment
 from tests.simulation.setting import Setting
 from tests.simulation.world import World
-
-# Who may use the finance family.
-ROLES = (1, 2, 3)
-_CREDIT = (7, 9)
 
 
 @define(eq=False)
@@ -144,7 +140,7 @@ class Causes:
         member = reply.value["message"].split(" ")[0]
         return any(
             _member(other, member) != _member(intent, member)
-            and all(booking.trade["order"] == order for booking in other.bookings)
+            and all(booking.trade.order == order for booking in other.bookings)
             for key in self.keysOf(intent)
             for other in self._byKey[key]
         )
@@ -160,8 +156,8 @@ class Causes:
             # What was reserved and then lost counted too.
             return True
         written = attempt.reply.written
-        totals: dict[tuple[int, bool], int] = defaultdict(int)
-        trades: dict[int, dict[str, Any]] = {}
+        totals: dict[tuple[int, str], int] = defaultdict(int)
+        trades: dict[int, Trade] = {}
         order = intent.data.get("order", 0)
         for booking in self._history.bookings:
             if booking.isLost:
@@ -173,10 +169,9 @@ class Causes:
                 break
             elif self._isTooMuch(intent, totals, trades.get(order)):
                 return True
-            before = trades.get(trade["order"])
-            account = trade["login"], trade["cmd"] in _CREDIT
-            totals[account] += _counted(trade) - _counted(before)
-            trades[trade["order"]] = trade
+            before = trades.get(trade.order)
+            totals[trade.account] += _counted(trade) - _counted(before)
+            trades[trade.order] = trade
         return self._isTooMuch(intent, totals, trades.get(order))
 
     def _wasReservedBy(self, booking: Booking, moment: Moment) -> bool:
@@ -189,8 +184,8 @@ class Causes:
     def _isTooMuch(
         self,
         intent: Intent,
-        totals: dict[tuple[int, bool], int],
-        before: dict[str, Any] | None,
+        totals: dict[tuple[int, str], int],
+        before: Trade | None,
     ) -> bool:
         """
         Whether these totals can't bear what is asked for.
@@ -198,9 +193,8 @@ class Causes:
         if intent.isDelete:
             if before is None:
                 return False
-            account = before["login"], before["cmd"] in _CREDIT
-            return totals[account] < _counted(before)
-        account = intent.data["login"], intent.cmd in _CREDIT
+            return totals[before.account] < _counted(before)
+        account = intent.data["login"], TOTALS[intent.cmd]
         return totals[account] + intent.amount - _counted(before) < 0
 
     def _isUnknown(self, attempt: Attempt) -> bool:
@@ -220,11 +214,11 @@ class Causes:
         )
 
 
-def _counted(trade: dict[str, Any] | None) -> int:
+def _counted(trade: Trade | None) -> int:
     """
     What a trade adds to its account's total.
     """
-    return 0 if trade is None or trade["state"] != 3 else int(trade["profit"])
+    return 0 if trade is None else trade.counted
 
 
 def _member(intent: Intent, member: str) -> object:

@@ -19,11 +19,9 @@ from creditsync.events import TradeEvents
 from creditsync.failing import Failing
 from creditsync.interfaces import ITradingRuntime
 from creditsync.records import Deletion, Operation, Reservation, Trade, TradeEvent
-from tests.simulation.history import Moment, members, onTheWire
+from tests.family import ADD, BOOKED, DELETE, DELETED, REQUESTED, UPDATE, eventData
+from tests.simulation.history import Moment, committed
 from tests.simulation.world import World
-
-_ADD, _UPDATE, _DELETE = 0, 1, 2
-_STATES = {_ADD: 10, _UPDATE: 11, _DELETE: 12}
 
 
 @implementer(ITradingRuntime)
@@ -106,27 +104,27 @@ class ForeignRuntime:
         now = int(self._world.wall())
         found = self._latest.get(operation.order)
         if isinstance(operation, Deletion):
-            if found is None or found[0] == _DELETE:
+            if found is None or found[0] == DELETE:
                 raise NotFound(f"there is no order {operation.order}")
             if found[1].cmd not in operation.cmds:
                 raise IncorrectOrder("it is of another kind")
-            return _DELETE, replace(found[1], state=6, timestamp=now)
+            return DELETE, replace(found[1], state=DELETED, timestamp=now)
         if found is None:
             order, self._nextOrder = self._nextOrder, self._nextOrder + 1
-            return _ADD, self._trade(order, operation, now)
-        if found[0] == _DELETE or (found[1].login, found[1].cmd) != (
+            return ADD, self._trade(order, operation, now)
+        if found[0] == DELETE or (found[1].login, found[1].cmd) != (
             operation.login,
             operation.cmd,
         ):
             raise IncorrectOrder("it is of another kind, or deleted")
-        return _UPDATE, self._trade(operation.order, operation, now)
+        return UPDATE, self._trade(operation.order, operation, now)
 
     def _trade(self, order: int, operation: Operation, now: int) -> Trade:
         return Trade(
             order,
             operation.login,
             operation.cmd,
-            3,
+            BOOKED,
             operation.amount,
             operation.comment,
             now if operation.openTime is None else operation.openTime,
@@ -146,7 +144,7 @@ class ForeignRuntime:
         if self._chance("unasked-event"):
             order, self._nextOrder = self._nextOrder, self._nextOrder + 1
             unasked = self._data(replace(trade, order=order))
-            events.insert(0, TradeEvent(_ADD, unasked))
+            events.insert(0, TradeEvent(ADD, unasked))
         if self._chance("repeated-event"):
             delay = self._random.random()
             self._world.later(delay, self.events.publish, events)
@@ -157,7 +155,7 @@ class ForeignRuntime:
         """
         A trade as ours, or as the members that go over the wire.
         """
-        return trade if self._random.random() < 0.5 else onTheWire(members(trade))
+        return trade if self._random.random() < 0.5 else eventData(committed(trade))
 
     def fail(self) -> None:
         """
@@ -173,7 +171,7 @@ class ForeignRuntime:
         found = self._latest.get(order)
         if found is None or self._booked.get(order) is found[1]:
             return succeed(self._booked.get(order))
-        return succeed(replace(found[1], state=_STATES[found[0]]))
+        return succeed(replace(found[1], state=REQUESTED[found[0]]))
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
         """

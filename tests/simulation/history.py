@@ -13,7 +13,8 @@ from typing import Any
 
 from attrs import define, field
 
-from creditsync.records import Trade
+from creditsync import records
+from tests.family import Trade, units
 
 # A moment: seconds, and the turn of the world.
 Moment = tuple[float, int]
@@ -23,50 +24,21 @@ NEVER: Moment = (float("inf"), 0)
 parse = JSONDecoder(parse_float=Decimal).decode
 
 
-_NEUTRAL = {
-    "symbol": "",
-    "volume": 0,
-    "open_price": 0,
-    "close_price": 0,
-    "sl": 0,
-    "tp": 0,
-    "storage": 0,
-    "commission": 0,
-    "reason": 7,
-}
-
-
-def members(trade: Trade) -> dict[str, Any]:
+def committed(trade: records.Trade) -> Trade:
     """
-    A trade by the wire's names, its amount in 10⁻⁸ units.
+    The trade that the server has made, as the model has it.
     """
-    return {
-        "order": trade.order,
-        "login": trade.login,
-        "cmd": trade.cmd,
-        "state": trade.state,
-        "profit": trade.profit,
-        "comment": trade.comment,
-        "open_time": trade.openTime,
-        "close_time": trade.closeTime,
-        "timestamp": trade.timestamp,
-    }
-
-
-def onTheWire(trade: dict[str, Any]) -> dict[str, Any]:
-    """
-    The data of an event of this trade (wire contract, section 4).
-    """
-    amount = Decimal(trade["profit"]).scaleb(-8)
-    return {**trade, "profit": amount, **_NEUTRAL}
-
-
-def tradeOf(data: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    A trade by what L{onTheWire} made of it.
-    """
-    trade = {name: data[name] for name in data if name not in _NEUTRAL}
-    return {**trade, "profit": int(data["profit"].scaleb(8))}
+    return Trade(
+        order=trade.order,
+        login=trade.login,
+        cmd=trade.cmd,
+        state=trade.state,
+        profit=trade.profit,
+        comment=trade.comment,
+        open_time=trade.openTime,
+        close_time=trade.closeTime,
+        timestamp=trade.timestamp,
+    )
 
 
 @define(eq=False)
@@ -146,7 +118,9 @@ class Intent:
         """
         In 10⁻⁸ units.
         """
-        return int(Decimal(self.data["amount"]).scaleb(8))
+        exact = units(Decimal(self.data["amount"]))
+        assert exact is not None, self.data
+        return exact
 
 
 @define(eq=False)
@@ -264,7 +238,6 @@ class Booking:
     """
     A trade as it was to be committed.
 
-    @ivar trade: Its members by name, as the wire has them.
     @ivar handed: When the ledger was told.
     @ivar applied: When its transaction was on disk, or L{None} while it isn't.
     @ivar isDoubtful: Whether only the next server can tell if it is.
@@ -273,7 +246,7 @@ class Booking:
 
     generation: int
     type: int
-    trade: dict[str, Any]
+    trade: Trade
     principal: int
     key: str | None
     command: str
@@ -290,7 +263,7 @@ class Publication:
     """
     An event as it was published.
 
-    @ivar data: Its data, by the wire's names.
+    @ivar data: The trade in it.
     @ivar raw: Its line, as it was seen first.
     @ivar operation: The operation with which it was marked, if it was.
     """

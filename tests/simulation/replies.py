@@ -7,9 +7,10 @@ all of them is: did anything happen?
 
 from attrs import define
 
+from tests.family import ROLES
 from tests.simulation.answers import Answers, blame
 from tests.simulation.audience import spoilt
-from tests.simulation.causes import ROLES, Causes
+from tests.simulation.causes import Causes
 from tests.simulation.history import Attempt, History, Talk
 from tests.simulation.setting import Setting
 from tests.simulation.world import Violation, World

@@ -14,21 +14,24 @@ from twisted.internet.address import IPv4Address
 from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
-from creditsync.auth import Revocations, TokenAuthenticator
+from creditsync.auth import TokenAuthenticator
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
 from creditsync.records import Trade, TradeEvent
+from creditsync.revocations import Revocations
 from creditsync.runtime import TradingRuntime
 from creditsync.service import GOODBYE, LAST_CALL, CreditSync
+from creditsync.tally import Tally
 from creditsync.validation import Schemas
+from tests import counts
+from tests.family import tradeOf
 from tests.simulation.foreign import ForeignRuntime
 from tests.simulation.history import (
     Generation,
     History,
     Publication,
     Talk,
-    members,
-    tradeOf,
+    committed,
 )
 from tests.simulation.network import Link
 from tests.simulation.setting import Setting
@@ -99,6 +102,7 @@ class Site:
         self._history.generations.append(generation)
         world.note("server", f"starts as process {number}")
         self.reactor = Reactor(world)
+        tally = Tally(self.reactor, world.wall)
         runtime: Any
         if setting.isForeign:
             runtime, events = self.foreign, self.foreign.events
@@ -110,6 +114,7 @@ class Site:
                 events,
                 now=world.wall,
                 maxQueued=setting.limits.maxQueued,
+                tally=tally,
             )
         self._observe(events)
         service = CreditSync(
@@ -123,6 +128,7 @@ class Site:
             schemas=_schemas(),
             limits=setting.limits,
             isExtIDIdempotent=setting.isExtIDIdempotent,
+            tally=tally,
         )
         try:
             service.startService()
@@ -153,7 +159,7 @@ class Site:
             publication = Publication(
                 self.generation.number,
                 event.type,
-                members(event.data)
+                committed(event.data)
                 if isinstance(event.data, Trade)
                 else tradeOf(event.data),
                 (world.now, world.turn),
@@ -193,6 +199,9 @@ class Site:
         most = 2 * self._setting.limits.stopTimeout + LAST_CALL + 2 * GOODBYE
         if took > most + 0.01:
             world.blame("stop", f"to stop took {took:.3f} s, not {most:.3f}")
+        # A commit may take longer than the stop may: then it is still counted.
+        if self._setting.isForeign or self.storage.isClosed:
+            self._checkRest()
         self._end(generation)
         if self._setting.isForeign:
             return
@@ -202,6 +211,15 @@ class Site:
             # A commit takes longer than the stop may.
             generation.hasCrashed = True
             self.storage.crash(False)
+
+    def _checkRest(self) -> None:
+        """
+        After a stop in order nothing is left, however its connections ended.
+        """
+        assert self.service is not None
+        left = counts.left(self.service, isClosed=True)
+        if left:
+            self._world.blame("rest", f"these are left after a stop: {left}")
 
     def _torn(self) -> None:
         self.crash("torn-commit")

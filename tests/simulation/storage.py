@@ -24,7 +24,7 @@ from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Reservation
 from tests.crash.disk import Disk, Fault
 from tests.crash.platter import SYNC, Call, place
-from tests.simulation.history import Booking, History, members
+from tests.simulation.history import Booking, History, committed
 from tests.simulation.world import World
 
 _NAME = "ledger.db"
@@ -145,7 +145,7 @@ class Storage:
             booking = Booking(
                 self._process,
                 each.eventType,
-                members(each.trade),
+                committed(each.trade),
                 asked.principal,
                 asked.key,
                 asked.command,

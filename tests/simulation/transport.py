@@ -266,6 +266,15 @@ class Socket(Transport, FileDescriptor):
     kind is taken from there, and nothing that it does.
     """
 
+    _tempDataLen = 0
+
+    @property
+    def dataBuffer(self) -> bytes:
+        """
+        What was written and has not left.
+        """
+        return bytes(self._buffer)
+
     def writeSomeData(self, data: bytes) -> int | BaseException:
         """
         See L{FileDescriptor.writeSomeData}.

@@ -10,6 +10,7 @@ an event of its order and type.
 from attrs import define
 
 from creditsync.records import Operation
+from tests.family import eventData
 from tests.simulation.foreign import ForeignRuntime
 from tests.simulation.history import (
     Attempt,
@@ -17,7 +18,6 @@ from tests.simulation.history import (
     Intent,
     Moment,
     Publication,
-    onTheWire,
 )
 from tests.simulation.world import Violation
 
@@ -53,7 +53,7 @@ class Waits:
         """
         waits = self._waits()
         for event in self._history.publications:
-            wait = self._answered(waits.get(event.data["order"], []), event)
+            wait = self._answered(waits.get(event.data.order, []), event)
             if wait is not None:
                 wait.event = event
         for sameOrder in waits.values():
@@ -122,7 +122,7 @@ class Waits:
             raise Violation(
                 "own-event", f"{event.data} was its event: {reply.raw!r}", about
             )
-        if reply.value["data"] != onTheWire(event.data) or (
+        if reply.value["data"] != eventData(event.data) or (
             event.dataText not in (None, reply.dataText)
         ):
             raise Violation(

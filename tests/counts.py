@@ -1,0 +1,112 @@
+"""
+The counts that go up and down, of one server: whatever has ended, and however,
+all of them are back at zero when nothing is left to do.
+
+A count that is not given back does no harm for hours, and then the server is full
+for ever: so the tests and the simulation look at all of them, also at those that
+only a private table has.
+"""
+
+from collections.abc import Iterator
+
+from creditsync.audit import AuditTrail
+from creditsync.runtime import TradingRuntime
+from creditsync.service import CreditSync
+from creditsync.tally import Tally
+from creditsync.web.root import Root
+
+Count = tuple[str, int]
+
+
+def left(service: CreditSync, isClosed: bool = False) -> dict[str, int]:
+    """
+    The counts that are not zero.
+
+    @param isClosed: Whether every connection should be gone as well.
+    """
+    return {what: count for what, count in _counts(service, isClosed) if count}
+
+
+def _counts(service: CreditSync, isClosed: bool) -> Iterator[Count]:
+    yield from _requests(service)
+    yield from _connections(service)
+    if isClosed:
+        yield "connections", len(service.factory.connections)
+        yield "sessions that get events", len(service.sessions._audience)
+    if isinstance(service.runtime, TradingRuntime):
+        yield from _operations(service.runtime)
+    if service.sessions.tally is not None:
+        yield from _tallied(service.sessions.tally)
+        if service.running:
+            # A server that stops hears no more of what is published.
+            yield from _published(service.sessions.tally)
+    if service.audit is not None:
+        yield from _audited(service.audit)
+
+
+def _requests(service: CreditSync) -> Iterator[Count]:
+    sessions, waiters = service.sessions, service.waiters
+    yield "requests in flight", sessions.pending
+    yield (
+        "requests of sessions",
+        sum(each.session.inFlight for each in service.factory.connections),
+    )
+    yield "waits for all requests to be answered", len(sessions._idle)
+    yield "waiters", len(waiters)
+    yield "waiters by event", len(waiters._byEvent)
+
+
+def _connections(service: CreditSync) -> Iterator[Count]:
+    factory = service.factory
+    connections = factory.connections
+    yield "connections with something to write", len(factory._unflushed)
+    yield "connections that wait for their turn", len(factory.turns._queue)
+    yield "connections in a line", len(factory.lineTimeouts)
+    yield "connections that end", len(factory.finishTimeouts)
+    yield "connections that do not read", sum(each.isStalled for each in connections)
+    yield "bytes not read", sum(each.unread for each in connections)
+    yield "bytes not written", sum(each._unwritten for each in connections)
+    yield "bytes of lines", sum(len(each._lines) for each in connections)
+
+
+def _operations(runtime: TradingRuntime) -> Iterator[Count]:
+    yield "operations queued", runtime.queued
+    yield "operations queued since", runtime.queuedSince is not None
+    if runtime._failing.cause is not None:
+        # Nobody knows what is booked: what was under way stays so for good.
+        return
+    yield "orders under way", len(runtime._underWay)
+    yield "keys under way", len(runtime._keys)
+    yield (
+        "accounts that are ahead of the ledger",
+        sum(
+            each.changedIn > runtime._lastOnDisk for each in runtime._accounts.values()
+        ),
+    )
+
+
+def _tallied(tally: Tally) -> Iterator[Count]:
+    yield "answers not settled", len(tally.answered) + len(tally._atOnce)
+
+
+def _published(tally: Tally) -> Iterator[Count]:
+    if tally.books:
+        yield "operations not published", tally.booked - tally.published
+
+
+def _audited(audit: AuditTrail) -> Iterator[Count]:
+    yield "lines of the audit trail", len(audit._lines)
+    yield "operations of which the audit trail has not heard", len(audit._askers)
+
+
+def leftOfSite(root: Root) -> dict[str, int]:
+    """
+    The counts of a console that are not zero, when nobody looks any more.
+    """
+    feed = root._feed
+    counts = {
+        "readers": len(feed._readers),
+        "timers of the feed": feed._call is not None,
+        "searches": root.children[b"search"]._searching._isReading,
+    }
+    return {what: count for what, count in counts.items() if count}

@@ -1,0 +1,240 @@
+"""
+Tests for L{creditsync.errors}: on which side of the idempotency key the server
+speaks each refusal.
+
+A credit is booked under a key and then asked for again, in circumstances in
+which a new one would be refused. A refusal that comes before the key is the
+answer; where one comes after it, the answer is the replay.
+"""
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from test_family import SEED, Client
+from test_idempotency import KeyCase
+
+from creditsync.errors import SPOKEN, InvalidData, Refusal, Spoken
+from creditsync.records import Limits
+from creditsync.runtime import TradingRuntime
+
+BEFORE, AFTER, BY = Spoken.BEFORE_KEY, Spoken.AFTER_KEY, Spoken.BY_KEY
+
+
+class SpokenTests(KeyCase):
+    """
+    On which side of the key a refusal is spoken.
+    """
+
+    def again(self, extID: object = "b", **others: Any) -> Any:
+        """
+        Ask again for what is booked, and take the reply.
+        """
+        self.client.heard.clear()
+        self.keyed(extID=extID, **others)
+        return self.client.reply()
+
+    def assertBefore(
+        self, error: str, arrange: Callable[[], object], **others: Any
+    ) -> None:
+        """
+        In these circumstances what is booked is refused.
+        """
+        self.assertIs(SPOKEN[error], BEFORE)
+        self.done()
+        arrange()
+        self.assertEqual(self.again(**others)["error"], error)
+
+    def assertAfter(
+        self,
+        error: str,
+        arrange: Callable[[], object],
+        command: str = "CreditInSync",
+        data: object = SEED,
+    ) -> None:
+        """
+        In these circumstances what is booked is replayed, and what isn't is
+        refused.
+        """
+        self.assertIs(SPOKEN[error], AFTER)
+        self.done(command, data)
+        arrange()
+        reply = self.again(command=command, data=data)
+        self.assertEqual((reply["status"], reply["replayed"]), (200, True))
+        other = self.again(command=command, data=data, key="another")
+        self.assertEqual(other["error"], error)
+
+    def test_table(self) -> None:
+        """
+        Each refusal has its side.
+        """
+        self.assertEqual(
+            SPOKEN,
+            {
+                "INVALID_JSON": BEFORE,
+                "INVALID_DATA": BEFORE,
+                "UNAUTHORIZED": BEFORE,
+                "FORBIDDEN": BEFORE,
+                "UNKNOWN_COMMAND": BEFORE,
+                "USER_NOT_FOUND": AFTER,
+                "NOT_FOUND": AFTER,
+                "INCORRECT_ORDER": AFTER,
+                "TRADE_NO_MONEY": AFTER,
+                "DUPLICATE_EXTID": BEFORE,
+                "LINE_TOO_LONG": BEFORE,
+                "IDEMPOTENCY_KEY_REUSED": BY,
+                "TOO_MANY_REQUESTS": BEFORE,
+                "TECH_PROBLEM": BEFORE,
+                "BUSY": BEFORE,
+                "SHUTDOWN": BEFORE,
+                "SYNC_TIMEOUT": BEFORE,
+            },
+        )
+
+    def test_unknownCommand(self) -> None:
+        """
+        C{UNKNOWN_COMMAND}: an older server does not have it.
+        """
+        commands = self.sessions._commands
+        self.assertBefore("UNKNOWN_COMMAND", lambda: commands.pop("CreditInSync"))
+
+    def test_invalidData(self) -> None:
+        """
+        C{INVALID_DATA}: a schema of the site has become stricter.
+        """
+
+        def refuse(*arguments: object) -> NoReturn:
+            raise InvalidData("data.comment is not one of ours")
+
+        self.assertBefore(
+            "INVALID_DATA", lambda: self.patch(self.sessions._schemas, "check", refuse)
+        )
+
+    def test_unauthorized(self) -> None:
+        """
+        C{UNAUTHORIZED}: the token has expired or was revoked.
+        """
+        revoked = self.sessions.authenticator.revoked  # type: ignore[attr-defined]
+        self.assertBefore("UNAUTHORIZED", lambda: revoked.add("manager"))
+
+    def test_forbidden(self) -> None:
+        """
+        C{FORBIDDEN}: the role may not use the command any more.
+        """
+        command = self.sessions._commands["CreditInSync"]
+        self.assertBefore(
+            "FORBIDDEN", lambda: self.patch(type(command), "roles", frozenset())
+        )
+
+    def test_duplicateExtID(self) -> None:
+        """
+        C{DUPLICATE_EXTID}: another request has the C{extID}.
+        """
+        self.assertBefore(
+            "DUPLICATE_EXTID", lambda: self.keyed(key="another", extID="b")
+        )
+        self.book()
+
+    def limit(self, **limits: int) -> None:
+        """
+        Change the limits of the running server.
+        """
+        self.sessions._limits = Limits(**limits)
+
+    def test_tooManyRequests(self) -> None:
+        """
+        C{TOO_MANY_REQUESTS}: the session has as many as it may have.
+        """
+        self.assertBefore(
+            "TOO_MANY_REQUESTS", lambda: self.limit(maxPendingPerSession=0)
+        )
+
+    def test_busy(self) -> None:
+        """
+        C{BUSY}: so has the server.
+        """
+        self.assertBefore("BUSY", lambda: self.limit(maxPending=0))
+
+    def test_shutdown(self) -> None:
+        """
+        C{SHUTDOWN}: the server is stopping.
+        """
+        self.assertBefore("SHUTDOWN", self.sessions.stop)
+
+    def test_techProblem(self) -> None:
+        """
+        C{TECH_PROBLEM}: the server fails before it gets to the key.
+        """
+
+        def fail(*arguments: object) -> NoReturn:
+            raise ZeroDivisionError
+
+        self.assertBefore(
+            "TECH_PROBLEM", lambda: self.patch(TradingRuntime, "submit", fail)
+        )
+        self.flushLoggedErrors(ZeroDivisionError)
+
+    def test_invalidJSON(self) -> None:
+        """
+        C{INVALID_JSON}: the line can't be read, and its key can't either.
+        """
+        self.assertIs(SPOKEN["INVALID_JSON"], BEFORE)
+        self.done()
+        self.client.heard.clear()
+        self.client.session.lineReceived(b'{"idempotencyKey":"promo-1","data":NaN}')
+        self.assertEqual(self.client.reply()["error"], "INVALID_JSON")
+
+    def test_userNotFound(self) -> None:
+        """
+        C{USER_NOT_FOUND}: the account is gone.
+        """
+
+        def close() -> None:
+            self.runtime._knownAccountsOnly = True
+            self.runtime._accounts.clear()
+            self.patch(type(self.ledger), "account", lambda _, login: None)
+
+        self.assertAfter("USER_NOT_FOUND", close)
+
+    def test_noMoney(self) -> None:
+        """
+        C{TRADE_NO_MONEY}: all that there was is taken out.
+        """
+        self.done(key="first")
+        data = {**SEED, "amount": -300}
+        self.assertAfter("TRADE_NO_MONEY", lambda: None, "CreditOutSync", data)
+
+    def test_incorrectOrder(self) -> None:
+        """
+        C{INCORRECT_ORDER}: the order was deleted, by this very request.
+        """
+        self.done(key="first")
+        self.assertAfter(
+            "INCORRECT_ORDER", lambda: None, "DeleteCreditSync", {"order": 1}
+        )
+
+    def test_notFound(self) -> None:
+        """
+        C{NOT_FOUND}: the order is not there any more.
+        """
+        self.done(key="first")
+
+        def lose() -> None:
+            self.patch(type(self.ledger), "trade", lambda _, order: None)
+
+        self.assertAfter("NOT_FOUND", lose, "DeleteCreditSync", {"order": 1})
+
+    def test_keyReused(self) -> None:
+        """
+        C{IDEMPOTENCY_KEY_REUSED}: the key has a request, which is another one.
+        """
+        self.done()
+        reply = self.again(data={**SEED, "amount": 1})
+        self.assertEqual(reply["error"], "IDEMPOTENCY_KEY_REUSED")
+
+    def test_unknownSide(self) -> None:
+        """
+        A refusal of which nobody has said where it is spoken counts as one that
+        comes before the key, which promises nothing.
+        """
+        self.assertIs(Refusal.spoken, BEFORE)
+        self.assertIsInstance(self.client, Client)
