@@ -30,8 +30,8 @@ from twisted.logger import Logger
 
 from creditsync import wire
 from creditsync.errors import OutcomeUnknown, Refusal, Unauthorized
-from creditsync.finance import FINANCE_METHODS
 from creditsync.ledger.thread import DaemonThread
+from creditsync.methods import FINANCE_METHODS, syncName
 from creditsync.records import (
     Deferral,
     Deletion,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from creditsync.waiters import Waiter
 
 _MONEY: Final = frozenset(
-    method.name + form for method in FINANCE_METHODS for form in ("", "Sync")
+    name for method in FINANCE_METHODS for name in (method.name, syncName(method))
 )
 _encode = JSONEncoder().encode
 

@@ -308,8 +308,16 @@ class CreditClient(ClientService):
             event, with its C{profit} as a C{Decimal}. Fails with L{Refused},
             L{Unanswered} or L{OutcomeUnknown}.
         """
-        data = _booking(login, amount, comment, order, openTime, closeTime)
-        return self.request("CreditInSync", data, key)
+        return self.book(
+            "CreditIn",
+            login,
+            amount,
+            comment,
+            order=order,
+            openTime=openTime,
+            closeTime=closeTime,
+            key=key,
+        )
 
     def creditOut(
         self,
@@ -327,8 +335,16 @@ class CreditClient(ClientService):
 
         @param amount: Less than 0.
         """
-        data = _booking(login, amount, comment, order, openTime, closeTime)
-        return self.request("CreditOutSync", data, key)
+        return self.book(
+            "CreditOut",
+            login,
+            amount,
+            comment,
+            order=order,
+            openTime=openTime,
+            closeTime=closeTime,
+            key=key,
+        )
 
     def balanceIn(
         self,
@@ -346,8 +362,16 @@ class CreditClient(ClientService):
 
         @param comment: By default the server's own, C{"Finance"}.
         """
-        data = _booking(login, amount, comment, order, openTime, closeTime)
-        return self.request("BalanceInSync", data, key)
+        return self.book(
+            "BalanceIn",
+            login,
+            amount,
+            comment,
+            order=order,
+            openTime=openTime,
+            closeTime=closeTime,
+            key=key,
+        )
 
     def balanceOut(
         self,
@@ -367,14 +391,22 @@ class CreditClient(ClientService):
         @param amount: Less than 0.
         @param comment: By default the server's own, C{"Finance"}.
         """
-        data = _booking(login, amount, comment, order, openTime, closeTime)
-        return self.request("BalanceOutSync", data, key)
+        return self.book(
+            "BalanceOut",
+            login,
+            amount,
+            comment,
+            order=order,
+            openTime=openTime,
+            closeTime=closeTime,
+            key=key,
+        )
 
     def deleteCredit(self, order: int, *, key: str | None = None) -> "Deferred[Answer]":
         """
         Delete a credit-in or credit-out; see L{creditIn} for what comes back.
         """
-        return self.request("DeleteCreditSync", {"order": order}, key)
+        return self.delete("DeleteCredit", order, key=key)
 
     def deleteBalance(
         self, order: int, *, key: str | None = None
@@ -383,7 +415,48 @@ class CreditClient(ClientService):
         Delete a balance-in or balance-out; see L{creditIn} for what comes
         back.
         """
-        return self.request("DeleteBalanceSync", {"order": order}, key)
+        return self.delete("DeleteBalance", order, key=key)
+
+    def book(
+        self,
+        method: str,
+        login: int,
+        amount: Amount,
+        comment: str | None = None,
+        *,
+        order: int = 0,
+        openTime: int | None = None,
+        closeTime: int | None = None,
+        key: str | None = None,
+    ) -> "Deferred[Answer]":
+        """
+        Make or update a trade by any method that the server has; see
+        L{creditIn}.
+
+        @param method: The name without C{Sync}, such as C{"CreditIn"}.
+        @param amount: As the method wants it: greater than 0 what is put in,
+            less than 0 what is taken out.
+        """
+        members = {
+            "login": login,
+            "amount": amount,
+            "comment": comment,
+            "order": order or None,
+            "open_time": openTime,
+            "close_time": closeTime,
+        }
+        return self.request(f"{method}Sync", _present(members), key)
+
+    def delete(
+        self, method: str, order: int, *, key: str | None = None
+    ) -> "Deferred[Answer]":
+        """
+        Delete a trade by any method that the server has for that; see
+        L{creditIn} for what comes back.
+
+        @param method: The name without C{Sync}, such as C{"DeleteCredit"}.
+        """
+        return self.request(f"{method}Sync", {"order": order}, key)
 
     def getOperation(
         self, *, order: int | None = None, key: str | None = None
@@ -850,29 +923,6 @@ class _Connection(Protocol):
     def _tellUselessness(self, isHopeless: bool) -> None:
         if not self.hasAnswered:
             self._client._ofNoUse(self.cause, isHopeless)
-
-
-def _booking(
-    login: int,
-    amount: Amount,
-    comment: str | None,
-    order: int,
-    openTime: int | None,
-    closeTime: int | None,
-) -> Data:
-    """
-    The data of an operation that makes or updates a trade.
-    """
-    return _present(
-        {
-            "login": login,
-            "amount": amount,
-            "comment": comment,
-            "order": order or None,
-            "open_time": openTime,
-            "close_time": closeTime,
-        }
-    )
 
 
 def _present(members: Data) -> Data:

@@ -13,14 +13,11 @@ EV_RECORD_ADD: Final = 0
 EV_RECORD_UPDATE: Final = 1
 EV_RECORD_DELETE: Final = 2
 
-# What a finance trade does ("cmd").
+# What a finance trade does ("cmd"); creditsync.methods says what each counts for.
 OP_BALANCE_IN: Final = 6
 OP_CREDIT_IN: Final = 7
 OP_BALANCE_OUT: Final = 8
 OP_CREDIT_OUT: Final = 9
-
-BALANCE_OPERATIONS: Final = frozenset({OP_BALANCE_IN, OP_BALANCE_OUT})
-CREDIT_OPERATIONS: Final = frozenset({OP_CREDIT_IN, OP_CREDIT_OUT})
 
 # The state of a trade record ("state").
 TS_CLOSED_NORMAL: Final = 3

@@ -243,6 +243,12 @@ class SessionEnded(Exception):
     """
 
 
+class MethodProblem(Exception):
+    """
+    This build can't carry out one of its finance methods; the message names it.
+    """
+
+
 class LedgerProblem(Exception):
     """
     The ledger can't be used; the message says why and what to do.

@@ -1,13 +1,13 @@
 """
-The finance commands, as one declarative table.
+The finance commands: the methods of L{creditsync.methods}, carried out.
 
-Each row gives two commands: the asynchronous one, which is answered once its
+Each method gives two commands: the asynchronous one, which is answered once its
 operation can no longer be lost, and its C{Sync} form, which is answered with
 the data of the trade event. Both take the same way through the runtime; they
-differ in what their C{__deferred} waits for. To add a method is to add a row.
+differ in what their C{__deferred} waits for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +17,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from creditsync.codes import (
-    BALANCE_OPERATIONS,
-    CREDIT_OPERATIONS,
-    FINANCE_SESSIONS,
-    OP_BALANCE_IN,
-    OP_BALANCE_OUT,
-    OP_CREDIT_IN,
-    OP_CREDIT_OUT,
-    REQUEST_STATES,
-)
-from creditsync.errors import InvalidData, OutcomeUnknown, Refusal
+from creditsync.codes import FINANCE_SESSIONS, REQUEST_STATES
+from creditsync.errors import InvalidData, MethodProblem, OutcomeUnknown, Refusal
 from creditsync.interfaces import ICommand, ITradingRuntime
+from creditsync.methods import (
+    BOOKING_METHODS,
+    FINANCE_METHODS,
+    BookingMethod,
+    DeletingMethod,
+    flaw,
+    syncName,
+)
 from creditsync.records import (
     Deferral,
     Deletion,
@@ -37,88 +36,74 @@ from creditsync.records import (
     Request,
     Reservation,
 )
+from creditsync.validation import Schemas
 from creditsync.wire import fromUnits, toUnits
 
 if TYPE_CHECKING:
     from creditsync.session import Session
 
-# The comment where a balance operation comes without one (platform).
-_BALANCE_COMMENT = "Finance"
 
-
-@define
-class Booking:
+def operation(
+    method: BookingMethod | DeletingMethod,
+    command: str,
+    data: dict[str, Any],
+    principal: int,
+    key: str | None,
+) -> Operation | Deletion:
     """
-    A row of the table: a method that makes or updates a trade.
+    What a request asks of the runtime, after the rules that no schema can say.
 
-    @ivar name: The asynchronous command; its C{Sync} form is named after it.
-    @ivar schema: The schema of the data, which also holds the amount's sign.
-    @ivar cmd: The C{OP_*} code of the trades that it makes.
+    @param command: The name of one of the method's two forms.
+    @param data: What has passed the method's schema.
+    @raise InvalidData: It breaks one of those rules.
     """
-
-    name: str
-    schema: str
-    cmd: int
-
-    def operation(
-        self, command: str, data: dict[str, Any], principal: int, key: str | None
-    ) -> Operation:
-        """
-        What a request asks of the runtime, after the rules no schema can say.
-
-        @raise InvalidData: It breaks one of them.
-        """
-        try:
-            amount = toUnits(data["amount"])
-        except ValueError:
-            raise InvalidData("data.amount must have at most 8 decimals") from None
-        openTime, closeTime = data.get("open_time"), data.get("close_time")
-        if openTime is not None and closeTime is not None and closeTime < openTime:
-            raise InvalidData("data.close_time must not be before data.open_time")
-        # JSON Schema takes 1001.0 for an integer, and so does int().
-        return Operation(
-            command,
-            self.cmd,
-            int(data["login"]),
-            amount,
-            data.get("comment", _BALANCE_COMMENT),
-            int(data.get("order", 0)),
-            None if openTime is None else int(openTime),
-            None if closeTime is None else int(closeTime),
-            principal,
-            key,
-        )
+    if isinstance(method, DeletingMethod):
+        return Deletion(command, int(data["order"]), method.cmds, principal, key)
+    try:
+        amount = toUnits(data["amount"])
+    except ValueError:
+        raise InvalidData("data.amount must have at most 8 decimals") from None
+    openTime, closeTime = data.get("open_time"), data.get("close_time")
+    if openTime is not None and closeTime is not None and closeTime < openTime:
+        raise InvalidData("data.close_time must not be before data.open_time")
+    # JSON Schema takes 1001.0 for an integer, and so does int(). Where a method
+    # has no comment of its own, its schema requires one.
+    return Operation(
+        command,
+        method.cmd,
+        int(data["login"]),
+        amount,
+        data.get("comment", method.comment or ""),
+        int(data.get("order", 0)),
+        None if openTime is None else int(openTime),
+        None if closeTime is None else int(closeTime),
+        principal,
+        key,
+    )
 
 
-@define
-class Deleting:
+def prove(schemas: Schemas, methods: Sequence[BookingMethod] = BOOKING_METHODS) -> None:
     """
-    A row of the table: a method that deletes a trade.
+    See that the table of methods is sound, and that our schemas take from
+    clients what its rows say and nothing else.
 
-    @ivar cmds: The C{OP_*} codes of the trades that it may delete.
+    @raise MethodProblem: It isn't so.
     """
-
-    name: str
-    schema: str
-    cmds: frozenset[int]
-
-    def operation(
-        self, command: str, data: dict[str, Any], principal: int, key: str | None
-    ) -> Deletion:
-        """
-        What a request asks of the runtime.
-        """
-        return Deletion(command, int(data["order"]), self.cmds, principal, key)
-
-
-FINANCE_METHODS = (
-    Booking("CreditIn", "credit_in", OP_CREDIT_IN),
-    Booking("CreditOut", "credit_out", OP_CREDIT_OUT),
-    Booking("BalanceIn", "balance_in", OP_BALANCE_IN),
-    Booking("BalanceOut", "balance_out", OP_BALANCE_OUT),
-    Deleting("DeleteCredit", "delete", CREDIT_OPERATIONS),
-    Deleting("DeleteBalance", "delete", BALANCE_OPERATIONS),
-)
+    problem = flaw(tuple(methods))
+    if problem is not None:
+        raise MethodProblem(problem)
+    for method in methods:
+        data = {"login": 1, "amount": method.sign}
+        for isTaken, asked in (
+            (True, {**data, "comment": "x"}),
+            (method.comment is not None, data),
+            (False, {**data, "comment": "x", "amount": -method.sign}),
+        ):
+            if schemas.isOurs(method.schema, asked) != isTaken:
+                raise MethodProblem(
+                    f"{method.name} is to {'take' if isTaken else 'refuse'} {asked},"
+                    f" and schemas/{method.schema}.json says otherwise"
+                )
 
 
 @implementer(ICommand)
@@ -128,7 +113,7 @@ class FinanceCommand:
     One command of the finance family: a method in one of its two forms.
     """
 
-    _method: Booking | Deleting
+    _method: BookingMethod | DeletingMethod
     _runtime: ITradingRuntime
     _isSync: bool
     _isExtIDIdempotent: bool = False
@@ -140,7 +125,7 @@ class FinanceCommand:
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self.name = self._method.name + ("Sync" if self._isSync else "")
+        self.name = syncName(self._method) if self._isSync else self._method.name
         self.schema = self._method.schema
         self.needsExtID = self._isSync
 
@@ -153,10 +138,14 @@ class FinanceCommand:
         @return: The response of an accepted command, C{__deferred} in it.
         """
         assert session.principal is not None
-        operation = self._method.operation(
-            self.name, request.data, session.principal.id, self._key(request)
+        asked = operation(
+            self._method,
+            self.name,
+            request.data,
+            session.principal.id,
+            self._key(request),
         )
-        reservation = self._runtime.submit(operation)
+        reservation = self._runtime.submit(asked)
         if isinstance(reservation, Reservation):
             return self._accepted(reservation)
         return reservation.addCallbacks(self._accepted, self._notAccepted)

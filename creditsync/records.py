@@ -68,9 +68,19 @@ class Limits:
     )
 
 
-class Request(Struct, gc=False):
+# The names on the wire and in a ledger, where they are not the attributes'.
+_NAMES = {
+    "token": "__token",
+    "key": "idempotencyKey",
+    "openTime": "open_time",
+    "closeTime": "close_time",
+}
+
+
+class Request(Struct, gc=False, rename=_NAMES):
     """
-    One line from a client, its envelope checked and its data not yet.
+    One line from a client, its envelope checked and its data not yet. Its
+    members are those that the server reads of a line.
 
     @ivar extID: The client's correlation id, echoed with its JSON type.
     @ivar token: The C{__token} as it came, or L{None} without one.
@@ -102,10 +112,12 @@ class Principal(Struct, gc=False):
     jti: str | None = None
 
 
-class Trade(Struct, gc=False):
+class Trade(Struct, gc=False, rename=_NAMES):
     """
     A finance trade as it is at one moment: what the ledger keeps as a row and
-    a trade event carries as its data.
+    a trade event carries as its data. Its members and their order are those of
+    C{TRADE_MEMBERS}, and everything else that lists them is made of these or
+    tested against them.
 
     @ivar order: The number of the finance transaction.
     @ivar cmd: One of the C{OP_*} codes.
@@ -134,6 +146,10 @@ class Trade(Struct, gc=False):
         return self.profit if self.state == TS_CLOSED_NORMAL else 0
 
 
+# The members of a trade as they are called on the wire and in a ledger.
+TRADE_MEMBERS = Trade.__struct_encode_fields__
+
+
 class Account(Struct, gc=False):
     """
     An account's totals, in 10⁻⁸ units: the sums of its booked trades.
@@ -146,10 +162,13 @@ class Account(Struct, gc=False):
     credit: int = 0
 
 
-class Operation(Struct, eq=False, gc=False):
+class Operation(Struct, eq=False, gc=False, rename=_NAMES):
     """
     What a finance command asks of the trading runtime: a new trade, or the
     update of one.
+
+    A member that is added here makes two requests with one key differ, as long
+    as it is not among those of which L{DATA_MEMBERS} says otherwise.
 
     Two operations are never equal: each is the mark by which the event that
     it causes is known.
@@ -196,15 +215,23 @@ class Deletion(Struct, eq=False, gc=False):
     isBooked: bool = False
 
 
-# What makes two requests the same, by the name that a client is told.
+# Members of an operation that are not in the data of its request: what the
+# command stands for, who asked under which key, and the runtime's note.
+_NOT_DATA = frozenset({"command", "cmd", "principal", "idempotencyKey", "isBooked"})
+
+# The members of the data of a request that makes or updates a trade.
+DATA_MEMBERS = tuple(
+    name for name in Operation.__struct_encode_fields__ if name not in _NOT_DATA
+)
+
+# What makes two requests the same: each attribute by the name that a client is
+# told.
 _CONTENT = {
-    "command": "command",
-    "data.login": "login",
-    "data.amount": "amount",
-    "data.comment": "comment",
-    "data.order": "order",
-    "data.open_time": "openTime",
-    "data.close_time": "closeTime",
+    name if name == "command" else f"data.{name}": attribute
+    for name, attribute in zip(
+        Operation.__struct_encode_fields__, Operation.__struct_fields__, strict=True
+    )
+    if name == "command" or name in DATA_MEMBERS
 }
 
 

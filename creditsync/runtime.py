@@ -23,7 +23,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from creditsync.codes import (
-    CREDIT_OPERATIONS,
     EV_RECORD_ADD,
     EV_RECORD_DELETE,
     EV_RECORD_UPDATE,
@@ -45,6 +44,7 @@ from creditsync.errors import (
 )
 from creditsync.failing import Failing
 from creditsync.interfaces import ILedger, ITradeEvents, ITradingRuntime
+from creditsync.methods import TOTAL_OF
 from creditsync.records import (
     Account,
     Deletion,
@@ -240,17 +240,14 @@ class TradingRuntime(Service):
             eventType, trade, change = self._changed(operation)
         atHand = self._accountAtHand(trade.login)
         account = atHand.account
-        isCredit = trade.cmd in CREDIT_OPERATIONS
-        total = (account.credit if isCredit else account.balance) + change
+        kind = TOTAL_OF[trade.cmd]
+        total = getattr(account, kind) + change
         if not 0 <= total <= MAX_TOTAL:
-            _refuseTotal(total, "credit" if isCredit else "balance", account.login)
+            _refuseTotal(total, kind, account.login)
         if not trade.order:
             trade.order = self._ledger.newOrder()
         # The order is reserved: from here on nothing refuses.
-        if isCredit:
-            account.credit = total
-        else:
-            account.balance = total
+        setattr(account, kind, total)
         atHand.changedIn = self._batch
         reservation = Reservation(eventType, trade, operation)
         self._enqueue(reservation)

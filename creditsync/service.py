@@ -22,7 +22,7 @@ from creditsync import listening
 from creditsync.audit import AuditTrail
 from creditsync.commands import GetOperation, HealthCheck, Subscription
 from creditsync.failing import Failing
-from creditsync.finance import financeCommands
+from creditsync.finance import financeCommands, prove
 from creditsync.interfaces import (
     IAuthenticator,
     ITradeEvents,
@@ -90,6 +90,7 @@ class CreditSync(Service):
         self._events = events
         self._limits = limits = limits or Limits()
         self.timeout = timeout
+        self._schemas = schemas = schemas or Schemas()
         self.waiters = Waiters(reactor, timeout, tally)
         self.sessions = Sessions(
             commands=[
@@ -100,7 +101,7 @@ class CreditSync(Service):
                 Subscription("Unsubscribe", False),
             ],
             authenticator=authenticator,
-            schemas=schemas or Schemas(),
+            schemas=schemas,
             waiters=self.waiters,
             limits=limits,
             tally=tally,
@@ -175,6 +176,8 @@ class CreditSync(Service):
         """
         Start the runtime, and listen.
 
+        @raise creditsync.errors.MethodProblem: This build can't carry out one of
+            its finance methods.
         @raise creditsync.errors.LedgerProblem: The embedded runtime's ledger
             can't be used.
         @raise twisted.internet.error.CannotListenError: A port is taken.
@@ -182,12 +185,13 @@ class CreditSync(Service):
         """
         if self.audit is not None:
             self.audit.open()
-        if IService.providedBy(self.runtime):
-            try:
+        try:
+            prove(self._schemas)
+            if IService.providedBy(self.runtime):
                 self.runtime.startService()  # type: ignore[no-untyped-call]
-            except BaseException:
-                self._freePorts()
-                raise
+        except BaseException:
+            self._freePorts()
+            raise
         super().startService()  # type: ignore[no-untyped-call]
         for observer in (self.sessions.tradeEvents, self._flush):
             self._events.addObserver(observer)

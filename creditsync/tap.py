@@ -36,7 +36,7 @@ from twisted.python.failure import Failure
 from creditsync import __version__, config, listening, signals
 from creditsync.audit import AuditTrail, checkKind
 from creditsync.auth import ALGORITHMS, TokenAuthenticator, keyReadings
-from creditsync.errors import LedgerProblem
+from creditsync.errors import LedgerProblem, MethodProblem
 from creditsync.events import TradeEvents
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.ledger.thread import OwnThread
@@ -717,11 +717,18 @@ class SupervisedServer(Server):
 @contextmanager
 def _sentence() -> Iterator[None]:
     """
-    Turn what is wrong with the ports or the ledger into L{CannotStart}.
+    Turn what is wrong with the ports, the ledger or this build into
+    L{CannotStart}.
     """
     try:
         yield
-    except (CannotListenError, LedgerProblem, OSError, OverflowError) as e:
+    except (
+        CannotListenError,
+        LedgerProblem,
+        MethodProblem,
+        OSError,
+        OverflowError,
+    ) as e:
         raise CannotStart(str(e)) from e
 
 

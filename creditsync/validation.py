@@ -33,16 +33,13 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from creditsync.errors import InvalidData
+from creditsync.methods import FINANCE_METHODS
 from creditsync.patterns import fromECMA
 
 # The schemas of what clients send; COMMON is what these refer to.
 REQUESTS = (
     "request",
-    "credit_in",
-    "credit_out",
-    "balance_in",
-    "balance_out",
-    "delete",
+    *dict.fromkeys(method.schema for method in FINANCE_METHODS),
     "get_operation",
     "health_check",
     "subscribe",
@@ -58,8 +55,13 @@ def load(name: str) -> dict[str, Any]:
     Read one of our schemas.
 
     @param name: Its file's name without C{.json}.
+    @raise ValueError: This build doesn't have it.
     """
-    schema: dict[str, Any] = json.loads(_folder().joinpath(f"{name}.json").read_bytes())
+    try:
+        text = _folder().joinpath(f"{name}.json").read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"this creditsync has no schemas/{name}.json") from None
+    schema: dict[str, Any] = json.loads(text)
     return schema
 
 

@@ -26,7 +26,7 @@ from creditsync.cli.bulk import BulkRun
 from creditsync.cli.keys import Keys
 from creditsync.cli.progress import Lines
 from creditsync.cli.results import NotTheseResults, Results
-from creditsync.cli.rows import BulkFile, Row, check, checkPoint
+from creditsync.cli.rows import COMMANDS, BulkFile, Row, check, checkPoint
 from creditsync.cli.spreadsheet import Problem, Unreadable
 from creditsync.client import Answer, OutcomeUnknown, Refused, Unanswered
 from creditsync.validation import Schemas
@@ -264,8 +264,7 @@ class RowTests(FolderTestCase):
             "line 7: amount must be greater than 0, withdrawals too, without a sign",
             "line 8: amount must be greater than 0, withdrawals too, without a sign",
             "line 9: is not valid Unicode: save it as CSV UTF-8",
-            "line 10: command must be one of CreditInSync, CreditOutSync,"
-            " BalanceInSync, BalanceOutSync",
+            f"line 10: command must be one of {', '.join(COMMANDS)}",
             "line 11: order must be a whole number, not 'first'",
             "line 12: expected 5 fields, found 2",
         )

@@ -7,7 +7,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync.ledger.opening import SCRIPTS
+from creditsync.ledger.opening import upgrade
+from creditsync.ledger.schema import SCRIPTS
 from tests.crash.asked import Asked
 from tests.crash.record import Record, Violation
 
@@ -26,8 +27,7 @@ class RecordTests(SynchronousTestCase):
         """
         self.ledger = sqlite3.connect(":memory:", isolation_level=None)
         self.addCleanup(self.ledger.close)
-        for script in SCRIPTS:
-            self.ledger.executescript(script)
+        upgrade(self.ledger, ":memory:", SCRIPTS)
         self.record = Record()
         self.seen: set[Asked] = set()
         self.asked = self.ask("CreditIn", login=1001, amount=300.0)

@@ -18,7 +18,7 @@ PACKAGE = Path(creditsync.__file__).parent
 # its own, and from nobody beside it.
 FLOORS: list[set[str]] = [
     {"codes", "signals", "locking"},
-    {"errors"},
+    {"errors", "methods"},
     {"interfaces"},
     {"records", "patterns"},
     {"revocations"},

@@ -229,10 +229,10 @@ class LedgerBehaviour:
         What is not booked yet opens its account, with nothing in it, and
         counts once it is booked.
         """
-        self.commit(trade(1, 500, state=10))
+        self.commit(trade(1, 500, state=10), trade(2, 70, cmd=BALANCE_IN, state=10))
         self.assertEqual(self.ledger.account(1001), Account(1001, 0, 0))
-        self.commit(trade(1, 500))
-        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 500))
+        self.commit(trade(1, 500), trade(2, 70, cmd=BALANCE_IN))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 70, 500))
 
     def test_bigAmounts(self) -> None:
         """

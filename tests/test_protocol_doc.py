@@ -39,8 +39,8 @@ from creditsync import errors
 from creditsync.auth import TokenAuthenticator, mint
 from creditsync.errors import OutcomeUnknown, Refusal
 from creditsync.events import TradeEvents
-from creditsync.finance import FINANCE_METHODS, Booking
 from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.methods import FINANCE_METHODS, BookingMethod
 from creditsync.records import Limits
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
@@ -372,7 +372,7 @@ class TableTests(SynchronousTestCase):
                 [
                     method.name,
                     f"{method.name}Sync",
-                    str(method.cmd) if isinstance(method, Booking) else "",
+                    str(method.cmd) if isinstance(method, BookingMethod) else "",
                 ]
                 for method in FINANCE_METHODS
             ],

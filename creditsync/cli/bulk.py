@@ -19,9 +19,10 @@ from argparse import (
     Namespace,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any, BinaryIO, Final
 
 from attrs import define, field
@@ -47,7 +48,15 @@ from creditsync.cli.keys import Keys
 from creditsync.cli.output import say
 from creditsync.cli.progress import Progress, progress
 from creditsync.cli.results import NotTheseResults, Results
-from creditsync.cli.rows import COMMANDS, BulkFile, Row, check, checkPoint
+from creditsync.cli.rows import (
+    COMMANDS,
+    DEFAULT_COMMAND,
+    NEED_COMMENT,
+    BulkFile,
+    Row,
+    check,
+    checkPoint,
+)
 from creditsync.cli.spreadsheet import Problem, Unreadable
 from creditsync.client import Answer, CreditClient, OutcomeUnknown, Refused
 from creditsync.validation import Schemas
@@ -62,16 +71,24 @@ GRACE: Final = 5.0
 # server that has had no place for a row for as long as we try.
 _HOPELESS: Final = frozenset({401, 403, 429, 503})
 
-_DESCRIPTION = """\
+
+def _listed(commands: Sequence[str]) -> str:
+    """
+    Names, below one another where they need more than a line.
+    """
+    return fill(", ".join(commands), 65, subsequent_indent=" " * 11)
+
+
+_DESCRIPTION = f"""\
 Book the rows of a CSV file. The header has the names of the columns, separated
 by commas, semicolons or tabs:
 
   login    the account
   amount   what is put in or taken out: greater than 0, with a decimal point and
            at most 8 decimals
-  comment  what it is for; needed for credits
-  command  one of CreditInSync, CreditOutSync, BalanceInSync, BalanceOutSync,
-           if there is this column (default: CreditInSync)
+  comment  what it is for; needed for {_listed(NEED_COMMENT)}
+  command  one of {_listed(COMMANDS)},
+           if there is this column (default: {DEFAULT_COMMAND})
   key      the idempotency key, of one row only, if there is one (default: made
            of the content of the file and the line)
   order    an order to update, if there is one

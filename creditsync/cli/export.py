@@ -7,16 +7,12 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from io import TextIOWrapper
-from typing import Any, Final
+from typing import Any
 
 from creditsync.cli.ledger import addLedger, addPeriod, asISO, readLogin, told
 from creditsync.ledger.reading import reading, trades
+from creditsync.records import TRADE_MEMBERS, Trade
 from creditsync.wire import fromUnits
-
-_COLUMNS: Final = (
-    *("order", "login", "cmd", "state", "profit", "comment"),
-    *("open_time", "close_time", "timestamp"),
-)
 
 
 def addCommand(commands: Any) -> None:
@@ -49,18 +45,20 @@ def run(options: Namespace) -> None:
     """
     Write a row for each trade.
     """
-    time: Callable[[int], str] = asISO if options.iso else str
+    time = asISO if options.iso else str
+    writers: dict[str, Callable[[Any], str]] = {
+        "profit": fromUnits,
+        **dict.fromkeys(("openTime", "closeTime", "timestamp"), time),
+    }
+    # The attributes have the order of the members.
+    columns = [(name, writers.get(name, str)) for name in Trade.__struct_fields__]
     # For programs: not what the locale says.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     with told(options), reading(options.ledger) as ledger:
         rows = csv.writer(sys.stdout)
-        rows.writerow(_COLUMNS)
+        rows.writerow(TRADE_MEMBERS)
         rows.writerows(
-            (
-                *(each.order, each.login, each.cmd, each.state),
-                *(fromUnits(each.profit), each.comment),
-                *(time(each.openTime), time(each.closeTime), time(each.timestamp)),
-            )
+            [write(getattr(each, name)) for name, write in columns]
             for each in trades(ledger, options.login, options.start, options.end)
         )

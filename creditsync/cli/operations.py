@@ -15,7 +15,6 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from attrs import define
 from twisted.internet.defer import Deferred
 
 from creditsync import codes, wire
@@ -30,38 +29,11 @@ from creditsync.cli.connection import (
 from creditsync.cli.output import say, text
 from creditsync.cli.wording import cmdName, printable
 from creditsync.client import Answer, CreditClient
-
-
-@define
-class Booking:
-    """
-    A method that makes or updates a trade, as people say it.
-
-    @ivar name: The subcommand.
-    @ivar command: The command on the wire.
-    @ivar isOut: Whether the amount is negative there.
-    """
-
-    name: str
-    command: str
-    isOut: bool
-    needsComment: bool
-    help: str
-
-    def signed(self, amount: Decimal) -> Decimal:
-        """
-        The amount as it is on the wire. Nothing is rounded.
-        """
-        return amount.copy_negate() if self.isOut else amount
-
-
-BOOKINGS: Final = (
-    Booking("credit-in", "CreditInSync", False, True, "add credit to an account"),
-    Booking("credit-out", "CreditOutSync", True, True, "take credit out of an account"),
-    Booking("balance-in", "BalanceInSync", False, False, "add to an account's balance"),
-    Booking(
-        "balance-out", "BalanceOutSync", True, False, "take out of an account's balance"
-    ),
+from creditsync.methods import (
+    BOOKING_METHODS,
+    DELETING_METHODS,
+    BookingMethod,
+    syncName,
 )
 
 # Called with the options and a client; gives the Deferred of a trade.
@@ -70,7 +42,7 @@ Perform: TypeAlias = Callable[
     [Ask, Namespace, Any, CreditClient, "Deferred[None]"], Awaitable[int]
 ]
 
-_DELETIONS: Final = {"credit": "DeleteCreditSync", "balance": "DeleteBalanceSync"}
+_DELETIONS: Final = {method.total: syncName(method) for method in DELETING_METHODS}
 
 _STATES: Final[dict[Any, str]] = {
     codes.TS_CLOSED_NORMAL: "booked",
@@ -88,19 +60,19 @@ def addCommand(commands: Any) -> None:
     """
     Add the subcommands to the command line.
     """
-    for booking in BOOKINGS:
-        _addBooking(commands, booking)
+    for method in BOOKING_METHODS:
+        _addBooking(commands, method)
     _addDelete(commands)
     _addShow(commands)
 
 
-def _addBooking(commands: Any, booking: Booking) -> None:
-    way = "taken out" if booking.isOut else "put in"
+def _addBooking(commands: Any, method: BookingMethod) -> None:
+    way = "taken out" if method.sign < 0 else "put in"
     parser = _parser(
         commands,
-        booking.name,
-        booking.help,
-        f"{booking.help[0].upper()}{booking.help[1:]} and print the booked trade.",
+        method.subcommand,
+        method.help,
+        f"{method.help[0].upper()}{method.help[1:]} and print the booked trade.",
     )
     parser.add_argument("login", metavar="LOGIN", type=_login, help="the account")
     parser.add_argument(
@@ -109,7 +81,7 @@ def _addBooking(commands: Any, booking: Booking) -> None:
         type=_amount,
         help=f"what is {way}: greater than 0, with at most 8 decimals",
     )
-    if booking.needsComment:
+    if method.comment is None:
         parser.add_argument(
             "comment", metavar="COMMENT", type=text, help="what it is for"
         )
@@ -119,14 +91,14 @@ def _addBooking(commands: Any, booking: Booking) -> None:
             metavar="COMMENT",
             type=text,
             nargs="?",
-            help="what it is for (default: the server's, Finance)",
+            help=f"what it is for (default: the server's, {method.comment})",
         )
     parser.add_argument(
         "--order",
         metavar="N",
         type=_order,
-        help=f"update this {booking.name}; if there is no order of this number, a new"
-        " one is made",
+        help=f"update this {method.subcommand}; if there is no order of this number,"
+        " a new one is made",
     )
     for name in ("open", "close"):
         parser.add_argument(
@@ -136,7 +108,7 @@ def _addBooking(commands: Any, booking: Booking) -> None:
             help="in UNIX seconds (default: the time of booking)",
         )
     parser.add_argument("--key", type=text, help=_KEY_HELP)
-    parser.set_defaults(run=partial(_run, change, partial(_booking, booking)))
+    parser.set_defaults(run=partial(_run, change, partial(_booking, method)))
 
 
 def _addDelete(commands: Any) -> None:
@@ -277,18 +249,26 @@ def _answer(options: Namespace, data: Answer) -> str:
 
 
 def _booking(
-    booking: Booking, options: Namespace, client: CreditClient
+    method: BookingMethod, options: Namespace, client: CreditClient
 ) -> "Deferred[Answer]":
     members = {
         "login": options.login,
-        "amount": booking.signed(options.amount),
+        "amount": signed(method, options.amount),
         "comment": options.comment,
         "order": options.order,
         "open_time": options.open_time,
         "close_time": options.close_time,
     }
     data = {name: value for name, value in members.items() if value is not None}
-    return client.request(booking.command, data, options.key)
+    return client.request(syncName(method), data, options.key)
+
+
+def signed(method: BookingMethod, amount: Decimal) -> Decimal:
+    """
+    An amount as it is on the wire; people write it without a sign. Nothing is
+    rounded.
+    """
+    return amount.copy_negate() if method.sign < 0 else amount
 
 
 def _deletion(options: Namespace, client: CreditClient) -> "Deferred[Answer]":

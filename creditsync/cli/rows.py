@@ -19,24 +19,23 @@ from typing import Any, BinaryIO, Final
 from attrs import define
 
 from creditsync import wire
-from creditsync.cli.operations import BOOKINGS
+from creditsync.cli.operations import signed
 from creditsync.cli.spreadsheet import Problem, Unreadable, clean, records
 from creditsync.errors import Refusal
-from creditsync.finance import FINANCE_METHODS, Booking
+from creditsync.finance import operation
+from creditsync.methods import BOOKING_METHODS, syncName
 from creditsync.validation import Schemas
 
 DEFAULT_COMMAND: Final = "CreditInSync"
-COMMANDS: Final = tuple(booking.command for booking in BOOKINGS)
+_METHODS: Final = {syncName(method): method for method in BOOKING_METHODS}
+COMMANDS: Final = tuple(_METHODS)
+# Those of which each row must have a comment.
+NEED_COMMENT: Final = tuple(
+    command for command, method in _METHODS.items() if method.comment is None
+)
 
 _REQUIRED: Final = ("login", "amount")
 _COLUMNS: Final = (*_REQUIRED, "comment", "command", "key", "order")
-
-_OUT: Final = frozenset(booking.command for booking in BOOKINGS if booking.isOut)
-_METHODS: Final = {
-    f"{method.name}Sync": method
-    for method in FINANCE_METHODS
-    if isinstance(method, Booking)
-}
 
 # Plain ASCII, as a program writes it: no thousands' separators, no exponents,
 # and no more digits than anything can have that is valid.
@@ -192,7 +191,7 @@ def _signed(command: str, text: str) -> Decimal:
     amount = Decimal(text)
     if amount <= 0:
         raise Problem("amount must be greater than 0, withdrawals too, without a sign")
-    return amount.copy_negate() if command in _OUT else amount
+    return signed(_METHODS[command], amount)
 
 
 def check(row: Row, schemas: Schemas) -> None:
@@ -208,7 +207,7 @@ def check(row: Row, schemas: Schemas) -> None:
         request = wire.decode(wire.encodeData(members))
         schemas.check("request", request)
         schemas.check(method.schema, request["data"])
-        method.operation(row.command, request["data"], 0, row.key)
+        operation(method, row.command, request["data"], 0, row.key)
     except Refusal as e:
         # The names of columns, where there is another one on the wire.
         message = e.message.removeprefix("data.").replace("idempotencyKey", "key")

@@ -2,23 +2,17 @@
 How trades are told to people.
 """
 
-from typing import Any, Final
+from typing import Any
 
-from creditsync import codes
-
-_CMDS: Final[dict[Any, str]] = {
-    codes.OP_BALANCE_IN: "balance-in",
-    codes.OP_CREDIT_IN: "credit-in",
-    codes.OP_BALANCE_OUT: "balance-out",
-    codes.OP_CREDIT_OUT: "credit-out",
-}
+from creditsync.methods import ofCmd
 
 
 def cmdName(cmd: Any) -> str:
     """
     What a trade does, in the word of the subcommand that makes it.
     """
-    return _CMDS.get(cmd, f"cmd {cmd}")
+    method = ofCmd(cmd)
+    return f"cmd {cmd}" if method is None else method.subcommand
 
 
 def printable(comment: str) -> str:

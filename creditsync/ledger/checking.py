@@ -2,23 +2,25 @@
 What holds in every ledger, and how it is proved.
 
 L{firstOrder} is what each start of the server proves before it gives out an
-order: that the tables and triggers are the ledger's, that the totals are the
-sums of their trades and that no order stands above the mark. L{problems} goes
+order: that the totals are the sums of their trades and that no order stands
+above the mark. L{problems} goes
 through all there is and takes longer; that is for people, who run it beside the
 server or on a copy.
 """
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator
 from typing import Any, Final
 
 from attrs import define
 
 from creditsync.codes import MAX_SAFE_INTEGER
 from creditsync.errors import LedgerDamaged
-from creditsync.ledger.opening import SCRIPTS
+from creditsync.ledger import operations
+from creditsync.ledger.schema import SCRIPTS, changes
+from creditsync.methods import TOTALS
+from creditsync.records import TRADE_MEMBERS
 
 # Accounts whose totals are not the sums of their booked trades, and logins
 # that have trades and no account.
@@ -41,39 +43,24 @@ _WRONG_TOTALS: Final = """
                      AND login NOT IN (SELECT login FROM booked)
 """
 
-_BALANCE: Final = "FILTER (WHERE cmd IN (6, 8))"
-_CREDIT: Final = "FILTER (WHERE cmd IN (7, 9))"
-
-_QUICKLY: Final = _WRONG_TOTALS.format(
-    balance=f"sum(profit) {_BALANCE}", credit=f"sum(profit) {_CREDIT}"
-)
+# What a cmd counts for is told by the ledger itself.
+_SUM: Final = "sum(profit) {0}"
 
 # sum() fails as soon as it leaves 64 bits, even if later trades would bring it
 # back; in two parts it doesn't.
-_PARTS: Final = (
+_EXACT_SUM: Final = (
     "sum(profit / 1000000000) {0} * 1000000000 + sum(profit % 1000000000) {0}"
 )
-_EXACTLY: Final = _WRONG_TOTALS.format(
-    balance=_PARTS.format(_BALANCE), credit=_PARTS.format(_CREDIT)
-)
 
 
-def firstOrder(
-    connection: sqlite3.Connection, path: str, scripts: Sequence[str]
-) -> int:
+def firstOrder(connection: sqlite3.Connection, path: str) -> int:
     """
-    Prove that tables and triggers are as they were made, that totals are the
-    sums of their trades, and that no order stands above the mark.
+    Prove that totals are the sums of their trades, and that no order stands
+    above the mark.
 
     @return: The first order number that may be given out.
     @raise LedgerDamaged: It isn't so.
     """
-    changed = next(_schemaProblems(connection, scripts), None)
-    if changed is not None:
-        raise LedgerDamaged(
-            f"{changed.message} in the ledger {path}: run the creditsync that made it, "
-            f"or bring back a backup"
-        )
     wrong = next(_wrongTotals(connection), None)
     if wrong is not None:
         login, balance, credit, balanceSum, creditSum = wrong
@@ -101,12 +88,27 @@ def _wrongTotals(connection: sqlite3.Connection) -> Iterator[Any]:
     # in a second thread if it may.
     connection.execute(f"PRAGMA threads = {os.cpu_count() or 1}")
     try:
-        yield from connection.execute(_QUICKLY)
+        yield from connection.execute(_wrongTotalsBy(connection, _SUM))
     except sqlite3.OperationalError as e:
         # It comes before the first row: all sums are made by then.
         if str(e) != "integer overflow":
             raise
-        yield from connection.execute(_EXACTLY)
+        yield from connection.execute(_wrongTotalsBy(connection, _EXACT_SUM))
+
+
+def _wrongTotalsBy(connection: sqlite3.Connection, sum: str) -> str:
+    """
+    The statement that finds wrong totals by this kind of sum.
+    """
+    totalOf = operations.totalOf(connection)
+    # As a list of numbers: with a subquery for it the sums take twice as long.
+    cmds = {
+        name: ", ".join(str(cmd) for cmd, total in totalOf.items() if total == name)
+        for name in TOTALS
+    }
+    return _WRONG_TOTALS.format(
+        **{name: sum.format(f"FILTER (WHERE cmd IN ({cmds[name]}))") for name in TOTALS}
+    )
 
 
 def _markAndLast(connection: sqlite3.Connection) -> tuple[int | None, int]:
@@ -149,12 +151,19 @@ class _Rule:
 
 
 # What goes in is more than nothing, what goes out is less.
-_WRONG_SIGN: Final = "iif(cmd IN (6, 7), profit <= 0, profit >= 0)"
+_WRONG_SIGN: Final = "JOIN operation USING (cmd) WHERE sign(profit) <> operation.sign"
 _WRONG_TIMES: Final = "open_time < 0 OR close_time < open_time"
 _THE_KEY: Final = "the key {1!r} of principal {0} "
 _KEYS: Final = (
     'SELECT k.principal, k.key, k."order", t.revision, k.revision'
     ' FROM keyed_operation AS k JOIN trade AS t USING ("order") WHERE '
+)
+
+# What an update may change, in a key's row and in its trade.
+_OTHERWISE: Final = " OR ".join(
+    f"k.{name} <> t.{name}"
+    for name in TRADE_MEMBERS
+    if name not in ("order", "login", "cmd")
 )
 
 _RULES: Final = (
@@ -176,8 +185,8 @@ _RULES: Final = (
     ),
     _Rule(
         "cmd",
-        'SELECT "order", cmd FROM trade WHERE cmd NOT BETWEEN 6 AND 9',
-        "order {} has cmd {}, which is none of 6 to 9",
+        'SELECT "order", cmd FROM trade WHERE cmd NOT IN (SELECT cmd FROM operation)',
+        "order {} has cmd {}, which the table operation does not have",
     ),
     _Rule(
         "state",
@@ -186,7 +195,7 @@ _RULES: Final = (
     ),
     _Rule(
         "sign",
-        f'SELECT "order", cmd, profit FROM trade WHERE {_WRONG_SIGN}',
+        f'SELECT "order", cmd, profit FROM trade {_WRONG_SIGN}',
         "order {} has cmd {} and profit {}: the sign is wrong",
     ),
     _Rule(
@@ -212,10 +221,7 @@ _RULES: Final = (
     ),
     _Rule(
         "key-differs",
-        f"{_KEYS} k.revision = t.revision AND"
-        " (k.state, k.profit, k.comment, k.open_time, k.close_time, k.timestamp)"
-        " <>"
-        " (t.state, t.profit, t.comment, t.open_time, t.close_time, t.timestamp)",
+        f"{_KEYS} k.revision = t.revision AND ({_OTHERWISE})",
         _THE_KEY + "was the last to change order {2}, and booked it otherwise",
     ),
     _Rule(
@@ -241,7 +247,7 @@ _RULES: Final = (
     _Rule(
         "key-sign",
         'SELECT principal, key, "order", cmd, profit FROM keyed_operation'
-        f" WHERE {_WRONG_SIGN}",
+        f" {_WRONG_SIGN}",
         _THE_KEY + "booked order {2} with cmd {3} and profit {4}: the sign is wrong",
     ),
     _Rule(
@@ -264,7 +270,10 @@ def problems(connection: sqlite3.Connection) -> Iterator[Problem]:
     Find all that doesn't hold, as of one moment if a transaction is open.
     """
     try:
-        yield from _schemaProblems(connection, SCRIPTS)
+        for message in changes(connection, SCRIPTS):
+            yield Problem("schema", message)
+        for message in operations.differences(connection):
+            yield Problem("operation", message)
         for [message] in connection.execute("PRAGMA integrity_check"):
             if message != "ok":
                 yield Problem("integrity", message)
@@ -288,37 +297,3 @@ def _markProblems(connection: sqlite3.Connection) -> Iterator[Problem]:
         yield Problem("order-mark", "there is no order mark")
     elif mark <= last:
         yield Problem("order-mark", f"order {last} stands above the order mark {mark}")
-
-
-def _schemaProblems(
-    connection: sqlite3.Connection, scripts: Sequence[str]
-) -> Iterator[Problem]:
-    """
-    What of the schema is missing or changed; a trigger may not be added
-    either, as it could change what is booked.
-    """
-    with closing(sqlite3.connect(":memory:")) as fresh:
-        for script in scripts:
-            fresh.executescript(script)
-        wanted = _schema(fresh)
-    found = _schema(connection)
-    for (kind, name), text in wanted.items():
-        if (kind, name) not in found:
-            yield Problem("schema", f"the {kind} {name} is missing")
-        elif found[kind, name] != text:
-            yield Problem("schema", f"the {kind} {name} is not as it was made")
-    for kind, name in found.keys() - wanted.keys():
-        if kind == "trigger":
-            yield Problem("schema", f"the trigger {name} is none of the ledger's")
-
-
-def _schema(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
-    """
-    The statement that made each thing there is, by its kind and name.
-    """
-    return {
-        (kind, name): text
-        for kind, name, text in connection.execute(
-            "SELECT type, name, sql FROM sqlite_schema"
-        )
-    }

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
-from creditsync.codes import BALANCE_OPERATIONS
 from creditsync.interfaces import ILedger
+from creditsync.methods import TOTAL_OF
 from creditsync.records import Account, Reservation, Trade
 
 
@@ -109,7 +109,5 @@ class MemoryLedger:
         account = self._accounts.get(trade.login)
         if account is None:
             account = self._accounts[trade.login] = Account(trade.login)
-        if trade.cmd in BALANCE_OPERATIONS:
-            account.balance += units
-        else:
-            account.credit += units
+        kind = TOTAL_OF[trade.cmd]
+        setattr(account, kind, getattr(account, kind) + units)

@@ -1,33 +1,25 @@
 """
 What stands between a ledger's file and its use: the lock, the owners of its files,
 the schema and its versions, and a sentence for whatever is wrong.
+
+An upgrade may be killed at any point. It begins with a copy of the ledger, which
+gets its name when all of it is on disk; all scripts after that are one
+transaction.
 """
 
 import fcntl
 import os
 import pwd
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
-
-# "CrSy" in the file's header: by this a ledger is known from other databases.
-APPLICATION_ID: Final = 0x43725379
-
-# The schema's scripts: the n-th one makes version n from version n - 1.
-SCRIPTS: Final[tuple[str, ...]] = tuple(
-    files(__package__).joinpath(name).read_text("utf-8") for name in ("001.sql",)
-)
-
-# Of trade, in the order of the members of a Trade.
-COLUMNS: Final = (
-    '"order", login, cmd, state, profit, comment, open_time, close_time, timestamp'
-)
-
+from creditsync.ledger import operations
+from creditsync.ledger.schema import APPLICATION_ID, changes
 
 # What the connection that writes must say of itself; 2 is FULL.
 _DURABLE: Final[dict[str, object]] = {
@@ -244,10 +236,11 @@ def prepare(writer: sqlite3.Connection, path: str, scripts: Sequence[str]) -> No
                 f"the ledger {path} can't be made durable: {name} is {found}, where"
                 f" {needed} is needed; put it on a local disk"
             )
+    if version:
+        _checkSchema(writer, path, scripts[:version])
     if 0 < version < len(scripts):
-        _backUp(writer, f"{path}.v{version}")
-    for number, script in enumerate(scripts[version:], version + 1):
-        _runScript(writer, number, script)
+        _backUp(writer, path, version)
+    upgrade(writer, path, scripts, version)
 
 
 def versionOf(connection: sqlite3.Connection, path: str, newest: int) -> int:
@@ -277,30 +270,65 @@ def versionOf(connection: sqlite3.Connection, path: str, newest: int) -> int:
     return version
 
 
-def _backUp(writer: sqlite3.Connection, path: str) -> None:
+def _checkSchema(writer: sqlite3.Connection, path: str, scripts: Sequence[str]) -> None:
     """
-    Copy the ledger as it is; under its final name only when it is whole.
+    See that tables and triggers are as they were made. An upgrade makes new
+    ones, and after it nobody would notice that the old ones had not done their
+    work.
+
+    @raise LedgerDamaged: They aren't.
     """
-    part = path + ".part"
+    changed = next(changes(writer, scripts), None)
+    if changed is not None:
+        raise LedgerDamaged(
+            f"{changed} in the ledger {path}: run the creditsync that made it, or "
+            f"bring back a backup"
+        )
+
+
+def _backUp(writer: sqlite3.Connection, path: str, version: int) -> None:
+    """
+    Copy the ledger as it is, for those who may read it. The copy gets its name
+    when it is whole and on disk, and has it there before this returns.
+    """
+    final = f"{path}.v{version}"
+    part = final + ".part"
+    # What a killed upgrade has left. SQLite itself removes a journal beside a
+    # file that is empty.
     Path(part).unlink(missing_ok=True)
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    shutil.copymode(path, part)
     with closing(sqlite3.connect(part)) as copy:
         writer.backup(copy)
-    os.replace(part, path)
+    sync(part, os.O_RDWR)
+    os.replace(part, final)
+    sync(os.path.dirname(final))
 
 
-def _runScript(writer: sqlite3.Connection, number: int, script: str) -> None:
+def upgrade(
+    writer: sqlite3.Connection, path: str, scripts: Sequence[str], version: int = 0
+) -> None:
     """
-    Make this version of the schema, all of it or nothing.
+    Make the newest version from this one, and have the methods of this build in
+    it: all of it or nothing.
+
+    @param version: The version that it has, which may be the newest already; 0
+        for an empty file.
     """
-    # executescript() commits what is open and then starts no transaction of
-    # its own: it has to be inside the script. If that fails, open() closes the
+    # executescript() commits what is open and then starts no transaction of its
+    # own: it has to be inside the script. If anything fails, open() closes the
     # connection, which rolls back.
-    writer.executescript(
-        f"BEGIN IMMEDIATE;\n{script}\n"
-        f"PRAGMA application_id = {APPLICATION_ID};\n"
-        f"PRAGMA user_version = {number};\n"
-        f"COMMIT;"
-    )
+    begin = "BEGIN IMMEDIATE;"
+    if version < len(scripts):
+        script = "\n".join(scripts[version:])
+        begin += (
+            f"\n{script}\n"
+            f"PRAGMA application_id = {APPLICATION_ID};\n"
+            f"PRAGMA user_version = {len(scripts)};"
+        )
+    writer.executescript(begin)
+    operations.write(writer, path)
+    writer.execute("COMMIT")
 
 
 def _value(connection: sqlite3.Connection, statement: str) -> Any:

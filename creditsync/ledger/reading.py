@@ -15,7 +15,7 @@ whoever reads is told that it has to be done again.
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from itertools import chain
 from typing import Final
@@ -23,16 +23,11 @@ from typing import Final
 from attrs import define
 from msgspec.structs import replace
 
-from creditsync.codes import BALANCE_OPERATIONS, MAX_SAFE_INTEGER
+from creditsync.codes import MAX_SAFE_INTEGER
 from creditsync.errors import LedgerDamaged, LedgerProblem
-from creditsync.ledger.opening import (
-    COLUMNS,
-    SCRIPTS,
-    connectReader,
-    mayUse,
-    ownerOf,
-    versionOf,
-)
+from creditsync.ledger.opening import connectReader, mayUse, ownerOf, versionOf
+from creditsync.ledger.operations import totalOf
+from creditsync.ledger.schema import COLUMNS, SCRIPTS
 from creditsync.locking import TOGETHER, folderLocked
 from creditsync.records import Account, Trade
 
@@ -220,32 +215,30 @@ def statement(
         "SELECT 1 FROM account WHERE login = ?", (login,)
     ).fetchone():
         raise LedgerProblem(f"there is no account {login}")
-    account = Account(login)
+    account, totals = Account(login), totalOf(connection)
     trades = _select(connection, login, None, end, 'open_time, "order"')
     for trade in trades:
         if start is None or trade.openTime >= start:
             trades = chain([trade], trades)
             break
-        _count(account, trade)
-    return Statement(replace(account), _lines(account, trades))
+        _count(account, trade, totals)
+    return Statement(replace(account), _lines(account, trades, totals))
 
 
 def _lines(
-    account: Account, trades: Iterator[Trade]
+    account: Account, trades: Iterator[Trade], totals: Mapping[int, str]
 ) -> Iterator[tuple[Trade, Account]]:
     for trade in trades:
-        _count(account, trade)
+        _count(account, trade, totals)
         yield trade, replace(account)
 
 
-def _count(account: Account, trade: Trade) -> None:
+def _count(account: Account, trade: Trade, totals: Mapping[int, str]) -> None:
     """
-    Add a trade to the total that it is about.
+    Add a trade to the total that it counts for.
     """
-    if trade.cmd in BALANCE_OPERATIONS:
-        account.balance += trade.counted
-    else:
-        account.credit += trade.counted
+    name = totals[trade.cmd]
+    setattr(account, name, getattr(account, name) + trade.counted)
 
 
 def counts(connection: sqlite3.Connection) -> dict[str, int]:

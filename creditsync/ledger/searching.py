@@ -13,8 +13,8 @@ from typing import Final
 
 from attrs import Factory, define
 
-from creditsync.ledger.opening import COLUMNS
 from creditsync.ledger.reading import reading
+from creditsync.ledger.schema import COLUMNS
 from creditsync.records import Trade
 
 # Orders in one step: some hundredths of a second.

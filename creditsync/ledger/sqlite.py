@@ -10,7 +10,7 @@ A batch is one autocommit statement, because the GIL decides. A worker thread
 beside a busy reactor waits for the GIL after every statement, so that BEGIN,
 rows and COMMIT one by one take many times as long as one C{execute} that holds
 the whole transaction with its fsync. The rows therefore are its parameters, one
-for each value, and the triggers in C{001.sql} move the totals.
+for each value, and the triggers in C{002.sql} move the totals.
 
 SQLite takes as long to prepare such a statement as to carry it out. So there is
 one of each power of two, prepared when it is first needed and then kept, and a
@@ -46,8 +46,6 @@ from creditsync.errors import Busy, LedgerProblem
 from creditsync.interfaces import ILedger
 from creditsync.ledger.checking import firstOrder
 from creditsync.ledger.opening import (
-    COLUMNS,
-    SCRIPTS,
     checkFiles,
     connectReader,
     explained,
@@ -56,8 +54,17 @@ from creditsync.ledger.opening import (
     sync,
     takeLock,
 )
+from creditsync.ledger.operations import tryMethods
+from creditsync.ledger.schema import ASKED, COLUMNS, SCRIPTS
 from creditsync.locking import ALONE, folderLocked
-from creditsync.records import Account, Deletion, Operation, Reservation, Trade
+from creditsync.records import (
+    TRADE_MEMBERS,
+    Account,
+    Deletion,
+    Operation,
+    Reservation,
+    Trade,
+)
 
 # Order numbers reserved at a time.
 BLOCK: Final = 100_000
@@ -70,17 +77,15 @@ _BOOK: Final = f"""
     INSERT INTO trade ({COLUMNS})
     {{rows}}
     ON CONFLICT ("order") DO UPDATE SET
-        login = excluded.login, cmd = excluded.cmd, state = excluded.state,
-        profit = excluded.profit, comment = excluded.comment,
-        open_time = excluded.open_time, close_time = excluded.close_time,
-        timestamp = excluded.timestamp, revision = revision + 1
+        {", ".join(f"{name} = excluded.{name}" for name in TRADE_MEMBERS[1:])},
+        revision = revision + 1
 """
 
 # The same through a view that also remembers keys, for which it takes three
 # times as long.
-_BOOK_KEYED: Final = """
-    INSERT INTO keyed_booking
-    {rows}
+_BOOK_KEYED: Final = f"""
+    INSERT INTO keyed_booking ({", ".join(ASKED)}, {COLUMNS})
+    {{rows}}
 """
 
 # What fills up a batch: never the first value of a row, which is a whole number.
@@ -148,7 +153,8 @@ class SQLiteLedger:
             writer = _connect(path)
             held.callback(_closeAlone, writer, path)
             prepare(writer, path, SCRIPTS)
-            order = firstOrder(writer, path, SCRIPTS)
+            order = firstOrder(writer, path)
+            tryMethods(writer, path)
             writer.execute(_SET_MARK, (order + BLOCK,))
             # SQLite syncs the folder of its new WAL file too, but takes no
             # notice of a failure: a power cut would then take the file away,
@@ -365,7 +371,7 @@ def _fromJSON(book: str, width: int) -> str:
 
 def _keyed(reservation: Reservation) -> tuple[Any, ...]:
     """
-    The columns that C{keyed_booking} has before those of C{trade}.
+    The values of L{ASKED}.
     """
     asked = reservation.operation
     times: tuple[int | None, int | None] = (None, None)

@@ -202,7 +202,8 @@ def _number(name: str, text: str) -> int:
 def _shown(found: Trade | Mapping[str, Any]) -> Answered:
     if isinstance(found, Trade):
         return watch.tradeMembers(found)
-    return {**found, "time": found.get("timestamp")}
+    kind = watch.kind(found.get("cmd"))
+    return {**found, "kind": kind, "time": found.get("timestamp")}
 
 
 def _first(isWanted: Callable[[_T], bool], rows: Iterable[_T]) -> list[_T]:

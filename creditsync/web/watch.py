@@ -30,6 +30,7 @@ stands for what is not known::
           "unread": 0, "isStalled": false, "inFlight": 8}, …]},
      "trades": [
          {"time": 1767225600, "type": 0, "order": 1242281, "login": 1001, "cmd": 7,
+          "kind": "credit in",
           "state": 3, "profit": "300.0", "comment": "Promotion credit",
           "command": "CreditInSync", "principal": 7}, …],
      "refusals": [
@@ -56,6 +57,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 import creditsync
 from creditsync.errors import OutcomeUnknown
+from creditsync.methods import ofCmd
 from creditsync.metrics import ROLES, Metrics, requestCounts
 from creditsync.protocol import LineProtocol
 from creditsync.records import Operation, Principal, Trade, TradeEvent
@@ -303,6 +305,7 @@ def trade(event: TradeEvent) -> JSON:
     else:
         names = ("order", "login", "cmd", "state", "comment")
         shown = {name: event.data.get(name) for name in names}
+        shown["kind"] = kind(event.data.get("cmd"))
         shown["time"] = event.data.get("timestamp")
         shown["profit"] = str(event.data.get("profit"))
     return {
@@ -322,10 +325,19 @@ def tradeMembers(trade: Trade) -> JSON:
         "order": trade.order,
         "login": trade.login,
         "cmd": trade.cmd,
+        "kind": kind(trade.cmd),
         "state": trade.state,
         "profit": fromUnits(trade.profit),
         "comment": trade.comment,
     }
+
+
+def kind(cmd: object) -> str | None:
+    """
+    What people call a trade of this C{cmd}, if it is one of ours.
+    """
+    method = ofCmd(cmd)
+    return None if method is None else method.label
 
 
 def refusal(refused: Refused) -> JSON:

@@ -25,7 +25,8 @@ from attrs import Factory, define, field
 
 from creditsync.auth import mint
 from creditsync.ledger.checking import problems
-from creditsync.ledger.opening import SCRIPTS, connectReader
+from creditsync.ledger.opening import connectReader, upgrade
+from creditsync.ledger.schema import SCRIPTS
 from tests.crash.asked import PRINCIPAL, Asked
 from tests.crash.load import Connection, Load
 from tests.crash.record import Record, Violation
@@ -312,8 +313,7 @@ def _nothing() -> sqlite3.Connection:
     A ledger without any trade.
     """
     ledger = sqlite3.connect(":memory:", isolation_level=None)
-    for script in SCRIPTS:
-        ledger.executescript(script)
+    upgrade(ledger, ":memory:", SCRIPTS)
     return ledger
 
 

@@ -81,10 +81,9 @@ export const text = (value) => {
 // What the server says begins with a small letter and has no full stop.
 export const sentence = (message) => `${message[0].toUpperCase()}${message.slice(1)}.`;
 
-const KINDS = { 6: "balance in", 7: "credit in", 8: "balance out", 9: "credit out" };
 const STATES = {
   3: "booked", 6: "deleted", 10: "asked for", 11: "change asked", 12: "deletion asked",
 };
 const EVENTS = { 0: "added", 1: "changed", 2: "deleted" };
 const named = (names) => (value) => names[value] ?? text(value);
-export const [kind, state, event] = [KINDS, STATES, EVENTS].map(named);
+export const [state, event] = [STATES, EVENTS].map(named);

@@ -1,7 +1,7 @@
 // What the tables have in their columns. The page and the search share them.
 
 import {
-  bytes, clock, event, kind, money, number, rate, seconds, state, text,
+  bytes, clock, event, money, number, rate, seconds, state, text,
 } from "./format.js";
 import { member } from "./page.js";
 
@@ -11,7 +11,7 @@ const login = [member("login"), "number"];
 const command = [member("command")];
 const extID = [member("extID"), "long"];
 const session = [member("peer"), "time"];
-const kindOf = [(row) => kind(row.cmd)];
+const kindOf = [(row) => text(row.kind ?? row.cmd)];
 const amount = [(row) => money(row.profit), "number money"];
 const comment = [member("comment"), "long"];
 

@@ -1,0 +1,171 @@
+"""
+The methods of the finance family, as one table.
+
+A row says all in which a method differs from the others. The commands, the
+command line, the bulk files, the console, the audit trail, the runtime and the
+ledgers read it; its schemas and its ledger are proved against it at each start,
+so that a build that can't carry out one of its methods doesn't start.
+
+Each method gives two commands: the asynchronous one, and the C{Sync} one.
+"""
+
+from typing import Final
+
+from attrs import define
+
+from creditsync.codes import (
+    OP_BALANCE_IN,
+    OP_BALANCE_OUT,
+    OP_CREDIT_IN,
+    OP_CREDIT_OUT,
+)
+
+# The totals of an account, by the names that they have in a record and in a
+# ledger.
+BALANCE: Final = "balance"
+CREDIT: Final = "credit"
+TOTALS: Final = (BALANCE, CREDIT)
+
+# The comment where a balance operation comes without one (platform).
+_BALANCE_COMMENT: Final = "Finance"
+
+
+@define(frozen=True)
+class BookingMethod:
+    """
+    A method that makes or updates a trade.
+
+    @ivar name: The asynchronous command; its C{Sync} form is named after it.
+    @ivar cmd: The C{OP_*} code of its trades, which no other method has.
+    @ivar total: The total of the account that its trades count for.
+    @ivar sign: The sign of its amounts: 1 puts in, -1 takes out.
+    @ivar label: What people call its trades. The subcommand and the schema are
+        named after it.
+    @ivar help: What it does, as a phrase that begins with a verb.
+    @ivar comment: The comment of a request without one; L{None} where a
+        request must have one.
+    """
+
+    name: str
+    cmd: int
+    total: str
+    sign: int
+    label: str
+    help: str
+    comment: str | None = None
+
+    @property
+    def schema(self) -> str:
+        """
+        The name of the schema of its data.
+        """
+        return self.label.replace(" ", "_")
+
+    @property
+    def subcommand(self) -> str:
+        """
+        Its name on the command line.
+        """
+        return self.label.replace(" ", "-")
+
+
+@define(frozen=True)
+class DeletingMethod:
+    """
+    A method that deletes a trade.
+
+    @ivar name: The asynchronous command; its C{Sync} form is named after it.
+    @ivar total: The total that the trades which it may delete count for.
+    """
+
+    name: str
+    total: str
+    schema = "delete"
+
+    @property
+    def cmds(self) -> frozenset[int]:
+        """
+        The C{OP_*} codes of the trades that it may delete.
+        """
+        return frozenset(cmd for cmd, total in TOTAL_OF.items() if total == self.total)
+
+
+BOOKING_METHODS: Final = (
+    BookingMethod(
+        "CreditIn",
+        OP_CREDIT_IN,
+        CREDIT,
+        1,
+        "credit in",
+        "add credit to an account",
+    ),
+    BookingMethod(
+        "CreditOut",
+        OP_CREDIT_OUT,
+        CREDIT,
+        -1,
+        "credit out",
+        "take credit out of an account",
+    ),
+    BookingMethod(
+        "BalanceIn",
+        OP_BALANCE_IN,
+        BALANCE,
+        1,
+        "balance in",
+        "add to an account's balance",
+        _BALANCE_COMMENT,
+    ),
+    BookingMethod(
+        "BalanceOut",
+        OP_BALANCE_OUT,
+        BALANCE,
+        -1,
+        "balance out",
+        "take out of an account's balance",
+        _BALANCE_COMMENT,
+    ),
+)
+
+DELETING_METHODS: Final = (
+    DeletingMethod("DeleteCredit", CREDIT),
+    DeletingMethod("DeleteBalance", BALANCE),
+)
+
+FINANCE_METHODS: Final = (*BOOKING_METHODS, *DELETING_METHODS)
+
+_OF_CMD: Final = {method.cmd: method for method in BOOKING_METHODS}
+
+# The total that a trade counts for, by its cmd.
+TOTAL_OF: Final = {method.cmd: method.total for method in BOOKING_METHODS}
+
+
+def ofCmd(cmd: object) -> BookingMethod | None:
+    """
+    The method that makes trades of a C{cmd}. There is none for what another
+    trading runtime calls by that name.
+    """
+    return _OF_CMD.get(cmd) if isinstance(cmd, int) else None
+
+
+def syncName(method: BookingMethod | DeletingMethod) -> str:
+    """
+    The command that is answered with the booked trade.
+    """
+    return f"{method.name}Sync"
+
+
+def flaw(methods: tuple[BookingMethod, ...] = BOOKING_METHODS) -> str | None:
+    """
+    What is wrong with the table itself, if anything: a sentence.
+    """
+    for number, method in enumerate(methods):
+        if method.total not in TOTALS:
+            return f"{method.name} counts for {method.total}, which no account has"
+        if method.sign not in (1, -1):
+            return f"{method.name} has the sign {method.sign}, and not 1 or -1"
+        for other in methods[:number]:
+            for member in ("name", "cmd", "label"):
+                if getattr(method, member) == getattr(other, member):
+                    return f"{other.name} and {method.name} have the same {member}"
+    return None

@@ -1,0 +1,122 @@
+"""
+Tests that a method is added as the README says: a row, and its schema.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.test_ledger import environment
+
+ROOT = Path(__file__).parent.parent
+
+# The README's own example.
+ROW = re.search(
+    r"^    BookingMethod\(\n(?:     .*\n)*    \),\n",
+    (ROOT / "README.rst").read_text("utf-8"),
+    re.MULTILINE,
+)
+
+
+class AddedMethodTests(SynchronousTestCase):
+    """
+    A copy of the package, to which a method is added.
+    """
+
+    def setUp(self) -> None:
+        """
+        Copy what a server needs, and what the tests of the new method need.
+        """
+        made = tempfile.TemporaryDirectory()
+        self.addCleanup(made.cleanup)
+        self.root = Path(made.name)
+        for folder in ("creditsync", "schemas", "tests/ledgers"):
+            shutil.copytree(ROOT / folder, self.root / folder)
+        shutil.copy(ROOT / "tests" / "added_method.py", self.root / "tests")
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        """
+        Change the one place of a file in which something stands.
+        """
+        path = self.root / file
+        text = path.read_text("utf-8")
+        self.assertEqual(text.count(old), 1, f"{old!r} in {file}")
+        path.write_text(text.replace(old, new), "utf-8")
+
+    def addRow(self) -> None:
+        """
+        Add the row.
+        """
+        assert ROW is not None, "the README shows no row"
+        end = ")\n\nDELETING_METHODS"
+        self.edit("creditsync/methods.py", end, ROW[0] + end)
+
+    def addSchemas(self) -> None:
+        """
+        Add the schema of its data, and its cmd to those of a trade record.
+        """
+        schema = json.loads((ROOT / "schemas" / "credit_in.json").read_text("utf-8"))
+        schema["$id"] = "bonus_in.json"
+        path = self.root / "schemas" / "bonus_in.json"
+        path.write_text(json.dumps(schema), "utf-8")
+        path = self.root / "schemas" / "common.json"
+        common = json.loads(path.read_text("utf-8"))
+        common["$defs"]["cmd"]["enum"].append(100)
+        path.write_text(json.dumps(common), "utf-8")
+
+    def run_(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """
+        Run Python in the copy.
+        """
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.root,
+            env={**environment(), "PYTHONPATH": str(self.root)},
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+
+    def test_works(self) -> None:
+        """
+        With these two it works on every ledger, for clients and for people;
+        C{tests/added_method.py} has what.
+        """
+        self.addRow()
+        self.addSchemas()
+        done = self.run_("-m", "unittest", "tests.added_method")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("Ran 9 tests", done.stderr)
+
+    def test_withoutSchema(self) -> None:
+        """
+        A build that has the row alone doesn't start, and says why in one line.
+        """
+        self.addRow()
+        done = self.run_("-m", "creditsync", "--listen", "tcp:0:interface=127.0.0.1")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("this creditsync has no schemas/bonus_in.json", done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
+
+    def test_wrongSign(self) -> None:
+        """
+        So does one whose row says otherwise than its schema.
+        """
+        self.addRow()
+        self.addSchemas()
+        self.edit(
+            "creditsync/methods.py",
+            '        1,\n        "bonus in"',
+            '        -1,\n        "bonus in"',
+        )
+        done = self.run_("-m", "creditsync", "--listen", "tcp:0:interface=127.0.0.1")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("schemas/bonus_in.json says otherwise", done.stderr)
+        self.assertNotIn("Traceback", done.stderr)

@@ -1,0 +1,458 @@
+"""
+Tests that all who list the members of a trade or of a request list all of them.
+
+The one place is L{creditsync.records}. A member that is left out somewhere else
+is named by the test that fails.
+"""
+
+import csv
+import io
+import json
+import os
+import sqlite3
+import sys
+import tempfile
+from argparse import ArgumentParser
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.internet.defer import execute
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync import records, wire
+from creditsync.__main__ import main
+from creditsync.cli import operations
+from creditsync.cli import rows as bulk
+from creditsync.client import CreditClient
+from creditsync.finance import operation
+from creditsync.ledger.checking import problems
+from creditsync.ledger.memory import MemoryLedger
+from creditsync.ledger.schema import ASKED, COLUMNS, columns
+from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.methods import BOOKING_METHODS
+from creditsync.records import (
+    DATA_MEMBERS,
+    TRADE_MEMBERS,
+    Operation,
+    Request,
+    Reservation,
+    Trade,
+    difference,
+)
+from creditsync.validation import load
+from tests import family
+
+ATTRIBUTES = Trade.__struct_fields__
+
+# The trade that the fast ways have to carry: no two members are alike.
+TRADE = Trade(1, 1001, 7, 3, 300_00000000, "Promotion credit", 1700, 1800, 1900)
+LATER = Trade(1, 1001, 7, 6, 200_00000000, "Less", 1701, 1801, 1901)
+# In DATA_MEMBERS' words.
+DATA: dict[str, Any] = {
+    "login": 1001,
+    "amount": 300,
+    "comment": "Promotion credit",
+    "order": 17,
+    "open_time": 1700,
+    "close_time": 1800,
+}
+OTHER_DATA: dict[str, Any] = {
+    "login": 1002,
+    "amount": 301,
+    "comment": "Another one",
+    "order": 18,
+    "open_time": 1701,
+    "close_time": 1801,
+}
+
+
+def names(columns: str) -> tuple[str, ...]:
+    """
+    The names in a list of SQL.
+    """
+    return tuple(each.strip().strip('"') for each in columns.split(","))
+
+
+class MembersCase(SynchronousTestCase):
+    """
+    Assertions that name the member.
+    """
+
+    def assertMembers(
+        self, found: tuple[str, ...], wanted: tuple[str, ...], where: str
+    ) -> None:
+        """
+        Assert that a list has these members, in this order.
+        """
+        missing = [name for name in wanted if name not in found]
+        self.assertEqual(missing, [], f"missing in {where}")
+        self.assertEqual(found, wanted, where)
+
+    def assertSame(self, found: Any, wanted: Any, where: str) -> None:
+        """
+        Assert that two records agree in each member.
+        """
+        for name in wanted.__struct_fields__:
+            self.assertEqual(
+                getattr(found, name), getattr(wanted, name), f"{name} in {where}"
+            )
+
+
+class SamplesTests(MembersCase):
+    """
+    The samples with which the other tests work.
+    """
+
+    def test_trade(self) -> None:
+        """
+        Each member of a trade is there, with a value of its own; but for those
+        that an order keeps, an update changes all.
+        """
+        self.assertMembers(ATTRIBUTES, tuple(Trade.__annotations__), "the samples")
+        kept = [
+            name for name in ATTRIBUTES if getattr(TRADE, name) == getattr(LATER, name)
+        ]
+        self.assertEqual(kept, ["order", "login", "cmd"])
+
+    def test_data(self) -> None:
+        """
+        Each member of the data of a request is there, with two values.
+        """
+        for sample in (DATA, OTHER_DATA):
+            self.assertEqual(set(sample), set(DATA_MEMBERS))
+        self.assertFalse([name for name in DATA if DATA[name] == OTHER_DATA[name]])
+
+
+class TradeTests(MembersCase):
+    """
+    A trade's members.
+    """
+
+    def test_names(self) -> None:
+        """
+        What they are called, and their order: the platform's.
+        """
+        self.assertEqual(
+            TRADE_MEMBERS,
+            (
+                "order",
+                "login",
+                "cmd",
+                "state",
+                "profit",
+                "comment",
+                "open_time",
+                "close_time",
+                "timestamp",
+            ),
+        )
+
+    def test_event(self) -> None:
+        """
+        The data of an event has all of them, each with its value.
+        """
+        data = json.loads(wire.encodeData(TRADE))
+        for name, attribute in zip(TRADE_MEMBERS, ATTRIBUTES, strict=True):
+            value = getattr(TRADE, attribute)
+            wanted = value / 10**8 if name == "profit" else value
+            self.assertEqual(data.get(name), wanted, f"{name} in an event")
+
+    def test_schema(self) -> None:
+        """
+        The schema of a trade describes what an event carries, in its order.
+        """
+        described = tuple(load("trade")["properties"])
+        sent = tuple(json.loads(wire.encodeData(TRADE)))
+        self.assertMembers(described, sent, "schemas/trade.json")
+
+    def test_export(self) -> None:
+        """
+        An export has a column for each of them, with its value.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "ledger.db")
+            ledger = SQLiteLedger(path, execute)
+            ledger.open()
+            ledger.newOrder()
+            ledger.commit([Reservation(0, TRADE, Operation("CreditIn", 7, 1, 1, ""))])
+            self.patch(sys, "argv", ["creditsync", "export", "--ledger", path])
+            out = io.TextIOWrapper(io.BytesIO(), newline="")
+            self.patch(sys, "stdout", out)
+            main()
+            out.seek(0)
+            header, row = csv.reader(out)
+            ledger.close()
+        self.assertMembers(tuple(header), TRADE_MEMBERS, "an export")
+        self.assertEqual(
+            row,
+            [
+                "1",
+                "1001",
+                "7",
+                "3",
+                "300.0",
+                "Promotion credit",
+                "1700",
+                "1800",
+                "1900",
+            ],
+        )
+
+    def test_model(self) -> None:
+        """
+        The suites' model of the family, which shares nothing with the server,
+        has all of them too.
+        """
+        where = "tests/family.py"
+        self.assertMembers(family.Trade._fields, TRADE_MEMBERS, where)
+        self.assertMembers(names(family.COLUMNS), TRADE_MEMBERS, where)
+        told = family.tradeOf(json.loads(wire.encodeData(TRADE)))
+        for name, attribute in zip(TRADE_MEMBERS, ATTRIBUTES, strict=True):
+            self.assertEqual(
+                getattr(told, name), getattr(TRADE, attribute), f"{name} in {where}"
+            )
+
+
+class SchemaOfLedgerTests(MembersCase):
+    """
+    The columns of a ledger.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make a ledger.
+        """
+        made = tempfile.TemporaryDirectory()
+        self.addCleanup(made.cleanup)
+        self.path = os.path.join(made.name, "ledger.db")
+        ledger = SQLiteLedger(self.path, execute)
+        ledger.open()
+        ledger.close()
+
+    def columnsOf(self, table: str) -> tuple[str, ...]:
+        """
+        The columns of a table or a view.
+        """
+        with closing(sqlite3.connect(self.path)) as connection:
+            found = connection.execute(
+                "SELECT name FROM pragma_table_info(?)", (table,)
+            )
+            return tuple(name for (name,) in found)
+
+    def test_trade(self) -> None:
+        """
+        A trade's row is the trade, and how often it was changed.
+        """
+        self.assertMembers(names(COLUMNS), TRADE_MEMBERS, "COLUMNS")
+        self.assertMembers(
+            self.columnsOf("trade"), (*TRADE_MEMBERS, "revision"), "the table trade"
+        )
+
+    def test_keyed(self) -> None:
+        """
+        A key's row is what was asked for, and the trade's row of then.
+        """
+        self.assertMembers(
+            self.columnsOf("keyed_operation"),
+            (*ASKED, *TRADE_MEMBERS, "revision"),
+            "the table keyed_operation",
+        )
+        self.assertMembers(
+            self.columnsOf("keyed_booking"),
+            (*ASKED, *TRADE_MEMBERS),
+            "the view keyed_booking",
+        )
+
+    def test_checked(self) -> None:
+        """
+        A check finds a key's row that differs from its trade in any member.
+        """
+        ledger = SQLiteLedger(self.path, execute)
+        ledger.open()
+        ledger.newOrder()
+        asked = operation(BOOKING_METHODS[0], "CreditIn", DATA, 7, "key")
+        ledger.commit([Reservation(0, TRADE, asked)])
+        ledger.close()
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            self.assertEqual(list(problems(connection)), [])
+            for name in TRADE_MEMBERS:
+                quoted = columns([name])
+                other = "'x'" if name == "comment" else f"{quoted} + 1"
+                connection.execute("BEGIN")
+                connection.execute(f"UPDATE keyed_operation SET {quoted} = {other}")
+                rules = [each.rule for each in problems(connection)]
+                connection.execute("ROLLBACK")
+                self.assertTrue(rules, f"{name} is not checked")
+
+    def test_document(self) -> None:
+        """
+        C{docs/ledger.rst} has a line for each column of C{trade}.
+        """
+        text = (
+            Path(__file__).parent.parent.joinpath("docs/ledger.rst").read_text("utf-8")
+        )
+        table = text.split("``trade`` has one row")[1].split("``account`` has")[0]
+        for name in TRADE_MEMBERS:
+            shown = f'``"{name}"``' if name == "order" else f"``{name}``"
+            self.assertIn(f"\n{shown} ", table, f"{name} in docs/ledger.rst")
+
+
+class BookedTests(MembersCase):
+    """
+    What each ledger keeps of a trade and of what was asked for.
+    """
+
+    def ledgers(self) -> Mapping[str, Any]:
+        """
+        An open ledger of each kind.
+        """
+        made = tempfile.TemporaryDirectory()
+        self.addCleanup(made.cleanup)
+        found: dict[str, Any] = {
+            "the memory ledger": MemoryLedger(),
+            "the SQLite ledger": SQLiteLedger(os.path.join(made.name, "l.db"), execute),
+        }
+        for ledger in found.values():
+            ledger.open()
+            self.addCleanup(ledger.close)
+            ledger.newOrder()
+        return found
+
+    def test_trade(self) -> None:
+        """
+        A new trade and a later state of it are kept member by member, with a
+        key and without.
+        """
+        for hasKey in (False, True):
+            for name, ledger in self.ledgers().items():
+                where = f"{name}, {'with a' if hasKey else 'without a'} key"
+                for type, trade in enumerate((TRADE, LATER)):
+                    key = f"key-{type}" if hasKey else None
+                    asked = Operation("CreditIn", 7, 1001, 1, "", key=key)
+                    self.successResultOf(
+                        ledger.commit([Reservation(type, trade, asked)])
+                    )
+                    self.assertSame(ledger.trade(1), trade, where)
+                    if hasKey:
+                        self.assertSame(ledger.replay(0, key).trade, trade, where)
+
+    def test_asked(self) -> None:
+        """
+        What was asked for under a key is remembered, so that a request that
+        differs in any member is known to be another one.
+        """
+        attributes = Operation.__struct_fields__
+        for where, ledger in self.ledgers().items():
+            asked = operation(BOOKING_METHODS[0], "CreditIn", DATA, 7, "key")
+            assert isinstance(asked, Operation)
+            self.successResultOf(ledger.commit([Reservation(0, TRADE, asked)]))
+            remembered = ledger.replay(7, "key").operation
+            for name in attributes:
+                if name != "isBooked":
+                    self.assertEqual(
+                        getattr(remembered, name),
+                        getattr(asked, name),
+                        f"{name} in {where}",
+                    )
+
+
+class RequestTests(MembersCase):
+    """
+    A request's members.
+    """
+
+    def test_envelope(self) -> None:
+        """
+        The fast decoder and the schema of a line know the members that the
+        server reads, and no others.
+        """
+        members = Request.__struct_encode_fields__
+        self.assertEqual(
+            members, ("command", "extID", "__token", "data", "idempotencyKey")
+        )
+        for found, where in (
+            (wire._Plain.__struct_encode_fields__, "the fast decoder"),
+            (tuple(load("request")["properties"]), "schemas/request.json"),
+        ):
+            self.assertMembers(tuple(sorted(found)), tuple(sorted(members)), where)
+
+    def test_schemas(self) -> None:
+        """
+        The schema of each method that books has all members of its data, and
+        the one that it refuses there.
+        """
+        wanted = (*DATA_MEMBERS, "idempotencyKey")
+        for method in BOOKING_METHODS:
+            self.assertMembers(
+                tuple(sorted(load(method.schema)["properties"])),
+                tuple(sorted(wanted)),
+                f"schemas/{method.schema}.json",
+            )
+
+    def test_operation(self) -> None:
+        """
+        Each member of the data reaches the operation, and makes it another one.
+        """
+        method = BOOKING_METHODS[0]
+        one = operation(method, "CreditIn", DATA, 7, "key")
+        for name in DATA_MEMBERS:
+            data = {**DATA, name: OTHER_DATA[name]}
+            other = operation(method, "CreditIn", data, 7, "key")
+            self.assertEqual(difference(one, other), f"data.{name}")
+        self.assertIsNone(
+            difference(one, operation(method, "CreditIn", DATA, 7, "key"))
+        )
+        other = operation(method, "CreditInSync", DATA, 7, "key")
+        self.assertEqual(difference(one, other), "command")
+
+    def test_model(self) -> None:
+        """
+        To the suites' model, each of them makes another request.
+        """
+        one = family.Request("CreditIn", 7, **DATA)
+        for name in DATA_MEMBERS:
+            other = one._replace(**{name: OTHER_DATA[name]})
+            self.assertNotEqual(
+                one.content, other.content, f"{name} in tests/family.py"
+            )
+
+    def test_notData(self) -> None:
+        """
+        What is said not to be of the data is there.
+        """
+        self.assertEqual(
+            records._NOT_DATA - set(Operation.__struct_encode_fields__), set()
+        )
+
+    def test_subcommand(self) -> None:
+        """
+        A subcommand sends all members of the data.
+        """
+        asked: list[Any] = []
+
+        class Client:
+            def request(self, command: str, data: Any, key: str) -> None:
+                asked.append(data)
+
+        commands = ArgumentParser().add_subparsers()
+        operations.addCommand(commands)
+        options = commands.choices["credit-in"].parse_args(
+            [
+                *("1001", "300", "Promotion credit", "--order", "17"),
+                *("--open-time", "1700", "--close-time", "1800"),
+            ]
+        )
+        operations._booking(BOOKING_METHODS[0], options, cast(CreditClient, Client()))
+        self.assertEqual(asked, [DATA])
+
+    def test_bulk(self) -> None:
+        """
+        The columns of a bulk file are members of the data, but for the times,
+        and what stands beside the data.
+        """
+        self.assertEqual(
+            set(bulk._COLUMNS),
+            set(DATA_MEMBERS) - {"open_time", "close_time"} | {"command", "key"},
+        )

@@ -1,0 +1,318 @@
+"""
+Tests for the upgrade of a stored ledger of version 1: C{tests/ledgers/v1.db}.
+"""
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import execute
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync.errors import LedgerDamaged
+from creditsync.ledger import opening, sqlite
+from creditsync.ledger.checking import problems
+from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.records import Account, Deletion, Operation, Reservation, Trade
+
+STORED = Path(__file__).parent / "ledgers" / "v1.db"
+
+TRADES = [
+    Trade(1, 1001, 7, 3, 20000000000, "Less", 10, 20, 40),
+    Trade(2, 1001, 7, 3, 5050000000, "Bonus", 11, 21, 31),
+    Trade(3, 1001, 9, 3, -10000000000, "Back", 12, 22, 32),
+    Trade(4, 1002, 6, 3, 90000000001, "Less too", 13, 23, 41),
+    Trade(5, 1002, 8, 3, -100000000, "Finance", 14, 24, 34),
+    Trade(6, 9007199254740991, 6, 3, 1000000000000000000, "Most", 15, 25, 35),
+    Trade(7, 1003, 7, 6, 7, "To be deleted", 16, 26, 42),
+    Trade(8, 1003, 6, 6, 8, "This one too", 17, 27, 43),
+]
+ACCOUNTS = [
+    Account(1001, 0, 15050000000),
+    Account(1002, 89900000001, 0),
+    Account(1003, 0, 0),
+    Account(1009, 0, 0),
+    Account(9007199254740991, 1000000000000000000, 0),
+]
+# By principal and key: the type of the event, the command, and the trade as it
+# was booked then.
+KEYS = {
+    (7, "bonus-1"): (0, "CreditInSync", TRADES[1]),
+    (7, "deposit-1"): (
+        0,
+        "BalanceIn",
+        Trade(4, 1002, 6, 3, 100000000001, "Böni 😀\t'", 13, 23, 33),
+    ),
+    (7, "fee-1"): (0, "BalanceOutSync", TRADES[4]),
+    (7, "less-1"): (1, "CreditInSync", TRADES[0]),
+    (8, "delete-1"): (2, "DeleteCreditSync", TRADES[6]),
+}
+
+# The copy that an upgrade of it leaves.
+COPY = "ledger.db.v1"
+
+
+class StoredLedgerCase(SynchronousTestCase):
+    """
+    A copy of the stored ledger.
+    """
+
+    def setUp(self) -> None:
+        """
+        Copy it.
+        """
+        made = tempfile.TemporaryDirectory()
+        self.addCleanup(made.cleanup)
+        self.folder = Path(os.path.realpath(made.name)) / "server"
+        self.folder.mkdir()
+        self.path = self.folder / "ledger.db"
+        shutil.copyfile(STORED, self.path)
+
+    def opened(self) -> SQLiteLedger:
+        """
+        The ledger, opened and so upgraded.
+        """
+        ledger = SQLiteLedger(str(self.path), execute)
+        ledger.open()
+        self.addCleanup(ledger.close)
+        return ledger
+
+    def rows(self, path: Path, table: str) -> list[Any]:
+        """
+        All that a table has.
+        """
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute(f"SELECT * FROM {table}").fetchall()
+
+    def value(self, path: Path, statement: str) -> Any:
+        """
+        The one value that a statement gives.
+        """
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute(statement).fetchone()[0]
+
+    def isWhole(self, ledger: SQLiteLedger) -> None:
+        """
+        Assert that all is there that version 1 had, and that the checks find
+        nothing wrong.
+        """
+        self.assertEqual([ledger.trade(each.order) for each in TRADES], TRADES)
+        self.assertIsNone(ledger.trade(9))
+        self.assertEqual([ledger.account(each.login) for each in ACCOUNTS], ACCOUNTS)
+        for (principal, key), (type, command, trade) in KEYS.items():
+            replay = ledger.replay(principal, key)
+            assert replay is not None, key
+            self.assertEqual(
+                (replay.eventType, replay.operation.command, replay.trade),
+                (type, command, trade),
+            )
+        with closing(sqlite3.connect(ledger.path)) as connection:
+            self.assertEqual(list(problems(connection)), [])
+
+
+class StoredLedgerTests(StoredLedgerCase):
+    """
+    What becomes of a ledger of version 1.
+    """
+
+    def test_isVersion1(self) -> None:
+        """
+        The stored ledger is one of version 1, for ever.
+        """
+        self.assertEqual(self.value(self.path, "PRAGMA user_version"), 1)
+
+    def test_whole(self) -> None:
+        """
+        Trades, totals, accounts and keys are there after the upgrade, the
+        numbers go on above the mark, and the next start finds no more to do.
+        """
+        ledger = self.opened()
+        self.isWhole(ledger)
+        self.assertEqual(ledger.newOrder(), 100001)
+        ledger.close()
+        version = self.value(self.path, "PRAGMA user_version")
+        self.assertEqual(version, len(sqlite.SCRIPTS))
+        self.patch(opening, "_backUp", None)
+        self.isWhole(self.opened())
+
+    def test_operations(self) -> None:
+        """
+        What each cmd counts for is data after the upgrade.
+        """
+        self.opened().close()
+        self.assertEqual(
+            [row for row in self.rows(self.path, "operation") if row[0] < 10],
+            [
+                (6, 1, 0, 1, "balance in"),
+                (7, 0, 1, 1, "credit in"),
+                (8, 1, 0, -1, "balance out"),
+                (9, 0, 1, -1, "credit out"),
+            ],
+        )
+
+    def test_goesOn(self) -> None:
+        """
+        Each kind of operation can be booked on it: new, updated and deleted.
+        """
+        ledger = self.opened()
+        added = [
+            Trade(ledger.newOrder(), 1003, cmd, 3, profit, "After", 1, 2, 3)
+            for cmd, profit in ((6, 1000), (7, 2000), (8, -30), (9, -4))
+        ]
+        asked = Operation("CreditIn", 7, 1003, 1, "")
+        self.successResultOf(
+            ledger.commit([Reservation(0, each, asked) for each in added])
+        )
+        self.assertEqual(ledger.account(1003), Account(1003, 970, 1996))
+        less = Trade(1, 1001, 7, 3, 5, "Still less", 10, 20, 50)
+        gone = Trade(4, 1002, 6, 6, 90000000001, "Less too", 13, 23, 51)
+        deletion = Deletion("DeleteBalance", 4, frozenset({6, 8}))
+        self.successResultOf(
+            ledger.commit([Reservation(1, less, asked), Reservation(2, gone, deletion)])
+        )
+        self.assertEqual(ledger.account(1001), Account(1001, 0, -4949999995))
+        self.assertEqual(ledger.account(1002), Account(1002, -100000000, 0))
+
+    def test_copy(self) -> None:
+        """
+        The ledger as it was stays beside the new one, for those who may read
+        that one and for nobody else.
+        """
+        before = {
+            table: self.rows(self.path, table)
+            for table in ("trade", "account", "keyed_operation", "order_mark")
+        }
+        os.chmod(self.path, 0o600)
+        self.opened().close()
+        copy = self.folder / COPY
+        self.assertEqual(self.value(copy, "PRAGMA user_version"), 1)
+        self.assertEqual(
+            {table: self.rows(copy, table) for table in before},
+            before,
+        )
+        self.assertEqual(copy.stat().st_mode & 0o777, 0o600)
+
+    def test_leftovers(self) -> None:
+        """
+        What a killed upgrade has left of its copy, a journal too, is no
+        obstacle and gets into nothing.
+        """
+        for end in (".part", ".part-journal", ".part-wal"):
+            (self.folder / (COPY + end)).write_bytes(b"rest" * 1000)
+        self.isWhole(self.opened())
+        self.assertEqual(self.value(self.folder / COPY, "PRAGMA user_version"), 1)
+        self.assertEqual(len(self.rows(self.folder / COPY, "trade")), 8)
+
+    def test_inItsWAL(self) -> None:
+        """
+        What a killed server has left in the -wal file is upgraded too.
+        """
+        with closing(sqlite3.connect(self.path)) as killed:
+            killed.execute(
+                "UPDATE trade SET comment = 'In the WAL' WHERE \"order\" = 3"
+            )
+            killed.commit()
+            lost = self.folder.with_name("killed")
+            lost.mkdir()
+            for end in ("", "-wal"):
+                shutil.copyfile(f"{self.path}{end}", lost / f"ledger.db{end}")
+        self.path = lost / "ledger.db"
+        trade = self.opened().trade(3)
+        assert trade is not None
+        self.assertEqual(trade.comment, "In the WAL")
+
+    def test_changed(self) -> None:
+        """
+        A ledger whose triggers were changed is refused as it is: an upgrade
+        would make new ones, and hide that the old ones did not do their work.
+        """
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("DROP TRIGGER trade_updated")
+        message = str(self.assertRaises(LedgerDamaged, self.opened))
+        self.assertIn("the trigger trade_updated is missing", message)
+        self.assertEqual(self.value(self.path, "PRAGMA user_version"), 1)
+        self.assertEqual(list(self.folder.glob("*.v1*")), [])
+
+
+class KilledUpgradeTests(StoredLedgerCase):
+    """
+    An upgrade that ends anywhere.
+    """
+
+    def setUp(self) -> None:
+        """
+        Keep what a process that is killed would leave, before each thing that
+        an upgrade does: the files as they are then.
+        """
+        super().setUp()
+        self.left: list[dict[str, bytes]] = []
+        connect = sqlite._connect
+
+        def watched(path: str) -> sqlite3.Connection:
+            connection = connect(path)
+            connection.set_trace_callback(lambda _: self.keep())
+            return connection
+
+        self.patched = [self.patch(sqlite, "_connect", watched)]
+        for module, name in (
+            (os, "open"),
+            (os, "replace"),
+            (os, "fsync"),
+            (shutil, "copymode"),
+        ):
+            kept = self.keeping(getattr(module, name))
+            self.patched.append(self.patch(module, name, kept))
+
+    def keeping(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """
+        A function before which the files are kept.
+        """
+
+        def kept(*args: Any, **others: Any) -> Any:
+            self.keep()
+            return function(*args, **others)
+
+        return kept
+
+    def keep(self) -> None:
+        """
+        Remember the files, but for what SQLite makes anew, if they are not as
+        they were. Nothing that is patched may be used here.
+        """
+        files = {
+            file.name: file.read_bytes()
+            for file in self.folder.iterdir()
+            if not file.name.endswith(("-shm", ".lock"))
+        }
+        if self.left[-1:] != [files]:
+            self.left.append(files)
+
+    def test_anywhere(self) -> None:
+        """
+        Whenever an upgrade is killed, the next start has all of the ledger, of
+        the newest version, and the copy of the old one.
+        """
+        self.opened()
+        for each in self.patched:
+            each.restore()
+        versions = set()
+        for number, files in enumerate(self.left):
+            folder = self.folder.with_name(f"killed{number}")
+            folder.mkdir()
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+            self.path = folder / "ledger.db"
+            versions.add(self.value(self.path, "PRAGMA user_version"))
+            ledger = SQLiteLedger(str(self.path), execute)
+            ledger.open()
+            self.isWhole(ledger)
+            ledger.close()
+            self.assertEqual(self.value(folder / COPY, "PRAGMA user_version"), 1)
+        # Before, in and after each step of the copy, and after the upgrade.
+        self.assertGreaterEqual(len(self.left), 7)
+        self.assertEqual(versions, {1, len(sqlite.SCRIPTS)})
