@@ -32,7 +32,7 @@ def folderLocked(folder: str, how: int) -> Iterator[None]:
     read it, its file system has no such locks, or somebody else never lets go, the
     work is done all the same.
 
-    @param how: L{ALONE}, or L{TOGETHER} with others who only look.
+    @param how: C{ALONE}, or C{TOGETHER} with others who only look.
     """
     try:
         file = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY)

@@ -685,6 +685,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
         """
         A connection that can't be made durable is refused.
         """
+        Path(self.path).touch()
         self.patch(
             sqlite, "_connect", lambda path: sqlite3.connect("", isolation_level=None)
         )

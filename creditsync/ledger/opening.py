@@ -81,7 +81,7 @@ def takeLock(path: str) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _note(lock, b"%d\n" % os.getpid())
-        _giveAway(lock, path if os.path.exists(path) else os.path.dirname(path))
+        giveAway(name, path if os.path.exists(path) else os.path.dirname(path))
     except BlockingIOError:
         pid = os.read(lock, 20).decode("ascii", "replace").strip()
         os.close(lock)
@@ -114,8 +114,7 @@ def _note(lock: int, text: bytes) -> None:
 
 def checkFiles(path: str) -> None:
     """
-    See that this user may write what there is of a ledger, and if root makes it,
-    that the user of its folder may later.
+    See that this user may write what there is of a ledger.
 
     Without that SQLite would only say that it can't open a file, and not which.
 
@@ -130,13 +129,6 @@ def checkFiles(path: str) -> None:
         problem = inTheWay(path + end)
         if problem:
             raise LedgerProblem(problem)
-    if os.geteuid() == 0 and not os.path.exists(path):
-        # No connection of SQLite's has it open yet, so that it can be closed.
-        made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        try:
-            _giveAway(made, os.path.dirname(path))
-        finally:
-            os.close(made)
 
 
 def inTheWay(path: str) -> str | None:
@@ -180,15 +172,15 @@ def _notOurs(path: str) -> str:
     )
 
 
-def _giveAway(file: int, like: str) -> None:
+def giveAway(path: str, like: str) -> None:
     """
     Let what root has made of a ledger belong to whom another file or the folder
     belongs to, whose server would stand before a file of root's otherwise. SQLite
-    does so with its files.
+    does so with the files that it makes beside the database.
     """
     if os.geteuid() == 0:
         owner = os.stat(like)
-        os.fchown(file, owner.st_uid, owner.st_gid)
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def sync(path: str, flags: int = os.O_RDONLY) -> None:

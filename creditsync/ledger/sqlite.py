@@ -49,6 +49,7 @@ from creditsync.ledger.opening import (
     checkFiles,
     connectReader,
     explained,
+    giveAway,
     prepare,
     releaseLock,
     sync,
@@ -150,8 +151,13 @@ class SQLiteLedger:
             checkFiles(path)
             # The last connection takes the files of the WAL away, which nobody may
             # do while a reader is about to open them: it would make new ones.
+            isNew = not os.path.exists(path)
             writer = _connect(path)
             held.callback(_closeAlone, writer, path)
+            if isNew:
+                # The first statement makes the file; others come later.
+                writer.execute("PRAGMA user_version")
+                giveAway(path, os.path.dirname(path))
             prepare(writer, path, SCRIPTS)
             order = firstOrder(writer, path)
             tryMethods(writer, path)
