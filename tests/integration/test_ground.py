@@ -240,7 +240,7 @@ class GroundTests(SynchronousTestCase):
             [
                 *(sys.executable, "-m", "pytest", "-c", ROOT / "setup.cfg"),
                 *("--rootdir", self.folder, "--color=no", "-p", "no:cacheprovider"),
-                *("-rA", "--timeout=0.6", *options, self.folder),
+                *("-rA", "--timeout=1", *options, self.folder),
             ],
             env={**inherited, "PYTHONPATH": str(ROOT), **(environment or {})},
             stdout=subprocess.PIPE,
