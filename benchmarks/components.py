@@ -29,6 +29,7 @@ from benchmarks.counting import Run, Step, counted
 from benchmarks.processes import Wrong
 from benchmarks.results import Results, Table, save
 from creditsync import wire
+from creditsync._conversation.waiters import Waiters
 from creditsync.auth import TokenAuthenticator
 from creditsync.codes import EV_RECORD_ADD, OP_CREDIT_IN, UNITS_PER_ONE
 from creditsync.events import TradeEvents
@@ -38,7 +39,6 @@ from creditsync.records import Deferral, Operation, Reservation, TradeEvent
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.validation import Schemas
-from creditsync.waiters import Waiters
 
 # Credits of one run: as many as share a commit on a busy server.
 BATCH: Final = 64

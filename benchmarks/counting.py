@@ -3,6 +3,7 @@ What a run takes in each room: instructions of Python, and calls. They are count
 the same in every run, whatever else the machine does.
 """
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +31,22 @@ def counted(step: Step, credits: int) -> dict[str, dict[str, float]]:
     instructions: Counter[str] = Counter()
     calls: Counter[str] = Counter()
     run = step()
+    # What others left behind would be finalized, and counted, in the middle.
+    gc.collect()
+    gc.disable()
+    try:
+        _count(step, run, instructions, calls)
+    finally:
+        gc.enable()
+    return {
+        "instructions": {room: n / credits for room, n in instructions.most_common()},
+        "calls": {room: n / credits for room, n in calls.most_common()},
+    }
+
+
+def _count(
+    step: Step, run: Run, instructions: Counter[str], calls: Counter[str]
+) -> None:
     # Python 3.12 asks for it before it begins to trace, and for once in all.
     sys._getframe().f_trace_opcodes = True
     sys.settrace(_tracer(instructions))
@@ -43,10 +60,6 @@ def counted(step: Step, credits: int) -> dict[str, dict[str, float]]:
         run()
     finally:
         sys.setprofile(None)
-    return {
-        "instructions": {room: n / credits for room, n in instructions.most_common()},
-        "calls": {room: n / credits for room, n in calls.most_common()},
-    }
 
 
 def _tracer(instructions: Counter[str]) -> Callable[[Any, str, Any], Any]:

@@ -36,7 +36,7 @@ from benchmarks.processes import (
     running,
 )
 from benchmarks.results import Results, Table, save
-from creditsync.ledger.schema import SCRIPTS
+from creditsync.ledger._schema import SCRIPTS
 
 # Seconds that a start may take.
 _PATIENCE: Final = 300.0

@@ -5,8 +5,9 @@ C{creditsync}, which is C{python -m creditsync} too.
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
-from creditsync import __version__, signals
-from creditsync.cli.output import escapeCharacters, printing, replaceClosedStreams
+from creditsync import __version__
+from creditsync._cli.output import escapeCharacters, printing, replaceClosedStreams
+from creditsync._process import signals
 
 _EPILOG = """\
 without a command, or with options of the server only, it serves:
@@ -34,7 +35,7 @@ def main() -> None:
     replaceClosedStreams()
     with printing(arguments[0]):
         if arguments[0] == "check-config":
-            from creditsync.cli import check_config
+            from creditsync._cli import check_config
 
             return check_config.run(arguments[1:])
         options = _parser().parse_args(arguments)
@@ -45,7 +46,7 @@ def _serve(arguments: list[str]) -> None:
     # Before the imports, which take longer than all else that comes before the
     # ledger.
     signals.prepareServer()
-    from creditsync.cli import serve
+    from creditsync._cli import serve
 
     serve.run(arguments)
 
@@ -55,7 +56,7 @@ def _parser() -> ArgumentParser:
     The command line, but for C{serve} and C{check-config}, whose options are
     C{twistd}'s kind.
     """
-    from creditsync.cli import (
+    from creditsync._cli import (
         account,
         backup,
         bulk,

@@ -42,8 +42,8 @@ from creditsync.records import (
 )
 
 if TYPE_CHECKING:
-    from creditsync.session import Session
-    from creditsync.waiters import Waiter
+    from creditsync._conversation.session import Session
+    from creditsync._conversation.waiters import Waiter
 
 _MONEY: Final = frozenset(
     name for method in FINANCE_METHODS for name in (method.name, syncName(method))

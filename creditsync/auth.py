@@ -41,10 +41,10 @@ from creditsync.revocations import Revocations
 ALGORITHMS: Final = ("HS256", "RS256", "EdDSA")
 
 # RFC 7518, sections 3.2 and 3.3: the least that is safe, in bytes and bits.
-_LEAST_SECRET: Final = 32
-_LEAST_MODULUS: Final = 2048
+_MIN_SECRET: Final = 32
+_MIN_MODULUS: Final = 2048
 # No honest token is longer, and a longer one costs milliseconds to look at.
-_LONGEST_TOKEN: Final = 8192
+_MAX_TOKEN: Final = 8192
 # RFC 7515, section 7.1: what base64 decoders skip makes no other spellings.
 _COMPACT: Final = re.compile(r"(?:[A-Za-z0-9_-]*\.){2}[A-Za-z0-9_-]*")
 _REMEMBERED: Final = 10_000
@@ -155,7 +155,7 @@ class TokenAuthenticator:
         """
         What the token claims, once its signature was found to be good.
         """
-        if len(token) > _LONGEST_TOKEN:
+        if len(token) > _MAX_TOKEN:
             raise Unauthorized("the token is too long")
         if not _COMPACT.fullmatch(token):
             raise Unauthorized("the token is malformed")
@@ -302,7 +302,7 @@ def keyReadings(data: bytes) -> list[bytes]:
     former = data.strip()
     text = _keyText(data)
     key = data if text is None else text.encode().strip()
-    if key == former or len(former) < _LEAST_SECRET or key.startswith(_ARMOURED):
+    if key == former or len(former) < _MIN_SECRET or key.startswith(_ARMOURED):
         return [key]
     return [key, former]
 
@@ -348,8 +348,8 @@ def _loadKey(key: str | bytes, algorithm: str) -> _VerifyKey | _SignKey:
     key = key.encode() if isinstance(key, str) else key
     if algorithm not in ALGORITHMS:
         raise ValueError(f"the algorithm is one of {', '.join(ALGORITHMS)}")
-    if algorithm == "HS256" and len(key) < _LEAST_SECRET:
-        raise ValueError(f"an HS256 key has at least {_LEAST_SECRET} bytes")
+    if algorithm == "HS256" and len(key) < _MIN_SECRET:
+        raise ValueError(f"an HS256 key has at least {_MIN_SECRET} bytes")
     try:
         prepared: _VerifyKey | _SignKey = jwt.get_algorithm_by_name(
             algorithm
@@ -359,7 +359,7 @@ def _loadKey(key: str | bytes, algorithm: str) -> _VerifyKey | _SignKey:
         kind = "plain secret" if algorithm == "HS256" else "PEM key of its kind"
         raise ValueError(f"{algorithm} needs a {kind}") from None
     if isinstance(prepared, (RSAPrivateKey, RSAPublicKey)) and (
-        prepared.key_size < _LEAST_MODULUS
+        prepared.key_size < _MIN_MODULUS
     ):
-        raise ValueError(f"an RS256 key has at least {_LEAST_MODULUS} bits")
+        raise ValueError(f"an RS256 key has at least {_MIN_MODULUS} bits")
     return prepared

@@ -41,10 +41,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from creditsync import errors, wire
+from creditsync._timeouts import EqualTimeouts
+from creditsync._transport.tls import BEGINNINGS, handshakeProblem, isRefusedCertificate
 from creditsync.codes import TRADE_EVENT
 from creditsync.errors import SPOKEN, InvalidJSON, Spoken
-from creditsync.timeouts import EqualTimeouts
-from creditsync.tls import BEGINNINGS, handshakeProblem, isRefusedCertificate
 
 Data: TypeAlias = dict[str, Any]
 Amount: TypeAlias = Decimal | int | float

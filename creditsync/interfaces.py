@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
+    from creditsync._conversation.session import Session
     from creditsync.records import (
         Account,
         Deletion,
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
         Trade,
         TradeEvent,
     )
-    from creditsync.session import Session
 
 TradeObserver: TypeAlias = "Callable[[Sequence[TradeEvent]], None]"
 

@@ -2,7 +2,7 @@
 What a monitoring system may know, in Prometheus' format.
 
 L{Metrics} is a collector: it turns the plain counts of a
-L{Tally<creditsync.tally.Tally>}, and what the rooms can tell of themselves at
+L{Counters<creditsync.counters.Counters>}, and what the rooms can tell of themselves at
 that moment, into metric families when it is asked, and costs nothing in
 between. L{registry} makes a registry of its own with it; an application that
 has one already calls C{REGISTRY.register(metrics)} instead, and the metrics
@@ -38,11 +38,11 @@ from creditsync.codes import (
     SESSION_SYSTEM,
     SESSION_USER,
 )
+from creditsync.counters import Counters, Histogram
 from creditsync.errors import Unauthorized
 from creditsync.revocations import Revocations
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
-from creditsync.tally import Histogram, Tally
 
 # Seconds between two looks at how late the reactor is.
 _PULSE: Final = 0.25
@@ -62,7 +62,7 @@ _Families: TypeAlias = Iterator[Metric]
 
 
 @define(eq=False)
-class Pulse:
+class ReactorLag:
     """
     Sees how late the reactor calls what it was asked to call.
 
@@ -110,25 +110,25 @@ class Metrics(Collector):
 
     clock: IReactorTime
     service: CreditSync
-    tally: Tally
+    counters: Counters
     revocations: Revocations | None = None
     runtime: TradingRuntime | None = field(init=False)
-    pulse: Pulse = field(init=False)
+    pulse: ReactorLag = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         runtime = self.service.runtime
         self.runtime = runtime if isinstance(runtime, TradingRuntime) else None
-        self.pulse = Pulse(self.clock)
+        self.pulse = ReactorLag(self.clock)
 
     def collect(self) -> Iterable[Metric]:
         """
         Tell everything as it is now; the registry's call.
         """
-        self.tally.settle()
+        self.counters.settle()
         yield from self._requests()
         yield from self._waits()
         yield from self._sessions()
-        if self.tally.books:
+        if self.counters.books:
             yield from self._bookings()
         if self.runtime is not None:
             yield from self._queue(self.runtime)
@@ -162,30 +162,30 @@ class Metrics(Collector):
         yield _counter(
             "creditsync_requests",
             "Requests that were answered, by the outcome that their clients were told.",
-            requestCounts(self.tally),
+            requestCounts(self.counters),
             labels,
         )
         yield _histogram(
             "creditsync_request_seconds",
             "From taking a request to writing its reply.",
-            {(command,): each for command, each in self.tally.took.items()},
+            {(command,): each for command, each in self.counters.took.items()},
             ("command",),
         )
         yield _counter(
             "creditsync_limit_refusals",
             "Requests and connections refused or cut off, by the option of the limit"
             " that they reached.",
-            {(limit,): count for limit, count in self.tally.limits.items()},
+            {(limit,): count for limit, count in self.counters.limits.items()},
             ("limit",),
         )
         yield _counter(
             "creditsync_token_rejections",
             "Requests whose token was missing or not good.",
-            {(): rejections(self.tally)},
+            {(): rejections(self.counters)},
         )
 
     def _waits(self) -> _Families:
-        waiters, tally = self.service.waiters, self.tally
+        waiters, counters = self.service.waiters, self.counters
         yield _gauge(
             "creditsync_waiters", "Replies that wait.", {(): float(len(waiters))}
         )
@@ -198,17 +198,17 @@ class Metrics(Collector):
         yield _counter(
             "creditsync_timeouts",
             "Waits that ended in 504 because their time was over.",
-            {(): tally.timeouts},
+            {(): counters.timeouts},
         )
         yield _counter(
             "creditsync_late_events",
             "Bookings whose client was told 504 before, or was gone.",
-            {(): tally.late},
+            {(): counters.late},
         )
         yield _counter(
             "creditsync_unmatched_events",
             "Trade events that no request of this server has caused.",
-            {(): tally.unmatched},
+            {(): counters.unmatched},
         )
 
     def _sessions(self) -> _Families:
@@ -240,7 +240,7 @@ class Metrics(Collector):
         yield _counter(
             "creditsync_aborted_readers",
             "Connections cut off because what they left unread reached its limit.",
-            {(): self.tally.limits.get("max-unread", 0)},
+            {(): self.counters.limits.get("max-unread", 0)},
         )
 
     def _files(self) -> _Families:
@@ -268,48 +268,48 @@ class Metrics(Collector):
         )
 
     def _bookings(self) -> _Families:
-        tally = self.tally
+        counters = self.counters
         for name, help, value in (
-            ("acknowledged", "Operations answered with 200.", tally.acknowledged),
-            ("booked", "Operations in commits that have ended.", tally.booked),
-            ("published", "Trade events published.", tally.published),
+            ("acknowledged", "Operations answered with 200.", counters.acknowledged),
+            ("booked", "Operations in commits that have ended.", counters.booked),
+            ("published", "Trade events published.", counters.published),
         ):
             yield _counter(f"creditsync_operations_{name}", help, {(): value})
         yield _gauge(
             "creditsync_operations_unbooked",
             "Operations acknowledged or published before they were booked: must be 0.",
-            {(): float(tally.unbooked)},
+            {(): float(counters.unbooked)},
         )
         yield _gauge(
             "creditsync_operations_unpublished",
             "Operations booked and not yet published: one batch at most, 0 at rest.",
-            {(): float(tally.booked - tally.published)},
+            {(): float(counters.booked - counters.published)},
         )
         yield _histogram(
             "creditsync_queued_to_committed_seconds",
             "From queueing an operation to the end of its commit; the oldest of a"
             " batch counts for all of it.",
-            {(): tally.queuedToCommitted},
+            {(): counters.queuedToCommitted},
         )
         yield _histogram(
             "creditsync_committed_to_matched_seconds",
             "From the end of a commit to the writing of the replies that it allows.",
-            {(): tally.committedToMatched},
+            {(): counters.committedToMatched},
         )
         yield _histogram(
             "creditsync_commit_seconds",
             "From handing a batch to the ledger to hearing that it is on disk.",
-            {(): tally.commits},
+            {(): counters.commits},
         )
         yield _histogram(
             "creditsync_commit_operations",
             "Operations in one commit.",
-            {(): tally.batches},
+            {(): counters.batches},
         )
         yield _gauge(
             "creditsync_last_commit_timestamp_seconds",
             "When the last commit ended, in UNIX time; 0 before the first.",
-            {(): tally.lastCommit or 0.0},
+            {(): counters.lastCommit or 0.0},
         )
 
     def _queue(self, runtime: TradingRuntime) -> _Families:
@@ -348,29 +348,29 @@ def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     return encoder(registry), contentType
 
 
-def requestCounts(tally: Tally) -> dict[tuple[str, ...], int]:
+def requestCounts(counters: Counters) -> dict[tuple[str, ...], int]:
     """
     How many requests were answered, by command, status and error.
     """
     counts: dict[tuple[str, ...], int] = {}
     refused: Counter[str] = Counter()
-    for (command, status, error), count in tally.refusals.items():
+    for (command, status, error), count in counters.refusals.items():
         counts[command, str(status), error] = count
         refused[command] += count
-    for command, histogram in tally.took.items():
+    for command, histogram in counters.took.items():
         succeeded = sum(histogram.counts) - refused[command]
         if succeeded:
             counts[command, "200", ""] = succeeded
     return counts
 
 
-def rejections(tally: Tally) -> int:
+def rejections(counters: Counters) -> int:
     """
     How many requests had no good token.
     """
     return sum(
         count
-        for (_, _, error), count in tally.refusals.items()
+        for (_, _, error), count in counters.refusals.items()
         if error == Unauthorized.error
     )
 

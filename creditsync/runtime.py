@@ -14,14 +14,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from attrs import define
+from incremental import Version
 from msgspec.structs import replace
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.deprecate import deprecatedKeywordParameter
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from creditsync._failing import FailureNotifier
 from creditsync.codes import (
     EV_RECORD_ADD,
     EV_RECORD_DELETE,
@@ -31,6 +34,7 @@ from creditsync.codes import (
     TS_CLOSED_NORMAL,
     TS_DELETED,
 )
+from creditsync.counters import Counters
 from creditsync.errors import (
     Busy,
     IdempotencyKeyReused,
@@ -42,7 +46,6 @@ from creditsync.errors import (
     ShuttingDown,
     UserNotFound,
 )
-from creditsync.failing import Failing
 from creditsync.interfaces import ILedger, ITradeEvents, ITradingRuntime
 from creditsync.methods import TOTAL_OF
 from creditsync.records import (
@@ -54,15 +57,14 @@ from creditsync.records import (
     TradeEvent,
     difference,
 )
-from creditsync.tally import Tally
 
 # Accounts kept at hand beyond those that are under way, so that a busy one is
 # not read again for each of its operations.
-ACCOUNTS_AT_HAND = 100_000
+MAX_CACHED_ACCOUNTS = 100_000
 
 
 @define(eq=False)
-class _AccountAtHand:
+class _CachedAccount:
     """
     An account as it will be once all that is under way is committed.
 
@@ -83,6 +85,7 @@ class TradingRuntime(Service):
     name = "trading runtime"
     _log = Logger()
 
+    @deprecatedKeywordParameter(Version("creditsync", 0, 2, 0), "tally", "counters")
     def __init__(
         self,
         clock: IReactorTime,
@@ -92,14 +95,15 @@ class TradingRuntime(Service):
         now: Callable[[], float],
         maxQueued: int,
         knownAccountsOnly: bool = False,
-        tally: Tally | None = None,
+        counters: Counters | None = None,
+        tally: Counters | None = None,
     ) -> None:
         """
         @param now: The time of booking, in UNIX seconds.
         @param maxQueued: How many operations may be waiting for their commit.
         @param knownAccountsOnly: Refuse a login that has no account, instead
             of opening one with its first operation.
-        @param tally: Where what is booked is counted, if anywhere.
+        @param counters: Where what is booked is counted, if anywhere.
         """
         self._clock = clock
         self._ledger = ledger
@@ -107,9 +111,9 @@ class TradingRuntime(Service):
         self._now = now
         self._maxQueued = maxQueued
         self._knownAccountsOnly = knownAccountsOnly
-        self._tally = tally
-        if tally is not None:
-            tally.books = True
+        self._counters = counters = counters or tally
+        if counters is not None:
+            counters.books = True
         self._queue: list[Reservation] = []
         self._committing: list[Reservation] = []
         # When the first of each of the two was queued.
@@ -118,12 +122,12 @@ class TradingRuntime(Service):
         # and of each key, and accounts with what is under way counted in.
         self._underWay: dict[int, Reservation] = {}
         self._keys: dict[tuple[int, str], Reservation] = {}
-        self._accounts: OrderedDict[int, _AccountAtHand] = OrderedDict()
+        self._accounts: OrderedDict[int, _CachedAccount] = OrderedDict()
         self._batch = 1
         self._lastOnDisk = 0
         self._wake: IDelayedCall | None = None
         self._loop: Deferred[None] | None = None
-        self._failing = Failing()
+        self._failing = FailureNotifier()
 
     def startService(self) -> None:
         """
@@ -238,8 +242,8 @@ class TradingRuntime(Service):
             eventType, trade, change = self._deleted(operation)
         else:
             eventType, trade, change = self._changed(operation)
-        atHand = self._accountAtHand(trade.login)
-        account = atHand.account
+        cached = self._cachedAccount(trade.login)
+        account = cached.account
         kind = TOTAL_OF[trade.cmd]
         total = getattr(account, kind) + change
         if not 0 <= total <= MAX_TOTAL:
@@ -248,31 +252,31 @@ class TradingRuntime(Service):
             trade.order = self._ledger.newOrder()
         # The order is reserved: from here on nothing refuses.
         setattr(account, kind, total)
-        atHand.changedIn = self._batch
+        cached.changedIn = self._batch
         reservation = Reservation(eventType, trade, operation)
         self._enqueue(reservation)
         return reservation
 
-    def _accountAtHand(self, login: int) -> _AccountAtHand:
-        atHand = self._accounts.get(login)
-        if atHand is not None:
+    def _cachedAccount(self, login: int) -> _CachedAccount:
+        cached = self._accounts.get(login)
+        if cached is not None:
             self._accounts.move_to_end(login)
-            return atHand
+            return cached
         account = self._ledger.account(login)
         if account is None:
             if self._knownAccountsOnly:
                 raise UserNotFound(f"there is no account {login}")
             account = Account(login)
-        self._accounts[login] = atHand = _AccountAtHand(account, 0)
-        self._putAway()
-        return atHand
+        self._accounts[login] = cached = _CachedAccount(account, 0)
+        self._evict()
+        return cached
 
-    def _putAway(self) -> None:
+    def _evict(self) -> None:
         """
         Let go of the accounts not used for the longest time, up to the first
         whose totals the ledger can't tell yet.
         """
-        while len(self._accounts) > ACCOUNTS_AT_HAND:
+        while len(self._accounts) > MAX_CACHED_ACCOUNTS:
             login, oldest = next(iter(self._accounts.items()))
             if oldest.changedIn > self._lastOnDisk:
                 return
@@ -386,9 +390,9 @@ class TradingRuntime(Service):
             self._settle(booked)
 
     def _count(self, started: float) -> None:
-        if self._tally is not None:
+        if self._counters is not None:
             count = len(self._committing)
-            self._tally.committed(count, self._committingSince, started)
+            self._counters.committed(count, self._committingSince, started)
 
     def _settle(self, booked: list[Reservation]) -> None:
         """

@@ -11,30 +11,32 @@ failed.
 from collections.abc import Sequence
 from typing import Any
 
+from incremental import Version
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.deprecate import deprecatedKeywordParameter
 from twisted.python.failure import Failure
 
-from creditsync import listening
+from creditsync._conversation.commands import GetOperation, HealthCheck, Subscription
+from creditsync._conversation.finance import financeCommands, prove
+from creditsync._conversation.session import Sessions
+from creditsync._conversation.waiters import Waiters
+from creditsync._failing import FailureNotifier
+from creditsync._transport import listening
+from creditsync._transport.protocol import LineFactory
 from creditsync.audit import AuditTrail
-from creditsync.commands import GetOperation, HealthCheck, Subscription
-from creditsync.failing import Failing
-from creditsync.finance import financeCommands, prove
+from creditsync.counters import Counters
 from creditsync.interfaces import (
     IAuthenticator,
     ITradeEvents,
     ITradingRuntime,
     TradeObserver,
 )
-from creditsync.protocol import LineFactory
 from creditsync.records import Limits
-from creditsync.session import Sessions
-from creditsync.tally import Tally
 from creditsync.validation import Schemas
-from creditsync.waiters import Waiters
 
 # Seconds for which a stopping server still reads, to refuse with 503 what was
 # sent before its clients could know.
@@ -52,6 +54,7 @@ class CreditSync(Service):
     name = "creditsync"
     _log = Logger()
 
+    @deprecatedKeywordParameter(Version("creditsync", 0, 2, 0), "tally", "counters")
     def __init__(
         self,
         reactor: Any,
@@ -64,8 +67,9 @@ class CreditSync(Service):
         timeout: float = 5.0,
         limits: Limits | None = None,
         isExtIDIdempotent: bool = False,
-        tally: Tally | None = None,
+        counters: Counters | None = None,
         audit: AuditTrail | None = None,
+        tally: Counters | None = None,
     ) -> None:
         """
         @param reactor: Its clock, and what the endpoints of C{listen} need.
@@ -73,25 +77,26 @@ class CreditSync(Service):
             L{IService} too, it is started and stopped with this one.
         @param events: Where the runtime publishes.
         @param listen: Twisted endpoint strings; of C{ssl:} more is told in
-            L{creditsync.listening}.
+            L{creditsync._transport.listening}.
         @param schemas: The judge of requests; by default the wire contract as
             it is published.
         @param timeout: Seconds from a request to 504 (seed, "Timeout").
         @param isExtIDIdempotent: Take the C{extID} of a finance command as
             its C{idempotencyKey} where it has none.
-        @param tally: Where to count for L{creditsync.metrics}, if anywhere;
+        @param counters: Where to count for L{creditsync.metrics}, if anywhere;
             a L{TradingRuntime<creditsync.runtime.TradingRuntime>} wants the
             same one.
         @param audit: Where to write who asked for what, if anywhere; it is
             opened and closed with this service.
         """
+        counters = counters or tally
         self._reactor = reactor
         self.runtime = runtime
         self._events = events
         self._limits = limits = limits or Limits()
         self.timeout = timeout
         self._schemas = schemas = schemas or Schemas()
-        self.waiters = Waiters(reactor, timeout, tally)
+        self.waiters = Waiters(reactor, timeout, counters)
         self.sessions = Sessions(
             commands=[
                 *financeCommands(runtime, isExtIDIdempotent),
@@ -104,14 +109,14 @@ class CreditSync(Service):
             schemas=schemas,
             waiters=self.waiters,
             limits=limits,
-            tally=tally,
+            counters=counters,
             audit=audit,
         )
         self.audit = audit
         self.factory = LineFactory(reactor, self.sessions, limits, timeout + GOODBYE)
         self._endpoints = [listening.endpoint(reactor, each) for each in listen]
         self._ports: list[IListeningPort] = []
-        self._failing = Failing()
+        self._failing = FailureNotifier()
         self._observing: list[TradeObserver] = []
 
     def whenFailed(self) -> "Deferred[None]":

@@ -1,9 +1,9 @@
 """
 The face towards C{twistd}: options in, a service out.
 
-This module and L{creditsync.signals} are the ones that change their process: the
-reactor's clock, signals, the exit status. What is put together here is free of
-that, and can be mounted in any other Twisted application
+This module and L{creditsync._process.signals} are the ones that change their
+process: the reactor's clock, signals, the exit status. What is put together here
+does not, and can be mounted in any other Twisted application
 (L{creditsync.service}).
 """
 
@@ -33,23 +33,25 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from creditsync import __version__, config, listening, signals
+from creditsync import __version__
+from creditsync._process import config, signals
+from creditsync._process.notify import Supervisor
+from creditsync._transport import listening
 from creditsync.audit import AuditTrail, checkKind
 from creditsync.auth import ALGORITHMS, TokenAuthenticator, keyReadings
+from creditsync.counters import Counters
 from creditsync.errors import LedgerProblem, MethodProblem
 from creditsync.events import TradeEvents
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.ledger.thread import OwnThread
-from creditsync.notify import Supervisor
 from creditsync.records import Limits
 from creditsync.revocations import Revocations
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
-from creditsync.tally import Tally
 from creditsync.validation import Schemas
 
 if TYPE_CHECKING:
-    from creditsync.web.service import Web
+    from creditsync.web._service import Web
 
 DEFAULT_LISTEN: Final = "tcp:8080:interface=127.0.0.1"
 DEFAULT_LEDGER: Final = "creditsync.db"
@@ -290,7 +292,7 @@ class Options(usage.Options):
         @raise usage.UsageError: It is not one.
         """
         # As with --web.
-        from creditsync.web.origins import normalized
+        from creditsync.web._origins import normalized
 
         try:
             self["web-origin"] = [*self["web-origin"], normalized(text)]
@@ -369,7 +371,7 @@ def _web(description: str) -> str:
     What reads the value of C{--web}.
     """
     # It and what it needs are loaded only where they are wanted.
-    from creditsync.web.service import onLoopback
+    from creditsync.web._service import onLoopback
 
     _checkEndpoint("web", onLoopback(description))
     return description
@@ -498,14 +500,14 @@ def makeService(options: Options) -> "Server":
     signals.prepareServer()
     settleProcess(reactor)
     key = options["secret"] or makeKey(keyPath(options["key"]))
-    tally = None if options["web"] is None else Tally(reactor, time.time)
-    service = creditSync(reactor, options, key, tally)
+    counters = None if options["web"] is None else Counters(reactor, time.time)
+    service = creditSync(reactor, options, key, counters)
     reloads = [service.reload]
     if options["revocations"]:
         reloads.append(options["revocations"].reload)
     server = SupervisedServer(reactor, service, Supervisor(reactor), reloads)
-    if tally is not None:
-        server.web = web(reactor, options, service, tally, key)
+    if counters is not None:
+        server.web = web(reactor, options, service, counters, key)
         reloads.append(server.web.reload)
     return server
 
@@ -522,7 +524,7 @@ def settleProcess(reactor: Any) -> None:
 
 
 def creditSync(
-    reactor: Any, options: Options, key: bytes, tally: Tally | None = None
+    reactor: Any, options: Options, key: bytes, counters: Counters | None = None
 ) -> CreditSync:
     """
     The server as these options want it, not yet started.
@@ -543,7 +545,7 @@ def creditSync(
             now=time.time,
             maxQueued=limits.maxQueued,
             knownAccountsOnly=options["accounts"] == "known",
-            tally=tally,
+            counters=counters,
         ),
         events=events,
         authenticator=TokenAuthenticator(
@@ -559,22 +561,22 @@ def creditSync(
         limits=limits,
         isExtIDIdempotent=bool(options["idempotent-extid"]),
         audit=options["trail"] and AuditTrail(options["trail"], reactor, time.time),
-        tally=tally,
+        counters=counters,
     )
 
 
 def web(
-    reactor: Any, options: Options, service: CreditSync, tally: Tally, key: bytes
+    reactor: Any, options: Options, service: CreditSync, counters: Counters, key: bytes
 ) -> "Web":
     """
     The site of a server, as these options want it, not yet started.
     """
     from creditsync.metrics import Metrics
+    from creditsync.web._service import Web
     from creditsync.web.root import Root
-    from creditsync.web.service import Web
 
     root = Root(
-        Metrics(reactor, service, tally, options["revocations"]),
+        Metrics(reactor, service, counters, options["revocations"]),
         run=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
         ledger=os.path.abspath(options["ledger"]),
         origins=options["web-origin"],

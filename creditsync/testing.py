@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from creditsync._failing import FailureNotifier
 from creditsync.codes import (
     EV_RECORD_ADD,
     EV_RECORD_DELETE,
@@ -27,7 +28,6 @@ from creditsync.codes import (
     TS_DELETED,
 )
 from creditsync.errors import NotFound, Refusal, Unauthorized
-from creditsync.failing import Failing
 from creditsync.interfaces import (
     IAuthenticator,
     ILedger,
@@ -99,7 +99,7 @@ class FakeTradingRuntime:
     refusal: Refusal | None = None
     reserved: list[Reservation] = field(init=False, factory=list)
     _trades: dict[int, Trade] = field(init=False, factory=dict)
-    _failing: Failing = field(init=False, factory=Failing)
+    _failing: FailureNotifier = field(init=False, factory=FailureNotifier)
 
     def submit(self, operation: Operation | Deletion) -> Reservation:
         """

@@ -32,9 +32,9 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
+from creditsync._patterns import fromECMA
 from creditsync.errors import InvalidData
 from creditsync.methods import FINANCE_METHODS
-from creditsync.patterns import fromECMA
 
 # The schemas of what clients send; COMMON is what these refer to.
 REQUESTS = (

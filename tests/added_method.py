@@ -21,10 +21,10 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.__main__ import _parser, main
-from creditsync.cli.bulk import BulkFile
-from creditsync.cli.rows import Row, check
+from creditsync._cli.bulk import BulkFile
+from creditsync._cli.rows import Row, check
 from creditsync.events import TradeEvents
-from creditsync.ledger.checking import problems
+from creditsync.ledger._checking import problems
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account

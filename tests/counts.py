@@ -10,9 +10,9 @@ only a private table has.
 from collections.abc import Iterator
 
 from creditsync.audit import AuditTrail
+from creditsync.counters import Counters
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
-from creditsync.tally import Tally
 from creditsync.web.root import Root
 
 Count = tuple[str, int]
@@ -35,11 +35,11 @@ def _counts(service: CreditSync, isClosed: bool) -> Iterator[Count]:
         yield "sessions that get events", len(service.sessions._audience)
     if isinstance(service.runtime, TradingRuntime):
         yield from _operations(service.runtime)
-    if service.sessions.tally is not None:
-        yield from _tallied(service.sessions.tally)
+    if service.sessions.counters is not None:
+        yield from _tallied(service.sessions.counters)
         if service.running:
             # A server that stops hears no more of what is published.
-            yield from _published(service.sessions.tally)
+            yield from _published(service.sessions.counters)
     if service.audit is not None:
         yield from _audited(service.audit)
 
@@ -85,13 +85,13 @@ def _operations(runtime: TradingRuntime) -> Iterator[Count]:
     )
 
 
-def _tallied(tally: Tally) -> Iterator[Count]:
-    yield "answers not settled", len(tally.answered) + len(tally._atOnce)
+def _tallied(counters: Counters) -> Iterator[Count]:
+    yield "answers not settled", len(counters.answered) + len(counters._atOnce)
 
 
-def _published(tally: Tally) -> Iterator[Count]:
-    if tally.books:
-        yield "operations not published", tally.booked - tally.published
+def _published(counters: Counters) -> Iterator[Count]:
+    if counters.books:
+        yield "operations not published", counters.booked - counters.published
 
 
 def _audited(audit: AuditTrail) -> Iterator[Count]:

@@ -12,12 +12,12 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync.counters import Counters
 from creditsync.events import TradeEvents
 from creditsync.metrics import Metrics
 from creditsync.records import Limits
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
-from creditsync.tally import Tally
 from creditsync.testing import FakeAuthenticator, HeldLedger
 
 NOW = 1767225600.0
@@ -102,7 +102,7 @@ class ObservedTestCase(SynchronousTestCase):
         Start it with these limits.
         """
         self.reactor = MemoryReactorClock()
-        self.tally = Tally(self.reactor, lambda: NOW + self.reactor.seconds())
+        self.counters = Counters(self.reactor, lambda: NOW + self.reactor.seconds())
         self.events = TradeEvents()
         self.ledger = HeldLedger()
         self.authenticator = FakeAuthenticator()
@@ -112,7 +112,7 @@ class ObservedTestCase(SynchronousTestCase):
             self.events,
             now=lambda: NOW,
             maxQueued=limits.get("maxQueued", 100),
-            tally=self.tally,
+            counters=self.counters,
         )
         self.server = CreditSync(
             self.reactor,
@@ -121,10 +121,10 @@ class ObservedTestCase(SynchronousTestCase):
             authenticator=self.authenticator,
             listen=["tcp:8080"],
             limits=Limits(**limits),
-            tally=self.tally,
+            counters=self.counters,
         )
         self.server.startService()
-        self.metrics = Metrics(self.reactor, self.server, self.tally)
+        self.metrics = Metrics(self.reactor, self.server, self.counters)
 
     def turns(self) -> None:
         """

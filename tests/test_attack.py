@@ -11,11 +11,12 @@ from unittest import mock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import session, wire
+from creditsync import wire
+from creditsync._conversation import session
+from creditsync._conversation.session import Session
 from creditsync.auth import TokenAuthenticator
 from creditsync.errors import Busy
 from creditsync.records import Principal
-from creditsync.session import Session
 from tests.attack import tokens
 from tests.attack.conversation import Conversation
 from tests.attack.coverage import Coverage

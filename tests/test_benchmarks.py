@@ -47,7 +47,7 @@ from benchmarks.peers.forgetful import FORGOTTEN, forgetting
 from benchmarks.processes import Wrong
 from creditsync.auth import mint
 from creditsync.events import TradeEvents
-from creditsync.ledger.checking import problems
+from creditsync.ledger._checking import problems
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account, Operation
@@ -852,7 +852,7 @@ class ComponentTests(SynchronousTestCase):
         """
         first = counted(self.steps.whole, components.BATCH)
         self.assertEqual(counted(self.steps.whole, components.BATCH), first)
-        self.assertIn("session", first["instructions"])
+        self.assertIn("_conversation.session", first["instructions"])
 
     def test_regression(self) -> None:
         """

@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.__main__} and L{creditsync.cli}.
+Tests for L{creditsync.__main__} and L{creditsync._cli}.
 """
 
 import io
@@ -23,8 +23,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import __version__
 from creditsync.__main__ import main
+from creditsync._cli import serve
 from creditsync.auth import TokenAuthenticator
-from creditsync.cli import serve
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account
 from tests.test_signals import keepSignals

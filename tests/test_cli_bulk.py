@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.cli.bulk}, and for the rows, results and progress that
+Tests for L{creditsync._cli.bulk}, and for the rows, results and progress that
 it is made of.
 """
 
@@ -19,15 +19,15 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import finance
 from creditsync.__main__ import main
-from creditsync.cli import bulk
-from creditsync.cli.bulk import BulkRun
-from creditsync.cli.keys import Keys
-from creditsync.cli.progress import Lines
-from creditsync.cli.results import NotTheseResults, Results
-from creditsync.cli.rows import COMMANDS, BulkFile, Row, check, checkPoint
-from creditsync.cli.spreadsheet import Problem, Unreadable
+from creditsync._cli import bulk
+from creditsync._cli.bulk import BulkRun
+from creditsync._cli.keys import Keys
+from creditsync._cli.progress import Lines
+from creditsync._cli.results import NotTheseResults, Results
+from creditsync._cli.rows import COMMANDS, BulkFile, Row, check, checkPoint
+from creditsync._cli.spreadsheet import Problem, Unreadable
+from creditsync._conversation import finance
 from creditsync.client import Answer, OutcomeUnknown, Refused, Unanswered
 from creditsync.validation import Schemas
 

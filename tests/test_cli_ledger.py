@@ -1,6 +1,6 @@
 """
-Tests for the commands that read a ledger: L{creditsync.cli.statement},
-L{creditsync.cli.check}, L{creditsync.cli.backup} and L{creditsync.cli.export}.
+Tests for the commands that read a ledger: L{creditsync._cli.statement},
+L{creditsync._cli.check}, L{creditsync._cli.backup} and L{creditsync._cli.export}.
 """
 
 import csv

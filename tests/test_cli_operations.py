@@ -1,6 +1,6 @@
 """
-Tests for L{creditsync.cli.connection}, L{creditsync.cli.operations} and
-L{creditsync.cli.watch}.
+Tests for L{creditsync._cli.connection}, L{creditsync._cli.operations} and
+L{creditsync._cli.watch}.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.__main__ import main
-from creditsync.cli import connection, operations, stopping, watch
-from creditsync.cli.connection import converse, principalOf
+from creditsync._cli import connection, operations, stopping, watch
+from creditsync._cli.connection import converse, principalOf
 from creditsync.client import Answer, OutcomeUnknown, Refused, Unanswered
 
 # As the client gives it.

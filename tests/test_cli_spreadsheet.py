@@ -1,12 +1,12 @@
 """
-Tests for L{creditsync.cli.spreadsheet}: files as they are really written.
+Tests for L{creditsync._cli.spreadsheet}: files as they are really written.
 """
 
 from io import BytesIO
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync.cli.spreadsheet import Problem, Unreadable, clean, records
+from creditsync._cli.spreadsheet import Problem, Unreadable, clean, records
 
 TABLE = [(1, ["login", "amount", "comment"]), (2, ["1001", "300.50", "Bonus, €"])]
 

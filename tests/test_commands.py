@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.commands}.
+Tests for L{creditsync._conversation.commands}.
 """
 
 from typing import Any
@@ -9,7 +9,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from creditsync.commands import GetOperation, HealthCheck, Subscription
+from creditsync._conversation.commands import GetOperation, HealthCheck, Subscription
+from creditsync._conversation.waiters import Waiters
 from creditsync.errors import NotFound
 from creditsync.interfaces import ICommand
 from creditsync.records import (
@@ -20,7 +21,6 @@ from creditsync.records import (
     Trade,
     TradeEvent,
 )
-from creditsync.waiters import Waiters
 
 EVERY_ROLE = {0, 1, 2, 3, 4, 5}
 

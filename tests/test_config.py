@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.config}, the options that a file decides, and
+Tests for L{creditsync._process.config}, the options that a file decides, and
 C{creditsync check-config}.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from twisted.python.usage import UsageError
 
 from creditsync.__main__ import main
-from creditsync.cli import check_config, serve
+from creditsync._cli import check_config, serve
 from creditsync.tap import Options
 from tests.certificates import Authority
 from tests.test_tap import SECRET, InFolder

@@ -16,13 +16,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync import audit
 from creditsync.audit import AuditTrail
 from creditsync.client import CreditClient
+from creditsync.counters import Counters
 from creditsync.errors import LedgerProblem, NoMoney
 from creditsync.events import TradeEvents
 from creditsync.records import Limits, Reservation, TradeEvent
 from creditsync.service import CreditSync
-from creditsync.tally import Tally
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
-from creditsync.web import feed
+from creditsync.web import _feed as feed
 from tests import counts
 from tests.observed import DATA, NOW, Client, ObservedTestCase
 from tests.test_client import ClientTestCase
@@ -401,7 +401,7 @@ class ForeignTests(SynchronousTestCase):
             authenticator=FakeAuthenticator(),
             listen=["tcp:8080"],
             limits=Limits(),
-            tally=Tally(self.reactor, lambda: NOW),
+            counters=Counters(self.reactor, lambda: NOW),
         )
         self.server.startService()
         self.client = Client(self.server)

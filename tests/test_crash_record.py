@@ -7,8 +7,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync.ledger.opening import upgrade
-from creditsync.ledger.schema import SCRIPTS
+from creditsync.ledger._opening import upgrade
+from creditsync.ledger._schema import SCRIPTS
 from tests.crash.asked import Asked
 from tests.crash.record import Record, Violation
 

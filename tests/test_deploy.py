@@ -13,13 +13,13 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import errors
+from creditsync.counters import Counters
 from creditsync.errors import Refusal
 from creditsync.events import TradeEvents
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.metrics import Metrics, exposition, registry
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
-from creditsync.tally import Tally
 from creditsync.testing import FakeAuthenticator
 from tests.certificates import Authority
 from tests.test_readme import CHECKOUT, rendered
@@ -52,9 +52,9 @@ def exported() -> set[str]:
     The names of all samples that a server has for Prometheus.
     """
     reactor, events = MemoryReactorClock(), TradeEvents()
-    tally = Tally(reactor, lambda: 0.0)
+    counters = Counters(reactor, lambda: 0.0)
     runtime = TradingRuntime(
-        reactor, MemoryLedger(), events, now=lambda: 0.0, maxQueued=1, tally=tally
+        reactor, MemoryLedger(), events, now=lambda: 0.0, maxQueued=1, counters=counters
     )
     service = CreditSync(
         reactor,
@@ -62,9 +62,9 @@ def exported() -> set[str]:
         events=events,
         authenticator=FakeAuthenticator(),
         listen=[],
-        tally=tally,
+        counters=counters,
     )
-    text, _ = exposition(registry(Metrics(reactor, service, tally)), "")
+    text, _ = exposition(registry(Metrics(reactor, service, counters)), "")
     names = set()
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)", text.decode(), re.MULTILINE):
         suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
@@ -207,7 +207,7 @@ class CommandTests(InFolder):
         self.addCleanup(folder.cleanup)
         pem = Authority("a").issue().write(Path(folder.name, "server.pem"))
         for path in ("key.pem", "fullchain.pem"):
-            config = config.replace(f"/etc/creditsync/tls/{path}", str(pem))
+            config = config.replace(f"/etc/creditsync/_transport/tls/{path}", str(pem))
         config = config.replace("/var/log/creditsync", folder.name)
         # What is commented out must be right too.
         config = re.sub(r"^# (?=[\w-]+ = )", "", config, flags=re.MULTILINE)

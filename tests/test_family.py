@@ -18,10 +18,12 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync.commands import GetOperation, HealthCheck
+from creditsync._conversation.commands import GetOperation, HealthCheck
+from creditsync._conversation.finance import financeCommands
+from creditsync._conversation.session import Session, Sessions
+from creditsync._conversation.waiters import Waiters
 from creditsync.errors import Refusal
 from creditsync.events import TradeEvents
-from creditsync.finance import financeCommands
 from creditsync.interfaces import ILedger
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
@@ -34,10 +36,8 @@ from creditsync.records import (
     TradeEvent,
 )
 from creditsync.runtime import TradingRuntime
-from creditsync.session import Session, Sessions
 from creditsync.testing import FakeAuthenticator, HeldLedger
 from creditsync.validation import Schemas, load
-from creditsync.waiters import Waiters
 from tests import family
 from tests.family import REQUESTED, Family, Request
 

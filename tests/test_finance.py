@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.finance}.
+Tests for L{creditsync._conversation.finance}.
 """
 
 from decimal import Decimal
@@ -11,9 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from creditsync._conversation.finance import financeCommands
 from creditsync.errors import InvalidData, NoMoney, OutcomeUnknown
 from creditsync.events import TradeEvents
-from creditsync.finance import financeCommands
 from creditsync.interfaces import ICommand, ITradingRuntime
 from creditsync.methods import FINANCE_METHODS
 from creditsync.records import (

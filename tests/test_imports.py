@@ -1,5 +1,5 @@
 """
-Imports run one way, and what is dangerous or slow stands in one room.
+Imports run one way, and what is dangerous or slow stands in one place.
 """
 
 import ast
@@ -14,69 +14,88 @@ import creditsync
 
 PACKAGE = Path(creditsync.__file__).parent
 
-# The rooms, from the ground up. A room imports from those on the floors below
-# its own, and from nobody beside it.
-FLOORS: list[set[str]] = [
-    {"codes", "signals", "locking"},
+# Modules and packages in layers, from the bottom up. Each imports from those in
+# the layers below its own, and from none beside it.
+LAYERS: list[set[str]] = [
+    {"codes", "_locking", "_process.signals"},
     {"errors", "methods"},
     {"interfaces"},
-    {"records", "patterns"},
+    {"records", "_patterns"},
     {"revocations"},
     {
         "wire",
         "validation",
         "auth",
-        "timeouts",
-        "turns",
-        "tls",
-        "config",
+        "_timeouts",
+        "_process.config",
+        "_process.notify",
+        "_transport.fairness",
+        "_transport.tls",
+        "_transport.unixsockets",
         "logs",
-        "notify",
-        "unixsockets",
+        "counters",
+    },
+    {
+        "_conversation.waiters",
+        "events",
+        "_failing",
+        "ledger",
+        "client",
+        "_transport.listening",
         "tally",
     },
-    {"waiters", "events", "failing", "ledger", "client", "listening"},
-    {"runtime", "finance", "commands"},
-    {"session", "audit"},
-    {"protocol"},
+    {"runtime", "_conversation.finance", "_conversation.commands"},
+    {"_conversation.session", "audit"},
+    {"_transport.protocol"},
     {"service", "testing"},
     {"metrics"},
     {"web"},
     {"tap"},
-    {"cli"},
+    {"_cli"},
     {"__main__"},
 ]
 
-# Third-party and standard libraries, and the rooms that may import them.
+# Third-party and standard libraries, and the only places that import them.
 ONLY_IN: dict[str, set[str]] = {
     "sqlite3": {"ledger"},
     "psycopg": {"ledger"},
     "jsonschema": {"validation"},
     "jsonschema_rs": {"validation"},
-    "fastjsonschema": {"validation"},
     "referencing": {"validation"},
     "jwt": {"auth"},
     "cryptography": {"auth"},
-    "OpenSSL": {"tls"},
+    "OpenSSL": {"_transport.tls"},
     # The schemas and SQLite's parameter are JSON too, and people's commands
     # read lines as any client does.
-    "json": {"wire", "validation", "audit", "logs", "web", "cli"},
+    "json": {"wire", "validation", "audit", "logs", "web", "_cli"},
     # It is JSON in two of these, and makes records in all.
-    "msgspec": {"records", "wire", "ledger", "waiters", "runtime", "testing"},
-    "orjson": {"wire"},
+    "msgspec": {
+        "records",
+        "wire",
+        "ledger",
+        "_conversation.waiters",
+        "runtime",
+        "testing",
+    },
     "prometheus_client": {"metrics", "web"},
-    "argparse": {"cli", "__main__"},
-    "signal": {"signals", "cli"},
+    "argparse": {"_cli", "__main__"},
+    "signal": {"_process.signals", "_cli"},
     "atexit": {"tap"},
-    "fcntl": {"locking", "ledger", "cli"},
+    "fcntl": {"_locking", "ledger", "_cli"},
 }
 
+_LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 
-def room(name: str) -> str:
+
+def place(name: str) -> str | None:
     """
-    The room of a dotted module name of ours.
+    What the layers have of a dotted name of ours: a module, or the package that
+    it is in.
     """
-    return name.split(".")[1]
+    parts = name.split(".")[1:]
+    while parts and ".".join(parts) not in _LAYER_OF:
+        parts.pop()
+    return ".".join(parts) or None
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -126,31 +145,28 @@ def importsAtImport(node: ast.AST) -> Iterator[str]:
 
 class DirectionTests(SynchronousTestCase):
     """
-    Which room knows which.
+    Which module may import which.
     """
 
-    def test_everyRoomHasItsFloor(self) -> None:
+    def test_everyModuleHasItsLayer(self) -> None:
         """
-        A new room is put on a floor before anything else.
+        A new module is put into a layer before anything else.
         """
-        known = set().union(*FLOORS)
-        self.assertEqual({room(name) for name, _ in modules()} - known, set())
+        packages = {"_conversation", "_process", "_transport"}
+        names = {name for name, _ in modules() if name.split(".")[-1] not in packages}
+        self.assertEqual({name for name in names if place(name) is None}, set())
 
     def test_downwards(self) -> None:
         """
-        No room imports from its own floor or from one above.
+        No module imports from its own layer or from one above.
         """
-        floorOf = {name: n for n, floor in enumerate(FLOORS) for name in floor}
         wrong = []
         for name, tree in modules():
             for imported in imports(tree):
-                top, _, rest = imported.partition(".")
-                # What isn't a room is an attribute of the package itself.
-                if top != "creditsync" or rest.split(".")[0] not in floorOf:
+                ours, theirs = place(name), place(imported)
+                if not imported.startswith("creditsync.") or theirs in (None, ours):
                     continue
-                if room(imported) == room(name):
-                    continue
-                if floorOf[room(imported)] >= floorOf[room(name)]:
+                if ours is None or _LAYER_OF[theirs] >= _LAYER_OF[ours]:
                     wrong.append((name, imported))
         self.assertEqual(wrong, [])
 
@@ -169,18 +185,18 @@ class DirectionTests(SynchronousTestCase):
 
 class LibraryTests(SynchronousTestCase):
     """
-    Which room knows which library.
+    Which module may import which library.
     """
 
-    def test_onlyInTheirRooms(self) -> None:
+    def test_onlyInTheirPlaces(self) -> None:
         """
-        A library that has its room is imported nowhere else.
+        A library that has its place is imported nowhere else.
         """
         wrong = [
             (name, imported)
             for name, tree in modules()
             for imported in imports(tree)
-            if room(name) not in ONLY_IN.get(imported.split(".")[0], {room(name)})
+            if place(name) not in ONLY_IN.get(imported.split(".")[0], {place(name)})
         ]
         self.assertEqual(wrong, [])
 
@@ -190,7 +206,7 @@ class LibraryTests(SynchronousTestCase):
         run: who embeds us chooses the reactor.
         """
         everywhere = {
-            room(name)
+            place(name)
             for name, tree in modules()
             if "twisted.internet.reactor" in imports(tree)
         }
@@ -221,7 +237,7 @@ class LibraryTests(SynchronousTestCase):
         the libraries below do.
         """
         code = (
-            "import sys, creditsync.service, creditsync.tap, creditsync.web.service;"
+            "import sys, creditsync.service, creditsync.tap, creditsync.web._service;"
             "sys.exit('twisted.internet.reactor' in sys.modules)"
         )
         done = subprocess.run([sys.executable, "-c", code], timeout=30, check=False)

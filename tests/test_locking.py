@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.locking}.
+Tests for L{creditsync._locking}.
 """
 
 import os
@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import locking
-from creditsync.locking import ALONE, TOGETHER, folderLocked
+from creditsync import _locking as locking
+from creditsync._locking import ALONE, TOGETHER, folderLocked
 
 
 class FolderTests(SynchronousTestCase):

@@ -23,13 +23,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import records, wire
 from creditsync.__main__ import main
-from creditsync.cli import operations
-from creditsync.cli import rows as bulk
+from creditsync._cli import operations
+from creditsync._cli import rows as bulk
+from creditsync._conversation.finance import operation
 from creditsync.client import CreditClient
-from creditsync.finance import operation
-from creditsync.ledger.checking import problems
+from creditsync.ledger._checking import problems
+from creditsync.ledger._schema import ASKED, COLUMNS, columns
 from creditsync.ledger.memory import MemoryLedger
-from creditsync.ledger.schema import ASKED, COLUMNS, columns
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.methods import BOOKING_METHODS
 from creditsync.records import (

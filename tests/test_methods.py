@@ -17,16 +17,16 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import methods
+from creditsync._cli import operations, rows
+from creditsync._cli.wording import cmdName
+from creditsync._conversation.finance import financeCommands, prove
 from creditsync.audit import _MONEY
-from creditsync.cli import operations, rows
-from creditsync.cli.wording import cmdName
 from creditsync.client import CreditClient
 from creditsync.errors import LedgerProblem, MethodProblem
 from creditsync.events import TradeEvents
-from creditsync.finance import financeCommands, prove
-from creditsync.ledger import operations as stored
+from creditsync.ledger import _operations as stored
 from creditsync.ledger import sqlite
-from creditsync.ledger.checking import problems
+from creditsync.ledger._checking import problems
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.methods import (
     BOOKING_METHODS,

@@ -13,13 +13,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import __version__
+from creditsync.counters import Counters
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
-from creditsync.metrics import Metrics, Pulse, exposition, registry
+from creditsync.metrics import Metrics, ReactorLag, exposition, registry
 from creditsync.records import TradeEvent
 from creditsync.revocations import Revocations
 from creditsync.service import CreditSync
-from creditsync.tally import Tally
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
 from tests.lint import problems
 from tests.observed import NOW, Client, ObservedTestCase
@@ -235,16 +235,16 @@ class MetricsTests(ObservedTestCase):
         """
         clock = Clock()
         events = TradeEvents()
-        tally = Tally(clock, clock.seconds)
+        counters = Counters(clock, clock.seconds)
         server = CreditSync(
             clock,
             runtime=FakeTradingRuntime(events),
             events=events,
             authenticator=FakeAuthenticator(),
             listen=[],
-            tally=tally,
+            counters=counters,
         )
-        found = values(Metrics(clock, server, tally))
+        found = values(Metrics(clock, server, counters))
         self.assertIn("creditsync_waiters{}", found)
         for name in ("queued_operations", "operations_booked_total"):
             self.assertNotIn(f"creditsync_{name}{{}}", found)
@@ -309,7 +309,7 @@ class PulseTests(SynchronousTestCase):
         A reactor that was busy for 0.4 s is so much late.
         """
         clock = Clock()
-        pulse = Pulse(clock)
+        pulse = ReactorLag(clock)
         pulse.start()
         clock.advance(0.25)
         self.assertEqual(pulse.lag, 0)

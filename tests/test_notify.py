@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.notify}.
+Tests for L{creditsync._process.notify}.
 """
 
 import os
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync.notify import Supervisor
+from creditsync._process.notify import Supervisor
 from tests.test_tap import logTo
 
 

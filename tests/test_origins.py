@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.web.origins}: from where a request counts, and whose it is.
+Tests for L{creditsync.web._origins}: from where a request counts, and whose it is.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import Request
 from twisted.web.test.requesthelper import DummyChannel
 
-from creditsync.web.origins import Origins, normalized
+from creditsync.web._origins import Origins, normalized
 
 PUBLIC = Origins(frozenset({"https://console.example.com"}))
 NONE = Origins()

@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.patterns}.
+Tests for L{creditsync._patterns}.
 """
 
 import re
@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync.patterns import fromECMA
+from creditsync._patterns import fromECMA
 
 
 class MeaningTests(SynchronousTestCase):

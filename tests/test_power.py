@@ -22,7 +22,7 @@ from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Reservation
 from tests.crash.dialogue import Dialogue
 from tests.crash.disk import Disk
-from tests.crash.disk_errors import Failing, Injection, attempt, healthy
+from tests.crash.disk_errors import FailureNotifier, Injection, attempt, healthy
 from tests.crash.ledgers import Ledgers
 from tests.crash.life import Life
 from tests.crash.platter import SYNC, Call
@@ -232,7 +232,7 @@ class DiskErrorTests(LifeTestCase):
         calls = healthy(OPERATIONS, SEED)
         syncs = [number for number, kind in enumerate(calls) if kind == SYNC]
         found = [
-            attempt(OPERATIONS, SEED, Injection(number, Failing(EIO, done)))
+            attempt(OPERATIONS, SEED, Injection(number, FailureNotifier(EIO, done)))
             for number in syncs[12:15]
         ]
         self.assertNotEqual(self.flushLoggedErrors(), [])

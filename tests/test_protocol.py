@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.protocol}.
+Tests for L{creditsync._transport.protocol}.
 """
 
 import json
@@ -36,10 +36,10 @@ from zope.interface import directlyProvides, implementer
 from zope.interface.verify import verifyObject
 
 from creditsync import wire
+from creditsync._transport.protocol import LineFactory, LineProtocol
 from creditsync.errors import OutcomeUnknown, Refusal
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ITradingRuntime
-from creditsync.protocol import LineFactory, LineProtocol
 from creditsync.records import (
     Deletion,
     Limits,
@@ -308,7 +308,7 @@ class RecordedTestCase(SynchronousTestCase):
 
         class Recorders:
             open = Recorder
-            tally = None
+            counters = None
 
         self.factory = LineFactory(
             self.clock,

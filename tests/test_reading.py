@@ -1,6 +1,6 @@
 """
-Tests for L{creditsync.ledger.reading}, L{creditsync.ledger.checking} and
-L{creditsync.ledger.copying}.
+Tests for L{creditsync.ledger._reading}, L{creditsync.ledger._checking} and
+L{creditsync.ledger._copying}.
 """
 
 import fcntl
@@ -19,12 +19,14 @@ from unittest import skipIf
 from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync._locking import ALONE, TOGETHER, folderLocked
 from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
-from creditsync.ledger import copying, reading, sqlite
-from creditsync.ledger.checking import problems
-from creditsync.ledger.copying import backUp
+from creditsync.ledger import _copying as copying
+from creditsync.ledger import _reading as reading
+from creditsync.ledger import sqlite
+from creditsync.ledger._checking import problems
+from creditsync.ledger._copying import backUp
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.locking import ALONE, TOGETHER, folderLocked
 from creditsync.records import Account, Deletion, Operation, Reservation, Trade
 
 BALANCE_IN, CREDIT_IN, BALANCE_OUT, CREDIT_OUT = 6, 7, 8, 9

@@ -1121,7 +1121,7 @@ class AccountsAtHandTests(RuntimeCase):
         Keep one account at hand.
         """
         super().setUp()
-        self.patch(runtime, "ACCOUNTS_AT_HAND", 1)
+        self.patch(runtime, "MAX_CACHED_ACCOUNTS", 1)
 
     def others(self) -> None:
         """
@@ -1193,7 +1193,7 @@ class AccountsAtHandTests(RuntimeCase):
         """
         The one that falls out is the one not used for the longest time.
         """
-        self.patch(runtime, "ACCOUNTS_AT_HAND", 2)
+        self.patch(runtime, "MAX_CACHED_ACCOUNTS", 2)
         reads = self.reads()
         for login in (1001, 1002, 1001, 1003, 1001, 1002):
             self.refused(NoMoney, credit(-1, login=login, cmd=CREDIT_OUT))
@@ -1879,7 +1879,7 @@ class SimulationTests(RuntimeCase):
         However submissions, turns and commits come together, each operation
         is taken or refused as if it were the only one and booked at once.
         """
-        self.patch(runtime, "ACCOUNTS_AT_HAND", 2)
+        self.patch(runtime, "MAX_CACHED_ACCOUNTS", 2)
         chance = random.Random(1242281)
         profits: dict[int, int] = {}
         owners: dict[int, tuple[int, int]] = {}

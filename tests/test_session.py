@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.session}.
+Tests for L{creditsync._conversation.session}.
 """
 
 import json
@@ -18,11 +18,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from creditsync import wire
+from creditsync._conversation.commands import GetOperation, HealthCheck, Subscription
+from creditsync._conversation.finance import financeCommands
+from creditsync._conversation.session import Session, Sessions
+from creditsync._conversation.waiters import Waiters
 from creditsync.codes import ALL_SESSIONS
-from creditsync.commands import GetOperation, HealthCheck, Subscription
 from creditsync.errors import Busy, IncorrectOrder, LedgerProblem, Refusal
 from creditsync.events import TradeEvents
-from creditsync.finance import financeCommands
 from creditsync.interfaces import (
     IAuthenticator,
     ICommand,
@@ -41,10 +43,8 @@ from creditsync.records import (
     TradeEvent,
 )
 from creditsync.runtime import TradingRuntime
-from creditsync.session import Session, Sessions
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime, HeldLedger
 from creditsync.validation import Schemas
-from creditsync.waiters import Waiters
 
 SCHEMAS = Schemas()
 DATA = {"login": 1001, "amount": 300.0, "comment": "Promotion credit"}

@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.signals}.
+Tests for L{creditsync._process.signals}.
 """
 
 import os
@@ -8,7 +8,7 @@ import signal
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import signals
+from creditsync._process import signals
 
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 

@@ -1,11 +1,11 @@
 """
-Tests for L{creditsync.timeouts}.
+Tests for L{creditsync._timeouts}.
 """
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync.timeouts import EqualTimeouts
+from creditsync._timeouts import EqualTimeouts
 
 
 class EqualTimeoutsTests(SynchronousTestCase):

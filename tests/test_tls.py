@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.tls} and L{creditsync.listening}.
+Tests for L{creditsync._transport.tls} and L{creditsync._transport.listening}.
 """
 
 import contextlib
@@ -17,8 +17,8 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import listening
-from creditsync.tls import Files, TLSEndpoint
+from creditsync._transport import listening
+from creditsync._transport.tls import Files, TLSEndpoint
 from tests.certificates import Authority, Issued
 from tests.test_tap import logTo
 

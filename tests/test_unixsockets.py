@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.unixsockets}.
+Tests for L{creditsync._transport.unixsockets}.
 """
 
 import os
@@ -14,8 +14,8 @@ from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import listening
-from creditsync.unixsockets import Inherited
+from creditsync._transport import listening
+from creditsync._transport.unixsockets import Inherited
 
 
 class Reactor(MemoryReactorClock):

@@ -15,8 +15,9 @@ from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.errors import LedgerDamaged
-from creditsync.ledger import opening, sqlite
-from creditsync.ledger.checking import problems
+from creditsync.ledger import _opening as opening
+from creditsync.ledger import sqlite
+from creditsync.ledger._checking import problems
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account, Deletion, Operation, Reservation, Trade
 

@@ -1,14 +1,14 @@
 """
-Tests for L{creditsync.waiters}.
+Tests for L{creditsync._conversation.waiters}.
 """
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync._conversation.waiters import Waiter, Waiters
 from creditsync.errors import OutcomeUnknown, SessionEnded
 from creditsync.records import Deferral, Operation, TradeEvent
-from creditsync.waiters import Waiter, Waiters
 
 ADD, UPDATE, DELETE = 0, 1, 2
 ORDER = 1242281

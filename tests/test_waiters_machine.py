@@ -9,10 +9,10 @@ from hypothesis.stateful import RuleBasedStateMachine
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync._conversation.waiters import Waiter, Waiters
+from creditsync._timeouts import EqualTimeouts
 from creditsync.errors import OutcomeUnknown
 from creditsync.records import TradeEvent
-from creditsync.timeouts import EqualTimeouts
-from creditsync.waiters import Waiter, Waiters
 from tests.attack.ends import TIMEOUT
 from tests.attack.timeouts import TimeoutsMachine
 from tests.attack.waiters import WaitersMachine, run

@@ -23,15 +23,17 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
 from creditsync.codes import EV_RECORD_ADD
-from creditsync.ledger import searching
-from creditsync.ledger.searching import Found, tradesByKey, tradesOf
+from creditsync.counters import SECONDS
+from creditsync.ledger import _searching as searching
+from creditsync.ledger._searching import Found, tradesByKey, tradesOf
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Operation, Reservation, Trade, TradeEvent
-from creditsync.tally import SECONDS
-from creditsync.web import feed, search, signing
+from creditsync.web import _feed as feed
+from creditsync.web import _search as search
+from creditsync.web import _signing as signing
+from creditsync.web._service import Web, WebSite, onLoopback
+from creditsync.web._watch import quantile
 from creditsync.web.root import Root
-from creditsync.web.service import Web, WebSite, onLoopback
-from creditsync.web.watch import quantile
 from tests.lint import problems
 from tests.observed import NOW, Client, ObservedTestCase
 
@@ -878,7 +880,7 @@ class FeedTests(WebTestCase):
         """
         data = {"order": 7, "profit": float("nan"), "comment": {1}}
         event = TradeEvent(EV_RECORD_ADD, data)
-        self.tally.recentEvents.append(event)
+        self.counters.recentEvents.append(event)
         [_, (_, snapshot)] = self.ask("/feed").events()
         [trade] = snapshot["trades"]
         self.assertEqual((trade["order"], trade["profit"]), (7, "nan"))
@@ -960,7 +962,7 @@ class FeedTests(WebTestCase):
         self.assertEqual(len(sessions["shown"]), 50)
         self.assertEqual(sessions["shown"][0]["inFlight"], 1)
         self.assertEqual((sessions["inFlight"], sessions["stalled"]), (1, 0))
-        with mock.patch("creditsync.web.watch._LOOKED_AT", 59):
+        with mock.patch("creditsync.web._watch._LOOKED_AT", 59):
             [_, (_, snapshot)] = self.ask("/feed").events()
         self.assertTrue(snapshot["sessions"]["isPartial"])
         self.assertEqual(snapshot["sessions"]["count"], 60)

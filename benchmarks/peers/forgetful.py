@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Final
 
-from creditsync.cli import serve
+from creditsync._cli import serve
 from creditsync.codes import EV_RECORD_ADD, TS_CLOSED_NORMAL
 from creditsync.records import Deletion, Operation, Reservation, Trade
 from creditsync.runtime import TradingRuntime

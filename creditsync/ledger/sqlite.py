@@ -19,7 +19,7 @@ larger than the largest travels as a JSON text, which costs SQLite twice as much
 each row. That JSON is an argument to SQLite and no part of the wire, so it is made
 here and not in L{creditsync.wire}.
 
-What happens before the first order is in L{creditsync.ledger.opening}.
+What happens before the first order is in L{creditsync.ledger._opening}.
 
 An order number may be told to a client (in a 504) before its trade is
 committed, or without it ever being. Numbers are therefore reserved durably, a
@@ -41,11 +41,12 @@ from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from creditsync._locking import ALONE, folderLocked
 from creditsync.codes import EV_RECORD_DELETE
 from creditsync.errors import Busy, LedgerProblem
 from creditsync.interfaces import ILedger
-from creditsync.ledger.checking import firstOrder
-from creditsync.ledger.opening import (
+from creditsync.ledger._checking import firstOrder
+from creditsync.ledger._opening import (
     checkFiles,
     connectReader,
     explained,
@@ -55,9 +56,8 @@ from creditsync.ledger.opening import (
     sync,
     takeLock,
 )
-from creditsync.ledger.operations import tryMethods
-from creditsync.ledger.schema import ASKED, COLUMNS, SCRIPTS
-from creditsync.locking import ALONE, folderLocked
+from creditsync.ledger._operations import tryMethods
+from creditsync.ledger._schema import ASKED, COLUMNS, SCRIPTS
 from creditsync.records import (
     TRADE_MEMBERS,
     Account,

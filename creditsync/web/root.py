@@ -11,17 +11,17 @@ from twisted.internet.defer import Deferred
 
 from creditsync.metrics import Metrics
 from creditsync.metrics import registry as ownRegistry
-from creditsync.web.answers import Answer
-from creditsync.web.feed import Feed
-from creditsync.web.origins import Origins, normalized
-from creditsync.web.page import Folder
-from creditsync.web.probes import HealthPage, MetricsPage, ReadyPage
-from creditsync.web.search import Searching, SearchPage
-from creditsync.web.signing import Attempts, SessionPage, SignIns
-from creditsync.web.watch import Watch
+from creditsync.web._answers import Answer
+from creditsync.web._feed import Feed
+from creditsync.web._origins import Origins, normalized
+from creditsync.web._page import Folder
+from creditsync.web._probes import HealthPage, MetricsPage, ReadyPage
+from creditsync.web._search import Searching, SearchPage
+from creditsync.web._signing import Attempts, SessionPage, SignIns
+from creditsync.web._watch import Watch
 
 if TYPE_CHECKING:
-    from creditsync.ledger.searching import Found
+    from creditsync.ledger._searching import Found
 
 
 class Root(Answer):

@@ -17,10 +17,10 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
+from creditsync._transport.protocol import LineProtocol
 from creditsync.auth import TokenAuthenticator, mint
 from creditsync.events import TradeEvents
 from creditsync.interfaces import IAuthenticator
-from creditsync.protocol import LineProtocol
 from creditsync.records import Limits
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync

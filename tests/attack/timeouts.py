@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.strategies import integers
 from twisted.internet.task import Clock
 
-from creditsync.timeouts import EqualTimeouts
+from creditsync._timeouts import EqualTimeouts
 from tests.attack.ends import ANY, DIFFERENCES, PAUSES, TIMEOUT, Ends, Expectations
 
 

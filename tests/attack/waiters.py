@@ -29,9 +29,9 @@ from hypothesis.strategies import integers, sampled_from
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from creditsync._conversation.waiters import Waiter, Waiters
 from creditsync.errors import OutcomeUnknown, SessionEnded
 from creditsync.records import Deferral, Operation, TradeEvent
-from creditsync.waiters import Waiter, Waiters
 from tests.attack import command
 from tests.attack.ends import (
     ANY,

@@ -68,7 +68,7 @@ _ALL: Final = 10**9
 
 
 @define
-class Failing:
+class FailureNotifier:
     """
     A way in which a call can fail.
 
@@ -83,23 +83,23 @@ class Failing:
 
 # The ways in which each kind of call fails.
 WAYS: Final = {
-    CREATE: [Failing(EIO), Failing(ENOSPC, lasts=True)],
+    CREATE: [FailureNotifier(EIO), FailureNotifier(ENOSPC, lasts=True)],
     WRITE: [
-        Failing(EIO),
-        Failing(EIO, 2048),
-        Failing(ENOSPC, 11),
-        Failing(ENOSPC, lasts=True),
+        FailureNotifier(EIO),
+        FailureNotifier(EIO, 2048),
+        FailureNotifier(ENOSPC, 11),
+        FailureNotifier(ENOSPC, lasts=True),
     ],
-    TRUNCATE: [Failing(EIO), Failing(ENOSPC)],
+    TRUNCATE: [FailureNotifier(EIO), FailureNotifier(ENOSPC)],
     SYNC: [
-        Failing(EIO),
-        Failing(EIO, 3),
-        Failing(EIO, _ALL),
-        Failing(ENOSPC),
-        Failing(EIO, lasts=True),
+        FailureNotifier(EIO),
+        FailureNotifier(EIO, 3),
+        FailureNotifier(EIO, _ALL),
+        FailureNotifier(ENOSPC),
+        FailureNotifier(EIO, lasts=True),
     ],
-    SYNC_FOLDER: [Failing(EIO)],
-    UNLINK: [Failing(EIO)],
+    SYNC_FOLDER: [FailureNotifier(EIO)],
+    UNLINK: [FailureNotifier(EIO)],
 }
 
 
@@ -113,7 +113,7 @@ class Injection:
     """
 
     number: int = -1
-    how: Failing = Factory(partial(Failing, EIO))
+    how: FailureNotifier = Factory(partial(FailureNotifier, EIO))
     calls: list[Call] = Factory(list)
     _isOver: bool = field(default=False, init=False)
 

@@ -24,9 +24,9 @@ from typing import Any, Final
 from attrs import Factory, define, field
 
 from creditsync.auth import mint
-from creditsync.ledger.checking import problems
-from creditsync.ledger.opening import connectReader, upgrade
-from creditsync.ledger.schema import SCRIPTS
+from creditsync.ledger._checking import problems
+from creditsync.ledger._opening import connectReader, upgrade
+from creditsync.ledger._schema import SCRIPTS
 from tests.crash.asked import PRINCIPAL, Asked
 from tests.crash.load import Connection, Load
 from tests.crash.record import Record, Violation

@@ -18,7 +18,7 @@ from msgspec.structs import astuple
 from twisted.internet.defer import execute
 
 from creditsync.errors import LedgerProblem
-from creditsync.ledger.opening import connectReader
+from creditsync.ledger._opening import connectReader
 from creditsync.ledger.sqlite import SQLiteLedger
 from tests.crash.asked import PRINCIPAL
 from tests.crash.dialogue import Booking

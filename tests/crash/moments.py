@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Final
 
-from creditsync.ledger.opening import connectReader
+from creditsync.ledger._opening import connectReader
 from tests.crash.driver import Trial, prove
 from tests.crash.record import Violation
 from tests.family import ADD

@@ -103,13 +103,13 @@ _OPENING: Final = [
 
 POINTS: Final = [
     # On the way in: n-th operation.
-    Point(LOAD, BEFORE, "creditsync.session:Session._execute", 1, 60),
+    Point(LOAD, BEFORE, "creditsync._conversation.session:Session._execute", 1, 60),
     Point(LOAD, BEFORE, "creditsync.runtime:TradingRuntime.submit", 1, 60),
     Point(LOAD, AFTER, "creditsync.ledger.sqlite:SQLiteLedger.replay", 1, 30),
     *_both(LOAD, "creditsync.ledger.sqlite:SQLiteLedger.newOrder", 1, 30),
     *_both(LOAD, "creditsync.runtime:TradingRuntime._enqueue", 1, 60),
     Point(LOAD, AFTER, "creditsync.runtime:TradingRuntime.submit", 1, 60),
-    *_both(LOAD, "creditsync.waiters:Waiters.expect", 1, 60),
+    *_both(LOAD, "creditsync._conversation.waiters:Waiters.expect", 1, 60),
     # The commit: n-th batch.
     Point(LOAD, BEFORE, "creditsync.runtime:TradingRuntime._start", 1, 3),
     *_both(LOAD, "creditsync.ledger.sqlite:SQLiteLedger.commit", 1, 10),
@@ -119,31 +119,31 @@ POINTS: Final = [
     *_both(LOAD, "creditsync.runtime:TradingRuntime._settle", 1, 10),
     # On the way out: n-th batch, then n-th event, operation, connection.
     *_both(LOAD, "creditsync.events:TradeEvents.publish", 1, 10),
-    *_both(LOAD, "creditsync.waiters:Waiters.match", 1, 60),
+    *_both(LOAD, "creditsync._conversation.waiters:Waiters.match", 1, 60),
     *_both(LOAD, "creditsync.records:Reservation.booked", 1, 60),
-    *_both(LOAD, "creditsync.protocol:LineProtocol.flush", 1, 40),
+    *_both(LOAD, "creditsync._transport.protocol:LineProtocol.flush", 1, 40),
     *_both(LOAD, "creditsync.service:CreditSync._flush", 1, 10),
     *(point for where in _OPENING for point in _both(NEW, where)),
-    *_both(NEW, "creditsync.ledger.opening:upgrade"),
-    *_both(NEW, "creditsync.ledger.operations:write"),
+    *_both(NEW, "creditsync.ledger._opening:upgrade"),
+    *_both(NEW, "creditsync.ledger._operations:write"),
     *_both(NEW, "creditsync.service:CreditSync._listen"),
     Point(NEW, AFTER, "creditsync.ledger.sqlite:SQLiteLedger.open"),
     *(point for where in _OPENING for point in _both(REOPENED, where)),
     Point(REOPENED, AFTER, "creditsync.ledger.sqlite:SQLiteLedger.open"),
     # Six steps: a port, who waits, sessions, two observers, the runtime.
     *_both(STOPPING, "creditsync.service:CreditSync._step", 1, 6),
-    *_both(STOPPING, "creditsync.session:Sessions.stop"),
-    *_both(STOPPING, "creditsync.waiters:Waiters.endAll"),
-    *_both(STOPPING, "creditsync.protocol:LineFactory.finish"),
+    *_both(STOPPING, "creditsync._conversation.session:Sessions.stop"),
+    *_both(STOPPING, "creditsync._conversation.waiters:Waiters.endAll"),
+    *_both(STOPPING, "creditsync._transport.protocol:LineFactory.finish"),
     *_both(STOPPING, "creditsync.runtime:TradingRuntime._drain"),
     *_both(STOPPING, "creditsync.ledger.sqlite:SQLiteLedger.close"),
     *_both(STOPPING, "SQL:UPDATE order_mark", 2, 2),
     *_both(STOPPING, "SQL:PRAGMA wal_checkpoint"),
-    *_both(COPYING, "creditsync.ledger.copying:_copy"),
-    *_both(COPYING, "creditsync.ledger.copying:_checkCopy"),
+    *_both(COPYING, "creditsync.ledger._copying:_copy"),
+    *_both(COPYING, "creditsync.ledger._copying:_checkCopy"),
     # Before and after it has its final name.
-    *_both(COPYING, "creditsync.ledger.copying:sync", 1, 2),
-    *_both(COPYING, "creditsync.ledger.copying:_finish"),
+    *_both(COPYING, "creditsync.ledger._copying:sync", 1, 2),
+    *_both(COPYING, "creditsync.ledger._copying:_finish"),
 ]
 
 

@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from creditsync.cli import serve
+from creditsync._cli import serve
+from creditsync._transport.protocol import LineProtocol
 from creditsync.ledger import sqlite
-from creditsync.protocol import LineProtocol
 from tests.crash.disk import Disk
 from tests.crash.platter import SYNC, WRITE, Call
 from tests.planted.bugs import plant

@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from creditsync.ledger.opening import connectReader
+from creditsync.ledger._opening import connectReader
 from tests.crash.driver import Trial, prove
 from tests.crash.points import COPYING, LOAD, NEW, REOPENED, STOPPING, Point
 from tests.crash.record import Violation

@@ -13,7 +13,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.auth import mint
-from creditsync.web.feed import READERS
+from creditsync.web._feed import READERS
 from tests.integration.chromium import FOUND, NAMES, Chromium
 from tests.integration.processes import LISTEN, SECRET, SERVE, Server, Site
 from tests.integration.test_site import WEB, Browser

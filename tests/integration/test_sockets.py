@@ -27,10 +27,10 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.python import log
 
+from creditsync._transport.protocol import LineProtocol
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ILedger
 from creditsync.ledger.memory import MemoryLedger
-from creditsync.protocol import LineProtocol
 from creditsync.records import Limits, TradeEvent
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync

@@ -53,7 +53,7 @@ def main() -> None:
     deceive(lambda: clock[0])
     # Twisted takes time.time as it finds it: nothing of it was imported before.
     assert "twisted" not in sys.modules
-    from creditsync.cli import serve
+    from creditsync._cli import serve
     from tests.planted.bugs import plant
 
     plant(sys.argv[2] or None)

@@ -18,7 +18,11 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python.failure import Failure
 
-from creditsync import finance, protocol, tap, wire
+from creditsync import tap, wire
+from creditsync._conversation import finance
+from creditsync._conversation.session import Session, Sessions
+from creditsync._conversation.waiters import Waiters
+from creditsync._transport import protocol
 from creditsync.auth import TokenAuthenticator
 from creditsync.codes import EV_RECORD_UPDATE
 from creditsync.errors import OutcomeUnknown, SessionEnded, TechProblem
@@ -27,8 +31,6 @@ from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Limits, Operation, Reservation
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
-from creditsync.session import Session, Sessions
-from creditsync.waiters import Waiters
 
 
 @define
@@ -244,8 +246,8 @@ def _readerNeverCutOff() -> None:
 
 def _replyBeforeEvent() -> None:
     def tradeEvents(self: Sessions, events: Any) -> None:
-        if self.tally is not None:
-            self.tally.publishing(events)
+        if self.counters is not None:
+            self.counters.publishing(events)
         encoded = list(self._encoded(events))
         for event, data in encoded:
             self.waiters.match(event, data)
@@ -275,13 +277,13 @@ def _noTimeToRetry() -> None:
 
 
 def _judgedByTheLedgerAlone() -> None:
-    settled = TradingRuntime._accountAtHand
+    settled = TradingRuntime._cachedAccount
 
-    def atHand(self: TradingRuntime, login: int) -> Any:
+    def cached(self: TradingRuntime, login: int) -> Any:
         self._accounts.pop(login, None)
         return settled(self, login)
 
-    TradingRuntime._accountAtHand = atHand  # type: ignore[method-assign]
+    TradingRuntime._cachedAccount = cached  # type: ignore[method-assign]
 
 
 def _failedCommitIsNothing() -> None:

@@ -6,7 +6,7 @@ C{creditsync serve} with a bug in it:
 
 import sys
 
-from creditsync.cli import serve
+from creditsync._cli import serve
 from tests.planted.bugs import plant
 
 if __name__ == "__main__":

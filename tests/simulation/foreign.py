@@ -14,9 +14,9 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from creditsync._failing import FailureNotifier
 from creditsync.errors import IncorrectOrder, NotFound
 from creditsync.events import TradeEvents
-from creditsync.failing import Failing
 from creditsync.interfaces import ITradingRuntime
 from creditsync.records import Deletion, Operation, Reservation, Trade, TradeEvent
 from tests.family import ADD, BOOKED, DELETE, DELETED, REQUESTED, UPDATE, eventData
@@ -38,7 +38,7 @@ class ForeignRuntime:
         self._random = world.generator()
         self._isMarked = isMarked
         self._nextOrder = 5_000_001
-        self._failing = Failing()
+        self._failing = FailureNotifier()
         self._latest: dict[int, tuple[int, Trade]] = {}
         self._booked: dict[int, Trade] = {}
         self.events = TradeEvents()
@@ -161,7 +161,7 @@ class ForeignRuntime:
         """
         Be unable to book for the server that runs.
         """
-        failing, self._failing = self._failing, Failing()
+        failing, self._failing = self._failing, FailureNotifier()
         failing.fail(Failure(ConnectionError("the trading core is gone")))
 
     def trade(self, order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":

@@ -15,13 +15,13 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
 from creditsync.auth import TokenAuthenticator
+from creditsync.counters import Counters
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
 from creditsync.records import Trade, TradeEvent
 from creditsync.revocations import Revocations
 from creditsync.runtime import TradingRuntime
 from creditsync.service import GOODBYE, LAST_CALL, CreditSync
-from creditsync.tally import Tally
 from creditsync.validation import Schemas
 from tests import counts
 from tests.family import tradeOf
@@ -102,7 +102,7 @@ class Site:
         self._history.generations.append(generation)
         world.note("server", f"starts as process {number}")
         self.reactor = Reactor(world)
-        tally = Tally(self.reactor, world.wall)
+        counters = Counters(self.reactor, world.wall)
         runtime: Any
         if setting.isForeign:
             runtime, events = self.foreign, self.foreign.events
@@ -114,7 +114,7 @@ class Site:
                 events,
                 now=world.wall,
                 maxQueued=setting.limits.maxQueued,
-                tally=tally,
+                counters=counters,
             )
         self._observe(events)
         service = CreditSync(
@@ -128,7 +128,7 @@ class Site:
             schemas=_schemas(),
             limits=setting.limits,
             isExtIDIdempotent=setting.isExtIDIdempotent,
-            tally=tally,
+            counters=counters,
         )
         try:
             service.startService()

@@ -1,0 +1,71 @@
+"""
+C{creditsync check}: whether all holds that has to hold in a ledger.
+"""
+
+import json
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from typing import Any
+
+from creditsync._cli.ledger import addLedger, told
+from creditsync.ledger._checking import Problem, problems
+from creditsync.ledger._reading import counts, reading
+
+_DESCRIPTION = """\
+Prove that a ledger is sound: SQLite's own check of the file, the schema, totals
+that are the sums of their trades and not below zero, order numbers below the
+mark, legal trades, and keys that agree with the trades they booked.
+
+It prints a line for each problem. As long as it lasts, the file that ends in
+-wal grows with what the server books.
+"""
+
+_STATUSES = """\
+exit status:
+  0    sound
+  1    there is a problem, or the ledger can't be read
+  2    the command line is wrong
+"""
+
+
+def addCommand(commands: Any) -> None:
+    """
+    Add the subcommand to the command line.
+    """
+    parser: ArgumentParser = commands.add_parser(
+        "check",
+        help="prove that a ledger is sound",
+        description=_DESCRIPTION,
+        epilog=_STATUSES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    addLedger(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead"
+    )
+    parser.set_defaults(name="check", run=run)
+
+
+def run(options: Namespace) -> None:
+    """
+    Check, and end with status 1 if there is a problem.
+    """
+    found: list[Problem] = []
+    with told(options):
+        with reading(options.ledger) as ledger:
+            for problem in problems(ledger):
+                found.append(problem)
+                if not options.json:
+                    print(f"{problem.rule}: {problem.message}")
+            size = {} if found else counts(ledger)
+        # Only what was read of one moment is sound.
+        if options.json:
+            print(json.dumps({"sound": not found, "problems": _members(found)}))
+        elif not found:
+            text = ", ".join(f"{n} {what}" for what, n in size.items())
+            print(f"{options.ledger} is sound: {text}")
+    if found:
+        raise SystemExit(1)
+
+
+def _members(found: list[Problem]) -> list[dict[str, str]]:
+    return [{"rule": each.rule, "message": each.message} for each in found]

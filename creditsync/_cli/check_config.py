@@ -1,0 +1,125 @@
+"""
+C{creditsync check-config}: what a server with these options would use, and
+whether it could.
+
+Nothing is started, and nothing is made.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from twisted.python.usage import UsageError
+
+from creditsync.ledger._opening import inTheWay
+from creditsync.tap import TWO_READINGS, Options, keyPath
+
+_USAGE = """\
+Usage: creditsync check-config [FILE] [options of the server]
+
+Show which options a server would have that is started with --config FILE and
+these options, where each comes from, and whether what they name is there. Nothing
+is started, and nothing is made. It ends with status 1 if something is wrong.
+"""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """
+    Check, print, and end with status 1 if something is wrong.
+
+    @param arguments: A configuration file first, if there is one, and options
+        of the server.
+    """
+    words = list(arguments)
+    if words[:1] in (["--help"], ["-h"]):
+        print(_USAGE, end="")
+        return
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--config")
+    options = Options()
+    try:
+        options.parseOptions(words)  # type: ignore[no-untyped-call]
+    except UsageError as e:
+        raise SystemExit(f"creditsync check-config: {e}") from e
+    for line in _lines(options):
+        print(line)
+    for warning in _warnings(options):
+        print(f"creditsync check-config: warning: {warning}", file=sys.stderr)
+    problems = list(_problems(options))
+    for problem in problems:
+        print(f"creditsync check-config: {problem}", file=sys.stderr)
+    if problems:
+        sys.exit(1)
+    print("All of it can be used.")
+
+
+def _lines(options: Options) -> Iterator[str]:
+    """
+    Each option, as it would stand in a file, and who decided it.
+    """
+    names = [name for name, *_ in (*options.optParameters, *options.optFlags)]
+    flags = {name for name, *_ in options.optFlags}
+    for name in ("listen", "web-origin", *names):
+        value = bool(options[name]) if name in flags else options[name]
+        if name != "config" and value not in (None, []):
+            yield f"{name} = {_toml(value)}  # {_source(options, name)}"
+
+
+def _source(options: Options, name: str) -> str:
+    if name in options.given:
+        return "command line"
+    return str(options["config"]) if name in options.filed else "default"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return str(value)
+
+
+def _warnings(options: Options) -> Iterator[str]:
+    """
+    What can be used, and is perhaps not what was meant.
+    """
+    if options["revocations"] is not None:
+        for warning in options["revocations"].warnings:
+            yield f"--revoked: {options['revoked']}: {warning}"
+    if options["formerSecrets"]:
+        yield f"--key: the key {TWO_READINGS}"
+
+
+def _problems(options: Options) -> Iterator[str]:
+    """
+    What the options can't know, as the server makes it when it starts.
+    """
+    if options["secret"] is None:
+        yield from _unmade("key", keyPath(options["key"]))
+    yield from _unmade("ledger", Path(options["ledger"]))
+    for end in ("-wal", "-shm"):
+        problem = inTheWay(os.path.realpath(options["ledger"]) + end)
+        if problem:
+            yield f"--ledger: {problem}"
+    if options["audit"]:
+        yield from _unmade("audit", Path(options["audit"]))
+
+
+def _unmade(option: str, path: Path) -> Iterator[str]:
+    """
+    What keeps this file from being written, or from being made.
+    """
+    folder = path.absolute().parent
+    if path.is_dir():
+        yield f"--{option}: {path} is a folder"
+    elif path.exists():
+        if not os.access(path, os.R_OK | os.W_OK):
+            yield f"--{option}: {path} can't be read and written by this user"
+    elif not folder.is_dir():
+        yield f"--{option}: the folder {folder} is not there"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        yield f"--{option}: {path} can't be made by this user"

@@ -1,0 +1,129 @@
+"""
+What has become of the rows of a bulk file, for people and for the next run.
+
+Only what was booked is taken for done. A result that is missing costs no more
+than a replay, so a file that a kill or a full disk has cut short is no harm.
+"""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, TextIO
+
+from creditsync._cli.rows import Row
+
+
+class NotTheseResults(Exception):
+    """
+    The file of results is of something else.
+    """
+
+
+_HEADER: Final = ("line", "login", "order", "error", "message", "run")
+
+
+class Results:
+    """
+    The file of results: a line for each row that had an answer.
+
+    The last column is the name of the rows (L{BulkFile.name}), so that results
+    are never taken for those of other rows.
+
+    @ivar path: Where it is.
+    @ivar count: How many rows are done: earlier runs have booked them.
+    """
+
+    def __init__(self, path: Path, name: str, lines: int) -> None:
+        """
+        Open the file for what will come, and keep of it what is done. Rows
+        that were refused, or whose outcome was unknown, are to be tried again.
+
+        @param name: The name of the rows.
+        @param lines: The last line that is a row.
+        @raise NotTheseResults: It is of something else.
+        """
+        self.path = path
+        self._name = name
+        self._lines = lines
+        # A bit for each line: the only thing that grows with the file.
+        self._done = bytearray(lines // 8 + 1)
+        self.count = 0
+        new = path.with_name(f"{path.name}.new")
+        self._file: TextIO = new.open("w", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        try:
+            self._writer.writerow(_HEADER)
+            for fields in self._kept():
+                self._writer.writerow(fields)
+            self._file.flush()
+            new.replace(path)
+        except BaseException:
+            self._file.close()
+            new.unlink()
+            raise
+        self._file.reconfigure(line_buffering=True)
+
+    def __enter__(self) -> "Results":
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self._file.close()
+
+    def isDone(self, line: int) -> bool:
+        """
+        Whether the row of this line was booked by an earlier run.
+        """
+        return bool(self._done[line >> 3] & (1 << (line & 7)))
+
+    def write(
+        self, row: Row, order: int | None, error: str = "", message: str = ""
+    ) -> None:
+        """
+        Add what has become of a row.
+
+        @param error: Empty if it is booked.
+        """
+        message = " ".join(message.split())
+        fields = (row.line, row.data["login"], order, error, message, self._name)
+        self._writer.writerow(fields)
+
+    def _kept(self) -> "Iterator[list[str]]":
+        """
+        Read what is there already.
+        """
+        try:
+            file = self.path.open(encoding="utf-8", errors="replace", newline="")
+        except FileNotFoundError:
+            return
+        with file:
+            header = file.readline()
+            if header and header != f"{','.join(_HEADER)}\n":
+                raise NotTheseResults(
+                    f"{self.path} is there, and no file of results: name another one"
+                    " with --results"
+                )
+            # A kill may have cut off the last line.
+            whole = (line for line in file if line.endswith("\n"))
+            for fields in csv.reader(whole):
+                if len(fields) == len(_HEADER) and self._isBooked(fields):
+                    yield fields
+
+    def _isBooked(self, fields: list[str]) -> bool:
+        """
+        Whether this says that a row was booked for the first time.
+        """
+        number, _, order, error, _, name = fields
+        if name != self._name:
+            raise NotTheseResults(
+                f"{self.path} has the results of other rows: the file was changed"
+                " since, or the command, or the token is of another id. Rows without a"
+                " key of their own would be booked again. Put those that are left into"
+                " a file of their own; or name another file with --results if these are"
+                " new ones"
+            )
+        line = int(number) if number.isdecimal() else 0
+        if error or not order or not 1 < line <= self._lines or self.isDone(line):
+            return False
+        self._done[line >> 3] |= 1 << (line & 7)
+        self.count += 1
+        return True

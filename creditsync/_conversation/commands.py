@@ -1,0 +1,123 @@
+"""
+The commands that move no money.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+import creditsync
+from creditsync._conversation.waiters import Waiters
+from creditsync.codes import ALL_SESSIONS, FINANCE_SESSIONS, TRADE_EVENT
+from creditsync.errors import NotFound
+from creditsync.interfaces import ICommand, ITradingRuntime
+from creditsync.records import Request, Trade
+
+if TYPE_CHECKING:
+    from creditsync._conversation.session import Session
+
+
+@implementer(ICommand)
+@define(eq=False)
+class HealthCheck:
+    """
+    Whether the server works, and how much waits.
+    """
+
+    _clock: IReactorTime
+    _waiters: Waiters
+    _started: float = field(init=False)
+    name = "HealthCheck"
+    schema = "health_check"
+    roles = ALL_SESSIONS
+    needsExtID = False
+
+    def __attrs_post_init__(self) -> None:
+        self._started = self._clock.seconds()
+
+    def execute(self, session: "Session", request: Request) -> dict[str, Any]:
+        """
+        See L{ICommand.execute}.
+
+        @return: C{uptime} is in whole seconds, C{pending} the number of
+            replies that wait.
+        """
+        return {
+            "status": "ok",
+            "version": creditsync.__version__,
+            "uptime": int(self._clock.seconds() - self._started),
+            "pending": len(self._waiters),
+        }
+
+
+@implementer(ICommand)
+@define(eq=False)
+class GetOperation:
+    """
+    What became of an operation.
+    """
+
+    _runtime: ITradingRuntime
+    name = "GetOperation"
+    schema = "get_operation"
+    roles = FINANCE_SESSIONS
+    needsExtID = False
+
+    def execute(
+        self, session: "Session", request: Request
+    ) -> "Deferred[Trade | Mapping[str, Any]]":
+        """
+        See L{ICommand.execute}.
+
+        @return: Fires with the trade as it is now.
+        """
+        return Deferred.fromCoroutine(self._find(session, request.data))
+
+    async def _find(
+        self, session: "Session", data: dict[str, Any]
+    ) -> Trade | Mapping[str, Any]:
+        order = data.get("order")
+        if order is None:
+            assert session.principal is not None
+            key = data["idempotencyKey"]
+            order = await self._runtime.orderOf(session.principal.id, key)
+            if order is None:
+                raise NotFound("nothing was booked under data.idempotencyKey")
+        trade = await self._runtime.trade(int(order))
+        if trade is None:
+            raise NotFound(f"there is no order {int(order)}")
+        return trade
+
+
+@implementer(ICommand)
+@define(eq=False)
+class Subscription:
+    """
+    C{Subscribe} or C{Unsubscribe}: whether this connection receives events.
+    """
+
+    name: str
+    _subscribed: bool
+    schema = "subscribe"
+    roles = ALL_SESSIONS
+    needsExtID = False
+
+    def execute(self, session: "Session", request: Request) -> dict[str, Any]:
+        """
+        See L{ICommand.execute}.
+
+        @return: The channels that were asked for.
+        @raise NotFound: There is no such channel; nothing has changed.
+        """
+        channels = request.data["chanels"]
+        for channel in channels:
+            if channel != TRADE_EVENT:
+                raise NotFound(
+                    f"data.chanels names an unknown channel, there is {TRADE_EVENT}"
+                )
+        session.subscribe(self._subscribed)
+        return {"chanels": channels}

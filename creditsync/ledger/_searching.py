@@ -1,0 +1,95 @@
+"""
+Searches in a ledger that is in use, for people, in bounded time.
+
+There is no index but the order's. The trades of an account are therefore looked
+for from the newest order down, in steps, each of them a reading of its own: none
+lasts long, and the search ends when enough is found or its time is over, and
+tells how far it came.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from attrs import Factory, define
+
+from creditsync.ledger._reading import reading
+from creditsync.ledger._schema import COLUMNS
+from creditsync.records import Trade
+
+# Orders in one step: some hundredths of a second.
+_STEP: Final = 100_000
+
+# The principals are found one from the other, each with one step down the
+# index, and not by going through all that there are keys.
+_BY_KEY: Final = f"""
+    WITH RECURSIVE principals (principal) AS (
+        SELECT min(principal) FROM keyed_operation
+        UNION ALL
+        SELECT (SELECT min(k.principal) FROM keyed_operation AS k
+                WHERE k.principal > principals.principal)
+        FROM principals WHERE principals.principal IS NOT NULL
+    )
+    SELECT {COLUMNS} FROM trade WHERE "order" IN (
+        SELECT k."order" FROM principals
+        JOIN keyed_operation AS k ON k.principal = principals.principal
+        WHERE k.key = ?
+    ) ORDER BY "order" DESC LIMIT ?
+"""
+
+
+@define
+class Found:
+    """
+    What a search has found, the newest first.
+
+    @ivar downTo: The order down to which everything was looked at; 0 for all.
+    """
+
+    trades: list[Trade] = Factory(list)
+    downTo: int = 0
+
+
+def tradesOf(
+    path: str,
+    login: int,
+    most: int,
+    seconds: float,
+    now: Callable[[], float] = time.monotonic,
+) -> Found:
+    """
+    Look for the newest trades of an account.
+
+    @param seconds: After which no further step is made.
+    @raise creditsync.errors.LedgerProblem: The ledger can't be read.
+    """
+    end = now() + seconds
+    found = Found()
+    with reading(path) as connection:
+        last = connection.execute('SELECT max("order") FROM trade').fetchone()[0]
+    found.downTo = (last or 0) + 1
+    while found.downTo > 1 and len(found.trades) < most and now() < end:
+        start = max(1, found.downTo - _STEP)
+        with reading(path) as connection:
+            rows = connection.execute(
+                f'SELECT {COLUMNS} FROM trade WHERE "order" >= ? AND "order" < ?'
+                ' AND login = ? ORDER BY "order" DESC LIMIT ?',
+                (start, found.downTo, login, most - len(found.trades)),
+            ).fetchall()
+        found.trades += (Trade(*row) for row in rows)
+        found.downTo = start
+    if len(found.trades) == most:
+        found.downTo = found.trades[-1].order
+    elif found.downTo == 1:
+        found.downTo = 0
+    return found
+
+
+def tradesByKey(path: str, key: str, most: int) -> Found:
+    """
+    Look for the trades that were booked under a key, by any principal.
+
+    @raise creditsync.errors.LedgerProblem: The ledger can't be read.
+    """
+    with reading(path) as connection:
+        return Found([Trade(*row) for row in connection.execute(_BY_KEY, (key, most))])

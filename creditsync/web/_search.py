@@ -1,0 +1,210 @@
+"""
+The console's search: C{GET search?order=…}, C{?login=…} or C{?extID=…}.
+
+The answer is a JSON object::
+
+    {"trades": [the rows that L{creditsync.web._watch} has under "trades", the
+                newest first, without "type", "command" and "principal"],
+     "waiters": [of the replies that wait now], "refusals": [of those lately],
+     "note": "a sentence that says what was looked at"}
+
+An order is looked up in the trading runtime. A login is looked for in the ledger
+from the newest order down, for a bounded time. An C{extID} is no part of a trade:
+what is found is what waits or was lately answered or refused under it, and what
+was booked under it as C{idempotencyKey}. One search at a time reads the ledger,
+in a thread; the next one is told 503.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+from attrs import define
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request
+from twisted.web.server import NOT_DONE_YET
+
+from creditsync.codes import MAX_SAFE_INTEGER
+from creditsync.errors import Busy, InvalidData, LedgerProblem, Refusal
+from creditsync.ledger._searching import Found, tradesByKey, tradesOf
+from creditsync.metrics import Metrics
+from creditsync.records import Trade
+from creditsync.web import _watch as watch
+from creditsync.web._answers import answer, problem
+from creditsync.web._signing import SignedIn, SignIns
+
+_T = TypeVar("_T")
+
+# Trades in one answer, and seconds that a look for them may take.
+MOST: Final = 50
+SECONDS: Final = 1.0
+# Of the waiters, those that are looked at: more would hold up everybody.
+_WAITERS: Final = 20_000
+
+Answered = dict[str, Any]
+
+
+@define(eq=False)
+class Searching:
+    """
+    What can be searched.
+
+    @ivar ledger: The path of the SQLite ledger, or L{None} where there is none.
+    @ivar run: Executes a blocking function elsewhere.
+    """
+
+    metrics: Metrics
+    ledger: str | None
+    run: "Callable[[Callable[[], Found]], Deferred[Found]]"
+    _isReading: bool = False
+
+    async def byOrder(self, order: int) -> Answered:
+        """
+        The trade as it is now, and who waits for it.
+        """
+        found = await self.metrics.service.runtime.trade(order)
+        trades = [] if found is None else [_shown(found)]
+        return {
+            "trades": trades,
+            "waiters": self._waiting(lambda waiter: waiter["order"] == order),
+            "refusals": self._refused(lambda refused: refused["order"] == order),
+            "note": "" if trades else f"there is no order {order}",
+        }
+
+    async def byLogin(self, login: int) -> Answered:
+        """
+        The account's newest trades.
+        """
+        found = await self._read(lambda path: tradesOf(path, login, MOST, SECONDS))
+        note = "all of the ledger was looked at"
+        if found.downTo:
+            note = f"only orders down to {found.downTo} were looked at"
+        return {
+            "trades": [watch.tradeMembers(trade) for trade in found.trades],
+            "waiters": self._waiting(lambda waiter: waiter["login"] == login),
+            "refusals": [],
+            "note": note,
+        }
+
+    async def byExtID(self, extID: str) -> Answered:
+        """
+        What is known under an C{extID}.
+        """
+        booked = await self._read(lambda path: tradesByKey(path, extID, MOST))
+        orders = {trade.order: trade for trade in booked.trades}
+        for waiter in list(self.metrics.counters.recentlyAnswered):
+            order = waiter.order
+            if str(waiter.extID) == extID and order is not None and order not in orders:
+                found = await self.metrics.service.runtime.trade(order)
+                if isinstance(found, Trade):
+                    orders[order] = found
+        newest = sorted(orders.values(), key=lambda trade: -trade.order)
+        return {
+            "trades": [watch.tradeMembers(trade) for trade in newest],
+            "waiters": self._waiting(lambda waiter: str(waiter["extID"]) == extID),
+            "refusals": self._refused(lambda refused: str(refused["extID"]) == extID),
+            "note": "looked at what waits, at the last answers and refusals, and at"
+            " idempotency keys; the ledger does not keep an extID",
+        }
+
+    async def _read(self, search: Callable[[str], Found]) -> Found:
+        """
+        Search the ledger's file, if there is one.
+
+        @raise Busy: Another search does.
+        """
+        path = self.ledger
+        if path is None:
+            return Found()
+        if self._isReading:
+            raise Busy("another search is under way, try again")
+        self._isReading = True
+        try:
+            return await self.run(lambda: search(path))
+        finally:
+            self._isReading = False
+
+    def _waiting(self, isWanted: Callable[[Answered], bool]) -> list[Answered]:
+        now = self.metrics.clock.seconds()
+        waiters = islice(self.metrics.service.waiters, _WAITERS)
+        return _first(isWanted, (watch.waiting(each, now) for each in waiters))
+
+    def _refused(self, isWanted: Callable[[Answered], bool]) -> list[Answered]:
+        refusals = reversed(self.metrics.counters.recentlyRefused)
+        return _first(isWanted, map(watch.refusal, refusals))
+
+
+class SearchPage(SignedIn):
+    """
+    C{GET search}.
+    """
+
+    _log = Logger()
+
+    def __init__(self, signIns: SignIns, searching: Searching) -> None:
+        super().__init__(signIns)
+        self._searching = searching
+
+    def render_GET(self, request: Request) -> Any:
+        """
+        Search, and answer later.
+        """
+        gone: list[object] = []
+        request.notifyFinish().addErrback(gone.append)
+        done = Deferred.fromCoroutine(self._search(request))
+        done.addErrback(self._failed, request)
+        done.addCallback(lambda body: None if gone else _finish(request, body))
+        return NOT_DONE_YET
+
+    async def _search(self, request: Request) -> bytes:
+        asked = {
+            name: values[0].decode("utf-8", "replace").strip()
+            for name, values in (request.args or {}).items()
+        }
+        searching = self._searching
+        if b"order" in asked:
+            found = await searching.byOrder(_number("order", asked[b"order"]))
+        elif b"login" in asked:
+            found = await searching.byLogin(_number("login", asked[b"login"]))
+        elif asked.get(b"extID"):
+            found = await searching.byExtID(asked[b"extID"])
+        else:
+            raise InvalidData("order, login or extID is required")
+        return answer(request, 200, found)
+
+    def _failed(self, why: Failure, request: Request) -> bytes:
+        if isinstance(why.value, Refusal):
+            refusal = why.value
+            return problem(request, refusal.status, refusal.error, refusal.message)
+        self._log.failure("a search failed", why)
+        message = "the search failed"
+        if why.check(LedgerProblem):
+            message = why.getErrorMessage()
+        return problem(request, 500, "TECH_PROBLEM", message)
+
+
+def _finish(request: Request, body: bytes) -> None:
+    request.write(body)
+    request.finish()
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 16):
+        raise InvalidData(f"{name} must be a whole number")
+    number = int(text)
+    if not 1 <= number <= MAX_SAFE_INTEGER:
+        raise InvalidData(f"{name} must be from 1 to {MAX_SAFE_INTEGER}")
+    return number
+
+
+def _shown(found: Trade | Mapping[str, Any]) -> Answered:
+    if isinstance(found, Trade):
+        return watch.tradeMembers(found)
+    kind = watch.kind(found.get("cmd"))
+    return {**found, "kind": kind, "time": found.get("timestamp")}
+
+
+def _first(isWanted: Callable[[_T], bool], rows: Iterable[_T]) -> list[_T]:
+    return list(islice(filter(isWanted, rows), MOST))

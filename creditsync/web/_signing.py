@@ -1,0 +1,303 @@
+"""
+Who looks at the console: sign-ins by the tokens of the wire contract.
+
+A token is judged once, by the server's own authenticator. From then on the
+browser has a cookie with a random name for that sign-in, which says nothing by
+itself and which no script can read. A sign-in ends with its token, when that
+expires or is revoked, or when it is asked to.
+"""
+
+import secrets
+from collections import OrderedDict
+from hashlib import blake2b
+from typing import Final
+
+from attrs import Factory, define
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web.http import Request
+
+from creditsync.codes import FINANCE_SESSIONS
+from creditsync.errors import Forbidden, Refusal, TooManyRequests
+from creditsync.interfaces import IAuthenticator
+from creditsync.metrics import ROLES
+from creditsync.records import Principal
+from creditsync.web._answers import Answer, answer, header, printable, problem
+from creditsync.web._origins import Origins
+
+# Sign-ins at once; the oldest goes first.
+_MOST: Final = 1000
+# To look at a bad signature may take half a millisecond: so many attempts at
+# once by one client, so many by all, and the time in seconds after which as many
+# are allowed again.
+_ATTEMPTS: Final = 20
+_ATTEMPTS_OF_ALL: Final = 200
+_RECOVERY: Final = 20.0
+
+_log = Logger()
+
+
+@define(eq=False)
+class Attempts:
+    """
+    The sign-ins that were tried lately, by client: a client that tries too often
+    keeps only itself out.
+    """
+
+    _clock: IReactorTime
+    # How many, and as of when.
+    _spent: dict[str | None, tuple[float, float]] = Factory(dict)
+
+    def add(self, client: str) -> None:
+        """
+        Count one more.
+
+        @raise TooManyRequests: There were too many.
+        """
+        now = self._clock.seconds()
+        self._forget(now)
+        spent = {
+            who: self._left(who, most, now) + 1
+            for who, most in ((None, _ATTEMPTS_OF_ALL), (client, _ATTEMPTS))
+        }
+        # What is refused is not counted: it would keep others out.
+        if spent[None] > _ATTEMPTS_OF_ALL or spent[client] > _ATTEMPTS:
+            raise TooManyRequests("too many sign-ins, try again in a few seconds")
+        for who, count in spent.items():
+            self._spent[who] = count, now
+
+    def _left(self, who: str | None, most: int, now: float) -> float:
+        spent, then = self._spent.get(who, (0.0, now))
+        return max(0.0, spent - (now - then) * most / _RECOVERY)
+
+    def _forget(self, now: float) -> None:
+        over = [who for who, (_, then) in self._spent.items() if now - then > _RECOVERY]
+        for who in over:
+            del self._spent[who]
+
+
+@define(eq=False)
+class SignIns:
+    """
+    Those who are signed in.
+    """
+
+    _authenticator: IAuthenticator
+    origins: Origins
+    _instance: str
+    _attempts: Attempts
+    _principals: OrderedDict[str, Principal] = Factory(OrderedDict)
+
+    def begin(self, token: str, client: str) -> str:
+        """
+        Sign the bearer of a token in.
+
+        @param client: The address of whoever asks.
+        @return: The name of the sign-in.
+        @raise Refusal: The token is not good, or its role may not look, or
+            there were too many attempts.
+        """
+        self._attempts.add(client)
+        principal = self._authenticator.authenticate(token)
+        if principal.role not in FINANCE_SESSIONS:
+            raise Forbidden("this token's role may not use the console")
+        # Those that are over go before one that is not.
+        for each in list(self._principals):
+            self.principal(each)
+        while len(self._principals) >= _MOST:
+            self._principals.popitem(last=False)
+        name = secrets.token_urlsafe(32)
+        self._principals[name] = principal
+        return name
+
+    def principal(self, name: str) -> Principal | None:
+        """
+        Who has signed in under this name, and still may look.
+        """
+        principal = self._principals.get(name)
+        if principal is None or self._authenticator.isCurrent(principal):
+            return principal
+        del self._principals[name]
+        return None
+
+    def end(self, name: str) -> None:
+        """
+        Sign out.
+        """
+        self._principals.pop(name, None)
+
+    def nameOf(self, request: Request) -> str:
+        """
+        The name that a request's cookie has, or an empty one.
+        """
+        secure, plain = (self._cookie(request, each) for each in (True, False))
+        cookie = request.getCookie(secure)
+        if cookie is None and not self.origins.isSecure(request):
+            # A proxy may have taken TLS off without saying so: then both count.
+            cookie = request.getCookie(plain)
+        return (cookie or b"").decode("ascii", "replace")
+
+    def setCookie(
+        self, request: Request, value: bytes, maxAge: bytes | None = None
+    ) -> None:
+        """
+        Give the browser a cookie, which it keeps until it is closed.
+        """
+        isSecure = self.origins.isSecure(request)
+        request.addCookie(
+            self._cookie(request, isSecure),
+            value,
+            path=b"/",
+            max_age=maxAge,
+            secure=isSecure,
+            httpOnly=True,
+            sameSite=b"strict",
+        )
+
+    def _cookie(self, request: Request, isSecure: bool) -> bytes:
+        """
+        The name of the cookie. Browsers send the cookies of a host to all its
+        ports and, with this path, to all its pages: two consoles would sign each
+        other out under one name. Over TLS nobody else can set it (C{__Host-}).
+        """
+        host = header(request, "Host").lower()
+        own = blake2b(f"{self._instance} {host}".encode(), digest_size=8).hexdigest()
+        return f"{'__Host-' * isSecure}creditsync_session_{own}".encode("ascii")
+
+    def of(self, request: Request) -> Principal | None:
+        """
+        Who makes a request, if they are signed in.
+        """
+        return self.principal(self.nameOf(request))
+
+
+class SignedIn(Answer):
+    """
+    A resource for those who are signed in.
+    """
+
+    def __init__(self, signIns: SignIns) -> None:
+        super().__init__()
+        self.signIns = signIns
+
+    def render(self, request: Request) -> object:
+        """
+        See L{twisted.web.resource.IResource.render}.
+        """
+        if self.signIns.of(request) is None:
+            return Stranger().render(request)
+        return super().render(request)
+
+
+class Stranger(Answer):
+    """
+    What those get who are not signed in.
+    """
+
+    def render_GET(self, request: Request) -> bytes:
+        """
+        Say so.
+        """
+        return problem(request, 401, "UNAUTHORIZED", "sign in first")
+
+
+class SessionPage(Answer):
+    """
+    C{session}: who is signed in, and the way in.
+    """
+
+    def __init__(self, signIns: SignIns) -> None:
+        super().__init__()
+        self._signIns = signIns
+        self.putChild(b"end", EndPage(signIns))
+
+    def render_GET(self, request: Request) -> bytes:
+        """
+        Who is signed in: 200 with C{principal} and C{role}, or 401.
+        """
+        principal = self._signIns.of(request)
+        if principal is None:
+            return Stranger().render_GET(request)
+        return _welcome(request, principal)
+
+    def render_POST(self, request: Request) -> bytes:
+        """
+        Sign in with the C{token} of a form: 200 as for GET, or a refusal as of
+        the wire contract. A browser that wants a page is sent to the console.
+        """
+        if not self._signIns.origins.hasSent(request):
+            return foreign(request, self._signIns.origins)
+        token = (request.args or {}).get(b"token", [b""])[0]
+        client = self._signIns.origins.client(request)
+        try:
+            name = self._signIns.begin(token.decode("ascii", "replace").strip(), client)
+        except Refusal as refusal:
+            _log.info(
+                "a sign-in from {peer} is refused: {why}",
+                peer=client,
+                why=refusal.message,
+            )
+            return problem(request, refusal.status, refusal.error, refusal.message)
+        principal = self._signIns.principal(name)
+        assert principal is not None
+        _log.info(
+            "{id} has signed in from {peer}",
+            id=principal.id,
+            peer=client,
+        )
+        self._signIns.setCookie(request, name.encode("ascii"))
+        if b"text/html" in (request.getHeader(b"Accept") or b""):
+            request.setResponseCode(303)
+            request.setHeader(b"Location", b".")
+            return b""
+        return _welcome(request, principal)
+
+
+class EndPage(Answer):
+    """
+    C{POST session/end}: sign out.
+    """
+
+    def __init__(self, signIns: SignIns) -> None:
+        super().__init__()
+        self._signIns = signIns
+
+    def render_POST(self, request: Request) -> bytes:
+        """
+        204, whether there was a sign-in or not.
+        """
+        if not self._signIns.origins.hasSent(request):
+            return foreign(request, self._signIns.origins)
+        self._signIns.end(self._signIns.nameOf(request))
+        self._signIns.setCookie(request, b"", maxAge=b"0")
+        request.setResponseCode(204)
+        return b""
+
+
+def foreign(request: Request, origins: Origins) -> bytes:
+    """
+    Refuse a request of a page of another site, or through a proxy of which
+    nothing is known.
+    """
+    origin = printable(header(request, "Origin"))
+    _log.warn(
+        "{page} from {peer} is refused: it came from the origin {origin}, expected"
+        " {expected}. If the console is behind a proxy, start the server with"
+        " --web-origin and the origin that browsers show.",
+        page=request.path.decode("ascii", "replace"),
+        peer=origins.client(request),
+        origin=origin,
+        expected=printable(origins.expected(request)),
+    )
+    return problem(
+        request,
+        403,
+        "FORBIDDEN",
+        f"the origin {origin} is not this site's; behind a proxy the server needs"
+        " --web-origin",
+    )
+
+
+def _welcome(request: Request, principal: Principal) -> bytes:
+    shown = {"principal": principal.id, "role": ROLES[principal.role]}
+    return answer(request, 200, shown)
