@@ -334,7 +334,8 @@ class LineTests(ClientTestCase):
 
     def test_creditIn(self) -> None:
         """
-        The line is the seed's, with a name for the try, a token and a key.
+        The line is that of C{docs/protocol.rst}, "A credit", with an C{extID} for
+        the try, a token and a key.
         """
         self.server.lines()
         self.ask(
