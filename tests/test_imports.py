@@ -20,10 +20,10 @@ LAYERS: list[set[str]] = [
     {"codes", "_locking", "_process.signals"},
     {"errors", "methods"},
     {"interfaces"},
-    {"records", "_patterns"},
+    {"records", "_patterns", "_money"},
     {"revocations"},
     {
-        "wire",
+        "_wire",
         "validation",
         "auth",
         "_timeouts",
@@ -67,11 +67,11 @@ ONLY_IN: dict[str, set[str]] = {
     "OpenSSL": {"_transport.tls"},
     # The schemas and SQLite's parameter are JSON too, and people's commands
     # read lines as any client does.
-    "json": {"wire", "validation", "audit", "logs", "web", "_cli"},
+    "json": {"_wire", "validation", "audit", "logs", "web", "_cli"},
     # It is JSON in two of these, and makes records in all.
     "msgspec": {
         "records",
-        "wire",
+        "_wire",
         "ledger",
         "_conversation.waiters",
         "runtime",

@@ -35,7 +35,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides, implementer
 from zope.interface.verify import verifyObject
 
-from creditsync import wire
+from creditsync import _wire as wire
 from creditsync._transport.protocol import LineFactory, LineProtocol
 from creditsync.errors import OutcomeUnknown, Refusal
 from creditsync.events import TradeEvents

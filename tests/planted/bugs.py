@@ -18,11 +18,13 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python.failure import Failure
 
-from creditsync import tap, wire
+from creditsync import _wire as wire
+from creditsync import tap
 from creditsync._conversation import finance
 from creditsync._conversation.session import Session, Sessions
 from creditsync._conversation.waiters import Waiters
 from creditsync._transport import protocol
+from creditsync._wire import decoding
 from creditsync.auth import TokenAuthenticator
 from creditsync.codes import EV_RECORD_UPDATE
 from creditsync.errors import OutcomeUnknown, SessionEnded, TechProblem
@@ -323,7 +325,7 @@ def _stopDropsReplies() -> None:
 
 
 def _repeatedNamesAccepted() -> None:
-    wire._refuseRepeatedNames = lambda line: None
+    decoding._refuseRepeatedNames = lambda line: None
 
 
 def _totalsNotMoved() -> None:
