@@ -35,7 +35,7 @@ from creditsync.interfaces import (
     ITradingRuntime,
     TradeObserver,
 )
-from creditsync.records import Limits
+from creditsync.limits import Limits
 from creditsync.validation import Schemas
 
 # Seconds for which a stopping server still reads, to refuse with 503 what was

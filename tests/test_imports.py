@@ -17,7 +17,7 @@ PACKAGE = Path(creditsync.__file__).parent
 # Modules and packages in layers, from the bottom up. Each imports from those in
 # the layers below its own, and from none beside it.
 LAYERS: list[set[str]] = [
-    {"codes", "_locking", "_process.signals"},
+    {"codes", "limits", "_locking", "_process.signals"},
     {"errors", "methods"},
     {"interfaces"},
     {"records", "_patterns", "_money"},

@@ -30,7 +30,8 @@ from creditsync.codes import EV_RECORD_UPDATE
 from creditsync.errors import OutcomeUnknown, SessionEnded, TechProblem
 from creditsync.ledger import sqlite
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.records import Limits, Operation, Reservation
+from creditsync.limits import Limits
+from creditsync.records import Operation, Reservation
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 
