@@ -26,7 +26,7 @@ from creditsync._conversation.session import Sessions
 from creditsync._conversation.waiters import Waiters
 from creditsync._failing import FailureNotifier
 from creditsync._transport import listening
-from creditsync._transport.protocol import LineFactory
+from creditsync._transport.factory import LineFactory
 from creditsync.audit import AuditTrail
 from creditsync.counters import Counters
 from creditsync.interfaces import (
