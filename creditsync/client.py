@@ -40,7 +40,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from creditsync import errors, wire
+from creditsync import _wire as wire
+from creditsync import errors
 from creditsync._timeouts import EqualTimeouts
 from creditsync._transport.tls import BEGINNINGS, handshakeProblem, isRefusedCertificate
 from creditsync.codes import TRADE_EVENT

@@ -11,7 +11,6 @@ import atexit
 import gc
 import math
 import os
-import re
 import secrets
 import socket
 import sys
@@ -44,7 +43,7 @@ from creditsync.errors import LedgerProblem, MethodProblem
 from creditsync.events import TradeEvents
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.ledger.thread import OwnThread
-from creditsync.records import Limits
+from creditsync.limits import Limits, optionName
 from creditsync.revocations import Revocations
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
@@ -86,13 +85,6 @@ class CannotStart(SystemExit, Exception):
     C{Exception} it is noticed by a C{twistd} that became a daemon, which tells
     it to the process that waits for the start.
     """
-
-
-def optionName(attribute: str) -> str:
-    """
-    How an attribute of L{Limits} is spelt on the command line.
-    """
-    return re.sub(r"(?=[A-Z])", "-", attribute).lower()
 
 
 def _positive(name: str, kind: type[float]) -> Callable[[str], float]:

@@ -11,7 +11,7 @@ from unittest import mock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import wire
+from creditsync import _wire as wire
 from creditsync._conversation import session
 from creditsync._conversation.session import Session
 from creditsync.auth import TokenAuthenticator

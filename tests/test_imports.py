@@ -17,19 +17,21 @@ PACKAGE = Path(creditsync.__file__).parent
 # Modules and packages in layers, from the bottom up. Each imports from those in
 # the layers below its own, and from none beside it.
 LAYERS: list[set[str]] = [
-    {"codes", "_locking", "_process.signals"},
+    {"codes", "limits", "_locking", "_process.signals"},
     {"errors", "methods"},
     {"interfaces"},
-    {"records", "_patterns"},
+    {"records", "_patterns", "_money"},
     {"revocations"},
     {
-        "wire",
+        "_wire",
         "validation",
         "auth",
         "_timeouts",
         "_process.config",
         "_process.notify",
         "_transport.fairness",
+        "_transport.output",
+        "_transport.states",
         "_transport.tls",
         "_transport.unixsockets",
         "logs",
@@ -41,12 +43,14 @@ LAYERS: list[set[str]] = [
         "_failing",
         "ledger",
         "client",
+        "_transport.framing",
         "_transport.listening",
         "tally",
     },
     {"runtime", "_conversation.finance", "_conversation.commands"},
     {"_conversation.session", "audit"},
     {"_transport.protocol"},
+    {"_transport.factory"},
     {"service", "testing"},
     {"metrics"},
     {"web"},
@@ -67,11 +71,11 @@ ONLY_IN: dict[str, set[str]] = {
     "OpenSSL": {"_transport.tls"},
     # The schemas and SQLite's parameter are JSON too, and people's commands
     # read lines as any client does.
-    "json": {"wire", "validation", "audit", "logs", "web", "_cli"},
+    "json": {"_wire", "validation", "audit", "logs", "web", "_cli"},
     # It is JSON in two of these, and makes records in all.
     "msgspec": {
         "records",
-        "wire",
+        "_wire",
         "ledger",
         "_conversation.waiters",
         "runtime",

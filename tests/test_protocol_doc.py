@@ -41,7 +41,6 @@ from creditsync.errors import OutcomeUnknown, Refusal
 from creditsync.events import TradeEvents
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.methods import FINANCE_METHODS, BookingMethod
-from creditsync.records import Limits
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 
@@ -381,24 +380,6 @@ class TableTests(SynchronousTestCase):
                     str(method.cmd) if isinstance(method, BookingMethod) else "",
                 ]
                 for method in FINANCE_METHODS
-            ],
-        )
-
-    def test_limits(self) -> None:
-        """
-        The limits are the server's own defaults.
-        """
-        limits = Limits()
-        self.assertEqual(
-            [float(number) for _, number, _ in self.texts("Limits")],
-            [
-                limits.maxLineLength,
-                limits.lineTimeout,
-                limits.maxPendingPerSession,
-                limits.maxPending,
-                limits.maxQueued,
-                limits.maxUnread,
-                limits.maxConnections,
             ],
         )
 

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from creditsync import wire
+from creditsync import _wire as wire
 from creditsync._conversation.commands import GetOperation, HealthCheck, Subscription
 from creditsync._conversation.finance import financeCommands
 from creditsync._conversation.session import Session, Sessions

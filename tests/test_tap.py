@@ -14,7 +14,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import attrs
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
@@ -27,7 +26,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync import __version__, tap
 from creditsync.auth import mint
 from creditsync.errors import LedgerInUse, LedgerProblem, Unauthorized
-from creditsync.records import Limits
+from creditsync.limits import Limits
 from creditsync.tap import CannotStart, Options, Server
 from tests.test_signals import keepSignals
 
@@ -141,7 +140,18 @@ class OptionsTests(InFolder):
             *("--stop-timeout", "9.5"),
         )
         self.assertEqual(
-            attrs.astuple(options["limits"]), (1, 2.5, 3, 4, 5, 6, 7, 8, 9.5)
+            options["limits"],
+            Limits(
+                maxLineLength=1,
+                lineTimeout=2.5,
+                linesPerTurn=3,
+                maxPending=4,
+                maxPendingPerSession=5,
+                maxQueued=6,
+                maxUnread=7,
+                maxConnections=8,
+                stopTimeout=9.5,
+            ),
         )
 
     def test_noQuantity(self) -> None:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import validation, wire
+from creditsync import _wire as wire
+from creditsync import validation
 from creditsync.errors import InvalidData, InvalidJSON
 from creditsync.validation import REQUESTS, Schemas, load
 

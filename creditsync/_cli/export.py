@@ -10,9 +10,9 @@ from io import TextIOWrapper
 from typing import Any
 
 from creditsync._cli.ledger import addLedger, addPeriod, asISO, readLogin, told
+from creditsync._money import fromUnits
 from creditsync.ledger._reading import reading, trades
 from creditsync.records import TRADE_MEMBERS, Trade
-from creditsync.wire import fromUnits
 
 
 def addCommand(commands: Any) -> None:

@@ -17,7 +17,8 @@ from typing import Any, Final, TypeAlias
 
 from twisted.internet.defer import Deferred
 
-from creditsync import codes, wire
+from creditsync import _wire as wire
+from creditsync import codes
 from creditsync._cli.connection import (
     DONE,
     STATUSES,

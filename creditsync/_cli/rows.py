@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final
 
 from attrs import define
 
-from creditsync import wire
+from creditsync import _wire as wire
 from creditsync._cli.operations import signed
 from creditsync._cli.spreadsheet import Problem, Unreadable, clean, records
 from creditsync._conversation.finance import operation

@@ -8,9 +8,9 @@ from typing import Any, Final
 from creditsync import codes
 from creditsync._cli.ledger import addLedger, addPeriod, asISO, readLogin, told
 from creditsync._cli.wording import cmdName, printable
+from creditsync._money import fromUnits
 from creditsync.ledger._reading import reading, statement
 from creditsync.records import Account, Trade
-from creditsync.wire import fromUnits
 
 _HEADINGS: Final = ("order", "time", "what", "amount", "balance", "credit", "comment")
 

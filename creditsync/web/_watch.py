@@ -58,13 +58,13 @@ from twisted.internet.interfaces import IDelayedCall
 import creditsync
 from creditsync._conversation.session import Session
 from creditsync._conversation.waiters import Waiter
+from creditsync._money import fromUnits
 from creditsync._transport.protocol import LineProtocol
 from creditsync.counters import SECONDS, Refused
 from creditsync.errors import OutcomeUnknown
 from creditsync.methods import ofCmd
 from creditsync.metrics import ROLES, Metrics, requestCounts
 from creditsync.records import Operation, Principal, Trade, TradeEvent
-from creditsync.wire import fromUnits
 
 # Seconds between two looks.
 PERIOD: Final = 1.0
