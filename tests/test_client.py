@@ -27,6 +27,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides, implementer
 
 from creditsync import errors
+from creditsync._client.backoff import Backoff
 from creditsync.client import (
     Amount,
     CreditClient,
@@ -1365,7 +1366,7 @@ class GarbageTests(ClientTestCase):
             b'"status":409,"error":1,"message":"m"',
             b'"status":409,"error":"X","message":"m","data":1',
         ):
-            extID = next(reversed(self.client._inFlight), "1")
+            extID = next(reversed(self.client._pipeline._inFlight), "1")
             self.assertGarbage(b'{"extID":"%s",%s}\r\n' % (extID.encode(), members))
 
     def test_tooLong(self) -> None:
@@ -1466,7 +1467,7 @@ class ReconnectTests(ClientTestCase):
         """
         However many attempts have failed, there is another.
         """
-        self.assertEqual(self.client._delay(5000), 5.0)
+        self.assertEqual(Backoff(lambda: 1.0).delay(5000), 5.0)
 
 
 class EventTests(ClientTestCase):
