@@ -48,6 +48,7 @@ LAYERS: list[set[str]] = [
     {"_conversation.session", "audit"},
     {"_transport.protocol"},
     {"service", "testing"},
+    {"_metrics"},
     {"metrics"},
     {"web"},
     {"tap"},

@@ -13,10 +13,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import __version__
+from creditsync._metrics.reactorlag import ReactorLag
 from creditsync.counters import Counters
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
-from creditsync.metrics import Metrics, ReactorLag, exposition, registry
+from creditsync.metrics import Metrics, exposition, registry
 from creditsync.records import TradeEvent
 from creditsync.revocations import Revocations
 from creditsync.service import CreditSync
@@ -299,7 +300,7 @@ class ProblemTests(ObservedTestCase):
         )
 
 
-class PulseTests(SynchronousTestCase):
+class ReactorLagTests(SynchronousTestCase):
     """
     How late the reactor is.
     """
@@ -309,13 +310,13 @@ class PulseTests(SynchronousTestCase):
         A reactor that was busy for 0.4 s is so much late.
         """
         clock = Clock()
-        pulse = ReactorLag(clock)
-        pulse.start()
+        reactorLag = ReactorLag(clock)
+        reactorLag.start()
         clock.advance(0.25)
-        self.assertEqual(pulse.lag, 0)
+        self.assertEqual(reactorLag.last, 0)
         clock.advance(0.65)
-        self.assertAlmostEqual(pulse.lag, 0.4)
-        self.assertEqual(sum(pulse.lags.counts), 2)
-        pulse.stop()
-        pulse.stop()
+        self.assertAlmostEqual(reactorLag.last, 0.4)
+        self.assertEqual(sum(reactorLag.histogram.counts), 2)
+        reactorLag.stop()
+        reactorLag.stop()
         self.assertEqual(clock.getDelayedCalls(), [])

@@ -31,8 +31,8 @@ from creditsync.records import Operation, Reservation, Trade, TradeEvent
 from creditsync.web import _feed as feed
 from creditsync.web import _search as search
 from creditsync.web import _signing as signing
+from creditsync.web._history import quantile
 from creditsync.web._service import Web, WebSite, onLoopback
-from creditsync.web._watch import quantile
 from creditsync.web.root import Root
 from tests.lint import problems
 from tests.observed import NOW, Client, ObservedTestCase
@@ -281,9 +281,8 @@ class ProbeTests(WebTestCase):
         [event] = [each for each in log if "host" in each]
         self.assertEqual(
             formatEvent(event),
-            "/metrics for 127.0.0.1 is refused: it was asked for under the name"
-            " evil.example:8081, which is neither an address nor named by"
-            " --web-origin.",
+            "/metrics for 127.0.0.1 is refused: it was requested under the name"
+            " evil.example:8081, which is neither an address nor in --web-origin.",
         )
         for host in ("localhost:8081", "127.0.0.1:8081"):
             self.assertEqual(self.get("/metrics", Host=host).status, 200)
@@ -702,7 +701,7 @@ class SignInTests(WebTestCase):
         """
         There is room for so many sign-ins; the oldest goes.
         """
-        self.patch(signing, "_MOST", 2)
+        self.patch(signing, "_MAX_SIGN_INS", 2)
         cookies = []
         for _ in range(3):
             self.signIn()
@@ -716,7 +715,7 @@ class SignInTests(WebTestCase):
         """
         Sign-ins whose tokens have ended leave their room to others.
         """
-        self.patch(signing, "_MOST", 2)
+        self.patch(signing, "_MAX_SIGN_INS", 2)
         self.signIn("dealer")
         dealer = self.cookie
         self.signIn()
@@ -962,7 +961,7 @@ class FeedTests(WebTestCase):
         self.assertEqual(len(sessions["shown"]), 50)
         self.assertEqual(sessions["shown"][0]["inFlight"], 1)
         self.assertEqual((sessions["inFlight"], sessions["stalled"]), (1, 0))
-        with mock.patch("creditsync.web._watch._LOOKED_AT", 59):
+        with mock.patch("creditsync.web._history._LOOKED_AT", 59):
             [_, (_, snapshot)] = self.ask("/feed").events()
         self.assertTrue(snapshot["sessions"]["isPartial"])
         self.assertEqual(snapshot["sessions"]["count"], 60)
@@ -1053,7 +1052,7 @@ class SearchTests(WebTestCase):
             },
         )
         self.assertEqual([trade["order"] for trade in found["trades"]], [3, 1])
-        self.assertEqual(found["note"], "all of the ledger was looked at")
+        self.assertEqual(found["note"], "the whole ledger was searched")
         self.assertEqual(self.orders("login=1004"), [])
 
     def test_key(self) -> None:
@@ -1181,9 +1180,9 @@ class SearchTests(WebTestCase):
         """
         Of a search that came not all the way it is said.
         """
-        self.patch(search, "MOST", 1)
+        self.patch(search, "MAX_TRADES", 1)
         found = self.search("login=1001")
-        self.assertEqual(found["note"], "only orders down to 3 were looked at")
+        self.assertEqual(found["note"], "only orders down to 3 were searched")
 
 
 class ServiceTests(WebTestCase):
