@@ -6,7 +6,10 @@ fits together. In a browser it is tested by C{tests/integration/test_console.py}
 import re
 from html.parser import HTMLParser
 from importlib.resources import files
+from typing import Any
 
+from creditsync.web._history import History
+from creditsync.web._snapshot import snapshot
 from tests.test_web import WebTestCase
 
 STATIC = {
@@ -76,7 +79,7 @@ def wanted(script: str) -> set[str]:
     """
     The ids of elements that a script looks up or writes to.
     """
-    called = r'(?:\$|tell|flag|new Plot|new Table)\(\s*"([\w-]+)"'
+    called = r'(?:\$|setText|flag|new Plot|new Table)\(\s*"([\w-]+)"'
     return set(re.findall(called, script))
 
 
@@ -162,8 +165,28 @@ class PageTests(WebTestCase):
         ]
         self.assertEqual(len(ids), len(set(ids)))
         looked = set().union(*map(wanted, SCRIPTS.values()))
-        self.assertGreater(len(looked), 50)
+        self.assertGreater(len(looked), 40)
         self.assertEqual(looked - set(ids), set())
+
+    def test_figures(self) -> None:
+        """
+        Each figure of the page is a member of a snapshot, in a format that the
+        scripts have.
+        """
+        shown = snapshot(self.metrics, History(self.metrics))
+        formats = re.findall(r"const FORMATS = \{ (.*) \}", SCRIPTS["figures.js"])
+        figures = [
+            (each["data-figure"] or "", each["data-format"])
+            for _, each in Elements(STATIC["index.html"]).found
+            if "data-figure" in each
+        ]
+        self.assertGreater(len(figures), 15)
+        for path, form in figures:
+            self.assertIn(form, formats[0].split(", "), path)
+            value: Any = shown
+            for name in path.split("."):
+                self.assertIn(name, value, path)
+                value = value[name]
 
     def test_accessible(self) -> None:
         """
@@ -190,7 +213,7 @@ class PageTests(WebTestCase):
         page = "<img src=//else/x onerror=a()><p style=a><script>b()</script>"
         self.assertEqual(referred(page), ["//else/x"])
         self.assertEqual(inlined(page), ["onerror", "style", "b()"])
-        self.assertEqual(wanted('tell("a", 1); $("b-c")'), {"a", "b-c"})
+        self.assertEqual(wanted('setText("a", 1); $("b-c")'), {"a", "b-c"})
         self.assertEqual(
             fetched('import x from "https://else/y.js"'), {"https://else/y.js"}
         )

@@ -162,7 +162,7 @@ class ConsoleTests(SynchronousTestCase):
         """
         server = self.enter()
         self.assertEqual(self.page.text("#verdict-word"), "Ready")
-        self.assertIn("No trade", self.page.text("#trades-none"))
+        self.assertIn("No trades", self.page.text("#trades-none"))
         self.book(server, EVIL, "\u202etxt.exe")
         self.page.until("document.querySelector('#trades').rows.length === 2")
         rows = self.page.text("#trades")
@@ -177,7 +177,7 @@ class ConsoleTests(SynchronousTestCase):
         )
         self.page.until("document.querySelector('#booked').textContent === '2'")
         self.assertEqual(self.page.text("#acknowledged"), "2")
-        self.assertEqual(self.page.text("#money-apart"), "Apart by 0")
+        self.assertEqual(self.page.text("#consistency"), "Consistent")
         self.assertNotIn("evil", self.page.run("document.title"))
         self.assertEqual(self.page.complaints, [])
 
@@ -241,10 +241,10 @@ class ConsoleTests(SynchronousTestCase):
             self.assertEqual(self.search(by, wanted), "Found: 1 trade.")
             self.assertIn("first", self.page.text("#found-trades"))
         self.assertEqual(self.search("login", "5"), "Nothing was found.")
-        self.assertIn("All of the ledger", self.page.text("#found-note"))
+        self.assertIn("The whole ledger", self.page.text("#found-note"))
         self.assertEqual(
             self.search("order", "x"),
-            "That can't be searched: order must be a whole number.",
+            "Can't search: order must be a whole number.",
         )
         self.assertIn(EVIL, self.searchedTitle("extID", EVIL))
         self.assertEqual(self.page.complaints, [])
@@ -286,7 +286,7 @@ class ConsoleTests(SynchronousTestCase):
         server = self.enter()
         server.signal(signal.SIGSTOP)
         self.page.until("document.body.dataset.state === 'stale'")
-        self.assertIn("Nothing was heard for", self.page.text("#verdict-why"))
+        self.assertIn("No figures for", self.page.text("#verdict-why"))
         self.assertIn(
             "grayscale",
             self.page.run(
@@ -327,7 +327,7 @@ class ConsoleTests(SynchronousTestCase):
         server.end()
         self.folder.start(*SERVE, *LISTEN, "--web", f"tcp:{port}")
         self.page.until("document.querySelector('#console').hidden")
-        self.assertIn("was started again", self.page.text("#sign-in-problem"))
+        self.assertIn("has restarted", self.page.text("#sign-in-problem"))
 
     def test_two(self) -> None:
         """
@@ -383,7 +383,7 @@ class ConsoleTests(SynchronousTestCase):
             ("Slow", {"waiters": {"count": 1, "oldest": 2.5}}, []),
             ("Stuck", {"queue": {"operations": 1, "oldest": 1.5}}, []),
             ("Not ready", {"health": {"problem": "it stops"}}, []),
-            ("Money is apart", {"totals": {"unbooked": 1}}, []),
+            ("Mismatch", {"totals": {"unbooked": 1}}, []),
         ):
             asked = json.dumps([change, points])
             found = self.page.run(VERDICT.replace("ASKED", asked))
