@@ -112,7 +112,7 @@ class MetricTests(SynchronousTestCase):
         expected = {
             "INVALID_JSON": refused,
             "INVALID_DATA": refused,
-            # By a metric of its own, CreditsyncTokensRefused.
+            # By a metric of its own, CreditsyncInvalidTokens.
             "UNAUTHORIZED": set(),
             "FORBIDDEN": refused,
             "UNKNOWN_COMMAND": refused,
