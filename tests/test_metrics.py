@@ -41,7 +41,7 @@ def values(metrics: Metrics) -> dict[str, Any]:
 
 class LintTests(SynchronousTestCase):
     """
-    The rules see what is wrong.
+    The checks of the exposition find what is wrong.
     """
 
     GOOD = (
@@ -53,13 +53,13 @@ class LintTests(SynchronousTestCase):
 
     def test_good(self) -> None:
         """
-        There is nothing to say of what is good.
+        Nothing is reported for a correct exposition.
         """
         self.assertEqual(problems(self.GOOD), [])
 
     def test_bad(self) -> None:
         """
-        Each fault has its word.
+        Each mistake is reported in words that name it.
         """
         for good, bad, word in (
             ("a_seconds", "a_ms", "base unit"),
@@ -82,12 +82,13 @@ class LintTests(SynchronousTestCase):
 
 class MetricsTests(ObservedTestCase):
     """
-    What a scraper is told.
+    What a scraper gets.
     """
 
     def test_lint(self) -> None:
         """
-        The text is good before anything has happened and after a lot has.
+        The exposition is correct before anything has happened and after a lot
+        has.
         """
         text, _ = exposition(registry(self.metrics), "")
         self.assertEqual(problems(text.decode()), [])
@@ -113,8 +114,8 @@ class MetricsTests(ObservedTestCase):
 
     def test_revocations(self) -> None:
         """
-        A file of revoked tokens that is no longer understood is told, also on
-        a server that nobody asks for anything.
+        A file of revoked tokens that can't be read is reported, even without
+        requests.
         """
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -131,7 +132,8 @@ class MetricsTests(ObservedTestCase):
 
     def test_openMetrics(self) -> None:
         """
-        Who asks for OpenMetrics gets what its own, stricter parser takes.
+        A scraper that accepts OpenMetrics gets what its stricter parser
+        accepts.
         """
         self.aLot()
         text, contentType = exposition(
@@ -144,7 +146,8 @@ class MetricsTests(ObservedTestCase):
 
     def test_values(self) -> None:
         """
-        One credit that was booked, one that waits, one refused for each reason.
+        After one booked, one pending and one refused request of each kind, the
+        metrics have these values.
         """
         self.aLot()
         self.reactor.advance(0.5)
@@ -187,7 +190,7 @@ class MetricsTests(ObservedTestCase):
 
     def test_requestsAreTimed(self) -> None:
         """
-        Each request that is counted was timed too.
+        Each request that is counted is timed too.
         """
         self.aLot()
         found = values(self.metrics)
@@ -202,7 +205,8 @@ class MetricsTests(ObservedTestCase):
 
     def test_unread(self) -> None:
         """
-        What a client does not read shows, and that it stalls.
+        Bytes that a client does not read are shown, and that its connection is
+        paused.
         """
         client = Client(self.server)
         client.protocol.pauseProducing()
@@ -213,7 +217,7 @@ class MetricsTests(ObservedTestCase):
 
     def test_otherRegistry(self) -> None:
         """
-        An application that has a registry puts the metrics among its own.
+        An application can register the metrics in a registry of its own.
         """
         theirs = CollectorRegistry(auto_describe=True)
         theirs.register(self.metrics)
@@ -225,14 +229,14 @@ class MetricsTests(ObservedTestCase):
 
     def test_process(self) -> None:
         """
-        A registry of our own has the process too.
+        Our own registry also has the metrics of the process.
         """
         found = values(self.metrics)
         self.assertGreater(found["process_resident_memory_bytes{}"], 1_000_000)
 
     def test_foreignRuntime(self) -> None:
         """
-        Of a runtime that is not ours nothing is told of queue and commits.
+        With another trading runtime there are no metrics of queue and commits.
         """
         clock = Clock()
         events = TradeEvents()
@@ -258,14 +262,15 @@ class ProblemTests(ObservedTestCase):
 
     def test_idle(self) -> None:
         """
-        To have booked nothing for a long time is no problem.
+        Having booked nothing for a long time is not a problem.
         """
         self.reactor.advance(86400)
         self.assertEqual(self.metrics.problem(), None)
 
     def test_stuck(self) -> None:
         """
-        A commit that lasts longer than a request may is one, until it ends.
+        A commit that lasts longer than the timeout of requests is a problem
+        until it ends.
         """
         Client(self.server).asks()
         self.turns()
@@ -280,7 +285,7 @@ class ProblemTests(ObservedTestCase):
 
     def test_failed(self) -> None:
         """
-        So is a ledger that failed.
+        A ledger that failed is a problem.
         """
         Client(self.server).asks()
         self.turns()
@@ -292,7 +297,7 @@ class ProblemTests(ObservedTestCase):
 
     def test_stopping(self) -> None:
         """
-        And a server that stops.
+        A server that is stopping is a problem.
         """
         self.server.stopService()
         self.assertEqual(
@@ -307,7 +312,7 @@ class ReactorLagTests(SynchronousTestCase):
 
     def test_lag(self) -> None:
         """
-        A reactor that was busy for 0.4 s is so much late.
+        A reactor that was busy for 0.4 s lags by 0.4 s.
         """
         clock = Clock()
         reactorLag = ReactorLag(clock)

@@ -63,7 +63,8 @@ def referred(page: str) -> list[str]:
 
 def inlined(page: str) -> list[str]:
     """
-    What a page has in itself that the policy forbids to run or to apply.
+    Scripts, styles and event attributes inside a page, which the policy
+    forbids.
     """
     elements = Elements(page)
     attributes = [
@@ -85,7 +86,7 @@ def wanted(script: str) -> set[str]:
 
 def fetched(script: str) -> set[str]:
     """
-    What a script loads: modules, feeds, answers.
+    The modules, feeds and responses that a script loads.
     """
     pattern = (
         r'(?:from |import |import\(|fetch\(|EventSource\(|WebSocket\()["`]([^"`?]+)'
@@ -100,7 +101,7 @@ class PageTests(WebTestCase):
 
     def test_served(self) -> None:
         """
-        Every file is there, in its type and with the policy.
+        Every file is served with its type and the policy.
         """
         types = {
             "html": "text/html; charset=utf-8",
@@ -142,8 +143,8 @@ class PageTests(WebTestCase):
 
     def test_nothingInline(self) -> None:
         """
-        No script, style or event attribute stands in the page itself, and no
-        script makes markup or code of text.
+        The page itself has no script, style or event attribute, and no script
+        turns text into markup or code.
         """
         self.assertEqual(inlined(STATIC["index.html"]), [])
         for name, script in SCRIPTS.items():
@@ -156,7 +157,7 @@ class PageTests(WebTestCase):
 
     def test_ids(self) -> None:
         """
-        What the scripts look for is in the page, once.
+        Each id that the scripts look up is in the page, once.
         """
         ids = [
             each["id"]
@@ -208,7 +209,7 @@ class PageTests(WebTestCase):
 
     def test_checks(self) -> None:
         """
-        What is not allowed would be found.
+        The checks above find what is not allowed.
         """
         page = "<img src=//else/x onerror=a()><p style=a><script>b()</script>"
         self.assertEqual(referred(page), ["//else/x"])
