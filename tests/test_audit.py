@@ -17,7 +17,7 @@ from twisted.internet.testing import StringTransport
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import audit, wire
+from creditsync import _auditfile, wire
 from creditsync.audit import AuditTrail, checkKind
 from creditsync.errors import Busy
 from creditsync.events import TradeEvents
@@ -351,7 +351,7 @@ class TrailTests(AuditTestCase):
         self.ledger.release()
         self.successResultOf(stopped)
         self.assertEqual(self.lines(), [self.booked("a", 1)])
-        self.assertIsNone(self.trail._file)
+        self.assertIsNone(self.trail._file._descriptor)
         self.assertEqual(self.events._observers, [])
 
     def test_atRest(self) -> None:
@@ -362,7 +362,7 @@ class TrailTests(AuditTestCase):
         self.commit()
         self.asks("b", -900.0)
         self.reactor.advance(0)
-        self.assertEqual((self.trail._askers, self.trail._lines), ({}, []))
+        self.assertEqual((self.trail._askers, self.trail._file._lines), ({}, []))
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
 
@@ -758,7 +758,7 @@ class KindTests(AuditTestCase):
         waited for, written to it or stays open.
         """
         self.kinds()
-        self.patch(audit, "checkKind", lambda path: None)
+        self.patch(_auditfile, "checkKind", lambda path: None)
         before = os.listdir("/proc/self/fd")
         for name in ("pipe", "read"):
             path = self.path.parent / name
@@ -803,7 +803,7 @@ class SlowTests(AuditTestCase):
         super().setUp()
         self.log = logTo(self)
         self.waiting: list[tuple[Callable[[], None], Deferred[None]]] = []
-        self.trail._run = self.hold
+        self.trail._file._run = self.hold
 
     def hold(self, function: Callable[[], None]) -> "Deferred[None]":
         """
@@ -874,7 +874,7 @@ class SlowTests(AuditTestCase):
         There is a bound to what waits. Beyond it lines are lost, which are
         counted, and the trail says so where they would have been.
         """
-        self.patch(audit, "_MAX_WAITING", 3)
+        self.patch(_auditfile, "_MAX_WAITING", 3)
         self.credit("a")
         self.credit("b", "c", "d")
         self.credit("e")
@@ -913,7 +913,7 @@ class SlowTests(AuditTestCase):
             self.goOn()
         self.successResultOf(stopped)
         self.assertEqual(self.told(), ["a", "b"])
-        self.assertIsNone(self.trail._file)
+        self.assertIsNone(self.trail._file._descriptor)
 
     def test_stopIsBounded(self) -> None:
         """
@@ -926,7 +926,7 @@ class SlowTests(AuditTestCase):
         self.reactor.advance(0.2)
         self.reactor.advance(2)
         self.successResultOf(stopped)
-        self.assertIsNone(self.trail._file)
+        self.assertIsNone(self.trail._file._descriptor)
         self.assertEqual(self.trail.lost, 2)
         self.assertIn("it has not kept up until the end", self.log[0][1])
         self.assertEqual(self.reactor.getDelayedCalls(), [])

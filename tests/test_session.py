@@ -20,7 +20,8 @@ from zope.interface import implementer
 from creditsync import wire
 from creditsync._conversation.commands import GetOperation, HealthCheck, Subscription
 from creditsync._conversation.finance import financeCommands
-from creditsync._conversation.session import Session, Sessions
+from creditsync._conversation.session import Session
+from creditsync._conversation.sessions import Sessions
 from creditsync._conversation.waiters import Waiters
 from creditsync.codes import ALL_SESSIONS
 from creditsync.errors import Busy, IncorrectOrder, LedgerProblem, Refusal
@@ -263,7 +264,7 @@ class SessionTestCase(SynchronousTestCase):
             waiters=self.waiters,
             limits=limits or Limits(),
         )
-        self.events.addObserver(self.sessions.tradeEvents)
+        self.events.addObserver(self.sessions.broadcast.tradeEvents)
 
     def client(self) -> Client:
         """

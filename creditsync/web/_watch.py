@@ -57,9 +57,9 @@ from twisted.internet.interfaces import IDelayedCall
 
 import creditsync
 from creditsync._conversation.session import Session
-from creditsync._conversation.waiters import Waiter
+from creditsync._conversation.waiter import Waiter
 from creditsync._transport.protocol import LineProtocol
-from creditsync.counters import SECONDS, Refused
+from creditsync.counters import SECONDS, RecentRefusal
 from creditsync.errors import OutcomeUnknown
 from creditsync.methods import ofCmd
 from creditsync.metrics import ROLES, Metrics, requestCounts
@@ -342,7 +342,7 @@ def kind(cmd: object) -> str | None:
     return None if method is None else method.label
 
 
-def refusal(refused: Refused) -> JSON:
+def refusal(refused: RecentRefusal) -> JSON:
     """
     Show a refusal.
     """
