@@ -163,7 +163,9 @@ class AuditFile:
         finally:
             descriptor, self._descriptor = self._descriptor, None
             if self._lines:
-                self._drop(len(self._lines), "it has not kept up until the end")
+                self._drop(
+                    len(self._lines), "the server stopped before they were written"
+                )
         if descriptor is not None:
             await self._run(partial(os.close, descriptor))
 
@@ -174,7 +176,7 @@ class AuditFile:
             self._flushing = None
         if len(self._lines) > _MAX_WAITING:
             # All of them, so that the gap is where the trail says it is.
-            self._drop(len(self._lines), "it is written too slowly")
+            self._drop(len(self._lines), "writing it is too slow")
             self._lines = []
         self._work()
 
@@ -210,7 +212,7 @@ class AuditFile:
             await self._run(replace)
         except (OSError, ValueError) as e:
             self._log.error(
-                "The audit trail {path} can't be opened again, the old file goes on:"
+                "The audit trail {path} can't be reopened, the old file stays in use:"
                 " {why}",
                 path=str(self.path),
                 why=_reason(e),

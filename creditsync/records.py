@@ -247,15 +247,14 @@ def difference(one: Operation | Deletion, other: Operation | Deletion) -> str | 
 
 class Reservation(Struct, eq=False):
     """
-    The runtime's promise: an operation has its order and will be booked.
+    The runtime's promise that an operation has its order and will be booked.
 
-    @ivar eventType: The C{EV_RECORD_*} code of the event that the booking
-        causes.
-    @ivar trade: The trade as it will be booked.
-    @ivar isReplay: Whether it was booked before, under the same key, and is
-        not booked again.
-    @ivar awaited: The Deferreds of L{whenDurable}. A copy of a reservation
-        shares them, so make a new one instead.
+    @ivar eventType: The C{EV_RECORD_*} code of the event to come.
+    @ivar trade: The trade that the operation makes.
+    @ivar isReplay: Whether it was booked before with the same key, and is not booked
+        again.
+    @ivar awaited: The Deferreds of L{whenDurable}. Don't set it, and don't copy a
+        reservation: the copy would share them. Make a new one instead.
     """
 
     eventType: int
@@ -273,11 +272,10 @@ class Reservation(Struct, eq=False):
 
     def whenDurable(self) -> "Deferred[None]":
         """
-        Wait until the operation can no longer be lost. To be called before it
-        is booked.
+        Wait until the operation can no longer be lost. Call this before it is
+        booked.
 
-        @return: Fires when the operation is on disk, or fails when it is unknown
-            whether it is.
+        @return: Fires when the operation is on disk, or fails if that is unknown.
         """
         durable: Deferred[None] = Deferred()
         self.awaited += (durable,)
@@ -285,15 +283,15 @@ class Reservation(Struct, eq=False):
 
     def booked(self) -> None:
         """
-        The runtime calls this when the operation is on disk.
+        Report that the operation is on disk. The runtime calls this.
         """
         for durable in self.awaited:
             durable.callback(None)
 
     def lost(self, why: Failure) -> None:
         """
-        The runtime calls this when it is unknown whether the operation is on
-        disk.
+        Report that it is unknown whether the operation is on disk. The runtime
+        calls this.
         """
         for durable in self.awaited:
             durable.errback(why)

@@ -70,7 +70,7 @@ class Session:
     principal: Principal | None = None
     peer: str = "local"
     _isSubscribed: bool = True
-    # The requests that wait, by their extIDs; one without an extID by itself.
+    # The requests that are waiting, by extID; without one, by the waiter itself.
     _pending: dict[object, Waiter] = Factory(dict)
 
     @property
@@ -125,7 +125,8 @@ class Session:
             )
         self._admission.check(len(self._pending))
         response = command.execute(self, request)
-        # Nearly always a dict, for which it takes long to see that it's no Deferred.
+        # A response is nearly always a dict, and isinstance is slow to find that
+        # something is no Deferred, which is an abstract base class.
         if isinstance(response, dict) or not isinstance(response, Deferred):
             self._respond(response, request)
             return
@@ -145,30 +146,37 @@ class Session:
 
     def _respond(self, response: Response, asked: Request | Waiter) -> None:
         """
-        Answer a request with the response of its command, or have it wait for
-        what the C{__deferred} of the response names.
+        Do what the response of a command says: answer its request with it, or
+        have the request wait for what its C{__deferred} names.
 
         @param asked: The request; as a waiter, if the response came later.
         """
         service: ServiceObject | None = None
         if isinstance(response, dict):
             service = response.pop(DEFERRED, None)
-        if isinstance(service, Deferral):
-            waiter = self._wait(asked) if isinstance(asked, Request) else asked
-            if service.durable is not None:
-                # Not needed with an event, and the wait for one may be long.
-                waiter.response = response
-            if self._audit is not None:
-                self._audit.accepted(waiter, service)
-            self._waiters.expect(waiter, service)
+        if not isinstance(service, Deferral):
+            self._answerWith(response, service, asked)
             return
-        # Before a wait ends, so that what can't be encoded is refused.
+        waiter = self._wait(asked) if isinstance(asked, Request) else asked
+        if service.durable is not None:
+            # Not needed with an event, and the wait for one may be long.
+            waiter.response = response
+        if self._audit is not None:
+            self._audit.accepted(waiter, service)
+        self._waiters.expect(waiter, service)
+
+    def _answerWith(
+        self, response: Response, service: Replay | None, asked: Request | Waiter
+    ) -> None:
+        # Encoded before the wait ends, so that a response for which that fails is
+        # still a refusal.
         if service is None:
             line = wire.success(asked.extID, response)
         else:
             line = wire.replay(asked.extID, wire.encodeData(service.trade or response))
         if isinstance(asked, Waiter) and not self._waiters.release(asked):
-            # It was answered with 504. The trail tells what became of it.
+            # It was answered with 504, or its session has ended; the trail tells
+            # all the same that nothing more is booked.
             if service is not None and self._audit is not None:
                 self._audit.replayed(self, asked, service)
             return
@@ -176,7 +184,7 @@ class Session:
 
     def _failed(self, why: Failure, waiter: Waiter) -> None:
         """
-        Refuse a request whose command failed after it had returned.
+        Refuse a request whose response was to come later, and failed.
         """
         if self._waiters.release(waiter):
             _waitFailed(why, self, waiter)
@@ -188,7 +196,7 @@ class Session:
         waiter = self._waiters.wait(extID, self, request.command)
         self._pending[waiter if extID is None else extID] = waiter
         self._admission.pending += 1
-        # No bound method and one tuple: 100,000 requests may be waiting.
+        # One tuple and no bound methods, as 100,000 requests may be waiting.
         arguments = (self, waiter)
         waiter.ended.addCallbacks(
             _waitEnded, _waitFailed, arguments, errbackArgs=arguments
@@ -205,14 +213,15 @@ class Session:
         outcome: Replay | Refusal | None = None,
     ) -> None:
         """
-        Send the one reply of a request, and have it recorded and counted.
+        Send the one reply of a request. Here the audit trail and the counters
+        learn of every reply.
 
-        @param outcome: What the reply is, if it is no plain success.
+        @param outcome: What the reply tells, unless it is a plain success.
         """
         if isinstance(asked, Waiter):
             key = asked if asked.extID is None else asked.extID
             if self._pending.pop(key, None) is None:
-                # The session ended while it was sent another of these replies.
+                # Another of the replies of this turn has made the session end.
                 return
             self.send(line)
             self._admission.release(1)

@@ -1,5 +1,5 @@
 """
-All the conversations of one server: they begin here, and here they end.
+All the conversations of one server: how they begin, and what they share.
 """
 
 from collections.abc import Callable, Iterable
