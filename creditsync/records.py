@@ -11,7 +11,7 @@ Money is always an integer number of 10⁻⁸ units, time is UNIX seconds.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
@@ -203,14 +203,14 @@ def difference(one: Operation | Deletion, other: Operation | Deletion) -> str | 
 
 class Reservation(Struct, eq=False):
     """
-    The runtime's word that an operation has its order and will be booked.
+    The runtime's promise that an operation has its order and will be booked.
 
-    @ivar eventType: The C{EV_RECORD_*} of the event that the booking emits.
-    @ivar trade: The trade as the operation makes it.
-    @ivar isReplay: Whether it was booked before, under the same key, and is
-        not booked again.
-    @ivar awaited: What L{whenDurable} gave, which nobody else sets. A copy would
-        share it: to make another reservation of the same is better.
+    @ivar eventType: The C{EV_RECORD_*} code of the event to come.
+    @ivar trade: The trade that the operation makes.
+    @ivar isReplay: Whether it was booked before with the same key, and is not booked
+        again.
+    @ivar awaited: The Deferreds of L{whenDurable}. Don't set it, and don't copy a
+        reservation: the copy would share them. Make a new one instead.
     """
 
     eventType: int
@@ -228,11 +228,10 @@ class Reservation(Struct, eq=False):
 
     def whenDurable(self) -> "Deferred[None]":
         """
-        Wait until the operation can no longer be lost; to be called before it
-        is booked.
+        Wait until the operation can no longer be lost. Call this before it is
+        booked.
 
-        @return: Fires when the operation is on disk, or fails when nobody
-            knows whether it is.
+        @return: Fires when the operation is on disk, or fails if that is unknown.
         """
         durable: Deferred[None] = Deferred()
         self.awaited += (durable,)
@@ -240,27 +239,34 @@ class Reservation(Struct, eq=False):
 
     def booked(self) -> None:
         """
-        The runtime's call: the operation is on disk.
+        Report that the operation is on disk. The runtime calls this.
         """
         for durable in self.awaited:
             durable.callback(None)
 
     def lost(self, why: Failure) -> None:
         """
-        The runtime's call: nobody knows whether the operation is on disk.
+        Report that it is unknown whether the operation is on disk. The runtime
+        calls this.
         """
         for durable in self.awaited:
             durable.errback(why)
 
 
+# The member of a response that tells the session what to do with it. The session
+# takes it out first, so that no client ever sees it (docs/protocol.rst, "Runtime
+# flow").
+DEFERRED: Final = "__deferred"
+
+
 class Deferral(Struct):
     """
-    The service object that a finance command adds to its response as
-    C{__deferred}: what the reply has to wait for.
+    The C{__deferred} of a response whose reply has to wait.
 
-    @ivar durable: With it, the reply is the response itself, sent as soon as
-        this fires; without it, the reply is the data of the event that
-        C{operation} causes.
+    @ivar eventType: The C{EV_RECORD_*} code of the event that C{operation}
+        causes.
+    @ivar durable: Fires when the operation is on disk, and then the reply is the
+        response. With L{None} the reply waits for the event, and is its data.
     """
 
     order: int
@@ -271,15 +277,21 @@ class Deferral(Struct):
 
 class Replay(Struct, gc=False):
     """
-    The service object that stands under C{__deferred} where nothing has to be
-    waited for: the operation was booked before.
+    The C{__deferred} of a response whose operation was booked before, under the
+    same key. The reply is sent at once, with C{replayed} in it.
 
-    @ivar trade: The trade as it was booked then, if that is the reply;
-        without it, the reply is the response itself.
+    @ivar trade: The trade as it was booked, if that is the reply's data; with
+        L{None} it is the response.
     """
 
     order: int
     trade: Trade | None = None
+
+
+# What may stand under DEFERRED: an object of the service, never of the wire.
+ServiceObject: TypeAlias = Deferral | Replay
+# What a command returns: the C{data} of its reply.
+Response: TypeAlias = Trade | Mapping[str, Any]
 
 
 class TradeEvent(Struct):

@@ -20,7 +20,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync._conversation.commands import GetOperation, HealthCheck
 from creditsync._conversation.finance import financeCommands
-from creditsync._conversation.session import Session, Sessions
+from creditsync._conversation.session import Session
+from creditsync._conversation.sessions import Sessions
 from creditsync._conversation.waiters import Waiters
 from creditsync.errors import Refusal
 from creditsync.events import TradeEvents
@@ -164,7 +165,7 @@ class HouseCase(SynchronousTestCase):
             waiters=self.waiters,
             limits=Limits(),
         )
-        self.events.addObserver(self.sessions.tradeEvents)
+        self.events.addObserver(self.sessions.broadcast.tradeEvents)
         self.client = Client(self.sessions)
 
     def tearDown(self) -> None:
