@@ -16,6 +16,7 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -158,6 +159,8 @@ class AuditTrail:
         except ValueError:
             os.close(file)
             raise
+        # A process that was killed, or had no room, may have left half a line.
+        self._isTorn = _isTorn(self.path)
         return file
 
     def reopen(self) -> None:
@@ -429,6 +432,20 @@ class AuditTrail:
             count=count,
         )
         self._gap -= count
+
+
+def _isTorn(path: Path) -> bool:
+    """
+    Whether the last line of a file lacks its end, as far as this user may know.
+    """
+    with suppress(OSError):
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            size = os.fstat(file).st_size
+            return size > 0 and os.pread(file, 1, size - 1) != b"\n"
+        finally:
+            os.close(file)
+    return False
 
 
 def _reason(error: OSError | ValueError) -> str:
