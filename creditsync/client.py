@@ -42,7 +42,12 @@ from zope.interface import implementer
 
 from creditsync import errors, wire
 from creditsync._timeouts import EqualTimeouts
-from creditsync._transport.tls import BEGINNINGS, handshakeProblem, isRefusedCertificate
+from creditsync._transport.tls import (
+    BEGINNINGS,
+    SPEAKS_TLS,
+    handshakeProblem,
+    isRefusedCertificate,
+)
 from creditsync.codes import TRADE_EVENT
 from creditsync.errors import SPOKEN, InvalidJSON, Spoken
 
@@ -679,9 +684,9 @@ class CreditClient(ClientService):
         The server says something to nobody.
         """
         self._log.warn("the server complains: {answer}", answer=complaint)
-        if not connection.hasAnswered and complaint.error == InvalidJSON.error:
-            # It is about the first line, the subscription: not one of the lines
-            # that were sent means anything to the other side.
+        if not connection.hasAnswered and complaint.message == SPEAKS_TLS:
+            # Not one of the lines that were sent means anything to the other side.
+            # Any other complaint may be about what a proxy put before them.
             connection.isNotUnderstood = True
             connection.cause = complaint.message
 
