@@ -9,6 +9,7 @@ nothing else is affected. The file itself tells how many are missing, and where.
 import os
 import stat
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -122,6 +123,8 @@ class AuditFile:
         except ValueError:
             os.close(descriptor)
             raise
+        # A process that was killed, or had no room, may have left half a line.
+        self._isTorn = _isTorn(self.path)
         return descriptor
 
     def add(self, line: bytes) -> None:
@@ -277,6 +280,20 @@ class AuditFile:
             count=count,
         )
         self._gap -= count
+
+
+def _isTorn(path: Path) -> bool:
+    """
+    Whether the last line of a file lacks its end, as far as this user may know.
+    """
+    with suppress(OSError):
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            size = os.fstat(file).st_size
+            return size > 0 and os.pread(file, 1, size - 1) != b"\n"
+        finally:
+            os.close(file)
+    return False
 
 
 def _reason(error: OSError | ValueError) -> str:

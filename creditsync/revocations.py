@@ -30,10 +30,8 @@ _MARKS: Final = re.compile(r"""[\s#,;"']+""")
 # What `creditsync token` gives a token for its jti.
 _OURS: Final = re.compile(r"[0-9a-f]{16}")
 _OURS_JOINED: Final = re.compile(r"(?:[0-9a-f]{16}){2,}")
-
-
-def _firstWord(entry: str) -> list[str]:
-    return [word for word in _MARKS.split(entry) if word][:1]
+# One or more of them, joined, with something else around.
+_OURS_INSIDE: Final = re.compile(r"(?<![0-9A-Za-z])(?:[0-9a-f]{16})+(?![0-9A-Za-z])")
 
 
 class _Doubt(NamedTuple):
@@ -41,12 +39,10 @@ class _Doubt(NamedTuple):
     A kind of line that is perhaps not what its author meant.
 
     @ivar applies: Whether an entry is of this kind.
-    @ivar others: The ids that it may have been meant for, besides itself.
     @ivar words: What is told of it, after the lines' numbers.
     """
 
     applies: Callable[[str], object]
-    others: Callable[[str], list[str]]
     words: str
 
 
@@ -54,26 +50,22 @@ class _Doubt(NamedTuple):
 _DOUBTS: Final = (
     _Doubt(
         _UNUSUAL.search,
-        lambda entry: [_UNUSUAL.sub("", entry)],
         "there is a character that is invisible or not ASCII; the id without it is"
         " revoked too",
     ),
     _Doubt(
         _MARKS.search,
-        _firstWord,
         "there is white space or one of # , ; \" ' inside; one id per line is"
-        " expected, and a remark begins with white space and #. The first word is"
-        " revoked too",
+        " expected, and a remark begins with white space and #. The first word, and"
+        " each id of `creditsync token` in the line, is revoked too",
     ),
     _Doubt(
         _OURS_JOINED.fullmatch,
-        _OURS.findall,
         "this may be several ids of `creditsync token` with no line end between"
         " them; each of them is revoked too",
     ),
     _Doubt(
         lambda entry: not _OURS.fullmatch(entry),
-        lambda entry: [],
         "this can't be the id of a token by `creditsync token`, which has 16 of the"
         " characters 0-9 and a-f; it is right only if another program makes your"
         " tokens",
@@ -250,7 +242,7 @@ def _parse(text: str, seams: Sequence[int]) -> _List:
         ids.add(entry)
         doubt = next((each for each in _DOUBTS if each.applies(entry)), None)
         if doubt is not None:
-            ids.update(doubt.others(entry))
+            ids.update(_otherReadings(entry))
             doubtful[doubt.words].append(number)
     warnings = [f"{_lines(n)}: {words}" for words, n in doubtful.items() if n]
     if seams:
@@ -260,6 +252,19 @@ def _parse(text: str, seams: Sequence[int]) -> _List:
     if not _isEnded(text):
         warnings.append(_NO_END)
     return _List(frozenset(ids), tuple(warnings))
+
+
+def _otherReadings(entry: str) -> Iterator[str]:
+    """
+    The ids that an entry may have been meant for, besides itself. It may be
+    doubtful for several reasons at once, as C{id John\u2019s laptop} is.
+    """
+    yield _UNUSUAL.sub("", entry)
+    for filler in ("", " "):
+        text = _UNUSUAL.sub(filler, entry)
+        yield from [word for word in _MARKS.split(text) if word][:1]
+        for joined in _OURS_INSIDE.findall(text):
+            yield from _OURS.findall(joined)
 
 
 def _entries(text: str) -> Iterator[tuple[int, str]]:

@@ -135,6 +135,20 @@ def _oneOf(name: str, *choices: str) -> Callable[[str], str]:
     return read
 
 
+def _path(name: str) -> Callable[[str], str]:
+    """
+    What reads the value of an option that names a file or a folder. An empty one,
+    say of a variable that is not set, would mean the working folder, or nothing.
+    """
+
+    def read(text: str) -> str:
+        if not text:
+            raise usage.UsageError(f"--{name} is empty: it must name a file or folder")
+        return text
+
+    return read
+
+
 def _limitOptions() -> Iterator[list[Any]]:
     """
     An option for each limit that there is.
@@ -171,8 +185,15 @@ class Options(usage.Options):
             None,
             "A TOML file with these options, by their names; the command line goes"
             " before it.",
+            _path("config"),
         ],
-        ["ledger", None, DEFAULT_LEDGER, "The ledger's file, made if there is none."],
+        [
+            "ledger",
+            None,
+            DEFAULT_LEDGER,
+            "The ledger's file, made if there is none.",
+            _path("ledger"),
+        ],
         [
             "key",
             None,
@@ -180,6 +201,7 @@ class Options(usage.Options):
             f"The file with the key of the tokens; without it {KEY_VARIABLE} in the"
             f" environment is the key itself, or else {DEFAULT_KEY} is the file. With"
             " HS256 a file that is not there is made.",
+            _path("key"),
         ],
         [
             "algorithm",
@@ -196,15 +218,28 @@ class Options(usage.Options):
             " clock.",
             _seconds("leeway"),
         ],
-        ["revoked", None, None, "The file of revoked token ids, one per line."],
+        [
+            "revoked",
+            None,
+            None,
+            "The file of revoked token ids, one per line.",
+            _path("revoked"),
+        ],
         [
             "audit",
             None,
             None,
             "Audit trail: one JSON line per money operation, with who requested it"
             " and its outcome. A regular file.",
+            _path("audit"),
         ],
-        ["schemas", None, None, "A folder of JSON Schemas of your own to obey too."],
+        [
+            "schemas",
+            None,
+            None,
+            "A folder of JSON Schemas of your own to obey too.",
+            _path("schemas"),
+        ],
         [
             "accounts",
             None,

@@ -153,6 +153,19 @@ class FileTests(AuditTestCase):
         self.path.write_bytes(b"".join(line + b"\n" for line in rest))
         self.assertEqual(self.told(), [1, "c"])
 
+    def test_halfALineOfBefore(self) -> None:
+        """
+        Half a line that the server before had left, when it was killed or ended on
+        a full disk, does not spoil the first line.
+        """
+        self.path.write_bytes(b'{"extID":"before"}\n{"ext')
+        self.trail.reopen()
+        self.credit("a")
+        self.credit("b")
+        before, half, *rest = self.path.read_bytes().splitlines()
+        self.assertEqual((before, half), (b'{"extID":"before"}', b'{"ext'))
+        self.assertEqual([json.loads(line)["extID"] for line in rest], ["a", "b"])
+
     def test_halfABatch(self) -> None:
         """
         Of a batch that was cut, the lines that are there are not missing.

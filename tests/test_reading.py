@@ -630,6 +630,20 @@ class OwnersTests(SynchronousTestCase):
             os.chown(self.path + end, SERVER, GROUP)
         self.serves()
 
+    def test_wrongUser(self) -> None:
+        """
+        Who is not the server's user is told to become it, and not to take the
+        server's files away from it.
+        """
+        self.serves().close()
+        self.be(0)
+        os.chmod(self.path, 0o600)
+        sentence = (
+            f"{self.path} is in the way: it belongs to user 54321, and user nobody, who"
+            " runs this, may not read and write it; run this as user 54321"
+        )
+        self.assertEqual(self.refused(OTHER), sentence)
+
     def test_madeByRoot(self) -> None:
         """
         What root makes, as C{creditsync account add} does, belongs to whom the

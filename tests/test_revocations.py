@@ -20,7 +20,8 @@ NOT_ASCII = (
 )
 SEVERAL_WORDS = (
     ": there is white space or one of # , ; \" ' inside; one id per line is expected,"
-    " and a remark begins with white space and #. The first word is revoked too"
+    " and a remark begins with white space and #. The first word, and each id of"
+    " `creditsync token` in the line, is revoked too"
 )
 JOINED = (
     ": this may be several ids of `creditsync token` with no line end between them;"
@@ -153,20 +154,23 @@ class ContentTests(RevocationsTestCase):
 
     def test_severalWords(self) -> None:
         """
-        A remark without its C{#}, quotes, lists: the first word is revoked,
-        and so is the whole line, as an issuer may use such ids.
+        A remark without its C{#}, quotes, lists: the first word is revoked, each
+        id of ours is, and so is the whole line, as an issuer may use such ids.
         """
-        for line, word in (
+        for line, *ids in (
             (f"{ONE} John", ONE),
             (f"{ONE}\tJohn", ONE),
             (f"{ONE}#John", ONE),
-            (f"{ONE}, {TWO}", ONE),
-            (f"{ONE};{TWO}", ONE),
+            (f"{ONE}, {TWO}", ONE, TWO),
+            (f"{ONE};{TWO}", ONE, TWO),
             (f'"{ONE}"', ONE),
             (f"'{ONE}',", ONE),
+            (f'"jti": "{ONE}"', ONE, "jti"),
+            (f"John: {ONE}", ONE, "John:"),
+            (f"{ONE}{TWO} John", ONE, TWO, ONE + TWO),
             ("device 7", "device"),
         ):
-            self.assertSays(f"{line}\n", [line, word], [f"line 1{SEVERAL_WORDS}"])
+            self.assertSays(f"{line}\n", [line, *ids], [f"line 1{SEVERAL_WORDS}"])
 
     def test_unusualCharacters(self) -> None:
         """
@@ -176,12 +180,36 @@ class ContentTests(RevocationsTestCase):
         for line in (
             f"{ONE}\u200b",
             f"\u2060{ONE}",
-            f"{ONE[:8]}\u00ad{ONE[8:]}",
             f"\u201c{ONE}\u201d",
             f"\u202a{ONE}\u202c",
             f"{ONE}\x1a",
         ):
             self.assertSays(f"{line}\n", [line, ONE], [f"line 1{NOT_ASCII}"])
+        self.assertSays(
+            f"{ONE[:8]}\u00ad{ONE[8:]}\n",
+            [f"{ONE[:8]}\u00ad{ONE[8:]}", ONE, ONE[:8]],
+            [f"line 1{NOT_ASCII}"],
+        )
+
+    def test_unusualCharactersInARemark(self) -> None:
+        """
+        A line that is doubtful for more than one reason revokes the id in it, too:
+        a remark without its C{#} often has a dash, an umlaut or a curly
+        apostrophe.
+        """
+        for line in (
+            "{} John\u2019s laptop",
+            "{} \u2013 M\xfcller",
+            "{}\u2014John",
+            "\u200b{} John",
+            "\u2018{}\u2019 John",
+        ):
+            for id in (ONE, "lost-laptop-1"):
+                revocations = self.read(f"{line.format(id)}\n")
+                self.assertTrue(revocations.isRevoked(id), line)
+                self.assertEqual(list(revocations.warnings), [f"line 1{NOT_ASCII}"])
+        revocations = self.read(f"{ONE}{TWO} \u2013 John\n")
+        self.assertEqual(self.revoked(revocations, ONE, TWO), [ONE, TWO])
 
     def test_whiteSpaceOfOtherKinds(self) -> None:
         """

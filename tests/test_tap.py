@@ -228,15 +228,15 @@ class OptionsTests(InFolder):
             "--revoked=/nowhere/revoked",
         )
 
-    def test_revokedWithoutAName(self) -> None:
+    def test_emptyNames(self) -> None:
         """
-        An empty name, say of a variable that is not set, is refused, and not
-        taken for no list at all.
+        An empty name of a file, say of a variable that is not set, is refused, and
+        not taken for the working folder, or for no file at all.
         """
-        self.assertRefused(
-            f"--revoked: the revocations in {os.getcwd()} are not a regular file",
-            "--revoked=",
-        )
+        for name in ("config", "ledger", "key", "revoked", "audit", "schemas"):
+            self.assertRefused(
+                f"--{name} is empty: it must name a file or folder", f"--{name}="
+            )
 
     def test_version(self) -> None:
         """

@@ -309,6 +309,7 @@ class BulkRun:
     Sends rows, so many at a time, and writes down what becomes of each.
 
     @ivar cause: Why rows are left, if any are.
+    @ivar lacksResults: Whether some results could not be written.
     """
 
     _client: CreditClient
@@ -321,6 +322,7 @@ class BulkRun:
     refused: int = field(default=0, init=False)
     unknown: int = field(default=0, init=False)
     cause: str = field(default="", init=False)
+    lacksResults: bool = field(default=False, init=False)
     _inFlight: int = field(default=0, init=False)
     # The line that was sent first under each key that is under way.
     _first: dict[str, int] = field(factory=dict, init=False)
@@ -392,6 +394,7 @@ class BulkRun:
         except Exception as e:
             # Nothing has happened, or the results can't be written, and then
             # the row will be a replay.
+            self.lacksResults |= isinstance(e, OSError)
             self.stop(str(e))
         self._fill()
 
@@ -434,6 +437,8 @@ def _summarize(options: Namespace, run: BulkRun, rows: int, results: Results) ->
     )
     if run.cause and (left or run.unknown):
         complain(options, f"{run.cause}; run it again for the rest")
+    elif run.lacksResults:
+        complain(options, f"{run.cause}; {results.path} lacks results of this run")
     if run.unknown:
         return UNKNOWN
     if run.cause == "interrupted" and left:

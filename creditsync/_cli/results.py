@@ -7,6 +7,7 @@ than a replay, so a file that a kill or a full disk has cut short is no harm.
 
 import csv
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -42,6 +43,12 @@ class Results:
         @param lines: The last line that is a row.
         @raise NotTheseResults: It is of something else.
         """
+        if path.exists() and not path.is_file():
+            # A device or a pipe would be replaced by a file below, if to read it
+            # ever came to an end.
+            raise NotTheseResults(
+                f"{path} is not a regular file: name another one with --results"
+            )
         self.path = path
         self._name = name
         self._lines = lines
@@ -58,7 +65,7 @@ class Results:
             self._file.flush()
             new.replace(path)
         except BaseException:
-            self._file.close()
+            self.__exit__()
             new.unlink()
             raise
         self._file.reconfigure(line_buffering=True)
@@ -67,7 +74,10 @@ class Results:
         return self
 
     def __exit__(self, *why: object) -> None:
-        self._file.close()
+        # What a full disk has refused already changes nothing in what was booked:
+        # a row without a result will be a replay.
+        with suppress(OSError):
+            self._file.close()
 
     def isDone(self, line: int) -> bool:
         """

@@ -52,11 +52,11 @@ BEGINNINGS = (b"\x15\x03", b"\x16\x03")
 # How a line of JSON may begin, which no record of TLS does.
 _PLAIN = b"{[ \t\r\n"
 
-# What a client hears that speaks no TLS where it is spoken, under no extID as
-# its line is not read.
-_SPEAKS_TLS = (
-    b'{"status":400,"error":"INVALID_JSON","message":"this port speaks TLS, and the'
-    b' client does not"}\r\n'
+# What a client is told that speaks no TLS where it is spoken, under no extID as
+# its line is not read. Our own client knows it by its message.
+SPEAKS_TLS = "this port speaks TLS, and the client does not"
+_SPEAKS_TLS = b'{"status":400,"error":"INVALID_JSON","message":"%b"}\r\n' % (
+    SPEAKS_TLS.encode("ascii")
 )
 
 # What OpenSSL says where the other side's answer is none of TLS.

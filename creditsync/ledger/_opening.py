@@ -131,11 +131,11 @@ def checkFiles(path: str) -> None:
             raise LedgerProblem(problem)
 
 
-def inTheWay(path: str) -> str | None:
+def inTheWay(path: str, mode: int = os.R_OK | os.W_OK) -> str | None:
     """
     Why this file of a ledger, which need not be there, can't be used.
     """
-    if not os.path.lexists(path) or mayUse(path, os.R_OK | os.W_OK):
+    if not os.path.lexists(path) or mayUse(path, mode):
         return None
     return _notOurs(path)
 
@@ -165,10 +165,16 @@ def _userName(uid: int) -> str:
 
 def _notOurs(path: str) -> str:
     owner, user = ownerOf(path), _userName(os.geteuid())
-    remedy = "chmod u+rw" if owner == user else f"chown {user}"
+    if owner == user:
+        remedy = f"as root: chmod u+rw {path}"
+    elif owner == ownerOf(os.path.dirname(path)):
+        # The server's: given to somebody else it would keep the server out.
+        remedy = f"run this as user {owner}"
+    else:
+        remedy = f"as root: chown {user} {path}"
     return (
         f"{path} is in the way: it belongs to user {owner}, and user {user}, who runs"
-        f" this, may not read and write it; as root: {remedy} {path}"
+        f" this, may not read and write it; {remedy}"
     )
 
 
