@@ -244,7 +244,7 @@ class TrailTests(AuditTestCase):
                     "a",
                     status=409,
                     error="TRADE_NO_MONEY",
-                    message="account 1001 has not enough credit",
+                    message="account 1001 does not have enough credit",
                 )
             ],
         )
