@@ -211,7 +211,7 @@ class SQLiteLedger:
 
     def replay(self, principal: int, key: str) -> Reservation | None:
         """
-        What was committed under this key.
+        The operation that was committed with this key.
         """
         row = self._read(_REPLAY, principal, key)
         if row is None:
