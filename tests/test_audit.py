@@ -267,7 +267,7 @@ class TrailTests(AuditTestCase):
                 principal=None,
                 status=401,
                 error="UNAUTHORIZED",
-                message="__token is not good",
+                message="__token is not valid",
             ),
         )
         self.assertEqual((forbidden["principal"], forbidden["status"]), (10, 403))
