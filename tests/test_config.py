@@ -330,8 +330,8 @@ class CheckTests(FileTestCase):
             [
                 "creditsync check-config: warning: --revoked: revoked: line 2: there is"
                 " white space or one of # , ; \" ' inside; one id per line is expected,"
-                " and a comment begins with white space and #. The first word is revoked"
-                " too",
+                " and a comment begins with white space and #. The first word is"
+                " revoked too",
                 "creditsync check-config: warning: --revoked: revoked: the last line"
                 " has no line end: the next one would be appended to it",
                 "creditsync check-config: warning: --key: the key begins with a byte"

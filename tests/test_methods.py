@@ -96,9 +96,9 @@ class TableTests(SynchronousTestCase):
         for row, flaw in (
             (
                 evolve(BONUS, total="bonus"),
-                "BonusIn counts for bonus, which no account has",
+                "BonusIn counts for bonus, which is not a total",
             ),
-            (evolve(BONUS, sign=0), "BonusIn has the sign 0, and not 1 or -1"),
+            (evolve(BONUS, sign=0), "BonusIn has the sign 0, expected 1 or -1"),
             (evolve(BONUS, cmd=9), "CreditOut and BonusIn have the same cmd"),
             (
                 evolve(BONUS, name="CreditIn"),
