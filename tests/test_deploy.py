@@ -207,7 +207,7 @@ class CommandTests(InFolder):
         self.addCleanup(folder.cleanup)
         pem = Authority("a").issue().write(Path(folder.name, "server.pem"))
         for path in ("key.pem", "fullchain.pem"):
-            config = config.replace(f"/etc/creditsync/_transport/tls/{path}", str(pem))
+            config = config.replace(f"/etc/creditsync/tls/{path}", str(pem))
         config = config.replace("/var/log/creditsync", folder.name)
         # What is commented out must be right too.
         config = re.sub(r"^# (?=[\w-]+ = )", "", config, flags=re.MULTILINE)
