@@ -50,7 +50,7 @@ from creditsync.records import (
 @define(eq=False)
 class FakeAuthenticator:
     """
-    Knows the tokens C{"manager"}, C{"dealer"}, C{"admin"} and C{"user"}.
+    Accepts the tokens C{"manager"}, C{"dealer"}, C{"admin"} and C{"user"}.
 
     @ivar revoked: Tokens that are no longer valid.
     """
