@@ -369,12 +369,12 @@ class TradingRuntime(Service):
         self._loop = Deferred()
         looping = Deferred.fromCoroutine(self._mainLoop())
         looping.addErrback(self._fail)
-        looping.addCallback(self._rest)
+        looping.addCallback(self._loopEnded)
 
-    def _rest(self, _: None) -> None:
-        rested, self._loop = self._loop, None
-        assert rested is not None
-        rested.callback(None)
+    def _loopEnded(self, _: None) -> None:
+        ended, self._loop = self._loop, None
+        assert ended is not None
+        ended.callback(None)
 
     async def _mainLoop(self) -> None:
         booked: list[Reservation] = []

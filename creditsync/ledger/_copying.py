@@ -31,7 +31,7 @@ def backUp(ledger: str, copy: str, overwrite: bool = False) -> None:
     ledger, copy = os.path.realpath(ledger), os.path.realpath(copy)
     if copy in {ledger + end for end in ("", "-wal", "-shm", "-journal", ".lock")}:
         raise LedgerProblem(f"{copy} is part of the ledger itself: name another file")
-    with _explained(copy), _part(copy) as part:
+    with _explainErrors(copy), _part(copy) as part:
         _checkName(copy, overwrite)
         _copy(ledger, part)
         _checkCopy(part, ledger)
@@ -39,7 +39,7 @@ def backUp(ledger: str, copy: str, overwrite: bool = False) -> None:
 
 
 @contextmanager
-def _explained(copy: str) -> Iterator[None]:
+def _explainErrors(copy: str) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as e:
@@ -92,7 +92,7 @@ def _copy(ledger: str, part: str) -> None:
     """
     with (
         reading(ledger) as source,
-        _explained(part),
+        _explainErrors(part),
         closing(sqlite3.connect(part, isolation_level=None)) as target,
     ):
         shutil.copymode(ledger, part)

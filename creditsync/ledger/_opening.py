@@ -31,7 +31,7 @@ _DURABLE: Final[dict[str, object]] = {
 
 
 @contextmanager
-def explained(path: str) -> Iterator[None]:
+def explainErrors(path: str) -> Iterator[None]:
     """
     Turn errors of the system and of SQLite into a sentence that says what to do.
     """

@@ -47,7 +47,7 @@ def reading(path: str) -> Iterator[sqlite3.Connection]:
     path = os.path.realpath(path)
     if not os.path.isfile(path):
         raise LedgerProblem(f"there is no ledger {path}: name another file")
-    with _explained(path), ExitStack() as stack:
+    with _explainErrors(path), ExitStack() as stack:
         # A server that stops deletes its -wal and -shm files, but not while this
         # lock is held.
         with folderLocked(os.path.dirname(path), TOGETHER):
@@ -125,7 +125,7 @@ def _state(path: str) -> tuple[int, int, int]:
 
 
 @contextmanager
-def _explained(path: str) -> Iterator[None]:
+def _explainErrors(path: str) -> Iterator[None]:
     """
     Turn errors of SQLite into a sentence that says what to do.
     """

@@ -46,7 +46,7 @@ from creditsync.ledger._checking import firstOrder
 from creditsync.ledger._opening import (
     checkFiles,
     connectReader,
-    explained,
+    explainErrors,
     giveAway,
     prepare,
     releaseLock,
@@ -137,7 +137,7 @@ class SQLiteLedger:
         assert self._held is None, "the ledger is open"
         # Two symbolic links to one file must not lead to two locks.
         path = os.path.realpath(self.path)
-        with ExitStack() as held, explained(path):
+        with ExitStack() as held, explainErrors(path):
             # These are released in the opposite order, so the read-only connection
             # is closed first: the last one to close copies the WAL file into the
             # database, which a read-only one can't.
