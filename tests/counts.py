@@ -75,7 +75,7 @@ def _operations(runtime: TradingRuntime) -> Iterator[Count]:
     if runtime._failing.cause is not None:
         # Nobody knows what is booked: what was under way stays so for good.
         return
-    yield "orders under way", len(runtime._underWay)
+    yield "orders under way", len(runtime._pending)
     yield "keys under way", len(runtime._keys)
     yield (
         "accounts that are ahead of the ledger",

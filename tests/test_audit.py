@@ -222,7 +222,7 @@ class TrailTests(AuditTestCase):
                     "a",
                     status=409,
                     error="TRADE_NO_MONEY",
-                    message="account 1001 has not enough credit",
+                    message="account 1001 does not have enough credit",
                 )
             ],
         )
@@ -245,7 +245,7 @@ class TrailTests(AuditTestCase):
                 principal=None,
                 status=401,
                 error="UNAUTHORIZED",
-                message="__token is not good",
+                message="__token is not valid",
             ),
         )
         self.assertEqual((forbidden["principal"], forbidden["status"]), (10, 403))

@@ -334,10 +334,10 @@ class CheckTests(FileTestCase):
             [
                 "creditsync check-config: warning: --revoked: revoked: line 2: there is"
                 " white space or one of # , ; \" ' inside; one id per line is expected,"
-                " and a remark begins with white space and #. The first word, and each"
+                " and a comment begins with white space and #. The first word, and each"
                 " id of `creditsync token` in the line, is revoked too",
                 "creditsync check-config: warning: --revoked: revoked: the last line"
-                " has no line end: what is appended next will run into it",
+                " has no line end: the next one would be appended to it",
                 "creditsync check-config: warning: --key: the key begins with a byte"
                 " order mark, which is not part of it, or is binary and begins or ends"
                 " with white space, which is; tokens that an earlier release signed by"
@@ -355,7 +355,7 @@ class CheckTests(FileTestCase):
         self.assertEqual(
             status,
             f"creditsync check-config: --revoked: the revocations in {path} are not"
-            " UTF-8, but UTF-16 or no text at all",
+            " UTF-8, but UTF-16 or not text",
         )
 
     def test_certificate(self) -> None:

@@ -81,10 +81,9 @@ ONLY_IN: dict[str, set[str]] = {
     "jwt": {"auth"},
     "cryptography": {"auth"},
     "OpenSSL": {"_transport.tls"},
-    # The schemas and SQLite's parameter are JSON too, and people's commands
-    # read lines as any client does.
+    # The schemas are JSON too, and people's commands read lines as any client does.
     "json": {"_wire", "validation", "audit", "logs", "web", "_cli"},
-    # It is JSON in two of these, and makes records in all.
+    # Its JSON is for the wire; the others make records with it.
     "msgspec": {
         "records",
         "_wire",

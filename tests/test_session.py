@@ -505,7 +505,7 @@ class CreditInSyncTests(SessionTestCase):
         """
         What the runtime refuses with is the reply, and nothing waits.
         """
-        self.runtime.refusal = IncorrectOrder("order 5 is not of login 1001")
+        self.runtime.refusal = IncorrectOrder("order 5 does not belong to login 1001")
         client = self.client()
         client.asks()
         self.assertEqual(
@@ -515,7 +515,7 @@ class CreditInSyncTests(SessionTestCase):
                     "extID": "a",
                     "status": 409,
                     "error": "INCORRECT_ORDER",
-                    "message": "order 5 is not of login 1001",
+                    "message": "order 5 does not belong to login 1001",
                 }
             ],
         )

@@ -408,10 +408,10 @@ def _updatesStayUnderWay() -> None:
             each.order: each
             for each in booked
             if each.eventType == EV_RECORD_UPDATE
-            and self._underWay.get(each.order) is each
+            and self._pending.get(each.order) is each
         }
         settle(self, booked)
-        self._underWay.update(kept)
+        self._pending.update(kept)
 
     TradingRuntime._settle = settling  # type: ignore[method-assign]
 
