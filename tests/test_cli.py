@@ -148,7 +148,7 @@ class TokenTests(CommandTestCase):
         """
         self.assertEnds(
             "creditsync token: there is no key at nowhere: name it with --key, or"
-            " start the server once, which makes one",
+            " start the server once, which creates one",
             *("token", "--id", "7", "--key", "nowhere"),
         )
 
@@ -193,7 +193,7 @@ class AccountTests(CommandTestCase):
         )
         self.assertEqual(
             self.run_("account", "add", "1002", "1003", "1003"),
-            "1002 was there already\n1003 added\n",
+            "1002 already exists\n1003 added\n",
         )
         ledger = SQLiteLedger("creditsync.db", maybeDeferred)
         ledger.open()

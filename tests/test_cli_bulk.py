@@ -20,13 +20,14 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.__main__ import main
-from creditsync._cli import bulk
-from creditsync._cli.bulk import BulkRun
-from creditsync._cli.keys import Keys
-from creditsync._cli.progress import Lines
-from creditsync._cli.results import NotTheseResults, Results
-from creditsync._cli.rows import COMMANDS, BulkFile, Row, check, checkPoint
-from creditsync._cli.spreadsheet import Problem, Unreadable
+from creditsync._cli.bulk import command as bulk
+from creditsync._cli.bulk.checking import Extent
+from creditsync._cli.bulk.duplicates import KeyIndex
+from creditsync._cli.bulk.progress import Lines
+from creditsync._cli.bulk.results import Results, WrongResults
+from creditsync._cli.bulk.rows import COMMANDS, BulkFile, Row, check, checkPoint
+from creditsync._cli.bulk.sending import BulkRun
+from creditsync._cli.bulk.spreadsheet import RowProblem, Unreadable
 from creditsync._conversation import finance
 from creditsync.client import Answer, OutcomeUnknown, Refused, Unanswered
 from creditsync.validation import Schemas
@@ -215,14 +216,14 @@ class RowTests(FolderTestCase):
             ("comment\n", "has no login and no amount"),
             (
                 "login|amount|comment\n",
-                "has an unknown column 'login|amount|comment': there are login, amount,"
-                " comment, command, key, order",
+                "has an unknown column 'login|amount|comment': the columns are login,"
+                " amount, comment, command, key, order",
             ),
             ("login,comment\n", "has no amount"),
             (
                 "login,amount,coment\n",
-                "has an unknown column 'coment': there are login, amount, comment,"
-                " command, key, order",
+                "has an unknown column 'coment': the columns are login, amount,"
+                " comment, command, key, order",
             ),
             ("login,amount,login\n", "has a column twice"),
         ]:
@@ -235,7 +236,7 @@ class RowTests(FolderTestCase):
         file = self.file("login,amount,command\n1,5,\n", "CreditInSync")
         e = self.assertRaises(Unreadable, list, file.rows())
         self.assertEqual(
-            str(e), "line 1: with --command there can be no column command"
+            str(e), "line 1: there can't be a column command with --command"
         )
 
     def test_form(self) -> None:
@@ -299,7 +300,7 @@ class RowTests(FolderTestCase):
         with self.path.open("a") as more:
             more.write("1,1,x\n")
         e = self.assertRaises(Unreadable, next, rows)
-        self.assertEqual(str(e), "the file has been changed meanwhile")
+        self.assertEqual(str(e), "the file has changed meanwhile")
 
     def test_emptyCells(self) -> None:
         """
@@ -386,8 +387,8 @@ class RowTests(FolderTestCase):
             self.assertProblem(
                 f"login,amount,key\n1,5,{key}\n",
                 "line 2: key is a number that a spreadsheet has shortened to"
-                f" {key.strip(chr(34))}: its digits are lost, so keep the column as"
-                " text there",
+                f" {key.strip(chr(34))}, and its digits are lost: format the column as"
+                " text in the spreadsheet",
             )
         for key in ("9876543210987654321", "5e18", "1E+", "PAY-1E+20", "E+20"):
             self.assertEqual(self.only(f"login,amount,key\n1,5,{key}\n").key, key)
@@ -408,7 +409,7 @@ class CheckTests(FolderTestCase):
         assert isinstance(row, Row)
         try:
             check(row, self.schemas)
-        except Problem as e:
+        except RowProblem as e:
             return str(e)
         return None
 
@@ -511,7 +512,7 @@ class PointTests(FolderTestCase):
         assert isinstance(row, Row)
         try:
             checkPoint(row)
-        except Problem as e:
+        except RowProblem as e:
             return str(e)
         return None
 
@@ -530,7 +531,7 @@ class PointTests(FolderTestCase):
                 self.assertEqual(
                     self.problem(amount, command),
                     f"line 2: amount {amount.lstrip('0')} can mean {thousands} or"
-                    f" {decimal}: don't write three decimals, or confirm the second"
+                    f" {decimal}: don't write three decimals, or confirm the latter"
                     " with --three-decimals",
                 )
 
@@ -553,7 +554,7 @@ class PointTests(FolderTestCase):
 
 class KeysTests(SynchronousTestCase):
     """
-    L{Keys}.
+    L{KeyIndex}.
     """
 
     def repeats(self, *keys: str, most: int = 100) -> list[str]:
@@ -561,7 +562,7 @@ class KeysTests(SynchronousTestCase):
         The repeated ones of these keys, which are those of lines 2, 3, ...
         """
         rows = [Row(line, "", {}, key) for line, key in enumerate(keys, 2)]
-        found = Keys()
+        found = KeyIndex()
         for row in rows:
             found.add(row.key)
         return [str(each) for each in found.repeats(rows, most)]
@@ -573,9 +574,9 @@ class KeysTests(SynchronousTestCase):
         self.assertEqual(
             self.repeats("a", "b", "a", "c", "b", "a"),
             [
-                "line 4: has the key of line 2",
-                "line 6: has the key of line 3",
-                "line 7: has the key of line 2",
+                "line 4: has the same key as line 2",
+                "line 6: has the same key as line 3",
+                "line 7: has the same key as line 2",
             ],
         )
 
@@ -589,7 +590,7 @@ class KeysTests(SynchronousTestCase):
         """
         Where no key is repeated the rows are not read a second time.
         """
-        keys = Keys()
+        keys = KeyIndex()
         keys.add("a")
         rows = iter([Row(2, "", {}, "a")])
         self.assertEqual(list(keys.repeats(rows, 100)), [])
@@ -606,7 +607,9 @@ class KeysTests(SynchronousTestCase):
 
         one, two = Text("a"), Text("b")
         self.assertEqual(self.repeats(one, two), [])
-        self.assertEqual(self.repeats(one, two, one), ["line 4: has the key of line 2"])
+        self.assertEqual(
+            self.repeats(one, two, one), ["line 4: has the same key as line 2"]
+        )
 
     def test_most(self) -> None:
         """
@@ -623,7 +626,7 @@ class KeysTests(SynchronousTestCase):
         """
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
-        keys = Keys()
+        keys = KeyIndex()
         for n in range(50_000):
             keys.add(f"a key of some length, {n}")
         self.assertEqual(list(keys.repeats([], 100)), [])
@@ -723,7 +726,7 @@ class ResultsTests(FolderTestCase):
         """
         text = HEADER + "3,1001,5,,,n1\n"
         self.path.write_text(text)
-        e = self.assertRaises(NotTheseResults, self.results, "n2")
+        e = self.assertRaises(WrongResults, self.results, "n2")
         self.assertIn(f"{self.path} has the results of other rows", str(e))
         self.assertEqual(self.path.read_text(), text)
         self.assertEqual(os.listdir(self.folder), ["promotion.results.csv"])
@@ -734,8 +737,8 @@ class ResultsTests(FolderTestCase):
         """
         for text in (THREE, "x"):
             self.path.write_text(text)
-            e = self.assertRaises(NotTheseResults, self.results)
-            self.assertIn(f"{self.path} is there, and no file of results", str(e))
+            e = self.assertRaises(WrongResults, self.results)
+            self.assertIn(f"{self.path} exists, and is not a results file", str(e))
             self.assertEqual(self.path.read_text(), text)
 
 
@@ -1051,11 +1054,11 @@ class BulkRunTests(SynchronousTestCase):
 
         def rows() -> Iterator[Row]:
             yield row(20)
-            raise Unreadable("the file has been changed meanwhile")
+            raise Unreadable("the file has changed meanwhile")
 
         self.run_ = BulkRun(self.client, rows(), self.results, 3, self.progress)
         ended = self.run_.start()
-        self.assertEqual(self.run_.cause, "the file has been changed meanwhile")
+        self.assertEqual(self.run_.cause, "the file has changed meanwhile")
         self.assertNoResult(ended)
         self.client.end("k20", {"order": 5})
         self.successResultOf(ended)
@@ -1080,7 +1083,7 @@ class BookTests(FolderTestCase):
         with redirect_stderr(self.complained):
             self.ended = Deferred.fromCoroutine(
                 bulk.book(
-                    *(options, self.file(THREE), bulk.Extent(3, 5), results),
+                    *(options, self.file(THREE), Extent(3, 5), results),
                     *(self.clock, self.client, self.stopped),
                 )
             )
@@ -1221,7 +1224,7 @@ class CommandTests(FolderTestCase):
         os.chdir(self.folder)
         self.patch(os, "environ", {"CREDITSYNC_TOKEN": TOKEN})
         self.talks: list[dict[str, Any]] = []
-        self.patch(bulk, "talk", lambda *_, **talk: self.talks.append(talk))
+        self.patch(bulk, "runWithClient", lambda *_, **given: self.talks.append(given))
 
     def command(self, *arguments: str) -> None:
         """
@@ -1280,7 +1283,7 @@ class CommandTests(FolderTestCase):
         self.assertEqual(len(said), 101)
         self.assertEqual(said[99], "promotion.csv: line 101: comment is required")
         self.assertEqual(
-            said[100], "creditsync bulk: that is enough; nothing was booked"
+            said[100], "creditsync bulk: too many problems; nothing was booked"
         )
 
     def test_keyTwice(self) -> None:
@@ -1295,8 +1298,8 @@ class CommandTests(FolderTestCase):
         self.assertEqual(
             self.assertEnds(2, "promotion.csv"),
             "promotion.csv: line 4: comment is required\n"
-            "promotion.csv: line 3: has the key of line 2\n"
-            "promotion.csv: line 5: has the key of line 2\n"
+            "promotion.csv: line 3: has the same key as line 2\n"
+            "promotion.csv: line 5: has the same key as line 2\n"
             "creditsync bulk: problems: 3; nothing was booked\n",
         )
 
@@ -1308,7 +1311,7 @@ class CommandTests(FolderTestCase):
         self.assertEqual(
             self.assertEnds(2, "promotion.csv"),
             "promotion.csv: line 2: amount 1.000 can mean 1000 or 1: don't write three"
-            " decimals, or confirm the second with --three-decimals\n"
+            " decimals, or confirm the latter with --three-decimals\n"
             "creditsync bulk: problems: 1; nothing was booked\n",
         )
         self.command("promotion.csv", "--three-decimals")
@@ -1370,7 +1373,7 @@ class CommandTests(FolderTestCase):
         with bulk._open(options):
             self.assertEqual(
                 self.assertEnds(1, "promotion.csv"),
-                "creditsync bulk: another run of promotion.csv is under way\n",
+                "creditsync bulk: another run of promotion.csv is in progress\n",
             )
 
     def test_mistakes(self) -> None:

@@ -22,8 +22,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.__main__ import main
-from creditsync._cli import connection, operations, stopping, watch
-from creditsync._cli.connection import converse, principalOf
+from creditsync._cli import connection, operations, show, stopping, watch
+from creditsync._cli.connection import principalOf, workAndExit
 from creditsync.client import Answer, OutcomeUnknown, Refused, Unanswered
 
 # As the client gives it.
@@ -139,13 +139,15 @@ class TalkTestCase(SynchronousTestCase):
         """
         self.patch(os, "environ", {"CREDITSYNC_TOKEN": TOKEN})
         self.patch(connection, "settleProcess", lambda reactor: None)
-        self.patch(stopping, "takeSignals", lambda reactor, status: None)
+        self.patch(stopping, "handleSignals", lambda reactor, status: None)
         self.client: Any = FakeClient()
         self.clock = Clock()
         self.stopped: Deferred[None] = Deferred()
         self.talks: list[tuple[Any, ...]] = []
-        for module in (operations, watch):
-            self.patch(module, "talk", lambda *arguments: self.talks.append(arguments))
+        for module in (operations, show, watch):
+            self.patch(
+                module, "runWithClient", lambda *arguments: self.talks.append(arguments)
+            )
 
     def command(self, *arguments: str) -> tuple[Any, ...]:
         """
@@ -386,7 +388,7 @@ class AnswerTests(TalkTestCase):
         self.assertEqual(
             self.answer(replay, "credit-in", "1001", "300", "x", "--key=k"),
             "order 1242281  login 1001  credit-in 300.0  Promotion credit  booked,"
-            " before this and under the same key\n",
+            " earlier under the same key\n",
         )
         said = self.answer(replay, "credit-in", "1", "3", "x", "--key=k", "--json")
         self.assertNotIn("replayed", said)
@@ -513,7 +515,7 @@ class TokenTests(TalkTestCase):
         self.assertEqual(
             self.assertMistake("show", "5"),
             "creditsync show: a token is needed: name its file with --token, or put"
-            " it into CREDITSYNC_TOKEN; creditsync token mints one\n",
+            " it in CREDITSYNC_TOKEN; creditsync token mints one\n",
         )
 
     def test_unreadable(self) -> None:
@@ -623,7 +625,7 @@ class ConverseTests(TalkTestCase):
             return await self.work
 
         self.ended = Deferred.fromCoroutine(
-            converse(self.reactor, options, lambda reactor: self.client, work)
+            workAndExit(self.reactor, options, lambda reactor: self.client, work)
         )
 
     def do(self, step: Callable[[], object]) -> None:
@@ -932,7 +934,7 @@ class FakeClientTests(SynchronousTestCase):
 
     def test_cancelled(self) -> None:
         """
-        A Deferred that is given up fails as L{converse} expects it.
+        A Deferred that is given up fails as L{workAndExit} expects it.
         """
         connected = FakeClient().whenConnected(failAfterFailures=1)
         connected.cancel()

@@ -1,12 +1,12 @@
 """
-Tests for L{creditsync._cli.spreadsheet}: files as they are really written.
+Tests for L{creditsync._cli.bulk.spreadsheet}: files as they are really written.
 """
 
 from io import BytesIO
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync._cli.spreadsheet import Problem, Unreadable, clean, records
+from creditsync._cli.bulk.spreadsheet import RowProblem, Unreadable, clean, records
 
 TABLE = [(1, ["login", "amount", "comment"]), (2, ["1001", "300.50", "Bonus, €"])]
 
@@ -199,7 +199,7 @@ class CleanTests(SynchronousTestCase):
         begin its field.
         """
         for field in ('\t"Bonus"', '\xa0 "Bonus"', '\ufeff"Bonus"', '\u200b\u200b"x'):
-            e = self.assertRaises(Problem, clean, ["1", field])
+            e = self.assertRaises(RowProblem, clean, ["1", field])
             self.assertEqual(
                 str(e), "has a quote that is not the first character of its field"
             )
@@ -214,7 +214,7 @@ class CleanTests(SynchronousTestCase):
             b"\xff\xfe" + "a,b\n1,".encode("utf-16-le") + b"\x00\xd8\n\x00",
         ):
             _, (line, fields) = records(BytesIO(content))
-            e = self.assertRaises(Problem, clean, fields)
+            e = self.assertRaises(RowProblem, clean, fields)
             self.assertEqual(
                 (line, str(e)), (2, "is not valid Unicode: save it as CSV UTF-8")
             )

@@ -106,8 +106,8 @@ class FileTests(FileTestCase):
         attribute, and a file that names another.
         """
         for key in ("lisen", "maxPending", "max_pending", "limits", "config", "secret"):
-            self.assertRefused(f"there is no option {key}", f'{key} = "x"')
-        self.assertRefused("there is no option server", "[server]\ntimeout = 1")
+            self.assertRefused(f"unknown option {key}", f'{key} = "x"')
+        self.assertRefused("unknown option server", "[server]\ntimeout = 1")
 
     def test_wrongType(self) -> None:
         """
@@ -140,8 +140,7 @@ class FileTests(FileTestCase):
         self.assertRefused("--timeout must be a positive number: inf", "timeout = inf")
         self.assertRefused("--accounts must be open or known: all", 'accounts = "all"')
         self.assertRefused(
-            "--listen nope:1 is no endpoint to listen on:"
-            " Unknown endpoint type: 'nope'",
+            "--listen nope:1 is not a valid endpoint: Unknown endpoint type: 'nope'",
             'listen = ["nope:1"]',
         )
         self.assertRefused(
@@ -153,7 +152,7 @@ class FileTests(FileTestCase):
 
     def test_noFile(self) -> None:
         """
-        A file that can't be read is refused, and one that is no TOML.
+        A file that can't be read is refused, and one that is not TOML.
         """
         e = self.assertRaises(UsageError, self.parse, "--config=nowhere")
         self.assertEqual(
@@ -161,14 +160,14 @@ class FileTests(FileTestCase):
         )
         self.write("timeout = ")
         e = self.assertRaises(UsageError, self.parse, "--config=c.toml")
-        self.assertTrue(str(e).startswith("c.toml: it is no TOML: "), str(e))
+        self.assertTrue(str(e).startswith("c.toml: it is not valid TOML: "), str(e))
         Path("c.toml").write_bytes(b"\xff")
         e = self.assertRaises(UsageError, self.parse, "--config=c.toml")
         self.assertEqual(str(e), "c.toml: it is not UTF-8")
         Path("c.toml").write_bytes(b"\xef\xbb\xbftimeout = 3\n")
         e = self.assertRaises(UsageError, self.parse, "--config=c.toml")
         self.assertEqual(
-            str(e), "c.toml: it begins with a byte order mark; save it without"
+            str(e), "c.toml: it begins with a byte order mark; save it without one"
         )
 
     def test_everyOption(self) -> None:
@@ -243,7 +242,7 @@ class CheckTests(FileTestCase):
             "idempotent-extid = false  # default",
         ):
             self.assertIn(line, lines)
-        self.assertEqual(lines.pop(), "All of it can be used.")
+        self.assertEqual(lines.pop(), "Configuration OK.")
         self.write("\n".join(lines))
         self.assertEqual(self.parse("--config=c.toml")["limits"].maxPending, 9)
 
@@ -283,9 +282,9 @@ class CheckTests(FileTestCase):
             errors.splitlines(),
             [
                 "creditsync check-config: --key: the folder"
-                f" {folder}/taken/x is not there",
+                f" {folder}/taken/x does not exist",
                 "creditsync check-config: --ledger: the folder"
-                f" {folder}/nowhere is not there",
+                f" {folder}/nowhere does not exist",
             ],
         )
         self.assertEqual(
@@ -311,7 +310,7 @@ class CheckTests(FileTestCase):
                 f"creditsync check-config: --ledger: {shm} is in the way: it belongs to"
                 f" user {me}, and user {me}, who runs this, may not read and write it;"
                 f" as root: chmod u+rw {shm}",
-                "creditsync check-config: --audit: y can't be made by this user",
+                "creditsync check-config: --audit: y can't be created by this user",
             ],
         )
 
@@ -324,7 +323,7 @@ class CheckTests(FileTestCase):
         Path("revoked").write_text("0123456789abcdef # John\nlost laptop")
         status, out, errors = self.check("--revoked=revoked")
         self.assertIsNone(status)
-        self.assertTrue(out.endswith("All of it can be used.\n"))
+        self.assertTrue(out.endswith("Configuration OK.\n"))
         self.assertEqual(
             errors.splitlines(),
             [
@@ -335,9 +334,9 @@ class CheckTests(FileTestCase):
                 "creditsync check-config: warning: --revoked: revoked: the last line"
                 " has no line end: what is appended next will run into it",
                 "creditsync check-config: warning: --key: the key begins with a byte"
-                " order mark, which is not part of it, or is binary and begins or ends"
-                " with white space, which is; tokens that an earlier release signed by"
-                " the other reading are accepted too",
+                " order mark, which is not part of the key, or is binary and begins or"
+                " ends with white space, which is; tokens signed with the key as"
+                " earlier releases read it are accepted too",
             ],
         )
 

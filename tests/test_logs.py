@@ -73,7 +73,7 @@ class JSONLogTests(SynchronousTestCase):
             {
                 "log_time": 1767225600.25,
                 "log_level": LogLevel.warn,
-                "log_namespace": "creditsync.tap",
+                "log_namespace": "creditsync._process.keys",
                 "log_format": "{path} has {count} of {what}",
                 "path": "/x",
                 "count": 3,
@@ -83,7 +83,7 @@ class JSONLogTests(SynchronousTestCase):
         self.assertEqual(
             self.out.getvalue(),
             '{"time": "2026-01-01T00:00:00.250Z", "level": "warn", "namespace":'
-            ' "creditsync.tap", "text": "/x has 3 of None",'
+            ' "creditsync._process.keys", "text": "/x has 3 of None",'
             ' "fields": {"path": "/x", "count": 3, "what": null}}\n',
         )
 

@@ -24,7 +24,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync import records, wire
 from creditsync.__main__ import main
 from creditsync._cli import operations
-from creditsync._cli import rows as bulk
+from creditsync._cli.bulk import rows as bulk
 from creditsync._conversation.finance import operation
 from creditsync.client import CreditClient
 from creditsync.ledger._checking import problems
@@ -444,7 +444,9 @@ class RequestTests(MembersCase):
                 *("--open-time", "1700", "--close-time", "1800"),
             ]
         )
-        operations._booking(BOOKING_METHODS[0], options, cast(CreditClient, Client()))
+        operations._sendBooking(
+            BOOKING_METHODS[0], options, cast(CreditClient, Client())
+        )
         self.assertEqual(asked, [DATA])
 
     def test_bulk(self) -> None:

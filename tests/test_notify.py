@@ -153,7 +153,7 @@ class SupervisorTests(SynchronousTestCase):
             [
                 (
                     "warn",
-                    "systemd was not told READY=1: No such file or directory",
+                    "systemd was not notified of READY=1: No such file or directory",
                 )
             ],
         )
@@ -167,4 +167,4 @@ class SupervisorTests(SynchronousTestCase):
         supervisor = self.supervisor()
         for _ in range(5000):
             supervisor.stopping()
-        self.assertIn("systemd was not told STOPPING=1: ", log[0][1])
+        self.assertIn("systemd was not notified of STOPPING=1: ", log[0][1])
