@@ -3,9 +3,9 @@ Tests for L{creditsync.tap}, and for what it puts together:
 L{creditsync._process.composition} and L{creditsync._process.settling}.
 """
 
+import gc
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,7 +54,7 @@ class InFolder(SynchronousTestCase):
 
     def parse(self, *arguments: str) -> Options:
         """
-        The options that these arguments give.
+        Parse these arguments.
         """
         options = Options()
         options.parseOptions(list(arguments))
@@ -62,7 +62,7 @@ class InFolder(SynchronousTestCase):
 
     def writeKey(self, text: str = SECRET, mode: int = 0o600) -> None:
         """
-        Put a key where the server looks for it.
+        Write the key file where the server looks for it.
         """
         Path("creditsync.key").write_text(text)
         Path("creditsync.key").chmod(mode)
@@ -80,25 +80,27 @@ class MakeServiceTests(InFolder):
         keepSignals(self)
         self.reactor: Any = reactor
         self.patch(reactor, "seconds", reactor.seconds)
-        self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
 
     def test_monotonic(self) -> None:
         """
-        The reactor's clock is one that nobody can set.
+        The reactor's clock is monotonic, so that no step of the wall clock
+        moves its timers.
         """
         tap.makeService(self.parse())
         self.assertIs(self.reactor.seconds, time.monotonic)
 
-    def test_switchInterval(self) -> None:
+    def test_collector(self) -> None:
         """
-        Threads hand the GIL over sooner than usual.
+        Requests that wait for a commit do not make the garbage collector run
+        again and again.
         """
         tap.makeService(self.parse())
-        self.assertAlmostEqual(sys.getswitchinterval(), 0.0005)
+        self.assertEqual(gc.get_threshold(), (50_000, 20, 100))
 
     def test_service(self) -> None:
         """
-        It is a service, and not yet started: the ledger is left alone.
+        It returns a service that is not yet started: the ledger is not opened.
         """
         service = tap.makeService(self.parse())
         self.assertTrue(IService.providedBy(service))
@@ -106,8 +108,8 @@ class MakeServiceTests(InFolder):
 
     def test_instance(self) -> None:
         """
-        What tells a server from others is the same after a restart, is another
-        for another ledger, key or machine, and has nothing of the key.
+        The name of a server stays the same after a restart, differs if the
+        ledger, the key or the machine does, and does not contain the key.
         """
         key = SECRET.encode()
         name = instanceOf("creditsync.db", key)
@@ -120,7 +122,7 @@ class MakeServiceTests(InFolder):
 
     def test_keyIsKept(self) -> None:
         """
-        A second start makes no second key.
+        A second start uses the key that the first one made.
         """
         tap.makeService(self.parse())
         key = Path("creditsync.key").read_text()
@@ -129,8 +131,8 @@ class MakeServiceTests(InFolder):
 
     def test_authenticator(self) -> None:
         """
-        Tokens are judged by the key in each of its readings, with the leeway
-        and the revocations of the options.
+        The authenticator uses the key in each of its readings, the leeway and
+        the revocations of the options.
         """
         binary = bytes(range(200, 240)) + b" "
         Path("creditsync.key").write_bytes(binary)
@@ -147,8 +149,8 @@ class MakeServiceTests(InFolder):
 
     def test_revocations(self) -> None:
         """
-        The file of revoked tokens is read again on a reload, and watched by
-        the metrics.
+        The file of revoked tokens is read again on a reload, and the metrics
+        report its state.
         """
         Path("revoked").touch()
         options = self.parse("--revoked=revoked", "--web=tcp:0")
