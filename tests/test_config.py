@@ -20,7 +20,7 @@ from tests.test_tap import SECRET, InFolder
 
 class FileTestCase(InFolder):
     """
-    A test with a file of options.
+    A test with a configuration file.
     """
 
     def write(self, text: str) -> None:
@@ -37,7 +37,7 @@ class FileTests(FileTestCase):
 
     def assertRefused(self, sentence: str, text: str, *arguments: str) -> None:
         """
-        A file with this text is a mistake, and this is what its author is told.
+        A file with this text is refused with this message.
         """
         self.write(text)
         e = self.assertRaises(UsageError, self.parse, "--config=c.toml", *arguments)
@@ -45,7 +45,7 @@ class FileTests(FileTestCase):
 
     def test_decides(self) -> None:
         """
-        The file has each kind of option by its name.
+        A file sets each kind of option by its name.
         """
         self.write(
             """
@@ -75,8 +75,8 @@ class FileTests(FileTestCase):
 
     def test_commandLineWins(self) -> None:
         """
-        What the command line says goes before the file, wherever it stands,
-        also where it says what would be so anyway.
+        The command line takes precedence over the file, in whatever order the
+        options come, even where it only repeats a default.
         """
         self.write('listen = ["tcp:1"]\ntimeout = 3.0\nmax-pending = 7\nmax-queued = 8')
         for arguments in (
@@ -102,8 +102,8 @@ class FileTests(FileTestCase):
 
     def test_unknownKey(self) -> None:
         """
-        What is no option is refused by its name: also a table, the name of an
-        attribute, and a file that names another.
+        A key that is not an option is refused by its name: also a table, the
+        name of an attribute, and another configuration file.
         """
         for key in ("lisen", "maxPending", "max_pending", "limits", "config", "secret"):
             self.assertRefused(f"unknown option {key}", f'{key} = "x"')
@@ -111,7 +111,7 @@ class FileTests(FileTestCase):
 
     def test_wrongType(self) -> None:
         """
-        A value of another type is refused by its key, even where the command
+        A value of the wrong type is refused with its key, even if the command
         line has the option.
         """
         for text, wanted in [
@@ -132,7 +132,8 @@ class FileTests(FileTestCase):
 
     def test_wrongValue(self) -> None:
         """
-        A value that the command line would not take is refused as there.
+        A value that the command line would refuse is refused with the same
+        message.
         """
         self.assertRefused(
             "--max-pending must be a positive whole number: -1", "max-pending = -1"
@@ -152,7 +153,7 @@ class FileTests(FileTestCase):
 
     def test_noFile(self) -> None:
         """
-        A file that can't be read is refused, and one that is not TOML.
+        A file is refused if it can't be read or is not TOML.
         """
         e = self.assertRaises(UsageError, self.parse, "--config=nowhere")
         self.assertEqual(
@@ -172,7 +173,7 @@ class FileTests(FileTestCase):
 
     def test_everyOption(self) -> None:
         """
-        There is no option of the server that a file can't have.
+        A file can have every option of the server.
         """
         options = Options()
         names = {name.removesuffix("=") for name in options.longOpt}
@@ -189,7 +190,8 @@ class LogTests(FileTestCase):
 
     def test_twistd(self) -> None:
         """
-        The option, and the file that has it, choose C{twistd}'s observer.
+        The option selects C{twistd}'s observer, on the command line and in a
+        file.
         """
         self.write("log-json = true")
         for argument in ("--log-json", "--config=c.toml"):
@@ -210,7 +212,8 @@ class CheckTests(FileTestCase):
         """
         Run it.
 
-        @return: The exit status or what is told with it, and what was printed.
+        @return: The exit status or message, and what was printed to stdout and
+            stderr.
         """
         out, errors, status = io.StringIO(), io.StringIO(), None
         with redirect_stdout(out), redirect_stderr(errors):
@@ -222,8 +225,8 @@ class CheckTests(FileTestCase):
 
     def test_shows(self) -> None:
         """
-        It shows what would be used, and where each of it comes from; its
-        output is a file that says the same.
+        It prints the value and the source of each option, as a file that has
+        the same options.
         """
         self.writeKey()
         self.write('listen = ["tcp:1"]\ntimeout = 3\naudit = "a \\"b\\""')
@@ -248,7 +251,7 @@ class CheckTests(FileTestCase):
 
     def test_makesNothing(self) -> None:
         """
-        Nothing is made by it, and no secret is shown.
+        It creates no file, and prints no secret.
         """
         self.assertEqual(self.check()[0], None)
         self.assertEqual(os.listdir(), [])
@@ -258,7 +261,7 @@ class CheckTests(FileTestCase):
 
     def test_mistake(self) -> None:
         """
-        A mistake is told as the server would.
+        A wrong value is reported as the server would report it.
         """
         self.write("timeout = 0")
         status, out, _ = self.check("c.toml")
@@ -270,7 +273,7 @@ class CheckTests(FileTestCase):
 
     def test_files(self) -> None:
         """
-        Files that the server could not use or make are told, all of them.
+        All files that the server could not use or create are reported.
         """
         os.mkdir("taken")
         status, _, errors = self.check(
@@ -294,7 +297,7 @@ class CheckTests(FileTestCase):
 
     def test_notAllowed(self) -> None:
         """
-        So are those that this user may not touch.
+        Files that this user may not read, write or create are reported.
         """
         self.writeKey()
         Path("x.db").touch()
@@ -316,8 +319,8 @@ class CheckTests(FileTestCase):
 
     def test_warnings(self) -> None:
         """
-        What can be used, and is perhaps not what was meant, is told without
-        being a mistake.
+        What can be used but may not be what was meant is a warning, not an
+        error.
         """
         Path("creditsync.key").write_bytes(bytes(range(200, 240)) + b"\n")
         Path("revoked").write_text("0123456789abcdef # John\nlost laptop")
@@ -342,7 +345,7 @@ class CheckTests(FileTestCase):
 
     def test_revoked(self) -> None:
         """
-        A list of revoked tokens that is not understood is a mistake.
+        A file of revoked tokens that can't be understood is an error.
         """
         Path("revoked").write_text("lost-laptop-1\n", "utf-16")
         path = Path("revoked").absolute()
@@ -355,7 +358,7 @@ class CheckTests(FileTestCase):
 
     def test_certificate(self) -> None:
         """
-        Certificates are read.
+        Certificates are read too.
         """
         Authority("a").issue().write(Path("server.pem"))
         self.assertIsNone(self.check("--listen=ssl:1:privateKey=server.pem")[0])
@@ -365,7 +368,7 @@ class CheckTests(FileTestCase):
 
     def test_command(self) -> None:
         """
-        It is a command of C{creditsync}, and helps.
+        It is a subcommand of C{creditsync}, and has a help text.
         """
         self.patch(__import__("sys"), "argv", ["creditsync", "check-config", "--help"])
         out = io.StringIO()

@@ -14,12 +14,12 @@ from tests.test_tap import SECRET, InFolder, logTo
 
 class KeyTests(InFolder):
     """
-    Where the key comes from.
+    Where the key comes from, and how one is made.
     """
 
     def refusal(self, *arguments: str) -> str:
         """
-        What is told of a mistake in these arguments.
+        The message with which these arguments are refused.
         """
         return str(self.assertRaises(UsageError, self.parse, *arguments))
 
@@ -32,7 +32,7 @@ class KeyTests(InFolder):
 
     def test_environment(self) -> None:
         """
-        The environment is before the default file.
+        The environment takes precedence over the default file.
         """
         self.writeKey("x" * 32)
         os.environb[b"CREDITSYNC_KEY"] = SECRET.encode()
@@ -40,7 +40,7 @@ class KeyTests(InFolder):
 
     def test_named(self) -> None:
         """
-        A file that is named is before the environment.
+        The file of C{--key} takes precedence over the environment.
         """
         self.writeKey()
         os.environb[b"CREDITSYNC_KEY"] = b"x" * 32
@@ -48,15 +48,15 @@ class KeyTests(InFolder):
 
     def test_short(self) -> None:
         """
-        A key that is too short is refused, and not shown.
+        A key that is too short is refused, and not printed.
         """
         self.writeKey("hunter2")
         self.assertEqual(self.refusal(), "--key: an HS256 key has at least 32 bytes")
 
     def test_twoReadings(self) -> None:
         """
-        Where earlier releases read the file differently both readings are
-        taken, which the log says, and checked.
+        If earlier releases read the file differently, both readings are
+        accepted, with a warning.
         """
         lines = logTo(self)
         Path("creditsync.key").write_bytes(b"\xef\xbb\xbf" + SECRET.encode())
@@ -79,7 +79,7 @@ class KeyTests(InFolder):
 
     def test_variableHasTwoReadings(self) -> None:
         """
-        The key in the environment is read as a file's is.
+        The key in the environment is read like that of a file.
         """
         data = bytes(range(200, 240)) + b"\n"
         self.patch(os, "environb", {b"CREDITSYNC_KEY": data})
@@ -89,7 +89,7 @@ class KeyTests(InFolder):
 
     def test_noPublicKey(self) -> None:
         """
-        Only for HS256 a key can be made: of the others the issuer has it.
+        A public key is never made: only its issuer has it.
         """
         self.assertEqual(
             self.refusal("--algorithm=EdDSA"),
@@ -98,7 +98,8 @@ class KeyTests(InFolder):
 
     def test_unreadable(self) -> None:
         """
-        A key that is there and can't be read is not one that is not there.
+        A key file that exists but can't be read is an error, and not replaced
+        by a new one.
         """
         os.mkdir("creditsync.key")
         self.assertEqual(
@@ -108,7 +109,7 @@ class KeyTests(InFolder):
 
     def test_othersCanRead(self) -> None:
         """
-        A secret that others can read is worth a warning, each time.
+        There is a warning at each start if others can read the secret.
         """
         self.writeKey(mode=0o640)
         lines = logTo(self)
@@ -126,7 +127,8 @@ class KeyTests(InFolder):
 
     def test_credential(self) -> None:
         """
-        Who can read a credential of systemd's is systemd's business.
+        There is no such warning for a credential of systemd, which only the
+        service can read.
         """
         self.writeKey(mode=0o440)
         lines = logTo(self)
@@ -139,7 +141,8 @@ class KeyTests(InFolder):
 
     def test_made(self) -> None:
         """
-        A key that is made is random, its user's alone, and read back.
+        A new key is random, only its user can read it, and it is read back as
+        it was made.
         """
         keys = {makeKey(Path(name)) for name in ("a", "b", "creditsync.key")}
         self.assertEqual(len(keys), 3)
@@ -150,7 +153,7 @@ class KeyTests(InFolder):
 
     def test_madeSaysHowToMint(self) -> None:
         """
-        The log has the command that mints a token, and not the key.
+        The log has the command that mints a token, but not the key.
         """
         lines = logTo(self)
         key = makeKey(Path("creditsync.key")).decode()
@@ -160,7 +163,7 @@ class KeyTests(InFolder):
 
     def test_neverReplaced(self) -> None:
         """
-        A key that appeared meanwhile is kept, and no draft is left.
+        A key file that has appeared meanwhile is kept, and no draft is left.
         """
         self.writeKey()
         e = self.assertRaises(CannotStart, makeKey, Path("creditsync.key"))

@@ -22,14 +22,14 @@ class OptionsTests(InFolder):
 
     def assertRefused(self, sentence: str, *arguments: str) -> None:
         """
-        These arguments are a mistake, and this is what their author is told.
+        These arguments are refused with this message.
         """
         e = self.assertRaises(UsageError, self.parse, *arguments)
         self.assertEqual(str(e), sentence)
 
     def test_defaults(self) -> None:
         """
-        Without options the server is one for loopback only.
+        Without options the server listens on loopback only.
         """
         options = self.parse()
         self.assertEqual(options["listen"], ["tcp:8080:interface=127.0.0.1"])
@@ -43,14 +43,14 @@ class OptionsTests(InFolder):
 
     def test_listenRepeats(self) -> None:
         """
-        Each --listen is one more place to listen.
+        Each C{--listen} adds an endpoint.
         """
         options = self.parse("--listen", "tcp:1", "--listen", "unix:/tmp/x")
         self.assertEqual(options["listen"], ["tcp:1", "unix:/tmp/x"])
 
     def test_noEndpoint(self) -> None:
         """
-        What is no endpoint is refused at once and by its name.
+        An invalid endpoint is refused at once, with the option and the value.
         """
         self.assertRefused(
             "--listen nope:8080 is not a valid endpoint: Unknown endpoint type: 'nope'",
@@ -62,7 +62,7 @@ class OptionsTests(InFolder):
 
     def test_limits(self) -> None:
         """
-        Each limit is an option, and reaches the record of limits.
+        Each limit is an option, and gets into the L{Limits}.
         """
         options = self.parse(
             *("--max-line-length", "1"),
@@ -81,7 +81,7 @@ class OptionsTests(InFolder):
 
     def test_noQuantity(self) -> None:
         """
-        Every quantity must be a positive number, and finite.
+        A quantity must be positive and finite.
         """
         for text in ("0", "-1", "nan", "inf", "1e400", "x", "", "1s"):
             self.assertRefused(
@@ -90,7 +90,7 @@ class OptionsTests(InFolder):
 
     def test_leeway(self) -> None:
         """
-        The leeway for issuers' clocks is 5 seconds, and may be none at all.
+        The leeway for issuers' clocks is 5 seconds by default, and may be 0.
         """
         self.assertEqual(self.parse()["leeway"], 5.0)
         self.assertEqual(self.parse("--leeway=0")["leeway"], 0.0)
@@ -102,7 +102,7 @@ class OptionsTests(InFolder):
 
     def test_noWholeNumber(self) -> None:
         """
-        What is counted must be a whole number.
+        A limit on a number of things must be a whole number.
         """
         for text in ("0", "-1", "1.5", "1e3", "x", "", "inf"):
             self.assertRefused(
@@ -112,7 +112,7 @@ class OptionsTests(InFolder):
 
     def test_words(self) -> None:
         """
-        Options that are one of a few words take no other.
+        Options with a few allowed words refuse any other.
         """
         self.assertRefused(
             "--algorithm must be HS256, RS256 or EdDSA: none", "--algorithm=none"
@@ -121,14 +121,14 @@ class OptionsTests(InFolder):
 
     def test_unknownOption(self) -> None:
         """
-        A misspelt option is refused, and so is what is none.
+        Unknown options and surplus arguments are refused.
         """
         self.assertRefused("option --timeouts not recognized", "--timeouts=1")
         self.assertRefused("Wrong number of arguments.", "serve")
 
     def test_schemas(self) -> None:
         """
-        A folder of schemas that isn't there is refused.
+        A folder of schemas that does not exist is refused.
         """
         self.assertRefused(
             "--schemas: the folder nowhere does not exist", "--schemas=nowhere"
@@ -136,7 +136,7 @@ class OptionsTests(InFolder):
 
     def test_schemasOfTheSite(self) -> None:
         """
-        What is wrong with a schema of the site is told as one of the option.
+        An error in a schema of the site names the option.
         """
         os.mkdir("site")
         Path("site", "credit_in.json").write_text("{")
@@ -145,7 +145,7 @@ class OptionsTests(InFolder):
 
     def test_revoked(self) -> None:
         """
-        A file of revocations that isn't there is refused.
+        A file of revoked tokens that does not exist is refused.
         """
         self.assertRefused(
             "--revoked: the revocations in /nowhere/revoked"
@@ -155,8 +155,8 @@ class OptionsTests(InFolder):
 
     def test_revokedWithoutAName(self) -> None:
         """
-        An empty name, say of a variable that is not set, is refused, and not
-        taken for no list at all.
+        An empty file name, for instance from an unset variable, is refused,
+        and does not mean that there is no file.
         """
         self.assertRefused(
             f"--revoked: the revocations in {os.getcwd()} are not a regular file",
@@ -165,7 +165,7 @@ class OptionsTests(InFolder):
 
     def test_version(self) -> None:
         """
-        --version is ours and not Twisted's.
+        C{--version} prints the version of creditsync, not that of Twisted.
         """
         said = io.StringIO()
         with redirect_stdout(said):

@@ -23,7 +23,7 @@ from tests.test_tap import logTo
 
 class FakeCreditSync:
     """
-    A L{CreditSync} whose start fails as it is told to.
+    A L{CreditSync} whose start fails with a given error.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class ServerTests(SynchronousTestCase):
 
     def test_startsAndStops(self) -> None:
         """
-        Start and stop are those of the service.
+        Starting and stopping it starts and stops the service.
         """
         self.server.privilegedStartService()
         self.server.startService()
@@ -72,8 +72,9 @@ class ServerTests(SynchronousTestCase):
 
     def test_takenPort(self) -> None:
         """
-        A taken port is a sentence for the end of the process, and an exception
-        for a daemon to tell to the process that waits for its start.
+        A taken port is one sentence with which the process ends. It is also an
+        ordinary exception, which a daemon passes on to the process that waits
+        for its start.
         """
         self.creditSync.binding = CannotListenError("127.0.0.1", 8080, OSError("taken"))
         e = self.assertRaises(CannotStart, self.server.privilegedStartService)
@@ -83,7 +84,8 @@ class ServerTests(SynchronousTestCase):
 
     def test_ledgerProblem(self) -> None:
         """
-        So is a ledger that can't be used.
+        A ledger that can't be used is one sentence with which the process
+        ends.
         """
         for problem in (LedgerInUse("in use"), LedgerProblem("in use")):
             self.creditSync.starting = problem
@@ -92,7 +94,7 @@ class ServerTests(SynchronousTestCase):
 
     def test_faultIsNoSentence(self) -> None:
         """
-        A fault of ours keeps its traceback.
+        A bug keeps its traceback.
         """
         self.creditSync.starting = ZeroDivisionError()
         self.assertRaises(ZeroDivisionError, self.server.startService)
@@ -111,8 +113,8 @@ class ServerTests(SynchronousTestCase):
 
     def test_failureStops(self) -> None:
         """
-        When nothing can be booked any more, the reactor stops, the log says
-        why, and the process will end with a status that says so.
+        When nothing can be booked any more, the reactor stops, the log has the
+        cause, and the process will exit with status 1.
         """
         atEnd: list[object] = []
         self.patch(atexit, "register", atEnd.append)

@@ -119,14 +119,14 @@ class Options(usage.Options):
             "schemas",
             None,
             None,
-            "A folder of your own JSON Schemas, which requests must pass too.",
+            "A folder of your own JSON Schemas, which requests must also pass.",
         ],
         [
             "accounts",
             None,
             "open",
             "open: an account opens with its first operation; known: it must exist"
-            " already (see: creditsync account add).",
+            " (see: creditsync account add).",
             oneOf("accounts", "open", "known"),
         ],
         [
@@ -140,8 +140,8 @@ class Options(usage.Options):
             "web",
             None,
             None,
-            "Where to serve metrics, health and the console over HTTP, a Twisted"
-            " endpoint such as tcp:8081, which is on loopback unless it names an"
+            "Where to serve metrics, health checks and the console over HTTP: a"
+            " Twisted endpoint such as tcp:8081, on loopback unless it names an"
             " interface.",
             webEndpoint,
         ],
@@ -168,13 +168,13 @@ class Options(usage.Options):
         super().__init__()  # type: ignore[no-untyped-call]
         self.update({"listen": [], "web-origin": []})
         self.docs["listen"] = (
-            "Where to listen, a Twisted endpoint such as tcp:8080 or"
+            "Where to listen: a Twisted endpoint such as tcp:8080 or"
             " unix:/run/creditsync.sock; may be given several times. [default:"
             f" {DEFAULT_LISTEN}]"
         )
         self.docs["web-origin"] = (
-            "Where browsers find the console of --web behind a proxy, such as"
-            " https://console.example.com; may be given several times."
+            "The address of the console of --web in browsers, if it is behind a proxy,"
+            " such as https://console.example.com; may be given several times."
         )
 
     def __setitem__(self, name: str, value: Any) -> None:

@@ -67,8 +67,8 @@ def stopInOrder(reactor: Any) -> None:
         # At once: many of them could keep the reactor from ever stopping.
         ignoreHangUp()
         endAtNextSignal()
-        tell = reactor.sigInt if number == signal.SIGINT else reactor.sigTerm
-        tell(number, frame)
+        handle = reactor.sigInt if number == signal.SIGINT else reactor.sigTerm
+        handle(number, frame)
 
     for number in _STOP:
         if signal.getsignal(number) != signal.SIG_IGN:
