@@ -28,7 +28,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from creditsync import wire
+from creditsync import _wire as wire
+from creditsync._money import fromUnits
 from creditsync.errors import OutcomeUnknown, Refusal, Unauthorized
 from creditsync.ledger.thread import DaemonThread
 from creditsync.methods import FINANCE_METHODS, syncName
@@ -267,7 +268,7 @@ class AuditTrail:
         if isinstance(trade, Trade):
             done = (
                 f',"order":{trade.order},"login":{trade.login},"cmd":{trade.cmd}'
-                f',"amount":{wire.fromUnits(trade.profit)}'
+                f',"amount":{fromUnits(trade.profit)}'
                 f',"comment":{_encode(trade.comment)}'
             )
         else:

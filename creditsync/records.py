@@ -3,9 +3,9 @@ The values that travel through the house; no I/O, and nothing that decides.
 
 Who makes one may complete it; nobody changes it once it was handed on, except
 where its docstring says so.
-All but L{Limits} are C{msgspec.Struct}s, which take less than half as long to make
-as C{attrs} classes: every credit makes six of them. Those that can't be part of a
-cycle say so (C{gc=False}), and the garbage collector has no work with them.
+They are C{msgspec.Struct}s, which take less than half as long to make as C{attrs}
+classes: every credit makes six of them. Those that can't be part of a cycle say
+so (C{gc=False}), and the garbage collector has no work with them.
 
 Money is always an integer number of 10⁻⁸ units, time is UNIX seconds.
 """
@@ -13,60 +13,16 @@ Money is always an integer number of 10⁻⁸ units, time is UNIX seconds.
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from attrs import define, field
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from creditsync.codes import TS_CLOSED_NORMAL
 
+# Its place until 0.1, where applications that embed a server still find it.
+from creditsync.limits import Limits as Limits
+
 ExtID: TypeAlias = str | int | float
-
-
-@define
-class Limits:
-    """
-    What the server bounds, each with its sound default.
-
-    The help of each is what the command line shows for the option of the
-    same name.
-    """
-
-    maxLineLength: int = field(
-        default=65536, metadata={"help": "Bytes in one line; a longer one is 413."}
-    )
-    lineTimeout: float = field(
-        default=30.0, metadata={"help": "Seconds that one line may take to arrive."}
-    )
-    linesPerTurn: int = field(
-        default=32,
-        metadata={"help": "Lines of one connection handled before others' turn."},
-    )
-    maxPending: int = field(
-        default=200_000,
-        metadata={"help": "Requests in flight in all; then 503 BUSY."},
-    )
-    maxPendingPerSession: int = field(
-        default=1000,
-        metadata={"help": "Requests in flight per session; then 429."},
-    )
-    maxQueued: int = field(
-        default=50_000,
-        metadata={"help": "Operations not yet committed; then 503 BUSY."},
-    )
-    maxUnread: int = field(
-        default=4 * 1024 * 1024,
-        metadata={"help": "Bytes that a client may leave unread; then it is cut off."},
-    )
-    maxConnections: int = field(
-        default=10_000,
-        metadata={"help": "Connections at once; further ones are closed."},
-    )
-    stopTimeout: float = field(
-        default=10.0,
-        metadata={"help": "Seconds that a stop may take before sessions are cut off."},
-    )
-
 
 # The names on the wire and in a ledger, where they are not the attributes'.
 _NAMES = {

@@ -26,7 +26,7 @@ from creditsync._conversation.session import Sessions
 from creditsync._conversation.waiters import Waiters
 from creditsync._failing import FailureNotifier
 from creditsync._transport import listening
-from creditsync._transport.protocol import LineFactory
+from creditsync._transport.factory import LineFactory
 from creditsync.audit import AuditTrail
 from creditsync.counters import Counters
 from creditsync.interfaces import (
@@ -35,7 +35,7 @@ from creditsync.interfaces import (
     ITradingRuntime,
     TradeObserver,
 )
-from creditsync.records import Limits
+from creditsync.limits import Limits
 from creditsync.validation import Schemas
 
 # Seconds for which a stopping server still reads, to refuse with 503 what was

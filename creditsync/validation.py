@@ -6,7 +6,7 @@ refuses is judged by C{jsonschema}, which has the last word and gives the reason
 that the client is told. A property test holds the two to the same verdicts.
 
 They differ in one thing: whether a C{Decimal} without a fraction is an integer.
-None of our integers can be one. L{creditsync.wire.decode} yields a C{Decimal}
+None of our integers can be one. L{creditsync._wire.decode} yields a C{Decimal}
 only where a C{float} does not have the exact value, and a C{float} has that of
 every integer up to 2^53; beyond it both refuse because it is too great.
 

@@ -65,8 +65,8 @@ def _connections(service: CreditSync) -> Iterator[Count]:
     yield "connections that end", len(factory.finishTimeouts)
     yield "connections that do not read", sum(each.isStalled for each in connections)
     yield "bytes not read", sum(each.unread for each in connections)
-    yield "bytes not written", sum(each._unwritten for each in connections)
-    yield "bytes of lines", sum(len(each._lines) for each in connections)
+    yield "bytes not written", sum(each._output.size for each in connections)
+    yield "bytes of lines", sum(len(each._input.lines) for each in connections)
 
 
 def _operations(runtime: TradingRuntime) -> Iterator[Count]:

@@ -11,7 +11,7 @@ from unittest import mock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import wire
+from creditsync import _wire as wire
 from creditsync._conversation import session
 from creditsync._conversation.session import Session
 from creditsync.auth import TokenAuthenticator
@@ -63,7 +63,7 @@ class FuzzTests(SynchronousTestCase):
 
     def test_verdicts(self) -> None:
         """
-        The judge says what the wire contract does.
+        The judge expects what C{docs/protocol.rst}, "Errors", says.
         """
         for line, outcome in [
             (b"{", (400, "INVALID_JSON")),

@@ -17,7 +17,8 @@ from twisted.internet.testing import StringTransport
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import audit, wire
+from creditsync import _wire as wire
+from creditsync import audit
 from creditsync.audit import AuditTrail, checkKind
 from creditsync.errors import Busy
 from creditsync.events import TradeEvents

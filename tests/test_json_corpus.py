@@ -4,7 +4,7 @@ What is JSON and what is not: L{tests.attack.json_corpus} in the default run.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import wire
+from creditsync import _wire as wire
 from tests.attack import ijson, json_corpus
 from tests.attack.json_cases import FINE, LINES, NOT_JSON
 

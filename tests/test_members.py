@@ -21,11 +21,13 @@ from typing import Any, cast
 from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import records, wire
+from creditsync import _wire as wire
+from creditsync import records
 from creditsync.__main__ import main
 from creditsync._cli import operations
 from creditsync._cli.bulk import rows as bulk
 from creditsync._conversation.finance import operation
+from creditsync._wire import plain
 from creditsync.client import CreditClient
 from creditsync.ledger._checking import problems
 from creditsync.ledger._schema import ASKED, COLUMNS, columns
@@ -373,7 +375,7 @@ class RequestTests(MembersCase):
             members, ("command", "extID", "__token", "data", "idempotencyKey")
         )
         for found, where in (
-            (wire._Plain.__struct_encode_fields__, "the fast decoder"),
+            (plain._Plain.__struct_encode_fields__, "the fast decoder"),
             (tuple(load("request")["properties"]), "schemas/request.json"),
         ):
             self.assertMembers(tuple(sorted(found)), tuple(sorted(members)), where)

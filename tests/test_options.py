@@ -7,11 +7,10 @@ import os
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import attrs
 from twisted.python.usage import UsageError
 
 from creditsync import __version__
-from creditsync.records import Limits
+from creditsync.limits import Limits
 from tests.test_tap import InFolder
 
 
@@ -76,7 +75,18 @@ class OptionsTests(InFolder):
             *("--stop-timeout", "9.5"),
         )
         self.assertEqual(
-            attrs.astuple(options["limits"]), (1, 2.5, 3, 4, 5, 6, 7, 8, 9.5)
+            options["limits"],
+            Limits(
+                maxLineLength=1,
+                lineTimeout=2.5,
+                linesPerTurn=3,
+                maxPending=4,
+                maxPendingPerSession=5,
+                maxQueued=6,
+                maxUnread=7,
+                maxConnections=8,
+                stopTimeout=9.5,
+            ),
         )
 
     def test_noQuantity(self) -> None:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import validation, wire
+from creditsync import _wire as wire
+from creditsync import validation
 from creditsync.errors import InvalidData, InvalidJSON
 from creditsync.validation import REQUESTS, Schemas, load
 
@@ -89,7 +90,7 @@ class AcceptTests(_Checks):
 
     def test_seed(self) -> None:
         """
-        The seed's data is good.
+        The data of C{docs/protocol.rst}, "A credit", is good.
         """
         self.schemas.check("credit_in", SEED, "data")
 

@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater, react
 from twisted.logger import Logger
 
-from creditsync import wire
+from creditsync import _wire as wire
 from creditsync._cli.arguments import text
 from creditsync._cli.output import printLine
 from creditsync._cli.statuses import FAILED, INTERRUPTED, REFUSED, UNKNOWN, USAGE

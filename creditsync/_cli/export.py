@@ -11,9 +11,9 @@ from typing import Any
 
 from creditsync._cli.arguments import login
 from creditsync._cli.ledger import addLedger, addPeriod, asISO, errorsAsExit
+from creditsync._money import fromUnits
 from creditsync.ledger._reading import reading, trades
 from creditsync.records import TRADE_MEMBERS, Trade
-from creditsync.wire import fromUnits
 
 
 def addCommand(commands: Any) -> None:

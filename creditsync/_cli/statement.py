@@ -9,9 +9,9 @@ from creditsync import codes
 from creditsync._cli.arguments import login
 from creditsync._cli.ledger import addLedger, addPeriod, asISO, errorsAsExit
 from creditsync._cli.wording import cmdName, printable
+from creditsync._money import fromUnits
 from creditsync.ledger._reading import reading, statement
 from creditsync.records import Account, Trade
-from creditsync.wire import fromUnits
 
 _HEADINGS: Final = ("order", "time", "what", "amount", "balance", "credit", "comment")
 

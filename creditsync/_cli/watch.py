@@ -14,7 +14,8 @@ from twisted.internet.defer import Deferred, DeferredList, FirstError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
-from creditsync import codes, wire
+from creditsync import _wire as wire
+from creditsync import codes
 from creditsync._cli.connection import (
     addConnection,
     readToken,

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from creditsync import codes, wire
+from creditsync import _wire as wire
+from creditsync import codes
 from creditsync.client import Answer
 from creditsync.methods import ofCmd
 

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from creditsync._money import fromUnits, toUnits
 from creditsync.codes import FINANCE_SESSIONS, REQUEST_STATES
 from creditsync.errors import InvalidData, MethodProblem, OutcomeUnknown, Refusal
 from creditsync.interfaces import ICommand, ITradingRuntime
@@ -37,7 +38,6 @@ from creditsync.records import (
     Reservation,
 )
 from creditsync.validation import Schemas
-from creditsync.wire import fromUnits, toUnits
 
 if TYPE_CHECKING:
     from creditsync._conversation.session import Session

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from creditsync import wire
+from creditsync import _wire as wire
 from creditsync._conversation.waiters import Waiter, Waiters
 from creditsync.counters import UNKNOWN, Counters
 from creditsync.errors import (

@@ -19,7 +19,7 @@ from creditsync.counters import Counters
 from creditsync.events import TradeEvents
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.ledger.thread import OwnThread
-from creditsync.records import Limits
+from creditsync.limits import Limits
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 

@@ -2,7 +2,6 @@
 The options of the server: its command line, and the file of C{--config}.
 """
 
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,16 +31,9 @@ from creditsync._process.optiontypes import (
     webOrigin,
 )
 from creditsync.auth import ALGORITHMS, TokenAuthenticator
-from creditsync.records import Limits
+from creditsync.limits import Limits, optionName
 from creditsync.revocations import Revocations
 from creditsync.validation import Schemas
-
-
-def optionName(attribute: str) -> str:
-    """
-    The option of an attribute of L{Limits}.
-    """
-    return re.sub(r"(?=[A-Z])", "-", attribute).lower()
 
 
 def _limitOptions() -> Iterator[list[Any]]:

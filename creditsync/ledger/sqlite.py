@@ -17,7 +17,7 @@ one of each power of two, prepared when it is first needed and then kept, and a
 batch that has fewer rows is filled up with some that are left out. A batch that is
 larger than the largest travels as a JSON text, which costs SQLite twice as much for
 each row. That JSON is an argument to SQLite and no part of the wire, so it is made
-here and not in L{creditsync.wire}.
+here and not in L{creditsync._wire}.
 
 What happens before the first order is in L{creditsync.ledger._opening}.
 

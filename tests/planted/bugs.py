@@ -18,17 +18,20 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python.failure import Failure
 
-from creditsync import tap, wire
+from creditsync import _wire as wire
+from creditsync import tap
 from creditsync._conversation import finance
 from creditsync._conversation.session import Session, Sessions
 from creditsync._conversation.waiters import Waiters
-from creditsync._transport import protocol
+from creditsync._transport import factory, protocol
+from creditsync._wire import decoding
 from creditsync.auth import TokenAuthenticator
 from creditsync.codes import EV_RECORD_UPDATE
 from creditsync.errors import OutcomeUnknown, SessionEnded, TechProblem
 from creditsync.ledger import sqlite
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.records import Limits, Operation, Reservation
+from creditsync.limits import Limits
+from creditsync.records import Operation, Reservation
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 
@@ -236,9 +239,9 @@ def _refusedAfterBooking() -> None:
 def _readerNeverCutOff() -> None:
     construct = protocol.LineProtocol.__init__
 
-    def boundless(self: Any, factory: Any) -> None:
-        construct(self, factory)
-        limits: Limits = factory.limits
+    def boundless(self: Any, connections: Any) -> None:
+        construct(self, connections)
+        limits: Limits = connections.limits
         self._limits = evolve(limits, maxUnread=sys.maxsize)
 
     protocol.LineProtocol.__init__ = boundless  # type: ignore[method-assign]
@@ -307,7 +310,7 @@ def _failedCommitIsForgiven() -> None:
 
 
 def _stopDropsReplies() -> None:
-    finish = protocol.LineFactory.finish
+    finish = factory.LineFactory.finish
 
     def hasty(self: Any) -> Any:
         self.cutOff()
@@ -323,7 +326,7 @@ def _stopDropsReplies() -> None:
 
 
 def _repeatedNamesAccepted() -> None:
-    wire._refuseRepeatedNames = lambda line: None
+    decoding._refuseRepeatedNames = lambda line: None
 
 
 def _totalsNotMoved() -> None:
@@ -387,13 +390,13 @@ def _deadSessionsListen() -> None:
 
 
 def _cutOffConnectionsCount() -> None:
-    closed = protocol.LineFactory.closed
+    closed = factory.LineFactory.closed
 
     def close(self: Any, connection: Any) -> None:
         if not connection.isStalled:
             closed(self, connection)
 
-    protocol.LineFactory.closed = close  # type: ignore[method-assign]
+    factory.LineFactory.closed = close  # type: ignore[method-assign]
 
 
 def _updatesStayUnderWay() -> None:

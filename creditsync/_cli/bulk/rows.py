@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final
 
 from attrs import define
 
-from creditsync import wire
+from creditsync import _wire as wire
 from creditsync._cli.bulk.spreadsheet import (
     RowProblem,
     Unreadable,
