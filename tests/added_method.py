@@ -21,8 +21,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.__main__ import _parser, main
-from creditsync._cli.bulk import BulkFile
-from creditsync._cli.rows import Row, check
+from creditsync._cli.bulk.rows import BulkFile, Row, check
 from creditsync.events import TradeEvents
 from creditsync.ledger._checking import findings
 from creditsync.ledger.memory import MemoryLedger

@@ -25,7 +25,7 @@ from creditsync import _wire as wire
 from creditsync import records
 from creditsync.__main__ import main
 from creditsync._cli import operations
-from creditsync._cli import rows as bulk
+from creditsync._cli.bulk import rows as bulk
 from creditsync._conversation.finance import operation
 from creditsync._wire import plain
 from creditsync.client import CreditClient
@@ -446,7 +446,9 @@ class RequestTests(MembersCase):
                 *("--open-time", "1700", "--close-time", "1800"),
             ]
         )
-        operations._booking(BOOKING_METHODS[0], options, cast(CreditClient, Client()))
+        operations._sendBooking(
+            BOOKING_METHODS[0], options, cast(CreditClient, Client())
+        )
         self.assertEqual(asked, [DATA])
 
     def test_bulk(self) -> None:

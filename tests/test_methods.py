@@ -17,7 +17,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import methods
-from creditsync._cli import operations, rows
+from creditsync._cli import operations
+from creditsync._cli.bulk import rows
 from creditsync._cli.wording import cmdName
 from creditsync._conversation.finance import financeCommands, prove
 from creditsync.audit import _MONEY
@@ -219,7 +220,7 @@ class HandCopyTests(SynchronousTestCase):
         operations.addCommand(commands)
         self.assertEqual(
             set(commands.choices),
-            {*(each.subcommand for each in BOOKING_METHODS), "delete", "show"},
+            {*(each.subcommand for each in BOOKING_METHODS), "delete"},
         )
         for method in DELETING_METHODS:
             options = parser.parse_args(["delete", method.total, "1"])

@@ -15,7 +15,7 @@ from docutils.core import publish_doctree
 from docutils.nodes import document, literal, literal_block, table, tbody
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import tap
+from creditsync._process.defaults import DEFAULT_KEY, DEFAULT_LISTEN
 from creditsync.tap import Options
 
 CHECKOUT = Path(__file__).parents[1]
@@ -73,9 +73,9 @@ class DocumentTests(SynchronousTestCase):
         # list of endpoints are by default is decided after the parsing.
         defaults = {
             **{name: default for name, _, default, *_ in Options.optParameters},
-            "listen": tap.DEFAULT_LISTEN,
+            "listen": DEFAULT_LISTEN,
             "web-origin": None,
-            "key": tap.DEFAULT_KEY,
+            "key": DEFAULT_KEY,
             **{name: "off" for name, *_ in Options.optFlags},
         }
         # By name first: the difference of the whole is cut short.

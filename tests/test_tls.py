@@ -350,8 +350,7 @@ class EndpointTests(TLSTestCase):
             self.log[0],
             (
                 "warn",
-                f"Others can read the key {self.pem}:"
-                " make it yours alone with chmod 600.",
+                f"Others can read the key {self.pem}: restrict it with chmod 600.",
             ),
         )
 

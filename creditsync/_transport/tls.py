@@ -306,7 +306,7 @@ class TLSEndpoint:
         files, until = self.files, datetime.fromtimestamp(self.expires, UTC)
         if files.othersCanReadKey():
             self._log.warn(
-                "Others can read the key {path}: make it yours alone with chmod 600.",
+                "Others can read the key {path}: restrict it with chmod 600.",
                 path=str(files.key),
             )
         log = self._log.error if self.expires <= time() else self._log.info

@@ -133,7 +133,7 @@ class OperationTests(CommandTestCase):
         again = ("credit-in", "1001", "300", "x", "--key", "k1")
         said = "order 1  login 1001  credit-in 300.0  x  booked"
         self.assertSays(said, *again)
-        self.assertSays(f"{said}, before this and under the same key", *again)
+        self.assertSays(f"{said}, earlier under the same key", *again)
         self.assertSays(said, "show", "--key", "k1")
         self.assertEqual(self.site.orders(), {1: (30_000_000_000, "x")})
 
@@ -402,7 +402,7 @@ class BulkTests(CommandTestCase):
         self.assertEqual(errors.count("key is a number that a spreadsheet"), 5)
         self.file.write_text("login,amount,comment,key\n" + "1001,300,Bonus,k1\n" * 5)
         errors = self.assertEndsWith(self.bulk(), 2)
-        self.assertIn("promotion.csv: line 6: has the key of line 2\n", errors)
+        self.assertIn("promotion.csv: line 6: has the same key as line 2\n", errors)
         self.assertEqual(self.site.orders(), {})
 
     def test_spreadsheets(self) -> None:
