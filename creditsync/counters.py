@@ -69,7 +69,7 @@ class Histogram:
 
 
 @define
-class Refused:
+class RecentRefusal:
     """
     A refusal, as it is shown to people.
 
@@ -128,7 +128,7 @@ class Counters:
     recentlyAnswered: "deque[Waiter]" = field(
         init=False, factory=lambda: deque(maxlen=_RECENT)
     )
-    recentlyRefused: deque[Refused] = field(
+    recentlyRefused: deque[RecentRefusal] = field(
         init=False, factory=lambda: deque(maxlen=_RECENT)
     )
     recentEvents: deque[TradeEvent] = field(
@@ -157,7 +157,7 @@ class Counters:
         if refusal.limit is not None:
             self.limited(refusal.limit)
         self.recentlyRefused.append(
-            Refused(self.now(), session, command, extID, refusal)
+            RecentRefusal(self.now(), session, command, extID, refusal)
         )
 
     def refusedLater(
