@@ -45,7 +45,7 @@ SESSION_SYSTEM: Final = 4
 SESSION_FIX: Final = 5
 
 ALL_SESSIONS: Final = frozenset(range(SESSION_USER, SESSION_FIX + 1))
-# Seed, "Notes": the finance family is for manager, admin and dealer.
+# docs/protocol.rst, "Tokens and roles": the roles that may use the finance family.
 FINANCE_SESSIONS: Final = frozenset({SESSION_MANAGER, SESSION_DEALER, SESSION_ADMIN})
 
 # The only event channel there is.

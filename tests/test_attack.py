@@ -63,7 +63,7 @@ class FuzzTests(SynchronousTestCase):
 
     def test_verdicts(self) -> None:
         """
-        The judge says what the wire contract does.
+        The judge expects what C{docs/protocol.rst}, "Errors", says.
         """
         for line, outcome in [
             (b"{", (400, "INVALID_JSON")),

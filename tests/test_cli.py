@@ -299,8 +299,8 @@ class ProcessTests(CommandTestCase):
 
     def test_demoOnce(self) -> None:
         """
-        The demo shows the seed's request, its event and its reply, and leaves
-        nothing behind.
+        The demo shows the request of C{docs/protocol.rst}, "A credit", its event
+        and its reply, and leaves nothing behind.
         """
         ended = self.process("demo", "--once", "--listen=tcp:0:interface=127.0.0.1")
         self.assertEqual((ended.returncode, ended.stderr), (0, ""))

@@ -638,12 +638,13 @@ class ClientTests(ClientTestCase):
         """
         Nothing is in flight, queued or timed.
         """
+        pipeline = client._pipeline
         self.assertEqual(
             (
-                len(client._inFlight),
-                len(client._queue),
-                len(client._timeouts),
-                len(client._patience),
+                len(pipeline._inFlight),
+                len(pipeline._queue),
+                len(pipeline._timeouts),
+                len(pipeline._patience),
             ),
             (0, 0, 0, 0),
         )
@@ -685,7 +686,8 @@ class ClientTests(ClientTestCase):
             self.server.acknowledge()
             self.server.lines()
             results = [self.credit() for _ in range(5)]
-            self.assertEqual((len(client._inFlight), len(client._queue)), (3, 2))
+            pipeline = client._pipeline
+            self.assertEqual((len(pipeline._inFlight), len(pipeline._queue)), (3, 2))
             end()
             answered()
             self.clock.advance(0)

@@ -48,7 +48,7 @@ BOOKED, DELETED = 3, 6
 NOW = 1767225600
 ONE = 100_000_000
 
-# Seed, "Request Example".
+# The data of docs/protocol.rst, "A credit".
 SEED = {"login": 1001, "amount": 300.0, "comment": "Promotion credit"}
 
 

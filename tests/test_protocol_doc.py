@@ -35,7 +35,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import errors
+from creditsync import codes, errors
 from creditsync.auth import TokenAuthenticator, mint
 from creditsync.errors import OutcomeUnknown, Refusal
 from creditsync.events import TradeEvents
@@ -132,6 +132,15 @@ class Documented:
         )
         self.service.startService()
 
+    def stop(self) -> "Deferred[None]":
+        """
+        Stop the server, and give it the time to read what came at the last
+        moment.
+        """
+        stopped = self.service.stopService()
+        self.clock.advance(1)
+        return stopped
+
     def _commit(self, write: Callable[[], None]) -> "Deferred[None]":
         if not self._isSlow:
             write()
@@ -207,10 +216,7 @@ class ExampleTests(SynchronousTestCase):
         """
         The server can stop, and leaves nothing behind.
         """
-        stopped = self.server.service.stopService()
-        # What has come in at the last moment has its time to be read.
-        self.server.clock.advance(1)
-        self.successResultOf(stopped)
+        self.successResultOf(self.server.stop())
         self.assertEqual(self.server.clock.getDelayedCalls(), [])
 
     def test_conversations(self) -> None:
@@ -393,11 +399,44 @@ class TableTests(SynchronousTestCase):
             sorted(f"../schemas/{path.name}" for path in SCHEMAS.glob("*.json")),
         )
 
+    def test_codes(self) -> None:
+        """
+        The codes of an event are those of L{creditsync.codes}.
+        """
+        prefixes = {"type": "", "cmd": "OP_", "state": "TS_", "reason": "TR_REASON_"}
+        documented = {
+            f"{prefixes[member]}{name}": int(number)
+            for member, text in self.texts("Trade events")
+            for number, name in re.findall(r"(\d+) ([A-Z_]+)", text)
+        }
+        self.assertEqual(
+            documented,
+            {
+                name: number
+                for name, number in vars(codes).items()
+                if name.startswith(("EV_", "OP_", "TS_", "TR_"))
+            },
+        )
+
+    def test_commands(self) -> None:
+        """
+        Every command of the server is in the text.
+        """
+        with TemporaryDirectory() as folder:
+            server = Documented(folder)
+            commands = set(server.service.sessions._commands)
+            self.successResultOf(server.stop())
+        said = {each.astext() for each in parsed().findall(literal)}
+        self.assertEqual(commands - said, set())
+
     def test_names(self) -> None:
         """
-        Every name of an error that the text has is one.
+        Every name that the text has is that of an error, or of a code in the
+        table of codes.
         """
         names = {name for _, name, *_ in self.errors()}
+        for _, text in self.texts("Trade events"):
+            names.update(re.findall("[A-Z_]+", text))
         said = {
             text
             for text in (each.astext() for each in parsed().findall(literal))

@@ -64,7 +64,7 @@ def credit(
     key: str | None = None,
 ) -> Operation:
     """
-    An operation; by default that of the seed's example.
+    An operation; by default that of C{docs/protocol.rst}, "A credit".
     """
     return Operation(
         command="CreditInSync",

@@ -49,13 +49,13 @@ from creditsync.validation import Schemas
 SCHEMAS = Schemas()
 DATA = {"login": 1001, "amount": 300.0, "comment": "Promotion credit"}
 
-# Seed, "Request Example", with the token that the wire contract adds.
+# The request of docs/protocol.rst, "A credit".
 SEED_REQUEST = (
     b'{"command":"CreditInSync","extID":"credit-req-1001","__token":"manager",'
     b'"data":{"login":1001,"amount":300.0,"comment":"Promotion credit"}}'
 )
-# Seed, "Success Response": its six members first and in its order, then what
-# the wire contract's section 4 adds.
+# The data of its event and of its reply, with all the members of docs/protocol.rst,
+# "Trade events".
 SEED_DATA = (
     b'{"order":1242281,"login":1001,"cmd":7,"state":3,"profit":300.0,'
     b'"comment":"Promotion credit","symbol":"","volume":0,"open_price":0.0,'
@@ -296,7 +296,7 @@ class SessionTestCase(SynchronousTestCase):
 
 class CreditInSyncTests(SessionTestCase):
     """
-    The seed's method, as the seed tells it.
+    C{CreditInSync}, as C{docs/protocol.rst}, "Runtime flow", describes it.
     """
 
     def test_nothingBeforeTheEvent(self) -> None:
@@ -310,7 +310,8 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_seedExample(self) -> None:
         """
-        The seed's request gets the event's line and then the seed's reply.
+        The request of C{docs/protocol.rst}, "A credit", gets the event's line and
+        then its reply.
         """
         client = self.client()
         client.says(SEED_REQUEST)

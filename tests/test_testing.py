@@ -36,7 +36,7 @@ def credit(
     closeTime: int | None = None,
 ) -> Operation:
     """
-    A credit-in; by default that of the seed's example.
+    A credit-in; by default that of C{docs/protocol.rst}, "A credit".
     """
     return Operation(
         "CreditInSync", 7, 1001, amount, comment, order, openTime, closeTime

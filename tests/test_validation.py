@@ -90,7 +90,7 @@ class AcceptTests(_Checks):
 
     def test_seed(self) -> None:
         """
-        The seed's data is good.
+        The data of C{docs/protocol.rst}, "A credit", is good.
         """
         self.schemas.check("credit_in", SEED, "data")
 

@@ -90,8 +90,8 @@ class MatchTests(WaitersCase):
 
     def test_waiter(self) -> None:
         """
-        A waiter knows its order, event type, C{extID} and session, as the
-        seed has it.
+        A waiter knows its order, event type, C{extID} and session, as
+        C{docs/protocol.rst}, "Runtime flow", has it.
         """
         waiter = self.wait(type=UPDATE)
         assert waiter.deferral is not None

@@ -72,7 +72,7 @@ class DecodeStructureTests(_Verdicts):
 
     def test_seed(self) -> None:
         """
-        The seed's request is read as it stands.
+        The request of C{docs/protocol.rst}, "A credit", is read as it stands.
         """
         self.assertEqual(
             wire.decode(SEED_REQUEST),
@@ -1019,7 +1019,8 @@ class UnitsTests(SynchronousTestCase):
 
 def creditIn(**changes: Any) -> Trade:
     """
-    The seed's trade, booked at second 1764000000, with changes.
+    The trade of C{docs/protocol.rst}, "A credit", booked at second 1764000000,
+    with changes.
     """
     members: dict[str, Any] = {
         "order": 1242281,
@@ -1042,7 +1043,8 @@ class WriteTests(SynchronousTestCase):
 
     def test_trade(self) -> None:
         """
-        A trade has the seed's six members first and in its order.
+        A trade begins with the six members of C{docs/protocol.rst}, "Trade
+        events", in that order.
         """
         self.assertEqual(
             wire.encodeData(creditIn()),
