@@ -79,15 +79,14 @@ _BOOK: Final = f"""
         revision = revision + 1
 """
 
-# The same through a view that also records keys, which takes three times as long.
+# The same through a view that also records keys, which is slower.
 _BOOK_KEYED: Final = f"""
     INSERT INTO keyed_booking ({", ".join(ASKED)}, {COLUMNS})
     {{rows}}
 """
 
 # All values of a row that is skipped. The first value of a real row is an integer,
-# so it can't be this. NULL would be clearer, but sqlite3 takes ten times as long to
-# bind it.
+# so it can't be this. NULL would be clearer, but sqlite3 binds it much more slowly.
 _NO_VALUE: Final = 0.5
 
 _REPLAY: Final = f"""
