@@ -114,8 +114,11 @@ def readToken(options: Namespace) -> str:
     token = os.environ.get(TOKEN_VARIABLE, "")
     if options.token is not None:
         try:
-            token = Path(options.token).read_text("ascii")
-        except (OSError, UnicodeDecodeError) as e:
+            # Some programs begin every file with a byte order mark.
+            token = Path(options.token).read_text("utf-8-sig")
+        except UnicodeDecodeError:
+            end(options, USAGE, f"the token in {options.token} is not ASCII text")
+        except OSError as e:
             end(options, USAGE, f"the token can't be read from {options.token}: {e}")
     token = token.strip()
     if not token:
