@@ -14,13 +14,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync import logs
 from creditsync.logs import JSONLog
 
-# The header and the claims of a token, and what would be its signature.
+# The header and the claims of a token, and a text in place of its signature.
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJpZCI6Nywicm9sZSI6MX0.c2lnbmF0dXJl-_"
 
 
 class Unspeakable:
     """
-    What can't be written in any way.
+    An object that can't be formatted.
     """
 
     def __repr__(self) -> str:
@@ -41,7 +41,7 @@ class BrokenFile(io.StringIO):
 
 class JSONLogTests(SynchronousTestCase):
     """
-    The log as JSON.
+    Tests for the log as JSON.
     """
 
     def setUp(self) -> None:
@@ -51,7 +51,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def lines(self) -> list[dict[str, Any]]:
         """
-        What was written.
+        The lines that were written.
         """
         text = self.out.getvalue()
         assert text.isascii() and text.endswith("\n")
@@ -66,8 +66,8 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_event(self) -> None:
         """
-        A line has the time, the level, the namespace, the text, and what the
-        text was made of.
+        A line has the time, the level, the namespace, the text, and the fields
+        of the text.
         """
         JSONLog(self.out)(
             {
@@ -89,7 +89,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_failure(self) -> None:
         """
-        A failure is told with its traceback, in the same line.
+        A failure is logged with its traceback, in the same line.
         """
         try:
             raise ZeroDivisionError("by zero")
@@ -103,7 +103,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_noLineInALine(self) -> None:
         """
-        Whatever a text has, a line is a line.
+        A line break in a text does not break the line.
         """
         self.log.info("{text}", text="one\ntwo\u2028three \ud800 \N{EURO SIGN}\x00")
         self.assertEqual(
@@ -112,7 +112,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_onlyPlainFields(self) -> None:
         """
-        Objects are in the text if anywhere.
+        Fields that are not JSON values are left out; the text has them.
         """
         self.log.info("{a} {b.imag}", a=[1], b=1j, c=b"x", d=True)
         line = self.line()
@@ -121,7 +121,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_noNumber(self) -> None:
         """
-        A number that JSON doesn't have does not spoil the line.
+        A number that JSON can't represent does not spoil the line.
         """
         self.log.info("{x}", x=float("nan"), y=float("inf"))
         line = self.line()
@@ -129,7 +129,8 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_unspeakable(self) -> None:
         """
-        What can't be formatted is no reason to raise, or to write no line.
+        An event that can't be formatted is logged all the same, without an
+        error.
         """
         self.log.info("{what}", what=Unspeakable())
         self.log.info("{what} {nothing}", what=1)
@@ -140,7 +141,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_noToken(self) -> None:
         """
-        What looks like a token is not written, wherever it stands.
+        A text that looks like a token is removed, wherever it is.
         """
         try:
             raise ValueError(TOKEN)
@@ -155,7 +156,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_brokenFile(self) -> None:
         """
-        A log that can't be written harms nobody.
+        An error while writing the log is ignored.
         """
         JSONLog(BrokenFile())({"log_format": "x"})
         closed = io.StringIO()
@@ -164,8 +165,8 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_factory(self) -> None:
         """
-        What C{twistd --logger} names writes to the standard output of the
-        moment in which it is made.
+        The observer for C{twistd --logger} writes to the standard output at
+        the time it is made.
         """
         self.patch(sys, "stdout", self.out)
         observer = logs.json()

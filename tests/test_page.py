@@ -1,6 +1,6 @@
 """
-Tests for the console's page as files: what it is made of comes from here, and
-fits together. In a browser it is tested by C{tests/integration/test_console.py}.
+Tests for the files of the console's page: they come from this site only, and
+fit together. C{tests/integration/test_console.py} tests the page in a browser.
 """
 
 import re
@@ -20,7 +20,7 @@ Tag = tuple[str, dict[str, str | None]]
 
 class Elements(HTMLParser):
     """
-    The elements of a page, and the text inside those that could run.
+    The elements of a page, and the text in those that could be executed.
     """
 
     def __init__(self, page: str) -> None:
@@ -47,7 +47,7 @@ class Elements(HTMLParser):
 
 def referred(page: str) -> list[str]:
     """
-    What a page loads, goes to or sends to.
+    The addresses that a page loads, links or submits to.
     """
     names = ("src", "href", "action", "formaction", "data", "poster", "srcset")
     return [
@@ -60,7 +60,7 @@ def referred(page: str) -> list[str]:
 
 def inlined(page: str) -> list[str]:
     """
-    What a page has in itself that the policy forbids to run or to apply.
+    The parts of a page that its policy forbids to execute or to apply.
     """
     elements = Elements(page)
     attributes = [
@@ -74,7 +74,7 @@ def inlined(page: str) -> list[str]:
 
 def wanted(script: str) -> set[str]:
     """
-    The ids of elements that a script looks up or writes to.
+    The ids of the elements that a script looks up or writes to.
     """
     called = r'(?:\$|tell|flag|new Plot|new Table)\(\s*"([\w-]+)"'
     return set(re.findall(called, script))
@@ -82,7 +82,7 @@ def wanted(script: str) -> set[str]:
 
 def fetched(script: str) -> set[str]:
     """
-    What a script loads: modules, feeds, answers.
+    The modules, feeds and answers that a script loads.
     """
     pattern = (
         r'(?:from |import |import\(|fetch\(|EventSource\(|WebSocket\()["`]([^"`?]+)'
@@ -92,12 +92,12 @@ def fetched(script: str) -> set[str]:
 
 class PageTests(WebTestCase):
     """
-    The page and its files.
+    Tests for the page and its files.
     """
 
     def test_served(self) -> None:
         """
-        Every file is there, in its type and with the policy.
+        Every file is served, with its type and the policy.
         """
         types = {
             "html": "text/html; charset=utf-8",
@@ -120,7 +120,7 @@ class PageTests(WebTestCase):
 
     def test_nothingElsewhere(self) -> None:
         """
-        The page, its style and its scripts refer to this site alone.
+        The page, its style and its scripts refer to this site only.
         """
         for address in referred(STATIC["index.html"]):
             self.assertTrue(
@@ -139,8 +139,8 @@ class PageTests(WebTestCase):
 
     def test_nothingInline(self) -> None:
         """
-        No script, style or event attribute stands in the page itself, and no
-        script makes markup or code of text.
+        The page has no inline script, style or event attribute, and no script
+        turns text into markup or code.
         """
         self.assertEqual(inlined(STATIC["index.html"]), [])
         for name, script in SCRIPTS.items():
@@ -153,7 +153,7 @@ class PageTests(WebTestCase):
 
     def test_ids(self) -> None:
         """
-        What the scripts look for is in the page, once.
+        Each id that the scripts look up occurs in the page, once.
         """
         ids = [
             each["id"]
@@ -185,7 +185,7 @@ class PageTests(WebTestCase):
 
     def test_checks(self) -> None:
         """
-        What is not allowed would be found.
+        These tests detect what they forbid.
         """
         page = "<img src=//else/x onerror=a()><p style=a><script>b()</script>"
         self.assertEqual(referred(page), ["//else/x"])

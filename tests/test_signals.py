@@ -15,13 +15,13 @@ INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 class Ended(BaseException):
     """
-    The process would be gone.
+    Raised in place of ending the process.
     """
 
 
 class Reactor(MemoryReactorClock):
     """
-    A reactor that notes the signals which it is told of.
+    A reactor that records the signals passed to it.
     """
 
     def __init__(self) -> None:
@@ -30,20 +30,20 @@ class Reactor(MemoryReactorClock):
 
     def sigInt(self, number: int, frame: object) -> None:
         """
-        Take a SIGINT.
+        Receive a SIGINT.
         """
         self.told.append(number)
 
     def sigTerm(self, number: int, frame: object) -> None:
         """
-        Take a SIGTERM.
+        Receive a SIGTERM.
         """
         self.told.append(number)
 
 
 def keepSignals(test: SynchronousTestCase) -> None:
     """
-    Have the process treat signals after a test as it did before.
+    Restore the process's signal handlers after a test.
     """
     for number in (INT, TERM, HUP):
         test.addCleanup(signal.signal, number, signal.getsignal(number))
@@ -51,7 +51,7 @@ def keepSignals(test: SynchronousTestCase) -> None:
 
 class SignalsTestCase(SynchronousTestCase):
     """
-    A process whose signals are as a shell in the foreground gives them.
+    A process with the signal actions of a shell's foreground job.
     """
 
     def setUp(self) -> None:
@@ -63,7 +63,7 @@ class SignalsTestCase(SynchronousTestCase):
 
     def reload(self) -> None:
         """
-        Note that files would be read again.
+        Record a reload.
         """
         self.reloads.append("reload")
 
@@ -75,7 +75,7 @@ class SignalsTestCase(SynchronousTestCase):
 
     def beFirst(self) -> list[int]:
         """
-        Pass for process 1.
+        Pretend to be process 1.
 
         @return: The statuses with which it would have ended.
         """
@@ -92,12 +92,12 @@ class SignalsTestCase(SynchronousTestCase):
 
 class StartTests(SignalsTestCase):
     """
-    Before the server serves.
+    Tests for signals before the server is running.
     """
 
     def test_hangUpWaits(self) -> None:
         """
-        A SIGHUP that comes during the start is obeyed when the server can, and
+        A SIGHUP during the start is handled once the server is running, and
         once, however many came.
         """
         signals.prepareServer()
@@ -121,7 +121,8 @@ class StartTests(SignalsTestCase):
 
     def test_ignored(self) -> None:
         """
-        A SIGINT that is ignored, as in the background of a shell, stays so.
+        A SIGINT that is ignored, as in the background of a shell, stays
+        ignored.
         """
         signal.signal(INT, signal.SIG_IGN)
         signals.prepareServer()
@@ -141,7 +142,8 @@ class StartTests(SignalsTestCase):
 
     def test_firstOfACommand(self) -> None:
         """
-        So does process 1 if it is no server. Ctrl-C is Python's matter there.
+        Process 1 ends as well if it runs a command instead of the server.
+        Python handles Ctrl-C there.
         """
         statuses = self.beFirst()
         signals.prepare()
@@ -152,7 +154,8 @@ class StartTests(SignalsTestCase):
 
     def test_command(self) -> None:
         """
-        A command that is not process 1 keeps what it was given.
+        A command that is not process 1 keeps the signal actions that it
+        inherited.
         """
         signals.prepare()
         self.assertEqual(signal.getsignal(TERM), signal.SIG_DFL)
@@ -162,13 +165,13 @@ class StartTests(SignalsTestCase):
 
 class StopTests(SignalsTestCase):
     """
-    From the first signal on.
+    Tests for signals from the first stop signal on.
     """
 
     def test_inOrder(self) -> None:
         """
         The first signal stops the reactor, and the next one the process, even
-        before the reactor has got round to the first.
+        before the reactor has handled the first.
         """
         for number in (TERM, INT):
             reactor = Reactor()
@@ -192,8 +195,8 @@ class StopTests(SignalsTestCase):
 
     def test_hangUp(self) -> None:
         """
-        SIGHUP does nothing any more, and has no handler that Python would take
-        away at its end.
+        During a stop SIGHUP does nothing, and has no handler that Python would
+        remove at its end.
         """
         signals.reloadAtHangUp(self.reload)
         signals.ignoreHangUp()
