@@ -102,7 +102,7 @@ class PageTests(SynchronousTestCase):
         self.assertEqual(text.count(".. code-block::"), 7)
 
 
-class HouseTests(SynchronousTestCase):
+class ApplicationTests(SynchronousTestCase):
     """
     Tests for a runtime and an event stream of an application, with the server
     mounted in it.
