@@ -1,5 +1,6 @@
 """
-Imports run one way, and what is dangerous or slow stands in one place.
+Tests that imports go in one direction, and that dangerous or slow libraries
+are used in one place.
 """
 
 import ast
@@ -14,8 +15,8 @@ import creditsync
 
 PACKAGE = Path(creditsync.__file__).parent
 
-# Modules and packages in layers, from the bottom up. Each imports from those in
-# the layers below its own, and from none beside it.
+# Modules and packages in layers, from the bottom up. Each imports only from
+# the layers below its own, and from no module beside it.
 LAYERS: list[set[str]] = [
     {
         "codes",
@@ -82,7 +83,7 @@ LAYERS: list[set[str]] = [
     {"__main__"},
 ]
 
-# Third-party and standard libraries, and the only places that import them.
+# Third-party and standard libraries, and the only modules that import them.
 ONLY_IN: dict[str, set[str]] = {
     "sqlite3": {"ledger"},
     "psycopg": {"ledger"},
@@ -115,8 +116,8 @@ _LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in lay
 
 def place(name: str) -> str | None:
     """
-    What the layers have of a dotted name of ours: a module, or the package that
-    it is in.
+    The layers' name for a dotted name of this package: a module, or the package
+    that it is in.
     """
     parts = name.split(".")[1:]
     while parts and ".".join(parts) not in _LAYER_OF:
@@ -126,7 +127,7 @@ def place(name: str) -> str | None:
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
     """
-    Each module of the package and what it says.
+    Each module of the package and its source.
     """
     for path in sorted(PACKAGE.rglob("*.py")):
         relative = path.relative_to(PACKAGE).with_suffix("")
@@ -137,7 +138,7 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 
 def isForTypes(node: ast.AST) -> bool:
     """
-    Whether this is C{if TYPE_CHECKING:}.
+    Whether this statement is C{if TYPE_CHECKING:}.
     """
     return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
@@ -160,7 +161,8 @@ def imports(node: ast.AST, forTypes: bool = False) -> Iterator[str]:
 
 def importsAtImport(node: ast.AST) -> Iterator[str]:
     """
-    The same, of what runs as soon as the module itself is imported.
+    The dotted names of everything that is imported when the module itself is
+    imported.
     """
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
         return
@@ -173,12 +175,12 @@ def importsAtImport(node: ast.AST) -> Iterator[str]:
 
 class DirectionTests(SynchronousTestCase):
     """
-    Which module may import which.
+    Tests for the direction of imports.
     """
 
     def test_everyModuleHasItsLayer(self) -> None:
         """
-        A new module is put into a layer before anything else.
+        Every module has a layer.
         """
         packages = {"_conversation", "_process", "_transport"}
         names = {name for name, _ in modules() if name.split(".")[-1] not in packages}
@@ -201,7 +203,7 @@ class DirectionTests(SynchronousTestCase):
 
     def test_noRelativeImports(self) -> None:
         """
-        Every import says in full what it takes, which the table relies on.
+        Every import is absolute, which the table relies on.
         """
         wrong = [
             name
@@ -214,12 +216,12 @@ class DirectionTests(SynchronousTestCase):
 
 class LibraryTests(SynchronousTestCase):
     """
-    Which module may import which library.
+    Tests for which module may import which library.
     """
 
     def test_onlyInTheirPlaces(self) -> None:
         """
-        A library that has its place is imported nowhere else.
+        A library with a place of its own is imported nowhere else.
         """
         wrong = [
             (name, imported)
@@ -231,8 +233,8 @@ class LibraryTests(SynchronousTestCase):
 
     def test_reactor(self) -> None:
         """
-        The global reactor is imported by the faces alone, and only when they
-        run: who embeds us chooses the reactor.
+        Only the command line and the plugin import the global reactor, and
+        only when they run: an embedding application chooses its own.
         """
         everywhere = {
             place(name)
@@ -251,7 +253,7 @@ class LibraryTests(SynchronousTestCase):
 
     def test_webOnlyWhereWanted(self) -> None:
         """
-        A server without C{--web} does not load what that needs.
+        A server without C{--web} does not load the libraries for it.
         """
         code = (
             "import sys, creditsync.tap;"
@@ -264,8 +266,7 @@ class LibraryTests(SynchronousTestCase):
 
     def test_reactorIsNotInstalled(self) -> None:
         """
-        Importing the service leaves the choice of the reactor open, whatever
-        the libraries below do.
+        Importing the service does not install a reactor.
         """
         code = (
             "import sys, creditsync.service, creditsync.tap, creditsync.web._service;"

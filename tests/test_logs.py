@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync import logs
 from creditsync.logs import JSONLog
 
-# The header and the claims of a token, and what would be its signature.
+# The header and the claims of a token, and a text in place of its signature.
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJpZCI6Nywicm9sZSI6MX0.c2lnbmF0dXJl-_"
 
 
@@ -41,7 +41,7 @@ class BrokenFile(io.StringIO):
 
 class JSONLogTests(SynchronousTestCase):
     """
-    The log as JSON.
+    Tests for the log as JSON.
     """
 
     def setUp(self) -> None:

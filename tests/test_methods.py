@@ -47,12 +47,12 @@ BONUS = BookingMethod("BonusIn", 100, "credit", 1, "bonus in", "add a bonus")
 
 class TableTests(SynchronousTestCase):
     """
-    The table itself.
+    Tests for the table itself.
     """
 
     def test_rows(self) -> None:
         """
-        What the platform has, written out once more.
+        The table is the platform's, written out once more.
         """
         self.assertEqual(
             [
@@ -73,7 +73,7 @@ class TableTests(SynchronousTestCase):
 
     def test_model(self) -> None:
         """
-        The suites' model of the family says the same.
+        The suites' model of the finance methods has the same rows.
         """
         rows = {method.name: method for method in BOOKING_METHODS}
         for name, method in family.METHODS.items():
@@ -86,13 +86,13 @@ class TableTests(SynchronousTestCase):
 
     def test_sound(self) -> None:
         """
-        Nothing is wrong with the table.
+        The table has no flaws.
         """
         self.assertIsNone(methods.flaw())
 
     def test_flaws(self) -> None:
         """
-        A row that can't be is named, and why.
+        Each kind of flawed row is reported, with the reason.
         """
         for row, flaw in (
             (
@@ -114,7 +114,7 @@ class TableTests(SynchronousTestCase):
 
     def test_totals(self) -> None:
         """
-        The totals that a method may count for are those of an account.
+        The totals in the table are those of an account.
         """
         self.assertEqual(
             ("login", *methods.TOTALS),
@@ -124,18 +124,18 @@ class TableTests(SynchronousTestCase):
 
 class SchemaTests(SynchronousTestCase):
     """
-    The schemas of what clients send.
+    Tests for the schemas of what clients send.
     """
 
     def test_proved(self) -> None:
         """
-        Each method's schema takes what its row says.
+        Each method's schema accepts what its row says.
         """
         prove(Schemas())
 
     def test_refused(self) -> None:
         """
-        A row that says otherwise than its schema is named.
+        A row that contradicts its schema is reported.
         """
         for row, words in (
             (evolve(CREDIT_IN, sign=-1), "CreditIn is to take"),
@@ -148,7 +148,7 @@ class SchemaTests(SynchronousTestCase):
 
     def test_flawed(self) -> None:
         """
-        A flaw of the table is one before any schema is looked at.
+        A flaw of the table is reported before any schema is read.
         """
         message = self.assertRaises(
             MethodProblem, prove, Schemas(), [evolve(CREDIT_IN, sign=0)]
@@ -157,7 +157,8 @@ class SchemaTests(SynchronousTestCase):
 
     def test_noStart(self) -> None:
         """
-        A server with such a schema doesn't start, and frees its ports.
+        A server whose table contradicts a schema doesn't start, and frees its
+        ports.
         """
 
         class Lenient(Schemas):
@@ -179,7 +180,7 @@ class SchemaTests(SynchronousTestCase):
 
     def test_missing(self) -> None:
         """
-        A schema that isn't there is named.
+        A missing schema is named.
         """
         message = str(self.assertRaises(ValueError, load, "bonus_in"))
         self.assertEqual(message, "this creditsync has no schemas/bonus_in.json")
@@ -197,12 +198,13 @@ class SchemaTests(SynchronousTestCase):
 
 class HandCopyTests(SynchronousTestCase):
     """
-    What is derived from the table, or named after it.
+    Tests for the names that are derived from the table, and those that repeat
+    it.
     """
 
     def test_commands(self) -> None:
         """
-        Each method gives its two commands, in the audit trail too.
+        Each method has its two commands, in the audit trail too.
         """
         names = {
             method.name + form for method in FINANCE_METHODS for form in ("", "Sync")
@@ -213,7 +215,7 @@ class HandCopyTests(SynchronousTestCase):
 
     def test_subcommands(self) -> None:
         """
-        Each method is a subcommand, or what C{delete} deletes.
+        Each method is a subcommand, or one of those that C{delete} stands for.
         """
         parser = ArgumentParser()
         commands = parser.add_subparsers()
@@ -228,7 +230,7 @@ class HandCopyTests(SynchronousTestCase):
 
     def test_bulk(self) -> None:
         """
-        Each method that makes trades can stand in a bulk file.
+        Each method that makes trades may be used in a bulk file.
         """
         self.assertEqual(
             rows.COMMANDS, tuple(f"{each.name}Sync" for each in BOOKING_METHODS)
@@ -236,7 +238,7 @@ class HandCopyTests(SynchronousTestCase):
 
     def test_words(self) -> None:
         """
-        A trade is told by the name of its subcommand, and one of another
+        A trade is described by the name of its subcommand, and one of another
         trading runtime by its cmd, whatever that is.
         """
         self.assertEqual(
@@ -254,8 +256,8 @@ class HandCopyTests(SynchronousTestCase):
 
     def test_client(self) -> None:
         """
-        The client sends the command of each method; those that it has by name
-        want a comment where the table does.
+        The client sends the command of each method; the client's own methods
+        require a comment where the table does.
         """
 
         class Asked(CreditClient):
@@ -305,7 +307,7 @@ class HandCopyTests(SynchronousTestCase):
 
 class LedgerTests(SynchronousTestCase):
     """
-    The table C{operation} of a ledger.
+    Tests for the table C{operation} of a ledger.
     """
 
     def setUp(self) -> None:
@@ -323,7 +325,7 @@ class LedgerTests(SynchronousTestCase):
 
     def opened(self) -> SQLiteLedger:
         """
-        The ledger, opened.
+        The opened ledger.
         """
         ledger = SQLiteLedger(self.path, execute)
         ledger.open()
@@ -332,21 +334,21 @@ class LedgerTests(SynchronousTestCase):
 
     def sql(self, script: str) -> None:
         """
-        Do to the file what no server would.
+        Change the file past the server.
         """
         with closing(sqlite3.connect(self.path)) as connection:
             connection.executescript(script)
 
     def rows(self) -> list[Any]:
         """
-        What the table has.
+        The rows of the table.
         """
         with closing(sqlite3.connect(self.path)) as connection:
             return connection.execute("SELECT * FROM operation").fetchall()
 
     def found(self) -> list[tuple[str, str]]:
         """
-        What C{creditsync check} finds.
+        The problems that C{creditsync check} reports.
         """
         with closing(sqlite3.connect(self.path)) as connection:
             return [(each.rule, each.message) for each in findings(connection)]
@@ -361,7 +363,7 @@ class LedgerTests(SynchronousTestCase):
 
     def test_unusedMethod(self) -> None:
         """
-        A method of which there are no trades comes and goes with the build.
+        A method without trades is added and removed with the build.
         """
         self.written(*BOOKING_METHODS, BONUS)
         self.assertIn((100, 0, 1, 1, "bonus in"), self.rows())
@@ -382,8 +384,8 @@ class LedgerTests(SynchronousTestCase):
 
     def test_usedMethod(self) -> None:
         """
-        A ledger with trades of a method that this build doesn't have is refused,
-        with a sentence that says what to do, and left as it is.
+        A ledger with trades of a method that this build lacks is refused, with
+        a message that says what to do, and left unchanged.
         """
         self.written(*BOOKING_METHODS, BONUS)
         self.sql(
@@ -401,7 +403,7 @@ class LedgerTests(SynchronousTestCase):
 
     def test_otherTotal(self) -> None:
         """
-        What trades count for can't change after there are some.
+        The total of a cmd can't change once it has trades.
         """
         other = [
             evolve(each, total="balance") if each is CREDIT_IN else each
@@ -416,7 +418,7 @@ class LedgerTests(SynchronousTestCase):
 
     def test_otherLabel(self) -> None:
         """
-        What people call them may.
+        The label of a cmd may change once it has trades.
         """
         self.sql("UPDATE operation SET label = 'Kredit' WHERE cmd = 7")
         self.opened().close()
@@ -424,7 +426,7 @@ class LedgerTests(SynchronousTestCase):
 
     def test_unknownCmd(self) -> None:
         """
-        The ledger itself refuses a trade that it couldn't count.
+        The ledger itself refuses a trade whose cmd it doesn't know.
         """
         with self.assertRaises(sqlite3.IntegrityError) as raised:
             self.sql("INSERT INTO trade VALUES (2, 1001, 5, 3, 7, '', 1, 2, 3, 0)")
@@ -432,7 +434,7 @@ class LedgerTests(SynchronousTestCase):
 
     def test_everyStart(self) -> None:
         """
-        Each start books a trade of each method and takes it back.
+        Each start books a trade of each method and rolls it back.
         """
         tried: list[str] = []
 
@@ -449,8 +451,8 @@ class LedgerTests(SynchronousTestCase):
 
     def test_cannotBook(self) -> None:
         """
-        A build doesn't start if the ledger doesn't take a trade of one of its
-        methods, or counts it otherwise.
+        A build doesn't start if the ledger refuses a trade of one of its
+        methods, or counts it for another total.
         """
         for table, words in (
             ([*BOOKING_METHODS, BONUS], "operation has no such cmd"),

@@ -30,20 +30,20 @@ class Reactor(MemoryReactorClock):
 
     def sigInt(self, number: int, frame: object) -> None:
         """
-        Take a SIGINT.
+        Receive a SIGINT.
         """
         self.told.append(number)
 
     def sigTerm(self, number: int, frame: object) -> None:
         """
-        Take a SIGTERM.
+        Receive a SIGTERM.
         """
         self.told.append(number)
 
 
 def keepSignals(test: SynchronousTestCase) -> None:
     """
-    Have the process treat signals after a test as it did before.
+    Restore the process's signal handlers after a test.
     """
     for number in (INT, TERM, HUP):
         test.addCleanup(signal.signal, number, signal.getsignal(number))

@@ -1,5 +1,6 @@
 """
-creditsync with its ledger in memory: all that it does, but for the disk.
+creditsync with its ledger in memory: everything that it does except for the
+disk.
 """
 
 import sys
@@ -35,7 +36,7 @@ def creditSync(reactor: Any, listen: str, key: bytes) -> CreditSync:
 
 def main() -> None:
     """
-    Serve on the endpoint, with the key's file, on the command line.
+    Serve on the endpoint and with the key file on the command line.
     """
     from twisted.internet import reactor
 
