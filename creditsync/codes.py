@@ -54,7 +54,7 @@ TRADE_EVENT: Final = "trade:event"
 # Money is an integer number of these: 10⁻⁸ of the account's currency.
 UNITS_PER_ONE: Final = 100_000_000
 
-# RFC 7493, section 2.2 (I-JSON): what every double holds exactly.
+# RFC 7493 (I-JSON), section 2.2: what every double holds exactly.
 MAX_SAFE_INTEGER: Final = 2**53 - 1
 # The end of the year 9999, in UNIX seconds: what is later is no time, but
 # milliseconds.
