@@ -31,7 +31,7 @@ _NOT_HERE = re.compile(
     r'wire contract|wire\.md|\b[Ss]eed, "[A-Z]|\bseed (?:document|has it|tells)'
     r"|\(seed: \d"
     r"|\b[Ss]eed's (?:data|example|method|request|reply|success|trade|six)"
-    r"|(?<!RFC \d{4}, )\bsections? \d"
+    r"|(?<!RFC \d{4}, )(?<!RFC \d{4} \(I-JSON\), )\bsections? \d"
 )
 
 
@@ -141,6 +141,7 @@ class NotationTests(SynchronousTestCase):
             self.assertTrue(_NOT_HERE.search(unfolded(text)), text)
         for text in (
             "RFC 7515, section 4.1.11",
+            "RFC 7493 (I-JSON), section 2.2",
             "RFC 7518, sections 3.2 and 3.3",
             "a seed's choices",
             "the same seed",
