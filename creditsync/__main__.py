@@ -6,7 +6,12 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from creditsync import __version__
-from creditsync._cli.output import escapeCharacters, printing, replaceClosedStreams
+from creditsync._cli.output import (
+    escapeCharacters,
+    occupyDescriptors,
+    printing,
+    replaceClosedStreams,
+)
 from creditsync._process import signals
 
 _EPILOG = """\
@@ -24,6 +29,7 @@ def main() -> None:
     """
     Run what the command line asks for.
     """
+    occupyDescriptors()
     escapeCharacters()
     arguments = sys.argv[1:]
     ours = ("-h", "--help", "--version")

@@ -29,13 +29,23 @@ def escapeCharacters() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def occupyDescriptors() -> None:
+    """
+    Where a shell has closed stdin, stdout or stderr, have /dev/null there. The next
+    file or socket would get the descriptor, and with it what a library or Python
+    itself writes to stderr.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
+
+
 def replaceClosedStreams() -> None:
     """
     Where a shell has closed stdout or stderr, have something in their place on
     which writing fails, as it does on others that can't be written.
 
-    Python would drop what is printed without a word, and the next file or socket
-    would get the descriptor.
+    Python would drop what is printed without a word.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
