@@ -1,13 +1,13 @@
 """
-What a server says that does not think: creditsync's own event, and its own
-reply to the request with the C{extID} L{benchmarks.traffic.FIRST}, split at the
-C{extID}.
+The lines of a server that does nothing else: creditsync's own event, and its
+own reply to the request with the C{extID} L{benchmarks.traffic.FIRST}, split
+at the C{extID}.
 """
 
 from typing import Final
 
 from benchmarks import traffic
-from creditsync import wire
+from creditsync import _wire as wire
 from creditsync.codes import (
     EV_RECORD_ADD,
     OP_CREDIT_IN,

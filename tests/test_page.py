@@ -1,12 +1,15 @@
 """
-Tests for the console's page as files: what it is made of comes from here, and
-fits together. In a browser it is tested by C{tests/integration/test_console.py}.
+Tests for the files of the console's page: they come from this site only, and
+fit together. C{tests/integration/test_console.py} tests the page in a browser.
 """
 
 import re
 from html.parser import HTMLParser
 from importlib.resources import files
+from typing import Any
 
+from creditsync.web._history import History
+from creditsync.web._snapshot import snapshot
 from tests.test_web import WebTestCase
 
 STATIC = {
@@ -20,7 +23,7 @@ Tag = tuple[str, dict[str, str | None]]
 
 class Elements(HTMLParser):
     """
-    The elements of a page, and the text inside those that could run.
+    The elements of a page, and the text in those that could be executed.
     """
 
     def __init__(self, page: str) -> None:
@@ -47,7 +50,7 @@ class Elements(HTMLParser):
 
 def referred(page: str) -> list[str]:
     """
-    What a page loads, goes to or sends to.
+    The addresses that a page loads, links or submits to.
     """
     names = ("src", "href", "action", "formaction", "data", "poster", "srcset")
     return [
@@ -60,7 +63,8 @@ def referred(page: str) -> list[str]:
 
 def inlined(page: str) -> list[str]:
     """
-    What a page has in itself that the policy forbids to run or to apply.
+    Scripts, styles and event attributes inside a page, which the policy
+    forbids.
     """
     elements = Elements(page)
     attributes = [
@@ -74,15 +78,15 @@ def inlined(page: str) -> list[str]:
 
 def wanted(script: str) -> set[str]:
     """
-    The ids of elements that a script looks up or writes to.
+    The ids of the elements that a script looks up or writes to.
     """
-    called = r'(?:\$|tell|flag|new Plot|new Table)\(\s*"([\w-]+)"'
+    called = r'(?:\$|setText|flag|new Plot|new Table)\(\s*"([\w-]+)"'
     return set(re.findall(called, script))
 
 
 def fetched(script: str) -> set[str]:
     """
-    What a script loads: modules, feeds, answers.
+    The modules, feeds and responses that a script loads.
     """
     pattern = (
         r'(?:from |import |import\(|fetch\(|EventSource\(|WebSocket\()["`]([^"`?]+)'
@@ -92,12 +96,12 @@ def fetched(script: str) -> set[str]:
 
 class PageTests(WebTestCase):
     """
-    The page and its files.
+    Tests for the page and its files.
     """
 
     def test_served(self) -> None:
         """
-        Every file is there, in its type and with the policy.
+        Every file is served with its type and the policy.
         """
         types = {
             "html": "text/html; charset=utf-8",
@@ -120,7 +124,7 @@ class PageTests(WebTestCase):
 
     def test_nothingElsewhere(self) -> None:
         """
-        The page, its style and its scripts refer to this site alone.
+        The page, its style and its scripts refer to this site only.
         """
         for address in referred(STATIC["index.html"]):
             self.assertTrue(
@@ -139,8 +143,8 @@ class PageTests(WebTestCase):
 
     def test_nothingInline(self) -> None:
         """
-        No script, style or event attribute stands in the page itself, and no
-        script makes markup or code of text.
+        The page itself has no script, style or event attribute, and no script
+        turns text into markup or code.
         """
         self.assertEqual(inlined(STATIC["index.html"]), [])
         for name, script in SCRIPTS.items():
@@ -153,7 +157,7 @@ class PageTests(WebTestCase):
 
     def test_ids(self) -> None:
         """
-        What the scripts look for is in the page, once.
+        Each id that the scripts look up is in the page, once.
         """
         ids = [
             each["id"]
@@ -162,8 +166,28 @@ class PageTests(WebTestCase):
         ]
         self.assertEqual(len(ids), len(set(ids)))
         looked = set().union(*map(wanted, SCRIPTS.values()))
-        self.assertGreater(len(looked), 50)
+        self.assertGreater(len(looked), 40)
         self.assertEqual(looked - set(ids), set())
+
+    def test_figures(self) -> None:
+        """
+        Each figure of the page is a member of a snapshot, in a format that the
+        scripts have.
+        """
+        shown = snapshot(self.metrics, History(self.metrics))
+        formats = re.findall(r"const FORMATS = \{ (.*) \}", SCRIPTS["figures.js"])
+        figures = [
+            (each["data-figure"] or "", each["data-format"])
+            for _, each in Elements(STATIC["index.html"]).found
+            if "data-figure" in each
+        ]
+        self.assertGreater(len(figures), 15)
+        for path, form in figures:
+            self.assertIn(form, formats[0].split(", "), path)
+            value: Any = shown
+            for name in path.split("."):
+                self.assertIn(name, value, path)
+                value = value[name]
 
     def test_accessible(self) -> None:
         """
@@ -185,12 +209,12 @@ class PageTests(WebTestCase):
 
     def test_checks(self) -> None:
         """
-        What is not allowed would be found.
+        The checks above find what is not allowed.
         """
         page = "<img src=//else/x onerror=a()><p style=a><script>b()</script>"
         self.assertEqual(referred(page), ["//else/x"])
         self.assertEqual(inlined(page), ["onerror", "style", "b()"])
-        self.assertEqual(wanted('tell("a", 1); $("b-c")'), {"a", "b-c"})
+        self.assertEqual(wanted('setText("a", 1); $("b-c")'), {"a", "b-c"})
         self.assertEqual(
             fetched('import x from "https://else/y.js"'), {"https://else/y.js"}
         )

@@ -1,8 +1,9 @@
 """
-What C{docs/protocol.rst} says is what the server does.
+Tests that the server does what C{docs/protocol.rst} says.
 
-Its examples are conversations. Each is held with the server in the order of the
-document, and what comes has to be what is written there, to the byte.
+The document's examples are conversations. Each is replayed with the server in
+the order of the document, and the answers have to be those in the document, to
+the byte.
 """
 
 import inspect
@@ -35,13 +36,12 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import errors
+from creditsync import codes, errors
 from creditsync.auth import TokenAuthenticator, mint
 from creditsync.errors import OutcomeUnknown, Refusal
 from creditsync.events import TradeEvents
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.methods import FINANCE_METHODS, BookingMethod
-from creditsync.records import Limits
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 
@@ -50,7 +50,8 @@ PROTOCOL = CHECKOUT / "docs" / "protocol.rst"
 SCHEMAS = CHECKOUT / "schemas"
 
 SECRET = "0123456789abcdef0123456789abcdef"
-# The first second of 2026, and the first order number, of the examples.
+# The time and the first order number of the examples: the first second of
+# 2026.
 NOW = 1767225600
 FIRST_ORDER = 1242281
 TOKENS = {
@@ -62,7 +63,7 @@ TOKENS = {
 
 def parsed() -> document:
     """
-    The document as docutils understands it.
+    The document as docutils parses it.
     """
     return publish_doctree(
         PROTOCOL.read_text("utf-8"),
@@ -73,8 +74,8 @@ def parsed() -> document:
 
 def conversations() -> list[list[str]]:
     """
-    The examples: for each block its steps, which are the lines that travel and,
-    in parentheses, what happens meanwhile.
+    The examples: for each block its steps, which are the lines sent and
+    received and, in parentheses, the events in between.
     """
     return [steps(block.astext()) for block in parsed().findall(literal_block)]
 
@@ -96,8 +97,8 @@ def steps(block: str) -> list[str]:
 
 def pattern(line: str) -> str:
     """
-    What matches the lines that a line of an example stands for: C{...} inside a
-    string is any text, and elsewhere any members.
+    A pattern for the lines that a line of an example stands for: C{...} inside
+    a string is any text, and elsewhere any members.
     """
     parts = []
     for part in re.findall(r'"(?:[^"\\]|\\.)*"|[^"]+', line):
@@ -108,7 +109,7 @@ def pattern(line: str) -> str:
 
 class Documented:
     """
-    The server of the examples, and the one connection to it.
+    The server of the examples, with one connection.
     """
 
     def __init__(self, folder: str) -> None:
@@ -133,6 +134,15 @@ class Documented:
         )
         self.service.startService()
 
+    def stop(self) -> "Deferred[None]":
+        """
+        Stop the server, and give it the time to read what came at the last
+        moment.
+        """
+        stopped = self.service.stopService()
+        self.clock.advance(1)
+        return stopped
+
     def _commit(self, write: Callable[[], None]) -> "Deferred[None]":
         if not self._isSlow:
             write()
@@ -153,7 +163,7 @@ class Documented:
 
     def cut(self) -> None:
         """
-        End the connection.
+        Close the connection.
         """
         self.connection.connectionLost(Failure(connectionDone.value))
         self.clock.advance(0)
@@ -169,7 +179,7 @@ class Documented:
 
     def received(self) -> list[str]:
         """
-        The lines that have come since this was last asked.
+        The lines received since the last call.
         """
         data = self.transport.value().decode("ascii")
         self.transport.clear()
@@ -178,13 +188,13 @@ class Documented:
 
     def slow(self) -> None:
         """
-        End no commit any more.
+        From now on let no commit end.
         """
         self._isSlow = True
 
     def goOn(self) -> None:
         """
-        End the commits that wait, and all later ones at once.
+        End the waiting commits, and all later ones at once.
         """
         self._isSlow = False
         waiting, self._waiting = self._waiting, []
@@ -196,7 +206,7 @@ class Documented:
 
 class ExampleTests(SynchronousTestCase):
     """
-    The examples.
+    Tests for the examples.
     """
 
     def setUp(self) -> None:
@@ -208,16 +218,13 @@ class ExampleTests(SynchronousTestCase):
         """
         The server can stop, and leaves nothing behind.
         """
-        stopped = self.server.service.stopService()
-        # What has come in at the last moment has its time to be read.
-        self.server.clock.advance(1)
-        self.successResultOf(stopped)
+        self.successResultOf(self.server.stop())
         self.assertEqual(self.server.clock.getDelayedCalls(), [])
 
     def test_conversations(self) -> None:
         """
-        Whoever sends what is written there gets what is written there, in that
-        order and nothing else.
+        A client that sends the lines of an example receives the lines of the
+        example, in that order and no others.
         """
         examples = conversations()
         self.assertTrue(examples)
@@ -226,7 +233,7 @@ class ExampleTests(SynchronousTestCase):
 
     def hold(self, conversation: list[str]) -> None:
         """
-        Hold one conversation and compare it with what is written.
+        Replay one conversation and compare it with the document.
         """
         server = self.server
         server.connect()
@@ -263,12 +270,13 @@ class ExampleTests(SynchronousTestCase):
 
 class NotationTests(SynchronousTestCase):
     """
-    How the examples are read.
+    Tests for how the examples are read.
     """
 
     def test_pattern(self) -> None:
         """
-        What an example leaves out may be anything, what it says may not.
+        The parts that an example leaves out may be anything, the others may
+        not.
         """
         written = pattern('{"order":1,"comment":"It\\u0027s ...",...}')
         self.assertTrue(
@@ -296,12 +304,12 @@ class NotationTests(SynchronousTestCase):
 
 class TableTests(SynchronousTestCase):
     """
-    The tables, and the links.
+    Tests for the tables and the links.
     """
 
     def rows(self, heading: str, number: int = 0) -> list[row]:
         """
-        The rows of a table in the section of this heading.
+        The rows of the table in the section with this heading.
         """
         (here,) = (
             each
@@ -313,7 +321,7 @@ class TableTests(SynchronousTestCase):
 
     def texts(self, heading: str, number: int = 0) -> list[list[str]]:
         """
-        The texts of its entries, unfolded.
+        The texts of a row's entries, unfolded.
         """
         return [
             [" ".join(entry.astext().split()) for entry in each]
@@ -322,8 +330,8 @@ class TableTests(SynchronousTestCase):
 
     def test_errors(self) -> None:
         """
-        The errors are all that there are, and only the third outcome leaves
-        open what happened.
+        The table has all errors, and only the third outcome leaves open what
+        happened.
         """
         refusals = [
             each
@@ -344,7 +352,7 @@ class TableTests(SynchronousTestCase):
 
     def errors(self) -> list[list[str]]:
         """
-        The table of errors, each entry of which says something.
+        The rows of the table of errors, none of whose entries is empty.
         """
         rows = self.texts("Errors")
         self.assertTrue(all(text for each in rows for text in each))
@@ -352,7 +360,7 @@ class TableTests(SynchronousTestCase):
 
     def test_retries(self) -> None:
         """
-        The decision table has every status, each of them once.
+        The decision table has every status exactly once.
         """
         decided = re.findall(
             r"\b[2-5]\d\d\b(?! DUPLICATE_EXTID)",
@@ -363,7 +371,7 @@ class TableTests(SynchronousTestCase):
 
     def test_family(self) -> None:
         """
-        The commands of the finance family are those of its table, with their
+        The table of the finance family has all of its commands, with their
         C{cmd}.
         """
         self.assertEqual(
@@ -375,24 +383,6 @@ class TableTests(SynchronousTestCase):
                     str(method.cmd) if isinstance(method, BookingMethod) else "",
                 ]
                 for method in FINANCE_METHODS
-            ],
-        )
-
-    def test_limits(self) -> None:
-        """
-        The limits are the server's own defaults.
-        """
-        limits = Limits()
-        self.assertEqual(
-            [float(number) for _, number, _ in self.texts("Limits")],
-            [
-                limits.maxLineLength,
-                limits.lineTimeout,
-                limits.maxPendingPerSession,
-                limits.maxPending,
-                limits.maxQueued,
-                limits.maxUnread,
-                limits.maxConnections,
             ],
         )
 
@@ -412,11 +402,44 @@ class TableTests(SynchronousTestCase):
             sorted(f"../schemas/{path.name}" for path in SCHEMAS.glob("*.json")),
         )
 
+    def test_codes(self) -> None:
+        """
+        The codes of an event are those of L{creditsync.codes}.
+        """
+        prefixes = {"type": "", "cmd": "OP_", "state": "TS_", "reason": "TR_REASON_"}
+        documented = {
+            f"{prefixes[member]}{name}": int(number)
+            for member, text in self.texts("Trade events")
+            for number, name in re.findall(r"(\d+) ([A-Z_]+)", text)
+        }
+        self.assertEqual(
+            documented,
+            {
+                name: number
+                for name, number in vars(codes).items()
+                if name.startswith(("EV_", "OP_", "TS_", "TR_"))
+            },
+        )
+
+    def test_commands(self) -> None:
+        """
+        Every command of the server is in the text.
+        """
+        with TemporaryDirectory() as folder:
+            server = Documented(folder)
+            commands = set(server.service.sessions._commands)
+            self.successResultOf(server.stop())
+        said = {each.astext() for each in parsed().findall(literal)}
+        self.assertEqual(commands - said, set())
+
     def test_names(self) -> None:
         """
-        Every name of an error that the text has is one.
+        Every name that the text has is that of an error, or of a code in the
+        table of codes.
         """
         names = {name for _, name, *_ in self.errors()}
+        for _, text in self.texts("Trade events"):
+            names.update(re.findall("[A-Z_]+", text))
         said = {
             text
             for text in (each.astext() for each in parsed().findall(literal))
