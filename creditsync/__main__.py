@@ -8,6 +8,7 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from creditsync import __version__
 from creditsync._cli.output import (
     escapeUnencodable,
+    occupyDescriptors,
     outputErrorsAsExit,
     replaceClosedStreams,
 )
@@ -28,6 +29,7 @@ def main() -> None:
     """
     Run the command line.
     """
+    occupyDescriptors()
     escapeUnencodable()
     arguments = sys.argv[1:]
     ours = ("-h", "--help", "--version")

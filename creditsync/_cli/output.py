@@ -27,13 +27,23 @@ def escapeUnencodable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def occupyDescriptors() -> None:
+    """
+    Open /dev/null as stdin, stdout or stderr if a shell has closed them. Otherwise
+    the next file or socket would get the descriptor, and with it whatever Python or
+    a library writes to stderr.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
+
+
 def replaceClosedStreams() -> None:
     """
     Replace stdout and stderr, if a shell has closed them, by streams on which
     writing fails, as it does on others that can't be written to.
 
-    Python would drop what is printed without an error, and the next file or
-    socket would get the descriptor.
+    Python would drop what is printed without an error.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
