@@ -23,7 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync.__main__ import _parser, main
 from creditsync._cli.bulk.rows import BulkFile, Row, check
 from creditsync.events import TradeEvents
-from creditsync.ledger._checking import problems
+from creditsync.ledger._checking import findings
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account
@@ -176,7 +176,7 @@ class SQLiteTests(EveryLedgerTests, AddedMethodCase):
         self.test_endToEnd()
         self.stops()
         with closing(sqlite3.connect(self.path)) as connection:
-            self.assertEqual(list(problems(connection)), [])
+            self.assertEqual(list(findings(connection)), [])
             self.assertIn(
                 (100, 0, 1, 1, "bonus in"),
                 connection.execute("SELECT * FROM operation").fetchall(),

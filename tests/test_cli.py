@@ -138,7 +138,7 @@ class TokenTests(CommandTestCase):
         It refuses to mint a token that expires after the year 9999.
         """
         self.assertEnds(
-            "creditsync token: the token would expire beyond the year 9999",
+            "creditsync token: the token would expire after the year 9999",
             *("token", "--id", "7", "--expires", "253402300799"),
         )
 
@@ -158,7 +158,9 @@ class TokenTests(CommandTestCase):
         """
         Path("creditsync.key").write_text("hunter2")
         self.assertEnds(
-            "creditsync token: an HS256 key has at least 32 bytes", "token", "--id=7"
+            "creditsync token: an HS256 key must have at least 32 bytes",
+            "token",
+            "--id=7",
         )
 
     def test_mistakes(self) -> None:

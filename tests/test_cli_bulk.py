@@ -734,6 +734,42 @@ class ResultsTests(FolderTestCase):
         self.assertEqual(self.path.read_text(), text)
         self.assertEqual(os.listdir(self.folder), ["promotion.results.csv"])
 
+    def test_noRegularFile(self) -> None:
+        """
+        A device, which may never end, a pipe and a folder are neither read nor
+        replaced by a file.
+        """
+        os.mkfifo(self.folder / "pipe")
+        device = Path("/dev/full").stat()
+        for path in (Path("/dev/full"), self.folder / "pipe", self.folder):
+            e = self.assertRaises(WrongResults, Results, path, "n1", 100)
+            self.assertEqual(
+                str(e), f"{path} is not a regular file: name another one with --results"
+            )
+        self.assertEqual(Path("/dev/full").stat(), device)
+        self.assertEqual(os.listdir(self.folder), ["pipe"])
+
+    def test_diskFull(self) -> None:
+        """
+        A result that can't be written fails once, and not again at the end, where
+        it would change the exit status.
+        """
+        self.path.write_text("")
+        results = self.results()
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, results._file.fileno())
+        os.close(full)
+        self.assertRaises(OSError, results.write, row(3), 5)
+        results.__exit__()
+
+    def test_diskFullAtTheStart(self) -> None:
+        """
+        Nothing is left where the file can't even be begun.
+        """
+        (self.folder / "promotion.results.csv.new").symlink_to("/dev/full")
+        self.assertRaises(OSError, self.results)
+        self.assertEqual(os.listdir(self.folder), [])
+
     def test_otherFile(self) -> None:
         """
         A file that is not a results file is not overwritten.
@@ -826,6 +862,7 @@ class FakeResults:
         self.written: list[tuple[object, ...]] = []
         self.path = Path("promotion.results.csv")
         self.count = 0
+        self.unwritable = {13}
 
     def write(
         self, row: Row, order: int | None, error: str = "", message: str = ""
@@ -833,7 +870,7 @@ class FakeResults:
         """
         Keep a result.
         """
-        if row.line == 13:
+        if row.line in self.unwritable:
             raise OSError(28, "No space left on device")
         self.written.append((row.line, order, error, message))
 
@@ -1081,12 +1118,12 @@ class BookTests(FolderTestCase):
         self.clock = Clock()
         self.stopped: Deferred[None] = Deferred()
         self.said, self.complained = io.StringIO(), io.StringIO()
-        results: Any = FakeResults()
+        self.results: Any = FakeResults()
         options = Namespace(name="bulk", in_flight=2)
         with redirect_stderr(self.complained):
             self.ended = Deferred.fromCoroutine(
                 bulk.book(
-                    *(options, self.file(THREE), Extent(3, 5), results),
+                    *(options, self.file(THREE), Extent(3, 5), self.results),
                     *(self.clock, self.client, self.stopped),
                 )
             )
@@ -1126,6 +1163,22 @@ class BookTests(FolderTestCase):
             0,
             "booked 2, replayed 1, refused 0, unknown 0, done by earlier runs 0,"
             " left 0",
+        )
+
+    def test_resultsAreLost(self) -> None:
+        """
+        Status 0 also if all rows are booked and the last result can't be written;
+        but that is said.
+        """
+        self.results.unwritable = {5}
+        self.answer(2, {"order": 5})
+        self.answer(3, {"order": 6})
+        self.answer(5, {"order": 7})
+        self.assertEqual(self.successResultOf(self.ended), 0)
+        self.assertIn(
+            "creditsync bulk: [Errno 28] No space left on device;"
+            " promotion.results.csv lacks results of this run\n",
+            self.complained.getvalue(),
         )
 
     def test_refused(self) -> None:

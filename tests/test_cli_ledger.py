@@ -249,8 +249,8 @@ class CheckTests(CommandTestCase):
         self.assertEqual(self.ends("check"), (1, ""))
         self.assertEqual(
             self.said.decode(),
-            "order-mark: order 1 stands above the order mark 1\n"
-            "total: account 1001 has balance 0 and credit 301, but its trades sum up"
+            "order-mark: order 1 is not below the order mark 1\n"
+            "total: account 1001 has balance 0 and credit 301, but its trades add up"
             " to balance 0 and credit 300\n",
         )
 
@@ -269,7 +269,7 @@ class CheckTests(CommandTestCase):
             found["problems"][0],
             {
                 "rule": "order-mark",
-                "message": "order 1 stands above the order mark 1",
+                "message": "order 1 is not below the order mark 1",
             },
         )
 
@@ -316,7 +316,7 @@ class BackupTests(CommandTestCase):
         path = os.path.realpath("copy.db")
         self.assertEqual(
             status,
-            f"creditsync backup: {path} is there already, and is not replaced",
+            f"creditsync backup: {path} already exists and is not replaced",
         )
         self.assertEqual(Path("copy.db").read_text(), "precious")
         self.text("backup", "--force", "copy.db")

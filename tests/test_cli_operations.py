@@ -711,11 +711,11 @@ class WorkTests(ClientTestCase):
         A refusal is status 3.
         """
         self.connect()
-        why = Refused(409, "TRADE_NO_MONEY", "account 1 has not enough credit")
+        why = Refused(409, "TRADE_NO_MONEY", "account 1 does not have enough credit")
         self.do(lambda: self.work.errback(why))
         self.assertEnded(
             3,
-            "creditsync credit-in: refused: account 1 has not enough credit"
+            "creditsync credit-in: refused: account 1 does not have enough credit"
             " (409 TRADE_NO_MONEY)\n",
         )
 

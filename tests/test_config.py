@@ -302,17 +302,21 @@ class CheckTests(FileTestCase):
         self.writeKey()
         Path("x.db").touch()
         Path("x.db-shm").touch()
+        Path("x.db.lock").touch()
         self.patch(os, "access", lambda path, mode, **_: False)
         me = pwd.getpwuid(os.geteuid()).pw_name
-        shm = os.path.realpath("x.db-shm")
+        path = os.path.realpath("x.db")
         self.assertEqual(
             self.check("--ledger=x.db", "--audit=y")[2].splitlines(),
             [
                 "creditsync check-config: --ledger: x.db can't be read and written"
                 " by this user",
-                f"creditsync check-config: --ledger: {shm} is in the way: it belongs to"
-                f" user {me}, and user {me}, who runs this, may not read and write it;"
-                f" as root: chmod u+rw {shm}",
+                *(
+                    f"creditsync check-config: --ledger: {path}{end} is in the way: it"
+                    f" belongs to user {me}, and user {me}, who runs this, may not read"
+                    f" and write it; as root: chmod u+rw {path}{end}"
+                    for end in ("-shm", ".lock")
+                ),
                 "creditsync check-config: --audit: y can't be created by this user",
             ],
         )
@@ -332,10 +336,10 @@ class CheckTests(FileTestCase):
             [
                 "creditsync check-config: warning: --revoked: revoked: line 2: there is"
                 " white space or one of # , ; \" ' inside; one id per line is expected,"
-                " and a remark begins with white space and #. The first word is revoked"
-                " too",
+                " and a comment begins with white space and #. The first word, and each"
+                " id of `creditsync token` in the line, is revoked too",
                 "creditsync check-config: warning: --revoked: revoked: the last line"
-                " has no line end: what is appended next will run into it",
+                " has no line end: the next one would be appended to it",
                 "creditsync check-config: warning: --key: the key begins with a byte"
                 " order mark, which is not part of the key, or is binary and begins or"
                 " ends with white space, which is; tokens signed with the key as"
@@ -353,7 +357,7 @@ class CheckTests(FileTestCase):
         self.assertEqual(
             status,
             f"creditsync check-config: --revoked: the revocations in {path} are not"
-            " UTF-8, but UTF-16 or no text at all",
+            " UTF-8, but UTF-16 or not text",
         )
 
     def test_certificate(self) -> None:

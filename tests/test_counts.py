@@ -43,7 +43,7 @@ def asked(client: Client, name: str = "a", **members: Any) -> None:
 
 def trailed(test: SynchronousTestCase, server: CreditSync, clock: Clock) -> None:
     """
-    Give a server an audit trail.
+    Give a server an audit trail, for the sessions that come from now on.
     """
     folder = TemporaryDirectory()
     test.addCleanup(folder.cleanup)
@@ -499,8 +499,9 @@ class ForeignTests(SynchronousTestCase):
         Of what never comes, or comes without a mark, the audit trail remembers who
         asked only for so many.
         """
-        self.patch(audit, "_MOST_ASKERS", 3)
+        self.patch(audit, "_MAX_ASKERS", 3)
         trailed(self, self.server, self.reactor)
+        self.client = Client(self.server)
         for _ in range(5):
             for operation, reserved in self.ask():
                 reserved.callback(self.reserve(operation))

@@ -102,7 +102,7 @@ class PageTests(SynchronousTestCase):
         self.assertEqual(text.count(".. code-block::"), 7)
 
 
-class HouseTests(SynchronousTestCase):
+class ExampleTests(SynchronousTestCase):
     """
     Somebody's own runtime and event stream, mounted in their application.
     """
@@ -139,7 +139,7 @@ class HouseTests(SynchronousTestCase):
         """
         Send one command with a good token.
 
-        @return: What is heard, once the house has booked.
+        @return: What the client receives, after the runtime has booked.
         """
         self.wire.clear()
         self.protocol.dataReceived(command(name, extID, self.token, key, **data))
@@ -150,10 +150,10 @@ class HouseTests(SynchronousTestCase):
         """
         Both provide what they say they do.
         """
-        events = self.defined["HouseEvents"]()
+        events = self.defined["ExampleEvents"]()
         verifyObject(ITradeEvents, events)
         verifyObject(
-            ITradingRuntime, self.defined["HouseRuntime"](self.reactor, events, set())
+            ITradingRuntime, self.defined["ExampleRuntime"](self.reactor, events, set())
         )
 
     def test_listens(self) -> None:
@@ -166,7 +166,7 @@ class HouseTests(SynchronousTestCase):
 
     def test_credit(self) -> None:
         """
-        The data of the house's event is the reply's, all of it.
+        The reply has all data of the runtime's own event.
         """
         data = {
             "order": 1242281,
@@ -175,7 +175,7 @@ class HouseTests(SynchronousTestCase):
             "state": 3,
             "profit": 300.0,
             "comment": "Promotion credit",
-            "desk": "house",
+            "desk": "example",
         }
         self.assertEqual(
             self.ask(
@@ -219,7 +219,7 @@ class HouseTests(SynchronousTestCase):
 
     def test_accepted(self) -> None:
         """
-        C{CreditIn} is answered once the house has booked.
+        C{CreditIn} is answered after the runtime has booked.
         """
         _, reply = self.ask("CreditIn", 1, login=1001, amount=5, comment="x")
         self.assertEqual((reply["status"], reply["data"]["accepted"]), (200, True))
@@ -270,7 +270,7 @@ class HouseTests(SynchronousTestCase):
 
     def test_getOperation(self) -> None:
         """
-        The house's own record is what is found by its order or its key, first
+        C{GetOperation} finds the runtime's own record by its order or its key, first
         as a request and then as it was booked.
         """
         credit = {"login": 1001, "amount": 5, "comment": "x"}
@@ -284,7 +284,7 @@ class HouseTests(SynchronousTestCase):
         [reply] = self.ask("GetOperation", 3, idempotencyKey="k")
         self.assertEqual(
             (reply["data"]["order"], reply["data"]["state"], reply["data"]["desk"]),
-            (1242281, 3, "house"),
+            (1242281, 3, "example"),
         )
         for data in ({"order": 5}, {"idempotencyKey": "l"}):
             [reply] = self.ask("GetOperation", 4, **data)
@@ -292,7 +292,7 @@ class HouseTests(SynchronousTestCase):
 
     def test_refused(self) -> None:
         """
-        What the house refuses with is what its client is told.
+        The client gets the refusal that the runtime raises.
         """
         [reply] = self.ask("CreditInSync", 1, login=5, amount=5, comment="x")
         self.assertEqual(

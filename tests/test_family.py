@@ -20,7 +20,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync._conversation.commands import GetOperation, HealthCheck
 from creditsync._conversation.finance import financeCommands
-from creditsync._conversation.session import Session, Sessions
+from creditsync._conversation.session import Session
+from creditsync._conversation.sessions import Sessions
 from creditsync._conversation.waiters import Waiters
 from creditsync.errors import Refusal
 from creditsync.events import TradeEvents
@@ -164,7 +165,7 @@ class HouseCase(SynchronousTestCase):
             waiters=self.waiters,
             limits=Limits(),
         )
-        self.events.addObserver(self.sessions.tradeEvents)
+        self.events.addObserver(self.sessions.broadcast.tradeEvents)
         self.client = Client(self.sessions)
 
     def tearDown(self) -> None:
@@ -424,7 +425,11 @@ class BookingTests(HouseCase):
                             comment="x",
                             order=order,
                         ),
-                        (409, "INCORRECT_ORDER", f"order {order} is of another kind"),
+                        (
+                            409,
+                            "INCORRECT_ORDER",
+                            f"order {order} is a different kind of transaction",
+                        ),
                     )
 
     def test_otherLogin(self) -> None:
@@ -434,7 +439,7 @@ class BookingTests(HouseCase):
         self.booked("BalanceInSync", amount=100)
         self.assertEqual(
             self.refused("BalanceInSync", login=1002, amount=1, order=1),
-            (409, "INCORRECT_ORDER", "order 1 is not of login 1002"),
+            (409, "INCORRECT_ORDER", "order 1 does not belong to login 1002"),
         )
 
     def test_noMoney(self) -> None:
@@ -451,7 +456,7 @@ class BookingTests(HouseCase):
         ):
             self.assertEqual(
                 self.refused(command, login=1001, amount=amount, comment="x"),
-                (409, "TRADE_NO_MONEY", f"account 1001 has not enough {kind}"),
+                (409, "TRADE_NO_MONEY", f"account 1001 does not have enough {kind}"),
             )
         for command, amount in (("CreditOutSync", -300), ("BalanceOutSync", -200)):
             self.answered(command, login=1001, amount=amount, comment="x")
@@ -478,7 +483,11 @@ class BookingTests(HouseCase):
                             comment="x",
                             order=order,
                         ),
-                        (409, "TRADE_NO_MONEY", f"account 1001 has not enough {kind}"),
+                        (
+                            409,
+                            "TRADE_NO_MONEY",
+                            f"account 1001 does not have enough {kind}",
+                        ),
                     )
             for command, amount, order in (
                 (f"{method}OutSync", -300, second),
@@ -659,7 +668,11 @@ class DeletionTests(HouseCase):
             for order in orders:
                 self.assertEqual(
                     self.refused(command, order=order),
-                    (409, "INCORRECT_ORDER", f"order {order} is of another kind"),
+                    (
+                        409,
+                        "INCORRECT_ORDER",
+                        f"order {order} is a different kind of transaction",
+                    ),
                 )
 
     def test_noMoney(self) -> None:
@@ -679,7 +692,7 @@ class DeletionTests(HouseCase):
         ):
             self.assertEqual(
                 self.refused(command, order=order),
-                (409, "TRADE_NO_MONEY", f"account 1001 has not enough {kind}"),
+                (409, "TRADE_NO_MONEY", f"account 1001 does not have enough {kind}"),
             )
         self.answered("DeleteCreditSync", order=2)
         self.assertEqual(self.totals(), (299_99999999, 240 * ONE))

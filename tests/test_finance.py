@@ -542,7 +542,7 @@ class ResponseTests(FinanceCase):
         """
         What the runtime refuses is refused with its reason.
         """
-        self.runtime.refusal = NoMoney("account 1001 has not enough credit")
+        self.runtime.refusal = NoMoney("account 1001 does not have enough credit")
         response = maybeDeferred(
             self.commands["CreditInSync"].execute,
             self.session,

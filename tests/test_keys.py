@@ -51,7 +51,9 @@ class KeyTests(InFolder):
         A key that is too short is refused, and not printed.
         """
         self.writeKey("hunter2")
-        self.assertEqual(self.refusal(), "--key: an HS256 key has at least 32 bytes")
+        self.assertEqual(
+            self.refusal(), "--key: an HS256 key must have at least 32 bytes"
+        )
 
     def test_twoReadings(self) -> None:
         """

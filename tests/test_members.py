@@ -29,7 +29,7 @@ from creditsync._cli.bulk import rows as bulk
 from creditsync._conversation.finance import operation
 from creditsync._wire import plain
 from creditsync.client import CreditClient
-from creditsync.ledger._checking import problems
+from creditsync.ledger._checking import findings
 from creditsync.ledger._schema import ASKED, COLUMNS, columns
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
@@ -278,13 +278,13 @@ class SchemaOfLedgerTests(MembersCase):
         ledger.commit([Reservation(0, TRADE, asked)])
         ledger.close()
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
-            self.assertEqual(list(problems(connection)), [])
+            self.assertEqual(list(findings(connection)), [])
             for name in TRADE_MEMBERS:
                 quoted = columns([name])
                 other = "'x'" if name == "comment" else f"{quoted} + 1"
                 connection.execute("BEGIN")
                 connection.execute(f"UPDATE keyed_operation SET {quoted} = {other}")
-                rules = [each.rule for each in problems(connection)]
+                rules = [each.rule for each in findings(connection)]
                 connection.execute("ROLLBACK")
                 self.assertTrue(rules, f"{name} is not checked")
 

@@ -163,15 +163,15 @@ class OptionsTests(InFolder):
             "--revoked=/nowhere/revoked",
         )
 
-    def test_revokedWithoutAName(self) -> None:
+    def test_emptyNames(self) -> None:
         """
-        An empty file name, for instance from an unset variable, is refused,
-        and does not mean that there is no file.
+        An empty file name, for instance from an unset variable, is refused, and
+        means neither the working folder nor that there is no file.
         """
-        self.assertRefused(
-            f"--revoked: the revocations in {os.getcwd()} are not a regular file",
-            "--revoked=",
-        )
+        for name in ("config", "ledger", "key", "revoked", "audit", "schemas"):
+            self.assertRefused(
+                f"--{name} is empty: it must name a file or folder", f"--{name}="
+            )
 
     def test_version(self) -> None:
         """

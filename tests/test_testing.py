@@ -367,7 +367,7 @@ class FakeTradingRuntimeTests(RuntimeBehaviour, SynchronousTestCase):
         It refuses with what the test says, as long as it says so; nothing is
         submitted then.
         """
-        why = NoMoney("account 1001 has not enough credit")
+        why = NoMoney("account 1001 does not have enough credit")
         self.runtime.refusal = why
         refused = maybeDeferred(self.runtime.submit, credit())
         self.assertIs(self.failureResultOf(refused, NoMoney).value, why)

@@ -259,7 +259,7 @@ class EndpointTests(TLSTestCase):
             [
                 (
                     "info",
-                    f"The certificate {self.pem} is good until"
+                    f"The certificate {self.pem} is valid until"
                     f" {until:%Y-%m-%dT%H:%M:%SZ}.",
                 )
             ],
@@ -298,7 +298,7 @@ class EndpointTests(TLSTestCase):
         self.renew(self.authority.issue(seconds=-60), endpoint)
         ((level, text),) = self.log
         self.assertEqual(level, "error")
-        self.assertIn("is good until", text)
+        self.assertIn("is valid until", text)
 
     def test_reload(self) -> None:
         """
@@ -334,7 +334,7 @@ class EndpointTests(TLSTestCase):
             [
                 (
                     "error",
-                    "The certificate was not renewed, the old one stays:"
+                    "The certificate was not renewed, the old one stays in use:"
                     f" {self.pem} has no private key in PEM without passphrase",
                 )
             ],

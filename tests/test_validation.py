@@ -486,7 +486,7 @@ class SiteTests(SynchronousTestCase):
         schemas = self.bring({"oneOf": [{"required": ["order"]}, False]})
         self.assertEqual(
             self.message(schemas, SEED),
-            "data must have exactly one of the forms in its schema",
+            "data must match exactly one of the forms in its schema",
         )
 
     def test_noEcho(self) -> None:
@@ -524,7 +524,7 @@ class SiteTests(SynchronousTestCase):
             path = self.folder / name
             path.write_text("{}")
             error = self.assertRaises(ValueError, Schemas, self.folder)
-            self.assertIn(f"{path} does not have a name that is used:", str(error))
+            self.assertIn(f"{path} has an unknown name, expected", str(error))
             path.unlink()
 
     def test_noJSON(self) -> None:
@@ -582,7 +582,7 @@ class SiteTests(SynchronousTestCase):
         """
         path = self.folder / "credit_in.json"
         path.write_text('{"$schema": "http://json-schema.org/draft-07/schema#"}')
-        self.refused("/credit_in.json is not of JSON Schema 2020-12")
+        self.refused("/credit_in.json is not written for JSON Schema 2020-12")
 
     def test_wrongReference(self) -> None:
         """

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from typing import Any
 
 from creditsync._cli.ledger import addLedger, errorsAsExit
-from creditsync.ledger._checking import Problem, problems
+from creditsync.ledger._checking import Finding, findings
 from creditsync.ledger._reading import counts, reading
 
 _DESCRIPTION = """\
@@ -49,10 +49,10 @@ def run(options: Namespace) -> None:
     """
     Check, and end with status 1 if there is a problem.
     """
-    found: list[Problem] = []
+    found: list[Finding] = []
     with errorsAsExit(options):
         with reading(options.ledger) as ledger:
-            for problem in problems(ledger):
+            for problem in findings(ledger):
                 found.append(problem)
                 if not options.json:
                     print(f"{problem.rule}: {problem.message}")
@@ -67,5 +67,5 @@ def run(options: Namespace) -> None:
         raise SystemExit(1)
 
 
-def _members(found: list[Problem]) -> list[dict[str, str]]:
+def _members(found: list[Finding]) -> list[dict[str, str]]:
     return [{"rule": each.rule, "message": each.message} for each in found]

@@ -102,8 +102,10 @@ def _problems(options: Options) -> Iterator[str]:
     if options["secret"] is None:
         yield from _uncreatable("key", keyPath(options["key"]))
     yield from _uncreatable("ledger", Path(options["ledger"]))
-    for end in ("-wal", "-shm"):
-        problem = inTheWay(os.path.realpath(options["ledger"]) + end)
+    both = os.R_OK | os.W_OK
+    # A lock that can only be read locks as well.
+    for end, mode in (("-wal", both), ("-shm", both), (".lock", os.R_OK)):
+        problem = inTheWay(os.path.realpath(options["ledger"]) + end, mode)
         if problem:
             yield f"--ledger: {problem}"
     if options["audit"]:

@@ -25,6 +25,7 @@ from creditsync._process.optiontypes import (
     listenEndpoint,
     namingOption,
     oneOf,
+    path,
     positive,
     seconds,
     webEndpoint,
@@ -74,8 +75,15 @@ class Options(usage.Options):
             None,
             "A TOML file with these options, under the same names; the command line"
             " takes precedence.",
+            path("config"),
         ],
-        ["ledger", None, DEFAULT_LEDGER, "The ledger's file, created if missing."],
+        [
+            "ledger",
+            None,
+            DEFAULT_LEDGER,
+            "The ledger's file, created if missing.",
+            path("ledger"),
+        ],
         [
             "key",
             None,
@@ -83,6 +91,7 @@ class Options(usage.Options):
             f"The file with the key of the tokens; without it {KEY_VARIABLE} in the"
             f" environment is the key itself, or else {DEFAULT_KEY} is the file. With"
             " HS256 the file is created if missing.",
+            path("key"),
         ],
         [
             "algorithm",
@@ -99,19 +108,27 @@ class Options(usage.Options):
             " clock.",
             seconds("leeway"),
         ],
-        ["revoked", None, None, "The file of revoked token ids, one per line."],
+        [
+            "revoked",
+            None,
+            None,
+            "The file of revoked token ids, one per line.",
+            path("revoked"),
+        ],
         [
             "audit",
             None,
             None,
             "Audit trail: one JSON line per money operation, with who requested it"
             " and its outcome. A regular file.",
+            path("audit"),
         ],
         [
             "schemas",
             None,
             None,
             "A folder of your own JSON Schemas, which requests must also pass.",
+            path("schemas"),
         ],
         [
             "accounts",
@@ -215,8 +232,7 @@ class Options(usage.Options):
             self["revocations"] = None
             if self["revoked"] is not None:
                 # A daemon changes its folder before it reads them again.
-                path = Path(self["revoked"]).absolute()
-                self["revocations"] = Revocations(path)
+                self["revocations"] = Revocations(Path(self["revoked"]).absolute())
         with namingOption("audit"):
             self["trail"] = self["audit"] and auditFile(self["audit"])
         if self["log-json"] and self.parent is not None:

@@ -65,6 +65,20 @@ def oneOf(name: str, *choices: str) -> Callable[[str], str]:
     return read
 
 
+def path(name: str) -> Callable[[str], str]:
+    """
+    The type of an option that names a file or a folder. An empty one, for instance
+    from an unset variable, would mean the working folder, or nothing.
+    """
+
+    def read(text: str) -> str:
+        if not text:
+            raise usage.UsageError(f"--{name} is empty: it must name a file or folder")
+        return text
+
+    return read
+
+
 def listenEndpoint(description: str) -> str:
     """
     The type of C{--listen}.

@@ -1,11 +1,10 @@
 """
 All connections of one server: accepting them, their reactor turns, their end.
 
-What connections have to handle and to send is done in turns of the reactor, one
-L{IReactorTime.callLater<twisted.internet.interfaces.IReactorTime.callLater>} for
-all of them. In each turn their lines are handled first, in the order of
-L{creditsync._transport.fairness}, and then what was said is written, in one write
-for each connection.
+Connections are served in reactor turns, with one C{callLater} for all of them. In
+each turn their lines are handled first, in the order of
+L{creditsync._transport.fairness}, and then what is to be sent is written, in one
+write for each connection.
 """
 
 from collections.abc import Collection
@@ -16,7 +15,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
-from creditsync._conversation.session import Sessions
+from creditsync._conversation.sessions import Sessions
 from creditsync._timeouts import EqualTimeouts
 from creditsync._transport.fairness import FairScheduler
 from creditsync._transport.protocol import LineProtocol, addressText
@@ -29,7 +28,7 @@ _ACCEPTS: Final = 10
 
 class _Unwelcome(Protocol):
     """
-    A connection for which there is no room.
+    A connection too many.
     """
 
     transport: Any
@@ -84,7 +83,7 @@ class LineFactory(Factory):
                 "{addr} is refused: too many connections", addr=addressText(addr)
             )
             self.limited("max-connections")
-            # Not None, which a TLS factory around this one can't take.
+            # Not None, which a TLS factory around this one can't handle.
             return _Unwelcome()
         connection = LineProtocol(self)
         connection.session.peer = addressText(addr)
@@ -93,7 +92,7 @@ class LineFactory(Factory):
     @property
     def connections(self) -> Collection[LineProtocol]:
         """
-        Those that stand.
+        Those that are open.
         """
         return self._connections
 
@@ -106,13 +105,13 @@ class LineFactory(Factory):
 
     def opened(self, connection: LineProtocol) -> None:
         """
-        Know a connection.
+        Add a connection.
         """
         self._connections[connection] = None
 
     def closed(self, connection: LineProtocol) -> None:
         """
-        Forget a connection.
+        Remove a connection.
         """
         self._connections.pop(connection, None)
         if self._connections:
@@ -122,7 +121,7 @@ class LineFactory(Factory):
             self._nextTurn.cancel()
             self._nextTurn = None
         # There may be no turn for a long time: forget those that had something
-        # to say, and count what they were told.
+        # to send, and count the replies.
         self.flush()
         if self._allClosed is not None:
             allClosed, self._allClosed = self._allClosed, None
@@ -148,7 +147,7 @@ class LineFactory(Factory):
 
     def _turn(self) -> None:
         """
-        Begin a reactor turn, and write what was said.
+        Begin a reactor turn: handle lines, then write what is to be sent.
         """
         self._nextTurn = None
         for port in self.ports:
@@ -160,7 +159,7 @@ class LineFactory(Factory):
 
     def flush(self) -> None:
         """
-        Write what was said in this turn, in one write for each connection.
+        Write what was sent in this turn, in one write for each connection.
         """
         connections, self._unflushed = self._unflushed, []
         for connection in connections:
@@ -172,7 +171,7 @@ class LineFactory(Factory):
         """
         End every connection in order.
 
-        @return: Fires when the last is closed.
+        @return: Fires when the last one is closed.
         """
         if not self._connections:
             return succeed(None)

@@ -1,7 +1,7 @@
 """
 The output of one connection: what is to be sent, and what is not read.
 
-What is said in one reactor turn is joined into few writes. A socket gets them at
+What is sent in one reactor turn is joined into few writes. A socket gets them at
 once: having the reactor wait until it may be written to would cost as much as a
 request. What does not leave at once waits here, except for one write that the
 transport has.

@@ -3,15 +3,15 @@ One connection: its session between its input and its output.
 
 L{LineProtocol} handles lines (L{creditsync._transport.framing}) when
 L{creditsync._transport.fairness} gives it time, passes them to its session, and
-sends what the session says (L{creditsync._transport.output}). A client that does
+sends what the session gives it (L{creditsync._transport.output}). A client that does
 not read is not read from either, and is cut off when what it has not read passes
-its bound. How a connection ends is told in L{creditsync._transport.states}.
+its limit. How a connection ends is described in L{creditsync._transport.states}.
 """
 
+import typing
 from contextlib import suppress
 from ipaddress import IPv6Address
 from typing import Any, Final
-from typing import Protocol as Interface
 
 from twisted.internet.interfaces import (
     IHalfCloseableDescriptor,
@@ -28,7 +28,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from creditsync._conversation.session import Session, Sessions
+from creditsync._conversation.session import Session
+from creditsync._conversation.sessions import Sessions
 from creditsync._timeouts import EqualTimeouts
 from creditsync._transport.fairness import FairScheduler
 from creditsync._transport.framing import LineBuffer
@@ -46,9 +47,9 @@ _AHEAD: Final = 16384
 _OPEN: Final = State.OPEN
 
 
-class IConnections(Interface):
+class Connections(typing.Protocol):
     """
-    All connections of a server, as one of them knows them.
+    All connections of a server, as one of them needs them.
 
     @ivar lineTimeouts: Those in which a line, or a TLS handshake, has begun and
         has not ended.
@@ -102,12 +103,12 @@ class LineProtocol(Protocol):
     @ivar isQueued: Whether it waits for its turn.
     """
 
-    factory: IConnections
+    factory: Connections
     # What an endpoint gives: more than ITransport, but not always the same.
     transport: Any
     _output: Output
 
-    def __init__(self, factory: IConnections) -> None:
+    def __init__(self, factory: Connections) -> None:
         self.factory = factory
         self._limits = limits = factory.limits
         self._session: Session = factory.sessions.open(self.send)
@@ -357,15 +358,15 @@ class LineProtocol(Protocol):
 
     def _sayGoodbye(self) -> None:
         transport = self.transport
-        mayRead = self._state.isPausable
+        isClientOpen = self._state is State.FINISHING
         # A TLS transport passes for half-closeable, but would close the
         # connection below it with its own last bytes unsent.
         canHalfClose = IHalfCloseableDescriptor.providedBy(
             transport
         ) and not ISSLTransport.providedBy(transport)
-        self._state = State.GOODBYE if mayRead and canHalfClose else State.CLOSING
+        self._state = State.GOODBYE if isClientOpen and canHalfClose else State.CLOSING
         transport.unregisterProducer()
-        if mayRead:
+        if isClientOpen:
             self._read(True)
         if self._state is State.GOODBYE:
             transport.loseWriteConnection()

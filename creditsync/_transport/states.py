@@ -45,12 +45,12 @@ class State(Enum):
     A transport that can't close one direction by itself goes from C{FINISHING}
     to C{CLOSING}.
 
-    @ivar takesInput: Whether what comes in is taken.
-    @ivar takesOutput: Whether what the session says is sent.
+    @ivar takesInput: Whether new input is taken.
+    @ivar takesOutput: Whether what the session sends is sent.
     @ivar isPausable: Whether the transport may be told to stop reading and to
         read on. An input that has ended must not be read again, since a reactor
-        would find it ready for ever; and after the server's last words it is
-        read whatever comes.
+        would find it ready for ever; and after the server has closed its side,
+        it reads on whatever comes.
     """
 
     NEW = "new", True, True, True
@@ -62,10 +62,10 @@ class State(Enum):
     CUT_OFF = "cut off", False, False, False
     LOST = "lost", False, False, False
 
+    # The text makes them differ: members with equal values would be one.
     def __init__(
-        self, text: str, takesInput: bool, takesOutput: bool, isPausable: bool
+        self, _: str, takesInput: bool, takesOutput: bool, isPausable: bool
     ) -> None:
-        self.text = text
         self.takesInput = takesInput
         self.takesOutput = takesOutput
         self.isPausable = isPausable

@@ -151,7 +151,7 @@ class OperationTests(CommandTestCase):
         """
         self.assertEnds(
             3,
-            "refused: account 1001 has not enough credit (409 TRADE_NO_MONEY)",
+            "refused: account 1001 does not have enough credit (409 TRADE_NO_MONEY)",
             *("credit-out", "1001", "5", "x"),
         )
         ended = self.creditsync("show", "9")
@@ -376,7 +376,7 @@ class BulkTests(CommandTestCase):
         self.assertEndsWith(self.bulk(), 3, "booked 1, replayed 0, refused 1,")
         line = self.results.read_text().splitlines()[1:]
         self.assertIn(
-            "2,1,,TRADE_NO_MONEY,account 1 has not enough credit,",
+            "2,1,,TRADE_NO_MONEY,account 1 does not have enough credit,",
             [each[: each.rindex(",") + 1] for each in line],
         )
         self.creditsync("credit-in", "1", "5", "first")

@@ -260,7 +260,7 @@ class TLSTests(OperationsTestCase):
         client.credit("a")
         client.close()
         sentence = (
-            "The certificate was not renewed, the old one stays:"
+            "The certificate was not renewed, the old one stays in use:"
             f" {self.pem} has no private key in PEM without passphrase"
         )
         assert self.log(server).count(sentence) == 1

@@ -245,6 +245,8 @@ def _summarize(options: Namespace, run: BulkRun, rows: int, results: Results) ->
     )
     if run.cause and (left or run.unknown):
         reportError(options, f"{run.cause}; run it again for the rest")
+    elif run.lacksResults:
+        reportError(options, f"{run.cause}; {results.path} lacks results of this run")
     if run.unknown:
         return UNKNOWN
     if run.cause == "interrupted" and left:

@@ -8,6 +8,7 @@ replay, so a results file that a kill or a full disk has cut short does no harm.
 
 import csv
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -43,6 +44,12 @@ class Results:
         @param lines: The line on which the last row begins.
         @raise WrongResults: It has other results, or something else.
         """
+        if path.exists() and not path.is_file():
+            # A device or a pipe would be replaced by a file below, if to read it
+            # ever came to an end.
+            raise WrongResults(
+                f"{path} is not a regular file: name another one with --results"
+            )
         self.path = path
         self._name = name
         self._lines = lines
@@ -59,7 +66,7 @@ class Results:
             self._file.flush()
             new.replace(path)
         except BaseException:
-            self._file.close()
+            self.__exit__()
             new.unlink()
             raise
         self._file.reconfigure(line_buffering=True)
@@ -68,7 +75,10 @@ class Results:
         return self
 
     def __exit__(self, *why: object) -> None:
-        self._file.close()
+        # What a full disk has refused already changes nothing in what was booked:
+        # a row without a result will be a replay.
+        with suppress(OSError):
+            self._file.close()
 
     def isDone(self, line: int) -> bool:
         """

@@ -26,6 +26,7 @@ class BulkRun:
     Sends rows, up to C{window} at a time, and writes the outcome of each.
 
     @ivar cause: Why rows are left, if any are.
+    @ivar lacksResults: Whether some results could not be written.
     """
 
     _client: CreditClient
@@ -38,6 +39,7 @@ class BulkRun:
     refused: int = field(default=0, init=False)
     unknown: int = field(default=0, init=False)
     cause: str = field(default="", init=False)
+    lacksResults: bool = field(default=False, init=False)
     _inFlight: int = field(default=0, init=False)
     # The line that was sent first under each key that is in flight.
     _first: dict[str, int] = field(factory=dict, init=False)
@@ -109,6 +111,7 @@ class BulkRun:
         except Exception as e:
             # Either nothing was booked, or the result can't be written, and the
             # row will be a replay in the next run.
+            self.lacksResults |= isinstance(e, OSError)
             self.stop(str(e))
         self._fill()
 
