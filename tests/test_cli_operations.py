@@ -526,9 +526,21 @@ class TokenTests(ClientTestCase):
         """
         said = self.assertMistake("show", "5", "--token", str(self.file))
         self.assertIn(f"the token can't be read from {self.file}: ", said)
-        self.file.write_bytes(b"\xff")
-        said = self.assertMistake("show", "5", "--token", str(self.file))
-        self.assertIn(f"the token can't be read from {self.file}: ", said)
+        for content in (b"\xff", "a.b.c\n".encode("utf-16")):
+            self.file.write_bytes(content)
+            self.assertEqual(
+                self.assertMistake("show", "5", "--token", str(self.file)),
+                f"creditsync show: the token in {self.file} is not ASCII text\n",
+            )
+
+    def test_byteOrderMark(self) -> None:
+        """
+        A byte order mark before the token is no part of it.
+        """
+        self.file.write_bytes(b"\xef\xbb\xbfa.b.c\r\n")
+        self.assertEqual(
+            self.command("show", "5", "--token", str(self.file))[1], "a.b.c"
+        )
 
     def test_malformed(self) -> None:
         """

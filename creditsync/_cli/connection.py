@@ -93,8 +93,11 @@ def readToken(options: Namespace) -> str:
     token = os.environ.get(TOKEN_VARIABLE, "")
     if options.token is not None:
         try:
-            token = Path(options.token).read_text("ascii")
-        except (OSError, UnicodeDecodeError) as e:
+            # Some programs begin every file with a byte order mark.
+            token = Path(options.token).read_text("utf-8-sig")
+        except UnicodeDecodeError:
+            exitWith(options, USAGE, f"the token in {options.token} is not ASCII text")
+        except OSError as e:
             exitWith(
                 options, USAGE, f"the token can't be read from {options.token}: {e}"
             )
