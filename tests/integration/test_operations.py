@@ -324,9 +324,9 @@ class TLSTests(OperationsTestCase):
         )
         assert ended.returncode == 2
         assert ended.stderr == (
-            "creditsync serve: --listen ssl:0:privateKey=nowhere.pem is no endpoint"
-            f" to listen on: {self.site.folder}/nowhere.pem can't be read (No such"
-            " file or directory)\n"
+            "creditsync serve: --listen ssl:0:privateKey=nowhere.pem is not a valid"
+            f" endpoint: {self.site.folder}/nowhere.pem can't be read (No such file or"
+            " directory)\n"
         )
 
     def test_tlsFolder(self) -> None:
