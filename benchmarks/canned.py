@@ -7,7 +7,7 @@ at the C{extID}.
 from typing import Final
 
 from benchmarks import traffic
-from creditsync import wire
+from creditsync import _wire as wire
 from creditsync.codes import (
     EV_RECORD_ADD,
     OP_CREDIT_IN,

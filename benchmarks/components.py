@@ -28,7 +28,7 @@ from benchmarks.bench import Bench, addOptions, bench, surroundings
 from benchmarks.counting import Run, Step, counted
 from benchmarks.processes import Wrong
 from benchmarks.results import Results, Table, save
-from creditsync import wire
+from creditsync import _wire as wire
 from creditsync._conversation.waiters import Waiters
 from creditsync.auth import TokenAuthenticator
 from creditsync.codes import EV_RECORD_ADD, OP_CREDIT_IN, UNITS_PER_ONE

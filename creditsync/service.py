@@ -22,11 +22,11 @@ from twisted.python.failure import Failure
 
 from creditsync._conversation.commands import GetOperation, HealthCheck, Subscription
 from creditsync._conversation.finance import financeCommands, prove
-from creditsync._conversation.session import Sessions
+from creditsync._conversation.sessions import Sessions
 from creditsync._conversation.waiters import Waiters
 from creditsync._failing import FailureNotifier
 from creditsync._transport import listening
-from creditsync._transport.protocol import LineFactory
+from creditsync._transport.factory import LineFactory
 from creditsync.audit import AuditTrail
 from creditsync.counters import Counters
 from creditsync.interfaces import (
@@ -35,7 +35,7 @@ from creditsync.interfaces import (
     ITradingRuntime,
     TradeObserver,
 )
-from creditsync.records import Limits
+from creditsync.limits import Limits
 from creditsync.validation import Schemas
 
 # Seconds for which a stopping server still reads, to refuse with 503 what was
@@ -198,7 +198,7 @@ class CreditSync(Service):
             self._freePorts()
             raise
         super().startService()  # type: ignore[no-untyped-call]
-        for observer in (self.sessions.tradeEvents, self._flush):
+        for observer in (self.sessions.broadcast.tradeEvents, self._flush):
             self._events.addObserver(observer)
             self._observing.append(observer)
         if self.audit is not None:

@@ -1,6 +1,6 @@
 """
-The wire contract as JSON Schema 2020-12: one file for each thing that travels,
-and the only copy of it.
+The contract of C{docs/protocol.rst} as JSON Schema 2020-12: one file for each thing
+that travels, and the only copy of it.
 
 C{common.json} defines the members that several of the others have.
 """

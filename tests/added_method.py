@@ -21,10 +21,9 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.__main__ import _parser, main
-from creditsync._cli.bulk import BulkFile
-from creditsync._cli.rows import Row, check
+from creditsync._cli.bulk.rows import BulkFile, Row, check
 from creditsync.events import TradeEvents
-from creditsync.ledger._checking import problems
+from creditsync.ledger._checking import findings
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account
@@ -177,7 +176,7 @@ class SQLiteTests(EveryLedgerTests, AddedMethodCase):
         self.test_endToEnd()
         self.stops()
         with closing(sqlite3.connect(self.path)) as connection:
-            self.assertEqual(list(problems(connection)), [])
+            self.assertEqual(list(findings(connection)), [])
             self.assertIn(
                 (100, 0, 1, 1, "bonus in"),
                 connection.execute("SELECT * FROM operation").fetchall(),

@@ -32,7 +32,7 @@ def _counts(service: CreditSync, isClosed: bool) -> Iterator[Count]:
     yield from _connections(service)
     if isClosed:
         yield "connections", len(service.factory.connections)
-        yield "sessions that get events", len(service.sessions._audience)
+        yield "sessions that get events", len(service.sessions.broadcast._receivers)
     if isinstance(service.runtime, TradingRuntime):
         yield from _operations(service.runtime)
     if service.sessions.counters is not None:
@@ -51,7 +51,7 @@ def _requests(service: CreditSync) -> Iterator[Count]:
         "requests of sessions",
         sum(each.session.inFlight for each in service.factory.connections),
     )
-    yield "waits for all requests to be answered", len(sessions._idle)
+    yield "waits for all requests to be answered", len(sessions.admission._idle)
     yield "waiters", len(waiters)
     yield "waiters by event", len(waiters._byEvent)
 
@@ -65,8 +65,8 @@ def _connections(service: CreditSync) -> Iterator[Count]:
     yield "connections that end", len(factory.finishTimeouts)
     yield "connections that do not read", sum(each.isStalled for each in connections)
     yield "bytes not read", sum(each.unread for each in connections)
-    yield "bytes not written", sum(each._unwritten for each in connections)
-    yield "bytes of lines", sum(len(each._lines) for each in connections)
+    yield "bytes not written", sum(each._output.size for each in connections)
+    yield "bytes of lines", sum(len(each._input.lines) for each in connections)
 
 
 def _operations(runtime: TradingRuntime) -> Iterator[Count]:
@@ -76,7 +76,7 @@ def _operations(runtime: TradingRuntime) -> Iterator[Count]:
         # It is unknown what was booked, so pending operations stay pending for
         # good.
         return
-    yield "orders under way", len(runtime._underWay)
+    yield "orders under way", len(runtime._pending)
     yield "keys under way", len(runtime._keys)
     yield (
         "accounts that are ahead of the ledger",
@@ -96,7 +96,7 @@ def _published(counters: Counters) -> Iterator[Count]:
 
 
 def _audited(audit: AuditTrail) -> Iterator[Count]:
-    yield "lines of the audit trail", len(audit._lines)
+    yield "lines of the audit trail", len(audit._file._lines)
     yield "operations of which the audit trail has not heard", len(audit._askers)
 
 

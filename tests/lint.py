@@ -1,5 +1,5 @@
 """
-A linter for the metrics page, by the rules of
+Checks of the text that a scraper gets, by the rules of
 U{promtool<https://prometheus.io/docs/practices/naming/>} and some of our own.
 """
 
@@ -21,7 +21,7 @@ _SUFFIXES = ("_total", "_sum", "_count", "_bucket", "_info", "_created")
 
 def problems(text: str) -> list[str]:
     """
-    Each violation, in a few words.
+    Each mistake, in a few words.
     """
     families = list(text_string_to_metric_families(text))
     found = [wrong for family in families for wrong in _ofFamily(family)]
@@ -37,11 +37,11 @@ def problems(text: str) -> list[str]:
 def _ofFamily(family: Metric) -> Iterator[str]:
     name = family.name
     if not _NAME.fullmatch(name) or "__" in name:
-        yield f"{name} is no good name"
+        yield f"{name} is not a valid name"
     if _OTHER_UNITS.search(name):
-        yield f"{name} is in no base unit"
+        yield f"{name} is not in a base unit"
     if not family.documentation.strip().endswith("."):
-        yield f"{name} has no sentence for its help"
+        yield f"{name} has no sentence as its help"
     if family.type in ("unknown", "untyped"):
         yield f"{name} has no type"
     for sample in family.samples:

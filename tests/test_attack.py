@@ -9,12 +9,13 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import wire
+from creditsync import _wire as wire
 from creditsync._conversation import session
+from creditsync._conversation.requests import Requests
 from creditsync._conversation.session import Session
+from creditsync._conversation.waiter import Waiter
 from creditsync.auth import TokenAuthenticator
 from creditsync.errors import Busy
 from creditsync.records import Principal
@@ -64,7 +65,7 @@ class FuzzTests(SynchronousTestCase):
 
     def test_verdicts(self) -> None:
         """
-        The checks expect what C{docs/protocol.rst} says.
+        The judge expects what C{docs/protocol.rst}, "Errors", says.
         """
         for line, outcome in [
             (b"{", (400, "INVALID_JSON")),
@@ -128,7 +129,7 @@ class FuzzTests(SynchronousTestCase):
         """
         An internal error that is logged and answered with 500 is reported.
         """
-        with mock.patch.object(session.Sessions, "command", lambda *_: 1 / 0):
+        with mock.patch.object(Requests, "command", lambda *_: 1 / 0):
             self.assertTrue(self.wrong(request()))
         self.flushLoggedErrors(ZeroDivisionError)
 
@@ -136,20 +137,21 @@ class FuzzTests(SynchronousTestCase):
         """
         A request that is not answered is reported.
         """
-        with mock.patch.object(Session, "_expect", lambda *_: None):
+        with mock.patch.object(Session, "_respond", lambda *_: None):
             self.assertEqual(self.wrong(request()), ["0 replies"])
 
     def test_twoReplies(self) -> None:
         """
         A request that is answered twice is reported.
         """
-        answer = Session.answer
+        answer = Session._answer
 
-        def twice(self: Session, waiter: Any, line: bytes) -> None:
-            self.send(line)
-            answer(self, waiter, line)
+        def twice(self: Session, asked: Any, line: bytes, *outcome: Any) -> None:
+            if isinstance(asked, Waiter):
+                self.send(line)
+            answer(self, asked, line, *outcome)
 
-        with mock.patch.object(Session, "answer", twice):
+        with mock.patch.object(Session, "_answer", twice):
             self.assertEqual(self.wrong(request()), ["2 replies"])
 
     def test_refusedButBooked(self) -> None:
@@ -157,10 +159,10 @@ class FuzzTests(SynchronousTestCase):
         A refusal of a request that was booked is reported.
         """
 
-        def refuse(data: bytes, waiter: Any) -> None:
-            session._refuse(Failure(Busy("too late")), waiter)
+        def refuse(data: bytes, asked: Session, waiter: Any) -> None:
+            asked._refuse(Busy("too late"), waiter)
 
-        with mock.patch.object(session, "_complete", refuse):
+        with mock.patch.object(session, "_waitEnded", refuse):
             wrong = self.wrong(request())
         self.assertTrue(any("were booked" in each for each in wrong), wrong)
 

@@ -105,7 +105,7 @@ MALFORMED = "the token is malformed"
 BADLY_SIGNED = "the token's signature is invalid"
 ALGORITHM = "the token's algorithm is not accepted here"
 EXPIRED = "the token has expired"
-EXTENSION = "the token asks for an extension that is not known"
+EXTENSION = "the token requires an unknown extension"
 
 
 def lacks(name: str) -> str:
@@ -117,7 +117,7 @@ def noTime(name: str) -> str:
 
 
 def outOfRange(name: str) -> str:
-    return f"the token's claim {name} is out of its range"
+    return f"the token's claim {name} is out of range"
 
 
 def toCome(name: str) -> str:
@@ -125,7 +125,7 @@ def toCome(name: str) -> str:
 
 
 def beyond(name: str) -> str:
-    return f"the token's claim {name} is beyond the year 9999: it counts seconds"
+    return f"the token's claim {name} is after the year 9999: it must be in seconds"
 
 
 # A name, the token, and the message that refuses it.
@@ -491,11 +491,11 @@ class TokenTests(SynchronousTestCase):
         """
         The cache of tokens is bounded, and keeps the newest.
         """
-        self.patch(auth, "_REMEMBERED", 3)
+        self.patch(auth, "_MAX_CACHED", 3)
         tokens = [claiming(id=n) for n in range(5)]
         for token in tokens:
             self.authenticator.authenticate(token)
-        self.assertEqual(list(self.authenticator._remembered), tokens[2:])
+        self.assertEqual(list(self.authenticator._cached), tokens[2:])
 
 
 class AlgorithmTests(SynchronousTestCase):
@@ -571,7 +571,7 @@ class AlgorithmTests(SynchronousTestCase):
         """
         self.refused(
             lambda: TokenAuthenticator(SECRET, also=["x" * 31]),
-            "an HS256 key has at least 32 bytes",
+            "an HS256 key must have at least 32 bytes",
         )
 
     def test_shortSecret(self) -> None:
@@ -579,7 +579,8 @@ class AlgorithmTests(SynchronousTestCase):
         RFC 7518 requires a secret of 32 bytes; 31 are refused at the start.
         """
         self.refused(
-            lambda: TokenAuthenticator("x" * 31), "an HS256 key has at least 32 bytes"
+            lambda: TokenAuthenticator("x" * 31),
+            "an HS256 key must have at least 32 bytes",
         )
         TokenAuthenticator("x" * 32)
 
@@ -588,7 +589,7 @@ class AlgorithmTests(SynchronousTestCase):
         An empty secret is refused.
         """
         self.refused(
-            lambda: TokenAuthenticator(""), "an HS256 key has at least 32 bytes"
+            lambda: TokenAuthenticator(""), "an HS256 key must have at least 32 bytes"
         )
 
     def test_shortModulus(self) -> None:
@@ -599,7 +600,7 @@ class AlgorithmTests(SynchronousTestCase):
             warnings.simplefilter("ignore")
             self.refused(
                 lambda: TokenAuthenticator(SHORT_RSA_PUBLIC, "RS256"),
-                "an RS256 key has at least 2048 bits",
+                "an RS256 key must have at least 2048 bits",
             )
 
     def test_keysOfAnotherKind(self) -> None:
@@ -613,12 +614,12 @@ class AlgorithmTests(SynchronousTestCase):
         for key in (SECRET, ED_PUBLIC, EC_PUBLIC, b"\xff" * 64):
             self.refused(
                 lambda key=key: TokenAuthenticator(key, "RS256"),
-                "RS256 needs a PEM key of its kind",
+                "RS256 needs an RSA key in PEM format",
             )
         for key in (SECRET, RSA_PUBLIC, EC_PUBLIC):
             self.refused(
                 lambda key=key: TokenAuthenticator(key, "EdDSA"),
-                "EdDSA needs a PEM key of its kind",
+                "EdDSA needs an Ed25519 or Ed448 key in PEM format",
             )
 
     def test_privateKeyAtTheServer(self) -> None:
@@ -637,7 +638,7 @@ class AlgorithmTests(SynchronousTestCase):
         for algorithm in ("none", "HS512", "hs256", ""):
             self.refused(
                 lambda algorithm=algorithm: TokenAuthenticator(SECRET, algorithm),
-                "the algorithm is one of HS256, RS256, EdDSA",
+                "the algorithm must be one of HS256, RS256, EdDSA",
             )
 
 
@@ -787,7 +788,7 @@ class MintTests(SynchronousTestCase):
             e = self.assertRaises(
                 ValueError, mint, SECRET, id=1, role=1, expires=seconds, now=NOW
             )
-            self.assertEqual(str(e), "the token would expire beyond the year 9999")
+            self.assertEqual(str(e), "the token would expire after the year 9999")
         token = mint(SECRET, id=1, role=1, expires=253_402_300_799 - NOW, now=NOW)
         TokenAuthenticator(SECRET, now=Now()).authenticate(token)
 

@@ -48,7 +48,7 @@ from benchmarks.peers.forgetful import FORGOTTEN, forgetting
 from benchmarks.processes import Wrong
 from creditsync.auth import mint
 from creditsync.events import TradeEvents
-from creditsync.ledger._checking import problems
+from creditsync.ledger._checking import findings
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account, Operation
@@ -790,7 +790,7 @@ class FillTests(SynchronousTestCase):
         path = folderFor(self) / "ledger.db"
         fill(path, 2000, 1000)
         with closing(sqlite3.connect(path)) as connection:
-            self.assertEqual(list(problems(connection)), [])
+            self.assertEqual(list(findings(connection)), [])
             [count] = connection.execute("SELECT count(*) FROM trade").fetchone()
         self.assertEqual(count, 2000)
         ledger = SQLiteLedger(str(path), _refuse)

@@ -1,5 +1,6 @@
 """
-The client's rules, on fake connections and a clock that is moved by hand.
+Tests for L{creditsync.client}, on fake connections and a clock that is advanced by
+hand.
 """
 
 import json
@@ -27,6 +28,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides, implementer
 
 from creditsync import errors
+from creditsync._client.backoff import Backoff
 from creditsync.client import (
     Amount,
     CreditClient,
@@ -108,7 +110,7 @@ class Connection:
 
     def lines(self) -> list[bytes]:
         """
-        What the client has said since the last time, line for line.
+        The lines that the client has sent since the last call.
         """
         value: bytes = self.transport.value()
         self.transport.clear()
@@ -118,14 +120,14 @@ class Connection:
 
     def requests(self) -> list[dict[str, Any]]:
         """
-        The same, decoded, and without what concerns the subscription.
+        The same, decoded, without those of the subscription.
         """
         requests = [json.loads(line) for line in self.lines()]
         return [r for r in requests if "chanels" not in r["data"]]
 
     def receive(self, data: bytes) -> None:
         """
-        Say something to the client.
+        Send bytes to the client.
         """
         self.protocol.dataReceived(data)
 
@@ -137,7 +139,7 @@ class Connection:
 
     def answer(self, request: dict[str, Any]) -> None:
         """
-        Say that the credit of L{TRADE} was booked.
+        Reply that the credit of L{TRADE} was booked.
         """
         head = b'{"extID":"%s","status":200,' % request["extID"].encode()
         self.receive(head + TRADE)
@@ -146,7 +148,7 @@ class Connection:
         self, request: dict[str, Any], status: int, error: str, data: Any = None
     ) -> None:
         """
-        Say why not.
+        Reply with a refusal.
         """
         reply = {
             "extID": request["extID"],
@@ -222,7 +224,7 @@ class Observed:
 
 class ClientTestCase(SynchronousTestCase):
     """
-    A client with a connection, and nothing left of it afterwards.
+    A client with a connection; after each test nothing may be left of it.
     """
 
     client: CreditClient
@@ -265,7 +267,7 @@ class ClientTestCase(SynchronousTestCase):
 
     def stop(self) -> None:
         """
-        Stop the client and find nothing that waits.
+        Stop the client, and check that no delayed call is left.
         """
         if self.client.running:
             stopped = self.client.stopService()
@@ -282,8 +284,7 @@ class ClientTestCase(SynchronousTestCase):
 
     def ask(self, result: "Deferred[Data]") -> "Deferred[Data]":
         """
-        Let a result, if the test doesn't look at its failure, be none of its
-        business.
+        Ignore a failure of this result that the test does not look at.
         """
         self.addCleanup(result.addErrback, lambda _: None)
         return result
@@ -334,7 +335,8 @@ class LineTests(ClientTestCase):
 
     def test_creditIn(self) -> None:
         """
-        The line is the seed's, with a name for the try, a token and a key.
+        The line is that of C{docs/protocol.rst}, "A credit", with an C{extID} for
+        the try, a token and a key.
         """
         self.server.lines()
         self.ask(
@@ -351,7 +353,7 @@ class LineTests(ClientTestCase):
 
     def test_allMembers(self) -> None:
         """
-        An order and times are sent under their wire names.
+        An order and times are sent under their names on the wire.
         """
         self.ask(self.client.creditIn(1, 2, "c", order=3, openTime=0, closeTime=5))
         self.assertEqual(
@@ -368,7 +370,7 @@ class LineTests(ClientTestCase):
 
     def assertAmount(self, amount: Amount, written: bytes) -> None:
         """
-        An amount is written like this.
+        An amount is sent with these digits.
         """
         self.server.lines()
         self.ask(self.client.creditIn(1, amount, "c"))
@@ -377,25 +379,25 @@ class LineTests(ClientTestCase):
 
     def test_decimalIsExact(self) -> None:
         """
-        Money of more digits than a double has is not rounded.
+        A Decimal with more digits than a double has is not rounded.
         """
         self.assertAmount(Decimal("9999999999.12345678"), b"9999999999.12345678")
 
     def test_decimalWithCents(self) -> None:
         """
-        Cents are what they look like.
+        A Decimal with cents is sent with its own digits.
         """
         self.assertAmount(Decimal("19.99"), b"19.99")
 
     def test_float(self) -> None:
         """
-        A float is written as people write it.
+        A float is sent with the digits that Python prints.
         """
         self.assertAmount(19.99, b"19.99")
 
     def test_int(self) -> None:
         """
-        Whole money needs no point.
+        An int is sent without a decimal point.
         """
         self.assertAmount(300, b"300")
 
@@ -432,7 +434,7 @@ class LineTests(ClientTestCase):
 
     def test_readingNeedsNoKey(self) -> None:
         """
-        What changes nothing is safe to repeat as it is.
+        Commands that change nothing are sent without a key.
         """
         self.ask(self.client.healthCheck())
         request = self.sent()
@@ -441,21 +443,22 @@ class LineTests(ClientTestCase):
 
     def test_getOperationByOrder(self) -> None:
         """
-        An operation can be asked for by its order.
+        An operation can be looked up by its order.
         """
         self.ask(self.client.getOperation(order=7))
         self.assertEqual(self.sent()["data"], {"order": 7})
 
     def test_getOperationByKey(self) -> None:
         """
-        An operation can be asked for by its key.
+        An operation can be looked up by its key.
         """
         self.ask(self.client.getOperation(key="k"))
         self.assertEqual(self.sent()["data"], {"idempotencyKey": "k"})
 
     def test_anyCommand(self) -> None:
         """
-        What has no method can be asked for by its name, with a key.
+        A command without a method of its own can be sent by its name, with a
+        key.
         """
         self.ask(self.client.request("CreditIn", {"login": 1}))
         request = self.sent()
@@ -466,7 +469,7 @@ class LineTests(ClientTestCase):
 
     def test_snapshot(self) -> None:
         """
-        What the caller does to the data later changes no further try.
+        Changing the data after the request does not change further tries.
         """
         data = {"login": 1}
         self.credit()
@@ -479,34 +482,34 @@ class LineTests(ClientTestCase):
 
 class UnsendableTests(ClientTestCase):
     """
-    What the server could not answer under its C{extID} is never sent.
+    Requests that the server could not answer under their extID are never sent.
     """
 
     def assertNeverSent(self, result: "Deferred[Data]") -> Refused:
         """
-        It was refused at once.
+        The request was refused at once, and nothing was sent.
         """
         self.assertEqual(self.server.requests(), [])
         return self.failureResultOf(result, Refused).value  # type: ignore[no-any-return]
 
     def test_notANumber(self) -> None:
         """
-        C{Decimal("NaN")} is no JSON.
+        Decimal("NaN") is refused, as JSON has no such number.
         """
         refused = self.assertNeverSent(self.client.creditIn(1, Decimal("NaN"), "c"))
         self.assertEqual((refused.status, refused.error), (400, "INVALID_JSON"))
 
     def test_noncharacter(self) -> None:
         """
-        Noncharacters are no I-JSON.
+        A noncharacter is refused, as I-JSON does not allow it.
         """
         refused = self.assertNeverSent(self.client.creditIn(1, 1, "\ufffe"))
         self.assertEqual((refused.status, refused.error), (400, "INVALID_JSON"))
 
     def test_tooLong(self) -> None:
         """
-        A line that the server would not take would end the connection for all
-        that is in flight.
+        A line that is too long is refused: the server would close the
+        connection, with everything in flight.
         """
         result = self.client.request("CreditIn", {"comment": "c" * 65536})
         refused = self.assertNeverSent(result)
@@ -523,13 +526,13 @@ class UnsendableTests(ClientTestCase):
 
     def test_oneTooLong(self) -> None:
         """
-        A line of 65,537 bytes is not.
+        A line of 65,537 bytes is refused.
         """
         self.assertNeverSent(self.client.request("X", {"c": "c" * 65455}, "k"))
 
     def test_loneSurrogate(self) -> None:
         """
-        What can't be encoded at all fails with the encoder's own error.
+        Text that can't be encoded fails with the encoder's own error.
         """
         self.failureResultOf(self.client.creditIn(1, 1, "\ud800"), UnicodeEncodeError)
         self.assertEqual(self.server.requests(), [])
@@ -537,12 +540,12 @@ class UnsendableTests(ClientTestCase):
 
 class TokenTests(ClientTestCase):
     """
-    Who the client says it is.
+    The token that each try carries.
     """
 
     def test_renewed(self) -> None:
         """
-        A token that is called for is called for at each try.
+        A function that returns the token is called for each try.
         """
         tokens = iter(["one", "two", "three", "four"])
         self.start(lambda: next(tokens))
@@ -563,7 +566,8 @@ class TokenTests(ClientTestCase):
 
     def test_none(self) -> None:
         """
-        Without a token a request fails with the reason why there is none.
+        If the function that returns the token fails, the request fails with
+        its error.
         """
 
         def token() -> str:
@@ -576,8 +580,8 @@ class TokenTests(ClientTestCase):
 
     def test_noneForTheNextTry(self) -> None:
         """
-        If a try went out before there was no token any more, nobody knows
-        what became of it.
+        If there is no token for a second try, the outcome of the first is
+        unknown.
         """
         tokens = ["two", "one"]
         client = self.start(lambda: tokens.pop())
@@ -589,7 +593,7 @@ class TokenTests(ClientTestCase):
 
     def test_notASCII(self) -> None:
         """
-        What is no token at all is not sent.
+        A token that is not ASCII is not sent.
         """
         client = self.start("\ufffe")
         self.flushLoggedErrors(ValueError)
@@ -599,12 +603,12 @@ class TokenTests(ClientTestCase):
 
 class ReplyTests(ClientTestCase):
     """
-    What comes back.
+    Replies, and what the caller gets.
     """
 
     def test_data(self) -> None:
         """
-        A request fires with the data of its reply, money exact.
+        A request fires with the data of its reply, with exact money.
         """
         result = self.credit()
         self.server.answer(self.sent())
@@ -614,7 +618,7 @@ class ReplyTests(ClientTestCase):
 
     def test_cents(self) -> None:
         """
-        19.99 is no binary fraction on its way back either.
+        19.99 in a reply becomes exactly Decimal("19.99").
         """
         result = self.credit()
         self.sent()
@@ -635,7 +639,7 @@ class ReplyTests(ClientTestCase):
 
     def test_byteByByte(self) -> None:
         """
-        It does not matter how a line is cut into packets.
+        A reply that arrives byte by byte is understood.
         """
         result = self.credit()
         for byte in b'\r\n{"extID":"2","status":200,' + TRADE:
@@ -645,7 +649,7 @@ class ReplyTests(ClientTestCase):
 
     def test_refused(self) -> None:
         """
-        A refusal has all that the server said.
+        Refused has everything that the server sent.
         """
         result = self.credit()
         self.server.refuse(self.sent(), 409, "TRADE_NO_MONEY", {"a": 1})
@@ -678,7 +682,7 @@ class ReplyTests(ClientTestCase):
 
     def test_unknownExtID(self) -> None:
         """
-        A reply to nobody is ignored, also under names that are no strings.
+        A reply with an unknown extID is ignored, even if that is not a string.
         """
         result = self.credit()
         for extID in (b'"99"', b"2", b"2.0", b"true", b"[2]", b'{"a":2}', b"null"):
@@ -688,7 +692,7 @@ class ReplyTests(ClientTestCase):
 
     def test_twice(self) -> None:
         """
-        The second reply to a request is ignored.
+        A second reply to the same request is ignored.
         """
         result = self.credit()
         request = self.sent()
@@ -700,7 +704,7 @@ class ReplyTests(ClientTestCase):
 
     def test_complaint(self) -> None:
         """
-        What the server says to nobody is logged.
+        A refusal without an extID is logged.
         """
         warnings = self.warnings()
         self.server.receive(
@@ -711,7 +715,7 @@ class ReplyTests(ClientTestCase):
 
     def test_cancel(self) -> None:
         """
-        Who has cancelled hears no more, and nothing is tried again.
+        A cancelled request fires no more, and is not tried again.
         """
         result = self.credit()
         request = self.sent()
@@ -724,7 +728,7 @@ class ReplyTests(ClientTestCase):
 
     def test_cancelWhileQueued(self) -> None:
         """
-        What is cancelled before it was sent is never sent.
+        A request that is cancelled while it is queued is never sent.
         """
         self.server.lose()
         self.credit().cancel()
@@ -733,7 +737,7 @@ class ReplyTests(ClientTestCase):
 
     def test_cancelBetweenTries(self) -> None:
         """
-        What is cancelled while it waits for its next try has none.
+        A request that is cancelled between two tries is not tried again.
         """
         result = self.credit()
         self.server.refuse(self.sent(), 429, "TOO_MANY_REQUESTS")
@@ -744,13 +748,13 @@ class ReplyTests(ClientTestCase):
 
 class RetryTests(ClientTestCase):
     """
-    What is tried again, when, and as what.
+    Which requests are tried again, when, and with which key and extID.
     """
 
     def test_lostConnection(self) -> None:
         """
-        A request whose connection is lost is the same request on the next
-        one, under another name for the try.
+        A request whose connection is lost is sent again on the next one, with
+        the same key and another extID.
         """
         result = self.credit()
         first = self.sent()
@@ -765,7 +769,8 @@ class RetryTests(ClientTestCase):
 
     def test_inOrder(self) -> None:
         """
-        What was in flight goes first, in its order.
+        After a lost connection, requests that were in flight go out first, in
+        their order.
         """
         client = self.start(maxInFlight=6)
         for login in (1, 2, 3, 4, 5, 6):
@@ -776,7 +781,8 @@ class RetryTests(ClientTestCase):
 
     def test_insideAReply(self) -> None:
         """
-        Half a reply is none, and not the beginning of another connection's.
+        Half a reply is dropped with its connection, and not joined to the next
+        one's bytes.
         """
         result = self.credit()
         self.server.receive(b'{"extID":"2","status":200,')
@@ -796,7 +802,7 @@ class RetryTests(ClientTestCase):
 
     def test_notForOthers(self) -> None:
         """
-        Other refusals are final.
+        Refusals other than 429, 503 and 504 are final.
         """
         for status in (400, 401, 403, 404, 409, 413, 422, 500):
             result = self.credit()
@@ -806,7 +812,7 @@ class RetryTests(ClientTestCase):
 
     def assertTriedAgainAt(self, seconds: float) -> dict[str, Any]:
         """
-        It is not tried again before that time.
+        The request is tried again at this time, and not before.
         """
         self.clock.advance(seconds - self.clock.seconds() - 0.001)
         self.assertEqual(self.server.requests(), [])
@@ -815,7 +821,8 @@ class RetryTests(ClientTestCase):
 
     def test_tooManyRequests(self) -> None:
         """
-        After 429 the waits double, up to a cap, and the key stays.
+        After 429 the waits double, up to a maximum, and the key stays the
+        same.
         """
         self.start(patience=1000.0)
         self.server.acknowledge()
@@ -831,7 +838,7 @@ class RetryTests(ClientTestCase):
 
     def test_jitter(self) -> None:
         """
-        The least random number halves the wait.
+        The smallest random number halves the wait before a retry.
         """
         self.start(random=0.0)
         self.credit()
@@ -840,7 +847,8 @@ class RetryTests(ClientTestCase):
 
     def test_busy(self) -> None:
         """
-        After 503 the server's wish comes before the client's own wait.
+        After 503 the time that the server asks for is added to the client's
+        own wait.
         """
         self.credit()
         self.server.refuse(self.sent(), 503, "BUSY", {"retry_after_ms": 250})
@@ -848,7 +856,7 @@ class RetryTests(ClientTestCase):
 
     def test_strangeWishes(self) -> None:
         """
-        A wish that is no time is none.
+        A retry_after_ms that is not a valid time is ignored.
         """
         wishes: list[Any] = ["soon", -5000, None, [], 1.5]
         for wish in wishes:
@@ -859,7 +867,8 @@ class RetryTests(ClientTestCase):
 
     def test_unknownOutcome(self) -> None:
         """
-        After 504 the same key attaches to what is under way, or replays it.
+        After 504 the same key attaches to the pending operation, or replays
+        it.
         """
         result = self.credit()
         first = self.sent()
@@ -876,7 +885,7 @@ class RetryTests(ClientTestCase):
 
     def test_noReplay(self) -> None:
         """
-        What was booked by this very try is no replay.
+        An answer to the try that booked the operation is not a replay.
         """
         result = self.credit()
         self.server.receive(
@@ -886,7 +895,8 @@ class RetryTests(ClientTestCase):
 
     def test_waitsOutliveTheConnection(self) -> None:
         """
-        What waits for its next try when the connection is lost is sent once.
+        A request that waits for its next try when the connection is lost is
+        sent once.
         """
         self.credit()
         self.server.refuse(self.sent(), 429, "TOO_MANY_REQUESTS")
@@ -897,12 +907,13 @@ class RetryTests(ClientTestCase):
 
 class PatienceTests(ClientTestCase):
     """
-    How a request ends that has no answer.
+    How a request ends that gets no answer in time.
     """
 
     def test_unknown(self) -> None:
         """
-        What was sent may be booked; the error says under which key.
+        A request that was sent and not answered ends with OutcomeUnknown,
+        which has its key.
         """
         result = self.credit("k")
         self.server.lose()
@@ -916,7 +927,7 @@ class PatienceTests(ClientTestCase):
 
     def test_unknownWithOrder(self) -> None:
         """
-        The order is known if one of the tries was told it.
+        OutcomeUnknown has the order if one of the tries was told it.
         """
         result = self.credit("k")
         self.server.refuse(self.sent(), 504, "SYNC_TIMEOUT", {"order": 1242281})
@@ -932,7 +943,7 @@ class PatienceTests(ClientTestCase):
 
     def test_strangeOrder(self) -> None:
         """
-        An order that is no number is none.
+        An order in a 504 that is not a number is ignored.
         """
         result = self.credit()
         self.server.refuse(self.sent(), 504, "SYNC_TIMEOUT", {"order": "x"})
@@ -943,7 +954,7 @@ class PatienceTests(ClientTestCase):
 
     def test_inFlight(self) -> None:
         """
-        A try without a reply yet may be booked.
+        A request with a try in flight ends with OutcomeUnknown.
         """
         self.start(patience=3.0)
         result = self.credit("k")
@@ -952,7 +963,7 @@ class PatienceTests(ClientTestCase):
 
     def test_silenceAfterwards(self) -> None:
         """
-        A connection that is silent is dropped even if nobody waits any more.
+        A silent connection is dropped even if no request is pending any more.
         """
         self.start(patience=3.0)
         self.credit()
@@ -964,7 +975,7 @@ class PatienceTests(ClientTestCase):
 
     def test_tooLate(self) -> None:
         """
-        A reply that comes after the end is ignored.
+        A reply that arrives after the end of its request is ignored.
         """
         self.start(patience=3.0)
         result = self.credit()
@@ -976,7 +987,7 @@ class PatienceTests(ClientTestCase):
 
     def test_neverSent(self) -> None:
         """
-        What never left has not happened.
+        A request that was never sent ends with Unanswered.
         """
         self.endpoint.isRefusing = True
         self.server.lose()
@@ -986,7 +997,7 @@ class PatienceTests(ClientTestCase):
 
     def test_reading(self) -> None:
         """
-        What only reads has no outcome to be unknown.
+        A request that only reads ends with Unanswered.
         """
         result = self.client.getOperation(order=7)
         self.server.refuse(self.sent(), 504, "SYNC_TIMEOUT")
@@ -998,8 +1009,7 @@ class PatienceTests(ClientTestCase):
 
     def test_busy(self) -> None:
         """
-        Where every try was refused, nothing has happened and the refusal
-        stands.
+        A request of which every try was refused ends with the last refusal.
         """
         result = self.credit()
         self.server.refuse(self.sent(), 503, "BUSY", {"retry_after_ms": 60000})
@@ -1027,8 +1037,8 @@ class PatienceTests(ClientTestCase):
 
     def test_refusedBeforeTheKey(self) -> None:
         """
-        A refusal that comes before the server looks up the key says nothing
-        about a try that may be booked. Nor does one that isn't known.
+        A refusal that comes before the server looks up the key, or one that
+        isn't known, proves nothing about an earlier try.
         """
         for error in (
             *("INVALID_JSON", "INVALID_DATA", "UNAUTHORIZED", "FORBIDDEN"),
@@ -1043,8 +1053,8 @@ class PatienceTests(ClientTestCase):
 
     def test_refusedByTheKey(self) -> None:
         """
-        A key of another request stays that: no try was booked under it, and
-        none will be.
+        If another request has the key, no try was booked under it, and none
+        will be.
         """
         for isLost in (False, True):
             end = self.end("IDEMPOTENCY_KEY_REUSED", order=7, isLost=isLost)
@@ -1052,9 +1062,9 @@ class PatienceTests(ClientTestCase):
 
     def test_refusedAfterTheKey(self) -> None:
         """
-        Where nothing was found under the key, a try that was answered was not
-        booked. One that was lost may still come in and be judged otherwise, as
-        may one for which the server had no order yet.
+        If nothing was found under the key, a try that was answered was not
+        booked. One that was lost may still arrive, as may one for which the
+        server had no order yet.
         """
         for error in (
             *("USER_NOT_FOUND", "NOT_FOUND", "INCORRECT_ORDER", "TRADE_NO_MONEY"),
@@ -1067,7 +1077,7 @@ class PatienceTests(ClientTestCase):
 
     def test_everyRefusal(self) -> None:
         """
-        The three tests above have every error that is not tried again.
+        The three tests above cover every error that is not tried again.
         """
         self.assertEqual(
             set(errors.SPOKEN),
@@ -1082,8 +1092,7 @@ class PatienceTests(ClientTestCase):
 
     def test_readingIsRefused(self) -> None:
         """
-        What only reads has nothing that may be booked: its refusal is the end
-        of it, also after a lost try.
+        A refusal ends a request that only reads, even after a lost try.
         """
         result = self.ask(self.client.getOperation(order=5))
         self.server.lose()
@@ -1094,12 +1103,12 @@ class PatienceTests(ClientTestCase):
 
 class UselessTests(ClientTestCase):
     """
-    Connections on which no server of ours answers.
+    Connections on which no creditsync server answers.
     """
 
     def startTLS(self) -> "Deferred[Data]":
         """
-        A client on a transport that speaks TLS, with a request that waits.
+        A client on a transport with TLS, with a pending request.
         """
         self.stop()
         self.patch(FakeTransport, "isTLS", True)
@@ -1108,7 +1117,7 @@ class UselessTests(ClientTestCase):
 
     def assertNeverSent(self, result: "Deferred[Data]", cause: str) -> None:
         """
-        It has ended at once, and has certainly not happened.
+        The request has ended at once, and has certainly not happened.
         """
         why = self.failureResultOf(result, Unanswered).value
         self.assertEqual(str(why), f"CreditInSync: {cause}")
@@ -1123,7 +1132,7 @@ class UselessTests(ClientTestCase):
 
     def test_nothingBeforeTheHandshake(self) -> None:
         """
-        Nothing is sent before TLS stands.
+        Nothing is sent before the TLS handshake is complete.
         """
         result = self.startTLS()
         self.assertEqual(self.server.lines(), [])
@@ -1133,7 +1142,7 @@ class UselessTests(ClientTestCase):
 
     def test_wrongCertificate(self) -> None:
         """
-        A certificate that can't be verified is told at once.
+        A certificate that can't be verified is reported at once.
         """
         result = self.startTLS()
         reasons = [("SSL routines", "", "certificate verify failed")]
@@ -1145,7 +1154,7 @@ class UselessTests(ClientTestCase):
 
     def test_wrongName(self) -> None:
         """
-        So is one for another name.
+        A certificate for another name is reported at once.
         """
         result = self.startTLS()
         mismatch = DNSMismatch(mismatched_id=DNS_ID("credits.example"))
@@ -1156,7 +1165,7 @@ class UselessTests(ClientTestCase):
 
     def test_noTLS(self) -> None:
         """
-        So is a server that speaks none.
+        A server that does not speak TLS is reported at once.
         """
         result = self.startTLS()
         self.loseTLS(SSL.Error([("SSL routines", "", "wrong version number")]))
@@ -1166,8 +1175,8 @@ class UselessTests(ClientTestCase):
 
     def test_clientCertificate(self) -> None:
         """
-        So is a server that wants a certificate of the client, although the
-        client thinks that TLS stands and has sent its requests.
+        A server that requires a client certificate is reported at once,
+        although the client's handshake is complete and its requests are sent.
         """
         result = self.startTLS()
         self.server.protocol.handshakeCompleted()
@@ -1177,8 +1186,8 @@ class UselessTests(ClientTestCase):
 
     def test_cutInHandshake(self) -> None:
         """
-        A connection that is lost during its handshake says nothing of the next
-        one, which is tried; the cause is told at the end of all patience.
+        After a connection that is lost during its handshake the next one is
+        tried; the cause is reported when the patience is over.
         """
         result = self.startTLS()
         self.loseTLS(ConnectionDone())
@@ -1193,7 +1202,7 @@ class UselessTests(ClientTestCase):
 
     def test_silentHandshake(self) -> None:
         """
-        A handshake that does not end is given up, as a silent connection is.
+        A handshake that does not end is given up like a silent connection.
         """
         self.startTLS()
         self.advanceTo(7.9)
@@ -1203,14 +1212,15 @@ class UselessTests(ClientTestCase):
 
     def test_notUnderstood(self) -> None:
         """
-        A server that speaks TLS, where the client does not, understands nothing
-        of what was sent: it has not happened, and is told at once. Our own says
-        so; others send an alert.
+        If the server speaks TLS and the client does not, requests are reported
+        as not sent at once. Our server replies with an error; others send an
+        alert.
         """
         for said, cause in [
             (
-                b'{"status":400,"error":"INVALID_JSON","message":"TLS, please"}\r\n',
-                "TLS, please",
+                b'{"status":400,"error":"INVALID_JSON","message":"this port speaks TLS,'
+                b' and the client does not"}\r\n',
+                "this port speaks TLS, and the client does not",
             ),
             (
                 b"\x15\x03\x01\x00\x02\x02\x46",
@@ -1224,10 +1234,30 @@ class UselessTests(ClientTestCase):
             self.server.lose()
             self.assertNeverSent(result, cause)
 
+    def test_proxyHeader(self) -> None:
+        """
+        A complaint about a line that isn't the client's, such as the header of a
+        proxy before a port that expects none, says nothing of the client's own:
+        they may be booked.
+        """
+        for acknowledged in (False, True):
+            self.start()
+            result = self.credit()
+            self.server.receive(
+                b'{"status":400,"error":"INVALID_JSON","message":"the line is not valid'
+                b' JSON: invalid character (byte 0)"}\r\n'
+            )
+            if acknowledged:
+                self.server.acknowledge()
+            self.server.lose()
+            self.assertNoResult(result)
+            self.stop()
+            self.failureResultOf(result, OutcomeUnknown)
+
     def test_understoodBefore(self) -> None:
         """
-        After an answer a complaint is about one line, and what was lost with the
-        connection may be booked.
+        After a reply, a refusal without an extID concerns one line, and what
+        is lost with the connection may be booked.
         """
         result = self.credit()
         self.server.acknowledge()
@@ -1239,8 +1269,7 @@ class UselessTests(ClientTestCase):
 
     def test_mayBeBooked(self) -> None:
         """
-        An operation that may be booked goes on being tried, as only that can
-        find out.
+        An operation that may be booked is tried again on further connections.
         """
         result = self.credit()
         self.server.lose()
@@ -1254,8 +1283,8 @@ class UselessTests(ClientTestCase):
 
     def test_healthCheck(self) -> None:
         """
-        A health check asks for the state of this moment, and ends with the first
-        connection that is closed without an answer.
+        A health check ends with the first connection that is closed without an
+        answer.
         """
         result = self.ask(self.client.healthCheck())
         self.server.lose()
@@ -1268,13 +1297,13 @@ class UselessTests(ClientTestCase):
 
 class SilenceTests(ClientTestCase):
     """
-    A connection that says nothing.
+    Connections on which nothing arrives.
     """
 
     def test_dropped(self) -> None:
         """
-        A try without a reply in 8 seconds ends its connection, and is made
-        again on another one; so is what is in flight beside it.
+        A try without a reply for 8 seconds ends its connection, and is
+        repeated on another one, with all others in flight.
         """
         self.server.acknowledge()
         one = self.credit()
@@ -1293,7 +1322,7 @@ class SilenceTests(ClientTestCase):
 
     def test_idle(self) -> None:
         """
-        A connection with nothing in flight may be silent for ever.
+        A connection with nothing in flight may be silent for any time.
         """
         self.server.acknowledge()
         self.advanceTo(100)
@@ -1301,7 +1330,7 @@ class SilenceTests(ClientTestCase):
 
     def test_bothAtOnce(self) -> None:
         """
-        Tries that time out together end one connection, once.
+        Tries that time out together end their connection once.
         """
         self.credit()
         self.credit()
@@ -1312,12 +1341,13 @@ class SilenceTests(ClientTestCase):
 
 class GarbageTests(ClientTestCase):
     """
-    What no server of ours would say.
+    Lines that no creditsync server would send.
     """
 
     def assertGarbage(self, data: bytes) -> None:
         """
-        It ends the connection, and what was in flight is tried on the next.
+        These bytes end the connection, and requests in flight are sent on the
+        next.
         """
         result = self.credit()
         warnings = self.warnings()
@@ -1331,31 +1361,31 @@ class GarbageTests(ClientTestCase):
 
     def test_notJSON(self) -> None:
         """
-        Another protocol's greeting.
+        Another protocol's greeting ends the connection.
         """
         self.assertGarbage(b"220 mail.example ESMTP\r\n")
 
     def test_notUTF8(self) -> None:
         """
-        Bytes that are no text.
+        Bytes that are not UTF-8 end the connection.
         """
         self.assertGarbage(b"\xff\xfe\r\n")
 
     def test_notAnObject(self) -> None:
         """
-        JSON, but no object.
+        JSON that is not an object ends the connection.
         """
         self.assertGarbage(b"[]\r\n")
 
     def test_neither(self) -> None:
         """
-        An object that is neither a reply nor an event.
+        An object that is neither a reply nor an event ends the connection.
         """
         self.assertGarbage(b'{"hello":"world"}\r\n')
 
     def test_badReplies(self) -> None:
         """
-        A reply to a request that lacks what a reply has.
+        A reply to a pending request that lacks a member ends the connection.
         """
         for members in (
             b'"status":200',
@@ -1365,18 +1395,19 @@ class GarbageTests(ClientTestCase):
             b'"status":409,"error":1,"message":"m"',
             b'"status":409,"error":"X","message":"m","data":1',
         ):
-            extID = next(reversed(self.client._inFlight), "1")
+            extID = next(reversed(self.client._pipeline._inFlight), "1")
             self.assertGarbage(b'{"extID":"%s",%s}\r\n' % (extID.encode(), members))
 
     def test_tooLong(self) -> None:
         """
-        A line of more than 65,536 bytes.
+        A line of more than 65,536 bytes ends the connection.
         """
         self.assertGarbage(b'{"a":"' + b"a" * 65536 + b'"}\r\n')
 
     def test_endless(self) -> None:
         """
-        A line that does not end is not kept for ever.
+        A line without an end ends the connection instead of filling the
+        memory.
         """
         for _ in range(16):
             self.server.receive(b" " * 4096)
@@ -1386,7 +1417,7 @@ class GarbageTests(ClientTestCase):
 
     def test_nothingAfterIt(self) -> None:
         """
-        What comes after garbage is not read any more.
+        Bytes after an invalid line are not read.
         """
         result = self.credit()
         self.server.receive(b'x\r\n{"extID":"2","status":200,' + TRADE)
@@ -1395,8 +1426,8 @@ class GarbageTests(ClientTestCase):
 
     def test_nothingSentAfterIt(self) -> None:
         """
-        What is asked for while the connection ends waits for the next one:
-        it has certainly not been sent.
+        A request made while the connection is being closed waits for the next
+        one, and was certainly not sent.
         """
         self.server.receive(b"x\r\n")
         result = self.credit()
@@ -1412,7 +1443,7 @@ class ReconnectTests(ClientTestCase):
 
     def test_backoff(self) -> None:
         """
-        The waits between attempts double, up to 5 seconds.
+        The waits between connections double, up to 5 seconds.
         """
         self.endpoint.isRefusing = True
         self.server.lose()
@@ -1424,7 +1455,7 @@ class ReconnectTests(ClientTestCase):
 
     def test_jitter(self) -> None:
         """
-        The least random number halves each wait.
+        The smallest random number halves the waits between connections.
         """
         self.start(random=0.0)
         self.endpoint.isRefusing = True
@@ -1437,8 +1468,8 @@ class ReconnectTests(ClientTestCase):
 
     def test_uselessConnections(self) -> None:
         """
-        A server that takes connections and ends them is not one to hurry to,
-        even if it answers a subscription.
+        The waits grow if a server accepts connections and closes them, even if
+        it answers a subscription.
         """
         for _ in range(4):
             self.server.acknowledge()
@@ -1449,7 +1480,7 @@ class ReconnectTests(ClientTestCase):
 
     def test_reset(self) -> None:
         """
-        An answer makes the next wait the first again.
+        A reply makes the next wait the first again.
         """
         self.endpoint.isRefusing = True
         self.server.lose()
@@ -1464,14 +1495,14 @@ class ReconnectTests(ClientTestCase):
 
     def test_forEver(self) -> None:
         """
-        However many attempts have failed, there is another.
+        However many attempts have failed, another follows.
         """
-        self.assertEqual(self.client._delay(5000), 5.0)
+        self.assertEqual(Backoff(lambda: 1.0).delay(5000), 5.0)
 
 
 class EventTests(ClientTestCase):
     """
-    Trade events to the observer.
+    Trade events for the observer.
     """
 
     EVENT = b'{"event":"trade:event","type":0,' + TRADE
@@ -1498,7 +1529,7 @@ class EventTests(ClientTestCase):
 
     def test_unsubscribes(self) -> None:
         """
-        Without one it begins with its opposite, before anything is asked.
+        Without an observer each connection begins by unsubscribing.
         """
         self.credit()
         self.assertEqual(
@@ -1508,7 +1539,7 @@ class EventTests(ClientTestCase):
 
     def test_observed(self) -> None:
         """
-        The observer gets an event's type and data, money exact.
+        The observer gets an event's type and data, with exact money.
         """
         self.start(observer=self.observed)
         self.server.receive(self.EVENT)
@@ -1517,7 +1548,7 @@ class EventTests(ClientTestCase):
 
     def test_unobserved(self) -> None:
         """
-        Without an observer an event harms nobody.
+        Without an observer an event is ignored.
         """
         result = self.credit()
         request = self.sent()
@@ -1536,7 +1567,7 @@ class EventTests(ClientTestCase):
 
     def test_garbage(self) -> None:
         """
-        A trade event without its members ends the connection.
+        A trade event that lacks a member ends the connection.
         """
         self.start(observer=self.observed)
         for event in (b'"type":0', b'"data":{}', b'"type":"0","data":{}'):
@@ -1547,7 +1578,7 @@ class EventTests(ClientTestCase):
 
     def test_observerFails(self) -> None:
         """
-        An observer that raises is logged, and gets the next event.
+        An exception in the observer is logged, and it gets the next event.
         """
         calls: list[int] = []
 
@@ -1562,8 +1593,8 @@ class EventTests(ClientTestCase):
 
     def test_renewal(self) -> None:
         """
-        The token is shown again every 30 seconds, or the stream would end
-        with it.
+        The subscription is renewed every 30 seconds, with the token of that
+        moment.
         """
         tokens = iter(["one", "two"])
         self.start(lambda: next(tokens), observer=self.observed)
@@ -1578,7 +1609,7 @@ class EventTests(ClientTestCase):
 
     def test_deadConnection(self) -> None:
         """
-        A connection that does not answer the renewal is dropped.
+        A connection without a reply to the renewal is dropped.
         """
         self.start(observer=self.observed)
         observed = self.server
@@ -1590,7 +1621,7 @@ class EventTests(ClientTestCase):
 
     def test_refused(self) -> None:
         """
-        A subscription that is refused is logged.
+        A refused subscription is logged.
         """
         warnings = self.warnings()
         self.server.receive(
@@ -1602,13 +1633,13 @@ class EventTests(ClientTestCase):
 
 class InFlightTests(ClientTestCase):
     """
-    How much is under way at once.
+    How many requests are in flight at the same time.
     """
 
     def test_bound(self) -> None:
         """
-        What is too much queues, and follows in its order; the subscription
-        counts.
+        Requests above the bound queue, and follow in their order; the
+        subscription counts.
         """
         client = self.start(maxInFlight=3)
         for login in (1, 2, 3, 4):
@@ -1622,8 +1653,8 @@ class InFlightTests(ClientTestCase):
 
     def test_fewerAfterALoss(self) -> None:
         """
-        After a connection that was lost half as many are tried at once, and
-        with each reply one more.
+        After a lost connection half as many may be in flight, and one more
+        with each reply.
         """
         client = self.start(maxInFlight=6)
         for login in range(1, 9):
@@ -1646,7 +1677,8 @@ class InFlightTests(ClientTestCase):
 
     def test_neverNone(self) -> None:
         """
-        One is always tried, and in the end as many as ever.
+        At least one may always be in flight, and in the end as many as at the
+        start.
         """
         client = self.start(maxInFlight=2)
         for _ in range(4):
@@ -1660,7 +1692,8 @@ class InFlightTests(ClientTestCase):
 
     def test_cancelledKeepsItsPlace(self) -> None:
         """
-        The server still works on what was cancelled.
+        A cancelled request stays in flight until its reply, as the server
+        still works on it.
         """
         self.start(maxInFlight=2)
         one = self.credit()
@@ -1673,7 +1706,7 @@ class InFlightTests(ClientTestCase):
 
     def test_default(self) -> None:
         """
-        500 are below the server's 1,000.
+        500 may be in flight by default, below the server's 1,000.
         """
         for _ in range(600):
             self.credit()
@@ -1681,7 +1714,7 @@ class InFlightTests(ClientTestCase):
 
     def test_fromACallback(self) -> None:
         """
-        Who is answered may ask again at once.
+        A callback may make another request at once.
         """
         results: list[Data] = []
         self.credit().addCallback(lambda _: self.credit()).addCallback(results.append)
@@ -1697,7 +1730,8 @@ class StopTests(ClientTestCase):
 
     def test_underWay(self) -> None:
         """
-        What was sent has an unknown outcome, what was not has not happened.
+        A request in flight ends with OutcomeUnknown, a queued one with
+        Unanswered.
         """
         self.start(maxInFlight=2)
         sent, queued = self.credit(), self.credit()
@@ -1708,7 +1742,7 @@ class StopTests(ClientTestCase):
 
     def test_betweenTries(self) -> None:
         """
-        What waits for its next try ends too.
+        A request that waits for its next try ends.
         """
         result = self.credit()
         self.server.refuse(self.sent(), 504, "SYNC_TIMEOUT", {"order": 5})
@@ -1717,7 +1751,7 @@ class StopTests(ClientTestCase):
 
     def test_withoutAConnection(self) -> None:
         """
-        What was sent once and waits for a connection ends too.
+        A request that waits for another connection ends.
         """
         result = self.credit()
         self.endpoint.isRefusing = True
@@ -1727,7 +1761,7 @@ class StopTests(ClientTestCase):
 
     def test_notRunning(self) -> None:
         """
-        A client that is not running takes nothing.
+        A client that is not running accepts no requests.
         """
         self.stop()
         result = self.client.creditIn(1, 1, "c")
@@ -1737,7 +1771,7 @@ class StopTests(ClientTestCase):
 
     def test_fromAnErrback(self) -> None:
         """
-        Who asks again because of the stop is told so.
+        A request made by an errback of the stop fails.
         """
         result = self.credit().addErrback(lambda _: self.credit())
         self.stop()
@@ -1745,7 +1779,7 @@ class StopTests(ClientTestCase):
 
     def test_deafServer(self) -> None:
         """
-        A server that does not read holds up the stop for 2 seconds.
+        A server that does not read delays the stop by 2 seconds at most.
         """
         client = self.start(isReading=False)
         stopped = client.stopService()
@@ -1757,7 +1791,7 @@ class StopTests(ClientTestCase):
 
     def test_nothingHeardAfterwards(self) -> None:
         """
-        What comes while the connection closes is not heard.
+        Bytes that arrive while the connection is being closed are ignored.
         """
         observed = Observed()
         stopped = self.start(observer=observed, isReading=False).stopService()
@@ -1782,7 +1816,7 @@ class StopTests(ClientTestCase):
 
     def test_connectedTooLate(self) -> None:
         """
-        A connection that is made after the stop is ended at once.
+        A connection that is made after the stop is closed at once.
         """
         self.client.running = False
         protocol = self.server.protocol

@@ -44,7 +44,7 @@ def asked(client: Client, name: str = "a", **members: Any) -> None:
 
 def trailed(test: SynchronousTestCase, server: CreditSync, clock: Clock) -> None:
     """
-    Give a server an audit trail.
+    Give a server an audit trail, for the sessions that come from now on.
     """
     folder = TemporaryDirectory()
     test.addCleanup(folder.cleanup)
@@ -511,8 +511,9 @@ class ForeignTests(SynchronousTestCase):
         The audit trail remembers a bounded number of requesters whose event
         never comes, or comes without a mark.
         """
-        self.patch(audit, "_MOST_ASKERS", 3)
+        self.patch(audit, "_MAX_ASKERS", 3)
         trailed(self, self.server, self.reactor)
+        self.client = Client(self.server)
         for _ in range(5):
             for operation, reserved in self.ask():
                 reserved.callback(self.reserve(operation))
@@ -652,12 +653,13 @@ class ClientTests(ClientTestCase):
         """
         Assert that nothing is in flight, queued or timed.
         """
+        pipeline = client._pipeline
         self.assertEqual(
             (
-                len(client._inFlight),
-                len(client._queue),
-                len(client._timeouts),
-                len(client._patience),
+                len(pipeline._inFlight),
+                len(pipeline._queue),
+                len(pipeline._timeouts),
+                len(pipeline._patience),
             ),
             (0, 0, 0, 0),
         )
@@ -701,7 +703,8 @@ class ClientTests(ClientTestCase):
             self.server.acknowledge()
             self.server.lines()
             results = [self.credit() for _ in range(5)]
-            self.assertEqual((len(client._inFlight), len(client._queue)), (3, 2))
+            pipeline = client._pipeline
+            self.assertEqual((len(pipeline._inFlight), len(pipeline._queue)), (3, 2))
             end()
             answered()
             self.clock.advance(0)

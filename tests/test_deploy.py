@@ -74,7 +74,7 @@ def exported() -> set[str]:
 
 def told(refusal: type[Refusal]) -> set[str]:
     """
-    The alerts that count the requests which get this refusal.
+    The alerts that count requests with this refusal.
     """
     text = (DEPLOY / "alerts.yml").read_text()
     found = set()
@@ -96,7 +96,7 @@ class MetricTests(SynchronousTestCase):
 
     def test_alerts(self) -> None:
         """
-        No alert waits for a metric that there isn't.
+        Each alert uses metrics that exist.
         """
         asked = set(_NAME.findall((DEPLOY / "alerts.yml").read_text()))
         self.assertEqual(asked - exported(), set())
@@ -104,15 +104,15 @@ class MetricTests(SynchronousTestCase):
 
     def test_refusals(self) -> None:
         """
-        What the business refuses, a client that asks for too much, a server that
-        is full and one that fails are told by different alerts.
+        Business refusals, a client that exceeds a limit, a full server and a
+        failing one are reported by different alerts.
         """
         refused, limited = {"CreditsyncRequestsRefused"}, {"CreditsyncLimitReached"}
         full, failing = {"CreditsyncFull"}, {"CreditsyncErrors"}
         expected = {
             "INVALID_JSON": refused,
             "INVALID_DATA": refused,
-            # By a metric of its own, CreditsyncTokensRefused.
+            # By a metric of its own, CreditsyncInvalidTokens.
             "UNAUTHORIZED": set(),
             "FORBIDDEN": refused,
             "UNKNOWN_COMMAND": refused,
@@ -138,7 +138,7 @@ class MetricTests(SynchronousTestCase):
 
     def test_dashboard(self) -> None:
         """
-        Nor does a panel.
+        Each panel of the dashboard uses metrics that exist.
         """
         dashboard = json.loads((DEPLOY / "dashboard.json").read_text())
         asks = [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
@@ -149,8 +149,8 @@ class MetricTests(SynchronousTestCase):
 
     def test_everyMetricIsShown(self) -> None:
         """
-        Each metric of the server is on the dashboard or in an alert, but for
-        the version.
+        Each metric of the server, except for the version, is on the dashboard
+        or in an alert.
         """
         shown = (DEPLOY / "dashboard.json").read_text()
         shown += (DEPLOY / "alerts.yml").read_text()
@@ -171,8 +171,8 @@ class DocumentTests(SynchronousTestCase):
 
     def test_everyAlert(self) -> None:
         """
-        Each alert has a section that says what it means and what to do, in the
-        order of the rules, and no section is of an alert that there isn't.
+        Each alert has a section on what it means and what to do, in the order
+        of the rules, and each section belongs to an alert.
         """
         tree, _ = rendered(OPERATIONS)
         titles = [
@@ -185,7 +185,7 @@ class DocumentTests(SynchronousTestCase):
 
     def test_files(self) -> None:
         """
-        Each file of C{deploy/} is told of.
+        Each file of C{deploy/} is mentioned.
         """
         text = OPERATIONS.read_text("utf-8")
         for path in DEPLOY.iterdir():
@@ -199,7 +199,8 @@ class CommandTests(InFolder):
 
     def test_unit(self) -> None:
         """
-        The unit starts the server with its file, whose keys are options.
+        The unit starts the server with its configuration file, whose keys are
+        options.
         """
         config = (DEPLOY / "creditsync.toml").read_text()
         self.writeKey()
@@ -207,7 +208,7 @@ class CommandTests(InFolder):
         self.addCleanup(folder.cleanup)
         pem = Authority("a").issue().write(Path(folder.name, "server.pem"))
         for path in ("key.pem", "fullchain.pem"):
-            config = config.replace(f"/etc/creditsync/_transport/tls/{path}", str(pem))
+            config = config.replace(f"/etc/creditsync/tls/{path}", str(pem))
         config = config.replace("/var/log/creditsync", folder.name)
         # What is commented out must be right too.
         config = re.sub(r"^# (?=[\w-]+ = )", "", config, flags=re.MULTILINE)
@@ -226,7 +227,8 @@ class CommandTests(InFolder):
 
     def test_container(self) -> None:
         """
-        So does the container, and it tells its health where it asks for it.
+        The container starts the server, and checks its health where it is
+        served.
         """
         text = (DEPLOY / "Containerfile").read_text()
         [entry] = re.findall(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)

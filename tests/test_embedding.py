@@ -102,7 +102,7 @@ class PageTests(SynchronousTestCase):
         self.assertEqual(text.count(".. code-block::"), 7)
 
 
-class ApplicationTests(SynchronousTestCase):
+class ExampleTests(SynchronousTestCase):
     """
     Tests for a runtime and an event stream of an application, with the server
     mounted in it.
@@ -140,7 +140,7 @@ class ApplicationTests(SynchronousTestCase):
         """
         Send one command with a valid token.
 
-        @return: The lines received once the application has booked.
+        @return: What the client receives, after the runtime has booked.
         """
         self.wire.clear()
         self.protocol.dataReceived(command(name, extID, self.token, key, **data))
@@ -151,10 +151,10 @@ class ApplicationTests(SynchronousTestCase):
         """
         The page's runtime and events provide their interfaces.
         """
-        events = self.defined["HouseEvents"]()
+        events = self.defined["ExampleEvents"]()
         verifyObject(ITradeEvents, events)
         verifyObject(
-            ITradingRuntime, self.defined["HouseRuntime"](self.reactor, events, set())
+            ITradingRuntime, self.defined["ExampleRuntime"](self.reactor, events, set())
         )
 
     def test_listens(self) -> None:
@@ -167,7 +167,7 @@ class ApplicationTests(SynchronousTestCase):
 
     def test_credit(self) -> None:
         """
-        The data of the application's event is the whole data of the reply.
+        The reply has all data of the runtime's own event.
         """
         data = {
             "order": 1242281,
@@ -176,7 +176,7 @@ class ApplicationTests(SynchronousTestCase):
             "state": 3,
             "profit": 300.0,
             "comment": "Promotion credit",
-            "desk": "house",
+            "desk": "example",
         }
         self.assertEqual(
             self.ask(
@@ -220,7 +220,7 @@ class ApplicationTests(SynchronousTestCase):
 
     def test_accepted(self) -> None:
         """
-        C{CreditIn} is answered once the application has booked.
+        C{CreditIn} is answered after the runtime has booked.
         """
         _, reply = self.ask("CreditIn", 1, login=1001, amount=5, comment="x")
         self.assertEqual((reply["status"], reply["data"]["accepted"]), (200, True))
@@ -271,8 +271,8 @@ class ApplicationTests(SynchronousTestCase):
 
     def test_getOperation(self) -> None:
         """
-        C{GetOperation} by order or by key returns the application's own
-        record, first as a request and then as booked.
+        C{GetOperation} finds the runtime's own record by its order or its key, first
+        as a request and then as it was booked.
         """
         credit = {"login": 1001, "amount": 5, "comment": "x"}
         self.protocol.dataReceived(
@@ -285,7 +285,7 @@ class ApplicationTests(SynchronousTestCase):
         [reply] = self.ask("GetOperation", 3, idempotencyKey="k")
         self.assertEqual(
             (reply["data"]["order"], reply["data"]["state"], reply["data"]["desk"]),
-            (1242281, 3, "house"),
+            (1242281, 3, "example"),
         )
         for data in ({"order": 5}, {"idempotencyKey": "l"}):
             [reply] = self.ask("GetOperation", 4, **data)
@@ -293,7 +293,7 @@ class ApplicationTests(SynchronousTestCase):
 
     def test_refused(self) -> None:
         """
-        A refusal by the application reaches its client.
+        The client gets the refusal that the runtime raises.
         """
         [reply] = self.ask("CreditInSync", 1, login=5, amount=5, comment="x")
         self.assertEqual(

@@ -96,7 +96,7 @@ class SpokenTests(KeyCase):
         C{UNKNOWN_COMMAND} comes before the key: an older server does not have
         the command.
         """
-        commands = self.sessions._commands
+        commands = self.sessions.requests._commands
         self.assertBefore("UNKNOWN_COMMAND", lambda: commands.pop("CreditInSync"))
 
     def test_invalidData(self) -> None:
@@ -109,7 +109,8 @@ class SpokenTests(KeyCase):
             raise InvalidData("data.comment is not one of ours")
 
         self.assertBefore(
-            "INVALID_DATA", lambda: self.patch(self.sessions._schemas, "check", refuse)
+            "INVALID_DATA",
+            lambda: self.patch(self.sessions.requests._schemas, "check", refuse),
         )
 
     def test_unauthorized(self) -> None:
@@ -125,7 +126,7 @@ class SpokenTests(KeyCase):
         C{FORBIDDEN} comes before the key: the role may not use the command any
         more.
         """
-        command = self.sessions._commands["CreditInSync"]
+        command = self.sessions.requests._commands["CreditInSync"]
         self.assertBefore(
             "FORBIDDEN", lambda: self.patch(type(command), "roles", frozenset())
         )
@@ -144,7 +145,7 @@ class SpokenTests(KeyCase):
         """
         Change the limits of the running server.
         """
-        self.sessions._limits = Limits(**limits)
+        self.sessions.admission._limits = Limits(**limits)
 
     def test_tooManyRequests(self) -> None:
         """

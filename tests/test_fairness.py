@@ -6,7 +6,7 @@ from attrs import Factory, define
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync._transport.fairness import Account, FairScheduler
+from creditsync._transport.fairness import FairScheduler, Share
 
 
 @define(eq=False)
@@ -24,7 +24,7 @@ class Lines:
     left: int = 0
     seconds: float = 0.0
     most: int = 1
-    account: Account = Factory(Account)
+    share: Share = Factory(Share)
     isQueued: bool = False
 
     @property
@@ -173,14 +173,14 @@ class TurnsTests(SynchronousTestCase):
         """
         All connections of one principal have its share together.
         """
-        one, other = self.turns.account(1), self.turns.account(2)
-        self.assertIs(self.turns.account(1), one)
+        one, other = self.turns.share(1), self.turns.share(2)
+        self.assertIs(self.turns.share(1), one)
         for _ in range(9):
             client = self.client("m", 1000, 1.0)
-            client.account = one
+            client.share = one
             self.turns.serve(client)
         single = self.client("s", 1000, 1.0)
-        single.account = other
+        single.share = other
         self.turns.serve(single)
         for _ in range(20):
             self.turns.next()
@@ -189,14 +189,14 @@ class TurnsTests(SynchronousTestCase):
             self.turns.next()
         self.assertApproximates(self.handled.count("s"), self.handled.count("m"), 30)
 
-    def test_accountsEnd(self) -> None:
+    def test_sharesEnd(self) -> None:
         """
-        An account is forgotten with the last of its connections.
+        A share is forgotten with the last of its connections.
         """
-        account = self.turns.account(1)
-        account.used = 5.0
-        del account
-        self.assertEqual(self.turns.account(1).used, 0.0)
+        share = self.turns.share(1)
+        share.used = 5.0
+        del share
+        self.assertEqual(self.turns.share(1).used, 0.0)
 
     def test_sharesAreEqual(self) -> None:
         """
@@ -273,4 +273,4 @@ class TurnsTests(SynchronousTestCase):
         client = self.client("a", 2, 0.0)
         client.seconds = -3600.0
         self.turns.serve(client)
-        self.assertGreater(client.account.used, 0)
+        self.assertGreater(client.share.used, 0)

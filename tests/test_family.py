@@ -20,7 +20,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync._conversation.commands import GetOperation, HealthCheck
 from creditsync._conversation.finance import financeCommands
-from creditsync._conversation.session import Session, Sessions
+from creditsync._conversation.session import Session
+from creditsync._conversation.sessions import Sessions
 from creditsync._conversation.waiters import Waiters
 from creditsync.errors import Refusal
 from creditsync.events import TradeEvents
@@ -48,7 +49,7 @@ BOOKED, DELETED = 3, 6
 NOW = 1767225600
 ONE = 100_000_000
 
-# Seed, "Request Example".
+# The data of docs/protocol.rst, "A credit".
 SEED = {"login": 1001, "amount": 300.0, "comment": "Promotion credit"}
 
 
@@ -164,7 +165,7 @@ class FamilyCase(SynchronousTestCase):
             waiters=self.waiters,
             limits=Limits(),
         )
-        self.events.addObserver(self.sessions.tradeEvents)
+        self.events.addObserver(self.sessions.broadcast.tradeEvents)
         self.client = Client(self.sessions)
 
     def tearDown(self) -> None:
@@ -424,7 +425,11 @@ class BookingTests(FamilyCase):
                             comment="x",
                             order=order,
                         ),
-                        (409, "INCORRECT_ORDER", f"order {order} is of another kind"),
+                        (
+                            409,
+                            "INCORRECT_ORDER",
+                            f"order {order} is a different kind of transaction",
+                        ),
                     )
 
     def test_otherLogin(self) -> None:
@@ -434,7 +439,7 @@ class BookingTests(FamilyCase):
         self.booked("BalanceInSync", amount=100)
         self.assertEqual(
             self.refused("BalanceInSync", login=1002, amount=1, order=1),
-            (409, "INCORRECT_ORDER", "order 1 is not of login 1002"),
+            (409, "INCORRECT_ORDER", "order 1 does not belong to login 1002"),
         )
 
     def test_noMoney(self) -> None:
@@ -452,7 +457,7 @@ class BookingTests(FamilyCase):
         ):
             self.assertEqual(
                 self.refused(command, login=1001, amount=amount, comment="x"),
-                (409, "TRADE_NO_MONEY", f"account 1001 has not enough {kind}"),
+                (409, "TRADE_NO_MONEY", f"account 1001 does not have enough {kind}"),
             )
         for command, amount in (("CreditOutSync", -300), ("BalanceOutSync", -200)):
             self.answered(command, login=1001, amount=amount, comment="x")
@@ -479,7 +484,11 @@ class BookingTests(FamilyCase):
                             comment="x",
                             order=order,
                         ),
-                        (409, "TRADE_NO_MONEY", f"account 1001 has not enough {kind}"),
+                        (
+                            409,
+                            "TRADE_NO_MONEY",
+                            f"account 1001 does not have enough {kind}",
+                        ),
                     )
             for command, amount, order in (
                 (f"{method}OutSync", -300, second),
@@ -660,7 +669,11 @@ class DeletionTests(FamilyCase):
             for order in orders:
                 self.assertEqual(
                     self.refused(command, order=order),
-                    (409, "INCORRECT_ORDER", f"order {order} is of another kind"),
+                    (
+                        409,
+                        "INCORRECT_ORDER",
+                        f"order {order} is a different kind of transaction",
+                    ),
                 )
 
     def test_noMoney(self) -> None:
@@ -680,7 +693,7 @@ class DeletionTests(FamilyCase):
         ):
             self.assertEqual(
                 self.refused(command, order=order),
-                (409, "TRADE_NO_MONEY", f"account 1001 has not enough {kind}"),
+                (409, "TRADE_NO_MONEY", f"account 1001 does not have enough {kind}"),
             )
         self.answered("DeleteCreditSync", order=2)
         self.assertEqual(self.totals(), (299_99999999, 240 * ONE))

@@ -34,7 +34,7 @@ MANAGER, DEALER, ADMIN = 1, 2, 3
 
 def trade(order: int, profit: int = 300_00000000, cmd: int = 7) -> Trade:
     """
-    A trade of the seed's example.
+    The trade of C{docs/protocol.rst}, "A credit".
     """
     return Trade(order, 1001, cmd, 3, profit, "Promotion credit", 1700, 1800, 1900)
 
@@ -70,10 +70,10 @@ class FinanceCase(SynchronousTestCase):
         self, name: str, data: dict[str, Any], key: str | None = None
     ) -> Request:
         """
-        A request; by default with the data of the seed's example.
+        A request; by default with the data of C{docs/protocol.rst}, "A credit".
         """
-        seed = {"login": 1001, "amount": 300.0, "comment": "Promotion credit"}
-        return Request(name, "credit-req-1001", "manager", {**seed, **data}, key)
+        example = {"login": 1001, "amount": 300.0, "comment": "Promotion credit"}
+        return Request(name, "credit-req-1001", "manager", {**example, **data}, key)
 
     def execute(self, name: str, **data: Any) -> dict[str, Any]:
         """
@@ -138,7 +138,8 @@ class TableTests(FinanceCase):
 
     def test_roles(self) -> None:
         """
-        The family is for manager, admin and dealer: seed, "Notes".
+        The family is for manager, admin and dealer: C{docs/protocol.rst}, "Tokens
+        and roles".
         """
         for command in self.commands.values():
             self.assertEqual(command.roles, {MANAGER, ADMIN, DEALER})
@@ -169,7 +170,8 @@ class OperationTests(FinanceCase):
 
     def test_seed(self) -> None:
         """
-        The seed's example asks for a new credit-in of exactly its amount.
+        The request of C{docs/protocol.rst}, "A credit", asks for a new credit-in
+        of exactly its amount.
         """
         operation = self.operation()
         self.assertEqual(operation.cmd, 7)
@@ -544,7 +546,7 @@ class ResponseTests(FinanceCase):
         """
         A refusal by the runtime is passed on with its reason.
         """
-        self.runtime.refusal = NoMoney("account 1001 has not enough credit")
+        self.runtime.refusal = NoMoney("account 1001 does not have enough credit")
         response = maybeDeferred(
             self.commands["CreditInSync"].execute,
             self.session,

@@ -14,7 +14,7 @@ from creditsync.ledger.sqlite import SQLiteLedger
 NOW = 1767225600
 ONE = 100_000_000
 
-# The data of the seed's example, booked as the first order.
+# The data of docs/protocol.rst, "A credit", booked as the first order.
 SEED_DATA = (
     b'{"order":1,"login":1001,"cmd":7,"state":3,"profit":300.0,'
     b'"comment":"Promotion credit","symbol":"","volume":0,"open_price":0.0,'

@@ -4,7 +4,7 @@ Tests for L{tests.attack.json_corpus}: which lines are JSON and which are not.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import wire
+from creditsync import _wire as wire
 from tests.attack import ijson, json_corpus
 from tests.attack.json_cases import FINE, LINES, NOT_JSON
 

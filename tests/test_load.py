@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import wire
+from creditsync import _wire as wire
 from creditsync.errors import Busy, OutcomeUnknown, Refusal, TooManyRequests
 from tests.load import flood, overload
 from tests.load.clients import Client, Stubborn

@@ -20,7 +20,7 @@ TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJpZCI6Nywicm9sZSI6MX0.c2lnbmF0dXJl-_"
 
 class Unspeakable:
     """
-    An object that can't be formatted.
+    An object that can't be formatted in any way.
     """
 
     def __repr__(self) -> str:
@@ -51,7 +51,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def lines(self) -> list[dict[str, Any]]:
         """
-        The lines that were written.
+        The lines that were written, decoded.
         """
         text = self.out.getvalue()
         assert text.isascii() and text.endswith("\n")
@@ -59,21 +59,21 @@ class JSONLogTests(SynchronousTestCase):
 
     def line(self) -> dict[str, Any]:
         """
-        The one line that was written.
+        The one line that was written, decoded.
         """
         [line] = self.lines()
         return line
 
     def test_event(self) -> None:
         """
-        A line has the time, the level, the namespace, the text, and the fields
-        of the text.
+        A line has the time, the level, the namespace, the text, and the values
+        in the text.
         """
         JSONLog(self.out)(
             {
                 "log_time": 1767225600.25,
                 "log_level": LogLevel.warn,
-                "log_namespace": "creditsync.tap",
+                "log_namespace": "creditsync._process.keys",
                 "log_format": "{path} has {count} of {what}",
                 "path": "/x",
                 "count": 3,
@@ -83,13 +83,13 @@ class JSONLogTests(SynchronousTestCase):
         self.assertEqual(
             self.out.getvalue(),
             '{"time": "2026-01-01T00:00:00.250Z", "level": "warn", "namespace":'
-            ' "creditsync.tap", "text": "/x has 3 of None",'
+            ' "creditsync._process.keys", "text": "/x has 3 of None",'
             ' "fields": {"path": "/x", "count": 3, "what": null}}\n',
         )
 
     def test_failure(self) -> None:
         """
-        A failure is logged with its traceback, in the same line.
+        A failure has its traceback, in the same line.
         """
         try:
             raise ZeroDivisionError("by zero")
@@ -103,7 +103,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_noLineInALine(self) -> None:
         """
-        A line break in a text does not break the line.
+        Whatever a text contains, an event is one line.
         """
         self.log.info("{text}", text="one\ntwo\u2028three \ud800 \N{EURO SIGN}\x00")
         self.assertEqual(
@@ -112,7 +112,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_onlyPlainFields(self) -> None:
         """
-        Fields that are not JSON values are left out; the text has them.
+        Objects that JSON has no type for are only in the text.
         """
         self.log.info("{a} {b.imag}", a=[1], b=1j, c=b"x", d=True)
         line = self.line()
@@ -129,8 +129,8 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_unspeakable(self) -> None:
         """
-        An event that can't be formatted is logged all the same, without an
-        error.
+        An event that can't be formatted does not raise, and is a line all the
+        same.
         """
         self.log.info("{what}", what=Unspeakable())
         self.log.info("{what} {nothing}", what=1)
@@ -141,7 +141,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_noToken(self) -> None:
         """
-        A text that looks like a token is removed, wherever it is.
+        Whatever looks like a token is not written, wherever it is.
         """
         try:
             raise ValueError(TOKEN)
@@ -156,7 +156,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_brokenFile(self) -> None:
         """
-        An error while writing the log is ignored.
+        A log that can't be written does not raise.
         """
         JSONLog(BrokenFile())({"log_format": "x"})
         closed = io.StringIO()
@@ -165,8 +165,8 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_factory(self) -> None:
         """
-        The observer for C{twistd --logger} writes to the standard output at
-        the time it is made.
+        The function to name with C{twistd --logger} writes to the stdout of
+        the moment at which it is called.
         """
         self.patch(sys, "stdout", self.out)
         observer = logs.json()

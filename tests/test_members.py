@@ -21,13 +21,15 @@ from typing import Any, cast
 from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import records, wire
+from creditsync import _wire as wire
+from creditsync import records
 from creditsync.__main__ import main
 from creditsync._cli import operations
-from creditsync._cli import rows as bulk
+from creditsync._cli.bulk import rows as bulk
 from creditsync._conversation.finance import operation
+from creditsync._wire import plain
 from creditsync.client import CreditClient
-from creditsync.ledger._checking import problems
+from creditsync.ledger._checking import findings
 from creditsync.ledger._schema import ASKED, COLUMNS, columns
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
@@ -276,13 +278,13 @@ class SchemaOfLedgerTests(MembersCase):
         ledger.commit([Reservation(0, TRADE, asked)])
         ledger.close()
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
-            self.assertEqual(list(problems(connection)), [])
+            self.assertEqual(list(findings(connection)), [])
             for name in TRADE_MEMBERS:
                 quoted = columns([name])
                 other = "'x'" if name == "comment" else f"{quoted} + 1"
                 connection.execute("BEGIN")
                 connection.execute(f"UPDATE keyed_operation SET {quoted} = {other}")
-                rules = [each.rule for each in problems(connection)]
+                rules = [each.rule for each in findings(connection)]
                 connection.execute("ROLLBACK")
                 self.assertTrue(rules, f"{name} is not checked")
 
@@ -373,7 +375,7 @@ class RequestTests(MembersCase):
             members, ("command", "extID", "__token", "data", "idempotencyKey")
         )
         for found, where in (
-            (wire._Plain.__struct_encode_fields__, "the fast decoder"),
+            (plain._Plain.__struct_encode_fields__, "the fast decoder"),
             (tuple(load("request")["properties"]), "schemas/request.json"),
         ):
             self.assertMembers(tuple(sorted(found)), tuple(sorted(members)), where)
@@ -444,7 +446,9 @@ class RequestTests(MembersCase):
                 *("--open-time", "1700", "--close-time", "1800"),
             ]
         )
-        operations._booking(BOOKING_METHODS[0], options, cast(CreditClient, Client()))
+        operations._sendBooking(
+            BOOKING_METHODS[0], options, cast(CreditClient, Client())
+        )
         self.assertEqual(asked, [DATA])
 
     def test_bulk(self) -> None:

@@ -17,7 +17,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import methods
-from creditsync._cli import operations, rows
+from creditsync._cli import operations
+from creditsync._cli.bulk import rows
 from creditsync._cli.wording import cmdName
 from creditsync._conversation.finance import financeCommands, prove
 from creditsync.audit import _MONEY
@@ -26,7 +27,7 @@ from creditsync.errors import LedgerProblem, MethodProblem
 from creditsync.events import TradeEvents
 from creditsync.ledger import _operations as stored
 from creditsync.ledger import sqlite
-from creditsync.ledger._checking import problems
+from creditsync.ledger._checking import findings
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.methods import (
     BOOKING_METHODS,
@@ -96,9 +97,9 @@ class TableTests(SynchronousTestCase):
         for row, flaw in (
             (
                 evolve(BONUS, total="bonus"),
-                "BonusIn counts for bonus, which no account has",
+                "BonusIn counts for bonus, which is not a total",
             ),
-            (evolve(BONUS, sign=0), "BonusIn has the sign 0, and not 1 or -1"),
+            (evolve(BONUS, sign=0), "BonusIn has the sign 0, expected 1 or -1"),
             (evolve(BONUS, cmd=9), "CreditOut and BonusIn have the same cmd"),
             (
                 evolve(BONUS, name="CreditIn"),
@@ -221,7 +222,7 @@ class HandCopyTests(SynchronousTestCase):
         operations.addCommand(commands)
         self.assertEqual(
             set(commands.choices),
-            {*(each.subcommand for each in BOOKING_METHODS), "delete", "show"},
+            {*(each.subcommand for each in BOOKING_METHODS), "delete"},
         )
         for method in DELETING_METHODS:
             options = parser.parse_args(["delete", method.total, "1"])
@@ -350,7 +351,7 @@ class LedgerTests(SynchronousTestCase):
         The problems that C{creditsync check} reports.
         """
         with closing(sqlite3.connect(self.path)) as connection:
-            return [(each.rule, each.message) for each in problems(connection)]
+            return [(each.rule, each.message) for each in findings(connection)]
 
     def written(self, *table: BookingMethod) -> None:
         """
@@ -372,7 +373,7 @@ class LedgerTests(SynchronousTestCase):
                 (
                     "operation",
                     "the table operation has {'cmd': 100, 'balance': 0, 'credit': 1,"
-                    " 'sign': 1, 'label': 'bonus in'} for cmd 100, and this creditsync"
+                    " 'sign': 1, 'label': 'bonus in'} for cmd 100, but this creditsync"
                     " has no row",
                 )
             ],
@@ -395,7 +396,7 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual(
             message,
             f"the ledger {self.path} has trades with cmd 100 (bonus in), which this"
-            " creditsync does not know or counts otherwise: run the creditsync that"
+            " creditsync does not know or counts differently: run the creditsync that"
             " wrote it",
         )
         self.assertEqual(self.rows(), before)
@@ -457,7 +458,7 @@ class LedgerTests(SynchronousTestCase):
             ([*BOOKING_METHODS, BONUS], "operation has no such cmd"),
             (
                 [evolve(CREDIT_IN, total="balance")],
-                "it leaves (0, 1) of ('balance', 'credit'), not (1, 0)",
+                "it makes ('balance', 'credit') (0, 1), expected (1, 0)",
             ),
         ):
             with closing(

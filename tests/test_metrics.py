@@ -13,10 +13,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import __version__
+from creditsync._metrics.reactorlag import ReactorLag
 from creditsync.counters import Counters
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
-from creditsync.metrics import Metrics, ReactorLag, exposition, registry
+from creditsync.metrics import Metrics, exposition, registry
 from creditsync.records import TradeEvent
 from creditsync.revocations import Revocations
 from creditsync.service import CreditSync
@@ -40,7 +41,7 @@ def values(metrics: Metrics) -> dict[str, Any]:
 
 class LintTests(SynchronousTestCase):
     """
-    The rules see what is wrong.
+    The checks of the exposition find what is wrong.
     """
 
     GOOD = (
@@ -52,13 +53,13 @@ class LintTests(SynchronousTestCase):
 
     def test_good(self) -> None:
         """
-        There is nothing to say of what is good.
+        Nothing is reported for a correct exposition.
         """
         self.assertEqual(problems(self.GOOD), [])
 
     def test_bad(self) -> None:
         """
-        Each fault has its word.
+        Each mistake is reported in words that name it.
         """
         for good, bad, word in (
             ("a_seconds", "a_ms", "base unit"),
@@ -81,12 +82,13 @@ class LintTests(SynchronousTestCase):
 
 class MetricsTests(ObservedTestCase):
     """
-    What a scraper is told.
+    What a scraper gets.
     """
 
     def test_lint(self) -> None:
         """
-        The text is good before anything has happened and after a lot has.
+        The exposition is correct before anything has happened and after a lot
+        has.
         """
         text, _ = exposition(registry(self.metrics), "")
         self.assertEqual(problems(text.decode()), [])
@@ -112,8 +114,8 @@ class MetricsTests(ObservedTestCase):
 
     def test_revocations(self) -> None:
         """
-        A file of revoked tokens that is no longer understood is told, also on
-        a server that nobody asks for anything.
+        A file of revoked tokens that can't be read is reported, even without
+        requests.
         """
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -130,7 +132,8 @@ class MetricsTests(ObservedTestCase):
 
     def test_openMetrics(self) -> None:
         """
-        Who asks for OpenMetrics gets what its own, stricter parser takes.
+        A scraper that accepts OpenMetrics gets what its stricter parser
+        accepts.
         """
         self.aLot()
         text, contentType = exposition(
@@ -143,7 +146,8 @@ class MetricsTests(ObservedTestCase):
 
     def test_values(self) -> None:
         """
-        One credit that was booked, one that waits, one refused for each reason.
+        After one booked, one pending and one refused request of each kind, the
+        metrics have these values.
         """
         self.aLot()
         self.reactor.advance(0.5)
@@ -186,7 +190,7 @@ class MetricsTests(ObservedTestCase):
 
     def test_requestsAreTimed(self) -> None:
         """
-        Each request that is counted was timed too.
+        Each request that is counted is timed too.
         """
         self.aLot()
         found = values(self.metrics)
@@ -201,7 +205,8 @@ class MetricsTests(ObservedTestCase):
 
     def test_unread(self) -> None:
         """
-        What a client does not read shows, and that it stalls.
+        Bytes that a client does not read are shown, and that its connection is
+        paused.
         """
         client = Client(self.server)
         client.protocol.pauseProducing()
@@ -212,7 +217,7 @@ class MetricsTests(ObservedTestCase):
 
     def test_otherRegistry(self) -> None:
         """
-        An application that has a registry puts the metrics among its own.
+        An application can register the metrics in a registry of its own.
         """
         theirs = CollectorRegistry(auto_describe=True)
         theirs.register(self.metrics)
@@ -224,14 +229,14 @@ class MetricsTests(ObservedTestCase):
 
     def test_process(self) -> None:
         """
-        A registry of our own has the process too.
+        Our own registry also has the metrics of the process.
         """
         found = values(self.metrics)
         self.assertGreater(found["process_resident_memory_bytes{}"], 1_000_000)
 
     def test_foreignRuntime(self) -> None:
         """
-        Of a runtime that is not ours nothing is told of queue and commits.
+        With another trading runtime there are no metrics of queue and commits.
         """
         clock = Clock()
         events = TradeEvents()
@@ -257,14 +262,15 @@ class ProblemTests(ObservedTestCase):
 
     def test_idle(self) -> None:
         """
-        To have booked nothing for a long time is no problem.
+        Having booked nothing for a long time is not a problem.
         """
         self.reactor.advance(86400)
         self.assertEqual(self.metrics.problem(), None)
 
     def test_stuck(self) -> None:
         """
-        A commit that lasts longer than a request may is one, until it ends.
+        A commit that lasts longer than the timeout of requests is a problem
+        until it ends.
         """
         Client(self.server).asks()
         self.turns()
@@ -279,7 +285,7 @@ class ProblemTests(ObservedTestCase):
 
     def test_failed(self) -> None:
         """
-        So is a ledger that failed.
+        A ledger that failed is a problem.
         """
         Client(self.server).asks()
         self.turns()
@@ -291,7 +297,7 @@ class ProblemTests(ObservedTestCase):
 
     def test_stopping(self) -> None:
         """
-        And a server that stops.
+        A server that is stopping is a problem.
         """
         self.server.stopService()
         self.assertEqual(
@@ -299,23 +305,23 @@ class ProblemTests(ObservedTestCase):
         )
 
 
-class PulseTests(SynchronousTestCase):
+class ReactorLagTests(SynchronousTestCase):
     """
     How late the reactor is.
     """
 
     def test_lag(self) -> None:
         """
-        A reactor that was busy for 0.4 s is so much late.
+        A reactor that was busy for 0.4 s lags by 0.4 s.
         """
         clock = Clock()
-        pulse = ReactorLag(clock)
-        pulse.start()
+        reactorLag = ReactorLag(clock)
+        reactorLag.start()
         clock.advance(0.25)
-        self.assertEqual(pulse.lag, 0)
+        self.assertEqual(reactorLag.last, 0)
         clock.advance(0.65)
-        self.assertAlmostEqual(pulse.lag, 0.4)
-        self.assertEqual(sum(pulse.lags.counts), 2)
-        pulse.stop()
-        pulse.stop()
+        self.assertAlmostEqual(reactorLag.last, 0.4)
+        self.assertEqual(sum(reactorLag.histogram.counts), 2)
+        reactorLag.stop()
+        reactorLag.stop()
         self.assertEqual(clock.getDelayedCalls(), [])

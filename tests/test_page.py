@@ -6,7 +6,10 @@ fit together. C{tests/integration/test_console.py} tests the page in a browser.
 import re
 from html.parser import HTMLParser
 from importlib.resources import files
+from typing import Any
 
+from creditsync.web._history import History
+from creditsync.web._snapshot import snapshot
 from tests.test_web import WebTestCase
 
 STATIC = {
@@ -60,7 +63,8 @@ def referred(page: str) -> list[str]:
 
 def inlined(page: str) -> list[str]:
     """
-    The parts of a page that its policy forbids to execute or to apply.
+    Scripts, styles and event attributes inside a page, which the policy
+    forbids.
     """
     elements = Elements(page)
     attributes = [
@@ -76,13 +80,13 @@ def wanted(script: str) -> set[str]:
     """
     The ids of the elements that a script looks up or writes to.
     """
-    called = r'(?:\$|tell|flag|new Plot|new Table)\(\s*"([\w-]+)"'
+    called = r'(?:\$|setText|flag|new Plot|new Table)\(\s*"([\w-]+)"'
     return set(re.findall(called, script))
 
 
 def fetched(script: str) -> set[str]:
     """
-    The modules, feeds and answers that a script loads.
+    The modules, feeds and responses that a script loads.
     """
     pattern = (
         r'(?:from |import |import\(|fetch\(|EventSource\(|WebSocket\()["`]([^"`?]+)'
@@ -97,7 +101,7 @@ class PageTests(WebTestCase):
 
     def test_served(self) -> None:
         """
-        Every file is served, with its type and the policy.
+        Every file is served with its type and the policy.
         """
         types = {
             "html": "text/html; charset=utf-8",
@@ -139,7 +143,7 @@ class PageTests(WebTestCase):
 
     def test_nothingInline(self) -> None:
         """
-        The page has no inline script, style or event attribute, and no script
+        The page itself has no script, style or event attribute, and no script
         turns text into markup or code.
         """
         self.assertEqual(inlined(STATIC["index.html"]), [])
@@ -153,7 +157,7 @@ class PageTests(WebTestCase):
 
     def test_ids(self) -> None:
         """
-        Each id that the scripts look up occurs in the page, once.
+        Each id that the scripts look up is in the page, once.
         """
         ids = [
             each["id"]
@@ -162,8 +166,28 @@ class PageTests(WebTestCase):
         ]
         self.assertEqual(len(ids), len(set(ids)))
         looked = set().union(*map(wanted, SCRIPTS.values()))
-        self.assertGreater(len(looked), 50)
+        self.assertGreater(len(looked), 40)
         self.assertEqual(looked - set(ids), set())
+
+    def test_figures(self) -> None:
+        """
+        Each figure of the page is a member of a snapshot, in a format that the
+        scripts have.
+        """
+        shown = snapshot(self.metrics, History(self.metrics))
+        formats = re.findall(r"const FORMATS = \{ (.*) \}", SCRIPTS["figures.js"])
+        figures = [
+            (each["data-figure"] or "", each["data-format"])
+            for _, each in Elements(STATIC["index.html"]).found
+            if "data-figure" in each
+        ]
+        self.assertGreater(len(figures), 15)
+        for path, form in figures:
+            self.assertIn(form, formats[0].split(", "), path)
+            value: Any = shown
+            for name in path.split("."):
+                self.assertIn(name, value, path)
+                value = value[name]
 
     def test_accessible(self) -> None:
         """
@@ -185,12 +209,12 @@ class PageTests(WebTestCase):
 
     def test_checks(self) -> None:
         """
-        These tests detect what they forbid.
+        The checks above find what is not allowed.
         """
         page = "<img src=//else/x onerror=a()><p style=a><script>b()</script>"
         self.assertEqual(referred(page), ["//else/x"])
         self.assertEqual(inlined(page), ["onerror", "style", "b()"])
-        self.assertEqual(wanted('tell("a", 1); $("b-c")'), {"a", "b-c"})
+        self.assertEqual(wanted('setText("a", 1); $("b-c")'), {"a", "b-c"})
         self.assertEqual(
             fetched('import x from "https://else/y.js"'), {"https://else/y.js"}
         )

@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.wire.plainRequest}, the short way of most lines.
+Tests for L{creditsync._wire.plainRequest}, the short way of most lines.
 """
 
 import contextlib
@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import wire
+from creditsync import _wire as wire
+from creditsync._money import toUnits
 from creditsync.errors import InvalidJSON, Refusal
 from creditsync.records import Request
 from creditsync.validation import Schemas
@@ -49,7 +50,7 @@ def units(amount: int | float | Decimal) -> int | None:
     An amount in 10⁻⁸ units, if it can be one.
     """
     try:
-        return wire.toUnits(amount)
+        return toUnits(amount)
     except ValueError:
         return None
 

@@ -1,5 +1,6 @@
 """
-Tests for L{creditsync._transport.protocol}.
+Tests for L{creditsync._transport.protocol} and L{creditsync._transport.factory},
+with all that a connection is made of.
 """
 
 import json
@@ -35,8 +36,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides, implementer
 from zope.interface.verify import verifyObject
 
-from creditsync import wire
-from creditsync._transport.protocol import LineFactory, LineProtocol
+from creditsync import _wire as wire
+from creditsync._transport.factory import LineFactory
+from creditsync._transport.protocol import LineProtocol
 from creditsync.errors import OutcomeUnknown, Refusal
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ITradingRuntime
@@ -680,9 +682,9 @@ class TurnTests(RecordedTestCase):
             client.session.principal = Principal(id, 1, 2e9)
         for client in (one, two, other, nobody):
             client.says(b"x\n")
-        self.assertIs(one.protocol.account, two.protocol.account)
+        self.assertIs(one.protocol.share, two.protocol.share)
         self.assertEqual(
-            len({c.protocol.account for c in (one, other, nobody, self.connect())}), 3
+            len({c.protocol.share for c in (one, other, nobody, self.connect())}), 3
         )
 
     def test_accepts(self) -> None:
@@ -704,7 +706,7 @@ class TurnTests(RecordedTestCase):
         client = self.connect()
         client.says(b"x" * 60_000)
         client.isGone()
-        self.assertEqual(client.protocol._partial, b"")
+        self.assertEqual(client.protocol._input._partial, b"")
         self.assertAtRest()
 
     def test_queuedIsNotRead(self) -> None:

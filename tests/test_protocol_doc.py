@@ -36,13 +36,12 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import errors
+from creditsync import codes, errors
 from creditsync.auth import TokenAuthenticator, mint
 from creditsync.errors import OutcomeUnknown, Refusal
 from creditsync.events import TradeEvents
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.methods import FINANCE_METHODS, BookingMethod
-from creditsync.records import Limits
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 
@@ -135,6 +134,15 @@ class Documented:
         )
         self.service.startService()
 
+    def stop(self) -> "Deferred[None]":
+        """
+        Stop the server, and give it the time to read what came at the last
+        moment.
+        """
+        stopped = self.service.stopService()
+        self.clock.advance(1)
+        return stopped
+
     def _commit(self, write: Callable[[], None]) -> "Deferred[None]":
         if not self._isSlow:
             write()
@@ -210,10 +218,7 @@ class ExampleTests(SynchronousTestCase):
         """
         The server can stop, and leaves nothing behind.
         """
-        stopped = self.server.service.stopService()
-        # Lines that have come at the last moment are still read.
-        self.server.clock.advance(1)
-        self.successResultOf(stopped)
+        self.successResultOf(self.server.stop())
         self.assertEqual(self.server.clock.getDelayedCalls(), [])
 
     def test_conversations(self) -> None:
@@ -381,24 +386,6 @@ class TableTests(SynchronousTestCase):
             ],
         )
 
-    def test_limits(self) -> None:
-        """
-        The limits in the document are the server's defaults.
-        """
-        limits = Limits()
-        self.assertEqual(
-            [float(number) for _, number, _ in self.texts("Limits")],
-            [
-                limits.maxLineLength,
-                limits.lineTimeout,
-                limits.maxPendingPerSession,
-                limits.maxPending,
-                limits.maxQueued,
-                limits.maxUnread,
-                limits.maxConnections,
-            ],
-        )
-
     def test_links(self) -> None:
         """
         Every link to a file leads to one, and every schema is linked.
@@ -415,11 +402,44 @@ class TableTests(SynchronousTestCase):
             sorted(f"../schemas/{path.name}" for path in SCHEMAS.glob("*.json")),
         )
 
+    def test_codes(self) -> None:
+        """
+        The codes of an event are those of L{creditsync.codes}.
+        """
+        prefixes = {"type": "", "cmd": "OP_", "state": "TS_", "reason": "TR_REASON_"}
+        documented = {
+            f"{prefixes[member]}{name}": int(number)
+            for member, text in self.texts("Trade events")
+            for number, name in re.findall(r"(\d+) ([A-Z_]+)", text)
+        }
+        self.assertEqual(
+            documented,
+            {
+                name: number
+                for name, number in vars(codes).items()
+                if name.startswith(("EV_", "OP_", "TS_", "TR_"))
+            },
+        )
+
+    def test_commands(self) -> None:
+        """
+        Every command of the server is in the text.
+        """
+        with TemporaryDirectory() as folder:
+            server = Documented(folder)
+            commands = set(server.service.sessions._commands)
+            self.successResultOf(server.stop())
+        said = {each.astext() for each in parsed().findall(literal)}
+        self.assertEqual(commands - said, set())
+
     def test_names(self) -> None:
         """
-        Every error name in the text is one of the server's.
+        Every name that the text has is that of an error, or of a code in the
+        table of codes.
         """
         names = {name for _, name, *_ in self.errors()}
+        for _, text in self.texts("Trade events"):
+            names.update(re.findall("[A-Z_]+", text))
         said = {
             text
             for text in (each.astext() for each in parsed().findall(literal))

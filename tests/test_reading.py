@@ -24,7 +24,7 @@ from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
 from creditsync.ledger import _copying as copying
 from creditsync.ledger import _reading as reading
 from creditsync.ledger import sqlite
-from creditsync.ledger._checking import problems
+from creditsync.ledger._checking import findings
 from creditsync.ledger._copying import backUp
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account, Deletion, Operation, Reservation, Trade
@@ -238,7 +238,7 @@ class ReadingTests(LedgerTestCase):
         Another program's database is refused.
         """
         self.sql("PRAGMA application_id = 17")
-        self.assertIn("a database of another program", self.refused(LedgerDamaged))
+        self.assertIn("another program's database", self.refused(LedgerDamaged))
 
     def test_empty(self) -> None:
         """
@@ -380,8 +380,8 @@ class AtRestTests(LedgerTestCase):
             server.close()
         self.assertEqual(
             str(raised.exception),
-            f"the ledger {self.path} was changed while it was read, so what was read is"
-            " not of one moment: do it again",
+            f"the ledger {self.path} was changed while it was being read, so the result"
+            " is inconsistent: try again",
         )
 
     def test_looksDamaged(self) -> None:
@@ -635,6 +635,20 @@ class OwnersTests(SynchronousTestCase):
             os.chown(self.path + end, SERVER, GROUP)
         self.serves()
 
+    def test_wrongUser(self) -> None:
+        """
+        Who is not the server's user is told to become it, and not to take the
+        server's files away from it.
+        """
+        self.serves().close()
+        self.be(0)
+        os.chmod(self.path, 0o600)
+        sentence = (
+            f"{self.path} is in the way: it belongs to user 54321, and user nobody, who"
+            " runs this, may not read and write it; run this as user 54321"
+        )
+        self.assertEqual(self.refused(OTHER), sentence)
+
     def test_madeByRoot(self) -> None:
         """
         Files that root creates, as C{creditsync account add} does, belong to
@@ -738,7 +752,7 @@ class CheckTests(LedgerTestCase):
         The problems found.
         """
         with reading.reading(self.path) as ledger:
-            return [(each.rule, each.message) for each in problems(ledger)]
+            return [(each.rule, each.message) for each in findings(ledger)]
 
     def rules(self) -> list[str]:
         """
@@ -771,12 +785,12 @@ class CheckTests(LedgerTestCase):
             [
                 (
                     "total",
-                    "account 1001 has balance 62 and credit 351, but its trades sum up"
+                    "account 1001 has balance 62 and credit 351, but its trades add up"
                     " to balance 60 and credit 350",
                 ),
                 (
                     "total",
-                    "account 1002 has balance 2 and credit 1, but its trades sum up to"
+                    "account 1002 has balance 2 and credit 1, but its trades add up to"
                     " balance 0 and credit 0",
                 ),
             ],
@@ -818,7 +832,7 @@ class CheckTests(LedgerTestCase):
         """
         self.sql("UPDATE order_mark SET next_order = 6")
         self.assertEqual(
-            self.found(), [("order-mark", "order 6 stands above the order mark 6")]
+            self.found(), [("order-mark", "order 6 is not below the order mark 6")]
         )
 
     def test_noMark(self) -> None:
@@ -833,7 +847,7 @@ class CheckTests(LedgerTestCase):
         A number that can't be an order is reported.
         """
         self.plant('UPDATE trade SET "order" = -3 WHERE "order" = 3')
-        self.assertIn(("order", "order -3 is no order number"), self.found())
+        self.assertIn(("order", "order -3 is not a valid order number"), self.found())
 
     def test_sameOrderTwice(self) -> None:
         """
@@ -863,7 +877,10 @@ class CheckTests(LedgerTestCase):
         self.plant('UPDATE trade SET login = 0 WHERE "order" = 3')
         self.plant("UPDATE account SET balance = 0 WHERE login = 1001")
         self.plant("DELETE FROM account WHERE login = 0")
-        self.assertIn(("login", "order 3 is of login 0, which is none"), self.found())
+        self.assertIn(
+            ("login", "order 3 belongs to login 0, which is not a valid login"),
+            self.found(),
+        )
 
     def test_cmd(self) -> None:
         """
@@ -871,7 +888,7 @@ class CheckTests(LedgerTestCase):
         """
         self.plant('UPDATE trade SET cmd = 5 WHERE "order" = 3')
         self.assertIn(
-            ("cmd", "order 3 has cmd 5, which the table operation does not have"),
+            ("cmd", "order 3 has cmd 5, which is not in the table operation"),
             self.found(),
         )
 
@@ -920,8 +937,8 @@ class CheckTests(LedgerTestCase):
             [
                 (
                     "key-without-trade",
-                    "the key 'first' of principal 7 booked order 99, which is not"
-                    " there",
+                    "the key 'first' of principal 7 booked order 99, which does not"
+                    " exist",
                 )
             ],
         )
@@ -1088,7 +1105,7 @@ class CheckTests(LedgerTestCase):
         )
         self.assertEqual(
             self.found(),
-            [("schema", "the trigger trade_inserted is not as it was made")],
+            [("schema", "the trigger trade_inserted is not what creditsync made")],
         )
 
     def test_triggerAdded(self) -> None:
@@ -1188,7 +1205,7 @@ class BackUpTests(LedgerTestCase):
         Path(self.copy).write_text("precious")
         self.assertEqual(
             self.refusedCopy(LedgerProblem),
-            f"{self.copy} is there already, and is not replaced",
+            f"{self.copy} already exists and is not replaced",
         )
         self.assertEqual(Path(self.copy).read_text(), "precious")
 
@@ -1208,11 +1225,11 @@ class BackUpTests(LedgerTestCase):
         ledger = self.path
         for self.copy in [ledger, f"{ledger}-wal", f"{ledger}-shm", f"{ledger}.lock"]:
             said = self.refusedCopy(LedgerProblem, overwrite=True)
-            self.assertIn("belongs to the ledger itself", said)
+            self.assertIn("is part of the ledger itself", said)
         os.symlink(ledger, os.path.join(self.folder, "link.db"))
         self.copy = os.path.join(self.folder, "link.db")
         self.assertIn(
-            "belongs to the ledger itself",
+            "is part of the ledger itself",
             self.refusedCopy(LedgerProblem, overwrite=True),
         )
 

@@ -20,20 +20,21 @@ NOT_ASCII = (
 )
 SEVERAL_WORDS = (
     ": there is white space or one of # , ; \" ' inside; one id per line is expected,"
-    " and a remark begins with white space and #. The first word is revoked too"
+    " and a comment begins with white space and #. The first word, and each id of"
+    " `creditsync token` in the line, is revoked too"
 )
 JOINED = (
-    ": this may be several ids of `creditsync token` with no line end between them;"
+    ": this may be several ids of `creditsync token` without line ends between them;"
     " each of them is revoked too"
 )
 FOREIGN = (
-    ": this can't be the id of a token by `creditsync token`, which has 16 of the"
-    " characters 0-9 and a-f; it is right only if another program makes your tokens"
+    ": this can't be an id of `creditsync token`, which has 16 of the characters 0-9"
+    " and a-f; it is right only if another program makes your tokens"
 )
-NO_END = "the last line has no line end: what is appended next will run into it"
+NO_END = "the last line has no line end: the next one would be appended to it"
 RUN_INTO = (
-    ": this was appended to a line that had no line end; both parts are revoked, and"
-    " the whole"
+    ": this was appended to a line without a line end; both parts are revoked, and the"
+    " whole line too"
 )
 
 
@@ -139,7 +140,7 @@ class ContentTests(RevocationsTestCase):
 
     def test_joined(self) -> None:
         """
-        Two of our ids without a line end between them are both revoked.
+        Ids of ours without line ends between them are each revoked.
         """
         self.assertSays(
             f"{ONE}\n{TWO}{THREE}\n",
@@ -154,20 +155,23 @@ class ContentTests(RevocationsTestCase):
 
     def test_severalWords(self) -> None:
         """
-        A comment without its C{#}, quotes, lists: the first word is revoked,
-        and so is the whole line, as an issuer may use such ids.
+        A remark without its C{#}, quotes, lists: the first word is revoked, each
+        id of ours is, and so is the whole line, as an issuer may use such ids.
         """
-        for line, word in (
+        for line, *ids in (
             (f"{ONE} John", ONE),
             (f"{ONE}\tJohn", ONE),
             (f"{ONE}#John", ONE),
-            (f"{ONE}, {TWO}", ONE),
-            (f"{ONE};{TWO}", ONE),
+            (f"{ONE}, {TWO}", ONE, TWO),
+            (f"{ONE};{TWO}", ONE, TWO),
             (f'"{ONE}"', ONE),
             (f"'{ONE}',", ONE),
+            (f'"jti": "{ONE}"', ONE, "jti"),
+            (f"John: {ONE}", ONE, "John:"),
+            (f"{ONE}{TWO} John", ONE, TWO, ONE + TWO),
             ("device 7", "device"),
         ):
-            self.assertSays(f"{line}\n", [line, word], [f"line 1{SEVERAL_WORDS}"])
+            self.assertSays(f"{line}\n", [line, *ids], [f"line 1{SEVERAL_WORDS}"])
 
     def test_unusualCharacters(self) -> None:
         """
@@ -177,12 +181,36 @@ class ContentTests(RevocationsTestCase):
         for line in (
             f"{ONE}\u200b",
             f"\u2060{ONE}",
-            f"{ONE[:8]}\u00ad{ONE[8:]}",
             f"\u201c{ONE}\u201d",
             f"\u202a{ONE}\u202c",
             f"{ONE}\x1a",
         ):
             self.assertSays(f"{line}\n", [line, ONE], [f"line 1{NOT_ASCII}"])
+        self.assertSays(
+            f"{ONE[:8]}\u00ad{ONE[8:]}\n",
+            [f"{ONE[:8]}\u00ad{ONE[8:]}", ONE, ONE[:8]],
+            [f"line 1{NOT_ASCII}"],
+        )
+
+    def test_unusualCharactersInARemark(self) -> None:
+        """
+        A line that is doubtful for more than one reason revokes the id in it, too:
+        a remark without its C{#} often has a dash, an umlaut or a curly
+        apostrophe.
+        """
+        for line in (
+            "{} John\u2019s laptop",
+            "{} \u2013 M\xfcller",
+            "{}\u2014John",
+            "\u200b{} John",
+            "\u2018{}\u2019 John",
+        ):
+            for id in (ONE, "lost-laptop-1"):
+                revocations = self.read(f"{line.format(id)}\n")
+                self.assertTrue(revocations.isRevoked(id), line)
+                self.assertEqual(list(revocations.warnings), [f"line 1{NOT_ASCII}"])
+        revocations = self.read(f"{ONE}{TWO} \u2013 John\n")
+        self.assertEqual(self.revoked(revocations, ONE, TWO), [ONE, TWO])
 
     def test_whiteSpaceOfOtherKinds(self) -> None:
         """
@@ -213,7 +241,7 @@ class ContentTests(RevocationsTestCase):
         """
         A file that is not UTF-8 is refused as a whole.
         """
-        no16 = "are not UTF-8, but UTF-16 or no text at all"
+        no16 = "are not UTF-8, but UTF-16 or not text"
         for data, cause in (
             (f"{ONE}\n".encode("utf-16"), no16),
             (f"{ONE}\n".encode("utf-16-le"), no16),
@@ -263,7 +291,7 @@ class ChangeTests(RevocationsTestCase):
             [
                 (
                     "error",
-                    f"The revocations in {self.path} {cause}; those read before stay"
+                    f"The revocations in {self.path} {cause}; the previous ones stay"
                     " in force.",
                 )
             ],
@@ -274,7 +302,7 @@ class ChangeTests(RevocationsTestCase):
         If the file becomes UTF-16 the last good content stays in force.
         """
         self.path.write_bytes(f"{TWO}\n".encode("utf-16"))
-        self.assertKept("are not UTF-8, but UTF-16 or no text at all")
+        self.assertKept("are not UTF-8, but UTF-16 or not text")
 
     def test_notUnderstoodIsNotReadAgain(self) -> None:
         """
@@ -314,7 +342,7 @@ class ChangeTests(RevocationsTestCase):
         self.assertIsNone(self.revocations.problem)
         self.assertEqual(
             self.lines[1:],
-            [("info", f"The revocations in {self.path} are read again.")],
+            [("info", f"The revocations in {self.path} can be read again.")],
         )
 
     def test_sameFileAgain(self) -> None:
@@ -420,8 +448,8 @@ class ChangeTests(RevocationsTestCase):
             [
                 (
                     "warn",
-                    f"The revocations in {self.path} no longer have 2 ids that they"
-                    " had; tokens with these ids are good again.",
+                    f"The revocations in {self.path} no longer contain 2 ids;"
+                    " tokens with these ids are valid again.",
                 )
             ],
         )

@@ -64,7 +64,7 @@ def credit(
     key: str | None = None,
 ) -> Operation:
     """
-    An operation; by default that of the seed's example.
+    An operation; by default that of C{docs/protocol.rst}, "A credit".
     """
     return Operation(
         command="CreditInSync",
@@ -438,7 +438,7 @@ class UpdateTests(RuntimeCase):
         """
         self.had(trade(5))
         why = self.refused(IncorrectOrder, credit(order=5, login=1002))
-        self.assertEqual(why.message, "order 5 is not of login 1002")
+        self.assertEqual(why.message, "order 5 does not belong to login 1002")
         self.assertEqual((why.status, why.error), (409, "INCORRECT_ORDER"))
 
     def test_otherKind(self) -> None:
@@ -453,7 +453,9 @@ class UpdateTests(RuntimeCase):
         )
         for order in (5, 7, 8):
             why = self.refused(IncorrectOrder, credit(order=order))
-            self.assertEqual(why.message, f"order {order} is of another kind")
+            self.assertEqual(
+                why.message, f"order {order} is a different kind of transaction"
+            )
         self.submit(credit(order=6))
 
     def test_deleted(self) -> None:
@@ -640,7 +642,9 @@ class DeletionTests(RuntimeCase):
         )
         for order in (5, 6):
             why = self.refused(IncorrectOrder, deletion(order))
-            self.assertEqual(why.message, f"order {order} is of another kind")
+            self.assertEqual(
+                why.message, f"order {order} is a different kind of transaction"
+            )
         for order in (8, 7):
             self.submit(deletion(order))
 
@@ -682,7 +686,7 @@ class DeletionTests(RuntimeCase):
         """
         self.had(trade(5, 300 * ONE), trade(6, -ONE, cmd=CREDIT_OUT))
         why = self.refused(NoMoney, deletion(5))
-        self.assertEqual(why.message, "account 1001 has not enough credit")
+        self.assertEqual(why.message, "account 1001 does not have enough credit")
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.memory.trade(5), trade(5, 300 * ONE))
         self.refused(NoMoney, credit(-299 * ONE - 1, cmd=CREDIT_OUT))
@@ -891,7 +895,7 @@ class KeyTests(RuntimeCase):
         self.assertEqual(len(self.runtime._keys), 3)
         self.book()
         self.assertEqual(self.runtime._keys, {})
-        self.assertEqual(self.runtime._underWay, {})
+        self.assertEqual(self.runtime._pending, {})
 
     def test_refusedIsForgotten(self) -> None:
         """
@@ -940,14 +944,14 @@ class TotalTests(RuntimeCase):
         self.had(trade(5, 300 * ONE))
         why = self.refused(NoMoney, credit(-300 * ONE - 1, cmd=CREDIT_OUT))
         self.assertEqual((why.status, why.error), (409, "TRADE_NO_MONEY"))
-        self.assertEqual(why.message, "account 1001 has not enough credit")
+        self.assertEqual(why.message, "account 1001 does not have enough credit")
 
     def test_newAccount(self) -> None:
         """
         An unknown account has nothing to withdraw.
         """
         why = self.refused(NoMoney, credit(-1, cmd=BALANCE_OUT))
-        self.assertEqual(why.message, "account 1001 has not enough balance")
+        self.assertEqual(why.message, "account 1001 does not have enough balance")
 
     def test_balanceIsNoCredit(self) -> None:
         """
@@ -999,7 +1003,7 @@ class TotalTests(RuntimeCase):
         why = self.refused(InvalidData, credit(ONE + 1))
         self.assertEqual(
             why.message,
-            "data.amount would take the credit of account 1001 over"
+            "data.amount would take the credit of account 1001 above"
             " 92233720368.54775807",
         )
         self.submit(credit(ONE))
@@ -1461,7 +1465,7 @@ class MainLoopTests(RuntimeCase):
         self.submit(credit())
         self.book()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(self.runtime._underWay, {})
+        self.assertEqual(self.runtime._pending, {})
         self.submit(credit())
         self.book()
         self.assertEqual([event.order for event in self.published], [1242281, 1242282])

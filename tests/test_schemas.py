@@ -1,5 +1,5 @@
 """
-Tests for the JSON Schemas of C{docs/protocol.rst}.
+Tests for the JSON Schemas of C{docs/protocol.rst}, "Schemas".
 """
 
 import json
@@ -15,7 +15,7 @@ from creditsync.validation import REQUESTS, load
 
 NAMES = (*REQUESTS, "common", "trade", "event", "reply")
 
-# The seed's examples.
+# The example of docs/protocol.rst, "A credit".
 REQUEST = {
     "command": "CreditInSync",
     "extID": "credit-req-1001",
@@ -131,14 +131,14 @@ class ContractTests(SynchronousTestCase):
 
     def test_seedRequest(self) -> None:
         """
-        The seed's request is one, and its data is a credit-in's.
+        The example's request is one, and its data is a credit-in's.
         """
         self.passes("request", REQUEST)
         self.passes("credit_in", REQUEST["data"])
 
     def test_seedReply(self) -> None:
         """
-        The seed's success response is a reply.
+        The example's reply is one.
         """
         self.passes("reply", REPLY)
 

@@ -15,13 +15,13 @@ INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 class Ended(BaseException):
     """
-    Raised in place of ending the process.
+    The process would have ended.
     """
 
 
 class Reactor(MemoryReactorClock):
     """
-    A reactor that records the signals passed to it.
+    A reactor that notes the signals passed to it.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,8 @@ def keepSignals(test: SynchronousTestCase) -> None:
 
 class SignalsTestCase(SynchronousTestCase):
     """
-    A process with the signal actions of a shell's foreground job.
+    A test with the signal handlers of a process that a shell runs in the
+    foreground.
     """
 
     def setUp(self) -> None:
@@ -63,7 +64,7 @@ class SignalsTestCase(SynchronousTestCase):
 
     def reload(self) -> None:
         """
-        Record a reload.
+        Count a reload.
         """
         self.reloads.append("reload")
 
@@ -92,13 +93,13 @@ class SignalsTestCase(SynchronousTestCase):
 
 class StartTests(SignalsTestCase):
     """
-    Tests for signals before the server is running.
+    Signals while the server starts.
     """
 
     def test_hangUpWaits(self) -> None:
         """
-        A SIGHUP during the start is handled once the server is running, and
-        once, however many came.
+        A SIGHUP during the start is held until the server can reload, and
+        causes one reload, however many came.
         """
         signals.prepareServer()
         signals.prepareServer()
@@ -112,8 +113,8 @@ class StartTests(SignalsTestCase):
 
     def test_othersEnd(self) -> None:
         """
-        SIGTERM and SIGINT end the process by their default action, which needs
-        no Python and shows no traceback.
+        SIGTERM and SIGINT end the process by their default action, which does
+        not depend on Python and prints no traceback.
         """
         signals.prepareServer()
         self.assertEqual(signal.getsignal(TERM), signal.SIG_DFL)
@@ -142,8 +143,8 @@ class StartTests(SignalsTestCase):
 
     def test_firstOfACommand(self) -> None:
         """
-        Process 1 ends as well if it runs a command instead of the server.
-        Python handles Ctrl-C there.
+        Process 1 ends too if it is a command and not the server. Ctrl-C is
+        left to Python there.
         """
         statuses = self.beFirst()
         signals.prepare()
@@ -154,8 +155,7 @@ class StartTests(SignalsTestCase):
 
     def test_command(self) -> None:
         """
-        A command that is not process 1 keeps the signal actions that it
-        inherited.
+        A command that is not process 1 keeps its signal actions.
         """
         signals.prepare()
         self.assertEqual(signal.getsignal(TERM), signal.SIG_DFL)
@@ -165,12 +165,12 @@ class StartTests(SignalsTestCase):
 
 class StopTests(SignalsTestCase):
     """
-    Tests for signals from the first stop signal on.
+    Signals while the server stops.
     """
 
     def test_inOrder(self) -> None:
         """
-        The first signal stops the reactor, and the next one the process, even
+        The first signal stops the reactor; the next one ends the process, even
         before the reactor has handled the first.
         """
         for number in (TERM, INT):
@@ -183,7 +183,7 @@ class StopTests(SignalsTestCase):
 
     def test_first(self) -> None:
         """
-        Process 1 is ended by the second signal too.
+        A second signal ends process 1 too.
         """
         statuses = self.beFirst()
         reactor = Reactor()
@@ -195,8 +195,8 @@ class StopTests(SignalsTestCase):
 
     def test_hangUp(self) -> None:
         """
-        During a stop SIGHUP does nothing, and has no handler that Python would
-        remove at its end.
+        SIGHUP is ignored, without a handler that Python would remove at its
+        end.
         """
         signals.reloadAtHangUp(self.reload)
         signals.ignoreHangUp()

@@ -105,7 +105,7 @@ class RestTests(SynchronousTestCase):
         self.world.run(1.0)
         self.course._checkRest()
         assert self.course.site.service is not None
-        self.course.site.service.sessions.pending += 1
+        self.course.site.service.sessions.admission.pending += 1
 
     def test_rest(self) -> None:
         """

@@ -35,7 +35,7 @@ def credit(
     closeTime: int | None = None,
 ) -> Operation:
     """
-    A credit-in; by default that of the seed's example.
+    A credit-in; by default that of C{docs/protocol.rst}, "A credit".
     """
     return Operation(
         "CreditInSync", 7, 1001, amount, comment, order, openTime, closeTime
@@ -366,7 +366,7 @@ class FakeTradingRuntimeTests(RuntimeBehaviour, SynchronousTestCase):
         The fake refuses with the error that the test has set, as long as it is
         set; nothing is submitted then.
         """
-        why = NoMoney("account 1001 has not enough credit")
+        why = NoMoney("account 1001 does not have enough credit")
         self.runtime.refusal = why
         refused = maybeDeferred(self.runtime.submit, credit())
         self.assertIs(self.failureResultOf(refused, NoMoney).value, why)

@@ -261,7 +261,7 @@ class EndpointTests(TLSTestCase):
             [
                 (
                     "info",
-                    f"The certificate {self.pem} is good until"
+                    f"The certificate {self.pem} is valid until"
                     f" {until:%Y-%m-%dT%H:%M:%SZ}.",
                 )
             ],
@@ -301,7 +301,7 @@ class EndpointTests(TLSTestCase):
         self.renew(self.authority.issue(seconds=-60), endpoint)
         ((level, text),) = self.log
         self.assertEqual(level, "error")
-        self.assertIn("is good until", text)
+        self.assertIn("is valid until", text)
 
     def test_reload(self) -> None:
         """
@@ -336,7 +336,7 @@ class EndpointTests(TLSTestCase):
             [
                 (
                     "error",
-                    "The certificate was not renewed, the old one stays:"
+                    "The certificate was not renewed, the old one stays in use:"
                     f" {self.pem} has no private key in PEM without passphrase",
                 )
             ],
@@ -352,8 +352,7 @@ class EndpointTests(TLSTestCase):
             self.log[0],
             (
                 "warn",
-                f"Others can read the key {self.pem}:"
-                " make it yours alone with chmod 600.",
+                f"Others can read the key {self.pem}: restrict it with chmod 600.",
             ),
         )
 

@@ -34,22 +34,22 @@ RELIED_ON = (
     (
         FileDescriptor(MemoryReactorClock()),
         "dataBuffer",
-        "protocol.py counts the unread bytes of --max-unread by it",
+        "output.py counts the unread bytes of --max-unread by it",
     ),
     (
         FileDescriptor(MemoryReactorClock()),
         "offset",
-        "protocol.py counts the unread bytes of --max-unread by it",
+        "output.py counts the unread bytes of --max-unread by it",
     ),
     (
         FileDescriptor(MemoryReactorClock()),
         "_tempDataLen",
-        "protocol.py counts the unread bytes of --max-unread by it",
+        "output.py counts the unread bytes of --max-unread by it",
     ),
     (
         ProtocolWrapper(WrappingFactory(Factory()), Protocol()),
         "transport",
-        "protocol.py finds the socket below TLS by it",
+        "output.py finds the socket below TLS by it",
     ),
     (
         HTTPChannel,
@@ -149,7 +149,7 @@ class TwistedTests(SynchronousTestCase):
             buffered = len(descriptor.dataBuffer) - descriptor.offset
             return int(buffered + descriptor._tempDataLen)
 
-        why = "protocol.py counts the unread bytes of --max-unread in another way"
+        why = "output.py counts the unread bytes of --max-unread in another way"
         descriptor.write(b"x" * 100_000)
         self.assertEqual(unwritten(), 100_000, why)
         descriptor.doWrite()

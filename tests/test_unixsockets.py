@@ -142,7 +142,7 @@ class ListenTests(SocketTestCase):
         self.bound().listen()
         self.assertEqual(
             self.refusal(),
-            f"Couldn't listen on unix:{self.path}: another process listens there.",
+            f"Couldn't listen on unix:{self.path}: another process is listening there.",
         )
         self.assertTrue(self.canConnect())
 
@@ -155,14 +155,14 @@ class ListenTests(SocketTestCase):
         client = socket.socket(socket.AF_UNIX)
         self.addCleanup(client.close)
         client.connect(self.path)
-        self.assertIn("another process listens there", self.refusal())
+        self.assertIn("another process is listening there", self.refusal())
 
     def test_second(self) -> None:
         """
         Of two servers the second one is refused, and the first one goes on.
         """
         self.listens()
-        self.assertIn("another process listens there", self.refusal())
+        self.assertIn("another process is listening there", self.refusal())
         self.assertTrue(self.canConnect())
 
     def test_noSocket(self) -> None:
@@ -171,7 +171,7 @@ class ListenTests(SocketTestCase):
         """
         Path(self.path).write_text("precious")
         sentence = (
-            f"Couldn't listen on unix:{self.path}: a file is there that is not a"
+            f"Couldn't listen on unix:{self.path}: there is a file that is not a"
             " socket."
         )
         self.assertEqual(self.refusal(), sentence)

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync.errors import LedgerDamaged
 from creditsync.ledger import _opening as opening
 from creditsync.ledger import sqlite
-from creditsync.ledger._checking import problems
+from creditsync.ledger._checking import findings
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account, Deletion, Operation, Reservation, Trade
 
@@ -113,7 +113,7 @@ class StoredLedgerCase(SynchronousTestCase):
                 (type, command, trade),
             )
         with closing(sqlite3.connect(ledger.path)) as connection:
-            self.assertEqual(list(problems(connection)), [])
+            self.assertEqual(list(findings(connection)), [])
 
 
 class StoredLedgerTests(StoredLedgerCase):

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import validation, wire
+from creditsync import _wire as wire
+from creditsync import validation
 from creditsync.errors import InvalidData, InvalidJSON
 from creditsync.validation import REQUESTS, Schemas, load
 
@@ -89,7 +90,7 @@ class AcceptTests(_Checks):
 
     def test_seed(self) -> None:
         """
-        The seed's data is good.
+        The data of C{docs/protocol.rst}, "A credit", is good.
         """
         self.schemas.check("credit_in", SEED, "data")
 
@@ -488,7 +489,7 @@ class SiteTests(SynchronousTestCase):
         schemas = self.bring({"oneOf": [{"required": ["order"]}, False]})
         self.assertEqual(
             self.message(schemas, SEED),
-            "data must have exactly one of the forms in its schema",
+            "data must match exactly one of the forms in its schema",
         )
 
     def test_noEcho(self) -> None:
@@ -526,7 +527,7 @@ class SiteTests(SynchronousTestCase):
             path = self.folder / name
             path.write_text("{}")
             error = self.assertRaises(ValueError, Schemas, self.folder)
-            self.assertIn(f"{path} does not have a name that is used:", str(error))
+            self.assertIn(f"{path} has an unknown name, expected", str(error))
             path.unlink()
 
     def test_noJSON(self) -> None:
@@ -584,7 +585,7 @@ class SiteTests(SynchronousTestCase):
         """
         path = self.folder / "credit_in.json"
         path.write_text('{"$schema": "http://json-schema.org/draft-07/schema#"}')
-        self.refused("/credit_in.json is not of JSON Schema 2020-12")
+        self.refused("/credit_in.json is not written for JSON Schema 2020-12")
 
     def test_wrongReference(self) -> None:
         """

@@ -6,7 +6,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync._conversation.waiters import Waiter, Waiters
+from creditsync._conversation.waiter import Waiter
+from creditsync._conversation.waiters import Waiters
 from creditsync.errors import OutcomeUnknown, SessionEnded
 from creditsync.records import Deferral, Operation, TradeEvent
 
@@ -90,8 +91,8 @@ class MatchTests(WaitersCase):
 
     def test_waiter(self) -> None:
         """
-        A waiter knows its order, event type, C{extID} and session, as the
-        seed has it.
+        A waiter knows its order, event type, C{extID} and session, as
+        C{docs/protocol.rst}, "Runtime flow", has it.
         """
         waiter = self.wait(type=UPDATE)
         assert waiter.deferral is not None

@@ -31,8 +31,8 @@ from creditsync.records import Operation, Reservation, Trade, TradeEvent
 from creditsync.web import _feed as feed
 from creditsync.web import _search as search
 from creditsync.web import _signing as signing
+from creditsync.web._history import quantile
 from creditsync.web._service import Web, WebSite, onLoopback
-from creditsync.web._watch import quantile
 from creditsync.web.root import Root
 from tests.lint import problems
 from tests.observed import NOW, Client, ObservedTestCase
@@ -43,7 +43,7 @@ HERE = "http://localhost:8081"
 @define(eq=False)
 class Answer:
     """
-    What a browser is given.
+    A response as a browser gets it.
     """
 
     status: int
@@ -74,7 +74,7 @@ class Wire(StringTransport):
 
     def goes(self) -> None:
         """
-        Be lost.
+        Lose the connection.
         """
         if not self.disconnected:
             self.disconnected = True
@@ -146,14 +146,14 @@ def unchunked(body: bytes) -> bytes:
 @define(eq=False)
 class Elsewhere:
     """
-    A thread that works when the test says so.
+    A thread that runs its calls when the test says so.
     """
 
     work: "list[tuple[Callable[[], Found], Deferred[Found]]]" = Factory(list)
 
     def run(self, blocking: Callable[[], Found]) -> "Deferred[Found]":
         """
-        Take work.
+        Queue a call.
         """
         done: Deferred[Found] = Deferred()
         self.work.append((blocking, done))
@@ -161,7 +161,7 @@ class Elsewhere:
 
     def works(self) -> None:
         """
-        Do the oldest.
+        Run the oldest call.
         """
         blocking, done = self.work.pop(0)
         execute(blocking).chainDeferred(done)
@@ -182,7 +182,7 @@ class WebTestCase(ObservedTestCase):
 
     def open(self, ledger: str | None = None, origins: tuple[str, ...] = ()) -> None:
         """
-        Open the site of a server with this ledger, which is found there.
+        Open the site of a server whose ledger is this file.
         """
         self.root = Root(
             self.metrics,
@@ -240,7 +240,7 @@ class WebTestCase(ObservedTestCase):
 
     def assertAtRest(self) -> None:
         """
-        Nothing is left for the clock but what the server itself has.
+        No delayed calls are left but the server's own.
         """
         self.root.stop()
         for page in self.pages:
@@ -251,12 +251,13 @@ class WebTestCase(ObservedTestCase):
 
 class ProbeTests(WebTestCase):
     """
-    What machines ask.
+    The pages for machines.
     """
 
     def test_metrics(self) -> None:
         """
-        Prometheus' text, and OpenMetrics for who asks for it.
+        The metrics are in Prometheus' text format, or in OpenMetrics if the
+        scraper accepts it.
         """
         answer = self.get("/metrics")
         self.assertEqual(answer.status, 200)
@@ -268,8 +269,8 @@ class ProbeTests(WebTestCase):
 
     def test_rebound(self) -> None:
         """
-        A page of another site whose name resolves to this machine reads no
-        metrics, and the log has the name.
+        A page of another site whose name resolves to this machine can't read
+        the metrics, and the name is logged.
         """
         log: list[Any] = []
         globalLogPublisher.addObserver(log.append)
@@ -281,16 +282,15 @@ class ProbeTests(WebTestCase):
         [event] = [each for each in log if "host" in each]
         self.assertEqual(
             formatEvent(event),
-            "/metrics for 127.0.0.1 is refused: it was asked for under the name"
-            " evil.example:8081, which is neither an address nor named by"
-            " --web-origin.",
+            "/metrics for 127.0.0.1 is refused: it was requested under the name"
+            " evil.example:8081, which is neither an address nor in --web-origin.",
         )
         for host in ("localhost:8081", "127.0.0.1:8081"):
             self.assertEqual(self.get("/metrics", Host=host).status, 200)
 
     def test_health(self) -> None:
         """
-        It answers, and tells how late the reactor was.
+        The health page answers with the reactor's lag.
         """
         self.reactor.advance(0.35)
         answer = self.get("/health")
@@ -299,7 +299,8 @@ class ProbeTests(WebTestCase):
 
     def test_ready(self) -> None:
         """
-        200 as long as requests are served.
+        The readiness page answers 200 as long as requests are served, then
+        503.
         """
         answer = self.get("/ready")
         self.assertEqual((answer.status, answer.json), (200, {"status": "ready"}))
@@ -317,12 +318,12 @@ class ProbeTests(WebTestCase):
 
 class PageTests(WebTestCase):
     """
-    The console's page, and what every answer has.
+    The console's page, and the headers of every response.
     """
 
     def test_page(self) -> None:
         """
-        Anybody may load the page: it has nothing in it.
+        The page can be loaded without a sign-in: it contains no data.
         """
         answer = self.get("/")
         self.assertEqual(answer.status, 200)
@@ -330,7 +331,7 @@ class PageTests(WebTestCase):
 
     def test_static(self) -> None:
         """
-        The browser asks whether a file has changed, and is told.
+        A file that the browser has already is not sent again.
         """
         folder = Path(feed.__file__).parent / "static"
         for path in folder.iterdir():
@@ -343,7 +344,7 @@ class PageTests(WebTestCase):
 
     def test_nothingElse(self) -> None:
         """
-        No other file, and no way out of the folder.
+        No other file is served, inside or outside of the folder.
         """
         for path in (
             "/static",
@@ -358,7 +359,7 @@ class PageTests(WebTestCase):
 
     def test_headers(self) -> None:
         """
-        Whatever is answered, no browser runs or shows it elsewhere.
+        Every response forbids foreign scripts and framing.
         """
         for answer in (
             self.get("/"),
@@ -383,7 +384,8 @@ class PageTests(WebTestCase):
 
     def test_head(self) -> None:
         """
-        HEAD is GET without its body, also where there is nothing or a stream.
+        HEAD responds as GET does, without the body, also for missing pages and
+        the feed.
         """
         for path, status in (("/", 200), ("/static", 404), ("/session/end", 404)):
             answer = self.ask(path, "HEAD").answer()
@@ -395,7 +397,7 @@ class PageTests(WebTestCase):
 
     def test_anyBytes(self) -> None:
         """
-        Headers that are no text are answered like others.
+        Headers that are not ASCII don't cause a server error.
         """
         self.open(origins=("https://console.example.com",))
         for name in (
@@ -420,7 +422,7 @@ class PageTests(WebTestCase):
 
     def test_methods(self) -> None:
         """
-        Nothing is changed by a method that is none of the page's.
+        A method that a page does not have is refused with 405.
         """
         for path in ("/", "/health", "/metrics", "/search"):
             self.signIn()
@@ -431,7 +433,8 @@ class PageTests(WebTestCase):
 
     def test_longBody(self) -> None:
         """
-        Nobody fills the disk: a body that is too long ends its connection.
+        A body that is too long ends the connection instead of filling the
+        disk.
         """
         page = self.ask("/session", "POST", "x" * 16_385, Origin=HERE)
         self.assertTrue(page.wire.disconnected)
@@ -439,7 +442,7 @@ class PageTests(WebTestCase):
 
     def test_mounted(self) -> None:
         """
-        An application mounts all of it below a page of its own.
+        An application can mount the site below a page of its own.
         """
         theirs = Resource()
         theirs.putChild(b"credits", self.root)
@@ -450,13 +453,13 @@ class PageTests(WebTestCase):
 
 class SignInTests(WebTestCase):
     """
-    Who may look.
+    Sign-ins, and who may use the console.
     """
 
     def test_signIn(self) -> None:
         """
-        A good token becomes a cookie that no script and no other site sees, and
-        that has nothing of the token.
+        A valid token becomes a cookie that scripts and other sites can't read,
+        and that contains nothing of the token.
         """
         answer = self.signIn()
         self.assertEqual(answer.status, 200)
@@ -473,7 +476,8 @@ class SignInTests(WebTestCase):
 
     def test_secure(self) -> None:
         """
-        Where the browser speaks TLS, be it to a proxy, the cookie stays there.
+        If the browser uses TLS, if only to a proxy, the cookie is sent over
+        TLS only.
         """
         answer = self.post(
             "/session", "token=manager", Origin=HERE.replace("http:", "https:")
@@ -498,9 +502,9 @@ class SignInTests(WebTestCase):
 
     def test_cookieName(self) -> None:
         """
-        Each console has a cookie of its own, as browsers send a host's cookies to
-        all its ports, and a proxy may have several consoles on one of them. It has
-        the same one after a restart.
+        Each console has a cookie of its own, which stays the same after a
+        restart: browsers send a host's cookies to all its ports, and a proxy
+        may serve several consoles on one of them.
         """
         names = []
         for instance, host in (
@@ -547,7 +551,8 @@ class SignInTests(WebTestCase):
 
     def test_browser(self) -> None:
         """
-        A browser that posts the form by itself is sent to the page.
+        A browser that posts the form without a script is redirected to the
+        page.
         """
         answer = self.post("/session", "token=manager", Accept="text/html,*/*")
         self.assertEqual((answer.status, answer.headers["Location"]), (303, "."))
@@ -555,7 +560,8 @@ class SignInTests(WebTestCase):
 
     def test_refused(self) -> None:
         """
-        A bad token, none, and one whose role may not use the finance family.
+        An invalid token, no token, and a role that may not use finance
+        commands are refused.
         """
         for token, status, error in (
             ("nobody", 401, "UNAUTHORIZED"),
@@ -570,7 +576,7 @@ class SignInTests(WebTestCase):
 
     def test_withoutSignIn(self) -> None:
         """
-        Without one nothing is shown, whatever the cookie says.
+        Without a sign-in nothing is shown, whatever the cookie contains.
         """
         name = self.signIn().headers["Set-Cookie"].partition("=")[0]
         for cookie in ("", f"{name}=manager", f"{name}=\xff", "creditsync_session=x"):
@@ -582,7 +588,7 @@ class SignInTests(WebTestCase):
 
     def test_revoked(self) -> None:
         """
-        A sign-in ends with its token.
+        A sign-in ends when its token is revoked.
         """
         self.signIn()
         self.authenticator.revoked.add("manager")
@@ -592,7 +598,7 @@ class SignInTests(WebTestCase):
 
     def test_end(self) -> None:
         """
-        It ends when it is asked to, and the browser forgets the cookie.
+        A sign-out ends the sign-in, and deletes the browser's cookie.
         """
         self.signIn()
         answer = self.post("/session/end")
@@ -603,7 +609,7 @@ class SignInTests(WebTestCase):
 
     def test_otherSites(self) -> None:
         """
-        No other site's page signs anybody in or out.
+        Pages of other sites can sign nobody in or out.
         """
         self.signIn()
         for origin in ("http://elsewhere", "null", "", "http://localhost:8082"):
@@ -616,9 +622,9 @@ class SignInTests(WebTestCase):
 
     def test_proxy(self) -> None:
         """
-        What comes through a proxy that names the upstream in C{Host} is refused,
-        and the log says what came and what was expected; with the public origin it
-        is taken.
+        A post through a proxy that sets Host to the upstream is refused, and
+        the log has the origin received and the one expected; it is accepted
+        once the public origin is configured.
         """
         log: list[Any] = []
         globalLogPublisher.addObserver(log.append)
@@ -648,8 +654,8 @@ class SignInTests(WebTestCase):
 
     def test_hostileOrigin(self) -> None:
         """
-        Of a header that could be a terminal's command, or very long, the log has
-        the text.
+        A long origin, or one with terminal control sequences, is logged short
+        and escaped.
         """
         log: list[Any] = []
         globalLogPublisher.addObserver(log.append)
@@ -663,8 +669,8 @@ class SignInTests(WebTestCase):
 
     def test_attemptsOfOthers(self) -> None:
         """
-        A client that tries too often locks out no other, also behind a proxy; all
-        clients together have a bound too.
+        A client that tries too often locks out only itself, also behind a
+        proxy; all clients together have a limit too.
         """
         self.open(origins=("https://console.example.com",))
 
@@ -688,8 +694,8 @@ class SignInTests(WebTestCase):
 
     def test_attempts(self) -> None:
         """
-        To guess is slow, and to look at so many signatures does not hold up
-        the clients of the server.
+        Attempts with invalid tokens are limited, so that verifying signatures
+        does not delay the server's clients.
         """
         for _ in range(20):
             self.assertEqual(self.signIn("nobody").status, 401)
@@ -700,9 +706,9 @@ class SignInTests(WebTestCase):
 
     def test_most(self) -> None:
         """
-        There is room for so many sign-ins; the oldest goes.
+        Above the limit, a new sign-in ends the oldest.
         """
-        self.patch(signing, "_MOST", 2)
+        self.patch(signing, "_MAX_SIGN_INS", 2)
         cookies = []
         for _ in range(3):
             self.signIn()
@@ -714,9 +720,9 @@ class SignInTests(WebTestCase):
 
     def test_over(self) -> None:
         """
-        Sign-ins whose tokens have ended leave their room to others.
+        Sign-ins whose tokens have ended don't count against the limit.
         """
-        self.patch(signing, "_MOST", 2)
+        self.patch(signing, "_MAX_SIGN_INS", 2)
         self.signIn("dealer")
         dealer = self.cookie
         self.signIn()
@@ -748,7 +754,7 @@ class FeedTests(WebTestCase):
 
     def test_stream(self) -> None:
         """
-        What was is told once, and what is once a second.
+        The feed sends the history once, and a snapshot every second.
         """
         self.tick(2)
         page = self.ask("/feed")
@@ -765,7 +771,7 @@ class FeedTests(WebTestCase):
 
     def test_snapshot(self) -> None:
         """
-        What has happened, and what is stuck.
+        A snapshot has what has happened, and what is pending.
         """
         client = Client(self.server)
         client.asks()
@@ -865,7 +871,7 @@ class FeedTests(WebTestCase):
 
     def test_hostile(self) -> None:
         """
-        What a client wrote stays on its line, whatever it is.
+        Text from clients can't break out of its line in the stream.
         """
         evil = 'x\n\nevent: ended\ndata: {}\n\n</script>"\\\u2028'
         client = Client(self.server)
@@ -876,7 +882,7 @@ class FeedTests(WebTestCase):
 
     def test_foreignEvents(self) -> None:
         """
-        An event of another source is shown as far as it is known.
+        An event of another source is shown as far as its members are known.
         """
         data = {"order": 7, "profit": float("nan"), "comment": {1}}
         event = TradeEvent(EV_RECORD_ADD, data)
@@ -888,7 +894,7 @@ class FeedTests(WebTestCase):
 
     def test_manyReaders(self) -> None:
         """
-        There is room for so many readers.
+        Further readers than the limit get 503.
         """
         pages = [self.ask("/feed") for _ in range(feed.READERS)]
         self.assertEqual(self.get("/feed").status, 503)
@@ -897,8 +903,8 @@ class FeedTests(WebTestCase):
 
     def test_slowReader(self) -> None:
         """
-        Who does not read is sent nothing, and is cut off in the end; the others
-        have all of it.
+        A reader that does not read is sent nothing, and is cut off after a
+        while; others get everything.
         """
         slow, other = self.ask("/feed"), self.ask("/feed")
         slow.events(), other.events()
@@ -915,7 +921,7 @@ class FeedTests(WebTestCase):
 
     def test_slowReaderThatReadsAgain(self) -> None:
         """
-        Who reads again in time goes on with what is then.
+        A reader that reads again in time gets current snapshots.
         """
         page = self.ask("/feed")
         page.events()
@@ -928,7 +934,7 @@ class FeedTests(WebTestCase):
 
     def test_end(self) -> None:
         """
-        The stream ends with the sign-in.
+        The stream ends with its sign-in.
         """
         page = self.ask("/feed")
         page.events()
@@ -941,7 +947,7 @@ class FeedTests(WebTestCase):
 
     def test_stop(self) -> None:
         """
-        The streams end with the site.
+        The streams end when the site stops.
         """
         page = self.ask("/feed")
         self.root.stop()
@@ -950,8 +956,8 @@ class FeedTests(WebTestCase):
 
     def test_manySessions(self) -> None:
         """
-        Of very many sessions those with most in flight are shown, of so many as
-        may be looked at.
+        Of many sessions the busiest are shown, from as many as may be
+        examined.
         """
         clients = [Client(self.server) for _ in range(60)]
         clients[41].asks()
@@ -962,7 +968,7 @@ class FeedTests(WebTestCase):
         self.assertEqual(len(sessions["shown"]), 50)
         self.assertEqual(sessions["shown"][0]["inFlight"], 1)
         self.assertEqual((sessions["inFlight"], sessions["stalled"]), (1, 0))
-        with mock.patch("creditsync.web._watch._LOOKED_AT", 59):
+        with mock.patch("creditsync.web._history._LOOKED_AT", 59):
             [_, (_, snapshot)] = self.ask("/feed").events()
         self.assertTrue(snapshot["sessions"]["isPartial"])
         self.assertEqual(snapshot["sessions"]["count"], 60)
@@ -974,12 +980,12 @@ OUT = {"login": 1001, "amount": -1.0, "comment": "Out"}
 
 class QuantileTests(SynchronousTestCase):
     """
-    What a histogram tells of a quantile.
+    Quantiles of a histogram.
     """
 
     def test_quantile(self) -> None:
         """
-        It lies between the bounds of its bucket, by its share of that.
+        A quantile is interpolated between the bounds of its bucket.
         """
         counts = [0] * (len(SECONDS) + 1)
         self.assertEqual(quantile(counts, 0.5), None)
@@ -994,7 +1000,7 @@ class QuantileTests(SynchronousTestCase):
 
 class SearchTests(WebTestCase):
     """
-    Search in a ledger on disk, which other processes could read as well.
+    Searches in a ledger on disk, which other processes could read too.
     """
 
     def setUp(self) -> None:
@@ -1019,7 +1025,7 @@ class SearchTests(WebTestCase):
 
     def search(self, query: str) -> Any:
         """
-        Search, with what has to be done elsewhere.
+        Search, and run the calls of the thread.
         """
         page = self.ask(f"/search?{query}")
         while self.elsewhere.work:
@@ -1036,7 +1042,7 @@ class SearchTests(WebTestCase):
 
     def test_login(self) -> None:
         """
-        The trades of an account, the newest first.
+        A login finds the account's trades, the newest first.
         """
         found = self.search("login=1001")
         self.assertEqual(
@@ -1053,19 +1059,20 @@ class SearchTests(WebTestCase):
             },
         )
         self.assertEqual([trade["order"] for trade in found["trades"]], [3, 1])
-        self.assertEqual(found["note"], "all of the ledger was looked at")
+        self.assertEqual(found["note"], "the whole ledger was searched")
         self.assertEqual(self.orders("login=1004"), [])
 
     def test_key(self) -> None:
         """
-        What was booked under an idempotency key, whoever it was.
+        An extID finds what was booked under it as an idempotency key, by any
+        principal.
         """
         self.assertEqual(self.orders("extID=k"), [3, 2])
         self.assertEqual(self.orders("extID=K"), [])
 
     def test_extID(self) -> None:
         """
-        What waits, was answered and was refused under an extID.
+        An extID finds requests that are pending, answered or refused.
         """
         client = Client(self.server)
         client.asks(extID="done")
@@ -1082,7 +1089,7 @@ class SearchTests(WebTestCase):
 
     def test_order(self) -> None:
         """
-        A trade as the runtime has it, booked or under way.
+        An order finds its trade, booked or pending.
         """
         client = Client(self.server)
         client.asks()
@@ -1099,7 +1106,7 @@ class SearchTests(WebTestCase):
 
     def test_bad(self) -> None:
         """
-        What is no number, or nothing at all.
+        A value that is not a valid number, or none at all, is refused.
         """
         for query in (
             "",
@@ -1120,7 +1127,7 @@ class SearchTests(WebTestCase):
 
     def test_oneAtATime(self) -> None:
         """
-        Only one search reads the ledger.
+        A second search at the same time is refused.
         """
         first = self.ask("/search?login=1001")
         second = self.get("/search?extID=k")
@@ -1131,7 +1138,7 @@ class SearchTests(WebTestCase):
 
     def test_gone(self) -> None:
         """
-        Who does not wait for the answer hurts nobody.
+        A browser that disconnects during a search does no harm.
         """
         self.ask("/search?login=1001").goes()
         self.elsewhere.works()
@@ -1139,7 +1146,7 @@ class SearchTests(WebTestCase):
 
     def test_unreadable(self) -> None:
         """
-        A ledger that can't be read is said to be so.
+        A ledger that can't be read is reported.
         """
         self.open(self.path + ".not")
         self.signIn()
@@ -1152,7 +1159,7 @@ class SearchTests(WebTestCase):
 
     def test_noLedger(self) -> None:
         """
-        Where there is none, only what the server itself knows is found.
+        Without a ledger, only what the server itself knows is found.
         """
         self.open()
         self.signIn()
@@ -1161,7 +1168,7 @@ class SearchTests(WebTestCase):
     def test_steps(self) -> None:
         """
         A search in many steps finds the same, stops when it has enough, and
-        tells how far it came when its time is over.
+        reports how far it came when its time is over.
         """
         self.patch(searching, "_STEP", 1)
         self.assertEqual(
@@ -1179,11 +1186,11 @@ class SearchTests(WebTestCase):
 
     def test_note(self) -> None:
         """
-        Of a search that came not all the way it is said.
+        A search that was not complete says so.
         """
-        self.patch(search, "MOST", 1)
+        self.patch(search, "MAX_TRADES", 1)
         found = self.search("login=1001")
-        self.assertEqual(found["note"], "only orders down to 3 were looked at")
+        self.assertEqual(found["note"], "only orders down to 3 were searched")
 
 
 class ServiceTests(WebTestCase):
@@ -1193,7 +1200,7 @@ class ServiceTests(WebTestCase):
 
     def test_loopback(self) -> None:
         """
-        Only who names an interface listens on another than loopback.
+        The site listens on loopback unless the endpoint names an interface.
         """
         for given, made in (
             ("tcp:8081", "tcp:8081:interface=127.0.0.1"),
@@ -1224,7 +1231,7 @@ class ServiceTests(WebTestCase):
 
     def test_startAndStop(self) -> None:
         """
-        It takes its port once, and gives it back.
+        The site takes its port once, and frees it when it stops.
         """
         web = Web(self.reactor, "tcp:8081", self.root)
         self.root.stop()
@@ -1240,7 +1247,7 @@ class ServiceTests(WebTestCase):
 
     def test_takenPort(self) -> None:
         """
-        A taken port is an error of the start.
+        A port in use fails the start.
         """
 
         class Taken(MemoryReactorClock):

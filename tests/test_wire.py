@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync.wire}.
+Tests for L{creditsync._wire} and L{creditsync._money}.
 """
 
 import contextlib
@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import wire
+from creditsync import _wire as wire
+from creditsync._money import fromUnits, toUnits
+from creditsync._wire import salvaging
 from creditsync.errors import Busy, IncorrectOrder, InvalidJSON
 from creditsync.records import Trade
 
@@ -70,7 +72,7 @@ class DecodeStructureTests(_Verdicts):
 
     def test_seed(self) -> None:
         """
-        The seed's request is read as it stands.
+        The request of C{docs/protocol.rst}, "A credit", is read as it stands.
         """
         self.assertEqual(
             wire.decode(SEED_REQUEST),
@@ -435,6 +437,16 @@ class DecodeStringTests(_Verdicts):
             b'{"a":"b}',
             b'{"a":b"}',
             b'{"a":"b"c"}',
+        )
+
+    def test_halfAPairAtTheEnd(self) -> None:
+        """
+        An emoji that was cut in two, in the last member of a line, is named, and
+        not taken for the end of the line.
+        """
+        self.refused(
+            rb'{"data":{"comment":"x\ud83d"}}',
+            "the line is not valid JSON: a string ends with half of a surrogate pair",
         )
 
     def test_loneSurrogates(self) -> None:
@@ -854,7 +866,7 @@ class SalvageTests(SynchronousTestCase):
                 return self.pattern.match(line, at)
 
         for name in ("_MEMBER", "_BRACKET"):
-            self.patch(wire, name, Counting(getattr(wire, name)))
+            self.patch(salvaging, name, Counting(getattr(salvaging, name)))
         for line in (
             b'{"extID":"x","a":' + b"[" * 65000,
             b'{"extID":"x","a":' + b'[{"":' * 13000,
@@ -895,7 +907,7 @@ class UnitsTests(SynchronousTestCase):
             (Decimal("1E+2"), 10000000000),
             (0.0, 0),
         ):
-            self.assertEqual(wire.toUnits(amount), units, amount)
+            self.assertEqual(toUnits(amount), units, amount)
 
     def test_noise(self) -> None:
         """
@@ -921,9 +933,9 @@ class UnitsTests(SynchronousTestCase):
             ("12345678.120000001", 1234567812000000),
             ("9999999999.123456789", 999999999912345679),
         ):
-            self.assertEqual(wire.toUnits(Decimal(text)), units, text)
+            self.assertEqual(toUnits(Decimal(text)), units, text)
             amount = wire.decode(b'{"m":%b}' % text.encode())["m"]
-            self.assertEqual(wire.toUnits(amount), units, text)
+            self.assertEqual(toUnits(amount), units, text)
 
     def test_exactIsLiteral(self) -> None:
         """
@@ -936,7 +948,7 @@ class UnitsTests(SynchronousTestCase):
             ("9999999999.99999999", 999999999999999999),
             ("123456789.12345678", 12345678912345678),
         ):
-            self.assertEqual(wire.toUnits(Decimal(text)), units, text)
+            self.assertEqual(toUnits(Decimal(text)), units, text)
 
     def test_tooFine(self) -> None:
         """
@@ -964,7 +976,7 @@ class UnitsTests(SynchronousTestCase):
             float("inf"),
             float("nan"),
         ):
-            self.assertRaises(ValueError, wire.toUnits, amount)
+            self.assertRaises(ValueError, toUnits, amount)
 
     @settings(derandomize=True, database=None, deadline=None, max_examples=1000)
     @given(
@@ -993,9 +1005,9 @@ class UnitsTests(SynchronousTestCase):
             amounts.append(wire.decode(b'{"m":%b}' % text.encode())["m"])
         for amount in amounts:
             if isGood:
-                self.assertEqual(wire.toUnits(amount), nearest, text)
+                self.assertEqual(toUnits(amount), nearest, text)
             else:
-                self.assertRaises(ValueError, wire.toUnits, amount)
+                self.assertRaises(ValueError, toUnits, amount)
 
     def test_fromUnits(self) -> None:
         """
@@ -1012,12 +1024,13 @@ class UnitsTests(SynchronousTestCase):
             (1999000000, "19.99"),
             (-30010000000, "-300.1"),
         ):
-            self.assertEqual(wire.fromUnits(units), text)
+            self.assertEqual(fromUnits(units), text)
 
 
 def creditIn(**changes: Any) -> Trade:
     """
-    The seed's trade, booked at second 1764000000, with changes.
+    The trade of C{docs/protocol.rst}, "A credit", booked at second 1764000000,
+    with changes.
     """
     members: dict[str, Any] = {
         "order": 1242281,
@@ -1040,7 +1053,8 @@ class WriteTests(SynchronousTestCase):
 
     def test_trade(self) -> None:
         """
-        A trade has the seed's six members first and in its order.
+        A trade begins with the six members of C{docs/protocol.rst}, "Trade
+        events", in that order.
         """
         self.assertEqual(
             wire.encodeData(creditIn()),
@@ -1060,7 +1074,7 @@ class WriteTests(SynchronousTestCase):
 
     def test_tradeProfitIsExact(self) -> None:
         """
-        A trade's profit is written as L{wire.fromUnits} does, great or small.
+        A trade's profit is written as L{fromUnits} does, great or small.
         """
         choose = random.Random(1)
         near = [10**digits + more for digits in range(19) for more in (-1, 0, 1)]
@@ -1068,7 +1082,7 @@ class WriteTests(SynchronousTestCase):
         for units in near + some:
             for profit in (units, -units):
                 self.assertIn(
-                    f',"profit":{wire.fromUnits(profit)},'.encode("ascii"),
+                    f',"profit":{fromUnits(profit)},'.encode("ascii"),
                     wire.encodeData(creditIn(profit=profit)),
                 )
 

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from creditsync._process.settling import settleProcess
 from creditsync.auth import TokenAuthenticator
 from creditsync.events import TradeEvents
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.records import Limits
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
-from creditsync.tap import settleProcess
 
 
 def creditSync(reactor: Any, listen: str, key: bytes) -> CreditSync:

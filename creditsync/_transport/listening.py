@@ -1,13 +1,12 @@
 """
 Where to listen: from a description to an endpoint.
 
-Descriptions are Twisted's, with a few differences. Where none is named, the
-queue of those that wait to be accepted has room for more of them. C{unix:} in a
-folder that isn't there is refused at once, and needs no lock file
-(L{creditsync._transport.unixsockets}). C{systemd:} leaves the socket's file alone.
-The same holds behind C{haproxy:}. And C{ssl:} is ours: it takes what Twisted's
-takes, and can be told to read its certificate again (L{reload}), to ask for
-certificates of clients, and to put TLS on an endpoint of any other kind::
+Descriptions are Twisted's, with a few differences. Without C{backlog=} more
+connections may wait to be accepted. C{unix:} needs no lock file, and refuses a
+folder that isn't there at once (L{creditsync._transport.unixsockets}). C{systemd:}
+leaves the socket's file alone. The same holds behind C{haproxy:}. And C{ssl:} is
+ours: it takes what Twisted's takes, can read its certificate again (L{reload}),
+can require certificates of clients, and adds TLS to an endpoint of any kind::
 
     ssl:8443:privateKey=key.pem:certKey=certificate.pem:clientCA=clients.pem
     ssl:systemd:domain=INET:index=0:privateKey=key.pem:certKey=certificate.pem
@@ -27,13 +26,13 @@ from creditsync._transport.tls import Files, TLSEndpoint
 from creditsync._transport.unixsockets import Inherited, UNIXReactor
 
 # Connections that the kernel may hold before they are accepted. Twisted's 50
-# is little when all clients come back at once; Linux cuts it at its somaxconn.
+# are few when all clients reconnect at once. Linux caps it at its somaxconn.
 BACKLOG: Final = 1024
 
-# The kinds that have one, and which of their parts it is if it has no name.
+# The kinds of endpoint that have one, and its position if it is not named.
 _BACKLOG_AT: Final = {"tcp": 3, "tcp6": 2, "unix": 3, "tls": 3}
 
-# The parameters of ssl: that are not those of what it is put on.
+# The parameters of ssl: itself; all others are those of the endpoint below it.
 _FILES: Final = {
     "privateKey": "key",
     "certKey": "certificate",
@@ -47,10 +46,10 @@ _PART: Final = re.compile(r"(?:^|:)((?:[^:\\]|\\.)*)", re.DOTALL)
 
 def endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
     """
-    Make the endpoint that a description stands for.
+    Make the endpoint that a description describes.
 
-    @raise Exception: It stands for none: a C{ValueError} whose text says why,
-        or what Twisted or a plugin raises.
+    @raise Exception: It is not valid: a C{ValueError} whose text says why, or
+        what Twisted or a plugin raises.
     """
     parts = _PART.findall(description)
     if parts[0] == "ssl":
@@ -68,7 +67,7 @@ def endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
 
 def _proxied(reactor: Any, parts: list[str]) -> IStreamServerEndpoint:
     """
-    What C{haproxy:} stands for.
+    The endpoint of C{haproxy:}.
 
     @param parts: What comes after it.
     """
@@ -86,7 +85,7 @@ def _hasBacklog(parts: list[str]) -> bool:
 
 def _tls(reactor: Any, parts: list[str]) -> TLSEndpoint:
     """
-    What C{ssl:} stands for.
+    The endpoint of C{ssl:}.
 
     @param parts: What comes after it.
     """
@@ -96,7 +95,7 @@ def _tls(reactor: Any, parts: list[str]) -> TLSEndpoint:
         if name == "sslmethod":
             raise ValueError("sslmethod can't be chosen: TLS 1.2 and 1.3 are spoken")
         if name in _FILES:
-            # Who changes its folder later reads them again all the same.
+            # They can be read again after the process has changed its folder.
             files[_FILES[name]] = Path(_unquoted(value)).absolute()
         else:
             others.append(part)
@@ -122,8 +121,8 @@ def _checkFolder(address: str) -> None:
 
 def expiries(endpoints: Iterable[IStreamServerEndpoint]) -> dict[str, int]:
     """
-    When the certificate of each endpoint that speaks TLS ends: UNIX times, by
-    the certificates' files.
+    When the certificate of each TLS endpoint expires: UNIX times, by the
+    certificates' files.
     """
     return {
         str(each.files.certificate): each.expires
@@ -134,7 +133,7 @@ def expiries(endpoints: Iterable[IStreamServerEndpoint]) -> dict[str, int]:
 
 def reload(endpoints: Iterable[IStreamServerEndpoint]) -> None:
     """
-    Have each endpoint that speaks TLS read its certificate again.
+    Have each TLS endpoint read its certificate again.
     """
     for each in endpoints:
         if isinstance(each, TLSEndpoint):

@@ -1,29 +1,19 @@
 """
-Lines over a transport: framing, limits and back-pressure; nothing of JSON.
+One connection: its session between its input and its output.
 
-Bytes become lines here, when L{creditsync._transport.fairness} says whose turn it
-is, and what a session sends is joined into one write for each turn. A socket gets it
-at once: to have the reactor wait until it may be written would cost as much as a
-request. A client that does not read is not read from either, and is cut off
-when what waits for it passes its bound.
-
-A connection ends in order. First its input ends; then the requests that came
-in get their replies; then the server says good-bye and drops what it is still
-sent, until the other side is gone too or the time for that is over. To close
-a socket with unread input would make the kernel throw away replies that are
-still under way.
+L{LineProtocol} handles lines (L{creditsync._transport.framing}) when
+L{creditsync._transport.fairness} gives it time, passes them to its session, and
+sends what the session gives it (L{creditsync._transport.output}). A client that does
+not read is not read from either, and is cut off when what it has not read passes
+its limit. How a connection ends is described in L{creditsync._transport.states}.
 """
 
-from collections.abc import Collection
+import typing
 from contextlib import suppress
 from ipaddress import IPv6Address
-from typing import Any
+from typing import Any, Final
 
-from twisted.internet.abstract import FileDescriptor
-from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
-    IAddress,
-    IDelayedCall,
     IHalfCloseableDescriptor,
     IHalfCloseableProtocol,
     IHandshakeListener,
@@ -33,27 +23,71 @@ from twisted.internet.interfaces import (
     ISSLTransport,
     ITCPTransport,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from creditsync._conversation.session import Session, Sessions
+from creditsync._conversation.session import Session
+from creditsync._conversation.sessions import Sessions
 from creditsync._timeouts import EqualTimeouts
 from creditsync._transport.fairness import FairScheduler
-from creditsync._transport.tls import BEGINNINGS
+from creditsync._transport.framing import LineBuffer
+from creditsync._transport.output import Output
+from creditsync._transport.states import State
 from creditsync.errors import LineTooLong
-from creditsync.records import Limits, Principal
+from creditsync.limits import Limits
+from creditsync.records import Principal
 
-_CR = ord("\r")
-# Bytes that are written at a time: what a transport buffers without asking for
-# a pause. More would only wait there, as a copy for each session.
-_WRITE = 65536
 # Bytes of lines that may wait for their turn while their client is still read.
-_AHEAD = 16384
-# Connections that a port accepts in one reactor turn when more are waiting. By
-# itself it takes more in each turn, until everybody else waits for them.
-_ACCEPTS = 10
+_AHEAD: Final = 16384
+
+# Compared with at each read; looked up in the enumeration it would cost a call
+# on Python 3.11.
+_OPEN: Final = State.OPEN
+
+
+class Connections(typing.Protocol):
+    """
+    All connections of a server, as one of them needs them.
+
+    @ivar lineTimeouts: Those in which a line, or a TLS handshake, has begun and
+        has not ended.
+    @ivar finishTimeouts: Those whose input has ended.
+    """
+
+    clock: IReactorTime
+    sessions: Sessions
+    limits: Limits
+    log: Logger
+    turns: FairScheduler
+    lineTimeouts: "EqualTimeouts[LineProtocol]"
+    finishTimeouts: "EqualTimeouts[LineProtocol]"
+
+    def opened(self, connection: "LineProtocol") -> None:
+        """
+        Add a connection.
+        """
+
+    def closed(self, connection: "LineProtocol") -> None:
+        """
+        Remove a connection.
+        """
+
+    def hasLines(self, connection: "LineProtocol") -> None:
+        """
+        Call its C{handleLines}, now or in its turn.
+        """
+
+    def willFlush(self, connection: "LineProtocol") -> None:
+        """
+        Call its C{flush}, at the latest in the next reactor turn.
+        """
+
+    def limited(self, limit: str) -> None:
+        """
+        Count that a limit was reached, by the name of its option.
+        """
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPullProducer, IPushProducer)
@@ -61,178 +95,163 @@ class LineProtocol(Protocol):
     """
     One connection.
 
-    It registers as its transport's producer, to hear when what it writes is
+    It registers as its transport's producer, to learn when what it writes is
     not read: L{pauseProducing} and L{resumeProducing} are the transport's
     calls, while C{transport.pauseProducing} is ours and stops the reading.
 
-    Where it can send at once it sees by itself what does not leave. Only that
-    goes to the transport, which then has no more to say than when all of it has
-    left: as it does for a pull producer.
+    @ivar share: Whose time it uses.
+    @ivar isQueued: Whether it waits for its turn.
     """
 
-    factory: "LineFactory"
+    factory: Connections
     # What an endpoint gives: more than ITransport, but not always the same.
     transport: Any
+    _output: Output
 
-    def __init__(self, factory: "LineFactory") -> None:
+    def __init__(self, factory: Connections) -> None:
         self.factory = factory
-        self._limits = factory.limits
+        self._limits = limits = factory.limits
         self._session: Session = factory.sessions.open(self.send)
-        self._partial = bytearray()
-        # Whole lines, of which those before _at are handled. They are not split
-        # at once: a read may be nothing but line ends, each then an object.
-        self._lines = b""
-        self._at = 0
-        self._output: list[bytes] = []
-        self._unwritten = 0
+        self._input = LineBuffer(self, factory.lineTimeouts, limits.maxLineLength)
+        self._state = State.NEW
         self._isReading = True
-        self._isStalled = False
-        self._isNew = True
-        self._sendsAtOnce = False
-        self._inputEnded = False
-        self._peerEnded = False
-        self._outputEnded = False
         self.isQueued = False
-        self.account = factory.turns.account(None)
+        self.share = factory.turns.share(None)
         self._principal: Principal | None = None
+
+    @property
+    def session(self) -> Session:
+        """
+        Its conversation.
+        """
+        return self._session
+
+    @property
+    def isStalled(self) -> bool:
+        """
+        Whether the client does not read.
+        """
+        return self._output.isStalled
+
+    @property
+    def unread(self) -> int:
+        """
+        How many bytes for the client have not left this process.
+        """
+        return self._output.unread
 
     def connectionMade(self) -> None:
         """
-        Keep the connection alive, and ask to hear when what is written has left.
+        Keep the connection alive, and ask to learn when what is written has left.
         """
         transport = self.transport
         if ITCPTransport.providedBy(transport):
             transport.setTcpKeepAlive(True)
             transport.setTcpNoDelay(True)
-        isTLS = ISSLTransport.providedBy(transport)
-        # What wraps a transport, as TLS does, shows the other's methods as its
-        # own, but nothing may pass it by.
-        self._sendsAtOnce = isinstance(transport, FileDescriptor) and not isTLS
-        transport.registerProducer(self, not self._sendsAtOnce)
+        self._output = Output(transport, self)
+        self._output.begin()
         self.factory.opened(self)
-        if isTLS:
+        if ISSLTransport.providedBy(transport):
             # A handshake may take as long as a line, the first of which comes
             # after it.
             self.factory.lineTimeouts.start(self)
 
     def handshakeCompleted(self) -> None:
         """
-        TLS stands.
+        TLS is established.
         """
         self.factory.lineTimeouts.end(self)
 
-    # Input: from bytes to lines, and no more of them than fit into a turn.
+    # Input: no more lines than fit into a turn.
 
     def dataReceived(self, data: bytes) -> None:
         """
         Take bytes as they arrive.
         """
-        if self._inputEnded:
+        if self._state is not _OPEN and not self._opens():
             return
-        if self._isNew:
-            # A proxy's header, which names the client, is read only now.
-            self._isNew = False
-            self._session.peer = addressText(self.transport.getPeer())
-        wasWaiting = bool(self._lines)
-        partial = self._partial
-        end = data.rfind(b"\n") + 1
-        if end:
-            lines, data = data[:end], data[end:]
-            self._addLines(self._takePartial() + lines if partial else lines)
-        if data:
-            if not partial:
-                self.factory.lineTimeouts.start(self)
-            partial += data
-        if len(partial) > self._limits.maxLineLength + len(b"\r"):
-            self._addLines(self._takePartial() + b"\n")
-        elif partial.startswith(BEGINNINGS):
-            # A client that speaks TLS here waits for an answer, and any that is
-            # not TLS tells it at once.
-            self._addLines(self._takePartial() + b"\n")
+        input = self._input
+        wasWaiting = bool(input.lines)
+        input.add(data)
         self.factory.hasLines(self)
-        if wasWaiting or len(self._lines) > _AHEAD:
-            # Not sooner: most clients say no more until they are answered, and
-            # to stop reading and to read again costs two calls of the system.
+        if wasWaiting or len(input.lines) > _AHEAD:
+            # Not sooner: most clients send no more until they are answered, and
+            # to stop reading and to read on costs two system calls.
             self._balance()
 
-    def _addLines(self, lines: bytes) -> None:
-        self._lines = self._lines[self._at :] + lines
-        self._at = 0
-
-    def _dropLines(self) -> None:
-        self._lines = b""
-        self._at = 0
-
-    def _takePartial(self) -> bytes:
-        line = bytes(self._partial)
-        self._partial.clear()
-        self.factory.lineTimeouts.end(self)
-        return line
+    def _opens(self) -> bool:
+        """
+        Whether these are the first bytes.
+        """
+        if self._state is not State.NEW:
+            return False
+        self._state = State.OPEN
+        # A proxy's header, which has the client's address, is read only now.
+        self._session.peer = addressText(self.transport.getPeer())
+        return True
 
     def handleLines(self, until: float) -> int:
         """
-        Handle lines, if the other side reads what is said to them.
+        Handle lines, if the client reads what it is sent.
 
         @return: How many.
         """
         handled = 0
         most = self._limits.linesPerTurn
+        longest = self._limits.maxLineLength
         seconds = self.factory.clock.seconds
-        while self.isWaiting:
-            lines, at = self._lines, self._at
-            end = lines.index(b"\n", at)
-            self._at = end + 1
-            if self._at == len(lines):
-                self._dropLines()
-            # What stands before an empty line is the end of a line too.
-            line = lines[at : end - 1 if lines[end - 1] == _CR else end]
-            if len(line) > self._limits.maxLineLength:
+        input, output = self._input, self._output
+        while input.lines and not output.isStalled:
+            line = input.take()
+            if len(line) > longest:
                 self._refuseTooLong(line)
             elif line and not line.isspace():
                 self._session.lineReceived(line)
             handled += 1
             if handled == most or seconds() >= until:
                 break
-        if not self._lines:
+        if not input.lines:
             self._balance()
-        self._settleAccount()
+        self._settleShare()
         return handled
 
-    def _settleAccount(self) -> None:
+    def _settleShare(self) -> None:
         """
-        From now on use the time of whom the session speaks for.
+        From now on use the time of the session's principal.
         """
         principal = self._session.principal
         if principal is not self._principal:
             self._principal = principal
             id = None if principal is None else principal.id
-            self.account = self.factory.turns.account(id)
+            self.share = self.factory.turns.share(id)
 
     @property
     def isWaiting(self) -> bool:
         """
         Whether there are lines that could be handled.
         """
-        return bool(self._lines) and not self._isStalled
+        return bool(self._input.lines) and not self._output.isStalled
 
     def _refuseTooLong(self, line: bytes) -> None:
         most = self._limits.maxLineLength
         refusal = LineTooLong(f"a line has at most {most} bytes")
         self._session.refuseUnread(line, refusal)
-        self._dropLines()
+        self._input.dropLines()
         self.finish()
 
     def _balance(self) -> None:
         """
-        Read on only when what was read is handled and what was said is read.
+        Read on only when what was received is handled and what was sent is read.
         """
-        if not self._outputEnded:
-            self._read(not self._lines and not self._isStalled)
-        if self._inputEnded and not self._lines:
+        state, hasLines = self._state, bool(self._input.lines)
+        if state.isPausable:
+            self._read(not hasLines and not self._output.isStalled)
+        if not hasLines and not state.takesInput and state.takesOutput:
+            # It may have been the last thing to do.
             self.factory.willFlush(self)
 
     def _read(self, wanted: bool) -> None:
-        if wanted == self._isReading or self._peerEnded:
+        if wanted == self._isReading:
             return
         self._isReading = wanted
         if wanted:
@@ -251,19 +270,19 @@ class LineProtocol(Protocol):
         self.factory.limited("line-timeout")
         self.finish()
 
-    # Output: one write for each turn, and a bound on what is not read.
+    # Output: a bound on what is not read.
 
     def send(self, data: bytes) -> None:
         """
-        Say something, at the latest in the next reactor turn.
+        Send this, at the latest in the next reactor turn.
         """
-        if self._outputEnded:
+        if not self._state.takesOutput:
             return
-        if not self._output:
+        output = self._output
+        if not output.size:
             self.factory.willFlush(self)
-        self._output.append(data)
-        self._unwritten += len(data)
-        if self._isStalled and self._unwritten > self._limits.maxUnread:
+        output.add(data)
+        if output.isStalled and output.size > self._limits.maxUnread:
             self.factory.log.warn(
                 "{peer} does not read, its connection is cut off",
                 peer=self._session.peer,
@@ -271,154 +290,101 @@ class LineProtocol(Protocol):
             self.factory.limited("max-unread")
             self.cutOff()
 
-    @property
-    def session(self) -> Session:
-        """
-        The conversation that it carries.
-        """
-        return self._session
-
-    @property
-    def isStalled(self) -> bool:
-        """
-        Whether the other side does not read.
-        """
-        return self._isStalled
-
-    @property
-    def unread(self) -> int:
-        """
-        How many bytes were said and have not left this process.
-        """
-        below = self.transport
-        while below is not None and not isinstance(below, FileDescriptor):
-            below = getattr(below, "transport", None)
-        if below is None:
-            return self._unwritten
-        # What was written and is not yet joined stands under a private name.
-        buffered = len(below.dataBuffer) - below.offset + below._tempDataLen
-        return int(self._unwritten + buffered)
-
     def flush(self) -> None:
         """
-        Write what was said, unless the other side does not read; say good-bye
-        if there is nothing left to say.
-        """
-        if self._isStalled or self._outputEnded:
-            return
-        while self._output and not self._isStalled:
-            self._write(self._takeOutput())
-        if self._output:
-            return
-        if self._inputEnded and not self._lines and self._session.isIdle:
-            self._sayGoodbye()
-
-    def _write(self, data: bytes) -> None:
-        """
-        Send what can be sent at once, and leave the rest to the transport.
-        """
-        if self._sendsAtOnce:
-            sent = self.transport.writeSomeData(data)
-            if sent == len(data):
-                return
-            self.pauseProducing()
-            # Else it is an error: the connection is lost, which the reactor will
-            # find out in its turn.
-            if isinstance(sent, int):
-                data = data[sent:]
-        self.transport.write(data)
-
-    def _takeOutput(self) -> bytes:
-        """
-        Take what was said, but not more than should be written at a time.
+        Write what is to be sent, unless the client does not read; say goodbye if
+        nothing more will have to be sent.
         """
         output = self._output
-        if self._unwritten <= _WRITE:
-            data = b"".join(output)
-            output.clear()
-        else:
-            count, size = 1, len(output[0])
-            while count < len(output) and size + len(output[count]) <= _WRITE:
-                size += len(output[count])
-                count += 1
-            data = b"".join(output[:count])
-            del output[:count]
-        self._unwritten -= len(data)
-        return data
+        if output.isStalled or not self._state.takesOutput:
+            return
+        output.flush()
+        if output.size or self._input.lines or self._state.takesInput:
+            return
+        if self._session.isIdle:
+            self._sayGoodbye()
 
     def pauseProducing(self) -> None:
         """
-        What was written does not leave: the other side does not read.
+        What was written does not leave: the client does not read.
         """
-        self._isStalled = True
+        self._output.isStalled = True
         self._balance()
 
     def resumeProducing(self) -> None:
         """
         All that was written has left.
         """
-        if not self._isStalled:
+        if not self._output.isStalled:
             # A pull producer is also asked as soon as it is registered.
             return
-        self._isStalled = False
+        self._output.isStalled = False
         self.flush()
         self._balance()
         self.factory.hasLines(self)
 
     def stopProducing(self) -> None:
         """
-        The connection is lost, of which L{connectionLost} will tell.
+        The connection is lost, which L{connectionLost} will report.
         """
 
-    # The end, in order.
+    # The end: each of these is an event in the table of L{State}.
 
     def finish(self) -> None:
         """
-        Take no more input, and say good-bye once every request that came in
-        has its reply.
+        Take no more input, and say goodbye once every request that came in has
+        its reply.
         """
-        if self._inputEnded:
-            return
-        self._inputEnded = True
-        self._takePartial()
+        if self._state.takesInput:
+            self._endInput(State.FINISHING)
+
+    def readConnectionLost(self) -> None:
+        """
+        The client has closed its side.
+        """
+        if self._state.takesInput:
+            self._endInput(State.HALF_CLOSED)
+        elif self._state is State.FINISHING:
+            self._state = State.HALF_CLOSED
+        elif self._state is State.GOODBYE:
+            self._state = State.CLOSING
+            self.transport.loseConnection()
+
+    def _endInput(self, state: State) -> None:
+        self._state = state
+        self._input.dropPartial()
         self.factory.finishTimeouts.start(self)
         self.factory.willFlush(self)
 
     def _sayGoodbye(self) -> None:
-        self._outputEnded = True
         transport = self.transport
-        transport.unregisterProducer()
-        self._read(True)
+        isClientOpen = self._state is State.FINISHING
         # A TLS transport passes for half-closeable, but would close the
         # connection below it with its own last bytes unsent.
         canHalfClose = IHalfCloseableDescriptor.providedBy(
             transport
         ) and not ISSLTransport.providedBy(transport)
-        if self._peerEnded or not canHalfClose:
-            transport.loseConnection()
-            return
-        transport.loseWriteConnection()
-
-    def readConnectionLost(self) -> None:
-        """
-        The other side has sent all that it wants to send.
-        """
-        self._peerEnded = True
-        if self._outputEnded:
-            self.transport.loseConnection()
+        self._state = State.GOODBYE if isClientOpen and canHalfClose else State.CLOSING
+        transport.unregisterProducer()
+        if isClientOpen:
+            self._read(True)
+        if self._state is State.GOODBYE:
+            transport.loseWriteConnection()
         else:
-            self.finish()
+            transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
         """
-        What this side said is written, and its good-bye after it.
+        What was sent is written, and this side is closed.
         """
 
     def cutOff(self) -> None:
         """
         End the connection at once, whatever is still unread.
         """
-        self._outputEnded = True
+        if self._state is State.LOST:
+            return
+        self._state = State.CUT_OFF
         self._output.clear()
         self.transport.abortConnection()
 
@@ -426,10 +392,10 @@ class LineProtocol(Protocol):
         """
         Let go of everything.
         """
-        self._inputEnded = self._outputEnded = self._peerEnded = True
+        self._state = State.LOST
         # It may be some time until the rest of it is found to be garbage.
-        self._takePartial()
-        self._dropLines()
+        self._input.dropPartial()
+        self._input.dropLines()
         self._output.clear()
         self.factory.finishTimeouts.end(self)
         self._session.ended()
@@ -448,168 +414,6 @@ def addressText(address: object) -> str:
     if ":" not in host:
         return f"{host}:{port}"
     with suppress(ValueError):
-        # A proxy's header may spell all of its zeros out.
+        # A proxy's header may have all of its zeros written out.
         host = str(IPv6Address(host))
     return f"[{host}]:{port}"
-
-
-class _Unwelcome(Protocol):
-    """
-    A connection for which there is no room.
-    """
-
-    transport: Any
-
-    def connectionMade(self) -> None:
-        """
-        Close it at once.
-        """
-        self.transport.abortConnection()
-
-
-class LineFactory(Factory):
-    """
-    All connections of one server, on whatever endpoints it listens.
-    """
-
-    noisy = False
-    log = Logger()
-
-    def __init__(
-        self, clock: IReactorTime, sessions: Sessions, limits: Limits, endTimeout: float
-    ) -> None:
-        """
-        @param endTimeout: Seconds from the end of a connection's input to the
-            moment when it is cut off.
-        """
-        self.clock = clock
-        self.sessions = sessions
-        self.limits = limits
-        self.lineTimeouts: EqualTimeouts[LineProtocol] = EqualTimeouts(
-            clock, limits.lineTimeout, LineProtocol.lineTimedOut
-        )
-        self.finishTimeouts: EqualTimeouts[LineProtocol] = EqualTimeouts(
-            clock, endTimeout, LineProtocol.cutOff
-        )
-        # The TCP ports that accept its connections.
-        self.ports: list[Any] = []
-        self._connections: dict[LineProtocol, None] = {}
-        self.turns = FairScheduler(clock)
-        self._unflushed: list[LineProtocol] = []
-        self._nextTurn: IDelayedCall | None = None
-        self._allClosed: Deferred[None] | None = None
-
-    def buildProtocol(self, addr: IAddress | None) -> Protocol:
-        """
-        Take a connection, or close it at once if there are too many.
-        """
-        if self.ports:
-            self._turnLater()
-        if len(self._connections) >= self.limits.maxConnections:
-            self.log.warn(
-                "{addr} is refused: too many connections", addr=addressText(addr)
-            )
-            self.limited("max-connections")
-            # Not None, which a TLS factory around this one can't take.
-            return _Unwelcome()
-        connection = LineProtocol(self)
-        connection.session.peer = addressText(addr)
-        return connection
-
-    @property
-    def connections(self) -> Collection[LineProtocol]:
-        """
-        Those that stand.
-        """
-        return self._connections
-
-    def limited(self, limit: str) -> None:
-        """
-        Count that a limit was reached.
-        """
-        if self.sessions.counters is not None:
-            self.sessions.counters.limited(limit)
-
-    def opened(self, connection: LineProtocol) -> None:
-        """
-        Know a connection.
-        """
-        self._connections[connection] = None
-
-    def closed(self, connection: LineProtocol) -> None:
-        """
-        Forget a connection.
-        """
-        self._connections.pop(connection, None)
-        if self._connections:
-            return
-        self.turns.clear()
-        if self._nextTurn is not None:
-            self._nextTurn.cancel()
-            self._nextTurn = None
-        # There may be no turn for a long time: forget those that had something
-        # to say, and count what they were told.
-        self.flush()
-        if self._allClosed is not None:
-            allClosed, self._allClosed = self._allClosed, None
-            allClosed.callback(None)
-
-    def hasLines(self, connection: LineProtocol) -> None:
-        """
-        Handle lines of a connection, now or when its turn comes.
-        """
-        self.turns.serve(connection)
-        self._turnLater()
-
-    def willFlush(self, connection: LineProtocol) -> None:
-        """
-        Flush a connection at the latest in the next reactor turn.
-        """
-        self._unflushed.append(connection)
-        self._turnLater()
-
-    def _turnLater(self) -> None:
-        if self._nextTurn is None:
-            self._nextTurn = self.clock.callLater(0, self._turn)
-
-    def _turn(self) -> None:
-        """
-        Begin a reactor turn, and write what was said.
-        """
-        self._nextTurn = None
-        for port in self.ports:
-            port.numberAccepts = _ACCEPTS
-        self.turns.next()
-        if self.turns:
-            self._turnLater()
-        self.flush()
-
-    def flush(self) -> None:
-        """
-        Write what was said in this turn, in one write for each connection.
-        """
-        connections, self._unflushed = self._unflushed, []
-        for connection in connections:
-            connection.flush()
-        if self.sessions.counters is not None:
-            self.sessions.counters.settle()
-
-    def finish(self) -> "Deferred[None]":
-        """
-        End every connection in order.
-
-        @return: Fires when the last is closed.
-        """
-        if not self._connections:
-            return succeed(None)
-        self._allClosed = Deferred()
-        for connection in list(self._connections):
-            connection.finish()
-        return self._allClosed
-
-    def cutOff(self) -> None:
-        """
-        End every connection at once.
-        """
-        for connection in list(self._connections):
-            connection.cutOff()

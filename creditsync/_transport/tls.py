@@ -1,16 +1,14 @@
 """
 TLS for a listening endpoint, with certificates that can be replaced.
 
-What a connection is shown is decided when it begins. L{TLSEndpoint.reload}
-reads the files again, and from then on new connections get the new certificate;
-those that stand keep theirs, and nothing is closed. Files that are wrong change
-nothing.
+L{TLSEndpoint.reload} reads the files again. New connections get the new
+certificate then; open ones keep theirs, and none is closed. Files that can't be
+used change nothing.
 
-TLS 1.2 is the least that is spoken, with the ciphers that Twisted thinks safe.
-A client that speaks none of it is told so, in the clear.
+TLS 1.2 is the minimum, with the ciphers that Twisted considers safe. A client that
+does not speak TLS is told so, in the clear.
 
-What keeps a client's handshake from working out is put into words here too
-(L{handshakeProblem}).
+L{handshakeProblem} says in words why a client's handshake failed.
 """
 
 import re
@@ -46,20 +44,20 @@ _ONE_CERTIFICATE = re.compile(
     rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
 )
 
-# How what a side that speaks TLS sends begins: with an alert or a handshake.
+# The first bytes of TLS records: an alert, and a handshake.
 BEGINNINGS = (b"\x15\x03", b"\x16\x03")
 
 # How a line of JSON may begin, which no record of TLS does.
 _PLAIN = b"{[ \t\r\n"
 
-# What a client hears that speaks no TLS where it is spoken, under no extID as
-# its line is not read.
-_SPEAKS_TLS = (
-    b'{"status":400,"error":"INVALID_JSON","message":"this port speaks TLS, and the'
-    b' client does not"}\r\n'
+# The reply to a client that does not speak TLS. It has no extID, since the
+# client's line is not read. Our own client recognizes the message.
+SPEAKS_TLS = "this port speaks TLS, and the client does not"
+_SPEAKS_TLS = b'{"status":400,"error":"INVALID_JSON","message":"%b"}\r\n' % (
+    SPEAKS_TLS.encode("ascii")
 )
 
-# What OpenSSL says where the other side's answer is none of TLS.
+# OpenSSL's reasons where the other side's answer is not TLS.
 _NO_TLS = frozenset({"wrong version number", "http request", "unknown protocol"})
 
 _T = TypeVar("_T")
@@ -67,10 +65,10 @@ _T = TypeVar("_T")
 
 def handshakeProblem(why: Failure, transport: Any) -> str:
     """
-    Why a client's TLS did not work out, or nothing if the connection ended for
+    Why a client's TLS handshake failed, or nothing if the connection ended for
     another reason.
 
-    @param why: The reason of C{connectionLost}, during which this is asked.
+    @param why: The reason of C{connectionLost}, from which this is called.
     """
     error = why.value
     if isinstance(error, VerificationError):
@@ -87,9 +85,9 @@ def handshakeProblem(why: Failure, transport: Any) -> str:
 
 def isRefusedCertificate(why: Failure) -> bool:
     """
-    Whether a connection ended because the server does not take this client's
-    certificate, or its lack of one. With TLS 1.3 it says so only when the client
-    thinks that TLS stands.
+    Whether a connection ended because the server does not accept this client's
+    certificate, or its lack of one. With TLS 1.3 it says so only after the
+    client's handshake is complete.
     """
     return bool(re.search("alert .*(certificate|unknown ca)", _sslReason(why)))
 
@@ -97,7 +95,7 @@ def isRefusedCertificate(why: Failure) -> bool:
 def _sslReason(why: Failure) -> str:
     error = why.value
     found = error.args[0] if isinstance(error, SSL.Error) and error.args else []
-    # Where a call of the system has failed, it is a number.
+    # Where a system call has failed, it is a number.
     return str(found[-1][-1]) if isinstance(found, list) and found else ""
 
 
@@ -112,8 +110,8 @@ def _mismatched(error: Any) -> str:
 
 def _verifyResult(transport: Any) -> str:
     """
-    What OpenSSL found out about the certificate, which pyOpenSSL does not say
-    without a callback in place of the application's own.
+    What OpenSSL found out about the certificate. pyOpenSSL reports it only to a
+    callback, which would replace the application's own.
     """
     try:
         ssl: Any = SSL
@@ -129,11 +127,11 @@ class Files:
     """
     The files of an endpoint that speaks TLS, each in PEM.
 
-    @ivar certificate: The server's certificate first, then those that lead
-        from it to its authority, unless C{chain} has them.
-    @ivar clientCA: The authorities of whose certificates each client must
-        show one; without it clients show none.
-    @ivar dhParameters: For the ciphers of TLS 1.2 that need them.
+    @ivar certificate: The server's certificate, followed by the intermediate
+        ones unless C{chain} has them.
+    @ivar clientCA: The authorities one of which must have signed each client's
+        certificate; without it clients show none.
+    @ivar dhParameters: For those ciphers of TLS 1.2 that need them.
     """
 
     key: Path
@@ -146,7 +144,7 @@ class Files:
         """
         Read them all.
 
-        @raise ValueError: One of them can't be used; it is named.
+        @raise ValueError: One of them can't be used; the message names it.
         """
         key = _key(self.key)
         own, *chain = _certificates(self.certificate)
@@ -160,7 +158,7 @@ class Files:
             dhParameters=_dhParameters(self.dhParameters),
         )
         try:
-            # It is made when it is first asked for, and only then complains.
+            # It is only made, and checked, when it is first asked for.
             options.getContext()
         except SSL.Error as e:
             *_, (_, _, reason) = e.args[0] or [("", "", "")]
@@ -172,7 +170,7 @@ class Files:
 
     def othersCanReadKey(self) -> bool:
         """
-        Whether more than its user can read the key.
+        Whether others than its owner can read the key.
         """
         return bool(self.key.stat().st_mode & 0o077)
 
@@ -204,7 +202,7 @@ def _key(path: Path) -> crypto.PKey:
 
 def _certificates(path: Path) -> list[Any]:
     """
-    The certificates of a file, one at least.
+    The certificates of a file, at least one.
     """
     try:
         found = [
@@ -219,7 +217,7 @@ def _certificates(path: Path) -> list[Any]:
 
 class _Transport(BufferingTLSTransport):
     """
-    TLS for one client, which hears at once if it speaks none.
+    TLS for one client, which is told at once if it does not speak TLS.
     """
 
     transport: Any
@@ -240,7 +238,7 @@ class _Transport(BufferingTLSTransport):
 
 class _Factory(TLSMemoryBIOFactory):
     """
-    Makes them.
+    Makes these transports.
     """
 
     protocol = _Transport
@@ -268,7 +266,7 @@ class TLSEndpoint:
     @property
     def expires(self) -> int:
         """
-        The UNIX time from which the certificate is no longer good.
+        The UNIX time at which the certificate expires.
         """
         certificate: Any = self._options.certificate
         text = certificate.get_notAfter().decode("ascii")
@@ -278,40 +276,41 @@ class TLSEndpoint:
         """
         See L{IStreamServerEndpoint.listen}.
         """
-        self._tell()
+        self._report()
         return self._endpoint.listen(_Factory(self, False, factory, self._reactor))
 
     def getContext(self) -> SSL.Context:
         """
-        See L{IOpenSSLContextFactory.getContext}; it is asked for each
+        See L{IOpenSSLContextFactory.getContext}; it is called for each
         connection.
         """
         return self._options.getContext()
 
     def reload(self) -> None:
         """
-        Read the files again, for the connections that come from now on. If
-        they can't be used, all stays as it is.
+        Read the files again, for connections from now on. If they can't be
+        used, nothing changes.
         """
         try:
             self._options = self.files.read()
         except ValueError as e:
             self._log.error(
-                "The certificate was not renewed, the old one stays: {why}", why=str(e)
+                "The certificate was not renewed, the old one stays in use: {why}",
+                why=str(e),
             )
         else:
-            self._tell()
+            self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         files, until = self.files, datetime.fromtimestamp(self.expires, UTC)
         if files.othersCanReadKey():
             self._log.warn(
-                "Others can read the key {path}: make it yours alone with chmod 600.",
+                "Others can read the key {path}: restrict it with chmod 600.",
                 path=str(files.key),
             )
         log = self._log.error if self.expires <= time() else self._log.info
         log(
-            "The certificate {path} is good until {until}.",
+            "The certificate {path} is valid until {until}.",
             path=str(files.certificate),
             until=f"{until:%Y-%m-%dT%H:%M:%SZ}",
         )

@@ -1,10 +1,10 @@
 """
-UNIX sockets that can be listened on again after any end of the process before.
+UNIX sockets that can be listened on again, however the last process ended.
 
 The file of a socket outlives a process that was killed. Twisted keeps a lock file
-with the process's number beside it, to tell such a leftover from a socket in use;
-but in a container that number is 1, which is always alive, and any other number may
-be another process's by then. Here the socket itself is asked: where nobody accepts
+with the process's id beside it, to tell such a leftover from a socket in use; but in
+a container that id is 1, which is always alive, and any other id may belong to
+another process by then. Here the socket itself is asked: where nobody accepts
 connections, connect() is refused.
 """
 
@@ -49,8 +49,9 @@ class UNIXReactor:
         """
         Listen on a UNIX socket.
 
-        @param wantPID: Counts for nothing: no lock file is needed.
-        @raise CannotListenError: Somebody listens there, or it can't be done.
+        @param wantPID: Ignored: no lock file is needed.
+        @raise CannotListenError: Another process is listening there, or it
+            can't be done.
         """
         path = os.fsencode(address)
         port = _Port(path, factory, backlog, mode, self._reactor)
@@ -61,8 +62,8 @@ class UNIXReactor:
 
 class _Port(unix.Port):
     """
-    A port that removes the file of a socket if nobody listens on it, and in the
-    end its own and no other.
+    A port that removes the file of a socket on which nobody listens, and at its
+    end its own file and no other.
     """
 
     path = ""
@@ -96,8 +97,7 @@ class _Port(unix.Port):
         path = self.path
         if self._file is not None:
             with folderLocked(os.path.dirname(path), ALONE):
-                # Somebody may have removed it, and another server have taken the
-                # name.
+                # It may have been removed, and the name taken by another server.
                 if _identity(path) == self._file:
                     _remove(path)
         tcp.Port.connectionLost(self, reason)
@@ -112,7 +112,7 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _remove(path: str) -> None:
-    # The user may have changed since it was made; it is a leftover then.
+    # The process may run as another user by now; then it is a leftover.
     with suppress(OSError):
         os.unlink(path)
 
@@ -121,13 +121,14 @@ def _removeLeftover(path: str) -> None:
     """
     Remove the file of a socket on which nobody listens.
 
-    @raise OSError: Somebody listens, or it is something else, or nobody knows.
+    @raise OSError: Somebody listens, or the file is something else, or it can't
+        be found out.
     """
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError("a file is there that is not a socket")
+            raise OSError("there is a file that is not a socket")
         with socket.socket(socket.AF_UNIX) as probe:
-            # One that has no room for more connections would make it wait.
+            # A full queue of connections would make it wait.
             probe.setblocking(False)
             probe.connect(path)
     except FileNotFoundError:
@@ -137,14 +138,14 @@ def _removeLeftover(path: str) -> None:
         return
     except BlockingIOError:
         pass
-    raise OSError("another process listens there")
+    raise OSError("another process is listening there")
 
 
 @implementer(IStreamServerEndpoint)
 @define(eq=False)
 class Inherited:
     """
-    An endpoint whose socket was opened by somebody else, such as systemd.
+    An endpoint whose socket was opened by another process, such as systemd.
     """
 
     _endpoint: IStreamServerEndpoint
@@ -158,8 +159,8 @@ class Inherited:
 
 def _keepFile(port: IListeningPort) -> IListeningPort:
     """
-    Keep Twisted, at its end, from removing the file of a UNIX socket and from
-    shutting the socket down: systemd goes on listening. For TCP it knows that.
+    Keep Twisted from removing the file of a UNIX socket at its end and from
+    shutting the socket down: systemd goes on listening. For TCP it does so itself.
     """
     if isinstance(port, unix.Port):
         port._shouldShutdown = False

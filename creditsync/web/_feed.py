@@ -1,18 +1,19 @@
 """
 The console's feed: C{GET feed}, Server-Sent Events for those who are signed in.
 
-What comes, each as C{event:} and one line of C{data:} that is JSON::
+Its events, each with one line of C{data:} that is JSON::
 
-    history    once, at the beginning: an array of points, the oldest first, for
-               plots that are full from the start
+    history    once, at the beginning: an array of points, the oldest first, so
+               that plots are full from the start
     snapshot   at the beginning, and then once a second: an object
-    ended      the sign-in is over; the stream ends, and to open it again is 401
+    ended      the sign-in has ended and the stream ends; opening it again is 401
 
-L{creditsync.web._watch} says what is in a point and in a snapshot.
+L{creditsync.web._history} describes a point, L{creditsync.web._snapshot} a
+snapshot.
 
-A snapshot is made once for all readers, and only if there are any. There is
-room for L{READERS}; further ones are 503. Who does not read misses snapshots,
-and after L{PATIENCE} seconds of it is cut off.
+A snapshot is made once for all readers, and only if there are any. At most
+L{READERS} are accepted; further ones get 503. A browser that does not read misses
+snapshots, and is cut off after L{PATIENCE} seconds.
 """
 
 from typing import Any, Final
@@ -24,13 +25,15 @@ from twisted.web.http import Request
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
-from creditsync.web._answers import encode, problem
+from creditsync.metrics import Metrics
+from creditsync.web._history import PERIOD, History
+from creditsync.web._responses import encode, respondError
 from creditsync.web._signing import SignedIn, SignIns
-from creditsync.web._watch import PERIOD, Watch
+from creditsync.web._snapshot import snapshot
 
 READERS: Final = 20
 PATIENCE: Final = 10.0
-# Milliseconds after which a browser whose stream broke comes back.
+# Milliseconds after which a browser reopens a stream that broke.
 _RETRY: Final = 2000
 
 
@@ -38,9 +41,9 @@ _RETRY: Final = 2000
 @define(eq=False)
 class _Reader:
     """
-    One browser that listens.
+    One browser that reads the feed.
 
-    @ivar stalledSince: When it ceased to read, if it did.
+    @ivar stalledSince: When it stopped reading, if it did.
     """
 
     _clock: IReactorTime
@@ -62,7 +65,7 @@ class _Reader:
 
     def stopProducing(self) -> None:
         """
-        It is gone, of which the request tells.
+        It has disconnected; L{Request.notifyFinish} reports that.
         """
 
 
@@ -71,10 +74,11 @@ class Feed(SignedIn):
     C{GET feed}.
     """
 
-    def __init__(self, clock: IReactorTime, signIns: SignIns, watch: Watch) -> None:
+    def __init__(self, metrics: Metrics, signIns: SignIns, history: History) -> None:
         super().__init__(signIns)
-        self._clock = clock
-        self._watch = watch
+        self._metrics = metrics
+        self._clock = metrics.clock
+        self._history = history
         self._readers: list[_Reader] = []
         self._call: IDelayedCall | None = None
 
@@ -83,19 +87,21 @@ class Feed(SignedIn):
         Begin a stream.
         """
         if len(self._readers) >= READERS:
-            return problem(request, 503, "BUSY", f"{READERS} others look already")
+            return respondError(
+                request, 503, "BUSY", f"{READERS} others are watching already"
+            )
         reader = _Reader(self._clock, request, self.signIns.nameOf(request))
         request.setHeader(b"Content-Type", b"text/event-stream")
-        # For a proxy in between that would collect what it is given.
+        # A proxy in between would otherwise buffer the stream.
         request.setHeader(b"X-Accel-Buffering", b"no")
         request.registerProducer(reader, True)
         request.notifyFinish().addBoth(self._left, reader)
         self._readers.append(reader)
         request.write(b"retry: %d\n\n" % _RETRY)
-        request.write(_event(b"history", list(self._watch.history)))
-        request.write(_event(b"snapshot", self._watch.snapshot()))
+        request.write(_event(b"history", list(self._history.points)))
+        request.write(self._snapshot())
         if self._call is None:
-            self._call = self._clock.callLater(PERIOD, self._tell)
+            self._call = self._clock.callLater(PERIOD, self._sendToAll)
         return NOT_DONE_YET
 
     def render_HEAD(self, request: Request) -> bytes:
@@ -111,17 +117,20 @@ class Feed(SignedIn):
             self._call.cancel()
             self._call = None
 
-    def _tell(self) -> None:
-        self._call = self._clock.callLater(PERIOD, self._tell)
-        line = _event(b"snapshot", self._watch.snapshot())
+    def _sendToAll(self) -> None:
+        self._call = self._clock.callLater(PERIOD, self._sendToAll)
+        event = self._snapshot()
         now = self._clock.seconds()
         for reader in list(self._readers):
             if self.signIns.principal(reader.signIn) is None:
                 self._finish(reader, _event(b"ended", {}))
             elif reader.stalledSince is None:
-                reader.request.write(line)
+                reader.request.write(event)
             elif now - reader.stalledSince > PATIENCE:
                 reader.request.channel.forceAbortClient()
+
+    def _snapshot(self) -> bytes:
+        return _event(b"snapshot", snapshot(self._metrics, self._history))
 
     def stop(self) -> None:
         """

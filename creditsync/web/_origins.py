@@ -1,14 +1,15 @@
 """
-Where browsers find this site, and who asks: directly, or through a proxy.
+Where browsers find this site, and where requests come from, directly or through a
+proxy.
 
-A browser says from which origin a page posts (C{Origin}), and no page can forge
-it. What is posted from this site's own origin counts; that is C{Host} as it came,
-and where a proxy replaces that, an origin of C{--web-origin}.
+A browser sends the origin of the page that posts (C{Origin}), and no page can forge
+it. Only posts from this site's own origin are accepted: from C{Host} as it was
+received or, where a proxy replaces that, from an origin of C{--web-origin}.
 
 Behind a proxy every connection comes from the proxy. Once an origin is configured,
-one on this machine is believed when it says who asks (C{X-Forwarded-For}) and how
-(C{X-Forwarded-Proto}). From others these headers count for nothing: any client can
-send them.
+a proxy on this machine is trusted to report the client's address
+(C{X-Forwarded-For}) and whether it uses TLS (C{X-Forwarded-Proto}). From others these
+headers are ignored: any client can send them.
 """
 
 import re
@@ -18,7 +19,7 @@ from typing import Final
 from attrs import define
 from twisted.web.http import Request
 
-from creditsync.web._answers import header
+from creditsync.web._responses import header
 
 _ORIGIN: Final = re.compile(
     r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?"
@@ -28,8 +29,8 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 def normalized(text: str) -> str:
     """
-    An origin as browsers send it: in lower case, and without the port that its
-    scheme has anyway (RFC 6454, section 6.2).
+    An origin as browsers send it: in lower case, and without its scheme's default
+    port (RFC 6454, section 6.2).
 
     @raise ValueError: It is not one.
     """
@@ -63,15 +64,14 @@ class Origins:
         try:
             origin = normalized(origin)
             scheme = origin.partition(":")[0]
-            # The scheme is the browser's: a proxy may have taken TLS off.
+            # The scheme is the browser's: a proxy may have terminated TLS.
             return origin in self.public or origin == _direct(request, scheme)
         except ValueError:
             return False
 
     def expected(self, request: Request) -> str:
         """
-        The origins from which L{hasSent} would have taken a request, for people
-        to read.
+        The origins from which L{hasSent} would have accepted a request, as text.
         """
         scheme = "https" if request.isSecure() else "http"
         host = header(request, "Host")
@@ -79,7 +79,7 @@ class Origins:
 
     def isSecure(self, request: Request) -> bool:
         """
-        Whether the browser is known to speak TLS, be it to a proxy.
+        Whether the browser is known to use TLS, if only to a proxy.
         """
         return (
             request.isSecure()
@@ -89,7 +89,7 @@ class Origins:
 
     def client(self, request: Request) -> str:
         """
-        The address of whoever asks, or C{here} on a UNIX socket.
+        The client's address, or C{here} on a UNIX socket.
         """
         forwarded = _forwarded(request, "For")
         if self._isFromProxy(request) and _address(forwarded):
@@ -98,9 +98,10 @@ class Origins:
 
     def isRebound(self, request: Request) -> bool:
         """
-        Whether a request to a loopback address came under a name of the DNS that
-        is not this site's. That may be a foreign page, whose own name was made to
-        resolve to this machine so that it can read the answer (DNS rebinding).
+        Whether a request to a loopback address has a host name that is not this
+        site's. It may come from a page of another site whose name was made to
+        resolve to this machine, so that the page can read the response (DNS
+        rebinding).
         """
         ours = _address(getattr(request.getHost(), "host", None))
         if ours is None or not ours.is_loopback or not header(request, "Host"):
@@ -109,13 +110,13 @@ class Origins:
             name = _name(_direct(request, "http"))
         except ValueError:
             return True
-        # The DNS of the Internet has no addresses for names without a dot.
+        # The public DNS has no addresses for names without a dot.
         isLocal = "." not in name or name.endswith(".localhost") or _address(name)
         return not isLocal and name not in map(_name, self.public)
 
     def _isFromProxy(self, request: Request) -> bool:
         """
-        Whether the other side is a proxy that may speak for others.
+        Whether the other side is a proxy whose headers are trusted.
         """
         peer = _peer(request)
         address = _address(peer)
@@ -150,15 +151,15 @@ def _peer(request: Request) -> str | None:
 
 def _forwarded(request: Request, what: str) -> str:
     """
-    The last value of an C{X-Forwarded-} header. A proxy appends what it knows;
-    what stands before may be anybody's.
+    The last value of an C{X-Forwarded-} header. A proxy appends its own; those
+    before may have been sent by any client.
     """
     return header(request, f"X-Forwarded-{what}").rpartition(",")[2].strip()
 
 
 def _address(text: str | None) -> IPv4Address | IPv6Address | None:
     """
-    The IP address that a text is, if it is one.
+    An IP address, if the text is one.
     """
     try:
         return ip_address(text or "")

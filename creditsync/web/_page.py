@@ -1,5 +1,5 @@
 """
-The console's page: files of this package, read once.
+The console's page: files of this package, read once at the start.
 """
 
 from hashlib import blake2b
@@ -9,7 +9,7 @@ from typing import Final
 from twisted.web import http
 from twisted.web.http import Request
 
-from creditsync.web._answers import Answer
+from creditsync.web._responses import SiteResource
 
 _TYPES: Final = {
     "html": b"text/html; charset=utf-8",
@@ -20,7 +20,7 @@ _TYPES: Final = {
 }
 
 
-class File(Answer):
+class File(SiteResource):
     """
     One file.
     """
@@ -33,7 +33,7 @@ class File(Answer):
 
     def render_GET(self, request: Request) -> bytes:
         """
-        The file, unless the browser has it.
+        The file, unless the browser has this version of it.
         """
         request.setHeader(b"Cache-Control", b"no-cache")
         if request.setETag(self._tag) is http.CACHED:
@@ -42,9 +42,9 @@ class File(Answer):
         return self._content
 
 
-class Folder(Answer):
+class Folder(SiteResource):
     """
-    C{static}: what the page is made of.
+    C{static}: the page's scripts and styles.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """
-What machines ask: the metrics, whether the process lives, whether it serves.
+For machines: the metrics, whether the process is alive, whether it serves.
 
-None of these asks for a sign-in, as those who ask have none to give.
+None of these requires a sign-in, as monitoring systems have no token.
 """
 
 from prometheus_client.registry import CollectorRegistry
@@ -9,13 +9,19 @@ from twisted.logger import Logger
 from twisted.web.http import Request
 
 from creditsync.metrics import Metrics, exposition
-from creditsync.web._answers import Answer, answer, header, printable, problem
 from creditsync.web._origins import Origins
+from creditsync.web._responses import (
+    SiteResource,
+    header,
+    printable,
+    respond,
+    respondError,
+)
 
 _log = Logger()
 
 
-class MetricsPage(Answer):
+class MetricsPage(SiteResource):
     """
     C{GET metrics}.
     """
@@ -27,7 +33,7 @@ class MetricsPage(Answer):
 
     def render_GET(self, request: Request) -> bytes:
         """
-        All metrics, in the format that is asked for.
+        All metrics, in the format that the scraper accepts.
         """
         if self._origins.isRebound(request):
             return misdirected(request, self._origins)
@@ -37,9 +43,9 @@ class MetricsPage(Answer):
         return text
 
 
-class HealthPage(Answer):
+class HealthPage(SiteResource):
     """
-    C{GET health}: to answer at all is to be healthy.
+    C{GET health}: any answer at all means healthy.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -48,14 +54,16 @@ class HealthPage(Answer):
 
     def render_GET(self, request: Request) -> bytes:
         """
-        200, and how late the reactor was the last time that it was looked at.
+        200, and the reactor's lag at the last measurement.
         """
-        return answer(
-            request, 200, {"status": "ok", "lag": round(self._metrics.pulse.lag, 6)}
+        return respond(
+            request,
+            200,
+            {"status": "ok", "lag": round(self._metrics.reactorLag.last, 6)},
         )
 
 
-class ReadyPage(Answer):
+class ReadyPage(SiteResource):
     """
     C{GET ready}: whether requests are served (L{Metrics.problem}).
     """
@@ -70,20 +78,20 @@ class ReadyPage(Answer):
         """
         reason = self._metrics.problem()
         if reason is None:
-            return answer(request, 200, {"status": "ready"})
-        return answer(request, 503, {"status": "not ready", "reason": reason})
+            return respond(request, 200, {"status": "ready"})
+        return respond(request, 503, {"status": "not ready", "reason": reason})
 
 
 def misdirected(request: Request, origins: Origins) -> bytes:
     """
-    Refuse a request under a name that is not known here.
+    Refuse a request for a host name that is not this site's.
     """
     host = printable(header(request, "Host"))
     _log.warn(
-        "/metrics for {peer} is refused: it was asked for under the name {host},"
-        " which is neither an address nor named by --web-origin.",
+        "/metrics for {peer} is refused: it was requested under the name {host}, which"
+        " is neither an address nor in --web-origin.",
         peer=origins.client(request),
         host=host,
     )
     message = f"{host} is not a name of this site: use its address, or --web-origin"
-    return problem(request, 403, "FORBIDDEN", message)
+    return respondError(request, 403, "FORBIDDEN", message)

@@ -1,18 +1,18 @@
 """
 The console's search: C{GET search?order=…}, C{?login=…} or C{?extID=…}.
 
-The answer is a JSON object::
+The response is a JSON object::
 
-    {"trades": [the rows that L{creditsync.web._watch} has under "trades", the
-                newest first, without "type", "command" and "principal"],
-     "waiters": [of the replies that wait now], "refusals": [of those lately],
-     "note": "a sentence that says what was looked at"}
+    {"trades": [rows as under "trades" in a snapshot, the newest first, without
+                "type", "command" and "principal"],
+     "waiters": [rows of pending requests], "refusals": [rows of recent refusals],
+     "note": "a sentence that says what was searched"}
 
-An order is looked up in the trading runtime. A login is looked for in the ledger
-from the newest order down, for a bounded time. An C{extID} is no part of a trade:
-what is found is what waits or was lately answered or refused under it, and what
-was booked under it as C{idempotencyKey}. One search at a time reads the ledger,
-in a thread; the next one is told 503.
+An order is looked up in the trading runtime. A login is searched for in the ledger
+from the newest order down, for a bounded time. An C{extID} is not part of a trade:
+the search finds requests that are pending or were recently answered or refused
+under it, and what was booked under it as C{idempotencyKey}. One search at a time
+reads the ledger, in a thread; further ones get 503.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -31,28 +31,26 @@ from creditsync.errors import Busy, InvalidData, LedgerProblem, Refusal
 from creditsync.ledger._searching import Found, tradesByKey, tradesOf
 from creditsync.metrics import Metrics
 from creditsync.records import Trade
-from creditsync.web import _watch as watch
-from creditsync.web._answers import answer, problem
+from creditsync.web import _rows as rows
+from creditsync.web._responses import respond, respondError
 from creditsync.web._signing import SignedIn, SignIns
 
 _T = TypeVar("_T")
 
-# Trades in one answer, and seconds that a look for them may take.
-MOST: Final = 50
-SECONDS: Final = 1.0
-# Of the waiters, those that are looked at: more would hold up everybody.
-_WAITERS: Final = 20_000
-
-Answered = dict[str, Any]
+# Trades in one response, and seconds that a search for them may take.
+MAX_TRADES: Final = 50
+MAX_SECONDS: Final = 1.0
+# Pending requests that are looked at: more would hold up everybody.
+_MAX_WAITERS: Final = 20_000
 
 
 @define(eq=False)
 class Searching:
     """
-    What can be searched.
+    The searches of one server.
 
-    @ivar ledger: The path of the SQLite ledger, or L{None} where there is none.
-    @ivar run: Executes a blocking function elsewhere.
+    @ivar ledger: The path of the SQLite ledger, if there is one.
+    @ivar run: Runs a blocking function in a thread.
     """
 
     metrics: Metrics
@@ -60,9 +58,9 @@ class Searching:
     run: "Callable[[Callable[[], Found]], Deferred[Found]]"
     _isReading: bool = False
 
-    async def byOrder(self, order: int) -> Answered:
+    async def byOrder(self, order: int) -> rows.JSON:
         """
-        The trade as it is now, and who waits for it.
+        The trade as it is now, and the requests pending for it.
         """
         found = await self.metrics.service.runtime.trade(order)
         trades = [] if found is None else [_shown(found)]
@@ -73,26 +71,28 @@ class Searching:
             "note": "" if trades else f"there is no order {order}",
         }
 
-    async def byLogin(self, login: int) -> Answered:
+    async def byLogin(self, login: int) -> rows.JSON:
         """
         The account's newest trades.
         """
-        found = await self._read(lambda path: tradesOf(path, login, MOST, SECONDS))
-        note = "all of the ledger was looked at"
+        found = await self._read(
+            lambda path: tradesOf(path, login, MAX_TRADES, MAX_SECONDS)
+        )
+        note = "the whole ledger was searched"
         if found.downTo:
-            note = f"only orders down to {found.downTo} were looked at"
+            note = f"only orders down to {found.downTo} were searched"
         return {
-            "trades": [watch.tradeMembers(trade) for trade in found.trades],
+            "trades": [rows.trade(trade) for trade in found.trades],
             "waiters": self._waiting(lambda waiter: waiter["login"] == login),
             "refusals": [],
             "note": note,
         }
 
-    async def byExtID(self, extID: str) -> Answered:
+    async def byExtID(self, extID: str) -> rows.JSON:
         """
-        What is known under an C{extID}.
+        All that is known about an C{extID}.
         """
-        booked = await self._read(lambda path: tradesByKey(path, extID, MOST))
+        booked = await self._read(lambda path: tradesByKey(path, extID, MAX_TRADES))
         orders = {trade.order: trade for trade in booked.trades}
         for waiter in list(self.metrics.counters.recentlyAnswered):
             order = waiter.order
@@ -102,38 +102,38 @@ class Searching:
                     orders[order] = found
         newest = sorted(orders.values(), key=lambda trade: -trade.order)
         return {
-            "trades": [watch.tradeMembers(trade) for trade in newest],
+            "trades": [rows.trade(trade) for trade in newest],
             "waiters": self._waiting(lambda waiter: str(waiter["extID"]) == extID),
             "refusals": self._refused(lambda refused: str(refused["extID"]) == extID),
-            "note": "looked at what waits, at the last answers and refusals, and at"
-            " idempotency keys; the ledger does not keep an extID",
+            "note": "searched pending requests, the latest replies and refusals, and"
+            " idempotency keys; the ledger does not store an extID",
         }
 
     async def _read(self, search: Callable[[str], Found]) -> Found:
         """
         Search the ledger's file, if there is one.
 
-        @raise Busy: Another search does.
+        @raise Busy: Another search is reading it.
         """
         path = self.ledger
         if path is None:
             return Found()
         if self._isReading:
-            raise Busy("another search is under way, try again")
+            raise Busy("another search is running, try again")
         self._isReading = True
         try:
             return await self.run(lambda: search(path))
         finally:
             self._isReading = False
 
-    def _waiting(self, isWanted: Callable[[Answered], bool]) -> list[Answered]:
+    def _waiting(self, isWanted: Callable[[rows.JSON], bool]) -> list[rows.JSON]:
         now = self.metrics.clock.seconds()
-        waiters = islice(self.metrics.service.waiters, _WAITERS)
-        return _first(isWanted, (watch.waiting(each, now) for each in waiters))
+        waiters = islice(self.metrics.service.waiters, _MAX_WAITERS)
+        return _first(isWanted, (rows.waiting(each, now) for each in waiters))
 
-    def _refused(self, isWanted: Callable[[Answered], bool]) -> list[Answered]:
+    def _refused(self, isWanted: Callable[[rows.JSON], bool]) -> list[rows.JSON]:
         refusals = reversed(self.metrics.counters.recentlyRefused)
-        return _first(isWanted, map(watch.refusal, refusals))
+        return _first(isWanted, map(rows.refusal, refusals))
 
 
 class SearchPage(SignedIn):
@@ -149,7 +149,7 @@ class SearchPage(SignedIn):
 
     def render_GET(self, request: Request) -> Any:
         """
-        Search, and answer later.
+        Search, and respond later.
         """
         gone: list[object] = []
         request.notifyFinish().addErrback(gone.append)
@@ -172,17 +172,17 @@ class SearchPage(SignedIn):
             found = await searching.byExtID(asked[b"extID"])
         else:
             raise InvalidData("order, login or extID is required")
-        return answer(request, 200, found)
+        return respond(request, 200, found)
 
     def _failed(self, why: Failure, request: Request) -> bytes:
         if isinstance(why.value, Refusal):
             refusal = why.value
-            return problem(request, refusal.status, refusal.error, refusal.message)
+            return respondError(request, refusal.status, refusal.error, refusal.message)
         self._log.failure("a search failed", why)
         message = "the search failed"
         if why.check(LedgerProblem):
             message = why.getErrorMessage()
-        return problem(request, 500, "TECH_PROBLEM", message)
+        return respondError(request, 500, "TECH_PROBLEM", message)
 
 
 def _finish(request: Request, body: bytes) -> None:
@@ -199,12 +199,12 @@ def _number(name: str, text: str) -> int:
     return number
 
 
-def _shown(found: Trade | Mapping[str, Any]) -> Answered:
+def _shown(found: Trade | Mapping[str, Any]) -> rows.JSON:
     if isinstance(found, Trade):
-        return watch.tradeMembers(found)
-    kind = watch.kind(found.get("cmd"))
+        return rows.trade(found)
+    kind = rows.kind(found.get("cmd"))
     return {**found, "kind": kind, "time": found.get("timestamp")}
 
 
-def _first(isWanted: Callable[[_T], bool], rows: Iterable[_T]) -> list[_T]:
-    return list(islice(filter(isWanted, rows), MOST))
+def _first(isWanted: Callable[[_T], bool], found: Iterable[_T]) -> list[_T]:
+    return list(islice(filter(isWanted, found), MAX_TRADES))

@@ -14,7 +14,7 @@ from twisted.web.server import Request, Site
 from creditsync._transport import listening
 from creditsync.web.root import Root
 
-# Bytes in the body of a request: nobody has to send more than a token.
+# Bytes in the body of a request: nothing longer than a token is ever sent.
 _MAX_BODY: Final = 16_384
 
 # What an endpoint that names no interface listens on.
@@ -23,17 +23,17 @@ _LOOPBACK: Final = {"tcp": "127.0.0.1", "ssl": "127.0.0.1", "tcp6": r"\:\:1"}
 
 def onLoopback(description: str) -> str:
     """
-    An endpoint as it is described, but on loopback if it names no interface;
-    to listen on all of them is C{interface=0.0.0.0}.
+    The description of an endpoint, on loopback if it names no interface; for all
+    interfaces use C{interface=0.0.0.0}.
     """
     kind, *parts = re.split(r"(?<!\\):", description)
     unnamed = [part for part in parts if "=" not in part]
     isAround = kind == "ssl" and unnamed and not unnamed[0].isdigit()
     if isAround or kind == "haproxy":
-        # It goes on an endpoint of another kind.
+        # It wraps an endpoint of another kind.
         return f"{kind}:{onLoopback(description.removeprefix(f'{kind}:'))}"
     isNamed = any(part.startswith("interface=") for part in parts)
-    # It may also have no name, as in tcp:8081:127.0.0.1.
+    # It may also be given without a name, as in tcp:8081:127.0.0.1.
     if kind not in _LOOPBACK or isNamed or len(unnamed) > 1:
         return description
     return f"{description}:interface={_LOOPBACK[kind]}"
@@ -41,14 +41,14 @@ def onLoopback(description: str) -> str:
 
 class BoundedRequest(Request):
     """
-    A request whose body has a bound.
+    A request with a bounded body.
     """
 
     _isTooLong = False
 
     def handleContentChunk(self, data: bytes) -> None:
         """
-        Take a part of the body, or end the connection if it is too much.
+        Take a part of the body, or end the connection if it is too long.
         """
         length = 0 if self.content is None else self.content.tell()
         if self._isTooLong or length + len(data) > _MAX_BODY:
@@ -59,7 +59,7 @@ class BoundedRequest(Request):
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """
-        Carry the request out, if it has come as a whole.
+        Process the request, unless its body was too long.
         """
         if not self._isTooLong:
             super().requestReceived(command, path, version)  # type: ignore[no-untyped-call]
@@ -67,7 +67,7 @@ class BoundedRequest(Request):
 
 class WebSite(Site):
     """
-    A site that writes no access log: it is asked every few seconds.
+    A site without an access log: it gets requests every few seconds.
     """
 
     requestFactory = BoundedRequest
@@ -103,7 +103,7 @@ class Web(Service):
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         outcome: list[IListeningPort | Failure] = []
-        # No endpoint of Twisted's own takes its time to listen.
+        # All of Twisted's endpoints listen at once.
         self._endpoint.listen(self._site).addBoth(outcome.append)
         for port in outcome:
             if isinstance(port, Failure):
@@ -113,7 +113,7 @@ class Web(Service):
 
     def startService(self) -> None:
         """
-        Look at the server, and answer.
+        Start measuring, and serve.
         """
         super().startService()  # type: ignore[no-untyped-call]
         self._root.start()

@@ -1,10 +1,10 @@
 """
-Who looks at the console: sign-ins by the tokens of the wire contract.
+Sign-ins at the console, with the tokens of C{docs/protocol.rst}.
 
-A token is judged once, by the server's own authenticator. From then on the
-browser has a cookie with a random name for that sign-in, which says nothing by
-itself and which no script can read. A sign-in ends with its token, when that
-expires or is revoked, or when it is asked to.
+A token is checked once, by the server's own authenticator. From then on the
+browser has a cookie with a random name of that sign-in, which reveals nothing and
+which no script can read. A sign-in ends when its token expires or is revoked, or
+with a sign-out.
 """
 
 import secrets
@@ -17,21 +17,27 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.http import Request
 
+from creditsync._metrics.reading import roleOf
 from creditsync.codes import FINANCE_SESSIONS
 from creditsync.errors import Forbidden, Refusal, TooManyRequests
 from creditsync.interfaces import IAuthenticator
-from creditsync.metrics import ROLES
 from creditsync.records import Principal
-from creditsync.web._answers import Answer, answer, header, printable, problem
 from creditsync.web._origins import Origins
+from creditsync.web._responses import (
+    SiteResource,
+    header,
+    printable,
+    respond,
+    respondError,
+)
 
-# Sign-ins at once; the oldest goes first.
-_MOST: Final = 1000
-# To look at a bad signature may take half a millisecond: so many attempts at
-# once by one client, so many by all, and the time in seconds after which as many
-# are allowed again.
-_ATTEMPTS: Final = 20
-_ATTEMPTS_OF_ALL: Final = 200
+# Sign-ins at the same time; a further one ends the oldest.
+_MAX_SIGN_INS: Final = 1000
+# Verifying a signature may take half a millisecond, so attempts are limited: in a
+# burst of one client, in a burst of all clients, and the seconds after which the
+# same number is allowed again.
+_MAX_ATTEMPTS: Final = 20
+_MAX_ATTEMPTS_OF_ALL: Final = 200
 _RECOVERY: Final = 20.0
 
 _log = Logger()
@@ -40,12 +46,12 @@ _log = Logger()
 @define(eq=False)
 class Attempts:
     """
-    The sign-ins that were tried lately, by client: a client that tries too often
-    keeps only itself out.
+    Recent attempts to sign in, by client: one that tries too often locks out only
+    itself.
     """
 
     _clock: IReactorTime
-    # How many, and as of when.
+    # Attempts and the time of the last, by client; None stands for all clients.
     _spent: dict[str | None, tuple[float, float]] = Factory(dict)
 
     def add(self, client: str) -> None:
@@ -58,10 +64,10 @@ class Attempts:
         self._forget(now)
         spent = {
             who: self._left(who, most, now) + 1
-            for who, most in ((None, _ATTEMPTS_OF_ALL), (client, _ATTEMPTS))
+            for who, most in ((None, _MAX_ATTEMPTS_OF_ALL), (client, _MAX_ATTEMPTS))
         }
-        # What is refused is not counted: it would keep others out.
-        if spent[None] > _ATTEMPTS_OF_ALL or spent[client] > _ATTEMPTS:
+        # Refused attempts are not counted: they would lock out others.
+        if spent[None] > _MAX_ATTEMPTS_OF_ALL or spent[client] > _MAX_ATTEMPTS:
             raise TooManyRequests("too many sign-ins, try again in a few seconds")
         for who, count in spent.items():
             self._spent[who] = count, now
@@ -79,7 +85,7 @@ class Attempts:
 @define(eq=False)
 class SignIns:
     """
-    Those who are signed in.
+    All sign-ins.
     """
 
     _authenticator: IAuthenticator
@@ -90,21 +96,21 @@ class SignIns:
 
     def begin(self, token: str, client: str) -> str:
         """
-        Sign the bearer of a token in.
+        Sign in with a token.
 
-        @param client: The address of whoever asks.
+        @param client: The client's address.
         @return: The name of the sign-in.
-        @raise Refusal: The token is not good, or its role may not look, or
-            there were too many attempts.
+        @raise Refusal: The token is invalid, or its role may not use the console,
+            or there were too many attempts.
         """
         self._attempts.add(client)
         principal = self._authenticator.authenticate(token)
         if principal.role not in FINANCE_SESSIONS:
             raise Forbidden("this token's role may not use the console")
-        # Those that are over go before one that is not.
+        # Forget those that have ended first.
         for each in list(self._principals):
             self.principal(each)
-        while len(self._principals) >= _MOST:
+        while len(self._principals) >= _MAX_SIGN_INS:
             self._principals.popitem(last=False)
         name = secrets.token_urlsafe(32)
         self._principals[name] = principal
@@ -112,7 +118,7 @@ class SignIns:
 
     def principal(self, name: str) -> Principal | None:
         """
-        Who has signed in under this name, and still may look.
+        The principal of a sign-in, unless it has ended.
         """
         principal = self._principals.get(name)
         if principal is None or self._authenticator.isCurrent(principal):
@@ -128,12 +134,12 @@ class SignIns:
 
     def nameOf(self, request: Request) -> str:
         """
-        The name that a request's cookie has, or an empty one.
+        The name in a request's cookie, or an empty one.
         """
         secure, plain = (self._cookie(request, each) for each in (True, False))
         cookie = request.getCookie(secure)
         if cookie is None and not self.origins.isSecure(request):
-            # A proxy may have taken TLS off without saying so: then both count.
+            # A proxy may have terminated TLS without saying so: then both count.
             cookie = request.getCookie(plain)
         return (cookie or b"").decode("ascii", "replace")
 
@@ -141,7 +147,7 @@ class SignIns:
         self, request: Request, value: bytes, maxAge: bytes | None = None
     ) -> None:
         """
-        Give the browser a cookie, which it keeps until it is closed.
+        Set a cookie, which the browser keeps until it is closed.
         """
         isSecure = self.origins.isSecure(request)
         request.addCookie(
@@ -156,9 +162,9 @@ class SignIns:
 
     def _cookie(self, request: Request, isSecure: bool) -> bytes:
         """
-        The name of the cookie. Browsers send the cookies of a host to all its
-        ports and, with this path, to all its pages: two consoles would sign each
-        other out under one name. Over TLS nobody else can set it (C{__Host-}).
+        The name of the cookie. Browsers send a host's cookies to all its ports
+        and, with this path, to all its pages: with the same name, two consoles
+        would sign each other out. Over TLS nobody else can set it (C{__Host-}).
         """
         host = header(request, "Host").lower()
         own = blake2b(f"{self._instance} {host}".encode(), digest_size=8).hexdigest()
@@ -166,14 +172,14 @@ class SignIns:
 
     def of(self, request: Request) -> Principal | None:
         """
-        Who makes a request, if they are signed in.
+        The principal that made a request, if it is signed in.
         """
         return self.principal(self.nameOf(request))
 
 
-class SignedIn(Answer):
+class SignedIn(SiteResource):
     """
-    A resource for those who are signed in.
+    A resource that requires a sign-in.
     """
 
     def __init__(self, signIns: SignIns) -> None:
@@ -185,25 +191,25 @@ class SignedIn(Answer):
         See L{twisted.web.resource.IResource.render}.
         """
         if self.signIns.of(request) is None:
-            return Stranger().render(request)
+            return SignInRequired().render(request)
         return super().render(request)
 
 
-class Stranger(Answer):
+class SignInRequired(SiteResource):
     """
-    What those get who are not signed in.
+    What is served instead to those who are not signed in.
     """
 
     def render_GET(self, request: Request) -> bytes:
         """
-        Say so.
+        401.
         """
-        return problem(request, 401, "UNAUTHORIZED", "sign in first")
+        return respondError(request, 401, "UNAUTHORIZED", "sign in first")
 
 
-class SessionPage(Answer):
+class SessionPage(SiteResource):
     """
-    C{session}: who is signed in, and the way in.
+    C{session}: who is signed in, and the sign-in.
     """
 
     def __init__(self, signIns: SignIns) -> None:
@@ -217,13 +223,14 @@ class SessionPage(Answer):
         """
         principal = self._signIns.of(request)
         if principal is None:
-            return Stranger().render_GET(request)
+            return SignInRequired().render_GET(request)
         return _welcome(request, principal)
 
     def render_POST(self, request: Request) -> bytes:
         """
-        Sign in with the C{token} of a form: 200 as for GET, or a refusal as of
-        the wire contract. A browser that wants a page is sent to the console.
+        Sign in with the C{token} of a form: 200 as for GET, or a refusal as in
+        C{docs/protocol.rst}. A browser that wants a page is redirected to the
+        console.
         """
         if not self._signIns.origins.hasSent(request):
             return foreign(request, self._signIns.origins)
@@ -237,7 +244,7 @@ class SessionPage(Answer):
                 peer=client,
                 why=refusal.message,
             )
-            return problem(request, refusal.status, refusal.error, refusal.message)
+            return respondError(request, refusal.status, refusal.error, refusal.message)
         principal = self._signIns.principal(name)
         assert principal is not None
         _log.info(
@@ -253,7 +260,7 @@ class SessionPage(Answer):
         return _welcome(request, principal)
 
 
-class EndPage(Answer):
+class EndPage(SiteResource):
     """
     C{POST session/end}: sign out.
     """
@@ -276,8 +283,8 @@ class EndPage(Answer):
 
 def foreign(request: Request, origins: Origins) -> bytes:
     """
-    Refuse a request of a page of another site, or through a proxy of which
-    nothing is known.
+    Refuse a request that a page of another site sent, or that came through an
+    unknown proxy.
     """
     origin = printable(header(request, "Origin"))
     _log.warn(
@@ -289,7 +296,7 @@ def foreign(request: Request, origins: Origins) -> bytes:
         origin=origin,
         expected=printable(origins.expected(request)),
     )
-    return problem(
+    return respondError(
         request,
         403,
         "FORBIDDEN",
@@ -299,5 +306,5 @@ def foreign(request: Request, origins: Origins) -> bytes:
 
 
 def _welcome(request: Request, principal: Principal) -> bytes:
-    shown = {"principal": principal.id, "role": ROLES[principal.role]}
-    return answer(request, 200, shown)
+    shown = {"principal": principal.id, "role": roleOf(principal)}
+    return respond(request, 200, shown)

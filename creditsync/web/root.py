@@ -1,5 +1,5 @@
 """
-The root of the site, which puts its pages together.
+The root of the site: all its pages.
 """
 
 import secrets
@@ -11,22 +11,22 @@ from twisted.internet.defer import Deferred
 
 from creditsync.metrics import Metrics
 from creditsync.metrics import registry as ownRegistry
-from creditsync.web._answers import Answer
 from creditsync.web._feed import Feed
+from creditsync.web._history import History
 from creditsync.web._origins import Origins, normalized
 from creditsync.web._page import Folder
 from creditsync.web._probes import HealthPage, MetricsPage, ReadyPage
+from creditsync.web._responses import SiteResource
 from creditsync.web._search import Searching, SearchPage
 from creditsync.web._signing import Attempts, SessionPage, SignIns
-from creditsync.web._watch import Watch
 
 if TYPE_CHECKING:
     from creditsync.ledger._searching import Found
 
 
-class Root(Answer):
+class Root(SiteResource):
     """
-    All pages of one server. L{start} and L{stop} belong to its use.
+    All pages of one server. Call L{start} and L{stop} with the site.
     """
 
     def __init__(
@@ -40,20 +40,20 @@ class Root(Answer):
         instance: str | None = None,
     ) -> None:
         """
-        @param run: Executes a blocking function elsewhere, in a thread.
-        @param ledger: The path of the SQLite ledger, in which logins and keys
+        @param run: Runs a blocking function in a thread.
+        @param ledger: The path of the SQLite ledger in which logins and keys
             are searched.
-        @param registry: What C{metrics} tells; by default these metrics and
+        @param registry: What C{metrics} serves; by default these metrics and
             those of the process.
         @param origins: Those under which a proxy serves this site, such as
             C{https://console.example.com}.
-        @param instance: What tells this site from all others, also after a
-            restart; by default it is known until then. Cookies are named by it.
+        @param instance: A name that tells this site from all others, after a
+            restart too; by default it lasts until then. Cookies are named by it.
         @raise ValueError: One of the origins is not an origin.
         """
         super().__init__()
         self._metrics = metrics
-        self._watch = Watch(metrics)
+        self._history = History(metrics)
         known = Origins(frozenset(map(normalized, origins)))
         signIns = SignIns(
             metrics.service.sessions.authenticator,
@@ -61,7 +61,7 @@ class Root(Answer):
             instance or secrets.token_hex(16),
             Attempts(metrics.clock),
         )
-        self._feed = Feed(metrics.clock, signIns, self._watch)
+        self._feed = Feed(metrics, signIns, self._history)
         static = Folder()
         searching = Searching(metrics, ledger, run)
         for name, page in {
@@ -78,15 +78,15 @@ class Root(Answer):
 
     def start(self) -> None:
         """
-        Look at the server from now on.
+        Measure and record from now on.
         """
-        self._metrics.pulse.start()
-        self._watch.start()
+        self._metrics.reactorLag.start()
+        self._history.start()
 
     def stop(self) -> None:
         """
-        End the feeds, and look no more.
+        End the feeds, and stop measuring.
         """
-        self._metrics.pulse.stop()
-        self._watch.stop()
+        self._metrics.reactorLag.stop()
+        self._history.stop()
         self._feed.stop()

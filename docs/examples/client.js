@@ -1,22 +1,22 @@
-// Add credit to an account, once, however often it has to be asked for.
+// Add credit to an account, once, however often the request has to be repeated.
 //
 //   node client.js HOST:PORT TOKEN LOGIN AMOUNT COMMENT [KEY]
 //
-// It prints the booked trade: the data of its trade event. Without KEY it makes
-// one up. Exit status: 0, it is booked; 1, nothing has happened; 2, nobody knows:
-// run it again with the same KEY.
+// It prints the booked trade: the data of its trade event. Without KEY it uses a
+// fresh one. Exit status: 0, it is booked; 1, nothing has happened; 2, the outcome is
+// unknown: run it again with the same KEY.
 'use strict';
 
 const crypto = require('crypto');
 const net = require('net');
 
 const REPLY_TIMEOUT = 10000; // milliseconds; longer than the server's own 5000
-const PATIENCE = 60000; // for all tries together
+const PATIENCE = 60000; // over all tries
 const FIRST_DELAY = 100;
 const MAX_DELAY = 5000;
 
-const AGAIN = [0, 429, 500, 503, 504]; // the same request may be taken later
-const FINAL = [400, 404, 409, 422]; // these tell of the earlier tries too
+const AGAIN = [0, 429, 500, 503, 504]; // the same request may be accepted later
+const FINAL = [400, 404, 409, 422]; // these rule out earlier tries too
 const NOT_SENT = { status: 0, error: 'NOT_SENT', message: 'there is no connection' };
 const NO_REPLY = { status: 0, error: 'NO_REPLY', message: 'the connection was lost' };
 
@@ -25,12 +25,12 @@ const sleep = (milliseconds) => new Promise((wake) => setTimeout(wake, milliseco
 class Client {
   constructor(host, port, token) {
     Object.assign(this, { host, port, token });
-    this.waiting = new Map(); // who waits for a reply, by extID
+    this.waiting = new Map(); // callbacks of pending requests, by extID
     this.connection = null;
   }
 
-  // Resolves with the booked trade. The error that it rejects with says whether
-  // the credit may be booked all the same.
+  // Resolves with the booked trade. The error that it rejects with says, in
+  // mayBeBooked, whether the credit may have been booked.
   async creditIn(data, key) {
     let mayBeBooked = false;
     const deadline = Date.now() + PATIENCE;
@@ -48,7 +48,7 @@ class Client {
     }
   }
 
-  // One try: resolves with its reply, or with what stands for none.
+  // One try: resolves with its reply, or with NOT_SENT or NO_REPLY.
   async ask(request) {
     const socket = await this.connected().catch(() => null);
     if (!socket) return NOT_SENT;
@@ -75,7 +75,7 @@ class Client {
         try {
           for (const line of lines) this.received(JSON.parse(line));
         } catch {
-          socket.destroy(); // this is no server of ours
+          socket.destroy(); // this is not a creditsync server
         }
       });
       socket.on('error', reject); // and then it closes
@@ -90,7 +90,7 @@ class Client {
   }
 
   received(message) {
-    if ('event' in message) return; // somebody's trade; ours comes as the reply
+    if ('event' in message) return; // any client's trade; ours comes as the reply
     this.waiting.get(message.extID)?.(message);
     this.waiting.delete(message.extID);
   }
@@ -103,7 +103,7 @@ class Client {
 async function main(address, token, login, amount, comment, key = crypto.randomUUID()) {
   const client = new Client(...address.split(':'), token);
   try {
-    // JSON.stringify writes a double, which keeps no more digits than these.
+    // JSON.stringify writes a double, which is exact up to 15 digits only.
     if (amount.replace(/\D/g, '').length > 15) throw new Error('AMOUNT has over 15 digits');
     const data = { login: Number(login), amount: Number(amount), comment };
     console.log(JSON.stringify(await client.creditIn(data, key)));

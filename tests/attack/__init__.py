@@ -7,6 +7,6 @@ C{json_corpus} (what is I-JSON and what is not), C{tokens} (bad ones, each of
 its kind, and mutated good ones) and C{floods} (a real server under attack while
 an innocent session is served).
 
-Every judge in here is written from the wire contract and not from the code
+Every judge in here is written from C{docs/protocol.rst} and not from the code
 that it judges.
 """

@@ -5,7 +5,7 @@ Each line goes through the real protocol, session and runtime to a ledger in
 memory. A line that takes a new way through the server's code, or gets a new
 kind of answer, is kept and changed further. What comes back is held against
 L{tests.attack.judge}, which has read the line by itself: exactly one reply
-with a status that the wire contract has for such a line, under the same
+with a status that the protocol has for such a line, under the same
 C{extID}, in ASCII; nothing booked unless the reply says so, and then exactly
 what was asked for; nothing logged as a failure; the session lives on. Some
 commits are held back until the reply is a 504.
@@ -35,7 +35,7 @@ _LINES_PER_STACK = 200
 
 def seeds() -> Iterator[bytes]:
     """
-    A right line for each command, as the wire contract has them.
+    A right line for each command.
     """
     data = {
         "delete": '{"order":1}',

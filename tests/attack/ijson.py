@@ -1,9 +1,9 @@
 """
-The wire contract's idea of a line, read anew on the standard library alone.
+A strict reader of lines, on the standard library alone.
 
-One JSON object of I-JSON (RFC 7493), as C{wire.md} section 1 has it. It is
-slow, and shares nothing with what it judges. Numbers with a point or an
-exponent are C{Decimal}s: exactly what was written.
+A line is one JSON object of I-JSON (RFC 7493), as C{docs/protocol.rst}, "Lines",
+has it. It is slow, and shares nothing with what it judges. Numbers with a point or
+an exponent are C{Decimal}s: exactly what was written.
 """
 
 import json

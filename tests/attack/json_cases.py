@@ -1,10 +1,10 @@
 """
-What is JSON for the wire contract and what is not, case by case.
+What is JSON for the server and what is not, case by case.
 
 The classes are those of the public parsing test corpora: structure, numbers,
 strings, escapes, Unicode, objects, arrays, white space, nesting, encodings. The
-cases are our own, and where such a corpus leaves a verdict to the reader, the
-wire contract's section 1 (I-JSON, RFC 7493) gives it here.
+cases are our own, and where such a corpus leaves a verdict to the reader,
+C{docs/protocol.rst}, "Lines", (I-JSON, RFC 7493) gives it here.
 """
 
 from typing import TypeAlias

@@ -5,7 +5,7 @@ Each value of L{tests.attack.json_cases} is tried as a parameter and as a whole
 line, and each line as it is. A line that is refused keeps its extID where that
 can be read, and only there. Then what clients choose themselves, the extID and
 the comment, has to come back unchanged, in lines that every client can read
-(wire contract, section 1, rules 1 to 4).
+(C{docs/protocol.rst}, "What the server writes").
 """
 
 import json

@@ -1,5 +1,5 @@
 """
-What a line may be answered with, by the wire contract alone.
+What a line may be answered with, by C{docs/protocol.rst}, "Errors", alone.
 
 The judge reads a line with L{tests.attack.ijson}, holds it against the
 published schemas with C{jsonschema}, and says which pairs of status and error

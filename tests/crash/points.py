@@ -133,9 +133,9 @@ POINTS: Final = [
     # Six steps: a port, pending requests, sessions, two observers, the
     # runtime.
     *_both(STOPPING, "creditsync.service:CreditSync._step", 1, 6),
-    *_both(STOPPING, "creditsync._conversation.session:Sessions.stop"),
+    *_both(STOPPING, "creditsync._conversation.sessions:Sessions.stop"),
     *_both(STOPPING, "creditsync._conversation.waiters:Waiters.endAll"),
-    *_both(STOPPING, "creditsync._transport.protocol:LineFactory.finish"),
+    *_both(STOPPING, "creditsync._transport.factory:LineFactory.finish"),
     *_both(STOPPING, "creditsync.runtime:TradingRuntime._drain"),
     *_both(STOPPING, "creditsync.ledger.sqlite:SQLiteLedger.close"),
     *_both(STOPPING, "SQL:UPDATE order_mark", 2, 2),

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from creditsync._cli import serve
+from creditsync._transport.output import Output
 from creditsync._transport.protocol import LineProtocol
 from creditsync.ledger import sqlite
 from tests.crash.disk import Disk
@@ -89,17 +90,17 @@ class _Log:
         Record what goes over sockets from now on, before anything else sees
         it.
         """
-        write, dataReceived = LineProtocol._write, LineProtocol.dataReceived
+        write, dataReceived = Output._write, LineProtocol.dataReceived
 
-        def said(protocol: Any, data: bytes) -> None:
-            self.add(SAID, (os.getpid(), protocol.transport.sessionno, data))
-            write(protocol, data)
+        def said(output: Any, data: bytes) -> None:
+            self.add(SAID, (os.getpid(), output.transport.sessionno, data))
+            write(output, data)
 
         def heard(protocol: Any, data: bytes) -> None:
             self.add(HEARD, (os.getpid(), protocol.transport.sessionno, data))
             dataReceived(protocol, data)
 
-        LineProtocol._write = said  # type: ignore[method-assign]
+        Output._write = said  # type: ignore[method-assign]
         LineProtocol.dataReceived = heard  # type: ignore[method-assign]
 
 

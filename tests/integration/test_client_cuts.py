@@ -33,7 +33,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
-from creditsync import wire
+from creditsync import _wire as wire
 from creditsync.client import CreditClient, Data, OutcomeUnknown, Refused
 from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE, EV_RECORD_UPDATE
 from creditsync.events import TradeEvents

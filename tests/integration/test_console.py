@@ -52,7 +52,7 @@ def token(role: int = 1, expires: float = 3600) -> str:
 
 class ConsoleTests(SynchronousTestCase):
     """
-    What somebody sees who opens the console.
+    The console, as an operator sees it.
     """
 
     chromium: ClassVar[Chromium]
@@ -76,7 +76,7 @@ class ConsoleTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Start a server, and be a stranger at its console.
+        Start with a new folder for a server, and without a sign-in.
         """
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -99,14 +99,14 @@ class ConsoleTests(SynchronousTestCase):
 
     def signIn(self, token: str) -> None:
         """
-        Sign in, as with a keyboard.
+        Sign in with the form.
         """
         self.fill("token", token)
         self.page.run("document.querySelector('#sign-in-button').click()")
 
     def enter(self, *options: str) -> Server:
         """
-        Start the server, and sign in until figures are seen.
+        Start the server, sign in, and wait for figures.
         """
         server = self.start(*options)
         self.signIn(token())
@@ -121,7 +121,7 @@ class ConsoleTests(SynchronousTestCase):
 
     def fill(self, name: str, value: str) -> None:
         """
-        Fill an input in.
+        Fill in a field.
         """
         self.page.run(
             f"document.querySelector('#{name}').value = {json.dumps(value)}; 0"
@@ -157,12 +157,13 @@ class ConsoleTests(SynchronousTestCase):
 
     def test_trade(self) -> None:
         """
-        A trade appears, with what its client wrote as text and as nothing else;
-        the money adds up, and neither the page nor its policy has complaints.
+        A trade appears, with its client's text as nothing but text; the
+        bookings are consistent, and the browser reports no errors or policy
+        violations.
         """
         server = self.enter()
         self.assertEqual(self.page.text("#verdict-word"), "Ready")
-        self.assertIn("No trade", self.page.text("#trades-none"))
+        self.assertIn("No trades", self.page.text("#trades-none"))
         self.book(server, EVIL, "\u202etxt.exe")
         self.page.until("document.querySelector('#trades').rows.length === 2")
         rows = self.page.text("#trades")
@@ -177,7 +178,7 @@ class ConsoleTests(SynchronousTestCase):
         )
         self.page.until("document.querySelector('#booked').textContent === '2'")
         self.assertEqual(self.page.text("#acknowledged"), "2")
-        self.assertEqual(self.page.text("#money-apart"), "Apart by 0")
+        self.assertEqual(self.page.text("#consistency"), "Consistent")
         self.assertNotIn("evil", self.page.run("document.title"))
         self.assertEqual(self.page.complaints, [])
 
@@ -198,8 +199,8 @@ class ConsoleTests(SynchronousTestCase):
 
     def test_signIn(self) -> None:
         """
-        Who may not look is told why; who may, can sign out again. The token is
-        left nowhere in the page.
+        A refused sign-in says why; after a good one there is a sign-out. The
+        token is left nowhere in the page.
         """
         self.start()
         for bad, why in (
@@ -227,8 +228,8 @@ class ConsoleTests(SynchronousTestCase):
 
     def test_search(self) -> None:
         """
-        What was booked is found by its order, login and extID; what is not
-        there is not, and is said so.
+        What was booked is found by its order, login and extID, and nothing
+        else is.
         """
         server = self.enter()
         self.book(server, "first", "second")
@@ -241,25 +242,25 @@ class ConsoleTests(SynchronousTestCase):
             self.assertEqual(self.search(by, wanted), "Found: 1 trade.")
             self.assertIn("first", self.page.text("#found-trades"))
         self.assertEqual(self.search("login", "5"), "Nothing was found.")
-        self.assertIn("All of the ledger", self.page.text("#found-note"))
+        self.assertIn("The whole ledger", self.page.text("#found-note"))
         self.assertEqual(
             self.search("order", "x"),
-            "That can't be searched: order must be a whole number.",
+            "Can't search: order must be a whole number.",
         )
         self.assertIn(EVIL, self.searchedTitle("extID", EVIL))
         self.assertEqual(self.page.complaints, [])
 
     def searchedTitle(self, by: str, wanted: str) -> str:
         """
-        The title over what is found.
+        The title over the results.
         """
         self.search(by, wanted)
         return self.page.text("#found-title")
 
     def test_stuck(self) -> None:
         """
-        A ledger that does not commit is the headline, and the one who waits
-        stands in the table, until it commits.
+        A ledger that does not commit is the headline, and the pending request
+        is in the table, until it commits.
         """
         server = self.enter("--timeout", "20")
         other = self.folder.holdLedger()
@@ -280,13 +281,13 @@ class ConsoleTests(SynchronousTestCase):
 
     def test_stale(self) -> None:
         """
-        Without news the page says that its figures are old, and goes on when
-        there are some; when the server is gone it says so too.
+        Without snapshots the page says that its figures are old, and continues
+        when they come again; it says so too when the server is gone.
         """
         server = self.enter()
         server.signal(signal.SIGSTOP)
         self.page.until("document.body.dataset.state === 'stale'")
-        self.assertIn("Nothing was heard for", self.page.text("#verdict-why"))
+        self.assertIn("No figures for", self.page.text("#verdict-why"))
         self.assertIn(
             "grayscale",
             self.page.run(
@@ -302,7 +303,7 @@ class ConsoleTests(SynchronousTestCase):
 
     def test_ended(self) -> None:
         """
-        A sign-in ends with its token, and nothing that was seen stays.
+        A sign-in ends with its token, and nothing that was shown stays.
         """
         server = self.start()
         self.signIn(token(expires=4))
@@ -319,7 +320,7 @@ class ConsoleTests(SynchronousTestCase):
 
     def test_restart(self) -> None:
         """
-        After a restart, which knows of no sign-in, one is asked for again.
+        After a restart, which ends all sign-ins, the page asks for a new one.
         """
         server = self.enter()
         port = self.address.rpartition(":")[2].rstrip("/")
@@ -327,12 +328,12 @@ class ConsoleTests(SynchronousTestCase):
         server.end()
         self.folder.start(*SERVE, *LISTEN, "--web", f"tcp:{port}")
         self.page.until("document.querySelector('#console').hidden")
-        self.assertIn("was started again", self.page.text("#sign-in-problem"))
+        self.assertIn("has restarted", self.page.text("#sign-in-problem"))
 
     def test_two(self) -> None:
         """
-        Who is signed in at two consoles of one host, as with two forwarded ports,
-        stays so at both.
+        A browser can be signed in at two consoles of one host, as with two
+        forwarded ports.
         """
         self.enter()
         first = self.address
@@ -352,7 +353,7 @@ class ConsoleTests(SynchronousTestCase):
 
     def test_full(self) -> None:
         """
-        Who comes when too many look already is told so, and let in later.
+        A console above the limit of readers says so, and gets its feed later.
         """
         server = self.start()
         other = Browser(server)
@@ -369,8 +370,8 @@ class ConsoleTests(SynchronousTestCase):
 
     def test_verdicts(self) -> None:
         """
-        The headline is the worst that is true, and a second in which nothing
-        succeeds is no reason for one.
+        The headline is the worst problem, and one second without a success is
+        not a problem.
         """
         self.enter()
         refusals = [{"time": second, "refused": 9} for second in range(1, 11)]
@@ -383,7 +384,7 @@ class ConsoleTests(SynchronousTestCase):
             ("Slow", {"waiters": {"count": 1, "oldest": 2.5}}, []),
             ("Stuck", {"queue": {"operations": 1, "oldest": 1.5}}, []),
             ("Not ready", {"health": {"problem": "it stops"}}, []),
-            ("Money is apart", {"totals": {"unbooked": 1}}, []),
+            ("Mismatch", {"totals": {"unbooked": 1}}, []),
         ):
             asked = json.dumps([change, points])
             found = self.page.run(VERDICT.replace("ASKED", asked))
@@ -391,8 +392,8 @@ class ConsoleTests(SynchronousTestCase):
 
     def test_hidden(self) -> None:
         """
-        While nobody looks nothing is asked for, and then all is there again; to
-        pause is the same by hand.
+        A hidden or paused page requests nothing, and shows current figures
+        afterwards.
         """
         self.enter()
         self.look("true")
@@ -412,7 +413,7 @@ class ConsoleTests(SynchronousTestCase):
 
     def look(self, isHidden: str) -> None:
         """
-        Turn to another tab, or back.
+        Switch to another tab, or back.
         """
         self.page.run(
             f"Object.defineProperty(document, 'hidden', {{value: {isHidden},"
@@ -422,8 +423,8 @@ class ConsoleTests(SynchronousTestCase):
 
     def test_bounds(self) -> None:
         """
-        On a phone nothing is wider than its screen, and no table grows without
-        end.
+        On a phone nothing is wider than the screen, and no table grows without
+        limit.
         """
         server = self.enter()
         self.page.show(390, 844, "dark")
@@ -440,8 +441,8 @@ class ConsoleTests(SynchronousTestCase):
 
     def test_policy(self) -> None:
         """
-        Should the page ever be made to take markup or a script of others, the
-        browser refuses, and that is seen here.
+        The browser refuses markup from scripts and images of other sites, and
+        these tests would see it.
         """
         self.start()
         refused = self.page.run(

@@ -261,7 +261,7 @@ class TLSTests(OperationsTestCase):
         client.credit("a")
         client.close()
         sentence = (
-            "The certificate was not renewed, the old one stays:"
+            "The certificate was not renewed, the old one stays in use:"
             f" {self.pem} has no private key in PEM without passphrase"
         )
         assert self.log(server).count(sentence) == 1
@@ -553,8 +553,8 @@ class SentenceTests(OperationsTestCase):
         ended = self.site.run(*SERVE, "--listen=unix:/nowhere/sock")
         assert ended.returncode == 2
         assert ended.stderr == (
-            "creditsync serve: --listen unix:/nowhere/sock is no endpoint to listen"
-            " on: the folder /nowhere is not there\n"
+            "creditsync serve: --listen unix:/nowhere/sock is not a valid"
+            " endpoint: the folder /nowhere is not there\n"
         )
 
     def test_audit(self) -> None:
@@ -564,7 +564,7 @@ class SentenceTests(OperationsTestCase):
         ended = self.site.run(*SERVE, *LISTEN, "--audit=/nowhere/audit")
         assert ended.returncode == 2
         assert ended.stderr == (
-            "creditsync serve: --audit: the folder /nowhere is not there\n"
+            "creditsync serve: --audit: the folder /nowhere does not exist\n"
         )
 
     def test_auditKind(self) -> None:

@@ -106,7 +106,7 @@ class UNIXTests(OperationsTestCase):
         self.books(self.path)
         sentence = (
             f"creditsync serve: Couldn't listen on unix:{self.path}: another process"
-            " listens there.\n"
+            " is listening there.\n"
         )
         errors = [each.errors.read_text() for each in servers]
         assert sorted(errors) == ["", sentence, sentence]

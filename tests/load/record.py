@@ -24,7 +24,7 @@ YEARS: Final = 365 * 86400.0
 MOST: Final = 20
 # The possible statuses of a reply to a good request.
 STATUSES: Final = frozenset({200, 401, 429, 503, 504})
-# After these, nothing was booked (wire contract, section 3).
+# After these, nothing was booked (docs/protocol.rst, "Errors").
 REFUSALS: Final = frozenset({401, 429, 503})
 
 

@@ -329,8 +329,8 @@ def measure(options: Namespace, figures: Figures) -> list[str]:
         run.settle()
         peak, after = memory(server, "VmHWM"), memory(server)
         problems = run.problems() + run.rowsCompared(rows(here))
-        # An event is encoded once for all (wire contract, section 4): what they
-        # leave unread they share.
+        # An event is encoded once for all sessions (docs/architecture.rst, "What
+        # always holds"): what they leave unread they share.
         allowed = BOUND + (options.sessions + 2 * FEW) * SESSION + BESIDES
         figures["events beside slow readers"] = options.events
         figures["bytes of these events"] = run.published

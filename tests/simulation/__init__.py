@@ -10,6 +10,6 @@ L{tests.simulation.storage}, L{tests.simulation.foreign} and
 L{tests.simulation.clients} are what the server meets, and where the faults
 come from; L{tests.simulation.site} puts a server among them, again after each
 crash. L{tests.simulation.history} is what was seen from outside, and
-L{tests.simulation.checking} with its rules holds that against the wire
-contract. L{tests.simulation.running} is one seed.
+L{tests.simulation.course} with its rules holds that against
+C{docs/protocol.rst}. L{tests.simulation.running} is one seed.
 """

@@ -151,8 +151,8 @@ class Audience:
 
 def spoilt(line: bytes) -> bool:
     """
-    Whether a client of the platform could not read a line (wire contract,
-    section 1).
+    Whether a client of the platform could not read a line (C{docs/protocol.rst},
+    "What the server writes").
     """
     return _SPOILT.search(line) is not None
 

@@ -1,7 +1,7 @@
 """
 The rules of replies: one to each request, in time, and each true.
 
-What a status means is in the wire contract, section 3. The one question behind
+What a status means is in C{docs/protocol.rst}, "Errors". The one question behind
 all of them is: did anything happen?
 """
 

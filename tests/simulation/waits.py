@@ -1,6 +1,6 @@
 """
-The rules of waiting on a foreign runtime (wire contract, section 7): who gets
-which event.
+The rules of waiting on a foreign runtime (C{docs/protocol.rst}, "Event matching"):
+which request gets which event.
 
 An event that is marked with its operation answers the request of that
 operation; one without a mark answers the request that has waited longest for

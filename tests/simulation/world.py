@@ -27,7 +27,7 @@ BEGINNING = 1767225600.0
 @define
 class Violation(Exception):
     """
-    A rule of the wire contract or of the ledger was broken.
+    A rule of C{docs/protocol.rst} or of the ledger was broken.
 
     @ivar rule: Which, in a word or two.
     @ivar message: How, in a sentence.

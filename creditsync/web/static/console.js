@@ -1,17 +1,17 @@
-// The console: who is signed in, the feed, and whether what is shown is true now.
+// The console: the sign-in, the feed, and whether what is shown is current.
 //
-// There is one EventSource, and none while nobody looks. The server sends a
+// There is one EventSource, and none while the page is hidden. The server sends a
 // snapshot a second; without one for STALE milliseconds the page says so.
 
 import { clock, duration, sentence } from "./format.js";
 import { clear, show } from "./figures.js";
-import { $, tell } from "./page.js";
+import { $, setText } from "./page.js";
 import { Plots } from "./plots.js";
 import * as search from "./search.js";
 import { recall, verdict } from "./verdict.js";
 
 const STALE = 3000;
-// Milliseconds of silence after which a connection is given up for a new one.
+// Milliseconds of silence after which a connection is replaced.
 const GIVEN_UP = 10_000;
 const AGAIN = 3000;
 
@@ -23,26 +23,26 @@ const WORDS = {
 const plots = new Plots();
 let source = null;
 let retry = 0;
-let heardAt = 0;
+let receivedAt = 0;
 let openedAt = 0;
 let last = null;
-let said = "";
+let announced = "";
 
 const setState = (state) => {
   if (document.body.dataset.state === state) return;
   document.body.dataset.state = state;
-  tell("state", WORDS[state]);
+  setText("state", WORDS[state]);
 };
 
-const judge = (kind, word, why) => {
+const showVerdict = (kind, word, why) => {
   $("verdict").dataset.kind = kind;
-  tell("verdict-word", word);
-  tell("verdict-why", why);
+  setText("verdict-word", word);
+  setText("verdict-why", why);
   document.title = `${word} – creditsync`;
-  // Read aloud only when the verdict is another one, not with every figure.
-  if (said === kind + word) return;
-  said = kind + word;
-  tell("announcement", `${word}. ${why}`);
+  // Screen readers announce a change of the verdict, not every new figure.
+  if (announced === kind + word) return;
+  announced = kind + word;
+  setText("announcement", `${word}. ${why}`);
 };
 
 const disconnect = () => {
@@ -55,31 +55,31 @@ const connect = () => {
   disconnect();
   openedAt = performance.now();
   source = new EventSource("feed");
-  source.addEventListener("history", (event) => began(JSON.parse(event.data)));
-  source.addEventListener("snapshot", (event) => heard(JSON.parse(event.data)));
+  source.addEventListener("history", (event) => fill(JSON.parse(event.data)));
+  source.addEventListener("snapshot", (event) => receive(JSON.parse(event.data)));
   source.addEventListener("ended", () => signedOut(
     "Your sign-in has ended: its token has expired or was revoked."));
   source.addEventListener("error", () => {
-    if (source?.readyState === EventSource.CLOSED) refused();
+    if (source?.readyState === EventSource.CLOSED) feedRefused();
   });
 };
 
-const began = (points) => {
+const fill = (points) => {
   plots.fill(points);
   recall(points);
 };
 
-const heard = (snapshot) => {
-  heardAt = performance.now();
+const receive = (snapshot) => {
+  receivedAt = performance.now();
   last = snapshot;
   setState("live");
   show(snapshot);
   plots.add(snapshot.point);
-  judge(...verdict(snapshot));
+  showVerdict(...verdict(snapshot));
 };
 
-// The server answers, but not with a feed.
-const refused = async () => {
+// The server answers, but without a feed.
+const feedRefused = async () => {
   disconnect();
   let answer;
   try {
@@ -89,75 +89,75 @@ const refused = async () => {
   }
   if (answer?.status === 401) {
     return signedOut("Your sign-in has ended: its token has expired or was revoked,"
-      + " or the server was started again.");
+      + " or the server has restarted.");
   }
   if (answer?.ok && last === null) {
-    heardAt = performance.now();
-    judge("warn", "No feed", "The server answers, but gives no feed: too many look"
-      + " already. Trying again.");
+    receivedAt = performance.now();
+    showVerdict("warn", "No feed", "The server answers, but without a feed: too many"
+      + " consoles are open. Trying again.");
   }
   retry = setTimeout(connect, AGAIN);
 };
 
-const isWatching = () => ["connecting", "live", "stale"].includes(
+const isFollowing = () => ["connecting", "live", "stale"].includes(
   document.body.dataset.state) && !$("console").hidden;
 
-const look = () => {
-  if (!isWatching() || document.hidden) return;
+const checkFreshness = () => {
+  if (!isFollowing() || document.hidden) return;
   const now = performance.now();
-  const silence = now - heardAt;
+  const silence = now - receivedAt;
   if (silence < STALE) return;
   if (last === null) {
-    judge("warn", "No answer", "The server gives no figures. Trying again.");
+    showVerdict("warn", "No answer", "The server sends no figures. Trying again.");
   } else {
     setState("stale");
-    judge("stale", "Stale", stale(silence));
+    showVerdict("stale", "Stale", stale(silence));
   }
-  if (source && now - Math.max(heardAt, openedAt) > GIVEN_UP) connect();
+  if (source && now - Math.max(receivedAt, openedAt) > GIVEN_UP) connect();
 };
 
 const stale = (silence) => {
   const { problem } = last.health;
-  const why = problem === null ? "The server hangs or is down, or the way to it is."
-    : `The last that it said was: ${problem}.`;
-  return `Nothing was heard for ${duration(silence / 1000)}. ${why}`
-    + ` What is below was true at ${clock(last.time)}.`;
+  const why = problem === null ? "The server hangs, or it or the network is down."
+    : `Its last report was: ${problem}.`;
+  return `No figures for ${duration(silence / 1000)}. ${why}`
+    + ` Those below are from ${clock(last.time)}.`;
 };
 
 const pause = (isPaused) => {
-  tell("pause", isPaused ? "Resume" : "Pause");
+  setText("pause", isPaused ? "Resume" : "Pause");
   if (!isPaused) return resume();
   disconnect();
   setState("paused");
-  judge("quiet", "Paused", `What is below was true at ${clock(last?.time)}.`);
+  showVerdict("quiet", "Paused", `The figures below are from ${clock(last?.time)}.`);
 };
 
 const resume = () => {
-  heardAt = performance.now();
+  receivedAt = performance.now();
   setState("connecting");
   connect();
 };
 
-const seen = () => {
+const visibilityChanged = () => {
   if ($("console").hidden || document.body.dataset.state === "paused") return;
   if (!document.hidden) return resume();
   disconnect();
-  // The last verdict would stand on the tab for hours.
+  // Otherwise the tab would show an old verdict for hours.
   document.title = "creditsync";
 };
 
-const turn = (isSignedIn) => {
+const showConsole = (isSignedIn) => {
   $("entrance").hidden = isSignedIn;
   $("console").hidden = $("controls").hidden = !isSignedIn;
 };
 
 const signedIn = ({ principal, role }) => {
   $("token").value = "";
-  tell("sign-in-problem", "");
-  tell("who", `${principal}, ${role}`);
-  tell("pause", "Pause");
-  turn(true);
-  judge("quiet", "Connecting", "Waiting for the first figures.");
+  setText("sign-in-problem", "");
+  setText("who", `${principal}, ${role}`);
+  setText("pause", "Pause");
+  showConsole(true);
+  showVerdict("quiet", "Connecting", "Waiting for the first figures.");
   resume();
 };
 
@@ -166,33 +166,33 @@ const signedOut = (why = "") => {
   clear();
   search.clear();
   last = null;
-  said = "";
+  announced = "";
   setState("signedOut");
-  turn(false);
-  tell("facts", "");
-  tell("announcement", "");
-  tell("sign-in-problem", why);
+  showConsole(false);
+  setText("facts", "");
+  setText("announcement", "");
+  setText("sign-in-problem", why);
   document.title = "creditsync";
   $("token").focus();
 };
 
 const signIn = async (event) => {
   event.preventDefault();
-  tell("sign-in-problem", "");
+  setText("sign-in-problem", "");
   $("sign-in-button").disabled = true;
   try {
-    const body = new URLSearchParams(new FormData($("sign-in")));
-    const answer = await fetch("session", { method: "POST", body });
-    const told = await answer.json();
+    const form = new URLSearchParams(new FormData($("sign-in")));
+    const answer = await fetch("session", { method: "POST", body: form });
+    const body = await answer.json();
     if (answer.ok) {
-      signedIn(told);
-      // The field that had it is gone.
+      signedIn(body);
+      // The field that had the focus is hidden now.
       return $("verdict").focus();
     }
-    tell("sign-in-problem", sentence(told.message));
+    setText("sign-in-problem", sentence(body.message));
     $("token").select();
   } catch {
-    tell("sign-in-problem", "The server does not answer.");
+    setText("sign-in-problem", "The server does not answer.");
   } finally {
     $("sign-in-button").disabled = false;
   }
@@ -204,7 +204,7 @@ const signOut = async () => {
     await fetch("session/end", { method: "POST" });
     signedOut();
   } catch {
-    signedOut("The server does not answer: the sign-in may last until its token ends.");
+    signedOut("The server does not answer: the sign-in may last until its token expires.");
   }
 };
 
@@ -222,7 +222,7 @@ $("sign-in").addEventListener("submit", signIn);
 $("sign-out").addEventListener("click", signOut);
 $("pause").addEventListener("click", () =>
   pause(document.body.dataset.state !== "paused"));
-document.addEventListener("visibilitychange", seen);
+document.addEventListener("visibilitychange", visibilityChanged);
 search.start(() => signedOut("Your sign-in has ended."));
-setInterval(look, 500);
+setInterval(checkFreshness, 500);
 begin();

@@ -1,10 +1,14 @@
 // Puts a snapshot of the feed on the page.
+//
+// An element with data-figure, such as "totals.late", shows that member of the
+// snapshot in the format that data-format names. Only what is derived or marked is
+// written here.
 
 import { NONE, bytes, duration, number, rate, seconds, text, zone } from "./format.js";
-import { $, Table, mark, tell, write } from "./page.js";
+import { $, Table, mark, setText, write } from "./page.js";
 import { OUTCOMES, REFUSALS, SESSIONS, TRADES, WAITERS, urgency } from "./rows.js";
 
-// Seconds of reactor lag, and bytes that nobody reads, that are worth a look.
+// Seconds of reactor lag, and unread bytes, that are worth a warning.
 const LAG = 0.1;
 const UNREAD = 1024 ** 2;
 
@@ -20,12 +24,15 @@ const tables = {
   outcomes: new Table("outcomes", OUTCOMES, failed),
 };
 
+const FORMATS = { number, rate, seconds, bytes };
+
 const flag = (id, level) => mark($(id), level);
 
 export const show = (snapshot) => {
   timeout = snapshot.timeout;
+  showFigures(snapshot);
   showHead(snapshot);
-  showMoney(snapshot);
+  showBookings(snapshot);
   showRates(snapshot.point);
   showWaits(snapshot);
   showLedger(snapshot);
@@ -33,13 +40,21 @@ export const show = (snapshot) => {
   showTables(snapshot);
 };
 
-// What was seen is for those alone who are signed in.
+// Nothing stays on the page after a sign-out.
 export const clear = () => {
   for (const table of Object.values(tables)) table.show([]);
 };
 
+const showFigures = (snapshot) => {
+  for (const element of document.querySelectorAll("[data-figure]")) {
+    const { figure, format } = element.dataset;
+    const value = figure.split(".").reduce((part, name) => part?.[name], snapshot);
+    write(element, FORMATS[format](value));
+  }
+};
+
 const showHead = ({ version, uptime, health }) => {
-  tell("facts", `version ${version} · up ${duration(uptime)}`
+  setText("facts", `version ${version} · up ${duration(uptime)}`
     + ` · reactor lag ${seconds(health.lag)}`);
   flag("facts", health.lag > LAG ? "warn" : "");
   for (const each of document.querySelectorAll(".zone")) {
@@ -47,81 +62,63 @@ const showHead = ({ version, uptime, health }) => {
   }
 };
 
-const showMoney = ({ totals, queue }) => {
-  const { acknowledged, booked, published, unbooked } = totals;
+const showBookings = ({ totals, queue }) => {
+  const { booked, published, unbooked } = totals;
   const unpublished = booked - published;
-  // Only the embedded runtime tells what it books.
-  const isTold = queue !== null;
-  tell("acknowledged", number(acknowledged));
-  tell("booked", isTold ? number(booked) : "not told");
-  tell("published", number(published));
-  tell("unbooked", isTold ? number(unbooked) : "not told");
-  tell("unpublished", isTold ? number(unpublished) : "not told");
-  const isApart = unbooked !== 0 || (isTold && unpublished < 0);
-  tell("money-apart", isApart ? "Apart!" : "Apart by 0");
-  flag("money", isApart ? "bad" : "");
+  // Only the embedded runtime reports what it books.
+  const isKnown = queue !== null;
+  setText("booked", isKnown ? number(booked) : "unknown");
+  setText("unbooked", isKnown ? number(unbooked) : "unknown");
+  setText("unpublished", isKnown ? number(unpublished) : "unknown");
+  const isMismatch = unbooked !== 0 || (isKnown && unpublished < 0);
+  setText("consistency", isMismatch ? "Mismatch" : "Consistent");
+  flag("bookings", isMismatch ? "bad" : "");
   flag("unbooked-row", unbooked ? "bad" : "");
-  flag("unpublished-row", !isTold || unpublished === 0 ? ""
+  flag("unpublished-row", !isKnown || unpublished === 0 ? ""
     : unpublished < 0 ? "bad" : "warn");
 };
 
-const showRates = ({ ok, refused, unknown, p50, p99 }) => {
-  tell("rate", rate(ok + refused + unknown));
-  tell("rate-ok", rate(ok));
-  tell("rate-refused", rate(refused));
-  tell("rate-unknown", rate(unknown));
-  tell("took-p50", seconds(p50));
-  tell("took-p99", seconds(p99));
+const showRates = ({ ok, refused, unknown }) => {
+  setText("rate", rate(ok + refused + unknown));
   flag("refused-row", refused > ok ? "warn" : "");
   flag("unknown-row", unknown ? "bad" : "");
 };
 
-const showWaits = ({ waiters, totals }) => {
-  tell("waits", number(waiters.count));
-  tell("oldest", waiters.count ? seconds(waiters.oldest) : "none");
-  tell("timeout", seconds(timeout));
-  tell("timeouts", number(totals.timeouts));
-  tell("late", number(totals.late));
-  tell("unmatched", number(totals.unmatched));
+const showWaits = ({ waiters }) => {
+  setText("oldest", waiters.count ? seconds(waiters.oldest) : "none");
   flag("oldest-row", urgency(waiters.oldest, timeout)[0]);
 };
 
 const showLedger = ({ queue, point, commits, time }) => {
-  tell("queued", queue ? `${number(queue.operations)} queued` : "not ours");
-  tell("queue-oldest", !queue ? NONE
+  setText("queued", queue ? `${number(queue.operations)} queued` : "unknown");
+  setText("queue-oldest", !queue ? NONE
     : queue.operations ? seconds(queue.oldest) : "none");
   flag("queue-row", queue ? urgency(queue.oldest, timeout)[0] : "");
-  tell("last-commit", commits.last === null ? "none yet"
+  setText("last-commit", commits.last === null ? "none yet"
     : `${seconds(time - commits.last)} ago`);
-  tell("commits", rate(point.commits));
-  tell("batch", point.commits ? rate(point.booked / point.commits) : NONE);
-  tell("commit-took", seconds(point.commit_p99));
+  setText("batch", point.commits ? rate(point.booked / point.commits) : NONE);
 };
 
 const showSessions = ({ sessions }) => {
-  const { count, inFlight, isPartial, roles, shown, stalled, unread } = sessions;
-  tell("connected", number(count));
-  tell("roles", Object.entries(roles).sort().map(([role, each]) =>
-    `${number(each)}\u00a0${role === "none" ? "without" : role}`).join(", ") || NONE);
-  tell("unread", bytes(unread));
-  tell("stalled", number(stalled));
-  tell("in-flight", number(inFlight));
+  const { count, isPartial, roles, shown, stalled, unread } = sessions;
+  setText("roles", Object.entries(roles).sort().map(([role, each]) =>
+    `${number(each)}\u00a0${role === "none" ? "no token" : role}`).join(", ") || NONE);
   flag("unread-row", unread > UNREAD ? "warn" : "");
   flag("stalled-row", stalled ? "warn" : "");
-  const partly = isPartial ? ", not all looked at" : "";
-  tell("sessions-count", of(shown.length, count) + partly);
+  const partly = isPartial ? ", not all examined" : "";
+  setText("sessions-count", of(shown.length, count) + partly);
 };
 
 const of = (shown, count) =>
   shown < count ? `${number(shown)} of ${number(count)}` : "";
 
 const showTables = ({ waiters, trades, refusals, sessions, outcomes, limits }) => {
-  tell("waiting-count", of(tables.waiting.show(waiters.shown), waiters.count));
+  setText("waiting-count", of(tables.waiting.show(waiters.shown), waiters.count));
   tables.trades.show(trades);
   tables.refusals.show(refusals);
   tables.sessions.show(sessions.shown);
   tables.outcomes.show([...outcomes].sort((a, b) => b.total - a.total));
   const reached = Object.entries(limits).map(([name, count]) =>
     `${text(name)} ${number(count)}`);
-  tell("limits", `Limits reached: ${reached.join(", ") || "none"}.`);
+  setText("limits", `Limits reached: ${reached.join(", ") || "none"}.`);
 };

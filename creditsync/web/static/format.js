@@ -1,4 +1,4 @@
-// How figures are written: numbers grouped, money exact, times local.
+// Formats: numbers grouped, money exact, times local.
 
 export const NONE = "–";
 
@@ -19,7 +19,7 @@ export const number = (value) =>
 export const rate = (value) =>
   !Number.isFinite(value) ? NONE : (value < 10 ? finer : grouped).format(value);
 
-// With three digits, so that columns do not jump.
+// Three digits, so that columns do not change their width.
 const short = (value) => value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0);
 
 export const seconds = (value) => {
@@ -68,8 +68,8 @@ export const clock = (unix) => {
   return `${day} ${time}`;
 };
 
-// What others wrote. Characters that are not seen, or that turn the direction
-// of what follows, are named, so that nothing looks like what it is not.
+// Text from clients. Invisible characters, and those that change the direction of
+// the text after them, are spelled out, so that nothing looks like what it is not.
 export const text = (value) => {
   if (value === null || value === undefined || value === "") return NONE;
   return String(value).slice(0, 300).replace(
@@ -78,11 +78,11 @@ export const text = (value) => {
   );
 };
 
-// What the server says begins with a small letter and has no full stop.
+// The server's messages begin with a small letter and have no full stop.
 export const sentence = (message) => `${message[0].toUpperCase()}${message.slice(1)}.`;
 
 const STATES = {
-  3: "booked", 6: "deleted", 10: "asked for", 11: "change asked", 12: "deletion asked",
+  3: "booked", 6: "deleted", 10: "pending", 11: "change pending", 12: "deletion pending",
 };
 const EVENTS = { 0: "added", 1: "changed", 2: "deleted" };
 const named = (names) => (value) => names[value] ?? text(value);

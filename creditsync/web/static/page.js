@@ -1,6 +1,6 @@
 // The page's elements: texts and rows, changed only where they differ.
 //
-// All text goes through textContent: what clients wrote is never markup.
+// All text is set as textContent, so that text from clients is never markup.
 
 import { text } from "./format.js";
 
@@ -11,10 +11,10 @@ export const write = (element, value) => {
   if (element.textContent !== written) element.textContent = written;
 };
 
-export const tell = (id, value) => write($(id), value);
+export const setText = (id, value) => write($(id), value);
 
-// "warn" and "bad" also have a sign in the style sheet, as colour alone tells
-// some people nothing.
+// The style sheet gives "warn" and "bad" a sign too, for people who can't see the
+// colour.
 export const mark = (element, level) => {
   if (element.dataset.level !== level) element.dataset.level = level;
 };
@@ -25,8 +25,8 @@ export const element = (name, properties = {}, ...children) => {
   return made;
 };
 
-// The most rows of a table, whatever comes.
-const MOST = 50;
+// Rows of a table, however many there are.
+const MAX_ROWS = 50;
 
 export class Table {
   // A column is [function from a row to its text, class]; a mark is a function
@@ -39,7 +39,7 @@ export class Table {
   }
 
   show(rows) {
-    const shown = rows.slice(0, MOST);
+    const shown = rows.slice(0, MAX_ROWS);
     while (this.body.rows.length > shown.length) this.body.lastChild.remove();
     while (this.body.rows.length < shown.length) this.body.append(this.#row());
     shown.forEach((row, index) => this.#fill(this.body.rows[index], row));
@@ -57,7 +57,7 @@ export class Table {
     this.columns.forEach(([textOf, kind], index) => {
       const cell = line.cells[index];
       write(cell, textOf(row));
-      // Of these the end may be cut off.
+      // The end of these may be cut off.
       if (kind === "long") cell.title = cell.textContent;
     });
     const [level, part] = this.judge(row);

@@ -5,7 +5,7 @@ import { $, element, write } from "./page.js";
 
 const SPAN = 300;
 const [WIDTH, HEIGHT] = [600, 100];
-// Two points that are further apart have a gap between them.
+// Seconds between two points from which on there is a gap in the line.
 const GAP = 3.5;
 
 const svg = (name, attributes, ...children) => {
@@ -15,7 +15,7 @@ const svg = (name, attributes, ...children) => {
   return made;
 };
 
-// Durations always have the same scale, so that a night looks like the one before.
+// Durations always have the same scale, so that nights can be compared.
 const DECADES = [0.0001, 0.001, 0.01, 0.1, 1, 10];
 const logarithmic = {
   format: seconds,
@@ -107,7 +107,7 @@ class Plot {
       if (value === null || value === undefined) continue;
       const x = (WIDTH * (1 - (now - point.time) / SPAN)).toFixed(1);
       const y = this.#height(value).toFixed(1);
-      // What stands alone is a dot: the caps of a line of no length.
+      // A single point is a dot: the caps of a line without length.
       drawn += point.time - before > GAP ? `M${x} ${y}h0L${x} ${y}` : `L${x} ${y}`;
       before = point.time;
     }
@@ -118,14 +118,14 @@ class Plot {
 export class Plots {
   #points = [];
   #plots = [
-    new Plot("plot-replies", "Replies a second", linear(), [
+    new Plot("plot-replies", "Replies per second", linear(), [
       ["ok", "succeeded", "line one"], ["refused", "refused", "line two"],
       ["unknown", "unknown", "line three"]]),
     new Plot("plot-took", "From request to reply", logarithmic, [
       ["p50", "p50", "line one"], ["p90", "p90", "line two"],
       ["p99", "p99", "line three"]]),
-    new Plot("plot-waits", "Waiting replies, queued operations", linear(), [
-      ["waiters", "replies", "line one"],
+    new Plot("plot-waits", "Pending requests, queued operations", linear(), [
+      ["waiters", "requests", "line one"],
       ["queued", "operations", "line two"]]),
     new Plot("plot-commits", "Commits and reactor", logarithmic, [
       ["commit_p50", "commit p50", "line one"],

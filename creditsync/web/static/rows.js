@@ -1,4 +1,4 @@
-// What the tables have in their columns. The page and the search share them.
+// The columns of the tables, shared by the page and the search.
 
 import {
   bytes, clock, event, money, number, rate, seconds, state, text,
@@ -36,7 +36,7 @@ export const REFUSALS = [
 export const SESSIONS = [
   [member("peer"), "time"], [member("role")], [member("principal"), "number"],
   [(row) => bytes(row.unread), "number"], [(row) => number(row.inFlight), "number"],
-  [(row) => (row.isStalled ? "does not read" : "yes")],
+  [(row) => (row.isStalled ? "no" : "yes")],
 ];
 
 export const OUTCOMES = [
@@ -45,7 +45,7 @@ export const OUTCOMES = [
   [(row) => rate(row.rate), "number"], [(row) => number(row.total), "number"],
 ];
 
-// How far a wait is on its way to its end.
+// How much of its timeout a request has used.
 export const urgency = (age, timeout) => {
   const part = Math.min(1, age / timeout);
   return [part > 0.8 ? "bad" : part > 0.4 ? "warn" : "", part];

@@ -1,6 +1,6 @@
 // The search by order, login or extID.
 
-import { $, Table, tell } from "./page.js";
+import { $, Table, setText } from "./page.js";
 import { sentence, text } from "./format.js";
 import { FOUND, REFUSALS, WAITERS } from "./rows.js";
 
@@ -11,11 +11,11 @@ const parts = {
 };
 
 const NAMES = {
-  trades: ["trade", "trades"], waiters: ["waiting reply", "waiting replies"],
+  trades: ["trade", "trades"], waiters: ["pending request", "pending requests"],
   refusals: ["refusal", "refusals"],
 };
 
-// Of two searches under way, the one that was asked for last is shown.
+// Of two searches at the same time, the result of the later one is shown.
 let latest = 0;
 
 const search = async (signedOut) => {
@@ -36,16 +36,16 @@ const search = async (signedOut) => {
 
 const open = (what, note, found = {}) => {
   $("found").hidden = false;
-  tell("found-what", what);
-  tell("found-note", note);
+  setText("found-what", what);
+  setText("found-note", note);
   for (const [name, table] of Object.entries(parts)) {
     $(`found-${name}-part`).hidden = !table.show(found[name] ?? []);
   }
 };
 
 const show = (by, wanted, found) => {
-  tell("found-title", `Found for ${by} ${text(wanted)}`);
-  if (found.problem) return open(`That can't be searched: ${found.problem}.`, "");
+  setText("found-title", `Found for ${by} ${text(wanted)}`);
+  if (found.problem) return open(`Can't search: ${found.problem}.`, "");
   const counts = Object.entries(NAMES)
     .filter(([name]) => found[name].length)
     .map(([name, [one, many]]) =>

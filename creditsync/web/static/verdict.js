@@ -1,33 +1,33 @@
-// The one sentence for those who look up at three in the morning.
+// The state of the server in one sentence, for somebody woken at three in the morning.
 
 import { number, rate, seconds, sentence } from "./format.js";
 import { urgency } from "./rows.js";
 
-// Seconds for which an outcome that nobody knows is worth the headline.
+// Seconds for which a timed-out request stays in the headline.
 const REMEMBERED = 60;
-// Seconds over which the flow is looked at.
+// Seconds over which rates are averaged.
 const WINDOW = 10;
-// Seconds that no commit takes unless something holds it up.
+// Seconds that a commit takes only if something blocks it.
 const STUCK = 1;
 
 const plural = (count, one, many) => `${number(count)} ${count === 1 ? one : many}`;
 
 const lastCommit = ({ commits, time }) =>
   commits.last === null
-    ? "Nothing was committed since the server started."
+    ? "Nothing has been committed since the server started."
     : `The last commit ended ${seconds(time - commits.last)} ago.`;
 
 let timedOutBefore = [];
 let recent = [];
 
-// How many waits have timed out during the last minute.
-const lateOnes = ({ time, totals }) => {
+// How many requests have timed out during the last minute.
+const timedOutLately = ({ time, totals }) => {
   timedOutBefore.push([time, totals.timeouts]);
   while (timedOutBefore[0][0] < time - REMEMBERED) timedOutBefore.shift();
   return totals.timeouts - timedOutBefore[0][1];
 };
 
-// What happened in each of the last seconds on average; one alone says little.
+// Averages per second: one second alone says little.
 const lately = ({ point }) => {
   if (recent.at(-1)?.time !== point.time) recent.push(point);
   recent = recent.filter((each) => each.time > point.time - WINDOW);
@@ -41,14 +41,14 @@ export const recall = (points) => {
   recent = points.slice(-WINDOW);
 };
 
-// Of a snapshot: [kind, word, why]. The worst that is true comes first.
+// [kind, word, why] for a snapshot. The worst problem comes first.
 export const verdict = (snapshot) => {
   const { health, totals, waiters, queue, timeout } = snapshot;
-  const [late, { ok, refused, booked }] = [lateOnes(snapshot), lately(snapshot)];
+  const [late, { ok, refused, booked }] = [timedOutLately(snapshot), lately(snapshot)];
   if (totals.unbooked !== 0) {
-    return ["bad", "Money is apart", `${plural(totals.unbooked, "operation was",
+    return ["bad", "Mismatch", `${plural(totals.unbooked, "operation was",
       "operations were")} acknowledged or published before being booked.`
-      + " This must never be: stop the server and keep its ledger and logs."];
+      + " This must never happen: stop the server and keep its ledger and logs."];
   }
   if (health.problem !== null) {
     return ["bad", "Not ready", `${sentence(health.problem)} ${lastCommit(snapshot)}`];
@@ -60,25 +60,25 @@ export const verdict = (snapshot) => {
   }
   const [level] = urgency(waiters.oldest, timeout);
   if (level) {
-    return [level, "Slow", `${plural(waiters.count, "reply waits", "replies wait")},`
+    return [level, "Slow", `${plural(waiters.count, "request is", "requests are")} pending,`
       + ` the oldest for ${seconds(waiters.oldest)} of ${seconds(timeout)}.`
       + ` ${lastCommit(snapshot)}`];
   }
   if (late > 0) {
-    return ["warn", "Waits timed out", `${plural(late, "wait", "waits")} ended without`
-      + ` a booking in the last minute. ${lastCommit(snapshot)}`];
+    return ["warn", "Requests timed out", `${plural(late, "request", "requests")} timed out`
+      + ` in the last minute. ${lastCommit(snapshot)}`];
   }
   if (booked > 0 || (queue === null && ok > 0)) {
     return ["good", "Money is flowing", booked > 0
-      ? `${rate(booked)} operations a second are booked.`
-      : `${rate(ok)} requests a second succeed.`];
+      ? `${rate(booked)} operations per second are booked.`
+      : `${rate(ok)} requests per second succeed.`];
   }
   if (refused > 0 && ok === 0 && recent.length >= WINDOW - 1) {
     return ["warn", "Everything is refused",
-      `${rate(refused)} requests a second, and for ${WINDOW} s none has succeeded.`];
+      `${rate(refused)} requests per second; none has succeeded for ${WINDOW} s.`];
   }
   if (totals.booked === 0 && totals.acknowledged === 0) {
-    return ["quiet", "Ready", "Nothing was booked since the server started."];
+    return ["quiet", "Ready", "Nothing has been booked since the server started."];
   }
-  return ["quiet", "Quiet", `Ready, and nothing is asked for. ${lastCommit(snapshot)}`];
+  return ["quiet", "Quiet", `Ready, no requests. ${lastCommit(snapshot)}`];
 };

@@ -1,5 +1,5 @@
 """
-How this site answers: the headers that each answer has, and JSON.
+How this site responds: the headers of every response, and JSON.
 """
 
 import json
@@ -10,9 +10,8 @@ from twisted.web.error import UnsupportedMethod
 from twisted.web.http import Request
 from twisted.web.resource import Resource
 
-# Scripts, styles and connections only from here and none in the page itself,
-# so that nothing which a client of the server wrote, a comment for instance,
-# can ever run.
+# Scripts, styles and connections only from this site and none inside the page, so
+# that text written by a client of the server, such as a comment, can never run.
 _POLICY: Final = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
     b" img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none';"
@@ -32,9 +31,9 @@ _HEADERS: Final[Mapping[bytes, bytes]] = {
 }
 
 
-class Answer(Resource):
+class SiteResource(Resource):
     """
-    A resource with the headers that every answer of this site has.
+    A resource with the headers of every response of this site.
     """
 
     def __init__(self) -> None:
@@ -50,11 +49,11 @@ class Answer(Resource):
             return super().render(request)  # type: ignore[no-untyped-call]
         except UnsupportedMethod as e:
             request.setHeader(b"Allow", b", ".join(sorted(e.allowedMethods)))
-            return problem(request, 405, "FORBIDDEN", "that can't be done here")
+            return respondError(request, 405, "FORBIDDEN", "that can't be done here")
 
     def render_HEAD(self, request: Request) -> Any:
         """
-        What GET gives, without its body.
+        What GET responds, without its body.
         """
         body = self.render_GET(request)
         if isinstance(body, bytes):
@@ -64,44 +63,44 @@ class Answer(Resource):
 
     def render_GET(self, request: Request) -> Any:
         """
-        Where nothing else is said, there is nothing to get.
+        404, unless overridden.
         """
-        return problem(request, 404, "NOT_FOUND", "there is no such page")
+        return respondError(request, 404, "NOT_FOUND", "there is no such page")
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         """
-        What isn't there.
+        A resource for a path that does not exist.
         """
-        return Answer()
+        return SiteResource()
 
 
 def encode(value: object) -> bytes:
     """
-    Write JSON in one line. What a foreign event has and JSON does not know is
-    written as text.
+    Encode JSON in one line. Values that JSON does not have, as an event of another
+    source may contain, are encoded as text.
     """
     return json.dumps(value, separators=(",", ":"), default=str).encode()
 
 
-def answer(request: Request, status: int, value: object) -> bytes:
+def respond(request: Request, status: int, value: object) -> bytes:
     """
-    Answer with JSON.
+    Respond with JSON.
     """
     request.setResponseCode(status)
     request.setHeader(b"Content-Type", b"application/json")
     return encode(value) + b"\n"
 
 
-def problem(request: Request, status: int, error: str, message: str) -> bytes:
+def respondError(request: Request, status: int, error: str, message: str) -> bytes:
     """
-    Answer that it can't be, and why.
+    Respond with an error.
     """
-    return answer(request, status, {"error": error, "message": message})
+    return respond(request, status, {"error": error, "message": message})
 
 
 def header(request: Request, name: str) -> str:
     """
-    The last value of a header, or an empty text. Any client can send any bytes.
+    The last value of a header, or an empty text. A client can send any bytes.
     """
     value = request.getHeader(name.encode("ascii")) or b""
     return value.decode("latin-1")
@@ -109,7 +108,6 @@ def header(request: Request, name: str) -> str:
 
 def printable(text: str) -> str:
     """
-    A header as it may stand in a log: not too long, and without anything that a
-    terminal would obey.
+    A header for the log: not too long, and without terminal control sequences.
     """
     return ascii(text)[1:-1][:500] or "none"

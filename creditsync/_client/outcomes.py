@@ -1,0 +1,70 @@
+"""
+How a request ends: with an L{Answer}, or with one of three exceptions.
+
+Applications import these from L{creditsync.client}.
+"""
+
+from typing import Any, TypeAlias
+
+from creditsync import errors
+
+Data: TypeAlias = dict[str, Any]
+
+
+class Answer(dict[str, Any]):
+    """
+    The data of a reply, with its money as C{Decimal}.
+
+    @ivar isReplay: Whether the operation had been booked before, under the same
+        key, and was not booked again.
+    """
+
+    def __init__(self, data: Data, isReplay: bool) -> None:
+        super().__init__(data)
+        self.isReplay = isReplay
+
+
+class Refused(Exception):
+    """
+    The server refused the request: nothing has happened.
+
+    @ivar status: The status, as in HTTP.
+    @ivar error: The name of the error, for instance C{TRADE_NO_MONEY}.
+    @ivar message: A sentence that names the member or the cause.
+    @ivar data: The data sent with the error, or L{None}.
+    """
+
+    def __init__(
+        self, status: int, error: str, message: str, data: Data | None = None
+    ) -> None:
+        super().__init__(f"{status} {error}: {message}")
+        self.status = status
+        self.error = error
+        self.message = message
+        self.data = data
+
+
+class Unanswered(Exception):
+    """
+    There is no answer, and nothing has happened: the request was never sent, the
+    other side could not understand it, or it only reads.
+    """
+
+
+class OutcomeUnknown(errors.OutcomeUnknown):
+    """
+    The operation may have been booked, or may still be.
+
+    To find out, call L{CreditClient.getOperation
+    <creditsync.client.CreditClient.getOperation>} with its key, or request the
+    same operation again with the same key.
+
+    @ivar order: The order that was reserved for it, or L{None} if the server
+        did not report one.
+    @ivar key: Its C{idempotencyKey}.
+    """
+
+    def __init__(self, cause: str, order: int | None, key: str) -> None:
+        super().__init__(f"{cause} (idempotencyKey {key})", order)
+        self.order = order
+        self.key = key

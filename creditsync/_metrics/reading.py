@@ -1,0 +1,164 @@
+"""
+One look at a server, for the metrics and the console.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Final, TypeAlias
+
+from attrs import Factory, define
+from twisted.internet.interfaces import IReactorTime
+
+from creditsync._metrics.reactorlag import ReactorLag
+from creditsync._transport.protocol import LineProtocol
+from creditsync.codes import (
+    SESSION_ADMIN,
+    SESSION_DEALER,
+    SESSION_FIX,
+    SESSION_MANAGER,
+    SESSION_SYSTEM,
+    SESSION_USER,
+)
+from creditsync.counters import Counters
+from creditsync.errors import Unauthorized
+from creditsync.records import Principal
+from creditsync.revocations import Revocations
+from creditsync.runtime import TradingRuntime
+from creditsync.service import CreditSync
+
+ROLES: Final[Mapping[int, str]] = {
+    SESSION_USER: "user",
+    SESSION_MANAGER: "manager",
+    SESSION_DEALER: "dealer",
+    SESSION_ADMIN: "admin",
+    SESSION_SYSTEM: "system",
+    SESSION_FIX: "fix",
+}
+
+Labels: TypeAlias = tuple[str, ...]
+
+
+class Reading:
+    """
+    A server at one moment.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        service: CreditSync,
+        runtime: TradingRuntime | None,
+        counters: Counters,
+        reactorLag: ReactorLag,
+        revocations: Revocations | None,
+    ) -> None:
+        self._runtime = runtime
+        self._now = clock.seconds()
+        self._revocations = revocations
+        self.service = service
+        self.counters = counters
+        self.reactorLag = reactorLag
+
+    @property
+    def oldestWaiter(self) -> float:
+        """
+        Seconds for which the oldest request has waited; 0 if there is none.
+        """
+        oldest = next(iter(self.service.waiters), None)
+        return 0.0 if oldest is None else self._now - oldest.since
+
+    @property
+    def queued(self) -> int:
+        """
+        How many operations wait for their commit, as far as this server knows.
+        """
+        return 0 if self._runtime is None else self._runtime.queued
+
+    @property
+    def oldestQueued(self) -> float:
+        """
+        Seconds for which the oldest of them has waited; 0 if there is none.
+        """
+        since = None if self._runtime is None else self._runtime.queuedSince
+        return 0.0 if since is None else self._now - since
+
+    @cached_property
+    def sessions(self) -> "SessionSums":
+        """
+        All connections. There may be tens of thousands: they are counted in one
+        pass.
+        """
+        return SessionSums.of(self.service.factory.connections)
+
+    @property
+    def areRevocationsStale(self) -> bool:
+        """
+        Whether the file of revoked tokens can't be used as it is now.
+        """
+        if self._revocations is None:
+            return False
+        # On a server without requests nothing else would look.
+        self._revocations.refresh()
+        return self._revocations.problem is not None
+
+
+@define
+class SessionSums:
+    """
+    Sums over connections.
+
+    @ivar roles: How many there are, by role.
+    @ivar unread: Bytes that their clients have not read.
+    @ivar stalled: How many are paused because their client is not reading.
+    """
+
+    roles: Counter[str] = Factory(Counter)
+    unread: int = 0
+    stalled: int = 0
+
+    @classmethod
+    def of(cls, connections: Iterable[LineProtocol]) -> "SessionSums":
+        """
+        Count.
+        """
+        sums = cls()
+        for connection in connections:
+            sums.roles[roleOf(connection.session.principal)] += 1
+            sums.unread += connection.unread
+            sums.stalled += connection.isStalled
+        return sums
+
+
+def roleOf(principal: Principal | None) -> str:
+    """
+    The role's name, or C{none} before the first valid token.
+    """
+    return "none" if principal is None else ROLES[principal.role]
+
+
+def requestCounts(counters: Counters) -> dict[tuple[str, ...], int]:
+    """
+    How many requests were answered, by command, status and error.
+    """
+    counts: dict[tuple[str, ...], int] = {}
+    refused: Counter[str] = Counter()
+    for (command, status, error), count in counters.refusals.items():
+        counts[command, str(status), error] = count
+        refused[command] += count
+    for command, histogram in counters.took.items():
+        succeeded = sum(histogram.counts) - refused[command]
+        if succeeded:
+            counts[command, "200", ""] = succeeded
+    return counts
+
+
+def rejections(counters: Counters) -> int:
+    """
+    How many requests had no valid token.
+    """
+    return sum(
+        count
+        for (_, _, error), count in counters.refusals.items()
+        if error == Unauthorized.error
+    )

@@ -1,0 +1,235 @@
+"""
+The metrics: a row for each. To add one is to add a row; a test demands that it is
+on the dashboard or in an alert (C{deploy/}).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final, Literal, TypeAlias
+
+from attrs import define
+
+from creditsync._metrics.reading import (
+    ROLES,
+    Labels,
+    Reading,
+    rejections,
+    requestCounts,
+)
+from creditsync.counters import Histogram
+
+Value: TypeAlias = float | Histogram
+
+_ROLES: Final = ("none", *ROLES.values())
+
+
+@define
+class Row:
+    """
+    One metric.
+
+    @ivar name: Without C{creditsync_}, and without the C{_total} of a counter.
+    @ivar help: Its C{HELP}: a sentence, which operators see.
+    @ivar read: Returns its value; or with labels, its value for each
+        combination of them.
+    """
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    help: str
+    read: Callable[[Reading], Value | Mapping[Labels, Value]]
+    labels: Labels = ()
+
+
+ALWAYS: Final[tuple[Row, ...]] = (
+    Row(
+        "counter",
+        "requests",
+        "Requests answered, by command, status and error.",
+        lambda it: requestCounts(it.counters),
+        ("command", "status", "error"),
+    ),
+    Row(
+        "histogram",
+        "request_seconds",
+        "Time from receiving a request to writing its reply.",
+        lambda it: {(name,): each for name, each in it.counters.took.items()},
+        ("command",),
+    ),
+    Row(
+        "counter",
+        "limit_refusals",
+        "Requests and connections refused or closed, by the option of the limit"
+        " reached.",
+        lambda it: {(name,): n for name, n in it.counters.limits.items()},
+        ("limit",),
+    ),
+    Row(
+        "counter",
+        "token_rejections",
+        "Requests without a valid token.",
+        lambda it: rejections(it.counters),
+    ),
+    Row(
+        "gauge",
+        "waiters",
+        "Requests waiting for a reply.",
+        lambda it: len(it.service.waiters),
+    ),
+    Row(
+        "gauge",
+        "oldest_waiter_seconds",
+        "How long the oldest of these requests has waited; 0 if there is none.",
+        lambda it: it.oldestWaiter,
+    ),
+    Row(
+        "counter",
+        "timeouts",
+        "Requests that timed out (504).",
+        lambda it: it.counters.timeouts,
+    ),
+    Row(
+        "counter",
+        "late_events",
+        "Operations booked after their request had timed out or its client had"
+        " disconnected.",
+        lambda it: it.counters.late,
+    ),
+    Row(
+        "counter",
+        "unmatched_events",
+        "Trade events that were not caused by a request to this server.",
+        lambda it: it.counters.unmatched,
+    ),
+    Row(
+        "gauge",
+        "sessions",
+        "Open connections, by the role of their last valid token.",
+        lambda it: {(role,): it.sessions.roles[role] for role in _ROLES},
+        ("role",),
+    ),
+    Row(
+        "gauge",
+        "unread_bytes",
+        "Bytes queued for clients and not yet sent.",
+        lambda it: it.sessions.unread,
+    ),
+    Row(
+        "gauge",
+        "stalled_sessions",
+        "Connections paused because the client is not reading.",
+        lambda it: it.sessions.stalled,
+    ),
+    Row(
+        "counter",
+        "aborted_readers",
+        "Connections closed because the client left too much unread (max-unread).",
+        lambda it: it.counters.limits.get("max-unread", 0),
+    ),
+    Row(
+        "histogram",
+        "reactor_lag_seconds",
+        "How late the reactor made a scheduled call.",
+        lambda it: it.reactorLag.histogram,
+    ),
+    Row(
+        "gauge",
+        "certificate_expiry_timestamp_seconds",
+        "When the certificate of a port expires, in UNIX time.",
+        lambda it: {(file,): end for file, end in it.service.expiries.items()},
+        ("file",),
+    ),
+    Row(
+        "counter",
+        "audit_lines_lost",
+        "Lines of the audit trail that could not be written.",
+        lambda it: 0 if it.service.audit is None else it.service.audit.lost,
+    ),
+    Row(
+        "gauge",
+        "revocations_stale",
+        "1 while the file of revoked tokens can't be used and its last good version"
+        " is in force, otherwise 0.",
+        lambda it: it.areRevocationsStale,
+    ),
+)
+
+# Of a runtime that counts what it books.
+OF_BOOKING: Final[tuple[Row, ...]] = (
+    Row(
+        "counter",
+        "operations_acknowledged",
+        "Operations answered with 200.",
+        lambda it: it.counters.acknowledged,
+    ),
+    Row(
+        "counter",
+        "operations_booked",
+        "Operations committed to the ledger.",
+        lambda it: it.counters.booked,
+    ),
+    Row(
+        "counter",
+        "operations_published",
+        "Trade events published.",
+        lambda it: it.counters.published,
+    ),
+    Row(
+        "gauge",
+        "operations_unbooked",
+        "Operations acknowledged or published before they were booked: must be 0.",
+        lambda it: it.counters.unbooked,
+    ),
+    Row(
+        "gauge",
+        "operations_unpublished",
+        "Operations booked and not yet published: one batch at most, 0 at rest.",
+        lambda it: it.counters.booked - it.counters.published,
+    ),
+    Row(
+        "histogram",
+        "queued_to_committed_seconds",
+        "Time from queueing an operation to the end of its commit, measured for the"
+        " oldest of each batch and counted for all of it.",
+        lambda it: it.counters.queuedToCommitted,
+    ),
+    Row(
+        "histogram",
+        "committed_to_matched_seconds",
+        "Time from the end of a commit to writing the replies it allows.",
+        lambda it: it.counters.committedToMatched,
+    ),
+    Row(
+        "histogram",
+        "commit_seconds",
+        "Time from handing a batch to the ledger until it is on disk.",
+        lambda it: it.counters.commits,
+    ),
+    Row(
+        "histogram",
+        "commit_operations",
+        "Operations per commit.",
+        lambda it: it.counters.batches,
+    ),
+    Row(
+        "gauge",
+        "last_commit_timestamp_seconds",
+        "When the last commit ended, in UNIX time; 0 before the first.",
+        lambda it: it.counters.lastCommit or 0.0,
+    ),
+)
+
+# Of the embedded runtime.
+OF_QUEUE: Final[tuple[Row, ...]] = (
+    Row(
+        "gauge",
+        "queued_operations",
+        "Operations waiting for their commit to end.",
+        lambda it: it.queued,
+    ),
+    Row(
+        "gauge",
+        "oldest_queued_seconds",
+        "How long the oldest of these operations has waited; 0 if there is none.",
+        lambda it: it.oldestQueued,
+    ),
+)

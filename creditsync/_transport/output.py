@@ -1,0 +1,124 @@
+"""
+The output of one connection: what is to be sent, and what is not read.
+
+What is sent in one reactor turn is joined into few writes. A socket gets them at
+once: having the reactor wait until it may be written to would cost as much as a
+request. What does not leave at once waits here, except for one write that the
+transport has.
+"""
+
+from typing import Any, Final
+
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import ISSLTransport
+
+# Bytes that are written at a time: what a transport buffers before it asks its
+# producer to pause. More would only wait there, as a copy for each connection.
+_WRITE: Final = 65536
+
+
+class Output:
+    """
+    Chunks of lines on their way to one client.
+
+    It sees for itself what a socket does not take. Only that goes to the
+    transport, which then has nothing to report but that all of it has left, as
+    to a pull producer. Any other transport gets everything, and reports to a
+    push producer.
+
+    @ivar size: How many bytes have not been written.
+    @ivar isStalled: Whether what was written has not left: the client does not
+        read. Its producer sets it.
+    """
+
+    def __init__(self, transport: Any, producer: Any) -> None:
+        """
+        @param transport: What an endpoint gives: more than C{ITransport}, but
+            not always the same.
+        @param producer: Is told to pause and to resume, as by a transport. It
+            is registered by L{begin}.
+        """
+        self.transport = transport
+        self.size = 0
+        self.isStalled = False
+        self._chunks: list[bytes] = []
+        self._producer = producer
+        # A wrapper such as TLS shows the methods of the transport below it as
+        # its own, but nothing may bypass it.
+        self._sendsAtOnce = isinstance(
+            transport, FileDescriptor
+        ) and not ISSLTransport.providedBy(transport)
+
+    def begin(self) -> None:
+        """
+        Ask the transport to report to the producer.
+        """
+        self.transport.registerProducer(self._producer, not self._sendsAtOnce)
+
+    def add(self, data: bytes) -> None:
+        """
+        Send this with the next L{flush}.
+        """
+        self._chunks.append(data)
+        self.size += len(data)
+
+    def flush(self) -> None:
+        """
+        Write what there is, until nothing is left or the client does not read.
+        """
+        while self._chunks and not self.isStalled:
+            self._write(self._take())
+
+    def clear(self) -> None:
+        """
+        Forget what was not written.
+        """
+        self._chunks.clear()
+        self.size = 0
+
+    @property
+    def unread(self) -> int:
+        """
+        How many bytes have not left this process.
+        """
+        below = self.transport
+        while below is not None and not isinstance(below, FileDescriptor):
+            below = getattr(below, "transport", None)
+        if below is None:
+            return self.size
+        # What was written and is not joined yet is in a private attribute.
+        buffered = len(below.dataBuffer) - below.offset + below._tempDataLen
+        return int(self.size + buffered)
+
+    def _write(self, data: bytes) -> None:
+        """
+        Send what can be sent at once, and leave the rest to the transport.
+        """
+        if self._sendsAtOnce:
+            sent = self.transport.writeSomeData(data)
+            if sent == len(data):
+                return
+            self._producer.pauseProducing()
+            # Otherwise it is an error: the connection is lost, which the reactor
+            # finds out in its turn.
+            if isinstance(sent, int):
+                data = data[sent:]
+        self.transport.write(data)
+
+    def _take(self) -> bytes:
+        """
+        Take as many chunks as are written at a time.
+        """
+        chunks = self._chunks
+        if self.size <= _WRITE:
+            data = b"".join(chunks)
+            chunks.clear()
+        else:
+            count, size = 1, len(chunks[0])
+            while count < len(chunks) and size + len(chunks[count]) <= _WRITE:
+                size += len(chunks[count])
+                count += 1
+            data = b"".join(chunks[:count])
+            del chunks[:count]
+        self.size -= len(data)
+        return data

@@ -1,0 +1,195 @@
+"""
+From values to lines.
+
+What is written here survives every client of the platform (docs/protocol.rst,
+"Lines"): it is ASCII, with apostrophes and commas before a closing bracket escaped
+where they stand inside a string.
+"""
+
+import re
+from collections.abc import Mapping
+from json.encoder import encode_basestring_ascii
+from typing import Any
+
+import msgspec
+
+from creditsync._money import fromUnits
+from creditsync.codes import TR_REASON_API, TRADE_EVENT, UNITS_PER_ONE
+from creditsync.errors import Refusal
+from creditsync.records import ExtID, Trade
+
+
+class _TradeData(msgspec.Struct, gc=False):
+    """
+    A trade as clients see it.
+
+    The order of the members and the neutral values are those of the platform's
+    trade stream for a finance trade (docs/protocol.rst, "A credit").
+    """
+
+    order: int
+    login: int
+    cmd: int
+    state: int
+    profit: float | msgspec.Raw
+    comment: str | msgspec.Raw
+    symbol: str
+    volume: int
+    open_price: float
+    close_price: float
+    open_time: int
+    close_time: int
+    sl: float
+    tp: float
+    storage: float
+    commission: float
+    reason: int
+    timestamp: int
+
+
+def encodeData(data: Trade | Mapping[str, Any]) -> bytes:
+    """
+    Write the C{data} of an event or a reply as a JSON text.
+
+    Of a mapping's values, a C{Decimal} is written exactly, and a float that is
+    no number as C{null}.
+    """
+    if not isinstance(data, Trade):
+        return _safe(dict(data))
+    return _encode(
+        _TradeData(
+            data.order,
+            data.login,
+            data.cmd,
+            data.state,
+            _amount(data.profit),
+            _text(data.comment),
+            "",
+            0,
+            0.0,
+            0.0,
+            data.openTime,
+            data.closeTime,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            TR_REASON_API,
+            data.timestamp,
+        )
+    )
+
+
+def _amount(units: int) -> float | msgspec.Raw:
+    """
+    What has to be encoded for an amount, to give the text of L{fromUnits}.
+    """
+    if 10_000 <= abs(units) < 10**15:
+        # A double keeps 15 significant digits, and is written with no more of
+        # them than it takes to know it by.
+        return units / UNITS_PER_ONE
+    return msgspec.Raw(fromUnits(units).encode("ascii"))
+
+
+def _text(text: str) -> str | msgspec.Raw:
+    """
+    What has to be encoded for a string, to give the text of L{_quote}.
+    """
+    if text.isascii() and text.isprintable() and "'" not in text and "," not in text:
+        return text
+    return msgspec.Raw(_quote(text).encode("ascii"))
+
+
+def event(type: int, data: bytes) -> bytes:
+    """
+    Write the line of a trade event.
+
+    @param type: One of the C{EV_RECORD_*} codes.
+    @param data: What L{encodeData} gave.
+    """
+    return _EVENT % (type, data)
+
+
+_EVENT = f'{{"event":"{TRADE_EVENT}","type":%d,"data":%b}}\r\n'.encode("ascii")
+
+
+def reply(extID: ExtID | None, data: bytes) -> bytes:
+    """
+    Write the line of a reply with status 200.
+
+    @param extID: The request's, or L{None} where it had none.
+    @param data: What L{encodeData} gave.
+    """
+    if extID is None:
+        return b'{"status":200,"data":%b}\r\n' % data
+    if extID.__class__ is int:
+        return b'{"extID":%d,"status":200,"data":%b}\r\n' % (extID, data)
+    quoted = _encode(_text(extID)) if isinstance(extID, str) else _safe(extID)
+    return b'{"extID":%b,"status":200,"data":%b}\r\n' % (quoted, data)
+
+
+def replay(extID: ExtID | None, data: bytes) -> bytes:
+    """
+    Write the line of a reply to a request that was carried out before, under
+    the same key.
+
+    @param data: What L{encodeData} gave.
+    """
+    return reply(extID, data).removesuffix(b"}\r\n") + b',"replayed":true}\r\n'
+
+
+def success(extID: ExtID | None, data: Trade | Mapping[str, Any]) -> bytes:
+    """
+    Write the line of a reply with status 200, from its data.
+    """
+    return reply(extID, encodeData(data))
+
+
+def refusal(extID: ExtID | None, refusal: Refusal) -> bytes:
+    """
+    Write the line of a reply that refuses a request.
+    """
+    line: dict[str, Any] = {} if extID is None else {"extID": extID}
+    line["status"] = refusal.status
+    line["error"] = refusal.error
+    line["message"] = refusal.message
+    if refusal.data is not None:
+        line["data"] = refusal.data
+    return _safe(line) + b"\r\n"
+
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+_COMMA_BEFORE_CLOSER = re.compile(r",(?=\s*[}\]])")
+
+
+def _safe(value: Any) -> bytes:
+    """
+    Write any JSON value so that every client can read it.
+    """
+    text = _encode(value).decode()
+    if not text.isascii():
+        # Outside of strings JSON is ASCII, so what is not stands inside one.
+        text = _NOT_ASCII.sub(lambda run: encode_basestring_ascii(run[0])[1:-1], text)
+    return _guard(text).encode("ascii")
+
+
+def _quote(text: str) -> str:
+    """
+    Write a string so that every client can read it.
+    """
+    return _guard(encode_basestring_ascii(text))
+
+
+def _guard(text: str) -> str:
+    """
+    Escape what one client "repairs" before it parses: apostrophes, and commas
+    before a closing bracket.
+
+    In a JSON text without needless white space both stand inside strings only.
+    """
+    if "'" in text:
+        text = text.replace("'", "\\u0027")
+    if "," in text and ("}" in text or "]" in text):
+        text = _COMMA_BEFORE_CLOSER.sub("\\\\u002c", text)
+    return text
