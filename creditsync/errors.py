@@ -215,7 +215,7 @@ class OutcomeUnknown(Refusal):
     An order was reserved, but the outcome of its operation is unknown.
 
     This is neither success nor failure: the operation may still be booked
-    (docs/protocol.rst, "504, a third outcome").
+    (docs/protocol.rst, "Timeout").
     """
 
     status, error = 504, "SYNC_TIMEOUT"

@@ -1,5 +1,5 @@
 """
-Checks of the text that a scraper gets, by the rules of
+A linter for the metrics page, by the rules of
 U{promtool<https://prometheus.io/docs/practices/naming/>} and some of our own.
 """
 
@@ -21,7 +21,7 @@ _SUFFIXES = ("_total", "_sum", "_count", "_bucket", "_info", "_created")
 
 def problems(text: str) -> list[str]:
     """
-    Each mistake, in a few words.
+    Each violation, in a few words.
     """
     families = list(text_string_to_metric_families(text))
     found = [wrong for family in families for wrong in _ofFamily(family)]

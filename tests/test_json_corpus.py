@@ -5,6 +5,7 @@ Tests for L{tests.attack.json_corpus}: which lines are JSON and which are not.
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import _wire as wire
+from creditsync._wire import encoding
 from tests.attack import ijson, json_corpus
 from tests.attack.json_cases import FINE, LINES, NOT_JSON
 
@@ -59,7 +60,7 @@ class CorpusTests(SynchronousTestCase):
         An apostrophe, or a comma before a bracket, that is sent unescaped is
         reported.
         """
-        self.patch(wire, "_guard", lambda text: text)
+        self.patch(encoding, "_guard", lambda text: text)
         wrong = list(json_corpus.judgeEchoes())
         self.assertTrue(any("'s" in each for each in wrong), wrong)
         self.assertTrue(any("a,}" in each for each in wrong), wrong)

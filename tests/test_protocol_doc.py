@@ -427,7 +427,7 @@ class TableTests(SynchronousTestCase):
         """
         with TemporaryDirectory() as folder:
             server = Documented(folder)
-            commands = set(server.service.sessions._commands)
+            commands = set(server.service.sessions.requests._commands)
             self.successResultOf(server.stop())
         said = {each.astext() for each in parsed().findall(literal)}
         self.assertEqual(commands - said, set())

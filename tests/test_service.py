@@ -588,7 +588,7 @@ class StopTests(ServiceTestCase):
             ],
         )
         self.assertEqual(
-            [log["what"] for log in logs if "what" in log], ["answering who waits"]
+            [log["what"] for log in logs if "what" in log], ["answering pending requests"]
         )
         self.lastCall()
         client.goes()
