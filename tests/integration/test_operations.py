@@ -325,8 +325,8 @@ class TLSTests(OperationsTestCase):
         )
         assert ended.returncode == 2
         assert ended.stderr == (
-            "creditsync serve: --listen ssl:0:privateKey=nowhere.pem is no endpoint"
-            f" to listen on: {self.site.folder}/nowhere.pem can't be read (No such"
+            "creditsync serve: --listen ssl:0:privateKey=nowhere.pem is not a"
+            f" valid endpoint: {self.site.folder}/nowhere.pem can't be read (No such"
             " file or directory)\n"
         )
 

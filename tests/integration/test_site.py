@@ -210,4 +210,6 @@ class WebTests(SynchronousTestCase):
         """
         done = self.folder.run(*SERVE, "--web", "nonsense")
         self.assertEqual(done.returncode, 2)
-        self.assertIn("--web nonsense is not a valid endpoint", done.stdout + done.stderr)
+        self.assertIn(
+            "--web nonsense is not a valid endpoint", done.stdout + done.stderr
+        )
