@@ -253,6 +253,22 @@ class ServiceTestCase(SynchronousTestCase):
         self.lastCall()
         self.successResultOf(stopped)
 
+    def assertTimesOut(self, server: CreditSync, seconds: float) -> None:
+        """
+        Assert that a request that is pending at a stop gets a 504 after this
+        time, and that the stop ends then.
+        """
+        client = Client(server)
+        client.asks()
+        stopped = server.stopService()
+        self.reactor.advance(seconds)
+        self.reactor.advance(0)
+        self.assertEqual(client.outcomes(), [("a", 504, "SYNC_TIMEOUT")])
+        self.lastCall()
+        client.goes()
+        self.successResultOf(stopped)
+        self.assertAtRest()
+
     def assertAtRest(self) -> None:
         """
         Assert that nothing is scheduled.
@@ -543,16 +559,7 @@ class StopTests(ServiceTestCase):
         continues.
         """
         server = self.start()
-        client = Client(server)
-        client.asks()
-        stopped = server.stopService()
-        self.reactor.advance(5)
-        self.reactor.advance(0)
-        self.assertEqual(client.outcomes(), [("a", 504, "SYNC_TIMEOUT")])
-        self.lastCall()
-        client.goes()
-        self.successResultOf(stopped)
-        self.assertAtRest()
+        self.assertTimesOut(server, 5)
 
     def test_stopTimeout(self) -> None:
         """
@@ -594,16 +601,7 @@ class StopTests(ServiceTestCase):
         A pending request without an order ends with the stop's timeout too.
         """
         server = self.start(MuteRuntime(), timeout=60.0)
-        client = Client(server)
-        client.asks()
-        stopped = server.stopService()
-        self.reactor.advance(10)
-        self.reactor.advance(0)
-        self.assertEqual(client.outcomes(), [("a", 504, "SYNC_TIMEOUT")])
-        self.lastCall()
-        client.goes()
-        self.successResultOf(stopped)
-        self.assertAtRest()
+        self.assertTimesOut(server, 10)
 
     def test_sessionThatStays(self) -> None:
         """

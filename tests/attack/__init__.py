@@ -1,5 +1,5 @@
 """
-Hostile input: what anybody may send, and what must not come of it.
+Hostile input: what any client may send, and what must not happen.
 
 Five commands, each sound or not: C{waiters} (a state machine over the replies
 that wait), C{fuzz} (lines mutated under the guidance of coverage),

@@ -1,5 +1,5 @@
 """
-Those who send a server what hurts, as fast as it takes it.
+Attackers that send a server expensive input, as fast as it accepts it.
 
 Each attack is made of plain sockets and bytes that were built before, so that
 it costs the attacker as little as can be. One process is one attack:
@@ -28,17 +28,17 @@ from tests.attack.token_kinds import b64
 from tests.integration.processes import SECRET
 
 _CHUNK = 65536
-# A close with this sends RST, and leaves no port in TIME_WAIT.
+# Closing with this option sends RST, and leaves no port in TIME_WAIT.
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
 @define
 class Pump:
     """
-    Connections that each send a text over and over, and come back when they
+    Connections that each send a text over and over, and reconnect when they
     are closed.
 
-    With C{deaf} they never read what they are sent.
+    With C{deaf} they never read.
     """
 
     _port: int
@@ -105,7 +105,7 @@ def _connect(port: int) -> socket.socket:
 
 def _drip(port: int, until: float) -> int:
     """
-    Thousands of connections on which a line comes byte by byte, one a second.
+    Thousands of connections that each send a line byte by byte, one a second.
     """
     dripping: list[socket.socket] = []
     turn = 0
@@ -119,7 +119,7 @@ def _drip(port: int, until: float) -> int:
             try:
                 dripping[at].send(b"{")
             except OSError:
-                # Its line has taken too long for the server.
+                # The server has given up its line.
                 dripping[at].close()
                 dripping[at] = _connect(port)
         time.sleep(0.001)
@@ -128,7 +128,7 @@ def _drip(port: int, until: float) -> int:
 
 def _begin(port: int) -> socket.socket:
     """
-    Begin to connect, and do not wait: a full backlog would cost a second.
+    Start connecting without waiting: a full backlog would cost a second.
     """
     connection = socket.socket()
     connection.setblocking(False)
@@ -139,7 +139,7 @@ def _begin(port: int) -> socket.socket:
 
 def _openAndClose(port: int, until: float) -> int:
     """
-    Connections that are closed soon after they are there, 100 at a time.
+    Connections that are closed soon after they were opened, 100 at a time.
     """
     opened: deque[socket.socket] = deque()
     made = 0
@@ -153,21 +153,21 @@ def _openAndClose(port: int, until: float) -> int:
 
 def _hold(port: int, until: float) -> int:
     """
-    As many connections as the server and the kernel give, and more.
+    As many connections as the server and the kernel allow, and more.
     """
     held: list[socket.socket] = []
     while time.monotonic() < until:
         try:
             held.append(_begin(port))
         except OSError:
-            # Our own files have run out.
+            # The limit of our own open files is reached.
             time.sleep(0.01)
     return len(held)
 
 
 def _halfClose(port: int, until: float) -> int:
     """
-    Connections that ask, close their half, and wait for the end.
+    Connections that send a request, close their half, and wait for the end.
     """
     made = 0
     line = _line("HealthCheck")
@@ -192,7 +192,7 @@ def _line(command: str, data: object = None, token: str = _TOKEN) -> bytes:
 
 def _badTokens() -> Iterator[bytes]:
     """
-    Lines with tokens that look good, no two of them the same.
+    Lines with tokens that look valid, no two of them the same.
     """
     random = Random(0)
     head, body, _ = _TOKEN.split(".")
@@ -203,19 +203,20 @@ def _badTokens() -> Iterator[bytes]:
 
 _BIG = b'{"command":"X","x":"' + b"y" * 65500 + b'"}\n'
 _LONG = b"x" * 65600 + b"\n"
-# As many values as a line may have, and the longest that take the longest to read.
+# As many values as a line may have, and the longest of those that take longest
+# to parse.
 _COMMAS = b'{"command":"X","x":[' + b"0," * 998 + b"0]}\n"
 _COLONS = b'{"command":"X","x":"' + b":" * 60000 + b'"}\n'
 _BOMB = b"[" * 65000 + b"\n"
 _OBJECTS = b'{"a":' * 13000 + b"\n"
 _NESTED = b'{"command":"X","x":[' + (b"[" * 14 + b"]" * 14 + b",") * 66 + b"0]}\n"
 _NUMBERS = b'{"command":"X","x":[' + (b"0." + b"1" * 62 + b",") * 990 + b"0]}\n"
-# What a refusal looks through for an extID.
+# Lines that are searched for an extID when they are refused.
 _MEMBERS = b"{" + b'"":0,' * 13000 + b"\n"
 _STRINGS = b'{"x":[' + b'"",' * 21000 + b"\n"
 _ESCAPES = b'{"command":"X","x":"' + b"\\u0041" * 10000 + b'"}\n'
 
-# What each attack does, by its name.
+# The function of each attack, by its name.
 ATTACKS: dict[str, Callable[[int, float], int]] = {
     "blank lines": _pump(300, b"\n" * _CHUNK),
     "one-byte lines": _pump(300, b"x\n" * (_CHUNK // 2)),
@@ -246,13 +247,13 @@ ATTACKS: dict[str, Callable[[int, float], int]] = {
 }
 
 
-# Those of a short run.
+# The attacks of a short run.
 QUICK = ("empty objects", "drippers", "open and close", "nested values", "bad tokens")
 
 
 def main() -> None:
     """
-    Make the attack that the command line names.
+    Run the attack that the command line names.
     """
     name, port, seconds = sys.argv[1:]
     os.nice(19)

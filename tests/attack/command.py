@@ -1,5 +1,5 @@
 """
-What the commands of this suite have in common: their options and their end.
+Shared by the commands of this suite: their options and their end.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.figures import Figures
 from tests.planted.bugs import plant
 
-# A run that fails fails for one reason most of the time.
+# When a run fails, most violations have the same cause.
 _MOST_SHOWN = 10
 
 
@@ -36,7 +36,7 @@ def end(
     options: Namespace, figures: Figures, violations: Sequence[str], sound: str
 ) -> int:
     """
-    Show what was measured and what it means.
+    Print the measurements and the verdict.
 
     @return: The exit status.
     """

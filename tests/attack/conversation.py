@@ -1,5 +1,5 @@
 """
-Lines to a server in memory, and whether what came of each is right.
+Sends lines to a server in memory, and checks the reply to each.
 """
 
 import re
@@ -54,7 +54,7 @@ class Said:
 @define
 class Conversation:
     """
-    A server, a session that says anything, and one that only listens.
+    A server, a session that sends anything, and one that only receives events.
     """
 
     _random: Random
@@ -72,7 +72,7 @@ class Conversation:
 
     def say(self, line: bytes) -> Said:
         """
-        Say a line, wait for its end, and judge that.
+        Send a line, wait for its reply, and check that.
         """
         self.lines.append(line)
         said = Said(line, verdict(line, TOKENS, LIMITS.maxLineLength))
@@ -120,7 +120,7 @@ class Conversation:
 
     def _judgeRest(self, isClosed: bool, said: Said) -> None:
         """
-        The session lives on, except after a line that is too long.
+        The session stays open, except after a line that is too long.
         """
         if self._speaker.isOpen == isClosed:
             said.wrong.append("closed" if not isClosed else "not closed after a 413")
@@ -144,7 +144,7 @@ def _lines(heard: bytes) -> list[bytes]:
 
 def _message(line: bytes, said: Said) -> dict[str, Any]:
     """
-    Read what the server says, as strictly as it reads itself.
+    Parse a line of the server as strictly as the server parses its own input.
     """
     if not line.isascii() or not line.endswith(b"\r\n") or line.count(b"\n") != 1:
         said.wrong.append(f"no line that every client can read: {line!r}")
@@ -165,7 +165,7 @@ def _message(line: bytes, said: Said) -> dict[str, Any]:
 
 def _kind(line: bytes) -> bytes:
     """
-    What is said without what differs from one time to the next: the extID, the
+    A line of the server without the parts that always differ: the extID, the
     comment and the digits of numbers.
     """
     return _DIGITS.sub(b"", _OWN_TEXT.sub(b"", line))
@@ -175,7 +175,7 @@ _OWN_TEXT = re.compile(rb'"(?:extID|comment)":(?:"(?:[^"\\]|\\.)*"|[^,]*),')
 _DIGITS = re.compile(rb"(?<=\d)\d+")
 
 
-# To ask jsonschema once for each kind saves most of the time.
+# Validating each kind once with jsonschema saves most of the time.
 _RIGHT_KINDS: set[bytes] = set()
 
 
@@ -185,7 +185,7 @@ def _isSame(one: object, other: object) -> bool:
 
 def _moneyFaults(said: Said, reply: dict[str, Any], outcome: Outcome) -> Iterator[str]:
     """
-    What is wrong with what was booked, given the one reply.
+    The faults in what was booked, given the one reply.
     """
     isBooking = said.verdict.isBooking and outcome in (OK, TIMED_OUT)
     isReplay = reply.get("replayed", False)

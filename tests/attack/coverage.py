@@ -17,14 +17,14 @@ import creditsync
 
 _FOLDER = str(Path(creditsync.__file__).parent)
 
-# A place in the code, and the place before it in the same function.
+# A place in the code, and the previous place in the same function.
 Edge = tuple[CodeType, int, int]
 Tracer = Callable[[FrameType, str, Any], Any]
 
 
 class Coverage:
     """
-    The edges that were ever taken.
+    All edges taken so far.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Coverage:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """
-        Count what is run meanwhile.
+        Count what runs meanwhile.
         """
         before = sys.gettrace()
         sys.settrace(self._called)
@@ -57,8 +57,8 @@ class Coverage:
 
     def _tracer(self, code: CodeType) -> Tracer:
         """
-        What counts the edges of one function. Its calls share the line before,
-        so that recursion shows as edges too.
+        A trace function that counts the edges of one function. Its calls share
+        the previous line, so that recursion shows as edges too.
         """
         before = 0
         add = self._seen.add

@@ -1,5 +1,5 @@
 """
-What has to end, and what does: the measure of both state machines.
+Compares the waits that must end with those that do, for both state machines.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from hypothesis.strategies import integers, sampled_from
 from twisted.python.failure import Failure
 
 TIMEOUT = 5.0
-# As little as can be after or before the moment when something is due.
+# The smallest time before or after something is due.
 MOMENT = 2.0**-20
 
 # Which one of several, and quarters of a second.
@@ -22,7 +22,7 @@ DIFFERENCES = sampled_from([-MOMENT, 0.0, MOMENT])
 @define
 class Ends:
     """
-    The ends that one call has to bring about, in this order.
+    The waits that one call must end, in this order.
     """
 
     waits: list[Any]
@@ -32,14 +32,14 @@ class Ends:
 @define
 class Expectations:
     """
-    What has to end by the calls that are under way, the innermost last.
+    The waits that the calls under way must end, the innermost call last.
     """
 
     _calls: list[Ends] = Factory(list)
 
     def during(self, ends: Ends, call: Callable[..., object], *args: object) -> None:
         """
-        Make a call, and see that all that has to end by it does.
+        Make a call, and check that it ends all waits that it must.
         """
         self._calls.append(ends)
         call(*args)
@@ -48,7 +48,7 @@ class Expectations:
 
     def ended(self, wait: object, result: object) -> None:
         """
-        Hear that a wait has ended.
+        Record that a wait has ended.
         """
         assert self._calls, "a wait has ended by nothing"
         ends = self._calls[-1]

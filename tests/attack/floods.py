@@ -32,7 +32,7 @@ from tests.integration.processes import LISTEN, SERVE, Client, Server, Site
 # Seconds between two requests of the innocent session.
 _EVERY = 0.02
 _QUIET = 0.3
-# Seconds that a reply may take before the request counts as not answered.
+# Seconds after which a request counts as not answered.
 _PATIENCE = 6.0
 
 
@@ -58,7 +58,7 @@ class Innocent:
 
     def ask(self, seconds: float) -> None:
         """
-        Ask for so long, then wait for the last reply.
+        Send requests for so long, then wait for the last reply.
         """
         due = time.monotonic()
         end = due + seconds
@@ -90,7 +90,7 @@ class Innocent:
 
     def _hear(self, seconds: float) -> None:
         """
-        Take what comes within this time.
+        Receive what comes within this time.
         """
         connection = self._client.socket
         if not select.select([connection], [], [], max(0.0, seconds))[0]:
@@ -152,9 +152,9 @@ def quantile(latencies: Sequence[float], of: float) -> float:
 
 class Memory(Thread):
     """
-    Watches how much memory a process has.
+    Watches how much memory a process uses.
 
-    @ivar peak: The most that was seen, in MB.
+    @ivar peak: The maximum seen, in MB.
     """
 
     def __init__(self, pid: int) -> None:
@@ -168,7 +168,7 @@ class Memory(Thread):
 
     def now(self) -> float:
         """
-        How much it is now.
+        The current use.
         """
         text = self._status.read_text()
         resident = float(text.partition("VmRSS:")[2].split()[0]) / 1024
@@ -177,7 +177,7 @@ class Memory(Thread):
 
     def run(self) -> None:
         """
-        Watch until it is enough.
+        Watch until it is stopped.
         """
         while not self._enough.wait(0.05):
             self.now()
@@ -193,12 +193,12 @@ class Memory(Thread):
 @contextmanager
 def serving(serve: Sequence[str]) -> Iterator[Server]:
     """
-    A server of its own, on a core of its own.
+    A server on a core of its own.
     """
     with TemporaryDirectory() as folder:
         site = Site(Path(folder))
         try:
-            # What it starts inherits its core, as its threads do.
+            # A process that it starts inherits its core, as its threads do.
             with _onCore(0):
                 server = site.start(*serve, *LISTEN)
             yield server
@@ -209,7 +209,7 @@ def serving(serve: Sequence[str]) -> Iterator[Server]:
 @contextmanager
 def _onCore(core: int) -> Iterator[None]:
     """
-    Stay on one core, if there are several and the system lets us choose.
+    Stay on one core, if there are several and the system allows the choice.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield
@@ -227,9 +227,10 @@ _CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") els
 
 def attack(name: str | None, serve: Sequence[str], seconds: float) -> Result:
     """
-    Attack a server, and see what comes of it.
+    Attack a server.
 
-    @param name: One of L{ATTACKS}, or L{None} to leave it in peace.
+    @param name: One of L{ATTACKS}, or L{None} for no attack.
+    @return: The result.
     """
     with serving(serve) as server, _onCore(1):
         innocent = Innocent(server.connect())
@@ -278,7 +279,7 @@ def _start(
 
 def _starved(pid: int) -> float:
     """
-    Seconds for which a process has wanted its core and not had it.
+    Seconds for which a process was ready to run and had no core.
     """
     schedule = Path(f"/proc/{pid}/schedstat")
     return int(schedule.read_text().split()[1]) / 1e9 if schedule.exists() else 0.0
@@ -286,7 +287,7 @@ def _starved(pid: int) -> float:
 
 def afterwards(name: str, server: Server, innocent: Innocent) -> Iterator[str]:
     """
-    What is wrong once the attack is over.
+    The faults found once the attack is over.
     """
     if innocent.refused:
         yield f"{name}: an innocent request got {innocent.refused[0]!r}"
@@ -306,7 +307,7 @@ def afterwards(name: str, server: Server, innocent: Innocent) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    Make the attacks, and tell what came of them.
+    Run the attacks, and print their results.
     """
     made = command.parser(__doc__)
     made.add_argument(
@@ -344,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def misses(result: Result, options: Any) -> Iterator[str]:
     """
-    Which goals an attack made the server miss.
+    The goals that the server missed during an attack.
     """
     if not result.latencies:
         yield f"{result.name}: nobody was answered"

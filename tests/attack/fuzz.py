@@ -29,7 +29,7 @@ from tests.attack.stack import MANAGER, TOKENS, USER
 from tests.figures import Figures
 
 COMMANDS = [*OTHERS, *FINANCE, *(f"{name}Sync" for name in FINANCE)]
-# So that a line which is wrong only after others can be run again with them.
+# Kept, so that a line that fails only after others can be run again with them.
 _LINES_PER_STACK = 200
 
 
@@ -84,21 +84,21 @@ class Fuzzing:
 
     def start(self, lines: Sequence[bytes]) -> None:
         """
-        Say these, and keep them all.
+        Send these lines, and keep them all.
         """
         for line in lines:
             self._keep(self._say(line))
 
     def step(self) -> None:
         """
-        Say one more line.
+        Send one more line.
         """
         self._say(self._mutator.change(self._pick(), self._pick()))
 
     def _pick(self) -> bytes:
         """
         Choose a line that was kept: most of the time one that is JSON, and
-        half of the time one of the last.
+        half of the time one of the newest.
         """
         lines = self.corpus if self._random.random() < 0.1 else self._decodable
         return self._random.choice(
@@ -127,7 +127,7 @@ class Fuzzing:
 
     def _accuse(self, said: Said) -> None:
         """
-        Note what is wrong, and whether the line alone is enough for it.
+        Record a fault, and whether the line alone causes it.
         """
         alone = Conversation(Random(0), Coverage()).say(said.line).wrong
         before = 0 if alone else len(self._conversation.lines) - 1
@@ -137,7 +137,7 @@ class Fuzzing:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    Fuzz, and tell what came of it.
+    Fuzz, and print the result.
     """
     made = command.parser(__doc__)
     made.add_argument("--lines", type=int, default=20_000, help="[%(default)s]")

@@ -20,13 +20,13 @@ GREATEST = 2**53 - 1
 
 class NotIJSON(ValueError):
     """
-    The line is something else, and what.
+    The line is not I-JSON; the message says why.
     """
 
 
 def decode(line: bytes) -> dict[str, Any]:
     """
-    Read a line.
+    Parse a line.
 
     @raise NotIJSON: It is not one I-JSON object.
     """
@@ -87,7 +87,7 @@ def _constant(text: str) -> NoReturn:
 
 def _look(value: Any, depth: int) -> None:
     """
-    Look at every string, and at how deep it all is.
+    Check every string, and the depth of nesting.
     """
     if isinstance(value, str):
         if not all(map(_isCharacter, value)):
@@ -189,9 +189,9 @@ class _Reading:
 
     def _behind(self, at: int) -> int:
         """
-        The place behind a value.
+        The place after a value.
 
-        @raise ValueError: Nobody can tell where it is.
+        @raise ValueError: It can't be determined.
         """
         try:
             end = _LENIENT.raw_decode(self.text, at)[1]

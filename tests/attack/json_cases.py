@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 Cases: TypeAlias = dict[str, bytes]
 
-# Texts of one value that are right wherever a value may stand.
+# Texts of a value that are valid wherever a value may be.
 VALUES: dict[str, Cases] = {
     "literal": {
         "true": b"true",
@@ -147,7 +147,7 @@ VALUES["unicode"] = {
     name: b'"' + text + b'"' for name, text in VALUES["unicode"].items()
 }
 
-# Texts that are no value anywhere.
+# Texts that are not a value anywhere.
 NO_VALUES: dict[str, Cases] = {
     "literal": {
         "True": b"True",
@@ -409,8 +409,8 @@ NO_VALUES: dict[str, Cases] = {
     },
 }
 
-# Lines as a whole, each with what they are answered with: the status and the
-# error, or nothing at all. TOKEN stands for a good token.
+# Whole lines, each with its reply: the status and the error, or nothing at
+# all. TOKEN stands for a valid token.
 _FINE = b'{"command":"HealthCheck","__token":"TOKEN","data":{}}'
 _MEMBERS = b'{"command":"HealthCheck","__token":"TOKEN","x":'
 NOT_JSON = 400, "INVALID_JSON"
@@ -503,7 +503,7 @@ LINES: dict[str, tuple[bytes, tuple[int, str | None] | None]] = {
     "8192 bytes": (b'{"x":"' + b"y" * 8184 + b'"}', NO_COMMAND),
 }
 
-# What may come back to a client, as its extID or as a comment.
+# Values that may come back to a client, as its extID or as a comment.
 ECHOES = [
     "it's", "'", "''", "a,}", "a,]", ",}", ",]", ", }", ",\t]", ",\r}", ",  \t ]",
     ",,}}", "[,]", "{,}", "',}", "\\,}", "\\u002c}", "\\u0027", '"', '",}', "\\",

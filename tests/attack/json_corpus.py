@@ -34,13 +34,13 @@ Trial = tuple[str, bytes, Outcome | None]
 _TOKEN = MANAGER.encode()
 _IN_DATA = b'{"command":"HealthCheck","__token":"%s","data":{"x":%s}}'
 _IN_ENVELOPE = b'{"x":%s,"command":"HealthCheck","__token":"%s"}'
-# What one client "repairs" before it parses.
+# Characters that one client "repairs" before it parses.
 _REPAIRED = re.compile(rb",\s*[}\]]|'")
 
 
 def trials() -> Iterator[Trial]:
     """
-    Every line to be tried: its name, itself, and what it is answered with.
+    Every line to be tried: its name, the line, and its reply.
     """
     for what, text in _named(VALUES):
         yield f"{what}, as a parameter", _IN_DATA % (_TOKEN, text), FINE
@@ -73,9 +73,9 @@ def cases() -> int:
 
 def judge(tried: Sequence[Trial]) -> Iterator[str]:
     """
-    Try lines in one session, which has to live on.
+    Send lines in one session, which must stay open.
 
-    @return: What was wrong.
+    @return: The faults.
     """
     connection = Stack().connect()
     with problems() as logged:
@@ -92,10 +92,10 @@ def judge(tried: Sequence[Trial]) -> Iterator[str]:
 
 def judgeExtIDs() -> Iterator[str]:
     """
-    Have lines refused that have an C{extID}: in front of what is wrong, behind
-    it, and in another object.
+    Send lines to be refused that have an C{extID}: before the error, after it,
+    and in another object.
 
-    @return: What was wrong.
+    @return: The faults.
     """
     connection = Stack().connect()
     for what, text in _named(NO_VALUES):
@@ -114,8 +114,8 @@ def judgeExtIDs() -> Iterator[str]:
                 yield f"{what}: {line!r} is answered under {reply.get('extID')!r}"
 
 
-# Kinds of what is no I-JSON, but leaves no doubt where it ends; and those of
-# them that do.
+# Kinds of lines that are not I-JSON, but leave no doubt where a value ends; and
+# those of them that do.
 _ENDING_CLEARLY = (
     "noncharacter,",
     "utf-8,",
@@ -139,9 +139,9 @@ _UNCLEAR = ("utf-8, a quotation mark in two bytes", "utf-8, between values")
 
 def judgeEchoes() -> Iterator[str]:
     """
-    Have strings and numbers come back.
+    Have strings and numbers sent back.
 
-    @return: What was wrong.
+    @return: The faults.
     """
     for text in ECHOES:
         yield from _judgeEcho(json.dumps(text).encode(), text)
@@ -192,7 +192,7 @@ def _unreadable(heard: bytes) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    Try them all, and tell what came of it.
+    Try all cases, and print the result.
     """
     options = command.begin(command.parser(__doc__), arguments)
     tried = list(trials())

@@ -49,7 +49,7 @@ _FOLDER = Path(__file__).parents[2] / "schemas"
 
 def _isInteger(checker: object, value: object) -> bool:
     """
-    An integer as JSON Schema has it: by value, not by how it is written.
+    An integer as in JSON Schema: by value, not by how it is written.
     """
     if isinstance(value, Decimal):
         return value == value.to_integral_value()
@@ -83,7 +83,7 @@ _VALIDATORS = {
 
 def isValid(schema: str, value: object) -> bool:
     """
-    Whether a value passes a published schema.
+    Whether a value is valid against a published schema.
     """
     return bool(_VALIDATORS[schema].is_valid(value))
 
@@ -107,14 +107,14 @@ class Verdict:
     @property
     def isBooking(self) -> bool:
         """
-        Whether a good answer means that money has moved.
+        Whether a successful reply means that money has moved.
         """
         return self._method in FINANCE
 
     @property
     def asked(self) -> dict[str, Any]:
         """
-        What has to be in the trade, if this is a booking.
+        The members that the trade must have, if this is a booking.
         """
         _, cmd = FINANCE[self._method]
         if cmd is None:
@@ -128,13 +128,13 @@ class Verdict:
 
 def verdict(line: bytes, tokens: Mapping[str, int], longest: int) -> Verdict:
     """
-    Judge a line.
+    The possible replies to a line.
 
-    @param tokens: The role of each token that is good.
+    @param tokens: The role of each valid token.
     @param longest: The limit of a line's length.
     """
     if len(line) > longest:
-        # How much of it is read is not said.
+        # How much of such a line is read is not specified.
         some = ijson.extIDs(line) + ijson.extIDs(line[:longest]) + [None]
         return Verdict({(413, "LINE_TOO_LONG")}, {}, _good(some))
     if not line.strip():
@@ -185,7 +185,8 @@ def _outcomes(members: dict[str, Any], tokens: Mapping[str, int]) -> set[Outcome
 
 def _bookingOutcomes(data: dict[str, Any]) -> set[Outcome]:
     """
-    The rules that no schema can say; past them, the trades and totals decide.
+    The rules that no schema can express; beyond them, the trades and totals
+    decide.
     """
     if "amount" in data and units(data["amount"]) is None:
         return {(400, "INVALID_DATA")}

@@ -121,7 +121,7 @@ class Mutator:
 
     def _alter(self, holder: list[Any], at: int, donor: Any) -> None:
         """
-        Keep the type and change the value.
+        Change the value and keep the type.
         """
         value = _get(holder, at)
         random = self._random
@@ -183,7 +183,7 @@ class Mutator:
 
     def _write(self, value: Any) -> str:
         """
-        Write a tree, with white space and escapes where they may be.
+        Write a tree, with white space and escapes wherever they are allowed.
         """
         space = self._random.choice(("", "", "", " ", "\t", "\r"))
         return space + self._text(value) + space
@@ -202,7 +202,8 @@ class Mutator:
 
     def _quote(self, text: str) -> str:
         if self._random.random() < 0.9:
-            # A lone surrogate is not written raw this way, a pair is joined.
+            # A lone surrogate can't be written raw like this, and a pair is
+            # joined.
             isAscii = self._random.random() < 0.5 or not _isEncodable(text)
             return json.dumps(text, ensure_ascii=isAscii)
         if not _isEncodable(text):
@@ -256,7 +257,7 @@ def _parse(line: bytes) -> Any:
 
 def _places(tree: Any) -> "list[tuple[list[Any], int]]":
     """
-    Each place in a tree where something stands: its list, and where in it.
+    Each place in a tree: its list, and the index in it.
     """
     inside = tree.pairs if isinstance(tree, Members) else tree
     if not isinstance(inside, list):

@@ -2,7 +2,7 @@
 The whole server from lines to its ledger, in memory, on a clock that only moves
 when it is told to.
 
-The rooms are the real ones, put together by the real service; only the ledger
+The modules are the real ones, put together by the real service; only the ledger
 has no disk, and commits when it is told to, so that a reply can be late.
 """
 
@@ -34,7 +34,7 @@ LIMITS = Limits(maxLineLength=8192)
 
 _SCHEMAS = Schemas()
 
-# The tokens that are good here, each with the role that it has.
+# The valid tokens, each with its role.
 TOKENS = {
     mint(SECRET, id=role + 1, role=role, expires=3600, now=NOW, jti=f"j{role}"): role
     for role in range(6)
@@ -74,7 +74,7 @@ class Stack:
 
     def settle(self) -> None:
         """
-        Let pass what is due now, and no time.
+        Run what is due now, without advancing the clock.
         """
         now = self.clock.seconds()
         while any(call.getTime() <= now for call in self.clock.getDelayedCalls()):
@@ -82,7 +82,7 @@ class Stack:
 
     def book(self) -> None:
         """
-        Let every commit that waits succeed.
+        Let every waiting commit succeed.
         """
         while self.ledger.commits:
             self.ledger.release()
@@ -90,7 +90,7 @@ class Stack:
 
     def expire(self) -> None:
         """
-        Let the timeout of whoever waits pass.
+        Advance the clock past the timeout of pending requests.
         """
         self.clock.advance(TIMEOUT)
         self.settle()
@@ -111,7 +111,7 @@ class Connection:
     @property
     def isOpen(self) -> bool:
         """
-        Whether the server goes on with it.
+        Whether the server keeps it open.
         """
         return not self._transport.disconnecting
 
@@ -119,14 +119,14 @@ class Connection:
         """
         Send bytes, each chunk as a read of its own.
         """
-        # No transport hands over a read of nothing.
+        # No transport delivers an empty read.
         for chunk in filter(None, chunks):
             self._protocol.dataReceived(chunk)
         self._stack.settle()
 
     def hear(self) -> bytes:
         """
-        Take what the server said since the last time.
+        Return what the server sent since the last call.
         """
         heard: bytes = self._transport.value()
         self._transport.clear()
@@ -134,7 +134,7 @@ class Connection:
 
     def lose(self) -> None:
         """
-        End the connection.
+        Close the connection.
         """
         self._protocol.connectionLost(Failure(connectionDone.value))
         self._stack.settle()
@@ -146,8 +146,8 @@ _NOWHERE: IAddress | None = None
 @contextmanager
 def problems() -> Iterator[list[str]]:
     """
-    Collect what is logged as a problem: failures, errors, and whatever else
-    is worse than a warning.
+    Collect what is logged as a problem: failures, errors, and everything else
+    that is worse than a warning.
     """
     found: list[str] = []
 

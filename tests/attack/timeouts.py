@@ -1,5 +1,5 @@
 """
-A state machine over L{EqualTimeouts}, which the waiters stand on.
+A state machine over L{EqualTimeouts}, on which the waiters are based.
 """
 
 from typing import ClassVar
@@ -34,7 +34,7 @@ class TimeoutsMachine(RuleBasedStateMachine):
     @rule(item=integers(0, 9))
     def startOrEnd(self, item: int) -> None:
         """
-        Something begins to wait, or waits no longer.
+        Start an item, or end it.
         """
         if item in self.due:
             self.end(item)
@@ -45,7 +45,7 @@ class TimeoutsMachine(RuleBasedStateMachine):
     @rule(item=integers(0, 9))
     def end(self, item: int) -> None:
         """
-        Something waits no longer, if it did.
+        End an item, if it waits.
         """
         waited = self.due.pop(item, None) is not None
         assert self.timeouts.end(item) == waited
@@ -53,7 +53,7 @@ class TimeoutsMachine(RuleBasedStateMachine):
     @rule(quarters=PAUSES)
     def advance(self, quarters: int) -> None:
         """
-        Time goes by.
+        Advance the clock.
         """
         self._advance(quarters * 0.25)
 
@@ -61,7 +61,7 @@ class TimeoutsMachine(RuleBasedStateMachine):
     @rule(which=ANY, difference=DIFFERENCES)
     def advanceToDue(self, which: int, difference: float) -> None:
         """
-        It is the moment at which something is due, or just before or after.
+        Advance the clock to when an item is due, or just before or after.
         """
         due = list(self.due.values())[which % len(self.due)]
         self._advance(max(0.0, due + difference - self.clock.seconds()))
@@ -77,7 +77,7 @@ class TimeoutsMachine(RuleBasedStateMachine):
     def _expired(self, item: int) -> None:
         try:
             self.expectations.ended(item, None)
-            # What expires may touch others, and itself.
+            # An expiring item may start and end others, and itself.
             if item % 3 == 0:
                 self.startOrEnd(item)
             elif item % 3 == 1:
@@ -89,7 +89,7 @@ class TimeoutsMachine(RuleBasedStateMachine):
     @invariant()
     def counted(self) -> None:
         """
-        Who should wait does, in order, and one call is enough.
+        The right items wait, in order, with one delayed call at most.
         """
         type(self).steps += 1
         if self.wrong:

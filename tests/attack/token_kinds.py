@@ -35,7 +35,7 @@ NOW = 1767225600
 SECRET = b"0123456789abcdef0123456789abcdef"
 REVOKED = "revoked-1"
 
-# A manager's token, good for an hour.
+# A manager's token, valid for an hour.
 GOOD: dict[str, Any] = {"id": 7, "role": 1, "exp": NOW + 3600, "jti": "good-1"}
 
 UNAUTHORIZED = "UNAUTHORIZED"
@@ -47,7 +47,7 @@ Kind: TypeAlias = tuple[str, str, str]
 
 def b64(raw: bytes | str) -> str:
     """
-    The base64url of RFC 7515, which has no padding.
+    The base64url of RFC 7515, without padding.
     """
     raw = raw.encode() if isinstance(raw, str) else raw
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
@@ -67,7 +67,7 @@ class Signer:
     @property
     def public(self) -> bytes:
         """
-        What the server has.
+        The key that the server has.
         """
         if self.algorithm == "HS256":
             return self.secret
@@ -76,7 +76,7 @@ class Signer:
 
     def sign(self, payload: bytes | str, header: str | None = None) -> str:
         """
-        Make a token with a signature that is right, whatever is signed.
+        Make a correctly signed token with any content.
         """
         if header is None:
             header = f'{{"alg":"{self.algorithm}","typ":"JWT"}}'
@@ -85,7 +85,7 @@ class Signer:
 
     def claiming(self, **changes: Any) -> str:
         """
-        Make a token with other claims; C{...} takes one away.
+        Make a token with other claims; C{...} removes one.
         """
         claims = {k: v for k, v in {**GOOD, **changes}.items() if v is not ...}
         return self.sign(json.dumps(claims))
@@ -124,7 +124,7 @@ def _load(pem: bytes) -> RSAPrivateKey | Ed25519PrivateKey:
 class Keys:
     """
     The three signers that a server may be configured for, and strangers with
-    keys of the same kinds.
+    keys of the same types.
     """
 
     ours: dict[str, Signer] = Factory(lambda: _signers(SECRET))
@@ -147,7 +147,7 @@ def _pem(key: RSAPrivateKey | Ed25519PrivateKey) -> bytes:
 
 def kinds(keys: Keys, algorithm: str) -> Iterator[Kind]:
     """
-    All kinds for a server of this algorithm: what it is, the token, and the
+    All kinds for a server with this algorithm: a name, the token, and the
     verdict on it.
     """
     signer = keys.ours[algorithm]
@@ -166,7 +166,7 @@ def kinds(keys: Keys, algorithm: str) -> Iterator[Kind]:
 
 def _broken(signer: Signer) -> Iterator[tuple[str, str]]:
     """
-    What is no token at all, or no longer one.
+    Texts that are not a token, or no longer one.
     """
     good = signer.claiming()
     head, body, signature = good.split(".")
@@ -217,7 +217,7 @@ def _broken(signer: Signer) -> Iterator[tuple[str, str]]:
 
 def _signedWrong(keys: Keys, signer: Signer) -> Iterator[tuple[str, str]]:
     """
-    What we have not signed.
+    Tokens that were not signed with our key.
     """
     good = signer.claiming()
     head, body, signature = good.split(".")
@@ -265,8 +265,8 @@ def _mac(secret: bytes, text: str) -> str:
 
 def _headers(keys: Keys, signer: Signer) -> Iterator[tuple[str, str]]:
     """
-    Headers that ask for what they may not, all well signed but for those that
-    bring a stranger's key.
+    Headers that request something forbidden, correctly signed except for those
+    that bring a stranger's key.
     """
     claims, own = json.dumps(GOOD), signer.algorithm
     stranger = keys.strangers[own]
@@ -308,7 +308,7 @@ def _headers(keys: Keys, signer: Signer) -> Iterator[tuple[str, str]]:
 
 def _times(signer: Signer) -> Iterator[tuple[str, str]]:
     """
-    What is not good now, or says so in no right way.
+    Tokens that are not valid now, or have invalid times.
     """
     yield "without exp", signer.claiming(exp=...)
     for exp in (
@@ -341,7 +341,7 @@ def _times(signer: Signer) -> Iterator[tuple[str, str]]:
 
 def _names(signer: Signer) -> Iterator[tuple[str, str]]:
     """
-    What does not say who asks.
+    Tokens that do not identify a principal.
     """
     yield "no claims", signer.sign("{}")
     yield "without id", signer.claiming(id=...)
@@ -379,7 +379,8 @@ def _names(signer: Signer) -> Iterator[tuple[str, str]]:
 
 def _good(signer: Signer) -> Iterator[tuple[str, str]]:
     """
-    What is none of all that: a judge that refuses everything is no judge.
+    Valid tokens: an authenticator that refuses everything would pass
+    otherwise.
     """
     yield "good", signer.claiming()
     yield "a dealer", signer.claiming(role=2)

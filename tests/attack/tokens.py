@@ -53,7 +53,8 @@ _STRANGE = ["=", "==", ".", " ", "\n", "\t", "+", "/", "!", "\0", "é", "\u200b"
 
 def authenticator(signer: Signer, folder: Path) -> TokenAuthenticator:
     """
-    The judge of a server for this signer's tokens, with its revocations.
+    The authenticator of a server for this signer's tokens, with its
+    revocations.
     """
     revoked = folder / "revoked"
     revoked.write_text(f"# revoked\n{REVOKED}\n")
@@ -70,9 +71,9 @@ def authenticator(signer: Signer, folder: Path) -> TokenAuthenticator:
 
 def judgeKinds(keys: Keys, algorithm: str) -> Iterator[str]:
     """
-    Try every kind, twice: what was refused must not be remembered as good.
+    Try every kind twice: a token that was refused must not be cached as valid.
 
-    @return: What was wrong.
+    @return: The faults.
     """
     with TemporaryDirectory() as folder, problems() as logged:
         judge = authenticator(keys.ours[algorithm], Path(folder))
@@ -91,7 +92,7 @@ def judgeRevocation(keys: Keys, algorithm: str) -> Iterator[str]:
     """
     Revoke a token that is in use.
 
-    @return: What was wrong.
+    @return: The faults.
     """
     with TemporaryDirectory() as folder:
         judge = authenticator(keys.ours[algorithm], Path(folder))
@@ -117,7 +118,7 @@ def _verdict(judge: TokenAuthenticator, token: str) -> str:
 
 def _answer(judge: TokenAuthenticator, token: str) -> str:
     """
-    What a session is told that asks for a credit with this token.
+    The reply to a session that requests a credit with this token.
     """
     stack = Stack(judge)
     connection = stack.connect()
@@ -133,7 +134,7 @@ def _answer(judge: TokenAuthenticator, token: str) -> str:
     said = connection.hear().splitlines()
     if not said:
         return "nothing"
-    # With an accepted token the event comes first.
+    # If the token is accepted the event comes first.
     reply = json.loads(said[-1])
     if len(token) > 8 and token in said[-1].decode():
         return "an answer with the token in it"
@@ -146,7 +147,7 @@ def _answer(judge: TokenAuthenticator, token: str) -> str:
     return error if isRefused or error == ACCEPTED else f"{error} and a booking"
 
 
-# A line that is too long, or whose token is no Unicode, is refused before that.
+# A line that is too long, or whose token is not Unicode, is refused before.
 _UNREADABLE = ("LINE_TOO_LONG", "INVALID_JSON")
 
 
@@ -160,7 +161,7 @@ def _isWide(token: str) -> bool:
 @define
 class Task:
     """
-    So many mutations of the good tokens of one signer.
+    A number of mutations of the valid tokens of one signer.
     """
 
     signer: Signer
@@ -172,7 +173,7 @@ def mutated(task: Task) -> tuple[Counter[str], list[str]]:
     """
     Try mutated tokens.
 
-    @return: How many had which verdict, and what was wrong.
+    @return: How many had which verdict, and the faults.
     """
     random, verdicts, wrong = Random(task.seed), Counter[str](), []
     originals = [
@@ -181,7 +182,8 @@ def mutated(task: Task) -> tuple[Counter[str], list[str]]:
     ]
     with TemporaryDirectory() as folder:
         judge = authenticator(task.signer, Path(folder))
-        # Their principals come from another judge, so that none is remembered.
+        # Their principals come from another authenticator, so that none is
+        # cached.
         good = {
             token: authenticator(task.signer, Path(folder)).authenticate(token)
             for token in originals
@@ -200,15 +202,15 @@ def judgeMutated(
     judge: TokenAuthenticator, token: str, good: dict[str, Principal]
 ) -> str:
     """
-    Try a token that may be anything.
+    Check a mutated token.
 
-    @param good: The originals, and for whom they speak.
+    @param good: The originals, and their principals.
     """
     original = next((each for each in good if isSame(token, each)), None)
     try:
         principal = judge.authenticate(token)
     except Unauthorized:
-        # Of what is the same in effect, a judge may be stricter.
+        # An equivalent token may also be refused.
         return "refused" if token not in good else "WRONG: a good one refused"
     except Exception as e:
         return f"WRONG: raises {e!r}"
@@ -221,7 +223,7 @@ def judgeMutated(
 
 def isSame(token: str, original: str) -> bool:
     """
-    Whether a token is another one in effect.
+    Whether two tokens are equivalent.
     """
     text, _, signature = token.rpartition(".")
     originalText, _, originalSignature = original.rpartition(".")
@@ -230,7 +232,7 @@ def isSame(token: str, original: str) -> bool:
 
 def _bytes(text: str) -> bytes | None:
     """
-    What a lenient reader of base64url finds in a text.
+    The bytes that a lenient reader of base64url finds in a text.
     """
     letters = re.sub(r"[^A-Za-z0-9_-]", "", text.partition("=")[0])
     try:
@@ -265,7 +267,7 @@ def _changed(random: Random, token: str, other: str) -> str:
     if change == 7:
         return token[:at]
     if change == 8:
-        # A part of another good token, or no part.
+        # A part of another valid token, or no part.
         parts[which] = others[which]
         return ".".join(parts)
     if change == 9:
@@ -276,7 +278,7 @@ def _changed(random: Random, token: str, other: str) -> str:
 
 def _rewritten(random: Random, part: str) -> str:
     """
-    Change a part behind its base64.
+    Change a part below its base64.
     """
     raw = bytearray(_bytes(part) or b"{}")
     if not raw:
@@ -291,7 +293,7 @@ def _rewritten(random: Random, part: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    Try them all, and tell what came of it.
+    Try all tokens, and print the result.
     """
     made = command.parser(__doc__)
     made.add_argument(
@@ -348,7 +350,7 @@ def _results(
     todo: list[Task], jobs: int, planted: str | None
 ) -> Iterator[tuple[Counter[str], list[str]]]:
     """
-    Work the tasks off, in so many processes.
+    Run the tasks, in this many processes.
     """
     if jobs == 1:
         yield from map(mutated, todo)

@@ -48,7 +48,7 @@ from tests.figures import Figures
 
 _STEPS_PER_RUN = 60
 
-# Most of it about one order, so that waits meet.
+# Mostly about one order, so that waits meet.
 ORDERS = sampled_from([1, 1, 1, 2])
 TYPES = sampled_from([0, 0, 0, 1])
 OPERATIONS = integers(0, 2)
@@ -90,7 +90,8 @@ class WaitersMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.waiters = Waiters(self.clock, TIMEOUT)
         self.operations = [Operation("CreditInSync", 7, 1001, 1, "x") for _ in range(3)]
-        # Those that wait, by when they began, and by when they said for what.
+        # The pending waits, by when they began, and by when their order was
+        # known.
         self.live: dict[Wait, None] = {}
         self.expecting: dict[Wait, None] = {}
         self.past: list[Wait] = []
@@ -103,14 +104,14 @@ class WaitersMachine(RuleBasedStateMachine):
     @rule(reaction=REACTIONS)
     def wait(self, reaction: str) -> None:
         """
-        A request came.
+        A request comes.
         """
         self._wait(reaction)
 
     @rule(which=ANY, order=ORDERS, type=TYPES, operation=OPERATIONS)
     def expect(self, which: int, order: int, type: int, operation: int) -> None:
         """
-        Its order was reserved.
+        Its order is reserved.
         """
         undecided = [wait for wait in self.live if wait.waiter.deferral is None]
         if undecided:
@@ -119,14 +120,15 @@ class WaitersMachine(RuleBasedStateMachine):
     @rule(order=ORDERS, type=TYPES, operation=OPERATIONS, reaction=REACTIONS)
     def waitFor(self, order: int, type: int, operation: int, reaction: str) -> None:
         """
-        A request came, and its order was reserved at once.
+        A request comes, and its order is reserved at once.
         """
         self._expect(self._wait(reaction), order, type, operation)
 
     @rule(which=ANY, order=ORDERS, isFired=integers(0, 5))
     def expectCommit(self, which: int, order: int, isFired: int) -> None:
         """
-        An asynchronous command has its order; sometimes it is durable already.
+        An asynchronous command gets its order; sometimes it is durable
+        already.
         """
         undecided = [wait for wait in self.live if wait.waiter.deferral is None]
         if not undecided:
@@ -142,7 +144,7 @@ class WaitersMachine(RuleBasedStateMachine):
     @rule(which=ANY, succeeds=sampled_from([True, True, False]))
     def commit(self, which: int, succeeds: bool) -> None:
         """
-        A commit ended, perhaps after its wait did.
+        A commit ends, perhaps after its wait did.
         """
         open = [
             wait
@@ -166,7 +168,7 @@ class WaitersMachine(RuleBasedStateMachine):
     @rule(which=ANY, order=ORDERS, type=TYPES, operation=OPERATIONS)
     def expectLate(self, which: int, order: int, type: int, operation: int) -> None:
         """
-        An order was reserved when its wait had ended.
+        An order is reserved after its wait has ended.
         """
         wait = self.past[which % len(self.past)]
         if wait.waiter.deferral is None:
@@ -176,21 +178,21 @@ class WaitersMachine(RuleBasedStateMachine):
     @rule(order=ORDERS, type=TYPES, operation=OPERATIONS)
     def matchMarked(self, order: int, type: int, operation: int) -> None:
         """
-        An event came with its mark, once more or again.
+        An event with a mark comes, perhaps again.
         """
         self._match(order, type, self.operations[operation])
 
     @rule(order=ORDERS, type=TYPES)
     def matchUnmarked(self, order: int, type: int) -> None:
         """
-        An event came without a mark.
+        An event without a mark comes.
         """
         self._match(order, type, None)
 
     @rule(order=ORDERS, type=TYPES)
     def matchUnknown(self, order: int, type: int) -> None:
         """
-        An event came of an operation, or an order, that nobody asked for.
+        An event comes for an operation, or an order, that was never requested.
         """
         self._match(order, type, Operation("CreditInSync", 7, 1001, 1, "x"))
         self._match(order + 10, type, None)
@@ -198,7 +200,7 @@ class WaitersMachine(RuleBasedStateMachine):
     @rule(which=ANY)
     def abandon(self, which: int) -> None:
         """
-        A session has gone, whether its wait had ended or not.
+        A session ends, whether its wait has ended or not.
         """
         known = [*self.live, *self.past[-3:]]
         if not known:
@@ -211,7 +213,7 @@ class WaitersMachine(RuleBasedStateMachine):
     @rule(which=ANY)
     def release(self, which: int) -> None:
         """
-        A wait was over for another reason, or had ended already.
+        A wait ends for another reason, or has ended already.
         """
         known = [*self.live, *self.past[-3:]]
         if not known:
@@ -233,7 +235,7 @@ class WaitersMachine(RuleBasedStateMachine):
     @rule(quarters=PAUSES)
     def advance(self, quarters: int) -> None:
         """
-        Time goes by.
+        Time passes.
         """
         self._advance(quarters * 0.25)
 
@@ -241,7 +243,7 @@ class WaitersMachine(RuleBasedStateMachine):
     @rule(which=ANY, difference=DIFFERENCES)
     def advanceToDue(self, which: int, difference: float) -> None:
         """
-        It is the moment at which a wait has to end, or just before or after.
+        Time passes to when a wait must end, or just before or after.
         """
         due = list(self.live)[which % len(self.live)].due
         self._advance(max(0.0, due + difference - self.clock.seconds()))
@@ -251,7 +253,8 @@ class WaitersMachine(RuleBasedStateMachine):
     @invariant()
     def counted(self) -> None:
         """
-        The tables have who waits and nobody else, and one call is enough.
+        The tables contain exactly the pending waits, with one delayed call at
+        most.
         """
         type(self).steps += 1
         if self.wrong:
@@ -325,7 +328,7 @@ class WaitersMachine(RuleBasedStateMachine):
 
     def _ended(self, result: object, wait: Wait) -> None:
         """
-        The callback of a reply: judge its end, and react to it.
+        The callback of a wait: check its end, and react to it.
         """
         try:
             self.expectations.ended(wait, result)
@@ -334,7 +337,7 @@ class WaitersMachine(RuleBasedStateMachine):
                 self._react(wait)
                 self.depth -= 1
         except Exception as e:
-            # The Deferred would keep it to itself.
+            # The Deferred would swallow it.
             self.wrong.append(e)
         if wait.reaction == "raise":
             wait.waiter.ended.addErrback(lambda _: None)
@@ -354,7 +357,7 @@ class WaitersMachine(RuleBasedStateMachine):
 
 def _of(found: Any) -> list[Waiter]:
     """
-    Who waits for one event, as the tables have it.
+    The waits for one event, according to the tables.
     """
     if isinstance(found, Waiter):
         return [found]
@@ -370,9 +373,9 @@ MACHINES = (WaitersMachine, TimeoutsMachine)
 
 def run(machine: Any, steps: int, *phases: Phase) -> None:
     """
-    Run a machine for about so many steps more.
+    Run a machine for about so many more steps.
 
-    @param phases: Hypothesis's; L{Phase.shrink} makes what it finds short.
+    @param phases: Hypothesis's; L{Phase.shrink} shortens what it finds.
     @raise Exception: An invariant is broken; its notes are the steps to it.
     """
     enough = machine.steps + steps
@@ -395,7 +398,7 @@ def run(machine: Any, steps: int, *phases: Phase) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    Run the machines, and tell what came of it.
+    Run the machines, and print the result.
     """
     made = command.parser(__doc__)
     made.add_argument(

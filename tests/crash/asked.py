@@ -1,9 +1,8 @@
 """
-One operation that a client asks for, and all that it knows of it.
+One operation of a client, and everything that the client knows of it.
 
-An operation is known in the ledger by its comment, which begins with its
-number. A deletion writes no comment, and so there is at most one for each
-order.
+An operation is identified in the ledger by its comment, which begins with its
+number. A deletion writes no comment, so there is at most one for each order.
 """
 
 from collections.abc import Mapping
@@ -29,18 +28,18 @@ PRINCIPAL: Final = 7
 @define(eq=False)
 class Asked:
     """
-    One operation that the driver has asked for, once or more often.
+    One operation that the driver has sent, once or more often.
 
     @ivar method: The command without C{Sync}.
     @ivar target: The order that it names, or 0.
     @ivar sent: How often it was sent.
-    @ivar shut: How often the answer was 503: nothing came of that sending.
-    @ivar order: What it was booked under, as far as is known.
+    @ivar shut: How often the reply was 503: that request was not booked.
+    @ivar order: The order that it was booked under, as far as is known.
     @ivar bookedIn: The life of the server in which it was first known to be
         booked.
-    @ivar trade: What it made, if that was told.
+    @ivar trade: The trade that it made, if that is known.
     @ivar answer: The data of its 200.
-    @ivar isRefused: Whether it was told that nothing had happened.
+    @ivar isRefused: Whether a reply said that nothing was booked.
     """
 
     number: int
@@ -58,7 +57,7 @@ class Asked:
 
     def __str__(self) -> str:
         """
-        Enough to find it in the ledger and among what was sent.
+        Enough to find it in the ledger and among the requests.
         """
         key = "no key" if self.key is None else f"the key {self.key}"
         return f"operation {self.number} ({self.command} with {key}, {self.data})"
@@ -66,21 +65,21 @@ class Asked:
     @property
     def command(self) -> str:
         """
-        As it is sent.
+        The command as it is sent.
         """
         return self.method + ("Sync" if self.isSync else "")
 
     @property
     def target(self) -> int:
         """
-        The order that it is to change, or 0.
+        The order that it changes, or 0.
         """
         return int(self.data.get("order", 0))
 
     @property
     def type(self) -> int:
         """
-        Of the event that it causes.
+        The type of its event.
         """
         if self.method not in METHODS:
             return DELETE
@@ -89,14 +88,14 @@ class Asked:
     @property
     def isOpen(self) -> bool:
         """
-        Whether nobody has said yet what became of it.
+        Whether its outcome is still unknown.
         """
         return self.bookedIn is None and not self.isRefused
 
     @property
     def isOwed(self) -> bool:
         """
-        Whether it was sent, may be sent again, and has no answer.
+        Whether it was sent, may be sent again, and has no reply.
         """
         isSendable = self.sent > 0 and self.key is not None
         return isSendable and self.answer is None and not self.isRefused
@@ -104,31 +103,32 @@ class Asked:
     @property
     def mayBeTwice(self) -> bool:
         """
-        Whether it may be under way twice: what could be refused for want of
-        money is judged afresh each time, and then one of the two may be booked.
+        Whether it may be pending twice: a refusal for lack of money is decided
+        afresh each time, so one of the two may be booked.
         """
         isSure = self.type == ADD and self.data["amount"] > 0
         return self.key is not None and (isSure or self.answer is not None)
 
     def accepts(self, trade: Trade) -> bool:
         """
-        Whether a trade is what this asked for, as far as it did.
+        Whether a trade matches this operation, as far as it says.
         """
-        # What it leaves open is as it was, and its state is another question.
+        # Members that it leaves open are unchanged, and its state is another
+        # matter.
         wanted = made(self.request, trade, trade.order, trade.timestamp)
         return trade == wanted._replace(state=trade.state)
 
     @property
     def request(self) -> Request:
         """
-        What it asks for, as the model has it.
+        Its request, in the model's form.
         """
         return requestOf(self.command, self.data)
 
 
 def requestOf(command: str, data: Mapping[str, Any]) -> Request:
     """
-    What a command asks for, as the model has it.
+    The request of a command, in the model's form.
     """
     method = METHODS.get(command.removesuffix("Sync"))
     if method is None:

@@ -87,7 +87,7 @@ Close = CFUNCTYPE(c_int, c_void_p)
 Write = CFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64)
 Truncate = CFUNCTYPE(c_int, c_void_p, c_int64)
 Sync = CFUNCTYPE(c_int, c_void_p, c_int)
-# These keep the GIL: to give it away and wait for it takes longer than a write.
+# These keep the GIL: releasing and reacquiring it takes longer than a write.
 ReallyWrite = PYFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64)
 ReallyTruncate = PYFUNCTYPE(c_int, c_void_p, c_int64)
 
@@ -100,12 +100,13 @@ def library() -> CDLL:
     """
     The very SQLite that the module C{sqlite3} uses.
 
-    @raise Unreachable: Its functions are hidden in this Python.
+    @raise Unreachable: This Python hides its functions.
     """
     with sqlite3.connect(":memory:") as connection:
         [(source,)] = connection.execute("SELECT sqlite_source_id()")
     connection.close()
-    # Looking up a name in a library looks into those that it was linked with.
+    # Looking up a name in a library also searches those that it was linked
+    # with.
     for path in (getattr(_sqlite3, "__file__", None), None):
         library = CDLL(path)
         try:

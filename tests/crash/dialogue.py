@@ -1,9 +1,9 @@
 """
-What one client asks of a server, and what it is told.
+The requests of one client, and the replies that it received.
 
-A L{Dialogue} has one connection at a time, so that operations are booked in the
-order in which they are asked for, and it shares no thought with the server: what
-an operation makes is what a reply or an event has told of it.
+A L{Dialogue} has one connection at a time, so operations are booked in the
+order in which they are sent, and it shares no logic with the server: the
+result of an operation is what a reply or an event says.
 """
 
 from collections.abc import Mapping
@@ -30,12 +30,12 @@ from tests.family import (
 @define(eq=False)
 class Booking:
     """
-    An operation, and what was told of it.
+    An operation, and its known results.
 
-    @ivar type: Of the event that it causes.
+    @ivar type: The type of its event.
     @ivar trade: The trade as it made it.
-    @ivar order: What was told to be its order.
-    @ivar status: Of its last reply, or of the first that was 200.
+    @ivar order: The order in its reply or event.
+    @ivar status: The status of its last reply, or of the first that was 200.
     """
 
     number: int
@@ -51,7 +51,7 @@ class Booking:
     @property
     def isRefused(self) -> bool:
         """
-        Whether it was told that nothing had happened.
+        Whether a reply said that nothing was booked.
         """
         return self.status not in (None, 200, 504)
 
@@ -61,9 +61,9 @@ class Dialogue:
     """
     A client over all lives of a server.
 
-    @ivar isCareful: Whether all is asked for with a key and with a reply that
-        has the trade, so that it can be asked for again after a crash.
-    @ivar last: The highest order number that was told.
+    @ivar isCareful: Whether everything is sent with a key and for a reply with
+        the trade, so that it can be repeated after a crash.
+    @ivar last: The highest order number received.
     """
 
     token: str
@@ -80,14 +80,14 @@ class Dialogue:
     @property
     def waiting(self) -> int:
         """
-        How many replies are awaited.
+        How many replies are pending.
         """
         return len(self._waiting)
 
     @property
     def isQuiet(self) -> bool:
         """
-        Whether all is told that can be.
+        Whether every outcome that can be known is known.
         """
         return not self._waiting and not self._unknown()
 
@@ -102,8 +102,8 @@ class Dialogue:
 
     def askAgain(self) -> bytes:
         """
-        The lines of all of which nobody knows what became of it, in order; to
-        be asked of the next life of the server.
+        The lines of all operations with an unknown outcome, in order, to be
+        sent to the next life of the server.
         """
         self._waiting.clear()
         return b"".join(map(self._line, self._unknown()))
@@ -167,7 +167,7 @@ class Dialogue:
 
     def take(self, message: Mapping[str, Any]) -> None:
         """
-        Note a reply or an event.
+        Record a reply or an event.
 
         @raise Violation: It can't be true.
         """
@@ -188,7 +188,7 @@ class Dialogue:
 
     def about(self, message: Mapping[str, Any]) -> Booking | None:
         """
-        The operation that a message is about, if it is about one.
+        The operation that a message belongs to, if any.
         """
         if "event" not in message:
             number = str(message["extID"]).partition(".")[0]
@@ -208,14 +208,15 @@ class Dialogue:
 
     def booked(self) -> list[Booking]:
         """
-        What is booked in the end, or may be, in its order.
+        The operations that are booked in the end, or may be, in their order.
         """
         return [each for each in self.asked if not each.isRefused]
 
     def suppose(self, now: int) -> list[Booking]:
         """
-        As L{booked}, where all was asked for at one time, and of some nothing
-        was told but the order: what they make if they are booked.
+        Like L{booked}, if everything was sent at one time, and of some
+        operations only the order is known: the trades that they make if they
+        are booked.
         """
         trades: dict[int, Trade] = {}
         for asked in self.booked():
@@ -229,7 +230,7 @@ class Dialogue:
 
 def orderIn(message: Mapping[str, Any]) -> int:
     """
-    The order that a reply or an event tells, or 0.
+    The order in a reply or an event, or 0.
     """
     order: int = message.get("data", {}).get("order", 0)
     return order

@@ -55,11 +55,11 @@ class Disk(Platter):
     A disk below SQLite, for the files of one folder.
 
     @ivar folder: The folder, by its real path.
-    @ivar fault: Asked before each call; it may say how that one fails. It may
-        not use SQLite.
-    @ivar watch: Told of each call that was done, and of each failed sync.
-    @ivar broken: What went wrong in here, if anything did. It is raised when
-        the disk is taken away.
+    @ivar fault: Called before each call; it may return how that one fails. It
+        may not use SQLite.
+    @ivar watch: Called after each call, and after each failed sync.
+    @ivar broken: An exception in this class, if there was one. It is raised
+        when the disk is uninstalled.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -83,7 +83,7 @@ class Disk(Platter):
         """
         Be below SQLite, for all files of the folder that are opened meanwhile.
 
-        @raise tests.crash.capi.Unreachable: It can't be done in this Python.
+        @raise tests.crash.capi.Unreachable: This Python does not allow it.
         """
         self.install()
         try:
@@ -99,7 +99,7 @@ class Disk(Platter):
 
     def uninstall(self) -> None:
         """
-        Stop being below the files that are opened from now on.
+        Don't watch the files that are opened from now on.
         """
         vfs.unwatch(self)
         if self.broken is not None:
@@ -107,15 +107,15 @@ class Disk(Platter):
 
     def powerOff(self) -> None:
         """
-        Do nothing any more: every later call fails.
+        Cut the power: every later call fails.
         """
         self.fault = lambda call: Fault(EIO)
         self.watch = None
 
     def adopt(self, name: str) -> None:
         """
-        Take what was put there by others for synced; but of an empty file not
-        its name, as it may have been made for SQLite just now.
+        Take files that were written by others as synced; but not the name of
+        an empty file, as it may have been made for SQLite just now.
         """
         if name in self._files:
             return
@@ -127,9 +127,9 @@ class Disk(Platter):
 
     def take(self, call: Call) -> int:
         """
-        Have a call done, or let it fail.
+        Carry out a call, or let it fail.
 
-        @return: The C{errno}, or 0. Of a write that fails, C{data} is then
+        @return: The C{errno}, or 0. For a write that fails, C{data} is then
             what is written nevertheless.
         """
         fault = None if self.fault is None else self.fault(call)

@@ -55,15 +55,15 @@ from tests.crash.run import LEDGER
 from tests.figures import Figures
 from tests.planted.bugs import plant
 
-# Pages in the WAL after which it is emptied.
+# Pages in the WAL after which it is checkpointed.
 _CHECKPOINT: Final = 20
-# Power cuts after each run, beside the plain ones.
+# Power cuts after each run, in addition to the basic ones.
 _CUTS: Final = 3
 
-# Violations after which no more are looked for.
+# The maximum number of violations to look for.
 _ENOUGH: Final = 3
 
-# Bytes and calls that are more than any.
+# More bytes and calls than there can be.
 _ALL: Final = 10**9
 
 
@@ -81,7 +81,7 @@ class FailureNotifier:
     lasts: bool = False
 
 
-# The ways in which each kind of call fails.
+# The ways in which each kind of call can fail.
 WAYS: Final = {
     CREATE: [FailureNotifier(EIO), FailureNotifier(ENOSPC, lasts=True)],
     WRITE: [
@@ -109,7 +109,7 @@ class Injection:
     The call that fails, and how: a L{Disk.fault}.
 
     @ivar number: Which call of the run; none if it is negative.
-    @ivar calls: The calls that there were.
+    @ivar calls: The number of calls so far.
     """
 
     number: int = -1
@@ -119,7 +119,7 @@ class Injection:
 
     def __str__(self) -> str:
         """
-        Which it is, to find it again.
+        The call, so that it can be reproduced.
         """
         if not self.hasCome:
             return f"call {self.number}, which never came"
@@ -145,17 +145,17 @@ class Injection:
 
     def end(self) -> None:
         """
-        Let all go well again.
+        Let all later calls succeed.
         """
         self._isOver = True
 
 
 def trial(folder: Path, operations: int, seed: int, injection: Injection) -> None:
     """
-    Two lives on a new ledger, or as many as there are until the call fails, and
-    the next start.
+    Two lives on a new ledger, or as many as there are until the call fails,
+    and the next start.
 
-    @raise Violation: An answer was false.
+    @raise Violation: A reply was false.
     """
     disk = Disk(folder)
     disk.fault = injection
@@ -176,7 +176,7 @@ def trial(folder: Path, operations: int, seed: int, injection: Injection) -> Non
 
 def _restart(disk: Disk, dialogue: Dialogue, random: Random) -> None:
     """
-    See what the next start finds, also after a power cut.
+    Check what the next start finds, also after a power cut.
     """
     known = [asked.trade is not None for asked in dialogue.booked()]
     fewest = len(known) - known[::-1].index(True) if any(known) else 0
@@ -189,9 +189,9 @@ def _restart(disk: Disk, dialogue: Dialogue, random: Random) -> None:
 
 def healthy(operations: int, seed: int) -> list[str]:
     """
-    The kinds of the calls of a run in which none fails.
+    The kinds of the calls of a run without failures.
 
-    @raise Violation: That is not sound.
+    @raise Violation: That run is not sound.
     """
     nothing = Injection()
     _try(operations, seed, nothing)
@@ -205,7 +205,7 @@ def _try(operations: int, seed: int, injection: Injection) -> None:
 
 def attempt(operations: int, seed: int, injection: Injection) -> str | None:
     """
-    @return: What was wrong, if anything was.
+    @return: The violation, if there was one.
     """
     try:
         _try(operations, seed, injection)

@@ -34,23 +34,23 @@ from tests.family import ADD
 from tests.integration.processes import SECRET, Server, Site
 
 CONNECTIONS: Final = 4
-# Operations under way on each of them.
+# Pending operations on each connection.
 OUTSTANDING: Final = 12
 
-# Lives after which everything that holds in a ledger is proved, not only what
-# the last life has touched.
+# Lives after which the whole ledger is checked, and not only what the last
+# life has changed.
 _EVERY: Final = 20
 
 
 @define(eq=False)
 class Trial:
     """
-    One ledger and all that happens on it.
+    One ledger and its history.
 
-    @ivar command: What starts the server, but for the options.
+    @ivar command: The command that starts the server, without the options.
     @ivar restarts: Seconds from each start of a process to the first
         acknowledgement of that life.
-    @ivar verified: How often the ledger was held against the record.
+    @ivar verified: How often the ledger was compared with the record.
     """
 
     folder: Path
@@ -66,9 +66,9 @@ class Trial:
     _port: int = field(init=False, default=0)
     _started: float = field(init=False, default=0.0)
     _isAcknowledged: bool = field(init=False, default=False)
-    # From now on only what has to be sent again.
+    # From now on only repetitions are sent.
     _isLastCall: bool = field(init=False, default=False)
-    # What a stopping server refused to look at.
+    # Operations that a stopping server refused.
     _deferred: list[Asked] = field(init=False, factory=list)
     _connections: list[Connection] = field(init=False, factory=list)
     _selector: selectors.BaseSelector = field(init=False)
@@ -113,12 +113,12 @@ class Trial:
         self, done: Callable[[], bool], seconds: float = 30.0, pause: float = 0.0
     ) -> bool:
         """
-        Ask, and take answers.
+        Send requests and receive replies.
 
-        @param done: Says when that is enough.
-        @param seconds: After so many it is enough too.
+        @param done: Whether to stop.
+        @param seconds: After so many seconds it stops too.
         @param pause: Seconds between one round and the next.
-        @return: Whether C{done} said so.
+        @return: Whether C{done} returned true.
         """
         end = time.monotonic() + seconds
         while not done():
@@ -130,13 +130,13 @@ class Trial:
 
     def driveFor(self, seconds: float, pause: float = 0.0) -> None:
         """
-        Ask, and take answers, for so long.
+        Send requests and receive replies for so long.
         """
         self.drive(lambda: False, seconds, pause)
 
     def driveUntilAcknowledged(self, count: int) -> None:
         """
-        Ask until so many more operations are acknowledged.
+        Continue until so many more operations are acknowledged.
 
         @raise Violation: They aren't.
         """
@@ -146,7 +146,7 @@ class Trial:
 
     def complaint(self) -> str:
         """
-        What the server says of its end, or of its failure to start.
+        The server's message about its end, or about its failure to start.
         """
         assert self.server is not None
         status = self.process.poll()
@@ -222,7 +222,7 @@ class Trial:
 
     def kill(self) -> None:
         """
-        Kill the server, take what it has still said, and check its ledger.
+        Kill the server, read its remaining output, and check its ledger.
 
         @raise Violation: It was dead already.
         """
@@ -241,10 +241,10 @@ class Trial:
 
     def bury(self, *wanted: signal.Signals) -> None:
         """
-        Take what the dead server has still said, and check its ledger.
+        Read the dead server's remaining output, and check its ledger.
 
-        @param wanted: What may have ended it.
-        @raise Violation: It ended by something else.
+        @param wanted: The expected causes of its end.
+        @raise Violation: It ended for another reason.
         """
         self.process.wait(20)
         self.process.stdin.close()
@@ -269,7 +269,8 @@ class Trial:
 
     def finish(self) -> None:
         """
-        Have everything answered that can be, and check all of the ledger.
+        Repeat requests until everything has a reply, and check the whole
+        ledger.
         """
         self.start()
         self.driveUntilAcknowledged(1)
@@ -288,7 +289,7 @@ class Trial:
 
     def end(self) -> None:
         """
-        Leave no process.
+        End all processes.
         """
         if self.server is not None:
             self.process.kill()
@@ -298,8 +299,8 @@ class Trial:
 @contextmanager
 def _dead(path: Path) -> Iterator[sqlite3.Connection]:
     """
-    The ledger that a dead server has left, at one moment; an empty one if it
-    did not come as far as to make it.
+    A copy of the ledger that a dead server has left; an empty one if it had
+    not created it yet.
     """
     with closing(connectReader(str(path)) if path.exists() else _nothing()) as ledger:
         isMade = ledger.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
@@ -319,9 +320,9 @@ def _nothing() -> sqlite3.Connection:
 
 def prove(ledger: sqlite3.Connection) -> None:
     """
-    See that all holds that has to hold in a ledger.
+    Check everything that must hold in a ledger.
 
-    @raise Violation: Something doesn't.
+    @raise Violation: Something does not hold.
     """
     problem = next(findings(ledger), None)
     if problem is not None:
@@ -330,9 +331,9 @@ def prove(ledger: sqlite3.Connection) -> None:
 
 def _freePort(chance: random.Random) -> int:
     """
-    A port on which nobody listens. It is below those that a system gives to
-    clients: one of them, trying to connect while nobody listens, could
-    otherwise meet itself.
+    A free port, below the range that a system uses for clients: a client that
+    tries to connect from the same port while no process listens could
+    otherwise connect to itself.
     """
     while True:
         port = chance.randrange(15_000, 30_000)

@@ -59,7 +59,7 @@ from tests.planted.bugs import BUGS
 @define
 class Outcome:
     """
-    What came of one ledger.
+    The outcome for one ledger.
 
     @ivar restarts: Seconds from a start to the first acknowledgement.
     """
@@ -70,7 +70,7 @@ class Outcome:
 
     def note(self, trial: Trial) -> None:
         """
-        Note what its record says.
+        Add the figures of its record.
         """
         record = trial.record
         self.restarts += trial.restarts
@@ -93,7 +93,7 @@ class Outcome:
 @define
 class Job:
     """
-    What one process does, with a folder of its own.
+    The work of one process, with a folder of its own.
     """
 
     folder: Path
@@ -102,7 +102,7 @@ class Job:
 
     def run(self) -> Outcome:
         """
-        Do it, until it is done or somebody finds a violation.
+        Work until it is done or any process finds a violation.
         """
         self.folder.mkdir()
         outcome = Outcome()
@@ -115,7 +115,7 @@ class Job:
 
     def kill(self, outcome: Outcome) -> None:
         """
-        Kill servers, and note what came of it.
+        Kill servers, and count.
 
         @raise Violation: One of them broke a promise.
         """
@@ -133,7 +133,7 @@ class Job:
     @property
     def isOver(self) -> bool:
         """
-        Whether somebody has found a violation.
+        Whether any process has found a violation.
         """
         return self._violation.exists()
 
@@ -144,7 +144,7 @@ class Job:
     @contextmanager
     def trial(self, name: str, outcome: Outcome) -> Iterator[Trial]:
         """
-        Try a new ledger, and in the end all of it.
+        Run on a new ledger, and check all of it in the end.
         """
         trial = Trial(self.folder / name, random.Random(self.seed), self.command)
         try:
@@ -158,7 +158,7 @@ class Job:
 @define
 class Kills(Job):
     """
-    Kills from outside, so many, and until so much is acknowledged.
+    Kills from outside, until there are so many kills and acknowledgements.
     """
 
     kills: int
@@ -178,7 +178,7 @@ class Kills(Job):
                 or trial.record.acknowledged < self.operations
             ):
                 if not moments:
-                    # At the end, and so the first: it finds the most.
+                    # At the end, and therefore first: it finds the most.
                     moments = [
                         *trial.random.sample(kinds, len(kinds)),
                         whileCommitWaits,
@@ -218,7 +218,7 @@ class SelfKills(Job):
 
 def figuresOf(outcomes: Sequence[Outcome]) -> Figures:
     """
-    What they make together.
+    The figures of all of them.
     """
     counts: Counter[str] = sum((each.counts for each in outcomes), Counter())
     figures = Figures(counts)

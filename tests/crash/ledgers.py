@@ -1,9 +1,10 @@
 """
-What a ledger must hold after each of a row of operations, and whether it does.
+The content that a ledger must have after each of a series of operations, and
+whether it has it.
 
-Whatever happened to the server, its ledger has exactly what the first n
-operations make, with n not less than was acknowledged and not more than was
-asked for.
+Whatever happened to the server, its ledger has exactly the result of the first
+n operations, where n is at least the number acknowledged and at most the
+number requested.
 """
 
 import sqlite3
@@ -32,14 +33,14 @@ _KEYS: Final = (
 )
 _ACCOUNTS: Final = "SELECT login, balance, credit FROM account"
 
-# How many of the last keys are asked for as a repeated request asks.
+# How many of the last keys are looked up as for a repeated request.
 _REPLAYS: Final = 5
 
 
 @define(eq=False)
 class _Contents:
     """
-    All that a ledger has: rows of its tables by their keys.
+    The content of a ledger: the rows of its tables by their keys.
     """
 
     trades: dict[int, tuple[Any, ...]] = Factory(dict)
@@ -47,7 +48,7 @@ class _Contents:
 
     def add(self, asked: Booking) -> "_Contents":
         """
-        What is there after one more operation.
+        Add the result of one more operation.
         """
         trade = asked.trade
         assert trade is not None, asked
@@ -68,7 +69,7 @@ class _Contents:
 
 class Ledgers:
     """
-    What a ledger holds after each operation.
+    The content of a ledger after each operation.
     """
 
     def __init__(self, booked: Iterable[Booking]) -> None:
@@ -81,12 +82,12 @@ class Ledgers:
 
     def check(self, path: Path, fewest: int, most: int, last: int) -> None:
         """
-        Open a ledger as the server does, and see what it has.
+        Open a ledger as the server does, and check its content.
 
-        @param fewest: How many operations it has at least.
-        @param most: How many at most.
-        @param last: The highest order number that was ever told.
-        @raise Violation: It is not so.
+        @param fewest: The number of operations that it must have at least.
+        @param most: The number at most.
+        @param last: The highest order number that was ever sent.
+        @raise Violation: A check fails.
         """
         ledger = SQLiteLedger(str(path), execute)
         try:
@@ -106,7 +107,7 @@ class Ledgers:
         self, reader: sqlite3.Connection, fewest: int, most: int
     ) -> _Contents:
         """
-        @return: What there should be, and is.
+        @return: The expected content, and the actual one.
         """
         trades = {row[0]: row for row in reader.execute(_TRADES)}
         count = sum(1 + row[-1] for row in trades.values())
@@ -128,7 +129,7 @@ class Ledgers:
 
     def _checkReplays(self, ledger: SQLiteLedger, contents: _Contents) -> None:
         """
-        See that a request that is repeated is answered as it was.
+        Check that a repeated request gets its first reply.
         """
         for key in list(contents.keys)[-_REPLAYS:]:
             _, type, *row, _ = contents.keys[key]

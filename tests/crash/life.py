@@ -28,8 +28,8 @@ from tests.crash.record import Violation
 # The time of every booking.
 NOW: Final = 1767225600
 
-# Seconds between one round and the next, and how many rounds there are for an
-# answer: no request times out in them.
+# Seconds between one round and the next, and the number of rounds for a reply:
+# no request times out in them.
 _ROUND: Final = 0.001
 _ROUNDS: Final = 20
 # Seconds after which a stop must have ended.
@@ -52,7 +52,7 @@ class Life:
 
     def __attrs_post_init__(self) -> None:
         def run(write: Callable[[], None]) -> "Deferred[None]":
-            # What comes meanwhile is the next batch.
+            # Requests that come meanwhile are the next batch.
             return deferLater(self.clock, _ROUND, write)
 
         events = TradeEvents()
@@ -72,7 +72,7 @@ class Life:
         """
         Start the server.
 
-        @return: Whether it can.
+        @return: Whether it started.
         """
         try:
             self.server.startService()
@@ -85,7 +85,7 @@ class Life:
 
     def talk(self, operations: int) -> None:
         """
-        Ask for so many operations, and hear the answers.
+        Send so many operations, and receive the replies.
 
         @raise Violation: There are none, or wrong ones.
         """

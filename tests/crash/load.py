@@ -1,5 +1,5 @@
 """
-What is asked for, and the connections that ask.
+The operations to be sent, and the connections that send them.
 """
 
 import random
@@ -21,9 +21,9 @@ LOGINS: Final = range(1001, 1041)
 @define(eq=False)
 class Load:
     """
-    What is asked for.
+    The operations to be sent.
 
-    @ivar again: What has to be sent once more, under its key.
+    @ivar again: Those that must be sent once more, under their keys.
     """
 
     record: Record
@@ -49,18 +49,19 @@ class Load:
         else:
             asked = self._add()
         if asked.mayBeTwice and self.random.random() < 0.05:
-            # Twice at once: the second one finds the first under way.
+            # Twice at once: the second one finds the first pending.
             self.again.append(asked)
         return asked
 
     def made(self, order: int) -> None:
         """
-        There is an order that can be changed.
+        Record an order that can be changed.
         """
         self._alive.append(order)
 
     def _add(self) -> Asked:
-        # More comes in than goes out, but not always to the right account.
+        # More is deposited than withdrawn, but not always on the right
+        # account.
         method = self.random.choices(list(METHODS), (4, 4, 1, 1))[0]
         login = self.random.choice(LOGINS)
         return self._ask(method, login=login, amount=self._amount(method))
@@ -91,10 +92,10 @@ class Load:
 
 class Connection:
     """
-    One connection and what waits for its answer on it.
+    One connection and its pending requests.
 
     @ivar waiting: The operations, by C{extID}.
-    @ivar seen: What it has seen events of.
+    @ivar seen: The operations whose events it has received.
     """
 
     def __init__(self, port: int) -> None:
@@ -106,7 +107,7 @@ class Connection:
 
     def line(self, asked: Asked, token: str) -> bytes:
         """
-        What asks for an operation once more, and waits for it from now on.
+        The line that sends an operation once more; it is pending from now on.
         """
         extID = f"{asked.number}.{asked.sent}"
         self.waiting[extID] = asked
@@ -117,17 +118,17 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         """
-        Write, if there is still somebody.
+        Write, if the connection is still open.
         """
         try:
             self.socket.sendall(data)
         except ConnectionError:
-            # What the server said before its end can still be read.
+            # The server's last output can still be read.
             self.isOpen = False
 
     def receive(self) -> list[dict[str, Any]]:
         """
-        Take what has come; a line that was cut off is none.
+        Receive complete lines; one that was cut off is dropped.
         """
         try:
             data = self.socket.recv(1 << 18)
@@ -143,7 +144,7 @@ class Connection:
 
     def drain(self) -> list[dict[str, Any]]:
         """
-        Take all that a dead server has left.
+        Receive everything that a dead server has left.
         """
         messages = []
         self.isOpen = True

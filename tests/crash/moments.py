@@ -25,7 +25,7 @@ def underLoad(trial: Trial, count: int) -> None:
     """
     trial.start()
     trial.driveUntilAcknowledged(count)
-    # Without reading: what the server says meanwhile is read when it is dead.
+    # Without reading: the server's output meanwhile is read when it is dead.
     time.sleep(trial.random.uniform(0, 0.003))
     trial.kill()
 
@@ -64,13 +64,13 @@ def duringStop(trial: Trial, count: int) -> None:
 
 def whileCommitWaits(trial: Trial, count: int) -> None:
     """
-    Kill a server whose commit waits until its clients were told 504.
+    Kill a server whose commit waits until its clients have received 504.
     """
     trial.start(timeout=0.2)
     trial.driveUntilAcknowledged(count)
     told = trial.record.unknown
-    # As long as this one reads, the other is not the last to close the ledger
-    # and does not move what the server has left in the WAL file.
+    # While this one reads, the other is not the last to close the ledger and
+    # does not checkpoint the server's WAL file.
     with (
         closing(connectReader(str(trial.site.ledger))) as reader,
         closing(trial.site.holdLedger()),
@@ -82,7 +82,8 @@ def whileCommitWaits(trial: Trial, count: int) -> None:
 
 def duringBackup(trial: Trial, count: int) -> None:
     """
-    Kill a server whose ledger is being copied; the copy is whole or none.
+    Kill a server whose ledger is being copied; the copy is complete or
+    missing.
     """
     trial.start()
     trial.driveUntilAcknowledged(count)
@@ -109,7 +110,7 @@ def duringBackup(trial: Trial, count: int) -> None:
         raise Violation(f"a copy lacks order {min(missing)}, acknowledged before it")
 
 
-# Their names, and how often each comes.
+# Their names, and the weight of each.
 MOMENTS: Final[dict[Callable[[Trial, int], None], tuple[str, int]]] = {
     underLoad: ("under load", 12),
     atFirstAcknowledgement: ("at the first acknowledgement", 3),

@@ -31,7 +31,7 @@ LOSE: Final = "lose"
 @define(eq=False)
 class Call:
     """
-    Something that SQLite asks of the disk.
+    A call of SQLite to the disk.
 
     @ivar kind: One of the constants above.
     @ivar name: The file's name in the folder; none for L{SYNC_FOLDER}.
@@ -49,7 +49,7 @@ class Call:
 @define(eq=False)
 class _File:
     """
-    A file's bytes on disk, and what was done to it since.
+    A file's bytes on disk, and the calls since.
 
     @ivar sizes: Its size before each of those calls, and now.
     """
@@ -62,7 +62,7 @@ class _File:
 
     def done(self, call: Call) -> None:
         """
-        Note a write or a truncation.
+        Record a write or a truncation.
         """
         size = call.offset
         if call.kind == WRITE:
@@ -72,7 +72,7 @@ class _File:
 
     def sync(self, count: int | None = None) -> None:
         """
-        Have the first C{count} calls since the last sync on disk, by default
+        Put the first C{count} calls since the last sync on disk, by default
         all of them, and forget the others.
         """
         synced = self.synced
@@ -88,7 +88,7 @@ class _File:
 
     def image(self, isOnDisk: Callable[[int, int], bool], sizeOf: int) -> bytes:
         """
-        What is read after a power cut.
+        The content after a power cut.
 
         @param isOnDisk: Whether the n-th call since the last sync was on disk
             in this sector; all earlier ones were then too.
@@ -110,19 +110,19 @@ class _File:
 
     def unsynced(self) -> bytes:
         """
-        What is read after a power cut if nothing more reached the disk.
+        The content after a power cut if nothing more reached the disk.
         """
         return self.image(lambda number, sector: False, 0)
 
     def written(self) -> bytes:
         """
-        What is read now.
+        The content that is read now.
         """
         return self.image(lambda number, sector: True, -1)
 
     def cut(self, random: Random) -> bytes:
         """
-        One of the things that are read after a power cut.
+        One of the possible contents after a power cut.
         """
         count = len(self.calls)
         kind = random.randrange(4) if count else 0
@@ -147,7 +147,7 @@ class _File:
 
     def _end(self, number: int, call: Call) -> int:
         """
-        Where a call's part of the file ends.
+        The end of a call's part of the file.
         """
         if call.kind == TRUNCATE:
             return self.sizes[number]
@@ -175,7 +175,7 @@ def _resize(data: bytearray, size: int) -> None:
 
 class Platter:
     """
-    What the files of a folder hold, on disk and as they can be read.
+    The content of a folder's files, on disk and as they can be read.
     """
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
@@ -184,8 +184,8 @@ class Platter:
         """
         self._onDisk = {name: _File(bytearray(data)) for name, data in files.items()}
         self._files = dict(self._onDisk)
-        # What was done to the folder since its last sync: names, with the file
-        # made or None.
+        # The changes of the folder since its last sync: names, with the file
+        # created or None.
         self._moves: list[tuple[str, _File | None]] = []
 
     def put(self, name: str, data: bytes) -> None:
@@ -196,11 +196,11 @@ class Platter:
 
     def do(self, call: Call) -> None:
         """
-        Have this call done.
+        Carry out this call.
         """
         kind, name = call.kind, call.name
         if kind in (WRITE, TRUNCATE):
-            # One that was removed while it is open has no name any more.
+            # A file that was removed while it is open has no name any more.
             if name in self._files:
                 self._files[name].done(call)
         elif kind == SYNC:
@@ -223,20 +223,21 @@ class Platter:
 
     def unsynced(self) -> dict[str, bytes]:
         """
-        What a power cut leaves that takes all that was not synced.
+        The files after a power cut that loses everything that was not synced.
         """
         return {name: file.unsynced() for name, file in self._onDisk.items()}
 
     def written(self) -> dict[str, bytes]:
         """
-        What the files hold now: what is left if only the process ends.
+        The files as they can be read now: these are left if only the process
+        ends.
         """
         return {name: file.written() for name, file in self._files.items()}
 
     def plain(self) -> Iterator[dict[str, bytes]]:
         """
-        What a power cut leaves in the plainest cases: nothing that was not
-        synced, all of it, or what was done to one file only.
+        The files after a power cut in the basic cases: nothing that was not
+        synced, all of it, or the changes of one file only.
         """
         yield self.unsynced()
         yield self.written()
@@ -248,14 +249,15 @@ class Platter:
 
     def crash(self, random: Random) -> dict[str, bytes]:
         """
-        One of the things that a power cut may leave. The same C{random} gives
+        One of the states that a power cut may leave. The same C{random} gives
         the same one.
         """
         return {name: file.cut(random) for name, file in self._folder(random).items()}
 
     def _folder(self, random: Random) -> dict[str, _File]:
         """
-        What the folder may hold: of each name, any state since the last sync.
+        The possible contents of the folder: for each name, any state since the
+        last sync.
         """
         folder = dict(self._onDisk)
         for name in dict.fromkeys(name for name, _ in self._moves):
@@ -277,6 +279,6 @@ def place(files: Mapping[str, bytes], folder: Path | str) -> None:
 
 def inMemory() -> str | None:
     """
-    The folder of temporary files that are on no disk, if there is one.
+    A folder for temporary files in memory, if there is one.
     """
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -55,7 +55,7 @@ BEFORE: Final = "before"
 AFTER: Final = "after"
 
 # So few order numbers at a time that a short life has to reserve more; yet
-# more than the driver has under way.
+# more than the driver has pending.
 _BLOCK: Final = 200
 
 
@@ -66,7 +66,7 @@ class Point:
 
     @ivar where: A module and a name in it; or C{SQL} and how a statement
         begins.
-    @ivar first: The first time of passing it that is of interest.
+    @ivar first: The first pass that is of interest.
     @ivar last: The last.
     """
 
@@ -79,7 +79,7 @@ class Point:
     @property
     def name(self) -> str:
         """
-        What it is called, the same in every run.
+        Its name, the same in every run.
         """
         name = self.where.removeprefix("creditsync.")
         return f"{self.moment} {name} {self.during}"
@@ -130,7 +130,8 @@ POINTS: Final = [
     Point(NEW, AFTER, "creditsync.ledger.sqlite:SQLiteLedger.open"),
     *(point for where in _OPENING for point in _both(REOPENED, where)),
     Point(REOPENED, AFTER, "creditsync.ledger.sqlite:SQLiteLedger.open"),
-    # Six steps: a port, who waits, sessions, two observers, the runtime.
+    # Six steps: a port, pending requests, sessions, two observers, the
+    # runtime.
     *_both(STOPPING, "creditsync.service:CreditSync._step", 1, 6),
     *_both(STOPPING, "creditsync._conversation.sessions:Sessions.stop"),
     *_both(STOPPING, "creditsync._conversation.waiters:Waiters.endAll"),
@@ -149,7 +150,7 @@ POINTS: Final = [
 
 def arm(point: Point, nth: int) -> None:
     """
-    Have this process killed when it passes a point for the n-th time.
+    Kill this process when it passes a point for the n-th time.
     """
     if point.during == LOAD:
         sqlite: Any = import_module("creditsync.ledger.sqlite")
@@ -170,7 +171,7 @@ def arm(point: Point, nth: int) -> None:
 
 def target(point: Point) -> tuple[Any, str]:
     """
-    Where a point that is no statement stands: what has it, and its name there.
+    The owner of a point other than a statement, and its name there.
     """
     module, _, name = point.where.partition(":")
     *outer, last = name.split(".")
@@ -181,7 +182,8 @@ def _armed(
     function: Callable[..., Any], moment: str, passing: Callable[[], None]
 ) -> Callable[..., Any]:
     """
-    A function that tells when it is entered, or when its work is done.
+    A wrapper that reports when the function is entered, or when its work is
+    done.
     """
 
     @wraps(function)
@@ -208,7 +210,7 @@ def _armed(
 
 def _armStatement(start: str, moment: str, passing: Callable[[], None]) -> None:
     """
-    Have every connection tell of the statements that begin so.
+    Make every connection report the statements that begin like this.
     """
 
     class Telling(sqlite3.Connection):

@@ -42,10 +42,10 @@ _ENOUGH: Final = 3
 @define
 class Outcome:
     """
-    What part of the points came to.
+    The outcome for some of the points.
 
-    @ivar states: The states that were there, each by its digest, with the
-        strictest demands that it met.
+    @ivar states: The states, each by its digest, with the strictest demands
+        that it met.
     @ivar opened: How often a ledger was opened.
     """
 
@@ -107,7 +107,7 @@ def _try(
     outcome: Outcome,
 ) -> None:
     """
-    See what becomes of a ledger of which this is left.
+    Check the ledger that is left.
     """
     digest = blake2b(pickle.dumps(sorted(files.items())), digest_size=16).digest()
     demands = point.fewest, -point.most, point.last

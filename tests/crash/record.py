@@ -1,10 +1,10 @@
 """
 What a client knows, and whether the ledger agrees.
 
-The L{Record} is the driver's own: each operation that it sent, what it was
-answered and which events it saw, over all lives of a server. It shares no
-thought with the server; all that it believes came over a socket. When the
-server is dead, L{Record.check} holds it against the ledger's file.
+The L{Record} is the driver's own: each operation that it sent, the replies and
+events that it received, over all lives of a server. It shares no logic with
+the server; everything in it came over a socket. When the server is dead,
+L{Record.check} compares it with the ledger's file.
 """
 
 import sqlite3
@@ -34,22 +34,22 @@ _TRADE: Final = f"{COLUMNS}, revision"
 
 class Violation(Exception):
     """
-    The server broke a promise; the sentence says which.
+    The server broke a promise; the message says which.
     """
 
 
 @define(eq=False)
 class Record:
     """
-    All that was asked on one ledger.
+    All requests on one ledger.
 
     @ivar life: How many lives of the server have ended.
     @ivar acknowledged: How many operations have a 200.
     @ivar resent: How many lines repeated an earlier one.
-    @ivar replayed: How many of those were answered as repetitions.
-    @ivar unknown: How many answers were 504.
-    @ivar refused: How many said that nothing had happened.
-    @ivar events: How many events were seen, each once for each connection.
+    @ivar replayed: How many of those got a replay.
+    @ivar unknown: How many replies were 504.
+    @ivar refused: How many said that nothing was booked.
+    @ivar events: How many events were received, each once for each connection.
     """
 
     life: int = 0
@@ -60,21 +60,22 @@ class Record:
     refused: int = 0
     events: int = 0
     asked: list[Asked] = Factory(list)
-    # What is about an order: first the operation that made it, or to which it
-    # was told; then what is to change it.
+    # The operations on an order: first the one that made it, or for which it
+    # was named; then those that change it.
     _of: dict[int, list[Asked]] = field(init=False, factory=dict)
-    # What the ledger may have learned of since it was last looked at.
+    # Operations that may be new in the ledger since the last check.
     _touched: set[Asked] = field(init=False, factory=set)
     _told: set[int] = field(init=False, factory=set)
     _highest: int = field(init=False, default=0)
 
     def ask(self, method: str, isSync: bool, hasKey: bool, **data: Any) -> Asked:
         """
-        Note a new operation.
+        Record a new operation.
         """
         number = len(self.asked)
         if method in METHODS:
-            # What one client repairs, and what is neither ASCII nor harmless.
+            # Characters that one client "repairs", and some that are neither
+            # ASCII nor harmless.
             data["comment"] = f'{number} it\'s for \u20ac 5,}} "\\"\t\U0001f4b6'
         key = f"key-{number}" if hasKey else None
         asked = Asked(number, method, isSync, data, key)
@@ -85,7 +86,7 @@ class Record:
 
     def sending(self, asked: Asked) -> None:
         """
-        Note that it is sent, perhaps again.
+        Record that it is sent, perhaps again.
         """
         self.resent += asked.sent > 0
         asked.sent += 1
@@ -101,9 +102,10 @@ class Record:
 
     def event(self, type: int, data: Mapping[str, Any], seen: set[Asked]) -> None:
         """
-        Note a trade event.
+        Record a trade event.
 
-        @param seen: What the same connection has seen events of.
+        @param seen: The operations whose events the same connection has
+            received.
         """
         self.events += 1
         trade = tradeOf(data)
@@ -117,7 +119,7 @@ class Record:
 
     def replied(self, asked: Asked, reply: Mapping[str, Any], seen: set[Asked]) -> None:
         """
-        Note the answer to one sending of an operation.
+        Record the reply to one request of an operation.
 
         @param seen: As in L{event}.
         """
@@ -140,7 +142,7 @@ class Record:
 
     def _cause(self, type: int, trade: Trade) -> Asked:
         """
-        The operation that an event is of.
+        The operation that an event belongs to.
         """
         isDeletion = type == DELETE
         asked = self._deletion(trade.order) if isDeletion else self._writer(trade)
@@ -171,7 +173,7 @@ class Record:
 
     def _made(self, asked: Asked, trade: Trade) -> None:
         """
-        Note what an operation made, for which there is one truth only.
+        Record the trade that an operation made, which never changes.
         """
         self._booked(asked, trade.order)
         if asked.trade is None:
@@ -207,7 +209,7 @@ class Record:
 
     def _orderTold(self, asked: Asked, order: int) -> None:
         """
-        Note that a number was said to be this operation's, which it is for
+        Record that a number was named as this operation's, which it is for
         ever.
         """
         if not order:
@@ -230,7 +232,7 @@ class Record:
 
     def _mayBeDeleted(self, asked: Asked) -> bool:
         """
-        Whether this changes an order that is perhaps deleted.
+        Whether this changes an order that may be deleted.
         """
         deletion = self._deletion(asked.target)
         return deletion not in (None, asked) and not deletion.isRefused
@@ -251,8 +253,8 @@ class Record:
 
     def check(self, ledger: sqlite3.Connection) -> None:
         """
-        Hold the ledger of a server that is dead against what it did in its
-        last life; another one begins.
+        Compare the ledger of a dead server with what it did in its last life;
+        another one begins.
         """
         touched, self._touched = self._touched, set()
         told, self._told = self._told, set()
@@ -264,7 +266,7 @@ class Record:
 
     def checkAll(self, ledger: sqlite3.Connection) -> None:
         """
-        Hold all of a ledger against all that was ever done.
+        Compare the whole ledger with everything that was ever done.
         """
         self._highest = 0
         self._touched = set(self.asked)
@@ -273,7 +275,7 @@ class Record:
 
     def _findNew(self, ledger: sqlite3.Connection) -> set[int]:
         """
-        See what the ledger has that is new, also of what was not answered.
+        Find what is new in the ledger, including operations without a reply.
         """
         new = set()
         for *row, _ in ledger.execute(
@@ -321,8 +323,8 @@ class Record:
 
     def _checkOrder(self, trade: Trade, revision: int) -> None:
         """
-        See that a trade is what its operations make: each known one once, and
-        each of which nothing is known at most once.
+        Check that a trade is the result of its operations: each known one
+        once, and each with an unknown outcome at most once.
         """
         asked = self._of[trade.order]
         least = sum(each.bookedIn is not None for each in asked)

@@ -29,7 +29,7 @@ from tests.crash.disk import Disk
 from tests.crash.platter import SYNC, WRITE, Call
 from tests.planted.bugs import plant
 
-# Pages in the WAL after which it is emptied.
+# Pages in the WAL after which it is checkpointed.
 _CHECKPOINT: Final = 40
 # Order numbers reserved at a time; usually 100,000.
 _BLOCK: Final = 64
@@ -37,7 +37,7 @@ _BLOCK: Final = 64
 # Seconds that a sync takes: more than the shortest timeout of the run.
 _SYNC: Final = 0.002
 
-# What the entries of the log are of.
+# The kinds of entries in the log.
 FILES: Final = "files"
 CALL: Final = "call"
 HEARD: Final = "heard"
@@ -46,8 +46,8 @@ SAID: Final = "said"
 
 def entries(log: Path) -> Iterator[tuple[str, Any]]:
     """
-    What a log has: at the start of each process the files as they are; each
-    L{Call}; and what each connection said and heard, with its number.
+    The entries of a log: at the start of each process the files as they are;
+    each L{Call}; and what each connection sent and received, with its number.
     """
     with log.open("rb") as file:
         while True:
@@ -59,9 +59,10 @@ def entries(log: Path) -> Iterator[tuple[str, Any]]:
 
 class _Log:
     """
-    What is written while the process lives.
+    The log of one process.
 
-    @ivar death: At how many more writes to which file the process kills itself.
+    @ivar death: After how many more writes to which file the process kills
+        itself.
     """
 
     def __init__(self, path: str, death: str) -> None:
@@ -75,7 +76,7 @@ class _Log:
 
     def before(self, call: Call) -> None:
         """
-        Be a L{Disk.fault} that is slow, and kills.
+        A L{Disk.fault} that is slow, and kills.
         """
         if call.kind == SYNC:
             time.sleep(_SYNC)
@@ -86,7 +87,8 @@ class _Log:
 
     def listen(self) -> None:
         """
-        Note what goes over sockets from now on, before anything else has it.
+        Record what goes over sockets from now on, before anything else sees
+        it.
         """
         write, dataReceived = Output._write, LineProtocol.dataReceived
 
@@ -104,8 +106,8 @@ class _Log:
 
 def hurry(pages: int) -> None:
     """
-    Have the WAL emptied after so many pages, usually 1000, and order numbers
-    reserved more often.
+    Checkpoint the WAL after so many pages, usually 1000, and reserve order
+    numbers more often.
     """
     connect = sqlite._connect
 
@@ -120,7 +122,7 @@ def hurry(pages: int) -> None:
 
 def main(path: str, bug: str, death: str, *options: str) -> None:
     """
-    Serve, and note it.
+    Serve, and record it.
     """
     plant(None if bug == "none" else bug)
     hurry(_CHECKPOINT)

@@ -27,7 +27,7 @@ def hit(trial: Trial, point: Point) -> None:
     """
     Have the process die at a point, and check what it left.
 
-    @raise Violation: It did not pass there, or left what must not be.
+    @raise Violation: It did not pass there, or left something wrong.
     """
     nth = trial.random.randint(point.first, point.last)
     launcher = (sys.executable, "-m", "tests.crash.points", point.name, str(nth))
@@ -98,7 +98,7 @@ def _run(trial: Trial, *command: str) -> int:
 
 def _said(trial: Trial) -> Path:
     """
-    What the last command has said.
+    The output of the last command.
     """
     return trial.folder / "said"
 

@@ -1,10 +1,10 @@
 """
-A real run of the server, recorded: what it asked of its disk, and what it had
-heard and said by each moment.
+A real run of the server, recorded: its calls to the disk, and what it had
+received and sent by each moment.
 
-A real server is asked for operations of the whole finance family, in several
-lives: on a new ledger, stopped and started again, killed in the middle of a
-commit and of a checkpoint, and with timeouts so short that some answers are 504.
+A real server gets operations of all finance methods, in several lives: on a
+new ledger, stopped and started again, killed in the middle of a commit and of
+a checkpoint, and with timeouts so short that some replies are 504.
 """
 
 import signal
@@ -30,24 +30,24 @@ from tests.integration.processes import LISTEN, SECRET, Client, Server, Site
 
 LEDGER: Final = "creditsync.db"
 
-# Operations asked for at once, and how many may then still be unanswered.
+# Operations sent at once, and how many may still be pending then.
 _BATCHES: Final = (1, 1, 1, 2, 3, 12)
 _OUTSTANDING: Final = 4
 
-# How a process ends that was asked to, or that was killed.
+# The status of a process that was stopped, and of one that was killed.
 _ENDS: Final = (-signal.SIGTERM, 128 + signal.SIGTERM, -signal.SIGKILL)
 
 
 @define
 class Point:
     """
-    A moment of the run: what the disk was asked for by then, and what that
-    makes the ledger have.
+    A moment of the run: the calls to the disk by then, and what the ledger
+    must have.
 
     @ivar calls: How many calls were done.
     @ivar fewest: How many operations were acknowledged.
-    @ivar most: How many were asked for.
-    @ivar last: The highest order number that was told.
+    @ivar most: How many were requested.
+    @ivar last: The highest order number that was sent.
     """
 
     calls: int
@@ -62,7 +62,7 @@ class Run:
     A recorded run.
 
     @ivar booked: The operations that were booked, in their order.
-    @ivar unknown: How many answers were 504.
+    @ivar unknown: How many replies were 504.
     """
 
     calls: list[Call]
@@ -73,7 +73,7 @@ class Run:
 
 def record(folder: Path, operations: int, seed: int, bug: str | None) -> Run:
     """
-    Have a server do so many operations, and note how.
+    Have a server do so many operations, and record it.
     """
     site = Site(folder)
     (folder / "ledger").mkdir()
@@ -110,7 +110,7 @@ def _start(site: Site, *command: str) -> Server:
         return site.start(*command)
     except (AssertionError, ConnectionError, StopIteration) as e:
         server = site.started[-1]
-        # One that only takes its time breaks no promise.
+        # A slow start breaks no promise.
         if server.process.poll() is None:
             raise
         raise Violation(f"the server does not start: {_complaint(server)}") from e
@@ -118,15 +118,14 @@ def _start(site: Site, *command: str) -> Server:
 
 def _complaint(server: Server) -> str:
     """
-    The last thing that it said.
+    Its last line of output.
     """
     return server.errors.read_text().strip().rpartition("\n")[2]
 
 
 def _talk(dialogue: Dialogue, client: Client, operations: int) -> None:
     """
-    Ask for so many operations, and hear all that is said of them, until the
-    server dies.
+    Send so many operations, and receive all replies, until the server dies.
     """
     end = len(dialogue.asked) + operations
     lines = dialogue.askAgain() or dialogue.ask(1)
@@ -147,7 +146,7 @@ def _isAtMost(dialogue: Dialogue, most: int) -> bool:
 
 def _say(client: Client, lines: bytes) -> bool:
     """
-    @return: Whether the server lives.
+    @return: Whether the server is alive.
     """
     try:
         client.socket.sendall(lines)
@@ -159,7 +158,7 @@ def _say(client: Client, lines: bytes) -> bool:
 def _hear(dialogue: Dialogue, client: Client, isEnough: Callable[[], bool]) -> bool:
     """
     @return: As L{_say}.
-    @raise Violation: The server says nothing any more.
+    @raise Violation: The server is silent.
     """
     messages = client.messages()
     while not isEnough():
@@ -175,10 +174,10 @@ def _hear(dialogue: Dialogue, client: Client, isEnough: Callable[[], bool]) -> b
 
 def _analysed(log: Path, dialogue: Dialogue, folder: Path) -> Run:
     """
-    Read a log.
+    Parse a log.
 
-    @raise Violation: The log has not all that was said, or the disk has not
-        seen all that was done to the files.
+    @raise Violation: The log lacks a line that was received, or the disk has
+        missed a change of the files.
     """
     unknown = sum(each.status == 504 for each in dialogue.asked)
     run = Run([], [Point(0)], dialogue.booked(), unknown)
@@ -217,7 +216,7 @@ def _checkFiles(platter: Platter, files: dict[str, bytes]) -> None:
 
 def _learn(point: Point, kind: str, message: dict[str, Any], number: int) -> None:
     """
-    Count in what was heard or said.
+    Add a line that was received or sent.
     """
     if kind == HEARD:
         point.most = max(point.most, number)

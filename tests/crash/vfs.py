@@ -56,7 +56,7 @@ _OPEN_FOLDER: Final = b"openDirectory"
 
 class WatchedDisk(Protocol):
     """
-    What is asked, and told.
+    The interface of a watched disk.
     """
 
     folder: str
@@ -73,7 +73,7 @@ _watched: dict[str, WatchedDisk] = {}
 _opened: dict[int, tuple[WatchedDisk, str, int]] = {}
 _reallyFsync: Final = os.fsync
 
-# Files whose first sync is still to come.
+# Files that have not been synced yet.
 _fresh: set[int] = set()
 
 
@@ -81,7 +81,7 @@ def watch(disk: WatchedDisk) -> None:
     """
     Put a disk below the files of its folder that are opened from now on.
 
-    @raise capi.Unreachable: It can't be done here.
+    @raise capi.Unreachable: This Python does not allow it.
     """
     shim = _shim()
     if not _watched:
@@ -92,7 +92,7 @@ def watch(disk: WatchedDisk) -> None:
 
 def unwatch(disk: WatchedDisk) -> None:
     """
-    Let the folder's files go the usual way, but for those that are open.
+    Stop watching the folder, except for files that are open.
     """
     del _watched[disk.folder]
     if not _watched:
@@ -102,7 +102,7 @@ def unwatch(disk: WatchedDisk) -> None:
 
 def _fsync(descriptor: int) -> None:
     """
-    As C{os.fsync}, but a watched folder is its disk's.
+    Like C{os.fsync}, but a watched folder belongs to its disk.
     """
     status = os.fstat(descriptor)
     for folder, disk in _watched.items():
@@ -117,7 +117,7 @@ def _fsync(descriptor: int) -> None:
 @contextmanager
 def repeatable(seed: int) -> Iterator[None]:
     """
-    While a disk is watched, have SQLite's random numbers, which are in the
+    While a disk is watched, make SQLite's random numbers, which are in the
     header of each WAL file, depend on this seed only.
     """
     shim = _shim()
@@ -137,7 +137,8 @@ def _shim() -> "_Shim":
 
 def _guarded(function: Callable[..., int]) -> Callable[..., int]:
     """
-    An exception in a callback would be printed, and be success for SQLite.
+    An exception in a callback would only be printed, and count as success for
+    SQLite.
     """
 
     @wraps(function)
@@ -154,7 +155,8 @@ def _guarded(function: Callable[..., int]) -> Callable[..., int]:
 
 class _Shim:
     """
-    The copied VFS, and all that must not be collected while SQLite has it.
+    The copied VFS, and everything that must not be collected while SQLite uses
+    it.
     """
 
     def __init__(self, library: CDLL) -> None:
@@ -194,14 +196,15 @@ class _Shim:
 
     def beDefault(self, isDefault: bool) -> None:
         """
-        Have files be opened this way from now on, or the usual way.
+        Make it the default for files that are opened from now on, or restore
+        the usual one.
         """
         vfs = self._vfs if isDefault else self._real
         self._library.sqlite3_vfs_register(addressof(vfs), 1)
 
     def _leave(self) -> None:
         """
-        Take away all that is Python from under the connections that are open
+        Remove everything in Python from under the connections that are open
         when the process ends, and are closed after the last of its modules.
         """
         self.beDefault(False)
@@ -213,7 +216,7 @@ class _Shim:
 
     def forgetRandomness(self) -> None:
         """
-        Have SQLite ask for new randomness when it next needs some.
+        Make SQLite ask for new randomness when it next needs some.
         """
         self._library.sqlite3_randomness(0, None)
 
@@ -225,14 +228,14 @@ class _Shim:
 
     def _hearFolders(self) -> None:
         """
-        Be told when a sync of a file opens the folder to sync it too.
+        Be notified when a sync of a file opens the folder to sync it too.
         """
         getSystemCall = capi.GetSystemCall(self._real.getSystemCall)
         openFolder = capi.OpenFolder(getSystemCall(addressof(self._real), _OPEN_FOLDER))
 
         def opensFolder(path: bytes, descriptor: Any) -> int:
             disk = _watched.get(os.path.dirname(os.fsdecode(path)))
-            # SQLite takes no notice of a folder that can't be opened here.
+            # SQLite ignores a folder that can't be opened here.
             if disk is not None and disk.take(Call(SYNC_FOLDER, "")):
                 return capi.CANTOPEN
             return openFolder(path, descriptor)
@@ -242,7 +245,7 @@ class _Shim:
 
     def _setSystemCall(self, function: int | None) -> None:
         """
-        Set what opens a folder, or set it back.
+        Replace the function that opens a folder, or restore it.
         """
         capi.SetSystemCall(self._real.setSystemCall)(
             addressof(self._real), _OPEN_FOLDER, function
@@ -283,7 +286,7 @@ class _Shim:
 
     def _watching(self, real: int) -> int:
         """
-        The address of a copy of a file's methods that tells its disk.
+        The address of a copy of a file's methods that reports to its disk.
         """
         if real not in self._methods:
             methods = capi.Methods.from_address(real)
@@ -313,7 +316,7 @@ class _Shim:
             call = Call(WRITE, name, offset, string_at(buffer, size))
             error = disk.take(call)
             if error:
-                # What of it was written before the error.
+                # The part that was written before the error.
                 size = len(call.data)
                 if size:
                     reallyWrite(file, buffer, size, offset)
@@ -345,7 +348,7 @@ class _Shim:
 
 def _done(result: int) -> int:
     """
-    See that what the disk was told of was done.
+    Check that what was reported to the disk was done.
     """
     if result != capi.OK:
         raise RuntimeError(f"the real file system failed: {result}")

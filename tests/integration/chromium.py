@@ -44,8 +44,8 @@ class Chromium:
     """
     A browser with one page.
 
-    @ivar complaints: What the page's console says of errors, exceptions and
-        broken policies.
+    @ivar complaints: The errors, exceptions and policy violations on the
+        page's console.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -116,7 +116,8 @@ class Chromium:
                 self.complaints.append(str(params["exceptionDetails"]))
             case "Runtime.consoleAPICalled" if params["type"] in ("error", "warning"):
                 self.complaints.append(str(params["args"]))
-            # That a request failed, or was answered with 401, stands there too.
+            # Failed requests, and those answered with 401, are listed there
+            # too.
             case "Log.entryAdded" if params["entry"]["source"] != "network":
                 self.complaints.append(params["entry"]["text"])
 
@@ -162,7 +163,7 @@ class Chromium:
 
     def show(self, width: int, height: int, scheme: str = "light") -> None:
         """
-        Be a screen of this size, with a light or dark colour scheme.
+        Emulate a screen of this size, with a light or dark colour scheme.
         """
         self.call(
             "Emulation.setDeviceMetricsOverride",
@@ -176,7 +177,7 @@ class Chromium:
 
     def screenshot(self, file: Path, whole: bool = False) -> None:
         """
-        Save what is seen as PNG, or the whole page.
+        Save the visible part of the page, or the whole page, as PNG.
         """
         taken = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
         file.write_bytes(base64.b64decode(taken["data"]))

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-# Debian has it where only root looks.
+# Debian installs it outside the PATH of other users than root.
 FOUND: Final = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
 _MAIN: Final = """
@@ -32,7 +32,7 @@ http {{
 
 def freePort() -> int:
     """
-    A port that nobody has.
+    A port that is free at the moment.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]

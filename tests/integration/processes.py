@@ -31,7 +31,7 @@ Completed: TypeAlias = "subprocess.CompletedProcess[str]"
 
 LISTEN = ["--listen", "tcp:0:interface=127.0.0.1"]
 
-# Before a command: it is process 1 then, and mounts nothing for others.
+# In front of a command: it is then process 1, and its mounts are private.
 CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 
@@ -49,7 +49,7 @@ inContainer = pytest.mark.skipif(
 
 class Site:
     """
-    A folder with a key in which a server is run, as a deployer would have it.
+    A folder with a key in which a server is run, as in a deployment.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,8 +59,8 @@ class Site:
         key = folder / "creditsync.key"
         key.write_text(SECRET)
         key.chmod(0o600)
-        # twistd finds its plugins in folders of this name on sys.path only,
-        # and in a bare checkout ours is in none.
+        # twistd finds plugins only in folders of this name on sys.path, and a
+        # bare checkout has ours in none of them.
         plugins = folder / "path" / "twisted" / "plugins"
         plugins.mkdir(parents=True)
         plugin = CHECKOUT / "twisted_plugins" / "creditsync_plugin.py"
@@ -104,7 +104,7 @@ class Site:
 
     def orders(self) -> dict[int, tuple[int, str]]:
         """
-        What the ledger's file has: profit and comment by order.
+        The trades in the ledger's file: profit and comment by order.
         """
         with closing(sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True)) as db:
             rows = db.execute('SELECT "order", profit, comment FROM trade').fetchall()
@@ -113,7 +113,7 @@ class Site:
 
     def holdLedger(self) -> sqlite3.Connection:
         """
-        Keep the server from committing, until this connection is closed.
+        Keep the server from committing until this connection is closed.
         """
         other = sqlite3.connect(self.ledger, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -129,7 +129,7 @@ class Site:
 
 class Server:
     """
-    A server process and what it wrote.
+    A server process and its output.
     """
 
     def __init__(self, site: Site, command: list[str]) -> None:
@@ -148,7 +148,7 @@ class Server:
 
     def waitForPort(self) -> None:
         """
-        Wait for the line of the log that tells the port, and for an answer.
+        Wait for the line of the log that names the port, and for a reply.
         """
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -164,7 +164,7 @@ class Server:
 
     def _waitForReply(self) -> None:
         """
-        Wait until the server has opened its ledger too, and answers.
+        Wait until the server has opened its ledger too, and replies.
         """
         client = self.connect()
         client.send("up", command="HealthCheck", data={})
@@ -200,7 +200,7 @@ class Server:
 
 class Client:
     """
-    A client as simple as can be: lines out, lines in.
+    A minimal client: lines out, lines in.
     """
 
     def __init__(self, where: int | socket.socket) -> None:
@@ -234,7 +234,7 @@ class Client:
 
     def sendUntilTaken(self, extID: str) -> None:
         """
-        Ask for one credit, and wait until the server has taken the request.
+        Request one credit, and wait until the server has accepted the request.
         """
         self.send(extID)
         self.send("taken", command="HealthCheck", data={})
@@ -242,11 +242,11 @@ class Client:
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """
-        Everything that comes, until the connection ends.
+        All messages until the connection ends.
         """
         try:
             for line in self.lines:
-                # What a kill cut off is no message.
+                # A message that was cut off by a kill is not one.
                 if not line.endswith(b"\r\n"):
                     return
                 yield json.loads(line)
@@ -255,7 +255,7 @@ class Client:
 
     def replies(self) -> Iterator[dict[str, Any]]:
         """
-        The replies among what comes.
+        The replies among the messages.
         """
         return (message for message in self.messages() if "event" not in message)
 

@@ -71,7 +71,7 @@ class CommandTestCase(ProcessTestCase):
 
     def assertSays(self, said: str, name: str, *arguments: str) -> None:
         """
-        A command ends well and prints one line.
+        Assert that a command succeeds and prints one line.
         """
         ended = self.creditsync(name, *arguments)
         self.assertEqual(
@@ -80,7 +80,7 @@ class CommandTestCase(ProcessTestCase):
 
     def assertEnds(self, status: int, said: str, name: str, *arguments: str) -> None:
         """
-        A command ends with this status and this sentence.
+        Assert that a command ends with this status and this message.
         """
         ended = self.creditsync(name, *arguments)
         self.assertEqual(
@@ -91,12 +91,13 @@ class CommandTestCase(ProcessTestCase):
 
 class OperationTests(CommandTestCase):
     """
-    One operation each.
+    Tests for the commands that book one operation.
     """
 
     def test_family(self) -> None:
         """
-        The whole family does what it says, and C{show} has it afterwards.
+        Each command of the family does what its name says, and C{show} prints
+        the result.
         """
         self.assertSays(
             "order 1  login 1001  credit-in 300.0  Promotion credit  booked",
@@ -139,7 +140,7 @@ class OperationTests(CommandTestCase):
 
     def test_json(self) -> None:
         """
-        Machines get the data of the reply.
+        C{--json} prints the data of the reply.
         """
         ended = self.creditsync("credit-in", "1001", "0.1", "x", "--json")
         data = json.loads(ended.stdout)
@@ -147,7 +148,7 @@ class OperationTests(CommandTestCase):
 
     def test_refused(self) -> None:
         """
-        A refusal is status 3.
+        A refusal ends the command with status 3.
         """
         self.assertEnds(
             3,
@@ -165,7 +166,7 @@ class OperationTests(CommandTestCase):
 
     def test_noServer(self) -> None:
         """
-        Nobody there is status 1, at once.
+        Without a server the command ends with status 1, at once.
         """
         ended = self.creditsync("show", "9", "--connect", "127.0.0.1:1")
         self.assertEqual(ended.returncode, 1)
@@ -174,7 +175,7 @@ class OperationTests(CommandTestCase):
 
     def test_badEndpoint(self) -> None:
         """
-        Where nobody can be is a mistake.
+        An invalid address is an error of the command line.
         """
         ended = self.creditsync("show", "9", "--connect", "nowhere")
         self.assertEqual(ended.returncode, 2)
@@ -182,7 +183,8 @@ class OperationTests(CommandTestCase):
 
     def test_unknown(self) -> None:
         """
-        An outcome that nobody knows is status 4; it may be asked for later.
+        An unknown outcome ends the command with status 4; it can be looked up
+        later.
         """
         other = self.site.holdLedger()
         self.addCleanup(other.close)
@@ -199,7 +201,7 @@ class OperationTests(CommandTestCase):
 
 class WatchTests(CommandTestCase):
     """
-    C{creditsync watch}.
+    Tests for C{creditsync watch}.
     """
 
     def firstLine(self, process: "subprocess.Popen[str]") -> str:
@@ -216,7 +218,7 @@ class WatchTests(CommandTestCase):
 
     def assertEndsAtCtrlC(self, process: "subprocess.Popen[str]") -> None:
         """
-        Ctrl-C is no mistake.
+        Assert that Ctrl-C ends the command with status 0.
         """
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
@@ -224,7 +226,7 @@ class WatchTests(CommandTestCase):
 
     def test_text(self) -> None:
         """
-        What is booked is printed at once.
+        Each booking is printed at once.
         """
         process = self.begin("watch")
         self.assertIn(
@@ -234,7 +236,7 @@ class WatchTests(CommandTestCase):
 
     def test_json(self) -> None:
         """
-        The same for machines.
+        With C{--json} each booking is printed at once as JSON.
         """
         process = self.begin("watch", "--json")
         event = json.loads(self.firstLine(process))
@@ -245,7 +247,7 @@ class WatchTests(CommandTestCase):
 
 class BulkTests(CommandTestCase):
     """
-    C{creditsync bulk}.
+    Tests for C{creditsync bulk}.
     """
 
     def setUp(self) -> None:
@@ -262,13 +264,13 @@ class BulkTests(CommandTestCase):
 
     def bulk(self) -> "subprocess.Popen[str]":
         """
-        Begin a run.
+        Start a run.
         """
         return self.begin("bulk", "promotion.csv")
 
     def waitForResults(self, process: "subprocess.Popen[str]", rows: int) -> None:
         """
-        Wait until a run has the results of so many more rows.
+        Wait until a run has this many more results.
         """
         before = self.countResults()
         deadline = time.monotonic() + 50
@@ -279,7 +281,7 @@ class BulkTests(CommandTestCase):
 
     def countResults(self) -> int:
         """
-        How many lines of results there are.
+        The number of lines in the results.
         """
         return self.results.read_bytes().count(b"\n") if self.results.exists() else 1
 
@@ -287,7 +289,8 @@ class BulkTests(CommandTestCase):
         self, process: "subprocess.Popen[str]", status: int, *said: str
     ) -> str:
         """
-        A run ends with this status, and says these things in its summary.
+        Assert that a run ends with this status, and with these texts in its
+        summary.
         """
         output, errors = process.communicate(timeout=55)
         self.assertEqual(process.returncode, status, errors)
@@ -298,7 +301,8 @@ class BulkTests(CommandTestCase):
 
     def assertEachOnce(self) -> None:
         """
-        The ledger has each row once, and the results have the order of each.
+        Assert that the ledger has each row once, and the results have the
+        order of each.
         """
         booked = self.site.orders()
         self.assertEqual(len(booked), ROWS)
@@ -319,7 +323,8 @@ class BulkTests(CommandTestCase):
 
     def test_killed(self) -> None:
         """
-        Killed three times and run again each time, it books each row once.
+        A run that is killed three times and repeated each time books each row
+        once.
         """
         for _ in range(3):
             process = self.bulk()
@@ -342,7 +347,7 @@ class BulkTests(CommandTestCase):
 
     def test_interrupted(self) -> None:
         """
-        Ctrl-C ends it in order, and it can be run again.
+        Ctrl-C ends a run in order, and it can be repeated.
         """
         process = self.bulk()
         self.waitForResults(process, ROWS // 5)
@@ -354,7 +359,7 @@ class BulkTests(CommandTestCase):
 
     def test_serverKilled(self) -> None:
         """
-        A server that is killed and comes back costs a run nothing but time.
+        A server that is killed and restarted costs a run nothing but time.
         """
         process = self.bulk()
         self.waitForResults(process, ROWS // 5)
@@ -392,8 +397,8 @@ class BulkTests(CommandTestCase):
 
     def test_keyTwice(self) -> None:
         """
-        Rows that have one key, as a spreadsheet makes them of long numbers, are
-        told before anything is booked.
+        Rows with the same key, as a spreadsheet makes them of long numbers,
+        are reported before anything is booked.
         """
         self.file.write_text(
             "login,amount,comment,key\n" + "1001,300,Bonus,9.87654E+18\n" * 5
@@ -407,7 +412,7 @@ class BulkTests(CommandTestCase):
 
     def test_spreadsheets(self) -> None:
         """
-        The same rows, as different spreadsheets write them, are booked once:
+        The same rows in the formats of different spreadsheets are booked once:
         their keys are the same.
         """
         table = [

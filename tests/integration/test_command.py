@@ -1,7 +1,7 @@
 """
-The command as a process, where its output can't be written, where its locale lacks
-characters, and where signals end it. Whatever happens then, its exit status says
-what has become of the operation.
+Tests for the command as a process: if its output can't be written, if its
+locale lacks characters, and if signals end it. In every case its exit status
+is the outcome of the operation.
 """
 
 import fcntl
@@ -33,7 +33,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @contextmanager
 def fullPipe() -> Iterator[int]:
     """
-    A pipe that somebody could read and nobody does, with no room left in it.
+    A pipe with an open reading end that is never read, already full.
     """
     reading, writing = os.pipe()
     flags = fcntl.fcntl(writing, fcntl.F_GETFL)
@@ -90,7 +90,7 @@ class CommandTestCase(SynchronousTestCase):
 
     def end(self, *arguments: str, **streams: Any) -> tuple[int, bytes, bytes]:
         """
-        Run the command, and give its status and what it has printed.
+        Run the command, and return its status and its output.
         """
         process = self.begin(*arguments, **streams)
         out, errors = process.communicate(timeout=30)
@@ -99,13 +99,13 @@ class CommandTestCase(SynchronousTestCase):
 
 class OutputTests(CommandTestCase):
     """
-    Where output can't be written.
+    Tests for output that can't be written.
     """
 
     def test_fullDisk(self) -> None:
         """
-        What is booked or deleted is done, with Python's buffer and without; what
-        only reads has failed.
+        On a full disk a booking or a deletion still succeeds, with Python's
+        buffer and without; a command that only reads fails.
         """
         for number, unbuffered in enumerate(("", "1"), 1):
             self.environment["PYTHONUNBUFFERED"] = unbuffered
@@ -131,7 +131,8 @@ class OutputTests(CommandTestCase):
 
     def test_nowhere(self) -> None:
         """
-        The same where stderr is full too, or both are closed, or nobody reads.
+        A booking succeeds and a look-up fails also if stderr is full too, if
+        both are closed, or if the reader has gone.
         """
         credit = ("credit-in", "1001", "300", "P")
         with open("/dev/full", "wb") as full:
@@ -173,20 +174,20 @@ class OutputTests(CommandTestCase):
 
 class CharacterTests(CommandTestCase):
     """
-    Where the locale lacks characters.
+    Tests for locales that lack characters.
     """
 
     COMMENT = "Łódź €"
 
     def test_escaped(self) -> None:
         """
-        What can't be shown is shown escaped, and nothing fails for it.
+        A character that can't be printed is escaped, and nothing fails for it.
         """
         self.environment["PYTHONIOENCODING"] = "latin-1"
         shown = b"\\u0141\xf3d\\u017a \\u20ac"
         watching = self.begin("watch")
         assert watching.stdout is not None
-        # Its first health check has been answered when it shows what follows.
+        # Its first health check has been answered once it prints a booking.
         while not self._isShown(watching, shown):
             pass
         for arguments in [
@@ -203,7 +204,7 @@ class CharacterTests(CommandTestCase):
 
     def _isShown(self, watching: "subprocess.Popen[bytes]", shown: bytes) -> bool:
         """
-        Book a credit; gives whether the watcher has printed it.
+        Book a credit, and return whether the watcher has printed it.
         """
         status, out, _ = self.end("credit-in", "1001", "300", self.COMMENT)
         self.assertEqual(status, 0)
@@ -215,10 +216,10 @@ class CharacterTests(CommandTestCase):
 
     def test_bytes(self) -> None:
         """
-        A comment that is not UTF-8 is refused by its name; one that only the locale
-        does not know is booked as it is.
+        A comment that is not UTF-8 is refused by its name; one with characters
+        that only the locale lacks is booked unchanged.
         """
-        # Python could read all of it otherwise.
+        # Otherwise Python could read all of it.
         locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
         self.environment.update(locale)
         credit = [os.fsencode(each) for each in (*COMMAND, "credit-in", "1001", "300")]
@@ -241,14 +242,14 @@ class CharacterTests(CommandTestCase):
 
 class SignalTests(CommandTestCase):
     """
-    Where signals end it.
+    Tests for signals that end the command.
     """
 
     CREDIT = ("credit-in", "1001", "300", "P")
 
     def waitForOrders(self, count: int) -> None:
         """
-        Wait until so many are booked.
+        Wait until this many orders are booked.
         """
         deadline = time.monotonic() + 20
         while len(self.site.orders()) < count:
@@ -257,7 +258,8 @@ class SignalTests(CommandTestCase):
 
     def test_afterTheAnswer(self) -> None:
         """
-        An operation that is booked is done, also if its answer is never printed.
+        An operation that is booked has succeeded, even if its reply is never
+        printed.
         """
         for count, number in enumerate(SIGNALS, 1):
             with fullPipe() as pipe:
@@ -268,14 +270,14 @@ class SignalTests(CommandTestCase):
                     time.sleep(0.1)
             self.assertIn(process.returncode, (0, 4))
             if process.returncode == 4:
-                # It had been booked and the answer was still on its way.
+                # It was booked, and the reply was still on its way.
                 assert process.stderr is not None
                 self.assertIn(b"idempotencyKey", process.stderr.read())
 
     def test_inFlight(self) -> None:
         """
-        An operation under way has an unknown outcome, however often it is
-        interrupted.
+        A pending operation has an unknown outcome, however often the command
+        is interrupted.
         """
         for number in SIGNALS:
             for times in (1, 2):
@@ -291,7 +293,7 @@ class SignalTests(CommandTestCase):
 
     def _waitForPending(self, client: Any, count: int) -> None:
         """
-        Wait until the server has so many requests in flight.
+        Wait until the server has this many pending requests.
         """
         deadline = time.monotonic() + 20
         while True:
@@ -303,7 +305,8 @@ class SignalTests(CommandTestCase):
 
     def test_beforeAnythingIsSent(self) -> None:
         """
-        Before that it was interrupted, and nothing has happened.
+        A command that is interrupted before it has sent anything has done
+        nothing.
         """
         with socket.create_server(("127.0.0.1", 0)) as silent:
             where = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -318,7 +321,7 @@ class SignalTests(CommandTestCase):
 
     def test_ignored(self) -> None:
         """
-        A signal that is ignored, as by nohup, is left alone.
+        A signal that is ignored, as by nohup, stays ignored.
         """
         nohup = f'trap "" HUP; exec {" ".join(COMMAND)} watch --json'
         process = subprocess.Popen(

@@ -18,7 +18,7 @@ SECONDS = 0.3
 @pytest.mark.parametrize("name", QUICK[:3])
 def test_attack(name: str) -> None:
     """
-    The attacker gets through to the server, and nothing goes wrong there.
+    An attack reaches the server, and nothing goes wrong there.
     """
     result = attack(name, SERVE, SECONDS)
     assert result.wrong == []
@@ -29,7 +29,7 @@ def test_attack(name: str) -> None:
 
 def test_deadServer() -> None:
     """
-    A server that does not live through it is found.
+    A server that does not survive an attack is reported.
     """
     with serving(SERVE) as server:
         innocent = Innocent(server.connect())
@@ -44,7 +44,7 @@ def test_deadServer() -> None:
 
 def test_misses() -> None:
     """
-    Latencies and memory beyond the goals are found.
+    Latencies and memory beyond the goals are reported.
     """
     options = Namespace(goal=20, memory=256)
     fine = Result("a", [0.001] * 999 + [0.5], before=60, peak=300)

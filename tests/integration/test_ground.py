@@ -1,5 +1,6 @@
 """
-What all tests stand on, tried in test runs of their own.
+Tests for the rules of L{tests.conftest} and L{tests.deadlines}, in test runs
+of their own.
 """
 
 import os
@@ -200,7 +201,7 @@ def test_child(name):
 
 def ignoreSignals() -> None:
     """
-    Do what a shell does for a background job, and C{nohup}.
+    Ignore signals as a shell does for a background job, and C{nohup}.
     """
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -231,7 +232,7 @@ class GroundTests(SynchronousTestCase):
         """
         Run the tests of a module.
 
-        @return: What became of each test, by its name.
+        @return: The outcome of each test, by its name.
         """
         (self.folder / "test_it.py").write_text(source)
         inherited = {n: v for n, v in os.environ.items() if n != "CI"}
@@ -256,7 +257,7 @@ class GroundTests(SynchronousTestCase):
 
     def assertHangingFail(self, *options: str) -> None:
         """
-        What hangs fails by its name, and nothing else does.
+        Assert that the tests that hang fail by name, and no others do.
         """
         self.assertEqual(
             self.run_(HANGING, *options),
@@ -281,14 +282,14 @@ class GroundTests(SynchronousTestCase):
 
     def test_hanging(self) -> None:
         """
-        A test that waits for what never happens ends within its time, and the
-        tests after it are run.
+        A test that waits for something that never happens ends within its
+        time, and the tests after it are run.
         """
         self.assertHangingFail("-n0")
 
     def test_hangingInWorkers(self) -> None:
         """
-        So it does in the processes of pytest-xdist.
+        A test that hangs in a process of pytest-xdist ends within its time.
         """
         self.assertHangingFail("-n2")
 
@@ -306,8 +307,8 @@ class GroundTests(SynchronousTestCase):
 
     def test_deaf(self) -> None:
         """
-        A test that no alarm can interrupt costs its process, is named, and the
-        others are run in a new one.
+        A test that no alarm can interrupt loses its process and is named, and
+        the others are run in a new one.
         """
         options = ("-n1", "-o", "faulthandler_timeout=2")
         outcomes = self.run_(DEAF, *options)
@@ -317,7 +318,7 @@ class GroundTests(SynchronousTestCase):
 
     def test_skippedInCI(self) -> None:
         """
-        In CI a test that is skipped has failed, and says what it lacks.
+        In CI a skipped test fails, and names what it lacks.
         """
         outcomes = self.run_(SKIPPED, "-n0", environment={"CI": "true"})
         self.assertEqual(
@@ -337,22 +338,22 @@ class GroundTests(SynchronousTestCase):
 
     def test_skippedModuleInCI(self) -> None:
         """
-        So has a whole module.
+        In CI a skipped module fails, and names what it lacks.
         """
         outcomes = self.run_(SKIPPED_MODULE, "-n1", environment={"CI": "true"})
         self.assertEqual(outcomes, {"": "ERROR"}, self.output)
 
     def test_skippedElsewhere(self) -> None:
         """
-        Elsewhere it is skipped.
+        Outside CI a skipped test is skipped.
         """
         self.run_(SKIPPED, "-n0")
         self.assertIn("3 skipped, 1 xfailed in", self.output)
 
     def test_ignoredSignals(self) -> None:
         """
-        What ignores signals, such as C{nohup} and a shell for its background jobs,
-        doesn't keep them from the processes that tests start.
+        Signals that are ignored by C{nohup}, or by a shell for its background
+        jobs, still reach the processes that tests start.
         """
         for option in ("-n0", "-n1"):
             outcomes = self.run_(CHILD, option, "--timeout=30", before=ignoreSignals)

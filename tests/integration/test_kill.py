@@ -1,6 +1,6 @@
 """
-Tests for L{tests.crash.kill}: a few real kills leave nothing wrong, and what is
-wrong is found.
+Tests for L{tests.crash.kill}: a few real kills leave nothing wrong, and faults
+are found.
 """
 
 import random
@@ -20,7 +20,7 @@ from tests.integration.processes import SERVE
 
 class KillTests(SynchronousTestCase):
     """
-    Real servers, killed a few times.
+    Tests with real servers that are killed a few times.
     """
 
     def setUp(self) -> None:
@@ -41,7 +41,7 @@ class KillTests(SynchronousTestCase):
 
     def outcome(self, command: list[str], kills: int) -> Outcome:
         """
-        What comes of so many kills.
+        The outcome of this many kills.
         """
         return Kills(self.folder / "job", 1, command, kills, 60).run()
 
@@ -56,8 +56,8 @@ class KillTests(SynchronousTestCase):
 
     def test_planted(self) -> None:
         """
-        A server that forgets which numbers it has told is found out: by the first
-        kill that comes between a number and its commit.
+        A server that forgets the order numbers that it has sent is detected by
+        the first kill between a number and its commit.
         """
         planted = [sys.executable, "-m", "tests.planted.server", "order-numbers-reused"]
         outcome = self.outcome(planted, 20)
@@ -75,8 +75,8 @@ class KillTests(SynchronousTestCase):
 
     def test_point(self) -> None:
         """
-        A server kills itself between its statement and its answer, and what it
-        has booked is answered by the next one.
+        A server kills itself between its statement and its reply, and the next
+        one replies with what it has booked.
         """
         trial = self.trial()
         hit(trial, Point(LOAD, AFTER, "SQL:INSERT INTO keyed_booking", 2, 2))
@@ -94,7 +94,7 @@ class KillTests(SynchronousTestCase):
 
     def test_pointsAreThere(self) -> None:
         """
-        Each point that is no statement is still in the code.
+        Each point other than a statement still exists in the code.
         """
         for point in POINTS:
             if not point.where.startswith("SQL:"):

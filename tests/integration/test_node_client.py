@@ -1,6 +1,6 @@
 """
-The example client for Node.js, C{docs/examples/client.js}, against the real
-server: whatever is cut, a credit is booked once.
+Tests for the example client for Node.js, C{docs/examples/client.js}, with the
+real server: wherever the connection is cut, a credit is booked once.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from creditsync.auth import mint
 CLIENT = CHECKOUT / "docs" / "examples" / "client.js"
 NODE = shutil.which("node")
 
-# What a proxy does between a client and a server that it is connected to.
+# Ways in which a proxy cuts the connection between a client and a server.
 Cut: TypeAlias = Callable[[socket.socket, socket.socket], None]
 
 
@@ -63,14 +63,14 @@ def insideTheRequest(client: socket.socket, server: socket.socket) -> None:
 
 def afterTheRequest(client: socket.socket, server: socket.socket) -> None:
     """
-    The request reaches the server, which books it for nobody.
+    The request reaches the server, which books it, and the client is gone.
     """
     server.sendall(line(client))
 
 
 def afterTheReply(client: socket.socket, server: socket.socket) -> None:
     """
-    The server has answered, and the answer does not reach the client.
+    The server has replied, and the reply does not reach the client.
     """
     server.sendall(line(client))
     reply(server)
@@ -78,7 +78,7 @@ def afterTheReply(client: socket.socket, server: socket.socket) -> None:
 
 def insideTheReply(client: socket.socket, server: socket.socket) -> None:
     """
-    Half of the answer reaches the client.
+    Half of the reply reaches the client.
     """
     server.sendall(line(client))
     answer = reply(server)
@@ -109,8 +109,8 @@ def reply(source: socket.socket) -> bytes:
 
 class Proxy:
     """
-    Does with each connection what it is told, one after the other, and then
-    takes no more.
+    A proxy that cuts its connections in the given ways, one after the other,
+    and then accepts no more.
     """
 
     def __init__(self, port: int, cuts: Sequence[Cut]) -> None:
@@ -131,7 +131,7 @@ class Proxy:
 
     def left(self) -> list[Cut]:
         """
-        What it has not had to do.
+        The cuts that are left to do.
         """
         self._thread.join(20)
         return self._cuts
@@ -140,9 +140,9 @@ class Proxy:
 class Script:
     """
     A server that answers each request with the next of these replies, and
-    closes the connection where it is L{None}.
+    closes the connection for L{None}.
 
-    @ivar requests: What was asked, and when.
+    @ivar requests: The requests and their times.
     """
 
     def __init__(self, *replies: dict[str, Any] | None) -> None:
@@ -178,7 +178,7 @@ class Script:
 @skipUnless(NODE, "there is no node on PATH")
 class NodeClientTests(SynchronousTestCase):
     """
-    C{node client.js}.
+    Tests for C{node client.js}.
     """
 
     def setUp(self) -> None:
@@ -212,7 +212,7 @@ class NodeClientTests(SynchronousTestCase):
 
     def assertBookedOnce(self, ended: Completed) -> None:
         """
-        The client has printed the one trade that the ledger has.
+        Assert that the client has printed the one trade in the ledger.
         """
         assert (ended.returncode, ended.stderr) == (0, "")
         trade = json.loads(ended.stdout)
@@ -222,14 +222,14 @@ class NodeClientTests(SynchronousTestCase):
 
     def test_booksACredit(self) -> None:
         """
-        It prints the trade that was booked.
+        The client prints the trade that was booked.
         """
         self.assertBookedOnce(self.credit(self.serve().port))
 
     def test_cuts(self) -> None:
         """
-        A connection that is cut, wherever that is and however often, costs
-        neither the credit nor a second one.
+        A connection that is cut, wherever and however often, neither loses the
+        credit nor books it twice.
         """
         cuts = [
             *(beforeTheRequest, insideTheRequest, afterTheRequest),
@@ -241,8 +241,8 @@ class NodeClientTests(SynchronousTestCase):
 
     def test_restart(self) -> None:
         """
-        A server that is killed after it has booked, and started again, gives
-        the same trade.
+        If the server is killed after it has booked, and restarted, the client
+        prints the same trade.
         """
         server = self.serve()
         first = self.credit(server.port)
@@ -255,7 +255,8 @@ class NodeClientTests(SynchronousTestCase):
 
     def test_outcomeUnknownAtFirst(self) -> None:
         """
-        After a 504 it asks again under its key, until it is told the outcome.
+        After a 504 the client repeats the request under its key until it knows
+        the outcome.
         """
         server = self.serve("--timeout=0.2")
         assert NODE is not None
@@ -274,7 +275,7 @@ class NodeClientTests(SynchronousTestCase):
 
     def test_refused(self) -> None:
         """
-        A refusal ends it with status 1 and its sentence.
+        A refusal ends the client with status 1 and the server's message.
         """
         ended = self.credit(self.serve().port, "0")
         assert (ended.returncode, ended.stdout, ended.stderr) == (
@@ -285,7 +286,7 @@ class NodeClientTests(SynchronousTestCase):
 
     def test_tooManyDigits(self) -> None:
         """
-        An amount that a double does not hold exactly is not sent.
+        An amount that a double can't represent exactly is not sent.
         """
         ended = self.credit(self.serve().port, "9999999999.12345678")
         assert (ended.returncode, ended.stderr) == (1, "AMOUNT has over 15 digits\n")
@@ -293,8 +294,8 @@ class NodeClientTests(SynchronousTestCase):
 
     def test_triesAreTheSame(self) -> None:
         """
-        Each try has an C{extID} of its own, and all else is the same; none
-        comes sooner than the server wants it.
+        Each try has an C{extID} of its own, and is otherwise the same; none
+        comes sooner than C{retryAfter}.
         """
         busy = {"status": 503, "error": "BUSY", "message": "busy"}
         script = Script(
@@ -322,8 +323,8 @@ class NodeClientTests(SynchronousTestCase):
 
     def test_refusalAfterSilence(self) -> None:
         """
-        A refusal that says nothing about the earlier tries leaves the outcome
-        unknown: status 2, and the key to go on with.
+        A refusal that leaves the earlier tries open leaves the outcome
+        unknown: status 2, and the key to continue with.
         """
         script = Script(
             None, {"status": 401, "error": "UNAUTHORIZED", "message": "expired"}
@@ -335,8 +336,8 @@ class NodeClientTests(SynchronousTestCase):
 
     def test_refusalThatEndsAll(self) -> None:
         """
-        A refusal that comes after a look for the key ends the earlier tries
-        too.
+        A refusal that comes after the look-up of the key settles the earlier
+        tries too.
         """
         script = Script(
             None, {"status": 409, "error": "TRADE_NO_MONEY", "message": "poor"}
@@ -346,8 +347,8 @@ class NodeClientTests(SynchronousTestCase):
 
     def test_manyAtOnce(self) -> None:
         """
-        One client has many requests in flight on one connection, and each gets
-        its own trade.
+        One client can have many requests in flight on one connection, and each
+        gets its own trade.
         """
         assert NODE is not None
         ended = self.site.run(

@@ -1,5 +1,6 @@
 """
-What operators do with a running server: certificates, signals, systemd, logs.
+Tests for what operators do with a running server: certificates, signals,
+systemd, logs.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import Authority, Issued
 
-# What systemd does before it becomes the server: its sockets begin at 3.
+# The work of systemd before it becomes the server: its sockets begin at 3.
 ACTIVATE = """
 import os, sys
 
@@ -45,7 +46,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 def waitUntil(isTrue: Callable[[], object]) -> None:
     """
-    Wait for something to become true.
+    Wait until a condition is true.
     """
     deadline = time.monotonic() + 20
     while not isTrue():
@@ -60,7 +61,7 @@ class TLSClient(Client):
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
         super().__init__(port)
-        # An end without TLS's own good-bye is an error to this client.
+        # This client treats an end without TLS's close_notify as an error.
         self.tls = context.wrap_socket(
             self.socket, server_hostname="localhost", suppress_ragged_eofs=False
         )
@@ -89,7 +90,7 @@ class OperationsTestCase(SynchronousTestCase):
 
     def launch(self, *command: str) -> Server:
         """
-        Start a server, and don't wait for it.
+        Start a server without waiting for it.
         """
         server = Server(self.site, list(command))
         self.site.started.append(server)
@@ -97,20 +98,20 @@ class OperationsTestCase(SynchronousTestCase):
 
     def log(self, server: Server) -> str:
         """
-        What it wrote.
+        The log of the server.
         """
         return server.output.read_text() + server.errors.read_text()
 
     def waitForLine(self, server: Server, text: str, count: int = 1) -> None:
         """
-        Wait until the log has had something so often.
+        Wait until the log contains a text this many times.
         """
         waitUntil(lambda: self.log(server).count(text) >= count)
 
     def activate(self, listener: socket.socket, listen: str) -> Server:
         """
-        Start a server with a listening socket that it inherits as systemd
-        gives it.
+        Start a server with a listening socket that it inherits as from
+        systemd.
         """
         number = listener.fileno()
         process = subprocess.Popen
@@ -128,7 +129,7 @@ class OperationsTestCase(SynchronousTestCase):
 
     def assertServes(self, server: Server, extID: str = "still") -> None:
         """
-        It books a credit.
+        Assert that the server books a credit.
         """
         client = server.connect()
         client.send(extID)
@@ -138,7 +139,7 @@ class OperationsTestCase(SynchronousTestCase):
 
 class TLSTests(OperationsTestCase):
     """
-    Certificates of a running server.
+    Tests for the certificates of a running server.
     """
 
     def setUp(self) -> None:
@@ -162,8 +163,8 @@ class TLSTests(OperationsTestCase):
 
     def context(self, own: Issued | None = None) -> ssl.SSLContext:
         """
-        A client's context, which trusts the authority, and shows a certificate
-        of its own if it has one.
+        A client's context that trusts the authority, with a certificate of its
+        own if it has one.
         """
         context = ssl.create_default_context(cafile=str(self.ca))
         if own is not None:
@@ -173,7 +174,7 @@ class TLSTests(OperationsTestCase):
 
     def shownBy(self, server: Server) -> bytes | None:
         """
-        The certificate that a new connection is shown.
+        The certificate that a new connection gets.
         """
         client = TLSClient(server.port, self.context())
         shown = client.tls.getpeercert(binary_form=True)
@@ -182,7 +183,7 @@ class TLSTests(OperationsTestCase):
 
     def renew(self, server: Server, issued: Issued) -> None:
         """
-        Put another certificate in its place, and tell the server.
+        Replace the certificate, and send the server a SIGHUP.
         """
         done = self.log(server).count("Reloaded.")
         draft = issued.write(self.site.folder / "draft.pem")
@@ -193,8 +194,8 @@ class TLSTests(OperationsTestCase):
     def test_expiresUnderLoad(self) -> None:
         """
         While credits are booked over TLS the certificate expires and is
-        renewed, several times over: no connection ends, no credit is lost, and
-        who comes after the renewal is let in.
+        renewed several times: no connection ends, no credit is lost, and
+        clients that connect after a renewal are accepted.
         """
         self.authority.issue(seconds=3).write(self.pem)
         server = self.serve()
@@ -204,7 +205,7 @@ class TLSTests(OperationsTestCase):
         def work(number: int) -> None:
             try:
                 while not stop.is_set():
-                    # All of them hear of everybody's credits.
+                    # Each client receives the events of all of them.
                     clients[number].credit(f"{number}-{booked[number]}")
                     booked[number] += 1
             except Exception as e:
@@ -248,7 +249,7 @@ class TLSTests(OperationsTestCase):
     def test_failedReload(self) -> None:
         """
         A certificate that can't be used leaves the old one in force, and the
-        log has one line of it.
+        log has one line about it.
         """
         server = self.serve()
         client = TLSClient(server.port, self.context())
@@ -268,15 +269,15 @@ class TLSTests(OperationsTestCase):
 
     def test_mutual(self) -> None:
         """
-        With an authority for clients, those without its certificate get no
-        word in, and the others are served.
+        With an authority for clients, those without its certificate are
+        refused before they can send anything, and the others are served.
         """
         server = self.serve(f":clientCA={self.ca}")
         friend = TLSClient(server.port, self.context(self.authority.issue("client")))
         friend.credit("a")
         friend.close()
         for own in (None, Authority("authority").issue("client")):
-            # In TLS 1.3 a client hears of it only when it reads.
+            # In TLS 1.3 a client learns of it only when it reads.
             with contextlib.suppress(ssl.SSLError, ConnectionError):
                 stranger = TLSClient(server.port, self.context(own))
                 stranger.send("b")
@@ -285,9 +286,9 @@ class TLSTests(OperationsTestCase):
 
     def test_noHandshake(self) -> None:
         """
-        A connection that begins no TLS counts as one, and is closed when the
-        time for a line is over; so is one that stops in the middle of it. Who
-        has shaken hands may be silent for longer.
+        A connection without a TLS handshake counts as one, and is closed after
+        the time for a line; so is one that stops in the middle of the
+        handshake. After it a client may be silent for longer.
         """
         server = self.serve("", "--line-timeout=1", "--max-connections=3")
         quiet = TLSClient(server.port, self.context())
@@ -305,7 +306,7 @@ class TLSTests(OperationsTestCase):
 
     def isServing(self, server: Server) -> bool:
         """
-        Whether it lets one more client in.
+        Whether the server accepts one more client.
         """
         try:
             client = TLSClient(server.port, self.context())
@@ -317,7 +318,7 @@ class TLSTests(OperationsTestCase):
 
     def test_noCertificate(self) -> None:
         """
-        A file that can't be used is a mistake on the command line.
+        A certificate file that can't be used is an error of the command line.
         """
         ended = self.site.run(
             *SERVE, "--listen=ssl:0:privateKey=nowhere.pem", "--ledger=x.db"
@@ -346,13 +347,13 @@ class TLSTests(OperationsTestCase):
 
 class SignalTests(OperationsTestCase):
     """
-    SIGHUP.
+    Tests for SIGHUP.
     """
 
     def test_everythingIsReadAgain(self) -> None:
         """
-        The server goes on, the trail goes to a new file, and a token that was
-        revoked meanwhile is no good.
+        On SIGHUP the server keeps running, the audit trail continues in a new
+        file, and a token that was revoked meanwhile is refused.
         """
         revoked = self.site.folder / "revoked"
         revoked.touch()
@@ -379,8 +380,8 @@ class SignalTests(OperationsTestCase):
     @inContainer
     def test_fullDisk(self) -> None:
         """
-        A disk that is full where the trail is costs no money and no reply, and
-        is told once.
+        A full disk under the audit trail affects neither bookings nor replies,
+        and is logged once.
         """
         folder = self.site.folder / "full"
         folder.mkdir()
@@ -404,7 +405,7 @@ class SignalTests(OperationsTestCase):
 
 class SystemdTests(OperationsTestCase):
     """
-    The server as a unit of systemd's.
+    Tests for the server as a unit of systemd.
     """
 
     def setUp(self) -> None:
@@ -424,7 +425,7 @@ class SystemdTests(OperationsTestCase):
 
     def messages(self) -> Iterator[str]:
         """
-        The messages that are there.
+        The messages received so far.
         """
         self.systemd.settimeout(0.5)
         with contextlib.suppress(TimeoutError):
@@ -433,7 +434,8 @@ class SystemdTests(OperationsTestCase):
 
     def test_life(self) -> None:
         """
-        It is ready when it answers, and tells of its reload and its stop.
+        The server reports that it is ready once it replies, and reports its
+        reload and its stop.
         """
         server = self.launch(*SERVE, *LISTEN)
         assert self.told() == "READY=1"
@@ -446,7 +448,7 @@ class SystemdTests(OperationsTestCase):
 
     def test_notReady(self) -> None:
         """
-        A server that can't start is never ready.
+        A server that can't start never reports that it is ready.
         """
         port = self.site.start(*SERVE, *LISTEN, "--ledger=other.db").port
         assert self.told() == "READY=1"
@@ -456,7 +458,7 @@ class SystemdTests(OperationsTestCase):
 
     def test_watchdog(self) -> None:
         """
-        As long as the reactor turns, systemd hears of it; when it hangs, not.
+        The watchdog is notified while the reactor runs, and not when it hangs.
         """
         self.site.environment["WATCHDOG_USEC"] = "200000"
         server = self.launch(*SERVE, *LISTEN)
@@ -471,8 +473,8 @@ class SystemdTests(OperationsTestCase):
 
     def test_socket(self) -> None:
         """
-        A socket that systemd has opened is served, also those who connected
-        before the server was there.
+        A socket that systemd has opened is served, including clients that
+        connected before the server was started.
         """
         with socket.create_server(("127.0.0.1", 0)) as listener:
             early = Client(listener.getsockname()[1])
@@ -484,7 +486,7 @@ class SystemdTests(OperationsTestCase):
 
     def test_socketByTLS(self) -> None:
         """
-        TLS can be spoken on such a socket too.
+        TLS works on a socket from systemd too.
         """
         authority = Authority("authority")
         ca, pem = self.site.folder / "ca.pem", self.site.folder / "server.pem"
@@ -502,12 +504,12 @@ class SystemdTests(OperationsTestCase):
 
 class LogTests(OperationsTestCase):
     """
-    The log as JSON.
+    Tests for the log as JSON.
     """
 
     def assertJSON(self, server: Server) -> None:
         """
-        The whole log is JSON, from the first line to the last.
+        Assert that the whole log is JSON, from the first line to the last.
         """
         server.waitForPort()
         server.signal(signal.SIGTERM)
@@ -520,7 +522,8 @@ class LogTests(OperationsTestCase):
 
     def test_serve(self) -> None:
         """
-        C{creditsync serve --log-json}, and a file that says so.
+        C{creditsync serve --log-json}, and the same in a configuration file,
+        write only JSON.
         """
         self.assertJSON(self.launch(*SERVE, *LISTEN, "--log-json"))
         (self.site.folder / "c.toml").write_text(
@@ -530,7 +533,7 @@ class LogTests(OperationsTestCase):
 
     def test_twistd(self) -> None:
         """
-        C{twistd --logger}, and the option of the plugin.
+        C{twistd --logger}, and the option of the plugin, write only JSON.
         """
         start = [*TWISTD, "--nodaemon", "--pidfile="]
         logger = "--logger=creditsync.logs.json"
@@ -540,12 +543,12 @@ class LogTests(OperationsTestCase):
 
 class SentenceTests(OperationsTestCase):
     """
-    What is told of mistakes.
+    Tests for the messages about mistakes.
     """
 
     def test_unixFolder(self) -> None:
         """
-        A UNIX socket in a folder that isn't there.
+        A UNIX socket in a missing folder is reported.
         """
         ended = self.site.run(*SERVE, "--listen=unix:/nowhere/sock")
         assert ended.returncode == 2
@@ -556,7 +559,7 @@ class SentenceTests(OperationsTestCase):
 
     def test_audit(self) -> None:
         """
-        A trail that can't be written keeps the server from starting.
+        An audit trail that can't be written keeps the server from starting.
         """
         ended = self.site.run(*SERVE, *LISTEN, "--audit=/nowhere/audit")
         assert ended.returncode == 2
@@ -566,8 +569,8 @@ class SentenceTests(OperationsTestCase):
 
     def test_auditKind(self) -> None:
         """
-        What can't be a trail is told by its kind, and the start waits for
-        nothing.
+        A file that can't be an audit trail is reported by its type, and the
+        start does not wait for it.
         """
         os.mkfifo(self.site.folder / "pipe")
         for path, kind in (

@@ -1,6 +1,6 @@
 """
-The finance family through a client that reads as the platform's own clients do:
-C{platform_client.js}, written after what they were seen to do.
+Tests of the finance methods with a client that reads as the platform's own
+clients do: C{platform_client.js}, written after their observed behaviour.
 """
 
 import json
@@ -24,8 +24,8 @@ ADD, UPDATE, DELETE = 0, 1, 2
 BOOKED, DELETED = 3, 6
 BALANCE_IN, CREDIT_IN, BALANCE_OUT, CREDIT_OUT = 6, 7, 8, 9
 
-# What a client that "repairs" a line before it parses it, or that reads packet
-# by packet, would spoil.
+# Characters that a client that "repairs" a line before it parses it, or that
+# reads packet by packet, would corrupt.
 COMMENTS = (
     "it's his 'bonus'",
     "'},{'",
@@ -104,7 +104,7 @@ class PlatformClient:
 
 def _brief(trade: dict[str, Any]) -> tuple[Any, ...]:
     """
-    What a command decides of a trade.
+    The members of a trade that depend on the command.
     """
     names = ("order", "cmd", "state", "profit", "comment")
     return tuple(trade[name] for name in names)
@@ -113,7 +113,7 @@ def _brief(trade: dict[str, Any]) -> tuple[Any, ...]:
 @skipUnless(NODE, "there is no node on PATH")
 class PlatformClientTests(SynchronousTestCase):
     """
-    The real server, and a client of the platform.
+    Tests with the real server and a client of the platform.
     """
 
     def setUp(self) -> None:
@@ -127,7 +127,7 @@ class PlatformClientTests(SynchronousTestCase):
 
     def booked(self, eventType: int, command: str, **data: Any) -> dict[str, Any]:
         """
-        Ask for something that is booked, and see its event and its reply.
+        Send a request that is booked, and check its event and its reply.
         """
         seen = len(self.client.events)
         reply = self.client.ask(command, **data)
@@ -156,7 +156,8 @@ class PlatformClientTests(SynchronousTestCase):
 
     def test_family(self) -> None:
         """
-        Each command books, updates or deletes what it says, in both its forms.
+        Each command books, updates or deletes as its name says, in both its
+        forms.
         """
         for form in ("Sync", ""):
             for method, cmd, amount, corrected in (
@@ -193,7 +194,7 @@ class PlatformClientTests(SynchronousTestCase):
 
     def test_comments(self) -> None:
         """
-        Every comment comes through as it was sent, in events and in replies.
+        Every comment comes back unchanged, in events and in replies.
         """
         for comment in COMMENTS:
             trade = self.booked(
@@ -203,7 +204,7 @@ class PlatformClientTests(SynchronousTestCase):
 
     def test_extIDs(self) -> None:
         """
-        The client's own name for a request comes back with its type.
+        The client's own C{extID} comes back with its type.
         """
         for extID in (1, -(2**53) + 1, "1", "it's,}é🎉", " ", "\\"):
             assert self.client.ask("HealthCheck", extID)["status"] == 200
@@ -211,7 +212,7 @@ class PlatformClientTests(SynchronousTestCase):
     def test_errors(self) -> None:
         """
         Each refusal is a reply that the client can read, and the connection
-        goes on after it.
+        stays open after it.
         """
         order = self.booked(ADD, "CreditInSync", login=1001, amount=1, comment="one")[
             "order"
@@ -242,7 +243,7 @@ class PlatformClientTests(SynchronousTestCase):
     def test_badToken(self) -> None:
         """
         A bad token is answered under the request's C{extID}, and a good one on
-        the same connection is taken afterwards.
+        the same connection is accepted afterwards.
         """
         good, self.client.token = self.client.token, "expired"
         assert self.client.ask("HealthCheck")["error"] == "UNAUTHORIZED"
@@ -255,7 +256,7 @@ class PlatformClientTests(SynchronousTestCase):
 
     def test_subscription(self) -> None:
         """
-        Events stop and resume as the client wishes, for this connection only.
+        Events can be turned off and on, for this connection only.
         """
         other = self.server.connect()
         other.sendUntilTaken("other")

@@ -1,5 +1,5 @@
 """
-The console of server processes behind a real nginx.
+Tests for the console of server processes behind a real nginx.
 """
 
 import http.client
@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(nginx.FOUND is None, reason="no nginx is installed"),
 ]
 
-# What nginx sends if nothing else is said, the upstream's address as Host.
+# The headers that nginx sends by default, with the upstream's address as Host.
 DEFAULTS = """
 server {{
     listen 127.0.0.1:{port};
@@ -52,7 +52,7 @@ server {{
 
 class Visitor:
     """
-    What a browser does at an origin, with cookies that it keeps for the host.
+    A browser at an origin, which keeps cookies for the host.
 
     @ivar cookies: By their names.
     """
@@ -67,7 +67,7 @@ class Visitor:
     @property
     def origin(self) -> str:
         """
-        Where it is.
+        The origin of the requests.
         """
         scheme = "http" if self._context is None else "https"
         return f"{scheme}://{self.name}:{self._port}"
@@ -102,7 +102,7 @@ class Visitor:
 
     def status(self, path: str, method: str = "GET", **form: str) -> int:
         """
-        Make a request, and look only at what the status is.
+        Make a request, and return its status.
         """
         with self.ask(path, method, **form) as response:
             response.read()
@@ -117,7 +117,7 @@ class Visitor:
 
 class ProxyTests(SynchronousTestCase):
     """
-    nginx, and servers behind it.
+    Tests with nginx, and servers behind it.
     """
 
     def setUp(self) -> None:
@@ -133,7 +133,7 @@ class ProxyTests(SynchronousTestCase):
         """
         Start a server.
 
-        @return: The server, and where its console is.
+        @return: The server, and the address of its console.
         """
         folder = self.folder / name
         folder.mkdir()
@@ -151,9 +151,9 @@ class ProxyTests(SynchronousTestCase):
 
     def deployed(self, upstream: str) -> ssl.SSLContext:
         """
-        Start nginx as C{deploy/nginx.conf} has it, but for addresses and files.
+        Start nginx with C{deploy/nginx.conf}, with other addresses and files.
 
-        @return: What trusts its certificate.
+        @return: A context that trusts its certificate.
         """
         authority = Authority("a")
         pem = authority.issue().write(self.folder / "server.pem")
@@ -175,7 +175,7 @@ class ProxyTests(SynchronousTestCase):
 
     def assertStreams(self, visitor: Visitor, path: str = "/") -> None:
         """
-        The feed's events come one by one, as they are made.
+        Assert that the feed's events come one by one, as they are made.
         """
         feed = visitor.ask(f"{path}feed")
         self.assertEqual(feed.status, 200)
@@ -190,9 +190,9 @@ class ProxyTests(SynchronousTestCase):
 
     def test_deployed(self) -> None:
         """
-        With the configuration that is recommended everything works over TLS: the
-        cookie can only be ours, events come at once, the log has the client's
-        address, and what needs no token is not shown.
+        With the recommended configuration everything works over TLS: the
+        cookie is restricted to this host, events come at once, the log has the
+        client's address, and pages without a sign-in are not exposed.
         """
         origin = f"https://console.localhost:{self.port}"
         server, upstream = self.serve("--web-origin", origin)
@@ -226,7 +226,7 @@ class ProxyTests(SynchronousTestCase):
 
     def test_defaults(self) -> None:
         """
-        With nginx's default headers a sign-in is refused, and the log says what
+        With nginx's default headers a sign-in is refused, and the log has what
         came, what was expected and what to do.
         """
         server, upstream = self.serve()
@@ -241,8 +241,8 @@ class ProxyTests(SynchronousTestCase):
 
     def test_defaultsWithOrigin(self) -> None:
         """
-        With the option it works also with nginx's default headers, of several
-        origins from each, and from no other.
+        With the option sign-ins work with nginx's default headers too, from
+        each of several origins, and from no other.
         """
         _, upstream = self.serve(
             *("--web-origin", f"http://localhost:{self.port}/"),
@@ -281,7 +281,7 @@ class ProxyTests(SynchronousTestCase):
 
     def test_ports(self) -> None:
         """
-        Nor do two consoles on two ports of one host.
+        Two consoles on two ports of one host don't sign each other out.
         """
         visitors = []
         cookies: dict[str, str] = {}

@@ -1,5 +1,5 @@
 """
-Signals to a server process, at each moment of its life and also where it is
+Tests for signals to a server process at each moment of its life, also as
 process 1, as in a container.
 """
 
@@ -19,7 +19,8 @@ pytestmark = pytest.mark.timeout(60, method="thread")
 
 def childOf(process: "subprocess.Popen[bytes]") -> int:
     """
-    The number, as it is out here, of the process 1 that C{unshare} has made.
+    The process id, outside its namespace, of the process 1 that C{unshare} has
+    created.
     """
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     waitUntil(lambda: children.read_text().split())
@@ -28,7 +29,7 @@ def childOf(process: "subprocess.Popen[bytes]") -> int:
 
 class StartTests(OperationsTestCase):
     """
-    A start that takes its time: its configuration comes out of a pipe.
+    Tests with a slow start: the configuration comes from a pipe.
     """
 
     def setUp(self) -> None:
@@ -40,8 +41,7 @@ class StartTests(OperationsTestCase):
         """
         Start a server, and wait until it reads its configuration.
 
-        @return: The server, and the descriptor on which the configuration is to
-            be written.
+        @return: The server, and the descriptor to write the configuration to.
         """
         server = self.launch(*command, *SERVE, *LISTEN, "--config", str(self.pipe))
         deadline = time.monotonic() + 20
@@ -56,8 +56,8 @@ class StartTests(OperationsTestCase):
 
     def test_hangUp(self) -> None:
         """
-        A SIGHUP waits until all is read and the ledger is open, and is obeyed
-        then.
+        A SIGHUP during the start is handled once the configuration is read and
+        the ledger is open.
         """
         server, pipe = self.starts()
         server.signal(signal.SIGHUP)
@@ -68,7 +68,8 @@ class StartTests(OperationsTestCase):
 
     def test_others(self) -> None:
         """
-        SIGTERM and SIGINT end it at once, without a traceback.
+        SIGTERM and SIGINT during the start end the server at once, without a
+        traceback.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             # Pytest may have been started with SIGINT ignored.
@@ -83,7 +84,7 @@ class StartTests(OperationsTestCase):
     @inContainer
     def test_first(self) -> None:
         """
-        So do they where it is process 1.
+        SIGTERM and SIGINT during the start end process 1 at once too.
         """
         for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
             before = signal.signal(number, signal.SIG_DFL)
@@ -97,12 +98,13 @@ class StartTests(OperationsTestCase):
 
 class StopTests(OperationsTestCase):
     """
-    A stop that takes its time: the ledger can't be written, and a client waits.
+    Tests with a slow stop: the ledger can't be written, and a request is
+    pending.
     """
 
     def stops(self, *command: str) -> Server:
         """
-        Start a server and let it begin to stop.
+        Start a server and let its stop begin.
         """
         server = self.site.start(*command, *SERVE, *LISTEN, "--timeout=30")
         self.addCleanup(self.site.holdLedger().close)
@@ -115,14 +117,15 @@ class StopTests(OperationsTestCase):
 
     def sends(self, server: Server, number: signal.Signals) -> None:
         """
-        Send a signal to the server, which may be inside of C{unshare}.
+        Send a signal to the server, which may run inside C{unshare}.
         """
         inside = server.process.args[0] == CONTAINER[0]  # type: ignore[index]
         os.kill(childOf(server.process) if inside else server.process.pid, number)
 
     def assertEndsAtOnce(self, server: Server, status: int) -> None:
         """
-        The next signal ends it, long before the stop would be over.
+        Assert that the next signal ends the server long before the stop would
+        be over.
         """
         began = time.monotonic()
         self.sends(server, signal.SIGTERM)
@@ -138,14 +141,14 @@ class StopTests(OperationsTestCase):
     @inContainer
     def test_first(self) -> None:
         """
-        Also where it is process 1.
+        A second signal ends the server at once if it is process 1.
         """
         self.assertEndsAtOnce(self.stops(*CONTAINER), 143)
 
     def test_hangUp(self) -> None:
         """
-        A SIGHUP changes nothing: the stop goes on, and its status is that of
-        the SIGTERM.
+        A SIGHUP during the stop changes nothing, and the status is that of the
+        SIGTERM.
         """
         server = self.stops()
         for _ in range(100):
@@ -156,7 +159,7 @@ class StopTests(OperationsTestCase):
 
     def test_hangUpToTheEnd(self) -> None:
         """
-        However late a SIGHUP comes, it does not become the end's status.
+        A SIGHUP at any moment of the stop does not change the exit status.
         """
         server = self.site.start(*SERVE, *LISTEN)
         server.signal(signal.SIGTERM)

@@ -1,5 +1,5 @@
 """
-The site of a server process, as Prometheus and a browser see it.
+Tests for the site of a server process, as Prometheus and a browser see it.
 """
 
 import http.client
@@ -23,7 +23,7 @@ WEB = ["--web", "tcp:0"]
 
 class Browser:
     """
-    Asks the site of a server.
+    An HTTP client of a server's site.
     """
 
     def __init__(self, server: Server) -> None:
@@ -47,14 +47,14 @@ class Browser:
 
     def json(self, path: str, method: str = "GET", **form: str) -> tuple[int, Any]:
         """
-        Make a request, and wait for the whole of the answer.
+        Make a request, and wait for the complete answer.
         """
         with self.ask(path, method, **form) as response:
             return response.status, json.loads(response.read())
 
     def metrics(self) -> dict[str, float]:
         """
-        Scrape, and take the sum over the labels of each series.
+        Scrape, and return the sum over the labels of each series.
         """
         with self.ask("/metrics") as response:
             text = response.read().decode()
@@ -68,12 +68,12 @@ class Browser:
 
 class WebTests(SynchronousTestCase):
     """
-    A server process with C{--web}.
+    Tests for a server process with C{--web}.
     """
 
     def setUp(self) -> None:
         """
-        Make a place for it.
+        Make a folder for the server.
         """
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -82,14 +82,14 @@ class WebTests(SynchronousTestCase):
 
     def start(self, *options: str) -> tuple[Server, Browser]:
         """
-        Start it.
+        Start the server.
         """
         server = self.folder.start(*SERVE, *LISTEN, *WEB, *options)
         return server, Browser(server)
 
     def until(self, browser: Browser, status: int) -> Any:
         """
-        Wait until it is ready, or not.
+        Wait until the server is ready, or not.
         """
         for _ in range(200):
             found, body = browser.json("/ready")
@@ -100,7 +100,7 @@ class WebTests(SynchronousTestCase):
 
     def answered(self, client: Client, count: int) -> None:
         """
-        Wait for so many replies.
+        Wait for this many replies.
         """
         replies = client.replies()
         for _ in range(count):
@@ -109,7 +109,7 @@ class WebTests(SynchronousTestCase):
     def test_scrape(self) -> None:
         """
         After a hundred credits and a refusal the metrics are well formed, and
-        tell of all of them; the money adds up.
+        count all of them; the money adds up.
         """
         server, browser = self.start()
         client = server.connect()
@@ -118,7 +118,7 @@ class WebTests(SynchronousTestCase):
         client.send("bad", data={})
         next(client.replies())
         found = browser.metrics()
-        # One request was the question whether the server is up.
+        # One of the requests asked whether the server is up.
         self.assertEqual(found["creditsync_requests_total"], 102)
         self.assertEqual(found["creditsync_request_seconds_count"], 102)
         for name in ("acknowledged", "booked", "published"):
@@ -133,7 +133,7 @@ class WebTests(SynchronousTestCase):
 
     def test_console(self) -> None:
         """
-        Who has signed in sees what happens, and finds what was booked.
+        A user who has signed in can watch, and find a booking.
         """
         server, browser = self.start()
         client = server.connect()
@@ -177,7 +177,7 @@ class WebTests(SynchronousTestCase):
 
     def test_drains(self) -> None:
         """
-        While it stops it says that it is not ready, to the end.
+        During a stop the server reports that it is not ready, to the end.
         """
         server, browser = self.start()
         other = self.folder.holdLedger()

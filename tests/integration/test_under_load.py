@@ -14,8 +14,8 @@ from tests.integration.processes import Site
 
 class CommandTests(SynchronousTestCase):
     """
-    They find a sound server sound, and write their figures; and one with a bug
-    they don't.
+    Tests that the commands find a sound server sound, and write their figures,
+    and that they find a bug.
     """
 
     def setUp(self) -> None:
@@ -28,7 +28,7 @@ class CommandTests(SynchronousTestCase):
 
     def last(self, command: str, *options: str) -> tuple[int, str]:
         """
-        Run it.
+        Run a command.
 
         @return: Its exit status, and its last line.
         """
@@ -44,7 +44,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_stopping(self) -> None:
         """
-        A plain stop, and one with the ledger held.
+        A plain stop, and one while the ledger is held, are sound.
         """
         status, last = self.last("stopping", "--stops=2")
         assert (status, last[:6]) == (0, "sound:"), last
@@ -54,7 +54,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_clocksPlanted(self) -> None:
         """
-        Timers of the wall clock.
+        Timers that use the wall clock are found.
         """
         status, last = self.last("clocks", "--steps=5", "--plant=wall-clock-timers")
         assert (status, last[:10]) == (1, "VIOLATION:"), last

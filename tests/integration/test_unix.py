@@ -1,5 +1,6 @@
 """
-Servers on UNIX sockets, and how they find what another one has left.
+Tests for servers on UNIX sockets, and for the sockets that a killed server
+leaves.
 """
 
 import os
@@ -31,7 +32,7 @@ class LocalClient(Client):
 
 class UNIXTests(OperationsTestCase):
     """
-    A server on a UNIX socket.
+    Tests for a server on a UNIX socket.
     """
 
     def setUp(self) -> None:
@@ -40,7 +41,7 @@ class UNIXTests(OperationsTestCase):
 
     def canConnect(self) -> bool:
         """
-        Whether somebody listens.
+        Whether a process listens.
         """
         try:
             LocalClient(self.path).close()
@@ -50,7 +51,7 @@ class UNIXTests(OperationsTestCase):
 
     def starts(self, *command: str, listen: str = "unix:{}") -> Server:
         """
-        Start a server, and see it book a credit.
+        Start a server, and check that it books a credit.
         """
         listen = listen.format(self.path)
         server = self.launch(*command, *SERVE, "--listen", listen)
@@ -60,7 +61,7 @@ class UNIXTests(OperationsTestCase):
 
     def waitForConnection(self, server: Server) -> None:
         """
-        Wait until it listens.
+        Wait until the server listens.
         """
         waitUntil(lambda: self.canConnect() or server.process.poll() is not None)
         assert server.process.poll() is None, self.log(server)
@@ -77,8 +78,8 @@ class UNIXTests(OperationsTestCase):
     @inContainer
     def test_killed(self) -> None:
         """
-        After a C{kill -9} as process 1 it starts again as process 1, as often as
-        it takes, and with either kind of endpoint.
+        After a C{kill -9} as process 1 the server starts again as process 1,
+        repeatedly, and with either kind of endpoint.
         """
         for listen in ("unix:{}", "unix:{}:lockfile=0", "haproxy:unix:{}", "unix:{}"):
             listen = listen.format(self.path)
@@ -92,8 +93,8 @@ class UNIXTests(OperationsTestCase):
 
     def test_two(self) -> None:
         """
-        Of several that start at once on a leftover one serves, and the others
-        are told that another process does.
+        Of several servers that start at once on a leftover socket one serves,
+        and the others report that another process does.
         """
         with socket.socket(socket.AF_UNIX) as leftover:
             leftover.bind(self.path)
@@ -112,7 +113,7 @@ class UNIXTests(OperationsTestCase):
 
     def test_stopped(self) -> None:
         """
-        An orderly end leaves nothing beside the socket's name.
+        An orderly stop leaves no file besides the socket.
         """
         server = self.starts()
         server.process.terminate()
@@ -121,8 +122,8 @@ class UNIXTests(OperationsTestCase):
 
     def test_systemd(self) -> None:
         """
-        A UNIX socket that systemd holds is there for the next server too, and
-        who connects meanwhile waits.
+        A UNIX socket that systemd holds stays for the next server, and clients
+        that connect meanwhile wait.
         """
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(self.path)

@@ -65,7 +65,7 @@ def deletion(trade: Trade, command: str, key: str | None = None) -> Reservation:
 
 def fill(ledger: SQLiteLedger) -> None:
     """
-    Book something of everything there is.
+    Book every kind of operation.
     """
     ledger.addAccounts([1001, 1009])
     for _ in range(9):
@@ -157,7 +157,7 @@ def main(target: str) -> None:
         ledger = SQLiteLedger(path, execute)
         ledger.open()
         fill(ledger)
-        # All of it in one file, with the mark as the open ledger has it.
+        # Everything in one file, with the order mark of an open ledger.
         with closing(sqlite3.connect(path)) as other:
             other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         shutil.copyfile(path, target)

@@ -1,5 +1,5 @@
 """
-Clients with many requests in flight, as a server has them when it is stopped.
+Clients with many pending requests, for a server that is stopped.
 """
 
 import time
@@ -12,15 +12,15 @@ from tests.load.talks import Conversation
 
 # Requests that a client has in flight.
 WINDOW: Final = 32
-# Seconds between the lines of a stubborn one.
+# Seconds between the lines of a stubborn client.
 PACE: Final = 0.002
 
 
 @define(eq=False)
 class Client:
     """
-    One connection with many requests in flight, until it is told that the
-    server is stopping.
+    One connection with many pending requests, until the server says that it is
+    stopping.
     """
 
     conversation: Conversation
@@ -30,7 +30,7 @@ class Client:
 
     def ask(self) -> None:
         """
-        Fill the window.
+        Send requests until the window is full.
         """
         isAsking = self._isAsking and not self.conversation.ending
         while isAsking and self.record.inFlight < WINDOW:
@@ -38,7 +38,7 @@ class Client:
 
     def hear(self, lines: list[bytes]) -> None:
         """
-        Take lines, and ask as many again.
+        Receive lines, and send as many requests again.
         """
         for line in lines:
             message = decode(line)
@@ -56,7 +56,7 @@ class Client:
 
     def endInput(self) -> None:
         """
-        Ask no more, and say so.
+        End the input, and send no more requests.
         """
         self._isAsking = False
         if not self.conversation.isFull:
@@ -64,7 +64,7 @@ class Client:
 
     def missing(self, signalled: float) -> list[int]:
         """
-        The requests that had to be answered, and were not.
+        The requests that should have been answered, and were not.
         """
         return self.record.unanswered()
 
@@ -72,8 +72,8 @@ class Client:
 @define(eq=False)
 class Stubborn(Client):
     """
-    One that sends on until its connection ends. What it sends after the last
-    call may be dropped, and then has not happened.
+    A client that keeps sending until its connection ends. A request after the
+    last call may be dropped, and then was not booked.
     """
 
     _next: float = 0.0
@@ -89,7 +89,7 @@ class Stubborn(Client):
 
     def missing(self, signalled: float) -> list[int]:
         """
-        As of every client, of what was sent before the signal.
+        Like every client's, for the requests sent before the signal.
         """
         record = self.record
         return [each for each in record.unanswered() if record.sent[each] < signalled]

@@ -42,7 +42,7 @@ class Run:
     """
     One run on one server.
 
-    @ivar published: When the first of its sessions heard of each order.
+    @ivar published: When the first of its sessions received each order.
     """
 
     _site: Site
@@ -85,7 +85,7 @@ class Run:
 
     def run(self) -> None:
         """
-        Make all steps, and take the last answers.
+        Make all steps, and receive the last replies.
         """
         started = nextStep = time.monotonic()
         while self.wall.steps < self._options.steps or not self.tokens.isAnswered:
@@ -123,7 +123,7 @@ class Run:
 
     def check(self) -> list[str]:
         """
-        What was early, late or untrue.
+        The replies that were early, late or untrue.
         """
         record = self.record
         found = self.problems + self.tokens.problems + record.problems
@@ -147,7 +147,7 @@ class Run:
 
     def lateness(self) -> list[float]:
         """
-        How long each that was booked waited while the ledger was free.
+        How long each booked request waited while the ledger was free.
         """
         record = self.record
         return sorted(
@@ -157,7 +157,7 @@ class Run:
 
     def _wasSaid(self, timestamp: int, sent: float) -> bool:
         """
-        Whether the wall clock said so within a moment of this one.
+        Whether the wall clock had this time within a moment of this one.
         """
         return any(
             int(start) <= timestamp <= end
@@ -167,7 +167,7 @@ class Run:
 
 def measure(options: Namespace, figures: Figures) -> list[str]:
     """
-    Run, and say what was wrong.
+    Run, and return what was wrong.
     """
     with site() as here:
         wall = Wall(here.folder / "clock")

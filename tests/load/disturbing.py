@@ -1,6 +1,6 @@
 """
-What else goes on while the wall clock steps: clients whose lines do not end,
-and somebody who keeps the server from committing.
+Disturbances while the wall clock steps: clients whose lines do not end, and a
+process that keeps the server from committing.
 """
 
 import sqlite3
@@ -16,12 +16,12 @@ from tests.load.wall import EARLY, LATE
 
 # Seconds between the bytes of a dripper.
 DRIP: Final = 0.1
-# Of the timeout, how long the ledger is held, and how long it is free once what
-# has queued is booked.
+# How long the ledger is held, as a multiple of the timeout, and how long it is
+# free once the queue is booked.
 HELD: Final = 2.2
 FREE: Final = 1.0
-# Seconds after the ledger is free in which what has queued is booked; SQLite
-# itself looks every 0.1 s.
+# Seconds after the ledger is free within which the queue is booked; SQLite
+# itself retries every 0.1 s.
 CATCH_UP: Final = 1.5
 
 
@@ -31,7 +31,7 @@ class Dripper:
     A client whose line does not end.
 
     @ivar timeout: How many seconds a line may take.
-    @ivar lasted: How long each of its connections was borne.
+    @ivar lasted: How long each of its connections stayed open.
     """
 
     port: int
@@ -50,7 +50,7 @@ class Dripper:
 
     def turn(self) -> None:
         """
-        Send a byte if it is time, and begin anew if it was given up.
+        Send a byte if it is time, and reconnect if it was cut off.
         """
         now = time.monotonic()
         self._conversation.receive()
@@ -73,9 +73,9 @@ class Dripper:
 @define(eq=False)
 class Holding:
     """
-    Somebody who holds the ledger for stretches.
+    A connection that locks the ledger for stretches of time.
 
-    @ivar stretches: From when to when.
+    @ivar stretches: The beginning and end of each.
     """
 
     _ledger: Path
@@ -86,14 +86,14 @@ class Holding:
     _next: float = 0.0
 
     def __attrs_post_init__(self) -> None:
-        # Without a wait, in which nothing else here could go on.
+        # Without waiting, which would block everything else here.
         self._connection = sqlite3.connect(
             self._ledger, timeout=0, isolation_level=None
         )
 
     def turn(self) -> None:
         """
-        Take hold of it or let go, if it is time and nobody else has it.
+        Lock or unlock the ledger, if it is time and no other process has it.
         """
         if time.monotonic() < self._next:
             return
@@ -107,7 +107,7 @@ class Holding:
 
     def release(self) -> None:
         """
-        Let go of it.
+        Unlock it.
         """
         if self._since is not None:
             self._connection.execute("ROLLBACK")
@@ -123,8 +123,8 @@ class Holding:
 
     def freedAfter(self, sent: float) -> float | None:
         """
-        If the ledger was held when a request was sent, or shortly after, when
-        it was free again.
+        If the ledger was locked when a request was sent, or shortly after,
+        when it was unlocked.
         """
         for since, until in self.stretches:
             if since - LATE <= sent <= until:
@@ -133,14 +133,14 @@ class Holding:
 
     def wait(self, sent: float, arrived: float) -> float:
         """
-        How much of a wait was not that for the ledger.
+        The part of a wait that was not for the ledger.
         """
         freed = self.freedAfter(sent)
         return arrived - (sent if freed is None or freed > arrived else freed)
 
     def wasHeld(self, moment: float) -> bool:
         """
-        Whether at this moment nothing could be booked, or only just.
+        Whether nothing, or hardly anything, could be booked at this moment.
         """
         return any(
             since <= moment <= until + CATCH_UP for since, until in self.stretches
@@ -148,8 +148,8 @@ class Holding:
 
     def wrong(self, status: int, sent: float, arrived: float) -> str:
         """
-        What is wrong with an answer of this status to a good request, or with
-        none at all, or nothing.
+        The fault in a reply of this status to a good request, or in a missing
+        reply; or nothing.
         """
         if status == 200:
             late = self.wait(sent, arrived)

@@ -62,7 +62,7 @@ class Flood:
 
     def beQuiet(self) -> None:
         """
-        Ask for no events.
+        Unsubscribe from events.
         """
         for conversation in self._all.values():
             conversation.send(unsubscribe(token()))
@@ -104,7 +104,7 @@ class Flood:
 
     def drain(self) -> None:
         """
-        Take the answers that are still due.
+        Receive the replies that are still due.
         """
         last = time.monotonic()
         while self.record.inFlight and time.monotonic() - last < PATIENCE:
@@ -119,9 +119,9 @@ class Flood:
 
     def _turn(self, seconds: float) -> list[tuple[Conversation, int]]:
         """
-        Carry on what can be.
+        Send and receive what is possible.
 
-        @return: How many answers came, on which connections.
+        @return: How many replies came, on which connections.
         """
         answered = []
         for number, _ in self._poll.poll(seconds):
@@ -136,7 +136,7 @@ class Flood:
         return answered
 
     def _lines(self, conversation: Conversation) -> Iterator[bytes]:
-        # An edge is told once: read all that there is.
+        # Edge-triggered events come once: read everything that is there.
         while lines := conversation.receive():
             yield from lines
 
@@ -152,9 +152,9 @@ def exchange(
     port: int, name: str, connections: int, outstanding: int, seconds: float
 ) -> tuple[Record, float]:
     """
-    In a process of its own: what the server can do.
+    In a process of its own: measure what the server can do.
 
-    @return: Besides the record, how many it booked a second.
+    @return: The record, and how many requests were booked a second.
     """
     flood = Flood(port, name, connections)
     flood.beQuiet()
@@ -167,9 +167,9 @@ def offer(
     port: int, name: str, connections: int, rate: float, seconds: float
 ) -> tuple[Record, int]:
     """
-    In a process of its own: what it can't do.
+    In a process of its own: offer more than the server can do.
 
-    @return: Besides the record, how many lines came due.
+    @return: The record, and how many lines came due.
     """
     flood = Flood(port, name, connections)
     flood.beQuiet()
@@ -180,8 +180,8 @@ def offer(
 
 def ceiling(port: int, connections: int, rate: float, seconds: float) -> float:
     """
-    In a process of its own: how many lines a second it can really send, to
-    somebody who reads everything and says nothing.
+    In a process of its own: how many lines a second it can really send to a
+    reader that never replies.
     """
     flood = Flood(port, "ceiling", connections, backlog=sys.maxsize)
     flood.offer(rate, seconds)
@@ -198,7 +198,7 @@ def processes(count: int) -> ProcessPoolExecutor:
 @contextmanager
 def sink() -> Iterator[int]:
     """
-    A port where everything is read and nothing is said.
+    A port where everything is read and nothing is sent.
     """
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
 

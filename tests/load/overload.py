@@ -36,31 +36,31 @@ from tests.load.running import (
 )
 
 TIMES: Final = 10
-# The load's processes, the connections of each, and what each connection has
-# outstanding while the capacity is measured.
+# The load's processes, the connections of each, and the outstanding requests
+# of each connection while the capacity is measured.
 PROCESSES: Final = 2
 CONNECTIONS: Final = 3
 OUTSTANDING: Final = 100
-# By default the server would read no faster than it books, and leave the rest in
-# the sockets. With so little room it has to refuse, with 429 what is too much for
-# its connection, with 503 what is too much for the queue.
+# By default the server would read no faster than it books, and leave the rest
+# in the sockets. With such low limits it has to refuse: with 429 the excess of
+# a connection, with 503 that of the queue.
 QUEUED: Final = 1000
 PENDING: Final = 170
 POLITE: Final = 4
-# Of the capacity, what has to be carried out under overload: of that in a second
-# of the server's own processor time, which it has more or less of as the machine
-# has other things to do. And by the clock, when all is over.
+# The part of the capacity that must be booked under overload: per second of
+# the server's own processor time, of which it gets more or less as the machine
+# has other things to do. And by the clock, afterwards.
 GOODPUT: Final = 0.5
 AFTERWARDS: Final = 0.3
 # Seconds that a refusal may take at p99, to a session with one request.
 QUICK: Final = 0.5
-# Bytes that an operation under way may take, with its waiter, its event, its
-# answer and its row on the way to the ledger.
+# Bytes that a pending operation may take, with its waiter, its event, its
+# reply and its row.
 OPERATION: Final = 8 * 1024
 # Bytes of a connection's lines that are read and not yet handled, and of its
-# answers that are not yet read.
+# replies that are not yet read.
 CONNECTION: Final = 1 * MIB
-# What memory may grow by besides: arenas, SQLite's cache, accounts at hand.
+# Other growth of memory: arenas, SQLite's cache, cached accounts.
 BESIDES: Final = 64 * MIB
 
 _Part = TypeVar("_Part")
@@ -87,9 +87,9 @@ class Run:
 
     def perBusySecond(self, act: Callable[[], float]) -> tuple[float, float]:
         """
-        Do something.
+        Run a function.
 
-        @return: What it gives, and how much was booked meanwhile in a second of
+        @return: Its result, and how much was booked meanwhile in a second of
             the server's processor time.
         """
         booked, used = self.booked(), busy(self._server)
@@ -104,7 +104,8 @@ class Run:
 
     def capacity(self, name: str, seconds: float) -> float:
         """
-        What the server books a second for clients that wait for its answers.
+        How many credits a second the server books for clients that wait for
+        its replies.
         """
         done = self._together(
             lambda number: self._pool.submit(
@@ -121,7 +122,8 @@ class Run:
 
     def ceiling(self, rate: float) -> float:
         """
-        What the load's processes really send a second, if somebody reads it.
+        How many lines a second the load's processes can really send to a
+        reader.
         """
         with flood.sink() as port:
             return sum(
@@ -199,7 +201,7 @@ class Run:
 
 def measure(options: Namespace, figures: Figures) -> list[str]:
     """
-    Run, and say what was wrong.
+    Run, and return what was wrong.
     """
     with site() as here, flood.processes(PROCESSES) as pool:
         limits = (
@@ -210,7 +212,8 @@ def measure(options: Namespace, figures: Figures) -> list[str]:
         run = Run(server, pool, figures)
         run.capacity("warm", 0.5)
         before = memory(server)
-        # The better one: with less, ten times as much would not be offered.
+        # The better one: otherwise less than ten times as much would be
+        # offered.
         capacity, usual = run.perBusySecond(lambda: run.best("before"))
         figures["capacity, requests a second"] = round(capacity)
         rate = TIMES * capacity
@@ -242,7 +245,7 @@ def measure(options: Namespace, figures: Figures) -> list[str]:
 
 def judge(figures: Mapping[str, Any]) -> list[str]:
     """
-    What is wrong by the figures alone.
+    The faults in the figures alone.
     """
     found = []
     if (

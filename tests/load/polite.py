@@ -1,5 +1,6 @@
 """
-Sessions that send a request, wait for its answer, and wait a little more.
+Sessions that send a request, wait for its reply, and then wait a little
+longer.
 """
 
 import time
@@ -18,7 +19,7 @@ PAUSE: Final = 0.02
 @define(eq=False)
 class Polite:
     """
-    So many such sessions, and the record of what they were told.
+    Some polite sessions, and the record of their replies.
     """
 
     _port: int
@@ -57,7 +58,7 @@ class Polite:
 
     def finish(self) -> None:
         """
-        Take the last answers.
+        Receive the last replies.
         """
         deadline = time.monotonic() + PATIENCE
         while self.record.inFlight and time.monotonic() < deadline:

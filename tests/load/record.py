@@ -1,9 +1,9 @@
 """
-What a client asked for and was told, and whether the ledger agrees.
+The requests and replies of a client, and whether the ledger agrees.
 
 A request's serial number is its C{extID}, and with the record's name it is the
-C{comment} of its credit: so a reply, an event and a row of the ledger each say
-whose they are. Serials count from 0, and what is known of a request stands in
+C{comment} of its credit: so a reply, an event and a row of the ledger can each
+be matched with their request. Serials count from 0, and requests are kept in
 arrays, so that a record of millions stays small.
 """
 
@@ -19,9 +19,10 @@ from creditsync.auth import mint
 from tests.integration.processes import SECRET
 
 YEARS: Final = 365 * 86400.0
-# Of problems no more than these are kept: one fault makes thousands of them.
+# The maximum number of problems that are kept: one fault causes thousands of
+# them.
 MOST: Final = 20
-# What may be answered to a good request.
+# The possible statuses of a reply to a good request.
 STATUSES: Final = frozenset({200, 401, 429, 503, 504})
 # After these, nothing was booked (docs/protocol.rst, "Errors").
 REFUSALS: Final = frozenset({401, 429, 503})
@@ -29,7 +30,7 @@ REFUSALS: Final = frozenset({401, 429, 503})
 
 class Data(msgspec.Struct):
     """
-    What a reply's or an event's C{data} may say that is looked at here.
+    The members of C{data} in a reply or an event that are needed here.
     """
 
     order: int = 0
@@ -85,7 +86,7 @@ def health(token: str, extID: str = "health") -> bytes:
 
 def unsubscribe(token: str) -> bytes:
     """
-    The line by which a session wants no events.
+    The line that unsubscribes a session from events.
     """
     return (
         f'{{"command":"Unsubscribe","extID":"quiet","__token":"{token}"'
@@ -124,7 +125,7 @@ class Record:
 
     def ask(self) -> bytes:
         """
-        Note one request more, and give its line.
+        Add a request, and return its line.
         """
         serial = len(self.sent)
         self.sent.append(time.monotonic())
@@ -135,9 +136,9 @@ class Record:
 
     def answered(self, reply: Message) -> int:
         """
-        Note an answer.
+        Add a reply.
 
-        @return: The serial of its request, or -1 if it is no answer to any.
+        @return: The serial of its request, or -1 if it matches none.
         """
         serial, now = reply.extID, time.monotonic()
         if type(serial) is not int or not 0 <= serial < len(self.sent):
@@ -167,8 +168,8 @@ class Record:
 
     def latencies(self, *statuses: int) -> list[float]:
         """
-        Seconds from question to answer, in ascending order, of the requests
-        that were answered so.
+        The seconds from request to reply, in ascending order, of the requests
+        with such a reply.
         """
         return sorted(
             self.arrived[serial] - self.sent[serial]

@@ -1,6 +1,6 @@
 """
-What the commands of this package have in common: a server in a folder that is
-gone afterwards, its memory, and the last line.
+Shared by the commands of this package: a server in a temporary folder, its
+memory, and the last line.
 """
 
 import os
@@ -38,7 +38,7 @@ def parser(command: str, description: str | None) -> ArgumentParser:
 @contextmanager
 def site() -> Iterator[Site]:
     """
-    A folder for servers, of which nothing is left afterwards.
+    A folder for servers that is removed afterwards.
     """
     folder = Path(tempfile.mkdtemp(prefix="creditsync-load-"))
     site = Site(folder)
@@ -67,7 +67,7 @@ def rows(site: Site) -> list[tuple[int, str]]:
 
 def unsound(site: Site) -> list[str]:
     """
-    What C{creditsync check} finds.
+    The problems that C{creditsync check} finds.
     """
     check = [sys.executable, "-m", "creditsync", "check", "--ledger", str(site.ledger)]
     done = site.run(*check)
@@ -97,7 +97,7 @@ def busy(server: Server) -> float:
 
 def conclude(options: Namespace, figures: Figures, problems: Sequence[str]) -> None:
     """
-    Show what was measured and the verdict, and end with its status.
+    Print the measurements and the verdict, and exit with its status.
     """
     figures.show(options.json)
     for problem in problems[:10]:
@@ -110,7 +110,7 @@ def conclude(options: Namespace, figures: Figures, problems: Sequence[str]) -> N
 
 def addLatency(figures: Figures, name: str, ordered: Sequence[float]) -> None:
     """
-    Add p50, p99 and the longest of these seconds, as milliseconds.
+    Add p50, p99 and the maximum of these seconds, in milliseconds.
     """
     if ordered:
         for percent, label in ((50, "p50"), (99, "p99"), (100, "max")):

@@ -43,14 +43,14 @@ from tests.load.running import (
 from tests.load.talks import PATIENCE, Conversation, Talks
 
 BOUND: Final = Limits().maxUnread
-# Requests that the manager has in flight.
+# Pending requests of the manager.
 WINDOW: Final = 16
-# Each of the readers that read something.
+# The number of readers of each kind that read something.
 FEW: Final = 5
-# Receive buffers, as they are asked for; the kernel takes twice as much.
+# Requested sizes of receive buffers; the kernel doubles them.
 TINY: Final = 4096
 SMALL: Final = 64 * 1024
-# What Twisted writes before it tells that the other side does not read.
+# How much Twisted buffers before it pauses the producer.
 BUFFER: Final = 64 * 1024
 # A comment's letters are six bytes each on the wire: an event has about 1.8 KB.
 LETTERS: Final = "\N{CYRILLIC SMALL LETTER ZHE}" * 240
@@ -66,13 +66,14 @@ HIDDEN: Final = (
     + BUFFER
     + 3 * WINDOW * LONGEST
 )
-# What each session has in memory besides: its write buffer, which is copied as it
-# grows, and its objects.
+# Other memory of each session: its write buffer, which is copied as it grows,
+# and its objects.
 SESSION: Final = 4 * BUFFER
-# What memory may grow by besides: Python's arenas, SQLite's cache, accounts.
+# Other growth of memory: Python's arenas, SQLite's cache, accounts.
 BESIDES: Final = 64 * MIB
-# How many times as long the manager may wait at p50, unless it is less than that
-# many seconds; and the seconds that p99 may be, for 200 sessions are written to.
+# How many times its usual p50 the manager may have, unless it is less than
+# that many seconds; and the maximum p99 in seconds, as 200 sessions are
+# written to.
 FLAT: Final = 5.0
 SHORT: Final = 0.05
 LONG: Final = 0.5
@@ -81,11 +82,11 @@ LONG: Final = 0.5
 @define(eq=False)
 class Reader:
     """
-    A session that is sent events.
+    A session that receives events.
 
-    @ivar share: Of what is published, how much it reads.
-    @ivar orders: Of the events that it has read.
-    @ivar unreadAtEnd: What it had left unread when it was cut off.
+    @ivar share: The part of what is published that it reads.
+    @ivar orders: Those of the events that it has read.
+    @ivar unreadAtEnd: The bytes that it had left unread when it was cut off.
     """
 
     conversation: Conversation
@@ -104,7 +105,7 @@ class Reader:
 
     def hear(self, lines: list[bytes]) -> None:
         """
-        Take lines.
+        Receive lines.
         """
         self.orders += [
             decode(line).data.order for line in lines if line.startswith(b'{"event"')
@@ -170,7 +171,7 @@ class Run:
 
     def _reader(self, receiveBuffer: int | None = None, **values: Any) -> Reader:
         """
-        A session that has proved who it is.
+        A session that has authenticated.
         """
         conversation = Conversation(self._server.port, receiveBuffer)
         conversation.send(health(self._token))
@@ -186,7 +187,7 @@ class Run:
 
     def join(self, sessions: int) -> None:
         """
-        Let the slow readers come.
+        Connect the slow readers.
         """
         readers = [self._reader(TINY) for _ in range(sessions)]
         shares = [0.9] * FEW + [0.05] * FEW
@@ -196,7 +197,7 @@ class Run:
         for reader in readers:
             number = reader.conversation.socket.fileno()
             self._slow[number] = reader
-            # Without any mask it still tells of an end.
+            # Without any mask epoll still reports a hang-up.
             self._hangUps.register(number, 0)
 
     def book(self, count: int) -> list[float]:
@@ -269,7 +270,7 @@ class Run:
 
     def problems(self) -> list[str]:
         """
-        What was not as it must be.
+        The violations found.
         """
         found = self._problems + self._record.problems
         orders = self._good.orders
@@ -286,7 +287,7 @@ class Run:
 
     def addFigures(self, figures: Figures) -> None:
         """
-        Say what became of the slow readers.
+        Add the outcomes of the slow readers.
         """
         for name in ("never reading", "falling behind", "steady"):
             readers = [each for each in self._slow.values() if each.kind == name]
@@ -299,7 +300,7 @@ class Run:
 
     def rowsCompared(self, rows: list[tuple[int, str]]) -> list[str]:
         """
-        Hold the manager's record against the ledger.
+        Compare the manager's record with the ledger.
         """
         return compare(rows, [self._record])
 
@@ -314,7 +315,7 @@ class Run:
 
 def measure(options: Namespace, figures: Figures) -> list[str]:
     """
-    Run, and say what was wrong.
+    Run, and return what was wrong.
     """
     with site() as here:
         server = start(here, options.plant)

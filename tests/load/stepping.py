@@ -18,7 +18,8 @@ from pathlib import Path
 
 def shared(path: Path) -> "memoryview[float]":
     """
-    The one number in this file, as all who have it open see it at once.
+    The one number in this file, mapped into memory, so that a change is
+    visible at once.
     """
     with path.open("r+b") as file:
         return memoryview(mmap.mmap(file.fileno(), 8)).cast("d")
@@ -26,7 +27,7 @@ def shared(path: Path) -> "memoryview[float]":
 
 def deceive(offset: Callable[[], float]) -> None:
     """
-    Let this process's wall clock be wrong by so much, in every module that is
+    Shift this process's wall clock by that number, in every module that is
     imported from now on.
     """
     seconds, nanoseconds = time.time, time.time_ns

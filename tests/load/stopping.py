@@ -38,8 +38,8 @@ TINY: Final = 4096
 BEFORE: Final = 0.2
 STOP_TIMEOUT: Final = 1.0
 # Seconds that a stop may take by its own bounds: closing the port, answering
-# who waits, the last call, closing the sessions, leaving the event stream
-# (twice), stopping the runtime.
+# pending requests, the last call, closing the sessions, leaving the event
+# stream (twice), stopping the runtime.
 BOUND: Final = GOODBYE + STOP_TIMEOUT + LAST_CALL + 3 * GOODBYE + STOP_TIMEOUT
 # Seconds that the process may take besides, until it is gone; and that it may
 # take in all at a second signal.
@@ -101,10 +101,10 @@ class Stop:
 
     def join(self) -> None:
         """
-        Let the clients come.
+        Connect the clients.
         """
-        # Long comments, of six bytes a letter, make long events, which fill the
-        # buffers of who does not read them.
+        # Long comments, of six bytes a letter, make long events, which fill
+        # the buffers of clients that do not read them.
         long = "\N{CYRILLIC SMALL LETTER ZHE}" * 200 if self.kind.silent else ""
         for number in range(CLIENTS + 1):
             conversation = Conversation(self.server.port)
@@ -212,8 +212,8 @@ class Stop:
 
     def compare(self, rows: list[tuple[int, str]]) -> list[str]:
         """
-        Hold the records against the ledger. Where every connection ended in
-        order, what has no answer has not happened.
+        Compare the records with the ledger. If every connection ended in
+        order, a request without a reply was not booked.
         """
         records = [client.record for client in self.clients]
         found = compare(rows, records)
@@ -234,7 +234,7 @@ class Stop:
 
 def measure(options: Namespace, figures: Figures) -> list[str]:
     """
-    Stop as often as is asked for, and say what was wrong.
+    Stop the server repeatedly, and return what was wrong.
     """
     problems: list[str] = []
     answers: Counter[int] = Counter()

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from attrs import define, field
 
-# Seconds for which a server may say nothing while an answer is due.
+# Seconds without any data after which a server that owes a reply is given up.
 PATIENCE: Final = 20.0
 CHUNK: Final = 1 << 18
 _chunk = memoryview(bytearray(CHUNK))
@@ -54,14 +54,14 @@ class Conversation:
 
     def send(self, data: bytes) -> None:
         """
-        Send what goes out at once, and the rest later.
+        Send as much as possible at once, and the rest later.
         """
         self._unsent += data
         self.push()
 
     def push(self) -> None:
         """
-        Send what did not go out.
+        Send the rest.
         """
         if not self._unsent:
             return
@@ -70,12 +70,12 @@ class Conversation:
         except BlockingIOError:
             pass
         except ConnectionError:
-            # What has come may still be read; that will tell of the end.
+            # Received data may still be readable; that will show the end.
             self._unsent = b""
 
     def receive(self, most: int = CHUNK) -> list[bytes]:
         """
-        Read what has come, at most so many bytes, as whole lines.
+        Read at most so many bytes, as complete lines.
         """
         if self.ending:
             return []
@@ -100,7 +100,7 @@ class Conversation:
 
     def close(self) -> None:
         """
-        Let go of the socket.
+        Close the socket.
         """
         self.ending = self.ending or "left"
         self.socket.close()
@@ -109,7 +109,7 @@ class Conversation:
 @define(eq=False)
 class Talks:
     """
-    Conversations, and who hears what is said in each.
+    Conversations, and the callback for the lines of each.
     """
 
     _poll: Any = field(init=False, factory=lambda: select.epoll())
@@ -133,7 +133,8 @@ class Talks:
 
     def turn(self, seconds: float) -> None:
         """
-        Wait for so long for something to happen, and carry on all that can be.
+        Wait for so long for something to happen, and send and receive what is
+        possible.
         """
         self._watchWriting()
         for number, mask in self._poll.poll(max(seconds, 0)):
@@ -155,7 +156,7 @@ class Talks:
 
     def leave(self, conversation: Conversation) -> None:
         """
-        Read it no longer.
+        Stop reading it.
         """
         number = conversation.socket.fileno()
         del self._hearers[number], self._masks[number]

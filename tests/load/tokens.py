@@ -1,5 +1,5 @@
 """
-Tokens whose time comes and goes as the wall clock steps.
+Tokens that become valid and expire as the wall clock steps.
 """
 
 import time
@@ -54,13 +54,13 @@ class Tokens:
     @property
     def isAnswered(self) -> bool:
         """
-        Whether every token that was shown is judged.
+        Whether every token that was sent has a reply.
         """
         return not self._expected
 
     def show(self) -> None:
         """
-        Show tokens, each with what has to be answered now.
+        Send tokens, and record the reply that each must get now.
         """
         wall = self._wall.now
         fresh = partial(token, jti=f"shown {self.shown}")
@@ -94,7 +94,7 @@ class Tokens:
         if order in self.heard:
             self.problems.append(f"the listener heard twice of order {order}")
         self.heard[order] = now
-        # What it may have been sent a moment ago, its token was good for then.
+        # An event may have been sent a moment ago, when its token was valid.
         said = self._wall.said(now - LATE / 2, now)
         if all(wall >= self._ends for wall, _ in said):
             self.problems.append(f"an ended token's session heard of order {order}")
@@ -111,7 +111,7 @@ class Tokens:
 
     def willStep(self) -> None:
         """
-        Note for how long the listener was let in.
+        Record until when the listener was let in.
         """
         if self._letIn is not None:
             self.listening.append((self._letIn, time.monotonic()))
@@ -119,10 +119,10 @@ class Tokens:
 
     def check(self, published: dict[int, float], seconds: float) -> None:
         """
-        See that the listener heard of all that somebody else did, and that the
-        server did not grow older than it is.
+        Check that the listener received every order that another session did,
+        and that the server's uptime is no longer than it has been running.
 
-        @param published: When somebody else heard of each order.
+        @param published: When another session received each order.
         @param seconds: How long all of this took.
         """
         for since, until in self.listening:

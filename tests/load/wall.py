@@ -21,7 +21,7 @@ STEPS: Final = (1.0, 10.0, 60.0, 600.0, 3600.0, 86400.0, 10 * YEARS)
 
 # Seconds by which anything may be late: less than the smallest step.
 LATE: Final = 0.9
-# By which it may be early: by what rounding makes of it.
+# How early anything may be: a rounding error.
 EARLY: Final = 0.001
 
 
@@ -30,7 +30,7 @@ class Wall:
     """
     A clock that is stepped.
 
-    @ivar file: What the server has to be told.
+    @ivar file: The file that the server reads.
     @ivar steps: How often it was stepped.
     """
 
@@ -38,7 +38,7 @@ class Wall:
     steps: int = 0
     _offset: "memoryview[float]" = field(init=False)
     _base: float = Factory(lambda: time.time() - time.monotonic())
-    # Since when, by the monotonic clock, it is wrong by how much.
+    # The offset of the clock, and since when, by the monotonic clock.
     _history: list[tuple[float, float]] = Factory(lambda: [(-math.inf, 0.0)])
     _planned: Iterator[float] = field(init=False)
 
@@ -50,7 +50,7 @@ class Wall:
     @property
     def now(self) -> float:
         """
-        What it says.
+        The time on the clock.
         """
         return self._base + time.monotonic() + self._offset[0]
 
@@ -71,8 +71,8 @@ class Wall:
 
     def said(self, start: float, end: float) -> list[tuple[float, float]]:
         """
-        What it said between two moments of the monotonic clock, as stretches
-        without a step.
+        The clock's times between two moments of the monotonic clock, as
+        stretches without a step.
         """
         ends = [since for since, _ in self._history[1:]] + [math.inf]
         return [

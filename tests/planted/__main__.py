@@ -17,8 +17,8 @@ from pathlib import Path
 from tests.figures import Figures
 from tests.planted.bugs import BUGS
 
-# Seconds within which a bug has to be found, and within which a suite has to
-# have found nothing, for which it has to go on to its end.
+# Seconds within which a bug must be found, and within which a suite must
+# finish without a bug, where it has to run to its end.
 LIMIT = 60
 PATIENCE = 300
 
@@ -45,7 +45,7 @@ def run(
 
 def main() -> None:
     """
-    Run what the command line asks for.
+    Run the suites that the command line names.
     """
     parser = ArgumentParser(description="Look for planted bugs.")
     parser.add_argument(

@@ -1,8 +1,8 @@
 """
-The bugs, as one table: what each breaks, and who has to find it.
+The bugs, as one table: what each breaks, and which suite must find it.
 
-Every one is a mistake that somebody could make in good faith: an answer given
-too early, a check left out, a shortcut. A patch replaces as little as it can,
+Each is a mistake that anyone could make in good faith: a reply that is sent
+too early, a missing check, a shortcut. A patch replaces as little as possible,
 so that the rest of the server is the real one.
 """
 
@@ -44,8 +44,8 @@ class Bug:
     One bug.
 
     @ivar what: What it does, as the end of "a server that ...".
-    @ivar plant: Patches the server; there is no way back in this process.
-    @ivar caughtBy: The suite that has to find it: a module and its options.
+    @ivar plant: Patches the server; this process can't undo it.
+    @ivar caughtBy: The suite that must find it: a module and its options.
     """
 
     what: str

@@ -24,7 +24,7 @@ from tests.simulation.running import Outcome, simulate
 from tests.simulation.setting import FAULTS, Plan
 from tests.simulation.shrinking import shrink, told
 
-# From so many seeds on each kind of fault must have happened.
+# With this many seeds each kind of fault must have happened.
 _MANY = 300
 
 
@@ -55,7 +55,7 @@ def _options() -> Namespace:
 
 def _outcomes(options: Namespace) -> Iterator[Outcome]:
     """
-    Run what is asked for.
+    Run the seeds that the command line names.
     """
     first = options.first if options.seed is None else options.seed
     plans: Iterator[Plan] = (
@@ -86,7 +86,7 @@ class _Sum:
 
     def add(self, outcome: Outcome) -> None:
         """
-        Count one in.
+        Add one outcome.
         """
         self.seeds += 1
         self._seconds += outcome.seconds
@@ -101,7 +101,7 @@ class _Sum:
 
     def figures(self) -> Figures:
         """
-        All of them, in order.
+        All figures, in order.
         """
         real = time.monotonic() - self._started
         figures = Figures(seeds=self.seeds)

@@ -1,5 +1,6 @@
 """
-What a good answer says, and whether it is true.
+The checks of successful replies: what they must contain, and whether it is
+true.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ from tests.simulation.world import Violation
 
 def blame(rule: str, message: str, attempt: Attempt) -> Violation:
     """
-    What is wrong with the reply of a request.
+    The fault in the reply to a request.
     """
     return Violation(
         rule,
@@ -28,7 +29,7 @@ def blame(rule: str, message: str, attempt: Attempt) -> Violation:
 @define(eq=False)
 class Answers:
     """
-    The judge of status 200, and of what happened after any other.
+    The checks of status 200, and of what was booked after any other.
     """
 
     _history: History
@@ -37,8 +38,8 @@ class Answers:
 
     def checkBookings(self) -> None:
         """
-        See that nothing happened which was refused, and that each order has one
-        meaning.
+        Check that nothing was booked that was refused, and that each order has
+        one meaning.
         """
         for intent in self._history.intents:
             if intent.isFinance:
@@ -66,8 +67,8 @@ class Answers:
 
     def _waiting(self, attempt: Attempt) -> int:
         """
-        How many requests may have waited when this one was answered: no one
-        waits on a connection that is closed.
+        How many requests may have been pending when this one was answered:
+        none is pending on a closed connection.
         """
         assert attempt.delivered is not None and attempt.reply is not None
         first, last = attempt.delivered, attempt.reply.written
@@ -82,7 +83,7 @@ class Answers:
 
     def _isVersion(self, attempt: Attempt, data: dict[str, Any]) -> bool:
         """
-        Whether an order was, or was going to be, as this says.
+        Whether an order was, or was going to be, in this state.
         """
         order = attempt.intent.data.get("order", data["order"])
         if data["order"] != order:
@@ -95,12 +96,13 @@ class Answers:
             for state in {data["state"], booking.trade.state}:
                 if data == eventData(booking.trade._replace(state=state)):
                     return state == booking.trade.state or state in REQUESTED.values()
-        # What was reserved and never handed to the ledger can't be compared.
+        # An operation that was reserved and never handed to the ledger can't
+        # be compared.
         return data["state"] in REQUESTED.values()
 
     def _checkBooked(self, attempt: Attempt) -> None:
         """
-        200 is sent once the operation is on disk, with what was booked.
+        A 200 is sent once the operation is on disk, with the booked data.
         """
         reply, intent = attempt.reply, attempt.intent
         assert reply is not None
@@ -128,7 +130,7 @@ class Answers:
 
     def _checkTrade(self, attempt: Attempt, booking: Booking) -> None:
         """
-        A C{*Sync} reply has the very data of its own event.
+        A C{*Sync} reply has the data of its own event.
         """
         reply = attempt.reply
         assert reply is not None
@@ -140,7 +142,7 @@ class Answers:
 
     def _checkIntent(self, intent: Intent) -> None:
         """
-        What is booked was not refused every time it was asked for.
+        A booked operation was not refused each time it was requested.
         """
         for booking in intent.bookings:
             if not any(self._mayHaveBooked(each, booking) for each in intent.attempts):
@@ -153,7 +155,7 @@ class Answers:
 
     def _checkOrders(self) -> None:
         """
-        An order's number has one meaning, also if it was only told in a 504.
+        An order number has one meaning, even if it was only sent in a 504.
         """
         owners: dict[int, Intent] = {}
         for intent in self._history.intents:
@@ -168,7 +170,8 @@ class Answers:
 
     def _newOrders(self, intent: Intent) -> set[int]:
         """
-        The numbers of orders that were made, or were to be made, for an intent.
+        The numbers of the orders that were made, or were to be made, for an
+        intent.
         """
         if not intent.isFinance or intent.isDelete:
             return set()

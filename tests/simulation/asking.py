@@ -1,5 +1,5 @@
 """
-What clients ask for: good requests of every command, and wrong ones.
+The requests of the clients: good ones of every command, and wrong ones.
 """
 
 import json
@@ -12,7 +12,7 @@ from attrs import define, field
 from tests.family import DELETIONS, METHODS, NAMES, TOTALS
 from tests.simulation.history import History, Intent, Token, parse
 
-# How likely each method is to be asked for.
+# The weight of each method among the requests.
 _WEIGHTS = {"BalanceIn": 2, "CreditIn": 3, "BalanceOut": 1, "CreditOut": 1}
 _CMDS = [METHODS[name].cmd for name, times in _WEIGHTS.items() for _ in range(times)]
 _LOGINS = (1001, 1002, 1003, 2**53 - 1)
@@ -22,8 +22,8 @@ _FINE_AMOUNTS = ("12345678.90123456", "987654321.12345678", "0.29", "4.35", "1.1
 _GREAT_AMOUNTS = ("10000000000", "9999999999.99999999")
 _COMMENTS = ("Promotion credit", "it's, }here", "Ünïcödé \U0001f4b6", 'a "b" \\ \t c,]')
 
-# Wrong lines, with the error that each must have. All but those of which it
-# can't be known are answered under their extID.
+# Wrong lines, with the error that each must get. All are answered under their
+# extID, except those whose extID can't be known.
 _HEAD = '{"extID":<extID>,"__token":"<token>","command":'
 _WRONG = (
     (_HEAD + '"CreditInSync","data":{"login":1001,"amount":1}}', "INVALID_DATA"),
@@ -94,7 +94,7 @@ _WRONG_WITHOUT_EXTID = (
 @define(eq=False)
 class Market:
     """
-    What clients know of the orders that there are.
+    The orders that clients know.
     """
 
     _random: Random
@@ -125,7 +125,7 @@ class Market:
 
     def ask(self, token: Token) -> Intent:
         """
-        Something good to ask for.
+        A good request.
         """
         kinds: list[tuple[float, Callable[[Token], Intent]]] = [
             (0.5, self._booking),
@@ -148,7 +148,7 @@ class Market:
 
     def _amount(self, cmd: int) -> tuple[str, bool]:
         """
-        An amount, and whether it is so great that a total may be too great.
+        A random amount, and whether it is so large that a total may overflow.
         """
         random = self._random
         drawn = random.random()
@@ -176,7 +176,7 @@ class Market:
         if isGreat:
             allowed.add("INVALID_DATA")
         if random.random() < 0.1:
-            # After the time of booking it would be refused.
+            # A time after that of the booking would be refused.
             data["open_time"] = random.randrange(1_000_000)
             if random.random() < 0.5:
                 data["close_time"] = data["open_time"] + random.randrange(1_000_000)
@@ -248,7 +248,7 @@ class Market:
 
     def wrong(self, token: Token) -> Intent:
         """
-        Something that must be refused.
+        A request that must be refused.
         """
         random = self._random
         lines = _WRONG if random.random() < 0.8 else _WRONG_WITHOUT_EXTID
@@ -259,7 +259,7 @@ class Market:
 
     def tooLong(self, token: Token, length: int) -> Intent:
         """
-        A line of more bytes than it may have.
+        A line longer than the limit.
         """
         line = _HEAD + '"HealthCheck","data":{"filling":"' + "x" * length + '"}}'
         allowed = frozenset({"LINE_TOO_LONG"})
@@ -270,7 +270,7 @@ class Market:
 
 def _isOut(cmd: int) -> bool:
     """
-    Whether a kind of trade takes something out of an account.
+    Whether a kind of trade is a withdrawal.
     """
     return METHODS[NAMES[cmd]].sign < 0
 

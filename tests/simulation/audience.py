@@ -21,11 +21,11 @@ from tests.simulation.history import (
 )
 from tests.simulation.world import Violation, World
 
-# Whether a session has to get an event that is published now.
+# Whether a session must receive an event that is published now.
 _NOT, _MAY, _MUST = "not", "maybe", "yes"
-# For so long a revoked token may go on being sent events, in seconds.
+# Seconds for which a revoked token may still receive events.
 _RECHECK = 1.0
-# What one of the platform's clients would spoil.
+# Characters that one of the platform's clients would corrupt.
 _SPOILT = re.compile(rb",\s*[}\]]|'|[^\x20-\x7e]")
 
 _FIRST = ["order", "login", "cmd", "state", "profit", "comment"]
@@ -34,9 +34,9 @@ _FIRST = ["order", "login", "cmd", "state", "profit", "comment"]
 @define(eq=False)
 class Audience:
     """
-    Who has to get what, and what was got.
+    The events that each session must receive, and those that it received.
 
-    @ivar positions: Where in a connection's lines an event was.
+    @ivar positions: The place of each event among a connection's lines.
     """
 
     _world: World
@@ -46,7 +46,7 @@ class Audience:
 
     def check(self) -> None:
         """
-        Judge all events.
+        Check all events.
         """
         if not self._history.isForeign:
             self._checkOrder()
@@ -79,7 +79,7 @@ class Audience:
 
     def _checkAll(self) -> None:
         """
-        What is booked is published, unless its process had no time left.
+        Every booking is published, unless its process had no time left.
         """
         for booking in self._history.bookings:
             generation = self._history.generations[booking.generation]
@@ -94,7 +94,7 @@ class Audience:
 
     def _checkTalk(self, talk: Talk, published: list[Publication]) -> None:
         """
-        Go through what was published, and through what a connection got.
+        Compare what was published with what a connection received.
         """
         got = iter(talk.events)
         line = next(got, None)
@@ -124,7 +124,7 @@ class Audience:
 
     def _isIt(self, line: bytes, published: Publication) -> bool:
         """
-        Whether a line is the one of this event.
+        Whether a line is this event's.
         """
         if published.raw is not None:
             return line == published.raw
@@ -159,7 +159,7 @@ def spoilt(line: bytes) -> bool:
 
 class _States:
     """
-    From when to when a connection has to get events.
+    The times at which a connection must receive events.
     """
 
     def __init__(self, world: World, talk: Talk) -> None:
@@ -170,7 +170,8 @@ class _States:
             for each in talk.attempts
             if each.reply is not None and each.status == 200
         )
-        # When its token was found to be good, whenever that was answered.
+        # The time at which its token was accepted, whenever the reply was
+        # sent.
         self._shown = [
             each.delivered
             for each in talk.attempts
@@ -182,8 +183,8 @@ class _States:
 
     def _changesOf(self, talk: Talk) -> Iterator[tuple[Moment, str]]:
         """
-        From the first good answer on it is in the audience, until it says
-        otherwise. While a command is on its way, nobody can tell.
+        From its first good reply on a connection receives events, until it
+        unsubscribes. While such a command is on its way, either is allowed.
         """
         state = _MUST
         for attempt in talk.attempts[:1]:
@@ -203,13 +204,13 @@ class _States:
 
     def _isIn(self, reply: Reply) -> bool:
         """
-        Whether a good token was shown by then.
+        Whether a valid token was sent by then.
         """
         return bool(self._good) and self._good[0] <= reply.written
 
     def at(self, published: Publication) -> str:
         """
-        Whether the connection has to get this event.
+        Whether the connection must receive this event.
         """
         moment, changes, talk = published.at, self._changes, self._talk
         while self._next < len(changes) and changes[self._next][0] < moment:
@@ -226,7 +227,7 @@ class _States:
 
     def _ofToken(self, published: Publication, state: str) -> str:
         """
-        What a token that ends, or was revoked, leaves of a state.
+        The part of a state that remains if its token expires or was revoked.
         """
         token, now = self._talk.token, published.at[0]
         if token.revoked is not None and now >= token.revoked:
@@ -239,6 +240,6 @@ class _States:
             (each[0] for each in self._shown if each < published.at), default=0.0
         )
         if self._world.wallBetween(last, now)[1] >= token.expires:
-            # It was bad for a while: the session has to show it again.
+            # It was invalid for a while: the session has to send it again.
             return _MAY
         return state

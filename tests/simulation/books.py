@@ -1,5 +1,6 @@
 """
-The rules of what is booked: what was asked for, once, for ever, and no more.
+The checks of the ledger: everything that was requested is booked once, for
+ever, and nothing else is.
 """
 
 from collections import defaultdict
@@ -28,7 +29,7 @@ _TRADES = f"SELECT {COLUMNS}, revision FROM trade"
 @define(eq=False)
 class Books:
     """
-    The ledger as it has to be, by what was told and what became of it.
+    The ledger as it must be, according to the replies and the commits.
     """
 
     _world: World
@@ -38,13 +39,13 @@ class Books:
     _trades: dict[int, tuple[Trade, int]] = field(factory=dict)
     _keys: dict[tuple[int, str], int] = field(factory=dict)
     _seen: int = 0
-    # Since when each order is there, and since when it is deleted.
+    # Since when each order exists, and since when it is deleted.
     since: dict[int, tuple[float, int]] = field(factory=dict)
     versions: dict[int, list[Booking]] = field(factory=lambda: defaultdict(list))
 
     def check(self, storage: Storage) -> None:
         """
-        Hold the file that a process has left against what it has to hold.
+        Compare the file that a process has left with what it must contain.
         """
         bookings = self._history.bookings[self._seen :]
         self._seen = len(self._history.bookings)
@@ -56,7 +57,7 @@ class Books:
             row[0]: (Trade(*row), revision) for *row, revision in storage.rows(_TRADES)
         }
         if doubtful and rows != self._trades:
-            # All of it was written after all, or none.
+            # Either all of it was written after all, or none.
             for booking in doubtful:
                 booking.applied = self._world.now, self._world.turn
                 self._book(booking)
@@ -94,7 +95,7 @@ class Books:
 
     def _book(self, booking: Booking) -> None:
         """
-        Count in what is on disk.
+        Add what is on disk.
         """
         trade = booking.trade
         about = (str(trade.order), trade.comment)
@@ -138,7 +139,7 @@ class Books:
 
     def _intentOf(self, booking: Booking) -> Intent | None:
         """
-        Who asked for it.
+        The intent that a booking belongs to.
         """
         intents = self._history.intents
         if booking.type != DELETE:
@@ -154,7 +155,7 @@ class Books:
             and intent.command == booking.command
             and self._isOf(booking, intent)
         ]
-        # Of several that ask for the same, it is the one that was told so.
+        # If several intents are the same, it is the one whose reply said so.
         return max(fitting, key=_likelihood, default=None)
 
     def _isOf(self, booking: Booking, intent: Intent) -> bool:
@@ -173,7 +174,7 @@ class Books:
 
 def _request(intent: Intent) -> Request:
     """
-    What an intent asks for, as the model has it.
+    The request of an intent, in the model's form.
     """
     if intent.isDelete:
         return Request(intent.command, order=intent.data["order"])
@@ -190,7 +191,7 @@ def _request(intent: Intent) -> Request:
 
 def _likelihood(intent: Intent) -> int:
     """
-    How likely it is that what an intent asks for was done.
+    How likely it is that an intent was booked.
     """
     statuses = [attempt.status for attempt in intent.attempts]
     if 200 in statuses:
@@ -200,7 +201,7 @@ def _likelihood(intent: Intent) -> int:
 
 def _keyOf(extID: str) -> str | None:
     """
-    The key that an C{extID} is where it counts as one: 7 and 7.0 are C{#7}.
+    The key for an C{extID} that counts as one: 7 and 7.0 are C{#7}.
     """
     if not extID:
         return None

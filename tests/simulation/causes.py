@@ -1,5 +1,5 @@
 """
-Why a request was refused, and whether there was a cause for it.
+The checks of refusals: whether each had a cause.
 """
 
 from collections import defaultdict
@@ -38,7 +38,7 @@ class Causes:
 
     def keysOf(self, intent: Intent) -> Iterator[tuple[int, str]]:
         """
-        The keys under which an intent was asked for.
+        The keys under which an intent was requested.
         """
         principal = intent.token.principal
         if intent.key is not None:
@@ -90,7 +90,7 @@ class Causes:
 
     def wasBad(self, attempt: Attempt, first: float, last: float) -> bool:
         """
-        Whether the token was bad at any moment of this time.
+        Whether the token was invalid at any moment of this time.
         """
         token = attempt.intent.token
         if token.revoked is not None and token.revoked < last:
@@ -101,7 +101,7 @@ class Causes:
 
     def _isTold(self, attempt: Attempt) -> bool:
         """
-        Whether a 504 names the order that is reserved.
+        Whether a 504 names the reserved order.
         """
         if self._history.isForeign:
             return True
@@ -111,7 +111,7 @@ class Causes:
 
     def _inFlight(self, attempt: Attempt) -> int:
         """
-        How many of a session's requests waited when this one came.
+        How many of a session's requests were pending when this one came.
         """
         assert attempt.delivered is not None and attempt.reply is not None
         moment, written = attempt.delivered, attempt.reply.written
@@ -131,8 +131,8 @@ class Causes:
 
     def _isOther(self, attempt: Attempt) -> bool:
         """
-        Whether another request has the same key, and the order that is told,
-        and differs in the member that is told.
+        Whether another request has the same key and the order in the reply,
+        and differs in the member in the reply.
         """
         reply, intent = attempt.reply, attempt.intent
         assert reply is not None
@@ -147,13 +147,13 @@ class Causes:
 
     def _lacksMoney(self, attempt: Attempt) -> bool:
         """
-        Whether the account may have been too empty for this when it came.
+        Whether the account may have had too little when this request came.
         """
         intent, delivered = attempt.intent, attempt.delivered
         assert delivered is not None and attempt.reply is not None
         generation = self._history.generations[attempt.talk.generation]
         if generation.hasCrashed or generation.hasFailed:
-            # What was reserved and then lost counted too.
+            # Operations that were reserved and then lost counted too.
             return True
         written = attempt.reply.written
         totals: dict[tuple[int, str], int] = defaultdict(int)
@@ -188,7 +188,7 @@ class Causes:
         before: Trade | None,
     ) -> bool:
         """
-        Whether these totals can't bear what is asked for.
+        Whether the request would exceed the bounds of these totals.
         """
         if intent.isDelete:
             if before is None:
@@ -199,7 +199,7 @@ class Causes:
 
     def _isUnknown(self, attempt: Attempt) -> bool:
         """
-        Whether what was asked about was not there yet.
+        Whether the order or key did not exist yet.
         """
         data = attempt.intent.data
         assert attempt.delivered is not None
@@ -216,14 +216,14 @@ class Causes:
 
 def _counted(trade: Trade | None) -> int:
     """
-    What a trade adds to its account's total.
+    The amount that a trade adds to its account's total.
     """
     return 0 if trade is None else trade.counted
 
 
 def _member(intent: Intent, member: str) -> object:
     """
-    A member of a request, by the name that a 422 has for it.
+    A member of a request, by its name in a 422.
     """
     if member == "command":
         return intent.command

@@ -1,8 +1,9 @@
 """
-The clients: what they do, and what they write down.
+The clients: what they do, and what they record.
 
-A client connects, asks, waits, goes, comes back and asks again for what it got
-no answer to, under the same key. It misbehaves as its seed allows.
+A client connects, sends requests, waits, disconnects, comes back and repeats
+the requests without a reply under the same key. It misbehaves as its seed
+allows.
 """
 
 from collections.abc import Sequence
@@ -26,10 +27,10 @@ from tests.simulation.site import SECRET, Site
 from tests.simulation.world import World
 
 _FOREVER = 4102444800
-# Refusals that are given as soon as a line is read, even while another request
-# of the same extID waits.
+# Refusals that are sent as soon as a line is read, even while another request
+# of the same extID is pending.
 _AT_ONCE = ("DUPLICATE_EXTID", "UNAUTHORIZED", "SHUTDOWN")
-# After these it is known what happened; after others one may ask again.
+# After these the outcome is known; after others a request may be repeated.
 _FINAL = (200, 400, 403, 404, 409, 422)
 
 _ROLES = (1, 2, 3, 1, 1, 0, 3)
@@ -54,8 +55,8 @@ class Client:
     """
     One client, which has one connection at a time.
 
-    @ivar unsettled: Requests with a key of which it does not know the outcome.
-    @ivar isFinishing: Whether it asks for nothing new any more.
+    @ivar unsettled: Requests with a key whose outcome it does not know.
+    @ivar isFinishing: Whether it starts nothing new.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Client:
     @property
     def isDone(self) -> bool:
         """
-        Whether it has asked for all that it was to ask for.
+        Whether it has sent all requests that it was to send.
         """
         return self._left <= 0
 
@@ -120,18 +121,19 @@ class Client:
 
     def finish(self) -> None:
         """
-        Ask again for all that is not settled, until it is.
+        Repeat all requests that are not settled, until they are.
         """
         self.isFinishing = True
         if self.token.isLimited:
-            # It may never be let in again, and there may be no room for it.
+            # It may never be let in again, and there may be no free
+            # connection.
             if self._link is not None:
                 self._leave()
             return
         again = [intent for intent in self.unsettled if not self._isWaitedFor(intent)]
         if self._link is not None:
             self._link.resume()
-        # There may be no room for all connections at once.
+        # There may not be enough connections for all at once.
         isUseless = self._isMuted or (not again and not self.unsettled)
         if self._link is not None and isUseless and self._random.random() < 0.5:
             self._leave()
@@ -144,7 +146,7 @@ class Client:
     @property
     def _isMuted(self) -> bool:
         """
-        Whether it can send nothing on this connection any more.
+        Whether it can't send anything on this connection any more.
         """
         talk = self._talk
         return talk is None or talk.halfClosed or talk.isUnfinished
@@ -190,7 +192,7 @@ class Client:
             self._world.happens("wrong")
             return market.wrong(token)
         known = self._settled
-        # Also what may still be under way, to which the request then attaches.
+        # These include pending ones, to which the request then attaches.
         latest = known[-20:] + list(self.unsettled)[-20:]
         if latest and self._chance("retry", 0.08):
             self._world.happens("retry")
@@ -223,7 +225,7 @@ class Client:
         moment = world.now, world.turn
         end = self._sent + len(line)
         if "LINE_TOO_LONG" in intent.allowed:
-            # It is judged as soon as it is clear that it is too long.
+            # It is refused as soon as it is clear that it is too long.
             end = self._sent + self._setting.limits.maxLineLength + 2
         attempt = Attempt(intent, self._talk, extID, end, moment)
         self._sent += len(line)
@@ -236,7 +238,8 @@ class Client:
 
     def _extIDOf(self, intent: Intent) -> str:
         """
-        An extID as its JSON text; none for what is answered without.
+        An extID as its JSON text; none for requests that are answered without
+        one.
         """
         if intent.line is not None and (
             "<extID>" not in intent.line or "LINE_TOO_LONG" in intent.allowed
@@ -269,7 +272,7 @@ class Client:
 
     def drop(self) -> None:
         """
-        Go without a word.
+        Disconnect without notice.
         """
         if self._link is not None:
             self._world.happens("dropped-by-client")
@@ -284,7 +287,7 @@ class Client:
 
     def breakLink(self) -> None:
         """
-        Lose the connection somewhere in the net.
+        Lose the connection somewhere in the network.
         """
         if self._link is not None:
             self._world.happens("dropped-by-net")
@@ -343,7 +346,8 @@ class Client:
 
     def _attemptOf(self, waiting: list[Attempt], reply: Reply) -> Attempt | None:
         """
-        Take the attempt that a reply answers out of those under its extID.
+        Find the attempt that a reply answers, and remove it from those under
+        its extID.
         """
         delivered = [
             each

@@ -1,6 +1,6 @@
 """
-The course of things in one seed: the bustle of clients, what befalls them, and
-the quiet at the end, after which all of it is judged.
+The course of one seed: the activity of the clients, the faults, and the quiet
+period at the end, after which everything is checked.
 """
 
 import gc
@@ -22,13 +22,13 @@ from tests.simulation.site import Log, Site
 from tests.simulation.waits import Waits
 from tests.simulation.world import BEGINNING, Violation, World
 
-# Which client's token expires, and which one's is revoked.
+# The clients whose tokens expire and are revoked.
 _EXPIRES, _REVOKED = 3, 4
 
 
 class Course:
     """
-    All that belongs to one seed.
+    Everything that belongs to one seed.
     """
 
     def __init__(self, world: World, plan: Plan, folder: Path, log: Log) -> None:
@@ -41,13 +41,13 @@ class Course:
         self.site = Site(world, history, setting, folder)
         self._books = self.newBooks()
         market = Market(world.generator(), history, not setting.isForeign)
-        # About as long as it takes the clients to ask for everything.
+        # About as long as the clients need for all their requests.
         self._length = plan.requests / setting.clients * setting.pace / 1.9
         self._clients = self._people(market)
 
     def newBooks(self) -> Books:
         """
-        Books in which nothing is written yet.
+        Empty books.
         """
         return Books(self._world, self.history, self._setting.isExtIDIdempotent)
 
@@ -73,7 +73,7 @@ class Course:
 
     def go(self) -> None:
         """
-        Let everything happen, then judge it.
+        Run the seed, then check it.
         """
         self.site.booted = self._booted
         self.site.boot()
@@ -83,7 +83,7 @@ class Course:
         self._checkRest()
         self._stop()
         self.judge()
-        # What nobody heard of an error is logged when it is garbage.
+        # An unhandled error is logged when it is garbage collected.
         gc.collect()
         self._log.check(self._world)
 
@@ -95,7 +95,7 @@ class Course:
 
     def _plague(self) -> None:
         """
-        Arrange for what comes from outside, each kind a few times.
+        Schedule the faults from outside, each kind a few times.
         """
         site, random = self.site, self._random
         crash = site.crash
@@ -112,7 +112,7 @@ class Course:
 
     def _often(self, fault: str, times: float, strike: Callable[[], object]) -> None:
         """
-        Let something happen so many times on average.
+        Schedule a function so many times on average.
         """
         random = Random(self._random.getrandbits(64))
         time = random.expovariate(times / self._length)
@@ -143,25 +143,25 @@ class Course:
 
     def _bustle(self) -> None:
         """
-        Run until every client has asked for all it was to ask for.
+        Run until every client has sent all its requests.
         """
         world = self._world
         while not all(client.isDone for client in self._clients):
             world.run(world.now + max(0.1, self._length / 20))
-            # Each line that is not finished may cost its client so long.
+            # Each unfinished line may delay its client by this time.
             lineTimeout = self._setting.limits.lineTimeout
             if world.now > 20 * self._length + 100 + 20 * lineTimeout:
                 raise Violation("clients", "they do not come to an end")
 
     def _settle(self) -> None:
         """
-        Let no more faults happen, and have all that is unsettled asked again.
+        Stop all faults, and have all unsettled requests repeated.
         """
         world = self._world
         world.faults = frozenset()
         for _ in range(1000):
             for client in self._clients:
-                # One after the other, as there may be room for one only.
+                # One after the other, as only one connection may be allowed.
                 world.later(8.0 * self._random.random(), client.finish)
             world.run(world.now + 10.0)
             if not any(client.unsettled for client in self._trusted()):
@@ -179,13 +179,13 @@ class Course:
 
     def _trusted(self) -> list[Client]:
         """
-        The clients whose requests have to be settled in the end.
+        The clients whose requests must be settled in the end.
         """
         return [c for c in self._clients if c.token.role and not c.token.isLimited]
 
     def _checkRest(self) -> None:
         """
-        At rest nothing is left that waits, and all that is counted is at zero.
+        At rest nothing is pending, and all counts are zero.
         """
         service = self.site.service
         if service is None:
@@ -214,7 +214,7 @@ class Course:
 
     def judge(self) -> None:
         """
-        Hold what was seen against the rules.
+        Check everything that was recorded against the rules.
         """
         world, history = self._world, self.history
         audience = Audience(world, history)

@@ -1,8 +1,8 @@
 """
-A trading runtime that is not ours, and its events.
+A foreign trading runtime, and its events.
 
-It reserves at once or later, refuses, or fails. Its events come when they
-like: before or after the timeout, twice, never, in another order than the
+It reserves at once or later, refuses, or fails. Its events come at any time:
+before or after the timeout, twice, never, in another order than the
 operations, with or without the mark of their operation.
 """
 
@@ -29,8 +29,8 @@ class ForeignRuntime:
     """
     A runtime that keeps its own books.
 
-    @ivar reserved: Of each operation, when its order was reserved, the type of
-        its event, and the order.
+    @ivar reserved: For each operation, when its order was reserved, the type
+        of its event, and the order.
     """
 
     def __init__(self, world: World, isMarked: bool) -> None:
@@ -90,7 +90,7 @@ class ForeignRuntime:
         if delay:
             self._world.later(delay, self._book, reservation)
         else:
-            # The waiter has to stand by now.
+            # The waiter must be registered by now.
             self._book(reservation)
 
     def _reserve(self, operation: Operation | Deletion) -> Reservation:
@@ -153,13 +153,13 @@ class ForeignRuntime:
 
     def _data(self, trade: Trade) -> Trade | Mapping[str, Any]:
         """
-        A trade as ours, or as the members that go over the wire.
+        A trade as our record, or as the members on the wire.
         """
         return trade if self._random.random() < 0.5 else eventData(committed(trade))
 
     def fail(self) -> None:
         """
-        Be unable to book for the server that runs.
+        Fail for the running server.
         """
         failing, self._failing = self._failing, FailureNotifier()
         failing.fail(Failure(ConnectionError("the trading core is gone")))

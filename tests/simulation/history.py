@@ -1,9 +1,10 @@
 """
-What was seen from outside: the record against which the server is judged.
+The record of one run as seen from outside, against which the server is
+checked.
 
-Clients write down what they sent and what came, with its times; the storage
-writes down what it was told to commit and when that was on disk; an observer
-of the event stream writes down what was published.
+Clients record what they sent and received, with the times; the storage records
+what it was told to commit and when that was on disk; an observer of the event
+stream records what was published.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ parse = JSONDecoder(parse_float=Decimal).decode
 
 def committed(trade: records.Trade) -> Trade:
     """
-    The trade that the server has made, as the model has it.
+    A trade of the server, in the model's form.
     """
     return Trade(
         order=trade.order,
@@ -44,9 +45,10 @@ def committed(trade: records.Trade) -> Trade:
 @define(eq=False)
 class Token:
     """
-    What a client shows with each request.
+    The token of a client's requests.
 
-    @ivar expires: The UNIX time at which it ends, if that is in this history.
+    @ivar expires: The UNIX time at which it expires, if that is in this
+        history.
     @ivar revoked: When it was revoked, in seconds of the monotonic clock.
     """
 
@@ -60,7 +62,7 @@ class Token:
     @property
     def isLimited(self) -> bool:
         """
-        Whether it is, or may become, bad.
+        Whether it is, or may become, invalid.
         """
         return self.expires is not None or self.revoked is not None
 
@@ -95,7 +97,7 @@ class Intent:
     @property
     def isSync(self) -> bool:
         """
-        Whether the event's data is the answer.
+        Whether the reply has the event's data.
         """
         return self.command.endswith("Sync")
 
@@ -148,7 +150,7 @@ class Attempt:
     @property
     def status(self) -> int:
         """
-        The status of the reply, or 0 as long as there is none.
+        The status of the reply, or 0 while there is none.
         """
         return 0 if self.reply is None else self.reply.status
 

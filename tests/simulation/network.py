@@ -50,12 +50,12 @@ class Peer(Protocol):
 
     def received(self, data: bytes, written: Moment) -> None:
         """
-        Take what the server wrote at that moment.
+        Receive what the server wrote at that moment.
         """
 
     def ended(self, link: "Link") -> None:
         """
-        The server has said all that it wants to say.
+        The server has ended its output.
         """
 
     def lost(self, link: "Link") -> None:
@@ -80,7 +80,8 @@ class Link:
         self.isOpen = True
         self.isBroken = False
         self._isStalled = False
-        # When the last of each way arrives, which nothing may overtake.
+        # When the last bytes of each direction arrive; nothing may overtake
+        # them.
         self._lastIn = self._lastOut = world.now
         self._inbox: deque[bytes | None] = deque()
         self._outbox: deque[tuple[bytes | None, Moment]] = deque()
@@ -92,7 +93,8 @@ class Link:
 
     def _arrival(self, last: float) -> float:
         """
-        When something arrives that is sent now after what arrives at C{last}.
+        When bytes arrive that are sent now, after those that arrive at
+        C{last}.
         """
         random, grain = self._random, self._conditions.grain
         delay = random.random() * self._conditions.latency
@@ -124,7 +126,7 @@ class Link:
 
     def end(self) -> None:
         """
-        Say to the server that nothing more will be sent.
+        Tell the server that nothing more will be sent.
         """
         self._lastIn = self._arrival(self._lastIn)
         self._world.at(self._lastIn, self._arrive, _END)
@@ -137,7 +139,7 @@ class Link:
 
     def deliver(self) -> None:
         """
-        Give the protocol what has arrived, as long as it reads.
+        Give the protocol what has arrived, while it reads.
         """
         inbox, transport = self._inbox, self.transport
         while inbox and transport.isReading and self.isOpen:
@@ -165,7 +167,7 @@ class Link:
     @property
     def hasUnread(self) -> bool:
         """
-        Whether there is something that the server has not read.
+        Whether the server has not read everything.
         """
         return bool(self._inbox)
 
@@ -180,7 +182,7 @@ class Link:
 
     def taken(self, size: int) -> int:
         """
-        How many of so many bytes the system takes at once.
+        How many of so many bytes the system accepts at once.
         """
         size = min(size, self.room)
         if self._world.mayHappen("short-write") and self._random.random() < 0.05:
@@ -191,13 +193,13 @@ class Link:
     @property
     def bufferSize(self) -> int:
         """
-        From how many waiting bytes on the producer is paused.
+        The number of waiting bytes at which the producer is paused.
         """
         return self._conditions.buffer
 
     def carry(self, data: bytes | None, written: Moment) -> None:
         """
-        Take what leaves the server, or with L{None} its end.
+        Carry bytes from the server, or with L{None} its end.
         """
         self._unread += len(data or b"")
         self._lastOut = self._arrival(self._lastOut)
@@ -229,13 +231,13 @@ class Link:
 
     def stall(self) -> None:
         """
-        Let the client read nothing.
+        Stop the client's reading.
         """
         self._isStalled = True
 
     def resume(self) -> None:
         """
-        Let the client read on.
+        Resume the client's reading.
         """
         self._isStalled = False
         self._read()
@@ -244,7 +246,7 @@ class Link:
 
     def leave(self) -> None:
         """
-        The client closes its end and hears nothing more.
+        Close the client's end; it receives nothing more.
         """
         self.peer = None
         if self._outbox:
@@ -255,7 +257,8 @@ class Link:
 
     def break_(self) -> None:
         """
-        Lose the connection, with what is under way; each end hears of it later.
+        Lose the connection, with all bytes on their way; each end learns of it
+        later.
         """
         if not self.isOpen or self.isBroken:
             return
@@ -295,7 +298,7 @@ class Link:
 
     def vanish(self) -> None:
         """
-        The server's process is gone; what it has sent may still arrive.
+        The server's process is gone; bytes that it has sent may still arrive.
         """
         if self.isOpen:
             self.talk.lostAt = min(self.talk.lostAt, self._world.now)

@@ -16,21 +16,21 @@ from tests.simulation.setting import Setting
 from tests.simulation.world import Violation, World
 
 _TIMEOUT = 5.0
-# A late answer of this much is still in time: no computing takes time here.
+# A reply this much late is still in time: computing takes no time here.
 _GRACE = 0.001
-# So long an answer may be on its way, in seconds; then its client has it.
+# Seconds for which a reply may be on its way; after that its client has it.
 _UNDER_WAY = 5.0
-# For so long a server that stops still answers what comes, in seconds.
+# Seconds for which a stopping server still replies.
 _LAST_CALL = 0.2
 _NEVER = float("inf")
-# What a refusal's data has, by its status; only a 504 may have none.
+# The data of a refusal, by its status; only a 504 may have none.
 _MEMBERS = {422: "order", 503: "retry_after_ms", 504: "order"}
 
 
 @define(eq=False)
 class Replies:
     """
-    The judge of each request's reply.
+    The checks of each request's reply.
     """
 
     _world: World
@@ -41,7 +41,7 @@ class Replies:
 
     def check(self) -> None:
         """
-        Judge all of them.
+        Check all replies.
         """
         for talk in self._history.talks:
             self._checkTalk(talk)
@@ -61,7 +61,7 @@ class Replies:
 
     def _isTooSlow(self, attempt: Attempt) -> bool:
         """
-        Whether its line took so long that the server had given up reading.
+        Whether its line took so long that the server had stopped reading.
         """
         if attempt.begun is None:
             return False
@@ -70,8 +70,8 @@ class Replies:
 
     def _checkCutOff(self, talk: Talk) -> None:
         """
-        Nobody is cut off who reads, unless there is no room, or the end of the
-        connection takes too long.
+        No client that reads is cut off, unless a limit is reached, or the end
+        of the connection takes too long.
         """
         time = talk.abortedAt
         if time == _NEVER or talk.wasHeldUp(time, time):
@@ -79,14 +79,14 @@ class Replies:
         generation = self._history.generations[talk.generation]
         isRefused = time == talk.opened
         isSlow = talk.isEnding and time >= talk.opened + _TIMEOUT
-        # A server that stops says good-bye first.
+        # A stopping server ends its output first.
         isStopping = time >= generation.stopping and time >= talk.goodbye[0]
         if not (isRefused or isSlow or isStopping):
             raise Violation("cut-off", f"{talk.name} was cut off", (talk.name,))
 
     def _checkSilence(self, attempt: Attempt) -> None:
         """
-        No answer is right only if nobody could have got one.
+        A missing reply is right only if none could have been received.
         """
         talk, delivered = attempt.talk, attempt.delivered
         if delivered is None:
@@ -122,7 +122,7 @@ class Replies:
 
     def _checkTime(self, attempt: Attempt) -> None:
         """
-        Every answer comes in time, and 504 not before its time.
+        Every reply comes in time, and a 504 not before its time.
         """
         reply, delivered, talk = attempt.reply, attempt.delivered, attempt.talk
         assert reply is not None and delivered is not None
@@ -154,7 +154,7 @@ class Replies:
 
     def _checkRights(self, attempt: Attempt) -> None:
         """
-        A bad token is 401, a role without the right 403.
+        An invalid token is 401, a role without the right 403.
         """
         reply, delivered, intent = attempt.reply, attempt.delivered, attempt.intent
         assert reply is not None and delivered is not None

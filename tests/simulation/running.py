@@ -1,5 +1,5 @@
 """
-One seed from its number to what came of it.
+One seed, from its number to its outcome.
 """
 
 import gc
@@ -25,7 +25,7 @@ _MEMORY = Path("/dev/shm")
 @define
 class Outcome:
     """
-    What came of it.
+    The outcome of a seed.
 
     @ivar digest: The same for the same history.
     @ivar counts: How often each kind of fault happened.
@@ -63,7 +63,7 @@ def simulate(plan: Plan) -> Outcome:
 @contextmanager
 def prepared(world: World, plan: Plan) -> Iterator[Course]:
     """
-    Make all that a seed needs, for as long as it runs.
+    Make everything that a seed needs, for as long as it runs.
     """
     memory = _MEMORY if _MEMORY.is_dir() else None
     with (
@@ -83,7 +83,7 @@ def prepared(world: World, plan: Plan) -> Iterator[Course]:
 @contextmanager
 def _clocks(world: World) -> Iterator[None]:
     """
-    Have whoever asks the system for the time be told that of the world.
+    Replace the system's clocks by those of the world.
     """
     real = time.time, time.monotonic
     time.time, time.monotonic = world.wall, lambda: world.now
@@ -96,8 +96,8 @@ def _clocks(world: World) -> Iterator[None]:
 @contextmanager
 def _noCollector() -> Iterator[None]:
     """
-    Let no garbage be collected meanwhile: what that finds is logged, at a
-    moment which has nothing to do with the seed.
+    Turn garbage collection off: what it finds is logged at a moment that does
+    not depend on the seed.
     """
     gc.disable()
     try:

@@ -1,6 +1,6 @@
 """
-What a seed decides before anything happens: which faults there may be, how
-tight the limits are and how fast everything is.
+The choices of a seed: which faults may happen, how tight the limits are and
+how fast everything is.
 """
 
 from random import Random
@@ -11,7 +11,7 @@ from attrs import define, evolve
 from creditsync.records import Limits
 from tests.simulation.network import Conditions
 
-# Every kind of fault, with what it is.
+# Every kind of fault, with a description.
 FAULTS = {
     "cut": "a line arrives in pieces",
     "delay": "the network takes its time",
@@ -57,7 +57,7 @@ FAULTS = {
 @define
 class Plan:
     """
-    What is simulated: a seed, or less than it to find out what matters.
+    The run to simulate: a seed, or less than it to find out what matters.
 
     @ivar without: Faults that may not happen although the seed has them.
     @ivar absent: Numbers of clients that do nothing.

@@ -1,9 +1,9 @@
 """
-From a seed that breaks a rule to the shortest useful trace.
+Shrinks a seed that breaks a rule to the shortest useful trace.
 
 Faults and clients are left out and requests made fewer, as long as the same
-rule is still broken. Then of all that has happened those lines are shown that
-have to do with what is broken, and what befell the server.
+rule is still broken. Then only those lines of the trace are shown that concern
+the violation, and what happened to the server.
 """
 
 import re
@@ -13,9 +13,9 @@ from attrs import evolve
 from tests.simulation.running import Outcome, simulate
 from tests.simulation.setting import FAULTS, Plan
 
-# The most runs that shrinking may take.
+# The maximum number of runs for shrinking.
 _RUNS = 80
-# The most lines that are shown, and the most bytes of each.
+# The maximum number of lines that are shown, and of bytes in each.
 _LINES = 40
 _TOKEN = re.compile('"__token":"[^"]*",')
 _WIDTH = 240
@@ -55,7 +55,7 @@ class _Shrinking:
 
 def shrink(outcome: Outcome) -> Outcome:
     """
-    Look for less that breaks the same rule.
+    Search for a smaller plan that breaks the same rule.
     """
     shrinking = _Shrinking(outcome)
     while shrinking.plan.requests > 10 and shrinking.attempt(
@@ -74,7 +74,7 @@ def shrink(outcome: Outcome) -> Outcome:
 
 def told(outcome: Outcome) -> str:
     """
-    The rule that is broken, how to see it again, and what led to it.
+    The broken rule, how to reproduce it, and what led to it.
     """
     violation, plan = outcome.violation, outcome.plan
     assert violation is not None
@@ -95,7 +95,7 @@ def told(outcome: Outcome) -> str:
 
 def _line(entry: tuple[float, str, str, bytes], about: tuple[str, ...]) -> str:
     """
-    A line of the trace, or nothing where it has nothing to do with this.
+    A line of the trace, or nothing if it does not concern the violation.
     """
     time, who, what, data = entry
     text = _TOKEN.sub("", data.decode(errors="replace"))

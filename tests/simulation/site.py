@@ -1,7 +1,8 @@
 """
-The server in its place: put together by the real service, again after each end.
+The server in its environment: built by the real service, and restarted after
+each end.
 
-A process ends in order, by a crash, or because its ledger failed; clients can
+A process ends by a stop, by a crash, or because its ledger failed; clients can
 reconnect once the next one is up.
 """
 
@@ -40,7 +41,7 @@ from tests.simulation.world import Reactor, Violation, World
 
 SECRET = "a secret of the simulated world, long enough"
 
-# What the log may say of each fault that was provoked.
+# What the log may contain for each provoked fault.
 _PROVOKED = {
     "the ledger failed, no more operations are booked": "commit-failed",
     "an observer of trade events failed": "observer-fails",
@@ -52,17 +53,17 @@ _PROVOKED = {
 @cache
 def _schemas() -> Schemas:
     """
-    The judge of requests, who has no state and is slow to make.
+    The validator of requests, which has no state and is slow to build.
     """
     return Schemas()
 
 
 class Site:
     """
-    A place for one server after another.
+    The environment of one server after another.
 
-    @ivar service: The server that runs, if one does.
-    @ivar isLast: Whether none comes after it.
+    @ivar service: The running server, if there is one.
+    @ivar isLast: Whether no other server follows.
     @ivar booted: Called when a server has started.
     """
 
@@ -86,7 +87,7 @@ class Site:
     @property
     def generation(self) -> Generation:
         """
-        The process that runs, or the last one that ran.
+        The running process, or the last one.
         """
         return self._history.generations[-1]
 
@@ -140,7 +141,7 @@ class Site:
 
     def _observe(self, events: Any) -> None:
         """
-        Hear of what is published, before anybody else does.
+        Record what is published, before any other observer.
         """
         events._observers.clear()
         events.addObserver(self._published)
@@ -173,7 +174,7 @@ class Site:
 
     def _failed(self, why: object) -> None:
         """
-        The server can book no more: its process ends.
+        The server can't book any more: its process ends.
         """
         self.generation.hasFailed = True
         self.stop()
@@ -188,7 +189,7 @@ class Site:
         generation.stopping = self._world.now
         self._world.note("server", "is told to stop")
         stopped = service.stopService()
-        # What is cut off at the end is closed in the next turn.
+        # A connection that is cut off at the end is closed in the next turn.
         stopped.addBoth(lambda _: self._world.later(0, self._stopped, generation))
 
     def _stopped(self, generation: Generation) -> None:
@@ -214,7 +215,8 @@ class Site:
 
     def _checkRest(self) -> None:
         """
-        After a stop in order nothing is left, however its connections ended.
+        After an orderly stop no counts are left, however its connections
+        ended.
         """
         assert self.service is not None
         left = counts.left(self.service, isClosed=True)
@@ -269,7 +271,7 @@ class Site:
 
     def connect(self, talk: Talk) -> Link | None:
         """
-        Take a connection, if a server listens.
+        Accept a connection, if a server listens.
         """
         service = self.service
         if service is None or self.generation.stopping <= self._world.now:
@@ -287,7 +289,7 @@ class Site:
 @implementer(ILogObserver)
 class Log:
     """
-    What the server's log says of failures.
+    The failures in the server's log.
     """
 
     def __init__(self) -> None:
@@ -307,7 +309,7 @@ class Log:
 
     def check(self, world: World) -> None:
         """
-        See that there is a fault for each failure.
+        Check that there is a fault for each failure.
         """
         for text, cause in self.failures:
             fault = _PROVOKED.get(text)

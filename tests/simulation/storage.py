@@ -1,11 +1,11 @@
 """
 The disk, and the thread that writes to it.
 
-SQLite's real files stand in a folder, with a L{Disk <tests.crash.disk.Disk>}
+SQLite's real files are in a folder, with a L{Disk <tests.crash.disk.Disk>}
 below them that knows what is synced. Commits run "elsewhere": at a later
-simulated time, and sometimes they err, before or after the fact. A crash leaves
-what a power cut, or the end of the process, may leave, and the next server
-starts on that.
+simulated time, and sometimes they fail, before or after they are written. A
+crash leaves what a power cut, or the end of the process, may leave, and the
+next server starts with that.
 """
 
 import sqlite3
@@ -33,7 +33,7 @@ _NAME = "ledger.db"
 @cache
 def _emptyLedger() -> Mapping[str, bytes]:
     """
-    The file of a ledger in which nothing was booked yet.
+    The file of an empty ledger.
     """
     with TemporaryDirectory() as folder:
         path = Path(folder, _NAME)
@@ -45,7 +45,7 @@ def _emptyLedger() -> Mapping[str, bytes]:
 
 class _RecordedLedger(SQLiteLedger):
     """
-    The real ledger, which tells what it is told.
+    The real ledger, which records its commits.
     """
 
     told: Callable[[Sequence[Reservation]], None]
@@ -60,9 +60,9 @@ class _RecordedLedger(SQLiteLedger):
 
 class Storage:
     """
-    A computer's disk and what is done to it by one server after another.
+    A computer's disk, as one server after another uses it.
 
-    @ivar bookings: What this server's ledger was told, by operation.
+    @ivar bookings: The commits of this server's ledger, by operation.
     @ivar crashed: Called when the power is cut inside of a commit.
     """
 
@@ -93,7 +93,7 @@ class Storage:
 
     def _place(self, files: Mapping[str, bytes]) -> None:
         """
-        Have a new disk with these files.
+        Make a new disk with these files.
         """
         self._folder = self._root / str(self._process)
         self._folder.mkdir()
@@ -118,7 +118,7 @@ class Storage:
 
     def rows(self, statement: str) -> list[Any]:
         """
-        Read what is in the file now.
+        Read the rows in the file.
         """
         uri = (self._folder / _NAME).as_uri() + "?mode=ro"
         with closing(sqlite3.connect(uri, uri=True)) as connection:
@@ -126,7 +126,7 @@ class Storage:
 
     def execute(self, statement: str) -> None:
         """
-        Change the file behind everybody's back.
+        Change the file past the server.
         """
         with closing(sqlite3.connect(self._folder / _NAME)) as connection:
             connection.execute(statement)
@@ -136,7 +136,7 @@ class Storage:
 
     def _tell(self, reservations: Sequence[Reservation]) -> None:
         """
-        Write down what is about to be committed.
+        Record what is about to be committed.
         """
         moment = self._world.now, self._world.turn
         batch = []
@@ -151,7 +151,7 @@ class Storage:
                 asked.command,
                 moment,
             )
-            # By its operation the event is known as this booking's.
+            # The operation identifies the event as this booking's.
             self.bookings[asked] = booking
             batch.append(booking)
         self._told.append(batch)
@@ -161,7 +161,7 @@ class Storage:
 
     def _run(self, function: Callable[[], None], process: int) -> "Deferred[None]":
         """
-        Execute a blocking function elsewhere.
+        Run a blocking function elsewhere.
         """
         world, random = self._world, self._random
         done: Deferred[None] = Deferred()
@@ -190,7 +190,7 @@ class Storage:
         try:
             function()
         except sqlite3.Error as error:
-            # What the next server finds is the truth.
+            # The next server finds out the truth.
             _doubt(batch)
             if self._disk.fault is None:
                 world.blame("ledger", f"a commit fails without a cause: {error}")
@@ -222,7 +222,7 @@ class Storage:
 
     def _arm(self) -> None:
         """
-        Have one of the next calls to the disk fail, or be the last one.
+        Make one of the next calls of the disk fail, or be the last one.
         """
         if self._chance("sync-errs", 0.003):
             done = self._random.randrange(4)
@@ -260,7 +260,7 @@ class Storage:
 
     def stopped(self) -> None:
         """
-        The server has stopped in order, and the next one may come.
+        The server has stopped in order, and the next one may start.
         """
         self._process += 1
         self._loseRest()
@@ -283,7 +283,7 @@ class Storage:
 
     def _loseRest(self) -> None:
         """
-        Write down that what has not reached the disk never will.
+        Record that the rest will never reach the disk.
         """
         for booking in self.bookings.values():
             booking.isLost = not (booking.applied or booking.isDoubtful)
@@ -304,14 +304,14 @@ class Storage:
 
     def end(self) -> None:
         """
-        Let go of everything.
+        Release everything.
         """
         self._remove()
 
 
 def _doubt(batch: Sequence[Booking]) -> None:
     """
-    Write down that nobody knows whether these are on disk.
+    Record that it is unknown whether these are on disk.
     """
     for booking in batch:
         booking.isDoubtful = True

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 @implementer(ITCPTransport, IHalfCloseableDescriptor)
 class Transport:
     """
-    One that only buffers what is written, as those that lie above a socket do.
+    A transport that only buffers what is written, like those above a socket.
 
-    @ivar protocol: Whose transport it is.
+    @ivar protocol: The protocol that it serves.
     """
 
     protocol: Any
@@ -50,7 +50,7 @@ class Transport:
 
     def start(self, protocol: Any) -> None:
         """
-        Be this protocol's transport.
+        Become this protocol's transport.
         """
         self.protocol = protocol
         protocol.makeConnection(self)
@@ -93,13 +93,13 @@ class Transport:
 
     def pauseProducing(self) -> None:
         """
-        Read no more from the client.
+        Stop reading from the client.
         """
         self.isReading = False
 
     def resumeProducing(self) -> None:
         """
-        Read on from the next turn on.
+        Resume reading in the next turn.
         """
         if self.isConnected and not self.disconnecting:
             self.isReading = True
@@ -149,7 +149,7 @@ class Transport:
 
     def pump(self) -> None:
         """
-        Send what the window has room for.
+        Send as much as the window allows.
         """
         self._isPumping = False
         if not self.isConnected:
@@ -194,7 +194,7 @@ class Transport:
         See L{ITCPTransport.unregisterProducer}.
         """
         self._producer = None
-        # A protocol does so when it has nothing more to say.
+        # A protocol does so when it has nothing more to send.
         self._link.talk.goodbye = self._world.now, self._world.turn
         self._pumpLater()
 
@@ -238,7 +238,7 @@ class Transport:
 
     def close(self, reason: Exception, isAborted: bool) -> None:
         """
-        Be closed, and tell the protocol so.
+        Close, and tell the protocol so.
         """
         if not self.isConnected:
             return
@@ -252,7 +252,7 @@ class Transport:
 
     def loseUnsent(self) -> None:
         """
-        Lose what there was no room for on the way to the client.
+        Lose the bytes that did not fit on the way to the client.
         """
         if self._buffer:
             written, _ = self._writes[0][1]
@@ -262,8 +262,8 @@ class Transport:
 
 class Socket(Transport, FileDescriptor):
     """
-    One through which can be sent at once, as L{FileDescriptor} has it: only its
-    kind is taken from there, and nothing that it does.
+    A transport that can send at once, like L{FileDescriptor}: only its type is
+    taken from there, and none of its behaviour.
     """
 
     _tempDataLen = 0
@@ -271,7 +271,7 @@ class Socket(Transport, FileDescriptor):
     @property
     def dataBuffer(self) -> bytes:
         """
-        What was written and has not left.
+        The data that was written and not yet sent.
         """
         return bytes(self._buffer)
 

@@ -41,7 +41,7 @@ class _Wait:
 @define(eq=False)
 class Waits:
     """
-    Who waited, and for what.
+    The pending requests and what each waits for.
     """
 
     _history: History
@@ -49,7 +49,7 @@ class Waits:
 
     def check(self) -> None:
         """
-        Give each event to whom it belongs, and see who got it.
+        Assign each event to its request, and check that the request got it.
         """
         waits = self._waits()
         for event in self._history.publications:
@@ -57,14 +57,15 @@ class Waits:
             if wait is not None:
                 wait.event = event
         for sameOrder in waits.values():
-            # Of who was held up it is not known from when to when it waited.
+            # For a connection that was held up it is unknown when its waits
+            # began and ended.
             if not any(_isHeldUp(each) for each in sameOrder):
                 for wait in sameOrder:
                     self._judge(wait)
 
     def _waits(self) -> dict[int, list[_Wait]]:
         """
-        All waits, by order, and the longest first.
+        All waits, by order, with the longest first.
         """
         waits: dict[int, list[_Wait]] = {}
         deletions: dict[int, list[Intent]] = {}
@@ -77,7 +78,7 @@ class Waits:
                 asked = [self._history.intents[number]]
             else:
                 asked = deletions[order]
-            # Of several who ask to delete an order it is not known who did.
+            # If several requests delete an order it is unknown which one did.
             if len(asked) != 1 or not asked[0].isSync:
                 continue
             [intent] = asked
@@ -90,7 +91,7 @@ class Waits:
 
     def _answered(self, waits: list[_Wait], event: Publication) -> _Wait | None:
         """
-        Who is answered by an event.
+        The requests that an event answers.
         """
         for wait in waits:
             isWaiting = wait.begin <= event.at < wait.end

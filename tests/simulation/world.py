@@ -1,9 +1,9 @@
 """
-Time: one queue of all that is going to happen, and the clocks.
+Time: one queue of everything that is going to happen, and the clocks.
 
-The monotonic clock is the queue's own. The wall clock is apart from it by an
-offset that steps. Everything that is random comes from generators that were
-seeded by one: each collaborator has its own, so that leaving one of them out
+The monotonic clock is the queue's own. The wall clock differs from it by an
+offset that changes in steps. All randomness comes from generators that were
+seeded by one: each collaborator has its own, so leaving one of them out
 changes little for the others.
 """
 
@@ -83,20 +83,21 @@ class World:
 
     def at(self, time: float, function: Callable[..., object], *args: Any) -> None:
         """
-        Let something happen at this time, after what is already to happen then.
+        Schedule a function at this time, after those that are already
+        scheduled then.
         """
         self._number += 1
         heappush(self._queue, (time, self._number, function, args))
 
     def later(self, delay: float, function: Callable[..., object], *args: Any) -> None:
         """
-        Let something happen after so many seconds.
+        Schedule a function after so many seconds.
         """
         self.at(self.now + delay, function, *args)
 
     def run(self, until: float) -> None:
         """
-        Let happen what happens up to this time.
+        Run everything that is scheduled up to this time.
         """
         queue = self._queue
         while queue and queue[0][0] <= until:
@@ -115,7 +116,7 @@ class World:
 
     def blame(self, rule: str, message: str, *about: str) -> None:
         """
-        End the run with a violation, seen where to raise it would not do.
+        End the run with a violation, found where it can't be raised.
         """
         self._violation = Violation(rule, message, about)
 
@@ -127,7 +128,7 @@ class World:
 
     def wallBetween(self, first: float, last: float) -> tuple[float, float]:
         """
-        The least and the greatest UNIX time that it was between two moments.
+        The earliest and the latest UNIX time between two moments.
         """
         times = []
         for number, (start, offset) in enumerate(self.steps):
@@ -159,7 +160,7 @@ class World:
 
     def note(self, who: str, what: str, data: bytes = b"") -> None:
         """
-        Write down what happens.
+        Record what happens.
         """
         self.trace.append((self.now, who, what, data))
         self._hash.update(f"{self.now!r} {who} {what} ".encode())
@@ -168,7 +169,8 @@ class World:
     @property
     def digest(self) -> str:
         """
-        A text that is the same if, and as good as only if, the same happened.
+        A digest of everything that happened: the same only for the same
+        history.
         """
         return str(self._hash.hexdigest())
 
@@ -216,7 +218,7 @@ class Reactor:
 
     def end(self) -> None:
         """
-        The process is gone: nothing that was to be called is called any more.
+        The process is gone: scheduled calls are dropped.
         """
         self._isAlive = False
 
