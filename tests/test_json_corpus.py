@@ -5,6 +5,7 @@ What is JSON and what is not: L{tests.attack.json_corpus} in the default run.
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import _wire as wire
+from creditsync._wire import encoding
 from tests.attack import ijson, json_corpus
 from tests.attack.json_cases import FINE, LINES, NOT_JSON
 
@@ -58,7 +59,7 @@ class CorpusTests(SynchronousTestCase):
         An apostrophe, or a comma before a bracket, that is sent as it is, is
         found.
         """
-        self.patch(wire, "_guard", lambda text: text)
+        self.patch(encoding, "_guard", lambda text: text)
         wrong = list(json_corpus.judgeEchoes())
         self.assertTrue(any("'s" in each for each in wrong), wrong)
         self.assertTrue(any("a,}" in each for each in wrong), wrong)
