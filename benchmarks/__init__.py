@@ -1,3 +1,3 @@
 """
-What is measured, and against whom; see C{README.rst} in this folder.
+Measurements of creditsync and its peers; see C{README.rst} in this folder.
 """

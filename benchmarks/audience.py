@@ -1,6 +1,6 @@
 """
-Sessions that hear events: those who read them, the one who asks, and those who
-stall.
+Sessions that receive events: those that read them, the requester, and those
+that stall.
 """
 
 import select
@@ -18,59 +18,59 @@ from benchmarks import traffic
 from benchmarks.load import PATIENCE
 from benchmarks.processes import Wrong
 
-# What those who stall have unread before anything is measured: more than the
-# kernel takes, less than the server's bound of 4 MiB.
+# The bytes that a stalled session has unread before anything is measured: more
+# than the kernel buffers, less than the server's bound of 4 MiB.
 _UNREAD: Final = 1 << 20
 
 
 @define(eq=False)
 class Audience:
     """
-    Sessions that hear events, and count them.
+    Sessions that receive events, and count them.
 
-    @ivar heard: How many events each has had in full.
+    @ivar received: How many complete events each session has received.
     """
 
     _sessions: dict[int, socket.socket]
-    heard: dict[int, int] = field(init=False)
+    received: dict[int, int] = field(init=False)
     _poll: Any = field(factory=lambda: select.epoll())
 
     def __attrs_post_init__(self) -> None:
-        self.heard = dict.fromkeys(self._sessions, 0)
+        self.received = dict.fromkeys(self._sessions, 0)
         for descriptor in self._sessions:
             self._poll.register(descriptor, select.EPOLLIN)
 
     def fileno(self) -> int:
         """
-        What is ready when one of the sessions is.
+        Readable when one of the sessions is.
         """
         descriptor: int = self._poll.fileno()
         return descriptor
 
-    def hear(self, seconds: float) -> None:
+    def read(self, seconds: float) -> None:
         """
-        Read what has come.
+        Read what has arrived.
 
-        @raise Wrong: It is no event, or a connection has ended.
+        @raise Wrong: It is not an event, or a connection has ended.
         """
         for descriptor, _ in self._poll.poll(seconds):
             lines = self._sessions[descriptor].recv(1 << 18)
             if not lines:
                 raise Wrong("a session that reads was cut off")
-            self.heard[descriptor] += lines.count(b"\n")
+            self.received[descriptor] += lines.count(b"\n")
 
-    def hearAll(self, count: int) -> None:
+    def readAll(self, count: int) -> None:
         """
-        Wait until everyone has had so many events.
+        Wait until every session has received this many events.
 
-        @raise Wrong: Somebody had more, or not as many in good time.
+        @raise Wrong: A session received more, or not as many in time.
         """
         end = time.monotonic() + PATIENCE
-        while min(self.heard.values(), default=count) < count:
+        while min(self.received.values(), default=count) < count:
             if time.monotonic() > end:
                 raise Wrong("an event did not come to every session")
-            self.hear(1.0)
-        if max(self.heard.values(), default=count) > count:
+            self.read(1.0)
+        if max(self.received.values(), default=count) > count:
             raise Wrong("an event came more than once")
 
 
@@ -78,25 +78,25 @@ def _ask(
     asking: socket.socket, serials: range, token: bytes, audience: Audience
 ) -> Iterator[tuple[int, bytes]]:
     """
-    Ask for credits, and read their events and replies, while the audience
-    reads too.
+    Request credits and read their events and replies, while the audience reads
+    too.
 
     @return: The extID and the outcome of each reply.
     @raise Wrong: Something else came, or a reply before its event.
     """
     asking.sendall(b"".join(traffic.request(serial, token) for serial in serials))
-    said, poll = b"", select.poll()
+    received, poll = b"", select.poll()
     for each in (asking, audience):
         poll.register(each, select.POLLIN)
-    while said.count(b"\n") < 2 * len(serials):
+    while received.count(b"\n") < 2 * len(serials):
         ready = poll.poll(PATIENCE * 1000)
         if not ready:
             raise Wrong("no reply came")
         if asking.fileno() in dict(ready):
-            said += asking.recv(65536)
-        audience.hear(0)
+            received += asking.recv(65536)
+        audience.read(0)
     announced = set()
-    for line in said.splitlines(keepends=True):
+    for line in received.splitlines(keepends=True):
         event, reply = traffic.EVENT.match(line), traffic.REPLY.match(line)
         if event:
             announced.add(event[1])
@@ -114,7 +114,7 @@ def askAll(
     isCanned: bool,
 ) -> None:
     """
-    Ask for credits, and see that each has its own reply.
+    Request credits, and check that each has its own reply.
     """
     start, end = (traffic.FIRST + each for each in (serials.start, serials.stop))
     asked = range(start, end)
@@ -128,13 +128,13 @@ def askAll(
 
 def stall(asking: socket.socket, held: list[socket.socket], token: bytes) -> None:
     """
-    Publish more events than the kernel takes for those who do not read.
+    Publish more events than the kernel buffers for sessions that do not read.
 
-    @raise Wrong: It has taken all of them.
+    @raise Wrong: The kernel buffered all of them.
     """
-    said = 0
+    received = 0
     requests = [traffic.request(traffic.FIRST + n, token) for n in range(500)]
-    while said < _UNREAD:
+    while received < _UNREAD:
         asking.sendall(b"".join(requests))
         lines = 0
         while lines < 2 * len(requests):
@@ -142,7 +142,7 @@ def stall(asking: socket.socket, held: list[socket.socket], token: bytes) -> Non
             if not chunk:
                 raise Wrong("the server closed a connection")
             lines += chunk.count(b"\n")
-            said += len(chunk) // 2
+            received += len(chunk) // 2
     for each in held:
         if _unread(each) > _UNREAD // 2:
             raise Wrong("the kernel keeps too much for a session that stalls")
@@ -150,7 +150,7 @@ def stall(asking: socket.socket, held: list[socket.socket], token: bytes) -> Non
 
 def _unread(connection: socket.socket) -> int:
     """
-    Bytes that the kernel keeps for us to read.
+    Bytes that the kernel has buffered for this socket.
     """
     count = array("i", [0])
     ioctl(connection, FIONREAD, count)

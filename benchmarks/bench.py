@@ -1,6 +1,6 @@
 """
-Where measurements take place: a folder on a disk, and processors to be pinned to;
-and the options that say so.
+Where measurements take place: a folder on a disk and the processors to be
+pinned to, and the options that name them.
 """
 
 import argparse
@@ -88,16 +88,16 @@ class Bench:
 
     def clear(self, path: Path) -> None:
         """
-        Remove a database, and what SQLite has put beside it.
+        Remove a database and the files that SQLite keeps beside it.
         """
         for file in path.parent.glob(path.name + "*"):
             file.unlink()
 
     def load(self, port: int, *arguments: str) -> dict[str, Any]:
         """
-        Let the generator load the server on this port.
+        Have the generator load the server on this port.
 
-        @raise Wrong: A reply was not what it should be, or none came.
+        @raise Wrong: A reply was not as expected, or none came.
         """
         command = module("benchmarks.generator", str(port), "--token", self.token())
         if self.native is not None:
@@ -107,11 +107,12 @@ class Bench:
 
 def compiledGenerator(wanted: str) -> Path | None:
     """
-    The generator as C{rustc} makes it.
+    The generator, compiled by C{rustc}.
 
     @param wanted: C{"auto"}, C{"rust"} or C{"python"}.
-    @return: L{None} where it shall be Python, or where there is no C{rustc}.
-    @raise Wrong: It must be Rust and can't be.
+    @return: L{None} for the generator in Python: if that is wanted, or if
+        there is no C{rustc}.
+    @raise Wrong: Rust is required and the compiler failed.
     """
     rustc = shutil.which("rustc")
     if wanted == "python" or (rustc is None and wanted == "auto"):
@@ -132,12 +133,12 @@ def compiledGenerator(wanted: str) -> Path | None:
 
 def addOptions(parser: argparse.ArgumentParser, name: str) -> None:
     """
-    The options that all commands have.
+    Add the options that all commands have.
 
-    @param name: Of the file in C{build} that has the results.
+    @param name: Of the file in C{build} for the results.
     """
     parser.add_argument(
-        "--quick", action="store_true", help="a smoke run: it says nothing of speed"
+        "--quick", action="store_true", help="a smoke test: its figures mean nothing"
     )
     parser.add_argument(
         "--cpus",
@@ -167,8 +168,8 @@ def addOptions(parser: argparse.ArgumentParser, name: str) -> None:
 @contextmanager
 def bench(options: argparse.Namespace) -> Iterator[Bench]:
     """
-    A bench for the time of a run. What is L{Wrong} ends the process with a
-    sentence.
+    A bench for the duration of a run. L{Wrong} ends the process with its
+    message.
     """
     try:
         if fileSystem(options.folder) in _NOT_ON_DISK:
@@ -190,7 +191,7 @@ def bench(options: argparse.Namespace) -> Iterator[Bench]:
 
 def _cpus(wanted: str | None) -> tuple[int | None, int | None]:
     """
-    Where the generator and the server run.
+    The processors for the generator and the server.
     """
     if wanted is None:
         allowed = sorted(os.sched_getaffinity(0))
@@ -203,7 +204,7 @@ def _cpus(wanted: str | None) -> tuple[int | None, int | None]:
 
 def surroundings(bench: Bench) -> dict[str, str]:
     """
-    On what it was measured.
+    The machine and the versions that were measured.
     """
     cpus = f"generator on {bench.generatorCPU}, server on {bench.serverCPU}"
     return {
@@ -238,6 +239,6 @@ def fileSystem(folder: Path) -> str:
 
 def note(text: str) -> None:
     """
-    Say how far it is, beside the results.
+    Report progress, on standard error.
     """
     print(text, file=sys.stderr, flush=True)

@@ -1,13 +1,15 @@
 """
-C{python -m benchmarks.broadcast}: what an event costs that many sessions hear.
+C{python -m benchmarks.broadcast}: the cost of an event that many sessions
+receive.
 
-One session asks for credits, and every session receives each event. The server's
-own processor time is read from the kernel before and after, so that the
-generator's part does not count; the cost of one subscriber is the slope between
-few sessions and many. It is measured with one event at a time, as a write to each
-session; with sixteen that are booked together; with sessions more that do not read
-at all, and for which the server has to keep what the kernel no longer takes; and
-with the bare Twisted echo, which writes one canned line to each.
+One session requests credits, and every session receives each event. The
+server's own processor time is read from the kernel before and after, so the
+generator's part does not count; the cost of one subscriber is the slope
+between few sessions and many. It is measured with one event at a time, as a
+write to each session; with sixteen that are booked together; with additional
+sessions that do not read at all, for which the server has to keep what the
+kernel no longer buffers; and with the bare Twisted echo, which writes one
+canned line to each.
 """
 
 import argparse
@@ -30,14 +32,15 @@ from benchmarks.processes import CPUTime, allowDescriptors, freePort, running
 from benchmarks.results import Results, Table, save
 
 _SIZES: Final = (10, 100, 1000, 5000)
-# So many sessions more that stall.
+# Additional sessions that stall, as a part of those that read.
 _STALLED: Final = 0.1
 _SMALL: Final = 4096
-# Events of one round: few where many hear them.
+# Events in one round: fewer if many sessions receive them.
 _LEAST_EVENTS: Final = 32
 
 
-# Microseconds for one event: "cpu", of it "kernel", and "wall".
+# Microseconds for one event: "cpu", the part of it in the "kernel", and
+# "wall".
 Measured: TypeAlias = dict[str, float]
 
 
@@ -46,9 +49,10 @@ class Case:
     """
     One way to broadcast.
 
-    @ivar peer: Which server, or L{None} for the one that is asked for.
-    @ivar stalled: How many sessions more do not read, for each that does.
-    @ivar together: How many credits are asked for at once.
+    @ivar peer: The server, or L{None} for the one on the command line.
+    @ivar stalled: How many additional sessions do not read, for each that
+        does.
+    @ivar together: How many credits are requested at once.
     """
 
     peer: str | None = None
@@ -66,7 +70,7 @@ CASES: Final = {
 
 def measure(place: Bench, size: int, events: int, case: Case, peer: str) -> Measured:
     """
-    Have a server with so many sessions, and publish so many events.
+    Connect this many sessions to a server, and publish this many events.
     """
     port = freePort()
     token = place.token().encode("ascii")
@@ -93,7 +97,7 @@ def measure(place: Bench, size: int, events: int, case: Case, peer: str) -> Meas
             for first in range(0, events, case.together):
                 serials = range(first, min(first + case.together, events))
                 askAll(asking, serials, token, audience, server.isCanned)
-            audience.hearAll(events)
+            audience.readAll(events)
             took = CPUTime.of(pid).since(before)
             elapsed = time.perf_counter() - start
             inKernel = took.system / ((took.user + took.system) or 1.0)
@@ -108,10 +112,10 @@ def measure(place: Bench, size: int, events: int, case: Case, peer: str) -> Meas
 
 def slopes(took: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """
-    The cost of each added subscriber in microseconds, between the smallest
-    size and each other: the medians over the rounds.
+    The cost of each additional subscriber in microseconds, between the
+    smallest size and each other: the medians over the rounds.
 
-    @param took: By size, that of one event in each round.
+    @param took: By size, the cost of one event in each round.
     """
     smallest, *others = took
     return {
@@ -125,7 +129,7 @@ def slopes(took: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 def run(place: Bench, options: argparse.Namespace) -> dict[str, Any]:
     """
-    All rounds of all sizes, in each case.
+    Run all rounds of all sizes, in each case.
     """
     rounds: dict[str, dict[str, list[Measured]]] = {name: {} for name in CASES}
     for number in range(options.rounds):
@@ -151,7 +155,7 @@ def _each(
     rounds: Mapping[str, Mapping[str, list[Measured]]], name: str
 ) -> dict[str, dict[str, float]]:
     """
-    What each added subscriber costs, by case and size.
+    The cost of each additional subscriber, by case and size.
     """
     return {
         case: slopes({size: [each[name] for each in r] for size, r in sizes.items()})
@@ -161,7 +165,7 @@ def _each(
 
 def tables(results: Results) -> Iterator[Table]:
     """
-    What each event costs, and each added subscriber.
+    The cost of each event, and of each additional subscriber.
     """
     head: list[object] = ["sessions", "CPU µs an event", "wall µs an event"]
     head += ["CPU µs a subscriber", "of it in the kernel"]
@@ -173,7 +177,7 @@ def tables(results: Results) -> Iterator[Table]:
             row.append(results["perSubscriber"][case].get(size, ""))
             row.append(results["perSubscriberInKernel"][case].get(size, ""))
             rows.append(row)
-        yield Table(f"One event to so many sessions: {case}", rows)
+        yield Table(f"One event to this many sessions: {case}", rows)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

@@ -1,7 +1,7 @@
 """
-What a server says that does not think: creditsync's own event, and its own
-reply to the request with the C{extID} L{benchmarks.traffic.FIRST}, split at the
-C{extID}.
+The lines of a server that does nothing else: creditsync's own event, and its
+own reply to the request with the C{extID} L{benchmarks.traffic.FIRST}, split
+at the C{extID}.
 """
 
 from typing import Final

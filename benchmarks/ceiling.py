@@ -1,8 +1,8 @@
 """
 The load generator's own ceiling: a responder that is faster than any server.
 
-It counts line ends and answers with as many lines of a block that was made
-beforehand: the generator's connections ask in a known order.
+It counts line ends and answers with the same number of lines of a prepared
+block: the generator's connections send their requests in a known order.
 """
 
 import select
@@ -18,7 +18,7 @@ from benchmarks.traffic import EXT_ID, ringLength
 @define(eq=False)
 class Answers:
     """
-    The replies of one connection, twice over as in
+    The replies of one connection, stored twice in a row as in
     L{benchmarks.generator.Ring}.
     """
 
@@ -30,14 +30,14 @@ class Answers:
     @classmethod
     def make(cls, first: int, length: int) -> "Answers":
         """
-        Make the replies from the extID C{first} on.
+        Prepare the replies from the extID C{first} on.
         """
         lines = [HEAD + b"%d" % (first + n) + TAIL for n in range(length)]
         return cls(memoryview(b"".join(lines * 2)), len(lines[0]), length)
 
     def take(self, count: int) -> memoryview:
         """
-        The next so many replies.
+        The next C{count} replies.
         """
         start, end = self._next, self._next + count
         self._next = end % self._length
@@ -48,7 +48,7 @@ def serve(port: int, length: int) -> None:
     """
     Answer for ever.
 
-    @param length: How many extIDs each connection uses in turn.
+    @param length: How many extIDs each connection cycles through.
     """
     listener = socket.create_server(("127.0.0.1", port), backlog=1024)
     poll = select.epoll()
@@ -60,10 +60,10 @@ def serve(port: int, length: int) -> None:
                 accepted, _ = listener.accept()
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 poll.register(accepted, select.EPOLLIN)
-                # The first line is about events, and has the first extID.
+                # The first line is a subscription, and has the first extID.
                 first = accepted.recv(65536)[EXT_ID]
                 if not first:
-                    # Somebody looked whether there is a listener.
+                    # A connection that only checked whether the port is open.
                     poll.unregister(accepted)
                     accepted.close()
                     continue

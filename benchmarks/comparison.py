@@ -1,5 +1,5 @@
 """
-How the throughput of servers is shown side by side.
+Tables that compare the throughput of the servers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,11 +9,12 @@ from typing import Any, Final
 from benchmarks import figures
 from benchmarks.results import Results, Table
 
-# Above this part of its time the generator may be what was measured.
+# If the generator was busy for more than this part of the time, it may be what
+# was measured.
 _GENERATOR_BUSY: Final = 0.9
-# Processors that other processes may take while something is measured.
+# Processors that other processes may use during a measurement.
 _OTHERS_BUSY: Final = 0.1
-# Above this many milliseconds the generator itself was late at the p99.
+# Above this p99 in milliseconds the generator itself was late.
 _LATE: Final = 0.5
 
 
@@ -35,19 +36,19 @@ def summaries(results: dict[str, Any]) -> dict[str, Any]:
 
 def tables(results: Results) -> Iterator[Table]:
     """
-    A table for each shape, and what speaks against believing them.
+    A table for each shape, and warnings where the figures can't be trusted.
     """
     for shape, peers in results["summary"].items():
         rows = [_row(name, row) for name, row in peers.items()]
         title = f"{shape} (connections x outstanding)"
         if shape == "open loop":
-            title = "Open loop, at a part of each one's own peak"
+            title = "Open loop, at a part of each peer's own peak"
         yield Table(title, [list(_HEAD), *rows])
     commits = [each["p50"] for each in results["commits"]]
     alone: list[object] = ["one row, committed", median(commits)]
     yield Table("SQLite alone, synchronous=FULL", [["", "p50 ms"], alone])
     notes = [[name, why] for name, why in results["left"].items()]
-    notes += [["beware", each] for each in _warnings(results["summary"])]
+    notes += [["warning", each] for each in _warnings(results["summary"])]
     if notes:
         yield Table("Notes", [["", ""], *notes])
 
@@ -79,7 +80,7 @@ def _row(name: str, row: Mapping[str, float]) -> list[object]:
 
 def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:
     """
-    What speaks against believing the figures.
+    Reasons not to trust the figures.
     """
     for shape, peers in summary.items():
         for name, row in peers.items():

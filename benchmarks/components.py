@@ -1,12 +1,12 @@
 """
 C{python -m benchmarks.components}: what each step of one credit costs.
 
-Two tables. The first has nanoseconds of processor time of each step by itself,
-as the least of many short runs: what disturbs a run only adds to it. The second
-has what one credit costs in each room on its whole way from the bytes of the
-request to those of its reply, in counts that are the same in every run: Python's
-instructions, and calls. A regression is found by its room, with C{--against} an
-earlier result.
+Two tables. The first has the processor time of each step by itself in
+nanoseconds, as the minimum of many short runs: a disturbance can only add to
+it. The second has what one credit costs in each module on its way from the
+bytes of the request to those of its reply, in counts that are the same in
+every run: Python instructions and calls. With C{--against} and earlier
+results, a regression shows in its module.
 """
 
 import argparse
@@ -40,11 +40,11 @@ from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.validation import Schemas
 
-# Credits of one run: as many as share a commit on a busy server.
+# Credits in one run: as many as share a commit on a busy server.
 BATCH: Final = 64
 _QUEUED: Final = 10 * BATCH
 
-# In the order in which a credit takes them.
+# In the order in which a credit passes through them.
 STEPS: Final = (
     "decode",
     "validate",
@@ -94,14 +94,14 @@ class Steps:
 
     def decode(self) -> Run:
         """
-        From a line to its members.
+        Parse a line into its members.
         """
         lines = self._requests
         return lambda: [wire.decode(line) for line in lines]
 
     def validate(self) -> Run:
         """
-        The envelope and the data, by their schemas.
+        Validate the envelope and the data against their schemas.
         """
         members, check = list(map(wire.decode, self._requests)), Schemas().check
 
@@ -114,7 +114,7 @@ class Steps:
 
     def authorize(self) -> Run:
         """
-        A token that is remembered.
+        Check a cached token.
         """
         authenticate = TokenAuthenticator(self._place.key).authenticate
         token = self._token
@@ -123,7 +123,7 @@ class Steps:
 
     def reserve(self) -> Run:
         """
-        Judge an operation, and give it its order.
+        Accept an operation and assign its order.
         """
         runtime = _runtime(Clock(), TradeEvents())
         runtime.startService()
@@ -132,7 +132,7 @@ class Steps:
 
     def match(self) -> Run:
         """
-        A waiter with its timeout, and the event that ends it.
+        Register a waiter with its timeout, and match the event that ends it.
         """
         waiters, session = Waiters(Clock(), 5.0), object()
         deferrals = [
@@ -156,7 +156,7 @@ class Steps:
 
     def encode(self) -> Run:
         """
-        The data once, and the event and the reply around it.
+        Encode the data once, and the event and the reply around it.
         """
 
         def run() -> None:
@@ -169,7 +169,7 @@ class Steps:
 
     def write(self) -> Run:
         """
-        Say the replies of a turn, in one write; without the system call.
+        Send the replies of a turn in one write; without the system call.
         """
         _, connection, _ = self._server()
         line = canned.HEAD + b"10000000" + canned.TAIL
@@ -184,7 +184,7 @@ class Steps:
 
     def whole(self) -> Run:
         """
-        All of it on a ledger in memory, from the bytes that were read to
+        The whole way with a ledger in memory, from the bytes that were read to
         those that are to be written.
         """
         clock, connection, transport = self._server()
@@ -216,7 +216,7 @@ class Steps:
         connection: Any = server.factory.buildProtocol(None)
         transport = StringTransport()
         connection.makeConnection(transport)
-        # So that the token is remembered, and the session in the audience.
+        # So that the token is cached and the session receives events.
         unknown = b'{"command":"none","extID":1,"__token":"%b"}\r\n'
         connection.dataReceived(unknown % self._token.encode("ascii"))
         clock.advance(0)
@@ -227,7 +227,7 @@ class Steps:
 @contextmanager
 def _committing(place: Bench) -> Iterator[Step]:
     """
-    Rows on disk, in this thread, in batches: the processor's part of it.
+    Commit rows to disk in batches, in this thread: the processor time only.
     """
 
     def here(work: Callable[[], None]) -> Deferred[None]:
@@ -254,13 +254,13 @@ def _committing(place: Bench) -> Iterator[Step]:
 
 def _ignore(_: object) -> None:
     """
-    What a session would do with a reply.
+    Stands for what a session does with a reply.
     """
 
 
 def nanoseconds(step: Step, runs: int) -> float:
     """
-    Processor time for one credit: the least of so many runs.
+    The processor time of one credit: the minimum of so many runs.
     """
     best = None
     for _ in range(runs):
@@ -276,7 +276,7 @@ def nanoseconds(step: Step, runs: int) -> float:
 
 def measure(place: Bench, runs: int) -> dict[str, Any]:
     """
-    All steps, and all rooms.
+    Measure all steps and all modules.
     """
     steps = Steps(place)
     gc.disable()
@@ -284,25 +284,27 @@ def measure(place: Bench, runs: int) -> dict[str, Any]:
     with _committing(place) as commit:
         took["commit, per row"] = nanoseconds(commit, max(1, runs // 4))
     took["whole, in memory"] = nanoseconds(steps.whole, runs)
-    rooms = counted(steps.whole, BATCH)
+    modules = counted(steps.whole, BATCH)
     gc.enable()
-    return {"batch": BATCH, "nanoseconds": took, **rooms}
+    return {"batch": BATCH, "nanoseconds": took, **modules}
 
 
 def tables(results: Results) -> Iterator[Table]:
     """
-    The steps and the rooms, beside earlier results if there are any.
+    The steps and the modules, beside earlier results if there are any.
     """
     before = results.get("against") or {}
     steps: list[list[object]] = [["step", "ns a credit", "change"]]
     for name, value in results["nanoseconds"].items():
         steps.append([name, value, _change(value, before, "nanoseconds", name)])
-    rooms: list[list[object]] = [["room", "instructions", "change", "calls", "change"]]
-    for room, value in results["instructions"].items():
-        calls = results["calls"].get(room, 0.0)
-        changed = _change(value, before, "instructions", room)
-        rooms.append(
-            [room, value, changed, calls, _change(calls, before, "calls", room)]
+    modules: list[list[object]] = [
+        ["module", "instructions", "change", "calls", "change"]
+    ]
+    for module, value in results["instructions"].items():
+        calls = results["calls"].get(module, 0.0)
+        changed = _change(value, before, "instructions", module)
+        modules.append(
+            [module, value, changed, calls, _change(calls, before, "calls", module)]
         )
     totals: list[object] = ["all"]
     for kind in ("instructions", "calls"):
@@ -310,7 +312,7 @@ def tables(results: Results) -> Iterator[Table]:
         earlier = sum(before.get(kind, {}).values())
         totals += [total, f"{total / earlier - 1:+.1%}" if earlier else ""]
     yield Table("Each step by itself", steps)
-    yield Table("One credit's whole way, by room", [*rooms, totals])
+    yield Table("One credit from request to reply, by module", [*modules, totals])
 
 
 def _change(value: float, before: dict[str, Any], kind: str, name: str) -> str:

@@ -1,7 +1,8 @@
 """
-Who is measured beside creditsync, how each is started, and what it needs.
+The servers that are compared with creditsync, how each is started, and what it
+needs.
 
-A peer whose tools are not on this machine is left out, with a sentence.
+A peer whose tools are not installed is left out, and the report says why.
 """
 
 import os
@@ -28,13 +29,13 @@ Command: TypeAlias = Callable[[Bench, int, Shape], list[str]]
 
 class Missing(Exception):
     """
-    What a peer needs is not here, and what.
+    A peer's requirement is missing; the message names it.
     """
 
 
 def _nothing() -> None:
     """
-    What is needed by those that need nothing.
+    For peers without requirements.
     """
 
 
@@ -44,12 +45,11 @@ class Peer:
     A server to be measured.
 
     @ivar command: How it is started.
-    @ivar prepare: Raises L{Missing}, or builds what is to be built.
+    @ivar prepare: Builds what must be built, or raises L{Missing}.
     @ivar isBuilt: Whether that takes a compiler, and minutes.
-    @ivar isCanned: Whether it answers without thinking: the same reply to
-        every request.
-    @ivar isHTTP: Whether it is asked by HTTP, which has one request at a time
-        on a connection.
+    @ivar isCanned: Whether it sends the same reply to every request.
+    @ivar isHTTP: Whether it speaks HTTP, with one request at a time on a
+        connection.
     @ivar hasLedger: Whether its orders can be counted on disk afterwards.
     """
 
@@ -105,7 +105,7 @@ def _rust(bench: Bench, port: int, shape: Shape) -> list[str]:
 
 def _imports(*names: str) -> Callable[[], None]:
     """
-    What needs packages from the index.
+    For peers that need packages from the index.
     """
 
     def prepare() -> None:
@@ -135,7 +135,7 @@ def _buildRust() -> None:
 
 def _copy(name: str) -> None:
     """
-    Build beside the tree, not in it.
+    Copy a peer's sources, so that it is built outside the tree.
     """
     for source in (_PEERS / name, _PEERS / "schema.sql"):
         target = _BUILT / source.name
@@ -187,5 +187,5 @@ PEERS: Final = {
     "node": Peer(_node, _buildNode, isBuilt=True),
     "rust": Peer(_rust, _buildRust, isBuilt=True),
 }
-# Without these there is nothing to compare with.
+# Without these there is nothing to compare.
 OURS: Final = ("echo", "memory", "durable")

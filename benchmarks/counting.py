@@ -1,6 +1,6 @@
 """
-What a run takes in each room: instructions of Python, and calls. They are counts,
-the same in every run, whatever else the machine does.
+What a run costs in each module: Python instructions and calls. These are
+counts, the same in every run, whatever else the machine does.
 """
 
 import gc
@@ -12,26 +12,28 @@ from typing import Any, Final
 
 import creditsync
 
-_HOUSE: Final = Path(creditsync.__file__).parent
+_PACKAGE: Final = Path(creditsync.__file__).parent
 
 Run = Callable[[], object]
-# Makes ready, uncounted, what is run once.
+# Prepares, uncounted, what is run once.
 Step = Callable[[], Run]
 
 
 def counted(step: Step, credits: int) -> dict[str, dict[str, float]]:
     """
-    What one credit takes in each room: instructions of Python, and calls.
+    Count what one credit costs in each module: Python instructions and calls.
 
-    @param credits: How many there are in one run.
-    @return: C{instructions} and C{calls}, each by the room's name.
+    @param credits: How many credits there are in one run.
+    @return: C{instructions} and C{calls}, each by the module's name.
     """
-    # What is done once only, such as filling caches, is done before.
+    # Run it once before, so that one-time work such as filling caches is not
+    # counted.
     step()()
     instructions: Counter[str] = Counter()
     calls: Counter[str] = Counter()
     run = step()
-    # What others left behind would be finalized, and counted, in the middle.
+    # Garbage of earlier code would be finalized, and counted, in the middle of
+    # the run.
     gc.collect()
     gc.disable()
     try:
@@ -39,15 +41,17 @@ def counted(step: Step, credits: int) -> dict[str, dict[str, float]]:
     finally:
         gc.enable()
     return {
-        "instructions": {room: n / credits for room, n in instructions.most_common()},
-        "calls": {room: n / credits for room, n in calls.most_common()},
+        "instructions": {
+            module: n / credits for module, n in instructions.most_common()
+        },
+        "calls": {module: n / credits for module, n in calls.most_common()},
     }
 
 
 def _count(
     step: Step, run: Run, instructions: Counter[str], calls: Counter[str]
 ) -> None:
-    # Python 3.12 asks for it before it begins to trace, and for once in all.
+    # Python 3.12 wants this before tracing begins, and once is enough.
     sys._getframe().f_trace_opcodes = True
     sys.settrace(_tracer(instructions))
     try:
@@ -64,17 +68,17 @@ def _count(
 
 def _tracer(instructions: Counter[str]) -> Callable[[Any, str, Any], Any]:
     """
-    What counts instructions, by the room of the code that has them.
+    A trace function that counts instructions by the module they are in.
     """
-    rooms: dict[str, str] = {}
+    modules: dict[str, str] = {}
 
     def trace(frame: Any, event: str, argument: object) -> Any:
         file = frame.f_code.co_filename
-        room = rooms.get(file)
-        if room is None:
-            room = rooms[file] = _room(file)
+        module = modules.get(file)
+        if module is None:
+            module = modules[file] = _module(file)
         if event == "opcode":
-            instructions[room] += 1
+            instructions[module] += 1
         else:
             frame.f_trace_opcodes = True
             frame.f_trace_lines = False
@@ -85,24 +89,24 @@ def _tracer(instructions: Counter[str]) -> Callable[[Any, str, Any], Any]:
 
 def _profiler(calls: Counter[str]) -> Callable[[Any, str, Any], None]:
     """
-    What counts calls, by the room of the code that makes them (of what is
-    written in C) or is called.
+    A profile function that counts calls by module: that of the called Python
+    function, or, for a function written in C, that of its caller.
     """
 
     def profile(frame: Any, event: str, argument: object) -> None:
         if event in ("call", "c_call"):
-            calls[_room(frame.f_code.co_filename)] += 1
+            calls[_module(frame.f_code.co_filename)] += 1
 
     return profile
 
 
-def _room(file: str) -> str:
+def _module(file: str) -> str:
     """
-    The room that a file belongs to.
+    The name of the module in a file.
     """
     path = Path(file)
-    if path.is_relative_to(_HOUSE):
-        parts = path.relative_to(_HOUSE).with_suffix("").parts
+    if path.is_relative_to(_PACKAGE):
+        parts = path.relative_to(_PACKAGE).with_suffix("").parts
         return ".".join(parts)
     if "twisted" in path.parts:
         return "(twisted)"

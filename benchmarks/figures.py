@@ -1,6 +1,5 @@
 """
-From many numbers to few: percentiles, medians and ratios, and a table for
-people.
+Percentiles, medians and ratios of many numbers, and a table for people.
 """
 
 import math
@@ -8,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Final
 
-# What each round of a peer tells.
+# The figures of each round of a peer.
 _NAMES: Final = (
     "rate",
     "cpu",
@@ -25,7 +24,7 @@ _NAMES: Final = (
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
     """
-    The smallest of these values that C{percent} of them do not pass
+    The smallest of these values that at least C{percent} of them do not exceed
     (nearest rank).
 
     @param ordered: At least one, in ascending order.
@@ -39,8 +38,8 @@ def ratio(
     name: str = "rate",
 ) -> float:
     """
-    How many times as much we have as they, as the median of the ratios of each
-    round: what slows the machine down for a while slows down both.
+    Our figure relative to theirs, as the median of each round's ratio:
+    whatever slows the machine down for a while slows down both.
     """
     return median(
         our[name] / their[name] for our, their in zip(ours, theirs, strict=True)
@@ -68,7 +67,7 @@ def summary(
 
 def aligned(rows: Sequence[Sequence[object]]) -> str:
     """
-    A table whose first row is its head; numbers stand to the right.
+    A table whose first row is its header; numbers are aligned to the right.
     """
     texts = [[text(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
@@ -84,7 +83,7 @@ def aligned(rows: Sequence[Sequence[object]]) -> str:
 
 def text(value: object) -> str:
     """
-    A cell of a table: numbers with four digits that count.
+    A cell of a table: numbers have four significant digits.
     """
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.4g}"

@@ -1,10 +1,10 @@
 """
 A ledger of a great many trades, made in SQL.
 
-The ledger itself makes the tables. Then the totals' trigger is taken out, the
-trades are written in order and the totals in one step, and the trigger is put
-back word for word: the server proves at its start that all of it is as the
-ledger would have made it.
+The ledger itself creates the tables. Then the trigger for the totals is
+dropped, the trades are written in order and the totals in one step, and the
+trigger is restored word for word: at its start the server checks that
+everything is as the ledger would have made it.
 """
 
 import sqlite3
@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from creditsync.ledger.sqlite import SQLiteLedger
 
-# Those of the load are among them: their logins begin at 1000.
+# The accounts of the load are among them: their logins begin at 1000.
 ACCOUNTS: Final = 100_000
 
 _TRADES: Final = """
@@ -35,9 +35,10 @@ _TOTALS: Final = """
 
 def fill(path: Path, trades: int, accounts: int = ACCOUNTS) -> None:
     """
-    Make a ledger with so many trades, spread evenly over so many accounts.
+    Create a ledger with this many trades, spread evenly over this many
+    accounts.
     """
-    # Under its name only when it is whole.
+    # The file gets its name only once it is complete.
     part = path.with_name(path.name + ".part")
     for file in path.parent.glob(path.name + "*"):
         file.unlink()
@@ -45,7 +46,7 @@ def fill(path: Path, trades: int, accounts: int = ACCOUNTS) -> None:
     empty.open()
     empty.close()
     with closing(sqlite3.connect(part, isolation_level=None)) as connection:
-        # Half a ledger is thrown away, so that there is nothing to roll back to.
+        # An incomplete ledger is thrown away, so a journal is not needed.
         connection.execute("PRAGMA journal_mode = off")
         connection.execute("PRAGMA synchronous = OFF")
         triggers = connection.execute(
@@ -70,6 +71,6 @@ def fill(path: Path, trades: int, accounts: int = ACCOUNTS) -> None:
 
 def _now(work: object) -> Deferred[None]:
     """
-    Nothing is committed here, so that there is nothing to run.
+    Nothing is committed here, so nothing has to run.
     """
     return succeed(None)

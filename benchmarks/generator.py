@@ -1,12 +1,12 @@
 """
-The load: connections that ask for credits, in a process of their own.
+The load: connections that request credits, in a process of their own.
 
 In a closed loop each connection keeps the same number of requests outstanding:
-for every reply that is read, the next request is sent. In an open loop requests
-go out at a fixed rate, whatever the server does, and a latency counts from the
-moment at which its request should have gone out: a server that stands still
-delays all that was due meanwhile, and not the one request that saw it
-(coordinated omission).
+for every reply that is read, the next request is sent. In an open loop
+requests are sent at a fixed rate, whatever the server does, and a latency
+counts from the moment at which its request was due: a server that stalls
+delays everything that was due meanwhile, and not just the one request that it
+was handling (coordinated omission).
 
 The loop itself is in L{benchmarks.load}. Where C{load.rs} has been compiled,
 L{main} turns into it once it has made the requests and opened the connections:
@@ -41,15 +41,17 @@ def connect(
 
     @param source: The address to connect from: one has ports for some 28,000
         connections.
-    @param buffer: How many bytes the kernel shall keep for us, about.
+    @param buffer: The approximate size of the kernel's receive buffer, in
+        bytes.
     """
     connection = socket.socket()
     connection.settimeout(PATIENCE)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if buffer is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    # The port is chosen when it connects. To choose it now would be to find one
-    # that nobody has used for a minute, to whatever server.
+    # Let the kernel choose the port when it connects. To choose it in bind()
+    # would be to find one that no connection to any server has used for a
+    # minute.
     connection.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
     connection.bind((source, 0))
     connection.connect(("127.0.0.1", port))
@@ -60,7 +62,7 @@ def subscribe(
     connection: socket.socket, first: int, token: bytes, wanted: bool
 ) -> None:
     """
-    Say whether events are wanted.
+    Subscribe to events, or unsubscribe.
     """
     connection.sendall(traffic.subscription(first, token, wanted))
     answer = b""
@@ -73,7 +75,7 @@ def subscribe(
 @define
 class Plan:
     """
-    What is asked on which connection.
+    The requests of each connection.
 
     @ivar length: How many requests each connection has, which it repeats.
     @ivar subscribed: How many of the connections receive events.
@@ -131,10 +133,10 @@ class Plan:
 
 def measure(plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
     """
-    Load the server, and say what was seen.
+    Load the server, and return what was measured.
     """
     load = Load(plan.connections(options.http))
-    # Nothing here is cyclic, and a collection would be seen as latency.
+    # Nothing here is cyclic, and a garbage collection would count as latency.
     gc.disable()
     if options.rate:
         load.pace(options.warm_up, options.rate)
@@ -151,7 +153,7 @@ def measure(plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
     answered = len(load.latencies)
     load.drain(0 if options.http else plan.subscribed)
     if not options.rate:
-        # In an open loop the late ones are what counts.
+        # In an open loop the late ones matter most.
         del load.latencies[answered:]
     latencies = sorted(load.latencies[before:])
     if not latencies:
@@ -177,7 +179,7 @@ def measure(plan: Plan, options: argparse.Namespace) -> dict[str, Any]:
 
 def become(native: str, plan: Plan, options: argparse.Namespace) -> None:
     """
-    Turn into the program that does the rest.
+    Replace this process with the compiled program, which does the rest.
     """
     rings = os.memfd_create("rings", 0)
     with open(os.dup(rings), "wb") as file:
@@ -205,7 +207,7 @@ def become(native: str, plan: Plan, options: argparse.Namespace) -> None:
 
 def main() -> None:
     """
-    Load the server on the command line, and print what was seen as JSON.
+    Load the server on the command line, and print the measurements as JSON.
     """
     parser = argparse.ArgumentParser("python -m benchmarks.generator")
     parser.add_argument("port", type=int)
@@ -213,7 +215,10 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--outstanding", type=int, default=16)
     parser.add_argument(
-        "--rate", type=float, default=0.0, help="an open loop, of so many a second"
+        "--rate",
+        type=float,
+        default=0.0,
+        help="an open loop, at this many requests a second",
     )
     parser.add_argument("--warm-up", type=float, default=0.5)
     parser.add_argument("--seconds", type=float, default=2.0)
@@ -224,7 +229,7 @@ def main() -> None:
         help="how many of the connections receive the event stream",
     )
     parser.add_argument(
-        "--canned", action="store_true", help="the server has one reply for all"
+        "--canned", action="store_true", help="the server sends one canned reply"
     )
     parser.add_argument("--http", action="store_true", help="POST each request")
     parser.add_argument("--native", help="the compiled load.rs")

@@ -1,8 +1,8 @@
 """
-What was aimed at, and whether it was reached.
+The goals, and whether they are met.
 
-Each goal looks for its figure in the results of one command; where a peer was
-left out, there is no figure.
+Each goal finds its figure in the results of one command; if a peer was left
+out, there is no figure.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +21,8 @@ class Goal:
     One goal.
 
     @ivar command: Whose results have its figure.
-    @ivar isLeast: Whether the figure must be at least the bound, and not at
-        most.
+    @ivar isLeast: Whether the figure must be at least the bound, rather than
+        at most.
     @ivar figure: Finds it, or raises L{LookupError}.
     """
 
@@ -34,7 +34,7 @@ class Goal:
 
     def isMet(self, value: float) -> bool:
         """
-        Whether this is good enough.
+        Whether this figure is good enough.
         """
         return value >= self.bound if self.isLeast else value <= self.bound
 
@@ -50,7 +50,7 @@ def _ofEcho(peer: str) -> Callable[[Results], float]:
 
 def _worst(peer: str) -> Callable[[Results], float]:
     """
-    The least that the durable server is of this peer, of all shapes.
+    The smallest ratio of the durable server to this peer, over all shapes.
     """
 
     def figure(results: Results) -> float:
@@ -70,7 +70,7 @@ def _ofCommit(rounds: list[Any], percentile: str, commits: list[Any]) -> float:
 
 def _most(sizes: Mapping[str, float]) -> float:
     """
-    The figure of the greatest size.
+    The figure of the largest size.
     """
     return sizes[max(sizes, key=int)]
 
@@ -165,7 +165,7 @@ GOALS: Final = (
 
 def reached(results: Results) -> Iterator[tuple[str, float, str, str]]:
     """
-    The goals that these results have something to say of.
+    The goals for which these results have figures.
 
     @return: The name, the figure, the goal, and whether it is met.
     """

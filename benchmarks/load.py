@@ -1,15 +1,16 @@
 """
-Connections under load: what is asked on each, what is due, and whether what came
-is right. C{load.rs} beside this is the same loop for those who have a C{rustc}.
+Connections under load: their requests, when each is due, and whether the
+replies are right. C{load.rs} beside this file is the same loop for machines
+with a C{rustc}.
 
 Every reply is verified: it is a 200, its C{extID} is outstanding on this
-connection and is answered once, and login, operation, state, amount and comment
-are those of its request. On a connection that has subscribed to C{trade:event}
-the event with its order must have come before. Orders are kept, for the caller
-to see that each was given once.
+connection and is answered once, and login, operation, state, amount and
+comment are those of its request. On a connection that has subscribed to
+C{trade:event} the event with its order must have come before. Orders are kept,
+so that the caller can check that each was given once.
 
-The loop works on chunks, not on lines. Requests are slices of a ring that was
-made beforehand, and the verification of a chunk is a few calls that loop in C.
+The loop works on chunks, not on lines. Requests are slices of a prepared ring,
+and a chunk is verified in a few calls that loop in C.
 """
 
 import select
@@ -23,14 +24,14 @@ from attrs import Factory, define, field
 
 from benchmarks import traffic
 
-# Seconds after which a server that says nothing is given up.
+# Seconds without any data after which a server is given up.
 PATIENCE = 30.0
 _chunk = memoryview(bytearray(1 << 18))
 
 
 class Unexpected(Exception):
     """
-    The server said what it must not say, or nothing.
+    The server sent something wrong, or nothing.
     """
 
 
@@ -39,9 +40,9 @@ class Ring:
     """
     The requests of one connection, sent again and again in the same order.
 
-    @ivar extIDs: Those of the requests, twice over, so that any run of them
-        is one slice.
-    @ivar outcomes: What the reply to each C{extID} must say of the trade.
+    @ivar extIDs: Those of the requests, stored twice in a row, so that any run
+        of them is one slice.
+    @ivar outcomes: What the reply to each C{extID} must contain of the trade.
     """
 
     extIDs: list[bytes]
@@ -55,7 +56,7 @@ class Ring:
     def make(cls, serials: range, lines: list[bytes], outcomes: list[bytes]) -> "Ring":
         """
         @param lines: The request of each serial number.
-        @param outcomes: What its reply must say.
+        @param outcomes: What its reply must contain.
         """
         extIDs = [b"%d" % serial for serial in serials]
         return cls(
@@ -68,7 +69,7 @@ class Ring:
 
     def take(self, count: int) -> tuple[list[bytes], memoryview]:
         """
-        The next so many requests: their extIDs and their lines.
+        The next C{count} requests: their extIDs and their lines.
         """
         start, end = self._next, self._next + count
         self._next = end % self._length
@@ -80,13 +81,13 @@ def verified(
     lines: bytes, outcomes: dict[bytes, bytes]
 ) -> tuple[Sequence[bytes], Sequence[bytes], list[bytes]]:
     """
-    Read whole lines, and see that each is an event or a good reply; lines of
-    an HTTP response around them are none of ours.
+    Verify that each of these complete lines is an event or a good reply; other
+    lines of an HTTP response are skipped.
 
     @return: The extIDs and the orders of the replies, and the orders of the
         events.
-    @raise Unexpected: A line is something else, or a reply is not the right
-        one for its C{extID}.
+    @raise Unexpected: A line is something else, or a reply does not fit its
+        C{extID}.
     """
     replies = traffic.REPLY.findall(lines)
     others = lines.count(b"\n") - len(replies)
@@ -114,11 +115,11 @@ def _firstOdd(lines: bytes) -> str:
 @define(eq=False)
 class Connection:
     """
-    One connection and what is outstanding on it.
+    One connection and its outstanding requests.
 
-    @ivar announced: The orders of the events that came, if this connection
-        has subscribed to them.
-    @ivar outstanding: When each C{extID} was sent, or should have been.
+    @ivar announced: The orders of the events that came, if this connection has
+        subscribed to them.
+    @ivar outstanding: When each C{extID} was sent, or was due.
     """
 
     socket: socket.socket
@@ -133,7 +134,7 @@ class Connection:
         Send the next requests, one for each of the times at which they are
         due.
 
-        @return: Whether all of it went out; if not, L{push} has to follow.
+        @return: Whether everything was sent; if not, L{push} has to follow.
         """
         expected = len(self.outstanding) + len(times)
         extIDs, lines = self.ring.take(len(times))
@@ -151,9 +152,9 @@ class Connection:
 
     def push(self) -> bool:
         """
-        Send what did not go out.
+        Send the rest of the requests.
 
-        @return: Whether all of it did now.
+        @return: Whether everything is sent now.
         """
         self._unsent = self._unsent[self._send(self._unsent) :]
         return not self._unsent
@@ -166,9 +167,9 @@ class Connection:
 
     def receive(self) -> bytes:
         """
-        Read what has come, as whole lines.
+        Read what has come, as complete lines.
         """
-        # recv() would make and shrink an object of the whole size each time.
+        # recv() would allocate and shrink a buffer of the full size each time.
         count = self.socket.recv_into(_chunk)
         if not count:
             raise Unexpected("the server closed a connection")
@@ -179,7 +180,7 @@ class Connection:
 
     def announce(self, lines: bytes) -> None:
         """
-        See that the event of each reply came before it.
+        Check that the event of each reply came before it.
         """
         if self.announced is None:
             return
@@ -195,15 +196,15 @@ class Connection:
 @define(eq=False)
 class Load:
     """
-    All the connections, and what was seen on them.
+    All connections, and what was measured on them.
 
-    @ivar orders: Of all replies, in the order of their arrival and as they
-        were written.
-    @ivar latencies: Seconds from when a request should have been sent to
-        having read its reply.
+    @ivar orders: Those of all replies, in the order of their arrival and as
+        they were written.
+    @ivar latencies: Seconds from when a request was due to having read its
+        reply.
     @ivar events: The orders of the trade events that came.
-    @ivar late: Seconds from when a request of an open loop was due to when
-        it went out.
+    @ivar late: Seconds from when a request of an open loop was due to when it
+        was sent.
     """
 
     _connections: dict[int, Connection]
@@ -227,9 +228,9 @@ class Load:
 
     def exchange(self, seconds: float) -> float:
         """
-        Send a request for each reply, for so long.
+        Send a request for each reply, for this many seconds.
 
-        @return: How long it really was.
+        @return: How long it really took.
         """
         start = self._now()
         while (elapsed := self._now() - start) < seconds:
@@ -238,9 +239,9 @@ class Load:
 
     def pace(self, seconds: float, rate: float) -> float:
         """
-        Send so many requests a second, for so long.
+        Send requests at a fixed rate, for this many seconds.
 
-        @return: How long it really was.
+        @return: How long it really took.
         """
         start = self._now()
         asked, descriptors = 0, list(self._connections)
@@ -255,7 +256,7 @@ class Load:
 
     def drain(self, eventsOfEach: int) -> None:
         """
-        Take the replies that are still due, and the events.
+        Receive the outstanding replies and events.
 
         @param eventsOfEach: How many sessions receive each event.
         """

@@ -36,8 +36,8 @@ extern "C" {
     fn clock() -> i64;
 }
 
-/// The requests of all connections, and what their replies must say. All lines
-/// are equally long, and each connection has a run of `length` of them.
+/// The requests of all connections, and what their replies must contain. All lines
+/// have the same length, and each connection has a run of `length` of them.
 struct Rings {
     first: u64,
     length: usize,
@@ -71,7 +71,7 @@ struct Load {
     rings: Rings,
     connections: Vec<Connection>,
     poll: i32,
-    /// When each request was (to be) sent; 0 if it is not outstanding.
+    /// When each request was sent or due; 0 if it is not outstanding.
     sent: Vec<u64>,
     outstanding: usize,
     start: Instant,
@@ -129,7 +129,7 @@ impl Load {
         }
     }
 
-    /// Send what did not go out; whether all of it did now.
+    /// Send the rest of the requests; returns whether everything is sent now.
     fn push(&mut self, at: usize) -> bool {
         let Connection { stream, unsent, .. } = &mut self.connections[at];
         match stream.write(unsent) {
@@ -140,7 +140,7 @@ impl Load {
         unsent.is_empty()
     }
 
-    /// Read what has come on a connection; how many replies it was.
+    /// Read what has come on a connection; returns the number of replies.
     fn read(&mut self, at: usize, chunk: &mut [u8]) -> usize {
         let count = match self.connections[at].stream.read(chunk) {
             Ok(0) => unexpected("the server closed a connection", b""),
@@ -170,7 +170,7 @@ impl Load {
         replies
     }
 
-    /// Verify a line; whether it is a reply.
+    /// Verify a line; returns whether it is a reply.
     fn take(&mut self, at: usize, line: &[u8], now: u64) -> bool {
         if let Some(rest) = line.strip_prefix(EVENT) {
             self.event(at, rest, line);
@@ -228,7 +228,7 @@ impl Load {
         self.sum_of_events += order;
     }
 
-    /// Wait at most so long for what is ready, and read it.
+    /// Wait at most this long for readable connections, and read them.
     fn turn(&mut self, chunk: &mut [u8], timeout: i32, asking: bool) {
         let mut ready = [Ready { mask: 0, number: 0 }; 256];
         let count = unsafe { epoll_wait(self.poll, ready.as_mut_ptr(), 256, timeout) };
@@ -257,7 +257,7 @@ fn percentile(ordered: &[u64], percent: f64) -> f64 {
     ordered[rank.max(1).min(ordered.len()) - 1] as f64 / 1e6
 }
 
-/// Send at a fixed rate until the time is over; how late each request went out.
+/// Send at a fixed rate until the time is over; returns how late each request was.
 fn pace(load: &mut Load, chunk: &mut [u8], rate: f64, until: u64, at: &mut usize) -> Vec<u64> {
     let begin = load.now();
     let (mut asked, mut late) = (0u64, Vec::new());
@@ -342,7 +342,7 @@ fn main() {
     while load.outstanding > 0 {
         load.turn(&mut chunk, PATIENCE, false);
     }
-    // In an open loop the late ones are what counts.
+    // In an open loop the late ones matter most.
     if is_open {
         after = load.latencies.len();
     }

@@ -1,6 +1,6 @@
 """
-Servers and generators as processes of their own, and what the kernel says that
-they take.
+Servers and generators as processes of their own, and the resources that they
+use according to the kernel.
 """
 
 import json
@@ -19,15 +19,15 @@ from typing import Any, Final
 
 from attrs import define
 
-# Seconds that a server has to start, and to stop.
+# Seconds that a server may take to start, and to stop.
 _PATIENCE: Final = 15.0
 _TICK: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Wrong(Exception):
     """
-    What was measured is no measurement: a process failed, or a check did. The
-    first line says why, the others what the processes had to say.
+    A measurement is invalid: a process or a check failed. The first line of
+    the message says why, the others are the output of the processes.
     """
 
 
@@ -40,7 +40,7 @@ def module(*arguments: str) -> list[str]:
 
 def endpoint(port: int) -> str:
     """
-    Where Twisted listens on this port.
+    The endpoint description for this port.
     """
     return f"tcp:{port}:backlog=1024:interface=127.0.0.1"
 
@@ -50,11 +50,11 @@ def running(
     command: Sequence[str], cpu: int | None, port: int, patience: float = _PATIENCE
 ) -> Iterator[int]:
     """
-    Have a server listen on this port.
+    Run a server that listens on this port.
 
     @return: Its process id.
-    @raise Wrong: It did not listen, or did not stop when asked to, or what was
-        done meanwhile failed; with what the server said.
+    @raise Wrong: It did not listen, or did not stop when asked to, or the body
+        failed; with the server's output.
     """
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(
@@ -67,8 +67,8 @@ def running(
             server.wait(patience)
         except Exception as e:
             log.seek(0)
-            said = log.read()[-2000:].decode(errors="replace")
-            raise Wrong(f"{e}\n{said}") from e
+            output = log.read()[-2000:].decode(errors="replace")
+            raise Wrong(f"{e}\n{output}") from e
         finally:
             server.kill()
             server.wait()
@@ -93,7 +93,7 @@ def _awaitPort(server: "subprocess.Popen[bytes]", port: int, patience: float) ->
 
 def freePort() -> int:
     """
-    A port that nobody has at the moment.
+    A port that is free at the moment.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
@@ -102,7 +102,7 @@ def freePort() -> int:
 
 def run(command: Sequence[str], cpu: int | None) -> dict[str, Any]:
     """
-    Run a process that prints what it measured.
+    Run a process that prints its measurements.
 
     @raise Wrong: It failed.
     """
@@ -123,10 +123,10 @@ def run(command: Sequence[str], cpu: int | None) -> dict[str, Any]:
 @define(frozen=True)
 class CPUTime:
     """
-    Processor time that a process has taken, with all its threads.
+    Processor time that a process has used, with all its threads.
 
-    @ivar all: Seconds, as exactly as the kernel tells them.
-    @ivar user: Seconds outside of the kernel, in its ticks.
+    @ivar all: Seconds, as exactly as the kernel reports them.
+    @ivar user: Seconds outside the kernel, in ticks of the kernel.
     @ivar system: Seconds in the kernel, likewise.
     """
 
@@ -137,12 +137,12 @@ class CPUTime:
     @classmethod
     def of(cls, pid: int) -> "CPUTime":
         """
-        What it is so far.
+        The time used so far.
         """
-        # The name, in brackets, may have blanks.
+        # The name, in brackets, may contain blanks.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         user, system = int(fields[11]) / _TICK, int(fields[12]) / _TICK
-        # In nanoseconds, where the kernel tells them: of each thread.
+        # In nanoseconds and by thread, where the kernel reports it.
         with suppress(OSError, ValueError, IndexError):
             tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
             exact = sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
@@ -151,7 +151,7 @@ class CPUTime:
 
     def since(self, before: "CPUTime") -> "CPUTime":
         """
-        What was taken meanwhile.
+        The time used since an earlier reading.
         """
         return CPUTime(
             self.all - before.all, self.user - before.user, self.system - before.system
@@ -160,7 +160,7 @@ class CPUTime:
 
 def residentBytes(pid: int) -> int:
     """
-    Memory that a process has, in bytes.
+    The resident memory of a process, in bytes.
     """
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * resource.getpagesize()
@@ -168,7 +168,8 @@ def residentBytes(pid: int) -> int:
 
 def usedByOthers() -> float:
     """
-    Processor time, in seconds, taken so far by processes not started here.
+    Processor time in seconds used so far by processes that were not started
+    here.
     """
     user, nice, system = Path("/proc/stat").read_text().split(None, 4)[1:4]
     everyone = (int(user) + int(nice) + int(system)) / _TICK
@@ -177,9 +178,10 @@ def usedByOthers() -> float:
 
 def allowDescriptors(wanted: int) -> int:
     """
-    Let this process and its children have so many descriptors, if they may.
+    Raise the limit of open files for this process and its children, as far as
+    is allowed.
 
-    @return: How many it is.
+    @return: The limit in force.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:

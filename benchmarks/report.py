@@ -1,9 +1,9 @@
 """
-C{python -m benchmarks.report FOLDER}: from results to a page.
+C{python -m benchmarks.report FOLDER}: results for the page.
 
-It takes the JSON files that the other commands have written into a folder and
-puts what became of their goals into C{README.rst}, between two comments: no
-figure is ever typed.
+It reads the JSON files that the other commands have written into a folder and
+puts their goals and figures into C{README.rst}, between two comments: no
+figure is typed by hand.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Final
 from benchmarks.figures import text
 from benchmarks.results import Results, Table, goalsOf
 
-# In the order in which they stand on the page.
+# In the order of the page.
 COMMANDS: Final = ("throughput", "broadcast", "scale")
 _BEGIN: Final = ".. The figures begin here: benchmarks/report.py writes them.\n"
 _END: Final = ".. The figures end here.\n"
@@ -23,7 +23,7 @@ _END: Final = ".. The figures end here.\n"
 
 def page(folder: Path) -> Iterator[str]:
     """
-    The lines of all results.
+    The lines for all results.
     """
     for command in COMMANDS:
         path = folder / f"{command}.json"
@@ -42,7 +42,7 @@ def _where(results: Results) -> str:
 
 def _table(table: Table) -> Iterator[str]:
     """
-    A table as a C{list-table}, which needs no column to be as wide as another.
+    A table as a C{list-table}, whose columns may have any width.
     """
     yield f".. list-table:: {table.title}"
     yield "   :header-rows: 1"
@@ -56,14 +56,14 @@ def _table(table: Table) -> Iterator[str]:
 
 def _escaped(text: str) -> str:
     """
-    What has no meaning in reStructuredText.
+    Escaped for reStructuredText.
     """
     return "".join(f"\\{each}" if each in "\\*_`|" else each for each in text)
 
 
 def put(lines: str, into: str) -> str:
     """
-    Put the lines between the two comments of a page.
+    Replace the lines between the two comments of a page.
     """
     before, begin, rest = into.partition(_BEGIN)
     _, end, after = rest.partition(_END)
@@ -74,7 +74,7 @@ def put(lines: str, into: str) -> str:
 
 def main() -> None:
     """
-    Write what the command line says.
+    Write the page that the command line names.
     """
     parser = argparse.ArgumentParser("python -m benchmarks.report")
     parser.add_argument("folder", type=Path, help="with the JSON of the commands")

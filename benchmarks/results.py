@@ -1,5 +1,5 @@
 """
-What a command has measured: as tables on the screen, and as JSON.
+The results of a command: as tables on the screen, and as JSON.
 """
 
 import argparse
@@ -19,7 +19,7 @@ class Table:
     """
     A table.
 
-    @ivar rows: The first one is the head.
+    @ivar rows: The first one is the header.
     """
 
     title: str
@@ -28,7 +28,7 @@ class Table:
 
 def goalsOf(results: Results) -> Iterator[Table]:
     """
-    The goals that these results have something to say of, if there are any.
+    The goals for which these results have figures, if there are any.
     """
     reached: list[list[object]] = [list(each) for each in goals.reached(results)]
     if reached:
@@ -39,7 +39,7 @@ def save(
     results: Results, tables: Iterable[Table], options: argparse.Namespace
 ) -> None:
     """
-    Print the tables, and write all of it as JSON where the options say.
+    Print the tables, and write everything as JSON to the file in the options.
     """
     for name, value in results["where"].items():
         print(f"{name}: {value}")

@@ -1,11 +1,12 @@
 """
-C{python -m benchmarks.scale}: how cost grows as there is more of everything.
+C{python -m benchmarks.scale}: how cost grows with the number of sessions,
+waiters and trades.
 
-The same server and the same load, in turn: empty; beside thousands of sessions
-that are idle; beside as many requests that wait for an answer which never comes;
-with millions of trades in its ledger. What is told is the ratio to the empty
-server of the same round, what memory each session and each waiter takes, and how
-long a start takes with the large ledger.
+The same server and the same load, in turn: empty; beside thousands of idle
+sessions; beside as many requests that never get a reply; with millions of
+trades in its ledger. The report has the ratio to the empty server of the same
+round, the memory of each session and each waiter, and the duration of a start
+with the large ledger.
 """
 
 import argparse
@@ -42,10 +43,10 @@ from creditsync.ledger._schema import SCRIPTS
 _PATIENCE: Final = 300.0
 # Connections from one address: it has ports for some 28,000.
 _OF_ONE_ADDRESS: Final = 10_000
-# Requests that wait, on each connection that has some.
+# Pending requests on each connection that has some.
 _WAITING: Final = 500
 
-# How many there are of each kind, in a quick run and otherwise.
+# The sizes of each kind, in a quick run and otherwise.
 SIZES: Final = {
     "sessions": ([100], [1000, 10_000]),
     "waiters": ([1000], [10_000, 100_000]),
@@ -58,7 +59,7 @@ Prepare = Callable[[ExitStack, int, bytes], object]
 
 def _server(place: Bench, port: int, ledger: Path) -> list[str]:
     """
-    creditsync with room for everything, and time to wait for it.
+    Start creditsync with limits high enough for all cases, and a long timeout.
     """
     options = {
         "listen": endpoint(port),
@@ -75,7 +76,7 @@ def _server(place: Bench, port: int, ledger: Path) -> list[str]:
 
 def _health(port: int, token: bytes) -> dict[str, Any]:
     """
-    Ask how the server is, and wait for as long as it takes to start.
+    Ask for the server's health, and wait for as long as it takes to start.
     """
     with closing(socket.create_connection(("127.0.0.1", port), _PATIENCE)) as opened:
         opened.sendall(b'{"command":"HealthCheck","__token":"%b"}\r\n' % token)
@@ -103,7 +104,7 @@ def _serving(place: Bench, ledger: Path) -> Iterator[tuple[int, int, float]]:
 
 def _idle(count: int) -> Prepare:
     """
-    Sessions that have shown their token once, and are not told of events.
+    Sessions that have sent their token once, and have unsubscribed.
     """
 
     def prepare(opened: ExitStack, port: int, token: bytes) -> None:
@@ -129,7 +130,8 @@ def _waiting(count: int) -> Prepare:
             session.sendall(
                 b"".join(credit.replace(first, b"%d" % (10**7 + n)) for n in serials)
             )
-            # They were all taken once something later is answered.
+            # Once a later request has a reply, the server has read all of
+            # them.
             subscribe(session, 1, token, False)
         pending = _health(port, token)["pending"]
         if pending != count:
@@ -140,7 +142,7 @@ def _waiting(count: int) -> Prepare:
 
 def _quiet(opened: ExitStack, port: int, token: bytes, number: int) -> socket.socket:
     """
-    One session more.
+    An additional session that has unsubscribed.
     """
     address = f"127.0.0.{2 + number // _OF_ONE_ADDRESS}"
     session = opened.enter_context(closing(connect(port, address)))
@@ -152,18 +154,18 @@ def measure(
     place: Bench, options: argparse.Namespace, ledger: Path, prepare: Prepare | None
 ) -> dict[str, float]:
     """
-    Start the server, put beside it what is to be there, and load it.
+    Start the server, add the sessions or waiters of a case, and load it.
 
     @return: Rate and latencies, the requests for each second of processor
-        time, the seconds of the start, and the bytes that were added by what
-        was put beside.
+        time, the seconds of the start, and the bytes that the sessions or
+        waiters added.
     """
     token = place.token().encode("ascii")
     load = ["--connections", str(options.shape.connections)]
     load += ["--outstanding", str(options.shape.outstanding)]
     warmUp = ["--warm-up", "0.1", "--seconds", str(options.warm_up)]
     with ExitStack() as opened, _serving(place, ledger) as (port, pid, start):
-        # What the server makes once only is made before memory is measured.
+        # One-time allocations are made before memory is measured.
         place.load(port, *load, *warmUp)
         before = residentBytes(pid)
         if prepare is not None:
@@ -174,16 +176,16 @@ def measure(
         )
         measured["cpu"] = measured["answered"] / CPUTime.of(pid).since(used).all
         measured |= {"start": start, "added": added, "resident": residentBytes(pid)}
-        # Who waits does so for ever: nobody shall wait for them at the end.
+        # These waiters are never answered: a stop must not wait for them.
         opened.close()
     return measured
 
 
 def large(folder: Path, trades: int) -> Path:
     """
-    The ledger of so many trades, made once and kept.
+    The ledger with this many trades, made once and kept.
     """
-    # One of an older schema would be refused.
+    # A ledger with an older schema would be refused.
     schema = hashlib.sha256("".join(SCRIPTS).encode()).hexdigest()[:8]
     path = folder / f"creditsync-trades-{trades}-{schema}.db"
     if not path.exists():
@@ -198,8 +200,8 @@ def cases(
     place: Bench, options: argparse.Namespace
 ) -> Iterator[tuple[str, int, Path, Prepare | None]]:
     """
-    What is put beside the load: its kind, how many there are, the ledger, and
-    how it is prepared.
+    What the load is measured beside: its kind, its size, the ledger, and how
+    it is prepared.
     """
     yield "empty", 0, place.ledger, None
     for count in options.sessions:
@@ -270,7 +272,7 @@ def tables(results: Results) -> Iterator[Table]:
             row.append(_median(rounds, "resident") / 2**20)
             row.append(results["bytesEach"].get(kind, {}).get(count, ""))
             table.append(row)
-    yield Table("The same load, beside so much", table)
+    yield Table("The same load, beside other things", table)
 
 
 def _median(rounds: list[dict[str, float]], name: str) -> float:

@@ -3,9 +3,9 @@ C{python -m benchmarks.throughput}: how many credits a second, and how fast.
 
 The server and its peers are measured side by side in one run: in each round
 each of them is started afresh, loaded by the same generator and stopped, and
-who comes first changes from round to round. What is told is the median of the
-rounds. Then each peer is loaded at half of its own peak by a generator that
-does not wait for it. See C{README.rst} in this folder for how to read it.
+the order changes from round to round. The medians of the rounds are reported.
+Then each peer is loaded at half of its own peak by a generator that does not
+wait for replies. See C{README.rst} in this folder for how to read the results.
 """
 
 import argparse
@@ -37,8 +37,8 @@ from benchmarks.results import save
 _SHAPES: Final = ("1x1", "1x64", "16x16", "256x1", "256x16")
 _QUICK_SHAPES: Final = ("1x1", "16x16")
 _COMMITS: Final = 1000
-# The connections of the open loop are those of the shape that the goals are
-# about; HTTP has one for each request that may be outstanding.
+# The open loop has as many connections as the shape that the goals name; for
+# HTTP, one for each request that may be outstanding.
 _OPEN: Final = Shape(16, 16)
 
 Rounds = list[dict[str, Any]]
@@ -52,9 +52,9 @@ def measure(
     rate: float = 0.0,
 ) -> dict[str, Any]:
     """
-    Start a peer, load it, stop it, and check what it says it did.
+    Start a peer, load it, stop it, and check the orders that it replied with.
 
-    @param rate: Requests a second of an open loop; with 0 it is closed.
+    @param rate: Requests a second of an open loop; 0 is a closed loop.
     """
     port = freePort()
     before, start = usedByOthers(), time.monotonic()
@@ -76,7 +76,7 @@ def _arguments(
     peer: Peer, shape: Shape, options: argparse.Namespace, rate: float
 ) -> Iterator[str]:
     """
-    What the generator is told.
+    The arguments of the generator.
     """
     if peer.isHTTP:
         shape = Shape(shape.connections * shape.outstanding, 1)
@@ -101,8 +101,8 @@ def _check(
     bench: Bench, peer: Peer, measured: dict[str, Any], options: argparse.Namespace
 ) -> None:
     """
-    See that no order was given twice, that each event came once, and that the
-    ledger has the orders that were answered and no others.
+    Check that no order number was used twice, that each event came once, and
+    that the ledger contains the orders in the replies and no others.
     """
     orders = measured["answered"], measured["sumOfOrders"]
     events = measured["events"], measured["sumOfEvents"]
@@ -125,8 +125,8 @@ class Run:
     """
     All rounds.
 
-    @ivar peers: Those that take part still.
-    @ivar left: Why the others do not.
+    @ivar peers: The peers still in the run.
+    @ivar left: Why the others were left out.
     """
 
     _bench: Bench
@@ -139,7 +139,7 @@ class Run:
 
     def closed(self) -> None:
         """
-        Each shape with each peer, again and again.
+        Measure each peer with each shape in every round.
         """
         for number in range(self._options.rounds):
             self.commits.append(self._commits())
@@ -151,7 +151,7 @@ class Run:
 
     def opened(self) -> None:
         """
-        Each peer at a part of its own peak.
+        Measure each peer at a part of its own peak.
         """
         if not self._options.open_loop:
             return
@@ -195,7 +195,7 @@ class Run:
 
     def _leave(self, name: str, why: str) -> None:
         """
-        Go on without a peer that failed.
+        Continue without a peer that failed.
         """
         note(f"{name} is left out: {why}")
         self.left[name] = why.partition("\n")[0]
@@ -205,7 +205,7 @@ class Run:
 
     def _commits(self) -> dict[str, Any]:
         """
-        Let SQLite alone commit rows one by one, on the same disk.
+        Have SQLite alone commit rows one by one, on the same disk.
         """
         path = self._bench.folder / "commits.db"
         command = module("benchmarks.commits", str(path), str(_COMMITS))
@@ -217,7 +217,7 @@ class Run:
 
 def prepared(names: Sequence[str]) -> tuple[dict[str, Peer], dict[str, str]]:
     """
-    Build what has to be built.
+    Build the peers that must be built.
 
     @return: The peers that are ready, and why the others are not.
     """
@@ -248,7 +248,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "--peers",
         nargs="+",
         choices=PEERS,
-        help="whom to measure beside echo, memory and durable (default: all; with"
+        help="what to measure beside echo, memory and durable (default: all; with"
         " --quick those that need no compiler)",
     )
     parser.add_argument("--rounds", type=int, help="(default: 5)")
@@ -264,7 +264,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="PART",
         type=float,
         default=0.5,
-        help="of its peak at which each peer is loaded then; 0: not at all"
+        help="the part of its peak at which each peer is then loaded; 0: skip it"
         " (default: %(default)s)",
     )
     options = parser.parse_args(arguments)

@@ -1,8 +1,8 @@
 """
-What is said in a measurement: the requests, and how their replies must look.
+The requests of a measurement, and the form of their replies.
 
-Request and reply are as long for the first serial number as for the last, so
-that a run of lines can be made beforehand and a part of it sent by slicing.
+Request and reply have the same length for every serial number, so a run of
+lines can be made beforehand and a part of it sent by slicing.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Final
 # The first extID; all have eight digits.
 FIRST: Final = 10_000_000
 
-# "extID" stands first, so that it is at the same place in every line.
+# "extID" comes first, so that it is at the same place in every line.
 _REQUEST: Final = (
     b'{"extID":%d,"command":"CreditInSync","__token":"%b","data":'
     b'{"login":%d,"amount":%d.25,"comment":"Promotion credit"}}\r\n'
@@ -47,36 +47,37 @@ HTTP: Final = re.compile(rb"^(?!HTTP/1\.1 (?!200 ))(?!\{)[^\n]*\r$", re.MULTILIN
 
 def request(extID: int, token: bytes) -> bytes:
     """
-    The line that asks for a credit.
+    The line that requests a credit.
     """
     return _REQUEST % (extID, token, _login(extID), _amount(extID))
 
 
 def post(line: bytes) -> bytes:
     """
-    The same request, where it has to go by HTTP.
+    The same request for HTTP.
     """
     return _POST % (len(line), line)
 
 
 def subscription(extID: int, token: bytes, wanted: bool) -> bytes:
     """
-    The line that says whether its connection wants the event stream.
+    The line that subscribes its connection to the event stream or unsubscribes
+    it.
     """
     return _SUBSCRIPTION % (extID, b"Subscribe" if wanted else b"Unsubscribe", token)
 
 
 def outcome(extID: int) -> bytes:
     """
-    What the reply to L{request} says of the trade, from its login to its
-    comment.
+    The part of the reply to L{request} that describes the trade, from its
+    login to its comment.
     """
     return _OUTCOME % (_login(extID), _amount(extID))
 
 
 def ringLength(outstanding: int) -> int:
     """
-    How many extIDs a connection uses in turn: enough that none is used again
+    How many extIDs a connection cycles through: enough that none is reused
     while it is outstanding, unless a reply is long overdue.
     """
     return 16 * outstanding
@@ -91,6 +92,6 @@ def _login(extID: int) -> int:
 
 def _amount(extID: int) -> int:
     """
-    The whole part of an amount, with three digits.
+    The whole part of an amount, three digits.
     """
     return 100 + extID % 900

@@ -1,30 +1,36 @@
 """
-C{creditsync}, which is C{python -m creditsync} too.
+The C{creditsync} command, which is also C{python -m creditsync}.
 """
 
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 from creditsync import __version__
-from creditsync._cli.output import escapeCharacters, printing, replaceClosedStreams
+from creditsync._cli.output import (
+    escapeUnencodable,
+    occupyDescriptors,
+    outputErrorsAsExit,
+    replaceClosedStreams,
+)
 from creditsync._process import signals
 
 _EPILOG = """\
-without a command, or with options of the server only, it serves:
+without a command, or with options of the server only, it runs the server:
 
-  creditsync demo                             see one credit come and go
+  creditsync demo                             try the server with one credit
   creditsync --listen tcp:8080 --timeout 3    the same as creditsync serve ...
   creditsync token --id 7 --role manager      a token for a manager
 
-creditsync COMMAND --help says more.
+See creditsync COMMAND --help for the options of a command.
 """
 
 
 def main() -> None:
     """
-    Run what the command line asks for.
+    Run the command line.
     """
-    escapeCharacters()
+    occupyDescriptors()
+    escapeUnencodable()
     arguments = sys.argv[1:]
     ours = ("-h", "--help", "--version")
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ours):
@@ -33,7 +39,7 @@ def main() -> None:
         return _serve(arguments[1:])
     signals.prepare()
     replaceClosedStreams()
-    with printing(arguments[0]):
+    with outputErrorsAsExit(arguments[0]):
         if arguments[0] == "check-config":
             from creditsync._cli import check_config
 
@@ -43,8 +49,7 @@ def main() -> None:
 
 
 def _serve(arguments: list[str]) -> None:
-    # Before the imports, which take longer than all else that comes before the
-    # ledger.
+    # Before the imports, which take most of the time until the ledger is opened.
     signals.prepareServer()
     from creditsync._cli import serve
 
@@ -53,21 +58,22 @@ def _serve(arguments: list[str]) -> None:
 
 def _parser() -> ArgumentParser:
     """
-    The command line, but for C{serve} and C{check-config}, whose options are
-    C{twistd}'s kind.
+    The parser of the commands. C{serve} and C{check-config} are only listed:
+    they parse their options as C{twistd} does.
     """
     from creditsync._cli import (
         account,
         backup,
-        bulk,
         check,
         demo,
         export,
         operations,
+        show,
         statement,
         token,
         watch,
     )
+    from creditsync._cli.bulk import command as bulk
 
     parser = ArgumentParser(
         "creditsync",
@@ -78,9 +84,11 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     commands.add_parser("serve", help="run the server in the foreground")
-    commands.add_parser("check-config", help="see what the server would use")
+    commands.add_parser(
+        "check-config", help="check the options that the server would have"
+    )
     reading = (statement, check, backup, export)
-    for module in (token, account, operations, watch, bulk, *reading, demo):
+    for module in (token, account, operations, show, watch, bulk, *reading, demo):
         module.addCommand(commands)
     return parser
 

@@ -1,5 +1,5 @@
 """
-The end of somebody's ability to work, of which several want to hear.
+A one-shot failure that several callers can wait for.
 """
 
 from attrs import Factory, define
@@ -10,36 +10,36 @@ from twisted.python.failure import Failure
 @define(eq=False)
 class FailureNotifier:
     """
-    A failure that comes once or never, told to each who asks on a Deferred of
-    its own.
+    A failure that happens once or never. Each caller that waits for it gets a
+    Deferred of its own.
 
-    @ivar cause: The failure, if it has come.
+    @ivar cause: The failure, once it has happened.
     """
 
     cause: Failure | None = None
-    _told: "list[Deferred[None]]" = Factory(list)
+    _waiting: "list[Deferred[None]]" = Factory(list)
 
     def whenFailed(self) -> "Deferred[None]":
         """
         Wait for the failure.
 
-        @return: Fails with its cause, at once if it has come already; never
-            fires otherwise.
+        @return: Fails with the cause, at once if that has happened already;
+            never fires otherwise.
         """
-        told: Deferred[None] = Deferred()
+        failed: Deferred[None] = Deferred()
         if self.cause is None:
-            self._told.append(told)
+            self._waiting.append(failed)
         else:
-            told.errback(self.cause)
-        return told
+            failed.errback(self.cause)
+        return failed
 
     def fail(self, cause: Failure) -> None:
         """
-        Tell everybody. Only the first cause counts.
+        Notify all callers. Later causes are ignored.
         """
         if self.cause is not None:
             return
         self.cause = cause
-        told, self._told = self._told, []
-        for each in told:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
             each.errback(cause)

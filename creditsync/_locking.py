@@ -1,11 +1,11 @@
 """
-A lock on a folder, for those who look which files are in it and then act on what
-they saw: two processes that did so at once would each take away what the other
-has just made.
+A lock on a folder, for code that checks which files exist and then acts on the
+result. Without it, one process could delete a file that another one has just
+created.
 
-The kernel lets go of it when the process ends, however it ends. It leaves no file
-behind, and no number of a process, which another process may have later and
-process 1 of every container has.
+The kernel releases the lock when the process ends, in whatever way. There is no
+lock file, and no process id in it, which could later be another process's, and in a
+container is always 1.
 """
 
 import fcntl
@@ -18,21 +18,21 @@ from typing import Final
 ALONE: Final = fcntl.LOCK_EX
 TOGETHER: Final = fcntl.LOCK_SH
 
-# Seconds after which whoever has the lock is not one of us, who need it for
-# milliseconds.
-_PATIENCE: Final = 2.0
+# Seconds to wait. Our own processes hold the lock for milliseconds, so if it takes
+# longer, another program has it.
+_TIMEOUT: Final = 2.0
 
 
 @contextmanager
 def folderLocked(folder: str, how: int) -> Iterator[None]:
     """
-    Keep others who do the same away from a folder meanwhile.
+    Hold the lock on a folder.
 
-    It only narrows races: where a folder can't be locked, because this user may not
-    read it, its file system has no such locks, or somebody else never lets go, the
-    work is done all the same.
+    This only makes races less likely: if the folder can't be locked, because this
+    user may not read it, the file system has no such locks, or another program never
+    releases it, the caller goes on without the lock.
 
-    @param how: C{ALONE}, or C{TOGETHER} with others who only look.
+    @param how: C{ALONE}, or C{TOGETHER} with other processes that only read.
     """
     try:
         file = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY)
@@ -47,7 +47,7 @@ def folderLocked(folder: str, how: int) -> Iterator[None]:
 
 
 def _wait(file: int, how: int) -> None:
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + _TIMEOUT
     while True:
         try:
             fcntl.flock(file, how | fcntl.LOCK_NB)

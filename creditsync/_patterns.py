@@ -1,16 +1,16 @@
 """
-ECMA-262's regular expressions, which JSON Schema has, as Python's.
+Translation of regular expressions from ECMA-262, which JSON Schema uses, to Python.
 
-The two differ without a word: Python's C{$} lets a line feed through at the
-end, its C{\\d}, C{\\w} and C{\\s} take the characters of every script, and its
-C{.} takes a carriage return. So a pattern is read here token by token, as
-ECMA-262 reads it with the flag C{u}, and each token is written anew. What has
-no exact equivalent is refused: backreferences, properties of Unicode (such as
-C{\\pL}), flags inside of a pattern, and all that ECMA-262 itself doesn't know.
+Python accepts most of them, but with another meaning: its C{$} also matches before
+a line feed at the end, its C{\\d}, C{\\w} and C{\\s} match characters of every
+script, and its C{.} matches a carriage return. So a pattern is parsed here, as
+ECMA-262 does with the flag C{u}, and each token is translated. A pattern without an
+exact equivalent is refused: one with backreferences, Unicode properties (such as
+C{\\pL}), inline flags, or syntax that ECMA-262 does not have.
 
-Two things are taken which the flag C{u} forbids, as they can have only one
-meaning: any punctuation may be escaped, and a closing bracket or brace may stand
-for itself.
+Two things are accepted although the flag C{u} forbids them, because they can have
+only one meaning: any punctuation may be escaped, and a closing bracket or brace may
+stand for itself.
 """
 
 import re
@@ -51,7 +51,7 @@ def _character(code: int) -> str:
 
 def _text(ranges: list[tuple[int, int]]) -> str:
     """
-    Write ranges as they stand inside of square brackets.
+    Write ranges for use inside square brackets.
     """
     return "".join(f"{_character(a)}-{_character(b)}" for a, b in ranges)
 
@@ -67,10 +67,10 @@ _CLASSES = {
 _IN_WORD = f"[{_CLASSES['w']}]"
 _BOUNDARY = f"(?<!{_IN_WORD})(?={_IN_WORD})|(?<={_IN_WORD})(?!{_IN_WORD})"
 _INSIDE = f"(?<!{_IN_WORD})(?!{_IN_WORD})|(?<={_IN_WORD})(?={_IN_WORD})"
-# What is no character, outside of square brackets.
+# Escapes that don't match a character, outside of square brackets.
 _ASSERTIONS = {"b": f"(?:{_BOUNDARY})", "B": f"(?:{_INSIDE})"}
 _CONTROLS = {"t": 0x09, "n": 0x0A, "v": 0x0B, "f": 0x0C, "r": 0x0D, "0": 0}
-# What stands for itself only as an escape; all else is a character.
+# Characters with a meaning, unless they are escaped; all others match themselves.
 _SIGNS = {
     "^": "^",
     "$": r"\Z",
@@ -98,9 +98,9 @@ _ITEM = re.compile(rf"{_ESCAPE}|(?P<other>[^\\])", re.DOTALL)
 
 def fromECMA(pattern: str) -> str:
     """
-    Write a pattern of JSON Schema as one for C{re.search}.
+    Translate a pattern of JSON Schema into one for C{re.search}.
 
-    @raise ValueError: It is none, or has what can't be written exactly.
+    @raise ValueError: It is not valid, or has no exact equivalent.
     """
     try:
         written = "".join(_tokens(pattern))
@@ -126,7 +126,7 @@ def _tokens(pattern: str) -> Iterator[str]:
         elif token["set"] is not None:
             yield _set(token["set"])
         elif token["name"] is not None:
-            # Nothing can refer to it.
+            # A named group, but nothing can refer to it.
             yield "("
         elif token["other"] is not None:
             yield _SIGNS.get(token[0], _character(ord(token[0])))
@@ -137,7 +137,7 @@ def _tokens(pattern: str) -> Iterator[str]:
 
 def _set(text: str) -> str:
     """
-    Write what stands in square brackets.
+    Translate a set in square brackets.
     """
     isNegated = text.startswith("[^")
     items = list(_items(text, 2 if isNegated else 1))
@@ -148,8 +148,8 @@ def _set(text: str) -> str:
 
 def _items(text: str, at: int) -> Iterator[str | int]:
     """
-    The characters and classes between square brackets; C{-1} is a hyphen that
-    is not escaped.
+    The characters and classes in square brackets; C{-1} is a hyphen that is not
+    escaped.
     """
     while at < len(text) - 1:
         item = _ITEM.match(text, at)
@@ -169,7 +169,7 @@ def _items(text: str, at: int) -> Iterator[str | int]:
 
 def _joined(text: str, items: list[str | int]) -> Iterator[str]:
     """
-    Write items; a hyphen between two of them makes a range.
+    Translate items; a hyphen between two of them makes a range.
     """
     at = 0
     while at < len(items):
@@ -177,7 +177,7 @@ def _joined(text: str, items: list[str | int]) -> Iterator[str]:
         if at + 2 < len(items) and items[at + 1] == -1:
             first, last = (_hyphen(items[place]) for place in (at, at + 2))
             if isinstance(first, str) or isinstance(last, str):
-                raise ValueError(f"{text!r} has a range that is none")
+                raise ValueError(f"{text!r} has an invalid range")
             yield _text([(first, last)])
             at += 3
         else:
@@ -194,7 +194,7 @@ def _code(pattern: str, at: int, escape: str) -> int:
     """
     The character that an escape stands for.
 
-    @raise ValueError: It is none.
+    @raise ValueError: The escape is not valid.
     """
     if escape in _CONTROLS:
         return _CONTROLS[escape]

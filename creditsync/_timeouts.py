@@ -1,9 +1,9 @@
 """
-Waits that all last equally long, behind one delayed call.
+Many timeouts of equal length with a single delayed call.
 
-Items enter at the end and expire from the front, so that only the oldest
-needs the clock. One C{callLater} for each would cost several times as much
-and a heap that grows with what is outstanding.
+Items are added at the end and expire from the front, so only the oldest one needs
+a delayed call. A C{callLater} for each would cost several times as much, and the
+reactor's heap would grow with the number of pending requests.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,10 +19,10 @@ _Item = TypeVar("_Item")
 @define(eq=False)
 class EqualTimeouts(Generic[_Item]):
     """
-    Calls C{expired} with each item that was not ended C{seconds} after it
-    was started.
+    Calls C{expired} with each item that was not ended within C{seconds} after its
+    start.
 
-    @ivar _started: The clock's time at which each began to wait.
+    @ivar _started: The clock's time at the start of each item.
     """
 
     _clock: IReactorTime
@@ -35,7 +35,7 @@ class EqualTimeouts(Generic[_Item]):
 
     def start(self, item: _Item) -> float:
         """
-        Let C{item}, which is not waiting yet, wait from now on.
+        Start the timeout of C{item}, which must not have one yet.
 
         @return: The clock's time.
         """
@@ -56,19 +56,19 @@ class EqualTimeouts(Generic[_Item]):
 
     def end(self, item: _Item) -> bool:
         """
-        Let C{item} wait no longer.
+        End the timeout of C{item}.
 
-        @return: Whether it was waiting.
+        @return: Whether it had one.
         """
-        waited = self._started.pop(item, None) is not None
+        found = self._started.pop(item, None) is not None
         if not self._started and self._call is not None:
             self._call.cancel()
             self._call = None
-        return waited
+        return found
 
     def waiting(self) -> list[_Item]:
         """
-        All that wait, the longest waiting first.
+        All items that wait, the oldest first.
         """
         return list(self._started)
 
@@ -76,8 +76,8 @@ class EqualTimeouts(Generic[_Item]):
         self._call = None
         now = self._clock.seconds()
         expired = []
-        # One pass: a dict is slow to give its first item again and again
-        # while items are taken from its front.
+        # First collected, then deleted: finding the first item of a dict gets slower
+        # with each item that is deleted from its front.
         for item, started in self._started.items():
             left = started + self._seconds - now
             if left > 0:
@@ -87,5 +87,5 @@ class EqualTimeouts(Generic[_Item]):
         for item in expired:
             del self._started[item]
         for item in expired:
-            with self._log.failureHandler("what a timeout calls has failed"):
+            with self._log.failureHandler("the function of a timeout failed"):
                 self._expired(item)

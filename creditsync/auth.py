@@ -1,13 +1,13 @@
 """
-Who is asking: tokens, and what makes one no longer good.
+Tokens: whether one is valid, and the principal that it is for.
 
-A token comes with every command (wire contract, section 5). Its algorithm is
-this server's configuration and never the token's own word; its times are
-judged by the clock that was given. A verified token is remembered until it
-expires, so that a session's next command costs a look-up and not a signature.
+Every command has a token (docs/protocol.rst, "Tokens and roles"). Its algorithm is
+set by the server's configuration, never taken from the token; its times are
+checked against the given clock. A verified token is cached until it expires, so
+a session's next command costs a look-up instead of a signature check.
 
-Whatever its text, a bad token ends in L{Unauthorized} with a fixed sentence:
-neither the token nor a library's words about it go back to the sender.
+An invalid token raises L{Unauthorized} with a fixed sentence: neither the token
+nor an error message of a library is sent back.
 """
 
 import math
@@ -37,28 +37,37 @@ from creditsync.interfaces import IAuthenticator
 from creditsync.records import Principal
 from creditsync.revocations import Revocations
 
-# What the server may be configured for (wire contract, section 5).
+# The algorithms that the server can be configured for (docs/protocol.rst,
+# "Tokens and roles").
 ALGORITHMS: Final = ("HS256", "RS256", "EdDSA")
+_KINDS: Final = {
+    "HS256": "a plain secret",
+    "RS256": "an RSA key in PEM format",
+    "EdDSA": "an Ed25519 or Ed448 key in PEM format",
+}
 
-# RFC 7518, sections 3.2 and 3.3: the least that is safe, in bytes and bits.
+# RFC 7518, sections 3.2 and 3.3: the minimum, in bytes and bits.
 _MIN_SECRET: Final = 32
 _MIN_MODULUS: Final = 2048
-# No honest token is longer, and a longer one costs milliseconds to look at.
+# Characters. Real tokens have some hundreds, and the cost of decoding one grows
+# with its length.
 _MAX_TOKEN: Final = 8192
-# RFC 7515, section 7.1: what base64 decoders skip makes no other spellings.
+# RFC 7515, section 7.1. Base64 decoders skip other characters, so without this
+# check one token would have many spellings.
 _COMPACT: Final = re.compile(r"(?:[A-Za-z0-9_-]*\.){2}[A-Za-z0-9_-]*")
-_REMEMBERED: Final = 10_000
-# Seconds between two looks at the revocations for principals already let in.
+_MAX_CACHED: Final = 10_000
+# Seconds between two checks whether the revocations have changed, for sessions
+# that receive events.
 _RECHECK: Final = 1.0
-# How a key that is not a secret begins: its white space never counts.
+# The beginning of a key that is not a secret. White space around it is ignored.
 _ARMOURED: Final = (b"-----BEGIN", b"ssh-")
 _CONTROL: Final = re.compile(r"[\0-\x08\x0e-\x1f\x7f]")
 
 _VerifyKey: TypeAlias = bytes | RSAPublicKey | Ed25519PublicKey | Ed448PublicKey
 _SignKey: TypeAlias = bytes | RSAPrivateKey | Ed25519PrivateKey | Ed448PrivateKey
 
-# Signatures are PyJWT's business; times and types are judged here, by our
-# clock and more strictly. C{aud}, C{iss} and C{sub} mean nothing to us.
+# PyJWT only verifies the signature. Times and types are checked here, with the given
+# clock and more strictly. The claims aud, iss and sub are ignored.
 _SIGNATURE_ONLY: Final["jwt.types.Options"] = {
     "verify_signature": True,
     "verify_exp": False,
@@ -74,7 +83,7 @@ _SIGNATURE_ONLY: Final["jwt.types.Options"] = {
 @implementer(IAuthenticator)
 class TokenAuthenticator:
     """
-    The judge of JSON Web Tokens.
+    Authenticates JSON Web Tokens.
     """
 
     def __init__(
@@ -91,10 +100,9 @@ class TokenAuthenticator:
         @param key: The secret of C{HS256}, or the PEM public key of C{RS256}
             or C{EdDSA}.
         @param algorithm: One of L{ALGORITHMS}, the only one that is accepted.
-        @param also: Further keys, whose tokens are good too.
+        @param also: Further keys whose tokens are accepted.
         @param leeway: Seconds by which a token's C{iat} and C{nbf} may be
-            ahead of C{now}, as the clocks of issuers are not exactly right.
-            C{exp} is exact.
+            ahead of C{now}, as the issuer's clock may be fast. C{exp} is exact.
         @param now: The UNIX time.
         @raise ValueError: A key can't be used with this algorithm, or is too
             short.
@@ -104,18 +112,18 @@ class TokenAuthenticator:
         self._leeway = leeway
         self._now = now
         self._revocations = revocations
-        self._remembered: dict[str | None, Principal] = {}
+        self._cached: dict[str | None, Principal] = {}
         self._refreshed = -math.inf
 
     def authenticate(self, token: str | None) -> Principal:
         """
         See L{IAuthenticator.authenticate}.
         """
-        principal = self._remembered.get(token)
+        principal = self._cached.get(token)
         if principal is None:
             return self._verify(token)
         if self._now() >= principal.expires:
-            del self._remembered[token]
+            del self._cached[token]
             raise Unauthorized("the token has expired")
         if self._revocations is not None:
             self._refuseRevoked(principal, self._revocations)
@@ -123,7 +131,7 @@ class TokenAuthenticator:
 
     def isCurrent(self, principal: Principal) -> bool:
         """
-        See L{IAuthenticator.isCurrent}. It is asked for each session on each
+        See L{IAuthenticator.isCurrent}. This is called for each session on each
         event, so the revocations may be up to a second old.
         """
         now = self._now()
@@ -131,7 +139,7 @@ class TokenAuthenticator:
             return False
         if self._revocations is None:
             return True
-        # The difference is negative after the wall clock was put back.
+        # The difference is negative if the wall clock was set back.
         if not 0 <= now - self._refreshed < _RECHECK:
             self._revocations.refresh()
             self._refreshed = now
@@ -139,21 +147,21 @@ class TokenAuthenticator:
 
     def _verify(self, token: str | None) -> Principal:
         """
-        Judge a token that is not remembered, and remember a good one.
+        Verify a token that is not cached, and cache it if it is valid.
         """
         if not token:
             raise Unauthorized("a token is required: __token is missing")
         principal = _principal(self._claims(token), self._now(), self._leeway)
         if self._revocations is not None:
             self._refuseRevoked(principal, self._revocations)
-        if len(self._remembered) >= _REMEMBERED:
-            del self._remembered[next(iter(self._remembered))]
-        self._remembered[token] = principal
+        if len(self._cached) >= _MAX_CACHED:
+            del self._cached[next(iter(self._cached))]
+        self._cached[token] = principal
         return principal
 
     def _claims(self, token: str) -> Mapping[str, Any]:
         """
-        What the token claims, once its signature was found to be good.
+        The token's claims, after its signature was verified.
         """
         if len(token) > _MAX_TOKEN:
             raise Unauthorized("the token is too long")
@@ -166,21 +174,21 @@ class TokenAuthenticator:
         except jwt.InvalidSignatureError:
             raise Unauthorized("the token's signature is invalid") from None
         except Exception:
-            # Anybody may send anything: what the library raises over it is
-            # the token's fault, be it of a kind that the library documents
-            # or not.
+            # Clients can send anything, and the library raises more kinds of
+            # errors than it documents. Each of them is the token's fault.
             raise Unauthorized("the token is malformed") from None
         if "crit" in decoded["header"]:
-            # RFC 7515, section 4.1.11: we understand no extension.
-            raise Unauthorized("the token asks for an extension that is not known")
+            # RFC 7515, section 4.1.11: an extension that must be understood, and
+            # none is implemented here.
+            raise Unauthorized("the token requires an unknown extension")
         claims: Mapping[str, Any] = decoded["payload"]
         return claims
 
     def _decoded(self, token: str) -> dict[str, Any]:
         """
-        Decode a token that one of the keys has signed.
+        Decode a token that was signed with one of the keys.
 
-        @raise Exception: None has, or the token is something else.
+        @raise Exception: It was not, or it is malformed.
         """
         *others, last = self._keys
         for key in others:
@@ -214,14 +222,14 @@ def mint(
 
     @param key: The secret of C{HS256}, or the PEM private key of C{RS256} or
         C{EdDSA}.
-    @param expires: How long it is good, in seconds from C{now}.
+    @param expires: How long it is valid, in seconds from C{now}.
     @param now: The UNIX time.
     @param jti: The id by which it can be revoked; a random one if not given.
     @raise ValueError: The key can't be used with this algorithm, or is too
-        short; or the token would end beyond the year 9999.
+        short; or the token would expire after the year 9999.
     """
     if not now + expires <= MAX_TIME:
-        raise ValueError("the token would expire beyond the year 9999")
+        raise ValueError("the token would expire after the year 9999")
     claims = {
         "id": id,
         "role": role,
@@ -234,7 +242,7 @@ def mint(
 
 def _principal(claims: Mapping[str, Any], now: float, leeway: float) -> Principal:
     """
-    Whom a well signed token speaks for, if it does so now.
+    The principal of a correctly signed token, if the token is valid now.
     """
     expires = _time(claims, "exp")
     if expires is None:
@@ -260,19 +268,19 @@ def _principal(claims: Mapping[str, Any], now: float, leeway: float) -> Principa
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:
     """
-    A claim in UNIX seconds, or L{None} if it is not there.
+    A claim in UNIX seconds, or L{None} if the token does not have it.
     """
     if name not in claims:
         return None
     value = claims[name]
-    # Types by identity, as a bool is an int; the bounds also end NaN and the
-    # infinities, and an integer that no float can hold.
+    # isinstance() would accept a bool. The bound also excludes NaN, the infinities,
+    # and integers that are too large for a float.
     if type(value) not in (int, float) or not abs(value) <= MAX_SAFE_INTEGER:
         raise Unauthorized(f"the token's claim {name} is not a time")
-    # Milliseconds, most likely: such a token would never end.
+    # Most likely milliseconds: such a token would never expire.
     if value >= MAX_TIME + 1:
         raise Unauthorized(
-            f"the token's claim {name} is beyond the year 9999: it counts seconds"
+            f"the token's claim {name} is after the year 9999: it must be in seconds"
         )
     return float(value)
 
@@ -285,19 +293,20 @@ def _number(claims: Mapping[str, Any], name: str, allowed: Container[int]) -> in
         raise Unauthorized(f"the token lacks the claim {name}")
     value = claims[name]
     if type(value) is not int or value not in allowed:
-        raise Unauthorized(f"the token's claim {name} is out of its range")
+        raise Unauthorized(f"the token's claim {name} is out of range")
     return value
 
 
 def keyReadings(data: bytes) -> list[bytes]:
     """
-    Understand the content of a key file, or of the variable in its place.
+    Read the content of a key file, or of the environment variable in its place.
 
-    A text, which may begin with a byte order mark, is the key without the white
-    space around it. Anything else is binary, and each of its bytes counts.
+    If it is text, which may begin with a byte order mark, the key is the text
+    without the white space around it. Anything else is a binary key, of which each
+    byte counts.
 
-    @return: The key; and behind it, where that was another one, what earlier
-        releases took for it: tokens that they minted are signed with that.
+    @return: The key. If earlier releases read another key from this content, that
+        one follows: tokens that they minted are signed with it.
     """
     former = data.strip()
     text = _keyText(data)
@@ -316,7 +325,8 @@ def _keyText(data: bytes) -> str | None:
         text = data.decode("utf-16" if is16 else "utf-8-sig")
     except UnicodeDecodeError:
         return None
-    # Almost any bytes are UTF-16, and almost none of them ASCII in it.
+    # Almost any bytes can be decoded as UTF-16, but random ones hardly ever as ASCII
+    # characters in it.
     isText = not _CONTROL.search(text) and (text.isascii() or not is16)
     return text if isText else None
 
@@ -343,23 +353,22 @@ def _privateKey(key: str | bytes, algorithm: str) -> _SignKey:
 
 def _loadKey(key: str | bytes, algorithm: str) -> _VerifyKey | _SignKey:
     """
-    Read a key and see that it is one for this algorithm, and a safe one.
+    Parse a key, and check that it fits the algorithm and is long enough.
     """
     key = key.encode() if isinstance(key, str) else key
     if algorithm not in ALGORITHMS:
-        raise ValueError(f"the algorithm is one of {', '.join(ALGORITHMS)}")
+        raise ValueError(f"the algorithm must be one of {', '.join(ALGORITHMS)}")
     if algorithm == "HS256" and len(key) < _MIN_SECRET:
-        raise ValueError(f"an HS256 key has at least {_MIN_SECRET} bytes")
+        raise ValueError(f"an HS256 key must have at least {_MIN_SECRET} bytes")
     try:
         prepared: _VerifyKey | _SignKey = jwt.get_algorithm_by_name(
             algorithm
         ).prepare_key(key)
     except Exception:
-        # The library's words may hold parts of the key.
-        kind = "plain secret" if algorithm == "HS256" else "PEM key of its kind"
-        raise ValueError(f"{algorithm} needs a {kind}") from None
+        # The library's message may contain parts of the key.
+        raise ValueError(f"{algorithm} needs {_KINDS[algorithm]}") from None
     if isinstance(prepared, (RSAPrivateKey, RSAPublicKey)) and (
         prepared.key_size < _MIN_MODULUS
     ):
-        raise ValueError(f"an RS256 key has at least {_MIN_MODULUS} bits")
+        raise ValueError(f"an RS256 key must have at least {_MIN_MODULUS} bits")
     return prepared

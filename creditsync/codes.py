@@ -1,9 +1,9 @@
 """
-The numbers and names that travel on the wire.
+The numbers and names on the wire.
 
-All of them are the platform's own (its public reference and SDK headers), so
-that its clients work against this server unmodified; the limits at the end
-are decisions of this project.
+They are those of the platform (its public reference and SDK headers), so that its
+clients work with this server unmodified. The limits at the end were chosen for this
+project.
 """
 
 from typing import Final
@@ -13,7 +13,8 @@ EV_RECORD_ADD: Final = 0
 EV_RECORD_UPDATE: Final = 1
 EV_RECORD_DELETE: Final = 2
 
-# What a finance trade does ("cmd"); creditsync.methods says what each counts for.
+# The operation of a finance trade ("cmd"). creditsync.methods has the total that
+# each counts for.
 OP_BALANCE_IN: Final = 6
 OP_CREDIT_IN: Final = 7
 OP_BALANCE_OUT: Final = 8
@@ -26,17 +27,17 @@ TS_FINANCE_OPEN_REQUEST: Final = 10
 TS_FINANCE_UPDATE_REQUEST: Final = 11
 TS_FINANCE_DELETE_REQUEST: Final = 12
 
-# The state of what is asked for but not booked yet, by the event to come.
+# The state of an operation that is not booked yet, by the type of its event.
 REQUEST_STATES: Final = {
     EV_RECORD_ADD: TS_FINANCE_OPEN_REQUEST,
     EV_RECORD_UPDATE: TS_FINANCE_UPDATE_REQUEST,
     EV_RECORD_DELETE: TS_FINANCE_DELETE_REQUEST,
 }
 
-# Who made the trade ("reason").
+# The origin of a trade ("reason").
 TR_REASON_API: Final = 7
 
-# What a session may do: the "role" of its token.
+# The role of a session: the claim "role" of its token.
 SESSION_USER: Final = 0
 SESSION_MANAGER: Final = 1
 SESSION_DEALER: Final = 2
@@ -51,22 +52,20 @@ FINANCE_SESSIONS: Final = frozenset({SESSION_MANAGER, SESSION_DEALER, SESSION_AD
 # The only event channel there is.
 TRADE_EVENT: Final = "trade:event"
 
-# Money is an integer number of these: 10⁻⁸ of the account's currency.
+# Amounts are integers in units of 10⁻⁸ of the account's currency.
 UNITS_PER_ONE: Final = 100_000_000
 
-# RFC 7493 (I-JSON), section 2.2: what every double holds exactly.
+# RFC 7493 (I-JSON), section 2.2: integers up to this are exact in every double.
 MAX_SAFE_INTEGER: Final = 2**53 - 1
-# The end of the year 9999, in UNIX seconds: what is later is no time, but
-# milliseconds.
+# The end of the year 9999, in UNIX seconds. Later values are probably milliseconds.
 MAX_TIME: Final = 253402300799
-# The deepest nesting of arrays and objects that a line may have.
+# The maximum nesting of arrays and objects in a line.
 MAX_DEPTH: Final = 16
-# The most commas and opening brackets that a line may have together: no command
-# has anywhere near as many members, and to look at tens of thousands of values
-# would hold up everybody else.
+# The maximum number of commas and opening brackets in a line. No command has nearly
+# as many members, and decoding tens of thousands of values would delay other clients.
 MAX_MARKS: Final = 1000
-# The longest that a number may be written: of a million digits it takes longer
-# to see what they come to.
+# The maximum number of characters in a number. The time to convert digits to an
+# integer grows with the square of their number.
 MAX_NUMBER: Final = 64
-# What SQLite's INTEGER holds: the greatest total of an account, in units.
+# The maximum of SQLite's INTEGER: the greatest total of an account, in units.
 MAX_TOTAL: Final = 2**63 - 1

@@ -1,30 +1,28 @@
 """
-What the rooms count while they work, for the metrics and the console.
+What the modules count while they work, for the metrics and the console.
 
 Nothing here knows Prometheus, whose own counters cost a microsecond and more
 at each call. To count a request is to append its waiter to a list;
-L{Counters.settle} takes all that was answered in a reactor turn together, with one
-look at the clock, and adds it to plain integers. Whoever wants to know reads
-those when asked (L{creditsync.metrics}).
+L{Counters.settle} adds all that was answered in a reactor turn to plain integers,
+and reads the clock once for it. L{creditsync.metrics} reads those integers when it
+is asked.
 
-A room that was given no counters counts nothing.
+A module that was given no counters counts nothing.
 """
 
 import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from attrs import Factory, define, field
 from twisted.internet.interfaces import IReactorTime
 
+from creditsync._conversation.waiter import Waiter
 from creditsync.errors import Refusal
-from creditsync.records import ExtID, TradeEvent
-
-if TYPE_CHECKING:
-    from creditsync._conversation.session import Session
-    from creditsync._conversation.waiters import Waiter
+from creditsync.interfaces import ISession
+from creditsync.records import ExtID, Request, TradeEvent
 
 # Upper bounds of histograms: seconds, and operations in a batch.
 SECONDS: Final = (
@@ -36,12 +34,12 @@ _LOWER: Final = (-math.inf, *SECONDS)
 _UPPER: Final = (*SECONDS, math.inf)
 SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000)
 
-# How much of what went before is kept for people to see.
+# How many answers, refusals and events are kept for the console.
 _RECENT: Final = 100
-# How much of one turn is kept at most: to hold on to more costs a busy server
-# more than the counting does.
+# How many of one turn at most: to keep more costs a busy server more than the
+# counting does.
 _SAMPLE: Final = 8
-# The label of a command that is none of this server's.
+# The label of any command that this server doesn't have.
 UNKNOWN: Final = "unknown"
 
 
@@ -50,8 +48,8 @@ class Histogram:
     """
     How many values there were up to each bound.
 
-    @ivar counts: By the first bound that is not below the value; the last is
-        for what is above them all.
+    @ivar counts: For each bound, the values up to it and above the one before;
+        the last is for values above all bounds.
     """
 
     bounds: Sequence[float] = SECONDS
@@ -69,15 +67,15 @@ class Histogram:
 
 
 @define
-class Refused:
+class RecentRefusal:
     """
-    A refusal, as it is shown to people.
+    A refusal, for the console.
 
     @ivar when: UNIX seconds.
     """
 
     when: float
-    session: "Session"
+    session: ISession
     command: str
     extID: ExtID | None
     refusal: Refusal
@@ -94,9 +92,9 @@ class Counters:
     @ivar took: Seconds from a request to the writing of its reply, by command.
     @ivar refusals: By command, status and error.
     @ivar limits: Refusals by the limit that was reached.
-    @ivar timeouts: Waits that ended without what they waited for.
+    @ivar timeouts: Requests that timed out (504).
     @ivar late: Bookings whose waiters had ended before.
-    @ivar unmatched: Events that nobody had asked this server for.
+    @ivar unmatched: Events that no request to this server had caused.
     @ivar acknowledged: Operations that were answered with 200.
     @ivar booked: Operations in commits that have ended.
     @ivar published: Events that were published.
@@ -108,7 +106,7 @@ class Counters:
 
     _clock: IReactorTime
     now: Callable[[], float]
-    answered: "list[Waiter]" = field(init=False, factory=list)
+    answered: list[Waiter] = field(init=False, factory=list)
     took: dict[str, Histogram] = field(init=False, factory=dict)
     refusals: dict[tuple[str, int, str], int] = field(init=False, factory=dict)
     limits: dict[str, int] = field(init=False, factory=dict)
@@ -125,10 +123,10 @@ class Counters:
     commits: Histogram = field(init=False, factory=Histogram)
     batches: Histogram = field(init=False, factory=lambda: Histogram(SIZES))
     lastCommit: float | None = field(init=False, default=None)
-    recentlyAnswered: "deque[Waiter]" = field(
+    recentlyAnswered: deque[Waiter] = field(
         init=False, factory=lambda: deque(maxlen=_RECENT)
     )
-    recentlyRefused: deque[Refused] = field(
+    recentlyRefused: deque[RecentRefusal] = field(
         init=False, factory=lambda: deque(maxlen=_RECENT)
     )
     recentEvents: deque[TradeEvent] = field(
@@ -140,44 +138,44 @@ class Counters:
 
     def answeredAtOnce(self, command: str) -> None:
         """
-        A request was answered in the turn in which it came.
+        A request was answered in the turn in which it arrived.
         """
         if not self._atOnce:
             self._turnBegan = self._clock.seconds()
         self._atOnce[command] = self._atOnce.get(command, 0) + 1
 
     def refused(
-        self, session: "Session", command: str, extID: ExtID | None, refusal: Refusal
+        self, session: ISession, asked: Request | Waiter, refusal: Refusal
     ) -> None:
         """
-        A request was refused; that it was answered is counted besides.
+        A request was refused.
+
+        @param asked: The request; as a waiter, if it had waited.
         """
+        command = asked.command
+        if isinstance(asked, Waiter):
+            self._tookOf(command).add(self._clock.seconds() - asked.since)
+        else:
+            self.answeredAtOnce(command)
         key = command, refusal.status, refusal.error
         self.refusals[key] = self.refusals.get(key, 0) + 1
         if refusal.limit is not None:
             self.limited(refusal.limit)
         self.recentlyRefused.append(
-            Refused(self.now(), session, command, extID, refusal)
+            RecentRefusal(self.now(), session, command, asked.extID, refusal)
         )
-
-    def refusedLater(
-        self, session: "Session", waiter: "Waiter", refusal: Refusal
-    ) -> None:
-        """
-        A request was refused after it had waited.
-        """
-        self._tookOf(waiter.command).add(self._clock.seconds() - waiter.since)
-        self.refused(session, waiter.command, waiter.extID, refusal)
 
     def limited(self, limit: str) -> None:
         """
-        A limit was reached: the name of its option.
+        A limit was reached.
+
+        @param limit: The name of its option.
         """
         self.limits[limit] = self.limits.get(limit, 0) + 1
 
     def unanswered(self, event: TradeEvent) -> None:
         """
-        An event came for which nobody waits.
+        An event came for which no request is waiting.
         """
         if event.operation is None:
             self.unmatched += 1
@@ -188,11 +186,11 @@ class Counters:
         """
         A batch is on disk.
 
-        @param queued: When the first of the batch was queued, which counts for
-            all of it: none of them waited longer.
+        @param queued: When the first of the batch was queued; the others are
+            counted as if they had been queued then too.
         @param started: When the commit began.
         """
-        # What is still to be settled was committed before.
+        # What is not settled yet belongs to the commit before.
         self.settle()
         self._commitEnded = ended = self._clock.seconds()
         self.lastCommit = self.now()
@@ -203,7 +201,7 @@ class Counters:
 
     def publishing(self, events: Sequence[TradeEvent]) -> None:
         """
-        Events are published; nobody has seen them yet.
+        Events are about to be sent.
         """
         self.published += len(events)
         self.recentEvents.extend(events[-_SAMPLE:])
@@ -214,7 +212,7 @@ class Counters:
 
     def settle(self) -> None:
         """
-        Count what was answered since the last time: its reply is written now.
+        Count what was answered since the last time; its replies are written now.
         """
         if self._atOnce:
             self._settleAtOnce()
@@ -228,10 +226,9 @@ class Counters:
         for command, count in atOnce.items():
             self._tookOf(command).add(seconds, count)
 
-    def _settle(self, answered: "list[Waiter]") -> None:
-        # Every request comes through this loop. Those of one batch came at
-        # nearly the same time and mostly fall into the same bucket, so that they
-        # are only counted until one does not.
+    def _settle(self, answered: list[Waiter]) -> None:
+        # The hot loop of all counting. The requests of one batch mostly fall into
+        # the same bucket of the histogram, so they are added to it together.
         now = self._clock.seconds()
         acknowledged = unbooked = alike = bucket = 0
         total = start = end = 0.0
@@ -249,7 +246,7 @@ class Counters:
             alike += 1
             total += since
             deferral = waiter.deferral
-            # Those who asked for the same under one key are answered in a row.
+            # Repetitions under one key, of one operation, are answered in a row.
             if deferral is not None and deferral.operation is not operation:
                 operation = deferral.operation
                 acknowledged += 1

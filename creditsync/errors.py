@@ -1,16 +1,16 @@
 """
-What can go wrong, by what happened.
+The errors of the server, named for what happened.
 
-A L{Refusal} is an answer: it has its status, its name on the wire and a
-sentence for people. Whatever else is raised inside a command is a fault of
-ours, which a client sees as one fixed answer while the log has the cause.
+A L{Refusal} is sent to the client: it has a status, a name on the wire and a
+sentence for people. Any other exception in a command is a fault of the server: the
+client gets a fixed reply, and the log has the cause.
 """
 
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, ClassVar, Final
 
-# How long a client should wait before it tries again, in milliseconds.
+# How long a client should wait before it sends the request again, in milliseconds.
 RETRY_WHEN_BUSY = 250
 RETRY_AFTER_STOP = 5000
 
@@ -18,15 +18,15 @@ RETRY_AFTER_STOP = 5000
 class Spoken(Enum):
     """
     When a refusal is sent: before or after the server has looked up the
-    request's C{idempotencyKey}. It decides what the refusal says about earlier
-    tries of the same request.
+    request's C{idempotencyKey}. A client learns from it whether an earlier attempt
+    of the same request can have been booked.
 
-    @cvar BEFORE_KEY: Before the look-up, or possibly before it. It says nothing
-        about an earlier try.
-    @cvar AFTER_KEY: After nothing was found under the key: no earlier try was
-        booked, but one that is still on its way to the server may be.
-    @cvar BY_KEY: Because another request has the key, which keeps it: no
-        other try was or will be booked.
+    @cvar BEFORE_KEY: Before the look-up, or possibly before it. An earlier attempt
+        may have been booked.
+    @cvar AFTER_KEY: After the look-up found nothing. No earlier attempt was booked,
+        but one that is still on its way to the server may be.
+    @cvar BY_KEY: Because another request has used the key. No other attempt was or
+        will be booked.
     """
 
     BEFORE_KEY = "before"
@@ -36,13 +36,13 @@ class Spoken(Enum):
 
 class Refusal(Exception):
     """
-    The request was not carried out, and this is what its sender is told.
+    The request was not carried out; its client gets this error.
 
-    @cvar spoken: On which side of the key the server decides this. What isn't
-        known to come after the look-up counts as coming before it.
+    @cvar spoken: Whether the server decides this before or after it looks up the
+        key; before, if it is not certain.
     @ivar message: A sentence that names the member or the cause.
-    @ivar data: What travels beside the message, where the contract has it.
-    @ivar limit: The option of the limit that was reached, if it was one.
+    @ivar data: The C{data} of the reply, or L{None}.
+    @ivar limit: The option of the limit that was reached, or L{None}.
     """
 
     status: ClassVar[int] = 500
@@ -66,10 +66,10 @@ class InvalidJSON(Refusal):
 
 class InvalidData(Refusal):
     """
-    A member breaks its schema, or a rule that no schema can say.
+    A member breaks its schema, or a rule that a schema can't express.
 
-    The schemas come before the key. That a total would pass what the ledger
-    holds comes after it, but a client can't tell one from the other.
+    Schemas are checked before the key is looked up. That a total would exceed what
+    the ledger can store is checked after it, but a client can't tell the two apart.
     """
 
     status, error = 400, "INVALID_DATA"
@@ -77,7 +77,8 @@ class InvalidData(Refusal):
 
 class Unauthorized(Refusal):
     """
-    The token is missing, malformed, expired, badly signed or revoked.
+    The token is missing, malformed, expired or revoked, or its signature is
+    invalid.
     """
 
     status, error = 401, "UNAUTHORIZED"
@@ -85,7 +86,7 @@ class Unauthorized(Refusal):
 
 class Forbidden(Refusal):
     """
-    The token is good, but its role may not use this command.
+    The token is valid, but its role may not use this command.
     """
 
     status, error = 403, "FORBIDDEN"
@@ -101,7 +102,7 @@ class UnknownCommand(Refusal):
 
 class UserNotFound(Refusal):
     """
-    There is no such account, and accounts are not opened on first use.
+    There is no such account, and accounts are not opened by their first operation.
     """
 
     status, error = 404, "USER_NOT_FOUND"
@@ -110,7 +111,7 @@ class UserNotFound(Refusal):
 
 class NotFound(Refusal):
     """
-    There is nothing by that order, key or channel.
+    There is no such order, key or channel.
     """
 
     status, error = 404, "NOT_FOUND"
@@ -119,7 +120,8 @@ class NotFound(Refusal):
 
 class IncorrectOrder(Refusal):
     """
-    The order exists, but is of another login or another kind, or deleted.
+    The order exists, but belongs to another login, is a different kind of
+    transaction, or was deleted.
     """
 
     status, error = 409, "INCORRECT_ORDER"
@@ -137,7 +139,7 @@ class NoMoney(Refusal):
 
 class DuplicateExtID(Refusal):
     """
-    The same session already waits for a reply under this C{extID}.
+    A request with this C{extID} is already pending on the same connection.
     """
 
     status, error = 409, "DUPLICATE_EXTID"
@@ -145,7 +147,7 @@ class DuplicateExtID(Refusal):
 
 class LineTooLong(Refusal):
     """
-    The line passes the limit; its connection is closed after this answer.
+    The line exceeds the limit; the connection is closed after this reply.
     """
 
     status, error = 413, "LINE_TOO_LONG"
@@ -154,7 +156,7 @@ class LineTooLong(Refusal):
 
 class IdempotencyKeyReused(Refusal):
     """
-    Another operation was booked, or is under way, under the same key.
+    Another operation with the same key was booked or is pending.
     """
 
     status, error = 422, "IDEMPOTENCY_KEY_REUSED"
@@ -170,7 +172,7 @@ class IdempotencyKeyReused(Refusal):
 
 class TooManyRequests(Refusal):
     """
-    This session has as many requests in flight as one session may have.
+    This session has too many pending requests.
     """
 
     status, error = 429, "TOO_MANY_REQUESTS"
@@ -187,7 +189,7 @@ class TechProblem(Refusal):
 
 class Busy(Refusal):
     """
-    The server has as much to do as it may have at once.
+    The server has reached one of its limits.
     """
 
     status, error = 503, "BUSY"
@@ -199,7 +201,7 @@ class Busy(Refusal):
 
 class ShuttingDown(Refusal):
     """
-    The server is stopping and takes nothing new.
+    The server is stopping and accepts no new requests.
     """
 
     status, error = 503, "SHUTDOWN"
@@ -210,10 +212,10 @@ class ShuttingDown(Refusal):
 
 class OutcomeUnknown(Refusal):
     """
-    An order was reserved and nobody knows what became of it.
+    An order was reserved, but the outcome of its operation is unknown.
 
-    Not a kind of failure but a third outcome: the operation may still be
-    booked (wire contract, section 3).
+    This is neither success nor failure: the operation may still be booked
+    (docs/protocol.rst, "Timeout").
     """
 
     status, error = 504, "SYNC_TIMEOUT"
@@ -230,8 +232,7 @@ class OutcomeUnknown(Refusal):
         )
 
 
-# By the name on the wire. A client takes a name that isn't here for one that is
-# spoken before the key was looked up.
+# By the name on the wire. Clients treat a name that is not here as BEFORE_KEY.
 SPOKEN: Final[Mapping[str, Spoken]] = {
     kind.error: kind.spoken for kind in Refusal.__subclasses__()
 }
@@ -239,7 +240,7 @@ SPOKEN: Final[Mapping[str, Spoken]] = {
 
 class SessionEnded(Exception):
     """
-    The session that waited is gone; there is nobody to tell.
+    The session that waited has ended, so there is no client to answer.
     """
 
 
@@ -251,7 +252,7 @@ class MethodProblem(Exception):
 
 class LedgerProblem(Exception):
     """
-    The ledger can't be used; the message says why and what to do.
+    The ledger can't be used; the message says why, and what to do.
     """
 
 
@@ -263,5 +264,5 @@ class LedgerInUse(LedgerProblem):
 
 class LedgerDamaged(LedgerProblem):
     """
-    What the ledger holds breaks an invariant, or is no ledger of ours.
+    The ledger breaks an invariant, or the file is not a creditsync ledger.
     """

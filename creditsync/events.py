@@ -1,8 +1,7 @@
 """
 The stream of trade events inside the process.
 
-The runtime publishes what it booked; the sessions and whoever else wants to
-know observe it.
+The runtime publishes what it booked; sessions and other observers are called.
 """
 
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from creditsync.records import TradeEvent
 @define(eq=False)
 class TradeEvents:
     """
-    The event source of the embedded runtime, or of any that publishes here.
+    The event source of the embedded runtime, or of any other that publishes to it.
     """
 
     _observers: list[TradeObserver] = Factory(list)

@@ -1,27 +1,27 @@
 """
-What a deployer may replace, and what the rooms expect of one another.
+What an embedding application may replace, and what the modules need of one
+another.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
-if TYPE_CHECKING:
-    from creditsync._conversation.session import Session
-    from creditsync.records import (
-        Account,
-        Deletion,
-        Operation,
-        Principal,
-        Request,
-        Reservation,
-        Trade,
-        TradeEvent,
-    )
+from creditsync.records import (
+    Account,
+    Deletion,
+    Operation,
+    Principal,
+    Request,
+    Reservation,
+    Response,
+    Trade,
+    TradeEvent,
+)
 
-TradeObserver: TypeAlias = "Callable[[Sequence[TradeEvent]], None]"
+TradeObserver: TypeAlias = Callable[[Sequence[TradeEvent]], None]
 
 
 class ITradingRuntime(Interface):
@@ -29,19 +29,19 @@ class ITradingRuntime(Interface):
     The backend that books finance operations and emits their events.
 
     If it is a L{twisted.application.service.IService} too, the server starts
-    it with itself, before the reactor serves anybody, and stops it after the
-    last session was answered.
+    it with itself, before the first connection is accepted, and stops it after
+    the last request was answered.
     """
 
     def submit(
-        operation: "Operation | Deletion",
+        operation: Operation | Deletion,
     ) -> "Reservation | Deferred[Reservation]":
         """
         Reserve a new order, or reuse the one that is named, and queue the
-        operation. If its principal has booked the same under the same key, or
-        that is under way, give the reservation of then.
+        operation. If its principal has submitted the same operation under the
+        same key before, return the reservation of that.
 
-        Nothing may be emitted for the operation before the reservation is
+        No event may be published for the operation before the reservation is
         known: the session registers its waiter in that same reactor turn.
 
         @return: The reservation, now or later. A Deferred may also fail with
@@ -52,31 +52,31 @@ class ITradingRuntime(Interface):
 
     def trade(order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":
         """
-        Look a trade up as it is now, with one of the request states if what
-        was last asked of it is not booked yet.
+        Look up a trade as it is now, with one of the request states if its
+        last operation is not booked yet.
 
         @return: Fires with L{None} if there is no such order.
         """
 
     def orderOf(principal: int, key: str) -> "Deferred[int | None]":
         """
-        Look up the order that was booked, or is under way, under a key.
+        Look up the order that was booked, or is to be booked, under a key.
 
         @return: Fires with L{None} if there is none.
         """
 
     def whenFailed() -> "Deferred[None]":
         """
-        Wait for the end of this runtime's ability to book.
+        Wait until this runtime can't book any more.
 
-        @return: Fails with the cause, once; never fires otherwise. Operations
-            under way then have an unknown outcome.
+        @return: Fails with the cause, once; never fires otherwise. The outcome
+            of pending operations is unknown then.
         """
 
 
 class ITradeEvents(Interface):
     """
-    The stream of what was booked.
+    The stream of trade events inside the process.
     """
 
     def addObserver(observer: TradeObserver) -> None:
@@ -89,13 +89,14 @@ class ITradeEvents(Interface):
         """
         Stop calling C{observer}.
 
-        @raise ValueError: It was not there.
+        @raise ValueError: It is no observer.
         """
 
-    def publish(events: "Sequence[TradeEvent]") -> None:
+    def publish(events: Sequence[TradeEvent]) -> None:
         """
-        Hand events to every observer, in booking order, after their commit.
-        An observer that raises is logged and does not harm the others.
+        Pass events to every observer, in booking order, after their commit.
+        What an observer raises is logged, and the others are called all the
+        same.
         """
 
 
@@ -103,7 +104,7 @@ class ILedger(Interface):
     """
     The durable record of trades and account totals.
 
-    Reads see what was committed; the runtime knows what is under way.
+    Reads see what was committed; only the runtime knows what is pending.
     """
 
     def open() -> None:
@@ -115,84 +116,104 @@ class ILedger(Interface):
 
     def close() -> None:
         """
-        Let go of it; nothing may be under way.
+        Close it; no commit may be running.
         """
 
     def newOrder() -> int:
         """
-        Give out an order number that was never given out before, not even by
-        a process that died since.
+        Return an order number that was never returned before, not even to a
+        process that has died since.
 
         @raise creditsync.errors.Busy: The durably reserved numbers are used
             up; the next commit reserves more.
         """
 
-    def trade(order: int) -> "Trade | None":
+    def trade(order: int) -> Trade | None:
         """
         The committed trade with this order.
         """
 
-    def account(login: int) -> "Account | None":
+    def account(login: int) -> Account | None:
         """
         The committed totals of this account; a fresh record that the caller
         may change.
         """
 
-    def replay(principal: int, key: str) -> "Reservation | None":
+    def replay(principal: int, key: str) -> Reservation | None:
         """
-        What was committed under this key, as it was booked then.
+        What was committed under this key, as it was booked.
         """
 
-    def commit(reservations: "Sequence[Reservation]") -> "Deferred[None]":
+    def commit(reservations: Sequence[Reservation]) -> "Deferred[None]":
         """
-        Write the trades of these reservations, in this order, move their
-        accounts' totals by the differences and remember their keys, all in
-        one durable transaction. The next commit may start only when this one
-        has ended.
+        Write the trades of these reservations, in this order, change their
+        accounts' totals by the differences and store their keys, all in one
+        durable transaction. The next commit may start only when this one has
+        ended.
 
-        @return: Fires when all of it is on disk. If it fails, nobody knows
+        @return: Fires when all of it is on disk. If it fails, it is unknown
             what is.
         """
 
 
 class IAuthenticator(Interface):
     """
-    The judge of tokens.
+    Decides which tokens are valid.
     """
 
-    def authenticate(token: str | None) -> "Principal":
+    def authenticate(token: str | None) -> Principal:
         """
-        Say whom this token speaks for.
+        Return the principal of this token.
 
-        @raise creditsync.errors.Unauthorized: It is not good, and why.
+        @raise creditsync.errors.Unauthorized: It is not valid, and why.
         """
 
-    def isCurrent(principal: "Principal") -> bool:
+    def isCurrent(principal: Principal) -> bool:
         """
-        Whether a principal that was once authenticated still is: neither
-        expired nor revoked.
+        Whether the token of a principal is still valid: neither expired nor
+        revoked.
+        """
+
+
+class ISession(Interface):
+    """
+    One conversation with a client, as commands and other modules see it.
+    """
+
+    number: int = Attribute("Its serial number on this server, from 1.")
+    peer: str = Attribute("The client's address, for people to read.")
+    principal: Principal | None = Attribute(
+        "The principal of the last token that was accepted, while that is valid."
+    )
+
+    def subscribe(subscribed: bool) -> None:
+        """
+        Begin or cease to receive trade events.
+        """
+
+    def send(data: bytes) -> None:
+        """
+        Send lines to the client, each with CR LF at its end.
         """
 
 
 class ICommand(Interface):
     """
-    One command of the wire contract.
+    One command of docs/protocol.rst.
     """
 
-    name = Attribute("The C{command} that asks for it.")
+    name = Attribute("The C{command} of its requests.")
     schema = Attribute("The name of the JSON Schema of its data.")
     roles = Attribute("The C{SESSION_*} codes that may use it.")
     needsExtID = Attribute("Whether a request without C{extID} is refused.")
 
-    def execute(
-        session: "Session", request: "Request"
-    ) -> "Trade | Mapping[str, Any] | Deferred[Any]":
+    def execute(session: ISession, request: Request) -> "Response | Deferred[Response]":
         """
-        Carry the request out; its data has passed the schema.
+        Carry out a request whose data has passed the schema.
 
         @return: The C{data} of a 200 reply, now or later. If it is a C{dict}
-            with a member C{__deferred}, the session does with that what
-            L{creditsync.records.Deferral} or L{creditsync.records.Replay}
-            says.
-        @raise creditsync.errors.Refusal: What the client is told instead.
+            with a member C{__deferred}, that is never sent: it is a
+            L{Deferral<creditsync.records.Deferral>}, and the reply waits, or a
+            L{Replay<creditsync.records.Replay>}.
+        @raise creditsync.errors.Refusal: The reply instead.
         """

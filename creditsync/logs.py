@@ -1,10 +1,10 @@
 """
-The log as JSON, one object a line, for those who collect logs::
+The log as JSON, one object per line, for log collectors::
 
     twistd --nodaemon --pidfile= --logger=creditsync.logs.json creditsync ...
 
-No event keeps it from writing, and none makes it raise: a log must never harm
-what it tells of. What looks like a token is not written.
+Whatever an event contains, it is written in some form, and nothing is raised: the
+log must never harm what it reports. What looks like a token is not written.
 """
 
 import re
@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 _PLAIN: Final = (str, int, float, bool, type(None))
 
-# Of events that were made by the older twisted.python.log; the text has it.
+# Members of events from the older twisted.python.log. The text has them already.
 _LEGACY: Final = frozenset(
     {"format", "isError", "message", "printed", "system", "time", "why"}
 )
@@ -31,10 +31,10 @@ _TOKEN: Final = re.compile(r"eyJ[\w-]+\.eyJ[\w-]+(\.[\w-]*)?")
 
 def json() -> "JSONLog":
     """
-    Make the observer that writes to the standard output, as C{twistd}'s
-    C{--logger} asks for it.
+    Make an observer that writes to standard output. This is the function to name
+    with C{twistd}'s C{--logger}.
     """
-    # twistd makes sys.stdout a part of the log as soon as it has this.
+    # Now, as twistd redirects sys.stdout to the log once it has the observer.
     return JSONLog(sys.stdout)
 
 
@@ -54,18 +54,20 @@ class JSONLog:
         try:
             line = dumps(dict(_members(event)), allow_nan=False)
         except Exception as e:
-            line = dumps({"level": "error", "text": f"an event can't be told: {e!r}"})
+            line = dumps(
+                {"level": "error", "text": f"an event can't be written: {e!r}"}
+            )
         try:
             self._out.write(f"{_TOKEN.sub('[token]', line)}\n")
             self._out.flush()
         except (OSError, ValueError):
-            # There is nobody left who could be told.
+            # There is no other place to report it.
             pass
 
 
 def _members(event: LogEvent) -> Iterator[tuple[str, Any]]:
     """
-    What is written of an event.
+    The members of the object of an event.
     """
     moment = datetime.fromtimestamp(event.get("log_time", 0.0), UTC)
     yield "time", f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}Z"
@@ -83,11 +85,11 @@ def _members(event: LogEvent) -> Iterator[tuple[str, Any]]:
 
 def _fields(event: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """
-    What the event was made with, as far as it is plain.
+    The values that the event was logged with, if JSON has their types.
     """
     for name, value in event.items():
         if name.startswith("log_") or name in _LEGACY or "." in name:
             continue
-        # An infinite number is none in JSON.
+        # JSON has no infinite numbers.
         if isinstance(value, _PLAIN) and value not in (float("inf"), -float("inf")):
             yield name, value if value == value else None

@@ -1,12 +1,12 @@
 """
 The methods of the finance family, as one table.
 
-A row says all in which a method differs from the others. The commands, the
-command line, the bulk files, the console, the audit trail, the runtime and the
-ledgers read it; its schemas and its ledger are proved against it at each start,
-so that a build that can't carry out one of its methods doesn't start.
+A row has everything in which a method differs from the others. The commands, the
+command line, bulk files, the console, the audit trail, the runtime and the ledgers
+use it. Each start checks the schemas and the ledger against it, so a build that
+can't carry out one of its methods does not start.
 
-Each method gives two commands: the asynchronous one, and the C{Sync} one.
+Each method has two commands: the asynchronous one and the C{Sync} one.
 """
 
 from typing import Final
@@ -20,13 +20,12 @@ from creditsync.codes import (
     OP_CREDIT_OUT,
 )
 
-# The totals of an account, by the names that they have in a record and in a
-# ledger.
+# The totals of an account, by their names in a record and in a ledger.
 BALANCE: Final = "balance"
 CREDIT: Final = "credit"
 TOTALS: Final = (BALANCE, CREDIT)
 
-# The comment where a balance operation comes without one (platform).
+# The platform's comment for a balance operation without one.
 _BALANCE_COMMENT: Final = "Finance"
 
 
@@ -38,10 +37,10 @@ class BookingMethod:
     @ivar name: The asynchronous command; its C{Sync} form is named after it.
     @ivar cmd: The C{OP_*} code of its trades, which no other method has.
     @ivar total: The total of the account that its trades count for.
-    @ivar sign: The sign of its amounts: 1 puts in, -1 takes out.
-    @ivar label: What people call its trades. The subcommand and the schema are
+    @ivar sign: The sign of its amounts: 1 for deposits, -1 for withdrawals.
+    @ivar label: The name of its trades for people. The subcommand and the schema are
         named after it.
-    @ivar help: What it does, as a phrase that begins with a verb.
+    @ivar help: A phrase for the command line, beginning with a verb.
     @ivar comment: The comment of a request without one; L{None} where a
         request must have one.
     """
@@ -75,7 +74,7 @@ class DeletingMethod:
     A method that deletes a trade.
 
     @ivar name: The asynchronous command; its C{Sync} form is named after it.
-    @ivar total: The total that the trades which it may delete count for.
+    @ivar total: The total of the trades that it may delete.
     """
 
     name: str
@@ -142,28 +141,28 @@ TOTAL_OF: Final = {method.cmd: method.total for method in BOOKING_METHODS}
 
 def ofCmd(cmd: object) -> BookingMethod | None:
     """
-    The method that makes trades of a C{cmd}. There is none for what another
-    trading runtime calls by that name.
+    The method that makes trades of a C{cmd}, or L{None}: another trading runtime may
+    use further values.
     """
     return _OF_CMD.get(cmd) if isinstance(cmd, int) else None
 
 
 def syncName(method: BookingMethod | DeletingMethod) -> str:
     """
-    The command that is answered with the booked trade.
+    The command whose reply has the booked trade.
     """
     return f"{method.name}Sync"
 
 
 def flaw(methods: tuple[BookingMethod, ...] = BOOKING_METHODS) -> str | None:
     """
-    What is wrong with the table itself, if anything: a sentence.
+    A sentence about an error in the table, or L{None}.
     """
     for number, method in enumerate(methods):
         if method.total not in TOTALS:
-            return f"{method.name} counts for {method.total}, which no account has"
+            return f"{method.name} counts for {method.total}, which is not a total"
         if method.sign not in (1, -1):
-            return f"{method.name} has the sign {method.sign}, and not 1 or -1"
+            return f"{method.name} has the sign {method.sign}, expected 1 or -1"
         for other in methods[:number]:
             for member in ("name", "cmd", "label"):
                 if getattr(method, member) == getattr(other, member):

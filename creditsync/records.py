@@ -1,17 +1,18 @@
 """
-The values that travel through the house; no I/O, and nothing that decides.
+Plain data passed between modules: no I/O, no logic.
 
-Who makes one may complete it; nobody changes it once it was handed on, except
-where its docstring says so.
-They are C{msgspec.Struct}s, which take less than half as long to make as C{attrs}
-classes: every credit makes six of them. Those that can't be part of a cycle say
-so (C{gc=False}), and the garbage collector has no work with them.
+Only the creator of a record may modify it, and only before passing it on, unless
+its docstring says otherwise.
 
-Money is always an integer number of 10⁻⁸ units, time is UNIX seconds.
+They are C{msgspec.Struct}s: every credit makes several of them, and C{attrs}
+classes are slower to make. With C{gc=False}, which is only right for a
+record that can't be part of a cycle, the garbage collector skips them.
+
+Amounts are integers in 10⁻⁸ units, times are UNIX seconds.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
@@ -24,7 +25,7 @@ from creditsync.limits import Limits as Limits
 
 ExtID: TypeAlias = str | int | float
 
-# The names on the wire and in a ledger, where they are not the attributes'.
+# Names on the wire and in a ledger that differ from the attribute's.
 _NAMES = {
     "token": "__token",
     "key": "idempotencyKey",
@@ -35,14 +36,14 @@ _NAMES = {
 
 class Request(Struct, gc=False, rename=_NAMES):
     """
-    One line from a client, its envelope checked and its data not yet. Its
-    members are those that the server reads of a line.
+    One line from a client, with its envelope checked, but not its data. It has the
+    members that the server reads.
 
     @ivar extID: The client's correlation id, echoed with its JSON type.
-    @ivar token: The C{__token} as it came, or L{None} without one.
-    @ivar data: The command's parameters as they came.
-    @ivar key: What makes a repetition of this request safe: the
-        C{idempotencyKey}, or L{None} without one.
+    @ivar token: The C{__token} as received, or L{None}.
+    @ivar data: The command's parameters as received.
+    @ivar key: The C{idempotencyKey}, which makes it safe to send the request again,
+        or L{None}.
     """
 
     command: str
@@ -54,11 +55,11 @@ class Request(Struct, gc=False, rename=_NAMES):
 
 class Principal(Struct, gc=False):
     """
-    Whom a token speaks for (wire contract, section 5).
+    The principal of a token (docs/protocol.rst, "Tokens and roles").
 
     @ivar id: The principal's number.
     @ivar role: One of the C{SESSION_*} codes.
-    @ivar expires: The UNIX time from which the token is no longer good.
+    @ivar expires: The UNIX time from which the token is no longer valid.
     @ivar jti: The token's own id, by which it can be revoked.
     """
 
@@ -70,10 +71,9 @@ class Principal(Struct, gc=False):
 
 class Trade(Struct, gc=False, rename=_NAMES):
     """
-    A finance trade as it is at one moment: what the ledger keeps as a row and
-    a trade event carries as its data. Its members and their order are those of
-    C{TRADE_MEMBERS}, and everything else that lists them is made of these or
-    tested against them.
+    A finance trade at one moment: a row of the ledger, or the data of a trade event.
+    Every other list of its members is derived from C{TRADE_MEMBERS} or tested
+    against it.
 
     @ivar order: The number of the finance transaction.
     @ivar cmd: One of the C{OP_*} codes.
@@ -97,12 +97,12 @@ class Trade(Struct, gc=False, rename=_NAMES):
     @property
     def counted(self) -> int:
         """
-        What this trade adds to its account's total, in 10⁻⁸ units.
+        The part of this trade in its account's total, in 10⁻⁸ units.
         """
         return self.profit if self.state == TS_CLOSED_NORMAL else 0
 
 
-# The members of a trade as they are called on the wire and in a ledger.
+# The members of a trade by their names on the wire and in a ledger.
 TRADE_MEMBERS = Trade.__struct_encode_fields__
 
 
@@ -110,7 +110,7 @@ class Account(Struct, gc=False):
     """
     An account's totals, in 10⁻⁸ units: the sums of its booked trades.
 
-    The runtime changes them as it takes operations in.
+    The runtime modifies them when it reserves an operation.
     """
 
     login: int
@@ -120,26 +120,26 @@ class Account(Struct, gc=False):
 
 class Operation(Struct, eq=False, gc=False, rename=_NAMES):
     """
-    What a finance command asks of the trading runtime: a new trade, or the
-    update of one.
+    The request of a finance command to the trading runtime: to make a trade, or to
+    update one.
 
-    A member that is added here makes two requests with one key differ, as long
-    as it is not among those of which L{DATA_MEMBERS} says otherwise.
+    Two requests with the same key are the same if they agree in all members, except
+    those that C{_NOT_DATA} lists.
 
-    Two operations are never equal: each is the mark by which the event that
-    it causes is known.
+    Two operations are never equal, because the event of an operation is recognized
+    by the object itself.
 
-    @ivar command: The asynchronous or C{*Sync} command that asks.
+    @ivar command: The asynchronous or C{*Sync} command.
     @ivar cmd: One of the C{OP_*} codes.
     @ivar amount: Signed, in 10⁻⁸ units.
     @ivar order: The existing order to update, or 0 for a new one.
     @ivar openTime: UNIX seconds; L{None} is the time of booking, or leaves an
-        existing trade's as it is.
+        existing trade's unchanged.
     @ivar closeTime: As C{openTime}.
-    @ivar principal: Who asks: the C{id} of the token.
+    @ivar principal: The C{id} of the token.
     @ivar key: The C{idempotencyKey}, by which a repeated request of the same
-        principal is known, or L{None}.
-    @ivar isBooked: The runtime's note that the operation is on disk.
+        principal is recognized, or L{None}.
+    @ivar isBooked: Set by the runtime when the operation is on disk.
     """
 
     command: str
@@ -157,10 +157,10 @@ class Operation(Struct, eq=False, gc=False, rename=_NAMES):
 
 class Deletion(Struct, eq=False, gc=False):
     """
-    What C{DeleteCredit} and C{DeleteBalance} ask of the trading runtime.
+    The request of C{DeleteCredit} and C{DeleteBalance} to the trading runtime.
 
     @ivar cmds: The C{OP_*} codes of the trades that the command may delete.
-    @ivar isBooked: The runtime's note that the operation is on disk.
+    @ivar isBooked: Set by the runtime when the operation is on disk.
     """
 
     command: str
@@ -171,8 +171,7 @@ class Deletion(Struct, eq=False, gc=False):
     isBooked: bool = False
 
 
-# Members of an operation that are not in the data of its request: what the
-# command stands for, who asked under which key, and the runtime's note.
+# Members of an operation that are not in the data of its request.
 _NOT_DATA = frozenset({"command", "cmd", "principal", "idempotencyKey", "isBooked"})
 
 # The members of the data of a request that makes or updates a trade.
@@ -180,8 +179,7 @@ DATA_MEMBERS = tuple(
     name for name in Operation.__struct_encode_fields__ if name not in _NOT_DATA
 )
 
-# What makes two requests the same: each attribute by the name that a client is
-# told.
+# The attributes in which equal requests agree, by their names for the client.
 _CONTENT = {
     name if name == "command" else f"data.{name}": attribute
     for name, attribute in zip(
@@ -193,7 +191,7 @@ _CONTENT = {
 
 def difference(one: Operation | Deletion, other: Operation | Deletion) -> str | None:
     """
-    The name of the first member in which two requests differ, if any.
+    The name of the first member in which two requests differ, or L{None}.
     """
     for member, attribute in _CONTENT.items():
         if getattr(one, attribute, None) != getattr(other, attribute, None):
@@ -203,14 +201,14 @@ def difference(one: Operation | Deletion, other: Operation | Deletion) -> str | 
 
 class Reservation(Struct, eq=False):
     """
-    The runtime's word that an operation has its order and will be booked.
+    The runtime's promise that an operation has its order and will be booked.
 
-    @ivar eventType: The C{EV_RECORD_*} of the event that the booking emits.
-    @ivar trade: The trade as the operation makes it.
-    @ivar isReplay: Whether it was booked before, under the same key, and is
-        not booked again.
-    @ivar awaited: What L{whenDurable} gave, which nobody else sets. A copy would
-        share it: to make another reservation of the same is better.
+    @ivar eventType: The C{EV_RECORD_*} code of the event to come.
+    @ivar trade: The trade that the operation makes.
+    @ivar isReplay: Whether it was booked before with the same key, and is not booked
+        again.
+    @ivar awaited: The Deferreds of L{whenDurable}. Don't set it, and don't copy a
+        reservation: the copy would share them. Make a new one instead.
     """
 
     eventType: int
@@ -228,11 +226,10 @@ class Reservation(Struct, eq=False):
 
     def whenDurable(self) -> "Deferred[None]":
         """
-        Wait until the operation can no longer be lost; to be called before it
-        is booked.
+        Wait until the operation can no longer be lost. Call this before it is
+        booked.
 
-        @return: Fires when the operation is on disk, or fails when nobody
-            knows whether it is.
+        @return: Fires when the operation is on disk, or fails if that is unknown.
         """
         durable: Deferred[None] = Deferred()
         self.awaited += (durable,)
@@ -240,27 +237,34 @@ class Reservation(Struct, eq=False):
 
     def booked(self) -> None:
         """
-        The runtime's call: the operation is on disk.
+        Report that the operation is on disk. The runtime calls this.
         """
         for durable in self.awaited:
             durable.callback(None)
 
     def lost(self, why: Failure) -> None:
         """
-        The runtime's call: nobody knows whether the operation is on disk.
+        Report that it is unknown whether the operation is on disk. The runtime
+        calls this.
         """
         for durable in self.awaited:
             durable.errback(why)
 
 
+# The member of a response that tells the session what to do with it. The session
+# takes it out first, so that no client ever sees it (docs/protocol.rst, "Runtime
+# flow").
+DEFERRED: Final = "__deferred"
+
+
 class Deferral(Struct):
     """
-    The service object that a finance command adds to its response as
-    C{__deferred}: what the reply has to wait for.
+    The C{__deferred} of a response whose reply has to wait.
 
-    @ivar durable: With it, the reply is the response itself, sent as soon as
-        this fires; without it, the reply is the data of the event that
-        C{operation} causes.
+    @ivar eventType: The C{EV_RECORD_*} code of the event that C{operation}
+        causes.
+    @ivar durable: Fires when the operation is on disk, and then the reply is the
+        response. With L{None} the reply waits for the event, and is its data.
     """
 
     order: int
@@ -271,15 +275,21 @@ class Deferral(Struct):
 
 class Replay(Struct, gc=False):
     """
-    The service object that stands under C{__deferred} where nothing has to be
-    waited for: the operation was booked before.
+    The C{__deferred} of a response whose operation was booked before, under the
+    same key. The reply is sent at once, with C{replayed} in it.
 
-    @ivar trade: The trade as it was booked then, if that is the reply;
-        without it, the reply is the response itself.
+    @ivar trade: The trade as it was booked, if that is the reply's data; with
+        L{None} it is the response.
     """
 
     order: int
     trade: Trade | None = None
+
+
+# What may stand under DEFERRED: an object of the service, never of the wire.
+ServiceObject: TypeAlias = Deferral | Replay
+# What a command returns: the C{data} of its reply.
+Response: TypeAlias = Trade | Mapping[str, Any]
 
 
 class TradeEvent(Struct):
@@ -287,10 +297,10 @@ class TradeEvent(Struct):
     One broadcast of the trading runtime.
 
     @ivar type: One of the C{EV_RECORD_*} codes.
-    @ivar data: The trade record: ours, or the members of a foreign one, which
-        must have C{order}.
-    @ivar operation: The operation that caused it, if the source knows; never
-        on the wire.
+    @ivar data: The trade record: a L{Trade}, or the members of another runtime's
+        record, which must have C{order}.
+    @ivar operation: The operation that caused it, if the source knows it; never on
+        the wire.
     """
 
     type: int
@@ -300,7 +310,7 @@ class TradeEvent(Struct):
     @property
     def order(self) -> int:
         """
-        The order that this event is about.
+        The order of the trade.
         """
         data = self.data
         return data.order if isinstance(data, Trade) else data["order"]

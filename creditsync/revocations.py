@@ -1,14 +1,13 @@
 """
-Tokens that were taken back before they expire: a file of their ids.
+Tokens that were revoked before they expire: a file of their ids.
 
-Each line of the file is the C{jti} of a token, with or without a remark behind
-it: C{0f3a5c7e9b1d2f40 # John's laptop}. To revoke a token is to append a line,
-as the file is read again whenever it has changed.
+Each line of the file is the C{jti} of a token, with or without a comment after it:
+C{0f3a5c7e9b1d2f40 # John's laptop}. A token is revoked by appending a line: the
+file is read again whenever it has changed.
 
-What is on this list is kept out, so doubts are decided for keeping out. A file
-that can't be read or understood as a whole is refused at the start, and later
-leaves in force what was read last. A line that can be read in two ways revokes
-both, and a warning names it.
+The list keeps people out, so in doubt more is revoked. If the file can't be read,
+the server does not start, or, if it is running, keeps the revocations that it has.
+A line that can be read in two ways revokes both ids, and a warning names the line.
 """
 
 import re
@@ -20,76 +19,67 @@ from typing import Final, NamedTuple
 
 from twisted.logger import Logger
 
-# How many lines a warning names.
-_NAMED: Final = 5
+# Line numbers in a warning.
+_MAX_NAMED: Final = 5
 
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
-_REMARK: Final = re.compile(r"(?:^|\s)#")
+_COMMENT: Final = re.compile(r"(?:^|\s)#")
 _UNUSUAL: Final = re.compile(r"[^\s!-~]")
 _MARKS: Final = re.compile(r"""[\s#,;"']+""")
-# What `creditsync token` gives a token for its jti.
+# A jti made by `creditsync token`.
 _OURS: Final = re.compile(r"[0-9a-f]{16}")
 _OURS_JOINED: Final = re.compile(r"(?:[0-9a-f]{16}){2,}")
-
-
-def _firstWord(entry: str) -> list[str]:
-    return [word for word in _MARKS.split(entry) if word][:1]
+# One or more of them, joined, with something else around.
+_OURS_INSIDE: Final = re.compile(r"(?<![0-9A-Za-z])(?:[0-9a-f]{16})+(?![0-9A-Za-z])")
 
 
 class _Doubt(NamedTuple):
     """
-    A kind of line that is perhaps not what its author meant.
+    A kind of line whose meaning is doubtful.
 
     @ivar applies: Whether an entry is of this kind.
-    @ivar others: The ids that it may have been meant for, besides itself.
-    @ivar words: What is told of it, after the lines' numbers.
+    @ivar words: The warning, after the line numbers.
     """
 
     applies: Callable[[str], object]
-    others: Callable[[str], list[str]]
     words: str
 
 
-# The first that applies to an entry is told.
+# An entry gets the first warning that applies.
 _DOUBTS: Final = (
     _Doubt(
         _UNUSUAL.search,
-        lambda entry: [_UNUSUAL.sub("", entry)],
         "there is a character that is invisible or not ASCII; the id without it is"
         " revoked too",
     ),
     _Doubt(
         _MARKS.search,
-        _firstWord,
         "there is white space or one of # , ; \" ' inside; one id per line is"
-        " expected, and a remark begins with white space and #. The first word is"
-        " revoked too",
+        " expected, and a comment begins with white space and #. The first word, and"
+        " each id of `creditsync token` in the line, is revoked too",
     ),
     _Doubt(
         _OURS_JOINED.fullmatch,
-        _OURS.findall,
-        "this may be several ids of `creditsync token` with no line end between"
+        "this may be several ids of `creditsync token` without line ends between"
         " them; each of them is revoked too",
     ),
     _Doubt(
         lambda entry: not _OURS.fullmatch(entry),
-        lambda entry: [],
-        "this can't be the id of a token by `creditsync token`, which has 16 of the"
-        " characters 0-9 and a-f; it is right only if another program makes your"
-        " tokens",
+        "this can't be an id of `creditsync token`, which has 16 of the characters"
+        " 0-9 and a-f; it is right only if another program makes your tokens",
     ),
 )
 
-_NO_END: Final = "the last line has no line end: what is appended next will run into it"
+_NO_END: Final = "the last line has no line end: the next one would be appended to it"
 _RUN_INTO: Final = (
-    "this was appended to a line that had no line end; both parts are revoked, and"
-    " the whole"
+    "this was appended to a line without a line end; both parts are revoked, and the"
+    " whole line too"
 )
 
 
 class _List(NamedTuple):
     """
-    What a file says.
+    The content of a file.
 
     @ivar warnings: Sentences that name lines.
     """
@@ -100,26 +90,26 @@ class _List(NamedTuple):
 
 class Revocations:
     """
-    The file of revoked token ids, as it was last understood.
+    The ids of revoked tokens, from a file.
 
-    Anyone who rewrites it should replace it as a whole, by a rename: half a
-    file is half the revocations.
+    A program that rewrites the file should replace it by a rename. Otherwise half of
+    it may be read, with half of the revocations.
 
-    @ivar problem: Why what is in force is not what the file says now, or
-        L{None} if it is.
+    @ivar problem: Why the file can't be read now, so that earlier revocations are
+        in force; L{None} if it can.
     """
 
     _log = Logger()
 
     def __init__(self, path: Path) -> None:
         """
-        @raise ValueError: The file can't be read or understood.
+        @raise ValueError: The file can't be read.
         """
         self.problem: str | None = None
         self._path = path
         self._version: tuple[int, ...] | None = None
         self._text = ""
-        # Where text was appended to a line without an end.
+        # Positions at which text was appended to a line without a line end.
         self._seams: list[int] = []
         self._list = _List(frozenset(), ())
         try:
@@ -132,25 +122,25 @@ class Revocations:
     @property
     def warnings(self) -> tuple[str, ...]:
         """
-        What in the file is perhaps not as it was meant: sentences.
+        Sentences about lines whose meaning is doubtful.
         """
         return self._list.warnings
 
     def isRevoked(self, jti: str | None) -> bool:
         """
-        Whether the file, as it was last understood, has this C{jti}.
+        Whether this C{jti} is revoked.
         """
         return jti in self._list.ids
 
     def refresh(self) -> None:
         """
-        Look whether the file has changed, and if so read it again. While it
-        can't be understood, what was read last stays in force.
+        Read the file again if it has changed. If it can't be read, the revocations
+        stay as they were.
         """
         try:
             self._load()
         except OSError as e:
-            # Its end may leave no trace in the version.
+            # If the cause goes away, the file may still have the version seen last.
             self._version = None
             self._complain(_unreadable(e))
         except ValueError as e:
@@ -158,29 +148,28 @@ class Revocations:
 
     def reload(self) -> None:
         """
-        Read the file again, and log what is wrong with it even if that was
-        logged before.
+        Read the file again, and log its problem even if that was logged before.
         """
         self.problem = self._version = None
         self.refresh()
 
     def _load(self) -> None:
         stat = self._path.stat()
-        # The change time is there for a chmod, which moves nothing else.
+        # A chmod changes only the st_ctime_ns of these.
         version = stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
         if version == self._version:
             return
-        # What is not understood won't be before it changes.
+        # Set first: a file that is not valid stays so until it changes.
         self._version = version
         if not S_ISREG(stat.st_mode):
-            # A pipe would block the reactor.
+            # Reading from a pipe would block the reactor.
             raise ValueError("are not a regular file")
         self._take(_decoded(self._path.read_bytes()))
         self.problem = None
 
     def _take(self, text: str) -> None:
         """
-        Let what the file says now be in force.
+        Put the content of the file into force.
         """
         known, former = self._text, self._list
         if not text.startswith(known):
@@ -199,25 +188,25 @@ class Revocations:
         gone = len(former.ids - self._list.ids)
         if gone:
             self._log.warn(
-                "The revocations in {path} no longer have {count} ids that they had;"
-                " tokens with these ids are good again.",
+                "The revocations in {path} no longer contain {count} ids; tokens with"
+                " these ids are valid again.",
                 path=str(self._path),
                 count=gone,
             )
         if self.problem is not None:
             self._log.info(
-                "The revocations in {path} are read again.", path=str(self._path)
+                "The revocations in {path} can be read again.", path=str(self._path)
             )
 
     def _complain(self, cause: str) -> None:
         """
-        Log, but once for each cause and not for each command.
+        Log a problem once, not for each command.
         """
         if cause == self.problem:
             return
         self.problem = cause
         self._log.error(
-            "The revocations in {path} {cause}; those read before stay in force.",
+            "The revocations in {path} {cause}; the previous ones stay in force.",
             path=str(self._path),
             cause=cause,
         )
@@ -227,11 +216,11 @@ def _decoded(data: bytes) -> str:
     """
     The text of a file.
 
-    @raise ValueError: It is not UTF-8, or is UTF-16 that looks like it: ASCII
-        with zero bytes.
+    @raise ValueError: It is not UTF-8. ASCII text saved as UTF-16 could be decoded
+        as UTF-8, but it has zero bytes.
     """
     if b"\0" in data:
-        raise ValueError("are not UTF-8, but UTF-16 or no text at all")
+        raise ValueError("are not UTF-8, but UTF-16 or not text")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -240,9 +229,9 @@ def _decoded(data: bytes) -> str:
 
 def _parse(text: str, seams: Sequence[int]) -> _List:
     """
-    Understand a text.
+    Parse a text.
 
-    @param seams: Where it may lack a line end.
+    @param seams: Positions at which a line end may be missing.
     """
     ids: set[str] = set()
     doubtful: dict[str, list[int]] = {doubt.words: [] for doubt in _DOUBTS}
@@ -250,7 +239,7 @@ def _parse(text: str, seams: Sequence[int]) -> _List:
         ids.add(entry)
         doubt = next((each for each in _DOUBTS if each.applies(entry)), None)
         if doubt is not None:
-            ids.update(doubt.others(entry))
+            ids.update(_otherReadings(entry))
             doubtful[doubt.words].append(number)
     warnings = [f"{_lines(n)}: {words}" for words, n in doubtful.items() if n]
     if seams:
@@ -262,14 +251,27 @@ def _parse(text: str, seams: Sequence[int]) -> _List:
     return _List(frozenset(ids), tuple(warnings))
 
 
+def _otherReadings(entry: str) -> Iterator[str]:
+    """
+    The ids that an entry may have been meant for, besides itself. It may be
+    doubtful for several reasons at once, as C{id John\u2019s laptop} is.
+    """
+    yield _UNUSUAL.sub("", entry)
+    for filler in ("", " "):
+        text = _UNUSUAL.sub(filler, entry)
+        yield from [word for word in _MARKS.split(text) if word][:1]
+        for joined in _OURS_INSIDE.findall(text):
+            yield from _OURS.findall(joined)
+
+
 def _entries(text: str) -> Iterator[tuple[int, str]]:
     """
-    The ids in a text, with their lines' numbers.
+    The ids in a text, with their line numbers.
     """
-    # A byte order mark is in the middle where two files were joined.
+    # Concatenated files have byte order marks in the middle.
     lines = _LINE_END.split(text.replace("\ufeff", ""))
     for number, line in enumerate(lines, 1):
-        entry = _REMARK.split(line, maxsplit=1)[0].strip()
+        entry = _COMMENT.split(line, maxsplit=1)[0].strip()
         if entry:
             yield number, entry
 
@@ -284,9 +286,9 @@ def _cut(text: str, seams: Sequence[int]) -> str:
 
 def _lines(numbers: Sequence[int]) -> str:
     """
-    Name lines: the last ones, as what is new is at the end.
+    Name lines. If there are many, only the last, because new lines are at the end.
     """
-    named = [str(number) for number in numbers[-_NAMED:]]
+    named = [str(number) for number in numbers[-_MAX_NAMED:]]
     more = len(numbers) - len(named)
     text = f"line{'s' if len(numbers) > 1 else ''} {', '.join(named)}"
     return f"{text} and {more} more" if more else text

@@ -1,12 +1,12 @@
 """
 The embedded trading runtime: reserve, queue, C{mainLoop}.
 
-An operation is judged when it is submitted, against what is committed and
-what is under way; once it has its order nothing can refuse it any more, and
-it is booked in the order of submission. The main loop takes all that has
-queued since the last commit, has the ledger book it in one transaction, and
-publishes the events: one commit serves many requests, and nobody waits for a
-full batch.
+An operation is checked when it is submitted, against the ledger and the pending
+operations. Once it has an order nothing can refuse it any more. Operations are
+booked in the order of submission: the main loop takes everything that was queued
+since the last commit, has the ledger book it in one transaction, and publishes
+the events. So one commit serves many requests, and no request waits for a batch
+to fill.
 """
 
 from collections import OrderedDict
@@ -58,17 +58,17 @@ from creditsync.records import (
     difference,
 )
 
-# Accounts kept at hand beyond those that are under way, so that a busy one is
-# not read again for each of its operations.
+# Cached accounts, so that a busy one is not read from the ledger for each of its
+# operations. Those with pending operations stay cached even beyond this.
 MAX_CACHED_ACCOUNTS = 100_000
 
 
 @define(eq=False)
 class _CachedAccount:
     """
-    An account as it will be once all that is under way is committed.
+    An account as it will be after all pending operations are committed.
 
-    @ivar changedIn: The number of the batch that last changes it.
+    @ivar changedIn: The number of the last batch that changes it.
     """
 
     account: Account
@@ -78,8 +78,8 @@ class _CachedAccount:
 @implementer(ITradingRuntime)
 class TradingRuntime(Service):
     """
-    A trading runtime on a ledger; as a service it opens the ledger, and when
-    it stops it commits what is queued and closes it.
+    A trading runtime on a ledger. It is a service: starting opens the ledger,
+    stopping commits what is queued and closes the ledger.
     """
 
     name = "trading runtime"
@@ -101,9 +101,9 @@ class TradingRuntime(Service):
         """
         @param now: The time of booking, in UNIX seconds.
         @param maxQueued: How many operations may be waiting for their commit.
-        @param knownAccountsOnly: Refuse a login that has no account, instead
-            of opening one with its first operation.
-        @param counters: Where what is booked is counted, if anywhere.
+        @param knownAccountsOnly: Refuse a login without an account, instead of
+            opening one with its first operation.
+        @param counters: Counts what is booked, or L{None}.
         """
         self._clock = clock
         self._ledger = ledger
@@ -116,11 +116,11 @@ class TradingRuntime(Service):
             counters.books = True
         self._queue: list[Reservation] = []
         self._committing: list[Reservation] = []
-        # When the first of each of the two was queued.
+        # When the first operation of each of the two was queued.
         self._queuedSince = self._committingSince = 0.0
-        # What the ledger can't tell yet: the latest reservation of each order
-        # and of each key, and accounts with what is under way counted in.
-        self._underWay: dict[int, Reservation] = {}
+        # What is not in the ledger yet: the latest reservation of each order and
+        # of each key, and accounts with the pending operations counted in.
+        self._pending: dict[int, Reservation] = {}
         self._keys: dict[tuple[int, str], Reservation] = {}
         self._accounts: OrderedDict[int, _CachedAccount] = OrderedDict()
         self._batch = 1
@@ -158,14 +158,14 @@ class TradingRuntime(Service):
     @property
     def queued(self) -> int:
         """
-        How many operations wait for the end of their commit.
+        How many operations are waiting to be committed.
         """
         return len(self._queue) + len(self._committing)
 
     @property
     def queuedSince(self) -> float | None:
         """
-        The clock's time at which the oldest of them was queued, if there is any.
+        When the oldest of them was queued, by the clock, or L{None}.
         """
         if self._committing:
             return self._committingSince
@@ -181,13 +181,14 @@ class TradingRuntime(Service):
         """
         See L{ITradingRuntime.submit}.
 
-        @raise IncorrectOrder: The order exists, but is none to be changed so.
+        @raise IncorrectOrder: The order exists, but this operation can't change
+            it.
         @raise NotFound: There is no order to delete.
         @raise NoMoney: More would be taken out than there is.
         @raise UserNotFound: There is no such account.
         @raise InvalidData: The times are in the wrong order, or a total would
-            pass what the ledger holds.
-        @raise IdempotencyKeyReused: The key is of another request.
+            exceed what the ledger can store.
+        @raise IdempotencyKeyReused: The key was used for a different request.
         @raise Busy: Too many operations are queued.
         @raise ShuttingDown: The runtime is stopping, or has failed.
         """
@@ -203,7 +204,7 @@ class TradingRuntime(Service):
         """
         See L{ITradingRuntime.trade}.
         """
-        latest = self._underWay.get(order)
+        latest = self._pending.get(order)
         if latest is None:
             return succeed(self._ledger.trade(order))
         state = REQUEST_STATES[latest.eventType]
@@ -221,9 +222,9 @@ class TradingRuntime(Service):
 
     def _earlier(self, operation: Operation | Deletion, key: str) -> Reservation | None:
         """
-        The reservation of the same request, sent before under the same key.
+        The reservation of an earlier request with the same key, or L{None}.
 
-        @raise IdempotencyKeyReused: It was another request.
+        @raise IdempotencyKeyReused: That was a different request.
         """
         earlier = self._withKey(operation.principal, key)
         if earlier is None:
@@ -250,7 +251,7 @@ class TradingRuntime(Service):
             _refuseTotal(total, kind, account.login)
         if not trade.order:
             trade.order = self._ledger.newOrder()
-        # The order is reserved: from here on nothing refuses.
+        # The order is reserved: from here on nothing may refuse the operation.
         setattr(account, kind, total)
         cached.changedIn = self._batch
         reservation = Reservation(eventType, trade, operation)
@@ -273,8 +274,8 @@ class TradingRuntime(Service):
 
     def _evict(self) -> None:
         """
-        Let go of the accounts not used for the longest time, up to the first
-        whose totals the ledger can't tell yet.
+        Evict the least recently used accounts, up to the first with an operation
+        that is not in the ledger yet.
         """
         while len(self._accounts) > MAX_CACHED_ACCOUNTS:
             login, oldest = next(iter(self._accounts.items()))
@@ -284,19 +285,20 @@ class TradingRuntime(Service):
 
     def _current(self, order: int) -> Trade | None:
         """
-        A trade as it will be once all that is under way is committed.
+        A trade as it will be after all pending operations are committed.
         """
-        latest = self._underWay.get(order)
+        latest = self._pending.get(order)
         return self._ledger.trade(order) if latest is None else latest.trade
 
     def _changed(self, operation: Operation) -> tuple[int, Trade, int]:
         """
-        What an operation makes: a new trade, also where the order that it
-        names is not found (seed, "Request Parameters"), or the next state of
-        an existing one, whose times stay as they are unless they are given.
+        The trade that an operation makes: a new one, even if the operation names
+        an order that does not exist (docs/protocol.rst, "The finance family"),
+        or the next state of an existing one, which keeps the times that the
+        operation does not give.
 
         @return: The event type, the trade, which has order 0 if it is new,
-            and by how much it moves its account's total.
+            and the change of its account's total.
         """
         existing = self._current(operation.order) if operation.order else None
         now = int(self._now())
@@ -333,7 +335,7 @@ class TradingRuntime(Service):
 
     def _deleted(self, deletion: Deletion) -> tuple[int, Trade, int]:
         """
-        What a deletion makes.
+        The trade that a deletion makes.
 
         @return: As L{_changed}.
         """
@@ -341,7 +343,9 @@ class TradingRuntime(Service):
         if existing is None:
             raise NotFound(f"there is no order {deletion.order}")
         if existing.cmd not in deletion.cmds:
-            raise IncorrectOrder(f"order {existing.order} is of another kind")
+            raise IncorrectOrder(
+                f"order {existing.order} is a different kind of transaction"
+            )
         _checkNotDeleted(existing)
         trade = replace(existing, state=TS_DELETED, timestamp=int(self._now()))
         return EV_RECORD_DELETE, trade, -existing.counted
@@ -351,26 +355,26 @@ class TradingRuntime(Service):
         if not self._queue:
             self._queuedSince = self._clock.seconds()
         self._queue.append(reservation)
-        self._underWay[reservation.trade.order] = reservation
+        self._pending[reservation.trade.order] = reservation
         if operation.key is not None:
             self._keys[operation.principal, operation.key] = reservation
         if self._wake is None and self._loop is None:
-            # Not at once: what else arrives in this reactor turn shares the
+            # Not now: whatever else arrives in this reactor turn shares the
             # commit, and the session has to register its waiter first.
             self._wake = self._clock.callLater(0, self._start)
 
     def _start(self) -> None:
         self._wake = None
-        # Before the loop runs: an observer of what it publishes may submit.
+        # Before the loop runs: an observer of its events may call submit().
         self._loop = Deferred()
         looping = Deferred.fromCoroutine(self._mainLoop())
         looping.addErrback(self._fail)
-        looping.addCallback(self._rest)
+        looping.addCallback(self._loopEnded)
 
-    def _rest(self, _: None) -> None:
-        rested, self._loop = self._loop, None
-        assert rested is not None
-        rested.callback(None)
+    def _loopEnded(self, _: None) -> None:
+        ended, self._loop = self._loop, None
+        assert ended is not None
+        ended.callback(None)
 
     async def _mainLoop(self) -> None:
         booked: list[Reservation] = []
@@ -381,7 +385,7 @@ class TradingRuntime(Service):
             committed = None
             if self._committing:
                 committed = maybeDeferred(self._ledger.commit, self._committing)
-            # The last batch is published while the next one goes to disk.
+            # The previous batch is published while this one is written to disk.
             self._publish(booked)
             if committed is not None:
                 await committed
@@ -396,15 +400,15 @@ class TradingRuntime(Service):
 
     def _settle(self, booked: list[Reservation]) -> None:
         """
-        Let go of what the ledger can tell by itself from now on.
+        Forget the pending operations that are now in the ledger.
         """
         self._lastOnDisk = self._batch - 1
-        underWay = self._underWay
+        pending = self._pending
         for reservation in booked:
             operation, order = reservation.operation, reservation.trade.order
             operation.isBooked = True
-            if underWay.get(order) is reservation:
-                del underWay[order]
+            if pending.get(order) is reservation:
+                del pending[order]
             if operation.key is not None:
                 del self._keys[operation.principal, operation.key]
 
@@ -420,10 +424,10 @@ class TradingRuntime(Service):
 
     def _fail(self, why: Failure) -> None:
         """
-        The commit erred, and its outcome is unknown: acknowledge nothing any
-        more. The next start finds out what is on disk.
+        The commit failed, and its outcome is unknown: acknowledge nothing from
+        now on. The next start finds out what is on disk.
         """
-        self._log.failure("the ledger failed, nothing more is booked", why)
+        self._log.failure("the ledger failed, no more operations are booked", why)
         lost, self._committing, self._queue = self._committing + self._queue, [], []
         for reservation in lost:
             unknown = OutcomeUnknown("the ledger failed", reservation.order)
@@ -433,12 +437,12 @@ class TradingRuntime(Service):
 
 def _refuseTotal(total: int, kind: str, login: int) -> NoReturn:
     """
-    Refuse what would leave an account with such a total.
+    Refuse an operation that would leave an account with this total.
     """
     if total < 0:
-        raise NoMoney(f"account {login} has not enough {kind}")
+        raise NoMoney(f"account {login} does not have enough {kind}")
     raise InvalidData(
-        f"data.amount would take the {kind} of account {login} over"
+        f"data.amount would take the {kind} of account {login} above"
         " 92233720368.54775807"
     )
 
@@ -446,10 +450,12 @@ def _refuseTotal(total: int, kind: str, login: int) -> NoReturn:
 def _checkUpdate(existing: Trade, operation: Operation) -> None:
     if existing.login != operation.login:
         raise IncorrectOrder(
-            f"order {existing.order} is not of login {operation.login}"
+            f"order {existing.order} does not belong to login {operation.login}"
         )
     if existing.cmd != operation.cmd:
-        raise IncorrectOrder(f"order {existing.order} is of another kind")
+        raise IncorrectOrder(
+            f"order {existing.order} is a different kind of transaction"
+        )
     _checkNotDeleted(existing)
 
 

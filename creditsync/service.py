@@ -1,11 +1,10 @@
 """
 The service: what another Twisted application mounts, and C{twistd} runs.
 
-It puts the rooms together and owns their start and their stop. A
+It puts the parts together and owns their start and their stop. A
 L{MultiService<twisted.application.service.MultiService>} would stop all its
 children at once and swallow what they raise; here the order is part of the
-promise, each step has its bound, and no step is left out because another
-failed.
+promise, each step is bounded, and none is left out because another one failed.
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from twisted.python.failure import Failure
 
 from creditsync._conversation.commands import GetOperation, HealthCheck, Subscription
 from creditsync._conversation.finance import financeCommands, prove
-from creditsync._conversation.session import Sessions
+from creditsync._conversation.sessions import Sessions
 from creditsync._conversation.waiters import Waiters
 from creditsync._failing import FailureNotifier
 from creditsync._transport import listening
@@ -78,9 +77,10 @@ class CreditSync(Service):
         @param events: Where the runtime publishes.
         @param listen: Twisted endpoint strings; of C{ssl:} more is told in
             L{creditsync._transport.listening}.
-        @param schemas: The judge of requests; by default the wire contract as
-            it is published.
-        @param timeout: Seconds from a request to 504 (seed, "Timeout").
+        @param schemas: What requests have to pass; by default the published
+            schemas.
+        @param timeout: Seconds from a request to 504 (docs/protocol.rst,
+            "Timeout").
         @param isExtIDIdempotent: Take the C{extID} of a finance command as
             its C{idempotencyKey} where it has none.
         @param counters: Where to count for L{creditsync.metrics}, if anywhere;
@@ -198,7 +198,7 @@ class CreditSync(Service):
             self._freePorts()
             raise
         super().startService()  # type: ignore[no-untyped-call]
-        for observer in (self.sessions.tradeEvents, self._flush):
+        for observer in (self.sessions.broadcast.tradeEvents, self._flush):
             self._events.addObserver(observer)
             self._observing.append(observer)
         if self.audit is not None:
@@ -240,7 +240,7 @@ class CreditSync(Service):
     def stopService(self) -> "Deferred[None]":
         """
         Stop in order, in bounded time: listeners close; what comes now is
-        503; who waits gets an answer; sessions close; the runtime commits
+        503; pending requests are answered; sessions close; the runtime commits
         what is queued and closes its ledger.
 
         @return: Fires when all of it is done.
@@ -253,7 +253,7 @@ class CreditSync(Service):
         for port in ports:
             await self._step("closing a port", maybeDeferred(port.stopListening))
         answered = self.sessions.stop()
-        await self._step("answering who waits", answered, self._limits.stopTimeout)
+        await self._step("answering pending requests", answered, self._limits.stopTimeout)
         self.waiters.endAll("the server is stopping")
         await deferLater(self._reactor, LAST_CALL)
         await self._step("closing the sessions", self.factory.finish())

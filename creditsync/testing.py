@@ -1,8 +1,8 @@
 """
-Fakes for those who embed the server, and for its own tests.
+Fakes for tests of applications that embed the server, and for its own tests.
 
-They are whole providers of their interfaces with nothing behind them: no
-disk, no clock, no signatures.
+They implement their interfaces completely, but without a disk, a clock or
+signatures.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,9 +50,9 @@ from creditsync.records import (
 @define(eq=False)
 class FakeAuthenticator:
     """
-    Knows the tokens C{"manager"}, C{"dealer"}, C{"admin"} and C{"user"}.
+    Accepts the tokens C{"manager"}, C{"dealer"}, C{"admin"} and C{"user"}.
 
-    @ivar revoked: Tokens that are not good any more.
+    @ivar revoked: Tokens that are no longer valid.
     """
 
     revoked: set[str] = Factory(set)
@@ -71,7 +71,7 @@ class FakeAuthenticator:
         See L{IAuthenticator.authenticate}.
         """
         if token is None or token in self.revoked or token not in self._principals:
-            raise Unauthorized("__token is not good")
+            raise Unauthorized("__token is not valid")
         return self._principals[token]
 
     def isCurrent(self, principal: Principal) -> bool:
@@ -85,12 +85,13 @@ class FakeAuthenticator:
 @define(eq=False)
 class FakeTradingRuntime:
     """
-    Reserves at once, and books when the test says so. It remembers no keys.
+    Reserves at once, and books when the test calls L{book}. It ignores
+    idempotency keys.
 
     @ivar nextOrder: The number of the next new order.
     @ivar now: The time of booking, in UNIX seconds.
-    @ivar refusal: What the next operations are refused with, if anything.
-    @ivar reserved: What was submitted and is not booked yet, in order.
+    @ivar refusal: Raised for the next operations, unless it is L{None}.
+    @ivar reserved: The reservations that are not booked yet, in order.
     """
 
     _events: ITradeEvents
@@ -160,13 +161,13 @@ class FakeTradingRuntime:
 
     def fail(self, why: Exception) -> None:
         """
-        Be unable to book from now on.
+        Make L{whenFailed} fail.
         """
         self._failing.fail(Failure(why))
 
     def book(self, reservation: Reservation) -> None:
         """
-        Book what was submitted: publish its event, and say that it is durable.
+        Book a reservation: publish its event, and report that it is durable.
         """
         self.reserved.remove(reservation)
         self._events.publish(
@@ -183,7 +184,7 @@ class FakeTradingRuntime:
 @define(eq=False)
 class HeldLedger:
     """
-    A ledger in memory whose commits end when the test says so.
+    A ledger in memory whose commits end when the test calls L{release} or L{fail}.
 
     @ivar commits: The commits that have not ended, oldest first.
     """

@@ -1,19 +1,19 @@
 """
-The judge of what clients send: the wire contract's JSON Schemas, applied.
+Validation of requests by the JSON Schemas in C{schemas/}.
 
-A compiled validator says yes to what is right, in a microsecond. Only what it
-refuses is judged by C{jsonschema}, which has the last word and gives the reason
-that the client is told. A property test holds the two to the same verdicts.
+A compiled validator (C{jsonschema_rs}) accepts valid requests. Those that it
+refuses are checked again by C{jsonschema}, which decides, and whose error becomes
+the message for the client. A property test proves that the two agree.
 
-They differ in one thing: whether a C{Decimal} without a fraction is an integer.
-None of our integers can be one. L{creditsync._wire.decode} yields a C{Decimal}
-only where a C{float} does not have the exact value, and a C{float} has that of
-every integer up to 2^53; beyond it both refuse because it is too great.
+They differ in one case: whether a C{Decimal} without a fraction is an integer. It
+does not occur: L{creditsync._wire.decode} makes a C{Decimal} only if a C{float}
+would not have the exact value, which it has for every integer up to 2^53, and
+greater ones are refused by both.
 
-A pattern means what ECMA-262 says, to either of them: C{jsonschema}, which
-would read it as one of Python's, is given the translation.
+Patterns are regular expressions of ECMA-262 in both. C{jsonschema} would read them
+as Python's, so it gets a translation (L{creditsync._patterns}).
 
-A site may bring schemas of its own, which can only tighten ours.
+A site can add schemas, which make the rules stricter.
 """
 
 import json
@@ -36,7 +36,7 @@ from creditsync._patterns import fromECMA
 from creditsync.errors import InvalidData
 from creditsync.methods import FINANCE_METHODS
 
-# The schemas of what clients send; COMMON is what these refer to.
+# The schemas of requests; all of them refer to COMMON.
 REQUESTS = (
     "request",
     *dict.fromkeys(method.schema for method in FINANCE_METHODS),
@@ -45,8 +45,8 @@ REQUESTS = (
     "subscribe",
 )
 COMMON = "common"
-# In characters. What the client chose can be part of a message only where a
-# site's schema is about names, or has a keyword that _SENTENCES does not know.
+# In characters. A message can only contain text of the client if a site's schema
+# constrains names of members, or has a keyword that is not in _SENTENCES.
 _MAX_MESSAGE = 255
 
 
@@ -67,8 +67,8 @@ def load(name: str) -> dict[str, Any]:
 
 def _folder() -> Traversable:
     """
-    Where our schemas are: a package when installed, a folder beside ours in a
-    bare checkout.
+    The folder of our schemas: a package if installed, a folder beside the package
+    in a bare checkout.
     """
     try:
         return files("creditsync.schemas")
@@ -78,18 +78,18 @@ def _folder() -> Traversable:
 
 class Schemas:
     """
-    Our schemas of what clients send, and the site's.
+    The schemas of requests: ours and the site's.
     """
 
     def __init__(self, site: Path | None = None) -> None:
         """
-        @param site: A folder of schemas that have the names of ours; what they
-            are for must pass both. They may refer to C{common.json}.
-        @raise ValueError: One of its files can't be used, and why.
+        @param site: A folder of schemas with the names of ours; a value has to
+            pass both. They may refer to C{common.json}.
+        @raise ValueError: One of its files can't be used.
         """
         common = f"{COMMON}.json"
         compiled = jsonschema_rs.Registry([(common, load(COMMON))])
-        # The schemas that are prepared, by their identity.
+        # The id() of each prepared schema.
         self._prepared: set[int] = set()
         self._registry: Registry[Any] = Registry()
         self._registry = Registry().with_contents(
@@ -107,17 +107,17 @@ class Schemas:
 
     def check(self, name: str, value: object, prefix: str = "") -> None:
         """
-        Judge a value.
+        Check a value.
 
         @param name: One of L{REQUESTS}.
-        @param prefix: What the value itself is called: C{"data"}, or nothing
-            for the envelope.
+        @param prefix: The name of the value itself: C{"data"}, or nothing for the
+            envelope.
         @raise InvalidData: It breaks the schema; the message names the member.
         """
         if not self._isValid[name](value):
-            _judge(self._ours[name], value, prefix)
+            _check(self._ours[name], value, prefix)
         if name in self._site:
-            _judge(self._site[name], value, prefix)
+            _check(self._site[name], value, prefix)
 
     def hasSite(self, name: str) -> bool:
         """
@@ -127,7 +127,7 @@ class Schemas:
 
     def isOurs(self, name: str, value: object) -> bool:
         """
-        Whether a value passes our own schema, whatever the site's says.
+        Whether a value passes our own schema, regardless of the site's.
         """
         return bool(self._isValid[name](value))
 
@@ -140,29 +140,30 @@ class Schemas:
         for path in sorted(site.iterdir()):
             if path.suffix != ".json" or path.stem not in REQUESTS:
                 names = ", ".join(f"{name}.json" for name in REQUESTS)
-                raise ValueError(f"{path} does not have a name that is used: {names}")
+                raise ValueError(f"{path} has an unknown name, expected {names}")
             schema = _read(path)
             try:
                 yield path.stem, self._validator(schema)
             except Unresolvable as e:
-                raise ValueError(f"{path} refers to {e.ref}, which is not there") from e
+                raise ValueError(
+                    f"{path} refers to {e.ref}, which does not exist"
+                ) from e
             except ValueError as e:
                 raise ValueError(f"{path} has a pattern that can't be used: {e}") from e
 
     def _validator(self, schema: Any) -> Draft202012Validator:
         """
-        Make the judge for one schema; it never fetches another one.
+        Make the validator for a schema. It never downloads another schema.
 
-        @raise Unresolvable: It refers to what is not there.
+        @raise Unresolvable: The schema refers to one that does not exist.
         @raise ValueError: It has a pattern that can't be used.
         """
         return _Validator(self._prepare(schema), registry=self._registry)
 
     def _prepare(self, schema: Any) -> Any:
         """
-        Translate the patterns of a schema, in place, and look up all that it
-        refers to: a wrong C{$ref} would otherwise be noticed only when a value
-        meets it.
+        Translate the patterns of a schema, in place, and resolve its references:
+        otherwise a wrong C{$ref} would only be noticed when a value gets there.
 
         @return: The same schema.
         """
@@ -177,7 +178,7 @@ class Schemas:
             _translate(contents)
             for keyword in {"$ref", "$dynamicRef"} & contents.keys():
                 found = resolver.lookup(contents[keyword])
-                # It may stand where no keyword has a schema.
+                # It may be in a place that subresources() does not visit.
                 other = DRAFT202012.create_resource(found.contents)
                 left.append((other, found.resolver))
             left.extend(
@@ -189,13 +190,13 @@ class Schemas:
 
 def _read(path: Path) -> Any:
     """
-    Read a schema that is not ours.
+    Read a schema of a site.
 
-    @raise ValueError: It is none, and why.
+    @raise ValueError: It is not a valid schema.
     """
     try:
         schema = json.loads(path.read_bytes())
-        # By default it would check that patterns are those of Python.
+        # The default format checker would require patterns to be valid in Python.
         Draft202012Validator.check_schema(schema, FormatChecker(()))
     except OSError as e:
         raise ValueError(f"{path} can't be read: {e.strerror}") from e
@@ -206,7 +207,7 @@ def _read(path: Path) -> Any:
             f"{path} is not a valid schema: {e.message} at {e.json_path}"
         ) from e
     if isinstance(schema, dict) and schema.get("$schema", _DIALECT) != _DIALECT:
-        raise ValueError(f"{path} is not of JSON Schema 2020-12")
+        raise ValueError(f"{path} is not written for JSON Schema 2020-12")
     return schema
 
 
@@ -215,11 +216,11 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def _translate(schema: dict[str, Any]) -> None:
     """
-    Make what one schema itself has of patterns into those of Python.
+    Translate the patterns of one schema, without its subschemas, into Python's.
 
     @raise ValueError: One has no equivalent.
     """
-    # What is only referred to was not checked, and may be anything.
+    # A schema outside of the usual places was not checked and may contain anything.
     if isinstance(schema.get("pattern"), str):
         schema["pattern"] = fromECMA(schema["pattern"])
     if isinstance(schema.get("patternProperties"), dict):
@@ -227,7 +228,8 @@ def _translate(schema: dict[str, Any]) -> None:
         for pattern, each in schema["patternProperties"].items():
             name = fromECMA(pattern)
             while name in properties:
-                # Two that are the same in Python. This matches nothing more.
+                # Two patterns became the same. An empty group makes them differ
+                # without changing what they match.
                 name += "(?:)"
             properties[name] = each
         schema["patternProperties"] = properties
@@ -237,9 +239,9 @@ def _multipleOf(
     validator: Draft202012Validator, unit: Any, value: Any, schema: object
 ) -> Iterator[ValidationError]:
     """
-    The keyword C{multipleOf}, in decimals: 19.99 is a multiple of 0.01, which
-    their doubles are not. And the library can't divide a C{Decimal} by a
-    C{float}.
+    The keyword C{multipleOf}, calculated in decimal fractions: 19.99 is a multiple
+    of 0.01, but not as binary floating point numbers. Besides, the library can't
+    divide a C{Decimal} by a C{float}.
     """
     if validator.is_type(value, "number"):
         ratio = Fraction(str(value)) / Fraction(str(unit))
@@ -252,10 +254,10 @@ _Validator: type[Draft202012Validator] = extend(  # type: ignore[no-untyped-call
 )
 
 
-def _judge(validator: Draft202012Validator, value: object, prefix: str) -> None:
+def _check(validator: Draft202012Validator, value: object, prefix: str) -> None:
     """
-    Refuse a value for the first error in the order of its schema: ours name
-    the type first, then the members that are required.
+    Refuse a value with the first error in the order of the schema: our schemas
+    name the type first, then the required members.
     """
     error = next(validator.iter_errors(value), None)
     if error is None:
@@ -268,26 +270,26 @@ def _judge(validator: Draft202012Validator, value: object, prefix: str) -> None:
 
 def _explain(error: ValidationError, prefix: str) -> str:
     """
-    Say what is wrong in a sentence whose subject is the member.
+    Describe an error in a sentence whose subject is the member.
     """
     keyword = str(error.validator)
-    asked: Any = error.validator_value
+    required: Any = error.validator_value
     path = list(error.absolute_path)
     if keyword == "required" and isinstance(error.instance, dict):
-        # Only the first error is asked for, so it is about the first of these.
-        path.append(next(name for name in asked if name not in error.instance))
+        # This is the first error, so it is about the first missing member.
+        path.append(next(name for name in required if name not in error.instance))
     subject = _name(path, prefix)
     if keyword == "not" and subject in _MISPLACED:
         return f"{subject} {_MISPLACED[subject]}"
-    say = _SENTENCES.get(keyword)
-    if say is None:
+    sentence = _SENTENCES.get(keyword)
+    if sentence is None:
         return f"{subject}: {error.message}"
-    return f"{subject} {say(asked)}"
+    return f"{subject} {sentence(required)}"
 
 
 def _name(path: list[str | int], prefix: str) -> str:
     """
-    Name a member as one would in a program: C{data.chanels[0]}.
+    The name of a member, such as C{data.chanels[0]}.
     """
     name = prefix
     for step in path:
@@ -297,7 +299,7 @@ def _name(path: list[str | int], prefix: str) -> str:
 
 def _either(types: str | list[str]) -> str:
     """
-    Name JSON types for people.
+    The names of JSON types for people.
     """
     names = [types] if isinstance(types, str) else types
     return " or ".join(_TYPES[name] for name in names)
@@ -305,12 +307,12 @@ def _either(types: str | list[str]) -> str:
 
 def _exactlyOne(forms: list[Any]) -> str:
     """
-    Say what C{oneOf} asks for: which members, if it is only about them.
+    What C{oneOf} requires; if it is about members, their names.
     """
     if all(isinstance(form, dict) and set(form) == {"required"} for form in forms):
         names = " and ".join(", ".join(form["required"]) for form in forms)
         return f"must have exactly one of {names}"
-    return "must have exactly one of the forms in its schema"
+    return "must match exactly one of the forms in its schema"
 
 
 _TYPES = {
@@ -323,13 +325,13 @@ _TYPES = {
     "string": "a string",
 }
 
-# Where a member belongs that our schemas do not allow in its place.
+# The right places of members that our schemas refuse in others.
 _MISPLACED = {
     "data.idempotencyKey": "is in the wrong place: an idempotencyKey is a member of"
     " the request itself, beside data",
 }
 
-# What each keyword of JSON Schema asks for, given its value.
+# The sentence for each keyword of JSON Schema, given its value.
 _SENTENCES: dict[str, Callable[[Any], str]] = {
     "type": lambda types: f"must be {_either(types)}",
     "required": lambda names: "is required",

@@ -1,7 +1,7 @@
 """
-What a method that was added to L{creditsync.methods} does: run by
-C{tests/test_added_method.py} in a copy of the package that has C{BonusIn}, with
-the C{cmd} 100.
+Tests of a method that was added to L{creditsync.methods}: run by
+C{tests/test_added_method.py} in a copy of the package that has C{BonusIn},
+with the C{cmd} 100.
 """
 
 import io
@@ -21,10 +21,9 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.__main__ import _parser, main
-from creditsync._cli.bulk import BulkFile
-from creditsync._cli.rows import Row, check
+from creditsync._cli.bulk.rows import BulkFile, Row, check
 from creditsync.events import TradeEvents
-from creditsync.ledger._checking import problems
+from creditsync.ledger._checking import findings
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account
@@ -40,7 +39,7 @@ BONUS = {"login": 1001, "amount": 300.5, "comment": "Happy new year"}
 
 class AddedMethodCase(SynchronousTestCase):
     """
-    A whole server, and one client of it.
+    A whole server, with one client.
     """
 
     def setUp(self) -> None:
@@ -75,7 +74,7 @@ class AddedMethodCase(SynchronousTestCase):
 
     def stops(self) -> None:
         """
-        Stop it, so that the ledger is closed.
+        Stop the server, so that the ledger is closed.
         """
         stopped = self.server.stopService()
         self.clock.pump([0.1] * 100)
@@ -85,7 +84,7 @@ class AddedMethodCase(SynchronousTestCase):
         """
         Send one command.
 
-        @return: The reply; what comes before it are events.
+        @return: The reply; the lines before it are events.
         """
         line = {"command": command, "extID": 1, "__token": "manager", "data": data}
         self.connection.dataReceived(json.dumps({**line, **members}).encode() + b"\r\n")
@@ -99,13 +98,13 @@ class AddedMethodCase(SynchronousTestCase):
 
 class EveryLedgerTests:
     """
-    What the added method does on every ledger.
+    Tests of the added method that hold for every ledger.
     """
 
     def test_endToEnd(self: Any) -> None:
         """
-        It books, updates, replays, refuses and is deleted as its kin are, in
-        both forms, and counts for the credit.
+        The added method books, updates, replays, refuses and is deleted as the
+        other methods are, in both forms, and counts for the credit.
         """
         reply = self.ask("BonusInSync", BONUS, idempotencyKey="new-year")
         self.assertEqual(
@@ -138,7 +137,7 @@ class EveryLedgerTests:
 
     def total(self: Any) -> Account:
         """
-        What the account has.
+        The account's totals.
         """
         found: Account = self.ledger.account(1001)
         return found
@@ -146,12 +145,12 @@ class EveryLedgerTests:
 
 class MemoryTests(EveryLedgerTests, AddedMethodCase):
     """
-    In memory.
+    The added method on a ledger in memory.
     """
 
     def setUp(self) -> None:
         """
-        Start.
+        Start a server on a ledger in memory.
         """
         super().setUp()
         self.starts(MemoryLedger())
@@ -159,25 +158,25 @@ class MemoryTests(EveryLedgerTests, AddedMethodCase):
 
 class SQLiteTests(EveryLedgerTests, AddedMethodCase):
     """
-    On a new file.
+    The added method on a new ledger file.
     """
 
     def setUp(self) -> None:
         """
-        Start.
+        Start a server on a new file.
         """
         super().setUp()
         self.starts(SQLiteLedger(self.path, execute))
 
     def test_sound(self) -> None:
         """
-        The checks find nothing wrong with what was booked, and the next start
-        neither.
+        C{check} finds nothing wrong with the added method's trades, nor does
+        the next start.
         """
         self.test_endToEnd()
         self.stops()
         with closing(sqlite3.connect(self.path)) as connection:
-            self.assertEqual(list(problems(connection)), [])
+            self.assertEqual(list(findings(connection)), [])
             self.assertIn(
                 (100, 0, 1, 1, "bonus in"),
                 connection.execute("SELECT * FROM operation").fetchall(),
@@ -187,7 +186,7 @@ class SQLiteTests(EveryLedgerTests, AddedMethodCase):
 
     def test_people(self) -> None:
         """
-        A statement tells what it is.
+        A statement shows the added method's trades with its label.
         """
         self.ask("BonusInSync", BONUS)
         self.stops()
@@ -203,12 +202,14 @@ class SQLiteTests(EveryLedgerTests, AddedMethodCase):
 
 class StoredTests(EveryLedgerTests, AddedMethodCase):
     """
-    On a ledger of version 1, which has never heard of it.
+    The added method on a stored ledger of version 1, which was made without
+    it.
     """
 
     def setUp(self) -> None:
         """
-        Start on a copy, and take out what the account has.
+        Start on a copy of the stored ledger, and withdraw the account's
+        credit.
         """
         super().setUp()
         shutil.copyfile(STORED, self.path)
@@ -219,19 +220,20 @@ class StoredTests(EveryLedgerTests, AddedMethodCase):
 
 class CommandLineTests(SynchronousTestCase):
     """
-    The command line.
+    The added method on the command line.
     """
 
     def test_subcommand(self) -> None:
         """
-        There is a subcommand of its name, which wants a comment.
+        The added method has a subcommand of its name, which requires a
+        comment.
         """
         options = _parser().parse_args(["bonus-in", "1001", "300", "Happy new year"])
         self.assertEqual((options.login, options.name), (1001, "bonus-in"))
 
     def test_bulk(self) -> None:
         """
-        It can stand in a bulk file.
+        A bulk file may contain the added method.
         """
         with tempfile.TemporaryFile() as file:
             file.write(

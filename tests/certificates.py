@@ -1,5 +1,5 @@
 """
-Certificates for tests, of an authority of their own.
+Certificates for tests, issued by a certificate authority of their own.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ PEM = serialization.Encoding.PEM
 
 def named(name: str) -> x509.Name:
     """
-    A subject of this common name.
+    A subject with this common name.
     """
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
@@ -32,8 +32,7 @@ class Issued:
 
     def write(self, path: Path, *chain: "Issued") -> Path:
         """
-        Write the key, the certificate and what leads from it to its authority
-        into one file.
+        Write the key, the certificate and its chain into one file.
         """
         path.touch(0o600)
         path.write_bytes(self.keyPEM() + self.pem(*chain))
@@ -41,13 +40,13 @@ class Issued:
 
     def pem(self, *chain: "Issued") -> bytes:
         """
-        The certificate, and others after it.
+        The certificate, and others after it, as PEM.
         """
         return b"".join(each.certificate.public_bytes(PEM) for each in (self, *chain))
 
     def keyPEM(self, passphrase: bytes = b"") -> bytes:
         """
-        The key, in the clear unless there is a passphrase.
+        The key as PEM, unencrypted unless there is a passphrase.
         """
         return self.key.private_bytes(
             PEM,
@@ -61,7 +60,7 @@ class Issued:
 @define(eq=False)
 class Authority:
     """
-    Who signs certificates.
+    A certificate authority.
     """
 
     name: str
@@ -79,9 +78,9 @@ class Authority:
         by: Issued | str | None = "own",
     ) -> Issued:
         """
-        Make a certificate that is good for so many seconds from now on.
+        Issue a certificate that is valid for so many seconds from now on.
 
-        @param by: Who signs it instead of this authority; L{None} is itself.
+        @param by: The authority that signs it; L{None} is this one.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         signer = self.issued if by == "own" else by
@@ -102,7 +101,7 @@ class Authority:
                 x509.SubjectAlternativeName([x509.DNSName("localhost")]),
                 critical=False,
             )
-            # Python 3.13 asks for these three.
+            # Python 3.13 requires these three extensions.
             .add_extension(_usage(isAuthority), critical=True)
             .add_extension(
                 x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
@@ -121,7 +120,7 @@ class Authority:
 
 def _usage(isAuthority: bool) -> x509.KeyUsage:
     """
-    What a key is for: to sign certificates, or to speak TLS.
+    The key usage: signing certificates, or TLS.
     """
     return x509.KeyUsage(
         digital_signature=True,

@@ -1,6 +1,6 @@
 """
-What holds for all tests: each ends within its time, none is skipped unnoticed,
-and signals reach the processes that they start.
+Rules for all tests: each ends within its time, none is skipped unnoticed, and
+signals reach the processes that they start.
 """
 
 import os
@@ -16,11 +16,11 @@ pytest_plugins = ("tests.deadlines",)
 @pytest.fixture(scope="session", autouse=True)
 def signalsAreNotIgnored() -> None:
     """
-    Let the processes that tests start have signals' default actions.
+    Give the processes that tests start the default actions of signals.
 
-    A shell's background job ignores SIGINT, C{nohup} has SIGHUP ignored, and
-    a child process inherits what is ignored. It doesn't inherit what is handled,
-    so here these signals are handled, by doing nothing.
+    A shell's background job ignores SIGINT, C{nohup} ignores SIGHUP, and a
+    child process inherits ignored signals. It doesn't inherit handlers, so
+    these signals are handled here, by doing nothing.
     """
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -30,7 +30,7 @@ def signalsAreNotIgnored() -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport() -> Generator[None, Any, Any]:
     """
-    In CI a skipped test has failed: what it lacks has to be installed there.
+    In CI a skipped test fails: whatever it lacks has to be installed there.
     """
     return _neverSkipped((yield))
 
@@ -38,7 +38,7 @@ def pytest_runtest_makereport() -> Generator[None, Any, Any]:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_make_collect_report() -> Generator[None, Any, Any]:
     """
-    So has a skipped module.
+    In CI a skipped module fails too.
     """
     return _neverSkipped((yield))
 

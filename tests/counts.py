@@ -1,10 +1,10 @@
 """
-The counts that go up and down, of one server: whatever has ended, and however,
-all of them are back at zero when nothing is left to do.
+The counts of one server that go up and down: once nothing is left to do, all
+of them are back at zero, however each thing ended.
 
-A count that is not given back does no harm for hours, and then the server is full
-for ever: so the tests and the simulation look at all of them, also at those that
-only a private table has.
+A count that is not given back does no harm for hours, and then the server is
+full for ever. So the tests and the simulation check all of them, including
+those that only a private table has.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def left(service: CreditSync, isClosed: bool = False) -> dict[str, int]:
     """
     The counts that are not zero.
 
-    @param isClosed: Whether every connection should be gone as well.
+    @param isClosed: Whether every connection should have been closed too.
     """
     return {what: count for what, count in _counts(service, isClosed) if count}
 
@@ -32,13 +32,13 @@ def _counts(service: CreditSync, isClosed: bool) -> Iterator[Count]:
     yield from _connections(service)
     if isClosed:
         yield "connections", len(service.factory.connections)
-        yield "sessions that get events", len(service.sessions._audience)
+        yield "sessions that get events", len(service.sessions.broadcast._receivers)
     if isinstance(service.runtime, TradingRuntime):
         yield from _operations(service.runtime)
     if service.sessions.counters is not None:
         yield from _tallied(service.sessions.counters)
         if service.running:
-            # A server that stops hears no more of what is published.
+            # A server that stops no longer receives what is published.
             yield from _published(service.sessions.counters)
     if service.audit is not None:
         yield from _audited(service.audit)
@@ -51,7 +51,7 @@ def _requests(service: CreditSync) -> Iterator[Count]:
         "requests of sessions",
         sum(each.session.inFlight for each in service.factory.connections),
     )
-    yield "waits for all requests to be answered", len(sessions._idle)
+    yield "waits for all requests to be answered", len(sessions.admission._idle)
     yield "waiters", len(waiters)
     yield "waiters by event", len(waiters._byEvent)
 
@@ -73,9 +73,10 @@ def _operations(runtime: TradingRuntime) -> Iterator[Count]:
     yield "operations queued", runtime.queued
     yield "operations queued since", runtime.queuedSince is not None
     if runtime._failing.cause is not None:
-        # Nobody knows what is booked: what was under way stays so for good.
+        # It is unknown what was booked, so pending operations stay pending for
+        # good.
         return
-    yield "orders under way", len(runtime._underWay)
+    yield "orders under way", len(runtime._pending)
     yield "keys under way", len(runtime._keys)
     yield (
         "accounts that are ahead of the ledger",
@@ -95,13 +96,13 @@ def _published(counters: Counters) -> Iterator[Count]:
 
 
 def _audited(audit: AuditTrail) -> Iterator[Count]:
-    yield "lines of the audit trail", len(audit._lines)
+    yield "lines of the audit trail", len(audit._file._lines)
     yield "operations of which the audit trail has not heard", len(audit._askers)
 
 
 def leftOfSite(root: Root) -> dict[str, int]:
     """
-    The counts of a console that are not zero, when nobody looks any more.
+    The counts of a console that are not zero once it has no readers left.
     """
     feed = root._feed
     counts = {

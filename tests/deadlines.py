@@ -59,7 +59,7 @@ class Deadline:
 
     def stop(self) -> None:
         """
-        Take it back.
+        Cancel the alarm.
         """
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -83,7 +83,7 @@ class Deadline:
 
     def check(self) -> None:
         """
-        Fail the test if its time is over, whatever came of it.
+        Fail the test if its time is over, whatever its outcome was.
         """
         __tracebackhide__ = True
         if self.isOver:
@@ -97,7 +97,7 @@ _current: Deadline | None = None
 
 def pytest_timeout_set_timer(item: pytest.Item, settings: Settings) -> bool:
     """
-    Keep a test's limit, instead of pytest-timeout's own ways to set a timer.
+    Set this plugin's limit instead of pytest-timeout's timer.
     """
     item.stash[_DEADLINE] = Deadline(item, settings)
     return True
@@ -105,7 +105,7 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Settings) -> bool:
 
 def pytest_timeout_cancel_timer(item: pytest.Item) -> bool:
     """
-    There is nothing to cancel: an alarm is only set where a failure can be raised,
+    Nothing is cancelled: an alarm is only set where a failure can be raised,
     and not while pytest reports one, which may take its time.
     """
     return True
@@ -113,8 +113,8 @@ def pytest_timeout_cancel_timer(item: pytest.Item) -> bool:
 
 def _limited(item: pytest.Item) -> Generator[None, Any, Any]:
     """
-    Limit the time of one part of a test. What passes after it has failed too: what
-    the test calls may have caught the failure.
+    Limit the time of one part of a test. A test that passes after its time is
+    over fails too: the code under test may have caught the failure.
     """
     global _current
     __tracebackhide__ = True
@@ -131,7 +131,7 @@ def _limited(item: pytest.Item) -> Generator[None, Any, Any]:
     return result
 
 
-# The first to be called is around all others.
+# The outermost hook is called first.
 pytest_runtest_setup = pytest.hookimpl(_limited, wrapper=True, tryfirst=True)
 pytest_runtest_call = pytest_runtest_setup
 pytest_runtest_teardown = pytest_runtest_setup
@@ -143,7 +143,7 @@ _runInReactor = pytest_twisted._run_inline_callbacks
 
 def blockon(deferred: "Deferred[Any]") -> Any:
     """
-    Wait for a Deferred, but not longer than the test's time.
+    Wait for a Deferred, but no longer than the test's time.
     """
     __tracebackhide__ = True
     deadline = _current
@@ -159,7 +159,8 @@ def blockon(deferred: "Deferred[Any]") -> Any:
 
 def runInReactor(function: Callable[..., Any], *arguments: Any) -> Any:
     """
-    Run a test or a fixture in the reactor, and know what it waits for.
+    Run a test or a fixture in the reactor, and remember the Deferred that it
+    waits for.
     """
     __tracebackhide__ = True
 

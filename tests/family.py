@@ -1,10 +1,11 @@
 """
-The finance family by C{docs/protocol.rst}, said in the simplest way: the one
-model by which every suite judges the server, and which shares nothing with it.
+A model of the finance methods according to C{docs/protocol.rst}, as simple as
+possible: every suite compares the server with it, and it shares nothing with
+the server.
 
 Money is an integer number of 10⁻⁸ units, time is UNIX seconds. Nothing here is
-ever pending: an operation is booked at once or refused, and a total is added up
-each time it is needed.
+ever pending: an operation is booked at once or refused, and a total is added
+up each time it is needed.
 """
 
 import math
@@ -15,13 +16,13 @@ from typing import Any, Final, NamedTuple
 
 from attrs import define, field
 
-# Of trade events, and the states of a trade: booked, deleted, or requested by an
-# operation of this type.
+# The types of trade events, and the states of a trade: booked, deleted, or
+# requested by an operation of this type.
 ADD, UPDATE, DELETE = 0, 1, 2
 BOOKED, DELETED = 3, 6
 REQUESTED: Final = {ADD: 10, UPDATE: 11, DELETE: 12}
 
-# Manager, dealer and admin: the roles that may use the finance family.
+# Manager, dealer and admin: the roles that may use the finance methods.
 ROLES: Final = (1, 2, 3)
 
 
@@ -54,7 +55,7 @@ DELETION_SCHEMA: Final = "delete"
 NAMES: Final = {method.cmd: name for name, method in METHODS.items()}
 TOTALS: Final = {method.cmd: method.total for method in METHODS.values()}
 
-# The members of a trade event that a finance trade has no use for.
+# The members of a trade event that finance trades don't use.
 _NEUTRAL: Final = {
     "symbol": "",
     "volume": 0,
@@ -70,7 +71,8 @@ _NEUTRAL: Final = {
 
 class Trade(NamedTuple):
     """
-    A trade at one moment, by the names of the wire and of the ledger's columns.
+    A trade at one moment, with the member names of the wire and the ledger's
+    columns.
     """
 
     order: int
@@ -86,34 +88,34 @@ class Trade(NamedTuple):
     @property
     def account(self) -> tuple[int, str]:
         """
-        The total for which it counts: a login, and which of its totals.
+        The total for which it counts: a login, and the name of the total.
         """
         return self.login, TOTALS[self.cmd]
 
     @property
     def counted(self) -> int:
         """
-        What it adds to that total.
+        The amount that it adds to that total.
         """
         return self.profit if self.state == BOOKED else 0
 
 
-# As the ledger's tables have them.
+# As in the ledger's tables.
 COLUMNS: Final = ", ".join(f'"{name}"' for name in Trade._fields)
 
 
 def units(amount: int | float | Decimal) -> int | None:
     """
     An amount in 10⁻⁸ units, or L{None} if it has more than 8 decimals that are
-    not the noise of a double ("Money and time").
+    not the rounding error of a double ("Money and time").
 
-    @param amount: A C{float} stands for the shortest number that reads as it.
+    @param amount: A C{float} stands for the shortest decimal that reads as it.
     """
     exact = Fraction(Decimal(repr(amount)) if isinstance(amount, float) else amount)
     nearest = Fraction(round(exact * 10**8), 10**8)
     if exact == nearest:
         return round(exact * 10**8)
-    # No number becomes 0.
+    # A number other than 0 must not become 0.
     unit = Fraction(math.ulp(float(nearest))) if nearest else Fraction(0)
     distances = abs(exact - nearest), abs(Fraction(float(amount)) - nearest)
     return round(nearest * 10**8) if min(distances) <= unit else None
@@ -129,7 +131,7 @@ def eventData(trade: Trade) -> dict[str, Any]:
 
 def tradeOf(data: Mapping[str, Any]) -> Trade:
     """
-    The trade that an event's data says.
+    The trade in an event's data.
     """
     members = {name: data[name] for name in Trade._fields}
     profit = units(data["profit"])
@@ -139,8 +141,8 @@ def tradeOf(data: Mapping[str, Any]) -> Trade:
 
 def acceptedData(type: int, trade: Trade) -> dict[str, Any]:
     """
-    The data with which the asynchronous form of a command is answered ("The
-    finance family").
+    The data of the reply to the asynchronous form of a command ("The finance
+    family").
     """
     return {
         "accepted": True,
@@ -165,7 +167,7 @@ def totals(trades: Iterable[Trade]) -> dict[int, tuple[int, int]]:
 
 class Request(NamedTuple):
     """
-    What a finance command asks for; a deletion has nothing but its order.
+    The content of a finance command; a deletion has nothing but its order.
 
     @ivar cmd: The kind of trade, or L{None} for a deletion.
     @ivar deletes: The total for which a trade counts that may be deleted.
@@ -187,7 +189,8 @@ class Request(NamedTuple):
     @property
     def content(self) -> tuple[object, ...]:
         """
-        What two requests under one key must have in common ("Safe retries").
+        The content that two requests under one key must have in common ("Safe
+        retries").
         """
         return (
             self.command,
@@ -202,7 +205,7 @@ class Request(NamedTuple):
 
 def made(request: Request, before: Trade | None, order: int, now: int) -> Trade:
     """
-    The trade that a request makes, however it is judged.
+    The trade that a request would make, whether it is booked or refused.
 
     @param before: The trade that it changes, if there is one.
     @param order: The number of a new one.
@@ -228,7 +231,7 @@ class Booked(NamedTuple):
     """
     One operation that was booked.
 
-    @ivar asked: What the caller of L{Family.ask} knows it by.
+    @ivar asked: The caller's name for it, see L{Family.ask}.
     """
 
     type: int
@@ -240,12 +243,12 @@ class Booked(NamedTuple):
 @define(eq=False)
 class Family:
     """
-    A ledger, and what becomes of each request.
+    A ledger, and the outcome of each request.
 
-    @ivar trades: Each order's trade, as it is now.
+    @ivar trades: Each order's trade, in its current state.
     @ivar history: All that was booked, in order.
-    @ivar keys: What was booked under each key of each principal, as its place
-        in the history.
+    @ivar keys: The booking under each key of each principal, as its place in
+        the history.
     """
 
     nextOrder: int = 1
@@ -257,8 +260,8 @@ class Family:
         """
         Book a request, or refuse it.
 
-        @return: The name of the error, or the place in the history of what
-            answers it.
+        @return: The name of the error, or the place in the history of the
+            booking that answers it.
         """
         if request.key is not None:
             place = self.keys.get((request.principal, request.key))

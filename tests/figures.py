@@ -1,5 +1,5 @@
 """
-What a long run measured, as a table for people and as JSON for machines.
+The measurements of a long run, as a table for people and as JSON for machines.
 """
 
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 class Figures(dict[str, object]):
     """
-    Names and values, in the order in which they were found out.
+    Names and values, in the order in which they were measured.
     """
 
     def show(self, path: Path | None = None) -> None:

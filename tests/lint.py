@@ -1,5 +1,5 @@
 """
-Checks of the text that a scraper gets, by the rules of
+A linter for the metrics page, by the rules of
 U{promtool<https://prometheus.io/docs/practices/naming/>} and some of our own.
 """
 
@@ -11,7 +11,7 @@ from itertools import pairwise
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-# What is measured in anything but base units says so.
+# A figure that is not in base units needs the unit in its name.
 _OTHER_UNITS = re.compile(
     r"_(milliseconds|ms|micros|us|minutes|hours|days|kilobytes|kb|mb|percent)(_|$)"
 )
@@ -21,7 +21,7 @@ _SUFFIXES = ("_total", "_sum", "_count", "_bucket", "_info", "_created")
 
 def problems(text: str) -> list[str]:
     """
-    Each mistake, in a few words.
+    Each violation, in a few words.
     """
     families = list(text_string_to_metric_families(text))
     found = [wrong for family in families for wrong in _ofFamily(family)]

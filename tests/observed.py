@@ -1,5 +1,5 @@
 """
-A server in memory that counts, and clients of it.
+A server in memory with counters, and clients of it.
 """
 
 import json
@@ -70,8 +70,8 @@ class Client:
 
     def outcomes(self) -> list[tuple[Any, int]]:
         """
-        Take the replies that were heard since the last time, each as its extID
-        and status.
+        Return the replies received since the last call, each as its extID and
+        status.
         """
         lines = [json.loads(line) for line in self.wire.value().splitlines()]
         self.wire.clear()
@@ -81,25 +81,25 @@ class Client:
 
     def goes(self) -> None:
         """
-        Lose the connection.
+        Close the connection.
         """
         self.protocol.connectionLost(Failure(ConnectionDone()))
 
 
 class ObservedTestCase(SynchronousTestCase):
     """
-    A server in memory that counts; its commits end when the test says so.
+    A server in memory with counters; its commits end when the test says so.
     """
 
     def setUp(self) -> None:
         """
-        Start it.
+        Start the server without limits of its own.
         """
         self.serve()
 
     def serve(self, **limits: Any) -> None:
         """
-        Start it with these limits.
+        Start the server with these limits.
         """
         self.reactor = MemoryReactorClock()
         self.counters = Counters(self.reactor, lambda: NOW + self.reactor.seconds())
@@ -128,14 +128,14 @@ class ObservedTestCase(SynchronousTestCase):
 
     def turns(self) -> None:
         """
-        Let the reactor do what it was asked to do by now.
+        Run everything that is due on the reactor.
         """
         for _ in range(3):
             self.reactor.advance(0)
 
     def commits(self, seconds: float = 0.0) -> None:
         """
-        Let all that was asked for be committed, so many seconds from now.
+        Commit everything that was requested, this many seconds from now.
         """
         self.turns()
         self.reactor.advance(seconds)

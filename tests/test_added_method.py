@@ -26,12 +26,12 @@ ROW = re.search(
 
 class AddedMethodTests(SynchronousTestCase):
     """
-    A copy of the package, to which a method is added.
+    Tests with a copy of the package to which a method is added.
     """
 
     def setUp(self) -> None:
         """
-        Copy what a server needs, and what the tests of the new method need.
+        Copy what a server and the tests of the new method need.
         """
         made = tempfile.TemporaryDirectory()
         self.addCleanup(made.cleanup)
@@ -42,7 +42,7 @@ class AddedMethodTests(SynchronousTestCase):
 
     def edit(self, file: str, old: str, new: str) -> None:
         """
-        Change the one place of a file in which something stands.
+        Replace a text that occurs exactly once in a file.
         """
         path = self.root / file
         text = path.read_text("utf-8")
@@ -51,7 +51,7 @@ class AddedMethodTests(SynchronousTestCase):
 
     def addRow(self) -> None:
         """
-        Add the row.
+        Add the row of the README.
         """
         assert ROW is not None, "the README shows no row"
         end = ")\n\nDELETING_METHODS"
@@ -86,8 +86,8 @@ class AddedMethodTests(SynchronousTestCase):
 
     def test_works(self) -> None:
         """
-        With these two it works on every ledger, for clients and for people;
-        C{tests/added_method.py} has what.
+        With a row and a schema the method works on every ledger, for clients
+        and for people; C{tests/added_method.py} has the details.
         """
         self.addRow()
         self.addSchemas()
@@ -97,7 +97,8 @@ class AddedMethodTests(SynchronousTestCase):
 
     def test_withoutSchema(self) -> None:
         """
-        A build that has the row alone doesn't start, and says why in one line.
+        A build that has the row but not the schema doesn't start, and reports
+        why in one line.
         """
         self.addRow()
         done = self.run_("-m", "creditsync", "--listen", "tcp:0:interface=127.0.0.1")
@@ -107,7 +108,7 @@ class AddedMethodTests(SynchronousTestCase):
 
     def test_wrongSign(self) -> None:
         """
-        So does one whose row says otherwise than its schema.
+        A build whose row contradicts its schema doesn't start.
         """
         self.addRow()
         self.addSchemas()

@@ -1,5 +1,6 @@
 """
-Tests of L{tests.attack}: its judges go red, and a tiny run of each is sound.
+Tests of L{tests.attack}: its checks detect faults, and a tiny run of each
+suite is sound.
 """
 
 import json
@@ -8,12 +9,13 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import _wire as wire
 from creditsync._conversation import session
+from creditsync._conversation.requests import Requests
 from creditsync._conversation.session import Session
+from creditsync._conversation.waiter import Waiter
 from creditsync.auth import TokenAuthenticator
 from creditsync.errors import Busy
 from creditsync.records import Principal
@@ -31,7 +33,7 @@ KEYS = Keys()
 
 def request(**members: Any) -> bytes:
     """
-    A line that asks for a credit, with some members changed.
+    A line that requests a credit, with some members changed.
     """
     data = {"login": 1001, "amount": 300.0, "comment": "Promotion credit"}
     asked = {"command": "CreditInSync", "extID": "a", "__token": MANAGER, "data": data}
@@ -40,18 +42,18 @@ def request(**members: Any) -> bytes:
 
 class FuzzTests(SynchronousTestCase):
     """
-    Tests for the fuzzer and its judge.
+    Tests for the fuzzer and its checks.
     """
 
     def wrong(self, line: bytes) -> list[str]:
         """
-        What is wrong with what a new server says to a line.
+        The faults that the checks find in a new server's answers to a line.
         """
         return Conversation(Random(0), Coverage()).say(line).wrong
 
     def test_sound(self) -> None:
         """
-        A short run finds nothing wrong, many answers and many edges.
+        A short run finds no faults, many different answers and many edges.
         """
         fuzzing = Fuzzing(1)
         fuzzing.start(list(seeds()))
@@ -79,7 +81,7 @@ class FuzzTests(SynchronousTestCase):
 
     def test_units(self) -> None:
         """
-        The judge counts money exactly.
+        The checks compare money exactly.
         """
         self.assertEqual(units(300), 300_00000000)
         for text, expected in [
@@ -94,8 +96,8 @@ class FuzzTests(SynchronousTestCase):
 
     def test_extIDs(self) -> None:
         """
-        The judge knows what a refusal may carry: one extID without doubt,
-        perhaps one where a line is broken, or none.
+        The checks know the extID of a refusal: one extID for certain, perhaps
+        one where a line is broken, or none.
         """
         for line, extIDs in [
             (b'{"extID":"a","x":NaN}', ["a"]),
@@ -114,8 +116,8 @@ class FuzzTests(SynchronousTestCase):
 
     def test_extIDFromElsewhere(self) -> None:
         """
-        An answer under the extID of another object, and one that has none
-        though it could, are found.
+        A reply under the extID of another object is reported, and so is one
+        without an extID that could have one.
         """
         line = b'{"data":{"extID":"b"},"extID":"a","x":NaN}'
         self.assertEqual(self.wrong(line), [])
@@ -125,53 +127,54 @@ class FuzzTests(SynchronousTestCase):
 
     def test_faultAnswered(self) -> None:
         """
-        A fault of the server that is logged and answered 500 is found.
+        An internal error that is logged and answered with 500 is reported.
         """
-        with mock.patch.object(session.Sessions, "command", lambda *_: 1 / 0):
+        with mock.patch.object(Requests, "command", lambda *_: 1 / 0):
             self.assertTrue(self.wrong(request()))
         self.flushLoggedErrors(ZeroDivisionError)
 
     def test_noReply(self) -> None:
         """
-        A request that is not answered is found.
+        A request that is not answered is reported.
         """
-        with mock.patch.object(Session, "_expect", lambda *_: None):
+        with mock.patch.object(Session, "_respond", lambda *_: None):
             self.assertEqual(self.wrong(request()), ["0 replies"])
 
     def test_twoReplies(self) -> None:
         """
-        A request that is answered twice is found.
+        A request that is answered twice is reported.
         """
-        answer = Session.answer
+        answer = Session._answer
 
-        def twice(self: Session, waiter: Any, line: bytes) -> None:
-            self.send(line)
-            answer(self, waiter, line)
+        def twice(self: Session, asked: Any, line: bytes, *outcome: Any) -> None:
+            if isinstance(asked, Waiter):
+                self.send(line)
+            answer(self, asked, line, *outcome)
 
-        with mock.patch.object(Session, "answer", twice):
+        with mock.patch.object(Session, "_answer", twice):
             self.assertEqual(self.wrong(request()), ["2 replies"])
 
     def test_refusedButBooked(self) -> None:
         """
-        A refusal of what was booked is found.
+        A refusal of a request that was booked is reported.
         """
 
-        def refuse(data: bytes, waiter: Any) -> None:
-            session._refuse(Failure(Busy("too late")), waiter)
+        def refuse(data: bytes, asked: Session, waiter: Any) -> None:
+            asked._refuse(Busy("too late"), waiter)
 
-        with mock.patch.object(session, "_complete", refuse):
+        with mock.patch.object(session, "_waitEnded", refuse):
             wrong = self.wrong(request())
         self.assertTrue(any("were booked" in each for each in wrong), wrong)
 
 
 class TokenTests(SynchronousTestCase):
     """
-    Tests for the kinds of tokens and the mutated ones.
+    Tests for the kinds of bad tokens and the mutated tokens.
     """
 
     def test_everyKind(self) -> None:
         """
-        Each has its verdict, for each algorithm.
+        Each kind of token has its verdict, for each algorithm.
         """
         for algorithm in KEYS.ours:
             bad = [each for each in kinds(KEYS, algorithm) if each[2] != ACCEPTED]
@@ -181,7 +184,7 @@ class TokenTests(SynchronousTestCase):
 
     def test_mutated(self) -> None:
         """
-        No mutated one is taken.
+        No mutated token is accepted.
         """
         for signer in KEYS.ours.values():
             verdicts, wrong = tokens.mutated(tokens.Task(signer, 300, 1))
@@ -190,7 +193,7 @@ class TokenTests(SynchronousTestCase):
 
     def test_takenByMistake(self) -> None:
         """
-        An authenticator that does not look at signatures is found.
+        An authenticator that does not verify signatures is reported.
         """
         somebody = Principal(7, 1, 1e12)
         with mock.patch.object(TokenAuthenticator, "authenticate", lambda *_: somebody):
@@ -200,7 +203,8 @@ class TokenTests(SynchronousTestCase):
 
     def test_same(self) -> None:
         """
-        A token is the same in effect only with the same text and signature.
+        Two tokens are equivalent only if they have the same text and
+        signature.
         """
         good = KEYS.ours["HS256"].claiming()
         self.assertTrue(tokens.isSame(good, good))

@@ -42,7 +42,7 @@ GOOD: dict[str, Any] = {"id": 7, "role": 1, "exp": 1_700_000_100}
 
 def pem(key: Any) -> tuple[bytes, bytes]:
     """
-    A private key and its public half, as a deployer has them.
+    A private key and its public half as PEM.
     """
     return (
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
@@ -58,7 +58,7 @@ EC_PUBLIC = pem(ecKey(SECP256R1()))[1]
 
 def b64(raw: bytes | str) -> str:
     """
-    The base64url of RFC 7515, which has no padding.
+    The base64url of RFC 7515, without padding.
     """
     raw = raw.encode() if isinstance(raw, str) else raw
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
@@ -66,7 +66,8 @@ def b64(raw: bytes | str) -> str:
 
 def sign(payload: str | bytes, header: str = '{"alg":"HS256","typ":"JWT"}') -> str:
     """
-    A token made by hand, as what is wanted here no library writes.
+    A token made by hand, since no library writes the ones that are needed
+    here.
     """
     text = f"{b64(header)}.{b64(payload)}"
     mac = hmac.new(SECRET.encode(), text.encode(), hashlib.sha256).digest()
@@ -75,7 +76,7 @@ def sign(payload: str | bytes, header: str = '{"alg":"HS256","typ":"JWT"}') -> s
 
 def claiming(**changes: Any) -> str:
     """
-    A well signed token with other claims; C{...} takes one away.
+    A correctly signed token with other claims; C{...} removes one.
     """
     claims = {k: v for k, v in {**GOOD, **changes}.items() if v is not ...}
     return sign(json.dumps(claims))
@@ -83,14 +84,14 @@ def claiming(**changes: Any) -> str:
 
 def raw(members: str) -> str:
     """
-    A well signed token with these members after the good ones.
+    A correctly signed token with these members after the good ones.
     """
     return sign('{"id":7,"role":1,"exp":1700000100,' + members + "}")
 
 
 def rawExp(exp: str) -> str:
     """
-    A well signed token with this text as its C{exp}.
+    A correctly signed token with this text as its C{exp}.
     """
     return sign('{"id":7,"role":1,"exp":' + exp + "}")
 
@@ -104,7 +105,7 @@ MALFORMED = "the token is malformed"
 BADLY_SIGNED = "the token's signature is invalid"
 ALGORITHM = "the token's algorithm is not accepted here"
 EXPIRED = "the token has expired"
-EXTENSION = "the token asks for an extension that is not known"
+EXTENSION = "the token requires an unknown extension"
 
 
 def lacks(name: str) -> str:
@@ -116,7 +117,7 @@ def noTime(name: str) -> str:
 
 
 def outOfRange(name: str) -> str:
-    return f"the token's claim {name} is out of its range"
+    return f"the token's claim {name} is out of range"
 
 
 def toCome(name: str) -> str:
@@ -124,10 +125,10 @@ def toCome(name: str) -> str:
 
 
 def beyond(name: str) -> str:
-    return f"the token's claim {name} is beyond the year 9999: it counts seconds"
+    return f"the token's claim {name} is after the year 9999: it must be in seconds"
 
 
-# What it is, the token, and what its sender is told.
+# A name, the token, and the message that refuses it.
 BAD_TOKENS: list[tuple[str, str | None, str]] = [
     ("none at all", None, MISSING),
     ("empty", "", MISSING),
@@ -280,7 +281,7 @@ BAD_TOKENS: list[tuple[str, str | None, str]] = [
     ("jti a list", claiming(jti=[]), "the token's claim jti is not a string"),
 ]
 
-# What it is, the token, and for whom it speaks.
+# A name, the token, and the principal.
 GOOD_TOKENS: list[tuple[str, str, Principal]] = [
     ("the least", FINE, Principal(id=7, role=1, expires=1_700_000_100.0)),
     ("role 0", claiming(role=0), Principal(7, 0, 1_700_000_100.0)),
@@ -342,7 +343,7 @@ class Now:
 
 class TokenTests(SynchronousTestCase):
     """
-    What L{TokenAuthenticator} takes and refuses.
+    Tests for the tokens that L{TokenAuthenticator} accepts and refuses.
     """
 
     def setUp(self) -> None:
@@ -351,15 +352,16 @@ class TokenTests(SynchronousTestCase):
 
     def refusal(self, token: str | None) -> str:
         """
-        The sentence with which this token is refused.
+        The message that refuses this token.
         """
         e = self.assertRaises(Unauthorized, self.authenticator.authenticate, token)
         return str(e.message)
 
     def test_deepClaim(self) -> None:
         """
-        A claim that means nothing here may be nested so deep that this Python's
-        stack can't hold it: then the token is malformed, and else it is good.
+        A claim without meaning here may be nested so deep that this Python's
+        stack can't hold it: then the token is malformed, and otherwise it is
+        valid.
         """
         for levels in (100, 1_500, 2_900):
             token = raw('"x":' + "[" * levels + "]" * levels)
@@ -372,13 +374,13 @@ class TokenTests(SynchronousTestCase):
 
     def test_provides(self) -> None:
         """
-        It is what a deployer may replace by another.
+        L{TokenAuthenticator} provides the public interface.
         """
         verifyObject(IAuthenticator, self.authenticator)
 
     def test_badTokens(self) -> None:
         """
-        Each bad token is refused with its sentence, and by nothing else.
+        Each bad token is refused with its own message.
         """
         self.assertGreaterEqual(len(BAD_TOKENS), 60)
         for what, token, sentence in BAD_TOKENS:
@@ -386,7 +388,7 @@ class TokenTests(SynchronousTestCase):
 
     def test_badTokensAreNotRemembered(self) -> None:
         """
-        A token that was refused is refused again.
+        A token that was refused is refused again: refusals are not cached.
         """
         for what, token, sentence in BAD_TOKENS:
             self.assertRaises(Unauthorized, self.authenticator.authenticate, token)
@@ -394,14 +396,14 @@ class TokenTests(SynchronousTestCase):
 
     def test_everyTruncation(self) -> None:
         """
-        No beginning of a good token is good, and none is a surprise.
+        No prefix of a valid token is valid, and none causes an error.
         """
         for end in range(len(FINE)):
             self.assertRaises(Unauthorized, self.authenticator.authenticate, FINE[:end])
 
     def test_everyChangedCharacter(self) -> None:
         """
-        A good token with any one character changed is no longer good.
+        A valid token with any one character changed is no longer valid.
         """
         for at in range(len(FINE)):
             other = "A" if FINE[at] != "A" else "B"
@@ -410,7 +412,7 @@ class TokenTests(SynchronousTestCase):
 
     def test_goodTokens(self) -> None:
         """
-        Each good token speaks for whom it says.
+        Each valid token authenticates the principal that it names.
         """
         for what, token, principal in GOOD_TOKENS:
             self.assertEqual(
@@ -419,14 +421,14 @@ class TokenTests(SynchronousTestCase):
 
     def test_saysNothingOfTheToken(self) -> None:
         """
-        No part of a token comes back in the sentence that refuses it.
+        No part of a token appears in the message that refuses it.
         """
         self.assertNotIn("hunter2", self.refusal(claiming(id="hunter2")))
         self.assertNotIn("hunter2", self.refusal("hunter2.hunter2.hunter2"))
 
     def test_expiresAtTheExactSecond(self) -> None:
         """
-        A token is good until its C{exp} and not at it.
+        A token is valid until its C{exp}, exclusively.
         """
         self.now.time = 1_700_000_099.999
         self.authenticator.authenticate(FINE)
@@ -435,8 +437,8 @@ class TokenTests(SynchronousTestCase):
 
     def test_leeway(self) -> None:
         """
-        How far C{iat} and C{nbf} may be in the future is the deployer's
-        choice, and may be nothing.
+        How far C{iat} and C{nbf} may be in the future is configurable, down to
+        zero.
         """
         for leeway, good, bad in (
             (0.0, 1_700_000_000, 1_700_000_000.001),
@@ -450,7 +452,7 @@ class TokenTests(SynchronousTestCase):
 
     def test_noLeewayForExp(self) -> None:
         """
-        However great the leeway, C{exp} is exact.
+        The leeway does not apply to C{exp}, however large it is.
         """
         self.authenticator = TokenAuthenticator(SECRET, now=self.now, leeway=3600.0)
         self.assertEqual(self.refusal(claiming(exp=1_700_000_000)), EXPIRED)
@@ -460,7 +462,7 @@ class TokenTests(SynchronousTestCase):
 
     def test_staysExpired(self) -> None:
         """
-        A token that expired while it was remembered is refused ever after.
+        A token that expired while it was cached is refused from then on.
         """
         self.authenticator.authenticate(FINE)
         self.now.time = 1_700_000_100.0
@@ -469,7 +471,7 @@ class TokenTests(SynchronousTestCase):
 
     def test_isCurrentUntilExpired(self) -> None:
         """
-        A principal is current exactly as long as its token is good.
+        A principal is current exactly as long as its token is valid.
         """
         principal = self.authenticator.authenticate(FINE)
         self.now.time = 1_700_000_099.999
@@ -479,8 +481,7 @@ class TokenTests(SynchronousTestCase):
 
     def test_verifiesOnce(self) -> None:
         """
-        A token that is remembered gives the same principal and costs no
-        second signature.
+        A cached token yields the same principal without a second verification.
         """
         first = self.authenticator.authenticate(FINE)
         self.patch(auth.jwt, "decode_complete", None)
@@ -488,29 +489,29 @@ class TokenTests(SynchronousTestCase):
 
     def test_rememberingIsBounded(self) -> None:
         """
-        However many tokens come, only so many are remembered, the newest.
+        The cache of tokens is bounded, and keeps the newest.
         """
-        self.patch(auth, "_REMEMBERED", 3)
+        self.patch(auth, "_MAX_CACHED", 3)
         tokens = [claiming(id=n) for n in range(5)]
         for token in tokens:
             self.authenticator.authenticate(token)
-        self.assertEqual(list(self.authenticator._remembered), tokens[2:])
+        self.assertEqual(list(self.authenticator._cached), tokens[2:])
 
 
 class AlgorithmTests(SynchronousTestCase):
     """
-    Keys and algorithms, which are the server's configuration.
+    Tests for keys and algorithms, which are part of the configuration.
     """
 
     def refused(self, make: Callable[[], object], sentence: str) -> None:
         """
-        Making this is a mistake of the configuration, told in a sentence.
+        Assert that this configuration is refused with a message.
         """
         self.assertEqual(str(self.assertRaises(ValueError, make)), sentence)
 
     def test_publicKeys(self) -> None:
         """
-        RS256 and EdDSA take their own tokens by a public key.
+        RS256 and EdDSA verify their own tokens with a public key.
         """
         for algorithm, private, public in [
             ("RS256", RSA_PRIVATE, RSA_PUBLIC),
@@ -536,7 +537,8 @@ class AlgorithmTests(SynchronousTestCase):
 
     def test_anotherKeysToken(self) -> None:
         """
-        A token of the right algorithm and another key is badly signed.
+        A token of the right algorithm and another key has an invalid
+        signature.
         """
         other = pem(Ed25519PrivateKey.generate())[0]
         authenticator = TokenAuthenticator(ED_PUBLIC, "EdDSA", now=Now())
@@ -547,7 +549,7 @@ class AlgorithmTests(SynchronousTestCase):
 
     def test_furtherKeys(self) -> None:
         """
-        Tokens of each key are good, and of no other.
+        With several keys, tokens of each of them are valid, and of no other.
         """
         second, third = "2" * 32, "3" * 32
         authenticator = TokenAuthenticator(SECRET, also=[second, third], now=Now())
@@ -565,44 +567,45 @@ class AlgorithmTests(SynchronousTestCase):
 
     def test_furtherKeysAreJudged(self) -> None:
         """
-        Each of several keys has to be a safe one.
+        Each of several keys has to be strong enough.
         """
         self.refused(
             lambda: TokenAuthenticator(SECRET, also=["x" * 31]),
-            "an HS256 key has at least 32 bytes",
+            "an HS256 key must have at least 32 bytes",
         )
 
     def test_shortSecret(self) -> None:
         """
-        RFC 7518 wants 32 bytes of a secret; 31 are refused at the start.
+        RFC 7518 requires a secret of 32 bytes; 31 are refused at the start.
         """
         self.refused(
-            lambda: TokenAuthenticator("x" * 31), "an HS256 key has at least 32 bytes"
+            lambda: TokenAuthenticator("x" * 31),
+            "an HS256 key must have at least 32 bytes",
         )
         TokenAuthenticator("x" * 32)
 
     def test_emptySecret(self) -> None:
         """
-        No secret at all is refused too.
+        An empty secret is refused.
         """
         self.refused(
-            lambda: TokenAuthenticator(""), "an HS256 key has at least 32 bytes"
+            lambda: TokenAuthenticator(""), "an HS256 key must have at least 32 bytes"
         )
 
     def test_shortModulus(self) -> None:
         """
-        RFC 7518 wants 2048 bits of an RSA key.
+        RFC 7518 requires 2048 bits for an RSA key; fewer are refused.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.refused(
                 lambda: TokenAuthenticator(SHORT_RSA_PUBLIC, "RS256"),
-                "an RS256 key has at least 2048 bits",
+                "an RS256 key must have at least 2048 bits",
             )
 
     def test_keysOfAnotherKind(self) -> None:
         """
-        A key that is not one for the algorithm is refused at the start.
+        A key of the wrong type for the algorithm is refused at the start.
         """
         self.refused(
             lambda: TokenAuthenticator(RSA_PUBLIC, "HS256"),
@@ -611,17 +614,17 @@ class AlgorithmTests(SynchronousTestCase):
         for key in (SECRET, ED_PUBLIC, EC_PUBLIC, b"\xff" * 64):
             self.refused(
                 lambda key=key: TokenAuthenticator(key, "RS256"),
-                "RS256 needs a PEM key of its kind",
+                "RS256 needs an RSA key in PEM format",
             )
         for key in (SECRET, RSA_PUBLIC, EC_PUBLIC):
             self.refused(
                 lambda key=key: TokenAuthenticator(key, "EdDSA"),
-                "EdDSA needs a PEM key of its kind",
+                "EdDSA needs an Ed25519 or Ed448 key in PEM format",
             )
 
     def test_privateKeyAtTheServer(self) -> None:
         """
-        What only verifies has no business with a private key.
+        A private key is refused where a public key is enough.
         """
         self.refused(
             lambda: TokenAuthenticator(RSA_PRIVATE, "RS256"),
@@ -630,18 +633,18 @@ class AlgorithmTests(SynchronousTestCase):
 
     def test_unknownAlgorithm(self) -> None:
         """
-        Other algorithms, C{none} before all, can't be configured.
+        Other algorithms, above all C{none}, can't be configured.
         """
         for algorithm in ("none", "HS512", "hs256", ""):
             self.refused(
                 lambda algorithm=algorithm: TokenAuthenticator(SECRET, algorithm),
-                "the algorithm is one of HS256, RS256, EdDSA",
+                "the algorithm must be one of HS256, RS256, EdDSA",
             )
 
 
 class KeyReadingTests(SynchronousTestCase):
     """
-    What the content of a key file stands for.
+    Tests for how the content of a key file is read.
     """
 
     def test_text(self) -> None:
@@ -662,23 +665,23 @@ class KeyReadingTests(SynchronousTestCase):
 
     def test_textOfSeveralWords(self) -> None:
         """
-        White space inside of a text, and characters of any language, are part
-        of the key.
+        White space inside a text, and characters of any language, are part of
+        the key.
         """
         text = "drei Schlüssel\nfür die Türe \N{KEY} und mehr"
         self.assertEqual(keyReadings(f"{text}\n".encode()), [text.encode()])
 
     def test_byteOrderMark(self) -> None:
         """
-        A byte order mark is not part of a key. Earlier releases took it for
-        one, so tokens that they minted are good.
+        A byte order mark is not part of a key. Earlier releases included it,
+        so tokens that they minted are still accepted.
         """
         data = b"\xef\xbb\xbf" + SECRET.encode()
         self.assertEqual(keyReadings(data + b"\r\n"), [SECRET.encode(), data])
 
     def test_utf16(self) -> None:
         """
-        A text that was saved as UTF-16 is the key in UTF-8.
+        A key that was saved as UTF-16 text is the same text in UTF-8.
         """
         for mark, encoding in (
             (b"\xff\xfe", "utf-16-le"),
@@ -689,9 +692,9 @@ class KeyReadingTests(SynchronousTestCase):
 
     def test_binary(self) -> None:
         """
-        Each byte of a binary key counts, first and last white space included.
-        Where earlier releases left it off, and the rest was long enough, what
-        they minted is good.
+        All bytes of a binary key count, including white space at its ends.
+        Earlier releases stripped it; where the rest was long enough, tokens
+        that they minted are still accepted.
         """
         inside = bytes(range(200, 240))
         self.assertEqual(keyReadings(inside), [inside])
@@ -702,7 +705,7 @@ class KeyReadingTests(SynchronousTestCase):
     def test_binaryOfExactlyEnough(self) -> None:
         """
         Earlier releases refused a binary key that was too short without its
-        white space, so it has one meaning only.
+        white space, so such a key has one meaning only.
         """
         data = bytes(range(200, 231)) + b"\n"
         self.assertEqual(len(data), 32)
@@ -710,7 +713,7 @@ class KeyReadingTests(SynchronousTestCase):
 
     def test_binaryWithAMark(self) -> None:
         """
-        Random bytes that begin like a mark are not a text.
+        Random bytes that begin like a byte order mark are not a text.
         """
         for mark in (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"):
             data = mark + bytes(range(30)) + b"\xd8\xff"
@@ -718,7 +721,8 @@ class KeyReadingTests(SynchronousTestCase):
 
     def test_pem(self) -> None:
         """
-        A PEM key has one meaning, with a mark or without, in UTF-8 or UTF-16.
+        A PEM key has one meaning, with a byte order mark or without, in UTF-8
+        or UTF-16.
         """
         expected = [ED_PUBLIC.strip()]
         text = ED_PUBLIC.decode()
@@ -741,12 +745,13 @@ class KeyReadingTests(SynchronousTestCase):
 
 class MintTests(SynchronousTestCase):
     """
-    Making tokens.
+    Tests for minting tokens.
     """
 
     def test_isTaken(self) -> None:
         """
-        What is minted is good for the seconds asked for, by each algorithm.
+        A minted token is valid for the requested number of seconds, with each
+        algorithm.
         """
         for algorithm, private, public in [
             ("HS256", SECRET, SECRET),
@@ -764,7 +769,7 @@ class MintTests(SynchronousTestCase):
 
     def test_canBeRevoked(self) -> None:
         """
-        Each token has an id of its own, also without one given.
+        Each token has an id of its own, even if none is given.
         """
         authenticator = TokenAuthenticator(SECRET, now=Now())
         ids = {
@@ -777,19 +782,19 @@ class MintTests(SynchronousTestCase):
 
     def test_noTimeBeyond(self) -> None:
         """
-        No token is made that would be refused for its C{exp}.
+        No token is minted that would be refused for its C{exp}.
         """
         for seconds in (253_402_300_800 - NOW, 2.0**52, float("inf"), float("nan")):
             e = self.assertRaises(
                 ValueError, mint, SECRET, id=1, role=1, expires=seconds, now=NOW
             )
-            self.assertEqual(str(e), "the token would expire beyond the year 9999")
+            self.assertEqual(str(e), "the token would expire after the year 9999")
         token = mint(SECRET, id=1, role=1, expires=253_402_300_799 - NOW, now=NOW)
         TokenAuthenticator(SECRET, now=Now()).authenticate(token)
 
     def test_publicKey(self) -> None:
         """
-        Nothing is signed with a public key.
+        Signing with a public key is refused.
         """
         e = self.assertRaises(
             ValueError, mint, RSA_PUBLIC, "RS256", id=1, role=1, expires=1, now=NOW
@@ -799,7 +804,7 @@ class MintTests(SynchronousTestCase):
 
 class RevocationTests(SynchronousTestCase):
     """
-    Tokens that are taken back before they expire.
+    Tests for tokens that are revoked before they expire.
     """
 
     def setUp(self) -> None:
@@ -815,7 +820,7 @@ class RevocationTests(SynchronousTestCase):
 
     def logged(self) -> list[str]:
         """
-        Collect what is logged as an error from now on.
+        Collect the errors that are logged from now on.
         """
         texts: list[str] = []
 
@@ -829,27 +834,29 @@ class RevocationTests(SynchronousTestCase):
 
     def assertRevoked(self, token: str) -> None:
         """
-        The token is refused, and for being revoked.
+        Assert that the token is refused because it was revoked.
         """
         e = self.assertRaises(Unauthorized, self.authenticator.authenticate, token)
         self.assertEqual(e.message, "the token was revoked")
 
     def test_revokedBefore(self) -> None:
         """
-        A token whose id is in the file is refused, white space aside.
+        A token whose id is in the file is refused; white space around the id
+        is ignored.
         """
         self.assertRevoked(claiming(jti="old"))
 
     def test_others(self) -> None:
         """
-        Another id, no id, and what looks like a remark are let in.
+        Tokens with another id, with none, or with one that looks like a
+        comment in the file are accepted.
         """
         for token in (claiming(jti="new"), FINE, claiming(jti="# taken back")):
             self.authenticator.authenticate(token)
 
     def test_revokedWhileRemembered(self) -> None:
         """
-        Revoking counts for the very next command.
+        A revocation takes effect for the very next command.
         """
         token = claiming(jti="new")
         self.authenticator.authenticate(token)
@@ -859,7 +866,7 @@ class RevocationTests(SynchronousTestCase):
 
     def test_restored(self) -> None:
         """
-        An id that is taken out of the file is good again.
+        A token whose id is removed from the file is accepted again.
         """
         token = claiming(jti="old")
         self.assertRevoked(token)
@@ -868,7 +875,7 @@ class RevocationTests(SynchronousTestCase):
 
     def test_replacedFile(self) -> None:
         """
-        A file of the same size and time in its place is read too.
+        A file of the same size and time that replaces the old one is read too.
         """
         stat = self.path.stat()
         other = self.path.with_name("other")
@@ -891,7 +898,7 @@ class RevocationTests(SynchronousTestCase):
 
     def test_isCurrentWhenTheClockIsPutBack(self) -> None:
         """
-        A step of the wall clock does not put off the next look.
+        Setting the wall clock back does not delay the next check of the file.
         """
         principal = self.authenticator.authenticate(claiming(jti="new"))
         self.assertTrue(self.authenticator.isCurrent(principal))
@@ -901,7 +908,7 @@ class RevocationTests(SynchronousTestCase):
 
     def test_missingAtStart(self) -> None:
         """
-        A file that is named but not there is a mistake worth a refusal.
+        A file that is configured but missing is refused at the start.
         """
         e = self.assertRaises(ValueError, Revocations, Path("/nowhere/revoked"))
         self.assertEqual(
@@ -912,8 +919,8 @@ class RevocationTests(SynchronousTestCase):
 
     def test_missingLater(self) -> None:
         """
-        While the file is gone what it said last is in force, and the log
-        says so once.
+        While the file is missing its last content stays in force, and the log
+        reports it once.
         """
         logged = self.logged()
         self.path.unlink()
@@ -923,7 +930,7 @@ class RevocationTests(SynchronousTestCase):
 
     def test_backAgain(self) -> None:
         """
-        A file that is there again is read, and its next loss is logged anew.
+        A file that has come back is read, and its next loss is logged again.
         """
         logged = self.logged()
         self.path.unlink()
@@ -937,7 +944,7 @@ class RevocationTests(SynchronousTestCase):
 
     def test_noText(self) -> None:
         """
-        A file that is no text leaves what was read last in force.
+        If the file is not text, the last good content stays in force.
         """
         logged = self.logged()
         self.path.write_bytes(b"\xff\xfe\n")

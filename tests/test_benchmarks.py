@@ -1,5 +1,6 @@
 """
-Tests for L{benchmarks}: what its figures rest on.
+Tests for L{benchmarks}: the calculations and checks that its figures depend
+on.
 """
 
 import json
@@ -42,12 +43,12 @@ from benchmarks.ceiling import Answers
 from benchmarks.counting import counted
 from benchmarks.fill import fill
 from benchmarks.load import Connection, Load, Ring, Unexpected, verified
-from benchmarks.peers import house
+from benchmarks.peers import common
 from benchmarks.peers.forgetful import FORGOTTEN, forgetting
 from benchmarks.processes import Wrong
 from creditsync.auth import mint
 from creditsync.events import TradeEvents
-from creditsync.ledger._checking import problems
+from creditsync.ledger._checking import findings
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account, Operation
@@ -68,7 +69,7 @@ RESPONSE = b"HTTP/1.1 200 OK\r\nserver: any\r\n\r\n"
 
 def folderFor(test: SynchronousTestCase) -> Path:
     """
-    A folder of its own for a test.
+    A temporary folder for a test.
     """
     made = tempfile.TemporaryDirectory()
     test.addCleanup(made.cleanup)
@@ -94,26 +95,27 @@ class PercentileTests(SynchronousTestCase):
 
     def test_middleOfFour(self) -> None:
         """
-        The median of an even number of values is the lower middle one.
+        The 50th percentile of an even number of values is the lower middle
+        one.
         """
         self.assertEqual(figures.percentile([1.0, 2.0, 3.0, 4.0], 50), 2.0)
 
     def test_middleOfThree(self) -> None:
         """
-        The median of an odd number of values is the middle one.
+        The 50th percentile of an odd number of values is the middle one.
         """
         self.assertEqual(figures.percentile([1.0, 2.0, 3.0], 50), 2.0)
 
     def test_nearTheEnd(self) -> None:
         """
-        Of a hundred values, one passes the 99th percentile.
+        Of a hundred values, one exceeds the 99th percentile.
         """
         values = [float(each) for each in range(1, 101)]
         self.assertEqual(figures.percentile(values, 99), 99.0)
 
     def test_single(self) -> None:
         """
-        A single value is all its percentiles.
+        Every percentile of a single value is that value.
         """
         self.assertEqual(figures.percentile([7.0], 99.9), 7.0)
 
@@ -147,20 +149,21 @@ class SummaryTests(SynchronousTestCase):
 
     def test_ratioWithinRounds(self) -> None:
         """
-        The ratio is the middle one of 0.5, 0.6 and 0.5, so that a slow moment
-        of the machine leaves it alone.
+        The ratio is the median of each round's ratio (0.5, 0.6 and 0.5), so a
+        slow moment of the machine does not change it.
         """
         self.assertEqual(self.summary["ofEcho"], 0.5)
 
     def test_timesDurable(self) -> None:
         """
-        creditsync is half as fast as this peer.
+        A peer twice as fast as creditsync has 0.5 in the column of
+        creditsync's ratio.
         """
         self.assertEqual(self.summary["durable"], 0.5)
 
     def test_spread(self) -> None:
         """
-        The slowest and the fastest round are told.
+        The slowest and the fastest round are reported.
         """
         spread = self.summary["slowest"], self.summary["fastest"]
         self.assertEqual(spread, (10.0, 60.0))
@@ -173,7 +176,7 @@ class AlignedTests(SynchronousTestCase):
 
     def test_columns(self) -> None:
         """
-        Texts stand to the left, numbers to the right, with four digits.
+        Texts are aligned to the left, numbers to the right, with four digits.
         """
         shown = figures.aligned([["name", "x"], ["a", 12345.6], ["bcdef", 0.123456]])
         lines = ["name        x", "a      12,346", "bcdef  0.1235"]
@@ -187,7 +190,7 @@ class GoalTests(SynchronousTestCase):
 
     def reached(self, durable: float) -> dict[str, str]:
         """
-        The verdicts, with this rate of creditsync where the echo has 100.
+        The verdicts for this rate of creditsync if the echo has 100.
         """
         peers = {
             "echo": rounds(100.0),
@@ -208,7 +211,7 @@ class GoalTests(SynchronousTestCase):
 
     def test_notMet(self) -> None:
         """
-        One that is not quite reached is not.
+        A goal that is just missed is not met.
         """
         met = self.reached(24.9)
         self.assertEqual(met["durable, of echo, 16x16"], "not met")
@@ -216,7 +219,7 @@ class GoalTests(SynchronousTestCase):
 
     def test_leftOut(self) -> None:
         """
-        Of a peer that was left out there is nothing to say.
+        A peer that was left out has no goal.
         """
         self.assertNotIn("durable, of Node.js, worst shape", self.reached(25.0))
 
@@ -249,7 +252,8 @@ class TrafficTests(SynchronousTestCase):
 
     def test_post(self) -> None:
         """
-        By HTTP it is the content of a POST, and its length is told.
+        By HTTP the request is the content of a POST, with its length in the
+        header.
         """
         head, _, content = traffic.post(b"{}\r\n").partition(b"\r\n\r\n")
         self.assertTrue(head.startswith(b"POST / HTTP/1.1\r\n"))
@@ -264,7 +268,8 @@ class TrafficTests(SynchronousTestCase):
 
     def test_equalLength(self) -> None:
         """
-        Requests are equally long, or slices of a ring would be wrong.
+        All requests have the same length: otherwise slices of a ring would be
+        wrong.
         """
         lengths = {
             len(traffic.request(traffic.FIRST + each, TOKEN)) for each in range(2000)
@@ -273,8 +278,8 @@ class TrafficTests(SynchronousTestCase):
 
     def test_cannedReply(self) -> None:
         """
-        The canned reply passes for the reply to the first request, and the
-        canned event for its event.
+        The canned reply is accepted as the reply to the first request, and the
+        canned event as its event.
         """
         line = canned.EVENT + canned.HEAD + b"10000000" + canned.TAIL
         expected = {b"10000000": traffic.outcome(10_000_000)}
@@ -290,7 +295,7 @@ class VerifiedTests(SynchronousTestCase):
 
     def test_replyAndEvent(self) -> None:
         """
-        Replies give their extIDs and orders, events their orders.
+        Replies yield their extIDs and orders, events their orders.
         """
         self.assertEqual(
             verified(EVENT + REPLY, {b"10000001": OUTCOME}),
@@ -299,13 +304,13 @@ class VerifiedTests(SynchronousTestCase):
 
     def test_eventsOnly(self) -> None:
         """
-        There may be no reply among the lines.
+        A chunk may consist of events only.
         """
         self.assertEqual(verified(EVENT + EVENT, {}), ((), (), [b"5", b"5"]))
 
     def test_response(self) -> None:
         """
-        What HTTP has around the lines is none of ours.
+        The lines of an HTTP response around the reply are skipped.
         """
         self.assertEqual(
             verified(RESPONSE + EVENT + REPLY, {b"10000001": OUTCOME}),
@@ -314,27 +319,27 @@ class VerifiedTests(SynchronousTestCase):
 
     def test_unwelcomeResponse(self) -> None:
         """
-        A response that is no success is noticed.
+        An HTTP response with an error status is reported.
         """
         refusal = RESPONSE.replace(b"200 OK", b"422 No")
         self.assertRaises(Unexpected, verified, refusal, {})
 
     def test_wrongAmount(self) -> None:
         """
-        An amount that is not the request's is noticed.
+        A reply with an amount other than the request's is reported.
         """
         wrong = REPLY.replace(b"201.25", b"202.25")
         self.assertRaises(Unexpected, verified, wrong, {b"10000001": OUTCOME})
 
     def test_strangeExtID(self) -> None:
         """
-        A reply that belongs to another connection is noticed.
+        A reply that belongs to another connection is reported.
         """
         self.assertRaises(Unexpected, verified, REPLY, {b"10000002": OUTCOME})
 
     def test_refusal(self) -> None:
         """
-        A refusal among good replies is noticed, and told.
+        An error reply among good ones is reported, with its text.
         """
         refusal = b'{"extID":10000001,"status":503,"error":"BUSY","message":""}\r\n'
         lines = REPLY + refusal + REPLY
@@ -343,7 +348,7 @@ class VerifiedTests(SynchronousTestCase):
 
     def test_bareLineFeed(self) -> None:
         """
-        A line that does not end in CR LF is noticed.
+        A line that does not end in CR LF is reported.
         """
         bare = REPLY.replace(b"\r", b"")
         self.assertRaises(Unexpected, verified, bare, {b"10000001": OUTCOME})
@@ -369,7 +374,7 @@ class RingTests(SynchronousTestCase):
 
     def test_roundAndRound(self) -> None:
         """
-        The ring does not end, however often it is gone round.
+        The ring never ends, however many requests are taken.
         """
         ring = ringFrom(10_000_000, 4)
         for _ in range(4):
@@ -378,7 +383,7 @@ class RingTests(SynchronousTestCase):
 
     def test_answersInStep(self) -> None:
         """
-        The fastest responder answers in the same order.
+        The canned responder answers in the same order as the ring asks.
         """
         answers = Answers.make(10_000_000, 4)
         answers.take(3)
@@ -400,7 +405,7 @@ class LoadTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        One connection with one request outstanding, which hears events.
+        One connection with one outstanding request, which receives events.
         """
         ours, self.server = socketpair()
         self.addCleanup(ours.close)
@@ -412,7 +417,7 @@ class LoadTests(SynchronousTestCase):
 
     def test_drained(self) -> None:
         """
-        What is outstanding is waited for, in however many packets it comes.
+        Outstanding replies are waited for, in however many packets they come.
         """
         self.load.start(1)
         self.server.sendall(EVENT + REPLY[:20])
@@ -423,7 +428,7 @@ class LoadTests(SynchronousTestCase):
 
     def test_answeredTwice(self) -> None:
         """
-        A second reply to one request is noticed.
+        A second reply to one request is reported.
         """
         self.load.start(1)
         self.server.sendall(EVENT + REPLY * 2)
@@ -431,7 +436,8 @@ class LoadTests(SynchronousTestCase):
 
     def test_eventAfterReply(self) -> None:
         """
-        An event that comes after its reply is noticed, be they read at once.
+        An event that comes after its reply is reported, even if both are read
+        at once.
         """
         self.load.start(1)
         self.server.sendall(REPLY + EVENT)
@@ -439,7 +445,7 @@ class LoadTests(SynchronousTestCase):
 
     def test_closed(self) -> None:
         """
-        A server that goes away is noticed.
+        A server that closes the connection is reported.
         """
         self.load.start(1)
         self.server.recv(4096)
@@ -448,8 +454,8 @@ class LoadTests(SynchronousTestCase):
 
     def test_latencyFromWhenItWasDue(self) -> None:
         """
-        In an open loop a request that goes out late has waited already: its
-        time counts from when it was due.
+        In an open loop the latency of a request counts from when it was due,
+        even if it was sent late.
         """
         clock = Clock()
         standing = Standing(self.load._connections, clock.seconds)
@@ -464,7 +470,7 @@ class LoadTests(SynchronousTestCase):
 
 class Standing(Load):
     """
-    A load that stands still for a while in each turn.
+    A load that pauses for a while in each turn.
     """
 
     clock: Clock
@@ -497,7 +503,7 @@ class NativeTests(SynchronousTestCase):
     @classmethod
     def setUpClass(cls) -> None:
         """
-        Compile it, once.
+        Compile the program, once for all tests.
         """
         cls.folder = tempfile.TemporaryDirectory()
         cls.program = str(Path(cls.folder.name) / "load")
@@ -508,7 +514,7 @@ class NativeTests(SynchronousTestCase):
     @classmethod
     def tearDownClass(cls) -> None:
         """
-        Throw it away.
+        Remove the compiled program.
         """
         cls.folder.cleanup()
 
@@ -516,9 +522,9 @@ class NativeTests(SynchronousTestCase):
         self, say: Callable[[bytes, bytes], bytes]
     ) -> "subprocess.CompletedProcess[str]":
         """
-        Have it ask for a moment.
+        Have the program send requests for a moment.
 
-        @param say: What is said where an event and a reply should be.
+        @param say: What to send in place of an event and its reply.
         """
         ring = folderFor(self) / "ring"
         serials = range(10_000_001, 10_000_033)
@@ -546,7 +552,7 @@ class NativeTests(SynchronousTestCase):
 
     def assertNoticed(self, said: bytes, *because: str) -> None:
         """
-        See that this ends the load, and why.
+        Assert that this ends the load with the right error.
         """
         done = self.load(lambda event, reply: said)
         self.assertEqual(done.returncode, 1)
@@ -554,7 +560,7 @@ class NativeTests(SynchronousTestCase):
 
     def test_good(self) -> None:
         """
-        Good replies are counted, and their orders and events are summed up.
+        Good replies are counted, and their orders and events are added up.
         """
         done = self.load(lambda event, reply: event + reply)
         self.assertEqual(done.stderr, "")
@@ -568,7 +574,7 @@ class NativeTests(SynchronousTestCase):
 
     def test_lies(self) -> None:
         """
-        What no server may say is noticed.
+        Each kind of wrong reply or event ends the load.
         """
         event, reply = message(10_000_001, 5)
         wrong = reply.replace(b"201.25", b"202.25")
@@ -603,19 +609,19 @@ class CheckTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        A round of a durable peer: three credits, each with its event.
+        A round of a durable peer with three credits, each with its event.
         """
         folder = folderFor(self)
         self.bench = Bench(folder, b"k" * 32, None, None, None)
         tokens = {"login": 1001, "amount": 201.25, "comment": "c"}
-        self.ledger = house.Ledger.create(str(self.bench.ledger))
+        self.ledger = common.Ledger.create(str(self.bench.ledger))
         self.ledger.book([self.ledger.trade(tokens) for _ in range(3)])
         self.measured = {"answered": 3, "orders": 3, "sumOfOrders": 6}
         self.measured |= {"events": 3, "sumOfEvents": 6}
 
     def check(self, **other: int) -> None:
         """
-        Judge the round, with other numbers.
+        Check the round with other numbers.
         """
         measured = self.measured | other
         options = Namespace(events="one")
@@ -623,13 +629,13 @@ class CheckTests(SynchronousTestCase):
 
     def test_good(self) -> None:
         """
-        The ledger has what was answered.
+        A round is sound if the ledger has the orders in the replies.
         """
         self.check()
 
     def test_lostRow(self) -> None:
         """
-        An order that was answered and is not in the ledger is noticed.
+        An order in a reply that is not in the ledger is reported.
         """
         self.assertRaises(
             Wrong, self.check, answered=4, orders=4, sumOfOrders=10, events=4
@@ -637,31 +643,32 @@ class CheckTests(SynchronousTestCase):
 
     def test_lostEvent(self) -> None:
         """
-        An event too few is noticed.
+        A missing event is reported.
         """
         self.assertRaises(Wrong, self.check, events=2, sumOfEvents=3)
 
     def test_otherEvent(self) -> None:
         """
-        An event of another order is noticed.
+        An event of another order is reported.
         """
         self.assertRaises(Wrong, self.check, sumOfEvents=7)
 
     def test_orderTwice(self) -> None:
         """
-        An order that was given twice is noticed.
+        An order number that was used twice is reported.
         """
         self.assertRaises(Wrong, self.check, orders=2)
 
 
 class PeerTests(SynchronousTestCase):
     """
-    Tests for L{contenders} and L{house}.
+    Tests for L{contenders} and L{common}.
     """
 
     def test_leftOut(self) -> None:
         """
-        A peer whose library is not here is left out, with a sentence.
+        A peer whose library is not installed is left out, and the reason is
+        given.
         """
         odd = contenders.Peer(contenders.durable, contenders._imports("no_such_one"))
         self.patch(throughput, "PEERS", {"odd": odd})
@@ -671,7 +678,7 @@ class PeerTests(SynchronousTestCase):
 
     def test_failedBuild(self) -> None:
         """
-        A compiler that fails is the peer's end, not the run's.
+        A peer whose compiler fails is left out, and the run goes on.
         """
         said: list[str] = []
         self.patch(contenders, "note", said.append)
@@ -681,9 +688,9 @@ class PeerTests(SynchronousTestCase):
 
     def test_token(self) -> None:
         """
-        The peers in Python know a good token, and refuse another.
+        The peers in Python accept a good token and refuse another.
         """
-        tokens = house.Tokens(b"k" * 32)
+        tokens = common.Tokens(b"k" * 32)
         now = time.time()
         tokens.check(mint("k" * 32, id=7, role=1, expires=60, now=now))
         other = mint("x" * 32, id=7, role=1, expires=60, now=now)
@@ -693,26 +700,27 @@ class PeerTests(SynchronousTestCase):
 
     def test_sameBytes(self) -> None:
         """
-        Their event and reply are creditsync's, byte for byte.
+        The event and reply of the peers in Python are creditsync's, byte for
+        byte.
         """
-        ledger = house.Ledger.create(str(folderFor(self) / "ledger.db"))
+        ledger = common.Ledger.create(str(folderFor(self) / "ledger.db"))
         trade = ledger.trade(
             {"login": 1000, "amount": 200.25, "comment": "Promotion credit"}
         )
         times = dict.fromkeys(("open_time", "close_time", "timestamp"), 1_700_000_000)
         trade |= {"order": 12345, **times}
-        self.assertEqual(house.event(trade) + b"\r\n", canned.EVENT)
+        self.assertEqual(common.event(trade) + b"\r\n", canned.EVENT)
         self.assertEqual(
-            house.reply(traffic.FIRST, trade) + b"\r\n",
+            common.reply(traffic.FIRST, trade) + b"\r\n",
             canned.HEAD + b"10000000" + canned.TAIL,
         )
 
     def test_totals(self) -> None:
         """
-        Their ledger keeps the totals of its accounts.
+        The ledger of the peers in Python keeps the totals of its accounts.
         """
         path = str(folderFor(self) / "ledger.db")
-        ledger = house.Ledger.create(path)
+        ledger = common.Ledger.create(path)
         credit = {"login": 1000, "amount": 200.25, "comment": "c"}
         ledger.book([ledger.trade(credit), ledger.trade(credit)])
         with closing(sqlite3.connect(path)) as connection:
@@ -727,7 +735,7 @@ class BroadcastTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Two sessions that listen.
+        Two sessions that receive events.
         """
         pairs = [socketpair(), socketpair()]
         for pair in pairs:
@@ -736,33 +744,34 @@ class BroadcastTests(SynchronousTestCase):
         self.servers = [server for _, server in pairs]
         self.audience = Audience({ours.fileno(): ours for ours, _ in pairs})
 
-    def test_heard(self) -> None:
+    def test_received(self) -> None:
         """
-        Everyone hears each event.
+        L{Audience.readAll} returns once each session has received each event.
         """
         for server in self.servers:
             server.sendall(EVENT * 2)
-        self.audience.hearAll(2)
-        self.assertEqual(list(self.audience.heard.values()), [2, 2])
+        self.audience.readAll(2)
+        self.assertEqual(list(self.audience.received.values()), [2, 2])
 
     def test_twice(self) -> None:
         """
-        An event that one of them hears twice is noticed.
+        An event that a session receives twice is reported.
         """
         self.servers[0].sendall(EVENT)
         self.servers[1].sendall(EVENT * 2)
-        self.assertRaises(Wrong, self.audience.hearAll, 1)
+        self.assertRaises(Wrong, self.audience.readAll, 1)
 
     def test_cutOff(self) -> None:
         """
         A session that is cut off is noticed.
         """
         self.servers[0].close()
-        self.assertRaises(Wrong, self.audience.hear, 1.0)
+        self.assertRaises(Wrong, self.audience.read, 1.0)
 
     def test_slopes(self) -> None:
         """
-        What does not grow with the audience is no cost of a subscriber.
+        A cost that does not grow with the audience is not a cost of the
+        subscribers.
         """
         cpu = {"10": [120.0, 520.0], "110": [320.0, 720.0], "1010": [2120.0, 2520.0]}
         self.assertEqual(slopes(cpu), {"110": 2.0, "1010": 2.0})
@@ -775,26 +784,26 @@ class FillTests(SynchronousTestCase):
 
     def test_asIfBooked(self) -> None:
         """
-        The ledger takes it for its own: nothing in it is wrong, the totals are
-        there, and the next order comes after the last.
+        The server's ledger accepts a filled file: nothing in it is wrong, the
+        totals are there, and the next order comes after the last.
         """
         path = folderFor(self) / "ledger.db"
         fill(path, 2000, 1000)
         with closing(sqlite3.connect(path)) as connection:
-            self.assertEqual(list(problems(connection)), [])
+            self.assertEqual(list(findings(connection)), [])
             [count] = connection.execute("SELECT count(*) FROM trade").fetchone()
         self.assertEqual(count, 2000)
         ledger = SQLiteLedger(str(path), _refuse)
         ledger.open()
         self.addCleanup(ledger.close)
-        # It has orders 700 and 1700, of 800 and of 900.
+        # The account has orders 700 and 1700, of 800 and of 900.
         self.assertEqual(ledger.account(1700), Account(1700, 0, 170_000_000_000))
         self.assertEqual(ledger.newOrder(), 2001)
 
 
 def _refuse(work: object) -> Deferred[None]:
     """
-    Nothing is to be committed.
+    A commit, which must not happen.
     """
     raise AssertionError("a commit")
 
@@ -806,8 +815,8 @@ class ForgettingTests(SynchronousTestCase):
 
     def test_forgotten(self) -> None:
         """
-        Operations of some logins get an order and are never booked; others
-        are.
+        Operations for some logins get an order and are never booked; others
+        are booked.
         """
         clock, events, published = Clock(), TradeEvents(), []
         events.addObserver(published.extend)
@@ -832,14 +841,14 @@ class ComponentTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        A bench that needs no processor of its own.
+        A bench that is not pinned to a processor.
         """
         folder = folderFor(self)
         self.steps = components.Steps(Bench(folder, b"k" * 32, None, None, None))
 
     def test_allSteps(self) -> None:
         """
-        Each step runs, and takes its time.
+        Each step runs, and takes some time.
         """
         for name in components.STEPS:
             self.assertGreater(
@@ -856,7 +865,8 @@ class ComponentTests(SynchronousTestCase):
 
     def test_regression(self) -> None:
         """
-        What is done in vain is found in its room, and in no other of ours.
+        Wasted work shows in the module that does it, and in no other of
+        creditsync's.
         """
         before = counted(self.steps.whole, components.BATCH)["calls"]
         original = MemoryLedger.newOrder
@@ -867,7 +877,7 @@ class ComponentTests(SynchronousTestCase):
 
         self.patch(MemoryLedger, "newOrder", newOrder)
         after = counted(self.steps.whole, components.BATCH)["calls"]
-        grown = {room for room in after if after[room] > before.get(room, 0.0)}
+        grown = {name for name in after if after[name] > before.get(name, 0.0)}
         self.assertIn("ledger.memory", grown)
         self.assertEqual(grown - {"ledger.memory", "(others)"}, set())
 
@@ -901,14 +911,14 @@ class ReportTests(SynchronousTestCase):
 
     def write(self) -> str:
         """
-        Put the results into the page.
+        Write the results into the page.
         """
         lines = "\n".join(report.page(self.folder))
         return report.put(lines + "\n", self.page.read_text())
 
     def test_page(self) -> None:
         """
-        The figures stand where the old ones were, and the rest stays.
+        New figures replace the old ones, and the rest of the page stays.
         """
         page = self.write()
         self.assertNotIn("old", page)
@@ -918,7 +928,7 @@ class ReportTests(SynchronousTestCase):
 
     def test_again(self) -> None:
         """
-        To write twice is to write once.
+        Writing the same results twice changes nothing.
         """
         once = self.write()
         self.page.write_text(once)
@@ -926,7 +936,7 @@ class ReportTests(SynchronousTestCase):
 
     def test_renders(self) -> None:
         """
-        It is good reStructuredText, whatever stands in a cell.
+        A table is valid reStructuredText, whatever its cells contain.
         """
         settings = {"report_level": 1, "halt_level": 2}
         shown = publish_string(
@@ -936,7 +946,7 @@ class ReportTests(SynchronousTestCase):
 
     def test_noPlace(self) -> None:
         """
-        A page without the comments is left alone.
+        A page without the two comments is left alone.
         """
         self.assertRaises(SystemExit, report.put, "new", "Page\n====\n")
 
@@ -948,6 +958,7 @@ class ShapeTests(SynchronousTestCase):
 
     def test_fromString(self) -> None:
         """
-        The connections come first, then what is outstanding on each.
+        In the text of a shape the connections come first, then the requests
+        outstanding on each.
         """
         self.assertEqual(Shape.fromString("256x1"), Shape(256, 1))

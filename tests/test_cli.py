@@ -50,7 +50,7 @@ class CommandTestCase(SynchronousTestCase):
 
     def run_(self, *arguments: str) -> str:
         """
-        Run the command in this process, and give what it prints.
+        Run the command in this process, and return what it prints.
         """
         self.patch(sys, "argv", ["creditsync", *arguments])
         said = io.StringIO()
@@ -60,8 +60,8 @@ class CommandTestCase(SynchronousTestCase):
 
     def assertEnds(self, status: object, *arguments: str) -> str:
         """
-        The command ends with this status, or with this sentence on stderr and
-        status 1. Gives what it has printed there itself.
+        The command exits with this status, or with this message on stderr and
+        status 1. Returns what it has printed to stderr itself.
         """
         complaint = io.StringIO()
         with redirect_stderr(complaint):
@@ -77,7 +77,7 @@ class TokenTests(CommandTestCase):
 
     def test_token(self) -> None:
         """
-        It prints a token of a manager for a day, and nothing else.
+        By default it prints a manager's token for a day, and nothing else.
         """
         said = self.run_("token", "--id", "7")
         self.assertEqual(said.count("\n"), 1)
@@ -96,7 +96,7 @@ class TokenTests(CommandTestCase):
 
     def test_expires(self) -> None:
         """
-        It is good as long as asked for.
+        C{--expires} sets how long the token is valid.
         """
         said = self.run_("token", "--id", "7", "--expires", "60")
         principal = TokenAuthenticator(SECRET).authenticate(said.strip())
@@ -104,7 +104,7 @@ class TokenTests(CommandTestCase):
 
     def test_privateKey(self) -> None:
         """
-        With a private key it mints what the public one verifies.
+        A token minted with a private key is verified with the public one.
         """
         key = Ed25519PrivateKey.generate()
         Path("private.pem").write_bytes(
@@ -121,8 +121,8 @@ class TokenTests(CommandTestCase):
 
     def test_readsTheKeyAsTheServer(self) -> None:
         """
-        What it mints with a key file that has a byte order mark, or is binary
-        with white space at its end, the server of that file takes.
+        It reads a key file with a byte order mark, or a binary one with white
+        space at its end, as the server does.
         """
         binary = bytes(range(200, 240)) + b"\n"
         for data, key in (
@@ -135,35 +135,37 @@ class TokenTests(CommandTestCase):
 
     def test_beyond(self) -> None:
         """
-        A token that would end beyond the year 9999 is not made.
+        It refuses to mint a token that expires after the year 9999.
         """
         self.assertEnds(
-            "creditsync token: the token would expire beyond the year 9999",
+            "creditsync token: the token would expire after the year 9999",
             *("token", "--id", "7", "--expires", "253402300799"),
         )
 
     def test_noKey(self) -> None:
         """
-        Without a key there is a sentence that says what to do.
+        If there is no key, the message says what to do.
         """
         self.assertEnds(
             "creditsync token: there is no key at nowhere: name it with --key, or"
-            " start the server once, which makes one",
+            " start the server once, which creates one",
             *("token", "--id", "7", "--key", "nowhere"),
         )
 
     def test_badKey(self) -> None:
         """
-        A key that is too short mints nothing.
+        It refuses to mint a token with a key that is too short.
         """
         Path("creditsync.key").write_text("hunter2")
         self.assertEnds(
-            "creditsync token: an HS256 key has at least 32 bytes", "token", "--id=7"
+            "creditsync token: an HS256 key must have at least 32 bytes",
+            "token",
+            "--id=7",
         )
 
     def test_mistakes(self) -> None:
         """
-        What can be no token is a mistake in the command line.
+        Arguments that can't make a valid token are refused.
         """
         for arguments in [
             [],
@@ -186,14 +188,15 @@ class AccountTests(CommandTestCase):
 
     def test_add(self) -> None:
         """
-        Accounts that are new are added, empty, and the others left alone.
+        New accounts are added with totals of 0, and existing ones are left
+        alone.
         """
         self.assertEqual(
             self.run_("account", "add", "1001", "1002"), "1001 added\n1002 added\n"
         )
         self.assertEqual(
             self.run_("account", "add", "1002", "1003", "1003"),
-            "1002 was there already\n1003 added\n",
+            "1002 already exists\n1003 added\n",
         )
         ledger = SQLiteLedger("creditsync.db", maybeDeferred)
         ledger.open()
@@ -214,7 +217,7 @@ class AccountTests(CommandTestCase):
 
     def test_mistakes(self) -> None:
         """
-        What is no login is a mistake in the command line.
+        An invalid login is refused.
         """
         for arguments in [[], ["0"], ["-1"], ["x"], ["1.0"], ["9007199254740992"]]:
             self.assertIn("error: ", self.assertEnds(2, "account", "add", *arguments))
@@ -227,7 +230,8 @@ class MainTests(CommandTestCase):
 
     def test_serves(self) -> None:
         """
-        Without a command, or with the server's options, it serves.
+        Without a command, or with the server's options only, it runs the
+        server.
         """
         served: list[list[str]] = []
         keepSignals(self)
@@ -257,7 +261,7 @@ class MainTests(CommandTestCase):
 
     def test_version(self) -> None:
         """
-        --version is the package's.
+        C{--version} prints the version of the package.
         """
         said = io.StringIO()
         self.patch(sys, "argv", ["creditsync", "--version"])
@@ -267,13 +271,13 @@ class MainTests(CommandTestCase):
 
     def test_unknownCommand(self) -> None:
         """
-        A command that is none is a mistake.
+        An unknown command is refused.
         """
         self.assertIn("nope", self.assertEnds(2, "nope"))
 
     def test_demoListensOnTCP(self) -> None:
         """
-        The demo takes an endpoint that its own client can talk to.
+        The demo only takes an endpoint to which its own client can connect.
         """
         for endpoint in ("unix:/x", "tcp:x", "x"):
             self.assertIn(endpoint, self.assertEnds(2, "demo", "--listen", endpoint))
@@ -320,7 +324,7 @@ class ProcessTests(CommandTestCase):
 
     def test_serveMistake(self) -> None:
         """
-        A mistake in the server's options is one sentence and status 2.
+        An error in the server's options is one sentence and status 2.
         """
         ended = self.process("--timeout", "soon")
         self.assertEqual(ended.returncode, 2)

@@ -20,13 +20,14 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.__main__ import main
-from creditsync._cli import bulk
-from creditsync._cli.bulk import BulkRun
-from creditsync._cli.keys import Keys
-from creditsync._cli.progress import Lines
-from creditsync._cli.results import NotTheseResults, Results
-from creditsync._cli.rows import COMMANDS, BulkFile, Row, check, checkPoint
-from creditsync._cli.spreadsheet import Problem, Unreadable
+from creditsync._cli.bulk import command as bulk
+from creditsync._cli.bulk.checking import Extent
+from creditsync._cli.bulk.duplicates import KeyIndex
+from creditsync._cli.bulk.progress import Lines
+from creditsync._cli.bulk.results import Results, WrongResults
+from creditsync._cli.bulk.rows import COMMANDS, BulkFile, Row, check, checkPoint
+from creditsync._cli.bulk.sending import BulkRun
+from creditsync._cli.bulk.spreadsheet import RowProblem, Unreadable
 from creditsync._conversation import finance
 from creditsync.client import Answer, OutcomeUnknown, Refused, Unanswered
 from creditsync.validation import Schemas
@@ -63,7 +64,7 @@ class FolderTestCase(SynchronousTestCase):
         self, text: str | bytes, command: str | None = None, principal: str = "7"
     ) -> BulkFile:
         """
-        A bulk file with this content.
+        Make a bulk file with this content.
         """
         content = text if isinstance(text, bytes) else text.encode()
         self.path.write_bytes(content)
@@ -87,7 +88,7 @@ class RowTests(FolderTestCase):
 
     def assertProblem(self, text: str | bytes, *problems: str) -> None:
         """
-        These are the problems of a file.
+        A file has these problems.
         """
         found = []
         try:
@@ -99,8 +100,8 @@ class RowTests(FolderTestCase):
 
     def test_rows(self) -> None:
         """
-        Each row is a request under the name of the file and the line on which
-        it begins: also two that are the same are two.
+        Each row is a request under the name of the file and the number of its
+        line, so that two equal rows are two requests.
         """
         self.assertEqual(
             list(self.file(THREE).rows()),
@@ -132,15 +133,15 @@ class RowTests(FolderTestCase):
 
     def test_twice(self) -> None:
         """
-        The rows can be read as often as one likes.
+        The rows can be read any number of times.
         """
         file = self.file(THREE)
         self.assertEqual(list(file.rows()), list(file.rows()))
 
     def test_name(self) -> None:
         """
-        The name is another one for each content, command and principal, but
-        not where the default command is named.
+        The name depends on the content, the command and the principal, and is
+        the same if the default command is given.
         """
         names = {
             file.name
@@ -157,8 +158,8 @@ class RowTests(FolderTestCase):
 
     def test_columns(self) -> None:
         """
-        The columns may stand in any order, and a row may have a command, a
-        key and an order of its own; what is empty is not there.
+        The columns may be in any order, a row may have its own command, key
+        and order, and an empty field is the same as none.
         """
         file = self.file(
             "key, order ,comment,amount,login,command\r\n"
@@ -185,15 +186,15 @@ class RowTests(FolderTestCase):
 
     def test_command(self) -> None:
         """
-        All rows have the command that was asked for.
+        All rows have the command of C{--command}.
         """
         row = self.only("login,amount\n1,5\n", "BalanceInSync")
         self.assertEqual(row.command, "BalanceInSync")
 
     def test_out(self) -> None:
         """
-        What is taken out is written without a sign, and sent with one; not a
-        digit is lost over it.
+        A withdrawal is written without a sign and sent with one, and keeps all
+        of its digits.
         """
         row = self.only(
             "login,amount\n1,12345678901234567890123456789.5\n", "BalanceOutSync"
@@ -202,27 +203,27 @@ class RowTests(FolderTestCase):
 
     def test_spreadsheet(self) -> None:
         """
-        A byte order mark and empty lines do no harm.
+        A byte order mark and empty lines are skipped.
         """
         row = self.only(b"\xef\xbb\xbflogin,amount,comment\r\n\r\n1,5,\xc3\xa9\r\n\r\n")
         self.assertEqual((row.line, row.data["comment"]), (3, "é"))
 
     def test_header(self) -> None:
         """
-        The header is the first thing that must be right.
+        Errors in the header are reported first.
         """
         for header, problem in [
             ("comment\n", "has no login and no amount"),
             (
                 "login|amount|comment\n",
-                "has an unknown column 'login|amount|comment': there are login, amount,"
-                " comment, command, key, order",
+                "has an unknown column 'login|amount|comment': the columns are login,"
+                " amount, comment, command, key, order",
             ),
             ("login,comment\n", "has no amount"),
             (
                 "login,amount,coment\n",
-                "has an unknown column 'coment': there are login, amount, comment,"
-                " command, key, order",
+                "has an unknown column 'coment': the columns are login, amount,"
+                " comment, command, key, order",
             ),
             ("login,amount,login\n", "has a column twice"),
         ]:
@@ -230,18 +231,18 @@ class RowTests(FolderTestCase):
 
     def test_twoCommands(self) -> None:
         """
-        A command for all and one for each is one too many.
+        C{--command} and a column of commands exclude each other.
         """
         file = self.file("login,amount,command\n1,5,\n", "CreditInSync")
         e = self.assertRaises(Unreadable, list, file.rows())
         self.assertEqual(
-            str(e), "line 1: with --command there can be no column command"
+            str(e), "line 1: there can't be a column command with --command"
         )
 
     def test_form(self) -> None:
         """
-        What is wrong with the form of a row is told with its line, and the
-        others are read all the same.
+        An error in the form of a row is reported with its line, and the other
+        rows are read all the same.
         """
         self.assertProblem(
             b"login,amount,comment,command,order\n"
@@ -271,7 +272,7 @@ class RowTests(FolderTestCase):
 
     def test_notCSV(self) -> None:
         """
-        A quote that is never closed is told with the line on which it is
+        A quote that is never closed is reported with the line on which it is
         opened.
         """
         self.assertProblem(
@@ -282,7 +283,7 @@ class RowTests(FolderTestCase):
 
     def test_longField(self) -> None:
         """
-        It is given up before it fills the memory.
+        A field that is too long is an error before it fills the memory.
         """
         text = 'login,amount\n1,"5\n' + "6,7\n" * 50_000
         self.assertProblem(
@@ -291,7 +292,8 @@ class RowTests(FolderTestCase):
 
     def test_changed(self) -> None:
         """
-        A file that is changed meanwhile is given up: its keys would be wrong.
+        A file that changes while it is read is refused: its keys would be
+        wrong.
         """
         file = self.file(THREE)
         rows = file.rows()
@@ -299,11 +301,11 @@ class RowTests(FolderTestCase):
         with self.path.open("a") as more:
             more.write("1,1,x\n")
         e = self.assertRaises(Unreadable, next, rows)
-        self.assertEqual(str(e), "the file has been changed meanwhile")
+        self.assertEqual(str(e), "the file has changed meanwhile")
 
     def test_emptyCells(self) -> None:
         """
-        Rows and columns that were emptied in a spreadsheet are not there.
+        Rows and columns that were emptied in a spreadsheet are skipped.
         """
         rows = self.file(
             "login,amount,comment,,\r\n1,5,x,,\r\n,,,,\r\n , ,\xa0,,\r\n2,6,y,,\r\n"
@@ -318,7 +320,7 @@ class RowTests(FolderTestCase):
 
     def test_columnWithoutName(self) -> None:
         """
-        But what stands in a column without a name is a mistake.
+        A field in a column without a name is an error.
         """
         self.assertProblem(
             "login,amount,\n1,5,x\n", "line 2: has a field in a column without a name"
@@ -327,7 +329,7 @@ class RowTests(FolderTestCase):
     def test_decimalComma(self) -> None:
         """
         An amount with a decimal comma is refused, whatever separates the
-        columns; also where an empty comment follows it.
+        columns, and even if an empty comment follows it.
         """
         self.assertProblem(
             "login;amount;comment\n1;300,50;x\n2;1.000,50;x\n",
@@ -344,7 +346,8 @@ class RowTests(FolderTestCase):
 
     def test_unseen(self) -> None:
         """
-        No column's field has white space around it, or what is not seen.
+        White space and invisible characters around a field are removed in
+        every column.
         """
         row = self.only(
             "\ufeff\ufefflogin,\xa0amount,comment\u200b,command,key,order\n"
@@ -363,7 +366,7 @@ class RowTests(FolderTestCase):
 
     def test_blankKey(self) -> None:
         """
-        A key of white space alone is none.
+        A key of white space only is the same as none.
         """
         file = self.file("login,amount,key\n1,5, \xa0\u200b\n")
         (row,) = file.rows()
@@ -372,8 +375,8 @@ class RowTests(FolderTestCase):
 
     def test_shortenedKey(self) -> None:
         """
-        A key of which a spreadsheet has shown the first digits only is
-        refused: others would be the same.
+        A key of which a spreadsheet has kept the first digits only is refused:
+        other keys would be the same.
         """
         for key in (
             "9.87654E+18",
@@ -386,8 +389,8 @@ class RowTests(FolderTestCase):
             self.assertProblem(
                 f"login,amount,key\n1,5,{key}\n",
                 "line 2: key is a number that a spreadsheet has shortened to"
-                f" {key.strip(chr(34))}: its digits are lost, so keep the column as"
-                " text there",
+                f" {key.strip(chr(34))}, and its digits are lost: format the column as"
+                " text in the spreadsheet",
             )
         for key in ("9876543210987654321", "5e18", "1E+", "PAY-1E+20", "E+20"):
             self.assertEqual(self.only(f"login,amount,key\n1,5,{key}\n").key, key)
@@ -402,19 +405,19 @@ class CheckTests(FolderTestCase):
 
     def problem(self, fields: str, columns: str = "login,amount,comment") -> str | None:
         """
-        What is wrong with a row, if anything is.
+        The error in a row, if there is one.
         """
         (row,) = self.file(f"{columns}\n{fields}\n").rows()
         assert isinstance(row, Row)
         try:
             check(row, self.schemas)
-        except Problem as e:
+        except RowProblem as e:
             return str(e)
         return None
 
     def test_good(self) -> None:
         """
-        What is right passes, up to the last digit that may be.
+        Valid rows pass, up to the last digit that is allowed.
         """
         for fields in (
             "1,300,x",
@@ -432,7 +435,7 @@ class CheckTests(FolderTestCase):
 
     def test_bad(self) -> None:
         """
-        What is wrong is told by the name of its column.
+        An error is reported with the name of its column.
         """
         for fields, problem in [
             ("0,5,x", "login must be at least 1"),
@@ -468,8 +471,8 @@ class CheckTests(FolderTestCase):
 
     def test_amountRule(self) -> None:
         """
-        The decimals of an amount are judged by the function that the server
-        uses, and by nothing else.
+        The decimals of an amount are checked by the same function as in the
+        server, and by nothing else.
         """
 
         def refuse(amount: object) -> int:
@@ -484,7 +487,7 @@ class CheckTests(FolderTestCase):
 
     def test_key(self) -> None:
         """
-        So has a key.
+        A key is checked by the same rule as in the server.
         """
         columns = "login,amount,comment,key"
         self.assertIs(self.problem(f"1,5,x,{'k' * 128}", columns), None)
@@ -505,13 +508,13 @@ class PointTests(FolderTestCase):
 
     def problem(self, amount: str, command: str = "CreditInSync") -> str | None:
         """
-        What is wrong with the point of an amount, if anything is.
+        The error in the point of an amount, if there is one.
         """
         (row,) = self.file(f"login,amount\n1,{amount}\n", command).rows()
         assert isinstance(row, Row)
         try:
             checkPoint(row)
-        except Problem as e:
+        except RowProblem as e:
             return str(e)
         return None
 
@@ -530,13 +533,13 @@ class PointTests(FolderTestCase):
                 self.assertEqual(
                     self.problem(amount, command),
                     f"line 2: amount {amount.lstrip('0')} can mean {thousands} or"
-                    f" {decimal}: don't write three decimals, or confirm the second"
+                    f" {decimal}: don't write three decimals, or confirm the latter"
                     " with --three-decimals",
                 )
 
     def test_decimals(self) -> None:
         """
-        Nobody writes thousands in any other way.
+        No other amount can be mistaken for thousands.
         """
         for amount in (
             *("1000", "1.00", "1.0000", "12.5", "1.", ".125", "0.125", "1000.000"),
@@ -546,50 +549,51 @@ class PointTests(FolderTestCase):
 
     def test_noAmount(self) -> None:
         """
-        Where there is no amount its point is no problem.
+        A row without an amount has no error in its point.
         """
         self.assertIs(self.problem(""), None)
 
 
 class KeysTests(SynchronousTestCase):
     """
-    L{Keys}.
+    L{KeyIndex}.
     """
 
     def repeats(self, *keys: str, most: int = 100) -> list[str]:
         """
-        The repeated ones of these keys, which are those of lines 2, 3, ...
+        The problems of these keys, which are on lines 2, 3, ...
         """
         rows = [Row(line, "", {}, key) for line, key in enumerate(keys, 2)]
-        found = Keys()
+        found = KeyIndex()
         for row in rows:
             found.add(row.key)
         return [str(each) for each in found.repeats(rows, most)]
 
     def test_repeats(self) -> None:
         """
-        Each row that has the key of an earlier one is found, with both lines.
+        Each row that has the key of an earlier one is reported, with both
+        lines.
         """
         self.assertEqual(
             self.repeats("a", "b", "a", "c", "b", "a"),
             [
-                "line 4: has the key of line 2",
-                "line 6: has the key of line 3",
-                "line 7: has the key of line 2",
+                "line 4: has the same key as line 2",
+                "line 6: has the same key as line 3",
+                "line 7: has the same key as line 2",
             ],
         )
 
     def test_different(self) -> None:
         """
-        Keys that differ in anything are different.
+        Keys that differ in one character are different.
         """
         self.assertEqual(self.repeats("a", "A", "a ", "aa", ""), [])
 
     def test_notReadAgain(self) -> None:
         """
-        Where no key is repeated the rows are not read a second time.
+        If no key is repeated, the rows are not read a second time.
         """
-        keys = Keys()
+        keys = KeyIndex()
         keys.add("a")
         rows = iter([Row(2, "", {}, "a")])
         self.assertEqual(list(keys.repeats(rows, 100)), [])
@@ -597,7 +601,7 @@ class KeysTests(SynchronousTestCase):
 
     def test_sameHash(self) -> None:
         """
-        Different keys of the same hash are different all the same.
+        Different keys with the same hash are different.
         """
 
         class Text(str):
@@ -606,12 +610,14 @@ class KeysTests(SynchronousTestCase):
 
         one, two = Text("a"), Text("b")
         self.assertEqual(self.repeats(one, two), [])
-        self.assertEqual(self.repeats(one, two, one), ["line 4: has the key of line 2"])
+        self.assertEqual(
+            self.repeats(one, two, one), ["line 4: has the same key as line 2"]
+        )
 
     def test_most(self) -> None:
         """
-        No more keys are kept for the second reading than problems are wanted,
-        and there is a problem for each of them.
+        The second reading looks for no more keys than problems are wanted, and
+        reports each of them.
         """
         keys = [f"k{n}" for n in range(1000)]
         self.assertEqual(len(self.repeats(*keys, *keys, most=10)), 10)
@@ -619,11 +625,11 @@ class KeysTests(SynchronousTestCase):
 
     def test_memory(self) -> None:
         """
-        A key takes eight bytes and a little for what is set aside.
+        A key takes eight bytes, plus a little spare room.
         """
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
-        keys = Keys()
+        keys = KeyIndex()
         for n in range(50_000):
             keys.add(f"a key of some length, {n}")
         self.assertEqual(list(keys.repeats([], 100)), [])
@@ -647,14 +653,14 @@ class ResultsTests(FolderTestCase):
 
     def setUp(self) -> None:
         """
-        Name a file that is not there.
+        Name a file that does not exist.
         """
         super().setUp()
         self.path = self.folder / "promotion.results.csv"
 
     def results(self, name: str = "n1", lines: int = 100) -> Results:
         """
-        Open it.
+        Open the results.
         """
         results = Results(self.path, name, lines)
         self.addCleanup(results.__exit__)
@@ -662,7 +668,7 @@ class ResultsTests(FolderTestCase):
 
     def test_new(self) -> None:
         """
-        What becomes of a row is in the file at once, on one line.
+        The outcome of a row is in the file at once, on one line.
         """
         results = self.results()
         self.assertEqual(self.path.read_text(), HEADER)
@@ -677,8 +683,8 @@ class ResultsTests(FolderTestCase):
 
     def test_goesOn(self) -> None:
         """
-        Rows that were booked are done. Those that were refused, or of unknown
-        outcome, or cut off by a kill are not, and leave no trace.
+        Rows that were booked are done. Rows that were refused, whose outcome
+        is unknown, or whose line a kill has cut off are not, and are removed.
         """
         kept = HEADER + "3,1001,5,,,n1\n100,1001,6,,,n1\n"
         self.path.write_text(
@@ -694,22 +700,23 @@ class ResultsTests(FolderTestCase):
 
     def test_cutOffName(self) -> None:
         """
-        A line that was cut off within its last column is no other run's.
+        A line that was cut off in its last column is not taken for one of
+        another run.
         """
         self.path.write_text(HEADER + "3,1001,5,,,n")
         self.assertEqual(self.results().count, 0)
 
     def test_empty(self) -> None:
         """
-        Of a file that lost everything in a crash nothing is done.
+        If the file lost everything in a crash, no row is done.
         """
         self.path.write_text("")
         self.assertEqual(self.results().count, 0)
 
     def test_once(self) -> None:
         """
-        A row that stands there twice is counted once, and what is no line of
-        the rows not at all.
+        A row that is in the file twice counts once, and a line that no row has
+        does not count.
         """
         self.path.write_text(
             HEADER + "3,1,5,,,n1\n3,1,5,,,n1\n1,1,5,,,n1\n101,1,5,,,n1\nx,1,5,,,n1\n"
@@ -718,24 +725,59 @@ class ResultsTests(FolderTestCase):
 
     def test_otherRows(self) -> None:
         """
-        The results of other rows are never taken for those of these, and stay
-        as they are.
+        Results of other rows are refused, and left as they are.
         """
         text = HEADER + "3,1001,5,,,n1\n"
         self.path.write_text(text)
-        e = self.assertRaises(NotTheseResults, self.results, "n2")
+        e = self.assertRaises(WrongResults, self.results, "n2")
         self.assertIn(f"{self.path} has the results of other rows", str(e))
         self.assertEqual(self.path.read_text(), text)
         self.assertEqual(os.listdir(self.folder), ["promotion.results.csv"])
 
+    def test_noRegularFile(self) -> None:
+        """
+        A device, which may never end, a pipe and a folder are neither read nor
+        replaced by a file.
+        """
+        os.mkfifo(self.folder / "pipe")
+        device = Path("/dev/full").stat()
+        for path in (Path("/dev/full"), self.folder / "pipe", self.folder):
+            e = self.assertRaises(WrongResults, Results, path, "n1", 100)
+            self.assertEqual(
+                str(e), f"{path} is not a regular file: name another one with --results"
+            )
+        self.assertEqual(Path("/dev/full").stat(), device)
+        self.assertEqual(os.listdir(self.folder), ["pipe"])
+
+    def test_diskFull(self) -> None:
+        """
+        A result that can't be written fails once, and not again at the end, where
+        it would change the exit status.
+        """
+        self.path.write_text("")
+        results = self.results()
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, results._file.fileno())
+        os.close(full)
+        self.assertRaises(OSError, results.write, row(3), 5)
+        results.__exit__()
+
+    def test_diskFullAtTheStart(self) -> None:
+        """
+        Nothing is left where the file can't even be begun.
+        """
+        (self.folder / "promotion.results.csv.new").symlink_to("/dev/full")
+        self.assertRaises(OSError, self.results)
+        self.assertEqual(os.listdir(self.folder), [])
+
     def test_otherFile(self) -> None:
         """
-        Neither is a file overwritten that is something else.
+        A file that is not a results file is not overwritten.
         """
         for text in (THREE, "x"):
             self.path.write_text(text)
-            e = self.assertRaises(NotTheseResults, self.results)
-            self.assertIn(f"{self.path} is there, and no file of results", str(e))
+            e = self.assertRaises(WrongResults, self.results)
+            self.assertIn(f"{self.path} exists, and is not a results file", str(e))
             self.assertEqual(self.path.read_text(), text)
 
 
@@ -770,7 +812,7 @@ class ProgressTests(SynchronousTestCase):
 
 class FakeClient:
     """
-    A client that notes what it is asked.
+    A client that notes its requests.
     """
 
     def __init__(self) -> None:
@@ -782,7 +824,7 @@ class FakeClient:
         self, command: str, data: dict[str, Any], key: str
     ) -> "Deferred[dict[str, Any]]":
         """
-        Take a request.
+        Note a request.
         """
         if self.answer is not None:
             answer, self.answer = self.answer, None
@@ -805,7 +847,7 @@ class FakeClient:
 
     def stopService(self) -> None:
         """
-        End what is under way.
+        End what is pending.
         """
         for key in list(self.requests):
             self.end(key, OutcomeUnknown("the client was stopped", None, key))
@@ -813,34 +855,35 @@ class FakeClient:
 
 class FakeResults:
     """
-    Results that are kept in memory.
+    Results in memory.
     """
 
     def __init__(self) -> None:
         self.written: list[tuple[object, ...]] = []
         self.path = Path("promotion.results.csv")
         self.count = 0
+        self.unwritable = {13}
 
     def write(
         self, row: Row, order: int | None, error: str = "", message: str = ""
     ) -> None:
         """
-        Keep one.
+        Keep a result.
         """
-        if row.line == 13:
+        if row.line in self.unwritable:
             raise OSError(28, "No space left on device")
         self.written.append((row.line, order, error, message))
 
     def isDone(self, line: int) -> bool:
         """
-        Nothing is.
+        No row is done.
         """
         return False
 
 
 class NoProgress:
     """
-    Progress that is only counted.
+    Progress that is counted, but not shown.
     """
 
     def __init__(self) -> None:
@@ -865,7 +908,7 @@ class BulkRunTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Begin with ten rows, from line 2 on, three at a time.
+        Make ten rows, from line 2 on, with three in flight at a time.
         """
         self.client: Any = FakeClient()
         self.results: Any = FakeResults()
@@ -875,7 +918,7 @@ class BulkRunTests(SynchronousTestCase):
 
     def begin(self, lines: Any) -> None:
         """
-        Begin a run.
+        Start a run.
         """
         rows = self.rows(lines)
         self.run_ = BulkRun(self.client, rows, self.results, 3, self.progress)
@@ -883,7 +926,7 @@ class BulkRunTests(SynchronousTestCase):
 
     def rows(self, lines: Any) -> Iterator[Row]:
         """
-        Rows, of which is noted how many were taken.
+        The rows, counted as they are taken.
         """
         for line in lines:
             self.taken.append(line)
@@ -891,7 +934,7 @@ class BulkRunTests(SynchronousTestCase):
 
     def test_window(self) -> None:
         """
-        No more rows are under way, or even read, than may be at a time.
+        No more rows are in flight, or even read, than the window allows.
         """
         self.assertEqual(list(self.client.requests), ["k2", "k3", "k4"])
         self.assertEqual(self.taken, [2, 3, 4])
@@ -901,7 +944,7 @@ class BulkRunTests(SynchronousTestCase):
 
     def test_all(self) -> None:
         """
-        It ends when the last row has its answer.
+        The run ends when the last row is answered.
         """
         for line in range(2, 12):
             self.assertNoResult(self.ended)
@@ -916,15 +959,15 @@ class BulkRunTests(SynchronousTestCase):
 
     def test_nothing(self) -> None:
         """
-        Without rows it ends at once.
+        Without rows the run ends at once.
         """
         self.begin([])
         self.successResultOf(self.ended)
 
     def test_counts(self) -> None:
         """
-        What was booked, replayed and refused is counted and written down, and
-        a refusal of one row is nothing to the others.
+        Booked, replayed and refused rows are counted, with their results; a
+        refused row does not affect the others.
         """
         self.client.end("k2", {"order": 5})
         self.client.end("k3", {"order": 6, "replayed": True})
@@ -945,8 +988,8 @@ class BulkRunTests(SynchronousTestCase):
 
     def test_attached(self) -> None:
         """
-        A row under the key of another one that is under way has the answer of
-        that one, and is a replay.
+        A row with the key of another one in flight gets the same answer, and
+        counts as a replay.
         """
         asked: list[Deferred[Any]] = []
 
@@ -969,7 +1012,7 @@ class BulkRunTests(SynchronousTestCase):
 
     def test_hopeless(self) -> None:
         """
-        What would be refused of every row ends the run.
+        A refusal that every row would get ends the run.
         """
         for status in (401, 403, 429, 503):
             self.client.requests.clear()
@@ -980,8 +1023,8 @@ class BulkRunTests(SynchronousTestCase):
 
     def test_unknown(self) -> None:
         """
-        An unknown outcome is written down with what is known, and ends the
-        run when the others that are under way have their answer.
+        An unknown outcome is written with what is known of it, and ends the
+        run when the other rows in flight are answered.
         """
         self.client.end("k2", OutcomeUnknown("no answer in time", 5, "k2"))
         self.client.end("k3", {"order": 6})
@@ -996,8 +1039,8 @@ class BulkRunTests(SynchronousTestCase):
 
     def test_unanswered(self) -> None:
         """
-        A server that is away ends the run; nothing has happened to the row,
-        and nothing is written down.
+        If the server is away the run ends; the row was not booked, and has no
+        result.
         """
         self.client.end("k2", Unanswered("no answer in time"))
         self.assertEqual(list(self.client.requests), ["k3", "k4"])
@@ -1006,7 +1049,7 @@ class BulkRunTests(SynchronousTestCase):
 
     def test_cancel(self) -> None:
         """
-        Who can't wait for the rows under way gives them up, as unknown.
+        Cancelling the run ends the rows in flight, with an unknown outcome.
         """
         self.run_.stop("interrupted")
         self.assertNoResult(self.ended)
@@ -1016,7 +1059,7 @@ class BulkRunTests(SynchronousTestCase):
 
     def test_answersAtOnce(self) -> None:
         """
-        However many answers are there at once, the stack does not grow.
+        However many requests are answered at once, the stack does not grow.
         """
         client = self.client
         client.request = lambda *_: succeed(Answer({"order": 5}, False))
@@ -1026,7 +1069,7 @@ class BulkRunTests(SynchronousTestCase):
 
     def test_notSent(self) -> None:
         """
-        What can't even be sent ends the run.
+        A row that can't even be sent ends the run.
         """
         self.client.answer = fail(ValueError("the token is not ASCII"))
         self.begin(range(20, 30))
@@ -1036,7 +1079,7 @@ class BulkRunTests(SynchronousTestCase):
 
     def test_resultsFail(self) -> None:
         """
-        A full disk ends the run; its rows are replays in the next one.
+        A full disk ends the run; its rows will be replays in the next one.
         """
         self.client.requests.clear()
         self.begin(range(13, 20))
@@ -1046,16 +1089,16 @@ class BulkRunTests(SynchronousTestCase):
 
     def test_fileChanges(self) -> None:
         """
-        So does a file that can't be read on.
+        A file that can't be read any further ends the run.
         """
 
         def rows() -> Iterator[Row]:
             yield row(20)
-            raise Unreadable("the file has been changed meanwhile")
+            raise Unreadable("the file has changed meanwhile")
 
         self.run_ = BulkRun(self.client, rows(), self.results, 3, self.progress)
         ended = self.run_.start()
-        self.assertEqual(self.run_.cause, "the file has been changed meanwhile")
+        self.assertEqual(self.run_.cause, "the file has changed meanwhile")
         self.assertNoResult(ended)
         self.client.end("k20", {"order": 5})
         self.successResultOf(ended)
@@ -1063,24 +1106,24 @@ class BulkRunTests(SynchronousTestCase):
 
 class BookTests(FolderTestCase):
     """
-    A run from its beginning to its summary and status.
+    A run from its start to its summary and exit status.
     """
 
     def setUp(self) -> None:
         """
-        Begin with three rows, of which two may be under way.
+        Start with three rows, of which two may be in flight.
         """
         super().setUp()
         self.client: Any = FakeClient()
         self.clock = Clock()
         self.stopped: Deferred[None] = Deferred()
         self.said, self.complained = io.StringIO(), io.StringIO()
-        results: Any = FakeResults()
+        self.results: Any = FakeResults()
         options = Namespace(name="bulk", in_flight=2)
         with redirect_stderr(self.complained):
             self.ended = Deferred.fromCoroutine(
                 bulk.book(
-                    *(options, self.file(THREE), bulk.Extent(3, 5), results),
+                    *(options, self.file(THREE), Extent(3, 5), self.results),
                     *(self.clock, self.client, self.stopped),
                 )
             )
@@ -1094,7 +1137,7 @@ class BookTests(FolderTestCase):
 
     def assertEnded(self, status: int, summary: str, cause: str = "") -> None:
         """
-        It has ended with this status, and said so much.
+        The run has ended with this status, and printed this.
         """
         self.assertEqual(self.successResultOf(self.ended), status)
         self.assertEqual(
@@ -1122,9 +1165,25 @@ class BookTests(FolderTestCase):
             " left 0",
         )
 
+    def test_resultsAreLost(self) -> None:
+        """
+        Status 0 also if all rows are booked and the last result can't be written;
+        but that is said.
+        """
+        self.results.unwritable = {5}
+        self.answer(2, {"order": 5})
+        self.answer(3, {"order": 6})
+        self.answer(5, {"order": 7})
+        self.assertEqual(self.successResultOf(self.ended), 0)
+        self.assertIn(
+            "creditsync bulk: [Errno 28] No space left on device;"
+            " promotion.results.csv lacks results of this run\n",
+            self.complained.getvalue(),
+        )
+
     def test_refused(self) -> None:
         """
-        Status 3: all rows had an answer.
+        Status 3: all rows were answered, and some were refused.
         """
         self.answer(2, {"order": 5})
         self.answer(3, Refused(409, "TRADE_NO_MONEY", "not enough"))
@@ -1137,7 +1196,7 @@ class BookTests(FolderTestCase):
 
     def test_left(self) -> None:
         """
-        Status 1: rows are left, whatever became of the others.
+        Status 1: rows are left, whatever the outcome of the others.
         """
         self.answer(2, Refused(401, "UNAUTHORIZED", "the token has expired"))
         self.answer(3, {"order": 6})
@@ -1150,7 +1209,7 @@ class BookTests(FolderTestCase):
 
     def test_unknown(self) -> None:
         """
-        Status 4: it is unknown of some.
+        Status 4: the outcome of some rows is unknown.
         """
         self.answer(2, OutcomeUnknown("no answer", 5, "k"))
         self.answer(3, Refused(409, "TRADE_NO_MONEY", "not enough"))
@@ -1163,8 +1222,8 @@ class BookTests(FolderTestCase):
 
     def test_interrupted(self) -> None:
         """
-        Status 130: no more rows are sent after Ctrl-C, and those under way
-        get their answer.
+        Status 130: after Ctrl-C no more rows are sent, and those in flight get
+        their answers.
         """
         self.stopped.callback(None)
         self.answer(2, {"order": 5})
@@ -1178,7 +1237,7 @@ class BookTests(FolderTestCase):
 
     def test_interruptedTooLate(self) -> None:
         """
-        There is nothing to complain of where no rows are left.
+        An interruption when no rows are left is not reported.
         """
         self.answer(2, {"order": 5})
         self.stopped.callback(None)
@@ -1192,7 +1251,8 @@ class BookTests(FolderTestCase):
 
     def test_grace(self) -> None:
         """
-        But they get it within five seconds, or never.
+        After Ctrl-C the rows in flight have five seconds to be answered; then
+        their outcome is unknown.
         """
         self.stopped.callback(None)
         self.clock.advance(4.9)
@@ -1209,19 +1269,19 @@ class BookTests(FolderTestCase):
 
 class CommandTests(FolderTestCase):
     """
-    C{creditsync bulk}, up to where it talks to a server.
+    C{creditsync bulk}, until it would connect.
     """
 
     def setUp(self) -> None:
         """
-        Be in the folder, with a token.
+        Use a folder of its own, with a token.
         """
         super().setUp()
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.folder)
         self.patch(os, "environ", {"CREDITSYNC_TOKEN": TOKEN})
-        self.talks: list[dict[str, Any]] = []
-        self.patch(bulk, "talk", lambda *_, **talk: self.talks.append(talk))
+        self.runs: list[dict[str, Any]] = []
+        self.patch(bulk, "runWithClient", lambda *_, **given: self.runs.append(given))
 
     def command(self, *arguments: str) -> None:
         """
@@ -1232,23 +1292,24 @@ class CommandTests(FolderTestCase):
 
     def assertEnds(self, status: int, *arguments: str) -> str:
         """
-        The command ends with this status before it talks; gives what it says
-        on stdout and stderr.
+        The command exits with this status before it connects. Returns what it
+        prints to stdout and stderr.
         """
         said = io.StringIO()
         with redirect_stdout(said), redirect_stderr(said):
             e = self.assertRaises(SystemExit, self.command, *arguments)
-        self.assertEqual((e.code, self.talks), (status, []))
+        self.assertEqual((e.code, self.runs), (status, []))
         return said.getvalue()
 
-    def test_talks(self) -> None:
+    def test_sends(self) -> None:
         """
-        A file that is right is sent, and its results are beside it.
+        The rows of a valid file are sent, and the results are in the same
+        folder.
         """
         Path("promotion.csv").write_text(THREE)
         self.command("promotion.csv")
         self.command("promotion.csv", "--in-flight=7", "--results=other.csv")
-        self.assertEqual(self.talks, [{"maxInFlight": 256}, {"maxInFlight": 7}])
+        self.assertEqual(self.runs, [{"maxInFlight": 256}, {"maxInFlight": 7}])
         self.assertEqual(
             sorted(os.listdir()),
             ["other.csv", "promotion.csv", "promotion.results.csv"],
@@ -1256,8 +1317,8 @@ class CommandTests(FolderTestCase):
 
     def test_problems(self) -> None:
         """
-        Every problem is told, of the form and of the content, and nothing is
-        sent or written.
+        Every error of form and content is reported, and nothing is sent or
+        written.
         """
         Path("promotion.csv").write_text(
             "login,amount,comment\n1,5,x\nx,5,x\n1,0.123456789,x\n1,5,\n"
@@ -1273,20 +1334,20 @@ class CommandTests(FolderTestCase):
 
     def test_manyProblems(self) -> None:
         """
-        A hundred problems are enough.
+        The command stops after a hundred errors.
         """
         Path("promotion.csv").write_text("login,amount\n" + "1,5\n" * 1000)
         said = self.assertEnds(2, "promotion.csv").splitlines()
         self.assertEqual(len(said), 101)
         self.assertEqual(said[99], "promotion.csv: line 101: comment is required")
         self.assertEqual(
-            said[100], "creditsync bulk: that is enough; nothing was booked"
+            said[100], "creditsync bulk: too many problems; nothing was booked"
         )
 
     def test_keyTwice(self) -> None:
         """
-        Rows that have a key in common are told with both lines, after the
-        other problems: only one of them could be booked.
+        Rows that have the same key are reported with both lines, after the
+        other errors: only one of them could be booked.
         """
         Path("promotion.csv").write_text(
             "login,amount,comment,key\n1,5,x,k1\n1,5,x, k1\xa0\n2,6,,k2\n3,7,z,k1\n"
@@ -1295,28 +1356,28 @@ class CommandTests(FolderTestCase):
         self.assertEqual(
             self.assertEnds(2, "promotion.csv"),
             "promotion.csv: line 4: comment is required\n"
-            "promotion.csv: line 3: has the key of line 2\n"
-            "promotion.csv: line 5: has the key of line 2\n"
+            "promotion.csv: line 3: has the same key as line 2\n"
+            "promotion.csv: line 5: has the same key as line 2\n"
             "creditsync bulk: problems: 3; nothing was booked\n",
         )
 
     def test_threeDecimals(self) -> None:
         """
-        Amounts that could be meant as thousands have to be confirmed.
+        Amounts that could be meant as thousands must be confirmed.
         """
         Path("promotion.csv").write_text("login,amount,comment\n1,1.000,x\n2,300,y\n")
         self.assertEqual(
             self.assertEnds(2, "promotion.csv"),
             "promotion.csv: line 2: amount 1.000 can mean 1000 or 1: don't write three"
-            " decimals, or confirm the second with --three-decimals\n"
+            " decimals, or confirm the latter with --three-decimals\n"
             "creditsync bulk: problems: 1; nothing was booked\n",
         )
         self.command("promotion.csv", "--three-decimals")
-        self.assertEqual(len(self.talks), 1)
+        self.assertEqual(len(self.runs), 1)
 
     def test_noRows(self) -> None:
         """
-        A header alone is a mistake.
+        A file with only a header is refused.
         """
         Path("promotion.csv").write_text("login,amount\n\n")
         self.assertEqual(
@@ -1326,7 +1387,8 @@ class CommandTests(FolderTestCase):
 
     def test_noFile(self) -> None:
         """
-        So is a file that is not there, or can't be read twice like a pipe.
+        A file that does not exist is refused, and so is one that can't be read
+        twice, like a pipe.
         """
         self.assertEqual(
             self.assertEnds(2, "nowhere.csv"),
@@ -1339,7 +1401,7 @@ class CommandTests(FolderTestCase):
 
     def test_allDone(self) -> None:
         """
-        Where nothing is left to do nobody is asked.
+        If no rows are left, nothing is sent.
         """
         Path("promotion.csv").write_text(THREE)
         Path("promotion.results.csv").write_text(
@@ -1352,7 +1414,7 @@ class CommandTests(FolderTestCase):
 
     def test_otherResults(self) -> None:
         """
-        A file that was changed after some of its rows were booked is not sent.
+        A file that was changed after some of its rows were booked is refused.
         """
         Path("promotion.csv").write_text(THREE + "1,5,x\n")
         Path("promotion.results.csv").write_text(HEADER + f"2,1,5,,,{THREE_NAME}\n")
@@ -1363,19 +1425,20 @@ class CommandTests(FolderTestCase):
 
     def test_anotherRun(self) -> None:
         """
-        Two runs of a file at the same time would spoil their results.
+        Two runs of a file at the same time are refused: they would spoil each
+        other's results.
         """
         Path("promotion.csv").write_text(THREE)
         options = Namespace(file=Path("promotion.csv"), name="bulk")
         with bulk._open(options):
             self.assertEqual(
                 self.assertEnds(1, "promotion.csv"),
-                "creditsync bulk: another run of promotion.csv is under way\n",
+                "creditsync bulk: another run of promotion.csv is in progress\n",
             )
 
     def test_mistakes(self) -> None:
         """
-        What can be no run is a mistake in the command line.
+        Invalid options are refused.
         """
         Path("promotion.csv").write_text(THREE)
         for arguments in [

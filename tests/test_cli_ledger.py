@@ -63,7 +63,7 @@ class CommandTestCase(SynchronousTestCase):
 
     def book(self, *reservations: Reservation) -> None:
         """
-        Book these, whose orders count from 1.
+        Book these, with orders from 1 on.
         """
         for _ in reservations:
             self.ledger.newOrder()
@@ -71,7 +71,7 @@ class CommandTestCase(SynchronousTestCase):
 
     def bytes(self, *arguments: str) -> bytes:
         """
-        Run the command in this process, and give what it prints.
+        Run the command in this process, and return what it prints.
         """
         self.patch(sys, "argv", ["creditsync", *arguments])
         # A locale that knows hardly a character.
@@ -86,14 +86,14 @@ class CommandTestCase(SynchronousTestCase):
 
     def text(self, *arguments: str) -> str:
         """
-        The same as text.
+        Run the command, and return what it prints as text.
         """
         return self.bytes(*arguments).decode("utf-8")
 
     def ends(self, *arguments: str) -> tuple[object, str]:
         """
-        With which status or sentence the command ends, and what it prints on
-        stderr itself.
+        The status or message with which the command ends, and what it prints
+        to stderr itself.
         """
         complaint = io.StringIO()
         with redirect_stderr(complaint):
@@ -108,7 +108,7 @@ class StatementTests(CommandTestCase):
 
     def setUp(self) -> None:
         """
-        Book a little of everything.
+        Book trades of each kind.
         """
         super().setUp()
         self.book(
@@ -121,8 +121,8 @@ class StatementTests(CommandTestCase):
 
     def test_all(self) -> None:
         """
-        A line for each trade between the opening and the closing totals, and
-        nothing in it that moves the cursor.
+        It prints a line for each trade between the opening and the closing
+        totals, and nothing that moves the cursor.
         """
         self.assertEqual(
             self.text("statement", "1001").splitlines(),
@@ -148,15 +148,15 @@ class StatementTests(CommandTestCase):
 
     def orders(self, *period: str) -> list[str]:
         """
-        The first words of the lines.
+        The first word of each line.
         """
         lines = self.text("statement", "1001", *period).splitlines()[1:]
         return [line.split()[0] for line in lines]
 
     def test_period(self) -> None:
         """
-        A period takes its first second and not its last, however it is
-        written.
+        A period includes its first second and excludes its last, in whatever
+        form they are given.
         """
         for start, end in [
             ("2026-02-01", "2026-02-02"),
@@ -172,21 +172,21 @@ class StatementTests(CommandTestCase):
 
     def test_openingTotals(self) -> None:
         """
-        A statement begins with what was there.
+        A statement begins with the totals before its period.
         """
         lines = self.text("statement", "1001", "--from", "2026-02-02").splitlines()
         self.assertEqual(lines[1].split(), ["opening", "12.3456789", "300.00"])
 
     def test_farTime(self) -> None:
         """
-        A time beyond all calendars is printed as it is.
+        A time after the year 9999 is printed as UNIX seconds.
         """
         self.book(booked(6, 5, 2**52))
         self.assertIn("  4503599627370496      ", self.text("statement", "1001"))
 
     def test_badTime(self) -> None:
         """
-        What is no time is refused, and so is a date that could be UNIX
+        An invalid time is refused, and so is a date that could be UNIX
         seconds.
         """
         for wrong in ("yesterday", "20260131", "-1", "2026-13-01"):
@@ -196,7 +196,7 @@ class StatementTests(CommandTestCase):
 
     def test_badLogin(self) -> None:
         """
-        What is no login is refused.
+        An invalid login is refused.
         """
         for wrong in ("0", "x", "9007199254740992"):
             status, complaint = self.ends("statement", wrong)
@@ -205,7 +205,8 @@ class StatementTests(CommandTestCase):
 
     def test_unknown(self) -> None:
         """
-        An account that isn't there is told, and nothing printed.
+        An account that does not exist is an error, and nothing is printed to
+        stdout.
         """
         self.assertEqual(
             self.ends("statement", "1002"),
@@ -232,7 +233,7 @@ class CheckTests(CommandTestCase):
 
     def test_sound(self) -> None:
         """
-        A sound ledger is one line, while a server has it.
+        For a sound ledger it prints one line, while a server has it open.
         """
         self.book(booked(1, 300), booked(2, 300, login=1002))
         self.assertEqual(
@@ -242,20 +243,20 @@ class CheckTests(CommandTestCase):
 
     def test_unsound(self) -> None:
         """
-        Each problem is a line, and the status is 1.
+        It prints a line for each problem, and exits with status 1.
         """
         self.damage()
         self.assertEqual(self.ends("check"), (1, ""))
         self.assertEqual(
             self.said.decode(),
-            "order-mark: order 1 stands above the order mark 1\n"
-            "total: account 1001 has balance 0 and credit 301, but its trades sum up"
+            "order-mark: order 1 is not below the order mark 1\n"
+            "total: account 1001 has balance 0 and credit 301, but its trades add up"
             " to balance 0 and credit 300\n",
         )
 
     def test_json(self) -> None:
         """
-        Machines get one object.
+        With C{--json} it prints one object, for programs.
         """
         self.assertEqual(
             json.loads(self.text("check", "--json")), {"sound": True, "problems": []}
@@ -268,13 +269,13 @@ class CheckTests(CommandTestCase):
             found["problems"][0],
             {
                 "rule": "order-mark",
-                "message": "order 1 stands above the order mark 1",
+                "message": "order 1 is not below the order mark 1",
             },
         )
 
     def test_missing(self) -> None:
         """
-        A ledger that isn't there is one sentence, and isn't made.
+        A ledger that does not exist is one sentence, and is not created.
         """
         status, complaint = self.ends("check", "--ledger", "other.db")
         path = os.path.realpath("other.db")
@@ -293,7 +294,8 @@ class BackupTests(CommandTestCase):
 
     def test_backup(self) -> None:
         """
-        The copy is made beside the server, and can be read like the ledger.
+        The copy is made while a server has the ledger open, and can be read
+        like the ledger.
         """
         self.book(booked(1, 300))
         self.assertEqual(
@@ -307,14 +309,14 @@ class BackupTests(CommandTestCase):
 
     def test_force(self) -> None:
         """
-        A file that is there is replaced with C{--force} only.
+        An existing file is replaced with C{--force} only.
         """
         Path("copy.db").write_text("precious")
         status, _ = self.ends("backup", "copy.db")
         path = os.path.realpath("copy.db")
         self.assertEqual(
             status,
-            f"creditsync backup: {path} is there already, and is not replaced",
+            f"creditsync backup: {path} already exists and is not replaced",
         )
         self.assertEqual(Path("copy.db").read_text(), "precious")
         self.text("backup", "--force", "copy.db")
@@ -328,8 +330,8 @@ class ExportTests(CommandTestCase):
 
     def test_all(self) -> None:
         """
-        Amounts are exact, times are UNIX seconds, and the text is UTF-8
-        whatever the locale says.
+        Amounts are exact, times are UNIX seconds, and the text is UTF-8 in
+        every locale.
         """
         self.book(
             booked(1, 300_00000000),
@@ -345,7 +347,7 @@ class ExportTests(CommandTestCase):
 
     def test_comment(self) -> None:
         """
-        A comment comes back as it was, line ends of all kinds in it.
+        A comment is read back as it was, with line ends of all kinds in it.
         """
         comment = "a\rb\nc\r\nd\te\"'\u2028,;"
         self.book(booked(1, 1, comment=comment))
@@ -354,7 +356,7 @@ class ExportTests(CommandTestCase):
 
     def test_iso(self) -> None:
         """
-        Times can be ISO ones.
+        With C{--iso} times are written as in ISO 8601.
         """
         self.book(booked(1, 300_00000000))
         self.assertEqual(
@@ -365,7 +367,7 @@ class ExportTests(CommandTestCase):
 
     def test_selection(self) -> None:
         """
-        One account and a period can be chosen.
+        C{--login} and a period select trades.
         """
         self.book(
             booked(1, 1, NOON),
@@ -381,7 +383,7 @@ class ExportTests(CommandTestCase):
 
     def process(self, out: int) -> "subprocess.Popen[str]":
         """
-        Run it in a process of its own, whose output is buffered.
+        Run the command in a process of its own, whose output is buffered.
         """
         return subprocess.Popen(
             [sys.executable, "-m", "creditsync", "export"],
@@ -393,7 +395,8 @@ class ExportTests(CommandTestCase):
 
     def test_unread(self) -> None:
         """
-        A reader that goes away ends it with status 1 and without a word.
+        If the reader closes the pipe, it exits with status 1 and prints
+        nothing to stderr.
         """
         self.book(*(booked(order, 1) for order in range(1, 5001)))
         with self.process(subprocess.PIPE) as process:
@@ -404,7 +407,7 @@ class ExportTests(CommandTestCase):
 
     def test_fullDisk(self) -> None:
         """
-        A disk that is full ends it with a sentence.
+        If the disk is full, it exits with one sentence.
         """
         if not os.path.exists("/dev/full"):
             self.skipTest("needs /dev/full")

@@ -22,8 +22,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.__main__ import main
-from creditsync._cli import connection, operations, stopping, watch
-from creditsync._cli.connection import converse, principalOf
+from creditsync._cli import connection, operations, show, stopping, watch
+from creditsync._cli.connection import principalOf, workAndExit
 from creditsync.client import Answer, OutcomeUnknown, Refused, Unanswered
 
 # As the client gives it.
@@ -52,10 +52,10 @@ def full() -> Iterator[TextIO]:
 
 class FakeClient:
     """
-    A client that notes what it is asked, and answers what it is told to.
+    A client that notes its requests.
 
-    @ivar requests: Command, data and key of each request.
-    @ivar answers: The Deferred of each, in the same order.
+    @ivar requests: The command, data and key of each request.
+    @ivar answers: The Deferreds of their answers, in the same order.
     """
 
     def __init__(self, reactor: Any = None) -> None:
@@ -74,14 +74,14 @@ class FakeClient:
 
     def whenConnected(self, failAfterFailures: int) -> "Deferred[None]":
         """
-        Give L{connected}, which is that of the first attempt.
+        Return L{connected}, the result of the first attempt.
         """
         assert failAfterFailures == 1
         return self.connected
 
     def healthCheck(self) -> "Deferred[Any]":
         """
-        Take a health check.
+        Note a health check.
         """
         self.health.append(Deferred())
         return self.health[-1]
@@ -90,7 +90,7 @@ class FakeClient:
         self, command: str, data: dict[str, Any], key: str | None = None
     ) -> "Deferred[Any]":
         """
-        Take a request.
+        Note a request.
         """
         self.requests.append((command, data, key))
         self.answers.append(Deferred())
@@ -100,13 +100,13 @@ class FakeClient:
         self, *, order: int | None = None, key: str | None = None
     ) -> "Deferred[Any]":
         """
-        Take a question.
+        Note a look-up.
         """
         return self.request("GetOperation", {"order": order, "key": key})
 
     def stopService(self) -> "Deferred[None]":
         """
-        End what is under way, as the real client does.
+        End what is pending, as the real client does.
         """
         self.running = False
         self.stops += 1
@@ -118,54 +118,56 @@ class FakeClient:
 
 class Reactor(MemoryReactorClock):
     """
-    A reactor that can also forget what to do before it stops.
+    A reactor that can also remove a trigger before its stop.
     """
 
     def removeSystemEventTrigger(self, triggerID: Any) -> None:
         """
-        Forget it.
+        Remove it.
         """
         self.triggers["before"]["shutdown"].clear()
 
 
-class TalkTestCase(SynchronousTestCase):
+class ClientTestCase(SynchronousTestCase):
     """
-    A test of commands that talk, to a client that is none.
+    A test of commands that talk to a server, with a fake client.
     """
 
     def setUp(self) -> None:
         """
-        Have a token in the environment, and nothing else.
+        Put a token in the environment, and nothing else.
         """
         self.patch(os, "environ", {"CREDITSYNC_TOKEN": TOKEN})
         self.patch(connection, "settleProcess", lambda reactor: None)
-        self.patch(stopping, "takeSignals", lambda reactor, status: None)
+        self.patch(stopping, "handleSignals", lambda reactor, status: None)
         self.client: Any = FakeClient()
         self.clock = Clock()
         self.stopped: Deferred[None] = Deferred()
-        self.talks: list[tuple[Any, ...]] = []
-        for module in (operations, watch):
-            self.patch(module, "talk", lambda *arguments: self.talks.append(arguments))
+        self.runs: list[tuple[Any, ...]] = []
+        for module in (operations, show, watch):
+            self.patch(
+                module, "runWithClient", lambda *arguments: self.runs.append(arguments)
+            )
 
     def command(self, *arguments: str) -> tuple[Any, ...]:
         """
-        Run the command up to where it would talk, and give what it would
-        talk with: the options, the token, the work, and more.
+        Run the command until it would connect. Returns the arguments of
+        C{runWithClient}: the options, the token, the work, and more.
         """
         self.patch(sys, "argv", ["creditsync", *arguments])
         main()
-        return self.talks.pop()
+        return self.runs.pop()
 
     def begin(self, *arguments: str) -> "Deferred[int]":
         """
-        Run the command, and begin its work.
+        Run the command, and start its work.
         """
         work = self.command(*arguments)[2]
         return Deferred.fromCoroutine(work(self.clock, self.client, self.stopped))
 
     def assertMistake(self, *arguments: str) -> str:
         """
-        The command ends with status 2; gives what it says.
+        The command exits with status 2. Returns what it prints to stderr.
         """
         said = io.StringIO()
         with redirect_stderr(said):
@@ -174,9 +176,9 @@ class TalkTestCase(SynchronousTestCase):
         return said.getvalue()
 
 
-class RequestTests(TalkTestCase):
+class RequestTests(ClientTestCase):
     """
-    What each command asks for.
+    The requests that each command sends.
     """
 
     def requestOf(self, *arguments: str) -> tuple[str, dict[str, Any], str | None]:
@@ -190,7 +192,7 @@ class RequestTests(TalkTestCase):
 
     def test_bookings(self) -> None:
         """
-        Each booking is its C{Sync} command, and what is taken out is negative.
+        Each method has its own command, and withdrawals have negative amounts.
         """
         for arguments, command, data in [
             (
@@ -218,8 +220,7 @@ class RequestTests(TalkTestCase):
 
     def test_amountIsExact(self) -> None:
         """
-        Not a digit of an amount is lost, however many there are, and its sign
-        costs none either.
+        An amount keeps all of its digits, with and without a sign.
         """
         digits = "123456789012345678901234567890.12345678"
         for name, sign in (("credit-in", ""), ("credit-out", "-")):
@@ -251,7 +252,7 @@ class RequestTests(TalkTestCase):
 
     def test_delete(self) -> None:
         """
-        Credits and balances have each their own command to delete them.
+        Credits and balances are each deleted by their own command.
         """
         self.assertEqual(
             self.requestOf("delete", "credit", "5"),
@@ -264,7 +265,7 @@ class RequestTests(TalkTestCase):
 
     def test_show(self) -> None:
         """
-        An order is shown by its number, or by the key of its operation.
+        C{show} looks a trade up by its order or by a key.
         """
         self.assertEqual(
             self.requestOf("show", "5"),
@@ -277,7 +278,7 @@ class RequestTests(TalkTestCase):
 
     def test_mistakes(self) -> None:
         """
-        What can be no request is a mistake in the command line.
+        Arguments that can't make a valid request are refused.
         """
         for arguments in [
             ["credit-in", "1001", "300"],
@@ -304,14 +305,14 @@ class RequestTests(TalkTestCase):
             self.assertIn("error: ", self.assertMistake(*arguments))
 
 
-class AnswerTests(TalkTestCase):
+class AnswerTests(ClientTestCase):
     """
     What each command prints, and how it ends.
     """
 
     def answer(self, data: dict[str, Any], *arguments: str) -> str:
         """
-        Run a command that has this answer; gives what it prints.
+        Run a command that gets this answer, and return what it prints.
         """
         said = io.StringIO()
         with redirect_stdout(said):
@@ -324,7 +325,7 @@ class AnswerTests(TalkTestCase):
 
     def test_text(self) -> None:
         """
-        The trade is one line.
+        The trade is printed on one line.
         """
         self.assertEqual(
             self.answer(TRADE, "credit-in", "1001", "300", "Promotion credit"),
@@ -333,8 +334,8 @@ class AnswerTests(TalkTestCase):
 
     def test_kinds(self) -> None:
         """
-        Every kind of trade and each state has its name, and one that is not
-        known its number.
+        Each kind of trade and each state has its name; an unknown one has its
+        number.
         """
         for cmd, state, words in [
             (6, 3, ("balance-in", "booked")),
@@ -358,7 +359,7 @@ class AnswerTests(TalkTestCase):
 
     def test_comment(self) -> None:
         """
-        A comment stays on its line, whatever is in it.
+        Whatever a comment contains, it stays on its line.
         """
         trade = {**TRADE, "comment": "a\r\nb\tc\x1b[2J\u202e é"}
         self.assertIn(
@@ -367,7 +368,7 @@ class AnswerTests(TalkTestCase):
 
     def test_json(self) -> None:
         """
-        For machines it is the data of the reply, exactly.
+        With C{--json} the line is exactly the data of the reply.
         """
         self.assertEqual(
             self.answer(
@@ -380,21 +381,22 @@ class AnswerTests(TalkTestCase):
 
     def test_replay(self) -> None:
         """
-        People are told that it had been booked before; machines get the data.
+        A replay is marked as one for people; with C{--json} there is only the
+        data.
         """
         replay = {**TRADE, "replayed": True}
         self.assertEqual(
             self.answer(replay, "credit-in", "1001", "300", "x", "--key=k"),
             "order 1242281  login 1001  credit-in 300.0  Promotion credit  booked,"
-            " before this and under the same key\n",
+            " earlier under the same key\n",
         )
         said = self.answer(replay, "credit-in", "1", "3", "x", "--key=k", "--json")
         self.assertNotIn("replayed", said)
 
     def test_unprintable(self) -> None:
         """
-        An operation that is booked is done, whatever becomes of its answer: what
-        can't be printed goes to stderr, or nowhere.
+        If the answer to a booked operation can't be printed to stdout, it goes
+        to stderr or nowhere, and the status is still 0.
         """
         for arguments in [
             ("credit-in", "1001", "300", "x"),
@@ -431,8 +433,9 @@ class AnswerTests(TalkTestCase):
 
     def test_status(self) -> None:
         """
-        What a signal would end an operation with is unknown once it is asked for,
-        and done once it is answered. A look-up leaves it alone.
+        A signal ends an operation with the status for an unknown outcome once
+        the request is sent, and with 0 once it is answered. It never changes
+        the status of a look-up.
         """
         options, _, work = self.command("credit-in", "1001", "300", "x")
         Deferred.fromCoroutine(work(self.clock, self.client, self.stopped))
@@ -443,7 +446,7 @@ class AnswerTests(TalkTestCase):
 
     def test_notUTF8(self) -> None:
         """
-        Text that is not UTF-8 is a mistake, and the argument is named.
+        Text that is not UTF-8 is refused, with the name of the argument.
         """
         for name, arguments in [
             ("COMMENT", ("credit-in", "1001", "300", "caf\udce9")),
@@ -460,7 +463,8 @@ class AnswerTests(TalkTestCase):
 
     def test_otherLocale(self) -> None:
         """
-        UTF-8 that Python could not read under its locale is read all the same.
+        UTF-8 that Python could not decode under its locale is accepted all the
+        same.
         """
         given = "Łódź".encode().decode("ascii", "surrogateescape")
         self.patch(os, "fsencode", lambda text: text.encode("ascii", "surrogateescape"))
@@ -469,21 +473,21 @@ class AnswerTests(TalkTestCase):
 
     def test_stopped(self) -> None:
         """
-        Who interrupts an operation is told that its outcome is unknown.
+        An operation that is interrupted reports an unknown outcome.
         """
         ended = self.begin("credit-in", "1001", "300", "x")
         self.stopped.callback(None)
         self.assertEqual(self.failureResultOf(ended, OutcomeUnknown).value.key, "k1")
 
 
-class TokenTests(TalkTestCase):
+class TokenTests(ClientTestCase):
     """
     Where the token comes from.
     """
 
     def setUp(self) -> None:
         """
-        Be in a folder of our own.
+        Use a folder of its own.
         """
         super().setUp()
         folder = TemporaryDirectory()
@@ -498,7 +502,7 @@ class TokenTests(TalkTestCase):
 
     def test_file(self) -> None:
         """
-        Or it is in a file, which comes first.
+        The file of C{--token} takes precedence over the environment.
         """
         self.file.write_text("a.b.c\n")
         self.assertEqual(
@@ -507,62 +511,75 @@ class TokenTests(TalkTestCase):
 
     def test_none(self) -> None:
         """
-        Without one there is a sentence that says what to do.
+        Without a token the message says what to do.
         """
         os.environ.clear()
         self.assertEqual(
             self.assertMistake("show", "5"),
             "creditsync show: a token is needed: name its file with --token, or put"
-            " it into CREDITSYNC_TOKEN; creditsync token mints one\n",
+            " it in CREDITSYNC_TOKEN; creditsync token mints one\n",
         )
 
     def test_unreadable(self) -> None:
         """
-        A file that can't be read is named.
+        The name of a file that can't be read is in the message.
         """
         said = self.assertMistake("show", "5", "--token", str(self.file))
         self.assertIn(f"the token can't be read from {self.file}: ", said)
-        self.file.write_bytes(b"\xff")
-        said = self.assertMistake("show", "5", "--token", str(self.file))
-        self.assertIn(f"the token can't be read from {self.file}: ", said)
+        for content in (b"\xff", "a.b.c\n".encode("utf-16")):
+            self.file.write_bytes(content)
+            self.assertEqual(
+                self.assertMistake("show", "5", "--token", str(self.file)),
+                f"creditsync show: the token in {self.file} is not ASCII text\n",
+            )
+
+    def test_byteOrderMark(self) -> None:
+        """
+        A byte order mark before the token is no part of it.
+        """
+        self.file.write_bytes(b"\xef\xbb\xbfa.b.c\r\n")
+        self.assertEqual(
+            self.command("show", "5", "--token", str(self.file))[1], "a.b.c"
+        )
 
     def test_malformed(self) -> None:
         """
-        What can stand in no line is no token.
+        A token with characters that can't be sent on a line is refused.
         """
         os.environ["CREDITSYNC_TOKEN"] = "a\nb"
         self.assertIn("the token is malformed", self.assertMistake("show", "5"))
 
     def test_principal(self) -> None:
         """
-        A token says for whom it speaks; what says nothing is nobody's.
+        The principal's id is read from the token; it is empty if the token has
+        none.
         """
         self.assertEqual(principalOf(TOKEN), "7")
         for text in ("", "opaque", "a.b.c", "a.W10.c", "e30.e30.e30"):
             self.assertEqual((text, principalOf(text)), (text, ""))
 
 
-class EndpointTests(TalkTestCase):
+class EndpointTests(ClientTestCase):
     """
-    Where the server is.
+    The address of the server.
     """
 
     def where(self, *arguments: str) -> str:
         """
-        What a command connects to, as its endpoint has it.
+        The endpoint to which a command connects, as text.
         """
         options = self.command("show", "5", *arguments)[0]
         return repr(connection._endpoint(MemoryReactorClock(), options))
 
     def test_default(self) -> None:
         """
-        It is this machine's port 8080.
+        The default is port 8080 of this machine.
         """
         self.assertEqual(self.where(), "<HostnameEndpoint 127.0.0.1:8080>")
 
     def test_environment(self) -> None:
         """
-        It is in the environment, unless an option says otherwise.
+        The environment has the address, unless there is an option.
         """
         os.environ["CREDITSYNC_CONNECT"] = "one.example:1"
         self.assertEqual(self.where(), "<HostnameEndpoint one.example:1>")
@@ -580,7 +597,7 @@ class EndpointTests(TalkTestCase):
 
     def test_endpoint(self) -> None:
         """
-        Any of Twisted's endpoints will do.
+        Any client endpoint of Twisted can be used.
         """
         reactor = MemoryReactorClock()
         options = self.command("show", "5", "--connect", "unix:/run/creditsync")[0]
@@ -589,7 +606,7 @@ class EndpointTests(TalkTestCase):
 
     def test_mistakes(self) -> None:
         """
-        What is neither is a mistake.
+        What is neither HOST:PORT nor an endpoint is refused.
         """
         for text in ("8080", "host", "nope:host:1", "host:x", "tcp:host:x"):
             options = self.command("show", "5", "--connect", text)[0]
@@ -602,14 +619,14 @@ class EndpointTests(TalkTestCase):
             self.assertIn("--connect takes HOST:PORT or an endpoint", said.getvalue())
 
 
-class ConverseTests(TalkTestCase):
+class WorkTests(ClientTestCase):
     """
     From the connection to the exit status.
     """
 
     def setUp(self) -> None:
         """
-        Begin a conversation whose work is a Deferred's.
+        Start work whose result is a Deferred.
         """
         super().setUp()
         self.reactor = Reactor()
@@ -623,12 +640,12 @@ class ConverseTests(TalkTestCase):
             return await self.work
 
         self.ended = Deferred.fromCoroutine(
-            converse(self.reactor, options, lambda reactor: self.client, work)
+            workAndExit(self.reactor, options, lambda reactor: self.client, work)
         )
 
     def do(self, step: Callable[[], object]) -> None:
         """
-        Do something that is to end the conversation.
+        Do something that ends the command.
         """
         with redirect_stderr(self.said):
             step()
@@ -636,8 +653,8 @@ class ConverseTests(TalkTestCase):
 
     def assertEnded(self, status: int, said: str) -> None:
         """
-        It has ended with this status, and this sentence on stderr; the client
-        was stopped and nothing is left behind.
+        The command has ended with this status and this message on stderr, the
+        client was stopped, and nothing is left behind.
         """
         self.assertEqual(
             self.failureResultOf(self.ended, SystemExit).value.code, status
@@ -648,15 +665,15 @@ class ConverseTests(TalkTestCase):
 
     def connect(self) -> None:
         """
-        Have the connection, and the answer of a server.
+        Connect, and answer the health check.
         """
         self.client.connected.callback(None)
         self.client.health[0].callback({})
 
     def test_work(self) -> None:
         """
-        The work begins when the server has answered, and its status is that
-        of the process.
+        The work starts when the server has answered the health check, and its
+        status is that of the process.
         """
         self.assertTrue(self.client.running)
         self.client.connected.callback(None)
@@ -668,7 +685,7 @@ class ConverseTests(TalkTestCase):
 
     def test_noConnection(self) -> None:
         """
-        The first attempt to connect is the last one.
+        There is only one attempt to connect.
         """
         self.do(lambda: self.client.connected.errback(ConnectionRefusedError("no")))
         self.assertEnded(
@@ -679,7 +696,8 @@ class ConverseTests(TalkTestCase):
 
     def test_noAnswer(self) -> None:
         """
-        A server that says nothing is found out before it is asked to book.
+        If the server does not answer the health check, nothing is sent to be
+        booked.
         """
         self.client.connected.callback(None)
         self.do(lambda: self.client.health[0].errback(Unanswered("no answer in time")))
@@ -688,7 +706,8 @@ class ConverseTests(TalkTestCase):
 
     def test_badToken(self) -> None:
         """
-        So is a token that the server does not take.
+        A token that the server refuses is reported before anything is sent to
+        be booked.
         """
         self.client.connected.callback(None)
         why = Refused(401, "UNAUTHORIZED", "the token has expired")
@@ -704,17 +723,18 @@ class ConverseTests(TalkTestCase):
         A refusal is status 3.
         """
         self.connect()
-        why = Refused(409, "TRADE_NO_MONEY", "account 1 has not enough credit")
+        why = Refused(409, "TRADE_NO_MONEY", "account 1 does not have enough credit")
         self.do(lambda: self.work.errback(why))
         self.assertEnded(
             3,
-            "creditsync credit-in: refused: account 1 has not enough credit"
+            "creditsync credit-in: refused: account 1 does not have enough credit"
             " (409 TRADE_NO_MONEY)\n",
         )
 
     def test_unknown(self) -> None:
         """
-        An unknown outcome is status 4, and says what to ask for.
+        An unknown outcome is status 4, and the message has what is needed to
+        look it up.
         """
         self.connect()
         why = OutcomeUnknown("CreditInSync: no answer in time", 5, "k1")
@@ -728,7 +748,8 @@ class ConverseTests(TalkTestCase):
 
     def test_unanswered(self) -> None:
         """
-        No answer to what has not happened is status 1.
+        If there is no answer and nothing can have been booked, the status is
+        1.
         """
         self.connect()
         self.do(lambda: self.work.errback(Unanswered("GetOperation: no answer")))
@@ -736,14 +757,14 @@ class ConverseTests(TalkTestCase):
 
     def test_interrupted(self) -> None:
         """
-        Whoever interrupts it before anything is asked for gets status 130.
+        An interruption before anything was sent is status 130.
         """
         self.do(lambda: self.reactor.triggers["before"]["shutdown"][0][0]())
         self.assertEnded(130, "")
 
     def test_interruptedHealthCheck(self) -> None:
         """
-        The same while the server is silent.
+        An interruption during the health check is status 130.
         """
         self.client.connected.callback(None)
         self.do(lambda: self.reactor.triggers["before"]["shutdown"][0][0]())
@@ -751,8 +772,8 @@ class ConverseTests(TalkTestCase):
 
     def test_fault(self) -> None:
         """
-        A fault of the command itself is status 1 if nothing was sent, and leaves
-        the status alone if something was.
+        A bug in the command itself is status 1 if nothing was sent, and does
+        not change the status otherwise.
         """
         self.connect()
         self.do(lambda: self.work.errback(ZeroDivisionError("a fault")))
@@ -769,7 +790,7 @@ class ConverseTests(TalkTestCase):
 
     def test_stderrIsFull(self) -> None:
         """
-        A refusal stays one where it can't be told.
+        A refusal that can't be printed is still status 3.
         """
         self.connect()
         with full() as nowhere:
@@ -779,7 +800,7 @@ class ConverseTests(TalkTestCase):
 
     def test_clientIsNotStopped(self) -> None:
         """
-        The status stays when the client then fails to stop.
+        The status stays the same if the client then fails to stop.
         """
         self.connect()
         self.patch(FakeClient, "stopService", lambda self: fail(ZeroDivisionError()))
@@ -789,7 +810,8 @@ class ConverseTests(TalkTestCase):
 
     def test_interruptedWork(self) -> None:
         """
-        The work is told, and the reactor waits for its end.
+        An interruption is passed on to the work, and the reactor waits for its
+        end.
         """
         self.connect()
         stopped = self.works[0][2]
@@ -802,14 +824,14 @@ class ConverseTests(TalkTestCase):
         self.assertEnded(4, "")
 
 
-class WatchTests(TalkTestCase):
+class WatchTests(ClientTestCase):
     """
     C{creditsync watch}.
     """
 
     def watch(self, *arguments: str) -> "Deferred[int]":
         """
-        Begin to watch, until the test's end at the latest.
+        Start to watch, and stop at the end of the test at the latest.
         """
         self.addCleanup(lambda: self.stopped.called or self.stopped.callback(None))
         _, _, work, self.observer = self.command("watch", *arguments)
@@ -817,7 +839,7 @@ class WatchTests(TalkTestCase):
 
     def observe(self, type: int, data: dict[str, Any]) -> str:
         """
-        Have an event; gives what is printed.
+        Receive an event, and return what is printed.
         """
         said = io.StringIO()
         with redirect_stdout(said):
@@ -826,7 +848,7 @@ class WatchTests(TalkTestCase):
 
     def test_text(self) -> None:
         """
-        Each event is a line, with its time and its type.
+        Each event is a line with its time and its type.
         """
         self.watch()
         for type, name in [(0, "add   "), (1, "update"), (2, "delete"), (9, "type 9")]:
@@ -838,7 +860,7 @@ class WatchTests(TalkTestCase):
 
     def test_strangeTime(self) -> None:
         """
-        An event whose time is none is printed all the same.
+        An event with an invalid time is printed all the same.
         """
         self.watch()
         for time in (None, 1e300, "x"):
@@ -847,7 +869,7 @@ class WatchTests(TalkTestCase):
 
     def test_json(self) -> None:
         """
-        For machines it is the event's object.
+        With C{--json} each line is the event as an object.
         """
         self.watch("--json")
         self.assertEqual(
@@ -857,7 +879,7 @@ class WatchTests(TalkTestCase):
 
     def test_stopped(self) -> None:
         """
-        Ctrl-C is how it ends well.
+        Ctrl-C ends it with status 0.
         """
         ended = self.watch()
         self.assertNoResult(ended)
@@ -867,7 +889,8 @@ class WatchTests(TalkTestCase):
 
     def test_heartbeat(self) -> None:
         """
-        The server is asked again and again, each time after an answer.
+        It sends a health check every ten seconds, each one after the answer to
+        the last.
         """
         self.watch()
         self.assertEqual(len(self.client.health), 1)
@@ -879,7 +902,8 @@ class WatchTests(TalkTestCase):
 
     def test_tokenExpires(self) -> None:
         """
-        It ends when the token is no longer good, as no events come any more.
+        It ends when the token is no longer valid, as no more events would
+        come.
         """
         ended = self.watch()
         self.client.health[0].errback(Refused(401, "UNAUTHORIZED", "expired"))
@@ -888,7 +912,8 @@ class WatchTests(TalkTestCase):
 
     def test_serverAway(self) -> None:
         """
-        It goes on while the server is away, and says so.
+        It goes on while the server is away, and reports that events are
+        missed.
         """
         self.client.running = True
         ended = self.watch()
@@ -904,7 +929,8 @@ class WatchTests(TalkTestCase):
 
     def test_nobodyReads(self) -> None:
         """
-        It ends well when what it prints is no longer read.
+        It ends with status 0 when the reader of its output has closed the
+        pipe.
         """
         reading, writing = os.pipe()
         os.close(reading)
@@ -916,7 +942,7 @@ class WatchTests(TalkTestCase):
 
     def test_full(self) -> None:
         """
-        It ends with the cause when what it prints can't be written.
+        It ends with the cause if its output can't be written.
         """
         ended = self.watch()
         with full() as out, redirect_stdout(out):
@@ -927,12 +953,12 @@ class WatchTests(TalkTestCase):
 
 class FakeClientTests(SynchronousTestCase):
     """
-    What the fake has to share with the real one.
+    What the fake client must have in common with the real one.
     """
 
     def test_cancelled(self) -> None:
         """
-        A Deferred that is given up fails as L{converse} expects it.
+        A Deferred that is cancelled fails as L{workAndExit} expects.
         """
         connected = FakeClient().whenConnected(failAfterFailures=1)
         connected.cancel()

@@ -1,12 +1,12 @@
 """
-Tests for L{creditsync._cli.spreadsheet}: files as they are really written.
+Tests for L{creditsync._cli.bulk.spreadsheet}: files as they are really written.
 """
 
 from io import BytesIO
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync._cli.spreadsheet import Problem, Unreadable, clean, records
+from creditsync._cli.bulk.spreadsheet import RowProblem, Unreadable, clean, records
 
 TABLE = [(1, ["login", "amount", "comment"]), (2, ["1001", "300.50", "Bonus, €"])]
 
@@ -29,14 +29,14 @@ class RecordsTests(SynchronousTestCase):
 
     def assertUnreadable(self, content: bytes, cause: str) -> None:
         """
-        A file is given up for this cause.
+        A file is refused with this message.
         """
         e = self.assertRaises(Unreadable, list, records(BytesIO(content)))
         self.assertEqual(str(e), cause)
 
     def test_separators(self) -> None:
         """
-        The header tells whether commas, semicolons or tabs separate columns.
+        The header decides whether commas, semicolons or tabs separate columns.
         """
         for text in (
             'login,amount,comment\r\n1001,300.50,"Bonus, €"\r\n',
@@ -49,7 +49,8 @@ class RecordsTests(SynchronousTestCase):
 
     def test_encodings(self) -> None:
         """
-        A byte order mark tells UTF-16; all else is UTF-8, with a mark or not.
+        A byte order mark means UTF-16; anything else is UTF-8, with or without
+        a mark.
         """
         text = "login\tamount\tcomment\r\n1001\t300.50\tBonus, €\r\n"
         for encoding in ("utf-8", "utf-8-sig", "utf-16"):
@@ -59,8 +60,8 @@ class RecordsTests(SynchronousTestCase):
 
     def test_sep(self) -> None:
         """
-        A first line may name the separator, as Excel has it; the lines are
-        still counted from the beginning of the file.
+        The first line may name the separator, as Excel does; lines are still
+        counted from the beginning of the file.
         """
         table = [(2, ["login", "amount"]), (3, ["1", "5"]), (4, ["2", "6"])]
         for text in (
@@ -74,7 +75,7 @@ class RecordsTests(SynchronousTestCase):
 
     def test_sepBelowHeader(self) -> None:
         """
-        Below the header such a line is a row like any other.
+        A C{sep=} line below the header is a row like any other.
         """
         self.assertRecords(
             b"login;amount\nsep=;\n", [(1, ["login", "amount"]), (2, ["sep=", ""])]
@@ -82,7 +83,7 @@ class RecordsTests(SynchronousTestCase):
 
     def test_otherSep(self) -> None:
         """
-        It can't name what is not understood.
+        A C{sep=} line that names an unknown separator is refused.
         """
         for line in (b"sep=|", b"sep=", b"sep=."):
             self.assertUnreadable(
@@ -92,7 +93,7 @@ class RecordsTests(SynchronousTestCase):
 
     def test_unclear(self) -> None:
         """
-        A header that may be separated in two ways is not guessed at.
+        A header with more than one possible separator is refused.
         """
         self.assertUnreadable(
             b"login;amount,comment\n1;300,50\n",
@@ -105,8 +106,8 @@ class RecordsTests(SynchronousTestCase):
 
     def test_emptyLines(self) -> None:
         """
-        Empty lines before the header, also with separators, are skipped but
-        counted; of an empty file there is nothing.
+        Empty lines before the header, even with separators, are skipped but
+        counted; an empty file has no records.
         """
         self.assertRecords(
             b'\r\n,,\r\n"",,\r\n\xc2\xa0,,\r\nlogin,amount,comment\r\n1,5,x\r\n',
@@ -116,7 +117,7 @@ class RecordsTests(SynchronousTestCase):
 
     def test_spaceBeforeQuote(self) -> None:
         """
-        A quoted field may stand behind spaces: the quotes are not its text.
+        A quoted field may follow spaces; the quotes are not part of its text.
         """
         self.assertRecords(
             b'login, amount, comment\n1001, 300.50, "Bonus, \xe2\x82\xac"\n', TABLE
@@ -125,7 +126,7 @@ class RecordsTests(SynchronousTestCase):
 
     def test_textBehindQuote(self) -> None:
         """
-        A field that goes on behind its closing quote is not CSV.
+        Text after the closing quote of a field is not CSV.
         """
         for row in (b'1,"Bonus" of May', b'1,"Bonus" ', rb'1,"say \"hi\""'):
             self.assertUnreadable(
@@ -135,8 +136,7 @@ class RecordsTests(SynchronousTestCase):
 
     def test_notText(self) -> None:
         """
-        Workbooks, and UTF-16 or UTF-32 that is not marked as UTF-16, are no
-        text of ours.
+        Workbooks, UTF-32, and UTF-16 without a mark are refused.
         """
         text = "login,amount\n1,5\n"
         for content in (
@@ -153,7 +153,7 @@ class RecordsTests(SynchronousTestCase):
 
     def test_cutOff(self) -> None:
         """
-        UTF-16 that ends within a character was cut off.
+        UTF-16 that ends within a character is refused as cut off.
         """
         self.assertUnreadable(
             "login,amount\n1,5\n".encode("utf-16")[:-1],
@@ -168,8 +168,8 @@ class CleanTests(SynchronousTestCase):
 
     def test_ends(self) -> None:
         """
-        White space and what has no width is taken away around a field, and
-        stays within it.
+        White space and characters without width are removed from the ends of a
+        field, but not from within.
         """
         self.assertEqual(
             clean(
@@ -188,18 +188,18 @@ class CleanTests(SynchronousTestCase):
 
     def test_visible(self) -> None:
         """
-        Nothing is taken away that can be seen.
+        No visible character is removed.
         """
         fields = ["'x'", '"x"', "é", "\u2764\ufe0f", "\u0600", "-", "_", "\x07"]
         self.assertEqual(clean(fields), fields)
 
     def test_lateQuote(self) -> None:
         """
-        A quote behind white space that the reader does not skip was meant to
-        begin its field.
+        A quote after white space that the CSV reader does not skip is refused:
+        it was meant to begin its field.
         """
         for field in ('\t"Bonus"', '\xa0 "Bonus"', '\ufeff"Bonus"', '\u200b\u200b"x'):
-            e = self.assertRaises(Problem, clean, ["1", field])
+            e = self.assertRaises(RowProblem, clean, ["1", field])
             self.assertEqual(
                 str(e), "has a quote that is not the first character of its field"
             )
@@ -207,14 +207,14 @@ class CleanTests(SynchronousTestCase):
 
     def test_invalid(self) -> None:
         """
-        What was no text in the file's encoding is refused.
+        Text that is invalid in the file's encoding is refused.
         """
         for content in (
             b"a,b\n1,\xe9\n",
             b"\xff\xfe" + "a,b\n1,".encode("utf-16-le") + b"\x00\xd8\n\x00",
         ):
             _, (line, fields) = records(BytesIO(content))
-            e = self.assertRaises(Problem, clean, fields)
+            e = self.assertRaises(RowProblem, clean, fields)
             self.assertEqual(
                 (line, str(e)), (2, "is not valid Unicode: save it as CSV UTF-8")
             )

@@ -1218,8 +1218,9 @@ class UselessTests(ClientTestCase):
         """
         for said, cause in [
             (
-                b'{"status":400,"error":"INVALID_JSON","message":"TLS, please"}\r\n',
-                "TLS, please",
+                b'{"status":400,"error":"INVALID_JSON","message":"this port speaks TLS,'
+                b' and the client does not"}\r\n',
+                "this port speaks TLS, and the client does not",
             ),
             (
                 b"\x15\x03\x01\x00\x02\x02\x46",
@@ -1232,6 +1233,26 @@ class UselessTests(ClientTestCase):
             self.server.receive(said)
             self.server.lose()
             self.assertNeverSent(result, cause)
+
+    def test_proxyHeader(self) -> None:
+        """
+        A complaint about a line that isn't the client's, such as the header of a
+        proxy before a port that expects none, says nothing of the client's own:
+        they may be booked.
+        """
+        for acknowledged in (False, True):
+            self.start()
+            result = self.credit()
+            self.server.receive(
+                b'{"status":400,"error":"INVALID_JSON","message":"the line is not valid'
+                b' JSON: invalid character (byte 0)"}\r\n'
+            )
+            if acknowledged:
+                self.server.acknowledge()
+            self.server.lose()
+            self.assertNoResult(result)
+            self.stop()
+            self.failureResultOf(result, OutcomeUnknown)
 
     def test_understoodBefore(self) -> None:
         """

@@ -27,7 +27,7 @@ EVERY_ROLE = {0, 1, 2, 3, 4, 5}
 
 def request(name: str, **data: Any) -> Request:
     """
-    A request whose data has passed its schema.
+    A request whose data has been validated.
     """
     return Request(name, "1", "manager", data)
 
@@ -39,7 +39,7 @@ class HealthCheckTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Make it 1000 seconds after the clock's beginning.
+        Make the command 1000 seconds after the clock's beginning.
         """
         self.clock = Clock()
         self.clock.advance(1000)
@@ -54,7 +54,7 @@ class HealthCheckTests(SynchronousTestCase):
 
     def test_interface(self) -> None:
         """
-        It provides the whole interface.
+        L{HealthCheck} provides the whole interface.
         """
         verifyObject(ICommand, self.healthCheck)
 
@@ -69,7 +69,8 @@ class HealthCheckTests(SynchronousTestCase):
 
     def test_response(self) -> None:
         """
-        It tells that the server works, the version, and how much waits.
+        The response has the status of the server, its version, and the number
+        of pending requests.
         """
         self.patch(__import__("creditsync"), "__version__", "1.2.3")
         self.assertEqual(
@@ -87,8 +88,8 @@ class HealthCheckTests(SynchronousTestCase):
 
     def test_pending(self) -> None:
         """
-        Replies that wait for an event or for a commit are counted, as long as
-        they wait.
+        Requests that wait for an event or for a commit are counted while they
+        wait.
         """
         operation = Operation("CreditInSync", 7, 1001, 1, "")
         durable: Deferred[None] = Deferred()
@@ -106,9 +107,9 @@ class HealthCheckTests(SynchronousTestCase):
 
 class KnowingRuntime:
     """
-    A runtime, as far as L{GetOperation} is concerned.
+    A runtime, as far as L{GetOperation} needs one.
 
-    @ivar asked: What it was asked for, in order.
+    @ivar asked: The look-ups, in order.
     """
 
     def __init__(self) -> None:
@@ -133,7 +134,7 @@ class KnowingRuntime:
 
 class AskingSession:
     """
-    A session, as far as L{GetOperation} is concerned.
+    A session, as far as L{GetOperation} needs one.
     """
 
     principal = Principal(7, 1, float("inf"))
@@ -146,7 +147,7 @@ class GetOperationTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Make it on a runtime that knows order 5.
+        Make the command with a runtime that knows order 5.
         """
         self.trade = Trade(5, 1001, 7, 3, 1, "Promotion credit", 1, 2, 3)
         self.runtime: Any = KnowingRuntime()
@@ -162,7 +163,7 @@ class GetOperationTests(SynchronousTestCase):
 
     def test_interface(self) -> None:
         """
-        It provides the whole interface.
+        L{GetOperation} provides the whole interface.
         """
         verifyObject(ICommand, self.command)
 
@@ -177,7 +178,7 @@ class GetOperationTests(SynchronousTestCase):
 
     def test_order(self) -> None:
         """
-        The trade is told as the runtime has it.
+        The trade is returned as the runtime has it.
         """
         self.assertIs(self.successResultOf(self.execute(order=5)), self.trade)
 
@@ -190,7 +191,7 @@ class GetOperationTests(SynchronousTestCase):
 
     def test_foreignTrade(self) -> None:
         """
-        The record of a foreign runtime is told as it is.
+        The record of a foreign runtime is returned unchanged.
         """
         self.runtime.trades[6] = {"order": 6, "magic": 17}
         self.assertEqual(
@@ -199,7 +200,7 @@ class GetOperationTests(SynchronousTestCase):
 
     def test_key(self) -> None:
         """
-        A key is looked up for the principal who asks, then its order.
+        A key is looked up for the requesting principal, and then its order.
         """
         self.runtime.orders[7, "promo-1"] = 5
         told = self.successResultOf(self.execute(idempotencyKey="promo-1"))
@@ -208,7 +209,7 @@ class GetOperationTests(SynchronousTestCase):
 
     def test_noOrder(self) -> None:
         """
-        An order that is not there is 404.
+        An unknown order is 404.
         """
         why = self.failureResultOf(self.execute(order=42), NotFound).value
         self.assertEqual((why.status, why.error), (404, "NOT_FOUND"))
@@ -226,7 +227,7 @@ class GetOperationTests(SynchronousTestCase):
 
     def test_later(self) -> None:
         """
-        A runtime may take its time.
+        A runtime may answer a look-up later.
         """
         later: Deferred[Trade] = Deferred()
         self.runtime.trade = lambda order: later
@@ -238,7 +239,7 @@ class GetOperationTests(SynchronousTestCase):
 
 class SubscriberSession:
     """
-    A session, as far as a subscription is concerned.
+    A session, as far as a subscription needs one.
     """
 
     def __init__(self) -> None:
@@ -246,7 +247,7 @@ class SubscriberSession:
 
     def subscribe(self, subscribed: bool) -> None:
         """
-        Note it.
+        Record it.
         """
         self.calls.append(subscribed)
 
@@ -283,7 +284,7 @@ class SubscriptionTests(SynchronousTestCase):
 
     def test_subscribe(self) -> None:
         """
-        C{Subscribe} lets the session receive events, and tells the channels.
+        C{Subscribe} turns the session's events on, and returns the channels.
         """
         response = self.on.execute(
             self.session, request("Subscribe", chanels=["trade:event"])
@@ -293,7 +294,7 @@ class SubscriptionTests(SynchronousTestCase):
 
     def test_unsubscribe(self) -> None:
         """
-        C{Unsubscribe} stops it.
+        C{Unsubscribe} turns the session's events off.
         """
         response = self.off.execute(
             self.session, request("Unsubscribe", chanels=["trade:event"])
@@ -303,8 +304,7 @@ class SubscriptionTests(SynchronousTestCase):
 
     def test_unknownChannel(self) -> None:
         """
-        An unknown channel is 404, and nothing has changed, not even for a
-        known one beside it.
+        An unknown channel is 404 and changes nothing, even beside a known one.
         """
         for channels in (["quotes"], ["trade:event", "quotes"], ["Trade:Event"]):
             why = self.assertRaises(

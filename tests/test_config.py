@@ -20,7 +20,7 @@ from tests.test_tap import SECRET, InFolder
 
 class FileTestCase(InFolder):
     """
-    A test with a file of options.
+    A test with a configuration file.
     """
 
     def write(self, text: str) -> None:
@@ -37,7 +37,7 @@ class FileTests(FileTestCase):
 
     def assertRefused(self, sentence: str, text: str, *arguments: str) -> None:
         """
-        A file with this text is a mistake, and this is what its author is told.
+        A file with this text is refused with this message.
         """
         self.write(text)
         e = self.assertRaises(UsageError, self.parse, "--config=c.toml", *arguments)
@@ -45,7 +45,7 @@ class FileTests(FileTestCase):
 
     def test_decides(self) -> None:
         """
-        The file has each kind of option by its name.
+        A file sets each kind of option by its name.
         """
         self.write(
             """
@@ -75,8 +75,8 @@ class FileTests(FileTestCase):
 
     def test_commandLineWins(self) -> None:
         """
-        What the command line says goes before the file, wherever it stands,
-        also where it says what would be so anyway.
+        The command line takes precedence over the file, in whatever order the
+        options come, even where it only repeats a default.
         """
         self.write('listen = ["tcp:1"]\ntimeout = 3.0\nmax-pending = 7\nmax-queued = 8')
         for arguments in (
@@ -102,16 +102,16 @@ class FileTests(FileTestCase):
 
     def test_unknownKey(self) -> None:
         """
-        What is no option is refused by its name: also a table, the name of an
-        attribute, and a file that names another.
+        A key that is not an option is refused by its name: also a table, the
+        name of an attribute, and another configuration file.
         """
         for key in ("lisen", "maxPending", "max_pending", "limits", "config", "secret"):
-            self.assertRefused(f"there is no option {key}", f'{key} = "x"')
-        self.assertRefused("there is no option server", "[server]\ntimeout = 1")
+            self.assertRefused(f"unknown option {key}", f'{key} = "x"')
+        self.assertRefused("unknown option server", "[server]\ntimeout = 1")
 
     def test_wrongType(self) -> None:
         """
-        A value of another type is refused by its key, even where the command
+        A value of the wrong type is refused with its key, even if the command
         line has the option.
         """
         for text, wanted in [
@@ -132,7 +132,8 @@ class FileTests(FileTestCase):
 
     def test_wrongValue(self) -> None:
         """
-        A value that the command line would not take is refused as there.
+        A value that the command line would refuse is refused with the same
+        message.
         """
         self.assertRefused(
             "--max-pending must be a positive whole number: -1", "max-pending = -1"
@@ -140,8 +141,7 @@ class FileTests(FileTestCase):
         self.assertRefused("--timeout must be a positive number: inf", "timeout = inf")
         self.assertRefused("--accounts must be open or known: all", 'accounts = "all"')
         self.assertRefused(
-            "--listen nope:1 is no endpoint to listen on:"
-            " Unknown endpoint type: 'nope'",
+            "--listen nope:1 is not a valid endpoint: Unknown endpoint type: 'nope'",
             'listen = ["nope:1"]',
         )
         self.assertRefused(
@@ -153,7 +153,7 @@ class FileTests(FileTestCase):
 
     def test_noFile(self) -> None:
         """
-        A file that can't be read is refused, and one that is no TOML.
+        A file is refused if it can't be read or is not TOML.
         """
         e = self.assertRaises(UsageError, self.parse, "--config=nowhere")
         self.assertEqual(
@@ -161,19 +161,19 @@ class FileTests(FileTestCase):
         )
         self.write("timeout = ")
         e = self.assertRaises(UsageError, self.parse, "--config=c.toml")
-        self.assertTrue(str(e).startswith("c.toml: it is no TOML: "), str(e))
+        self.assertTrue(str(e).startswith("c.toml: it is not valid TOML: "), str(e))
         Path("c.toml").write_bytes(b"\xff")
         e = self.assertRaises(UsageError, self.parse, "--config=c.toml")
         self.assertEqual(str(e), "c.toml: it is not UTF-8")
         Path("c.toml").write_bytes(b"\xef\xbb\xbftimeout = 3\n")
         e = self.assertRaises(UsageError, self.parse, "--config=c.toml")
         self.assertEqual(
-            str(e), "c.toml: it begins with a byte order mark; save it without"
+            str(e), "c.toml: it begins with a byte order mark; save it without one"
         )
 
     def test_everyOption(self) -> None:
         """
-        There is no option of the server that a file can't have.
+        A file can have every option of the server.
         """
         options = Options()
         names = {name.removesuffix("=") for name in options.longOpt}
@@ -190,7 +190,8 @@ class LogTests(FileTestCase):
 
     def test_twistd(self) -> None:
         """
-        The option, and the file that has it, choose C{twistd}'s observer.
+        The option selects C{twistd}'s observer, on the command line and in a
+        file.
         """
         self.write("log-json = true")
         for argument in ("--log-json", "--config=c.toml"):
@@ -211,7 +212,8 @@ class CheckTests(FileTestCase):
         """
         Run it.
 
-        @return: The exit status or what is told with it, and what was printed.
+        @return: The exit status or message, and what was printed to stdout and
+            stderr.
         """
         out, errors, status = io.StringIO(), io.StringIO(), None
         with redirect_stdout(out), redirect_stderr(errors):
@@ -223,8 +225,8 @@ class CheckTests(FileTestCase):
 
     def test_shows(self) -> None:
         """
-        It shows what would be used, and where each of it comes from; its
-        output is a file that says the same.
+        It prints the value and the source of each option, as a file that has
+        the same options.
         """
         self.writeKey()
         self.write('listen = ["tcp:1"]\ntimeout = 3\naudit = "a \\"b\\""')
@@ -243,13 +245,13 @@ class CheckTests(FileTestCase):
             "idempotent-extid = false  # default",
         ):
             self.assertIn(line, lines)
-        self.assertEqual(lines.pop(), "All of it can be used.")
+        self.assertEqual(lines.pop(), "Configuration OK.")
         self.write("\n".join(lines))
         self.assertEqual(self.parse("--config=c.toml")["limits"].maxPending, 9)
 
     def test_makesNothing(self) -> None:
         """
-        Nothing is made by it, and no secret is shown.
+        It creates no file, and prints no secret.
         """
         self.assertEqual(self.check()[0], None)
         self.assertEqual(os.listdir(), [])
@@ -259,7 +261,7 @@ class CheckTests(FileTestCase):
 
     def test_mistake(self) -> None:
         """
-        A mistake is told as the server would.
+        A wrong value is reported as the server would report it.
         """
         self.write("timeout = 0")
         status, out, _ = self.check("c.toml")
@@ -271,7 +273,7 @@ class CheckTests(FileTestCase):
 
     def test_files(self) -> None:
         """
-        Files that the server could not use or make are told, all of them.
+        All files that the server could not use or create are reported.
         """
         os.mkdir("taken")
         status, _, errors = self.check(
@@ -283,9 +285,9 @@ class CheckTests(FileTestCase):
             errors.splitlines(),
             [
                 "creditsync check-config: --key: the folder"
-                f" {folder}/taken/x is not there",
+                f" {folder}/taken/x does not exist",
                 "creditsync check-config: --ledger: the folder"
-                f" {folder}/nowhere is not there",
+                f" {folder}/nowhere does not exist",
             ],
         )
         self.assertEqual(
@@ -295,55 +297,59 @@ class CheckTests(FileTestCase):
 
     def test_notAllowed(self) -> None:
         """
-        So are those that this user may not touch.
+        Files that this user may not read, write or create are reported.
         """
         self.writeKey()
         Path("x.db").touch()
         Path("x.db-shm").touch()
+        Path("x.db.lock").touch()
         self.patch(os, "access", lambda path, mode, **_: False)
         me = pwd.getpwuid(os.geteuid()).pw_name
-        shm = os.path.realpath("x.db-shm")
+        path = os.path.realpath("x.db")
         self.assertEqual(
             self.check("--ledger=x.db", "--audit=y")[2].splitlines(),
             [
                 "creditsync check-config: --ledger: x.db can't be read and written"
                 " by this user",
-                f"creditsync check-config: --ledger: {shm} is in the way: it belongs to"
-                f" user {me}, and user {me}, who runs this, may not read and write it;"
-                f" as root: chmod u+rw {shm}",
-                "creditsync check-config: --audit: y can't be made by this user",
+                *(
+                    f"creditsync check-config: --ledger: {path}{end} is in the way: it"
+                    f" belongs to user {me}, and user {me}, who runs this, may not read"
+                    f" and write it; as root: chmod u+rw {path}{end}"
+                    for end in ("-shm", ".lock")
+                ),
+                "creditsync check-config: --audit: y can't be created by this user",
             ],
         )
 
     def test_warnings(self) -> None:
         """
-        What can be used, and is perhaps not what was meant, is told without
-        being a mistake.
+        What can be used but may not be what was meant is a warning, not an
+        error.
         """
         Path("creditsync.key").write_bytes(bytes(range(200, 240)) + b"\n")
         Path("revoked").write_text("0123456789abcdef # John\nlost laptop")
         status, out, errors = self.check("--revoked=revoked")
         self.assertIsNone(status)
-        self.assertTrue(out.endswith("All of it can be used.\n"))
+        self.assertTrue(out.endswith("Configuration OK.\n"))
         self.assertEqual(
             errors.splitlines(),
             [
                 "creditsync check-config: warning: --revoked: revoked: line 2: there is"
                 " white space or one of # , ; \" ' inside; one id per line is expected,"
-                " and a remark begins with white space and #. The first word is revoked"
-                " too",
+                " and a comment begins with white space and #. The first word, and each"
+                " id of `creditsync token` in the line, is revoked too",
                 "creditsync check-config: warning: --revoked: revoked: the last line"
-                " has no line end: what is appended next will run into it",
+                " has no line end: the next one would be appended to it",
                 "creditsync check-config: warning: --key: the key begins with a byte"
-                " order mark, which is not part of it, or is binary and begins or ends"
-                " with white space, which is; tokens that an earlier release signed by"
-                " the other reading are accepted too",
+                " order mark, which is not part of the key, or is binary and begins or"
+                " ends with white space, which is; tokens signed with the key as"
+                " earlier releases read it are accepted too",
             ],
         )
 
     def test_revoked(self) -> None:
         """
-        A list of revoked tokens that is not understood is a mistake.
+        A file of revoked tokens that can't be understood is an error.
         """
         Path("revoked").write_text("lost-laptop-1\n", "utf-16")
         path = Path("revoked").absolute()
@@ -351,12 +357,12 @@ class CheckTests(FileTestCase):
         self.assertEqual(
             status,
             f"creditsync check-config: --revoked: the revocations in {path} are not"
-            " UTF-8, but UTF-16 or no text at all",
+            " UTF-8, but UTF-16 or not text",
         )
 
     def test_certificate(self) -> None:
         """
-        Certificates are read.
+        Certificates are read too.
         """
         Authority("a").issue().write(Path("server.pem"))
         self.assertIsNone(self.check("--listen=ssl:1:privateKey=server.pem")[0])
@@ -366,7 +372,7 @@ class CheckTests(FileTestCase):
 
     def test_command(self) -> None:
         """
-        It is a command of C{creditsync}, and helps.
+        It is a subcommand of C{creditsync}, and has a help text.
         """
         self.patch(__import__("sys"), "argv", ["creditsync", "check-config", "--help"])
         out = io.StringIO()

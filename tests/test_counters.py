@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync._conversation.waiters import Waiter
+from creditsync._conversation.waiter import Waiter
 from creditsync.codes import EV_RECORD_ADD
 from creditsync.counters import SECONDS, SIZES, Counters, Histogram
 from creditsync.errors import LedgerProblem

@@ -31,8 +31,9 @@ from tests.test_web import WebTestCase
 
 def asked(client: Client, name: str = "a", **members: Any) -> None:
     """
-    Have a client ask for one of each kind: for the booked trade, for what is
-    answered when it is durable, under a key, and for what is refused.
+    Have a client send one request of each kind: one for the booked trade, one
+    that is answered when it is durable, one under a key, and one that is
+    refused.
     """
     client.asks("CreditInSync", f"{name}-1")
     client.asks("CreditIn", f"{name}-2")
@@ -43,7 +44,7 @@ def asked(client: Client, name: str = "a", **members: Any) -> None:
 
 def trailed(test: SynchronousTestCase, server: CreditSync, clock: Clock) -> None:
     """
-    Give a server an audit trail.
+    Give a server an audit trail, for the sessions that come from now on.
     """
     folder = TemporaryDirectory()
     test.addCleanup(folder.cleanup)
@@ -55,7 +56,7 @@ def trailed(test: SynchronousTestCase, server: CreditSync, clock: Clock) -> None
 
 class RequestTests(ObservedTestCase):
     """
-    Requests, and how they may end.
+    Tests that requests leave no counts behind, however they end.
     """
 
     def serve(self, **limits: Any) -> None:
@@ -67,7 +68,8 @@ class RequestTests(ObservedTestCase):
 
     def assertNothingLeft(self) -> None:
         """
-        All counts are zero, and so they are once the clients are gone.
+        Assert that all counts are zero, before and after the clients
+        disconnect.
         """
         self.turns()
         self.assertEqual(counts.left(self.server), {})
@@ -79,7 +81,7 @@ class RequestTests(ObservedTestCase):
 
     def test_seen(self) -> None:
         """
-        While something is under way the counts say so.
+        While requests are pending the counts are not zero.
         """
         client = Client(self.server)
         asked(client)
@@ -105,7 +107,7 @@ class RequestTests(ObservedTestCase):
 
     def test_answered(self) -> None:
         """
-        Those that are answered.
+        Answered requests leave no counts behind.
         """
         for name in "ab":
             asked(Client(self.server), name)
@@ -114,7 +116,8 @@ class RequestTests(ObservedTestCase):
 
     def test_changes(self) -> None:
         """
-        Those that update an order and then delete it, in one commit and in several.
+        Requests that update an order and then delete it, in one commit and in
+        several, leave no counts behind.
         """
         for isOneCommit in (True, False):
             client = Client(self.server)
@@ -135,7 +138,7 @@ class RequestTests(ObservedTestCase):
 
     def test_timedOut(self) -> None:
         """
-        Those that end in 504, and are booked later.
+        Requests that end in 504 and are booked later leave no counts behind.
         """
         client = Client(self.server)
         asked(client)
@@ -147,8 +150,8 @@ class RequestTests(ObservedTestCase):
 
     def test_gone(self) -> None:
         """
-        Those whose session ends with several of them in flight; another session
-        keeps its own.
+        A session that ends with several pending requests leaves no counts
+        behind, and another session keeps its own.
         """
         gone, other = Client(self.server), Client(self.server)
         asked(gone)
@@ -161,7 +164,8 @@ class RequestTests(ObservedTestCase):
 
     def test_goneAfterTimeout(self) -> None:
         """
-        Those whose session ends when some of them have ended in 504.
+        A session that ends when some of its requests have ended in 504 leaves
+        no counts behind.
         """
         client = Client(self.server)
         asked(client)
@@ -177,8 +181,8 @@ class RequestTests(ObservedTestCase):
 
     def test_full(self) -> None:
         """
-        Sessions that end with as many in flight as the server takes leave room for
-        as many others, however often.
+        Sessions that end with as many pending requests as the server allows
+        make room for as many others, however often.
         """
         self.serve(maxPending=3, maxPendingPerSession=3)
         for _ in range(5):
@@ -197,7 +201,8 @@ class RequestTests(ObservedTestCase):
 
     def test_refused(self) -> None:
         """
-        Those that are refused at once, each for another reason.
+        Requests that are refused at once, each for another reason, leave no
+        counts behind.
         """
         client = Client(self.server)
         client.asks(token="nobody")
@@ -212,7 +217,8 @@ class RequestTests(ObservedTestCase):
 
     def test_notAdmitted(self) -> None:
         """
-        Those for which there is no room, and those whose extID waits already.
+        Requests beyond a limit, or whose extID is already pending, leave no
+        counts behind.
         """
         for limit, status in (
             ("maxPending", 503),
@@ -231,8 +237,8 @@ class RequestTests(ObservedTestCase):
 
     def test_attached(self) -> None:
         """
-        Those that attach to one under way, from a session that then ends, and those
-        that are replays.
+        Requests that attach to a pending one, from a session that then ends,
+        and replays leave no counts behind.
         """
         first, second = Client(self.server), Client(self.server)
         first.asks(extID="a", idempotencyKey="k")
@@ -246,7 +252,7 @@ class RequestTests(ObservedTestCase):
 
     def test_stopped(self) -> None:
         """
-        Those that are in flight when the server stops.
+        Requests that are pending when the server stops leave no counts behind.
         """
         clients = [Client(self.server), Client(self.server)]
         for client in clients:
@@ -267,7 +273,8 @@ class RequestTests(ObservedTestCase):
 
     def test_failed(self) -> None:
         """
-        Those whose commit erred, with others queued behind it.
+        Requests whose commit failed, with others queued behind it, leave no
+        counts behind.
         """
         client, gone = Client(self.server), Client(self.server)
         asked(client)
@@ -279,7 +286,8 @@ class RequestTests(ObservedTestCase):
         self.flushLoggedErrors(OSError)
         statuses = [status for _, status in client.outcomes()]
         self.assertEqual(statuses.count(504), 6)
-        # Who asked for what is never booked is told by nobody.
+        # The audit trail keeps the requesters of operations that are never
+        # booked.
         self.server.sessions.audit = self.server.audit = None
         self.assertNothingLeft()
 
@@ -291,7 +299,7 @@ class RequestTests(ObservedTestCase):
 
     def test_lookUps(self) -> None:
         """
-        Those that only ask.
+        Look-ups leave no counts behind.
         """
         client = Client(self.server)
         client.asks("HealthCheck", "a", {})
@@ -307,13 +315,14 @@ class RequestTests(ObservedTestCase):
 
 class ConnectionTests(ObservedTestCase):
     """
-    Connections, and how they may end.
+    Tests that connections leave no counts behind, however they end.
     """
 
     def test_ends(self) -> None:
         """
-        In a line, in the middle of many, without reading, at the end of its input,
-        refused for its line, cut off.
+        A connection leaves no counts behind if it ends in a line, in the
+        middle of many, without reading, at the end of its input, refused for
+        its line, or cut off.
         """
         line = b'{"command":"HealthCheck","__token":"manager"}\r\n'
         ends: list[Callable[[Client], object]] = [
@@ -347,7 +356,8 @@ class ConnectionTests(ObservedTestCase):
 
     def test_lostWithSomethingToSay(self) -> None:
         """
-        The last connection goes in the turn in which something was said to it.
+        A last connection that ends in the turn in which something was sent to
+        it leaves no counts behind.
         """
         client = Client(self.server)
         client.asks("HealthCheck", "a", {})
@@ -356,7 +366,7 @@ class ConnectionTests(ObservedTestCase):
 
     def test_full(self) -> None:
         """
-        Those for which there was no room leave none behind.
+        Connections beyond the limit leave no counts behind.
         """
         self.serve(maxConnections=2)
         for _ in range(3):
@@ -370,7 +380,7 @@ class ConnectionTests(ObservedTestCase):
 
 class LaterRuntime(FakeTradingRuntime):
     """
-    Reserves when the test says so.
+    A runtime that reserves when the test says so.
     """
 
     def submit(self, operation: Any) -> Any:
@@ -383,7 +393,7 @@ class LaterRuntime(FakeTradingRuntime):
 
 class ForeignTests(SynchronousTestCase):
     """
-    Requests on a trading runtime that is not ours, and reserves later.
+    Tests with a foreign trading runtime, which reserves later.
     """
 
     def setUp(self) -> None:
@@ -408,9 +418,9 @@ class ForeignTests(SynchronousTestCase):
 
     def ask(self) -> list[tuple[Any, "Deferred[Reservation]"]]:
         """
-        Ask for one of each kind.
+        Send one request of each kind.
 
-        @return: The operations, and what reserves them.
+        @return: The operations, and the Deferreds that reserve them.
         """
         asked(self.client)
         self.reactor.advance(0)
@@ -419,13 +429,13 @@ class ForeignTests(SynchronousTestCase):
 
     def reserve(self, operation: Any) -> Reservation:
         """
-        What the runtime reserves for an operation.
+        The reservation of an operation.
         """
         return FakeTradingRuntime.submit(self.runtime, operation)
 
     def assertNothingLeft(self) -> None:
         """
-        All counts are zero.
+        Assert that all counts are zero.
         """
         self.reactor.advance(0)
         self.reactor.advance(0)
@@ -436,7 +446,8 @@ class ForeignTests(SynchronousTestCase):
 
     def test_refusedLater(self) -> None:
         """
-        Some are refused and some fail after they have waited.
+        Requests that are refused or fail after they have waited leave no
+        counts behind.
         """
         taken = self.ask()
         for number, (_, reserved) in enumerate(taken):
@@ -446,7 +457,8 @@ class ForeignTests(SynchronousTestCase):
 
     def test_booked(self) -> None:
         """
-        All are reserved and booked, and one event comes twice.
+        Requests that are reserved and booked leave no counts behind, even if
+        one event comes twice.
         """
         for operation, reserved in self.ask():
             reservation = self.reserve(operation)
@@ -459,8 +471,8 @@ class ForeignTests(SynchronousTestCase):
 
     def test_reservedTooLate(self) -> None:
         """
-        All are reserved when their time is over or their session is gone, and
-        nothing ever comes of it.
+        Requests that are reserved after their timeout or after their session
+        has ended, and are never booked, leave no counts behind.
         """
         taken = self.ask()
         self.reactor.advance(5)
@@ -475,8 +487,8 @@ class ForeignTests(SynchronousTestCase):
 
     def test_neverBooked(self) -> None:
         """
-        All are reserved, some of them for one order, their session goes or their
-        time is over, and no event ever comes.
+        Requests that are reserved, some of them for one order, time out or
+        lose their session, and never get an event, leave no counts behind.
         """
         for isGone in (True, False):
             for _ in range(2):
@@ -496,11 +508,12 @@ class ForeignTests(SynchronousTestCase):
 
     def test_neverHeardOf(self) -> None:
         """
-        Of what never comes, or comes without a mark, the audit trail remembers who
-        asked only for so many.
+        The audit trail remembers a bounded number of requesters whose event
+        never comes, or comes without a mark.
         """
-        self.patch(audit, "_MOST_ASKERS", 3)
+        self.patch(audit, "_MAX_ASKERS", 3)
         trailed(self, self.server, self.reactor)
+        self.client = Client(self.server)
         for _ in range(5):
             for operation, reserved in self.ask():
                 reserved.callback(self.reserve(operation))
@@ -510,7 +523,7 @@ class ForeignTests(SynchronousTestCase):
             counts.left(self.server),
             {"operations of which the audit trail has not heard": 3},
         )
-        # The last are known.
+        # The newest are remembered.
         self.runtime.book(self.runtime.reserved[-1])
         assert self.server.audit is not None
         *_, line = self.server.audit.path.read_text().splitlines()
@@ -518,7 +531,7 @@ class ForeignTests(SynchronousTestCase):
 
     def test_neverReserved(self) -> None:
         """
-        Nothing is ever said.
+        Requests that are never reserved leave no counts behind.
         """
         self.ask()
         self.reactor.advance(5)
@@ -526,7 +539,8 @@ class ForeignTests(SynchronousTestCase):
 
     def test_unmarked(self) -> None:
         """
-        The events don't say whose they are, and one is of nobody.
+        Unmarked events, one of them matching no request, leave no counts
+        behind.
         """
         for operation, reserved in self.ask():
             reservation = self.reserve(operation)
@@ -547,7 +561,7 @@ class ForeignTests(SynchronousTestCase):
 
     def test_notWritable(self) -> None:
         """
-        What a request waited for can't be written.
+        Requests whose reply can't be written leave no counts behind.
         """
         taken = self.ask()
         for _, reserved in taken:
@@ -557,7 +571,7 @@ class ForeignTests(SynchronousTestCase):
 
     def test_failed(self) -> None:
         """
-        The runtime fails for good.
+        A runtime that fails for good leaves no counts behind.
         """
         [(operation, reserved), *_] = self.ask()
         reserved.callback(self.reserve(operation))
@@ -569,7 +583,7 @@ class ForeignTests(SynchronousTestCase):
 
 class SiteTests(WebTestCase):
     """
-    Those who look at the console.
+    Tests that readers of the console leave no counts behind.
     """
 
     def setUp(self) -> None:
@@ -581,7 +595,7 @@ class SiteTests(WebTestCase):
 
     def test_readers(self) -> None:
         """
-        However they end, as many others can look afterwards.
+        However a reader of the console ends, another one takes its place.
         """
 
         def stalls() -> None:
@@ -615,7 +629,8 @@ class SiteTests(WebTestCase):
 
     def test_searches(self) -> None:
         """
-        A search ends found, failed, and after its browser has gone.
+        A search leaves no counts behind if it succeeds, fails, or loses its
+        browser.
         """
         self.open("nowhere.db")
         self.signIn()
@@ -631,12 +646,12 @@ class SiteTests(WebTestCase):
 
 class ClientTests(ClientTestCase):
     """
-    The requests of the client library.
+    Tests that requests of the client library leave no counts behind.
     """
 
     def assertNothingLeft(self, client: CreditClient) -> None:
         """
-        Nothing is in flight, queued or timed.
+        Assert that nothing is in flight, queued or timed.
         """
         pipeline = client._pipeline
         self.assertEqual(
@@ -651,12 +666,14 @@ class ClientTests(ClientTestCase):
 
     def test_ends(self) -> None:
         """
-        Answered, refused, cancelled before and after it was sent, without an
-        answer, cut off with several in flight, stopped.
+        Requests of the client library leave no counts behind if they are
+        answered, refused, cancelled before and after they were sent, never
+        answered, cut off with several in flight, or stopped.
         """
 
         def answered() -> None:
-            # The connection's own subscription too, after it was made again.
+            # The connection's own subscription counts too, after it was
+            # repeated.
             for line in self.server.lines():
                 self.server.answer(json.loads(line))
 

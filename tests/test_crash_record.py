@@ -17,13 +17,12 @@ NOW = 1_790_000_000
 
 class RecordTests(SynchronousTestCase):
     """
-    L{Record} against made-up ledgers: what a sound one says, and each thing
-    that must not be.
+    Tests for L{Record} on made-up ledgers: a sound one, and each violation.
     """
 
     def setUp(self) -> None:
         """
-        Make a ledger, and ask for one credit of 300.
+        Make a ledger, and request one credit of 300.
         """
         self.ledger = sqlite3.connect(":memory:", isolation_level=None)
         self.addCleanup(self.ledger.close)
@@ -34,7 +33,7 @@ class RecordTests(SynchronousTestCase):
 
     def ask(self, method: str, hasKey: bool = True, **data: Any) -> Asked:
         """
-        Ask for a C{Sync} operation and send it.
+        Send a C{Sync} operation.
         """
         asked = self.record.ask(method, True, hasKey, **data)
         self.record.sending(asked)
@@ -42,7 +41,7 @@ class RecordTests(SynchronousTestCase):
 
     def data(self, asked: Asked, order: int = 5, **members: Any) -> dict[str, Any]:
         """
-        The data of the event of an operation on an account of credit.
+        The data of the event of an operation on an account's credit.
         """
         return {
             "order": order,
@@ -59,20 +58,20 @@ class RecordTests(SynchronousTestCase):
 
     def event(self, asked: Asked, **members: Any) -> None:
         """
-        Let the driver see an event.
+        Let the driver receive an event.
         """
         self.record.event(asked.type, self.data(asked, **members), self.seen)
 
     def reply(self, asked: Asked, **members: Any) -> None:
         """
-        Let the driver see a reply, 200 unless the members say otherwise.
+        Let the driver receive a reply, 200 unless the members say otherwise.
         """
         reply = {"status": 200, "data": self.data(asked), **members}
         self.record.replied(asked, reply, self.seen)
 
     def book(self, asked: Asked, order: int = 5, profit: int = 300_00000000) -> None:
         """
-        Have the ledger say that an operation was booked.
+        Write an operation into the ledger.
         """
         self.ledger.execute(
             "INSERT INTO keyed_booking"
@@ -93,21 +92,22 @@ class RecordTests(SynchronousTestCase):
 
     def acknowledge(self, asked: Asked) -> None:
         """
-        Let the driver see an event and then the reply.
+        Let the driver receive an event and then the reply.
         """
         self.event(asked)
         self.reply(asked)
 
     def assertViolation(self, words: str) -> None:
         """
-        Check, and find what is wrong.
+        Check, and assert that this violation is found.
         """
         with self.assertRaisesRegex(Violation, words):
             self.record.check(self.ledger)
 
     def test_sound(self) -> None:
         """
-        An acknowledged credit, its update and its deletion are all there.
+        An acknowledged credit, its update and its deletion that are all in the
+        ledger are sound.
         """
         self.acknowledge(self.asked)
         self.book(self.asked)
@@ -126,21 +126,22 @@ class RecordTests(SynchronousTestCase):
 
     def test_acknowledgedIsLost(self) -> None:
         """
-        What has a 200 and no row is lost.
+        An operation with a 200 and no row is reported as lost.
         """
         self.acknowledge(self.asked)
         self.assertViolation("^lost")
 
     def test_eventIsLost(self) -> None:
         """
-        So is what had an event and no reply.
+        An operation with an event, no reply and no row is reported as lost.
         """
         self.event(self.asked)
         self.assertViolation("^lost")
 
     def test_withoutKeyIsLost(self) -> None:
         """
-        So is what has no key.
+        An acknowledged operation without a key and without a row is reported
+        as lost.
         """
         other = self.ask("CreditIn", False, login=1001, amount=300.0)
         self.event(other)
@@ -148,7 +149,8 @@ class RecordTests(SynchronousTestCase):
 
     def test_updateIsLost(self) -> None:
         """
-        An update that was acknowledged, and has no key, is missing.
+        An acknowledged update without a key that is not in the ledger is
+        reported.
         """
         self.acknowledge(self.asked)
         self.book(self.asked)
@@ -157,8 +159,8 @@ class RecordTests(SynchronousTestCase):
 
     def test_deletionIsLost(self) -> None:
         """
-        A deletion was acknowledged, and what the ledger has instead is an
-        update that nobody heard of.
+        An acknowledged deletion is reported if the ledger has an update
+        instead that was never announced.
         """
         self.acknowledge(self.asked)
         self.book(self.asked)
@@ -169,7 +171,8 @@ class RecordTests(SynchronousTestCase):
 
     def test_keyIsLost(self) -> None:
         """
-        The trade is there, but a repetition would not be known.
+        A trade whose key is missing is reported: a repetition would not be
+        recognized.
         """
         self.acknowledge(self.asked)
         self.book(self.asked)
@@ -178,7 +181,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_changed(self) -> None:
         """
-        Another amount was booked than was told.
+        An amount other than the acknowledged one is reported.
         """
         self.acknowledge(self.asked)
         self.book(self.asked, profit=299_99999999)
@@ -186,7 +189,8 @@ class RecordTests(SynchronousTestCase):
 
     def test_changedWithoutKey(self) -> None:
         """
-        So it is found where only the trade can tell.
+        An amount other than the acknowledged one is reported for an operation
+        without a key.
         """
         other = self.ask("CreditIn", False, login=1001, amount=300.0)
         self.event(other)
@@ -195,7 +199,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_renumbered(self) -> None:
         """
-        It was booked under another number than was told.
+        An order number other than the acknowledged one is reported.
         """
         self.acknowledge(self.asked)
         self.book(self.asked, 6)
@@ -203,7 +207,8 @@ class RecordTests(SynchronousTestCase):
 
     def test_bookedTwice(self) -> None:
         """
-        What has neither a key nor an answer is there twice.
+        A second booking of an operation with neither a key nor an answer is
+        reported.
         """
         other = self.ask("CreditIn", False, login=1001, amount=300.0)
         self.book(other, 5)
@@ -212,7 +217,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_updatedTwice(self) -> None:
         """
-        So is an update.
+        A second booking of an update is reported.
         """
         self.acknowledge(self.asked)
         self.book(self.asked)
@@ -223,7 +228,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_refusedIsBooked(self) -> None:
         """
-        Nothing had happened, it was said.
+        A booking of a refused operation is reported.
         """
         self.reply(self.asked, status=409, error="TRADE_NO_MONEY")
         self.book(self.asked)
@@ -231,8 +236,8 @@ class RecordTests(SynchronousTestCase):
 
     def test_shutIsBooked(self) -> None:
         """
-        So it was said while the server stopped; what has a key is sent again
-        later, and may be booked then.
+        A booking of an operation that was refused during a stop is reported;
+        one with a key is sent again later, and may be booked then.
         """
         self.reply(self.asked, status=503, error="SHUTDOWN")
         self.record.sending(self.asked)
@@ -246,7 +251,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_unasked(self) -> None:
         """
-        The ledger has a trade that nobody asked for.
+        A trade that was never requested is reported.
         """
         self.ledger.execute(
             "INSERT INTO trade VALUES (5, 1001, 7, 3, 1, 'mine', 0, 0, 0, 0)"
@@ -255,7 +260,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_numberMeansAnother(self) -> None:
         """
-        The order of a 504 is never another operation's.
+        The order of a 504 that belongs to another operation is reported.
         """
         self.reply(self.asked, status=504, data={"order": 5})
         other = self.ask("CreditIn", login=1001, amount=300.0)
@@ -264,7 +269,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_numberOfUnknownIsUnused(self) -> None:
         """
-        An order that was told in a 504 and never booked is sound; the
+        An order that was named in a 504 and never booked is sound; the
         repetition has another.
         """
         self.reply(self.asked, status=504, data={"order": 5})
@@ -276,7 +281,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_repetitionBookedAnew(self) -> None:
         """
-        What the ledger had was booked again under its key.
+        A second booking under a key that the ledger already had is reported.
         """
         self.book(self.asked)
         self.record.check(self.ledger)
@@ -286,7 +291,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_repetitionAnsweredOtherwise(self) -> None:
         """
-        A repetition got other data.
+        A repetition that gets other data is reported.
         """
         self.book(self.asked)
         self.record.check(self.ledger)
@@ -297,14 +302,14 @@ class RecordTests(SynchronousTestCase):
 
     def test_replyBeforeEvent(self) -> None:
         """
-        A reply came without its event on the same connection.
+        A reply without an earlier event on the same connection is reported.
         """
         with self.assertRaisesRegex(Violation, "before its event"):
             self.reply(self.asked)
 
     def test_targetIsGone(self) -> None:
         """
-        An update of an acknowledged order made a new one.
+        An update of an acknowledged order that made a new one is reported.
         """
         self.acknowledge(self.asked)
         update = self.ask("CreditIn", login=1001, amount=200.0, order=5)
@@ -313,7 +318,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_twoEvents(self) -> None:
         """
-        One operation, two events.
+        Two events for one operation are reported.
         """
         self.event(self.asked)
         with self.assertRaisesRegex(Violation, "two events"):
@@ -321,7 +326,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_eventOfRefused(self) -> None:
         """
-        Nothing had happened, it was said, and then there is an event.
+        An event of a refused operation is reported.
         """
         self.reply(self.asked, status=409, error="TRADE_NO_MONEY")
         with self.assertRaisesRegex(Violation, "is not due to"):
@@ -329,7 +334,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_eventTellsOtherwise(self) -> None:
         """
-        The event has another amount than was asked for, or another state.
+        An event with another amount or state than was requested is reported.
         """
         with self.assertRaisesRegex(Violation, "^made"):
             self.event(self.asked, profit=299.99)
@@ -339,7 +344,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_bookedAndRefused(self) -> None:
         """
-        It had an event, and then nothing is said to have happened.
+        A refusal of an operation that had an event is reported.
         """
         self.event(self.asked)
         with self.assertRaisesRegex(Violation, "and then refused"):
@@ -347,14 +352,14 @@ class RecordTests(SynchronousTestCase):
 
     def test_replayOfWhatWasNotSent(self) -> None:
         """
-        The first sending is answered as a repetition.
+        A first request that is answered as a replay is reported.
         """
         with self.assertRaisesRegex(Violation, "not sent before"):
             self.reply(self.asked, replayed=True)
 
     def test_repetitionAsIfNew(self) -> None:
         """
-        A repetition does not say that it is one.
+        A replay that is not marked as one is reported.
         """
         self.book(self.asked)
         self.record.check(self.ledger)
@@ -364,8 +369,8 @@ class RecordTests(SynchronousTestCase):
 
     def test_acceptedOtherwise(self) -> None:
         """
-        An asynchronous command is accepted for another account, or its
-        repetition is answered with other members.
+        An asynchronous command that is accepted for another account is
+        reported, and so is a repetition with other members.
         """
         asked = self.record.ask("CreditIn", False, True, login=1001, amount=300.0)
         self.record.sending(asked)
@@ -380,7 +385,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_keyOfOther(self) -> None:
         """
-        The key is remembered for another command.
+        A key that is stored with another command is reported.
         """
         self.acknowledge(self.asked)
         self.book(self.asked)
@@ -389,8 +394,8 @@ class RecordTests(SynchronousTestCase):
 
     def test_writtenLater(self) -> None:
         """
-        A trade, of which only its row can tell, was touched or deleted by
-        nobody.
+        A trade known only from its row is reported if it was changed or
+        deleted without a request.
         """
         other = self.ask("CreditIn", False, login=1001, amount=300.0)
         self.event(other)
@@ -403,7 +408,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_unexpectedRefusal(self) -> None:
         """
-        There is no reason for this answer.
+        A refusal without a reason is reported.
         """
         with self.assertRaisesRegex(Violation, "was answered"):
             self.reply(self.asked, status=404, error="NOT_FOUND")

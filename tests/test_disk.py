@@ -1,5 +1,5 @@
 """
-Tests for the disk of L{tests.crash}.
+Tests for the simulated disk of L{tests.crash}.
 """
 
 import os
@@ -31,19 +31,19 @@ from tests.crash.platter import (
 
 def crashes(platter: Platter, name: str = "a", number: int = 200) -> set[bytes | None]:
     """
-    What power cuts leave of a file.
+    The contents of a file that a power cut may leave.
     """
     return {platter.crash(Random(seed)).get(name) for seed in range(number)}
 
 
 class PlatterTests(SynchronousTestCase):
     """
-    Tests for what a power cut may leave.
+    Tests for the states that a power cut may leave.
     """
 
     def test_synced(self) -> None:
         """
-        What is synced stays.
+        Synced data survive a power cut.
         """
         platter = Platter({"a": b"old"})
         platter.do(Call(WRITE, "a", 2, b"new"))
@@ -52,7 +52,7 @@ class PlatterTests(SynchronousTestCase):
 
     def test_sectors(self) -> None:
         """
-        Each sector of a write is there or not, and none in part.
+        Each sector of a write survives or not, and none in part.
         """
         platter = Platter({"a": b"-" * 1024})
         platter.do(Call(WRITE, "a", 0, b"+" * 1024))
@@ -61,8 +61,8 @@ class PlatterTests(SynchronousTestCase):
 
     def test_order(self) -> None:
         """
-        A sector has no write without the earlier ones to the same sector; other
-        sectors have any.
+        A sector has no write without the earlier ones to the same sector;
+        other sectors have any.
         """
         platter = Platter({"a": b"-" * 1024})
         platter.do(Call(WRITE, "a", 0, b"1"))
@@ -74,8 +74,8 @@ class PlatterTests(SynchronousTestCase):
 
     def test_size(self) -> None:
         """
-        A file that grew has its old or its new size, and zeros where the size
-        came before the data.
+        A file that grew has its old or its new size, and zeros if the size was
+        written before the data.
         """
         platter = Platter({"a": b"-" * 512})
         platter.do(Call(WRITE, "a", 512, b"+" * 512))
@@ -87,8 +87,8 @@ class PlatterTests(SynchronousTestCase):
 
     def test_truncation(self) -> None:
         """
-        A file that was cut off and grew again never has its old end at its new
-        size only.
+        A file that was truncated and grew again never has its old content at
+        its new size only.
         """
         platter = Platter({"a": b"-" * 1024})
         platter.do(Call(TRUNCATE, "a", 512))
@@ -101,8 +101,8 @@ class PlatterTests(SynchronousTestCase):
 
     def test_newFile(self) -> None:
         """
-        A file is there for certain once its folder is synced, whatever was
-        synced of the file itself.
+        A new file is there for certain only once its folder is synced, even if
+        the file itself was synced.
         """
         platter = Platter({})
         for call in (Call(CREATE, "a"), Call(WRITE, "a", 0, b"new"), Call(SYNC, "a")):
@@ -113,7 +113,7 @@ class PlatterTests(SynchronousTestCase):
 
     def test_removedFile(self) -> None:
         """
-        A file that was removed, or replaced, may be there again.
+        A file that was removed or replaced may come back.
         """
         platter = Platter({"a": b"old"})
         platter.do(Call(UNLINK, "a"))
@@ -125,8 +125,8 @@ class PlatterTests(SynchronousTestCase):
 
     def test_failedSync(self) -> None:
         """
-        What a failed sync has lost can be read, and is on disk after no later
-        sync.
+        Data that a failed sync has lost can still be read, and no later sync
+        writes them.
         """
         platter = Platter({"a": b"-" * 1024})
         platter.do(Call(WRITE, "a", 0, b"1"))
@@ -137,7 +137,7 @@ class PlatterTests(SynchronousTestCase):
 
     def test_plain(self) -> None:
         """
-        The plain cases are nothing, all, and each file without the others.
+        The basic states are nothing, all, and each file without the others.
         """
         platter = Platter({"a": b"1", "b": b"1"})
         platter.do(Call(WRITE, "a", 0, b"2"))
@@ -155,7 +155,7 @@ class PlatterTests(SynchronousTestCase):
 
 class DiskTests(SynchronousTestCase):
     """
-    Tests for L{Disk} below SQLite.
+    Tests for L{Disk} under SQLite.
     """
 
     def setUp(self) -> None:
@@ -190,7 +190,7 @@ class DiskTests(SynchronousTestCase):
 
     def rows(self, files: dict[str, bytes]) -> list[int]:
         """
-        What a database made of these files has.
+        The rows in a database made of these files.
         """
         folder = self.newFolder()
         place(files, folder)
@@ -199,7 +199,7 @@ class DiskTests(SynchronousTestCase):
 
     def check(self) -> None:
         """
-        See that the files are what was written through the disk.
+        Assert that the files are what was written through the disk.
         """
         files = {
             path.name: path.read_bytes()
@@ -210,7 +210,7 @@ class DiskTests(SynchronousTestCase):
 
     def test_seesEverything(self) -> None:
         """
-        The files are what was written through the disk, with each journal.
+        The files are what was written through the disk, in each journal mode.
         """
         for journal in ("WAL", "DELETE", "TRUNCATE"):
             self.folder = self.newFolder()
@@ -223,7 +223,7 @@ class DiskTests(SynchronousTestCase):
 
     def test_full(self) -> None:
         """
-        With synchronous=FULL what was committed stays.
+        With synchronous=FULL committed rows survive a power cut.
         """
         with self.database() as database:
             database.execute("INSERT INTO t VALUES (1)")
@@ -232,7 +232,7 @@ class DiskTests(SynchronousTestCase):
 
     def test_normal(self) -> None:
         """
-        With synchronous=NORMAL it does not.
+        With synchronous=NORMAL committed rows may be lost.
         """
         with self.database("NORMAL") as database:
             database.execute("INSERT INTO t VALUES (1)")
@@ -246,7 +246,7 @@ class DiskTests(SynchronousTestCase):
 
     def test_repeatable(self) -> None:
         """
-        With the same seed all is the same, WAL headers included.
+        The same seed gives the same bytes, WAL headers included.
         """
         with vfs.repeatable(1), self.database() as database:
             database.execute("INSERT INTO t VALUES (1)")
@@ -259,7 +259,7 @@ class DiskTests(SynchronousTestCase):
 
     def test_faults(self) -> None:
         """
-        SQLite hears of a failure as of a real one.
+        An injected fault reaches SQLite as a real one does.
         """
         faults = {
             SYNC: (EIO, "disk I/O error"),
@@ -281,7 +281,7 @@ class DiskTests(SynchronousTestCase):
 
     def test_noFile(self) -> None:
         """
-        A file that can't be made is not there.
+        A file whose creation fails does not exist.
         """
         self.disk.fault = lambda call: Fault(ENOSPC) if call.kind == CREATE else None
         with (
@@ -293,7 +293,7 @@ class DiskTests(SynchronousTestCase):
 
     def test_partOfAWrite(self) -> None:
         """
-        Of a write that fails, as much is there as the fault says.
+        A failing write leaves as many bytes as the fault says.
         """
         with self.database() as database:
             size = len(self.disk.written()["db-wal"])
@@ -307,8 +307,8 @@ class DiskTests(SynchronousTestCase):
 
     def test_folderSync(self) -> None:
         """
-        A folder is synced by SQLite, which takes no notice of a failure, and by
-        Python, which does.
+        A folder is synced by SQLite, which ignores a failure, and by Python,
+        which does not.
         """
         self.disk.fault = lambda call: Fault(EIO) if call.kind == SYNC_FOLDER else None
         with self.database():
@@ -323,7 +323,7 @@ class DiskTests(SynchronousTestCase):
 
     def test_powerOff(self) -> None:
         """
-        Once the power is off nothing is written.
+        After the power cut nothing is written.
         """
         with self.database() as database:
             before = self.disk.written()
@@ -335,7 +335,8 @@ class DiskTests(SynchronousTestCase):
 
     def test_elsewhere(self) -> None:
         """
-        Other folders, and later files, go the usual way.
+        Other folders, and files that are opened later, bypass the simulated
+        disk.
         """
         with self.database():
             self.calls.clear()
@@ -359,7 +360,8 @@ class DiskTests(SynchronousTestCase):
 
     def test_broken(self) -> None:
         """
-        What goes wrong in a fault is an error for SQLite, and told in the end.
+        An exception in a fault is an error for SQLite, and is reported at the
+        end.
         """
 
         def fault(call: Call) -> Fault | None:

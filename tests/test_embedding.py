@@ -1,5 +1,5 @@
 """
-Tests for C{docs/embedding.rst}: what it tells people to write works.
+Tests for C{docs/embedding.rst}: the code on the page works.
 """
 
 import gc
@@ -42,7 +42,7 @@ KEY = b"0123456789abcdef0123456789abcdef"
 
 def settings(warnings: io.StringIO) -> dict[str, object]:
     """
-    How the page is read: every complaint is kept.
+    Settings for docutils that collect every warning.
     """
     return {"report_level": 1, "syntax_highlight": "none", "warning_stream": warnings}
 
@@ -51,7 +51,7 @@ def execute() -> dict[str, Any]:
     """
     Run every piece of Python on the page, from top to bottom.
 
-    @return: What it has defined.
+    @return: The names that it has defined.
     """
     page = publish_doctree(
         PAGE.read_text("utf-8"), settings_overrides=settings(io.StringIO())
@@ -76,12 +76,12 @@ def command(
 
 class PageTests(SynchronousTestCase):
     """
-    The page itself.
+    Tests for the page itself.
     """
 
     def test_renders(self) -> None:
         """
-        Plain docutils renders it and has nothing to complain of.
+        Plain docutils renders the page without a warning.
         """
         warnings = io.StringIO()
         rendered = publish_string(
@@ -94,7 +94,7 @@ class PageTests(SynchronousTestCase):
 
     def test_allIsPython(self) -> None:
         """
-        Each code block is one that these tests execute.
+        Each code block on the page is executed by these tests.
         """
         text = PAGE.read_text("utf-8")
         self.assertEqual(text.count(".. code-block:: python\n"), 7)
@@ -102,9 +102,10 @@ class PageTests(SynchronousTestCase):
         self.assertEqual(text.count(".. code-block::"), 7)
 
 
-class HouseTests(SynchronousTestCase):
+class ExampleTests(SynchronousTestCase):
     """
-    Somebody's own runtime and event stream, mounted in their application.
+    Tests for a runtime and an event stream of an application, with the server
+    mounted in it.
     """
 
     def setUp(self) -> None:
@@ -127,7 +128,7 @@ class HouseTests(SynchronousTestCase):
 
     def heard(self) -> list[Any]:
         """
-        What was heard since the last time.
+        The lines received since the last call.
         """
         lines = [json.loads(line) for line in self.wire.value().splitlines()]
         self.wire.clear()
@@ -137,9 +138,9 @@ class HouseTests(SynchronousTestCase):
         self, name: str, extID: object, key: str | None = None, **data: object
     ) -> list[Any]:
         """
-        Send one command with a good token.
+        Send one command with a valid token.
 
-        @return: What is heard, once the house has booked.
+        @return: What the client receives, after the runtime has booked.
         """
         self.wire.clear()
         self.protocol.dataReceived(command(name, extID, self.token, key, **data))
@@ -148,17 +149,17 @@ class HouseTests(SynchronousTestCase):
 
     def test_interfaces(self) -> None:
         """
-        Both provide what they say they do.
+        The page's runtime and events provide their interfaces.
         """
-        events = self.defined["HouseEvents"]()
+        events = self.defined["ExampleEvents"]()
         verifyObject(ITradeEvents, events)
         verifyObject(
-            ITradingRuntime, self.defined["HouseRuntime"](self.reactor, events, set())
+            ITradingRuntime, self.defined["ExampleRuntime"](self.reactor, events, set())
         )
 
     def test_listens(self) -> None:
         """
-        The server listens where it was told to.
+        The server listens on the given endpoint.
         """
         [(port, factory, _, interface)] = self.reactor.tcpServers
         self.assertEqual((port, interface), (8080, "127.0.0.1"))
@@ -166,7 +167,7 @@ class HouseTests(SynchronousTestCase):
 
     def test_credit(self) -> None:
         """
-        The data of the house's event is the reply's, all of it.
+        The reply has all data of the runtime's own event.
         """
         data = {
             "order": 1242281,
@@ -175,7 +176,7 @@ class HouseTests(SynchronousTestCase):
             "state": 3,
             "profit": 300.0,
             "comment": "Promotion credit",
-            "desk": "house",
+            "desk": "example",
         }
         self.assertEqual(
             self.ask(
@@ -193,7 +194,7 @@ class HouseTests(SynchronousTestCase):
 
     def test_exactAmount(self) -> None:
         """
-        An amount that no double holds is written exactly.
+        An amount that a double can't represent is written exactly.
         """
         self.protocol.dataReceived(
             b'{"command":"CreditInSync","extID":1,"__token":"%b","data":'
@@ -205,7 +206,7 @@ class HouseTests(SynchronousTestCase):
 
     def test_update(self) -> None:
         """
-        The order that is named is updated; another login's is not.
+        The named order is updated, and another login's order is not.
         """
         self.ask("CreditInSync", 1, login=1001, amount=1, comment="x")
         event, reply = self.ask(
@@ -219,14 +220,14 @@ class HouseTests(SynchronousTestCase):
 
     def test_accepted(self) -> None:
         """
-        C{CreditIn} is answered once the house has booked.
+        C{CreditIn} is answered after the runtime has booked.
         """
         _, reply = self.ask("CreditIn", 1, login=1001, amount=5, comment="x")
         self.assertEqual((reply["status"], reply["data"]["accepted"]), (200, True))
 
     def test_replayed(self) -> None:
         """
-        Under the same key nothing is booked again.
+        A repetition under the same key books nothing.
         """
         credit = {"login": 1001, "amount": 5, "comment": "x"}
         self.ask("CreditInSync", 1, key="k", **credit)
@@ -241,7 +242,7 @@ class HouseTests(SynchronousTestCase):
 
     def test_attached(self) -> None:
         """
-        Who asks again while it is under way gets the same outcome.
+        A repetition while the first request is pending gets the same outcome.
         """
         credit = {"login": 1001, "amount": 5, "comment": "x"}
         for name in ("CreditInSync", "CreditIn"):
@@ -256,7 +257,7 @@ class HouseTests(SynchronousTestCase):
 
     def test_deleted(self) -> None:
         """
-        An order is deleted once, and only by its own kind of deletion.
+        An order can be deleted once, and only by the deletion for its kind.
         """
         self.ask("CreditInSync", 1, login=1001, amount=5, comment="x")
         [reply] = self.ask("DeleteBalanceSync", 2, order=1242281)
@@ -270,7 +271,7 @@ class HouseTests(SynchronousTestCase):
 
     def test_getOperation(self) -> None:
         """
-        The house's own record is what is found by its order or its key, first
+        C{GetOperation} finds the runtime's own record by its order or its key, first
         as a request and then as it was booked.
         """
         credit = {"login": 1001, "amount": 5, "comment": "x"}
@@ -284,7 +285,7 @@ class HouseTests(SynchronousTestCase):
         [reply] = self.ask("GetOperation", 3, idempotencyKey="k")
         self.assertEqual(
             (reply["data"]["order"], reply["data"]["state"], reply["data"]["desk"]),
-            (1242281, 3, "house"),
+            (1242281, 3, "example"),
         )
         for data in ({"order": 5}, {"idempotencyKey": "l"}):
             [reply] = self.ask("GetOperation", 4, **data)
@@ -292,7 +293,7 @@ class HouseTests(SynchronousTestCase):
 
     def test_refused(self) -> None:
         """
-        What the house refuses with is what its client is told.
+        The client gets the refusal that the runtime raises.
         """
         [reply] = self.ask("CreditInSync", 1, login=5, amount=5, comment="x")
         self.assertEqual(
@@ -307,7 +308,7 @@ class HouseTests(SynchronousTestCase):
 
     def test_stop(self) -> None:
         """
-        The server stops with the application, and leaves nothing.
+        The server stops with the application, and leaves nothing behind.
         """
         stopped = self.application.stopService()
         self.reactor.advance(0.2)
@@ -318,12 +319,13 @@ class HouseTests(SynchronousTestCase):
 
 class EndTests(SynchronousTestCase):
     """
-    When the runtime can't book any more.
+    Tests for a runtime that can't book any more.
     """
 
     def test_endWith(self) -> None:
         """
-        The application logs the cause and stops its reactor.
+        If the runtime fails the application logs the cause and stops its
+        reactor.
         """
         defined = execute()
         clock = MemoryReactorClock()
@@ -346,12 +348,12 @@ class EndTests(SynchronousTestCase):
 
 class ObservedTests(SynchronousTestCase):
     """
-    A server with metrics, pages and a trail.
+    Tests for a server with metrics, web pages and an audit trail.
     """
 
     def test_observed(self) -> None:
         """
-        A credit is counted in the registry and stands in the trail.
+        A credit is counted in the registry and appears in the audit trail.
         """
         defined = execute()
         clock = MemoryReactorClock()
@@ -385,12 +387,12 @@ class ObservedTests(SynchronousTestCase):
 
 class FakesTests(SynchronousTestCase):
     """
-    The test case that the page shows.
+    Tests for the test case on the page.
     """
 
     def test_passes(self) -> None:
         """
-        It passes.
+        The test case on the page passes.
         """
         case = execute()["CashierTests"]("test_credit")
         result = unittest.TestResult()
@@ -398,12 +400,12 @@ class FakesTests(SynchronousTestCase):
         self.assertEqual((result.testsRun, result.errors, result.failures), (1, [], []))
 
 
-# What follows is about real sockets and threads, which only a real reactor has.
+# The tests below use real sockets and threads, and so a real reactor.
 
 
 async def credit(ledger: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     """
-    Book a credit on the embedded runtime and a ledger that the page names.
+    Book a credit on the embedded runtime and one of the page's ledgers.
 
     @return: The reply.
     """
@@ -447,7 +449,7 @@ async def credit(ledger: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_inMemory() -> None:
     """
-    In memory a new ledger gives out its first order.
+    A new ledger in memory assigns its first order.
     """
     reply = await credit(lambda defined: defined["inMemory"](reactor))
     assert reply["status"] == 200
@@ -458,7 +460,7 @@ async def test_inMemory() -> None:
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_onDisk(tmp_path: Path) -> None:
     """
-    On disk what was booked is there at the next start.
+    A trade in a ledger on disk is there at the next start.
     """
     path = str(tmp_path / "creditsync.db")
     started = int(time.time())

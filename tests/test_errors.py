@@ -1,10 +1,10 @@
 """
-Tests for L{creditsync.errors}: on which side of the idempotency key the server
-speaks each refusal.
+Tests for L{creditsync.errors}: whether the server refuses before or after it
+has looked up the idempotency key.
 
-A credit is booked under a key and then asked for again, in circumstances in
-which a new one would be refused. A refusal that comes before the key is the
-answer; where one comes after it, the answer is the replay.
+A credit is booked under a key and then requested again, in circumstances in
+which a new one would be refused. A refusal that comes before the look-up is
+the answer; if it comes after it, the answer is the replay.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,13 @@ BEFORE, AFTER, BY = Spoken.BEFORE_KEY, Spoken.AFTER_KEY, Spoken.BY_KEY
 
 class SpokenTests(KeyCase):
     """
-    On which side of the key a refusal is spoken.
+    Tests for whether each refusal comes before or after the look-up of the
+    key.
     """
 
     def again(self, extID: object = "b", **others: Any) -> Any:
         """
-        Ask again for what is booked, and take the reply.
+        Repeat the booked request, and return the reply.
         """
         self.client.heard.clear()
         self.keyed(extID=extID, **others)
@@ -37,7 +38,7 @@ class SpokenTests(KeyCase):
         self, error: str, arrange: Callable[[], object], **others: Any
     ) -> None:
         """
-        In these circumstances what is booked is refused.
+        Assert that in these circumstances the booked request is refused.
         """
         self.assertIs(SPOKEN[error], BEFORE)
         self.done()
@@ -52,8 +53,8 @@ class SpokenTests(KeyCase):
         data: object = SEED,
     ) -> None:
         """
-        In these circumstances what is booked is replayed, and what isn't is
-        refused.
+        Assert that in these circumstances the booked request is replayed, and
+        a new one is refused.
         """
         self.assertIs(SPOKEN[error], AFTER)
         self.done(command, data)
@@ -65,7 +66,7 @@ class SpokenTests(KeyCase):
 
     def test_table(self) -> None:
         """
-        Each refusal has its side.
+        Each refusal has its place in the table.
         """
         self.assertEqual(
             SPOKEN,
@@ -92,42 +93,48 @@ class SpokenTests(KeyCase):
 
     def test_unknownCommand(self) -> None:
         """
-        C{UNKNOWN_COMMAND}: an older server does not have it.
+        C{UNKNOWN_COMMAND} comes before the key: an older server does not have
+        the command.
         """
-        commands = self.sessions._commands
+        commands = self.sessions.requests._commands
         self.assertBefore("UNKNOWN_COMMAND", lambda: commands.pop("CreditInSync"))
 
     def test_invalidData(self) -> None:
         """
-        C{INVALID_DATA}: a schema of the site has become stricter.
+        C{INVALID_DATA} comes before the key: a schema of the site has become
+        stricter.
         """
 
         def refuse(*arguments: object) -> NoReturn:
             raise InvalidData("data.comment is not one of ours")
 
         self.assertBefore(
-            "INVALID_DATA", lambda: self.patch(self.sessions._schemas, "check", refuse)
+            "INVALID_DATA",
+            lambda: self.patch(self.sessions.requests._schemas, "check", refuse),
         )
 
     def test_unauthorized(self) -> None:
         """
-        C{UNAUTHORIZED}: the token has expired or was revoked.
+        C{UNAUTHORIZED} comes before the key: the token has expired or was
+        revoked.
         """
         revoked = self.sessions.authenticator.revoked  # type: ignore[attr-defined]
         self.assertBefore("UNAUTHORIZED", lambda: revoked.add("manager"))
 
     def test_forbidden(self) -> None:
         """
-        C{FORBIDDEN}: the role may not use the command any more.
+        C{FORBIDDEN} comes before the key: the role may not use the command any
+        more.
         """
-        command = self.sessions._commands["CreditInSync"]
+        command = self.sessions.requests._commands["CreditInSync"]
         self.assertBefore(
             "FORBIDDEN", lambda: self.patch(type(command), "roles", frozenset())
         )
 
     def test_duplicateExtID(self) -> None:
         """
-        C{DUPLICATE_EXTID}: another request has the C{extID}.
+        C{DUPLICATE_EXTID} comes before the key: another request has the
+        C{extID}.
         """
         self.assertBefore(
             "DUPLICATE_EXTID", lambda: self.keyed(key="another", extID="b")
@@ -138,11 +145,11 @@ class SpokenTests(KeyCase):
         """
         Change the limits of the running server.
         """
-        self.sessions._limits = Limits(**limits)
+        self.sessions.admission._limits = Limits(**limits)
 
     def test_tooManyRequests(self) -> None:
         """
-        C{TOO_MANY_REQUESTS}: the session has as many as it may have.
+        C{TOO_MANY_REQUESTS} comes before the key: the session is at its limit.
         """
         self.assertBefore(
             "TOO_MANY_REQUESTS", lambda: self.limit(maxPendingPerSession=0)
@@ -150,19 +157,19 @@ class SpokenTests(KeyCase):
 
     def test_busy(self) -> None:
         """
-        C{BUSY}: so has the server.
+        C{BUSY} comes before the key: the server is at its limit.
         """
         self.assertBefore("BUSY", lambda: self.limit(maxPending=0))
 
     def test_shutdown(self) -> None:
         """
-        C{SHUTDOWN}: the server is stopping.
+        C{SHUTDOWN} comes before the key: the server is stopping.
         """
         self.assertBefore("SHUTDOWN", self.sessions.stop)
 
     def test_techProblem(self) -> None:
         """
-        C{TECH_PROBLEM}: the server fails before it gets to the key.
+        C{TECH_PROBLEM} comes before the key: the server fails before the look-up.
         """
 
         def fail(*arguments: object) -> NoReturn:
@@ -175,7 +182,7 @@ class SpokenTests(KeyCase):
 
     def test_invalidJSON(self) -> None:
         """
-        C{INVALID_JSON}: the line can't be read, and its key can't either.
+        C{INVALID_JSON} comes before the key: the line can't be parsed.
         """
         self.assertIs(SPOKEN["INVALID_JSON"], BEFORE)
         self.done()
@@ -185,7 +192,7 @@ class SpokenTests(KeyCase):
 
     def test_userNotFound(self) -> None:
         """
-        C{USER_NOT_FOUND}: the account is gone.
+        C{USER_NOT_FOUND} comes after the key: the account is gone.
         """
 
         def close() -> None:
@@ -197,7 +204,7 @@ class SpokenTests(KeyCase):
 
     def test_noMoney(self) -> None:
         """
-        C{TRADE_NO_MONEY}: all that there was is taken out.
+        C{TRADE_NO_MONEY} comes after the key: everything was withdrawn.
         """
         self.done(key="first")
         data = {**SEED, "amount": -300}
@@ -205,7 +212,8 @@ class SpokenTests(KeyCase):
 
     def test_incorrectOrder(self) -> None:
         """
-        C{INCORRECT_ORDER}: the order was deleted, by this very request.
+        C{INCORRECT_ORDER} comes after the key: the order was deleted, by this
+        very request.
         """
         self.done(key="first")
         self.assertAfter(
@@ -214,7 +222,7 @@ class SpokenTests(KeyCase):
 
     def test_notFound(self) -> None:
         """
-        C{NOT_FOUND}: the order is not there any more.
+        C{NOT_FOUND} comes after the key: the order is gone.
         """
         self.done(key="first")
 
@@ -225,7 +233,8 @@ class SpokenTests(KeyCase):
 
     def test_keyReused(self) -> None:
         """
-        C{IDEMPOTENCY_KEY_REUSED}: the key has a request, which is another one.
+        C{IDEMPOTENCY_KEY_REUSED} comes from the key: it belongs to another
+        request.
         """
         self.done()
         reply = self.again(data={**SEED, "amount": 1})
@@ -233,8 +242,8 @@ class SpokenTests(KeyCase):
 
     def test_unknownSide(self) -> None:
         """
-        A refusal of which nobody has said where it is spoken counts as one that
-        comes before the key, which promises nothing.
+        A refusal that is not in the table counts as one before the key, which
+        promises nothing.
         """
         self.assertIs(Refusal.spoken, BEFORE)
         self.assertIsInstance(self.client, Client)

@@ -22,32 +22,32 @@ class TradeEventsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Two observers that note what they are called with.
+        Two observers that record their calls.
         """
         self.events = TradeEvents()
         self.seen: list[tuple[str, list[TradeEvent]]] = []
 
     def a(self, events: Sequence[TradeEvent]) -> None:
         """
-        Note the events as seen by the observer C{a}.
+        Record the events as seen by the observer C{a}.
         """
         self.seen.append(("a", list(events)))
 
     def b(self, events: Sequence[TradeEvent]) -> None:
         """
-        Note the events as seen by the observer C{b}.
+        Record the events as seen by the observer C{b}.
         """
         self.seen.append(("b", list(events)))
 
     def test_interface(self) -> None:
         """
-        It provides the whole interface.
+        L{TradeEvents} provides the whole interface.
         """
         verifyObject(ITradeEvents, self.events)
 
     def test_nobody(self) -> None:
         """
-        Without observers events go nowhere.
+        Events without observers are discarded.
         """
         self.events.publish([FIRST])
         self.events.addObserver(self.a)
@@ -84,14 +84,14 @@ class TradeEventsTests(SynchronousTestCase):
 
     def test_removeStranger(self) -> None:
         """
-        To remove what is not there is a mistake that is told.
+        Removing an unknown observer raises an error.
         """
         self.assertRaises(ValueError, self.events.removeObserver, self.a)
 
     def test_failingObserver(self) -> None:
         """
-        An observer that raises is logged, and the others are called, then and
-        later.
+        An observer that raises is logged, and the others are called, now and
+        for later events.
         """
 
         def failing(events: object) -> None:
@@ -106,8 +106,8 @@ class TradeEventsTests(SynchronousTestCase):
 
     def test_removesItself(self) -> None:
         """
-        An observer may remove itself while it is called, and nobody misses
-        the event for it.
+        An observer may remove itself while it is called, and no other misses
+        the event.
         """
 
         def once(events: Sequence[TradeEvent]) -> None:
@@ -122,8 +122,8 @@ class TradeEventsTests(SynchronousTestCase):
 
     def test_addsAnother(self) -> None:
         """
-        An observer that is added while events are published is called from
-        the next ones on.
+        An observer that is added while events are published is called from the
+        next publication on.
         """
 
         def adding(events: Sequence[TradeEvent]) -> None:

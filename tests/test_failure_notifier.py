@@ -15,7 +15,7 @@ class FailingTests(SynchronousTestCase):
 
     def test_everybodyIsTold(self) -> None:
         """
-        Each who asked hears of it, whatever the others make of it.
+        Every caller is notified of the failure, even if another one raises.
         """
         failing = FailureNotifier()
         one, other = failing.whenFailed(), failing.whenFailed()
@@ -27,7 +27,7 @@ class FailingTests(SynchronousTestCase):
 
     def test_late(self) -> None:
         """
-        Who asks when it has come hears of it at once.
+        A caller that asks after the failure is notified at once.
         """
         failing = FailureNotifier()
         failing.fail(Failure(ZeroDivisionError()))
@@ -35,7 +35,7 @@ class FailingTests(SynchronousTestCase):
 
     def test_firstCounts(self) -> None:
         """
-        A second cause changes nothing.
+        A second failure is ignored.
         """
         failing = FailureNotifier()
         told = failing.whenFailed()

@@ -1,5 +1,5 @@
 """
-Tests for the finance family from a client's line to its reply and the ledger.
+Tests for the finance methods from a client's line to its reply and the ledger.
 """
 
 import json
@@ -20,7 +20,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync._conversation.commands import GetOperation, HealthCheck
 from creditsync._conversation.finance import financeCommands
-from creditsync._conversation.session import Session, Sessions
+from creditsync._conversation.session import Session
+from creditsync._conversation.sessions import Sessions
 from creditsync._conversation.waiters import Waiters
 from creditsync.errors import Refusal
 from creditsync.events import TradeEvents
@@ -55,9 +56,9 @@ SEED = {"login": 1001, "amount": 300.0, "comment": "Promotion credit"}
 @define(eq=False)
 class Client:
     """
-    What one client says and hears.
+    The lines that one client sends and receives.
 
-    @ivar heard: What was sent to it, as it was sent.
+    @ivar heard: The lines sent to it, unchanged.
     """
 
     sessions: Sessions
@@ -80,7 +81,7 @@ class Client:
 
     def lines(self) -> list[bytes]:
         """
-        Take the lines that were heard since the last time.
+        Return the lines received since the last call.
         """
         lines = b"".join(self.heard).splitlines(keepends=True)
         self.heard.clear()
@@ -88,32 +89,32 @@ class Client:
 
     def hears(self) -> list[Any]:
         """
-        Take what was heard since the last time, each line as its value.
+        Return what was received since the last call, each line as its value.
         """
         return [json.loads(line) for line in self.lines()]
 
     def replies(self) -> list[Any]:
         """
-        Take the replies of what was heard, and drop the events.
+        Return the replies received since the last call, without the events.
         """
         return [line for line in self.hears() if "event" not in line]
 
     def reply(self) -> Any:
         """
-        Take the one reply of what was heard.
+        Return the one reply received since the last call.
         """
         [reply] = self.replies()
         return reply
 
     def outcome(self) -> tuple[int, str | None]:
         """
-        Take the one reply, as its status and its error.
+        Return the one reply as its status and its error.
         """
         reply = self.reply()
         return reply["status"], reply.get("error")
 
 
-class HouseCase(SynchronousTestCase):
+class FamilyCase(SynchronousTestCase):
     """
     A whole server without its connections and its disk: commits end when the
     test says so, and the first order is 1.
@@ -124,14 +125,14 @@ class HouseCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Put the rooms together.
+        Put the modules together.
         """
         self.ledger = HeldLedger(self.kept())
         self.start()
 
     def kept(self) -> Any:
         """
-        Where commits go once they are released.
+        The ledger for commits that are released.
         """
         return MemoryLedger()
 
@@ -164,12 +165,12 @@ class HouseCase(SynchronousTestCase):
             waiters=self.waiters,
             limits=Limits(),
         )
-        self.events.addObserver(self.sessions.tradeEvents)
+        self.events.addObserver(self.sessions.broadcast.tradeEvents)
         self.client = Client(self.sessions)
 
     def tearDown(self) -> None:
         """
-        Everyone was answered, and nothing is left for the clock.
+        All requests were answered, and nothing is scheduled.
         """
         stopped = self.runtime.stopService()
         while self.ledger.commits:
@@ -181,13 +182,13 @@ class HouseCase(SynchronousTestCase):
 
     def turn(self) -> None:
         """
-        Let the reactor turn, so that what is queued goes to disk.
+        Let the reactor turn, so that queued operations are committed.
         """
         self.clock.advance(0)
 
     def book(self) -> None:
         """
-        Let everything that was asked for be booked.
+        Let everything that was requested be booked.
         """
         self.turn()
         while self.ledger.commits:
@@ -195,7 +196,7 @@ class HouseCase(SynchronousTestCase):
 
     def booked(self, command: str, **data: object) -> Any:
         """
-        Have somebody else's C{Sync} command booked.
+        Have another client's C{Sync} command booked.
 
         @return: The data of its reply.
         """
@@ -210,7 +211,7 @@ class HouseCase(SynchronousTestCase):
 
     def answered(self, command: str, extID: object = "a", **data: object) -> Any:
         """
-        Ask, let it be booked, and take the one reply.
+        Send a command, let it be booked, and return the one reply.
         """
         self.client.asks(command, data, extID)
         self.book()
@@ -218,7 +219,7 @@ class HouseCase(SynchronousTestCase):
 
     def refused(self, command: str, **data: object) -> tuple[int, str, str]:
         """
-        Ask for what is refused, and has changed nothing.
+        Send a command that is refused and changes nothing.
 
         @return: The reply's status, error and message.
         """
@@ -232,7 +233,7 @@ class HouseCase(SynchronousTestCase):
 
     def state(self) -> object:
         """
-        All that the ledger has, and the next order.
+        The whole content of the ledger, and the next order.
         """
         memory = self.ledger._ledger
         return (
@@ -245,14 +246,14 @@ class HouseCase(SynchronousTestCase):
 
     def totals(self, login: int = 1001) -> tuple[int, int]:
         """
-        What is booked on this account: balance and credit, in units.
+        The totals of this account: balance and credit, in units.
         """
         account = self.ledger.account(login)
         assert account is not None
         return account.balance, account.credit
 
 
-class BookingTests(HouseCase):
+class BookingTests(FamilyCase):
     """
     Tests for the methods that make or update a trade.
     """
@@ -284,7 +285,7 @@ class BookingTests(HouseCase):
 
     def test_balanceIn(self) -> None:
         """
-        C{BalanceInSync} moves the balance, and without a comment it has the
+        C{BalanceInSync} adds to the balance, and without a comment it has the
         platform's.
         """
         reply = self.answered("BalanceInSync", login=1001, amount=0.00000001)
@@ -320,8 +321,8 @@ class BookingTests(HouseCase):
 
     def test_update(self) -> None:
         """
-        Each method updates a trade of its own kind; the event is an UPDATE
-        and the total moves by the difference.
+        Each method updates a trade of its own kind; the event is an UPDATE and
+        the total changes by the difference.
         """
         self.booked("CreditInSync", amount=100)
         self.booked("BalanceInSync", amount=100)
@@ -350,8 +351,8 @@ class BookingTests(HouseCase):
 
     def test_signs(self) -> None:
         """
-        What goes in is greater than 0 and what goes out is less, in both
-        forms.
+        The amount of a deposit is greater than 0 and that of a withdrawal
+        less, in both forms.
         """
         for method, amount, message in (
             ("CreditIn", -300, "data.amount must be greater than 0"),
@@ -368,7 +369,7 @@ class BookingTests(HouseCase):
 
     def test_commentOfACredit(self) -> None:
         """
-        A credit operation must have its comment.
+        A credit operation requires a comment.
         """
         for command, amount in (
             ("CreditIn", 1),
@@ -383,8 +384,8 @@ class BookingTests(HouseCase):
 
     def test_emptyComment(self) -> None:
         """
-        A comment that is given has at least one character, for a balance
-        operation too.
+        A given comment has at least one character, for a balance operation
+        too.
         """
         for command, amount in (("BalanceIn", 1), ("BalanceOut", -1)):
             self.assertEqual(
@@ -424,7 +425,11 @@ class BookingTests(HouseCase):
                             comment="x",
                             order=order,
                         ),
-                        (409, "INCORRECT_ORDER", f"order {order} is of another kind"),
+                        (
+                            409,
+                            "INCORRECT_ORDER",
+                            f"order {order} is a different kind of transaction",
+                        ),
                     )
 
     def test_otherLogin(self) -> None:
@@ -434,12 +439,13 @@ class BookingTests(HouseCase):
         self.booked("BalanceInSync", amount=100)
         self.assertEqual(
             self.refused("BalanceInSync", login=1002, amount=1, order=1),
-            (409, "INCORRECT_ORDER", "order 1 is not of login 1002"),
+            (409, "INCORRECT_ORDER", "order 1 does not belong to login 1002"),
         )
 
     def test_noMoney(self) -> None:
         """
-        No more is taken out than there is, and a balance is no credit.
+        A withdrawal can't exceed its total, and a balance does not count as
+        credit.
         """
         self.booked("CreditInSync", amount=300)
         self.booked("BalanceInSync", amount=200)
@@ -451,7 +457,7 @@ class BookingTests(HouseCase):
         ):
             self.assertEqual(
                 self.refused(command, login=1001, amount=amount, comment="x"),
-                (409, "TRADE_NO_MONEY", f"account 1001 has not enough {kind}"),
+                (409, "TRADE_NO_MONEY", f"account 1001 does not have enough {kind}"),
             )
         for command, amount in (("CreditOutSync", -300), ("BalanceOutSync", -200)):
             self.answered(command, login=1001, amount=amount, comment="x")
@@ -459,8 +465,8 @@ class BookingTests(HouseCase):
 
     def test_noMoneyByUpdate(self) -> None:
         """
-        Nor is it taken out by an update: of what went in, to less than was
-        spent, or of what went out, to more than there is.
+        An update can't withdraw more than the total either: of a deposit, to
+        less than was spent, or of a withdrawal, to more than there is.
         """
         for method, kind in (("Credit", "credit"), ("Balance", "balance")):
             first = self.booked(f"{method}InSync", amount=300)["order"]
@@ -478,7 +484,11 @@ class BookingTests(HouseCase):
                             comment="x",
                             order=order,
                         ),
-                        (409, "TRADE_NO_MONEY", f"account 1001 has not enough {kind}"),
+                        (
+                            409,
+                            "TRADE_NO_MONEY",
+                            f"account 1001 does not have enough {kind}",
+                        ),
                     )
             for command, amount, order in (
                 (f"{method}OutSync", -300, second),
@@ -493,7 +503,7 @@ class BookingTests(HouseCase):
 
     def test_noExtID(self) -> None:
         """
-        Each C{Sync} command needs an C{extID}; its asynchronous form does
+        Each C{Sync} command requires an C{extID}; its asynchronous form does
         not.
         """
         self.booked("CreditInSync", amount=100)
@@ -515,7 +525,7 @@ class BookingTests(HouseCase):
 
     def test_roles(self) -> None:
         """
-        Manager, dealer and admin may use the family, a user may not.
+        Manager, dealer and admin may use the finance methods, a user may not.
         """
         for token in ("manager", "dealer", "admin"):
             client = Client(self.sessions, token)
@@ -537,7 +547,7 @@ class BookingTests(HouseCase):
                 self.assertEqual(user.outcome(), (403, "FORBIDDEN"))
 
 
-class DeletionTests(HouseCase):
+class DeletionTests(FamilyCase):
     """
     Tests for the methods that delete a trade.
     """
@@ -572,8 +582,7 @@ class DeletionTests(HouseCase):
 
     def test_totals(self) -> None:
         """
-        A deletion moves its own total by what the trade had counted, up as
-        well as down.
+        A deletion changes its own total by the trade's amount, up or down.
         """
         self.booked("CreditInSync", amount=300)
         self.booked("CreditOutSync", amount=-100)
@@ -594,7 +603,7 @@ class DeletionTests(HouseCase):
 
     def test_afterAnUpdate(self) -> None:
         """
-        What a deletion takes back is what the trade counts by then.
+        A deletion after an update takes back the updated amount.
         """
         self.booked("CreditInSync", amount=300)
         self.booked("CreditInSync", amount=40)
@@ -605,7 +614,7 @@ class DeletionTests(HouseCase):
 
     def test_unknown(self) -> None:
         """
-        There is nothing to delete under an unknown order.
+        An unknown order can't be deleted.
         """
         for command in (
             "DeleteCredit",
@@ -620,7 +629,7 @@ class DeletionTests(HouseCase):
 
     def test_twice(self) -> None:
         """
-        What was deleted can't be deleted again.
+        A deleted trade can't be deleted again.
         """
         self.booked("CreditInSync", amount=300)
         self.booked("DeleteCreditSync", order=1)
@@ -632,7 +641,8 @@ class DeletionTests(HouseCase):
 
     def test_updateOfADeleted(self) -> None:
         """
-        Nor can it be updated, and its number does not make a new one.
+        A deleted trade can't be updated, and its number does not make a new
+        one.
         """
         self.booked("BalanceInSync", amount=300)
         self.booked("DeleteBalanceSync", order=1)
@@ -659,12 +669,16 @@ class DeletionTests(HouseCase):
             for order in orders:
                 self.assertEqual(
                     self.refused(command, order=order),
-                    (409, "INCORRECT_ORDER", f"order {order} is of another kind"),
+                    (
+                        409,
+                        "INCORRECT_ORDER",
+                        f"order {order} is a different kind of transaction",
+                    ),
                 )
 
     def test_noMoney(self) -> None:
         """
-        What was spent is not taken back by a deletion.
+        A deletion can't take back money that was spent.
         """
         self.booked("CreditInSync", amount=300)
         self.booked("CreditInSync", amount=50)
@@ -679,14 +693,14 @@ class DeletionTests(HouseCase):
         ):
             self.assertEqual(
                 self.refused(command, order=order),
-                (409, "TRADE_NO_MONEY", f"account 1001 has not enough {kind}"),
+                (409, "TRADE_NO_MONEY", f"account 1001 does not have enough {kind}"),
             )
         self.answered("DeleteCreditSync", order=2)
         self.assertEqual(self.totals(), (299_99999999, 240 * ONE))
 
     def test_badOrder(self) -> None:
         """
-        A deletion must name an order.
+        A deletion requires an order.
         """
         for command in ("DeleteCredit", "DeleteBalanceSync"):
             self.assertEqual(
@@ -704,8 +718,8 @@ class DeletionTests(HouseCase):
 
     def test_underWay(self) -> None:
         """
-        What is not booked yet can be deleted; each command is answered with
-        the event of its own operation.
+        A pending trade can be deleted; each command is answered with the event
+        of its own operation.
         """
         self.client.asks("CreditInSync", SEED, extID="add")
         self.client.asks("DeleteCreditSync", {"order": 1}, extID="delete")
@@ -723,7 +737,7 @@ class DeletionTests(HouseCase):
 
     def test_deletionUnderWay(self) -> None:
         """
-        What is about to be deleted is deleted for whoever comes then.
+        A trade whose deletion is pending counts as deleted for later requests.
         """
         self.booked("CreditInSync", amount=300)
         self.booked("CreditInSync", amount=100)
@@ -747,15 +761,15 @@ class DeletionTests(HouseCase):
         self.assertEqual(self.totals(), (0, 100 * ONE))
 
 
-class AcceptedTests(HouseCase):
+class AcceptedTests(FamilyCase):
     """
     Tests for the replies of the asynchronous forms.
     """
 
     def test_afterTheCommit(self) -> None:
         """
-        The reply is sent when the operation can no longer be lost, after the
-        line of its event.
+        The reply of an asynchronous form is sent when the operation is on
+        disk, after the line of its event.
         """
         self.client.asks("BalanceIn", {"login": 1001, "amount": 300})
         self.turn()
@@ -772,8 +786,8 @@ class AcceptedTests(HouseCase):
 
     def test_whole(self) -> None:
         """
-        Each method tells the order, the state that was asked for, the login,
-        the operation code and the signed amount.
+        The reply of each asynchronous form has the order, the state that was
+        requested, the login, the operation code and the signed amount.
         """
         for command, data, expected in (
             (
@@ -829,7 +843,8 @@ class AcceptedTests(HouseCase):
 
     def test_exactAmount(self) -> None:
         """
-        An amount that no double has is told exactly, of a deletion too.
+        An amount that a double can't represent is returned exactly, for a
+        deletion too.
         """
         line = (
             b'{"command":"BalanceIn","__token":"manager",'
@@ -846,8 +861,8 @@ class AcceptedTests(HouseCase):
 
     def test_lost(self) -> None:
         """
-        When nobody knows whether it is on disk, the answer is 504 with the
-        order.
+        If it is unknown whether the operation is on disk, the reply is 504
+        with the order.
         """
         self.booked("CreditInSync", amount=300)
         self.client.asks("DeleteCredit", {"order": 1})
@@ -859,14 +874,14 @@ class AcceptedTests(HouseCase):
         self.assertEqual((reply["status"], reply["data"]), (504, {"order": 1}))
 
 
-class GetOperationTests(HouseCase):
+class GetOperationTests(FamilyCase):
     """
-    Tests for what became of an operation.
+    Tests for looking up the outcome of an operation.
     """
 
     def asked(self, extID: object = "a", **data: object) -> Any:
         """
-        Ask for an operation, and take the reply, which comes at once.
+        Look an operation up, and return the reply, which comes at once.
         """
         self.client.asks("GetOperation", data, extID)
         return self.client.reply()
@@ -890,7 +905,7 @@ class GetOperationTests(HouseCase):
 
     def test_asItIsNow(self) -> None:
         """
-        The trade is told as it is now: updated, or deleted.
+        The trade is returned in its current state: updated, or deleted.
         """
         self.booked("CreditInSync", amount=300)
         self.booked("CreditInSync", amount=200, order=1)
@@ -900,8 +915,8 @@ class GetOperationTests(HouseCase):
 
     def test_queued(self) -> None:
         """
-        What is queued or going to disk has the state of a request: 10 new, 11
-        update, 12 delete, with the amount that was asked for.
+        An operation that is queued or being committed has the state of a
+        request: 10 new, 11 update, 12 delete, with the requested amount.
         """
         self.booked("CreditInSync", amount=300)
         self.booked("CreditInSync", amount=200)
@@ -922,7 +937,7 @@ class GetOperationTests(HouseCase):
 
     def test_lastAsked(self) -> None:
         """
-        Of several that are under way the last one counts.
+        Of several pending operations on an order the last one is returned.
         """
         self.client.asks("CreditIn", SEED, extID="add")
         self.client.asks("CreditIn", {**SEED, "amount": 5, "order": 1}, extID="up")
@@ -934,8 +949,7 @@ class GetOperationTests(HouseCase):
 
     def test_byKey(self) -> None:
         """
-        A key finds its operation, while it is under way and when it is
-        booked.
+        A key finds its operation, both pending and booked.
         """
         self.client.asks("CreditInSync", SEED, "add", idempotencyKey="promo-1")
         self.assertEqual(self.stateOf(idempotencyKey="promo-1"), (1, 10, 300.0))
@@ -947,8 +961,8 @@ class GetOperationTests(HouseCase):
 
     def test_byKeyAsItIsNow(self) -> None:
         """
-        By its key, too, the trade is told as it is now and not as it was
-        booked under the key.
+        A look-up by key returns the trade in its current state, and not as it
+        was booked under the key.
         """
         self.client.asks("CreditInSync", SEED, idempotencyKey="promo-1")
         self.book()
@@ -962,7 +976,7 @@ class GetOperationTests(HouseCase):
 
     def test_afterATimeout(self) -> None:
         """
-        After a 504 its order and its key tell what became of it.
+        After a 504 a look-up by order or by key returns the outcome.
         """
         self.client.asks("CreditInSync", SEED, idempotencyKey="promo-1")
         self.turn()
@@ -977,7 +991,7 @@ class GetOperationTests(HouseCase):
 
     def test_noOrder(self) -> None:
         """
-        An order that nobody made is 404, even if its number comes next.
+        An unknown order is 404, even if its number comes next.
         """
         self.booked("CreditInSync", amount=300)
         for order in (2, 1242281):
@@ -987,8 +1001,7 @@ class GetOperationTests(HouseCase):
 
     def test_noKey(self) -> None:
         """
-        A key that nobody used is 404, and so is one whose request was
-        refused.
+        An unused key is 404, and so is one whose request was refused.
         """
         self.client.asks(
             "CreditOutSync",
@@ -1002,7 +1015,7 @@ class GetOperationTests(HouseCase):
 
     def test_principals(self) -> None:
         """
-        A key is its principal's; an order is anybody's.
+        Keys can be looked up by their own principal only, orders by any.
         """
         self.client.asks("CreditInSync", SEED, "add", idempotencyKey="promo-1")
         dealer = Client(self.sessions, "dealer")
@@ -1018,7 +1031,7 @@ class GetOperationTests(HouseCase):
 
     def test_oneName(self) -> None:
         """
-        It takes exactly one of the two names.
+        C{GetOperation} takes exactly one of order and key.
         """
         message = "data must have exactly one of order and idempotencyKey"
         for data in ({}, {"order": 1, "idempotencyKey": "promo-1"}):
@@ -1030,7 +1043,7 @@ class GetOperationTests(HouseCase):
 
     def test_wholeFloat(self) -> None:
         """
-        C{1.0} is an integer here as well.
+        C{1.0} is an integer for C{GetOperation} as well.
         """
         self.booked("CreditInSync", amount=300)
         self.assertEqual(self.stateOf(order=1.0), (1, 3, 300.0))
@@ -1044,22 +1057,22 @@ class GetOperationTests(HouseCase):
 
     def test_user(self) -> None:
         """
-        A user's token may not ask.
+        A user's token may not look up operations.
         """
         user = Client(self.sessions, "user")
         user.asks("GetOperation", {"order": 1})
         self.assertEqual(user.outcome(), (403, "FORBIDDEN"))
 
 
-class ContractTests(HouseCase):
+class ContractTests(FamilyCase):
     """
-    Tests for what the server says being what the contract says.
+    Tests that all lines of the server match the published schemas.
     """
 
     def test_lines(self) -> None:
         """
-        Every line that the family makes the server say is a reply or an event
-        of the published schemas.
+        Every line that the server sends for the finance methods is a reply or
+        an event of the published schemas.
         """
         schemas = {
             name: load(name)
@@ -1106,7 +1119,7 @@ class ContractTests(HouseCase):
 
 def requestOf(asked: Operation | Deletion) -> Request:
     """
-    What an operation asks for, as the model has it.
+    The request of an operation, in the model's form.
     """
     if isinstance(asked, Deletion):
         deletes = "credit" if CREDIT_IN in asked.cmds else "balance"
@@ -1144,8 +1157,8 @@ def recordOf(trade: family.Trade, **changes: int) -> Trade:
 
 class ModelBehaviour:
     """
-    What the runtime does on every ledger, compared with L{Family}; C{kept}
-    makes the ledger.
+    Compares the runtime on any ledger with L{Family}; C{kept} makes the
+    ledger.
     """
 
     maxQueued = 12
@@ -1178,9 +1191,9 @@ class ModelBehaviour:
 
     def test_model(self: Any) -> None:
         """
-        However submissions, turns and commits come together, each operation
-        is taken or refused as if it were the only one and booked at once, and
-        what is published, kept and remembered is what was accepted.
+        However submissions, turns and commits are interleaved, each operation
+        is accepted or refused as if it were the only one and booked at once,
+        and exactly the accepted operations are published, kept and remembered.
         """
         seen: set[str] = set()
         for seed in range(self.seeds):
@@ -1207,10 +1220,9 @@ class ModelBehaviour:
 
     def step(self: Any) -> str:
         """
-        Submit one operation, and perhaps let the reactor turn or a commit
-        end.
+        Submit one operation, and perhaps let the reactor turn or a commit end.
 
-        @return: What became of the operation.
+        @return: The outcome of the operation.
         """
         outcome: str = self.submit(self.operation())
         chance = self.chance
@@ -1227,14 +1239,14 @@ class ModelBehaviour:
 
     def observe(self: Any, events: object) -> None:
         """
-        Somebody who submits because of an event that he hears.
+        An observer that submits an operation because of an event.
         """
         if not self.isStopping and self.chance.random() < 0.5:
             self.submit(self.operation())
 
     def operation(self: Any) -> Operation | Deletion:
         """
-        Anything that somebody may ask for: sometimes what was asked before.
+        A random operation, sometimes one that was requested before.
         """
         chance = self.chance
         principal = chance.choice((7, 8))
@@ -1281,7 +1293,7 @@ class ModelBehaviour:
         """
         Submit an operation to the runtime and to the model.
 
-        @return: What became of it.
+        @return: Its outcome.
         """
         history = len(self.model.history)
         isFull = history - len(self.published) >= self.maxQueued
@@ -1308,15 +1320,15 @@ class ModelBehaviour:
 
     def told(self: Any, place: int) -> None:
         """
-        An operation is said to be durable: it is on disk, and its event was
-        published.
+        Assert that an operation that is reported as durable is on disk, and
+        that its event was published.
         """
         self.assertLess(place, len(self.published))
         self.durable[place] = "told"
 
     def refusal(self: Any, result: Any, error: str) -> str:
         """
-        Assert that an operation was refused with this.
+        Assert that an operation was refused with this error.
         """
         failures: list[Failure] = []
         result.addErrback(failures.append)
@@ -1327,7 +1339,7 @@ class ModelBehaviour:
 
     def lookUp(self: Any) -> None:
         """
-        Look any order up, as it is now, and any key.
+        Look up any order in its current state, and any key.
         """
         order = self.chance.randint(1, self.model.nextOrder)
         told = self.successResultOf(self.runtime.trade(order))
@@ -1350,7 +1362,7 @@ class ModelBehaviour:
 
     def finish(self: Any) -> None:
         """
-        Stop the runtime, and compare all that is left of it with the model.
+        Stop the runtime, and compare its final state with the model.
         """
         self.isStopping = True
         stopped = self.runtime.stopService()
@@ -1402,8 +1414,8 @@ class MemoryModelTests(ModelBehaviour, SynchronousTestCase):
 
 class SQLiteModelTests(ModelBehaviour, SynchronousTestCase):
     """
-    Tests for the runtime on a ledger on disk, which proves its totals when it
-    is opened again.
+    Tests for the runtime on a ledger on disk, which verifies its totals when
+    it is opened again.
     """
 
     seeds = 2

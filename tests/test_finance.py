@@ -41,7 +41,7 @@ def trade(order: int, profit: int = 300_00000000, cmd: int = 7) -> Trade:
 
 class AskingSession:
     """
-    A session, as far as a finance command is concerned.
+    A session, as far as a finance command needs one.
     """
 
     principal = Principal(7, MANAGER, float("inf"))
@@ -49,8 +49,8 @@ class AskingSession:
 
 class FinanceCase(SynchronousTestCase):
     """
-    What the tests of L{FinanceCommand} have in common: a runtime that books
-    when the test says so.
+    A runtime for the tests of L{FinanceCommand} that books when the test says
+    so.
     """
 
     def setUp(self) -> None:
@@ -77,7 +77,7 @@ class FinanceCase(SynchronousTestCase):
 
     def execute(self, name: str, **data: Any) -> dict[str, Any]:
         """
-        Execute what the runtime accepts at once.
+        Execute a command that the runtime accepts at once.
         """
         response: dict[str, Any] = self.successResultOf(
             maybeDeferred(
@@ -114,7 +114,7 @@ class FinanceCase(SynchronousTestCase):
 
 class TableTests(FinanceCase):
     """
-    Tests for the table.
+    Tests for the table of commands.
     """
 
     def test_interface(self) -> None:
@@ -165,7 +165,7 @@ class TableTests(FinanceCase):
 
 class OperationTests(FinanceCase):
     """
-    Tests for what is asked of the runtime.
+    Tests for the operations that are submitted to the runtime.
     """
 
     def test_seed(self) -> None:
@@ -184,7 +184,7 @@ class OperationTests(FinanceCase):
 
     def test_samePath(self) -> None:
         """
-        C{CreditIn} asks for the same as C{CreditInSync}.
+        C{CreditIn} submits the same operation as C{CreditInSync}.
         """
         data = {"amount": 0.5, "order": 5, "open_time": 1, "close_time": 2}
         asked = []
@@ -200,8 +200,8 @@ class OperationTests(FinanceCase):
 
     def test_amounts(self) -> None:
         """
-        An amount becomes its exact number of units, whatever number it came
-        as.
+        An amount becomes its exact number of units, whatever its form in the
+        request.
         """
         for amount, units in (
             (300, 30000000000),
@@ -225,14 +225,14 @@ class OperationTests(FinanceCase):
 
     def test_noise(self) -> None:
         """
-        The digits beyond those of a double are none.
+        Digits beyond the precision of a double are ignored.
         """
         amount = Decimal("3.1800000000000002")
         self.assertEqual(self.operation(amount=amount).amount, 318000000)
 
     def test_wholeFloats(self) -> None:
         """
-        C{1001.0} is an integer, as JSON Schema has it, and is taken as 1001.
+        C{1001.0} is an integer, as in JSON Schema, and is accepted as 1001.
         """
         operation = self.operation(
             login=1001.0, order=1242281.0, open_time=1600000000.0, close_time=1.7e9
@@ -248,27 +248,27 @@ class OperationTests(FinanceCase):
 
     def test_comment(self) -> None:
         """
-        A comment is handed on exactly.
+        A comment is passed on exactly.
         """
         comment = " \tBöni's\r\n,} "
         self.assertEqual(self.operation(comment=comment).comment, comment)
 
     def test_orderOfZero(self) -> None:
         """
-        An order of 0 is as good as none.
+        An order of 0 is the same as none.
         """
         self.assertEqual(self.operation(order=0).order, 0)
 
     def test_timesOfZero(self) -> None:
         """
-        The time 0 is a time, and not one that was left out.
+        A time of 0 counts as given.
         """
         operation = self.operation(open_time=0, close_time=0)
         self.assertEqual((operation.openTime, operation.closeTime), (0, 0))
 
     def test_oneTime(self) -> None:
         """
-        Of the two times either may be given alone: the runtime knows the
+        Either of the two times may be given alone: the runtime knows the
         other.
         """
         operation = self.operation(open_time=5)
@@ -288,14 +288,14 @@ class OperationTests(FinanceCase):
 
 class FamilyOperationTests(FinanceCase):
     """
-    Tests for what the rest of the family asks of the runtime.
+    Tests for the operations of the other finance methods.
     """
 
     def asked(
         self, name: str, data: dict[str, Any], key: str | None = None
     ) -> Operation | Deletion:
         """
-        What is submitted for exactly this data.
+        The operation that is submitted for exactly this data.
         """
         request = Request(name, "1", "manager", data, key)
         self.successResultOf(
@@ -324,8 +324,8 @@ class FamilyOperationTests(FinanceCase):
 
     def test_comment(self) -> None:
         """
-        A balance operation without a comment has the platform's; one that is
-        given is handed on.
+        A balance operation without a comment has the platform's; a given one
+        is passed on.
         """
         for name in ("BalanceIn", "BalanceInSync", "BalanceOut", "BalanceOutSync"):
             operation: Any = self.asked(name, {"login": 1001, "amount": 1})
@@ -353,7 +353,7 @@ class FamilyOperationTests(FinanceCase):
 
     def test_deletedOrderAsFloat(self) -> None:
         """
-        C{1242281.0} is an integer here as well.
+        C{1242281.0} is an integer for a deletion as well.
         """
         self.execute("CreditIn")
         order = self.asked("DeleteCredit", {"order": 1242281.0}).order
@@ -361,7 +361,7 @@ class FamilyOperationTests(FinanceCase):
 
     def test_principalAndKey(self) -> None:
         """
-        Who asks, and under which key, goes with the operation.
+        The principal and the key are part of the operation.
         """
         booking = {"login": 1001, "amount": 1, "comment": "Why"}
         for name, data in (("CreditIn", booking), ("DeleteCredit", {"order": 1242281})):
@@ -396,7 +396,8 @@ class ResponseTests(FinanceCase):
 
     def test_update(self) -> None:
         """
-        An update has the order that was named, and the state of an update.
+        The response to an update has the order that was named, and the state
+        of an update.
         """
         self.execute("CreditIn")
         response = self.execute("CreditIn", order=1242281, amount=250.0)
@@ -415,7 +416,7 @@ class ResponseTests(FinanceCase):
 
     def test_amountIsExact(self) -> None:
         """
-        Nothing of the amount is lost.
+        The response has the exact amount.
         """
         amount = self.execute("CreditIn", amount=Decimal("9999999999.99999999"))[
             "amount"
@@ -424,7 +425,8 @@ class ResponseTests(FinanceCase):
 
     def test_sync(self) -> None:
         """
-        The C{Sync} form waits for the ADD of its own operation.
+        The C{Sync} form of a new operation waits for the ADD of its own
+        operation.
         """
         deferral = self.execute("CreditInSync")["__deferred"]
         self.assertEqual(
@@ -433,7 +435,7 @@ class ResponseTests(FinanceCase):
 
     def test_syncUpdate(self) -> None:
         """
-        For an existing transaction it waits for the UPDATE.
+        The C{Sync} form of an update waits for the UPDATE.
         """
         self.execute("CreditInSync")
         deferral = self.execute("CreditInSync", order=1242281)["__deferred"]
@@ -443,14 +445,15 @@ class ResponseTests(FinanceCase):
 
     def test_syncOrderNotFound(self) -> None:
         """
-        For one that is not found it waits for the ADD of the new order.
+        The C{Sync} form of an update whose order is not found waits for the
+        ADD of the new order.
         """
         deferral = self.execute("CreditInSync", order=42)["__deferred"]
         self.assertEqual((deferral.order, deferral.eventType), (1242281, 0))
 
     def test_async(self) -> None:
         """
-        The asynchronous form waits until its operation can no longer be lost.
+        The asynchronous form waits until its operation is durable.
         """
         deferral = self.execute("CreditIn")["__deferred"]
         self.assertNoResult(deferral.durable)
@@ -459,7 +462,8 @@ class ResponseTests(FinanceCase):
 
     def test_asyncLost(self) -> None:
         """
-        If nobody knows whether it was, that is what the reply waits for.
+        If it is unknown whether an operation is durable, the wait of the
+        asynchronous form fails with that.
         """
         runtime = LateRuntime()
         response = self.late(runtime, "CreditIn")
@@ -472,7 +476,7 @@ class ResponseTests(FinanceCase):
 
     def test_delete(self) -> None:
         """
-        The response to a deletion tells what is deleted, with the state of a
+        The response to a deletion has the deleted trade, with the state of a
         deletion.
         """
         self.execute("CreditIn")
@@ -492,7 +496,7 @@ class ResponseTests(FinanceCase):
 
     def test_deleteSync(self) -> None:
         """
-        Its C{Sync} form waits for the DELETE.
+        The C{Sync} form of a deletion waits for the DELETE.
         """
         self.execute("CreditIn")
         deferral = self.execute("DeleteCreditSync", order=1242281)["__deferred"]
@@ -502,16 +506,16 @@ class ResponseTests(FinanceCase):
 
     def test_replaySync(self) -> None:
         """
-        Of an operation that was booked before, the C{Sync} form's reply is
-        the trade as it was booked then.
+        The C{Sync} form's reply to a replayed operation is the trade as it was
+        booked.
         """
         data = self.replayed("CreditInSync")
         self.assertEqual(data["__deferred"], Replay(77, trade(77)))
 
     def test_replay(self) -> None:
         """
-        The asynchronous form's reply is the response, of the state that was
-        asked for then.
+        The asynchronous form's reply to a replayed operation is its first
+        response, with the state that was requested then.
         """
         data = self.replayed("CreditIn")
         self.assertEqual(data.pop("__deferred"), Replay(77))
@@ -529,7 +533,7 @@ class ResponseTests(FinanceCase):
 
     def replayed(self, name: str) -> dict[str, Any]:
         """
-        The response where the runtime has booked an update before.
+        The response if the runtime has booked an update before.
         """
         runtime = LateRuntime()
         response = self.late(runtime, name)
@@ -540,9 +544,9 @@ class ResponseTests(FinanceCase):
 
     def test_refused(self) -> None:
         """
-        What the runtime refuses is refused with its reason.
+        A refusal by the runtime is passed on with its reason.
         """
-        self.runtime.refusal = NoMoney("account 1001 has not enough credit")
+        self.runtime.refusal = NoMoney("account 1001 does not have enough credit")
         response = maybeDeferred(
             self.commands["CreditInSync"].execute,
             self.session,
@@ -553,8 +557,7 @@ class ResponseTests(FinanceCase):
 
     def test_reservedLater(self) -> None:
         """
-        A runtime may take its time to reserve; the response comes with the
-        order.
+        A runtime may reserve later; the response comes with the order.
         """
         runtime = LateRuntime()
         response = self.late(runtime, "CreditInSync")
@@ -566,7 +569,7 @@ class ResponseTests(FinanceCase):
 
     def late(self, runtime: "LateRuntime", name: str) -> "Deferred[dict[str, Any]]":
         """
-        Execute a command on a runtime that takes its time.
+        Execute a command on a runtime that reserves later.
         """
         commands = {command.name: command for command in financeCommands(runtime)}
         return commands[name].execute(self.session, self.request(name, {}))

@@ -1,12 +1,12 @@
 """
-Tests for retries that are safe: the C{idempotencyKey} of a request.
+Tests for safe retries: the C{idempotencyKey} of a request.
 """
 
 import os
 import tempfile
 from typing import Any
 
-from test_family import SEED, Client, HouseCase
+from test_family import SEED, Client, FamilyCase
 from twisted.internet.defer import execute
 
 from creditsync.ledger.sqlite import SQLiteLedger
@@ -40,9 +40,9 @@ def replay(data: bytes) -> bytes:
     return b'{"extID":"b","status":200,"data":' + data + b',"replayed":true}\r\n'
 
 
-class KeyCase(HouseCase):
+class KeyCase(FamilyCase):
     """
-    What the tests of keys have in common.
+    Helpers for the tests of keys.
     """
 
     def keyed(
@@ -54,13 +54,13 @@ class KeyCase(HouseCase):
         client: Client | None = None,
     ) -> None:
         """
-        Ask under a key.
+        Send a command under a key.
         """
         (client or self.client).asks(command, data, extID, idempotencyKey=key)
 
     def done(self, *asked: Any, **others: Any) -> Any:
         """
-        Ask under a key, let it be booked, and take the reply.
+        Send a command under a key, let it be booked, and return the reply.
         """
         self.keyed(*asked, **others)
         self.book()
@@ -68,9 +68,9 @@ class KeyCase(HouseCase):
 
     def replayed(self, *asked: Any, **others: Any) -> bytes:
         """
-        Ask again, with the C{extID} C{"b"}, for what was booked before.
+        Repeat, with the C{extID} C{"b"}, a command that was booked before.
 
-        @return: The one line that is heard, at once: nothing is booked.
+        @return: The one line that is received, at once: nothing is booked.
         """
         self.client.heard.clear()
         events = len(self.published)
@@ -83,7 +83,7 @@ class KeyCase(HouseCase):
 
     def reused(self, *asked: Any, **others: Any) -> str:
         """
-        Ask for something else under a key of order 1.
+        Send another command under a key of order 1.
 
         @return: The name of the member that differs.
         """
@@ -111,14 +111,14 @@ class KeyCase(HouseCase):
 
 class ReplayTests(KeyCase):
     """
-    Tests for what is told of what was booked under a key; here from a ledger
-    in memory.
+    Tests for the replay of what was booked under a key, from a ledger in
+    memory.
     """
 
     def test_sync(self) -> None:
         """
-        The same request gets the same data, byte by byte, and hears that it
-        is a replay; nothing is booked again.
+        A repetition gets the same data, byte for byte, marked as a replay;
+        nothing is booked again.
         """
         self.keyed()
         self.book()
@@ -131,7 +131,8 @@ class ReplayTests(KeyCase):
 
     def test_async(self) -> None:
         """
-        So does the asynchronous form, with the data of the accepted request.
+        A repetition of the asynchronous form gets the data of the accepted
+        request, marked as a replay.
         """
         self.keyed("CreditIn")
         self.book()
@@ -154,8 +155,8 @@ class ReplayTests(KeyCase):
 
     def test_otherSession(self) -> None:
         """
-        The retry may come from another connection, and nobody else hears of
-        it.
+        The retry may come from another connection, and no other session
+        receives anything.
         """
         self.keyed()
         self.book()
@@ -167,7 +168,8 @@ class ReplayTests(KeyCase):
 
     def test_laterUpdate(self) -> None:
         """
-        What is told is what was booked then, whatever became of the trade.
+        A replay has the data as it was booked then, whatever happened to the
+        trade since.
         """
         self.keyed()
         self.keyed("CreditIn", key="promo-2", data={**SEED, "order": 1}, extID="up")
@@ -206,7 +208,7 @@ class ReplayTests(KeyCase):
 
     def test_update(self) -> None:
         """
-        An update is told as an update, and is not made again.
+        An update is replayed as an update, and is not made again.
         """
         self.booked("CreditInSync", amount=100)
         self.now = NOW + 60
@@ -222,8 +224,8 @@ class ReplayTests(KeyCase):
 
     def test_orderNotFound(self) -> None:
         """
-        A request that named an order which was not found is known by the
-        order that it named, not by the one that it got.
+        A request whose order was not found is recognized by the order that it
+        named, not by the one that it got.
         """
         asked = {**SEED, "order": 42}
         self.assertEqual(self.done(data=asked)["data"]["order"], 1)
@@ -233,7 +235,7 @@ class ReplayTests(KeyCase):
 
     def test_delete(self) -> None:
         """
-        A deletion is told as it was, and is no deletion of what is deleted.
+        A deletion is replayed as it was, and does not delete again.
         """
         data = SEED_DATA.replace(b'"state":3', b'"state":6')
         self.booked("CreditInSync", amount=300, comment="Promotion credit")
@@ -244,7 +246,7 @@ class ReplayTests(KeyCase):
 
     def test_asyncDelete(self) -> None:
         """
-        So is the asynchronous form's.
+        The asynchronous form of a deletion is replayed as it was.
         """
         data = ACCEPTED_DATA.replace(b'"state":10', b'"state":12')
         self.booked("CreditInSync", amount=300)
@@ -255,8 +257,8 @@ class ReplayTests(KeyCase):
 
     def test_exactly(self) -> None:
         """
-        Amounts of eighteen digits, every character of a comment, and the time
-        0 come back as they were.
+        A replay has the exact amounts of eighteen digits, every character of a
+        comment, and the time 0.
         """
         line = (
             b'{"command":"BalanceInSync","extID":"%s","__token":"manager",'
@@ -280,7 +282,7 @@ class ReplayTests(KeyCase):
 
     def test_sameContent(self) -> None:
         """
-        What means the same is the same, however it was written.
+        A request that means the same is the same, however it was written.
         """
         self.done(data={**SEED, "open_time": 1700, "order": 0})
         for same in (
@@ -304,9 +306,9 @@ class ReplayTests(KeyCase):
 
     def test_otherContent(self) -> None:
         """
-        Other content under the same key is refused by the name of the first
-        member that differs, while the first request runs, when it is booked,
-        and after a restart.
+        Other content under the same key is refused with the name of the first
+        member that differs, while the first request is pending, when it is
+        booked, and after a restart.
         """
         self.keyed(data={**SEED, "open_time": 1700, "close_time": 1800})
         for _ in range(4):
@@ -342,7 +344,7 @@ class ReplayTests(KeyCase):
 
     def test_timesLeftOut(self) -> None:
         """
-        A time that was left out is not the time of booking, nor the time 0.
+        An omitted time differs from the time of booking and from the time 0.
         """
         self.done()
         for name in ("open_time", "close_time"):
@@ -351,8 +353,8 @@ class ReplayTests(KeyCase):
 
     def test_firstDifference(self) -> None:
         """
-        Of several members the first one in the order of the contract is
-        named.
+        Of several members that differ, the first one in the documented order
+        is named.
         """
         self.done()
         self.assertEqual(
@@ -364,7 +366,8 @@ class ReplayTests(KeyCase):
 
     def test_otherDeletion(self) -> None:
         """
-        Of two deletions under one key the order or the command differs.
+        For another deletion under the same key the order or the command is
+        named.
         """
         self.booked("CreditInSync", amount=300)
         self.booked("CreditInSync", amount=300)
@@ -383,7 +386,7 @@ class ReplayTests(KeyCase):
 
     def test_reusedChangesNothing(self) -> None:
         """
-        A refused reuse books nothing, and the first request is still known.
+        A refused reuse books nothing, and the first request stays known.
         """
         self.done()
         self.reused(data={**SEED, "amount": 1})
@@ -394,7 +397,7 @@ class ReplayTests(KeyCase):
 
     def test_principals(self) -> None:
         """
-        Each principal has keys of its own, in one batch too.
+        Each principal has keys of its own, even in one batch.
         """
         dealer = Client(self.sessions, "dealer")
         self.keyed()
@@ -441,8 +444,8 @@ class ReplayTests(KeyCase):
 
     def test_withoutAKey(self) -> None:
         """
-        Without a key the same request is booked as often as it comes, and is
-        no replay of one that has a key.
+        Without a key a request is booked each time it is sent, and is not a
+        replay of one that has a key.
         """
         self.done()
         for order in (2, 3):
@@ -477,7 +480,7 @@ class ReplayTests(KeyCase):
     def test_mixedBatch(self) -> None:
         """
         Operations on one order, some with a key and some without, share a
-        commit in booking order; each key knows the stage of its own.
+        commit in booking order; each key has the data of its own.
         """
         self.keyed(key="k1", extID=1)
         self.client.asks("CreditInSync", {**SEED, "amount": 200, "order": 1}, 2)
@@ -524,7 +527,7 @@ class ReplayTests(KeyCase):
 
     def test_refusedBefore(self) -> None:
         """
-        What was refused is not remembered: the retry is judged afresh.
+        A refused request is not remembered: the retry is checked afresh.
         """
         out = {"login": 1001, "amount": -100, "comment": "x"}
         self.keyed("CreditOutSync", out)
@@ -538,7 +541,7 @@ class ReplayTests(KeyCase):
 
     def test_refusedAnyhow(self) -> None:
         """
-        However it was refused, its key is free for something else.
+        However a request was refused, its key may be used for another one.
         """
         self.booked("CreditInSync", amount=100)
         for command, data, status in (
@@ -558,7 +561,7 @@ class ReplayTests(KeyCase):
 
     def test_deletionRefusedBefore(self) -> None:
         """
-        A deletion that found nothing may find it later.
+        A deletion that was not found may succeed later.
         """
         self.keyed("DeleteCreditSync", {"order": 1})
         self.assertEqual(self.client.outcome(), (404, "NOT_FOUND"))
@@ -568,8 +571,8 @@ class ReplayTests(KeyCase):
 
     def test_noLongerAllowed(self) -> None:
         """
-        A replay is not judged again: what could not be booked now was booked
-        then.
+        A replay is not checked again: it is sent even if the request could not
+        be booked now.
         """
         self.booked("CreditInSync", amount=100)
         out = {"login": 1001, "amount": -100, "comment": "x"}
@@ -581,7 +584,7 @@ class ReplayTests(KeyCase):
 
 class SQLiteReplayTests(ReplayTests):
     """
-    The same tests, from a ledger on disk.
+    The tests of replays, from a ledger on disk.
     """
 
     def kept(self) -> Any:
@@ -595,13 +598,13 @@ class SQLiteReplayTests(ReplayTests):
 
 class AttachTests(KeyCase):
     """
-    Tests for a request whose first one is still running.
+    Tests for a repetition while the first request is pending.
     """
 
     def test_both(self) -> None:
         """
-        Both get the data of the one event, whether it is queued or going to
-        disk when the second one comes.
+        Both requests get the data of the one event, whether it is queued or
+        being committed when the second one comes.
         """
         for turn, order in ((lambda: None, 1), (self.turn, 2)):
             key = f"promo-{order}"
@@ -623,7 +626,7 @@ class AttachTests(KeyCase):
 
     def test_sameSession(self) -> None:
         """
-        One session may ask twice, under two C{extID}s.
+        One session may repeat a request under another C{extID}.
         """
         self.keyed(extID="a")
         self.keyed(extID="b")
@@ -638,7 +641,8 @@ class AttachTests(KeyCase):
 
     def test_sameExtID(self) -> None:
         """
-        Under one C{extID} a session can't wait twice, with a key either.
+        A session can't repeat a request under a pending C{extID}, even with a
+        key.
         """
         self.keyed()
         self.keyed()
@@ -649,8 +653,8 @@ class AttachTests(KeyCase):
 
     def test_afterTheTimeout(self) -> None:
         """
-        Who asks again after a 504, or before it, gets the event's data; the
-        first one nothing more.
+        A request that is repeated before or after a 504 gets the event's data;
+        the first one gets nothing more.
         """
         early, late = Client(self.sessions), Client(self.sessions)
         self.keyed()
@@ -672,7 +676,7 @@ class AttachTests(KeyCase):
 
     def test_ownTimeout(self) -> None:
         """
-        Each has its own full time to wait.
+        A repetition has its own full timeout.
         """
         again = Client(self.sessions)
         self.keyed()
@@ -688,8 +692,8 @@ class AttachTests(KeyCase):
 
     def test_firstIsGone(self) -> None:
         """
-        When the session that asked first has ended, the one that asks again
-        is answered.
+        If the session of the first request has ended, the repetition is still
+        answered.
         """
         again = Client(self.sessions)
         self.keyed()
@@ -700,8 +704,8 @@ class AttachTests(KeyCase):
 
     def test_async(self) -> None:
         """
-        The asynchronous form attaches too: each is answered when the
-        operation is on disk, also after the first one's 504.
+        The asynchronous form attaches too: each request is answered when the
+        operation is on disk, even after the first one's 504.
         """
         again, late = Client(self.sessions), Client(self.sessions)
         self.keyed("CreditIn")
@@ -734,8 +738,8 @@ class AttachTests(KeyCase):
 
     def test_update(self) -> None:
         """
-        An update attaches to itself and not to the update of another key,
-        although their order and type are the same.
+        An update attaches to its own operation and not to the update under
+        another key, although their order and type are the same.
         """
         self.booked("CreditInSync", amount=100)
         one, two = {**SEED, "order": 1}, {**SEED, "amount": 5.0, "order": 1}
@@ -759,8 +763,8 @@ class AttachTests(KeyCase):
 
     def test_deletion(self) -> None:
         """
-        A deletion attaches, and is not refused for what it is deleting
-        itself.
+        A deletion attaches to its own operation, and is not refused because of
+        it.
         """
         self.booked("CreditInSync", amount=100)
         self.keyed("DeleteCreditSync", {"order": 1}, extID="a")
@@ -773,8 +777,8 @@ class AttachTests(KeyCase):
 
     def test_laterOnTheSameOrder(self) -> None:
         """
-        A request attaches to its own operation although another one on the
-        same order came after it.
+        A request attaches to its own operation even if another one on the same
+        order came after it.
         """
         self.keyed()
         self.client.asks("CreditInSync", {**SEED, "amount": 7, "order": 1}, "update")
@@ -787,8 +791,8 @@ class AttachTests(KeyCase):
 
     def test_becauseOfTheEvent(self) -> None:
         """
-        Who asks again because of the event itself gets a replay: it is
-        booked.
+        A request that is repeated because of the event itself gets a replay:
+        it is booked.
         """
 
         def again(events: object) -> None:
@@ -803,9 +807,9 @@ class AttachTests(KeyCase):
 
     def test_lost(self) -> None:
         """
-        When nobody knows whether it is on disk, nobody is told that nothing
-        happened: not the one who asked, nor those who asked again, before or
-        after.
+        If it is unknown whether the operation is on disk, no request is told
+        that nothing happened: neither the first one nor its repetitions,
+        before or after.
         """
         again, late = Client(self.sessions), Client(self.sessions)
         self.keyed("CreditIn")
@@ -823,15 +827,15 @@ class AttachTests(KeyCase):
 
 class FullQueueTests(KeyCase):
     """
-    Tests for keys where only one operation may be waiting for its commit.
+    Tests for keys where the limit of uncommitted operations is one.
     """
 
     maxQueued = 1
 
     def test_busy(self) -> None:
         """
-        What is known under its key needs no room; what is not is refused, and
-        is not remembered.
+        At the limit a request with a known key is answered; another one is
+        refused, and not remembered.
         """
         self.done(key="k1")
         self.keyed(key="k2")
@@ -850,7 +854,7 @@ class FullQueueTests(KeyCase):
 
 class EnvelopeTests(KeyCase):
     """
-    Tests for the member itself.
+    Tests for the member C{idempotencyKey}.
     """
 
     def test_bad(self) -> None:
@@ -879,7 +883,7 @@ class EnvelopeTests(KeyCase):
 
     def test_elsewhere(self) -> None:
         """
-        Commands that book nothing have no use for a key.
+        Commands that book nothing ignore a key.
         """
         self.done()
         for command, data in (("HealthCheck", {}), ("GetOperation", {"order": 1})):
@@ -902,14 +906,14 @@ class EnvelopeTests(KeyCase):
 
 class ExtIDTests(KeyCase):
     """
-    Tests for a server that takes an C{extID} for a key.
+    Tests for a server that uses the C{extID} as the key.
     """
 
     isExtIDIdempotent = True
 
     def ask(self, extID: object, **data: object) -> Any:
         """
-        Ask without a key, let it be booked, and take the reply.
+        Send a command without a key, let it be booked, and return the reply.
         """
         return self.answered("CreditInSync", extID, **{**SEED, **data})
 
@@ -928,8 +932,8 @@ class ExtIDTests(KeyCase):
 
     def test_integer(self) -> None:
         """
-        An integer is a key by its digits behind a number sign, as the text of
-        the same digits is another C{extID}.
+        An integer C{extID} is the key of its digits after a number sign, since
+        the text of the same digits is another C{extID}.
         """
         self.assertEqual(self.ask(-7)["data"]["order"], 1)
         reply = self.ask(-7)
@@ -940,7 +944,7 @@ class ExtIDTests(KeyCase):
 
     def test_otherExtID(self) -> None:
         """
-        Another C{extID} is another operation.
+        The same request under another C{extID} is another operation.
         """
         self.assertEqual(self.ask("a")["data"]["order"], 1)
         self.assertEqual(self.ask("b")["data"]["order"], 2)
@@ -959,8 +963,8 @@ class ExtIDTests(KeyCase):
 
     def test_attach(self) -> None:
         """
-        From another session a request attaches to the running one; within
-        one session its C{extID} is in use.
+        From another session a request attaches to the pending one; in one
+        session its C{extID} is in use.
         """
         again = Client(self.sessions)
         self.client.asks("CreditInSync", SEED, "a")
@@ -982,8 +986,8 @@ class ExtIDTests(KeyCase):
 
     def test_notPrintable(self) -> None:
         """
-        An C{extID} that can't be a key is refused, under itself, and nothing
-        is booked.
+        An C{extID} that can't be a key is refused, in a reply under itself,
+        and nothing is booked.
         """
         for extID in ("b\u00f6se", "a\tb", "a\n", "\u4e2d", "a\x7f"):
             for command, data in (("CreditInSync", SEED), ("CreditIn", SEED)):
@@ -997,7 +1001,7 @@ class ExtIDTests(KeyCase):
 
     def test_badExtID(self) -> None:
         """
-        An C{extID} that is none is refused as such.
+        An invalid C{extID} is refused as such.
         """
         for extID, message in (
             ("", "extID must have at least 1 character(s)"),
@@ -1011,7 +1015,7 @@ class ExtIDTests(KeyCase):
 
     def test_keyWins(self) -> None:
         """
-        A key that is given is the key, whatever the C{extID} is.
+        A given key takes precedence over the C{extID}.
         """
         self.keyed(key="k1", extID="a")
         self.book()

@@ -1,5 +1,5 @@
 """
-What is JSON and what is not: L{tests.attack.json_corpus} in the default run.
+Tests for L{tests.attack.json_corpus}: which lines are JSON and which are not.
 """
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,26 +12,27 @@ from tests.attack.json_cases import FINE, LINES, NOT_JSON
 
 class CorpusTests(SynchronousTestCase):
     """
-    Every case, on the whole server.
+    Tests with every case of the corpus, on the whole server.
     """
 
     def test_cases(self) -> None:
         """
-        Each line is answered as its case has it, and the session lives on.
+        Each line is answered as its case says, and the session continues.
         """
         self.assertGreaterEqual(json_corpus.cases(), 250)
         self.assertEqual(list(json_corpus.judge(list(json_corpus.trials()))), [])
 
     def test_extIDs(self) -> None:
         """
-        A line that is refused is answered under its extID where that can be
-        read, and never under one that stands in another object.
+        A line that is refused is answered under its extID if that can be
+        parsed, and never under one from another object.
         """
         self.assertEqual(list(json_corpus.judgeExtIDs()), [])
 
     def test_wrongExtID(self) -> None:
         """
-        An extID that is lost, or one that is taken from elsewhere, is found.
+        An extID that is lost, or that is taken from another object, is
+        reported.
         """
         for salvaged in ({}, {"extID": "c1"}):
             self.patch(wire, "salvage", lambda line, salvaged=salvaged: salvaged)
@@ -39,14 +40,14 @@ class CorpusTests(SynchronousTestCase):
 
     def test_echoes(self) -> None:
         """
-        What clients choose comes back unchanged, in lines that every client
-        can read.
+        Clients' own values come back unchanged, in lines that every client can
+        parse.
         """
         self.assertEqual(list(json_corpus.judgeEchoes()), [])
 
     def test_wrongVerdict(self) -> None:
         """
-        A case whose line is answered otherwise is found.
+        A case whose line is answered differently is reported.
         """
         line, _ = LINES["fine"]
         wrong = list(json_corpus.judge([("a", b"{", FINE), ("b", line, NOT_JSON)]))
@@ -56,8 +57,8 @@ class CorpusTests(SynchronousTestCase):
 
     def test_wrongEcho(self) -> None:
         """
-        An apostrophe, or a comma before a bracket, that is sent as it is, is
-        found.
+        An apostrophe, or a comma before a bracket, that is sent unescaped is
+        reported.
         """
         self.patch(encoding, "_guard", lambda text: text)
         wrong = list(json_corpus.judgeEchoes())
@@ -67,12 +68,12 @@ class CorpusTests(SynchronousTestCase):
 
 class ReferenceTests(SynchronousTestCase):
     """
-    The judge of the fuzzer reads lines as the corpus has them.
+    Tests that the fuzzer's reference parser agrees with the corpus.
     """
 
     def test_sameVerdicts(self) -> None:
         """
-        The reference takes and refuses the same lines.
+        The reference parser accepts and refuses the same lines as the corpus.
         """
         for what, line, outcome in json_corpus.trials():
             if outcome is None:

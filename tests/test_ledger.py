@@ -70,7 +70,7 @@ def asked(
     command: str = "CreditInSync",
 ) -> Operation:
     """
-    What a principal asked for under a key; by default a new L{trade}.
+    The request of a principal under a key; by default for a new L{trade}.
     """
     each = each or trade(1)
     return Operation(
@@ -98,8 +98,8 @@ def folder(test: SynchronousTestCase) -> str:
 
 class LedgerBehaviour:
     """
-    What every provider of L{ILedger} does; C{setUp} makes C{self.ledger},
-    open, and with its first three order numbers given out.
+    Tests for every provider of L{ILedger}; C{setUp} makes C{self.ledger},
+    open, and with its first three order numbers assigned.
     """
 
     ledger: Any
@@ -112,26 +112,26 @@ class LedgerBehaviour:
 
     def test_interface(self) -> None:
         """
-        It provides the whole interface.
+        The ledger provides the whole interface.
         """
         verifyObject(ILedger, self.ledger)
 
     def test_nothingThere(self) -> None:
         """
-        An order and an account that nobody made are L{None}.
+        An unknown order and an unknown account are L{None}.
         """
         self.assertIsNone(self.ledger.trade(1))
         self.assertIsNone(self.ledger.account(1001))
 
     def test_newOrderCounts(self) -> None:
         """
-        Each number is given out once, in rising order.
+        Each number is assigned once, in rising order.
         """
         self.assertEqual([self.ledger.newOrder() for _ in range(3)], [4, 5, 6])
 
     def test_tradeRoundTrip(self) -> None:
         """
-        Every member of a trade comes back as it was.
+        Every member of a trade comes back unchanged.
         """
         self.commit(Trade(2, 1001, 9, 6, -7, "Böni", 1, 2, 3))
         self.assertEqual(
@@ -140,7 +140,7 @@ class LedgerBehaviour:
 
     def test_commentRoundTrip(self) -> None:
         """
-        A comment comes back exactly, whatever characters it has.
+        A comment comes back exactly, whatever its characters.
         """
         comment = (
             "\t\r\n'\"\\u0041\\u0000\\,}] {\x01\x7f\x85\u2028é€\ufeff\uffff😀[1,2]"
@@ -151,7 +151,7 @@ class LedgerBehaviour:
 
     def test_totals(self) -> None:
         """
-        Operations on balance and on credit move a total each, in and out.
+        Operations on balance and on credit change one total each, in and out.
         """
         self.commit(
             trade(1, 500, cmd=BALANCE_IN),
@@ -165,7 +165,7 @@ class LedgerBehaviour:
 
     def test_totalsPerAccount(self) -> None:
         """
-        A trade moves its own account's totals and no other's.
+        A trade changes its own account's totals and no other's.
         """
         self.commit(trade(1, 500, login=1001), trade(2, 70, login=1002))
         self.assertEqual(self.ledger.account(1001), Account(1001, 0, 500))
@@ -173,8 +173,8 @@ class LedgerBehaviour:
 
     def test_update(self) -> None:
         """
-        A later state of a trade replaces every member, and moves the total by
-        the difference.
+        A later state of a trade replaces every member, and changes the total
+        by the difference.
         """
         self.commit(trade(1, 500), trade(2, 10), trade(3, 7, cmd=BALANCE_IN))
         self.commit(Trade(1, 1001, 7, 3, 200, "Less", 1, 2, 3))
@@ -211,8 +211,8 @@ class LedgerBehaviour:
 
     def test_nearTheGreatestTotal(self) -> None:
         """
-        A total may come as near to 64 bits as it likes: no step on the way to
-        a total that fits leaves them.
+        A total may come as close to 64 bits as it likes: no intermediate step
+        to a total that fits exceeds them.
         """
         greatest = 2**63 - 1
         self.commit(trade(1, greatest), trade(2, -1_000, cmd=CREDIT_OUT))
@@ -226,8 +226,8 @@ class LedgerBehaviour:
 
     def test_requestDoesNotCount(self) -> None:
         """
-        What is not booked yet opens its account, with nothing in it, and
-        counts once it is booked.
+        A pending operation opens its account, with empty totals, and counts
+        once it is booked.
         """
         self.commit(trade(1, 500, state=10), trade(2, 70, cmd=BALANCE_IN, state=10))
         self.assertEqual(self.ledger.account(1001), Account(1001, 0, 0))
@@ -247,7 +247,7 @@ class LedgerBehaviour:
 
     def test_accountIsACopy(self) -> None:
         """
-        What the caller does to an account doesn't reach the ledger.
+        A change of the returned account doesn't reach the ledger.
         """
         self.commit(trade(1, 500))
         self.ledger.account(1001).credit = 7
@@ -255,22 +255,22 @@ class LedgerBehaviour:
 
     def test_emptyCommit(self) -> None:
         """
-        There is no such thing as a commit of nothing.
+        An empty commit is refused.
         """
         with self.assertRaises(AssertionError):
             self.ledger.commit([])
 
     def test_orderNotGivenOut(self) -> None:
         """
-        An order that was never given out is not taken: a later trade would
-        get the same one.
+        An order that was never assigned is refused: a later trade would get
+        the same one.
         """
         with self.assertRaises(AssertionError):
             self.ledger.commit(booking(trade(4)))
 
     def test_addAccounts(self) -> None:
         """
-        Accounts are opened empty; those that are there are left as they are.
+        Accounts are opened empty; existing ones are left unchanged.
         """
         self.commit(trade(1, 500, login=1001))
         self.assertEqual(
@@ -283,8 +283,8 @@ class LedgerBehaviour:
 
 class KeyBehaviour:
     """
-    What every provider of L{ILedger} remembers of keys; C{setUp} makes
-    C{self.ledger}, open, and with its first three order numbers given out.
+    Tests for the keys in every provider of L{ILedger}; C{setUp} makes
+    C{self.ledger}, open, and with its first three order numbers assigned.
     """
 
     ledger: Any
@@ -297,7 +297,7 @@ class KeyBehaviour:
 
     def replay(self, key: str, principal: int = 7) -> Reservation:
         """
-        What is remembered of a key, which is a replay.
+        The data that are stored for a key, which is a replay.
         """
         replay: Reservation = self.ledger.replay(principal, key)
         self.assertIs(replay.isReplay, True)
@@ -305,7 +305,7 @@ class KeyBehaviour:
 
     def test_nothingThere(self) -> None:
         """
-        A key that nobody used is L{None}.
+        An unused key is L{None}.
         """
         self.assertIsNone(self.ledger.replay(7, "promo-1"))
         self.book(Reservation(ADD, trade(1), asked("promo-1")))
@@ -313,7 +313,7 @@ class KeyBehaviour:
 
     def test_withoutAKey(self) -> None:
         """
-        What has no key is not remembered under any.
+        An operation without a key is not stored under any.
         """
         self.book(Reservation(ADD, trade(1), asked(None)))
         for key in ("", "None", "null"):
@@ -321,8 +321,8 @@ class KeyBehaviour:
 
     def test_add(self) -> None:
         """
-        What is remembered is the event's type, the trade as it was booked,
-        and what was asked for.
+        A key has the event's type, the trade as it was booked, and the
+        request.
         """
         operation = asked("promo-1")
         self.book(Reservation(ADD, trade(1), operation))
@@ -337,7 +337,7 @@ class KeyBehaviour:
 
     def test_laterState(self) -> None:
         """
-        What becomes of the trade later changes nothing of what is remembered.
+        A later state of the trade changes nothing of what is stored for a key.
         """
         self.book(Reservation(ADD, trade(1, 500), asked("promo-1")))
         self.book(Reservation(UPDATE, trade(1, 70), asked(None, order=1)))
@@ -350,7 +350,7 @@ class KeyBehaviour:
 
     def test_delete(self) -> None:
         """
-        A deletion is remembered as one, by its order and its command.
+        A deletion is stored with its order and its command.
         """
         deletion = Deletion("DeleteCredit", 1, frozenset({7, 9}), 7, "promo-1")
         self.book(*booking(trade(1)))
@@ -367,8 +367,8 @@ class KeyBehaviour:
 
     def test_asAskedFor(self) -> None:
         """
-        What was asked for is remembered as it was, which is not always what
-        was booked: an order that was not found, times that were left out.
+        A request is stored as it was sent, which may differ from what was
+        booked: an order that was not found, times that were left out.
         """
         operation = asked("promo-1", order=42)
         self.book(Reservation(ADD, trade(1), operation))
@@ -379,7 +379,7 @@ class KeyBehaviour:
 
     def test_times(self) -> None:
         """
-        The time 0 is told from a time that was left out.
+        The time 0 differs from an omitted time.
         """
         for order, times in ((1, (0, None)), (2, (None, 0)), (3, (5, 2**40))):
             key = f"promo-{order}"
@@ -389,7 +389,8 @@ class KeyBehaviour:
 
     def test_differences(self) -> None:
         """
-        Other content is told from what is remembered, by its first member.
+        Other content differs from what is stored, and the first member that
+        differs is named.
         """
         self.book(Reservation(ADD, trade(1), asked("promo-1", openTime=5, closeTime=6)))
         remembered = self.replay("promo-1").operation
@@ -406,7 +407,7 @@ class KeyBehaviour:
 
     def test_everyMember(self) -> None:
         """
-        Every member of the trade comes back as it was, through a key too.
+        Every member of the trade comes back unchanged through a key too.
         """
         each = Trade(
             2, 2**53 - 1, 8, 3, -999_999_999_999_999_999, "\t\"'\\,} Böni 😀", 1, 2, 3
@@ -464,7 +465,7 @@ class KeyBehaviour:
 
     def test_manyInOneBatch(self) -> None:
         """
-        Each key of a batch knows its own trade.
+        Each key of a batch has its own trade.
         """
         orders = [1, 2, 3, *(self.ledger.newOrder() for _ in range(497))]
         self.book(
@@ -480,7 +481,7 @@ class KeyBehaviour:
     def test_mixedBatch(self) -> None:
         """
         Operations on one order, some with a key and some without, are booked
-        in their order; each key knows the stage of its own.
+        in their order; each key has the data of its own.
         """
         deletion = Deletion("DeleteCredit", 1, frozenset({7, 9}), 7, "k3")
         self.book(
@@ -518,7 +519,7 @@ class MemoryLedgerTests(LedgerBehaviour, KeyBehaviour, SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Make a ledger that has given out three numbers.
+        Make a ledger that has assigned three numbers.
         """
         self.ledger = MemoryLedger()
         self.ledger.open()
@@ -534,12 +535,12 @@ class MemoryLedgerTests(LedgerBehaviour, KeyBehaviour, SynchronousTestCase):
 
 class SQLiteBehaviourTests(LedgerBehaviour, KeyBehaviour, SynchronousTestCase):
     """
-    Tests for L{SQLiteLedger} as any ledger.
+    The tests of every ledger, with L{SQLiteLedger}.
     """
 
     def setUp(self) -> None:
         """
-        Make a ledger that has given out three numbers.
+        Make a ledger that has assigned three numbers.
         """
         self.ledger = SQLiteLedger(os.path.join(folder(self), "ledger.db"), execute)
         self.ledger.open()
@@ -554,7 +555,7 @@ class SQLiteTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Make a folder whose name means something in a URI.
+        Make a folder whose name has a special meaning in a URI.
         """
         strange = Path(folder(self)) / "100% of?this#"
         strange.mkdir()
@@ -573,20 +574,20 @@ class SQLiteTestCase(SynchronousTestCase):
 
     def refused(self, kind: type[LedgerProblem]) -> str:
         """
-        What a ledger that can't be opened says.
+        The message with which a ledger can't be opened.
         """
         return str(self.assertRaises(kind, SQLiteLedger(self.path, execute).open))
 
     def sql(self, script: str) -> None:
         """
-        Do something to the file that no ledger would do.
+        Change the file as no ledger would.
         """
         with closing(sqlite3.connect(self.path)) as connection:
             connection.executescript(script)
 
     def value(self, statement: str) -> Any:
         """
-        One value, read beside whoever has the file open.
+        One value, read while another connection has the file open.
         """
         uri = Path(self.path).as_uri() + "?mode=ro"
         with closing(sqlite3.connect(uri, uri=True)) as connection:
@@ -612,7 +613,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
     def test_reopen(self) -> None:
         """
-        A ledger that was closed comes back with everything, and goes on with
+        A ledger that was closed comes back with everything, and continues with
         the next number.
         """
         self.booked(500, 70)
@@ -623,7 +624,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
     def test_closeTwice(self) -> None:
         """
-        A second close, or one without an open, does nothing.
+        Closing twice, or without opening, does nothing.
         """
         ledger = SQLiteLedger(self.path, execute)
         ledger.close()
@@ -634,7 +635,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
     def test_closed(self) -> None:
         """
-        A closed ledger gives out, tells and takes nothing more.
+        A closed ledger assigns, returns and accepts nothing more.
         """
         ledger = self.opened()
         order = ledger.newOrder()
@@ -645,7 +646,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
     def test_closeEmptiesTheWAL(self) -> None:
         """
-        After a clean end the database file alone has everything.
+        After a clean end the database file alone contains everything.
         """
         self.booked(500)
         self.assertFalse(os.path.exists(self.path + "-wal"))
@@ -653,8 +654,8 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
     def test_closeBesideReader(self) -> None:
         """
-        Somebody else who reads keeps the WAL file there, and the database
-        file has everything all the same.
+        Another reader keeps the WAL file in place, but the database file
+        contains everything all the same.
         """
         ledger = self.opened()
         self.successResultOf(ledger.commit(booking(trade(ledger.newOrder(), 500))))
@@ -668,7 +669,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
     def test_durable(self) -> None:
         """
-        The connection that writes syncs every commit.
+        The writing connection syncs every commit.
         """
         ledger = self.opened()
         assert ledger._writer is not None
@@ -716,20 +717,20 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
     def test_notPastTheDisksCache(self) -> None:
         """
-        So is one that doesn't take a setting that macOS needs.
+        A connection that doesn't accept a setting that macOS needs is refused.
         """
         for name in ("fullfsync", "checkpoint_fullfsync"):
 
             class Lazy(sqlite3.Connection):
                 """
-                A connection that leaves one of them off.
+                A connection that leaves one of the settings off.
                 """
 
                 setting = f"PRAGMA {name} = 1"
 
                 def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
                     """
-                    Do as asked, but for that.
+                    Execute all statements except for that one.
                     """
                     sql = "SELECT 1" if sql == self.setting else sql
                     return super().execute(sql, *parameters)
@@ -741,11 +742,11 @@ class SQLiteLedgerTests(SQLiteTestCase):
                     path, isolation_level=None, factory=lazy
                 ),
             )
-            self.assertIn(f": {name} is 0, where 1 is", self.refused(LedgerProblem))
+            self.assertIn(f": {name} is 0, but must be 1", self.refused(LedgerProblem))
 
     def test_readerCantWrite(self) -> None:
         """
-        The connection that answers reads refuses to write.
+        The reading connection refuses to write.
         """
         ledger = self.opened()
         assert ledger._reader is not None
@@ -755,8 +756,8 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
     def test_commitRunsElsewhere(self) -> None:
         """
-        A commit is written by what was given for that, and is not there, and
-        not acknowledged, before.
+        A commit is written by the function given for that, and is neither
+        visible nor acknowledged before.
         """
         jobs: list[Callable[[], None]] = []
         done: Deferred[None] = Deferred()
@@ -777,7 +778,8 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
     def test_overlappingCommits(self) -> None:
         """
-        A commit, or the end, while one is under way is the caller's mistake.
+        Starting a commit, or closing, while a commit is under way is an error
+        of the caller.
         """
         done: Deferred[None] = Deferred()
         ledger = self.opened(lambda job: done)
@@ -802,7 +804,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
     def test_failedRun(self) -> None:
         """
-        A pool that doesn't take the commit is a failed commit too.
+        A pool that doesn't accept the commit makes it fail too.
         """
         ledger = self.opened(lambda job: fail(OSError("no thread")))
         self.failureResultOf(ledger.commit(booking(trade(ledger.newOrder()))), OSError)
@@ -810,16 +812,17 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
     def test_nulInComment(self) -> None:
         """
-        A comment that SQLite would cut off is not committed.
+        A comment with a NUL character is stored whole, although SQLite's own
+        text functions end at it.
         """
         ledger = self.opened()
-        failed = ledger.commit(booking(trade(ledger.newOrder(), comment="a\0b")))
-        self.failureResultOf(failed, ValueError)
-        self.assertIsNone(ledger.trade(1))
+        each = trade(ledger.newOrder(), comment="a\0b")
+        self.successResultOf(ledger.commit(booking(each)))
+        self.assertEqual(ledger.trade(1), each)
 
     def test_totalTooGreat(self) -> None:
         """
-        A total that leaves 64 bits is refused and not rounded.
+        A total that exceeds 64 bits is refused and not rounded.
         """
         ledger = self.opened()
         ledger.newOrder(), ledger.newOrder()
@@ -839,13 +842,13 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
 class UniqueKeyTests(SQLiteTestCase):
     """
-    Tests for what L{SQLiteLedger} does with a key that is there: by the
-    principal and the key a booking is unique.
+    Tests for keys in L{SQLiteLedger}: a booking is unique by its principal and
+    key.
     """
 
     def test_oneBatch(self) -> None:
         """
-        A batch with one key twice is not committed, none of it.
+        A batch with one key twice is not committed at all.
         """
         ledger = self.opened()
         orders = [ledger.newOrder() for _ in range(3)]
@@ -863,7 +866,7 @@ class UniqueKeyTests(SQLiteTestCase):
 
     def test_later(self) -> None:
         """
-        Nor is a later batch with a key that is there.
+        A later batch with an existing key is not committed.
         """
         ledger = self.opened()
         orders = [ledger.newOrder() for _ in range(2)]
@@ -880,8 +883,8 @@ class UniqueKeyTests(SQLiteTestCase):
 
     def test_notBeforeItIsOnDisk(self) -> None:
         """
-        A key is not known before its batch is on disk, and then together with
-        its trade.
+        A key is not visible before its batch is on disk, and then together
+        with its trade.
         """
         jobs: list[Callable[[], None]] = []
         done: Deferred[None] = Deferred()
@@ -903,7 +906,7 @@ class UniqueKeyTests(SQLiteTestCase):
 
     def test_failedBatch(self) -> None:
         """
-        Of a batch that SQLite refuses no key is remembered.
+        The keys of a batch that SQLite refuses are not stored.
         """
         ledger = self.opened()
         orders = [ledger.newOrder() for _ in range(2)]
@@ -919,13 +922,16 @@ class UniqueKeyTests(SQLiteTestCase):
 
     def test_nulInComment(self) -> None:
         """
-        With a key, too, a comment that SQLite would cut off is not committed.
+        With a key, too, a comment with a NUL character is stored whole.
         """
         ledger = self.opened()
         each = trade(ledger.newOrder(), comment="a\0b")
-        failed = ledger.commit([Reservation(ADD, each, asked("promo-1", each=each))])
-        self.failureResultOf(failed, ValueError)
-        self.assertIsNone(ledger.replay(7, "promo-1"))
+        self.successResultOf(
+            ledger.commit([Reservation(ADD, each, asked("promo-1", each=each))])
+        )
+        replay = ledger.replay(7, "promo-1")
+        assert replay is not None
+        self.assertEqual(replay.trade, each)
 
     def test_reopen(self) -> None:
         """
@@ -960,13 +966,13 @@ class UniqueKeyTests(SQLiteTestCase):
 
 class OrderNumberTests(SQLiteTestCase):
     """
-    Tests for the numbers that L{SQLiteLedger} gives out.
+    Tests for the numbers that L{SQLiteLedger} assigns.
     """
 
     def test_firstOrder(self) -> None:
         """
-        A fresh ledger begins with 1, and nothing below the mark on disk was
-        given out before.
+        A fresh ledger begins with 1, and no number below the mark on disk was
+        assigned before.
         """
         ledger = self.opened()
         self.assertEqual(self.value("SELECT next_order FROM order_mark"), 100001)
@@ -974,7 +980,8 @@ class OrderNumberTests(SQLiteTestCase):
 
     def test_uncleanEnd(self) -> None:
         """
-        A ledger whose process died skips the numbers it may have given out.
+        A ledger whose process was killed skips the numbers that it may have
+        assigned.
         """
         ledger = self.opened()
         self.assertEqual(ledger.newOrder(), 1)
@@ -997,7 +1004,7 @@ class OrderNumberTests(SQLiteTestCase):
 
     def test_blockUsedUp(self) -> None:
         """
-        When the block is used up there is no number until the next commit.
+        When the block is used up no number is assigned until the next commit.
         """
         self.patch(sqlite, "BLOCK", 4)
         ledger = self.opened()
@@ -1023,8 +1030,8 @@ class OrderNumberTests(SQLiteTestCase):
 
     def test_notBeforeItIsOnDisk(self) -> None:
         """
-        Numbers of the next block are not given out before the raised mark is
-        on disk.
+        Numbers of the next block are not assigned before the raised mark is on
+        disk.
         """
         self.patch(sqlite, "BLOCK", 2)
         done: Deferred[None] = Deferred()
@@ -1053,8 +1060,8 @@ class OpenTests(SQLiteTestCase):
 
     def test_folderNotSynced(self) -> None:
         """
-        A folder that can't be synced, so that a new file's name may not outlive
-        a power cut, is a reason not to start.
+        If the folder can't be synced, so that a new file's name may be lost in
+        a power cut, the ledger is refused.
         """
 
         def fsync(file: int) -> None:
@@ -1065,8 +1072,8 @@ class OpenTests(SQLiteTestCase):
 
     def test_inUse(self) -> None:
         """
-        A second process is told who has the ledger, by whatever name it
-        comes.
+        A second process is refused, with the id of the first, whatever name of
+        the ledger it uses.
         """
         self.opened()
         held = self.path
@@ -1091,7 +1098,7 @@ class OpenTests(SQLiteTestCase):
 
     def test_lockEnds(self) -> None:
         """
-        A failed open gives back the lock and the file.
+        A failed open releases the lock and the file.
         """
         self.booked(500)
         self.sql("UPDATE account SET credit = 501")
@@ -1101,7 +1108,7 @@ class OpenTests(SQLiteTestCase):
 
     def test_noFolder(self) -> None:
         """
-        A folder that isn't there is named, with what to do.
+        A missing folder is named, with a remedy.
         """
         self.path = os.path.join(self.path, "no", "ledger.db")
         self.assertEqual(
@@ -1112,7 +1119,7 @@ class OpenTests(SQLiteTestCase):
 
     def test_noPermission(self) -> None:
         """
-        A folder that this user may not write in is no riddle either.
+        A folder without write permission is named.
         """
 
         def denied(*args: Any) -> int:
@@ -1123,7 +1130,7 @@ class OpenTests(SQLiteTestCase):
 
     def test_folder(self) -> None:
         """
-        A folder is no ledger, and neither is a pipe, for which nobody waits.
+        A folder is refused, and so is a pipe, without waiting for it.
         """
         for make in (os.mkdir, os.mkfifo):
             make(self.path)
@@ -1137,7 +1144,7 @@ class OpenTests(SQLiteTestCase):
 
     def test_noDatabase(self) -> None:
         """
-        A file that is no database is refused, and left as it is.
+        A file that is not a database is refused, and left unchanged.
         """
         Path(self.path).write_text("order,login,profit\n" * 100)
         self.assertIn("not a readable SQLite database", self.refused(LedgerDamaged))
@@ -1145,19 +1152,19 @@ class OpenTests(SQLiteTestCase):
 
     def test_otherProgram(self) -> None:
         """
-        Another program's database is refused, and left as it is.
+        Another program's database is refused, and left unchanged.
         """
         self.sql("CREATE TABLE bookmark (url TEXT)")
         before = Path(self.path).read_bytes()
-        self.assertIn("a database of another program", self.refused(LedgerDamaged))
+        self.assertIn("another program's database", self.refused(LedgerDamaged))
         self.assertEqual(Path(self.path).read_bytes(), before)
 
     def test_otherApplicationID(self) -> None:
         """
-        The mark of another program in an empty database is enough.
+        An empty database with the mark of another program is refused.
         """
         self.sql("PRAGMA application_id = 17")
-        self.assertIn("a database of another program", self.refused(LedgerDamaged))
+        self.assertIn("another program's database", self.refused(LedgerDamaged))
 
     def test_emptyFile(self) -> None:
         """
@@ -1175,33 +1182,33 @@ class OpenTests(SQLiteTestCase):
         self.sql(f"PRAGMA user_version = {newest + 1}")
         self.assertEqual(
             self.refused(LedgerProblem),
-            f"the ledger {self.path} has version {newest + 1}, and this creditsync "
-            f"knows versions up to {newest}: run the newer creditsync that wrote it",
+            f"the ledger {self.path} has version {newest + 1}, but this creditsync "
+            f"supports versions up to {newest}: run the newer creditsync that wrote it",
         )
 
     def test_oldSQLite(self) -> None:
         """
-        An SQLite that doesn't know the statements is refused.
+        An SQLite that doesn't support the statements is refused.
         """
         self.patch(sqlite3, "sqlite_version_info", (3, 37, 2))
         self.assertIn("3.38 or newer is needed", self.refused(LedgerProblem))
 
     def test_wrongTotal(self) -> None:
         """
-        A total that isn't the sum of its trades is named with both figures.
+        A total that isn't the sum of its trades is refused, with both figures.
         """
         self.booked(500, 70)
         self.sql("UPDATE account SET credit = 571")
         self.assertIn(
             "account 1001 of the ledger "
-            f"{self.path} has balance 0 and credit 571, but its trades sum up to "
+            f"{self.path} has balance 0 and credit 571, but its trades add up to "
             "balance 0 and credit 570 (10⁻⁸ units)",
             self.refused(LedgerDamaged),
         )
 
     def test_wrongBalance(self) -> None:
         """
-        The balance is checked as the credit is.
+        The balance is checked just as the credit is.
         """
         self.booked(500)
         self.sql("UPDATE account SET balance = -1")
@@ -1209,7 +1216,7 @@ class OpenTests(SQLiteTestCase):
 
     def test_totalWithoutTrades(self) -> None:
         """
-        An account that never had a trade has nothing in it.
+        A total without any trade is refused.
         """
         self.booked(500)
         self.sql("INSERT INTO account VALUES (1002, 0, 0), (1003, 1, 0)")
@@ -1217,7 +1224,7 @@ class OpenTests(SQLiteTestCase):
 
     def test_tradeBehindTheTriggers(self) -> None:
         """
-        A trade that was written past the triggers is found.
+        A trade that was written without the triggers is found.
         """
         self.booked(500)
         with closing(sqlite3.connect(self.path)) as other:
@@ -1230,26 +1237,26 @@ class OpenTests(SQLiteTestCase):
         )
         self.sql(trigger)
         self.assertIn(
-            "credit 500, but its trades sum up to balance 0 and credit 1000000000001",
+            "credit 500, but its trades add up to balance 0 and credit 1000000000001",
             self.refused(LedgerDamaged),
         )
 
     def test_tradeWithoutAccount(self) -> None:
         """
-        A trade whose account isn't there is found, even if it counts nothing.
+        A trade without an account is found, even if it counts nothing.
         """
         self.booked(500)
         self.sql("UPDATE trade SET state = 6; DELETE FROM account")
         self.assertIn(
             "account 1001 of the ledger "
-            f"{self.path} has balance None and credit None, but its trades sum up to "
+            f"{self.path} has balance None and credit None, but its trades add up to "
             "balance 0 and credit 0",
             self.refused(LedgerDamaged),
         )
 
     def test_checkIsExact(self) -> None:
         """
-        Sums that leave 64 bits on their way don't disturb the check.
+        Sums that exceed 64 bits in between don't disturb the check.
         """
         ledger = self.opened()
         ledger.newOrder(), ledger.newOrder(), ledger.newOrder()
@@ -1267,7 +1274,7 @@ class OpenTests(SQLiteTestCase):
 
     def test_markBelowOrder(self) -> None:
         """
-        An order mark that would give out an existing order is refused.
+        An order mark that would assign an existing order again is refused.
         """
         self.booked(500, 70)
         self.sql("UPDATE order_mark SET next_order = 2")
@@ -1291,21 +1298,21 @@ class UpgradeTests(SQLiteTestCase):
 
     def setUp(self) -> None:
         """
-        Know the newest version that there is.
+        Find out the newest version.
         """
         super().setUp()
         self.newest = len(sqlite.SCRIPTS)
 
     def addScript(self) -> None:
         """
-        Make a version newer than that.
+        Add a script for a newer version.
         """
         script = "ALTER TABLE trade ADD next_version TEXT;"
         self.patch(sqlite, "SCRIPTS", (*sqlite.SCRIPTS, script))
 
     def test_nextVersion(self) -> None:
         """
-        An upgrade runs what is new and leaves a copy of what was.
+        An upgrade runs the new scripts and leaves a copy of the old ledger.
         """
         self.booked(500)
         self.addScript()
@@ -1318,7 +1325,7 @@ class UpgradeTests(SQLiteTestCase):
 
     def test_noBackupOfAFreshOne(self) -> None:
         """
-        A ledger that is just made needs no copy.
+        A new ledger needs no copy.
         """
         self.addScript()
         self.opened().close()
@@ -1329,7 +1336,7 @@ class UpgradeTests(SQLiteTestCase):
 
     def test_oldCopyPart(self) -> None:
         """
-        The rest of a copy that was not finished is no obstacle.
+        The rest of an unfinished copy is not in the way.
         """
         self.booked(500)
         Path(f"{self.path}.v{self.newest}.part").write_text("half")
@@ -1340,8 +1347,7 @@ class UpgradeTests(SQLiteTestCase):
 
     def test_interruptedCreation(self) -> None:
         """
-        A creation that ends in the middle leaves a file that the next start
-        makes a ledger.
+        After an interrupted creation the next start makes the file a ledger.
         """
         whole = sqlite.SCRIPTS
         self.patch(sqlite, "SCRIPTS", (whole[0] + "SELECT * FROM absent;",))
@@ -1352,7 +1358,7 @@ class UpgradeTests(SQLiteTestCase):
 
     def test_interruptedUpgrade(self) -> None:
         """
-        An upgrade that ends in the middle leaves the version that was.
+        An interrupted upgrade leaves the old version.
         """
         self.booked(500)
         whole = sqlite.SCRIPTS
@@ -1370,9 +1376,9 @@ class KillTests(SQLiteTestCase):
 
     def test_kill(self) -> None:
         """
-        Of a process that is killed while it commits, every acknowledged order
-        is there, and so is its key where it has one, the totals are their
-        sums, and no number comes again.
+        After a process is killed while it commits, every acknowledged order is
+        there, and its key if it has one, the totals are their sums, and no
+        number is assigned again.
         """
         process = subprocess.Popen(
             [sys.executable, "-u", "-c", COMMIT, self.path],

@@ -1,5 +1,5 @@
 """
-Tests for L{tests.load}: what its commands say of servers that lie.
+Tests for L{tests.load}: its commands detect wrong answers.
 """
 
 import time
@@ -31,7 +31,7 @@ def booked(serial: int, order: int, name: str = "r") -> Message:
 
 def refused(serial: int, refusal: Refusal) -> Message:
     """
-    A refusal, as the server writes it.
+    A refusal as the server writes it.
     """
     return decode(wire.refusal(serial, refusal))
 
@@ -43,7 +43,7 @@ class RecordTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Ask for four credits.
+        Request four credits.
         """
         self.record = Record("r")
         for _ in range(4):
@@ -51,7 +51,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_lines(self) -> None:
         """
-        A request's serial is its C{extID} and a part of its comment.
+        A request's serial number is its C{extID} and a part of its comment.
         """
         line = self.record.ask()
         self.assertTrue(line.startswith(b'{"command":"CreditInSync","extID":4,'))
@@ -59,8 +59,8 @@ class RecordTests(SynchronousTestCase):
 
     def test_sound(self) -> None:
         """
-        A 200 that is booked, a refusal that is not, a 504 and a missing answer
-        that may be either: nothing is wrong.
+        A 200 that is booked, a refusal that is not, and a 504 and a missing
+        answer that may be either: nothing is reported.
         """
         self.record.answered(booked(0, 11))
         self.record.answered(refused(1, Busy("too much")))
@@ -74,7 +74,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_twoAnswers(self) -> None:
         """
-        A second answer is seen, also if it says the same.
+        A second answer is reported, even if it is the same.
         """
         self.record.answered(booked(0, 11))
         self.record.answered(booked(0, 11))
@@ -82,7 +82,8 @@ class RecordTests(SynchronousTestCase):
 
     def test_notAsked(self) -> None:
         """
-        So are an answer that nobody asked for, and one to somebody else.
+        An answer without a request is reported, and so is one to another
+        session.
         """
         self.record.answered(booked(4, 11))
         self.record.answered(Message("0", 200))
@@ -98,7 +99,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_noRetryAfter(self) -> None:
         """
-        A 503 says when to come again; a 429 need not.
+        A 503 without C{retryAfter} is reported; a 429 may lack it.
         """
         self.record.answered(refused(0, Busy("too much")))
         self.record.answered(refused(1, TooManyRequests("too many")))
@@ -108,14 +109,14 @@ class RecordTests(SynchronousTestCase):
 
     def test_fault(self) -> None:
         """
-        A 500 is no answer to a good request.
+        A 500 in reply to a good request is reported.
         """
         self.record.answered(Message(0, 500))
         self.assertEqual(self.record.problems, ["r-0 is answered 500"])
 
     def test_ledgerDisagrees(self) -> None:
         """
-        What was answered is compared with what is booked, row by row.
+        Answers are compared with the ledger, row by row.
         """
         self.record.answered(booked(0, 11))
         self.record.answered(booked(1, 12))
@@ -135,14 +136,14 @@ class RecordTests(SynchronousTestCase):
 
 class ReaderTests(SynchronousTestCase):
     """
-    Tests for L{Reader}: what is said of a session that reads slowly.
+    Tests for L{Reader}: the checks of a session that reads slowly.
     """
 
     EVENTS: ClassVar = [11, 12, 13]
 
     def reader(self, **values: Any) -> Reader:
         """
-        A reader, of a server that says nothing.
+        A reader on a server that sends nothing.
         """
         with flood.sink() as port:
             conversation = Conversation(port)
@@ -151,20 +152,20 @@ class ReaderTests(SynchronousTestCase):
 
     def wrong(self, **values: Any) -> str:
         """
-        What is wrong when 100 MB were published.
+        The faults found after 100 MB were published.
         """
         return self.reader(**values).wrong(self.EVENTS, 100_000_000)
 
     def test_cutOff(self) -> None:
         """
-        One that does not read is cut off at the bound.
+        A reader that does not read is cut off at the bound.
         """
         self.assertEqual(self.wrong(unreadAtEnd=BOUND + HIDDEN), "")
         self.assertEqual(self.wrong(unreadAtEnd=BOUND), "")
 
     def test_notCutOff(self) -> None:
         """
-        It must not stay, be cut off too early or too late.
+        A reader that stays, or is cut off too early or too late, is reported.
         """
         self.assertIn("still there", self.wrong())
         self.assertIn("cut off with only", self.wrong(unreadAtEnd=BOUND // 2))
@@ -172,7 +173,7 @@ class ReaderTests(SynchronousTestCase):
 
     def test_steady(self) -> None:
         """
-        One that reads steadily gets everything.
+        A steady reader receives everything.
         """
         self.assertEqual(self.wrong(share=1.0, orders=[11, 12, 13]), "")
         self.assertIn("2 of 3", self.wrong(share=1.0, orders=[11, 12]))
@@ -181,8 +182,8 @@ class ReaderTests(SynchronousTestCase):
 
     def test_order(self) -> None:
         """
-        What one that is cut off has read is the beginning of it all, and
-        nothing twice.
+        A reader that is cut off has received the first events without a gap
+        and without repetition.
         """
         good = {"share": 0.1, "unreadAtEnd": BOUND}
         self.assertEqual(self.wrong(orders=[11, 12], **good), "")
@@ -207,13 +208,13 @@ class OverloadTests(SynchronousTestCase):
 
     def test_good(self) -> None:
         """
-        A server that stays itself.
+        A server that keeps its capacity passes.
         """
         self.assertEqual(overload.judge(self.GOOD), [])
 
     def test_bad(self) -> None:
         """
-        Each figure can be bad enough.
+        Each figure can fail the check.
         """
         for bad in (
             {"the senders could offer, a second": 100_000},
@@ -227,13 +228,14 @@ class OverloadTests(SynchronousTestCase):
 
 class ClientTests(SynchronousTestCase):
     """
-    Tests for L{Client} and L{Stubborn}: who had to be answered at a stop.
+    Tests for L{Client} and L{Stubborn}: which requests must be answered at a
+    stop.
     """
 
     def test_missing(self) -> None:
         """
-        All of a client that stops when it is told; of one that does not, what
-        was sent before the signal.
+        A client that stops when it receives C{SHUTDOWN} must get all answers;
+        one that does not, those to requests sent before the signal.
         """
         with flood.sink() as port:
             conversation = Conversation(port)
@@ -249,13 +251,13 @@ class ClientTests(SynchronousTestCase):
 
 class HoldingTests(SynchronousTestCase):
     """
-    Tests for L{Holding}: answers beside a ledger that is held from 10 to 20,
-    with a timeout of 5 seconds.
+    Tests for L{Holding}: answers while the ledger is held from 10 to 20, with
+    a timeout of 5 seconds.
     """
 
     def setUp(self) -> None:
         """
-        Hold it.
+        Hold the ledger.
         """
         self.holding = Holding(Path(":memory:"), 5.0)
         self.addCleanup(self.holding.close)
@@ -263,7 +265,8 @@ class HoldingTests(SynchronousTestCase):
 
     def test_inTime(self) -> None:
         """
-        A 504 at its time; a 200 soon, or soon after the ledger was free.
+        A 504 at its time, and a 200 at once or as soon as the ledger is free,
+        are in time.
         """
         for answer in ((504, 12.0, 17.0), (504, 12.0, 17.5), (200, 5.0, 5.1)):
             self.assertEqual(self.holding.wrong(*answer), "")
@@ -271,7 +274,7 @@ class HoldingTests(SynchronousTestCase):
 
     def test_notInTime(self) -> None:
         """
-        Early, late or needless.
+        An early, late or needless answer is reported.
         """
         for answer, wrong in (
             ((504, 12.0, 16.9), "after 4.900 s"),
@@ -292,8 +295,8 @@ class WallTests(SynchronousTestCase):
 
     def test_steps(self) -> None:
         """
-        Each step is made in both directions, and is in the file at once; what
-        the clock said is known for each stretch between two of them.
+        Each step is made in both directions, and is in the file at once; the
+        clock's time is known for each stretch between two steps.
         """
         with TemporaryDirectory() as folder:
             wall = Wall(Path(folder) / "clock")

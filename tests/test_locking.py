@@ -37,7 +37,7 @@ class FolderTests(SynchronousTestCase):
 
     def waits(self, how: int) -> float:
         """
-        The seconds until it goes on.
+        The seconds until the lock is acquired.
         """
         began = self.now
         with folderLocked(self.folder, how):
@@ -45,7 +45,7 @@ class FolderTests(SynchronousTestCase):
 
     def test_alone(self) -> None:
         """
-        While one has it alone, others wait, but not for ever.
+        An exclusive lock makes others wait, but not for ever.
         """
         self.tires()
         with folderLocked(self.folder, ALONE):
@@ -55,8 +55,7 @@ class FolderTests(SynchronousTestCase):
 
     def test_together(self) -> None:
         """
-        Those who only look don't wait for each other, and keep away those who
-        act.
+        Shared locks don't wait for each other, and exclude an exclusive one.
         """
         self.tires()
         with folderLocked(self.folder, TOGETHER):
@@ -65,7 +64,7 @@ class FolderTests(SynchronousTestCase):
 
     def test_waits(self) -> None:
         """
-        Whoever waits goes on as soon as the other has let go.
+        A waiting lock is acquired as soon as the other one is released.
         """
         held, went = threading.Event(), list[str]()
 
@@ -85,14 +84,14 @@ class FolderTests(SynchronousTestCase):
 
     def test_noFolder(self) -> None:
         """
-        A folder that can't be locked keeps nobody from their work.
+        A folder that can't be locked is used without a lock.
         """
         with folderLocked("/nowhere", ALONE):
             pass
 
     def test_here(self) -> None:
         """
-        The folder at hand has no name in a relative path.
+        The current folder is locked too if the path is a bare file name.
         """
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.folder)
@@ -102,7 +101,7 @@ class FolderTests(SynchronousTestCase):
 
     def test_nothingLeft(self) -> None:
         """
-        It leaves no file behind, and no descriptor.
+        The lock leaves no file and no descriptor behind.
         """
         before = os.listdir("/proc/self/fd")
         with folderLocked(self.folder, ALONE):

@@ -14,13 +14,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync import logs
 from creditsync.logs import JSONLog
 
-# The header and the claims of a token, and what would be its signature.
+# The header and the claims of a token, and a text in place of its signature.
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJpZCI6Nywicm9sZSI6MX0.c2lnbmF0dXJl-_"
 
 
 class Unspeakable:
     """
-    What can't be written in any way.
+    An object that can't be formatted in any way.
     """
 
     def __repr__(self) -> str:
@@ -41,7 +41,7 @@ class BrokenFile(io.StringIO):
 
 class JSONLogTests(SynchronousTestCase):
     """
-    The log as JSON.
+    Tests for the log as JSON.
     """
 
     def setUp(self) -> None:
@@ -51,7 +51,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def lines(self) -> list[dict[str, Any]]:
         """
-        What was written.
+        The lines that were written, decoded.
         """
         text = self.out.getvalue()
         assert text.isascii() and text.endswith("\n")
@@ -59,21 +59,21 @@ class JSONLogTests(SynchronousTestCase):
 
     def line(self) -> dict[str, Any]:
         """
-        The one line that was written.
+        The one line that was written, decoded.
         """
         [line] = self.lines()
         return line
 
     def test_event(self) -> None:
         """
-        A line has the time, the level, the namespace, the text, and what the
-        text was made of.
+        A line has the time, the level, the namespace, the text, and the values
+        in the text.
         """
         JSONLog(self.out)(
             {
                 "log_time": 1767225600.25,
                 "log_level": LogLevel.warn,
-                "log_namespace": "creditsync.tap",
+                "log_namespace": "creditsync._process.keys",
                 "log_format": "{path} has {count} of {what}",
                 "path": "/x",
                 "count": 3,
@@ -83,13 +83,13 @@ class JSONLogTests(SynchronousTestCase):
         self.assertEqual(
             self.out.getvalue(),
             '{"time": "2026-01-01T00:00:00.250Z", "level": "warn", "namespace":'
-            ' "creditsync.tap", "text": "/x has 3 of None",'
+            ' "creditsync._process.keys", "text": "/x has 3 of None",'
             ' "fields": {"path": "/x", "count": 3, "what": null}}\n',
         )
 
     def test_failure(self) -> None:
         """
-        A failure is told with its traceback, in the same line.
+        A failure has its traceback, in the same line.
         """
         try:
             raise ZeroDivisionError("by zero")
@@ -103,7 +103,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_noLineInALine(self) -> None:
         """
-        Whatever a text has, a line is a line.
+        Whatever a text contains, an event is one line.
         """
         self.log.info("{text}", text="one\ntwo\u2028three \ud800 \N{EURO SIGN}\x00")
         self.assertEqual(
@@ -112,7 +112,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_onlyPlainFields(self) -> None:
         """
-        Objects are in the text if anywhere.
+        Objects that JSON has no type for are only in the text.
         """
         self.log.info("{a} {b.imag}", a=[1], b=1j, c=b"x", d=True)
         line = self.line()
@@ -121,7 +121,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_noNumber(self) -> None:
         """
-        A number that JSON doesn't have does not spoil the line.
+        A number that JSON can't represent does not spoil the line.
         """
         self.log.info("{x}", x=float("nan"), y=float("inf"))
         line = self.line()
@@ -129,7 +129,8 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_unspeakable(self) -> None:
         """
-        What can't be formatted is no reason to raise, or to write no line.
+        An event that can't be formatted does not raise, and is a line all the
+        same.
         """
         self.log.info("{what}", what=Unspeakable())
         self.log.info("{what} {nothing}", what=1)
@@ -140,7 +141,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_noToken(self) -> None:
         """
-        What looks like a token is not written, wherever it stands.
+        Whatever looks like a token is not written, wherever it is.
         """
         try:
             raise ValueError(TOKEN)
@@ -155,7 +156,7 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_brokenFile(self) -> None:
         """
-        A log that can't be written harms nobody.
+        A log that can't be written does not raise.
         """
         JSONLog(BrokenFile())({"log_format": "x"})
         closed = io.StringIO()
@@ -164,8 +165,8 @@ class JSONLogTests(SynchronousTestCase):
 
     def test_factory(self) -> None:
         """
-        What C{twistd --logger} names writes to the standard output of the
-        moment in which it is made.
+        The function to name with C{twistd --logger} writes to the stdout of
+        the moment at which it is called.
         """
         self.patch(sys, "stdout", self.out)
         observer = logs.json()

@@ -1,8 +1,8 @@
 """
-Tests that all who list the members of a trade or of a request list all of them.
+Tests that all lists of the members of a trade or of a request are complete.
 
-The one place is L{creditsync.records}. A member that is left out somewhere else
-is named by the test that fails.
+The list is in L{creditsync.records}. A test names the member that is left out
+anywhere else.
 """
 
 import csv
@@ -25,11 +25,11 @@ from creditsync import _wire as wire
 from creditsync import records
 from creditsync.__main__ import main
 from creditsync._cli import operations
-from creditsync._cli import rows as bulk
+from creditsync._cli.bulk import rows as bulk
 from creditsync._conversation.finance import operation
 from creditsync._wire import plain
 from creditsync.client import CreditClient
-from creditsync.ledger._checking import problems
+from creditsync.ledger._checking import findings
 from creditsync.ledger._schema import ASKED, COLUMNS, columns
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
@@ -48,10 +48,10 @@ from tests import family
 
 ATTRIBUTES = Trade.__struct_fields__
 
-# The trade that the fast ways have to carry: no two members are alike.
+# A trade in which no two members have the same value.
 TRADE = Trade(1, 1001, 7, 3, 300_00000000, "Promotion credit", 1700, 1800, 1900)
 LATER = Trade(1, 1001, 7, 6, 200_00000000, "Less", 1701, 1801, 1901)
-# In DATA_MEMBERS' words.
+# As in DATA_MEMBERS.
 DATA: dict[str, Any] = {
     "login": 1001,
     "amount": 300,
@@ -72,7 +72,7 @@ OTHER_DATA: dict[str, Any] = {
 
 def names(columns: str) -> tuple[str, ...]:
     """
-    The names in a list of SQL.
+    The names in a list in SQL.
     """
     return tuple(each.strip().strip('"') for each in columns.split(","))
 
@@ -104,13 +104,13 @@ class MembersCase(SynchronousTestCase):
 
 class SamplesTests(MembersCase):
     """
-    The samples with which the other tests work.
+    Tests for the samples that the other tests use.
     """
 
     def test_trade(self) -> None:
         """
-        Each member of a trade is there, with a value of its own; but for those
-        that an order keeps, an update changes all.
+        The sample has each member of a trade, with a value of its own; an
+        update changes all but those that an order keeps.
         """
         self.assertMembers(ATTRIBUTES, tuple(Trade.__annotations__), "the samples")
         kept = [
@@ -120,7 +120,7 @@ class SamplesTests(MembersCase):
 
     def test_data(self) -> None:
         """
-        Each member of the data of a request is there, with two values.
+        The sample has each member of the data of a request, with two values.
         """
         for sample in (DATA, OTHER_DATA):
             self.assertEqual(set(sample), set(DATA_MEMBERS))
@@ -129,12 +129,12 @@ class SamplesTests(MembersCase):
 
 class TradeTests(MembersCase):
     """
-    A trade's members.
+    Tests for a trade's members.
     """
 
     def test_names(self) -> None:
         """
-        What they are called, and their order: the platform's.
+        The members have the platform's names and order.
         """
         self.assertEqual(
             TRADE_MEMBERS,
@@ -153,7 +153,7 @@ class TradeTests(MembersCase):
 
     def test_event(self) -> None:
         """
-        The data of an event has all of them, each with its value.
+        The data of an event has all members, each with its value.
         """
         data = json.loads(wire.encodeData(TRADE))
         for name, attribute in zip(TRADE_MEMBERS, ATTRIBUTES, strict=True):
@@ -163,7 +163,7 @@ class TradeTests(MembersCase):
 
     def test_schema(self) -> None:
         """
-        The schema of a trade describes what an event carries, in its order.
+        The schema of a trade describes the members of an event, in order.
         """
         described = tuple(load("trade")["properties"])
         sent = tuple(json.loads(wire.encodeData(TRADE)))
@@ -171,7 +171,7 @@ class TradeTests(MembersCase):
 
     def test_export(self) -> None:
         """
-        An export has a column for each of them, with its value.
+        An export has a column for each member, with its value.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "ledger.db")
@@ -204,8 +204,7 @@ class TradeTests(MembersCase):
 
     def test_model(self) -> None:
         """
-        The suites' model of the family, which shares nothing with the server,
-        has all of them too.
+        The suites' model of the finance methods has all members.
         """
         where = "tests/family.py"
         self.assertMembers(family.Trade._fields, TRADE_MEMBERS, where)
@@ -219,7 +218,7 @@ class TradeTests(MembersCase):
 
 class SchemaOfLedgerTests(MembersCase):
     """
-    The columns of a ledger.
+    Tests for the columns of a ledger.
     """
 
     def setUp(self) -> None:
@@ -245,7 +244,7 @@ class SchemaOfLedgerTests(MembersCase):
 
     def test_trade(self) -> None:
         """
-        A trade's row is the trade, and how often it was changed.
+        The table C{trade} has all members, and the number of changes.
         """
         self.assertMembers(names(COLUMNS), TRADE_MEMBERS, "COLUMNS")
         self.assertMembers(
@@ -254,7 +253,8 @@ class SchemaOfLedgerTests(MembersCase):
 
     def test_keyed(self) -> None:
         """
-        A key's row is what was asked for, and the trade's row of then.
+        The table of keys has the members of the request, and those of the
+        trade as it was booked.
         """
         self.assertMembers(
             self.columnsOf("keyed_operation"),
@@ -269,7 +269,7 @@ class SchemaOfLedgerTests(MembersCase):
 
     def test_checked(self) -> None:
         """
-        A check finds a key's row that differs from its trade in any member.
+        C{check} finds a key's row that differs from its trade in any member.
         """
         ledger = SQLiteLedger(self.path, execute)
         ledger.open()
@@ -278,13 +278,13 @@ class SchemaOfLedgerTests(MembersCase):
         ledger.commit([Reservation(0, TRADE, asked)])
         ledger.close()
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
-            self.assertEqual(list(problems(connection)), [])
+            self.assertEqual(list(findings(connection)), [])
             for name in TRADE_MEMBERS:
                 quoted = columns([name])
                 other = "'x'" if name == "comment" else f"{quoted} + 1"
                 connection.execute("BEGIN")
                 connection.execute(f"UPDATE keyed_operation SET {quoted} = {other}")
-                rules = [each.rule for each in problems(connection)]
+                rules = [each.rule for each in findings(connection)]
                 connection.execute("ROLLBACK")
                 self.assertTrue(rules, f"{name} is not checked")
 
@@ -303,7 +303,7 @@ class SchemaOfLedgerTests(MembersCase):
 
 class BookedTests(MembersCase):
     """
-    What each ledger keeps of a trade and of what was asked for.
+    Tests for the members that each ledger keeps of a trade and of a request.
     """
 
     def ledgers(self) -> Mapping[str, Any]:
@@ -324,8 +324,8 @@ class BookedTests(MembersCase):
 
     def test_trade(self) -> None:
         """
-        A new trade and a later state of it are kept member by member, with a
-        key and without.
+        A new trade and its later states are kept member by member, with a key
+        and without.
         """
         for hasKey in (False, True):
             for name, ledger in self.ledgers().items():
@@ -342,8 +342,8 @@ class BookedTests(MembersCase):
 
     def test_asked(self) -> None:
         """
-        What was asked for under a key is remembered, so that a request that
-        differs in any member is known to be another one.
+        The request under a key is kept, so a request that differs in any
+        member is recognized as another one.
         """
         attributes = Operation.__struct_fields__
         for where, ledger in self.ledgers().items():
@@ -362,12 +362,12 @@ class BookedTests(MembersCase):
 
 class RequestTests(MembersCase):
     """
-    A request's members.
+    Tests for a request's members.
     """
 
     def test_envelope(self) -> None:
         """
-        The fast decoder and the schema of a line know the members that the
+        The fast decoder and the schema of a line have the members that the
         server reads, and no others.
         """
         members = Request.__struct_encode_fields__
@@ -382,8 +382,8 @@ class RequestTests(MembersCase):
 
     def test_schemas(self) -> None:
         """
-        The schema of each method that books has all members of its data, and
-        the one that it refuses there.
+        The schema of each booking method has all members of its data,
+        including the one that it refuses.
         """
         wanted = (*DATA_MEMBERS, "idempotencyKey")
         for method in BOOKING_METHODS:
@@ -395,7 +395,7 @@ class RequestTests(MembersCase):
 
     def test_operation(self) -> None:
         """
-        Each member of the data reaches the operation, and makes it another one.
+        Each member of the data reaches the operation and distinguishes it.
         """
         method = BOOKING_METHODS[0]
         one = operation(method, "CreditIn", DATA, 7, "key")
@@ -411,7 +411,7 @@ class RequestTests(MembersCase):
 
     def test_model(self) -> None:
         """
-        To the suites' model, each of them makes another request.
+        In the suites' model each member distinguishes a request.
         """
         one = family.Request("CreditIn", 7, **DATA)
         for name in DATA_MEMBERS:
@@ -422,7 +422,7 @@ class RequestTests(MembersCase):
 
     def test_notData(self) -> None:
         """
-        What is said not to be of the data is there.
+        The members that are listed as not belonging to the data exist.
         """
         self.assertEqual(
             records._NOT_DATA - set(Operation.__struct_encode_fields__), set()
@@ -446,13 +446,15 @@ class RequestTests(MembersCase):
                 *("--open-time", "1700", "--close-time", "1800"),
             ]
         )
-        operations._booking(BOOKING_METHODS[0], options, cast(CreditClient, Client()))
+        operations._sendBooking(
+            BOOKING_METHODS[0], options, cast(CreditClient, Client())
+        )
         self.assertEqual(asked, [DATA])
 
     def test_bulk(self) -> None:
         """
-        The columns of a bulk file are members of the data, but for the times,
-        and what stands beside the data.
+        The columns of a bulk file are the members of the data without the
+        times, and those beside the data.
         """
         self.assertEqual(
             set(bulk._COLUMNS),

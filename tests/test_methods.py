@@ -17,7 +17,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import methods
-from creditsync._cli import operations, rows
+from creditsync._cli import operations
+from creditsync._cli.bulk import rows
 from creditsync._cli.wording import cmdName
 from creditsync._conversation.finance import financeCommands, prove
 from creditsync.audit import _MONEY
@@ -26,7 +27,7 @@ from creditsync.errors import LedgerProblem, MethodProblem
 from creditsync.events import TradeEvents
 from creditsync.ledger import _operations as stored
 from creditsync.ledger import sqlite
-from creditsync.ledger._checking import problems
+from creditsync.ledger._checking import findings
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.methods import (
     BOOKING_METHODS,
@@ -46,12 +47,12 @@ BONUS = BookingMethod("BonusIn", 100, "credit", 1, "bonus in", "add a bonus")
 
 class TableTests(SynchronousTestCase):
     """
-    The table itself.
+    Tests for the table itself.
     """
 
     def test_rows(self) -> None:
         """
-        What the platform has, written out once more.
+        The table is the platform's, written out once more.
         """
         self.assertEqual(
             [
@@ -72,7 +73,7 @@ class TableTests(SynchronousTestCase):
 
     def test_model(self) -> None:
         """
-        The suites' model of the family says the same.
+        The suites' model of the finance methods has the same rows.
         """
         rows = {method.name: method for method in BOOKING_METHODS}
         for name, method in family.METHODS.items():
@@ -85,20 +86,20 @@ class TableTests(SynchronousTestCase):
 
     def test_sound(self) -> None:
         """
-        Nothing is wrong with the table.
+        The table has no flaws.
         """
         self.assertIsNone(methods.flaw())
 
     def test_flaws(self) -> None:
         """
-        A row that can't be is named, and why.
+        Each kind of flawed row is reported, with the reason.
         """
         for row, flaw in (
             (
                 evolve(BONUS, total="bonus"),
-                "BonusIn counts for bonus, which no account has",
+                "BonusIn counts for bonus, which is not a total",
             ),
-            (evolve(BONUS, sign=0), "BonusIn has the sign 0, and not 1 or -1"),
+            (evolve(BONUS, sign=0), "BonusIn has the sign 0, expected 1 or -1"),
             (evolve(BONUS, cmd=9), "CreditOut and BonusIn have the same cmd"),
             (
                 evolve(BONUS, name="CreditIn"),
@@ -113,7 +114,7 @@ class TableTests(SynchronousTestCase):
 
     def test_totals(self) -> None:
         """
-        The totals that a method may count for are those of an account.
+        The totals in the table are those of an account.
         """
         self.assertEqual(
             ("login", *methods.TOTALS),
@@ -123,18 +124,18 @@ class TableTests(SynchronousTestCase):
 
 class SchemaTests(SynchronousTestCase):
     """
-    The schemas of what clients send.
+    Tests for the schemas of what clients send.
     """
 
     def test_proved(self) -> None:
         """
-        Each method's schema takes what its row says.
+        Each method's schema accepts what its row says.
         """
         prove(Schemas())
 
     def test_refused(self) -> None:
         """
-        A row that says otherwise than its schema is named.
+        A row that contradicts its schema is reported.
         """
         for row, words in (
             (evolve(CREDIT_IN, sign=-1), "CreditIn is to take"),
@@ -147,7 +148,7 @@ class SchemaTests(SynchronousTestCase):
 
     def test_flawed(self) -> None:
         """
-        A flaw of the table is one before any schema is looked at.
+        A flaw of the table is reported before any schema is read.
         """
         message = self.assertRaises(
             MethodProblem, prove, Schemas(), [evolve(CREDIT_IN, sign=0)]
@@ -156,7 +157,8 @@ class SchemaTests(SynchronousTestCase):
 
     def test_noStart(self) -> None:
         """
-        A server with such a schema doesn't start, and frees its ports.
+        A server whose table contradicts a schema doesn't start, and frees its
+        ports.
         """
 
         class Lenient(Schemas):
@@ -178,7 +180,7 @@ class SchemaTests(SynchronousTestCase):
 
     def test_missing(self) -> None:
         """
-        A schema that isn't there is named.
+        A missing schema is named.
         """
         message = str(self.assertRaises(ValueError, load, "bonus_in"))
         self.assertEqual(message, "this creditsync has no schemas/bonus_in.json")
@@ -196,12 +198,13 @@ class SchemaTests(SynchronousTestCase):
 
 class HandCopyTests(SynchronousTestCase):
     """
-    What is derived from the table, or named after it.
+    Tests for the names that are derived from the table, and those that repeat
+    it.
     """
 
     def test_commands(self) -> None:
         """
-        Each method gives its two commands, in the audit trail too.
+        Each method has its two commands, in the audit trail too.
         """
         names = {
             method.name + form for method in FINANCE_METHODS for form in ("", "Sync")
@@ -212,14 +215,14 @@ class HandCopyTests(SynchronousTestCase):
 
     def test_subcommands(self) -> None:
         """
-        Each method is a subcommand, or what C{delete} deletes.
+        Each method is a subcommand, or one of those that C{delete} stands for.
         """
         parser = ArgumentParser()
         commands = parser.add_subparsers()
         operations.addCommand(commands)
         self.assertEqual(
             set(commands.choices),
-            {*(each.subcommand for each in BOOKING_METHODS), "delete", "show"},
+            {*(each.subcommand for each in BOOKING_METHODS), "delete"},
         )
         for method in DELETING_METHODS:
             options = parser.parse_args(["delete", method.total, "1"])
@@ -227,7 +230,7 @@ class HandCopyTests(SynchronousTestCase):
 
     def test_bulk(self) -> None:
         """
-        Each method that makes trades can stand in a bulk file.
+        Each method that makes trades may be used in a bulk file.
         """
         self.assertEqual(
             rows.COMMANDS, tuple(f"{each.name}Sync" for each in BOOKING_METHODS)
@@ -235,7 +238,7 @@ class HandCopyTests(SynchronousTestCase):
 
     def test_words(self) -> None:
         """
-        A trade is told by the name of its subcommand, and one of another
+        A trade is described by the name of its subcommand, and one of another
         trading runtime by its cmd, whatever that is.
         """
         self.assertEqual(
@@ -253,8 +256,8 @@ class HandCopyTests(SynchronousTestCase):
 
     def test_client(self) -> None:
         """
-        The client sends the command of each method; those that it has by name
-        want a comment where the table does.
+        The client sends the command of each method; the client's own methods
+        require a comment where the table does.
         """
 
         class Asked(CreditClient):
@@ -304,7 +307,7 @@ class HandCopyTests(SynchronousTestCase):
 
 class LedgerTests(SynchronousTestCase):
     """
-    The table C{operation} of a ledger.
+    Tests for the table C{operation} of a ledger.
     """
 
     def setUp(self) -> None:
@@ -322,7 +325,7 @@ class LedgerTests(SynchronousTestCase):
 
     def opened(self) -> SQLiteLedger:
         """
-        The ledger, opened.
+        The opened ledger.
         """
         ledger = SQLiteLedger(self.path, execute)
         ledger.open()
@@ -331,24 +334,24 @@ class LedgerTests(SynchronousTestCase):
 
     def sql(self, script: str) -> None:
         """
-        Do to the file what no server would.
+        Change the file past the server.
         """
         with closing(sqlite3.connect(self.path)) as connection:
             connection.executescript(script)
 
     def rows(self) -> list[Any]:
         """
-        What the table has.
+        The rows of the table.
         """
         with closing(sqlite3.connect(self.path)) as connection:
             return connection.execute("SELECT * FROM operation").fetchall()
 
     def found(self) -> list[tuple[str, str]]:
         """
-        What C{creditsync check} finds.
+        The problems that C{creditsync check} reports.
         """
         with closing(sqlite3.connect(self.path)) as connection:
-            return [(each.rule, each.message) for each in problems(connection)]
+            return [(each.rule, each.message) for each in findings(connection)]
 
     def written(self, *table: BookingMethod) -> None:
         """
@@ -360,7 +363,7 @@ class LedgerTests(SynchronousTestCase):
 
     def test_unusedMethod(self) -> None:
         """
-        A method of which there are no trades comes and goes with the build.
+        A method without trades is added and removed with the build.
         """
         self.written(*BOOKING_METHODS, BONUS)
         self.assertIn((100, 0, 1, 1, "bonus in"), self.rows())
@@ -370,7 +373,7 @@ class LedgerTests(SynchronousTestCase):
                 (
                     "operation",
                     "the table operation has {'cmd': 100, 'balance': 0, 'credit': 1,"
-                    " 'sign': 1, 'label': 'bonus in'} for cmd 100, and this creditsync"
+                    " 'sign': 1, 'label': 'bonus in'} for cmd 100, but this creditsync"
                     " has no row",
                 )
             ],
@@ -381,8 +384,8 @@ class LedgerTests(SynchronousTestCase):
 
     def test_usedMethod(self) -> None:
         """
-        A ledger with trades of a method that this build doesn't have is refused,
-        with a sentence that says what to do, and left as it is.
+        A ledger with trades of a method that this build lacks is refused, with
+        a message that says what to do, and left unchanged.
         """
         self.written(*BOOKING_METHODS, BONUS)
         self.sql(
@@ -393,14 +396,14 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual(
             message,
             f"the ledger {self.path} has trades with cmd 100 (bonus in), which this"
-            " creditsync does not know or counts otherwise: run the creditsync that"
+            " creditsync does not know or counts differently: run the creditsync that"
             " wrote it",
         )
         self.assertEqual(self.rows(), before)
 
     def test_otherTotal(self) -> None:
         """
-        What trades count for can't change after there are some.
+        The total of a cmd can't change once it has trades.
         """
         other = [
             evolve(each, total="balance") if each is CREDIT_IN else each
@@ -415,7 +418,7 @@ class LedgerTests(SynchronousTestCase):
 
     def test_otherLabel(self) -> None:
         """
-        What people call them may.
+        The label of a cmd may change once it has trades.
         """
         self.sql("UPDATE operation SET label = 'Kredit' WHERE cmd = 7")
         self.opened().close()
@@ -423,7 +426,7 @@ class LedgerTests(SynchronousTestCase):
 
     def test_unknownCmd(self) -> None:
         """
-        The ledger itself refuses a trade that it couldn't count.
+        The ledger itself refuses a trade whose cmd it doesn't know.
         """
         with self.assertRaises(sqlite3.IntegrityError) as raised:
             self.sql("INSERT INTO trade VALUES (2, 1001, 5, 3, 7, '', 1, 2, 3, 0)")
@@ -431,7 +434,7 @@ class LedgerTests(SynchronousTestCase):
 
     def test_everyStart(self) -> None:
         """
-        Each start books a trade of each method and takes it back.
+        Each start books a trade of each method and rolls it back.
         """
         tried: list[str] = []
 
@@ -448,14 +451,14 @@ class LedgerTests(SynchronousTestCase):
 
     def test_cannotBook(self) -> None:
         """
-        A build doesn't start if the ledger doesn't take a trade of one of its
-        methods, or counts it otherwise.
+        A build doesn't start if the ledger refuses a trade of one of its
+        methods, or counts it for another total.
         """
         for table, words in (
             ([*BOOKING_METHODS, BONUS], "operation has no such cmd"),
             (
                 [evolve(CREDIT_IN, total="balance")],
-                "it leaves (0, 1) of ('balance', 'credit'), not (1, 0)",
+                "it makes ('balance', 'credit') (0, 1), expected (1, 0)",
             ),
         ):
             with closing(

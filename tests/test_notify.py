@@ -17,7 +17,7 @@ from tests.test_tap import logTo
 
 class SupervisorTests(SynchronousTestCase):
     """
-    What systemd is told.
+    The messages to systemd.
     """
 
     def setUp(self) -> None:
@@ -28,7 +28,7 @@ class SupervisorTests(SynchronousTestCase):
 
     def listen(self, address: str) -> None:
         """
-        Be systemd.
+        Listen as systemd does.
         """
         self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.addCleanup(self.systemd.close)
@@ -43,7 +43,7 @@ class SupervisorTests(SynchronousTestCase):
 
     def heard(self) -> list[str]:
         """
-        The first lines of what was told since the last time.
+        The first lines of the messages since the last call.
         """
         messages = []
         while True:
@@ -54,7 +54,7 @@ class SupervisorTests(SynchronousTestCase):
 
     def test_life(self) -> None:
         """
-        systemd hears of the start, of a reload and of the stop.
+        systemd is notified of the start, of a reload and of the stop.
         """
         self.listen(self.address)
         supervisor = self.supervisor()
@@ -70,8 +70,9 @@ class SupervisorTests(SynchronousTestCase):
 
     def test_reloadHasItsTime(self) -> None:
         """
-        A unit of Type=notify-reload wants to know when the reload began, by the
-        monotonic clock in microseconds.
+        The message about a reload has the time of its beginning, by the
+        monotonic clock in microseconds, which a unit of Type=notify-reload
+        needs.
         """
         self.listen(self.address)
         before = time.monotonic_ns() // 1000
@@ -85,8 +86,8 @@ class SupervisorTests(SynchronousTestCase):
 
     def test_watchdog(self) -> None:
         """
-        From the start on systemd hears twice in each interval that the reactor
-        turns, until the server has stopped; a reload doesn't double that.
+        From the start until the stop there are two watchdog messages in each
+        interval; a reload does not add any.
         """
         self.listen(self.address)
         supervisor = self.supervisor(WATCHDOG_USEC="30000000")
@@ -104,7 +105,7 @@ class SupervisorTests(SynchronousTestCase):
 
     def test_watchdogOfThisProcess(self) -> None:
         """
-        An interval that is meant for another process is none for this one.
+        An interval that is meant for another process is ignored.
         """
         self.listen(self.address)
         for pid, calls in ((os.getpid(), 1), (1, 0)):
@@ -115,7 +116,7 @@ class SupervisorTests(SynchronousTestCase):
 
     def test_noWatchdog(self) -> None:
         """
-        What is no interval is none.
+        An invalid interval is ignored.
         """
         self.listen(self.address)
         for text in ("", "0", "-1", "soon"):
@@ -124,7 +125,7 @@ class SupervisorTests(SynchronousTestCase):
 
     def test_abstract(self) -> None:
         """
-        The address may be one in the abstract namespace.
+        The address may be in the abstract namespace.
         """
         name = f"creditsync-test-{os.getpid()}"
         self.listen(f"\0{name}")
@@ -133,7 +134,7 @@ class SupervisorTests(SynchronousTestCase):
 
     def test_nobody(self) -> None:
         """
-        Without systemd nobody is told, and no timer runs.
+        Without systemd no messages are sent, and no timer runs.
         """
         supervisor = Supervisor(self.clock, {})
         supervisor.ready()
@@ -144,7 +145,8 @@ class SupervisorTests(SynchronousTestCase):
 
     def test_deaf(self) -> None:
         """
-        A systemd that can't be told is a line in the log, and no more.
+        If systemd can't be notified, there is a line in the log, and nothing
+        else happens.
         """
         log = logTo(self)
         self.supervisor().ready()
@@ -153,18 +155,18 @@ class SupervisorTests(SynchronousTestCase):
             [
                 (
                     "warn",
-                    "systemd was not told READY=1: No such file or directory",
+                    "systemd was not notified of READY=1: No such file or directory",
                 )
             ],
         )
 
     def test_busy(self) -> None:
         """
-        A systemd that does not read is not waited for.
+        The server does not wait for a systemd that does not read.
         """
         self.listen(self.address)
         log = logTo(self)
         supervisor = self.supervisor()
         for _ in range(5000):
             supervisor.stopping()
-        self.assertIn("systemd was not told STOPPING=1: ", log[0][1])
+        self.assertIn("systemd was not notified of STOPPING=1: ", log[0][1])

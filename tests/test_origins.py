@@ -1,5 +1,6 @@
 """
-Tests for L{creditsync.web._origins}: from where a request counts, and whose it is.
+Tests for L{creditsync.web._origins}: which origins are accepted, and the
+client of a request.
 """
 
 from typing import Any
@@ -19,10 +20,10 @@ def made(
     peer: Any = "127.0.0.1", ours: str = "127.0.0.1", tls: bool = False, **headers: str
 ) -> Request:
     """
-    A request with these headers, whose C{_} are hyphens.
+    A request with these headers, in whose names C{_} stands for a hyphen.
 
-    @param peer: Where it came from, an address.
-    @param ours: The address that it came to.
+    @param peer: The client's address.
+    @param ours: The address that it connected to.
     """
     channel = DummyChannel()
     channel.transport.peer = (
@@ -45,7 +46,7 @@ class NormalizedTests(SynchronousTestCase):
 
     def test_origins(self) -> None:
         """
-        An origin is written as browsers send it.
+        An origin is normalized to the form that browsers send.
         """
         for given, expected in (
             ("https://console.example.com", "https://console.example.com"),
@@ -61,7 +62,7 @@ class NormalizedTests(SynchronousTestCase):
 
     def test_others(self) -> None:
         """
-        What is not an origin is refused, and named.
+        A text that is not an origin is refused, and named.
         """
         for text in (
             "",
@@ -90,8 +91,8 @@ class SentTests(SynchronousTestCase):
 
     def test_sent(self) -> None:
         """
-        A request counts from the host that it is for, whatever a proxy did to TLS
-        and to the default port, and from a configured origin.
+        A request is accepted from the host that it is for, whatever a proxy
+        did to TLS and to the default port, and from a configured origin.
         """
         for origin, host, known, isOurs in (
             ("http://localhost:9001", "localhost:9001", NONE, True),
@@ -117,13 +118,13 @@ class SentTests(SynchronousTestCase):
 
     def test_without(self) -> None:
         """
-        Without the header nothing counts.
+        A request without the header is not accepted.
         """
         self.assertFalse(PUBLIC.hasSent(made(Host="console.example.com")))
 
     def test_expected(self) -> None:
         """
-        What would have counted is told.
+        The accepted origins are named.
         """
         self.assertEqual(
             PUBLIC.expected(made(Host="127.0.0.1:8081")),
@@ -139,8 +140,8 @@ class ClientTests(SynchronousTestCase):
 
     def test_forwarded(self) -> None:
         """
-        A proxy on this machine is believed, as far as it speaks for itself, and
-        nobody else is.
+        The header of a proxy on this machine is trusted for the proxy's own
+        entry, and no other.
         """
         here = UNIXAddress(b"/run/console")
         for peer, known, forwarded, client in (
@@ -162,7 +163,7 @@ class ClientTests(SynchronousTestCase):
 
     def test_twoHeaders(self) -> None:
         """
-        Of several headers the last is the proxy's.
+        If there are several headers the last is the proxy's.
         """
         request = made(X_Forwarded_For="10.9.9.9")
         request.requestHeaders.addRawHeader("X-Forwarded-For", "192.0.2.7")
@@ -170,7 +171,7 @@ class ClientTests(SynchronousTestCase):
 
     def test_secure(self) -> None:
         """
-        TLS is known by the connection, by the browser or by a proxy.
+        TLS is known from the connection, the browser or a proxy.
         """
         self.assertTrue(NONE.isSecure(made(tls=True)))
         self.assertTrue(NONE.isSecure(made(Origin="https://console.example.com")))
@@ -187,7 +188,8 @@ class ReboundTests(SynchronousTestCase):
 
     def test_names(self) -> None:
         """
-        On loopback only names that can't be somebody else's are good.
+        On loopback only names that can't belong to another machine are
+        accepted.
         """
         for host, isRebound in (
             ("127.0.0.1:8081", False),
@@ -209,8 +211,8 @@ class ReboundTests(SynchronousTestCase):
 
     def test_elsewhere(self) -> None:
         """
-        On another address any name may be the machine's own, and a machine that
-        sends no name is not a browser.
+        On another address any name is accepted, and so is a request without a
+        name, which is not from a browser.
         """
         self.assertFalse(
             NONE.isRebound(made(ours="192.0.2.2", Host="host.example.com"))

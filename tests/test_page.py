@@ -1,6 +1,6 @@
 """
-Tests for the console's page as files: what it is made of comes from here, and
-fits together. In a browser it is tested by C{tests/integration/test_console.py}.
+Tests for the files of the console's page: they come from this site only, and
+fit together. C{tests/integration/test_console.py} tests the page in a browser.
 """
 
 import re
@@ -23,7 +23,7 @@ Tag = tuple[str, dict[str, str | None]]
 
 class Elements(HTMLParser):
     """
-    The elements of a page, and the text inside those that could run.
+    The elements of a page, and the text in those that could be executed.
     """
 
     def __init__(self, page: str) -> None:
@@ -50,7 +50,7 @@ class Elements(HTMLParser):
 
 def referred(page: str) -> list[str]:
     """
-    What a page loads, goes to or sends to.
+    The addresses that a page loads, links or submits to.
     """
     names = ("src", "href", "action", "formaction", "data", "poster", "srcset")
     return [
@@ -78,7 +78,7 @@ def inlined(page: str) -> list[str]:
 
 def wanted(script: str) -> set[str]:
     """
-    The ids of elements that a script looks up or writes to.
+    The ids of the elements that a script looks up or writes to.
     """
     called = r'(?:\$|setText|flag|new Plot|new Table)\(\s*"([\w-]+)"'
     return set(re.findall(called, script))
@@ -96,7 +96,7 @@ def fetched(script: str) -> set[str]:
 
 class PageTests(WebTestCase):
     """
-    The page and its files.
+    Tests for the page and its files.
     """
 
     def test_served(self) -> None:
@@ -124,7 +124,7 @@ class PageTests(WebTestCase):
 
     def test_nothingElsewhere(self) -> None:
         """
-        The page, its style and its scripts refer to this site alone.
+        The page, its style and its scripts refer to this site only.
         """
         for address in referred(STATIC["index.html"]):
             self.assertTrue(

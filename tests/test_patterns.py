@@ -14,13 +14,13 @@ from creditsync._patterns import fromECMA
 
 class MeaningTests(SynchronousTestCase):
     """
-    What patterns match, by ECMA-262 with the flag C{u}.
+    Tests for the meaning of patterns, by ECMA-262 with the flag C{u}.
     """
 
     def hold(self, pattern: str, good: str, bad: str) -> None:
         """
-        Assert that a pattern matches each character of one text as a whole,
-        and none of another.
+        Assert that a pattern matches each character of one text, and none of
+        another.
         """
         found = re.compile(fromECMA(pattern)).search
         for text, isGood in ((good, True), (bad, False)):
@@ -36,7 +36,7 @@ class MeaningTests(SynchronousTestCase):
 
     def test_ends(self) -> None:
         """
-        C{^} and C{$} are the very ends of the text.
+        C{^} and C{$} match at the very ends of the text.
         """
         self.assertTrue(self.match("^a$", "a"))
         self.assertTrue(self.match("a\\n$", "a\n"))
@@ -59,14 +59,14 @@ class MeaningTests(SynchronousTestCase):
 
     def test_dot(self) -> None:
         """
-        A dot is any character, of any plane, but a line's end.
+        A dot matches any character, of any plane, except line terminators.
         """
         self.hold("^.$", "a \x85\x0b\U0001f4b6", "\n\r\u2028\u2029")
 
     def test_sets(self) -> None:
-        """
-        Square brackets have classes, ranges and escapes; only C{\\}, C{]}, a
-        hyphen and a leading C{^} mean more than themselves.
+        r"""
+        Square brackets contain classes, ranges and escapes; only C{\}, C{]}, a
+        hyphen and a leading C{^} have a special meaning.
         """
         self.hold(r"^[\d\s]$", "1\xa0", "a\u0661")
         self.hold(r"^[^\d\S]$", " \n", "1a")
@@ -100,7 +100,7 @@ class MeaningTests(SynchronousTestCase):
 
     def test_groups(self) -> None:
         """
-        Groups, alternatives, repetitions and looks around are there.
+        Groups, alternatives, repetitions and lookarounds are supported.
         """
         for pattern, good, bad in (
             ("^(a|b)(?:c|d)(?<name>e)$", "ace", "abe"),
@@ -115,8 +115,8 @@ class MeaningTests(SynchronousTestCase):
             self.assertFalse(self.match(pattern, bad), pattern)
 
     def test_boundaries(self) -> None:
-        """
-        A word is one of C{\\w}.
+        r"""
+        Word boundaries are those of C{\w}.
         """
         self.assertTrue(self.match(r"\bcat\b", "a cat."))
         self.assertTrue(self.match(r"\bcat\b", "\xe9cat\xe9"))
@@ -127,8 +127,8 @@ class MeaningTests(SynchronousTestCase):
 
     def test_refused(self) -> None:
         """
-        What ECMA-262 doesn't know, and what Python has no equal for, is
-        refused; nothing is taken for what it is elsewhere.
+        A construct that is not in ECMA-262, or that Python can't express, is
+        refused; nothing is given another meaning.
         """
         for pattern in (
             "(", ")", "[", "[a", "*", "a**", "a*+", "a{2}{3}", "a{,3}", "{", "a{x}",
@@ -143,7 +143,7 @@ class MeaningTests(SynchronousTestCase):
 
     def test_message(self) -> None:
         """
-        The error says which pattern it is, and from where on.
+        The error names the pattern, and the place of the error in it.
         """
         error = self.assertRaises(ValueError, fromECMA, "^[a-z]+\\Z")
         self.assertEqual(str(error), "'^[a-z]+\\\\Z' can't be understood from '\\\\Z'")
@@ -151,8 +151,8 @@ class MeaningTests(SynchronousTestCase):
         self.assertEqual(str(error), "'^(a' can't be understood")
 
 
-# Of what the compiled validator reads as ECMA-262 has it: not C{\b}, and nothing
-# that makes it change to its other engine, as looks around do.
+# Constructs that the compiled validator reads as ECMA-262 does: neither C{\b}
+# nor any that makes it change to its other engine, as lookarounds do.
 _atoms = st.sampled_from(
     [
         *(r"\d", r"\D", r"\w", r"\W", r"\s", r"\S", ".", "^", "$", "|", "a", "b", "\n"),
@@ -160,7 +160,7 @@ _atoms = st.sampled_from(
         *("(a)", "(?:a|b)", "\U0001f4b6", r"\u{1F4B6}", r"\x41", r"\n"),
     ]
 )
-# Nor C{*} beside C{+}: it finds C{a+a*a+} in one C{a}.
+# Nor C{*} beside C{+}: it finds C{a+a*a+} in a single C{a}.
 _repeats = st.sampled_from(["", "", "", "+", "?", "{2}", "{1,2}", "{1,}", "+?"])
 _patterns = st.lists(
     st.tuples(_atoms, _repeats).map(
@@ -177,7 +177,7 @@ _texts = st.text(
 
 class AgreementTests(SynchronousTestCase):
     """
-    The two validators.
+    Tests that the two validators agree.
     """
 
     @settings(derandomize=True, database=None, deadline=None, max_examples=500)
@@ -187,8 +187,8 @@ class AgreementTests(SynchronousTestCase):
     @example("^.$", "\r")
     def test_same(self, pattern: str, text: str) -> None:
         """
-        A pattern is found by the compiled validator where Python finds what
-        was made of it.
+        The compiled validator finds a pattern where Python finds its
+        translation.
         """
         compiled = jsonschema_rs.Draft202012Validator({"pattern": pattern})
         found = re.search(fromECMA(pattern), text)

@@ -31,16 +31,16 @@ from tests.crash.record import Violation
 from tests.crash.run import LEDGER, Point, Run
 
 OPERATIONS = 12
-# With it, asynchronous commands are among those whose commits fail.
+# This value has asynchronous commands among those whose commits fail.
 SEED = 5
 
-# Of what a failed sync should have done, how much it did.
+# How much of its work a failed sync has done.
 NOTHING, ALL = 0, 10**9
 
 
 class LifeTestCase(SynchronousTestCase):
     """
-    A life of the server, in memory and on a ledger of its own.
+    A run of the server, in memory and on a ledger of its own.
     """
 
     def setUp(self) -> None:
@@ -62,7 +62,7 @@ class LifeTestCase(SynchronousTestCase):
 
 class LedgersTests(LifeTestCase):
     """
-    What is wrong with a ledger is found.
+    Tests that each fault of a ledger is found.
     """
 
     def setUp(self) -> None:
@@ -74,13 +74,13 @@ class LedgersTests(LifeTestCase):
 
     def check(self, fewest: int = 0, last: int = 0) -> None:
         """
-        Hold the ledger against what was said.
+        Compare the ledger with the replies.
         """
         self.ledgers.check(self.path, fewest or self.count, self.count, last)
 
     def refused(self, message: str, *statements: str, **demands: int) -> None:
         """
-        See that a ledger with this change is found to be wrong.
+        Assert that a ledger with this change is found to be wrong.
         """
         with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
             for statement in statements:
@@ -90,26 +90,26 @@ class LedgersTests(LifeTestCase):
 
     def test_sound(self) -> None:
         """
-        A ledger that has all is sound.
+        A complete ledger is sound.
         """
         self.check(last=self.dialogue.last)
 
     def test_sent(self) -> None:
         """
-        The operations are of every kind, with keys and without.
+        The operations in these tests are of every kind, with keys and without.
         """
         self.assertEqual({asked.type for asked in self.booked}, {0, 1, 2})
         self.assertEqual({asked.key is None for asked in self.booked}, {True, False})
 
     def test_lost(self) -> None:
         """
-        An acknowledged operation that is not there.
+        An acknowledged operation that is missing is reported.
         """
         self.refused("were acknowledged", fewest=self.count + 1)
 
     def test_notAskedFor(self) -> None:
         """
-        An operation that nobody asked for, or that was booked twice.
+        An operation that was not requested, or was booked twice, is reported.
         """
         twice = (
             'INSERT INTO trade SELECT max("order") + 1, login, cmd, state, profit,'
@@ -121,50 +121,51 @@ class LedgersTests(LifeTestCase):
 
     def test_otherAmount(self) -> None:
         """
-        An amount that is not what was told.
+        An amount other than the acknowledged one is reported.
         """
         self.refused("of its trades", "UPDATE trade SET profit = profit + 1")
 
     def test_lostKey(self) -> None:
         """
-        A key that is forgotten.
+        A missing key is reported.
         """
         self.refused("of its keys", "DELETE FROM keyed_operation")
 
     def test_changedKey(self) -> None:
         """
-        A key that would be replayed with other data.
+        A key that would be replayed with other data is reported.
         """
         self.refused("of its keys", "UPDATE keyed_operation SET timestamp = 1")
 
     def test_replay(self) -> None:
         """
-        A ledger that knows its keys only in its file.
+        A ledger whose keys are only in its file is checked too.
         """
         self.patch(SQLiteLedger, "replay", lambda *_: None)
         self.refused("it tells None")
 
     def test_reusedNumber(self) -> None:
         """
-        A number that was told, perhaps of what is not there, and comes again.
+        A number that was sent before, perhaps for an operation that was lost,
+        and is assigned again is reported.
         """
         self.refused("is given out again", last=10_000)
 
     def test_damaged(self) -> None:
         """
-        A ledger that does not open.
+        A ledger that does not open is reported.
         """
         self.refused("does not open", "UPDATE account SET credit = credit + 1")
 
 
 class PowerTests(LifeTestCase):
     """
-    Power cuts of a run in memory.
+    Tests for power cuts of a run in memory.
     """
 
     def recorded(self) -> Run:
         """
-        A run, with one point before and one after its operations.
+        A recorded run, with one point before and one after its operations.
         """
         calls: list[Call] = []
         disk = Disk(self.folder)
@@ -191,14 +192,14 @@ class PowerTests(LifeTestCase):
 
     def examined(self) -> Any:
         """
-        What comes of many power cuts.
+        The outcome of many power cuts.
         """
         run = self.recorded()
         return examine(run, range(len(run.points)), 60, 1)
 
     def test_sound(self) -> None:
         """
-        The ledger loses nothing.
+        The ledger loses nothing in a power cut.
         """
         outcome = self.examined()
         self.assertEqual(outcome.violations, [])
@@ -207,7 +208,8 @@ class PowerTests(LifeTestCase):
 
     def test_normal(self) -> None:
         """
-        With synchronous=NORMAL it does, and that is seen.
+        With synchronous=NORMAL a power cut loses bookings, and that is
+        reported.
         """
         prepare = sqlite.prepare
 
@@ -221,13 +223,13 @@ class PowerTests(LifeTestCase):
 
 class DiskErrorTests(LifeTestCase):
     """
-    Calls of the disk that fail.
+    Tests for failing calls of the disk.
     """
 
     def failing(self, done: int) -> list[str | None]:
         """
-        What comes of a run in which a sync fails, for each of the first commits
-        of its second life.
+        The outcomes of runs in which a sync fails, for each of the first
+        commits of the second start.
         """
         calls = healthy(OPERATIONS, SEED)
         syncs = [number for number, kind in enumerate(calls) if kind == SYNC]
@@ -247,7 +249,7 @@ class DiskErrorTests(LifeTestCase):
 
     def test_forgiven(self) -> None:
         """
-        A server that overlooks a failed commit is found out.
+        A server that ignores a failed commit is detected.
         """
         book = SQLiteLedger._book
 
@@ -263,7 +265,7 @@ class DiskErrorTests(LifeTestCase):
 
     def test_refused(self) -> None:
         """
-        A server that says that nothing has happened is found out.
+        A server that reports a failed commit as not booked is detected.
         """
 
         lost = Reservation.lost

@@ -1,8 +1,9 @@
 """
-What C{docs/protocol.rst} says is what the server does.
+Tests that the server does what C{docs/protocol.rst} says.
 
-Its examples are conversations. Each is held with the server in the order of the
-document, and what comes has to be what is written there, to the byte.
+The document's examples are conversations. Each is replayed with the server in
+the order of the document, and the answers have to be those in the document, to
+the byte.
 """
 
 import inspect
@@ -49,7 +50,8 @@ PROTOCOL = CHECKOUT / "docs" / "protocol.rst"
 SCHEMAS = CHECKOUT / "schemas"
 
 SECRET = "0123456789abcdef0123456789abcdef"
-# The first second of 2026, and the first order number, of the examples.
+# The time and the first order number of the examples: the first second of
+# 2026.
 NOW = 1767225600
 FIRST_ORDER = 1242281
 TOKENS = {
@@ -61,7 +63,7 @@ TOKENS = {
 
 def parsed() -> document:
     """
-    The document as docutils understands it.
+    The document as docutils parses it.
     """
     return publish_doctree(
         PROTOCOL.read_text("utf-8"),
@@ -72,8 +74,8 @@ def parsed() -> document:
 
 def conversations() -> list[list[str]]:
     """
-    The examples: for each block its steps, which are the lines that travel and,
-    in parentheses, what happens meanwhile.
+    The examples: for each block its steps, which are the lines sent and
+    received and, in parentheses, the events in between.
     """
     return [steps(block.astext()) for block in parsed().findall(literal_block)]
 
@@ -95,8 +97,8 @@ def steps(block: str) -> list[str]:
 
 def pattern(line: str) -> str:
     """
-    What matches the lines that a line of an example stands for: C{...} inside a
-    string is any text, and elsewhere any members.
+    A pattern for the lines that a line of an example stands for: C{...} inside
+    a string is any text, and elsewhere any members.
     """
     parts = []
     for part in re.findall(r'"(?:[^"\\]|\\.)*"|[^"]+', line):
@@ -107,7 +109,7 @@ def pattern(line: str) -> str:
 
 class Documented:
     """
-    The server of the examples, and the one connection to it.
+    The server of the examples, with one connection.
     """
 
     def __init__(self, folder: str) -> None:
@@ -161,7 +163,7 @@ class Documented:
 
     def cut(self) -> None:
         """
-        End the connection.
+        Close the connection.
         """
         self.connection.connectionLost(Failure(connectionDone.value))
         self.clock.advance(0)
@@ -177,7 +179,7 @@ class Documented:
 
     def received(self) -> list[str]:
         """
-        The lines that have come since this was last asked.
+        The lines received since the last call.
         """
         data = self.transport.value().decode("ascii")
         self.transport.clear()
@@ -186,13 +188,13 @@ class Documented:
 
     def slow(self) -> None:
         """
-        End no commit any more.
+        From now on let no commit end.
         """
         self._isSlow = True
 
     def goOn(self) -> None:
         """
-        End the commits that wait, and all later ones at once.
+        End the waiting commits, and all later ones at once.
         """
         self._isSlow = False
         waiting, self._waiting = self._waiting, []
@@ -204,7 +206,7 @@ class Documented:
 
 class ExampleTests(SynchronousTestCase):
     """
-    The examples.
+    Tests for the examples.
     """
 
     def setUp(self) -> None:
@@ -221,8 +223,8 @@ class ExampleTests(SynchronousTestCase):
 
     def test_conversations(self) -> None:
         """
-        Whoever sends what is written there gets what is written there, in that
-        order and nothing else.
+        A client that sends the lines of an example receives the lines of the
+        example, in that order and no others.
         """
         examples = conversations()
         self.assertTrue(examples)
@@ -231,7 +233,7 @@ class ExampleTests(SynchronousTestCase):
 
     def hold(self, conversation: list[str]) -> None:
         """
-        Hold one conversation and compare it with what is written.
+        Replay one conversation and compare it with the document.
         """
         server = self.server
         server.connect()
@@ -268,12 +270,13 @@ class ExampleTests(SynchronousTestCase):
 
 class NotationTests(SynchronousTestCase):
     """
-    How the examples are read.
+    Tests for how the examples are read.
     """
 
     def test_pattern(self) -> None:
         """
-        What an example leaves out may be anything, what it says may not.
+        The parts that an example leaves out may be anything, the others may
+        not.
         """
         written = pattern('{"order":1,"comment":"It\\u0027s ...",...}')
         self.assertTrue(
@@ -301,12 +304,12 @@ class NotationTests(SynchronousTestCase):
 
 class TableTests(SynchronousTestCase):
     """
-    The tables, and the links.
+    Tests for the tables and the links.
     """
 
     def rows(self, heading: str, number: int = 0) -> list[row]:
         """
-        The rows of a table in the section of this heading.
+        The rows of the table in the section with this heading.
         """
         (here,) = (
             each
@@ -318,7 +321,7 @@ class TableTests(SynchronousTestCase):
 
     def texts(self, heading: str, number: int = 0) -> list[list[str]]:
         """
-        The texts of its entries, unfolded.
+        The texts of a row's entries, unfolded.
         """
         return [
             [" ".join(entry.astext().split()) for entry in each]
@@ -327,8 +330,8 @@ class TableTests(SynchronousTestCase):
 
     def test_errors(self) -> None:
         """
-        The errors are all that there are, and only the third outcome leaves
-        open what happened.
+        The table has all errors, and only the third outcome leaves open what
+        happened.
         """
         refusals = [
             each
@@ -349,7 +352,7 @@ class TableTests(SynchronousTestCase):
 
     def errors(self) -> list[list[str]]:
         """
-        The table of errors, each entry of which says something.
+        The rows of the table of errors, none of whose entries is empty.
         """
         rows = self.texts("Errors")
         self.assertTrue(all(text for each in rows for text in each))
@@ -357,7 +360,7 @@ class TableTests(SynchronousTestCase):
 
     def test_retries(self) -> None:
         """
-        The decision table has every status, each of them once.
+        The decision table has every status exactly once.
         """
         decided = re.findall(
             r"\b[2-5]\d\d\b(?! DUPLICATE_EXTID)",
@@ -368,7 +371,7 @@ class TableTests(SynchronousTestCase):
 
     def test_family(self) -> None:
         """
-        The commands of the finance family are those of its table, with their
+        The table of the finance family has all of its commands, with their
         C{cmd}.
         """
         self.assertEqual(
@@ -424,7 +427,7 @@ class TableTests(SynchronousTestCase):
         """
         with TemporaryDirectory() as folder:
             server = Documented(folder)
-            commands = set(server.service.sessions._commands)
+            commands = set(server.service.sessions.requests._commands)
             self.successResultOf(server.stop())
         said = {each.astext() for each in parsed().findall(literal)}
         self.assertEqual(commands - said, set())

@@ -24,7 +24,7 @@ from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
 from creditsync.ledger import _copying as copying
 from creditsync.ledger import _reading as reading
 from creditsync.ledger import sqlite
-from creditsync.ledger._checking import problems
+from creditsync.ledger._checking import findings
 from creditsync.ledger._copying import backUp
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account, Deletion, Operation, Reservation, Trade
@@ -65,8 +65,8 @@ def booking(
     return Reservation(type, trade, asked)
 
 
-# Each row a batch: account 1001 ends with balance 60 and credit 350, account
-# 1002 with credit 0.
+# Each row is a batch: account 1001 ends with balance 60 and credit 350,
+# account 1002 with credit 0.
 BATCHES = [
     [booking(1, 100, key="first", time=1800), booking(2, 200, time=1700)],
     [booking(3, 80, cmd=BALANCE_IN, time=1900), booking(4, 9, login=1002, key="gone")],
@@ -83,7 +83,7 @@ class LedgerTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Make it.
+        Make the ledger.
         """
         made = tempfile.TemporaryDirectory()
         self.addCleanup(made.cleanup)
@@ -107,7 +107,8 @@ class LedgerTestCase(SynchronousTestCase):
 
     def plant(self, script: str) -> None:
         """
-        Do to the file what no ledger would, past its triggers and constraints.
+        Change the file as no ledger would, bypassing its triggers and
+        constraints.
         """
         with closing(sqlite3.connect(self.path)) as connection:
             connection.execute("PRAGMA ignore_check_constraints = ON")
@@ -129,7 +130,7 @@ class LedgerTestCase(SynchronousTestCase):
 
     def refused(self, kind: type[LedgerProblem]) -> str:
         """
-        What is said of a ledger that can't be read.
+        The message with which a ledger can't be read.
         """
         with self.assertRaises(kind) as raised, reading.reading(self.path):
             self.fail("it was read")
@@ -150,7 +151,7 @@ class ReadingTests(LedgerTestCase):
 
     def test_trades(self) -> None:
         """
-        Trades come in the order of their numbers, each as it is now.
+        Trades come in the order of their numbers, each in its current state.
         """
         with reading.reading(self.path) as ledger:
             first, *_, last = reading.trades(ledger)
@@ -160,13 +161,13 @@ class ReadingTests(LedgerTestCase):
 
     def test_tradesOfAccount(self) -> None:
         """
-        Those of one account alone can be asked for.
+        The trades of one account can be selected.
         """
         self.assertEqual(self.orders(1002), [4])
 
     def test_tradesOfPeriod(self) -> None:
         """
-        A period begins with its first second and ends before its last.
+        A period includes its first second and excludes its last.
         """
         self.assertEqual(self.orders(None, 1800), [1, 3, 4, 5, 6])
         self.assertEqual(self.orders(None, None, 1800), [2])
@@ -175,7 +176,8 @@ class ReadingTests(LedgerTestCase):
 
     def test_besideServer(self) -> None:
         """
-        What a running server has committed is there, from its WAL file too.
+        Trades that a running server has committed are read, from its WAL file
+        too.
         """
         server = self.opened()
         self.successResultOf(server.commit([booking(server.newOrder(), 1)]))
@@ -183,8 +185,7 @@ class ReadingTests(LedgerTestCase):
 
     def test_oneMoment(self) -> None:
         """
-        What is committed while somebody reads is not seen by them, and does
-        not wait for them.
+        A commit during a read is not visible to it, and does not wait for it.
         """
         server = self.opened()
         with reading.reading(self.path) as ledger:
@@ -195,7 +196,7 @@ class ReadingTests(LedgerTestCase):
 
     def test_cantWrite(self) -> None:
         """
-        Nothing can be written through it.
+        A reader can't write.
         """
         with (
             self.assertRaises(LedgerProblem) as raised,
@@ -216,7 +217,7 @@ class ReadingTests(LedgerTestCase):
 
     def test_missing(self) -> None:
         """
-        A ledger that isn't there is no new one.
+        A missing ledger is not created.
         """
         self.path += ".no"
         self.assertEqual(
@@ -227,21 +228,21 @@ class ReadingTests(LedgerTestCase):
 
     def test_noDatabase(self) -> None:
         """
-        A file that is no database is no ledger.
+        A file that is not a database is refused.
         """
         Path(self.path).write_text("order,login\n" * 100)
         self.assertIn("not a readable SQLite database", self.refused(LedgerDamaged))
 
     def test_otherProgram(self) -> None:
         """
-        Another program's database is no ledger.
+        Another program's database is refused.
         """
         self.sql("PRAGMA application_id = 17")
-        self.assertIn("a database of another program", self.refused(LedgerDamaged))
+        self.assertIn("another program's database", self.refused(LedgerDamaged))
 
     def test_empty(self) -> None:
         """
-        An empty file is no ledger, and none is made of it.
+        An empty file is refused, and not made a ledger.
         """
         self.path += ".empty"
         Path(self.path).touch()
@@ -250,21 +251,21 @@ class ReadingTests(LedgerTestCase):
 
     def test_newer(self) -> None:
         """
-        A newer ledger is not misread.
+        A ledger of a newer version is refused.
         """
         self.sql(f"PRAGMA user_version = {len(reading.SCRIPTS) + 1}")
         self.assertIn("run the newer creditsync", self.refused(LedgerProblem))
 
     def test_older(self) -> None:
         """
-        An older ledger is not misread, and not upgraded either.
+        A ledger of an older version is refused, and not upgraded.
         """
         self.patch(reading, "SCRIPTS", (*reading.SCRIPTS, "SELECT 1;"))
         self.assertIn("start the server once", self.refused(LedgerProblem))
 
     def asNobody(self) -> None:
         """
-        Go on as a user who may read the folder and write nothing.
+        Continue as a user who may read the folder and write nothing.
         """
         os.chmod(self.folder, 0o555)
         self.addCleanup(os.chmod, self.folder, 0o755)
@@ -274,14 +275,14 @@ class ReadingTests(LedgerTestCase):
 
     def test_nobodyAlone(self) -> None:
         """
-        Who may only read can read a ledger at rest.
+        A user without write permission can read a ledger at rest.
         """
         self.asNobody()
         self.assertEqual(self.orders(), [1, 2, 3, 4, 5, 6])
 
     def test_nobodyBesideServer(self) -> None:
         """
-        Who may only read can read beside a server.
+        A user without write permission can read beside a server.
         """
         self.opened()
         self.asNobody()
@@ -289,7 +290,7 @@ class ReadingTests(LedgerTestCase):
 
     def test_nobodyHasCopy(self) -> None:
         """
-        Who may only read can read a copy.
+        A user without write permission can read a copy.
         """
         backUp(self.path, self.path + ".copy")
         self.path += ".copy"
@@ -298,7 +299,7 @@ class ReadingTests(LedgerTestCase):
 
     def test_noPermission(self) -> None:
         """
-        Who may not read is told so.
+        A user without read permission gets a clear message.
         """
         os.chmod(self.path, 0)
         owner = pwd.getpwuid(os.geteuid()).pw_name
@@ -312,12 +313,12 @@ class ReadingTests(LedgerTestCase):
 
 class AtRestTests(LedgerTestCase):
     """
-    Reading a ledger that no server has open.
+    Tests for reading a ledger that no server has open.
     """
 
     def test_nothingLeft(self) -> None:
         """
-        A reader leaves no file behind, and while it reads there is none either.
+        A reader leaves no file behind, and creates none while it reads.
         """
         before = sorted(os.listdir(self.folder))
         with reading.reading(self.path) as ledger:
@@ -327,8 +328,8 @@ class AtRestTests(LedgerTestCase):
 
     def test_killedServer(self) -> None:
         """
-        What a killed server has committed but not put into the file is read, and
-        no file comes or goes.
+        Commits of a killed server that are only in the WAL file are read, and
+        no file is created or removed.
         """
         self.copyOfRunning()
         before = sorted(os.listdir(self.folder))
@@ -338,7 +339,7 @@ class AtRestTests(LedgerTestCase):
 
     def copyOfRunning(self) -> None:
         """
-        Be where the files of a server are that was killed.
+        Continue with the files that a killed server leaves.
         """
         server = self.opened()
         self.successResultOf(server.commit([booking(server.newOrder(), 1)]))
@@ -348,7 +349,7 @@ class AtRestTests(LedgerTestCase):
 
     def test_emptyLeftovers(self) -> None:
         """
-        An empty C{-wal} without its C{-shm} has nothing in it.
+        An empty C{-wal} without its C{-shm} contains nothing.
         """
         Path(f"{self.path}-wal").touch()
         with reading.reading(self.path) as ledger:
@@ -357,8 +358,8 @@ class AtRestTests(LedgerTestCase):
 
     def test_serverStarts(self) -> None:
         """
-        A server that is started meanwhile starts, and what is read stays of one
-        moment as long as it leaves the file itself alone.
+        A server can start meanwhile, and the reader sees one state as long as
+        the server leaves the file itself alone.
         """
         with reading.reading(self.path) as ledger:
             server = self.opened()
@@ -367,7 +368,7 @@ class AtRestTests(LedgerTestCase):
 
     def test_changedMeanwhile(self) -> None:
         """
-        When it does not, who reads is told.
+        If a server changes the file during a read, the reader reports it.
         """
         with (
             self.assertRaises(LedgerProblem) as raised,
@@ -379,13 +380,14 @@ class AtRestTests(LedgerTestCase):
             server.close()
         self.assertEqual(
             str(raised.exception),
-            f"the ledger {self.path} was changed while it was read, so what was read is"
-            " not of one moment: do it again",
+            f"the ledger {self.path} was changed while it was being read, so the result"
+            " is inconsistent: try again",
         )
 
     def test_looksDamaged(self) -> None:
         """
-        Then what looks like damage is none.
+        If a server changes the file during a read, apparent damage is not
+        reported as damage.
         """
         damage = sqlite3.DatabaseError("database disk image is malformed")
         with (
@@ -400,7 +402,7 @@ class AtRestTests(LedgerTestCase):
 
     def test_backUp(self) -> None:
         """
-        A copy that is not of one moment is not kept.
+        If a server changes the file during a copy, the copy is not kept.
         """
         copy = os.path.join(self.folder, "copy")
         sync = self.patch(
@@ -414,8 +416,8 @@ class AtRestTests(LedgerTestCase):
 
     def test_waitsForTheEnd(self) -> None:
         """
-        A server that closes the ledger, and takes its files away, does so before
-        or after somebody opens it to read, never in between.
+        A server that closes the ledger removes its files before or after a
+        reader opens it, never in between.
         """
         server = self.opened()
         order: list[str] = []
@@ -452,7 +454,8 @@ SERVER, OTHER, GROUP = 54321, 65534, 54322
 @skipIf(os.geteuid() != 0, "only root can be several users")
 class OwnersTests(SynchronousTestCase):
     """
-    A ledger in a folder of the server's user, of whose group others are.
+    Tests with a ledger in a folder of the server's user, whose group has other
+    users.
     """
 
     def setUp(self) -> None:
@@ -468,7 +471,7 @@ class OwnersTests(SynchronousTestCase):
 
     def be(self, user: int) -> None:
         """
-        Go on as this user.
+        Continue as this user.
         """
         os.seteuid(0)
         os.setegid(GROUP if user else 0)
@@ -477,7 +480,7 @@ class OwnersTests(SynchronousTestCase):
 
     def serves(self, user: int = SERVER) -> SQLiteLedger:
         """
-        Open the ledger as a server of this user's.
+        Open the ledger as a server of this user.
         """
         self.be(user)
         ledger = SQLiteLedger(self.path, execute)
@@ -493,7 +496,7 @@ class OwnersTests(SynchronousTestCase):
 
     def killed(self) -> None:
         """
-        Have what a server leaves that was killed.
+        Leave the files of a killed server.
         """
         pid = os.fork()
         if not pid:
@@ -507,7 +510,7 @@ class OwnersTests(SynchronousTestCase):
 
     def files(self) -> dict[str, int]:
         """
-        Who owns what is there.
+        The owners of the files.
         """
         self.be(0)
         return {
@@ -519,7 +522,7 @@ class OwnersTests(SynchronousTestCase):
 
     def trades(self, user: int) -> int:
         """
-        How many trades this user reads.
+        The number of trades that this user can read.
         """
         self.be(user)
         with reading.reading(self.path) as ledger:
@@ -527,13 +530,13 @@ class OwnersTests(SynchronousTestCase):
 
     def refused(self, user: int) -> str:
         """
-        Why a server of this user's can't open the ledger.
+        The reason why a server of this user can't open the ledger.
         """
         return str(self.assertRaises(LedgerProblem, self.serves, user))
 
     def test_readAtRest(self) -> None:
         """
-        After anybody has read or copied a ledger at rest the server starts.
+        The server starts after any user has read or copied a ledger at rest.
         """
         ledger = self.serves()
         self.books(ledger)
@@ -548,7 +551,7 @@ class OwnersTests(SynchronousTestCase):
 
     def test_readKilled(self) -> None:
         """
-        So it does after what a killed server has left was read.
+        The server starts after any user has read the files of a killed server.
         """
         self.killed()
         before = {"": SERVER, "-wal": SERVER, "-shm": SERVER, ".lock": SERVER}
@@ -559,7 +562,8 @@ class OwnersTests(SynchronousTestCase):
 
     def test_readBesideServer(self) -> None:
         """
-        Beside a server everybody reads what it has booked, and leaves nothing.
+        Beside a server every user reads what it has booked, and leaves nothing
+        behind.
         """
         ledger = self.serves()
         self.books(ledger)
@@ -574,8 +578,8 @@ class OwnersTests(SynchronousTestCase):
 
     def test_indexMissing(self) -> None:
         """
-        Where SQLite would have to make a file, only those read whose file does not
-        stop the server.
+        Where SQLite would have to create a file, only those users can read
+        whose file does not stop the server.
         """
         self.killed()
         os.unlink(f"{self.path}-shm")
@@ -589,15 +593,15 @@ class OwnersTests(SynchronousTestCase):
 
     def test_inTheWay(self) -> None:
         """
-        What another program has left is named by the start, with its owner and
-        what to do; nothing else is touched.
+        Files of another program that are in the way are named at the start,
+        with their owner and a remedy; nothing else is touched.
         """
         ledger = self.serves()
         self.books(ledger)
         ledger.close()
         self.be(OTHER)
         uri = Path(self.path).as_uri() + "?mode=ro"
-        # A file has the mode of the ledger, which the group may not write.
+        # A file gets the mode of the ledger, which the group may not write.
         with closing(sqlite3.connect(uri, uri=True)) as other:
             other.execute("SELECT * FROM trade").fetchall()
         self.be(0)
@@ -615,7 +619,8 @@ class OwnersTests(SynchronousTestCase):
 
     def test_ledgerOfOthers(self) -> None:
         """
-        So is the ledger itself, and a lock that can't even be read.
+        A ledger of another user, or a lock that can't even be read, is named
+        at the start, with its owner and a remedy.
         """
         self.serves().close()
         self.be(0)
@@ -630,10 +635,24 @@ class OwnersTests(SynchronousTestCase):
             os.chown(self.path + end, SERVER, GROUP)
         self.serves()
 
+    def test_wrongUser(self) -> None:
+        """
+        Who is not the server's user is told to become it, and not to take the
+        server's files away from it.
+        """
+        self.serves().close()
+        self.be(0)
+        os.chmod(self.path, 0o600)
+        sentence = (
+            f"{self.path} is in the way: it belongs to user 54321, and user nobody, who"
+            " runs this, may not read and write it; run this as user 54321"
+        )
+        self.assertEqual(self.refused(OTHER), sentence)
+
     def test_madeByRoot(self) -> None:
         """
-        What root makes, as C{creditsync account add} does, belongs to whom the
-        folder belongs to, whose server starts.
+        Files that root creates, as C{creditsync account add} does, belong to
+        the owner of the folder, whose server starts.
         """
         ledger = self.serves(0)
         ledger.addAccounts([1001])
@@ -644,8 +663,8 @@ class OwnersTests(SynchronousTestCase):
 
     def test_lockOfOthers(self) -> None:
         """
-        A lock that another user has made, as root did with older versions, locks
-        as well as one's own; only the number in it is not ours.
+        A lock that another user has created, as root did with older versions,
+        works as well as one's own; only the number in it is not updated.
         """
         self.serves().close()
         self.be(0)
@@ -658,7 +677,7 @@ class OwnersTests(SynchronousTestCase):
             " another ledger",
         )
         ledger.close()
-        # And the next time that root has it, it is given back.
+        # The next time that root has it, its owner is corrected.
         self.serves(0).close()
         self.assertEqual(self.files(), {"": SERVER, ".lock": SERVER})
 
@@ -696,7 +715,7 @@ class StatementTests(LedgerTestCase):
 
     def test_period(self) -> None:
         """
-        What was before the period is in the opening totals.
+        Trades before the period are included in the opening totals.
         """
         self.assertEqual(
             self.statement(1800, 1950),
@@ -705,19 +724,19 @@ class StatementTests(LedgerTestCase):
 
     def test_nothingInPeriod(self) -> None:
         """
-        A period without trades has opening totals all the same.
+        A period without trades has opening totals too.
         """
         self.assertEqual(self.statement(1951), (Account(1001, 60, 350), []))
 
     def test_deleted(self) -> None:
         """
-        A deleted trade has its line and counts for nothing.
+        A deleted trade has a line and does not count.
         """
         self.assertEqual(self.statement(login=1002), (Account(1002, 0, 0), [(4, 0, 0)]))
 
     def test_unknown(self) -> None:
         """
-        An account that is not there has no statement.
+        An unknown account has no statement.
         """
         e = self.assertRaises(LedgerProblem, self.statement, login=1003)
         self.assertEqual(str(e), "there is no account 1003")
@@ -730,10 +749,10 @@ class CheckTests(LedgerTestCase):
 
     def found(self) -> list[tuple[str, str]]:
         """
-        The problems there are.
+        The problems found.
         """
         with reading.reading(self.path) as ledger:
-            return [(each.rule, each.message) for each in problems(ledger)]
+            return [(each.rule, each.message) for each in findings(ledger)]
 
     def rules(self) -> list[str]:
         """
@@ -743,7 +762,7 @@ class CheckTests(LedgerTestCase):
 
     def test_sound(self) -> None:
         """
-        There is nothing wrong with what a ledger wrote, at rest or in use.
+        A ledger that was written normally has no problems, at rest or in use.
         """
         self.assertEqual(self.found(), [])
         self.opened()
@@ -751,14 +770,14 @@ class CheckTests(LedgerTestCase):
 
     def test_plantNothing(self) -> None:
         """
-        The way in which these tests plant their faults plants none by itself.
+        Planting nothing causes no problem.
         """
         self.plant("")
         self.assertEqual(self.found(), [])
 
     def test_total(self) -> None:
         """
-        Every total that isn't the sum of its trades.
+        Every total that isn't the sum of its trades is reported.
         """
         self.sql("UPDATE account SET credit = credit + 1, balance = balance + 2")
         self.assertEqual(
@@ -766,12 +785,12 @@ class CheckTests(LedgerTestCase):
             [
                 (
                     "total",
-                    "account 1001 has balance 62 and credit 351, but its trades sum up"
+                    "account 1001 has balance 62 and credit 351, but its trades add up"
                     " to balance 60 and credit 350",
                 ),
                 (
                     "total",
-                    "account 1002 has balance 2 and credit 1, but its trades sum up to"
+                    "account 1002 has balance 2 and credit 1, but its trades add up to"
                     " balance 0 and credit 0",
                 ),
             ],
@@ -779,21 +798,21 @@ class CheckTests(LedgerTestCase):
 
     def test_tradePastTheTriggers(self) -> None:
         """
-        A trade that moved no total.
+        A trade that moved no total is reported.
         """
         self.plant('UPDATE trade SET profit = profit + 1 WHERE "order" = 2')
         self.assertEqual(self.rules(), ["total"])
 
     def test_noAccount(self) -> None:
         """
-        Logins that have trades and no account, each once.
+        Logins that have trades and no account are reported, each once.
         """
         self.plant("DELETE FROM account")
         self.assertEqual(self.rules(), ["total", "total"])
 
     def test_negativeTotal(self) -> None:
         """
-        A total below zero, though it is the sum.
+        A negative total is reported, even if it is the sum.
         """
         self.sql("UPDATE trade SET profit = -500 WHERE cmd = 9")
         self.assertEqual(
@@ -809,30 +828,31 @@ class CheckTests(LedgerTestCase):
 
     def test_mark(self) -> None:
         """
-        An order at the mark or above it.
+        An order at the mark or above it is reported.
         """
         self.sql("UPDATE order_mark SET next_order = 6")
         self.assertEqual(
-            self.found(), [("order-mark", "order 6 stands above the order mark 6")]
+            self.found(), [("order-mark", "order 6 is not below the order mark 6")]
         )
 
     def test_noMark(self) -> None:
         """
-        No mark at all.
+        A missing mark is reported.
         """
         self.sql("DELETE FROM order_mark")
         self.assertEqual(self.found(), [("order-mark", "there is no order mark")])
 
     def test_order(self) -> None:
         """
-        A number that is none of an order.
+        A number that can't be an order is reported.
         """
         self.plant('UPDATE trade SET "order" = -3 WHERE "order" = 3')
-        self.assertIn(("order", "order -3 is no order number"), self.found())
+        self.assertIn(("order", "order -3 is not a valid order number"), self.found())
 
     def test_sameOrderTwice(self) -> None:
         """
-        One number for two trades, which takes damage to the file itself.
+        One number for two trades is reported, which takes damage to the file
+        itself.
         """
         with closing(sqlite3.connect(self.path)) as connection:
             [[page, size]] = connection.execute(
@@ -852,33 +872,37 @@ class CheckTests(LedgerTestCase):
 
     def test_login(self) -> None:
         """
-        A trade of nobody.
+        A trade with an invalid login is reported.
         """
         self.plant('UPDATE trade SET login = 0 WHERE "order" = 3')
         self.plant("UPDATE account SET balance = 0 WHERE login = 1001")
         self.plant("DELETE FROM account WHERE login = 0")
-        self.assertIn(("login", "order 3 is of login 0, which is none"), self.found())
+        self.assertIn(
+            ("login", "order 3 belongs to login 0, which is not a valid login"),
+            self.found(),
+        )
 
     def test_cmd(self) -> None:
         """
-        A trade that is none of the family.
+        A trade with an unknown cmd is reported.
         """
         self.plant('UPDATE trade SET cmd = 5 WHERE "order" = 3')
         self.assertIn(
-            ("cmd", "order 3 has cmd 5, which the table operation does not have"),
+            ("cmd", "order 3 has cmd 5, which is not in the table operation"),
             self.found(),
         )
 
     def test_state(self) -> None:
         """
-        A trade in a state that there isn't.
+        A trade with an unknown state is reported.
         """
         self.plant('UPDATE trade SET state = 4 WHERE "order" = 3')
         self.assertIn("state", self.rules())
 
     def test_sign(self) -> None:
         """
-        What goes in below zero, what goes out above it, and nothing at all.
+        A deposit below zero, a withdrawal above it, and an amount of zero are
+        reported.
         """
         self.sql(
             'UPDATE trade SET profit = -80 WHERE "order" = 3;'
@@ -896,7 +920,7 @@ class CheckTests(LedgerTestCase):
 
     def test_times(self) -> None:
         """
-        A trade that closes before it opens.
+        A trade that closes before it opens is reported.
         """
         self.sql('UPDATE trade SET close_time = open_time - 1 WHERE "order" = 3')
         self.assertEqual(
@@ -905,7 +929,7 @@ class CheckTests(LedgerTestCase):
 
     def test_keyWithoutTrade(self) -> None:
         """
-        A key whose trade is not there.
+        A key whose trade is missing is reported.
         """
         self.plant("UPDATE keyed_operation SET \"order\" = 99 WHERE key = 'first'")
         self.assertEqual(
@@ -913,15 +937,15 @@ class CheckTests(LedgerTestCase):
             [
                 (
                     "key-without-trade",
-                    "the key 'first' of principal 7 booked order 99, which is not"
-                    " there",
+                    "the key 'first' of principal 7 booked order 99, which does not"
+                    " exist",
                 )
             ],
         )
 
     def test_tradeGone(self) -> None:
         """
-        A trade that was removed leaves its keys behind.
+        The keys of a removed trade are reported.
         """
         self.plant(
             'DELETE FROM trade WHERE "order" = 1;'
@@ -931,7 +955,7 @@ class CheckTests(LedgerTestCase):
 
     def test_keyOfOtherTrade(self) -> None:
         """
-        A key that booked for another login, or as another cmd.
+        A key for a trade with another login or cmd is reported.
         """
         self.plant(
             "UPDATE keyed_operation SET login = 1003 WHERE key = 'first';"
@@ -941,7 +965,7 @@ class CheckTests(LedgerTestCase):
 
     def test_keyAhead(self) -> None:
         """
-        A key that knows a change which its trade does not.
+        A key with a later change than its trade has is reported.
         """
         self.plant("UPDATE keyed_operation SET revision = 2 WHERE key = 'more'")
         self.assertEqual(
@@ -957,8 +981,8 @@ class CheckTests(LedgerTestCase):
 
     def test_keyDiffers(self) -> None:
         """
-        A key that was the last to change its trade, and doesn't agree with it
-        in any one column.
+        A key of the last change of a trade that differs from it in any column
+        is reported.
         """
         for change in (
             "profit = 201",
@@ -981,8 +1005,7 @@ class CheckTests(LedgerTestCase):
 
     def test_changedByUnkeyed(self) -> None:
         """
-        A later change without a key is no problem, not even in the same
-        second.
+        A later change without a key is not a problem, even in the same second.
         """
         ledger = self.opened()
         self.successResultOf(
@@ -992,14 +1015,14 @@ class CheckTests(LedgerTestCase):
 
     def test_keyNotLast(self) -> None:
         """
-        A trade that was changed after it was deleted.
+        A trade that was changed after it was deleted is reported.
         """
         self.plant('UPDATE trade SET revision = 2, state = 3 WHERE "order" = 4')
         self.assertEqual(self.rules(), ["total", "key-not-last"])
 
     def test_keyType(self) -> None:
         """
-        A key that says of its change what it can't have been.
+        A key with an impossible type of change is reported.
         """
         self.sql("UPDATE keyed_operation SET type = 0 WHERE key = 'more'")
         self.assertEqual(
@@ -1015,14 +1038,14 @@ class CheckTests(LedgerTestCase):
 
     def test_keyState(self) -> None:
         """
-        A key that says it deleted what it booked.
+        A key that records a deletion for a request that booked is reported.
         """
         self.sql("UPDATE keyed_operation SET state = 6 WHERE key = 'first'")
         self.assertEqual(self.rules(), ["key-type"])
 
     def test_keyAsked(self) -> None:
         """
-        Keys that booked what was not asked for.
+        Keys whose booking differs from their request are reported.
         """
         self.sql(
             "UPDATE keyed_operation SET asked_order = 2 WHERE key = 'more';"
@@ -1033,21 +1056,22 @@ class CheckTests(LedgerTestCase):
 
     def test_keySign(self) -> None:
         """
-        A key that booked with the wrong sign.
+        A key that booked with the wrong sign is reported.
         """
         self.sql("UPDATE keyed_operation SET profit = -100 WHERE key = 'first'")
         self.assertEqual(self.rules(), ["key-sign"])
 
     def test_keyTimes(self) -> None:
         """
-        A key that booked a close before the open.
+        A key that booked a close before the open is reported.
         """
         self.sql("UPDATE keyed_operation SET close_time = 1799 WHERE key = 'first'")
         self.assertEqual(self.rules(), ["key-times"])
 
     def test_keysOfOneChange(self) -> None:
         """
-        Two keys for one change: one of the two requests was never booked.
+        Two keys for one change are reported: one of the two requests was never
+        booked.
         """
         self.sql(
             "UPDATE keyed_operation SET principal = 8 WHERE key = 'gone';"
@@ -1064,7 +1088,7 @@ class CheckTests(LedgerTestCase):
 
     def test_triggerMissing(self) -> None:
         """
-        A trigger that is gone, so that totals would no longer move.
+        A missing trigger is reported, since totals would no longer move.
         """
         self.sql("DROP TRIGGER trade_updated")
         self.assertEqual(
@@ -1073,7 +1097,7 @@ class CheckTests(LedgerTestCase):
 
     def test_triggerChanged(self) -> None:
         """
-        A trigger that does something else.
+        A trigger that was changed is reported.
         """
         self.sql(
             "DROP TRIGGER trade_inserted;"
@@ -1081,12 +1105,12 @@ class CheckTests(LedgerTestCase):
         )
         self.assertEqual(
             self.found(),
-            [("schema", "the trigger trade_inserted is not as it was made")],
+            [("schema", "the trigger trade_inserted is not what creditsync made")],
         )
 
     def test_triggerAdded(self) -> None:
         """
-        A trigger of somebody else; an index of theirs does no harm.
+        A trigger that was added is reported; an added index does no harm.
         """
         self.sql(
             "CREATE INDEX theirs ON trade (login);"
@@ -1126,14 +1150,14 @@ class BackUpTests(LedgerTestCase):
 
     def setUp(self) -> None:
         """
-        Name the copy.
+        Choose the name of the copy.
         """
         super().setUp()
         self.copy = os.path.join(self.folder, "copy.db")
 
     def refusedCopy(self, kind: type[LedgerProblem], **more: Any) -> str:
         """
-        What is said of a copy that isn't made; nothing is left of it.
+        The message with which a copy fails; nothing is left of it.
         """
         e = self.assertRaises(kind, backUp, self.path, self.copy, **more)
         self.assertFalse(os.path.exists(self.copy + ".part"))
@@ -1141,14 +1165,14 @@ class BackUpTests(LedgerTestCase):
 
     def files(self) -> list[str]:
         """
-        What there is of the copy.
+        The files of the copy.
         """
         return sorted(name for name in os.listdir(self.folder) if "copy" in name)
 
     def test_inUse(self) -> None:
         """
-        A copy beside a server has what was committed, in one file, and is a
-        ledger that goes on from there.
+        A copy beside a server has the committed trades, in one file, and is a
+        ledger that can be used.
         """
         server = self.opened()
         order = server.newOrder()
@@ -1176,18 +1200,18 @@ class BackUpTests(LedgerTestCase):
 
     def test_notReplaced(self) -> None:
         """
-        A file that is there stays as it is.
+        An existing file is not replaced.
         """
         Path(self.copy).write_text("precious")
         self.assertEqual(
             self.refusedCopy(LedgerProblem),
-            f"{self.copy} is there already, and is not replaced",
+            f"{self.copy} already exists and is not replaced",
         )
         self.assertEqual(Path(self.copy).read_text(), "precious")
 
     def test_replaced(self) -> None:
         """
-        It is replaced where that is wanted.
+        An existing file is replaced if that is requested.
         """
         Path(self.copy).write_text("old")
         backUp(self.path, self.copy, overwrite=True)
@@ -1196,23 +1220,23 @@ class BackUpTests(LedgerTestCase):
 
     def test_ledgerItself(self) -> None:
         """
-        The ledger is never replaced by its own copy, nor a file beside it.
+        The ledger is never replaced by its own copy, nor is a file beside it.
         """
         ledger = self.path
         for self.copy in [ledger, f"{ledger}-wal", f"{ledger}-shm", f"{ledger}.lock"]:
             said = self.refusedCopy(LedgerProblem, overwrite=True)
-            self.assertIn("belongs to the ledger itself", said)
+            self.assertIn("is part of the ledger itself", said)
         os.symlink(ledger, os.path.join(self.folder, "link.db"))
         self.copy = os.path.join(self.folder, "link.db")
         self.assertIn(
-            "belongs to the ledger itself",
+            "is part of the ledger itself",
             self.refusedCopy(LedgerProblem, overwrite=True),
         )
 
     def test_inUseAsCopy(self) -> None:
         """
-        A WAL file that stands where the copy is to be would be taken for a
-        part of it.
+        A WAL file beside the copy's name is refused: it would be taken for a
+        part of the copy.
         """
         Path(self.copy + "-wal").touch()
         self.assertIn(
@@ -1221,7 +1245,7 @@ class BackUpTests(LedgerTestCase):
 
     def test_leftover(self) -> None:
         """
-        What a killed copy left behind is no obstacle.
+        The rest of a killed copy is not in the way.
         """
         Path(self.copy + ".part").write_text("half" * 5000)
         backUp(self.path, self.copy)
@@ -1239,8 +1263,8 @@ class BackUpTests(LedgerTestCase):
 
     def test_renamedMeanwhile(self) -> None:
         """
-        A part that got its name between its opening and its lock is left
-        alone: it is the other one's copy.
+        A part that was renamed between its opening and its lock is left alone:
+        it is the other process's copy.
         """
 
         def flock(file: int, how: int) -> None:
@@ -1264,7 +1288,7 @@ class BackUpTests(LedgerTestCase):
 
     def test_mode(self) -> None:
         """
-        Who may not read the ledger may not read its copy.
+        The copy is readable only by those who may read the ledger.
         """
         os.chmod(self.path, 0o600)
         backUp(self.path, self.copy)
@@ -1279,7 +1303,7 @@ class BackUpTests(LedgerTestCase):
 
     def test_noFolder(self) -> None:
         """
-        A folder that isn't there is told.
+        A missing folder is named.
         """
         self.copy = os.path.join(self.folder, "no", "copy.db")
         said = self.refusedCopy(LedgerProblem)
@@ -1288,7 +1312,8 @@ class BackUpTests(LedgerTestCase):
 
     def test_noSpace(self) -> None:
         """
-        It is the copy that is told when its disk is full, and not the ledger.
+        If the disk of the copy is full the message names the copy, and not the
+        ledger.
         """
         whole = sqlite3.connect
 
@@ -1329,7 +1354,7 @@ class BackUpTests(LedgerTestCase):
 
     def test_crashedLedger(self) -> None:
         """
-        What a killed server left in its WAL file is in the copy.
+        Commits that a killed server left in its WAL file are in the copy.
         """
         server = self.opened()
         self.successResultOf(server.commit([booking(server.newOrder(), 17)]))
@@ -1348,7 +1373,7 @@ class RevisionTests(LedgerTestCase):
 
     def revisions(self, table: str) -> list[Any]:
         """
-        The revision of each row, by the order.
+        The revision of each row, by order.
         """
         with reading.reading(self.path) as ledger:
             return ledger.execute(
@@ -1357,7 +1382,7 @@ class RevisionTests(LedgerTestCase):
 
     def test_changes(self) -> None:
         """
-        Each change of a trade counts, whether or not it has a key, also
+        Each change of a trade counts, with a key or without, and each of
         several in one batch.
         """
         ledger = self.opened()
@@ -1377,7 +1402,7 @@ class RevisionTests(LedgerTestCase):
 
     def test_keyed(self) -> None:
         """
-        A key knows which change was its own.
+        A key records the number of its own change.
         """
         self.assertEqual(
             self.revisions("keyed_operation"), [(1, 0), (1, 1), (4, 0), (4, 1)]

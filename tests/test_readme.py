@@ -1,5 +1,5 @@
 """
-The README is run, and not only written.
+Tests that the README's commands run, and that the documents name what exists.
 """
 
 import io
@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +16,7 @@ from docutils.core import publish_doctree
 from docutils.nodes import document, literal, literal_block, table, tbody
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync import tap
+from creditsync._process.defaults import DEFAULT_KEY, DEFAULT_LISTEN
 from creditsync.tap import Options
 
 CHECKOUT = Path(__file__).parents[1]
@@ -24,7 +25,9 @@ README = CHECKOUT / "README.rst"
 
 def rendered(path: Path) -> tuple[document, str]:
     """
-    A document as docutils understands it, and what it complains of.
+    Parse a document.
+
+    @return: Its tree, and the warnings of docutils.
     """
     complaints = io.StringIO()
     tree = publish_doctree(
@@ -37,7 +40,7 @@ def rendered(path: Path) -> tuple[document, str]:
 
 def commands() -> list[str]:
     """
-    The blocks of the README that are commands.
+    The literal blocks of the README that are commands.
     """
     tree, _ = rendered(README)
     blocks = [block.astext() for block in tree.findall(literal_block)]
@@ -46,7 +49,7 @@ def commands() -> list[str]:
 
 class DocumentTests(SynchronousTestCase):
     """
-    What people read.
+    Tests for the README and the documents in C{docs}.
     """
 
     def test_renders(self) -> None:
@@ -59,8 +62,8 @@ class DocumentTests(SynchronousTestCase):
 
     def test_options(self) -> None:
         """
-        The table has every option of the server with its default, and no
-        other.
+        The README's table of options has every option of the server with its
+        default, and no other.
         """
         tree, _ = rendered(README)
         (options,) = tree.findall(table)
@@ -69,13 +72,13 @@ class DocumentTests(SynchronousTestCase):
         for row in body:
             name, default = (entry.astext() for entry in row[:2])
             documented[name.removeprefix("--")] = default
-        # Lists are not among the parameters; what the file of the key and the
-        # list of endpoints are by default is decided after the parsing.
+        # Options that may be repeated are not among the parameters, and the
+        # defaults of --key and --listen are filled in after the parsing.
         defaults = {
             **{name: default for name, _, default, *_ in Options.optParameters},
-            "listen": tap.DEFAULT_LISTEN,
+            "listen": DEFAULT_LISTEN,
             "web-origin": None,
-            "key": tap.DEFAULT_KEY,
+            "key": DEFAULT_KEY,
             **{name: "off" for name, *_ in Options.optFlags},
         }
         # By name first: the difference of the whole is cut short.
@@ -90,7 +93,7 @@ class DocumentTests(SynchronousTestCase):
 
     def test_serverCommand(self) -> None:
         """
-        The command of the server has options that it takes.
+        The README's command for the server has only options that exist.
         """
         (command,) = [c for c in commands() if c.startswith("twistd ")]
         words = shlex.split(command)
@@ -103,7 +106,7 @@ class DocumentTests(SynchronousTestCase):
 
     def test_demoCommand(self) -> None:
         """
-        The demo that the README names runs, once.
+        The README's command for the demo works, and leaves nothing behind.
         """
         tree, _ = rendered(README)
         self.assertIn(
@@ -125,9 +128,36 @@ class DocumentTests(SynchronousTestCase):
         self.assertEqual((ended.returncode, ended.stderr), (0, ""))
         self.assertIn('"status":200', ended.stdout)
 
+    def test_suites(self) -> None:
+        """
+        Each command of the table in C{docs/reliability.rst} is a module that
+        exists.
+        """
+        tree, _ = rendered(CHECKOUT / "docs" / "reliability.rst")
+        suites, _ = tree.findall(tbody)
+        names = {row[0].astext().split()[0] for row in suites}
+        # More options of a command are in a row of their own.
+        names = {name for name in names if not name.startswith("--")}
+        self.assertIn("crash.kill", names)
+        for name in names:
+            self.assertIsNotNone(find_spec(f"tests.{name}"), name)
+
+    def test_guards(self) -> None:
+        """
+        Each test that C{docs/reliability.rst} names exists.
+        """
+        text = (CHECKOUT / "docs" / "reliability.rst").read_text("utf-8")
+        named = re.findall(r"\btest_\w+|\b[A-Z]\w+Tests\b", text)
+        self.assertIn("test_folderNotSynced", named)
+        tests = "".join(
+            path.read_text("utf-8") for path in (CHECKOUT / "tests").glob("test_*.py")
+        )
+        defined = set(re.findall(r"^(?:    def|class) (\w+)", tests, re.MULTILINE))
+        self.assertEqual(set(named) - defined, set())
+
     def test_commandsOfCI(self) -> None:
         """
-        C{.ci/run} takes the test command from here; there is exactly one.
+        There is exactly one command for the tests: C{.ci/run} takes it from here.
         """
         self.assertEqual(
             [c for c in commands() if "pytest" in c],

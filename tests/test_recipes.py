@@ -151,6 +151,8 @@ def _nameOf(node: Any) -> str | None:
     """
     if isinstance(node, ast.Assign):
         node = node.targets[0]
+    if isinstance(node, ast.AnnAssign):
+        node = node.target
     if isinstance(node, ast.keyword):
         return node.arg
     name: str | None = getattr(node, "name", None) or getattr(node, "id", None)
@@ -297,8 +299,8 @@ class FigureTests(RecipeCase):
         """
         A metric that is neither on the dashboard nor in an alert is named.
         """
-        [metric] = blocks("Adding a figure")
-        self.insert("creditsync/metrics.py", (ast.FunctionDef, "_files"), metric)
+        metric, _ = blocks("Adding a figure")
+        self.insert("creditsync/_metrics/table.py", (ast.AnnAssign, "ALWAYS"), metric)
         found = self.failing("test_deploy.MetricTests", "test_metrics.MetricsTests")
         self.assertEqual(set(found), {"test_everyMetricIsShown"})
         self.assertIn(
@@ -307,13 +309,12 @@ class FigureTests(RecipeCase):
 
     def test_console(self) -> None:
         """
-        So is a figure for which the console's page has no place.
+        A figure of the console's page that no snapshot has is named.
         """
-        self.append(
-            "creditsync/web/static/figures.js", 'tell("unsubscribed-sessions", 0);\n'
-        )
-        found = self.failing("test_page.PageTests.test_ids")
-        self.assertIn("unsubscribed-sessions", found["test_ids"])
+        _, figure = blocks("Adding a figure")
+        self.append("creditsync/web/static/index.html", figure)
+        found = self.failing("test_page.PageTests.test_figures")
+        self.assertIn("totals.unsubscribed", found["test_figures"])
 
 
 class LedgerTests(RecipeCase):

@@ -1,6 +1,6 @@
 """
-Tests for L{creditsync.revocations}: what a file of revoked tokens says, and
-what is done where it can't be understood.
+Tests for L{creditsync.revocations}: how a file of revoked tokens is read, and
+what happens if it can't be understood.
 """
 
 from pathlib import Path
@@ -20,20 +20,21 @@ NOT_ASCII = (
 )
 SEVERAL_WORDS = (
     ": there is white space or one of # , ; \" ' inside; one id per line is expected,"
-    " and a remark begins with white space and #. The first word is revoked too"
+    " and a comment begins with white space and #. The first word, and each id of"
+    " `creditsync token` in the line, is revoked too"
 )
 JOINED = (
-    ": this may be several ids of `creditsync token` with no line end between them;"
+    ": this may be several ids of `creditsync token` without line ends between them;"
     " each of them is revoked too"
 )
 FOREIGN = (
-    ": this can't be the id of a token by `creditsync token`, which has 16 of the"
-    " characters 0-9 and a-f; it is right only if another program makes your tokens"
+    ": this can't be an id of `creditsync token`, which has 16 of the characters 0-9"
+    " and a-f; it is right only if another program makes your tokens"
 )
-NO_END = "the last line has no line end: what is appended next will run into it"
+NO_END = "the last line has no line end: the next one would be appended to it"
 RUN_INTO = (
-    ": this was appended to a line that had no line end; both parts are revoked, and"
-    " the whole"
+    ": this was appended to a line without a line end; both parts are revoked, and the"
+    " whole line too"
 )
 
 
@@ -64,21 +65,22 @@ class RevocationsTestCase(SynchronousTestCase):
 
     def revoked(self, revocations: Revocations, *ids: str) -> list[str]:
         """
-        Which of these are revoked.
+        Those of these ids that are revoked.
         """
         return [id for id in ids if revocations.isRevoked(id)]
 
 
 class ContentTests(RevocationsTestCase):
     """
-    What a file says.
+    Tests for the content of a file.
     """
 
     def assertSays(
         self, content: str | bytes, revoked: list[str], warnings: list[str]
     ) -> None:
         """
-        This content revokes exactly these ids, with these warnings.
+        Assert that this content revokes exactly these ids, with these
+        warnings.
         """
         revocations = self.read(content)
         self.assertEqual(sorted(revocations._list.ids), sorted(revoked), content)
@@ -86,8 +88,8 @@ class ContentTests(RevocationsTestCase):
 
     def test_plain(self) -> None:
         """
-        One id per line, whatever the line ends, with white space around it,
-        empty lines and remarks.
+        A file has one id per line, with any line ends, white space around it,
+        empty lines and comments.
         """
         for content in (
             f"{ONE}\n{TWO}\n",
@@ -100,14 +102,14 @@ class ContentTests(RevocationsTestCase):
 
     def test_nothing(self) -> None:
         """
-        An empty file revokes nothing, and nor does one of remarks.
+        An empty file revokes nothing, nor does a file of comments.
         """
         for content in ("", "\n", "# nobody\n", "\ufeff", "\ufeff# nobody\n"):
             self.assertSays(content, [], [])
 
     def test_remarkBehind(self) -> None:
         """
-        What stands behind white space and a C{#} is a remark.
+        The text behind white space and a C{#} is a comment.
         """
         self.assertSays(
             f"{ONE} # John\n{TWO}\t#\n{THREE}   #Jane # and John, his laptop\n",
@@ -117,7 +119,7 @@ class ContentTests(RevocationsTestCase):
 
     def test_byteOrderMark(self) -> None:
         """
-        A byte order mark is part of no id, and of no remark; two files that
+        A byte order mark is not part of an id or a comment; two files that
         were joined have one in the middle.
         """
         self.assertSays(f"\ufeff{ONE}\n", [ONE], [])
@@ -138,7 +140,7 @@ class ContentTests(RevocationsTestCase):
 
     def test_joined(self) -> None:
         """
-        Ids of ours with no line end between them are each revoked.
+        Ids of ours without line ends between them are each revoked.
         """
         self.assertSays(
             f"{ONE}\n{TWO}{THREE}\n",
@@ -153,54 +155,82 @@ class ContentTests(RevocationsTestCase):
 
     def test_severalWords(self) -> None:
         """
-        A remark without its C{#}, quotes, lists: the first word is revoked,
-        and so is the whole line, as an issuer may use such ids.
+        A remark without its C{#}, quotes, lists: the first word is revoked, each
+        id of ours is, and so is the whole line, as an issuer may use such ids.
         """
-        for line, word in (
+        for line, *ids in (
             (f"{ONE} John", ONE),
             (f"{ONE}\tJohn", ONE),
             (f"{ONE}#John", ONE),
-            (f"{ONE}, {TWO}", ONE),
-            (f"{ONE};{TWO}", ONE),
+            (f"{ONE}, {TWO}", ONE, TWO),
+            (f"{ONE};{TWO}", ONE, TWO),
             (f'"{ONE}"', ONE),
             (f"'{ONE}',", ONE),
+            (f'"jti": "{ONE}"', ONE, "jti"),
+            (f"John: {ONE}", ONE, "John:"),
+            (f"{ONE}{TWO} John", ONE, TWO, ONE + TWO),
             ("device 7", "device"),
         ):
-            self.assertSays(f"{line}\n", [line, word], [f"line 1{SEVERAL_WORDS}"])
+            self.assertSays(f"{line}\n", [line, *ids], [f"line 1{SEVERAL_WORDS}"])
 
     def test_unusualCharacters(self) -> None:
         """
-        What came along from a document or a page, and can't be seen, does not
+        Invisible characters that were copied from a document or a page do not
         keep an id from being revoked.
         """
         for line in (
             f"{ONE}\u200b",
             f"\u2060{ONE}",
-            f"{ONE[:8]}\u00ad{ONE[8:]}",
             f"\u201c{ONE}\u201d",
             f"\u202a{ONE}\u202c",
             f"{ONE}\x1a",
         ):
             self.assertSays(f"{line}\n", [line, ONE], [f"line 1{NOT_ASCII}"])
+        self.assertSays(
+            f"{ONE[:8]}\u00ad{ONE[8:]}\n",
+            [f"{ONE[:8]}\u00ad{ONE[8:]}", ONE, ONE[:8]],
+            [f"line 1{NOT_ASCII}"],
+        )
+
+    def test_unusualCharactersInARemark(self) -> None:
+        """
+        A line that is doubtful for more than one reason revokes the id in it, too:
+        a remark without its C{#} often has a dash, an umlaut or a curly
+        apostrophe.
+        """
+        for line in (
+            "{} John\u2019s laptop",
+            "{} \u2013 M\xfcller",
+            "{}\u2014John",
+            "\u200b{} John",
+            "\u2018{}\u2019 John",
+        ):
+            for id in (ONE, "lost-laptop-1"):
+                revocations = self.read(f"{line.format(id)}\n")
+                self.assertTrue(revocations.isRevoked(id), line)
+                self.assertEqual(list(revocations.warnings), [f"line 1{NOT_ASCII}"])
+        revocations = self.read(f"{ONE}{TWO} \u2013 John\n")
+        self.assertEqual(self.revoked(revocations, ONE, TWO), [ONE, TWO])
 
     def test_whiteSpaceOfOtherKinds(self) -> None:
         """
-        White space of any kind around an id is no part of it.
+        White space of any kind around an id is not part of it.
         """
         for white in ("\xa0", "\u2003", "\u3000", "\v", "\f", "\x85", "\u2028"):
             self.assertSays(f"{white}{ONE}{white}\n", [ONE], [])
 
     def test_lastLineWithoutEnd(self) -> None:
         """
-        A last line without an end counts, and a warning says what may become
-        of it.
+        A last line without a line end counts, with a warning that the next
+        line may be appended to it.
         """
         self.assertSays(f"{ONE}\n{TWO}", [ONE, TWO], [NO_END])
         self.assertSays(f"{ONE}\n# remark", [ONE], [NO_END])
 
     def test_manyDoubts(self) -> None:
         """
-        Of many lines the last ones are named, as what is new is there.
+        Of many doubtful lines the last ones are named, since new lines are
+        there.
         """
         ids = [f"lost-{n}" for n in range(10)]
         self.assertSays(
@@ -211,7 +241,7 @@ class ContentTests(RevocationsTestCase):
         """
         A file that is not UTF-8 is refused as a whole.
         """
-        no16 = "are not UTF-8, but UTF-16 or no text at all"
+        no16 = "are not UTF-8, but UTF-16 or not text"
         for data, cause in (
             (f"{ONE}\n".encode("utf-16"), no16),
             (f"{ONE}\n".encode("utf-16-le"), no16),
@@ -227,8 +257,8 @@ class ContentTests(RevocationsTestCase):
 
     def test_noRegularFile(self) -> None:
         """
-        A folder or a device is refused, and so is a pipe, which would hold the
-        server up.
+        A folder or a device is refused, and so is a pipe, which would block
+        the server.
         """
         for path in (Path("/dev/null"), self.path.parent):
             e = self.assertRaises(ValueError, Revocations, path)
@@ -239,7 +269,7 @@ class ContentTests(RevocationsTestCase):
 
 class ChangeTests(RevocationsTestCase):
     """
-    A file that changes while the server runs.
+    Tests for a file that changes while the server runs.
     """
 
     def setUp(self) -> None:
@@ -249,7 +279,8 @@ class ChangeTests(RevocationsTestCase):
 
     def assertKept(self, cause: str) -> None:
         """
-        What was read last is in force, and an error says so once.
+        Assert that the last good content is in force, and that an error is
+        logged once.
         """
         for _ in range(3):
             self.revocations.refresh()
@@ -260,7 +291,7 @@ class ChangeTests(RevocationsTestCase):
             [
                 (
                     "error",
-                    f"The revocations in {self.path} {cause}; those read before stay"
+                    f"The revocations in {self.path} {cause}; the previous ones stay"
                     " in force.",
                 )
             ],
@@ -268,14 +299,14 @@ class ChangeTests(RevocationsTestCase):
 
     def test_notUnderstood(self) -> None:
         """
-        A file that became UTF-16 leaves the last state in force.
+        If the file becomes UTF-16 the last good content stays in force.
         """
         self.path.write_bytes(f"{TWO}\n".encode("utf-16"))
-        self.assertKept("are not UTF-8, but UTF-16 or no text at all")
+        self.assertKept("are not UTF-8, but UTF-16 or not text")
 
     def test_notUnderstoodIsNotReadAgain(self) -> None:
         """
-        Content that is not understood is not read for each command.
+        Content that is not understood is not read again for each command.
         """
         self.path.write_bytes(b"\xff")
         self.revocations.refresh()
@@ -285,14 +316,14 @@ class ChangeTests(RevocationsTestCase):
 
     def test_gone(self) -> None:
         """
-        So does a file that is gone.
+        If the file is removed the last good content stays in force.
         """
         self.path.unlink()
         self.assertKept("can't be read (No such file or directory)")
 
     def test_device(self) -> None:
         """
-        Something that is not a file, in the file's place, is not read.
+        A device in the file's place is not read.
         """
         self.path.unlink()
         self.path.symlink_to("/dev/null")
@@ -300,7 +331,8 @@ class ChangeTests(RevocationsTestCase):
 
     def test_goodAgain(self) -> None:
         """
-        When it can be understood again it is in force again, and that is told.
+        Once the file can be understood again it is in force again, and that is
+        logged.
         """
         self.path.write_bytes(b"\xff")
         self.revocations.refresh()
@@ -310,13 +342,13 @@ class ChangeTests(RevocationsTestCase):
         self.assertIsNone(self.revocations.problem)
         self.assertEqual(
             self.lines[1:],
-            [("info", f"The revocations in {self.path} are read again.")],
+            [("info", f"The revocations in {self.path} can be read again.")],
         )
 
     def test_sameFileAgain(self) -> None:
         """
         A file that could not be reached for a while, and has not changed, is
-        no problem any more.
+        in force again.
         """
         stat = Path.stat
 
@@ -332,7 +364,7 @@ class ChangeTests(RevocationsTestCase):
 
     def test_reload(self) -> None:
         """
-        Whoever asks for a reload is told again what is wrong.
+        A reload logs again what is wrong.
         """
         self.path.write_bytes(b"\xff")
         self.revocations.refresh()
@@ -342,8 +374,8 @@ class ChangeTests(RevocationsTestCase):
 
     def test_appendedToALineWithoutEnd(self) -> None:
         """
-        What is appended to a last line without an end, by whoever did not
-        know, is a line of its own, and what stood there stays revoked.
+        A line that is appended to a last line without a line end is a line of
+        its own, and the earlier id stays revoked.
         """
         self.append("lost-1")
         self.revocations.refresh()
@@ -372,7 +404,7 @@ class ChangeTests(RevocationsTestCase):
 
     def test_lineEndAppended(self) -> None:
         """
-        Whoever mends the last line, or rewrites the file, ends the warnings.
+        Completing the last line, or rewriting the file, ends the warnings.
         """
         self.append(TWO)
         self.revocations.refresh()
@@ -390,7 +422,8 @@ class ChangeTests(RevocationsTestCase):
 
     def test_warnings(self) -> None:
         """
-        A doubt is logged when its line comes, and not again when others come.
+        A warning is logged when its line is added, and not again with later
+        lines.
         """
         self.append("lost-1\n")
         self.revocations.refresh()
@@ -402,8 +435,8 @@ class ChangeTests(RevocationsTestCase):
 
     def test_fewer(self) -> None:
         """
-        Ids that are no longer in the file are good again, and the log says how
-        many: perhaps the file was cut short.
+        Ids that were removed from the file are accepted again, and the log
+        reports how many: the file may have been cut short.
         """
         self.append(f"{TWO}\n{THREE}\n")
         self.revocations.refresh()
@@ -415,8 +448,8 @@ class ChangeTests(RevocationsTestCase):
             [
                 (
                     "warn",
-                    f"The revocations in {self.path} no longer have 2 ids that they"
-                    " had; tokens with these ids are good again.",
+                    f"The revocations in {self.path} no longer contain 2 ids;"
+                    " tokens with these ids are valid again.",
                 )
             ],
         )

@@ -82,7 +82,7 @@ def credit(
 
 def deletion(order: int, key: str | None = None) -> Deletion:
     """
-    What C{DeleteCreditSync} asks for.
+    The operation of a C{DeleteCreditSync}.
     """
     cmds = frozenset({CREDIT_IN, CREDIT_OUT})
     return Deletion("DeleteCreditSync", order, cmds, 7, key)
@@ -110,8 +110,8 @@ def reserved(each: Trade) -> Reservation:
 
 class RuntimeCase(SynchronousTestCase):
     """
-    What the tests of L{TradingRuntime} have in common: a runtime whose commits
-    end when the test says so, and that gives out order 1242281 first.
+    A runtime whose commits end when the test says so, and whose first order is
+    1242281.
     """
 
     maxQueued = 100
@@ -119,7 +119,7 @@ class RuntimeCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Start the runtime, and note what it publishes.
+        Start the runtime, and record what it publishes.
         """
         self.clock = Clock()
         self.now = NOW + 0.75
@@ -140,7 +140,7 @@ class RuntimeCase(SynchronousTestCase):
 
     def tearDown(self) -> None:
         """
-        Whatever happened, the runtime can be stopped, leaves no delayed call,
+        After every test the runtime can be stopped, leaves no delayed call,
         and each total is the sum of its account's trades.
         """
         stopped = self.runtime.stopService()
@@ -160,7 +160,7 @@ class RuntimeCase(SynchronousTestCase):
 
     def submit(self, operation: Operation | Deletion) -> Reservation:
         """
-        Submit what is not refused.
+        Submit an operation that is accepted.
         """
         reservation: Reservation = self.successResultOf(
             maybeDeferred(self.runtime.submit, operation)
@@ -171,7 +171,7 @@ class RuntimeCase(SynchronousTestCase):
         self, kind: type[_Refusal], operation: Operation | Deletion
     ) -> _Refusal:
         """
-        Submit what is refused, with exactly this.
+        Submit an operation that is refused with exactly this error.
         """
         why = self.failureResultOf(
             maybeDeferred(self.runtime.submit, operation), kind
@@ -181,7 +181,7 @@ class RuntimeCase(SynchronousTestCase):
 
     def had(self, *trades: Trade) -> None:
         """
-        Let these trades have been booked before.
+        Book these trades before the test.
         """
         self.memory.nextOrder = max(each.order for each in trades) + 1
         self.successResultOf(self.memory.commit([reserved(each) for each in trades]))
@@ -189,7 +189,8 @@ class RuntimeCase(SynchronousTestCase):
 
     def turn(self) -> None:
         """
-        Let the reactor turn, so that the main loop takes what is queued.
+        Let the reactor turn, so that the main loop takes the queued
+        operations.
         """
         self.clock.advance(0)
 
@@ -209,7 +210,7 @@ class RuntimeCase(SynchronousTestCase):
 
     def told(self) -> list[tuple[int, int, int]]:
         """
-        Order, type and profit of each event that was published.
+        Order, type and profit of each published event.
         """
         return [
             (event.order, event.type, event.data.profit)
@@ -220,18 +221,18 @@ class RuntimeCase(SynchronousTestCase):
 
 class InterfaceTests(RuntimeCase):
     """
-    Tests for what L{TradingRuntime} is.
+    Tests for the interfaces of L{TradingRuntime}.
     """
 
     def test_interface(self) -> None:
         """
-        It provides the whole interface.
+        L{TradingRuntime} provides the whole interface.
         """
         verifyObject(ITradingRuntime, self.runtime)
 
     def test_service(self) -> None:
         """
-        It is a service, which the server starts and stops.
+        L{TradingRuntime} is a service, which the server starts and stops.
         """
         self.assertTrue(IService.providedBy(self.runtime))
 
@@ -252,30 +253,30 @@ class NewOrderTests(RuntimeCase):
 
     def test_freshOrders(self) -> None:
         """
-        Each new operation has an order of its own.
+        Each new operation gets an order of its own.
         """
         orders = [self.submit(credit()).order for _ in range(3)]
         self.assertEqual(orders, [1242281, 1242282, 1242283])
 
     def test_orderNotFound(self) -> None:
         """
-        An order that is not found is no error: a new transaction is created
-        under a fresh number, not under the one that was asked for.
+        An unknown order is not an error: a new transaction is created under a
+        fresh number, not under the requested one.
         """
         reservation = self.submit(credit(order=42))
         self.assertEqual((reservation.order, reservation.eventType), (1242281, 0))
 
     def test_orderNotYetGiven(self) -> None:
         """
-        An order that will be given out only later is not found either.
+        An order that will be assigned only later is unknown too.
         """
         reservation = self.submit(credit(order=1242282))
         self.assertEqual((reservation.order, reservation.eventType), (1242281, 0))
 
     def test_trade(self) -> None:
         """
-        What is booked is a closed trade whose times are that of its booking,
-        in whole seconds.
+        A new operation books a closed trade whose times are that of its
+        booking, in whole seconds.
         """
         operation = credit()
         self.submit(operation)
@@ -296,8 +297,7 @@ class NewOrderTests(RuntimeCase):
 
     def test_times(self) -> None:
         """
-        Times that are given are kept, and the timestamp is that of the
-        booking.
+        Given times are kept, and the timestamp is that of the booking.
         """
         self.submit(credit(openTime=1600000000, closeTime=1900000000))
         self.book()
@@ -308,7 +308,7 @@ class NewOrderTests(RuntimeCase):
 
     def test_timesOfZero(self) -> None:
         """
-        The time 0 is a time, and not one that was left out.
+        A time of 0 counts as given.
         """
         self.submit(credit(openTime=0, closeTime=0))
         self.book()
@@ -323,7 +323,7 @@ class NewOrderTests(RuntimeCase):
 
     def test_closeBeforeOpen(self) -> None:
         """
-        It can't close before it opened.
+        A transaction can't close before it opened.
         """
         why = self.refused(InvalidData, credit(openTime=1700, closeTime=1699))
         self.assertEqual(
@@ -333,21 +333,21 @@ class NewOrderTests(RuntimeCase):
 
     def test_closeBeforeBooking(self) -> None:
         """
-        A close time alone is judged against the time of booking.
+        A close time alone is compared with the time of booking.
         """
         self.submit(credit(closeTime=1767225600))
         self.refused(InvalidData, credit(closeTime=1767225599))
 
     def test_openAfterBooking(self) -> None:
         """
-        An open time alone is judged against the time of booking.
+        An open time alone is compared with the time of booking.
         """
         self.submit(credit(openTime=1767225600))
         self.refused(InvalidData, credit(openTime=1767225601))
 
     def test_durable(self) -> None:
         """
-        The reservation tells when the operation is on disk.
+        The reservation's Deferred fires when the operation is on disk.
         """
         durable = self.submit(credit()).whenDurable()
         self.turn()
@@ -363,7 +363,7 @@ class UpdateTests(RuntimeCase):
 
     def test_reservation(self) -> None:
         """
-        The order is reused, and an UPDATE will follow.
+        The order of an update is reused, and an UPDATE will follow.
         """
         self.had(trade(5))
         operation = credit(order=5)
@@ -381,8 +381,8 @@ class UpdateTests(RuntimeCase):
 
     def test_trade(self) -> None:
         """
-        Amount, comment and timestamp are new; times that are not given stay
-        as they were.
+        An update has a new amount, comment and timestamp; times that are not
+        given are kept.
         """
         self.had(trade(5))
         operation = credit(250 * ONE, order=5, comment="New credit")
@@ -404,7 +404,7 @@ class UpdateTests(RuntimeCase):
 
     def test_times(self) -> None:
         """
-        Times that are given are taken, the time 0 too.
+        Times that are given with an update are stored, including 0.
         """
         self.had(trade(5))
         self.submit(credit(order=5, openTime=0, closeTime=0))
@@ -414,7 +414,7 @@ class UpdateTests(RuntimeCase):
 
     def test_closeBeforeOpen(self) -> None:
         """
-        A time that is given is judged against the one that stays.
+        A given time of an update is compared with the one that is kept.
         """
         self.had(trade(5))
         self.refused(InvalidData, credit(order=5, closeTime=1699))
@@ -438,12 +438,12 @@ class UpdateTests(RuntimeCase):
         """
         self.had(trade(5))
         why = self.refused(IncorrectOrder, credit(order=5, login=1002))
-        self.assertEqual(why.message, "order 5 is not of login 1002")
+        self.assertEqual(why.message, "order 5 does not belong to login 1002")
         self.assertEqual((why.status, why.error), (409, "INCORRECT_ORDER"))
 
     def test_otherKind(self) -> None:
         """
-        A credit-in can only update a credit-in.
+        A credit-in can only be updated by a credit-in.
         """
         self.had(
             trade(5, cmd=BALANCE_IN),
@@ -453,7 +453,9 @@ class UpdateTests(RuntimeCase):
         )
         for order in (5, 7, 8):
             why = self.refused(IncorrectOrder, credit(order=order))
-            self.assertEqual(why.message, f"order {order} is of another kind")
+            self.assertEqual(
+                why.message, f"order {order} is a different kind of transaction"
+            )
         self.submit(credit(order=6))
 
     def test_deleted(self) -> None:
@@ -467,13 +469,13 @@ class UpdateTests(RuntimeCase):
 
 class UnderWayTests(RuntimeCase):
     """
-    Tests for updates of what is not yet committed.
+    Tests for updates of orders that are not yet committed.
     """
 
     def test_sameBatch(self) -> None:
         """
-        An add and its update may share a commit; each event has the data of
-        its own operation.
+        A new order and its update may share a commit; each event has the data
+        of its own operation.
         """
         add, update = credit(300 * ONE), credit(200 * ONE, order=1242281)
         self.submit(add)
@@ -490,7 +492,7 @@ class UnderWayTests(RuntimeCase):
 
     def test_addGoingToDisk(self) -> None:
         """
-        An order whose add is still going to disk is found.
+        An order whose first commit is still under way can be updated.
         """
         self.submit(credit())
         self.turn()
@@ -503,7 +505,7 @@ class UnderWayTests(RuntimeCase):
 
     def test_addJustCommitted(self) -> None:
         """
-        An order whose add is being published is found.
+        An order whose first event is being published can be updated.
         """
         seen: list[Reservation] = []
 
@@ -520,8 +522,8 @@ class UnderWayTests(RuntimeCase):
 
     def test_concurrentUpdates(self) -> None:
         """
-        Updates of one order that overtake its commit build on one another;
-        each has the event of its own.
+        Updates of one order before its commit build on one another; each has
+        its own event.
         """
         self.had(trade(5, 300 * ONE))
         operations = [credit(units * ONE, order=5) for units in (100, 400, 250)]
@@ -538,8 +540,8 @@ class UnderWayTests(RuntimeCase):
 
     def test_settledBeforeTheNext(self) -> None:
         """
-        When one update of an order is committed, a later one that is under
-        way is still what the next builds on.
+        When one update of an order is committed, the next update builds on a
+        later pending one.
         """
         self.had(trade(5, 300 * ONE))
         self.submit(credit(100 * ONE, order=5))
@@ -555,7 +557,7 @@ class UnderWayTests(RuntimeCase):
 
     def test_timesOfTheAdd(self) -> None:
         """
-        An update keeps the times of an add that is under way.
+        An update keeps the times of a pending new order.
         """
         self.submit(credit(openTime=1, closeTime=2))
         self.now = NOW + 60
@@ -567,14 +569,14 @@ class UnderWayTests(RuntimeCase):
 
     def test_otherLogin(self) -> None:
         """
-        What is under way is of its login only, too.
+        A pending order can be updated by its own login only.
         """
         self.submit(credit())
         self.refused(IncorrectOrder, credit(order=1242281, login=1002))
 
     def test_otherKind(self) -> None:
         """
-        What is under way is of its kind, too.
+        A pending order can be updated by its own kind only.
         """
         self.submit(credit())
         self.refused(IncorrectOrder, credit(order=1242281, cmd=BALANCE_IN))
@@ -587,7 +589,8 @@ class DeletionTests(RuntimeCase):
 
     def test_reservation(self) -> None:
         """
-        The order is reused, a DELETE will follow, and no number is used.
+        The order of a deletion is reused, a DELETE will follow, and no number
+        is used.
         """
         self.had(trade(5))
         operation = deletion(5)
@@ -598,7 +601,7 @@ class DeletionTests(RuntimeCase):
 
     def test_trade(self) -> None:
         """
-        Only the state and the timestamp are new.
+        A deletion changes only the state and the timestamp.
         """
         self.had(trade(5))
         operation = deletion(5)
@@ -621,7 +624,7 @@ class DeletionTests(RuntimeCase):
 
     def test_unknown(self) -> None:
         """
-        There has to be something to delete.
+        An unknown order can't be deleted.
         """
         why = self.refused(NotFound, deletion(1242281))
         self.assertEqual((why.status, why.error), (404, "NOT_FOUND"))
@@ -629,7 +632,7 @@ class DeletionTests(RuntimeCase):
 
     def test_otherKind(self) -> None:
         """
-        It has to be of a kind that the command may delete.
+        An order of another kind than the command deletes is refused.
         """
         self.had(
             trade(5, cmd=BALANCE_IN),
@@ -639,13 +642,16 @@ class DeletionTests(RuntimeCase):
         )
         for order in (5, 6):
             why = self.refused(IncorrectOrder, deletion(order))
-            self.assertEqual(why.message, f"order {order} is of another kind")
+            self.assertEqual(
+                why.message, f"order {order} is a different kind of transaction"
+            )
         for order in (8, 7):
             self.submit(deletion(order))
 
     def test_twice(self) -> None:
         """
-        It is deleted once, whether that is booked or under way.
+        An order can be deleted once, whether the deletion is booked or
+        pending.
         """
         self.had(trade(5))
         self.submit(deletion(5))
@@ -659,7 +665,7 @@ class DeletionTests(RuntimeCase):
 
     def test_addUnderWay(self) -> None:
         """
-        What is not yet committed can be deleted.
+        A pending order can be deleted.
         """
         self.submit(credit())
         self.submit(deletion(1242281))
@@ -675,11 +681,12 @@ class DeletionTests(RuntimeCase):
 
     def test_noMoney(self) -> None:
         """
-        What was spent is not taken back, and nothing has changed then.
+        A deletion may not take back money that was spent, and then changes
+        nothing.
         """
         self.had(trade(5, 300 * ONE), trade(6, -ONE, cmd=CREDIT_OUT))
         why = self.refused(NoMoney, deletion(5))
-        self.assertEqual(why.message, "account 1001 has not enough credit")
+        self.assertEqual(why.message, "account 1001 does not have enough credit")
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.memory.trade(5), trade(5, 300 * ONE))
         self.refused(NoMoney, credit(-299 * ONE - 1, cmd=CREDIT_OUT))
@@ -687,7 +694,7 @@ class DeletionTests(RuntimeCase):
 
     def test_outOfADeletion(self) -> None:
         """
-        The deletion of what was taken out gives it back, at once.
+        The deletion of a withdrawal returns the money at once.
         """
         self.had(trade(5, 300 * ONE), trade(6, -200 * ONE, cmd=CREDIT_OUT))
         self.submit(deletion(6))
@@ -696,7 +703,7 @@ class DeletionTests(RuntimeCase):
 
     def test_tooGreat(self) -> None:
         """
-        Nor may that take a total over its bound.
+        A deletion may not take a total over its bound.
         """
         self.had(trade(5, 2**63 - 1), trade(6, -ONE, cmd=CREDIT_OUT), trade(7, ONE))
         self.refused(InvalidData, deletion(6))
@@ -705,7 +712,7 @@ class DeletionTests(RuntimeCase):
 
 class LookUpTests(RuntimeCase):
     """
-    Tests for looking trades and keys up.
+    Tests for looking up trades and keys.
     """
 
     def look(self, order: int) -> Trade | None:
@@ -724,7 +731,7 @@ class LookUpTests(RuntimeCase):
 
     def test_none(self) -> None:
         """
-        What is not there is L{None}.
+        Unknown trades and keys are L{None}.
         """
         self.had(trade(5))
         self.assertIs(self.look(6), None)
@@ -732,7 +739,7 @@ class LookUpTests(RuntimeCase):
 
     def test_committed(self) -> None:
         """
-        What is committed is told as it is.
+        A committed trade is returned as it is.
         """
         self.had(trade(5), trade(6, state=DELETED))
         self.assertEqual(self.look(5), trade(5))
@@ -740,8 +747,7 @@ class LookUpTests(RuntimeCase):
 
     def test_underWay(self) -> None:
         """
-        What is under way is told as it was asked for, with the state of a
-        request.
+        A pending trade is returned as requested, with the state of a request.
         """
         self.had(trade(5), trade(6, ONE))
         self.submit(credit())
@@ -768,7 +774,7 @@ class LookUpTests(RuntimeCase):
 
     def test_lookingChangesNothing(self) -> None:
         """
-        To look what is under way up does not change what is booked.
+        Looking up a pending trade does not change what is booked.
         """
         reservation = self.submit(credit())
         self.look(1242281)
@@ -778,7 +784,7 @@ class LookUpTests(RuntimeCase):
 
     def test_byTheEvent(self) -> None:
         """
-        Who looks it up because of its event finds it booked.
+        An observer that looks up the trade of an event finds it booked.
         """
         seen: list[object] = []
         self.events.addObserver(
@@ -790,7 +796,7 @@ class LookUpTests(RuntimeCase):
 
     def test_key(self) -> None:
         """
-        A key tells the order, while it is queued, going to disk and booked;
+        A key yields its order while it is queued, being committed and booked,
         for its own principal only.
         """
         self.submit(credit(key="promo-1"))
@@ -813,13 +819,13 @@ class LookUpTests(RuntimeCase):
 
 class KeyTests(RuntimeCase):
     """
-    Tests for operations that are asked for again under their key.
+    Tests for operations that are repeated under their key.
     """
 
     def test_underWay(self) -> None:
         """
-        While it is under way, its own reservation is given again; nothing is
-        queued.
+        While an operation is pending, a repetition gets the same reservation,
+        and nothing is queued.
         """
         reservation = self.submit(credit(key="promo-1"))
         self.assertIs(self.submit(credit(key="promo-1")), reservation)
@@ -833,7 +839,7 @@ class KeyTests(RuntimeCase):
 
     def test_durableForEach(self) -> None:
         """
-        Each who asks hears when it is on disk.
+        Every repetition is notified when the operation is on disk.
         """
         first = self.submit(credit(key="promo-1")).whenDurable()
         self.turn()
@@ -846,8 +852,8 @@ class KeyTests(RuntimeCase):
 
     def test_committed(self) -> None:
         """
-        Once it is committed, a replay is given, with the trade as it was
-        booked; nothing is queued.
+        Once an operation is committed, a repetition gets a replay with the
+        trade as it was booked, and nothing is queued.
         """
         operation = credit(key="promo-1")
         self.submit(operation)
@@ -866,7 +872,7 @@ class KeyTests(RuntimeCase):
 
     def test_otherContent(self) -> None:
         """
-        Something else under that key is refused, and leaves no trace.
+        Another request under the same key is refused, and leaves no trace.
         """
         self.submit(credit(key="promo-1"))
         for _ in range(2):
@@ -879,7 +885,7 @@ class KeyTests(RuntimeCase):
 
     def test_rest(self) -> None:
         """
-        When all is booked no key is kept at hand.
+        When all is booked no key is kept in memory.
         """
         self.had(trade(5))
         self.submit(credit(key="promo-1"))
@@ -889,11 +895,11 @@ class KeyTests(RuntimeCase):
         self.assertEqual(len(self.runtime._keys), 3)
         self.book()
         self.assertEqual(self.runtime._keys, {})
-        self.assertEqual(self.runtime._underWay, {})
+        self.assertEqual(self.runtime._pending, {})
 
     def test_refusedIsForgotten(self) -> None:
         """
-        No key of a refused operation is kept.
+        The key of a refused operation is not kept.
         """
         self.refused(NoMoney, credit(-1, cmd=CREDIT_OUT, key="promo-1"))
         self.refused(NotFound, deletion(5, "promo-1"))
@@ -902,8 +908,8 @@ class KeyTests(RuntimeCase):
 
     def test_afterAFailure(self) -> None:
         """
-        What was lost stays known under its key, so that nobody is told that
-        nothing happened; what was booked before is still a replay.
+        After a failed commit its keys stay known, so that no requester is told
+        that nothing happened; an earlier booking is still replayed.
         """
         self.submit(credit(key="promo-1"))
         self.book()
@@ -919,12 +925,12 @@ class KeyTests(RuntimeCase):
 
 class TotalTests(RuntimeCase):
     """
-    Tests for what is judged by the totals of an account.
+    Tests for checks against the totals of an account.
     """
 
     def test_takeOutAll(self) -> None:
         """
-        What is there can be taken out, to the last unit.
+        The whole total can be withdrawn, to the last unit.
         """
         self.had(trade(5, 300 * ONE))
         self.submit(credit(-300 * ONE, cmd=CREDIT_OUT))
@@ -933,23 +939,23 @@ class TotalTests(RuntimeCase):
 
     def test_takeOutMore(self) -> None:
         """
-        One unit more is refused.
+        A withdrawal of one unit more than the total is refused.
         """
         self.had(trade(5, 300 * ONE))
         why = self.refused(NoMoney, credit(-300 * ONE - 1, cmd=CREDIT_OUT))
         self.assertEqual((why.status, why.error), (409, "TRADE_NO_MONEY"))
-        self.assertEqual(why.message, "account 1001 has not enough credit")
+        self.assertEqual(why.message, "account 1001 does not have enough credit")
 
     def test_newAccount(self) -> None:
         """
-        An account that nobody knows yet has nothing.
+        An unknown account has nothing to withdraw.
         """
         why = self.refused(NoMoney, credit(-1, cmd=BALANCE_OUT))
-        self.assertEqual(why.message, "account 1001 has not enough balance")
+        self.assertEqual(why.message, "account 1001 does not have enough balance")
 
     def test_balanceIsNoCredit(self) -> None:
         """
-        Balance and credit are two totals.
+        Balance and credit are separate totals.
         """
         self.submit(credit(300 * ONE, cmd=BALANCE_IN))
         self.refused(NoMoney, credit(-1, cmd=CREDIT_OUT))
@@ -968,8 +974,8 @@ class TotalTests(RuntimeCase):
 
     def test_underWay(self) -> None:
         """
-        What is queued or going to disk is counted, so that nobody takes out
-        the same credit twice.
+        Queued withdrawals and those being committed count, so the same credit
+        can't be withdrawn twice.
         """
         self.had(trade(5, 300 * ONE))
         self.submit(credit(-200 * ONE, cmd=CREDIT_OUT))
@@ -982,7 +988,7 @@ class TotalTests(RuntimeCase):
 
     def test_updateBelowSpent(self) -> None:
         """
-        An update takes out no more than there is, either.
+        An update can't withdraw more than the total.
         """
         self.had(trade(5, 300 * ONE), trade(6, -200 * ONE, cmd=CREDIT_OUT))
         self.refused(NoMoney, credit(200 * ONE - 1, order=5))
@@ -991,13 +997,13 @@ class TotalTests(RuntimeCase):
 
     def test_greatestTotal(self) -> None:
         """
-        A total may be what SQLite's INTEGER holds, and not a unit more.
+        A total may reach the maximum of SQLite's INTEGER, and not a unit more.
         """
         self.had(trade(5, 2**63 - 1 - ONE))
         why = self.refused(InvalidData, credit(ONE + 1))
         self.assertEqual(
             why.message,
-            "data.amount would take the credit of account 1001 over"
+            "data.amount would take the credit of account 1001 above"
             " 92233720368.54775807",
         )
         self.submit(credit(ONE))
@@ -1008,7 +1014,7 @@ class TotalTests(RuntimeCase):
 
     def test_tooGreatByUpdate(self) -> None:
         """
-        Nor does an update pass that bound.
+        An update can't exceed the maximum of a total.
         """
         self.had(trade(5, 2**63 - 1 - ONE), trade(6, ONE))
         self.refused(InvalidData, credit(ONE + 1, order=6))
@@ -1016,12 +1022,12 @@ class TotalTests(RuntimeCase):
 
 class RefusalTests(RuntimeCase):
     """
-    Tests for a refusal having changed nothing.
+    Tests that a refusal changes nothing.
     """
 
     def untouched(self) -> None:
         """
-        Assert that nothing is queued, no number used up, and that the account
+        Assert that nothing is queued, no number was used, and the account
         still has its 300.
         """
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -1081,7 +1087,8 @@ class RefusalTests(RuntimeCase):
 
     def test_noNumbersLeft(self) -> None:
         """
-        A ledger that has no number to give leaves no trace.
+        A ledger without free order numbers refuses, and the refusal leaves no
+        trace.
         """
 
         def usedUp() -> int:
@@ -1096,7 +1103,7 @@ class RefusalTests(RuntimeCase):
 
     def test_laterAddIsNotRefused(self) -> None:
         """
-        After a refused update of an order under way, the order goes on as it
+        After a refused update of a pending order, the order is booked as it
         was.
         """
         self.submit(credit(300 * ONE))
@@ -1113,26 +1120,26 @@ class RefusalTests(RuntimeCase):
 
 class AccountsAtHandTests(RuntimeCase):
     """
-    Tests for accounts that are no longer kept at hand, where one may be.
+    Tests for accounts that are evicted, in a runtime that caches one.
     """
 
     def setUp(self) -> None:
         """
-        Keep one account at hand.
+        Cache one account.
         """
         super().setUp()
         self.patch(runtime, "MAX_CACHED_ACCOUNTS", 1)
 
     def others(self) -> None:
         """
-        Ask for so many other accounts that an idle one falls out.
+        Use enough other accounts to evict an idle one.
         """
         for login in range(2000, 2005):
             self.refused(NoMoney, credit(-1, login=login, cmd=CREDIT_OUT))
 
     def test_queued(self) -> None:
         """
-        An account with something queued stays.
+        An account with a queued operation is not evicted.
         """
         self.submit(credit(300 * ONE))
         self.others()
@@ -1141,7 +1148,7 @@ class AccountsAtHandTests(RuntimeCase):
 
     def test_goingToDisk(self) -> None:
         """
-        An account with something going to disk stays.
+        An account with an operation being committed is not evicted.
         """
         self.had(trade(5, 300 * ONE))
         self.submit(credit(-300 * ONE, cmd=CREDIT_OUT))
@@ -1151,7 +1158,7 @@ class AccountsAtHandTests(RuntimeCase):
 
     def test_queuedBehindCommit(self) -> None:
         """
-        An account stays until the last of its operations is on disk.
+        An account is not evicted until the last of its operations is on disk.
         """
         self.had(trade(5, 300 * ONE))
         self.submit(credit(-100 * ONE, cmd=CREDIT_OUT))
@@ -1164,7 +1171,8 @@ class AccountsAtHandTests(RuntimeCase):
 
     def test_whilePublishing(self) -> None:
         """
-        An operation submitted while the last batch is published counts, too.
+        An operation that is submitted while the last batch is published keeps
+        its account, too.
         """
 
         def takeOut(events: object) -> None:
@@ -1179,7 +1187,8 @@ class AccountsAtHandTests(RuntimeCase):
 
     def test_committed(self) -> None:
         """
-        One with nothing under way goes, and is read again from the ledger.
+        An account without pending operations is evicted, and read again from
+        the ledger.
         """
         self.submit(credit(300 * ONE))
         self.book()
@@ -1191,7 +1200,7 @@ class AccountsAtHandTests(RuntimeCase):
 
     def test_busyOneStays(self) -> None:
         """
-        The one that falls out is the one not used for the longest time.
+        The account that was not used for the longest time is evicted first.
         """
         self.patch(runtime, "MAX_CACHED_ACCOUNTS", 2)
         reads = self.reads()
@@ -1201,7 +1210,7 @@ class AccountsAtHandTests(RuntimeCase):
 
     def test_kept(self) -> None:
         """
-        One that is used again and again is read from the ledger once.
+        An account that is used again and again is read from the ledger once.
         """
         reads = self.reads()
         for _ in range(3):
@@ -1211,7 +1220,7 @@ class AccountsAtHandTests(RuntimeCase):
 
     def reads(self) -> list[int]:
         """
-        Note the logins that are read from the ledger from now on.
+        Record the logins that are read from the ledger from now on.
         """
         reads: list[int] = []
         account = MemoryLedger.account
@@ -1225,8 +1234,8 @@ class AccountsAtHandTests(RuntimeCase):
 
     def test_bounded(self) -> None:
         """
-        After a burst of accounts under way, the table shrinks to its bound
-        again.
+        After a burst of accounts with pending operations, the cache shrinks to
+        its bound again.
         """
         for login in range(3000, 3010):
             self.submit(credit(login=login))
@@ -1237,15 +1246,14 @@ class AccountsAtHandTests(RuntimeCase):
 
 class KnownAccountsTests(RuntimeCase):
     """
-    Tests for a runtime that opens no accounts by itself.
+    Tests for a runtime that does not open accounts by itself.
     """
 
     knownAccountsOnly = True
 
     def test_unknown(self) -> None:
         """
-        An operation on an account that isn't there is refused, and leaves no
-        trace.
+        An operation on an unknown account is refused, and leaves no trace.
         """
         why = self.refused(UserNotFound, credit())
         self.assertEqual((why.status, why.error), (404, "USER_NOT_FOUND"))
@@ -1255,7 +1263,7 @@ class KnownAccountsTests(RuntimeCase):
 
     def test_known(self) -> None:
         """
-        One on an account that is there is booked.
+        An operation on a known account is booked.
         """
         self.memory.addAccounts([1001])
         self.submit(credit())
@@ -1264,7 +1272,7 @@ class KnownAccountsTests(RuntimeCase):
 
     def test_openedLater(self) -> None:
         """
-        An account that is opened after a refusal is found.
+        An account that is added after a refusal is found.
         """
         self.refused(UserNotFound, credit())
         self.memory.addAccounts([1001])
@@ -1273,14 +1281,14 @@ class KnownAccountsTests(RuntimeCase):
 
 class QueueTests(RuntimeCase):
     """
-    Tests for the bound of what is not yet committed, where that is three.
+    Tests for the bound of uncommitted operations, here three.
     """
 
     maxQueued = 3
 
     def test_busy(self) -> None:
         """
-        What is queued is bounded.
+        Queued operations are bounded.
         """
         for _ in range(3):
             self.submit(credit())
@@ -1291,7 +1299,7 @@ class QueueTests(RuntimeCase):
 
     def test_goingToDisk(self) -> None:
         """
-        What is going to disk counts.
+        Operations being committed count for the bound.
         """
         self.submit(credit())
         self.submit(credit())
@@ -1301,8 +1309,8 @@ class QueueTests(RuntimeCase):
 
     def test_room(self) -> None:
         """
-        With the commit there is room again, and a refused operation was not
-        booked.
+        After a commit new operations are accepted again, and a refused one was
+        not booked.
         """
         for _ in range(3):
             self.submit(credit())
@@ -1321,7 +1329,7 @@ class MainLoopTests(RuntimeCase):
     def test_reservedFirst(self) -> None:
         """
         In the turn in which an order is reserved nothing is booked or
-        published: the waiter can stand before its event.
+        published: its waiter can be registered before its event.
         """
         self.submit(credit())
         self.assertEqual(self.ledger.commits, [])
@@ -1331,8 +1339,8 @@ class MainLoopTests(RuntimeCase):
 
     def test_nextTurn(self) -> None:
         """
-        A lone operation is taken in the next turn: nobody waits for a full
-        batch.
+        A single operation is committed in the next turn, without waiting for a
+        full batch.
         """
         self.submit(credit())
         self.assertEqual(
@@ -1341,8 +1349,8 @@ class MainLoopTests(RuntimeCase):
 
     def test_oneCommitForATurn(self) -> None:
         """
-        All that was submitted in one turn shares a commit, in the order of
-        its submission.
+        All operations of one turn share a commit, in the order of their
+        submission.
         """
         self.had(trade(5))
         self.submit(credit())
@@ -1353,8 +1361,8 @@ class MainLoopTests(RuntimeCase):
 
     def test_groupCommit(self) -> None:
         """
-        All that is queued while one commit is under way goes into the next,
-        which begins as soon as the first has ended.
+        All operations that are queued during one commit share the next, which
+        begins as soon as the first has ended.
         """
         self.submit(credit())
         self.turn()
@@ -1367,7 +1375,7 @@ class MainLoopTests(RuntimeCase):
 
     def test_afterTheCommit(self) -> None:
         """
-        Nothing is published before its commit, and then at once.
+        Nothing is published before its commit has ended, and then at once.
         """
         self.submit(credit())
         self.turn()
@@ -1400,7 +1408,7 @@ class MainLoopTests(RuntimeCase):
 
     def test_oneCallForABatch(self) -> None:
         """
-        The events of a commit are published together.
+        The events of a commit are published in one call.
         """
         sizes: list[int] = []
         self.events.addObserver(lambda events: sizes.append(len(events)))
@@ -1411,7 +1419,7 @@ class MainLoopTests(RuntimeCase):
 
     def test_publishBesideCommit(self) -> None:
         """
-        A batch is published while the next one is going to disk already.
+        A batch is published while the next one is already being committed.
         """
         beside: list[list[list[int]]] = []
         self.events.addObserver(lambda events: beside.append(self.underCommit()))
@@ -1424,8 +1432,8 @@ class MainLoopTests(RuntimeCase):
 
     def test_eventBeforeDurable(self) -> None:
         """
-        The event is published before its operation is said to be durable:
-        the requester gets the event line first.
+        An event is published before its operation is reported as durable: the
+        requester gets the event line first.
         """
         seen: list[str] = []
         self.events.addObserver(lambda events: seen.append("event"))
@@ -1436,7 +1444,8 @@ class MainLoopTests(RuntimeCase):
 
     def test_failingObserver(self) -> None:
         """
-        An observer that raises keeps no operation from being durable.
+        An observer that raises does not keep an operation from being reported
+        as durable.
         """
 
         def failing(events: object) -> None:
@@ -1456,7 +1465,7 @@ class MainLoopTests(RuntimeCase):
         self.submit(credit())
         self.book()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(self.runtime._underWay, {})
+        self.assertEqual(self.runtime._pending, {})
         self.submit(credit())
         self.book()
         self.assertEqual([event.order for event in self.published], [1242281, 1242282])
@@ -1464,7 +1473,7 @@ class MainLoopTests(RuntimeCase):
 
     def test_submitWhilePublishing(self) -> None:
         """
-        What an observer submits is booked as everything else, after what it
+        An operation that an observer submits is booked after the one that it
         observes.
         """
 
@@ -1499,12 +1508,12 @@ class FirstAtOnce(HeldLedger):
 
 class ImmediateCommitTests(RuntimeCase):
     """
-    Tests for commits that have ended when they return.
+    Tests for commits that have ended when C{commit} returns.
     """
 
     def setUp(self) -> None:
         """
-        Have such a ledger.
+        Start a runtime on such a ledger.
         """
         super().setUp()
         self.ledger = FirstAtOnce(self.memory)
@@ -1526,8 +1535,8 @@ class ImmediateCommitTests(RuntimeCase):
 
     def test_oneCommitAtATime(self) -> None:
         """
-        What is submitted while such a batch is published starts no second
-        loop: a commit begins only when the one before has ended.
+        An operation submitted while such a batch is published starts no second
+        loop: a commit begins only when the previous one has ended.
         """
 
         def again(events: Sequence[TradeEvent]) -> None:
@@ -1545,7 +1554,7 @@ class ImmediateCommitTests(RuntimeCase):
 
     def test_stopWaits(self) -> None:
         """
-        Nor does it make a stop overlook the commit that is under way.
+        A stop waits for the commit under way after one that ended at once.
         """
 
         def again(events: Sequence[TradeEvent]) -> None:
@@ -1563,7 +1572,7 @@ class ImmediateCommitTests(RuntimeCase):
 
 class FailureTests(RuntimeCase):
     """
-    Tests for a commit that errs: its outcome is unknown.
+    Tests for a failed commit, whose outcome is unknown.
     """
 
     def commitFails(self) -> None:
@@ -1576,7 +1585,7 @@ class FailureTests(RuntimeCase):
 
     def test_notBefore(self) -> None:
         """
-        As long as commits succeed, nothing has failed.
+        C{whenFailed} does not fire as long as commits succeed.
         """
         self.submit(credit())
         self.book()
@@ -1584,7 +1593,8 @@ class FailureTests(RuntimeCase):
 
     def test_whenFailed(self) -> None:
         """
-        The failure is told with its cause, and logged.
+        C{whenFailed} fires with the cause of the failure, which is also
+        logged.
         """
         why = OSError("EIO")
         failed = self.runtime.whenFailed()
@@ -1598,7 +1608,7 @@ class FailureTests(RuntimeCase):
 
     def test_reservationsLost(self) -> None:
         """
-        All that was going to disk, and all that was queued behind it, has an
+        All operations of the failed commit, and all queued behind it, have an
         unknown outcome, each with its own order.
         """
         first = self.submit(credit()).whenDurable()
@@ -1618,8 +1628,7 @@ class FailureTests(RuntimeCase):
 
     def test_lostBeforeTheEndIsTold(self) -> None:
         """
-        Those who wait for their commit hear of it before the end of the
-        runtime is told.
+        Operations that wait for their commit fail before C{whenFailed} fires.
         """
         seen: list[str] = []
         durable = self.submit(credit()).whenDurable()
@@ -1632,8 +1641,8 @@ class FailureTests(RuntimeCase):
 
     def test_nothingPublished(self) -> None:
         """
-        Neither what erred nor what was queued is booked or published, then or
-        later.
+        Neither the failed nor the queued operations are booked or published,
+        then or later.
         """
         self.submit(credit())
         self.turn()
@@ -1647,7 +1656,7 @@ class FailureTests(RuntimeCase):
 
     def test_nothingAccepted(self) -> None:
         """
-        Nothing is reserved any more.
+        After a failure nothing is reserved.
         """
         self.submit(credit())
         self.turn()
@@ -1658,7 +1667,8 @@ class FailureTests(RuntimeCase):
 
     def test_committedBefore(self) -> None:
         """
-        What was committed before is published and durable, once.
+        Operations that were committed before the failure are published and
+        durable, once.
         """
         first = self.submit(credit()).whenDurable()
         self.turn()
@@ -1680,7 +1690,7 @@ class FailureTests(RuntimeCase):
 
     def test_whileStopping(self) -> None:
         """
-        A commit that errs during the stop ends the stop all the same.
+        A commit that fails during the stop ends the stop too.
         """
         durable = self.submit(credit()).whenDurable()
         stopped = self.runtime.stopService()
@@ -1691,8 +1701,8 @@ class FailureTests(RuntimeCase):
 
     def test_raising(self) -> None:
         """
-        A ledger that raises, instead of failing later, is the same failure;
-        what it has committed before is published and durable.
+        A ledger that raises has the same effect as one that fails later; what
+        it has committed before is published and durable.
         """
 
         def raising(reservations: object) -> Deferred[None]:
@@ -1712,7 +1722,7 @@ class FailureTests(RuntimeCase):
 
 class NotedLedger(HeldLedger):
     """
-    A ledger that notes when it is opened and closed.
+    A ledger that records its opening and closing.
     """
 
     def __init__(self, memory: MemoryLedger, problem: Exception | None = None) -> None:
@@ -1742,7 +1752,7 @@ class ServiceTests(RuntimeCase):
 
     def setUp(self) -> None:
         """
-        A runtime that was not started yet.
+        Make a runtime that is not started yet.
         """
         super().setUp()
         self.ledger: NotedLedger = NotedLedger(self.memory)
@@ -1758,7 +1768,7 @@ class ServiceTests(RuntimeCase):
 
     def test_notStarted(self) -> None:
         """
-        Before the start nothing is taken, and the ledger is not touched.
+        Before the start nothing is accepted, and the ledger is not used.
         """
         self.refused(ShuttingDown, credit())
         self.assertEqual(self.ledger.noted, [])
@@ -1774,7 +1784,7 @@ class ServiceTests(RuntimeCase):
     def test_cannotStart(self) -> None:
         """
         With a ledger that can't be used the start fails, and nothing is
-        taken.
+        accepted.
         """
         ledger = NotedLedger(self.memory, LedgerProblem("no space"))
         runtime = self.made(ledger)
@@ -1784,7 +1794,7 @@ class ServiceTests(RuntimeCase):
 
     def test_stopAtRest(self) -> None:
         """
-        With nothing queued the stop closes the ledger at once.
+        With an empty queue the stop closes the ledger at once.
         """
         self.runtime.startService()
         self.successResultOf(self.runtime.stopService())
@@ -1793,7 +1803,7 @@ class ServiceTests(RuntimeCase):
 
     def test_stopRefuses(self) -> None:
         """
-        From the stop on nothing is taken.
+        From the stop on nothing is accepted.
         """
         self.runtime.startService()
         self.submit(credit())
@@ -1805,7 +1815,7 @@ class ServiceTests(RuntimeCase):
 
     def test_stopCommitsQueued(self) -> None:
         """
-        What is queued is committed and published before the ledger closes,
+        Queued operations are committed and published before the ledger closes,
         without another turn of the reactor.
         """
         self.runtime.startService()
@@ -1841,7 +1851,7 @@ class ServiceTests(RuntimeCase):
     def test_keyOnAClosedLedger(self) -> None:
         """
         Before the start and after the stop an operation with a key is refused
-        as any other is; its ledger, which is closed, is not asked.
+        as any other is; its ledger, which is closed, is not used.
         """
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -1858,7 +1868,7 @@ class ServiceTests(RuntimeCase):
 
     def test_closedAfterPublication(self) -> None:
         """
-        The ledger is closed only when all is published.
+        The ledger is closed only when everything is published.
         """
         self.events.addObserver(lambda events: self.ledger.noted.append("event"))
         self.runtime.startService()
@@ -1871,13 +1881,13 @@ class ServiceTests(RuntimeCase):
 
 class SimulationTests(RuntimeCase):
     """
-    Tests for the totals under many operations in any order.
+    Tests for the totals after many operations in random order.
     """
 
     def test_totals(self) -> None:
         """
-        However submissions, turns and commits come together, each operation
-        is taken or refused as if it were the only one and booked at once.
+        However submissions, turns and commits are interleaved, each operation
+        is accepted or refused as if it were the only one and booked at once.
         """
         self.patch(runtime, "MAX_CACHED_ACCOUNTS", 2)
         chance = random.Random(1242281)

@@ -54,14 +54,14 @@ EVENT = {"event": "trade:event", "type": 0, "data": TRADE}
 
 def without(members: dict[str, Any], name: str) -> dict[str, Any]:
     """
-    Leave one member out.
+    The value without one member.
     """
     return {each: members[each] for each in members if each != name}
 
 
 class FileTests(SynchronousTestCase):
     """
-    The files themselves.
+    Tests for the files themselves.
     """
 
     def test_valid(self) -> None:
@@ -77,14 +77,14 @@ class FileTests(SynchronousTestCase):
 
     def test_names(self) -> None:
         """
-        Every file goes by its own name, so that C{$ref} finds it.
+        Every file's C{$id} is its name, so that C{$ref} finds it.
         """
         for name in NAMES:
             self.assertEqual(load(name)["$id"], f"{name}.json")
 
     def test_noOthers(self) -> None:
         """
-        There is no file that nobody knows.
+        There is no unknown file.
         """
         folder = Path(__file__).parent.parent / "schemas"
         found = sorted(path.stem for path in folder.glob("*.json"))
@@ -92,8 +92,7 @@ class FileTests(SynchronousTestCase):
 
     def test_described(self) -> None:
         """
-        Every member that stands in a C{$defs} or the trade record says what it
-        is.
+        Every member in a C{$defs} or the trade record has a description.
         """
         members = {**load("common")["$defs"], **load("trade")["properties"]}
         for name, schema in members.items():
@@ -102,7 +101,7 @@ class FileTests(SynchronousTestCase):
 
 class ContractTests(SynchronousTestCase):
     """
-    What the contract allows, and what it does not.
+    Tests for the values that the schemas accept and refuse.
     """
 
     registry: Registry[Any] = Registry().with_contents(
@@ -111,21 +110,21 @@ class ContractTests(SynchronousTestCase):
 
     def isValid(self, name: str, value: object) -> bool:
         """
-        Judge a value as it would travel.
+        Whether a value is valid, as it would be sent.
         """
         validator = Draft202012Validator(load(name), registry=self.registry)
         return validator.is_valid(json.loads(json.dumps(value)))
 
     def passes(self, name: str, *values: object) -> None:
         """
-        Assert that all these values are good.
+        Assert that all these values are valid.
         """
         for value in values:
             self.assertTrue(self.isValid(name, value), value)
 
     def fails(self, name: str, *values: object) -> None:
         """
-        Assert that none of these values is good.
+        Assert that none of these values is valid.
         """
         for value in values:
             self.assertFalse(self.isValid(name, value), value)
@@ -145,7 +144,7 @@ class ContractTests(SynchronousTestCase):
 
     def test_fullTrade(self) -> None:
         """
-        The record that this server writes is a reply's and an event's data.
+        The record that this server writes is valid in a reply and in an event.
         """
         full = {
             **TRADE,
@@ -167,8 +166,8 @@ class ContractTests(SynchronousTestCase):
 
     def test_tradeReply(self) -> None:
         """
-        A trade reply has an C{extID} or none, and a booked one may be told
-        again.
+        A trade reply has an C{extID} or none, and a booked one may be a
+        replay.
         """
         self.passes(
             "reply",
@@ -179,7 +178,8 @@ class ContractTests(SynchronousTestCase):
 
     def test_noTradeReply(self) -> None:
         """
-        A trade reply is not an event's envelope, and its record is whole.
+        An event's envelope is not a trade reply, and the record of a reply is
+        complete.
         """
         self.fails(
             "reply",
@@ -199,8 +199,8 @@ class ContractTests(SynchronousTestCase):
 
     def test_accepted(self) -> None:
         """
-        An accepted operation is told with what was accepted, and the client is
-        not shown the service object.
+        The reply to an accepted operation has what was accepted, and not the
+        service object.
         """
         data: dict[str, Any] = ACCEPTED["data"]  # type: ignore[assignment]
         self.passes("reply", ACCEPTED, without(ACCEPTED, "extID"))
@@ -223,7 +223,7 @@ class ContractTests(SynchronousTestCase):
 
     def test_error(self) -> None:
         """
-        An error has a status, the name that goes with it, and a sentence.
+        An error has a status, the name for it, and a message.
         """
         self.passes("reply", REFUSED, without(REFUSED, "extID"))
         self.fails(
@@ -239,7 +239,8 @@ class ContractTests(SynchronousTestCase):
 
     def test_errorData(self) -> None:
         """
-        A full queue says when to try again, an unknown outcome of which order.
+        The error of a full queue has the time to retry, that of an unknown
+        outcome has the order.
         """
         busy = {"status": 503, "error": "BUSY", "message": "x"}
         late = {"status": 504, "error": "SYNC_TIMEOUT", "message": "x"}
@@ -251,7 +252,7 @@ class ContractTests(SynchronousTestCase):
     def test_key(self) -> None:
         """
         A key is 1 to 128 printable ASCII characters; a request may have one,
-        and a C{GetOperation} asks by it or by an order.
+        and C{GetOperation} takes it or an order.
         """
         printable = "".join(chr(each) for each in range(0x20, 0x7F))
         for key in ("a", printable, "x" * 128):
@@ -263,7 +264,7 @@ class ContractTests(SynchronousTestCase):
 
     def test_getOperation(self) -> None:
         """
-        It names exactly one thing.
+        C{GetOperation} takes exactly one of order and key.
         """
         self.passes("get_operation", {"order": 1}, {"order": 1.0, "x": 0})
         self.fails(
@@ -276,15 +277,15 @@ class ContractTests(SynchronousTestCase):
 
     def test_delete(self) -> None:
         """
-        A deletion names an order, and needs nothing else.
+        A deletion requires an order, and nothing else.
         """
         self.passes("delete", {"order": 1}, {"order": 2**53 - 1, "login": 1001})
         self.fails("delete", {}, {"order": 0}, {"order": -1}, {"order": "1"})
 
     def test_misplacedKey(self) -> None:
         """
-        A client's own validator finds an idempotency key in the data, where it
-        would not make a repetition safe. The look-up has one there.
+        The schema refuses an idempotency key in the data, where it would not
+        make a repetition safe. The look-up has one there.
         """
         data = {"login": 1001, "amount": 1, "comment": "x"}
         out = {**data, "amount": -1}
@@ -300,7 +301,7 @@ class ContractTests(SynchronousTestCase):
 
     def test_family(self) -> None:
         """
-        What goes in is greater than 0 and what goes out is less; a credit
+        Deposits are greater than 0 and withdrawals are less; a credit
         operation has a comment, a balance operation may have one.
         """
         for name, good, bad in (
@@ -328,8 +329,8 @@ class ContractTests(SynchronousTestCase):
 
     def test_states(self) -> None:
         """
-        A trade is booked, deleted, or one of three requests; what was
-        accepted is a request.
+        A trade is booked, deleted, or one of three requests; an accepted
+        operation is a request.
         """
         data: dict[str, Any] = ACCEPTED["data"]  # type: ignore[assignment]
         for state in (3, 6, 10, 11, 12):
@@ -341,8 +342,8 @@ class ContractTests(SynchronousTestCase):
 
     def test_replayed(self) -> None:
         """
-        Either kind of success may be a replay, which is said or not, and
-        never denied; a refusal is none.
+        Either kind of success may be marked as a replay or not, and never as
+        false; a refusal is never a replay.
         """
         for reply in (REPLY, ACCEPTED):
             self.passes("reply", {**reply, "replayed": True})
@@ -351,7 +352,7 @@ class ContractTests(SynchronousTestCase):
 
     def test_reused(self) -> None:
         """
-        A key that was used for something else names the order of that.
+        The error for a reused key has the order of the first request.
         """
         reused = {"status": 422, "error": "IDEMPOTENCY_KEY_REUSED", "message": "x"}
         self.passes("reply", {**reused, "data": {"order": 1242281}})
@@ -359,7 +360,7 @@ class ContractTests(SynchronousTestCase):
 
     def test_everyRefusal(self) -> None:
         """
-        The contract has each refusal that this server knows.
+        The schema has each error of the server.
         """
         kinds = errors.Refusal.__subclasses__()
         self.assertGreater(len(kinds), 10)

@@ -45,8 +45,8 @@ class RunningRuntime(FakeTradingRuntime, Service):
     """
     A runtime that is a service too.
 
-    @ivar happened: Where it notes that it was started and stopped.
-    @ivar stopped: What its C{stopService} returns.
+    @ivar happened: The list in which it records its start and stop.
+    @ivar stopped: The result of its C{stopService}.
     """
 
     happened: list[str]
@@ -87,7 +87,7 @@ class Port:
 
 class Reactor(MemoryReactorClock):
     """
-    A reactor in memory that gives out the test's ports.
+    A reactor in memory that uses the test's ports.
     """
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class Client:
 
     def replies(self) -> list[Any]:
         """
-        Take the replies that were heard since the last time.
+        Return the replies received since the last call.
         """
         lines = [json.loads(line) for line in self.wire.value().splitlines()]
         self.wire.clear()
@@ -147,7 +147,7 @@ class Client:
 
     def outcomes(self) -> list[tuple[Any, int, str | None]]:
         """
-        Take the replies, each as its extID, status and error.
+        Return the replies, each as its extID, status and error.
         """
         return [
             (reply.get("extID"), reply["status"], reply.get("error"))
@@ -156,7 +156,7 @@ class Client:
 
     def goes(self) -> None:
         """
-        Lose the connection.
+        Close the connection.
         """
         self.protocol.connectionLost(Failure(ConnectionDone()))
 
@@ -165,7 +165,7 @@ class Client:
 @define(eq=False)
 class MuteRuntime:
     """
-    Never reserves anything, and finds nothing.
+    A runtime that never reserves anything, and finds nothing.
     """
 
     failed: "Deferred[None]" = Factory(Deferred)
@@ -202,7 +202,7 @@ class ServiceTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Make what it stands on.
+        Make the parts of a server.
         """
         self.reactor = Reactor()
         self.happened = self.reactor.happened
@@ -247,7 +247,7 @@ class ServiceTestCase(SynchronousTestCase):
 
     def assertStops(self, server: CreditSync) -> None:
         """
-        A server that nobody waits for and nobody is connected to stops.
+        Assert that a server without connections and pending requests stops.
         """
         stopped = server.stopService()
         self.lastCall()
@@ -255,7 +255,7 @@ class ServiceTestCase(SynchronousTestCase):
 
     def assertAtRest(self) -> None:
         """
-        Nothing is left for the clock.
+        Assert that nothing is scheduled.
         """
         self.reactor.advance(0)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
@@ -263,12 +263,12 @@ class ServiceTestCase(SynchronousTestCase):
 
 class StartTests(ServiceTestCase):
     """
-    How a server starts.
+    Tests for the start of a server.
     """
 
     def test_interface(self) -> None:
         """
-        It is a service.
+        The server is a service.
         """
         server = self.make()
         verifyObject(IService, server)
@@ -276,7 +276,7 @@ class StartTests(ServiceTestCase):
 
     def test_nothingBeforeTheStart(self) -> None:
         """
-        To make it starts nothing.
+        Making a server starts nothing.
         """
         self.make()
         self.assertEqual(self.happened, [])
@@ -284,7 +284,7 @@ class StartTests(ServiceTestCase):
 
     def test_order(self) -> None:
         """
-        The runtime is there before anybody can connect.
+        The runtime is started before a client can connect.
         """
         self.start()
         self.assertEqual(
@@ -293,8 +293,7 @@ class StartTests(ServiceTestCase):
 
     def test_privileged(self) -> None:
         """
-        Ports that only a privileged process may take are taken first, and
-        once.
+        Ports that require privileges are opened first, and once.
         """
         server = self.make()
         server.privilegedStartService()
@@ -304,7 +303,7 @@ class StartTests(ServiceTestCase):
 
     def test_takenPort(self) -> None:
         """
-        A taken port is an error of the start.
+        A port that is taken makes the start fail.
         """
         self.reactor.taken.add(8080)
         with self.assertRaises(CannotListenError):
@@ -312,8 +311,8 @@ class StartTests(ServiceTestCase):
 
     def test_takenPortPrivileged(self) -> None:
         """
-        Of the privileged start too, before the runtime is touched, and the
-        other ports are free again.
+        A port that is taken makes the privileged start fail too, before the
+        runtime is started, and the other ports are closed again.
         """
         self.reactor.taken.add(8081)
         server = self.make()
@@ -323,8 +322,8 @@ class StartTests(ServiceTestCase):
 
     def test_ports(self) -> None:
         """
-        It tells its ports, in the order in which they were asked for, for as
-        long as it has them.
+        The server lists its ports, in the order of the endpoints, as long as
+        they are open.
         """
         server = self.make()
         self.assertEqual(server.ports, [])
@@ -335,8 +334,8 @@ class StartTests(ServiceTestCase):
 
     def test_stopAfterATakenPort(self) -> None:
         """
-        A server that could not take its first port lets go of everything when
-        it is stopped.
+        A server whose first port was taken releases everything when it is
+        stopped.
         """
         self.reactor.taken.add(8080)
         server = self.make()
@@ -347,7 +346,8 @@ class StartTests(ServiceTestCase):
 
     def test_stopAfterALaterTakenPort(self) -> None:
         """
-        So does one that could not take its last.
+        A server whose last port was taken releases everything when it is
+        stopped.
         """
         self.reactor.taken.add(8081)
         server = self.make()
@@ -360,7 +360,7 @@ class StartTests(ServiceTestCase):
 
     def test_ledgerProblem(self) -> None:
         """
-        A ledger that can't be used is an error of the start, and nobody can
+        A ledger that can't be used makes the start fail, and no client can
         connect.
         """
 
@@ -377,7 +377,8 @@ class StartTests(ServiceTestCase):
 
     def test_stopAfterALedgerProblem(self) -> None:
         """
-        Such a server lets go of the ports that it took before.
+        A server whose ledger can't be used closes the ports that it opened
+        before.
         """
 
         class Damaged(HeldLedger):
@@ -395,8 +396,8 @@ class StartTests(ServiceTestCase):
 
     def test_startAfterALedgerProblem(self) -> None:
         """
-        A start that failed leaves nothing behind: the next one publishes each
-        event once.
+        A failed start leaves nothing behind: the next one publishes each event
+        once.
         """
         problems = [LedgerProblem("in use")]
 
@@ -425,7 +426,7 @@ class StartTests(ServiceTestCase):
 
     def test_timeout(self) -> None:
         """
-        The timeout is the deployer's.
+        The timeout is configurable.
         """
         client = Client(self.start(timeout=0.25))
         client.asks()
@@ -440,13 +441,12 @@ class StartTests(ServiceTestCase):
 
 class StopTests(ServiceTestCase):
     """
-    A stop is ordered and bounded.
+    Tests that a stop is ordered and bounded.
     """
 
     def test_idle(self) -> None:
         """
-        With nothing to do it has stopped after its last call: ports first,
-        runtime last.
+        An idle server stops after its last call: ports first, runtime last.
         """
         server = self.start()
         stopped = server.stopService()
@@ -463,8 +463,8 @@ class StopTests(ServiceTestCase):
 
     def test_pendingFinish(self) -> None:
         """
-        Who waits gets its event and reply before its session closes, and the
-        runtime stops after that.
+        Pending requests get their event and reply before their session closes,
+        and the runtime stops after that.
         """
         server = self.start()
         client = Client(server)
@@ -486,7 +486,7 @@ class StopTests(ServiceTestCase):
 
     def test_newRequests(self) -> None:
         """
-        What is asked meanwhile is 503 SHUTDOWN.
+        New requests during the stop get 503 SHUTDOWN.
         """
         server = self.start()
         waiting, late = Client(server), Client(server)
@@ -498,8 +498,8 @@ class StopTests(ServiceTestCase):
 
     def test_lastCall(self) -> None:
         """
-        So is what was under way to a server that had nothing to wait for;
-        after that nothing is read.
+        Requests already on their way to an idle server get 503 SHUTDOWN; after
+        that nothing is read.
         """
         server = self.start()
         early, late = Client(server), Client(server)
@@ -520,8 +520,8 @@ class StopTests(ServiceTestCase):
 
     def test_everyLineIsAnswered(self) -> None:
         """
-        Each line that was received before the stop gets its final answer,
-        though it had to wait for its turn.
+        Each line that was received before the stop is answered, even if it had
+        to wait for its turn.
         """
         server = self.start(limits=Limits(linesPerTurn=1))
         client = Client(server)
@@ -539,7 +539,8 @@ class StopTests(ServiceTestCase):
 
     def test_runtimeThatNeverBooks(self) -> None:
         """
-        A wait ends with its own timeout, and then the stop goes on.
+        A pending request ends with its own timeout, and then the stop
+        continues.
         """
         server = self.start()
         client = Client(server)
@@ -555,7 +556,8 @@ class StopTests(ServiceTestCase):
 
     def test_stopTimeout(self) -> None:
         """
-        Or with the stop's, if that is sooner; the outcome is unknown then.
+        A pending request ends with the stop's timeout if that is sooner; its
+        outcome is unknown then.
         """
         server = self.start(timeout=60.0)
         client = Client(server)
@@ -579,7 +581,7 @@ class StopTests(ServiceTestCase):
             ],
         )
         self.assertEqual(
-            [log["what"] for log in logs if "what" in log], ["answering who waits"]
+            [log["what"] for log in logs if "what" in log], ["answering pending requests"]
         )
         self.lastCall()
         client.goes()
@@ -588,7 +590,7 @@ class StopTests(ServiceTestCase):
 
     def test_stopTimeoutBeforeAReservation(self) -> None:
         """
-        So it is for a request that has no order yet.
+        A pending request without an order ends with the stop's timeout too.
         """
         server = self.start(MuteRuntime(), timeout=60.0)
         client = Client(server)
@@ -604,7 +606,7 @@ class StopTests(ServiceTestCase):
 
     def test_sessionThatStays(self) -> None:
         """
-        A client that does not go is cut off.
+        A client that does not disconnect is cut off.
         """
         server = self.start()
         client = Client(server)
@@ -623,7 +625,7 @@ class StopTests(ServiceTestCase):
 
     def test_sessionThatDoesNotRead(self) -> None:
         """
-        So is one that does not read.
+        A client that does not read is cut off at a stop.
         """
         server = self.start()
         client = Client(server)
@@ -640,7 +642,7 @@ class StopTests(ServiceTestCase):
 
     def test_portThatHangs(self) -> None:
         """
-        A port that does not close holds up nothing for ever.
+        A port that does not close does not block the stop for ever.
         """
         server = self.start(listen=["tcp:8080"])
         self.reactor.ports[0].stopped = Deferred()
@@ -674,7 +676,7 @@ class StopTests(ServiceTestCase):
 
     def test_portThatFails(self) -> None:
         """
-        Nor does one that fails to, and the log has that, once.
+        A port that fails to close does not block the stop, and is logged once.
         """
         server = self.start(listen=["tcp:8080"])
         self.reactor.ports[0].stopped = Deferred()
@@ -687,7 +689,7 @@ class StopTests(ServiceTestCase):
 
     def test_portThatRaises(self) -> None:
         """
-        Nor does one that raises.
+        A port that raises while closing does not block the stop.
         """
         server = self.start(listen=["tcp:8080"])
 
@@ -702,7 +704,7 @@ class StopTests(ServiceTestCase):
 
     def test_runtimeThatHangs(self) -> None:
         """
-        A runtime that does not stop is not waited for beyond the bound.
+        A runtime that does not stop is waited for no longer than the bound.
         """
         server = self.start()
         self.runtime.stopped = Deferred()
@@ -718,7 +720,7 @@ class StopTests(ServiceTestCase):
 
     def test_runtimeThatRaises(self) -> None:
         """
-        Nor does one that fails to stop keep the server from it.
+        A runtime that fails to stop does not block the stop of the server.
         """
         server = self.start()
         self.runtime.stopped = Deferred()
@@ -728,7 +730,7 @@ class StopTests(ServiceTestCase):
 
     def test_allBounds(self) -> None:
         """
-        With everything hung together the stop ends all the same.
+        The stop ends even if every part of it hangs.
         """
         server = self.start(listen=["tcp:8080"], timeout=60.0)
         self.reactor.ports[0].stopped = Deferred()
@@ -747,8 +749,7 @@ class StopTests(ServiceTestCase):
 
     def test_commitBeforeTheLedgerCloses(self) -> None:
         """
-        The embedded runtime commits what is queued, and the ledger closes
-        last.
+        The embedded runtime commits its queue, and the ledger closes last.
         """
         happened = self.happened
 
@@ -778,7 +779,8 @@ class StopTests(ServiceTestCase):
 
     def test_goneClientsCreditIsBooked(self) -> None:
         """
-        So it does when nobody waits for it any more.
+        The embedded runtime commits its queue even if no client is connected any
+        more.
         """
         ledger = HeldLedger()
         runtime = TradingRuntime(
@@ -800,7 +802,7 @@ class StopTests(ServiceTestCase):
 
     def test_observesNoMore(self) -> None:
         """
-        After the stop it no longer observes its events.
+        After the stop the server no longer observes events.
         """
         added: list[TradeObserver] = []
 
@@ -822,8 +824,8 @@ class StopTests(ServiceTestCase):
 
     def test_noReservationForAGoneClient(self) -> None:
         """
-        A runtime that owes an order to a client that is gone holds up nothing
-        and leaves nothing behind.
+        A runtime that has not reserved an order for a disconnected client does
+        not block the stop and leaves nothing behind.
         """
         server = self.start(MuteRuntime(), listen=[])
         client = Client(server)
@@ -835,12 +837,12 @@ class StopTests(ServiceTestCase):
 
 class FailureTests(ServiceTestCase):
     """
-    The runtime can't book any more.
+    Tests for a runtime that can't book any more.
     """
 
     def test_whenFailed(self) -> None:
         """
-        The service tells the cause, and that only.
+        The service reports the cause of the failure, once.
         """
         server = self.start()
         failed = server.whenFailed()
@@ -851,8 +853,8 @@ class FailureTests(ServiceTestCase):
 
     def test_whoWaits(self) -> None:
         """
-        Who waits is told at once that the outcome is unknown, before the
-        service says that it has failed.
+        Pending requests are answered at once that their outcome is unknown,
+        before the service reports the failure.
         """
         server = self.start()
         sync, accepted = Client(server), Client(server)
@@ -881,7 +883,8 @@ class FailureTests(ServiceTestCase):
 
     def test_whoHasNoOrderYet(self) -> None:
         """
-        So is one whose order was still to be reserved.
+        A pending request without an order is answered that its outcome is
+        unknown.
         """
         runtime = MuteRuntime()
         server = self.start(runtime)
@@ -893,7 +896,7 @@ class FailureTests(ServiceTestCase):
 
     def test_newRequests(self) -> None:
         """
-        What is asked from now on is 503.
+        Requests after the failure get 503.
         """
         server = self.start()
         client = Client(server)
@@ -905,7 +908,7 @@ class FailureTests(ServiceTestCase):
 
     def test_stopAfterIt(self) -> None:
         """
-        The stop that should follow is as ordered as any.
+        The stop after a failure is as ordered as any other.
         """
         server = self.start()
         client = Client(server)
@@ -921,8 +924,8 @@ class FailureTests(ServiceTestCase):
 
     def test_whileStopping(self) -> None:
         """
-        A runtime that fails while the server stops does not make it wait for
-        answers that were given.
+        A runtime that fails during a stop does not make it wait for requests
+        that were answered.
         """
         server = self.start()
         client = Client(server)
@@ -940,7 +943,7 @@ class FailureTests(ServiceTestCase):
 
     def test_embedded(self) -> None:
         """
-        A commit that fails is such a failure of the embedded runtime.
+        A failed commit is a failure of the embedded runtime.
         """
         ledger = HeldLedger()
         runtime = TradingRuntime(
@@ -968,12 +971,12 @@ class FailureTests(ServiceTestCase):
 
 class MountTests(ServiceTestCase):
     """
-    The server in somebody's application.
+    Tests for a server that is mounted in an application.
     """
 
     def test_parent(self) -> None:
         """
-        It starts and stops with its parent.
+        The server starts and stops with its parent.
         """
         application = MultiService()
         server = self.make()
@@ -993,7 +996,7 @@ class MountTests(ServiceTestCase):
 
     def test_runningParent(self) -> None:
         """
-        It starts at once in a parent that runs already.
+        The server starts at once in a parent that is already running.
         """
         application = MultiService()
         application.startService()
@@ -1002,7 +1005,7 @@ class MountTests(ServiceTestCase):
 
     def test_disown(self) -> None:
         """
-        Its parent can let go of it.
+        The server can be removed from its parent.
         """
         application = MultiService()
         application.startService()
@@ -1015,8 +1018,8 @@ class MountTests(ServiceTestCase):
 
     def test_foreignRuntime(self) -> None:
         """
-        A runtime that is no service is neither started nor stopped, and an
-        event source of another make does as well.
+        A runtime that is not a service is neither started nor stopped, and
+        another provider of events works as well.
         """
 
         @implementer(ITradeEvents)
@@ -1066,7 +1069,7 @@ class MountTests(ServiceTestCase):
 
     def test_twoServers(self) -> None:
         """
-        Two servers in one process know nothing of each other.
+        Two servers in one process are independent.
         """
         first = self.start(listen=[])
         second = self.start(MuteRuntime(), listen=[])
@@ -1080,13 +1083,13 @@ class MountTests(ServiceTestCase):
 
 class ProcessTests(SynchronousTestCase):
     """
-    The process belongs to whoever embeds the server.
+    Tests that the process belongs to the embedding application.
     """
 
     def test_noEffects(self) -> None:
         """
-        To import it, start it, use it and stop it installs no reactor, no
-        signal handler and no log observer.
+        Importing, starting, using and stopping the server installs no reactor,
+        no signal handler and no log observer.
         """
         script = """
 import logging, signal, sys, threading

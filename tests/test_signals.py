@@ -15,13 +15,13 @@ INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 class Ended(BaseException):
     """
-    The process would be gone.
+    The process would have ended.
     """
 
 
 class Reactor(MemoryReactorClock):
     """
-    A reactor that notes the signals which it is told of.
+    A reactor that notes the signals passed to it.
     """
 
     def __init__(self) -> None:
@@ -30,20 +30,20 @@ class Reactor(MemoryReactorClock):
 
     def sigInt(self, number: int, frame: object) -> None:
         """
-        Take a SIGINT.
+        Receive a SIGINT.
         """
         self.told.append(number)
 
     def sigTerm(self, number: int, frame: object) -> None:
         """
-        Take a SIGTERM.
+        Receive a SIGTERM.
         """
         self.told.append(number)
 
 
 def keepSignals(test: SynchronousTestCase) -> None:
     """
-    Have the process treat signals after a test as it did before.
+    Restore the process's signal handlers after a test.
     """
     for number in (INT, TERM, HUP):
         test.addCleanup(signal.signal, number, signal.getsignal(number))
@@ -51,7 +51,8 @@ def keepSignals(test: SynchronousTestCase) -> None:
 
 class SignalsTestCase(SynchronousTestCase):
     """
-    A process whose signals are as a shell in the foreground gives them.
+    A test with the signal handlers of a process that a shell runs in the
+    foreground.
     """
 
     def setUp(self) -> None:
@@ -63,7 +64,7 @@ class SignalsTestCase(SynchronousTestCase):
 
     def reload(self) -> None:
         """
-        Note that files would be read again.
+        Count a reload.
         """
         self.reloads.append("reload")
 
@@ -75,7 +76,7 @@ class SignalsTestCase(SynchronousTestCase):
 
     def beFirst(self) -> list[int]:
         """
-        Pass for process 1.
+        Pretend to be process 1.
 
         @return: The statuses with which it would have ended.
         """
@@ -92,13 +93,13 @@ class SignalsTestCase(SynchronousTestCase):
 
 class StartTests(SignalsTestCase):
     """
-    Before the server serves.
+    Signals while the server starts.
     """
 
     def test_hangUpWaits(self) -> None:
         """
-        A SIGHUP that comes during the start is obeyed when the server can, and
-        once, however many came.
+        A SIGHUP during the start is held until the server can reload, and
+        causes one reload, however many came.
         """
         signals.prepareServer()
         signals.prepareServer()
@@ -112,8 +113,8 @@ class StartTests(SignalsTestCase):
 
     def test_othersEnd(self) -> None:
         """
-        SIGTERM and SIGINT end the process by their default action, which needs
-        no Python and shows no traceback.
+        SIGTERM and SIGINT end the process by their default action, which does
+        not depend on Python and prints no traceback.
         """
         signals.prepareServer()
         self.assertEqual(signal.getsignal(TERM), signal.SIG_DFL)
@@ -121,7 +122,8 @@ class StartTests(SignalsTestCase):
 
     def test_ignored(self) -> None:
         """
-        A SIGINT that is ignored, as in the background of a shell, stays so.
+        A SIGINT that is ignored, as in the background of a shell, stays
+        ignored.
         """
         signal.signal(INT, signal.SIG_IGN)
         signals.prepareServer()
@@ -141,7 +143,8 @@ class StartTests(SignalsTestCase):
 
     def test_firstOfACommand(self) -> None:
         """
-        So does process 1 if it is no server. Ctrl-C is Python's matter there.
+        Process 1 ends too if it is a command and not the server. Ctrl-C is
+        left to Python there.
         """
         statuses = self.beFirst()
         signals.prepare()
@@ -152,7 +155,7 @@ class StartTests(SignalsTestCase):
 
     def test_command(self) -> None:
         """
-        A command that is not process 1 keeps what it was given.
+        A command that is not process 1 keeps its signal actions.
         """
         signals.prepare()
         self.assertEqual(signal.getsignal(TERM), signal.SIG_DFL)
@@ -162,13 +165,13 @@ class StartTests(SignalsTestCase):
 
 class StopTests(SignalsTestCase):
     """
-    From the first signal on.
+    Signals while the server stops.
     """
 
     def test_inOrder(self) -> None:
         """
-        The first signal stops the reactor, and the next one the process, even
-        before the reactor has got round to the first.
+        The first signal stops the reactor; the next one ends the process, even
+        before the reactor has handled the first.
         """
         for number in (TERM, INT):
             reactor = Reactor()
@@ -180,7 +183,7 @@ class StopTests(SignalsTestCase):
 
     def test_first(self) -> None:
         """
-        Process 1 is ended by the second signal too.
+        A second signal ends process 1 too.
         """
         statuses = self.beFirst()
         reactor = Reactor()
@@ -192,8 +195,8 @@ class StopTests(SignalsTestCase):
 
     def test_hangUp(self) -> None:
         """
-        SIGHUP does nothing any more, and has no handler that Python would take
-        away at its end.
+        SIGHUP is ignored, without a handler that Python would remove at its
+        end.
         """
         signals.reloadAtHangUp(self.reload)
         signals.ignoreHangUp()

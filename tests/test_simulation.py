@@ -1,6 +1,6 @@
 """
-Tests for L{tests.simulation}: that the same seed gives the same history, that
-a sound server is found sound, and that each rule can be broken.
+Tests for L{tests.simulation}: the same seed gives the same history, a sound
+server passes, and each rule can be broken.
 """
 
 import os
@@ -45,13 +45,13 @@ class SeedTests(SynchronousTestCase):
 
     def test_sound(self) -> None:
         """
-        Seeds with all kinds of setting find nothing.
+        Seeds with all kinds of setting find nothing wrong.
         """
         for seed in range(5):
             outcome = simulate(Plan(seed, requests=60))
             self.assertIsNone(outcome.violation)
             self.assertGreater(outcome.requests, 50)
-        # What was provoked is in the log.
+        # The provoked errors are in the log.
         self.flushLoggedErrors()
 
     def test_faultsAreTheSeeds(self) -> None:
@@ -77,7 +77,7 @@ class SeedTests(SynchronousTestCase):
 
     def test_violation(self) -> None:
         """
-        A server with a bug is found out: its seed is made smaller, its trace is
+        A server with a bug is detected: its seed is made smaller, its trace is
         shown, and the command fails.
         """
         done = run("--seeds", "5", "--requests", "60", "--plant", "reply-before-event")
@@ -89,12 +89,12 @@ class SeedTests(SynchronousTestCase):
 
 class RestTests(SynchronousTestCase):
     """
-    Tests that what is left of a server is found, at rest and after each stop.
+    Tests that leftover counts are found, at rest and after each stop.
     """
 
     def setUp(self) -> None:
         """
-        Run a server, and have it lose count.
+        Run a server whose counts become wrong.
         """
         plan = evolve(CALM, absent=frozenset(range(10)))
         self.world = World(plan.seed, faultsOf(plan.seed) - plan.without)
@@ -105,11 +105,11 @@ class RestTests(SynchronousTestCase):
         self.world.run(1.0)
         self.course._checkRest()
         assert self.course.site.service is not None
-        self.course.site.service.sessions.pending += 1
+        self.course.site.service.sessions.admission.pending += 1
 
     def test_rest(self) -> None:
         """
-        At rest.
+        A leftover count is found at rest.
         """
         violation = self.assertRaises(Violation, self.course._checkRest)
         self.assertEqual(
@@ -118,7 +118,8 @@ class RestTests(SynchronousTestCase):
 
     def test_stop(self) -> None:
         """
-        After a stop, which may be followed by another start.
+        A leftover count is found after a stop, which may be followed by
+        another start.
         """
         self.course.site.stop()
         violation = self.assertRaises(Violation, self.world.run, 100.0)
@@ -131,7 +132,7 @@ class RestTests(SynchronousTestCase):
 
 class RuleTests(SynchronousTestCase):
     """
-    Each rule is broken once, in the record of a run that was sound.
+    Tests that break each rule once, in the record of a sound run.
     """
 
     def setUp(self) -> None:
@@ -148,7 +149,7 @@ class RuleTests(SynchronousTestCase):
 
     def assertBreaks(self, rule: str) -> Violation:
         """
-        Judge the record again, after something of it was changed.
+        Check the record again, after a part of it was changed.
         """
         violation = self.assertRaises(Violation, self.course.judge)
         self.assertEqual(violation.rule, rule)
@@ -156,7 +157,7 @@ class RuleTests(SynchronousTestCase):
 
     def attempts(self, status: int = 200) -> Iterator[Attempt]:
         """
-        The finance requests that had this answer, on connections that lasted.
+        The finance requests with this answer, on connections that lasted.
         """
         for talk in self.history.talks:
             for attempt in talk.attempts:
@@ -175,32 +176,32 @@ class RuleTests(SynchronousTestCase):
 
     def listener(self) -> Talk:
         """
-        A connection with events.
+        A connection that receives events.
         """
         return max(self.history.talks, key=lambda talk: len(talk.events))
 
     def booking(self, isRight: Callable[[Booking], object]) -> Booking:
         """
-        The first booking that is so.
+        The first booking that meets this condition.
         """
         return next(each for each in self.history.bookings if isRight(each))
 
     def test_sound(self) -> None:
         """
-        As it was, it breaks no rule.
+        The record without changes breaks no rule.
         """
         self.course.judge()
 
     def test_noReply(self) -> None:
         """
-        A request on a living connection has an answer.
+        A request on a living connection without an answer is reported.
         """
         next(self.attempts()).reply = None
         self.assertBreaks("one-reply")
 
     def test_late(self) -> None:
         """
-        An answer comes within the timeout.
+        An answer after the timeout is reported.
         """
         reply = next(self.attempts()).reply
         assert reply is not None
@@ -209,7 +210,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_early(self) -> None:
         """
-        A 504 does not come before the timeout.
+        A 504 before the timeout is reported.
         """
         reply = next(self.attempts()).reply
         assert reply is not None
@@ -219,7 +220,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_spoilt(self) -> None:
         """
-        A reply has no character that a client can't read.
+        A reply with a character that a client can't read is reported.
         """
         reply = next(self.attempts()).reply
         assert reply is not None
@@ -228,7 +229,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_refusalsData(self) -> None:
         """
-        Who is told that the server is busy is told when to try again.
+        A BUSY reply without the time to retry is reported.
         """
         attempt = next(self.attempts())
         assert attempt.reply is not None
@@ -241,7 +242,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_others(self) -> None:
         """
-        A reply has the data of its own event.
+        A reply with the data of another event is reported.
         """
         [one, other] = (each for each, _ in zip(self.synced(), range(2), strict=False))
         one.reply, other.reply = other.reply, one.reply
@@ -253,7 +254,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_falseRefusal(self) -> None:
         """
-        What was refused without a cause is found.
+        A refusal without a cause is reported.
         """
         reply = next(self.attempts()).reply
         assert reply is not None
@@ -263,7 +264,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_refusedAndBooked(self) -> None:
         """
-        What was refused is not booked.
+        A refused operation that was booked is reported.
         """
         attempt = next(a for a in self.synced() if len(a.intent.attempts) == 1)
         assert attempt.reply is not None
@@ -278,7 +279,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_notOnDisk(self) -> None:
         """
-        What was acknowledged is on disk.
+        An acknowledged operation that is not on disk is reported.
         """
         booking = next(self.synced()).intent.bookings[0]
         booking.applied = None
@@ -294,7 +295,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_beforeCommit(self) -> None:
         """
-        An event comes after its commit.
+        An event before its commit is reported.
         """
         booking = self.booking(lambda each: each.published)
         assert booking.applied is not None
@@ -303,14 +304,14 @@ class RuleTests(SynchronousTestCase):
 
     def test_eventMissing(self) -> None:
         """
-        Each session gets each event.
+        A session that misses an event is reported.
         """
         del self.listener().events[-3]
         self.assertBreaks("every-session")
 
     def test_eventTwice(self) -> None:
         """
-        No session gets an event twice.
+        A session that gets an event twice is reported.
         """
         events = self.listener().events
         events.insert(2, events[2])
@@ -318,7 +319,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_eventOrder(self) -> None:
         """
-        Events come in the order of their bookings.
+        Events that don't come in the order of their bookings are reported.
         """
         publications = self.history.publications
         publications[1], publications[2] = publications[2], publications[1]
@@ -326,7 +327,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_unpublished(self) -> None:
         """
-        What is booked is published.
+        A booking that is not published is reported.
         """
         last = self.history.publications.pop()
         assert last.booking is not None
@@ -335,7 +336,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_replyFirst(self) -> None:
         """
-        The event's line comes before its reply's.
+        A reply before its event is reported.
         """
         for attempt in self.synced():
             assert attempt.reply is not None
@@ -344,7 +345,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_orderReused(self) -> None:
         """
-        A number that was told for one order is not told for another.
+        An order number that was sent for two orders is reported.
         """
         intents = [each for each in self.history.intents if each.bookings]
         adds = [each for each in intents if each.bookings[0].type == 0]
@@ -353,7 +354,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_cutOff(self) -> None:
         """
-        Who reads is not cut off.
+        A session that reads and is cut off is reported.
         """
         talk = self.listener()
         talk.abortedAt = talk.opened + 1.0
@@ -361,8 +362,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_badToken(self) -> None:
         """
-        After a token was revoked no request of it is carried out, and no event
-        is sent.
+        A request or an event after its token was revoked is reported.
         """
         talk = self.listener()
         talk.token.revoked = talk.opened - 2.0
@@ -372,14 +372,14 @@ class RuleTests(SynchronousTestCase):
 
     def test_wrongRole(self) -> None:
         """
-        A role without the right can book nothing.
+        A booking by a role without the right is reported.
         """
         self.listener().token.role = 0
         self.assertBreaks("role")
 
     def test_bookedOtherwise(self) -> None:
         """
-        What is booked is what was asked for, to the last unit.
+        A booking that differs from its request by one unit is reported.
         """
         booking = self.booking(lambda each: each.type == 0)
         booking.trade = booking.trade._replace(profit=booking.trade.profit + 1)
@@ -387,21 +387,21 @@ class RuleTests(SynchronousTestCase):
 
     def test_bookedTwice(self) -> None:
         """
-        What was asked for once is booked once.
+        A request that is booked twice is reported.
         """
         self.history.bookings.append(self.history.bookings[0])
         self.assertLedgerBreaks("order")
 
     def test_neverAsked(self) -> None:
         """
-        Nothing is booked of which it is not known who asked for it.
+        A booking without a known requester is reported.
         """
         self.booking(lambda each: each.type == 0).principal = 99
         self.assertLedgerBreaks("asked-for")
 
     def test_timeOfBooking(self) -> None:
         """
-        A trade has the time at which it was booked.
+        A trade with another time than that of its booking is reported.
         """
         booking = self.booking(lambda each: each.type == 0)
         trade = booking.trade
@@ -414,28 +414,28 @@ class RuleTests(SynchronousTestCase):
 
     def test_lost(self) -> None:
         """
-        What was on disk is in the file.
+        A row that was on disk and is not in the file is reported.
         """
         self.course.site.storage.execute('DELETE FROM trade WHERE "order" = 2')
         self.assertLedgerBreaks("durability")
 
     def test_keyLost(self) -> None:
         """
-        So is the key under which it was booked.
+        A key that was on disk and is not in the file is reported.
         """
         self.course.site.storage.execute("DELETE FROM keyed_operation")
         self.assertLedgerBreaks("durability")
 
     def test_totals(self) -> None:
         """
-        The totals are the sums of the trades.
+        A total that is not the sum of its trades is reported.
         """
         self.course.site.storage.execute("UPDATE account SET credit = credit + 1")
         self.assertLedgerBreaks("totals")
 
     def assertLedgerBreaks(self, rule: str) -> None:
         """
-        Judge the ledger again, from the beginning.
+        Check the ledger again, from the beginning.
         """
         for intent in self.history.intents:
             intent.bookings = []

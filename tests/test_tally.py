@@ -1,5 +1,5 @@
 """
-Tests for the names of the release before.
+Tests for the names of the previous release.
 """
 
 from twisted.internet.testing import MemoryReactorClock
@@ -15,8 +15,8 @@ from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
 
 class FormerNamesTests(SynchronousTestCase):
     """
-    What embedders of the release before have written goes on working, with a
-    deprecation warning.
+    Code of embedders for the previous release still works, with a deprecation
+    warning.
     """
 
     def warned(self, *texts: str) -> None:

@@ -1,6 +1,5 @@
 """
-Tests for L{creditsync.testing}: that the fakes keep the promises of what they
-stand for.
+Tests for L{creditsync.testing}: the fakes behave like what they replace.
 """
 
 from typing import Any
@@ -50,19 +49,19 @@ class FakeAuthenticatorTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Make one.
+        Make a fake authenticator.
         """
         self.authenticator = FakeAuthenticator()
 
     def test_interface(self) -> None:
         """
-        It provides the whole interface.
+        L{FakeAuthenticator} provides the whole interface.
         """
         verifyObject(IAuthenticator, self.authenticator)
 
     def test_tokens(self) -> None:
         """
-        Each of its tokens speaks for a principal of that role.
+        Each token of the fake authenticates a principal of its role.
         """
         seen = {}
         for token in ("manager", "dealer", "admin", "user"):
@@ -75,7 +74,7 @@ class FakeAuthenticatorTests(SynchronousTestCase):
 
     def test_samePrincipal(self) -> None:
         """
-        A token that is shown again speaks for the same principal.
+        The same token authenticates the same principal each time.
         """
         self.assertIs(
             self.authenticator.authenticate("manager"),
@@ -84,15 +83,15 @@ class FakeAuthenticatorTests(SynchronousTestCase):
 
     def test_others(self) -> None:
         """
-        No other token is good, nor is none.
+        No other token is accepted, and neither is a missing one.
         """
         for token in (None, "", "Manager", "root"):
             self.assertRaises(Unauthorized, self.authenticator.authenticate, token)
 
     def test_revoked(self) -> None:
         """
-        A token that is revoked is not good any more, and its principal not
-        current; the others are.
+        A revoked token is no longer accepted, and its principal not current;
+        the others are.
         """
         manager = self.authenticator.authenticate("manager")
         dealer = self.authenticator.authenticate("dealer")
@@ -104,7 +103,7 @@ class FakeAuthenticatorTests(SynchronousTestCase):
 
     def test_revokedHere(self) -> None:
         """
-        What is revoked with one is not revoked with another.
+        A token that is revoked on one fake is not revoked on another.
         """
         self.authenticator.revoked.add("manager")
         FakeAuthenticator().authenticate("manager")
@@ -112,8 +111,8 @@ class FakeAuthenticatorTests(SynchronousTestCase):
 
 class RuntimeBehaviour:
     """
-    What every provider of L{ITradingRuntime} does; C{setUp} makes
-    C{self.runtime}, which gives out order 1242281 first.
+    Tests for every provider of L{ITradingRuntime}; C{setUp} makes
+    C{self.runtime}, whose first order is 1242281.
     """
 
     runtime: Any
@@ -121,20 +120,20 @@ class RuntimeBehaviour:
 
     def book(self) -> None:
         """
-        Have everything booked.
+        Let everything be booked.
         """
         raise NotImplementedError
 
     def note(self) -> None:
         """
-        Begin to note what is published.
+        Start recording what is published.
         """
         self.published: list[TradeEvent] = []
         self.events.addObserver(self.published.extend)
 
     def submit(self, amount: int = 300_00000000, order: int = 0) -> Reservation:
         """
-        Submit a credit-in that is not refused.
+        Submit a credit-in that is accepted.
         """
         reservation: Reservation = self.successResultOf(  # type: ignore[attr-defined]
             maybeDeferred(self.runtime.submit, credit(amount, order))
@@ -143,7 +142,7 @@ class RuntimeBehaviour:
 
     def test_interface(self: Any) -> None:
         """
-        It provides the whole interface.
+        The runtime provides the whole interface.
         """
         verifyObject(ITradingRuntime, self.runtime)
 
@@ -157,14 +156,14 @@ class RuntimeBehaviour:
 
     def test_orderNotFound(self: Any) -> None:
         """
-        An order that is not found gets a fresh one, and ADD.
+        An unknown order gets a fresh one, and ADD.
         """
         reservation = self.submit(order=42)
         self.assertEqual((reservation.order, reservation.eventType), (1242281, 0))
 
     def test_update(self: Any) -> None:
         """
-        An order that is there, booked or not yet, is reused, with UPDATE.
+        A known order, booked or pending, is reused, with UPDATE.
         """
         self.submit()
         early = self.submit(order=1242281)
@@ -176,7 +175,7 @@ class RuntimeBehaviour:
 
     def test_nothingYet(self: Any) -> None:
         """
-        The reservation comes before anything is emitted or durable.
+        The reservation comes before anything is published or durable.
         """
         durable = self.submit().whenDurable()
         self.assertEqual(self.published, [])
@@ -199,7 +198,7 @@ class RuntimeBehaviour:
 
     def test_givenTimes(self: Any) -> None:
         """
-        Times that are given, 0 too, are kept.
+        Given times are kept, including 0.
         """
         operation = credit(openTime=0, closeTime=1700)
         self.successResultOf(maybeDeferred(self.runtime.submit, operation))
@@ -222,7 +221,7 @@ class RuntimeBehaviour:
 
     def test_eventFirst(self: Any) -> None:
         """
-        The event is published before its operation is said to be durable.
+        The event is published before its operation is reported as durable.
         """
         seen: list[str] = []
         self.events.addObserver(lambda events: seen.append("event"))
@@ -232,7 +231,8 @@ class RuntimeBehaviour:
 
     def test_reservation(self: Any) -> None:
         """
-        The reservation has the trade as it will be booked, and is no replay.
+        The reservation has the trade as it will be booked, and is not a
+        replay.
         """
         operation = credit()
         reservation = self.successResultOf(
@@ -262,15 +262,14 @@ class RuntimeBehaviour:
 
     def test_deleteUnknown(self: Any) -> None:
         """
-        There is nothing to delete where there is no such order.
+        An unknown order can't be deleted.
         """
         deletion = Deletion("DeleteCredit", 42, frozenset({7, 9}))
         self.failureResultOf(maybeDeferred(self.runtime.submit, deletion), NotFound)
 
     def test_lookUp(self: Any) -> None:
         """
-        A trade that is booked can be looked up; one that is not there is
-        L{None}.
+        A booked trade can be looked up; an unknown one is L{None}.
         """
         self.submit()
         self.book()
@@ -282,8 +281,8 @@ class RuntimeBehaviour:
 
     def test_lookUpUnderWay(self: Any) -> None:
         """
-        What is not booked yet has the state of a request: 10 new, 11 update,
-        12 delete.
+        A pending trade has the state of a request: 10 new, 11 update, 12
+        delete.
         """
         states = []
         for operation in (
@@ -307,7 +306,7 @@ class RuntimeBehaviour:
 
     def test_notFailed(self: Any) -> None:
         """
-        It has not failed.
+        C{whenFailed} does not fire as long as the runtime works.
         """
         self.submit()
         self.book()
@@ -321,7 +320,7 @@ class FakeTradingRuntimeTests(RuntimeBehaviour, SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Make one.
+        Make a fake runtime.
         """
         self.events = TradeEvents()
         self.note()
@@ -329,14 +328,14 @@ class FakeTradingRuntimeTests(RuntimeBehaviour, SynchronousTestCase):
 
     def book(self) -> None:
         """
-        Book all that was submitted.
+        Book everything that was submitted.
         """
         for reservation in list(self.runtime.reserved):
             self.runtime.book(reservation)
 
     def test_reserved(self) -> None:
         """
-        What was submitted and not booked can be seen, in order.
+        Operations that were submitted and not booked can be listed, in order.
         """
         first, second = self.submit(), self.submit()
         self.assertEqual(self.runtime.reserved, [first, second])
@@ -364,10 +363,10 @@ class FakeTradingRuntimeTests(RuntimeBehaviour, SynchronousTestCase):
 
     def test_refusal(self) -> None:
         """
-        It refuses with what the test says, as long as it says so; nothing is
-        submitted then.
+        The fake refuses with the error that the test has set, as long as it is
+        set; nothing is submitted then.
         """
-        why = NoMoney("account 1001 has not enough credit")
+        why = NoMoney("account 1001 does not have enough credit")
         self.runtime.refusal = why
         refused = maybeDeferred(self.runtime.submit, credit())
         self.assertIs(self.failureResultOf(refused, NoMoney).value, why)
@@ -377,7 +376,7 @@ class FakeTradingRuntimeTests(RuntimeBehaviour, SynchronousTestCase):
 
     def test_fail(self) -> None:
         """
-        It fails when the test says so.
+        The fake fails when the test says so.
         """
         why = OSError("EIO")
         failed = self.runtime.whenFailed()
@@ -387,12 +386,12 @@ class FakeTradingRuntimeTests(RuntimeBehaviour, SynchronousTestCase):
 
 class RealTradingRuntimeTests(RuntimeBehaviour, SynchronousTestCase):
     """
-    Tests for the embedded runtime doing what the fake one does.
+    Tests that the embedded runtime does what the fake one does.
     """
 
     def setUp(self) -> None:
         """
-        Start one on a ledger in memory.
+        Start a runtime on a ledger in memory.
         """
         self.clock = Clock()
         self.events = TradeEvents()
@@ -415,7 +414,7 @@ class RealTradingRuntimeTests(RuntimeBehaviour, SynchronousTestCase):
 
     def book(self) -> None:
         """
-        Book all that was submitted.
+        Book everything that was submitted.
         """
         self.clock.advance(0)
 
@@ -427,7 +426,7 @@ class HeldLedgerTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Open one that has given out its first three orders.
+        Open a ledger that has assigned its first three orders.
         """
         self.memory = MemoryLedger()
         self.ledger = HeldLedger(self.memory)
@@ -442,26 +441,26 @@ class HeldLedgerTests(SynchronousTestCase):
 
     def reservation(self, order: int, key: str | None = None) -> Reservation:
         """
-        What a commit is given for that credit.
+        The reservation for that credit.
         """
         operation = Operation("CreditIn", 7, 1001, 1, "", principal=7, key=key)
         return Reservation(0, self.trade(order), operation)
 
     def test_interface(self) -> None:
         """
-        It provides the whole interface.
+        L{HeldLedger} provides the whole interface.
         """
         verifyObject(ILedger, self.ledger)
 
     def test_byItself(self) -> None:
         """
-        It brings its own memory, if none is given.
+        Without another ledger it keeps its data in memory.
         """
         self.assertEqual(HeldLedger().newOrder(), 1)
 
     def test_held(self) -> None:
         """
-        A commit neither ends nor shows before it is released.
+        A commit neither ends nor is visible before it is released.
         """
         done = self.ledger.commit([self.reservation(1)])
         self.assertNoResult(done)
@@ -475,8 +474,7 @@ class HeldLedgerTests(SynchronousTestCase):
 
     def test_oldestFirst(self) -> None:
         """
-        Commits can be seen while they have not ended, and end with the oldest
-        first.
+        Pending commits can be listed, and are released oldest first.
         """
         first = self.ledger.commit([self.reservation(1), self.reservation(2)])
         second = self.ledger.commit([self.reservation(3)])
@@ -490,7 +488,7 @@ class HeldLedgerTests(SynchronousTestCase):
 
     def test_fail(self) -> None:
         """
-        A commit that fails has written nothing here.
+        A commit that fails has written nothing to this fake.
         """
         why = OSError("EIO")
         done = self.ledger.commit([self.reservation(1)])
@@ -501,7 +499,7 @@ class HeldLedgerTests(SynchronousTestCase):
 
     def test_asItWas(self) -> None:
         """
-        What the caller does to its sequence later does not change the commit.
+        A later change of the caller's sequence does not change the commit.
         """
         reservations = [self.reservation(1)]
         self.ledger.commit(reservations)
@@ -521,6 +519,6 @@ class HeldLedgerTests(SynchronousTestCase):
 
     def test_close(self) -> None:
         """
-        It can be closed.
+        The ledger can be closed.
         """
         self.ledger.close()

@@ -17,10 +17,10 @@ from creditsync.ledger.thread import DaemonThread, OwnThread
 @define(eq=False)
 class Reactor:
     """
-    As much of a reactor as a thread needs; its turns are made by hand.
+    The parts of a reactor that a thread needs; the test makes its turns.
 
-    @ivar calls: What the thread wants it to call.
-    @ivar triggers: What is to be called at its shutdown.
+    @ivar calls: The functions that the thread wants it to call.
+    @ivar triggers: The functions to be called at its shutdown.
     """
 
     calls: "SimpleQueue[tuple[Any, ...]]" = Factory(SimpleQueue)
@@ -28,7 +28,7 @@ class Reactor:
 
     def callFromThread(self, function: Callable[..., object], *given: object) -> None:
         """
-        Note what is to be called.
+        Record a function to be called.
         """
         self.calls.put((function, *given))
 
@@ -36,14 +36,14 @@ class Reactor:
         self, phase: str, event: str, function: Callable[[], None]
     ) -> None:
         """
-        Note what is to be called while it shuts down.
+        Record a function to be called during the shutdown.
         """
         assert (phase, event) == ("during", "shutdown")
         self.triggers.append(function)
 
     def turn(self) -> None:
         """
-        Wait for something to call, and call it.
+        Wait for a function to be called, and call it.
         """
         function, *given = self.calls.get(timeout=20)
         function(*given)
@@ -56,7 +56,7 @@ class OwnThreadTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Make one whose reactor is shut down in the end.
+        Make a thread whose reactor is shut down in the end.
         """
         self.reactor = Reactor()
         self.run = OwnThread(self.reactor)
@@ -64,14 +64,14 @@ class OwnThreadTests(SynchronousTestCase):
 
     def shutDown(self) -> None:
         """
-        End the reactor.
+        Shut the reactor down.
         """
         while self.reactor.triggers:
             self.reactor.triggers.pop()()
 
     def test_oneAfterAnother(self) -> None:
         """
-        Functions are called in the order in which they came, in one other
+        Functions are called one after the other in their order, in one other
         thread.
         """
         called: list[tuple[int, threading.Thread]] = []
@@ -89,11 +89,11 @@ class OwnThreadTests(SynchronousTestCase):
 
     def test_inTheReactorsThread(self) -> None:
         """
-        Nobody is told in the other thread that a function has ended.
+        The result of a function is delivered in the reactor's thread.
         """
         ended = threading.Event()
         done = self.run(ended.set)
-        # Only what is under way is waited for.
+        # A function that is not finished is only waited for.
         self.assertTrue(ended.wait(20))
         self.shutDown()
         self.assertNoResult(done)
@@ -102,7 +102,8 @@ class OwnThreadTests(SynchronousTestCase):
 
     def test_failure(self) -> None:
         """
-        What a function raises is told, and the next one is called.
+        An exception of a function is delivered, and the next function is
+        called.
         """
 
         def fail() -> None:
@@ -127,8 +128,8 @@ class OwnThreadTests(SynchronousTestCase):
 
     def test_shutdown(self) -> None:
         """
-        The reactor's shutdown waits for what was begun and for what came
-        before it, and then there is no thread any more.
+        The reactor's shutdown waits for the functions that were submitted
+        before it, and then the thread ends.
         """
         begun, goOn, called = threading.Event(), threading.Event(), list[int]()
 
@@ -150,8 +151,8 @@ class OwnThreadTests(SynchronousTestCase):
 
     def test_afterTheShutdown(self) -> None:
         """
-        What comes later is not begun, and begins no other thread, which nobody
-        would end.
+        A function that is submitted after the shutdown is not called, and
+        starts no other thread.
         """
         self.run(lambda: None)
         self.shutDown()
@@ -170,8 +171,8 @@ class DaemonThreadTests(SynchronousTestCase):
 
     def test_shutdown(self) -> None:
         """
-        Neither the reactor's shutdown nor the end of the process waits for what
-        hangs; the thread ends when that is over.
+        Neither the reactor's shutdown nor the end of the process waits for a
+        function that hangs; the thread ends when the function returns.
         """
         reactor = Reactor()
         begun, goOn = threading.Event(), threading.Event()

@@ -15,7 +15,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Note what expires.
+        Record the items that expire.
         """
         self.clock = Clock()
         self.expired: list[str] = []
@@ -23,7 +23,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def tearDown(self) -> None:
         """
-        Once nothing waits, nothing is scheduled.
+        Once no item waits, nothing is scheduled.
         """
         for item in self.timeouts.waiting():
             self.timeouts.end(item)
@@ -31,7 +31,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def test_nothingAtFirst(self) -> None:
         """
-        Without an item nothing waits and nothing is scheduled.
+        Without an item nothing is scheduled.
         """
         self.assertEqual(len(self.timeouts), 0)
         self.assertEqual(self.timeouts.waiting(), [])
@@ -39,7 +39,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def test_expires(self) -> None:
         """
-        An item expires when its seconds are over, and no earlier.
+        An item expires when its seconds are over, and not earlier.
         """
         self.timeouts.start("a")
         self.clock.advance(4.75)
@@ -49,7 +49,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def test_expiresOnce(self) -> None:
         """
-        An item that has expired waits no longer, and leaves no timer.
+        An expired item no longer waits, and leaves no timer.
         """
         self.timeouts.start("a")
         self.clock.advance(5)
@@ -85,8 +85,8 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def test_lateClock(self) -> None:
         """
-        After a long turn of the reactor all that is overdue expires at once,
-        in its order, and what is not yet due goes on to wait.
+        After a long turn of the reactor all overdue items expire at once, in
+        their order, and the others keep waiting.
         """
         self.timeouts.start("a")
         self.clock.advance(1)
@@ -100,7 +100,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def test_oneDelayedCall(self) -> None:
         """
-        However much waits, the clock has one call.
+        However many items wait, the clock has one call.
         """
         for item in "abc":
             self.timeouts.start(item)
@@ -117,7 +117,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def test_waiting(self) -> None:
         """
-        What waits is told with the longest waiting first.
+        The items that wait are listed with the longest waiting first.
         """
         for item in "cab":
             self.timeouts.start(item)
@@ -135,7 +135,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def test_endTwice(self) -> None:
         """
-        To end what does not wait any more, or never did, does nothing.
+        Ending an item that does not wait any more, or never did, does nothing.
         """
         self.timeouts.start("a")
         self.timeouts.end("a")
@@ -152,7 +152,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def test_endLast(self) -> None:
         """
-        With the last item its delayed call goes too.
+        Ending the last item removes the delayed call.
         """
         self.timeouts.start("a")
         self.timeouts.start("b")
@@ -163,7 +163,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def test_endOldest(self) -> None:
         """
-        When the oldest is ended, the next one still waits its full time.
+        When the oldest item is ended, the next one still waits its full time.
         """
         self.timeouts.start("a")
         self.clock.advance(2)
@@ -176,7 +176,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def test_endMiddle(self) -> None:
         """
-        An item may be ended out of turn.
+        An item in the middle may be ended.
         """
         for item in "abc":
             self.timeouts.start(item)
@@ -201,7 +201,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def test_startAfterRest(self) -> None:
         """
-        After all was ended, the next item is timed from its own start.
+        After all items were ended, the next item is timed from its own start.
         """
         self.timeouts.start("a")
         self.clock.advance(3)
@@ -221,7 +221,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def test_manyExpire(self) -> None:
         """
-        Of very many, those that are due expire and the others stay.
+        Of very many items, those that are due expire and the others stay.
         """
         for number in range(5000):
             self.timeouts.start(str(number))
@@ -235,12 +235,12 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
 class ReentrantTimeoutsTests(SynchronousTestCase):
     """
-    Tests for what L{EqualTimeouts} calls calling back into it.
+    Tests for callbacks of L{EqualTimeouts} that call back into it.
     """
 
     def setUp(self) -> None:
         """
-        Do, when an item expires, what the test wants for it.
+        When an item expires, run the function that the test has set for it.
         """
         self.clock = Clock()
         self.expired: list[str] = []
@@ -248,7 +248,7 @@ class ReentrantTimeoutsTests(SynchronousTestCase):
 
     def expire(self, item: str) -> None:
         """
-        Note it, then do it.
+        Record the item, then run its function.
         """
         self.expired.append(item)
         if item == "failing":
@@ -262,8 +262,7 @@ class ReentrantTimeoutsTests(SynchronousTestCase):
 
     def test_start(self) -> None:
         """
-        An item that is started while another one expires waits its full
-        time.
+        An item that is started while another one expires waits its full time.
         """
         self.timeouts.start("starting")
         self.clock.advance(5)
@@ -275,7 +274,8 @@ class ReentrantTimeoutsTests(SynchronousTestCase):
 
     def test_startBesideLater(self) -> None:
         """
-        It then has no second delayed call beside that of what waits already.
+        An item that is started while another one expires shares the delayed
+        call of the items that wait already.
         """
         self.timeouts.start("starting")
         self.clock.advance(1)
@@ -290,7 +290,8 @@ class ReentrantTimeoutsTests(SynchronousTestCase):
 
     def test_noneOfTheDueWaits(self) -> None:
         """
-        All that is due has left the table before the first of it is told.
+        All items that are due have left the table before the first callback
+        runs.
         """
         self.timeouts.start("looking")
         self.timeouts.start("due")
@@ -299,8 +300,8 @@ class ReentrantTimeoutsTests(SynchronousTestCase):
 
     def test_end(self) -> None:
         """
-        What is due at the same time can't be ended any more; what is due
-        later can, and takes its delayed call with it.
+        An item that is due at the same time can't be ended any more; a later
+        one can, and its delayed call is cancelled.
         """
         self.timeouts.start("ending")
         self.timeouts.start("due")
@@ -313,7 +314,7 @@ class ReentrantTimeoutsTests(SynchronousTestCase):
 
     def test_failing(self) -> None:
         """
-        If the call for one item raises, this is logged, and the others
+        If the callback of one item raises, this is logged, and the others
         expire all the same, now and later.
         """
         self.timeouts.start("failing")

@@ -25,7 +25,7 @@ from tests.test_tap import logTo
 
 class TLSTestCase(SynchronousTestCase):
     """
-    A test with an authority and a folder for its certificates.
+    A test with a certificate authority and a folder for its certificates.
     """
 
     def setUp(self) -> None:
@@ -39,7 +39,7 @@ class TLSTestCase(SynchronousTestCase):
 
     def write(self, name: str, data: bytes) -> Path:
         """
-        Write a file that is its user's alone.
+        Write a file that only its user can read.
         """
         path = self.folder / name
         path.touch(0o600)
@@ -49,9 +49,9 @@ class TLSTestCase(SynchronousTestCase):
 
 def shown(context: SSL.Context) -> tuple[list[str], SSL.Connection, SSL.Connection]:
     """
-    Shake hands with a server of this context, in memory.
+    Perform a handshake with a server of this context, in memory.
 
-    @return: The common names that it showed, the client and the server.
+    @return: The common names that it presented, the client and the server.
     """
     client = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
     server = SSL.Connection(context, None)
@@ -63,7 +63,7 @@ def shown(context: SSL.Context) -> tuple[list[str], SSL.Connection, SSL.Connecti
 
 def shakeHands(client: SSL.Connection, server: SSL.Connection) -> None:
     """
-    Carry bytes between the two until both are content.
+    Carry bytes between the two until neither sends any.
     """
     client.set_connect_state()
     server.set_accept_state()
@@ -77,27 +77,27 @@ def shakeHands(client: SSL.Connection, server: SSL.Connection) -> None:
 
 class FilesTests(TLSTestCase):
     """
-    What is read from files.
+    Tests for reading the files.
     """
 
     def assertUnusable(self, sentence: str, files: Files) -> None:
         """
-        The files are refused, and this is why.
+        Assert that the files are refused with this message.
         """
         e = self.assertRaises(ValueError, files.read)
         self.assertEqual(str(e), sentence)
 
     def test_oneFile(self) -> None:
         """
-        The key and the certificate may stand in one file.
+        The key and the certificate may be in one file.
         """
         context = Files(self.pem, self.pem).read().getContext()
         self.assertEqual(shown(context)[0], ["CN=localhost"])
 
     def test_chain(self) -> None:
         """
-        What follows the certificate in its file is sent with it: without it
-        clients that know only the authority could not verify.
+        Certificates after the first one in the file are sent with it: without
+        them clients that know only the authority could not verify it.
         """
         between = self.authority.issue("between", isAuthority=True)
         own = self.authority.issue(by=between)
@@ -107,7 +107,7 @@ class FilesTests(TLSTestCase):
 
     def test_chainElsewhere(self) -> None:
         """
-        It may also stand in a file of its own.
+        The chain may be in a file of its own.
         """
         between = self.authority.issue("between", isAuthority=True)
         self.authority.issue(by=between).write(self.pem)
@@ -117,10 +117,10 @@ class FilesTests(TLSTestCase):
 
     def test_leastVersion(self) -> None:
         """
-        TLS 1.1 is not spoken, TLS 1.2 is.
+        TLS 1.2 is accepted, TLS 1.1 is not.
         """
         context = Files(self.pem, self.pem).read().getContext()
-        # Not the library's own dislike of what is so old is asked for here.
+        # The library's own minimum for old versions is switched off here.
         context.set_cipher_list(b"ALL:@SECLEVEL=0")
         for version, isSpoken in [
             (SSL.TLS1_1_VERSION, False),
@@ -139,8 +139,8 @@ class FilesTests(TLSTestCase):
 
     def test_clientMustShowOne(self) -> None:
         """
-        Where there is an authority for clients, one without a certificate is
-        turned away, and one with a certificate of another authority too.
+        With an authority for clients, a client without a certificate is
+        refused, and so is one with a certificate of another authority.
         """
         clientCA = self.write("ca.pem", self.authority.issued.pem())
         context = Files(self.pem, self.pem, clientCA=clientCA).read().getContext()
@@ -163,7 +163,7 @@ class FilesTests(TLSTestCase):
 
     def test_notThere(self) -> None:
         """
-        A file that isn't there is named.
+        A missing file is named.
         """
         nowhere = self.folder / "nowhere"
         for files in (
@@ -178,7 +178,8 @@ class FilesTests(TLSTestCase):
 
     def test_noKey(self) -> None:
         """
-        A file without a key is named, and one whose key wants a passphrase.
+        A file without a key is named, and so is one whose key needs a
+        passphrase.
         """
         for data in (b"", b"rubbish", self.issued.pem(), self.issued.keyPEM(b"secret")):
             path = self.write("key.pem", data)
@@ -189,7 +190,7 @@ class FilesTests(TLSTestCase):
 
     def test_noCertificate(self) -> None:
         """
-        A file without a certificate is named, and one that has half of one.
+        A file without a certificate is named, and so is one with half of one.
         """
         empty = self.write("empty.pem", self.issued.keyPEM())
         self.assertUnusable(
@@ -204,7 +205,7 @@ class FilesTests(TLSTestCase):
 
     def test_ofTwo(self) -> None:
         """
-        A key of another certificate is refused, and both files are named.
+        The key of another certificate is refused, and both files are named.
         """
         other = self.authority.issue().write(self.folder / "other.pem")
         self.assertUnusable(
@@ -216,7 +217,7 @@ class FilesTests(TLSTestCase):
 
 class EndpointTests(TLSTestCase):
     """
-    A listening endpoint that speaks TLS.
+    Tests for a listening endpoint with TLS.
     """
 
     def setUp(self) -> None:
@@ -226,7 +227,7 @@ class EndpointTests(TLSTestCase):
 
     def endpoint(self) -> TLSEndpoint:
         """
-        The endpoint that a description of one file gives.
+        The endpoint for a description with one file.
         """
         made = listening.endpoint(
             self.reactor, f"ssl:8443:interface=127.0.0.1:privateKey={self.pem}"
@@ -236,14 +237,15 @@ class EndpointTests(TLSTestCase):
 
     def renew(self, issued: Issued, endpoint: TLSEndpoint) -> None:
         """
-        Put another certificate in the place of the one in force.
+        Replace the certificate in force by another.
         """
         issued.write(self.pem)
         endpoint.reload()
 
     def test_listens(self) -> None:
         """
-        It listens by TCP, and the log says how long its certificate is good.
+        The endpoint listens on TCP, and the log says how long its certificate
+        is valid.
         """
         endpoint = self.endpoint()
         factory = Factory()
@@ -267,8 +269,9 @@ class EndpointTests(TLSTestCase):
 
     def test_plainClient(self) -> None:
         """
-        A client that speaks no TLS is told so at once, in the clear, and its
-        connection is closed; nothing that it says reaches the protocol.
+        A client that does not speak TLS gets an error at once, in plain text,
+        and its connection is closed; nothing that it sends reaches the
+        protocol.
         """
         for first in (b'{"command":"HealthCheck"}\r\n', b"\r\n", b"[]\r\n", b" "):
             self.endpoint().listen(Factory.forProtocol(Protocol))
@@ -287,8 +290,8 @@ class EndpointTests(TLSTestCase):
 
     def test_expires(self) -> None:
         """
-        It knows when its certificate ends; one that has ended is an error in
-        the log, and not the end of the server.
+        The endpoint knows when its certificate expires; an expired one is
+        logged as an error, and the server runs on.
         """
         endpoint = self.endpoint()
         self.assertEqual(
@@ -302,7 +305,7 @@ class EndpointTests(TLSTestCase):
 
     def test_reload(self) -> None:
         """
-        After a reload new connections are shown the new certificate.
+        After a reload new connections get the new certificate.
         """
         endpoint = self.endpoint()
         self.assertEqual(shown(endpoint.getContext())[0], ["CN=localhost"])
@@ -311,7 +314,7 @@ class EndpointTests(TLSTestCase):
 
     def test_oldConnectionLives(self) -> None:
         """
-        A connection that stood before the reload goes on.
+        A connection that was opened before the reload stays open.
         """
         endpoint = self.endpoint()
         _, client, server = shown(endpoint.getContext())
@@ -322,8 +325,7 @@ class EndpointTests(TLSTestCase):
 
     def test_failedReload(self) -> None:
         """
-        A reload that finds something wrong changes nothing, and the log says
-        so in one line.
+        A reload that fails changes nothing, and is logged in one line.
         """
         endpoint = self.endpoint()
         self.pem.write_bytes(self.authority.issue("renewed").pem())
@@ -342,7 +344,7 @@ class EndpointTests(TLSTestCase):
 
     def test_othersCanRead(self) -> None:
         """
-        A key that others can read is worth a warning.
+        A key that others can read is logged as a warning.
         """
         self.pem.chmod(0o640)
         self.endpoint().listen(Factory())
@@ -357,7 +359,7 @@ class EndpointTests(TLSTestCase):
 
 class DescriptionTests(TLSTestCase):
     """
-    From a description to an endpoint.
+    Tests for how a description becomes an endpoint.
     """
 
     def setUp(self) -> None:
@@ -381,15 +383,15 @@ class DescriptionTests(TLSTestCase):
 
     def refusal(self, description: str) -> str:
         """
-        Why this is no endpoint.
+        The message with which this description is refused.
         """
         e = self.assertRaises(ValueError, listening.endpoint, self.reactor, description)
         return str(e)
 
     def test_backlog(self) -> None:
         """
-        There is room for many who connect at once, unless the description
-        says how much.
+        The listen backlog is long enough for many clients that connect at
+        once, unless the description sets it.
         """
         pem = f"privateKey={self.pem}"
         for description in (
@@ -417,8 +419,8 @@ class DescriptionTests(TLSTestCase):
 
     def test_proxiedTLS(self) -> None:
         """
-        TLS inside of what a proxy sends is told where it belongs: the header
-        comes before it, and a certificate there could not be read again.
+        TLS inside a proxied endpoint is refused with a hint: the proxy's
+        header comes first, and a certificate there could not be reloaded.
         """
         self.assertEqual(
             self.refusal(f"haproxy:ssl:80:privateKey={self.pem}"),
@@ -431,7 +433,7 @@ class DescriptionTests(TLSTestCase):
 
     def test_unixFolder(self) -> None:
         """
-        The folder of a UNIX socket must be there.
+        The folder of a UNIX socket must exist.
         """
         for description in ("unix:/nowhere/sock", "unix:address=/nowhere/sock"):
             self.assertEqual(
@@ -443,7 +445,7 @@ class DescriptionTests(TLSTestCase):
 
     def test_unixFolderOfOthers(self) -> None:
         """
-        And this user must be allowed to write there.
+        The folder of a UNIX socket must be writable.
         """
         self.patch(os, "access", lambda path, mode: False)
         self.assertEqual(
@@ -453,7 +455,7 @@ class DescriptionTests(TLSTestCase):
 
     def test_quoted(self) -> None:
         """
-        A file's name may have a colon.
+        A file's name may contain a colon.
         """
         self.issued.write(self.folder / "a:b.pem")
         endpoint = listening.endpoint(
@@ -463,7 +465,7 @@ class DescriptionTests(TLSTestCase):
 
     def test_onAnyEndpoint(self) -> None:
         """
-        TLS goes on whatever other endpoint follows instead of a port.
+        TLS can be used on any other endpoint in place of a port.
         """
         description = f"ssl:tcp6:80:interface=\\:\\:1:privateKey={self.pem}"
         endpoint = listening.endpoint(self.reactor, description)
@@ -474,13 +476,13 @@ class DescriptionTests(TLSTestCase):
 
     def test_noKey(self) -> None:
         """
-        Without a key there is no TLS.
+        TLS without a key is refused.
         """
         self.assertEqual(self.refusal("ssl:80"), "privateKey=FILE is missing")
 
     def test_noMethod(self) -> None:
         """
-        Which TLS is spoken can't be chosen.
+        The version of TLS can't be chosen.
         """
         self.assertEqual(
             self.refusal(f"ssl:80:privateKey={self.pem}:sslmethod=TLSv1_METHOD"),

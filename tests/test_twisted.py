@@ -1,7 +1,7 @@
 """
-What is relied on of Twisted and pyOpenSSL though they promise none of it, all in
-one place. When a new one breaks one of these tests, its sentence says what in
-creditsync has to be looked at.
+The undocumented behaviour of Twisted and pyOpenSSL that creditsync relies on,
+all in one place. When a new version breaks one of these tests, its docstring
+says what in creditsync has to be changed.
 """
 
 import ast
@@ -28,7 +28,8 @@ import creditsync
 
 PACKAGE = Path(creditsync.__file__).parent
 
-# Whose attribute it is, its name, and what of ours uses it for what.
+# The owner of an attribute, its name, and which of our modules uses it for
+# what.
 RELIED_ON = (
     (
         FileDescriptor(MemoryReactorClock()),
@@ -64,7 +65,7 @@ RELIED_ON = (
     ),
 )
 
-# Private names that creditsync uses of what is not Twisted's.
+# Private names that creditsync uses from other libraries.
 OTHERS = {"_exit"}
 
 _PRIVATE = re.compile("_[^_]")
@@ -72,7 +73,7 @@ _PRIVATE = re.compile("_[^_]")
 
 class Descriptor(FileDescriptor):
     """
-    A descriptor of which so many bytes leave at a time.
+    A descriptor that sends so many bytes at a time.
     """
 
     def __init__(self, leave: int) -> None:
@@ -82,7 +83,7 @@ class Descriptor(FileDescriptor):
 
     def writeSomeData(self, data: bytes) -> "int | ConnectionLost":
         """
-        Let some of it leave.
+        Send a part of it.
         """
         return min(self.leave, len(data))
 
@@ -98,7 +99,7 @@ def privateNames(source: str) -> Iterator[str]:
 
 def ownNames(source: str) -> Iterator[str]:
     """
-    The names that a module gives to something of its own.
+    The names that a module defines for itself.
     """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -113,12 +114,12 @@ def ownNames(source: str) -> Iterator[str]:
 
 class TwistedTests(SynchronousTestCase):
     """
-    Twisted as creditsync knows it.
+    Tests for Twisted as creditsync knows it.
     """
 
     def test_attributes(self) -> None:
         """
-        All attributes that are relied on are there.
+        All attributes that creditsync relies on exist.
         """
         for owner, name, purpose in RELIED_ON:
             kind = owner if isinstance(owner, type) else type(owner)
@@ -129,8 +130,8 @@ class TwistedTests(SynchronousTestCase):
 
     def test_noOthers(self) -> None:
         """
-        A private attribute of somebody else's that is used and is not listed here
-        is found.
+        A private attribute of another library that is used and not listed here
+        is reported.
         """
         sources = [path.read_text() for path in PACKAGE.rglob("*.py")]
         own = {name for source in sources for name in ownNames(source)}
@@ -140,8 +141,7 @@ class TwistedTests(SynchronousTestCase):
 
     def test_unwritten(self) -> None:
         """
-        What was written and has not left is what stands in dataBuffer behind
-        offset, and in _tempDataLen.
+        Unsent data is in dataBuffer behind offset, and in _tempDataLen.
         """
         descriptor = Descriptor(leave=30_000)
 
@@ -162,8 +162,8 @@ class TwistedTests(SynchronousTestCase):
 
     def test_pullProducer(self) -> None:
         """
-        A producer that is registered as one that is pulled is asked for more at
-        once, and again when all has left: protocol.py counts on it to resume.
+        A pull producer is asked for more data at once, and again when all has
+        been sent: protocol.py relies on it to resume.
         """
         asked = []
 
@@ -182,8 +182,9 @@ class TwistedTests(SynchronousTestCase):
 
     def test_seconds(self) -> None:
         """
-        A reactor asks its own C{seconds} for the time, also where it was replaced:
-        so tap.py makes timers independent of the wall clock.
+        A reactor uses its own C{seconds} for the time, even if it was
+        replaced: this is how tap.py makes timers independent of the wall
+        clock.
         """
 
         class Reactor(ReactorBase):
@@ -208,8 +209,8 @@ class TwistedTests(SynchronousTestCase):
 
     def test_loadedPlugins(self) -> None:
         """
-        twistd makes its service of the plugin that stands under the command's name
-        in C{loadedPlugins}: cli/serve.py puts ours there.
+        twistd makes its service from the plugin under the command's name in
+        C{loadedPlugins}: C{creditsync serve} puts its own there.
         """
         made = MultiService()
 

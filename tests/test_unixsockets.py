@@ -20,12 +20,12 @@ from creditsync._transport.unixsockets import Inherited
 
 class Reactor(MemoryReactorClock):
     """
-    A reactor that does at once what is to be done later.
+    A reactor that runs delayed calls at once.
     """
 
     def adoptStreamPort(self, fileno: int, family: int, factory: Any) -> Any:
         """
-        Take a listening UNIX socket over, as Twisted's reactors do.
+        Adopt a listening UNIX socket, as Twisted's reactors do.
         """
         from twisted.internet.unix import Port
 
@@ -57,7 +57,7 @@ class SocketTestCase(SynchronousTestCase):
 
     def stops(self, port: Any) -> None:
         """
-        Listen no more.
+        Stop listening.
         """
         if port.connected:
             stopped = port.stopListening()
@@ -66,7 +66,7 @@ class SocketTestCase(SynchronousTestCase):
 
     def refusal(self, description: str | None = None) -> str:
         """
-        Why it can't listen.
+        The message with which listening fails.
         """
         endpoint = listening.endpoint(self.reactor, description or f"unix:{self.path}")
         failure = self.failureResultOf(endpoint.listen(Factory()), CannotListenError)
@@ -83,7 +83,7 @@ class SocketTestCase(SynchronousTestCase):
 
     def canConnect(self) -> bool:
         """
-        Whether somebody listens.
+        Whether a process listens there.
         """
         with socket.socket(socket.AF_UNIX) as client:
             try:
@@ -95,12 +95,12 @@ class SocketTestCase(SynchronousTestCase):
 
 class ListenTests(SocketTestCase):
     """
-    The start.
+    Tests for the start.
     """
 
     def test_new(self) -> None:
         """
-        It listens, and makes no other file.
+        The endpoint creates its socket, and no other file.
         """
         self.listens()
         self.assertTrue(self.canConnect())
@@ -108,8 +108,8 @@ class ListenTests(SocketTestCase):
 
     def test_leftover(self) -> None:
         """
-        What a killed process has left is replaced, whether or not the endpoint
-        asks for a lock file, and through whatever else the connections go.
+        The socket of a killed process is replaced, whether or not the endpoint
+        asks for a lock file, and whatever other endpoint wraps it.
         """
         for description in (
             f"unix:{self.path}",
@@ -127,8 +127,8 @@ class ListenTests(SocketTestCase):
 
     def test_lockOfTwisted(self) -> None:
         """
-        The lock file of an older version, whose number is alive as process 1
-        always is, counts for nothing.
+        The lock file of an older version is ignored, even if its number is
+        that of a living process, as process 1 always is.
         """
         self.bound().close()
         Path(f"{self.path}.lock").symlink_to("1")
@@ -137,7 +137,7 @@ class ListenTests(SocketTestCase):
 
     def test_inUse(self) -> None:
         """
-        Where somebody listens, nothing is touched.
+        A socket on which another process listens is left alone.
         """
         self.bound().listen()
         self.assertEqual(
@@ -148,7 +148,8 @@ class ListenTests(SocketTestCase):
 
     def test_busy(self) -> None:
         """
-        So it is where somebody listens who does not accept now.
+        A socket of another process that does not accept at the moment is left
+        alone.
         """
         self.bound().listen(0)
         client = socket.socket(socket.AF_UNIX)
@@ -166,7 +167,7 @@ class ListenTests(SocketTestCase):
 
     def test_noSocket(self) -> None:
         """
-        What is not a socket is left alone, also a link to one.
+        A file that is not a socket is left alone, and so is a link to one.
         """
         Path(self.path).write_text("precious")
         sentence = (
@@ -182,7 +183,7 @@ class ListenTests(SocketTestCase):
 
     def test_otherSocket(self) -> None:
         """
-        So is a socket of another kind, in use or not.
+        A socket of another type is left alone, in use or not.
         """
         self.bound(socket.SOCK_DGRAM)
         self.assertIn("Protocol wrong type for socket", self.refusal())
@@ -190,7 +191,7 @@ class ListenTests(SocketTestCase):
 
     def test_tooLong(self) -> None:
         """
-        A path that is too long for a socket is told in a sentence.
+        A path that is too long for a socket is refused with a message.
         """
         self.path = os.path.join(self.folder, "x" * 200)
         self.assertEqual(
@@ -212,19 +213,19 @@ class ListenTests(SocketTestCase):
 
 class StopTests(SocketTestCase):
     """
-    The end.
+    Tests for the end.
     """
 
     def test_removed(self) -> None:
         """
-        The file goes with the socket.
+        The socket's file is removed with the socket.
         """
         self.stops(self.listens())
         self.assertEqual(os.listdir(self.folder), [])
 
     def test_gone(self) -> None:
         """
-        If somebody has removed it already, that is no fault.
+        A file that was already removed is not an error.
         """
         port = self.listens()
         os.unlink(self.path)
@@ -232,7 +233,7 @@ class StopTests(SocketTestCase):
 
     def test_others(self) -> None:
         """
-        If another server has taken the name since then, its socket stays.
+        If another server has bound the name since then, its socket stays.
         """
         port = self.listens()
         os.unlink(self.path)
@@ -242,8 +243,8 @@ class StopTests(SocketTestCase):
 
     def test_inherited(self) -> None:
         """
-        The file of a socket that systemd has opened is systemd's, which goes on
-        listening.
+        The file of a socket that systemd has opened is left to systemd, which
+        goes on listening.
         """
         systemd = self.bound()
         systemd.listen()

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync.errors import LedgerDamaged
 from creditsync.ledger import _opening as opening
 from creditsync.ledger import sqlite
-from creditsync.ledger._checking import problems
+from creditsync.ledger._checking import findings
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account, Deletion, Operation, Reservation, Trade
 
@@ -41,7 +41,7 @@ ACCOUNTS = [
     Account(9007199254740991, 1000000000000000000, 0),
 ]
 # By principal and key: the type of the event, the command, and the trade as it
-# was booked then.
+# was booked.
 KEYS = {
     (7, "bonus-1"): (0, "CreditInSync", TRADES[1]),
     (7, "deposit-1"): (
@@ -54,7 +54,7 @@ KEYS = {
     (8, "delete-1"): (2, "DeleteCreditSync", TRADES[6]),
 }
 
-# The copy that an upgrade of it leaves.
+# The copy that the upgrade leaves.
 COPY = "ledger.db.v1"
 
 
@@ -65,7 +65,7 @@ class StoredLedgerCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         """
-        Copy it.
+        Copy the stored ledger.
         """
         made = tempfile.TemporaryDirectory()
         self.addCleanup(made.cleanup)
@@ -85,21 +85,21 @@ class StoredLedgerCase(SynchronousTestCase):
 
     def rows(self, path: Path, table: str) -> list[Any]:
         """
-        All that a table has.
+        All rows of a table.
         """
         with closing(sqlite3.connect(path)) as connection:
             return connection.execute(f"SELECT * FROM {table}").fetchall()
 
     def value(self, path: Path, statement: str) -> Any:
         """
-        The one value that a statement gives.
+        The one value that a statement returns.
         """
         with closing(sqlite3.connect(path)) as connection:
             return connection.execute(statement).fetchone()[0]
 
     def isWhole(self, ledger: SQLiteLedger) -> None:
         """
-        Assert that all is there that version 1 had, and that the checks find
+        Assert that everything in version 1 is there, and that the checks find
         nothing wrong.
         """
         self.assertEqual([ledger.trade(each.order) for each in TRADES], TRADES)
@@ -113,24 +113,24 @@ class StoredLedgerCase(SynchronousTestCase):
                 (type, command, trade),
             )
         with closing(sqlite3.connect(ledger.path)) as connection:
-            self.assertEqual(list(problems(connection)), [])
+            self.assertEqual(list(findings(connection)), [])
 
 
 class StoredLedgerTests(StoredLedgerCase):
     """
-    What becomes of a ledger of version 1.
+    Tests for upgrading a ledger of version 1.
     """
 
     def test_isVersion1(self) -> None:
         """
-        The stored ledger is one of version 1, for ever.
+        The stored ledger stays one of version 1.
         """
         self.assertEqual(self.value(self.path, "PRAGMA user_version"), 1)
 
     def test_whole(self) -> None:
         """
-        Trades, totals, accounts and keys are there after the upgrade, the
-        numbers go on above the mark, and the next start finds no more to do.
+        After the upgrade trades, totals, accounts and keys are there, the
+        numbers go on above the mark, and the next start has nothing to do.
         """
         ledger = self.opened()
         self.isWhole(ledger)
@@ -143,7 +143,7 @@ class StoredLedgerTests(StoredLedgerCase):
 
     def test_operations(self) -> None:
         """
-        What each cmd counts for is data after the upgrade.
+        After the upgrade the total of each cmd is data.
         """
         self.opened().close()
         self.assertEqual(
@@ -158,7 +158,8 @@ class StoredLedgerTests(StoredLedgerCase):
 
     def test_goesOn(self) -> None:
         """
-        Each kind of operation can be booked on it: new, updated and deleted.
+        Each kind of operation can be booked on the upgraded ledger: new,
+        updated and deleted.
         """
         ledger = self.opened()
         added = [
@@ -181,8 +182,8 @@ class StoredLedgerTests(StoredLedgerCase):
 
     def test_copy(self) -> None:
         """
-        The ledger as it was stays beside the new one, for those who may read
-        that one and for nobody else.
+        The old ledger is kept beside the new one, readable by those who may
+        read that one and by nobody else.
         """
         before = {
             table: self.rows(self.path, table)
@@ -200,8 +201,8 @@ class StoredLedgerTests(StoredLedgerCase):
 
     def test_leftovers(self) -> None:
         """
-        What a killed upgrade has left of its copy, a journal too, is no
-        obstacle and gets into nothing.
+        The rest of a killed upgrade's copy, including a journal, is not in the
+        way and is not used.
         """
         for end in (".part", ".part-journal", ".part-wal"):
             (self.folder / (COPY + end)).write_bytes(b"rest" * 1000)
@@ -211,7 +212,8 @@ class StoredLedgerTests(StoredLedgerCase):
 
     def test_inItsWAL(self) -> None:
         """
-        What a killed server has left in the -wal file is upgraded too.
+        Commits that a killed server has left in the -wal file are upgraded
+        too.
         """
         with closing(sqlite3.connect(self.path)) as killed:
             killed.execute(
@@ -229,8 +231,8 @@ class StoredLedgerTests(StoredLedgerCase):
 
     def test_changed(self) -> None:
         """
-        A ledger whose triggers were changed is refused as it is: an upgrade
-        would make new ones, and hide that the old ones did not do their work.
+        A ledger whose triggers were changed is refused: an upgrade would make
+        new ones, and hide that the old ones did not do their work.
         """
         with closing(sqlite3.connect(self.path)) as connection:
             connection.execute("DROP TRIGGER trade_updated")
@@ -242,13 +244,13 @@ class StoredLedgerTests(StoredLedgerCase):
 
 class KilledUpgradeTests(StoredLedgerCase):
     """
-    An upgrade that ends anywhere.
+    Tests for an upgrade that is killed at any point.
     """
 
     def setUp(self) -> None:
         """
-        Keep what a process that is killed would leave, before each thing that
-        an upgrade does: the files as they are then.
+        Keep the files that a killed process would leave, before each step of
+        an upgrade.
         """
         super().setUp()
         self.left: list[dict[str, bytes]] = []
@@ -282,8 +284,8 @@ class KilledUpgradeTests(StoredLedgerCase):
 
     def keep(self) -> None:
         """
-        Remember the files, but for what SQLite makes anew, if they are not as
-        they were. Nothing that is patched may be used here.
+        Keep the files, except for those that SQLite makes anew, if they have
+        changed. Nothing that is patched may be used here.
         """
         files = {
             file.name: file.read_bytes()
@@ -295,7 +297,7 @@ class KilledUpgradeTests(StoredLedgerCase):
 
     def test_anywhere(self) -> None:
         """
-        Whenever an upgrade is killed, the next start has all of the ledger, of
+        Whenever an upgrade is killed, the next start has the whole ledger, in
         the newest version, and the copy of the old one.
         """
         self.opened()

@@ -23,7 +23,7 @@ SEED = {"login": 1001, "amount": 300.0, "comment": "Promotion credit"}
 
 def temporaryFolder(test: SynchronousTestCase) -> Path:
     """
-    Make a folder that goes with its test. (Without trial's own runner,
+    Make a folder that is removed after the test. (Without trial's own runner,
     C{mktemp} would leave it in the working directory.)
     """
     folder = tempfile.mkdtemp()
@@ -33,7 +33,7 @@ def temporaryFolder(test: SynchronousTestCase) -> Path:
 
 class LoadTests(SynchronousTestCase):
     """
-    Where the schemas come from.
+    Tests for where the schemas come from.
     """
 
     def test_load(self) -> None:
@@ -45,7 +45,7 @@ class LoadTests(SynchronousTestCase):
 
     def test_package(self) -> None:
         """
-        Where the schemas are installed as a package, they are read from there.
+        If the schemas are installed as a package, they are read from there.
         """
         folder = temporaryFolder(self)
         (folder / "delete.json").write_text('{"title": "installed"}')
@@ -54,7 +54,7 @@ class LoadTests(SynchronousTestCase):
 
     def test_checkout(self) -> None:
         """
-        Where there is no such package, they are read from the folder beside.
+        Without such a package, they are read from the folder beside.
         """
 
         def noPackage(name: str) -> Path:
@@ -66,7 +66,7 @@ class LoadTests(SynchronousTestCase):
 
 class _Checks(SynchronousTestCase):
     """
-    What the tests of L{Schemas.check} have in common.
+    Shared by the tests of L{Schemas.check}.
     """
 
     def setUp(self) -> None:
@@ -85,7 +85,7 @@ class _Checks(SynchronousTestCase):
 
 class AcceptTests(_Checks):
     """
-    What passes.
+    Tests for values that are accepted.
     """
 
     def test_seed(self) -> None:
@@ -96,7 +96,7 @@ class AcceptTests(_Checks):
 
     def test_limits(self) -> None:
         """
-        Each member may have its limits.
+        Each member may be at its limits.
         """
         for change in (
             {"login": 1},
@@ -117,7 +117,7 @@ class AcceptTests(_Checks):
 
     def test_others(self) -> None:
         """
-        The other commands' data is good by their own rules.
+        The data of the other commands is valid by their own rules.
         """
         for name, value in (
             ("credit_out", SEED | {"amount": -300.0}),
@@ -133,7 +133,7 @@ class AcceptTests(_Checks):
 
     def test_envelope(self) -> None:
         """
-        An envelope needs a command; what else it has may be unknown to us.
+        An envelope needs a command; its other members may be unknown.
         """
         for value in (
             {"command": "x"},
@@ -146,12 +146,12 @@ class AcceptTests(_Checks):
 
 class RefuseTests(_Checks):
     """
-    What does not pass, and what its sender is told.
+    Tests for values that are refused, and their messages.
     """
 
     def test_required(self) -> None:
         """
-        A member that is missing is named; the first one, if there are more.
+        A missing member is named; the first one, if there are more.
         """
         self.refused("credit_in", {"login": 1, "amount": 1}, "data.comment is required")
         self.refused("credit_in", {"comment": ""}, "data.login is required")
@@ -161,8 +161,8 @@ class RefuseTests(_Checks):
 
     def test_integers(self) -> None:
         """
-        C{true}, fractions, strings and what a float cannot tell from an
-        integer are no integers.
+        C{true}, fractions, strings and floats too large to be exact are not
+        integers.
         """
         for login in (True, 1.5, "1001", None, [], Decimal("1001.0000000000000001")):
             self.refused(
@@ -171,7 +171,7 @@ class RefuseTests(_Checks):
 
     def test_integerLimits(self) -> None:
         """
-        An integer beyond its limit is told the limit.
+        The message for an integer beyond its limit has the limit.
         """
         for change, why in (
             ({"login": 0}, "data.login must be at least 1"),
@@ -188,8 +188,8 @@ class RefuseTests(_Checks):
 
     def test_deposits(self) -> None:
         """
-        What is put in is greater than zero and not beyond its limit, by
-        however little.
+        A deposit must be greater than zero and within its limit, by however
+        little it is not.
         """
         for name in ("credit_in", "balance_in"):
             for amount, why in (
@@ -208,7 +208,7 @@ class RefuseTests(_Checks):
 
     def test_withdrawals(self) -> None:
         """
-        What is taken out is less than zero and not beyond its limit.
+        A withdrawal must be less than zero and within its limit.
         """
         for name in ("credit_out", "balance_out"):
             for amount, why in (
@@ -231,7 +231,7 @@ class RefuseTests(_Checks):
 
     def test_controlCharacters(self) -> None:
         """
-        A comment has no control character but tab and line ends.
+        A comment has no control character except tab and line ends.
         """
         for character in "\x00\x08\x0b\x0c\x0e\x1f\x7f\x80\x9f":
             self.refused(
@@ -269,7 +269,7 @@ class RefuseTests(_Checks):
 
     def test_idempotencyKey(self) -> None:
         """
-        An idempotency key is printable ASCII, with no line end at its end.
+        An idempotency key is printable ASCII, without a line end at its end.
         """
         why = "idempotencyKey does not match the required pattern"
         for key in ("a\n", "a\tb", "\xe9", "a\x7f", "\U0001f600", "\x00"):
@@ -277,8 +277,9 @@ class RefuseTests(_Checks):
 
     def test_misplacedKey(self) -> None:
         """
-        An idempotency key in the data of a finance command is refused, whatever
-        it is: it would be ignored there, and a repetition booked twice.
+        An idempotency key in the data of a finance command is refused,
+        whatever it is: it would be ignored there, and a repetition booked
+        twice.
         """
         why = (
             "data.idempotencyKey is in the wrong place: an idempotencyKey is a member"
@@ -297,7 +298,7 @@ class RefuseTests(_Checks):
 
     def test_oneName(self) -> None:
         """
-        An operation is asked for by exactly one of its names.
+        C{GetOperation} takes exactly one of order and key.
         """
         why = "data must have exactly one of order and idempotencyKey"
         self.refused("get_operation", {}, why)
@@ -305,7 +306,7 @@ class RefuseTests(_Checks):
 
     def test_elements(self) -> None:
         """
-        An element is named by its place.
+        An element is named by its index.
         """
         for chanels, why in (
             ("trade:event", "data.chanels must be an array"),
@@ -317,14 +318,14 @@ class RefuseTests(_Checks):
 
     def test_noObject(self) -> None:
         """
-        What is no object at all is called by its own name.
+        A value that is not an object is named by its own name.
         """
         self.refused("credit_in", [SEED], "data must be an object")
         self.refused("request", "x", "the request must be an object")
 
     def test_judgeHasTheLastWord(self) -> None:
         """
-        What only the compiled validator refuses is accepted.
+        A value that only the compiled validator refuses is accepted.
         """
         self.patch(self.schemas, "_isValid", {"credit_in": lambda value: False})
         self.schemas.check("credit_in", SEED, "data")
@@ -333,7 +334,7 @@ class RefuseTests(_Checks):
 
 class SiteTests(SynchronousTestCase):
     """
-    Schemas that a site brings.
+    Tests for a site's own schemas.
     """
 
     def setUp(self) -> None:
@@ -350,7 +351,7 @@ class SiteTests(SynchronousTestCase):
         """
         Have a C{credit_in} refused.
 
-        @return: Why.
+        @return: The message.
         """
         refusal = self.assertRaises(
             InvalidData, schemas.check, "credit_in", value, "data"
@@ -377,7 +378,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_neverLoosens(self) -> None:
         """
-        A site's schema that allows everything leaves ours standing.
+        A site's schema that allows everything does not replace ours.
         """
         self.assertEqual(
             self.message(self.bring(True), SEED | {"amount": 0}),
@@ -386,14 +387,15 @@ class SiteTests(SynchronousTestCase):
 
     def test_onlyItsOwn(self) -> None:
         """
-        A site's schema is for the commands of the same name alone.
+        A site's schema applies only to the commands of the same name.
         """
         schemas = self.bring({"required": ["order"]}, "credit_out.json")
         schemas.check("credit_in", SEED, "data")
 
     def test_reference(self) -> None:
         """
-        A site's schema may refer to what ours have in common, and to itself.
+        A site's schema may refer to the definitions in our common schema, and
+        to itself.
         """
         schemas = self.bring(
             {
@@ -412,7 +414,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_multipleOf(self) -> None:
         """
-        A site may ask for whole cents, and means decimals.
+        A site may require whole cents, and this is decided in decimals.
         """
         schemas = self.bring({"properties": {"amount": {"multipleOf": 0.01}}})
         for amount in (300, 300.0, 19.99, 0.07, Decimal("9999999999.12")):
@@ -428,9 +430,9 @@ class SiteTests(SynchronousTestCase):
         )
 
     def test_pattern(self) -> None:
-        """
-        A pattern is one of ECMA-262: C{$} is the very end, and C{\\d} is a digit
-        of ASCII.
+        r"""
+        Patterns have the meaning of ECMA-262: C{$} is the very end, and C{\d}
+        is a digit of ASCII.
         """
         schemas = self.bring({"properties": {"comment": {"pattern": "^[a-z]+\\d$"}}})
         schemas.check("credit_in", SEED | {"comment": "abc1"}, "data")
@@ -442,7 +444,8 @@ class SiteTests(SynchronousTestCase):
 
     def test_patternsOfNames(self) -> None:
         """
-        So it is of the names of members, for every keyword that asks for them.
+        Patterns for the names of members have the meaning of ECMA-262 too, for
+        every keyword that has them.
         """
         for schema in (
             {"patternProperties": {"^x\\d$": False}},
@@ -459,7 +462,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_patternOfOurs(self) -> None:
         """
-        What a site's schema refers to in ours keeps its meaning.
+        A definition of ours that a site's schema refers to keeps its meaning.
         """
         schemas = self.bring(
             {"properties": {"key": {"$ref": "common.json#/$defs/idempotencyKey"}}}
@@ -472,7 +475,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_otherKeyword(self) -> None:
         """
-        For a keyword that ours do not use the library's sentence is told.
+        For a keyword that ours do not use the library's message is returned.
         """
         schemas = self.bring({"properties": {"comment": {"const": "Bonus"}}})
         self.assertEqual(
@@ -486,12 +489,12 @@ class SiteTests(SynchronousTestCase):
         schemas = self.bring({"oneOf": [{"required": ["order"]}, False]})
         self.assertEqual(
             self.message(schemas, SEED),
-            "data must have exactly one of the forms in its schema",
+            "data must match exactly one of the forms in its schema",
         )
 
     def test_noEcho(self) -> None:
         """
-        What the client chose is not sent back at length.
+        A client's own value is not sent back at length.
         """
         for schema in (
             {"additionalProperties": {"type": "null"}},
@@ -511,25 +514,25 @@ class SiteTests(SynchronousTestCase):
 
     def test_noFolder(self) -> None:
         """
-        A folder that is not there is no empty one.
+        A missing folder is refused.
         """
         self.folder.rmdir()
         self.refused(" is not a folder")
 
     def test_unknownName(self) -> None:
         """
-        A file that would never be looked at is refused.
+        A file that would never be used is refused.
         """
         for name in ("creditin.json", "credit_in.yaml", "event.json", "common.json"):
             path = self.folder / name
             path.write_text("{}")
             error = self.assertRaises(ValueError, Schemas, self.folder)
-            self.assertIn(f"{path} does not have a name that is used:", str(error))
+            self.assertIn(f"{path} has an unknown name, expected", str(error))
             path.unlink()
 
     def test_noJSON(self) -> None:
         """
-        A file that is no JSON is refused.
+        A file that is not JSON is refused.
         """
         (self.folder / "delete.json").write_text("{")
         self.refused(
@@ -546,7 +549,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_noSchema(self) -> None:
         """
-        A file that is no schema is refused.
+        A file that is not a schema is refused.
         """
         for schema, why in (
             ({"type": "int"}, "'int' is not valid under any of the given schemas"),
@@ -558,7 +561,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_noPattern(self) -> None:
         """
-        A pattern that has no meaning here is refused wherever it stands.
+        A pattern without a meaning here is refused, wherever it is.
         """
         bad = {"pattern": "^a\\Z"}
         for schema in (
@@ -582,12 +585,11 @@ class SiteTests(SynchronousTestCase):
         """
         path = self.folder / "credit_in.json"
         path.write_text('{"$schema": "http://json-schema.org/draft-07/schema#"}')
-        self.refused("/credit_in.json is not of JSON Schema 2020-12")
+        self.refused("/credit_in.json is not written for JSON Schema 2020-12")
 
     def test_wrongReference(self) -> None:
         """
-        A schema that refers to what is not there is refused, and nothing is
-        fetched.
+        A schema with an unknown reference is refused, and nothing is fetched.
         """
         for where in ("other.json", "common.json#/$defs/x", "http://127.0.0.1:9/x"):
             for keyword in ("$ref", "$dynamicRef"):
@@ -599,8 +601,8 @@ class SiteTests(SynchronousTestCase):
 
 def near(*limits: int) -> list[Any]:
     """
-    List numbers at and around these limits and their negatives, of every type
-    that the wire yields.
+    Numbers at and around these limits and their negatives, of every type that
+    the wire yields.
     """
     return [
         sign * value
@@ -620,8 +622,7 @@ def near(*limits: int) -> list[Any]:
 
 def long(*limits: int) -> list[Any]:
     """
-    List strings of about these lengths, and short ones with each character
-    that may be odd.
+    Strings of about these lengths, and short ones with each unusual character.
     """
     lengths = [limit + more for limit in limits for more in (-1, 0, 1)]
     odd = "\x00\x08\t\n\x0b\x0c\r\x0e\x1f ~\x7f\x80\x9f\xa0\u2028\ufeff\U0001f600"
@@ -636,7 +637,7 @@ def long(*limits: int) -> list[Any]:
     ]
 
 
-# What makes data or an envelope good, and what is nearly good in its place.
+# Valid data and envelopes, and nearly valid values for their members.
 GOOD = {
     "login": 1001,
     "amount": 300.0,
@@ -680,7 +681,7 @@ junk = st.recursive(
 @st.composite
 def values(draw: st.DrawFn) -> dict[str, Any]:
     """
-    Make data or an envelope for any schema, good but for a member or two.
+    Data or envelopes for any schema, valid except for a member or two.
     """
     value: dict[str, Any] = dict(GOOD)
     if draw(st.booleans()):
@@ -693,7 +694,7 @@ def values(draw: st.DrawFn) -> dict[str, Any]:
 
 class AgreementTests(SynchronousTestCase):
     """
-    The compiled validator and the judge.
+    Tests that the compiled validator and C{jsonschema} agree.
     """
 
     schemas = Schemas()
@@ -701,7 +702,7 @@ class AgreementTests(SynchronousTestCase):
     def agree(self, value: dict[str, Any]) -> None:
         """
         Assert that the two give the same verdict by each of our schemas, if
-        this can come from the wire at all.
+        this value can come from the wire at all.
         """
         try:
             value = wire.decode(wire.encodeData(value))
@@ -716,7 +717,7 @@ class AgreementTests(SynchronousTestCase):
 
     def test_limits(self) -> None:
         """
-        They agree on every member at each of its limits.
+        The two validators agree on every member at each of its limits.
         """
         for name, edges in EDGES.items():
             for edge in edges:
@@ -726,7 +727,7 @@ class AgreementTests(SynchronousTestCase):
     @given(values())
     def test_anything(self, value: dict[str, Any]) -> None:
         """
-        They agree on whatever else a member may be.
+        The two validators agree on any other value of a member.
         """
         self.agree(value)
 
@@ -734,7 +735,7 @@ class AgreementTests(SynchronousTestCase):
     @given(junk)
     def test_noObject(self, value: Any) -> None:
         """
-        They agree on what is no object.
+        The two validators agree on values that are not objects.
         """
         for name in REQUESTS:
             self.assertEqual(
@@ -746,7 +747,7 @@ class AgreementTests(SynchronousTestCase):
     def test_wholeDecimals(self) -> None:
         """
         A C{Decimal} without a fraction, which only the compiled validator
-        takes for an integer, is too great for all our integers.
+        accepts as an integer, is beyond the limits of all our integers.
         """
         login = wire.decode(b'{"login":9007199254740993.0}')["login"]
         self.assertEqual(login, Decimal("9007199254740993"))

@@ -6,7 +6,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync._conversation.waiters import Waiter, Waiters
+from creditsync._conversation.waiter import Waiter
+from creditsync._conversation.waiters import Waiters
 from creditsync.errors import OutcomeUnknown, SessionEnded
 from creditsync.records import Deferral, Operation, TradeEvent
 

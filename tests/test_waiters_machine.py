@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync._conversation.waiters import Waiter, Waiters
+from creditsync._conversation.waiter import Waiter
+from creditsync._conversation.waiters import Waiters
 from creditsync._timeouts import EqualTimeouts
 from creditsync.errors import OutcomeUnknown
 from creditsync.records import TradeEvent

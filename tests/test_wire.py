@@ -439,6 +439,16 @@ class DecodeStringTests(_Verdicts):
             b'{"a":"b"c"}',
         )
 
+    def test_halfAPairAtTheEnd(self) -> None:
+        """
+        An emoji that was cut in two, in the last member of a line, is named, and
+        not taken for the end of the line.
+        """
+        self.refused(
+            rb'{"data":{"comment":"x\ud83d"}}',
+            "the line is not valid JSON: a string ends with half of a surrogate pair",
+        )
+
     def test_loneSurrogates(self) -> None:
         """
         Half of a pair of surrogates is refused, as is a pair the wrong way

@@ -1,8 +1,8 @@
 """
 The servers that are measured side by side, each in a file of its own.
 
-All of them take the same requests and give the same events and replies, byte
-for byte but for numbers and times; those that think also do the same work:
-parse, know the token, validate, give an order number, keep a waiter and a timer,
-and commit with the disk's word for it.
+All of them accept the same requests and send the same events and replies, byte
+for byte except for numbers and times; all but the canned ones also do the same
+work: parse, check the token, validate, assign an order number, keep a waiter
+and a timer, and commit to disk.
 """

@@ -32,14 +32,14 @@ class Echo(LineReceiver):
 
     def connectionMade(self) -> None:
         """
-        Send at once, as creditsync does.
+        Disable Nagle's algorithm, as creditsync does.
         """
         self.transport.setTcpNoDelay(True)
 
     def lineReceived(self, line: bytes) -> None:
         """
-        Answer the first line, which is about events, and from then on all
-        others.
+        Reply to the first line, which is a subscription, and from then on to
+        all others.
         """
         if b'"command":"Subscribe"' in line:
             _audience.add(self)
@@ -56,7 +56,7 @@ class Echo(LineReceiver):
 
     def connectionLost(self, reason: object = None) -> None:
         """
-        It listens no longer.
+        Stop sending it events.
         """
         _audience.discard(self)
 

@@ -1,6 +1,7 @@
 """
 C{creditsync serve} with a trading runtime that forgets the operations of some
-logins: it reserves their orders and never books them, so that who asked waits.
+logins: it reserves their orders and never books them, so their requests stay
+pending.
 
 C{python -m benchmarks.peers.forgetful [options of creditsync serve]}
 """
@@ -15,7 +16,7 @@ from creditsync.codes import EV_RECORD_ADD, TS_CLOSED_NORMAL
 from creditsync.records import Deletion, Operation, Reservation, Trade
 from creditsync.runtime import TradingRuntime
 
-# From this login on, operations are forgotten.
+# Operations for logins from this one on are forgotten.
 FORGOTTEN: Final = 9_000_000_000
 
 _orders = count(1 << 50)
@@ -24,7 +25,7 @@ Submit = Callable[[TradingRuntime, Operation | Deletion], Reservation]
 
 def forgetting(submit: Submit) -> Submit:
     """
-    How such a runtime takes an operation, where another would do it so.
+    Wrap a runtime's C{submit} so that it forgets those operations.
     """
 
     def take(runtime: TradingRuntime, operation: Operation | Deletion) -> Reservation:

@@ -1,5 +1,6 @@
 """
-creditsync with its ledger in memory: all that it does, but for the disk.
+creditsync with its ledger in memory: everything that it does except for the
+disk.
 """
 
 import sys
@@ -7,13 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from creditsync._process.settling import settleProcess
 from creditsync.auth import TokenAuthenticator
 from creditsync.events import TradeEvents
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.records import Limits
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
-from creditsync.tap import settleProcess
 
 
 def creditSync(reactor: Any, listen: str, key: bytes) -> CreditSync:
@@ -35,7 +36,7 @@ def creditSync(reactor: Any, listen: str, key: bytes) -> CreditSync:
 
 def main() -> None:
     """
-    Serve on the endpoint, with the key's file, on the command line.
+    Serve on the endpoint and with the key file on the command line.
     """
     from twisted.internet import reactor
 

@@ -1,9 +1,9 @@
 """
-The obvious Twisted version: each step as the documentation of its library
-shows it, one C{callLater} for each request.
+The obvious Twisted server: each step as the documentation of its library shows
+it, one C{callLater} for each request.
 
 C{python -m benchmarks.peers.obvious PORT KEYFILE LEDGER [group]}: one commit for
-each request, or for all that came in one turn of the reactor.
+each request, or for all that were queued in one turn of the reactor.
 """
 
 import json
@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ServerFactory
 from twisted.protocols.basic import LineReceiver
 
-from benchmarks.peers import house
+from benchmarks.peers import common
 
 
 class Conversation(LineReceiver):
@@ -23,25 +23,25 @@ class Conversation(LineReceiver):
     """
 
     MAX_LENGTH = 65536
-    factory: "House"
+    factory: "Server"
     transport: Any
 
     def connectionMade(self) -> None:
         """
-        Every session receives every event, until it says otherwise.
+        Every session receives every event, until it unsubscribes.
         """
         self.transport.setTcpNoDelay(True)
         self.factory.audience.add(self)
 
     def connectionLost(self, reason: object = None) -> None:
         """
-        It listens no longer.
+        Stop sending it events.
         """
         self.factory.audience.discard(self)
 
     def lineReceived(self, line: bytes) -> None:
         """
-        Take one request.
+        Handle one request.
         """
         request = {}
         try:
@@ -51,29 +51,29 @@ class Conversation(LineReceiver):
             self.factory.execute(self, request)
         except Exception as e:
             refusal = {"status": 400, "error": "INVALID_DATA", "message": str(e)}
-            self.say(house.encode({"extID": request.get("extID"), **refusal}))
+            self.send(common.encode({"extID": request.get("extID"), **refusal}))
 
-    def say(self, line: bytes) -> None:
+    def send(self, line: bytes) -> None:
         """
         Send a line.
         """
         self.sendLine(line)  # type: ignore[no-untyped-call]
 
 
-class House(ServerFactory):
+class Server(ServerFactory):
     """
-    All that the connections share.
+    The state that all connections share.
     """
 
     protocol = Conversation  # type: ignore[assignment]
 
     def __init__(
-        self, reactor: Any, tokens: house.Tokens, ledger: house.Ledger, group: bool
+        self, reactor: Any, tokens: common.Tokens, ledger: common.Ledger, group: bool
     ) -> None:
         self.audience: set[Conversation] = set()
         self.tokens = tokens
-        self.requests = house.validator("request")
-        self._credits = house.validator("credit_in")
+        self.requests = common.validator("request")
+        self._credits = common.validator("credit_in")
         self._reactor = reactor
         self._ledger = ledger
         self._inGroups = group
@@ -82,24 +82,24 @@ class House(ServerFactory):
 
     def execute(self, session: Conversation, request: dict[str, Any]) -> None:
         """
-        Carry one request out.
+        Execute one request.
         """
         command, extID = request["command"], request["extID"]
         if command == "CreditInSync":
             self._credit(session, extID, request["data"])
-        elif command in house.SUBSCRIPTIONS:
+        elif command in common.SUBSCRIPTIONS:
             change = "add" if command == "Subscribe" else "discard"
             getattr(self.audience, change)(session)
-            session.say(house.reply(extID, {}))
+            session.send(common.reply(extID, {}))
         else:
-            raise ValueError("no such command")
+            raise ValueError("unknown command")
 
     def _credit(
         self, session: Conversation, extID: object, data: dict[str, Any]
     ) -> None:
         self._credits.validate(data)
         trade = self._ledger.trade(data)
-        timer = self._reactor.callLater(house.TIMEOUT, self._timedOut, trade["order"])
+        timer = self._reactor.callLater(common.TIMEOUT, self._timedOut, trade["order"])
         self._waiters[trade["order"]] = session, extID, timer
         self._queue.append(trade)
         if not self._inGroups:
@@ -115,19 +115,19 @@ class House(ServerFactory):
 
     def _publish(self, trade: dict[str, Any]) -> None:
         if self.audience:
-            event = house.event(trade)
+            event = common.event(trade)
             for each in self.audience:
-                each.say(event)
+                each.send(event)
         waiter = self._waiters.pop(trade["order"], None)
         if waiter is not None:
             session, extID, timer = waiter
             timer.cancel()
-            session.say(house.reply(extID, trade))
+            session.send(common.reply(extID, trade))
 
     def _timedOut(self, order: int) -> None:
         session, extID, _ = self._waiters.pop(order)
         timeout = {"status": 504, "error": "SYNC_TIMEOUT", "data": {"order": order}}
-        session.say(house.encode({"extID": extID, **timeout}))
+        session.send(common.encode({"extID": extID, **timeout}))
 
 
 def main() -> None:
@@ -137,10 +137,10 @@ def main() -> None:
     from twisted.internet import reactor
 
     port, key, ledger, *group = sys.argv[1:]
-    factory = House(
+    factory = Server(
         reactor,
-        house.Tokens.fromFile(key),
-        house.Ledger.create(ledger),
+        common.Tokens.fromFile(key),
+        common.Ledger.create(ledger),
         bool(group),
     )
     reactor.listenTCP(int(port), factory, 1024, "127.0.0.1")

@@ -1,6 +1,6 @@
 """
-aiorpcX: JSON-RPC over lines, with the same group commit. Its JSON-RPC is taught
-our names for the members, so that the bytes on the wire are the same.
+aiorpcX: JSON-RPC over lines, with the same group commit. Its JSON-RPC is adapted
+to our member names, so that the bytes on the wire are the same.
 
 C{python -m benchmarks.peers.rpc PORT KEYFILE LEDGER}
 """
@@ -20,8 +20,8 @@ from aiorpcx import (  # type: ignore[import-untyped]
     serve_rs,
 )
 
-from benchmarks.peers import house
-from benchmarks.peers.asyncio_house import Bookings
+from benchmarks.peers import common
+from benchmarks.peers.asyncio_common import Bookings
 
 
 class Wire(JSONRPC):  # type: ignore[misc]
@@ -30,13 +30,13 @@ class Wire(JSONRPC):  # type: ignore[misc]
     """
 
     allow_batches = False
-    _requests = house.validator("request")
+    _requests = common.validator("request")
 
     @classmethod
     def _message_to_payload(cls, message: bytes) -> Any:
         request = super()._message_to_payload(message)
         if not cls._requests.is_valid(request):
-            raise cls._error(cls.INVALID_REQUEST, "no request", True, None)
+            raise cls._error(cls.INVALID_REQUEST, "not a request", True, None)
         members = {"token": request["__token"], "data": request["data"]}
         return {"method": request["command"], "params": members, **request}
 
@@ -51,7 +51,7 @@ class Wire(JSONRPC):  # type: ignore[misc]
     @classmethod
     def request_payload(cls, request: Any, request_id: object) -> dict[str, Any]:
         """
-        What the server sends by itself is an event.
+        The server sends nothing by itself but events.
         """
         return {"event": request.method, "type": 0, "data": request.args}
 
@@ -65,7 +65,7 @@ class Wire(JSONRPC):  # type: ignore[misc]
     @classmethod
     def error_payload(cls, error: Any, request_id: object) -> dict[str, Any]:
         """
-        A refusal.
+        An error reply.
         """
         refusal = {"status": 400, "error": "INVALID_DATA", "message": error.message}
         return {"extID": request_id, **refusal}
@@ -75,7 +75,7 @@ class Wire(JSONRPC):  # type: ignore[misc]
         """
         The framer adds the line feed.
         """
-        return house.encode(payload) + b"\r"
+        return common.encode(payload) + b"\r"
 
 
 class Session(RPCSession):  # type: ignore[misc]
@@ -85,12 +85,12 @@ class Session(RPCSession):  # type: ignore[misc]
 
     cost_hard_limit = 0
     initial_concurrent = 10_000
-    processing_timeout = house.TIMEOUT
+    processing_timeout = common.TIMEOUT
 
-    tokens: house.Tokens
+    tokens: common.Tokens
     bookings: Bookings
     audience: "set[Session]" = set()  # noqa: RUF012 - of all sessions
-    _credits = house.validator("credit_in")
+    _credits = common.validator("credit_in")
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -110,19 +110,19 @@ class Session(RPCSession):  # type: ignore[misc]
 
     async def connection_lost(self) -> None:
         """
-        It listens no longer.
+        Stop sending it events.
         """
         self.audience.discard(self)
         await super().connection_lost()
 
     async def handle_request(self, request: Request) -> dict[str, Any]:
         """
-        Carry one request out.
+        Execute one request.
         """
         data = request.args["data"]
         try:
             self.tokens.check(request.args["token"])
-            if request.method in house.SUBSCRIPTIONS:
+            if request.method in common.SUBSCRIPTIONS:
                 self._subscribe(request.method == "Subscribe")
                 return {}
             if request.method != "CreditInSync":
@@ -147,8 +147,8 @@ async def main() -> None:
     Serve as the command line says.
     """
     port, key, ledger = sys.argv[1:]
-    Session.tokens = house.Tokens.fromFile(key)
-    Session.bookings = Bookings(house.Ledger.create(ledger))
+    Session.tokens = common.Tokens.fromFile(key)
+    Session.bookings = Bookings(common.Ledger.create(ledger))
     server = await serve_rs(Session, "127.0.0.1", int(port), backlog=1024)
     await server.serve_forever()
 

@@ -1,7 +1,7 @@
 """
 FastAPI on uvicorn, with the same group commit: the request is the body of a
-POST. HTTP has no stream of events, so that each response has the event's line
-before the reply's.
+POST. HTTP has no event stream, so each response has the event's line before the
+reply's.
 
 C{python -m benchmarks.peers.web PORT KEYFILE LEDGER}
 """
@@ -13,8 +13,8 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Response
 from pydantic import BaseModel, Field
 
-from benchmarks.peers import house
-from benchmarks.peers.asyncio_house import Bookings
+from benchmarks.peers import common
+from benchmarks.peers.asyncio_common import Bookings
 
 
 class Credit(BaseModel):
@@ -45,7 +45,7 @@ class Request(BaseModel):
     data: Credit
 
 
-def application(tokens: house.Tokens, bookings: Bookings) -> FastAPI:
+def application(tokens: common.Tokens, bookings: Bookings) -> FastAPI:
     """
     The server.
     """
@@ -58,7 +58,7 @@ def application(tokens: house.Tokens, bookings: Bookings) -> FastAPI:
         except ValueError as e:
             raise HTTPException(401, str(e)) from e
         trade = await bookings.book(request.data.model_dump())
-        lines = [house.event(trade), house.reply(request.extID, trade), b""]
+        lines = [common.event(trade), common.reply(request.extID, trade), b""]
         return Response(b"\r\n".join(lines), media_type="application/json")
 
     return app
@@ -69,7 +69,9 @@ def main() -> None:
     Serve as the command line says.
     """
     port, key, ledger = sys.argv[1:]
-    app = application(house.Tokens.fromFile(key), Bookings(house.Ledger.create(ledger)))
+    app = application(
+        common.Tokens.fromFile(key), Bookings(common.Ledger.create(ledger))
+    )
     uvicorn.run(
         app,
         host="127.0.0.1",

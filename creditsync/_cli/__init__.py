@@ -1,7 +1,12 @@
 """
-The C{creditsync} command, for people: one module for each subcommand, each
-with the options it takes and the function that runs it.
+The C{creditsync} command, for people. Each subcommand has a module with its
+options and the function that runs it; C{creditsync bulk} has a package.
 
-What goes wrong is told in one sentence on stderr: with status 2 if the
-command line was wrong, else with status 1.
+The other modules have what several subcommands share: L{creditsync._cli.arguments
+<arguments>} the types of arguments, L{connection <creditsync._cli.connection>}
+what talks to a server, L{ledger <creditsync._cli.ledger>} what reads a ledger, and
+L{statuses <creditsync._cli.statuses>} the exit statuses.
+
+An error is one sentence on stderr: with status 2 if the command line is wrong,
+else with status 1 or one that L{statuses <creditsync._cli.statuses>} has.
 """

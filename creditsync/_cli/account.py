@@ -1,5 +1,5 @@
 """
-C{creditsync account}: the accounts of a ledger that no server has open.
+C{creditsync account}: adds accounts to a ledger that no server has open.
 """
 
 import os
@@ -8,11 +8,11 @@ from typing import Any
 
 from twisted.internet.defer import maybeDeferred
 
-from creditsync._cli.ledger import readLogin
-from creditsync._cli.output import say
+from creditsync._cli.arguments import login
+from creditsync._cli.output import printLine
+from creditsync._process.defaults import DEFAULT_LEDGER
 from creditsync.errors import LedgerProblem
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.tap import DEFAULT_LEDGER
 
 
 def addCommand(commands: Any) -> None:
@@ -24,22 +24,22 @@ def addCommand(commands: Any) -> None:
     add = actions.add_parser(
         "add",
         help="add accounts",
-        description="Add accounts that are not there yet, for a server that runs with"
-        " --accounts known. It has to be stopped meanwhile.",
+        description="Add accounts that do not exist yet, for a server that runs with"
+        " --accounts known. The server must be stopped meanwhile.",
     )
-    add.add_argument("logins", metavar="LOGIN", type=readLogin, nargs="+")
+    add.add_argument("logins", metavar="LOGIN", type=login, nargs="+")
     add.add_argument(
         "--ledger",
         metavar="FILE",
         default=DEFAULT_LEDGER,
-        help="the ledger's file, made if there is none (default: %(default)s)",
+        help="the ledger's file, created if missing (default: %(default)s)",
     )
     add.set_defaults(run=run)
 
 
 def run(options: Namespace) -> None:
     """
-    Add the accounts and say which of them are new.
+    Add the accounts and print which of them are new.
     """
     ledger = SQLiteLedger(os.path.abspath(options.ledger), maybeDeferred)
     try:
@@ -50,5 +50,5 @@ def run(options: Namespace) -> None:
             ledger.close()
     except LedgerProblem as e:
         raise SystemExit(f"creditsync account add: {e}") from e
-    for login in dict.fromkeys(options.logins):
-        say(f"{login} {'added' if login in added else 'was there already'}")
+    for each in dict.fromkeys(options.logins):
+        printLine(f"{each} {'added' if each in added else 'already exists'}")

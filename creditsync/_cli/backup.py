@@ -1,12 +1,12 @@
 """
-C{creditsync backup}: a copy of a ledger, also of one in use.
+C{creditsync backup}: copies a ledger, which may be in use.
 """
 
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from creditsync._cli.ledger import addLedger, told
-from creditsync._cli.output import say
+from creditsync._cli.ledger import addLedger, errorsAsExit
+from creditsync._cli.output import printLine
 from creditsync.ledger._copying import backUp
 
 
@@ -16,14 +16,15 @@ def addCommand(commands: Any) -> None:
     """
     parser: ArgumentParser = commands.add_parser(
         "backup",
-        help="copy a ledger, also one in use",
+        help="copy a ledger, even while it is in use",
         description="Copy a ledger as it is at this moment, with the server running"
-        " or not. The copy is one file; it is checked as creditsync check does, and"
-        " gets its name only when it is sound and all of it is on disk. Until then it"
-        " has .part after its name.",
+        " or not. The copy is one file. It is checked as creditsync check does; until"
+        " it is sound and completely on disk, its name ends in .part.",
     )
     parser.add_argument("copy", metavar="FILE")
-    parser.add_argument("--force", action="store_true", help="replace a FILE")
+    parser.add_argument(
+        "--force", action="store_true", help="replace FILE if it exists"
+    )
     addLedger(parser)
     parser.set_defaults(name="backup", run=run)
 
@@ -32,6 +33,6 @@ def run(options: Namespace) -> None:
     """
     Make the copy.
     """
-    with told(options):
+    with errorsAsExit(options):
         backUp(options.ledger, options.copy, options.force)
-        say(f"{options.copy} is a sound copy of {options.ledger}")
+        printLine(f"{options.copy} is a sound copy of {options.ledger}")

@@ -1,13 +1,13 @@
 """
-C{creditsync check}: whether all holds that has to hold in a ledger.
+C{creditsync check}: proves that a ledger is sound.
 """
 
 import json
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from typing import Any
 
-from creditsync._cli.ledger import addLedger, told
-from creditsync.ledger._checking import Problem, problems
+from creditsync._cli.ledger import addLedger, errorsAsExit
+from creditsync.ledger._checking import Finding, findings
 from creditsync.ledger._reading import counts, reading
 
 _DESCRIPTION = """\
@@ -15,8 +15,8 @@ Prove that a ledger is sound: SQLite's own check of the file, the schema, totals
 that are the sums of their trades and not below zero, order numbers below the
 mark, legal trades, and keys that agree with the trades they booked.
 
-It prints a line for each problem. As long as it lasts, the file that ends in
--wal grows with what the server books.
+It prints a line for each problem. While it runs, the file that ends in -wal
+grows with what the server books.
 """
 
 _STATUSES = """\
@@ -49,15 +49,15 @@ def run(options: Namespace) -> None:
     """
     Check, and end with status 1 if there is a problem.
     """
-    found: list[Problem] = []
-    with told(options):
+    found: list[Finding] = []
+    with errorsAsExit(options):
         with reading(options.ledger) as ledger:
-            for problem in problems(ledger):
+            for problem in findings(ledger):
                 found.append(problem)
                 if not options.json:
                     print(f"{problem.rule}: {problem.message}")
             size = {} if found else counts(ledger)
-        # Only what was read of one moment is sound.
+        # Not inside reading(): its end raises if the ledger has changed meanwhile.
         if options.json:
             print(json.dumps({"sound": not found, "problems": _members(found)}))
         elif not found:
@@ -67,5 +67,5 @@ def run(options: Namespace) -> None:
         raise SystemExit(1)
 
 
-def _members(found: list[Problem]) -> list[dict[str, str]]:
+def _members(found: list[Finding]) -> list[dict[str, str]]:
     return [{"rule": each.rule, "message": each.message} for each in found]

@@ -1,8 +1,8 @@
 """
-C{creditsync check-config}: what a server with these options would use, and
-whether it could.
+C{creditsync check-config}: prints the options that a server would have, and
+checks that it could use them.
 
-Nothing is started, and nothing is made.
+Nothing is started, and no file is created.
 """
 
 import os
@@ -12,24 +12,25 @@ from pathlib import Path
 
 from twisted.python.usage import UsageError
 
+from creditsync._process.keys import TWO_READINGS, keyPath
+from creditsync._process.options import Options
 from creditsync.ledger._opening import inTheWay
-from creditsync.tap import TWO_READINGS, Options, keyPath
 
 _USAGE = """\
 Usage: creditsync check-config [FILE] [options of the server]
 
-Show which options a server would have that is started with --config FILE and
-these options, where each comes from, and whether what they name is there. Nothing
-is started, and nothing is made. It ends with status 1 if something is wrong.
+Print the options that a server started with --config FILE and these options would
+have, with the source of each, and check that it could use them. Nothing is
+started, and no file is created. The exit status is 1 if something is wrong.
 """
 
 
 def run(arguments: Sequence[str]) -> None:
     """
-    Check, print, and end with status 1 if something is wrong.
+    Print and check the options, and exit with status 1 if something is wrong.
 
-    @param arguments: A configuration file first, if there is one, and options
-        of the server.
+    @param arguments: A configuration file, which may be left out, and options of
+        the server.
     """
     words = list(arguments)
     if words[:1] in (["--help"], ["-h"]):
@@ -51,12 +52,12 @@ def run(arguments: Sequence[str]) -> None:
         print(f"creditsync check-config: {problem}", file=sys.stderr)
     if problems:
         sys.exit(1)
-    print("All of it can be used.")
+    print("Configuration OK.")
 
 
 def _lines(options: Options) -> Iterator[str]:
     """
-    Each option, as it would stand in a file, and who decided it.
+    Each option as a line of a configuration file, with its source as a comment.
     """
     names = [name for name, *_ in (*options.optParameters, *options.optFlags)]
     flags = {name for name, *_ in options.optFlags}
@@ -85,7 +86,7 @@ def _toml(value: object) -> str:
 
 def _warnings(options: Options) -> Iterator[str]:
     """
-    What can be used, and is perhaps not what was meant.
+    What can be used, but may not be what was meant.
     """
     if options["revocations"] is not None:
         for warning in options["revocations"].warnings:
@@ -96,22 +97,24 @@ def _warnings(options: Options) -> Iterator[str]:
 
 def _problems(options: Options) -> Iterator[str]:
     """
-    What the options can't know, as the server makes it when it starts.
+    The files that the server would only create or open when it starts.
     """
     if options["secret"] is None:
-        yield from _unmade("key", keyPath(options["key"]))
-    yield from _unmade("ledger", Path(options["ledger"]))
-    for end in ("-wal", "-shm"):
-        problem = inTheWay(os.path.realpath(options["ledger"]) + end)
+        yield from _uncreatable("key", keyPath(options["key"]))
+    yield from _uncreatable("ledger", Path(options["ledger"]))
+    both = os.R_OK | os.W_OK
+    # A lock that can only be read locks as well.
+    for end, mode in (("-wal", both), ("-shm", both), (".lock", os.R_OK)):
+        problem = inTheWay(os.path.realpath(options["ledger"]) + end, mode)
         if problem:
             yield f"--ledger: {problem}"
     if options["audit"]:
-        yield from _unmade("audit", Path(options["audit"]))
+        yield from _uncreatable("audit", Path(options["audit"]))
 
 
-def _unmade(option: str, path: Path) -> Iterator[str]:
+def _uncreatable(option: str, path: Path) -> Iterator[str]:
     """
-    What keeps this file from being written, or from being made.
+    What keeps a file from being written or created.
     """
     folder = path.absolute().parent
     if path.is_dir():
@@ -120,6 +123,6 @@ def _unmade(option: str, path: Path) -> Iterator[str]:
         if not os.access(path, os.R_OK | os.W_OK):
             yield f"--{option}: {path} can't be read and written by this user"
     elif not folder.is_dir():
-        yield f"--{option}: the folder {folder} is not there"
+        yield f"--{option}: the folder {folder} does not exist"
     elif not os.access(folder, os.W_OK | os.X_OK):
-        yield f"--{option}: {path} can't be made by this user"
+        yield f"--{option}: {path} can't be created by this user"

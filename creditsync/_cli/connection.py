@@ -1,6 +1,6 @@
 """
-What the commands that talk to a server have in common: where it is, for whom
-they speak, and what becomes of it as an exit status.
+What the commands that talk to a server share: where it is, which token they
+use, and how what happens becomes an exit status.
 """
 
 import os
@@ -21,10 +21,11 @@ from twisted.internet.task import deferLater, react
 from twisted.logger import Logger
 
 from creditsync import _wire as wire
-from creditsync._cli.output import FAILED as FAILED
-from creditsync._cli.output import INTERRUPTED as INTERRUPTED
-from creditsync._cli.output import say, text
-from creditsync._cli.stopping import holdSignals, untilStopped
+from creditsync._cli.arguments import text
+from creditsync._cli.output import printLine
+from creditsync._cli.statuses import FAILED, INTERRUPTED, REFUSED, UNKNOWN, USAGE
+from creditsync._cli.stopping import blockSignals, untilStopped
+from creditsync._process.settling import settleProcess
 from creditsync.client import (
     CreditClient,
     Observer,
@@ -33,43 +34,21 @@ from creditsync.client import (
     Unanswered,
 )
 from creditsync.errors import InvalidJSON
-from creditsync.tap import settleProcess
 
 CONNECT_VARIABLE: Final = "CREDITSYNC_CONNECT"
 TOKEN_VARIABLE: Final = "CREDITSYNC_TOKEN"
 DEFAULT_CONNECT: Final = "127.0.0.1:8080"
 
-# Exit statuses, beside FAILED and INTERRUPTED.
-DONE: Final = 0
-USAGE: Final = 2
-REFUSED: Final = 3
-UNKNOWN: Final = 4
-
-STATUSES: Final = """\
-exit status:
-  0    done
-  1    the server could not be reached, or something else went wrong; nothing
-       has happened
-  2    the command line is wrong
-  3    refused by the server: nothing has happened
-  4    the outcome is unknown: it may be booked; the order, as far as it is
-       known, and the key to ask for are printed
-  130  interrupted before anything was sent
-
-Once the server has answered, the status is that of the answer, whatever fails
-afterwards: an answer that can't be printed doesn't change it, nor does a signal.
-"""
-
 _log = Logger()
 
-# Called with the reactor, a client that has been answered, and a Deferred that
-# fires when the process is asked to stop; gives the exit status.
+# Called with the reactor, a connected client, and a Deferred that fires when the
+# process is asked to stop; returns the exit status.
 Work: TypeAlias = Callable[[Any, CreditClient, "Deferred[None]"], Awaitable[int]]
 
 
 def addConnection(parser: ArgumentParser) -> None:
     """
-    Add the options that say where the server is and for whom to speak.
+    Add the options for the server's address, the token and the timeout.
     """
     group = parser.add_argument_group("connection")
     group.add_argument(
@@ -91,7 +70,7 @@ def addConnection(parser: ArgumentParser) -> None:
         metavar="SECONDS",
         type=_seconds,
         default=30.0,
-        help="how long to try, over all repetitions of one request (default: 30)",
+        help="how long to try each request, retries included (default: 30)",
     )
 
 
@@ -109,31 +88,36 @@ def readToken(options: Namespace) -> str:
     """
     Read the token from its file or the environment.
 
-    @raise SystemExit: There is none, or none that can be one.
+    @raise SystemExit: There is none, or it can't be a token.
     """
     token = os.environ.get(TOKEN_VARIABLE, "")
     if options.token is not None:
         try:
-            token = Path(options.token).read_text("ascii")
-        except (OSError, UnicodeDecodeError) as e:
-            end(options, USAGE, f"the token can't be read from {options.token}: {e}")
+            # Some programs begin every file with a byte order mark.
+            token = Path(options.token).read_text("utf-8-sig")
+        except UnicodeDecodeError:
+            exitWith(options, USAGE, f"the token in {options.token} is not ASCII text")
+        except OSError as e:
+            exitWith(
+                options, USAGE, f"the token can't be read from {options.token}: {e}"
+            )
     token = token.strip()
     if not token:
-        end(
+        exitWith(
             options,
             USAGE,
-            f"a token is needed: name its file with --token, or put it into"
+            f"a token is needed: name its file with --token, or put it in"
             f" {TOKEN_VARIABLE}; creditsync token mints one",
         )
     if not token.isascii() or not token.isprintable():
-        end(options, USAGE, "the token is malformed")
+        exitWith(options, USAGE, "the token is malformed")
     return token
 
 
 def principalOf(token: str) -> str:
     """
-    For whom a token says that it speaks, which only the server can verify;
-    or nothing if it doesn't say.
+    The principal's id that a token claims, which only the server can verify;
+    empty if it has none.
     """
     parts = token.split(".")
     try:
@@ -143,22 +127,22 @@ def principalOf(token: str) -> str:
     return str(claims.get("id", ""))
 
 
-def complain(options: Namespace, sentence: str) -> None:
+def reportError(options: Namespace, sentence: str) -> None:
     """
-    Tell what is wrong.
+    Print an error to stderr.
     """
-    say(f"creditsync {options.name}: {sentence}", sys.stderr)
+    printLine(f"creditsync {options.name}: {sentence}", sys.stderr)
 
 
-def end(options: Namespace, status: int, sentence: str) -> NoReturn:
+def exitWith(options: Namespace, status: int, sentence: str) -> NoReturn:
     """
-    Tell why this is the end.
+    Print an error and exit.
     """
-    complain(options, sentence)
+    reportError(options, sentence)
     raise SystemExit(status)
 
 
-def talk(
+def runWithClient(
     options: Namespace,
     token: str,
     work: Work,
@@ -166,14 +150,14 @@ def talk(
     maxInFlight: int = 1,
 ) -> None:
     """
-    Run C{work} with a client in the global reactor, and end the process with
-    the status that it gives.
+    Run C{work} with a client in the global reactor, and exit with the status
+    that it returns.
 
     @param token: See L{readToken}.
-    @param observer: What is to get the trade events, if they are of interest.
+    @param observer: Gets the trade events, if given.
     """
 
-    def connect(reactor: Any) -> CreditClient:
+    def makeClient(reactor: Any) -> CreditClient:
         return CreditClient(
             _endpoint(reactor, options),
             token,
@@ -184,84 +168,84 @@ def talk(
         )
 
     try:
-        react(converse, (options, connect, work))
+        react(workAndExit, (options, makeClient, work))
     finally:
-        holdSignals()
+        blockSignals()
 
 
-async def converse(
+async def workAndExit(
     reactor: Any,
     options: Namespace,
-    connect: Callable[[Any], CreditClient],
+    makeClient: Callable[[Any], CreditClient],
     work: Work,
 ) -> None:
     """
-    Do the work, with a client that has been answered, and end.
+    Connect a client, run C{work} with it, and exit.
 
-    What the process ends with if a signal ends it is C{options.status} at each
-    moment. Work that books one operation moves it on.
+    C{options.status} is at each moment the status with which a signal ends the
+    process. C{work} that changes something sets it as it goes.
 
     @raise SystemExit: Always, with the status.
     """
     options.status = INTERRUPTED
     settleProcess(reactor)
     with untilStopped(reactor, lambda: options.status) as stopped:
-        client = connect(reactor)
-        await _converse(options, client, partial(work, reactor), stopped)
-        # What has failed may have been told from inside of the client, which
-        # can't be stopped from there.
+        client = makeClient(reactor)
+        await _setStatus(options, client, partial(work, reactor), stopped)
+        # A failure may have been reported by the client itself, in a call from
+        # which it can't be stopped.
         await deferLater(reactor, 0)
         with _log.failureHandler("the client was not stopped"):
             await client.stopService()
     raise SystemExit(options.status)
 
 
-async def _converse(
+async def _setStatus(
     options: Namespace,
     client: CreditClient,
     work: Callable[[CreditClient, "Deferred[None]"], Awaitable[int]],
     stopped: "Deferred[None]",
 ) -> None:
     """
-    Do the work, and decide the status; only then tell why it is what it is.
+    Run C{work} and set C{options.status}; only then print why it is what it is.
     """
     try:
-        await _begin(options, client, stopped)
+        await _connect(options, client, stopped)
         options.status = await work(client, stopped)
     except Refused as e:
         options.status = REFUSED
-        complain(options, f"refused: {e.message} ({e.status} {e.error})")
+        reportError(options, f"refused: {e.message} ({e.status} {e.error})")
     except OutcomeUnknown as e:
         options.status = UNKNOWN
-        complain(options, e.message)
+        reportError(options, e.message)
     except (Unanswered, CancelledError) as e:
         options.status = INTERRUPTED if stopped.called else FAILED
         if not stopped.called:
-            complain(options, str(e))
+            reportError(options, str(e))
     except OSError as e:
         _failed(options)
         if not isinstance(e, BrokenPipeError):
-            complain(options, str(e))
+            reportError(options, str(e))
     except Exception:
         _failed(options)
-        complain(options, traceback.format_exc())
+        reportError(options, traceback.format_exc())
 
 
 def _failed(options: Namespace) -> None:
     """
-    Decide the status where something is wrong with this process itself. Where an
-    operation was sent, its outcome is what is known of it.
+    Set the status after an error in this process itself. If an operation was
+    sent, the status stays that of its outcome as far as it is known.
     """
     if options.status == INTERRUPTED:
         options.status = FAILED
 
 
-async def _begin(
+async def _connect(
     options: Namespace, client: CreditClient, stopped: "Deferred[None]"
 ) -> None:
     """
-    Connect, and make sure that somebody is there who takes the token: what is
-    wrong with either is best known before anything is asked for.
+    Connect, and check that a server answers and accepts the token: a problem
+    with either should show before anything is asked for.
     """
     client.startService()
     connected = client.whenConnected(failAfterFailures=1)
@@ -279,7 +263,7 @@ async def _begin(
 
 def _endpoint(reactor: Any, options: Namespace) -> IStreamClientEndpoint:
     """
-    Where C{--connect} points to.
+    The endpoint of C{--connect}.
     """
     where = options.connect
     found = re.fullmatch(r"(\[[^\[\]]+\]|[^:\[\]]+):([0-9]{1,5})", where)
@@ -288,5 +272,7 @@ def _endpoint(reactor: Any, options: Namespace) -> IStreamClientEndpoint:
             return HostnameEndpoint(reactor, found[1].strip("[]"), int(found[2]))
         endpoint: IStreamClientEndpoint = clientFromString(reactor, where)
     except (LookupError, TypeError, ValueError) as e:
-        end(options, USAGE, f"--connect takes HOST:PORT or an endpoint: {where} ({e})")
+        exitWith(
+            options, USAGE, f"--connect takes HOST:PORT or an endpoint: {where} ({e})"
+        )
     return endpoint

@@ -1,6 +1,6 @@
 """
-C{creditsync demo}: the real server on a ledger of its own, and the request of
-the seed document sent to it over TCP.
+C{creditsync demo}: runs the server on a temporary ledger, and sends it the request
+of C{docs/protocol.rst}, "A credit", over TCP.
 """
 
 import json
@@ -19,24 +19,25 @@ from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.usage import UsageError
 
 from creditsync import __version__
-from creditsync._cli.output import INTERRUPTED, say, text
+from creditsync._cli.arguments import text
+from creditsync._cli.output import printLine
+from creditsync._cli.statuses import INTERRUPTED
 from creditsync._cli.stopping import untilStopped
+from creditsync._process.composition import creditSync
+from creditsync._process.defaults import DEFAULT_LISTEN
+from creditsync._process.keys import makeKey
+from creditsync._process.options import Options
+from creditsync._process.server import Server
+from creditsync._process.settling import settleProcess
+from creditsync._process.starting import CannotStart
 from creditsync.auth import mint
 from creditsync.codes import SESSION_MANAGER
-from creditsync.tap import (
-    DEFAULT_LISTEN,
-    CannotStart,
-    Options,
-    Server,
-    creditSync,
-    makeKey,
-    settleProcess,
-)
 
 _Address: TypeAlias = IPv4Address | IPv6Address
 
 _ANY_PORT = "tcp:0:interface=127.0.0.1"
-# Longer than the server's own timeout, which is told as a reply.
+# Seconds to wait for the reply: longer than the server's own timeout, after which
+# it answers too.
 _PATIENCE = 8.0
 
 
@@ -46,13 +47,13 @@ def addCommand(commands: Any) -> None:
     """
     parser: ArgumentParser = commands.add_parser(
         "demo",
-        help="see one credit come and go",
+        help="try the server with one credit",
         description="Run the server on a temporary ledger, send it one credit over"
-        " TCP and print what goes each way; then serve until Ctrl-C. Nothing is left"
-        " behind.",
+        " TCP and print what goes each way; then serve until Ctrl-C. It leaves no"
+        " files behind.",
     )
     parser.add_argument(
-        "--once", action="store_true", help="end after the first credit"
+        "--once", action="store_true", help="exit after the first credit"
     )
     parser.add_argument(
         "--listen",
@@ -84,9 +85,10 @@ def run(options: Namespace) -> None:
 
 async def demo(reactor: Any, listen: str | None, once: bool) -> None:
     """
-    Serve, show one credit, and go on serving unless it is to be once.
+    Serve, send one credit, and go on serving.
 
-    @raise SystemExit: The server can't start, or the credit didn't come back.
+    @param once: Do not go on.
+    @raise SystemExit: The server can't start, or the credit was not booked.
     """
     settleProcess(reactor)
     with (
@@ -101,7 +103,7 @@ async def demo(reactor: Any, listen: str | None, once: bool) -> None:
             token = mint(
                 key, id=7, role=SESSION_MANAGER, expires=86400, now=time.time()
             )
-            say(f"creditsync {__version__} on {address.host}:{address.port}\n")
+            printLine(f"creditsync {__version__} on {address.host}:{address.port}\n")
             await _show(reactor, address, token)
             if once:
                 return
@@ -122,7 +124,7 @@ def _start(reactor: Any, folder: str, key: bytes, listen: str | None) -> Server:
     except CannotStart:
         if listen is not None:
             raise
-    say("Port 8080 is taken, so another one is used.")
+    printLine("Port 8080 is taken; using another one.")
     return _startOn(reactor, folder, key, _ANY_PORT)
 
 
@@ -143,7 +145,9 @@ def _startOn(reactor: Any, folder: str, key: bytes, listen: str) -> Server:
 
 class _Conversation(LineOnlyReceiver):
     """
-    A client that prints what comes, up to the reply to its request.
+    A client that prints what it receives.
+
+    @ivar reply: Fires with the reply to its request.
     """
 
     def __init__(self) -> None:
@@ -151,9 +155,9 @@ class _Conversation(LineOnlyReceiver):
 
     def lineReceived(self, line: bytes) -> None:
         """
-        Print a line of the server.
+        Print a line from the server.
         """
-        say(f"<- {line.decode('ascii')}")
+        printLine(f"<- {line.decode('ascii')}")
         message = json.loads(line)
         if "event" not in message and not self.reply.called:
             self.reply.callback(message)
@@ -161,7 +165,7 @@ class _Conversation(LineOnlyReceiver):
 
 def _request(extID: str, token: str) -> str:
     """
-    The request of the seed document, with a token.
+    The request, with a token.
     """
     return json.dumps(
         {
@@ -178,12 +182,12 @@ async def _show(reactor: Any, address: _Address, token: str) -> None:
     """
     Send one credit and print what goes each way.
 
-    @raise SystemExit: It didn't come back.
+    @raise SystemExit: There was no reply, or it was not booked.
     """
     endpoint = HostnameEndpoint(reactor, address.host, address.port)
     try:
         client = await connectProtocol(endpoint, _Conversation())
-        say(f"-> {_request('credit-req-1001', f'{token[:12]}...')}")
+        printLine(f"-> {_request('credit-req-1001', f'{token[:12]}...')}")
         client.sendLine(_request("credit-req-1001", token).encode())
         reply = await client.reply.addTimeout(_PATIENCE, reactor)
         client.transport.loseConnection()
@@ -195,8 +199,8 @@ async def _show(reactor: Any, address: _Address, token: str) -> None:
 
 def _invite(address: _Address, token: str) -> None:
     """
-    Print how to send the next one.
+    Print how to send another request.
     """
-    say("\nNow you, from another terminal (Ctrl-C ends the demo):\n")
+    printLine("\nTry it from another terminal (Ctrl-C ends the demo):\n")
     request = _request("credit-req-1002", token)
-    say(f"printf '%s\\r\\n' '{request}' | nc -w 2 {address.host} {address.port}")
+    printLine(f"printf '%s\\r\\n' '{request}' | nc -w 2 {address.host} {address.port}")

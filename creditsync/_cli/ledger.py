@@ -1,8 +1,8 @@
 """
-What the commands that read a ledger have in common: which one, from when to
-when, how it is told, and what becomes of it as an exit status.
+What the commands that read a ledger share: the options that select the ledger
+and a period, how times are written, and how errors become an exit status.
 
-They open it read-only, with a server running on it or not.
+They open the ledger read-only, with a server running on it or not.
 """
 
 import math
@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
+from creditsync._process.defaults import DEFAULT_LEDGER
 from creditsync.codes import MAX_SAFE_INTEGER
 from creditsync.errors import LedgerProblem
-from creditsync.tap import DEFAULT_LEDGER
 
-# Beyond it, in UNIX seconds, are the years with five digits.
-_LAST: Final = 253402300799
+# The end of the year 9999, in UNIX seconds.
+_MAX_ISO: Final = 253402300799
 
 
 def addLedger(parser: ArgumentParser) -> None:
@@ -34,18 +34,9 @@ def addLedger(parser: ArgumentParser) -> None:
     )
 
 
-def readLogin(text: str) -> int:
-    """
-    Read the login of an account.
-    """
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_SAFE_INTEGER:
-        raise ArgumentTypeError(f"a login is a number from 1 to 2^53-1: {text}")
-    return int(text)
-
-
 def addPeriod(parser: ArgumentParser) -> None:
     """
-    Add the options that say from when to when.
+    Add the options for the beginning and the end of a period.
     """
     for name, dest, which in [
         ("--from", "start", "with this open_time or a later one"),
@@ -57,14 +48,14 @@ def addPeriod(parser: ArgumentParser) -> None:
             metavar="TIME",
             type=_moment,
             help=f"only trades {which}: 2026-01-31, 2026-01-31T12:30:00 (UTC, unless"
-            " it says otherwise) or UNIX seconds",
+            " it has another offset) or UNIX seconds",
         )
 
 
 def _moment(text: str) -> int:
     """
-    UNIX seconds; as times of trades are whole ones, the next whole one is as
-    good.
+    Read a time as UNIX seconds. A fraction is rounded up, which selects the same
+    trades, as their times are whole seconds.
     """
     try:
         if text.isdecimal() and len(text) != len("20260131"):
@@ -82,21 +73,21 @@ def _moment(text: str) -> int:
     return math.ceil(moment.timestamp())
 
 
-# The times of a trade are mostly one and the same.
+# The three times of a trade are usually the same.
 @lru_cache(maxsize=1024)
 def asISO(seconds: int) -> str:
     """
-    A time in UTC; one that has no four-digit year stays what it is.
+    A time in UTC; as UNIX seconds where its year does not have four digits.
     """
-    if not 0 <= seconds <= _LAST:
+    if not 0 <= seconds <= _MAX_ISO:
         return str(seconds)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 @contextmanager
-def told(options: Namespace) -> Iterator[None]:
+def errorsAsExit(options: Namespace) -> Iterator[None]:
     """
-    End with a sentence and status 1 if something is wrong with the ledger.
+    Exit with a sentence and status 1 if the ledger can't be used.
     """
     try:
         yield

@@ -1,34 +1,21 @@
 """
-C{creditsync credit-in} and its kin: one operation each, and C{creditsync show},
-which tells what became of one.
+C{creditsync credit-in} and the other commands that send one money operation and
+print the trade that it booked.
 """
 
-import re
-from argparse import (
-    ArgumentParser,
-    ArgumentTypeError,
-    Namespace,
-    RawDescriptionHelpFormatter,
-)
-from collections.abc import Awaitable, Callable, Mapping
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable
 from decimal import Decimal
 from functools import partial
 from typing import Any, Final, TypeAlias
 
 from twisted.internet.defer import Deferred
 
-from creditsync import _wire as wire
-from creditsync import codes
-from creditsync._cli.connection import (
-    DONE,
-    STATUSES,
-    UNKNOWN,
-    addConnection,
-    readToken,
-    talk,
-)
-from creditsync._cli.output import say, text
-from creditsync._cli.wording import cmdName, printable
+from creditsync._cli.arguments import amount, login, order, text
+from creditsync._cli.connection import addConnection, readToken, runWithClient
+from creditsync._cli.output import printLine
+from creditsync._cli.statuses import DONE, STATUSES, UNKNOWN
+from creditsync._cli.wording import answerLine
 from creditsync.client import Answer, CreditClient
 from creditsync.methods import (
     BOOKING_METHODS,
@@ -37,23 +24,15 @@ from creditsync.methods import (
     syncName,
 )
 
-# Called with the options and a client; gives the Deferred of a trade.
-Ask: TypeAlias = Callable[[Namespace, CreditClient], "Deferred[Answer]"]
-Perform: TypeAlias = Callable[
-    [Ask, Namespace, Any, CreditClient, "Deferred[None]"], Awaitable[int]
-]
+# Sends the request of a command line.
+Send: TypeAlias = Callable[[Namespace, CreditClient], "Deferred[Answer]"]
 
 _DELETIONS: Final = {method.total: syncName(method) for method in DELETING_METHODS}
 
-_STATES: Final[dict[Any, str]] = {
-    codes.TS_CLOSED_NORMAL: "booked",
-    codes.TS_DELETED: "deleted",
-}
-
 _KEY_HELP = (
-    "the idempotency key: who repeats the same command under the same key gets the"
-    " same order, and nothing is booked twice (default: a fresh one, printed if the"
-    " outcome is unknown)"
+    "the idempotency key: repeating the command with the same key returns the same"
+    " order, and nothing is booked twice (default: a new one, printed if the outcome"
+    " is unknown)"
 )
 
 
@@ -64,27 +43,26 @@ def addCommand(commands: Any) -> None:
     for method in BOOKING_METHODS:
         _addBooking(commands, method)
     _addDelete(commands)
-    _addShow(commands)
 
 
 def _addBooking(commands: Any, method: BookingMethod) -> None:
-    way = "taken out" if method.sign < 0 else "put in"
-    parser = _parser(
+    parser = tradeParser(
         commands,
         method.subcommand,
         method.help,
         f"{method.help[0].upper()}{method.help[1:]} and print the booked trade.",
     )
-    parser.add_argument("login", metavar="LOGIN", type=_login, help="the account")
+    parser.add_argument("login", metavar="LOGIN", type=login, help="the account")
     parser.add_argument(
         "amount",
         metavar="AMOUNT",
-        type=_amount,
-        help=f"what is {way}: greater than 0, with at most 8 decimals",
+        type=amount,
+        help="greater than 0, with at most 8 decimals"
+        + (", without a sign" if method.sign < 0 else ""),
     )
     if method.comment is None:
         parser.add_argument(
-            "comment", metavar="COMMENT", type=text, help="what it is for"
+            "comment", metavar="COMMENT", type=text, help="the trade's comment"
         )
     else:
         parser.add_argument(
@@ -92,14 +70,14 @@ def _addBooking(commands: Any, method: BookingMethod) -> None:
             metavar="COMMENT",
             type=text,
             nargs="?",
-            help=f"what it is for (default: the server's, {method.comment})",
+            help=f"the trade's comment (default: the server's, {method.comment})",
         )
     parser.add_argument(
         "--order",
         metavar="N",
-        type=_order,
-        help=f"update this {method.subcommand}; if there is no order of this number,"
-        " a new one is made",
+        type=order,
+        help=f"the {method.subcommand} to update; if this order does not exist, a new"
+        " one is made",
     )
     for name in ("open", "close"):
         parser.add_argument(
@@ -109,42 +87,27 @@ def _addBooking(commands: Any, method: BookingMethod) -> None:
             help="in UNIX seconds (default: the time of booking)",
         )
     parser.add_argument("--key", type=text, help=_KEY_HELP)
-    parser.set_defaults(run=partial(_run, change, partial(_booking, method)))
+    parser.set_defaults(run=partial(_run, partial(_sendBooking, method)))
 
 
 def _addDelete(commands: Any) -> None:
-    parser = _parser(
+    parser = tradeParser(
         commands,
         "delete",
         "delete an order",
         "Delete an order and print the trade as it was.",
     )
-    parser.add_argument("kind", choices=_DELETIONS, help="what the order is one of")
-    parser.add_argument("order", metavar="ORDER", type=_order)
+    parser.add_argument("kind", choices=_DELETIONS, help="which kind of order it is")
+    parser.add_argument("order", metavar="ORDER", type=order)
     parser.add_argument("--key", type=text, help=_KEY_HELP)
-    parser.set_defaults(run=partial(_run, change, _deletion))
+    parser.set_defaults(run=partial(_run, _sendDeletion))
 
 
-def _addShow(commands: Any) -> None:
-    parser = _parser(
-        commands,
-        "show",
-        "show an order, or what was booked under a key",
-        "Print a trade as it is now. Exit status 3 means that there is none.",
-    )
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("order", metavar="ORDER", type=_order, nargs="?")
-    which.add_argument(
-        "--key",
-        type=text,
-        help="an idempotency key that was used with a token of the same id",
-    )
-    parser.set_defaults(run=partial(_run, show, _question))
-
-
-def _parser(commands: Any, name: str, help: str, description: str) -> ArgumentParser:
+def tradeParser(
+    commands: Any, name: str, help: str, description: str
+) -> ArgumentParser:
     """
-    Begin a subcommand that has one trade for its result.
+    Add a subcommand that prints one trade, without its own arguments.
     """
     parser: ArgumentParser = commands.add_parser(
         name,
@@ -161,95 +124,36 @@ def _parser(commands: Any, name: str, help: str, description: str) -> ArgumentPa
     return parser
 
 
-def _login(text: str) -> int:
+def _run(send: Send, options: Namespace) -> None:
     """
-    Read the login of an account.
+    Send the operation and print the trade.
     """
-    return _positive("a login", text)
+    runWithClient(options, readToken(options), partial(operate, send, options))
 
 
-def _order(text: str) -> int:
-    """
-    Read the number of an order.
-    """
-    return _positive("an order", text)
-
-
-def _amount(text: str) -> Decimal:
-    """
-    Read an amount exactly as it is written.
-
-    @raise ArgumentTypeError: It is no plain number greater than 0.
-    """
-    if not re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", text) or not Decimal(text):
-        raise ArgumentTypeError(
-            f"an amount is a number greater than 0 such as 300 or 19.99: {text}"
-        )
-    return Decimal(text)
-
-
-def _positive(what: str, text: str) -> int:
-    # Longer ones are too great, and int() is slow with very long ones.
-    number = int(text) if re.fullmatch("[0-9]{1,16}", text) else 0
-    if not 1 <= number <= codes.MAX_SAFE_INTEGER:
-        raise ArgumentTypeError(f"{what} is a number from 1 to 2^53-1: {text}")
-    return number
-
-
-def _run(perform: Perform, ask: Ask, options: Namespace) -> None:
-    """
-    Ask, and print what comes.
-    """
-    talk(options, readToken(options), partial(perform, ask, options))
-
-
-async def change(
-    ask: Ask,
+async def operate(
+    send: Send,
     options: Namespace,
     reactor: Any,
     client: CreditClient,
     stopped: "Deferred[None]",
 ) -> int:
     """
-    Have one operation booked, and print the trade.
+    Send one operation, and print the trade that it booked.
 
-    @return: The exit status, which is that of the answer and of nothing else.
+    @return: The exit status, which depends on the answer and nothing else.
     """
-    # What is under way then fails, and says whether it may have happened.
+    # The pending request then fails, with an error that says whether it may have
+    # been booked.
     stopped.addCallback(lambda _: client.stopService())
     options.status = UNKNOWN
-    data = await ask(options, client)
+    data = await send(options, client)
     options.status = DONE
-    say(_answer(options, data))
+    printLine(answerLine(data, options.json))
     return DONE
 
 
-async def show(
-    ask: Ask,
-    options: Namespace,
-    reactor: Any,
-    client: CreditClient,
-    stopped: "Deferred[None]",
-) -> int:
-    """
-    Look one trade up, and print it.
-
-    @return: The exit status.
-    @raise OSError: It can't be printed.
-    """
-    stopped.addCallback(lambda _: client.stopService())
-    print(_answer(options, await ask(options, client)), flush=True)
-    return DONE
-
-
-def _answer(options: Namespace, data: Answer) -> str:
-    if options.json:
-        return wire.encodeData(data).decode("ascii")
-    remark = ", before this and under the same key" if data.isReplay else ""
-    return describe(data) + remark
-
-
-def _booking(
+def _sendBooking(
     method: BookingMethod, options: Namespace, client: CreditClient
 ) -> "Deferred[Answer]":
     members = {
@@ -266,35 +170,12 @@ def _booking(
 
 def signed(method: BookingMethod, amount: Decimal) -> Decimal:
     """
-    An amount as it is on the wire; people write it without a sign. Nothing is
-    rounded.
+    The amount that a request has on the wire, for one that people write
+    without a sign. Nothing is rounded.
     """
     return amount.copy_negate() if method.sign < 0 else amount
 
 
-def _deletion(options: Namespace, client: CreditClient) -> "Deferred[Answer]":
+def _sendDeletion(options: Namespace, client: CreditClient) -> "Deferred[Answer]":
     data = {"order": options.order}
     return client.request(_DELETIONS[options.kind], data, options.key)
-
-
-def _question(options: Namespace, client: CreditClient) -> "Deferred[Answer]":
-    return client.getOperation(order=options.order, key=options.key)
-
-
-def describe(data: Mapping[str, Any]) -> str:
-    """
-    A trade on one line, for people.
-    """
-    state = data.get("state")
-    words = [
-        f"order {data.get('order')}",
-        f"login {data.get('login')}",
-        f"{cmdName(data.get('cmd'))} {_plain(data.get('profit'))}",
-        printable(str(data.get("comment", ""))),
-        _STATES.get(state, f"state {state}"),
-    ]
-    return "  ".join(words)
-
-
-def _plain(profit: Any) -> str:
-    return f"{profit:f}" if isinstance(profit, Decimal) else str(profit)

@@ -1,41 +1,49 @@
 """
-What the commands print, and what becomes of a command whose output fails.
+What the commands print, and what happens if it can't be written.
 
-Nothing that is printed can fail for its characters: those that the encoding of
-the terminal, file or pipe lacks are shown escaped. Writing can still fail, on a
-full disk or in a pipe that nobody reads. A command that only reads has then
-failed too (L{printing}). One that has changed something has not: its exit status
-is that of what it did, and never invites to do it again (L{say}).
+No character makes printing fail: one that the encoding of the terminal, file or
+pipe lacks is escaped. Writing can still fail, on a full disk or in a pipe that
+nobody reads. A command that only reads has then failed too
+(L{outputErrorsAsExit}). One that has changed something has not: its exit status is
+that of what it did, and never invites anyone to repeat it (L{printLine}).
 """
 
 import io
 import os
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, TextIO
+from typing import TextIO
 
-FAILED: Final = 1
-INTERRUPTED: Final = 130
+from creditsync._cli.statuses import FAILED, INTERRUPTED
 
 
-def escapeCharacters() -> None:
+def escapeUnencodable() -> None:
     """
-    Have stdout and stderr show what their encoding lacks escaped.
+    Have stdout and stderr escape the characters that their encoding lacks.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
+def occupyDescriptors() -> None:
+    """
+    Open /dev/null as stdin, stdout or stderr if a shell has closed them. Otherwise
+    the next file or socket would get the descriptor, and with it whatever Python or
+    a library writes to stderr.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
+
+
 def replaceClosedStreams() -> None:
     """
-    Where a shell has closed stdout or stderr, have something in their place on
-    which writing fails, as it does on others that can't be written.
+    Replace stdout and stderr, if a shell has closed them, by streams on which
+    writing fails, as it does on others that can't be written to.
 
-    Python would drop what is printed without a word, and the next file or socket
-    would get the descriptor.
+    Python would drop what is printed without an error.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -44,28 +52,29 @@ def replaceClosedStreams() -> None:
             setattr(sys, name, stream)
 
 
-def say(text: str, stream: TextIO | None = None) -> None:
+def printLine(line: str, stream: TextIO | None = None) -> None:
     """
-    Print a line. It does not fail; what can't be written to stdout goes to stderr,
-    with the cause.
+    Print a line without ever raising. What can't be written to stdout goes to
+    stderr, with the cause.
     """
     stream = sys.stdout if stream is None else stream
     try:
-        print(text, file=stream, flush=True)
+        print(line, file=stream, flush=True)
     except (OSError, ValueError) as e:
-        silence(stream)
+        discardOutput(stream)
         if stream is not sys.stderr:
             cause = getattr(e, "strerror", None) or e
-            say(
-                f"creditsync: standard output can't be written ({cause}): {text}",
+            printLine(
+                f"creditsync: standard output can't be written ({cause}): {line}",
                 sys.stderr,
             )
 
 
-def silence(stream: TextIO) -> None:
+def discardOutput(stream: TextIO) -> None:
     """
-    Drop what a stream that can't be written still holds, and all that comes. If it
-    is written at the end of Python, that ends with a status of its own, 120.
+    Discard what a stream that can't be written still buffers, and all that is
+    printed to it from now on. If Python fails to flush it at its end, the exit
+    status is 120.
     """
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -74,10 +83,10 @@ def silence(stream: TextIO) -> None:
 
 
 @contextmanager
-def printing(name: str) -> Iterator[None]:
+def outputErrorsAsExit(name: str) -> Iterator[None]:
     """
-    End with a sentence and status 1 if what is printed can't be written; or without
-    the sentence, if only nobody reads it.
+    Exit with a sentence and status 1 if the output can't be written; without the
+    sentence if it is a pipe that nobody reads any more.
 
     @param name: The subcommand.
     """
@@ -90,12 +99,12 @@ def printing(name: str) -> Iterator[None]:
         try:
             sys.stdout.flush()
         except OSError as unwritten:
-            silence(sys.stdout)
+            discardOutput(sys.stdout)
             if not e.code:
                 raise _failed(name, unwritten) from unwritten
         raise
     except OSError as e:
-        silence(sys.stdout)
+        discardOutput(sys.stdout)
         raise _failed(name, e) from e
 
 
@@ -103,21 +112,3 @@ def _failed(name: str, why: OSError) -> SystemExit:
     if isinstance(why, BrokenPipeError):
         return SystemExit(FAILED)
     return SystemExit(f"creditsync {name}: {why}")
-
-
-def text(argument: str) -> str:
-    """
-    Read an argument that is text, and not the name of a file.
-
-    @raise ArgumentTypeError: It is not UTF-8.
-    """
-    if not any("\udc80" <= each <= "\udcff" for each in argument):
-        return argument
-    # Python hands on as such characters what it could not decode. Under LC_ALL=C
-    # that may be all that isn't ASCII, and UTF-8 all the same.
-    given = os.fsencode(argument)
-    try:
-        return given.decode("utf-8")
-    except UnicodeDecodeError:
-        shown = given.decode("utf-8", "backslashreplace")
-        raise ArgumentTypeError(f"must be UTF-8: {shown}") from None

@@ -1,8 +1,8 @@
 """
-C{creditsync serve}: the server in the foreground.
+C{creditsync serve}: runs the server in the foreground.
 
-It is C{twistd --nodaemon --pidfile= creditsync} by another name, which also
-works in a bare checkout, where C{twistd} doesn't find the plugin.
+It is C{twistd --nodaemon --pidfile= creditsync} by another name. It also works in
+a bare checkout, where C{twistd} doesn't find the plugin.
 """
 
 import sys
@@ -13,12 +13,13 @@ from twisted.application.service import ServiceMaker
 from twisted.python.usage import UsageError
 from twisted.scripts import twistd
 
-from creditsync.tap import CannotStart, Options
+from creditsync._process.options import Options
+from creditsync._process.starting import CannotStart
 
 
 class _TwistdOptions(twistd.ServerOptions):  # type: ignore[name-defined,misc]
     """
-    The command line of a C{twistd} that knows one plugin, ours.
+    The command line of a C{twistd} whose only plugin is this server.
     """
 
     synopsis = "Usage: creditsync"
@@ -46,6 +47,6 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _end(why: BaseException, status: int) -> NoReturn:
-    # twistd has turned sys.stderr into a part of its log.
+    # twistd has redirected sys.stderr to its log.
     print(f"creditsync serve: {why}", file=sys.__stderr__)
     sys.exit(status)

@@ -1,12 +1,13 @@
 """
-C{creditsync statement}: what an account has, and how it came to that.
+C{creditsync statement}: prints an account's trades and totals.
 """
 
 from argparse import ArgumentParser, Namespace
 from typing import Any, Final
 
 from creditsync import codes
-from creditsync._cli.ledger import addLedger, addPeriod, asISO, readLogin, told
+from creditsync._cli.arguments import login
+from creditsync._cli.ledger import addLedger, addPeriod, asISO, errorsAsExit
 from creditsync._cli.wording import cmdName, printable
 from creditsync._money import fromUnits
 from creditsync.ledger._reading import reading, statement
@@ -23,11 +24,11 @@ def addCommand(commands: Any) -> None:
         "statement",
         help="print an account's trades and totals",
         description="Print the trades of an account by their open_time, each with the"
-        " balance and the credit after it. They are told as they are now: an updated"
-        " one has its new amount, and a deleted one stands in brackets and counts for"
-        " nothing. A month is --from 2026-01-01 --to 2026-02-01.",
+        " balance and the credit after it. Trades are shown as they are now: an updated"
+        " one with its new amount; a deleted one in parentheses, and without effect on"
+        " the totals. A month is --from 2026-01-01 --to 2026-02-01.",
     )
-    parser.add_argument("login", metavar="LOGIN", type=readLogin)
+    parser.add_argument("login", metavar="LOGIN", type=login)
     addPeriod(parser)
     addLedger(parser)
     parser.set_defaults(name="statement", run=run)
@@ -37,7 +38,7 @@ def run(options: Namespace) -> None:
     """
     Print a line for each trade, between the totals before and after.
     """
-    with told(options), reading(options.ledger) as ledger:
+    with errorsAsExit(options), reading(options.ledger) as ledger:
         found = statement(ledger, options.login, options.start, options.end)
         _print(*_HEADINGS)
         totals = found.opening

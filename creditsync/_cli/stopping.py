@@ -1,5 +1,6 @@
 """
-Commands that go on until Ctrl-C, and then end in order.
+Signals for commands that run in the reactor: the first one stops a command in
+order, the second one ends it at once.
 """
 
 import os
@@ -11,7 +12,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 
-# SIGHUP is what a terminal sends that is closed.
+# A terminal that is closed sends SIGHUP.
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -19,10 +20,10 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def untilStopped(reactor: Any, status: Callable[[], int]) -> "Iterator[Deferred[None]]":
     """
     Have the reactor's stop wait for the end of this block. A first signal stops
-    the reactor; a second one, or one that comes when the reactor has ended, ends
-    the process at once.
+    the reactor; a second one, or one after the reactor has stopped, ends the
+    process at once.
 
-    @param status: Gives the exit status with which that is done.
+    @param status: Returns the exit status for that.
     @return: A context that gives a Deferred, which fires as the stop begins.
     """
     stopped: Deferred[None] = Deferred()
@@ -33,7 +34,7 @@ def untilStopped(reactor: Any, status: Callable[[], int]) -> "Iterator[Deferred[
         return ended
 
     trigger = reactor.addSystemEventTrigger("before", "shutdown", stop)
-    takeSignals(reactor, status)
+    handleSignals(reactor, status)
     try:
         yield stopped
     finally:
@@ -43,9 +44,9 @@ def untilStopped(reactor: Any, status: Callable[[], int]) -> "Iterator[Deferred[
             reactor.removeSystemEventTrigger(trigger)
 
 
-def takeSignals(reactor: Any, status: Callable[[], int]) -> None:
+def handleSignals(reactor: Any, status: Callable[[], int]) -> None:
     """
-    See L{untilStopped}.
+    Install the handlers, see L{untilStopped}.
     """
     isStopping = False
 
@@ -53,7 +54,7 @@ def takeSignals(reactor: Any, status: Callable[[], int]) -> None:
         with suppress(ReactorNotRunning):
             reactor.stop()
 
-    def take(*_: object) -> None:
+    def handle(*_: object) -> None:
         nonlocal isStopping
         if isStopping or not reactor.running:
             os._exit(status())
@@ -62,19 +63,19 @@ def takeSignals(reactor: Any, status: Callable[[], int]) -> None:
 
     def install() -> None:
         for number in _SIGNALS:
-            # nohup, and a script for what it runs in the background, have some
-            # of them ignored.
+            # Some are ignored under nohup, or where a script runs a command in
+            # the background, and have to stay so.
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, take)
+                signal.signal(number, handle)
 
     install()
-    # Twisted takes SIGTERM when the reactor starts.
+    # Twisted installs its own handler of SIGTERM when the reactor starts.
     reactor.callWhenRunning(lambda: reactor.callLater(0, install))
 
 
-def holdSignals() -> None:
+def blockSignals() -> None:
     """
-    From now on let no signal change the exit status of this process, which is
-    about to end.
+    Block these signals, so that none changes the exit status of this process,
+    which is about to end.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)

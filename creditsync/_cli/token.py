@@ -1,5 +1,5 @@
 """
-C{creditsync token}: mint a token.
+C{creditsync token}: mints a token.
 """
 
 import math
@@ -7,6 +7,8 @@ import time
 from argparse import ArgumentTypeError, Namespace
 from typing import Any, Final
 
+from creditsync._process.defaults import DEFAULT_KEY, KEY_VARIABLE
+from creditsync._process.keys import keyPath, readKey
 from creditsync.auth import ALGORITHMS, mint
 from creditsync.codes import (
     MAX_SAFE_INTEGER,
@@ -16,7 +18,6 @@ from creditsync.codes import (
     SESSION_MANAGER,
     SESSION_USER,
 )
-from creditsync.tap import DEFAULT_KEY, KEY_VARIABLE, keyPath, readKey
 
 _ROLES: Final = {
     "manager": SESSION_MANAGER,
@@ -47,7 +48,7 @@ def addCommand(commands: Any) -> None:
         "--role",
         choices=_ROLES,
         default="manager",
-        help="what it allows: all but a user may use the finance commands"
+        help="the principal's role: every role but user may use the finance commands"
         " (default: manager)",
     )
     parser.add_argument(
@@ -55,7 +56,7 @@ def addCommand(commands: Any) -> None:
         metavar="SECONDS",
         type=_seconds,
         default=86400.0,
-        help="how long it is good (default: 86400, a day)",
+        help="how long it is valid (default: 86400, a day)",
     )
     parser.set_defaults(run=run)
 
@@ -69,7 +70,7 @@ def run(options: Namespace) -> None:
         if not readings:
             raise ValueError(
                 f"there is no key at {keyPath(options.key)}: name it with --key, or"
-                f" start the server once, which makes one"
+                f" start the server once, which creates one"
             )
         token = mint(
             readings[0],

@@ -1,5 +1,5 @@
 """
-C{creditsync watch}: the stream of trade events, as long as one likes.
+C{creditsync watch}: trade events as they happen, until it is stopped.
 """
 
 import sys
@@ -17,19 +17,19 @@ from twisted.internet.task import LoopingCall
 from creditsync import _wire as wire
 from creditsync import codes
 from creditsync._cli.connection import (
-    DONE,
-    STATUSES,
     addConnection,
-    complain,
     readToken,
-    talk,
+    reportError,
+    runWithClient,
 )
-from creditsync._cli.operations import describe
-from creditsync._cli.output import silence
+from creditsync._cli.output import discardOutput
+from creditsync._cli.statuses import DONE, STATUSES
+from creditsync._cli.wording import describe
 from creditsync.client import CreditClient, Data, Unanswered
 
-# Seconds after which the server is asked whether it is still there, and still
-# takes the token: it ends the stream of one that has expired without a word.
+# Seconds between two health checks. They find out whether the server is still
+# there and still accepts the token: once it has expired, no more events come, and
+# nothing else says so.
 HEARTBEAT: Final = 10.0
 
 _TYPES: Final = {
@@ -45,9 +45,9 @@ def addCommand(commands: Any) -> None:
     """
     parser: ArgumentParser = commands.add_parser(
         "watch",
-        help="watch what is booked",
+        help="print trade events as they happen",
         description="Print a line for each trade event, until Ctrl-C. Events between"
-        " two\nconnections are missed; export has all that was ever booked.",
+        " two\nconnections are missed; export has every trade that was ever booked.",
         epilog=STATUSES,
         formatter_class=RawDescriptionHelpFormatter,
     )
@@ -60,16 +60,16 @@ def addCommand(commands: Any) -> None:
 
 def run(options: Namespace) -> None:
     """
-    Watch until the process is stopped, or nobody reads on.
+    Print events until the process is stopped, or its output is closed.
     """
     printer = Printer(asJSON if options.json else asText)
     work = partial(watch, options, printer)
-    talk(options, readToken(options), work, printer.print)
+    runWithClient(options, readToken(options), work, printer.print)
 
 
 def asJSON(type: int, data: Data) -> str:
     """
-    A trade event for machines.
+    A trade event for programs.
     """
     event = {"event": codes.TRADE_EVENT, "type": type, "data": data}
     return wire.encodeData(event).decode("ascii")
@@ -94,28 +94,29 @@ def _time(timestamp: Any) -> str:
 @define(eq=False)
 class Printer:
     """
-    Prints events, as long as somebody reads.
+    Prints events until its output is closed.
 
-    @ivar unread: Fires when nobody does any more; fails when it can't be written.
+    @ivar closed: Fires when the reader of the output has closed it; fails when
+        it can't be written for another reason.
     """
 
     _write: Callable[[int, Data], str]
-    unread: "Deferred[None]" = field(factory=Deferred, init=False)
+    closed: "Deferred[None]" = field(factory=Deferred, init=False)
 
     def print(self, type: int, data: Data) -> None:
         """
-        Print an event at once: who reads a pipe waits for it.
+        Print an event, and flush it: the reader of a pipe waits for it.
         """
-        if self.unread.called:
+        if self.closed.called:
             return
         try:
             print(self._write(type, data), flush=True)
         except BrokenPipeError:
-            silence(sys.stdout)
-            self.unread.callback(None)
+            discardOutput(sys.stdout)
+            self.closed.callback(None)
         except OSError as e:
-            silence(sys.stdout)
-            self.unread.errback(e)
+            discardOutput(sys.stdout)
+            self.closed.errback(e)
 
 
 async def watch(
@@ -126,15 +127,16 @@ async def watch(
     stopped: "Deferred[None]",
 ) -> int:
     """
-    Let the printer print, until there is an end to it.
+    Wait until the process is stopped or the output is closed, and check
+    meanwhile that the server is well.
 
-    @raise Refused: The token is no longer good.
+    @raise Refused: The token is no longer valid.
     @raise OSError: The events can't be written.
     @return: The exit status.
     """
     heart = LoopingCall(_beat, options, client)
     heart.clock = clock
-    ends: list[Deferred[Any]] = [stopped, printer.unread, heart.start(HEARTBEAT)]
+    ends: list[Deferred[Any]] = [stopped, printer.closed, heart.start(HEARTBEAT)]
     try:
         await DeferredList(
             ends,
@@ -155,4 +157,4 @@ async def _beat(options: Namespace, client: CreditClient) -> None:
         await client.healthCheck()
     except Unanswered as e:
         if client.running:
-            complain(options, f"{e}; events are missed meanwhile")
+            reportError(options, f"{e}; events are missed meanwhile")

@@ -1,15 +1,25 @@
 """
-How trades are told to people.
+How trades are written for people, and as JSON for programs.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final
 
+from creditsync import _wire as wire
+from creditsync import codes
+from creditsync.client import Answer
 from creditsync.methods import ofCmd
+
+_STATES: Final[dict[Any, str]] = {
+    codes.TS_CLOSED_NORMAL: "booked",
+    codes.TS_DELETED: "deleted",
+}
 
 
 def cmdName(cmd: Any) -> str:
     """
-    What a trade does, in the word of the subcommand that makes it.
+    The subcommand that makes trades of a C{cmd}.
     """
     method = ofCmd(cmd)
     return f"cmd {cmd}" if method is None else method.subcommand
@@ -17,8 +27,37 @@ def cmdName(cmd: Any) -> str:
 
 def printable(comment: str) -> str:
     """
-    A comment with nothing in it that moves the cursor, such as a line's end.
+    A comment with what moves the cursor, such as a line end, escaped.
     """
     return "".join(
         each if each.isprintable() else ascii(each)[1:-1] for each in comment
     )
+
+
+def describe(data: Mapping[str, Any]) -> str:
+    """
+    A trade on one line, for people.
+    """
+    state = data.get("state")
+    words = [
+        f"order {data.get('order')}",
+        f"login {data.get('login')}",
+        f"{cmdName(data.get('cmd'))} {_plain(data.get('profit'))}",
+        printable(str(data.get("comment", ""))),
+        _STATES.get(state, f"state {state}"),
+    ]
+    return "  ".join(words)
+
+
+def _plain(profit: Any) -> str:
+    return f"{profit:f}" if isinstance(profit, Decimal) else str(profit)
+
+
+def answerLine(data: Answer, asJSON: bool) -> str:
+    """
+    The trade of a reply on one line, and whether it was booked before.
+    """
+    if asJSON:
+        return wire.encodeData(data).decode("ascii")
+    remark = ", earlier under the same key" if data.isReplay else ""
+    return describe(data) + remark

@@ -23,7 +23,7 @@ from creditsync._client.lines import decodeReply, encodeTry
 from creditsync._client.outcomes import Answer, Data, Refused
 from creditsync._client.request import Request
 from creditsync._timeouts import EqualTimeouts
-from creditsync.errors import InvalidJSON
+from creditsync._transport.tls import SPEAKS_TLS
 
 # Seconds that a connection may take to close in order when the client stops.
 GOODBYE = 2.0
@@ -219,9 +219,9 @@ class Pipeline:
         The server refuses a line without saying which.
         """
         _log.warn("the server complains: {answer}", answer=refusal)
-        if not connection.hasAnswered and refusal.error == InvalidJSON.error:
-            # It is about the first line, the subscription: the other side can't
-            # understand any of the lines that were sent.
+        if not connection.hasAnswered and refusal.message == SPEAKS_TLS:
+            # The other side can't understand any of the lines that were sent. Any
+            # other refusal may be about what a proxy put before them.
             connection.isNotUnderstood = True
             connection.cause = refusal.message
 

@@ -1,5 +1,15 @@
 """
-What a client says and is answered, free of any transport.
+The conversations with clients, free of any transport.
 
-Private: nothing outside of this package of distributions imports it.
+In the order in which a request meets them: L{creditsync._conversation.sessions}
+opens a L{session<creditsync._conversation.session>} for each client, which reads
+L{requests<creditsync._conversation.requests>}, has each one
+L{admitted<creditsync._conversation.admission>} and executed by one of the
+L{finance<creditsync._conversation.finance>} commands or the other
+L{commands<creditsync._conversation.commands>}, and answers it. A request whose
+response has a C{__deferred} is one of the
+L{waiters<creditsync._conversation.waiters>} until its event comes, which
+L{broadcast<creditsync._conversation.broadcast>} sends to all sessions first.
+
+Private: only creditsync itself imports it.
 """

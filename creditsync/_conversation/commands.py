@@ -2,8 +2,7 @@
 The commands that move no money.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -14,18 +13,15 @@ import creditsync
 from creditsync._conversation.waiters import Waiters
 from creditsync.codes import ALL_SESSIONS, FINANCE_SESSIONS, TRADE_EVENT
 from creditsync.errors import NotFound
-from creditsync.interfaces import ICommand, ITradingRuntime
-from creditsync.records import Request, Trade
-
-if TYPE_CHECKING:
-    from creditsync._conversation.session import Session
+from creditsync.interfaces import ICommand, ISession, ITradingRuntime
+from creditsync.records import Request, Response
 
 
 @implementer(ICommand)
 @define(eq=False)
 class HealthCheck:
     """
-    Whether the server works, and how much waits.
+    Whether the server works, and how many requests are waiting.
     """
 
     _clock: IReactorTime
@@ -39,12 +35,12 @@ class HealthCheck:
     def __attrs_post_init__(self) -> None:
         self._started = self._clock.seconds()
 
-    def execute(self, session: "Session", request: Request) -> dict[str, Any]:
+    def execute(self, session: ISession, request: Request) -> dict[str, Any]:
         """
         See L{ICommand.execute}.
 
         @return: C{uptime} is in whole seconds, C{pending} the number of
-            replies that wait.
+            requests that are waiting.
         """
         return {
             "status": "ok",
@@ -67,9 +63,7 @@ class GetOperation:
     roles = FINANCE_SESSIONS
     needsExtID = False
 
-    def execute(
-        self, session: "Session", request: Request
-    ) -> "Deferred[Trade | Mapping[str, Any]]":
+    def execute(self, session: ISession, request: Request) -> "Deferred[Response]":
         """
         See L{ICommand.execute}.
 
@@ -77,9 +71,7 @@ class GetOperation:
         """
         return Deferred.fromCoroutine(self._find(session, request.data))
 
-    async def _find(
-        self, session: "Session", data: dict[str, Any]
-    ) -> Trade | Mapping[str, Any]:
+    async def _find(self, session: ISession, data: dict[str, Any]) -> Response:
         order = data.get("order")
         if order is None:
             assert session.principal is not None
@@ -106,11 +98,11 @@ class Subscription:
     roles = ALL_SESSIONS
     needsExtID = False
 
-    def execute(self, session: "Session", request: Request) -> dict[str, Any]:
+    def execute(self, session: ISession, request: Request) -> dict[str, Any]:
         """
         See L{ICommand.execute}.
 
-        @return: The channels that were asked for.
+        @return: The channels of the request.
         @raise NotFound: There is no such channel; nothing has changed.
         """
         channels = request.data["chanels"]

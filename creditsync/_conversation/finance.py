@@ -1,15 +1,15 @@
 """
-The finance commands: the methods of L{creditsync.methods}, carried out.
+The finance commands: what carries out the methods of L{creditsync.methods}.
 
-Each method gives two commands: the asynchronous one, which is answered once its
+Each method has two commands: the asynchronous one, which is answered once its
 operation can no longer be lost, and its C{Sync} form, which is answered with
-the data of the trade event. Both take the same way through the runtime; they
-differ in what their C{__deferred} waits for.
+the data of the trade event. Both go the same way through the runtime, and differ
+in their C{__deferred} only.
 """
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -20,7 +20,7 @@ from zope.interface import implementer
 from creditsync._money import fromUnits, toUnits
 from creditsync.codes import FINANCE_SESSIONS, REQUEST_STATES
 from creditsync.errors import InvalidData, MethodProblem, OutcomeUnknown, Refusal
-from creditsync.interfaces import ICommand, ITradingRuntime
+from creditsync.interfaces import ICommand, ISession, ITradingRuntime
 from creditsync.methods import (
     BOOKING_METHODS,
     FINANCE_METHODS,
@@ -30,17 +30,17 @@ from creditsync.methods import (
     syncName,
 )
 from creditsync.records import (
+    DEFERRED,
     Deferral,
     Deletion,
     Operation,
     Replay,
     Request,
     Reservation,
+    Response,
+    ServiceObject,
 )
 from creditsync.validation import Schemas
-
-if TYPE_CHECKING:
-    from creditsync._conversation.session import Session
 
 
 def operation(
@@ -51,10 +51,11 @@ def operation(
     key: str | None,
 ) -> Operation | Deletion:
     """
-    What a request asks of the runtime, after the rules that no schema can say.
+    The operation that a request asks for. The rules that a schema can't express
+    are checked here.
 
-    @param command: The name of one of the method's two forms.
-    @param data: What has passed the method's schema.
+    @param command: The name of one of the method's two commands.
+    @param data: It has passed the method's schema.
     @raise InvalidData: It breaks one of those rules.
     """
     if isinstance(method, DeletingMethod):
@@ -66,8 +67,8 @@ def operation(
     openTime, closeTime = data.get("open_time"), data.get("close_time")
     if openTime is not None and closeTime is not None and closeTime < openTime:
         raise InvalidData("data.close_time must not be before data.open_time")
-    # JSON Schema takes 1001.0 for an integer, and so does int(). Where a method
-    # has no comment of its own, its schema requires one.
+    # For JSON Schema 1001.0 is an integer too, hence int(). Where a method has no
+    # default comment, its schema requires one.
     return Operation(
         command,
         method.cmd,
@@ -84,10 +85,10 @@ def operation(
 
 def prove(schemas: Schemas, methods: Sequence[BookingMethod] = BOOKING_METHODS) -> None:
     """
-    See that the table of methods is sound, and that our schemas take from
-    clients what its rows say and nothing else.
+    Check the table of methods, and that the schemas accept exactly what its rows
+    say.
 
-    @raise MethodProblem: It isn't so.
+    @raise MethodProblem: There is something wrong.
     """
     problem = flaw(tuple(methods))
     if problem is not None:
@@ -110,7 +111,7 @@ def prove(schemas: Schemas, methods: Sequence[BookingMethod] = BOOKING_METHODS) 
 @define(eq=False)
 class FinanceCommand:
     """
-    One command of the finance family: a method in one of its two forms.
+    One of the two commands of a method.
     """
 
     _method: BookingMethod | DeletingMethod
@@ -130,12 +131,12 @@ class FinanceCommand:
         self.needsExtID = self._isSync
 
     def execute(
-        self, session: "Session", request: Request
-    ) -> "dict[str, Any] | Deferred[dict[str, Any]]":
+        self, session: ISession, request: Request
+    ) -> "Response | Deferred[Response]":
         """
-        Hand the operation to the runtime.
+        Submit the operation to the runtime.
 
-        @return: The response of an accepted command, C{__deferred} in it.
+        @return: The response, with its C{__deferred}.
         """
         assert session.principal is not None
         asked = operation(
@@ -152,13 +153,13 @@ class FinanceCommand:
 
     def _key(self, request: Request) -> str | None:
         """
-        What makes a repetition of this request safe, if anything.
+        The idempotency key of a request, if it has one.
         """
         if request.key is not None or not self._isExtIDIdempotent:
             return request.key
         if request.extID is None:
             return None
-        # 7 and 7.0 are one integer, "7" is another extID.
+        # 7 and 7.0 are the same integer, "7" is a different extID.
         extID = request.extID
         key = extID if isinstance(extID, str) else f"#{int(extID)}"
         if not (key.isascii() and key.isprintable()):
@@ -167,25 +168,27 @@ class FinanceCommand:
             )
         return key
 
-    def _accepted(self, reservation: Reservation) -> dict[str, Any]:
-        # What a client is told of a Sync command is the event's data alone.
-        response = {} if self._isSync else _usualSuccess(reservation)
+    def _accepted(self, reservation: Reservation) -> Response:
+        service: ServiceObject
         if reservation.isReplay:
             trade = reservation.trade if self._isSync else None
-            response["__deferred"] = Replay(reservation.order, trade)
+            service = Replay(reservation.order, trade)
         else:
-            response["__deferred"] = Deferral(
+            service = Deferral(
                 reservation.trade.order,
                 reservation.eventType,
                 reservation.operation,
                 None if self._isSync else reservation.whenDurable(),
             )
+        # The reply to a Sync command is the event's data, or the trade's.
+        response = {} if self._isSync else _usualSuccess(reservation)
+        response[DEFERRED] = service
         return response
 
     def _notAccepted(self, why: Failure) -> Failure:
         """
-        Not to reserve at once is to reserve elsewhere: unless that was
-        refused, nobody here knows what has happened there.
+        A runtime that does not reserve at once reserves elsewhere: unless it
+        has refused, it is unknown what has happened there.
         """
         if why.check(Refusal):
             return why
@@ -195,7 +198,8 @@ class FinanceCommand:
 
 def _usualSuccess(reservation: Reservation) -> dict[str, Any]:
     """
-    What the client of an asynchronous command is told (platform).
+    The data of the reply to an asynchronous command (docs/protocol.rst, "The
+    finance family").
     """
     trade = reservation.trade
     return {
@@ -212,10 +216,10 @@ def financeCommands(
     runtime: ITradingRuntime, isExtIDIdempotent: bool = False
 ) -> Iterator[FinanceCommand]:
     """
-    Every command of the table, in both its forms.
+    Both commands of every method.
 
-    @param isExtIDIdempotent: Take the C{extID} of a request as its
-        C{idempotencyKey} where it has none.
+    @param isExtIDIdempotent: Use the C{extID} of a request that has no
+        C{idempotencyKey} as one.
     """
     for method in FINANCE_METHODS:
         for isSync in (False, True):

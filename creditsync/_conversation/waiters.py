@@ -1,76 +1,33 @@
 """
-Replies that wait: for their trade event, or for their commit.
+The requests that are waiting: for their trade event, or for their commit.
 
-A C{*Sync} command's reply waits here by order, C{extID}, event type and
-session (seed, "Runtime Flow") until L{Waiters.match} is given its event. Each
+The request of a C{*Sync} command waits here, by its order and event type, until
+L{Waiters.match} is given its event (docs/protocol.rst, "Event matching"). Each
 wait has one Deferred, one timer and one end: matched, timed out, its session
 gone, or the server stopping.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from attrs import Factory, define, field
-from msgspec import Struct
-from msgspec import field as structField
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from creditsync._conversation.waiter import Waiter
 from creditsync._timeouts import EqualTimeouts
 from creditsync.counters import UNKNOWN, Counters
 from creditsync.errors import OutcomeUnknown, SessionEnded
-from creditsync.records import Deferral, Deletion, ExtID, Operation, TradeEvent
-
-
-class Waiter(Struct, eq=False):
-    """
-    One reply that waits.
-
-    @ivar session: The session that asked, which is given the answer. Nothing is
-        asked of it here.
-    @ivar command: What it asked for.
-    @ivar since: The clock's time at which the wait began.
-    @ivar deferral: What it waits for, or L{None} while the runtime has not
-        yet reserved the order.
-    @ivar response: What is answered once the operation is durable, where that
-        is what it waits for.
-    @ivar ended: Fires with the encoded data of the matched event, or with
-        L{None} for a commit; fails with
-        L{OutcomeUnknown<creditsync.errors.OutcomeUnknown>} when neither came,
-        or with L{SessionEnded<creditsync.errors.SessionEnded>}.
-    """
-
-    extID: ExtID | None
-    session: Any
-    command: str = UNKNOWN
-    since: float = 0.0
-    deferral: Deferral | None = None
-    response: Any = None
-    ended: "Deferred[bytes | None]" = structField(default_factory=Deferred)
-
-    @property
-    def order(self) -> int | None:
-        """
-        The order, if it is reserved.
-        """
-        return None if self.deferral is None else self.deferral.order
-
-    @property
-    def operation(self) -> Operation | Deletion | None:
-        """
-        The operation whose event it waits for, if it is reserved.
-        """
-        return None if self.deferral is None else self.deferral.operation
+from creditsync.interfaces import ISession
+from creditsync.records import Deferral, ExtID, TradeEvent
 
 
 @define(eq=False)
 class _WaiterGroup:
     """
-    The waiters on one order and event type, where there are more than one.
-    Many of them, each for its own update, must not cost each other: so they
-    are found both by age and by operation.
+    The waiters for one order and event type, where there is more than one.
+    However many there are, each of them is found at once, both by age and by
+    operation.
     """
 
     # Ordered so that its first is found at once, however many went before.
@@ -82,14 +39,14 @@ class _WaiterGroup:
 
     def add(self, waiter: Waiter) -> None:
         """
-        Add the one who waits the shortest.
+        Add a waiter as the youngest.
         """
         self._byAge[waiter] = None
         self._byOperation.setdefault(waiter.operation, {})[waiter] = None
 
     def discard(self, waiter: Waiter) -> None:
         """
-        Let go of a waiter.
+        Remove a waiter, if it is there.
         """
         if self._byAge.pop(waiter, self) is self:
             return
@@ -100,13 +57,13 @@ class _WaiterGroup:
 
     def oldest(self) -> Waiter:
         """
-        The one who waits the longest.
+        The one that has been waiting longest.
         """
         return next(iter(self._byAge))
 
     def of(self, operation: object) -> list[Waiter]:
         """
-        Those who wait for this operation.
+        Those that are waiting for this operation.
         """
         return list(self._byOperation.get(operation, ()))
 
@@ -114,7 +71,7 @@ class _WaiterGroup:
 @define(eq=False)
 class Waiters:
     """
-    All the replies that wait, each for at most C{timeout} seconds.
+    All the requests that are waiting, each for at most C{timeout} seconds.
     """
 
     _clock: IReactorTime
@@ -134,15 +91,15 @@ class Waiters:
 
     def __iter__(self) -> Iterator[Waiter]:
         """
-        Those who wait, the longest waiting first.
+        Those that are waiting, the oldest first.
         """
         return iter(self._timeouts)
 
     def wait(
-        self, extID: ExtID | None, session: object, command: str = UNKNOWN
+        self, extID: ExtID | None, session: ISession, command: str = UNKNOWN
     ) -> Waiter:
         """
-        Wait, from now on, for what L{expect} will say.
+        Have a request wait from now on; L{expect} tells for what.
         """
         waiter = Waiter(extID, session, command)
         waiter.since = self._timeouts.start(waiter)
@@ -150,7 +107,7 @@ class Waiters:
 
     def expect(self, waiter: Waiter, deferral: Deferral) -> None:
         """
-        Let a waiter, if it still waits, wait for what C{deferral} says.
+        Have a waiter that has not ended yet wait for what C{deferral} names.
         """
         waiter.deferral = deferral
         if deferral.durable is not None:
@@ -176,9 +133,9 @@ class Waiters:
         """
         End the waits that this event answers.
 
-        An event that is marked with its operation answers all who wait for
-        that operation and nobody else: the one who asked, and those who asked
-        again under the same key. One without a mark answers the oldest.
+        An event that names its operation answers every request that is waiting
+        for that operation, and no other: the first one, and those that repeated
+        it under the same key. An event that names none answers the oldest.
 
         @param data: The event's data, encoded.
         """
@@ -191,7 +148,7 @@ class Waiters:
     def _answeredBy(self, event: TradeEvent) -> Sequence[Waiter]:
         """
         Take the waiters that an event answers out of every table. One whose
-        time is over already, but who was not told so yet, is not among them.
+        time is over, but whose timer has not fired yet, is not among them.
         """
         key, operation = (event.order, event.type), event.operation
         found = self._byEvent.get(key)
@@ -212,7 +169,7 @@ class Waiters:
 
     def abandon(self, waiter: Waiter) -> None:
         """
-        End a wait whose session is gone; the booking is not touched.
+        End a wait whose session is gone. The operation is booked all the same.
         """
         if self.release(waiter):
             waiter.ended.errback(SessionEnded())
@@ -221,7 +178,7 @@ class Waiters:
         """
         End every wait with an unknown outcome.
 
-        @param cause: The beginning of the sentence that each client is told.
+        @param cause: The beginning of the message in each reply.
         """
         everyone = [w for w in self._timeouts.waiting() if self.release(w)]
         for waiter in everyone:

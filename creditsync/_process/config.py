@@ -1,8 +1,8 @@
 """
-The options of the server from a file.
+The options of the server in a file.
 
-It is TOML, its keys are the options' names, and what it may say is what the
-command line may: the options themselves are asked. ::
+It is TOML, and its keys are the names of the options. It may have the values that
+the command line may have, as the options themselves read them. ::
 
     listen = ["tcp:8080:interface=127.0.0.1", "unix:/run/creditsync/sock"]
     ledger = "/var/lib/creditsync/ledger.db"
@@ -24,20 +24,20 @@ _Option: TypeAlias = "tuple[tuple[type, ...], str, _Take]"
 
 def fill(options: usage.Options, path: Path, given: Collection[str]) -> set[str]:
     """
-    Give options the values that a file has for them.
+    Set options to the values in a file.
 
-    @param given: The names of those that keep the value that they have. What
-        the file says of them must be right all the same.
-    @return: The names of those that the file decided.
-    @raise usage.UsageError: The file can't be read, or has what is no option
-        or no value for one; the sentence begins with the file.
+    @param given: The names of options that keep their values. Those in the file
+        must be valid all the same.
+    @return: The names of the options that were set.
+    @raise usage.UsageError: The file can't be read, or has an unknown option or
+        a value of the wrong type; the message begins with the file's name.
     """
     takers = dict(_takers(options))
     taken = set()
     try:
         for key, value in _load(path).items():
             if key not in takers:
-                raise usage.UsageError(f"there is no option {key}")
+                raise usage.UsageError(f"unknown option {key}")
             kinds, wanted, take = takers[key]
             if not _isOf(value, kinds):
                 raise usage.UsageError(f"{key} must be {wanted}")
@@ -53,20 +53,22 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
         if data.startswith(BOM_UTF8):
-            raise usage.UsageError("it begins with a byte order mark; save it without")
+            raise usage.UsageError(
+                "it begins with a byte order mark; save it without one"
+            )
         return tomllib.loads(data.decode("utf-8"))
     except OSError as e:
         raise usage.UsageError(f"it can't be read ({e.strerror})") from e
     except UnicodeDecodeError as e:
         raise usage.UsageError("it is not UTF-8") from e
     except tomllib.TOMLDecodeError as e:
-        raise usage.UsageError(f"it is no TOML: {e}") from e
+        raise usage.UsageError(f"it is not valid TOML: {e}") from e
 
 
 def _takers(options: Any) -> Iterator[tuple[str, _Option]]:
     """
-    For each option, the types of its values, how these are called, and what
-    takes one.
+    For each option, the types of its values, a description of them, and the
+    function that sets it.
     """
     for name, _, default, _, *reads in options.optParameters:
         if name == "config":
@@ -114,7 +116,7 @@ def _each(repeated: Callable[[str], None]) -> _Take:
 
 
 def _isOf(value: object, kinds: tuple[type, ...]) -> bool:
-    # By identity, as a bool is an int.
+    # The exact type, as a bool is also an int.
     if type(value) not in kinds:
         return False
     return not isinstance(value, list) or all(type(each) is str for each in value)

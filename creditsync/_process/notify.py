@@ -1,9 +1,10 @@
 """
-What systemd is told: ready, reloading, stopping, and that the reactor turns.
+Notifies systemd that the server is ready, reloading or stopping, and that the
+reactor runs.
 
-It is the protocol of C{sd_notify(3)}, a datagram to the socket that the
-environment names. Where there is none, nobody is told. A reactor that hangs
-can't send its C{WATCHDOG=1}, and systemd starts the server again.
+The protocol is that of C{sd_notify(3)}: a datagram to the socket that the
+environment names. Without such a socket nothing is sent. A reactor that hangs
+doesn't send its C{WATCHDOG=1}, and systemd restarts the server.
 """
 
 import os
@@ -20,7 +21,7 @@ _MICROSECONDS: Final = 1_000_000
 
 class Supervisor:
     """
-    The systemd that runs this process, or nobody.
+    The systemd that runs this process, if one does.
     """
 
     _log = Logger()
@@ -35,9 +36,9 @@ class Supervisor:
 
     def ready(self) -> None:
         """
-        Everything listens, and the ledger is open; or a reload is over.
+        The server listens and its ledger is open; or a reload is done.
         """
-        self._tell("READY=1", "STATUS=Serving.")
+        self._send("READY=1", "STATUS=Serving.")
         if self._interval and self._beat is None:
             self._beatLater()
 
@@ -45,19 +46,19 @@ class Supervisor:
         """
         A reload has begun.
         """
-        # systemd wants the second line where the unit is Type=notify-reload.
+        # Units of Type=notify-reload need the second line.
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={now}", "STATUS=Reloading.")
+        self._send("RELOADING=1", f"MONOTONIC_USEC={now}", "STATUS=Reloading.")
 
     def stopping(self) -> None:
         """
-        The stop has begun; the reactor still turns.
+        The stop has begun; the reactor still runs.
         """
-        self._tell("STOPPING=1", "STATUS=Answering who waits, then stopping.")
+        self._send("STOPPING=1", "STATUS=Stopping: answering pending requests.")
 
     def stopped(self) -> None:
         """
-        Say no more.
+        Send no more watchdog messages.
         """
         if self._beat is not None:
             self._beat.cancel()
@@ -67,29 +68,31 @@ class Supervisor:
         self._beat = self._clock.callLater(self._interval, self._alive)
 
     def _alive(self) -> None:
-        self._tell("WATCHDOG=1")
+        self._send("WATCHDOG=1")
         self._beatLater()
 
-    def _tell(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> None:
         if not self._address:
             return
         # An address with @ is in Linux's abstract namespace.
         address = self._address.replace("@", "\0", 1)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                # Never wait for a systemd that is busy.
+                # Never wait for a busy systemd.
                 sender.setblocking(False)
                 sender.sendto("\n".join(lines).encode(), address)
         except OSError as e:
             self._log.warn(
-                "systemd was not told {what}: {why}", what=lines[0], why=e.strerror
+                "systemd was not notified of {what}: {why}",
+                what=lines[0],
+                why=e.strerror,
             )
 
 
 def _watchdog(environment: Mapping[str, str]) -> float:
     """
-    Seconds within which systemd wants to hear again and again that this
-    process is alive; 0 if it doesn't.
+    The longest time in seconds that systemd allows between two watchdog
+    messages of this process; 0 if it expects none.
     """
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return 0.0

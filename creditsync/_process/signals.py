@@ -1,5 +1,5 @@
 """
-What signals do to a process of ours, at each moment of its life.
+What signals do at each stage of a process.
 
 =================  =================  ==================  ==================
 Signal             While it starts    While it serves     While it stops
@@ -8,12 +8,13 @@ SIGTERM, SIGINT    ends it at once    stops it in order   ends it at once
 SIGHUP             waits              reads files again   is ignored
 =================  =================  ==================  ==================
 
-The kernel ignores signals for process 1 of a container unless the process has a
-handler for them, so there "at once" needs one; and as Python runs handlers
-between two of its own steps, it is then after the call of SQLite that it is in.
+The kernel ignores signals for process 1 of a container unless it has a handler for
+them, so there "at once" needs a handler. Python runs it only between two
+instructions of its own, and so not before a call of SQLite in progress has
+returned.
 
-This module imports nothing of ours and nothing that takes long to load, so that
-a process can be prepared for signals before it imports the rest.
+This module imports only what loads quickly, so that a process can prepare for
+signals before it imports the rest.
 """
 
 import os
@@ -35,7 +36,7 @@ def endAtNextSignal() -> None:
 
 def prepare() -> None:
     """
-    Let process 1 end by the signals by which any other process ends.
+    Let process 1 end by the signals that end any other process.
     """
     for number in (signal.SIGHUP, signal.SIGTERM):
         if signal.getsignal(number) == signal.SIG_DFL:
@@ -44,11 +45,11 @@ def prepare() -> None:
 
 def prepareServer() -> None:
     """
-    Keep SIGHUP waiting until L{reloadAtHangUp}, and let the others end the
+    Hold SIGHUP until L{reloadAtHangUp}, and let the other signals end the
     process at once. It may be called again.
     """
     prepare()
-    # Python's own handler would show a traceback.
+    # Python's own handler would print a traceback.
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         _endBy(signal.SIGINT)
     if not isinstance(signal.getsignal(signal.SIGHUP), _Held):
@@ -58,16 +59,16 @@ def prepareServer() -> None:
 def stopInOrder(reactor: Any) -> None:
     """
     Let the first SIGTERM or SIGINT stop the reactor, and the second one end the
-    process, even if the reactor hangs. The reactor has to run: it installs
-    handlers of its own when it starts.
+    process, even if the reactor hangs. Call it when the reactor runs, which
+    installs handlers of its own as it starts.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
         # At once: many of them could keep the reactor from ever stopping.
         ignoreHangUp()
         endAtNextSignal()
-        tell = reactor.sigInt if number == signal.SIGINT else reactor.sigTerm
-        tell(number, frame)
+        handle = reactor.sigInt if number == signal.SIGINT else reactor.sigTerm
+        handle(number, frame)
 
     for number in _STOP:
         if signal.getsignal(number) != signal.SIG_IGN:
@@ -76,7 +77,7 @@ def stopInOrder(reactor: Any) -> None:
 
 def reloadAtHangUp(reload: Callable[[], None]) -> None:
     """
-    Have this called at each SIGHUP, and at once if one has waited.
+    Call this at each SIGHUP, and at once if one was held.
     """
     before = signal.signal(signal.SIGHUP, lambda *_: reload())
     if isinstance(before, _Held) and before.came:
@@ -85,7 +86,9 @@ def reloadAtHangUp(reload: Callable[[], None]) -> None:
 
 class _Held:
     """
-    Notes a SIGHUP that can't be obeyed yet.
+    Holds a SIGHUP that comes too early.
+
+    @ivar came: Whether one has come.
     """
 
     came = False
@@ -96,18 +99,17 @@ class _Held:
 
 def ignoreHangUp() -> None:
     """
-    Let SIGHUP do nothing any more, to the very end: Python gives signals that
-    have a handler their default action back when it ends.
+    Ignore SIGHUP to the very end of the process: Python restores the default
+    action of signals that have a handler when it exits.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _endBy(number: signal.Signals) -> None:
-    # A background job of a shell is started with SIGINT ignored, and the Ctrl-C
-    # of somebody else is not meant for it.
+    # Shells start background jobs with SIGINT ignored: a Ctrl-C in the terminal
+    # is not meant for them.
     if signal.getsignal(number) != signal.SIG_IGN:
-        # The default action works in the middle of any call, also on a disk that
-        # hangs.
+        # The default action also interrupts a call on a disk that hangs.
         signal.signal(number, _end if os.getpid() == 1 else signal.SIG_DFL)
 
 

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
-from creditsync._conversation.session import Sessions
+from creditsync._conversation.sessions import Sessions
 from creditsync._timeouts import EqualTimeouts
 from creditsync._transport.fairness import FairScheduler
 from creditsync._transport.protocol import LineProtocol, addressText

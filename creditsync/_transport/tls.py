@@ -51,10 +51,10 @@ BEGINNINGS = (b"\x15\x03", b"\x16\x03")
 _PLAIN = b"{[ \t\r\n"
 
 # The reply to a client that does not speak TLS. It has no extID, since the
-# client's line is not read.
-_SPEAKS_TLS = (
-    b'{"status":400,"error":"INVALID_JSON","message":"this port speaks TLS, and the'
-    b' client does not"}\r\n'
+# client's line is not read. Our own client recognizes the message.
+SPEAKS_TLS = "this port speaks TLS, and the client does not"
+_SPEAKS_TLS = b'{"status":400,"error":"INVALID_JSON","message":"%b"}\r\n' % (
+    SPEAKS_TLS.encode("ascii")
 )
 
 # OpenSSL's reasons where the other side's answer is not TLS.

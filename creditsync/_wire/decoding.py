@@ -47,7 +47,7 @@ def decode(line: bytes) -> dict[str, Any]:
         # What it reports so is an integer with a great many digits.
         raise InvalidJSON(_TOO_GREAT) from None
     except msgspec.DecodeError as e:
-        raise InvalidJSON(f"the line is not valid JSON: {_cause(e)}") from None
+        raise InvalidJSON(f"the line is not valid JSON: {_cause(e, line)}") from None
     if not isinstance(value, dict):
         raise InvalidJSON("the line is not a JSON object")
     members = _audit(value, 1)
@@ -64,12 +64,20 @@ _TOO_DEEP = f"the line is nested deeper than {MAX_DEPTH}"
 _TOO_GREAT = f"an integer is not between {-MAX_SAFE_INTEGER} and {MAX_SAFE_INTEGER}"
 
 
-def _cause(error: msgspec.DecodeError) -> str:
+def _cause(error: msgspec.DecodeError, line: bytes) -> str:
     """
     What the parser found wrong, as the end of a sentence.
     """
     cause = str(error).removeprefix("JSON is malformed: ")
-    return "it ends too early" if cause == "Input data was truncated" else cause
+    if cause != "Input data was truncated":
+        return cause
+    # The parser misses the other half, if the line has no room for it.
+    if _HALF_PAIR.search(line):
+        return "a string ends with half of a surrogate pair"
+    return "it ends too early"
+
+
+_HALF_PAIR = re.compile(rb'\\u[dD][89abAB][0-9a-fA-F]{2}"')
 
 
 def exactNumber(text: str) -> float | Decimal:

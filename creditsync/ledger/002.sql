@@ -1,35 +1,35 @@
--- The creditsync ledger, version 2: what a cmd counts for is data.
+-- The creditsync ledger, version 2: the total that each cmd counts for is data.
 
--- One row for each cmd that a trade may have. The server writes the rows from
--- its table of methods; each start proves that the two agree.
+-- One row for each cmd that a trade may have. At each start the server writes the
+-- rows from its table of methods, creditsync.methods.
 CREATE TABLE operation (
     cmd     INTEGER PRIMARY KEY,
-    -- 1 for the total of the account that its trades count for
+    -- 1 for the total that its trades count for, 0 for the other
     balance INTEGER NOT NULL CHECK (balance IN (0, 1)),
     credit  INTEGER NOT NULL CHECK (credit IN (0, 1)),
-    -- of its profits: 1 what goes in, -1 what goes out
+    -- the sign of its profits: 1 for deposits, -1 for withdrawals
     sign    INTEGER NOT NULL CHECK (sign IN (-1, 1)),
-    -- what people call it
+    -- its name for people
     label   TEXT NOT NULL,
     CHECK (balance + credit = 1)
 ) STRICT;
 
--- A CHECK says nothing about what is stored, so it can be taken out of the text
--- of the table (SQLite's "Making Other Kinds Of Table Schema Changes"). That
--- takes no time, whatever the size, where a copy of the table takes minutes.
--- RESET has the text read again: this connection would otherwise go on checking
--- what is no longer there.
+-- ALTER TABLE can't drop a CHECK, and to copy the table would take minutes. But a
+-- CHECK does not affect how rows are stored, so SQLite's documentation ("Making
+-- Other Kinds Of Table Schema Changes") allows editing the table's text, which
+-- takes the same short time at any size. RESET makes this connection read the text
+-- again; otherwise it would go on applying the CHECK.
 PRAGMA writable_schema = ON;
 UPDATE sqlite_schema SET sql = replace(sql,
 '    -- 6 balance in, 7 credit in, 8 balance out, 9 credit out
     cmd        INTEGER NOT NULL CHECK (cmd BETWEEN 6 AND 9),',
-'    -- one of operation: trade_inserted refuses any other
+'    -- one of the table operation; trade_inserted refuses any other
     cmd        INTEGER NOT NULL,'
 ) WHERE type = 'table' AND name = 'trade';
 PRAGMA writable_schema = RESET;
 
--- A sum that leaves 64 bits becomes REAL in SQLite, and the STRICT table then
--- refuses it: a total is exact or the transaction fails.
+-- In SQLite a sum that exceeds 64 bits becomes REAL, which the STRICT table then
+-- refuses: a total is exact or the transaction fails.
 DROP TRIGGER trade_inserted;
 CREATE TRIGGER trade_inserted AFTER INSERT ON trade
 BEGIN
@@ -41,12 +41,13 @@ BEGIN
     ON CONFLICT (login) DO UPDATE SET
         balance = balance + excluded.balance,
         credit = credit + excluded.credit;
-    -- Of the statement above: the quickest way to see that there is such a row.
+    -- The INSERT above changed a row only if operation has this cmd. changes() is
+    -- faster than another look-up.
     SELECT RAISE(ABORT, 'operation has no such cmd') WHERE changes() = 0;
 END;
 
--- By the difference and in one step: with the old amount taken off first, a
--- total could leave 64 bits on the way to one that does not.
+-- The difference is added in one step. If the old amount were subtracted first, a
+-- total could exceed 64 bits although the result does not.
 DROP TRIGGER trade_updated;
 CREATE TRIGGER trade_updated AFTER UPDATE ON trade
 BEGIN

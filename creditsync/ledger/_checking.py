@@ -1,11 +1,10 @@
 """
-What holds in every ledger, and how it is proved.
+The rules that every ledger has to keep, and the proof that it does.
 
-L{firstOrder} is what each start of the server proves before it gives out an
-order: that the totals are the sums of their trades and that no order stands
-above the mark. L{problems} goes
-through all there is and takes longer; that is for people, who run it beside the
-server or on a copy.
+L{firstOrder} is the proof at each start of the server, before it assigns an
+order: that totals are the sums of their trades, and that every order is below the
+mark. L{findings} checks all rules. It takes longer; people run it while the
+server runs, or on a copy.
 """
 
 import os
@@ -23,7 +22,7 @@ from creditsync.methods import TOTALS
 from creditsync.records import TRADE_MEMBERS
 
 # Accounts whose totals are not the sums of their booked trades, and logins
-# that have trades and no account.
+# that have trades but no account.
 _WRONG_TOTALS: Final = """
     WITH booked AS (
         SELECT login, ifnull({balance}, 0) AS balance, ifnull({credit}, 0) AS credit
@@ -43,11 +42,11 @@ _WRONG_TOTALS: Final = """
                      AND login NOT IN (SELECT login FROM booked)
 """
 
-# What a cmd counts for is told by the ledger itself.
+# {0} selects the trades that count for a total, as the table operation says.
 _SUM: Final = "sum(profit) {0}"
 
-# sum() fails as soon as it leaves 64 bits, even if later trades would bring it
-# back; in two parts it doesn't.
+# sum() fails as soon as it exceeds 64 bits, even if later trades would bring it
+# back. Summing quotients and remainders separately avoids that.
 _EXACT_SUM: Final = (
     "sum(profit / 1000000000) {0} * 1000000000 + sum(profit % 1000000000) {0}"
 )
@@ -55,42 +54,43 @@ _EXACT_SUM: Final = (
 
 def firstOrder(connection: sqlite3.Connection, path: str) -> int:
     """
-    Prove that totals are the sums of their trades, and that no order stands
-    above the mark.
+    Prove that totals are the sums of their trades, and that every order is below
+    the mark.
 
-    @return: The first order number that may be given out.
-    @raise LedgerDamaged: It isn't so.
+    @return: The first order number that may be assigned.
+    @raise LedgerDamaged: One of them is not so.
     """
     wrong = next(_wrongTotals(connection), None)
     if wrong is not None:
         login, balance, credit, balanceSum, creditSum = wrong
         raise LedgerDamaged(
             f"account {login} of the ledger {path} has balance {balance} and credit "
-            f"{credit}, but its trades sum up to balance {balanceSum} and credit "
-            f"{creditSum} (10⁻⁸ units): find out what else wrote it, or bring back "
-            f"a backup"
+            f"{credit}, but its trades add up to balance {balanceSum} and credit "
+            f"{creditSum} (10⁻⁸ units): find out which other program wrote to it, or "
+            f"restore a backup"
         )
     mark, last = _markAndLast(connection)
     if mark is None or mark <= last:
         raise LedgerDamaged(
-            f"the ledger {path} has order {last}, but its order mark is {mark}, and no "
-            f"order may stand above the mark: find out what else wrote it, or bring "
-            f"back a backup"
+            f"the ledger {path} has order {last}, but its order mark is {mark}, and "
+            f"every order must be below the mark: find out which other program wrote "
+            f"to it, or restore a backup"
         )
     return mark
 
 
 def _wrongTotals(connection: sqlite3.Connection) -> Iterator[Any]:
     """
-    Each account that is wrong: its login, balance and credit, and the sums.
+    Each account with a wrong total: login, balance, credit, and the two sums.
     """
-    # What takes the time is to sort all trades by login, and SQLite does that
-    # in a second thread if it may.
+    # Most of the time goes into sorting the trades by login, which SQLite does
+    # in more threads if it may.
     connection.execute(f"PRAGMA threads = {os.cpu_count() or 1}")
     try:
         yield from connection.execute(_wrongTotalsBy(connection, _SUM))
     except sqlite3.OperationalError as e:
-        # It comes before the first row: all sums are made by then.
+        # This is raised before the first row, when all sums are computed. So no
+        # row has been yielded yet.
         if str(e) != "integer overflow":
             raise
         yield from connection.execute(_wrongTotalsBy(connection, _EXACT_SUM))
@@ -98,10 +98,10 @@ def _wrongTotals(connection: sqlite3.Connection) -> Iterator[Any]:
 
 def _wrongTotalsBy(connection: sqlite3.Connection, sum: str) -> str:
     """
-    The statement that finds wrong totals by this kind of sum.
+    The statement that finds wrong totals with this expression for a sum.
     """
     totalOf = operations.totalOf(connection)
-    # As a list of numbers: with a subquery for it the sums take twice as long.
+    # A list of numbers, because with a subquery the sums take twice as long.
     cmds = {
         name: ", ".join(str(cmd) for cmd, total in totalOf.items() if total == name)
         for name in TOTALS
@@ -124,11 +124,11 @@ def _markAndLast(connection: sqlite3.Connection) -> tuple[int | None, int]:
 
 
 @define
-class Problem:
+class Finding:
     """
-    Something that doesn't hold.
+    One case in which a ledger breaks a rule.
 
-    @ivar rule: What it breaks, in a word.
+    @ivar rule: The rule's name.
     @ivar message: What is wrong, in one line.
     """
 
@@ -139,10 +139,10 @@ class Problem:
 @define
 class _Rule:
     """
-    Something that holds in every ledger.
+    A rule that every ledger has to keep.
 
-    @ivar broken: The statement that gives a row for each case where it
-        doesn't; the columns fill the message.
+    @ivar broken: The statement that selects a row for each case that breaks it.
+        The columns are the arguments of the message.
     """
 
     name: str
@@ -150,7 +150,7 @@ class _Rule:
     message: str
 
 
-# What goes in is more than nothing, what goes out is less.
+# Deposits are positive, withdrawals are negative.
 _WRONG_SIGN: Final = "JOIN operation USING (cmd) WHERE sign(profit) <> operation.sign"
 _WRONG_TIMES: Final = "open_time < 0 OR close_time < open_time"
 _THE_KEY: Final = "the key {1!r} of principal {0} "
@@ -159,8 +159,9 @@ _KEYS: Final = (
     ' FROM keyed_operation AS k JOIN trade AS t USING ("order") WHERE '
 )
 
-# What an update may change, in a key's row and in its trade.
-_OTHERWISE: Final = " OR ".join(
+# Whether the row of a key and its trade differ in a column that an update may
+# change.
+_DIFFERS: Final = " OR ".join(
     f"k.{name} <> t.{name}"
     for name in TRADE_MEMBERS
     if name not in ("order", "login", "cmd")
@@ -176,22 +177,22 @@ _RULES: Final = (
         "login",
         'SELECT "order", login FROM trade'
         f" WHERE login NOT BETWEEN 1 AND {MAX_SAFE_INTEGER}",
-        "order {} is of login {}, which is none",
+        "order {} belongs to login {}, which is not a valid login",
     ),
     _Rule(
         "order",
         f'SELECT "order" FROM trade WHERE "order" < 1 OR "order" > {MAX_SAFE_INTEGER}',
-        "order {} is no order number",
+        "order {} is not a valid order number",
     ),
     _Rule(
         "cmd",
         'SELECT "order", cmd FROM trade WHERE cmd NOT IN (SELECT cmd FROM operation)',
-        "order {} has cmd {}, which the table operation does not have",
+        "order {} has cmd {}, which is not in the table operation",
     ),
     _Rule(
         "state",
         'SELECT "order", state FROM trade WHERE state NOT IN (3, 6, 10, 11, 12)',
-        "order {} has state {}, which is none of 3, 6, 10, 11 and 12",
+        "order {} has state {}, expected 3, 6, 10, 11 or 12",
     ),
     _Rule(
         "sign",
@@ -207,12 +208,12 @@ _RULES: Final = (
         "key-without-trade",
         'SELECT principal, key, "order" FROM keyed_operation'
         ' WHERE "order" NOT IN (SELECT "order" FROM trade)',
-        _THE_KEY + "booked order {2}, which is not there",
+        _THE_KEY + "booked order {2}, which does not exist",
     ),
     _Rule(
         "key-of-other-trade",
         f"{_KEYS} k.login <> t.login OR k.cmd <> t.cmd",
-        _THE_KEY + "booked order {2} for another login or as another cmd",
+        _THE_KEY + "booked order {2} with another login or another cmd",
     ),
     _Rule(
         "key-ahead",
@@ -221,8 +222,8 @@ _RULES: Final = (
     ),
     _Rule(
         "key-differs",
-        f"{_KEYS} k.revision = t.revision AND ({_OTHERWISE})",
-        _THE_KEY + "was the last to change order {2}, and booked it otherwise",
+        f"{_KEYS} k.revision = t.revision AND ({_DIFFERS})",
+        _THE_KEY + "was the last to change order {2}, but booked other values",
     ),
     _Rule(
         "key-not-last",
@@ -242,7 +243,7 @@ _RULES: Final = (
         ' WHERE (type <> 0 AND asked_order <> "order")'
         " OR ifnull(asked_open_time <> open_time, 0)"
         " OR ifnull(asked_close_time <> close_time, 0)",
-        _THE_KEY + "booked order {2} otherwise than it asked for",
+        _THE_KEY + "booked order {2}, but requested another order or other times",
     ),
     _Rule(
         "key-sign",
@@ -254,7 +255,7 @@ _RULES: Final = (
         "key-times",
         'SELECT principal, key, "order", open_time, close_time FROM keyed_operation'
         f" WHERE {_WRONG_TIMES}",
-        _THE_KEY + "booked order {2} to open at {3} and close at {4}",
+        _THE_KEY + "booked order {2}, which opens at {3} and closes at {4}",
     ),
     _Rule(
         "keys-of-one-change",
@@ -265,35 +266,35 @@ _RULES: Final = (
 )
 
 
-def problems(connection: sqlite3.Connection) -> Iterator[Problem]:
+def findings(connection: sqlite3.Connection) -> Iterator[Finding]:
     """
-    Find all that doesn't hold, as of one moment if a transaction is open.
+    Check all rules. Within an open transaction that is the state at one moment.
     """
     try:
         for message in changes(connection, SCRIPTS):
-            yield Problem("schema", message)
+            yield Finding("schema", message)
         for message in operations.differences(connection):
-            yield Problem("operation", message)
+            yield Finding("operation", message)
         for [message] in connection.execute("PRAGMA integrity_check"):
             if message != "ok":
-                yield Problem("integrity", message)
-        yield from _markProblems(connection)
+                yield Finding("integrity", message)
+        yield from _markFindings(connection)
         for login, balance, credit, *sums in _wrongTotals(connection):
-            yield Problem(
+            yield Finding(
                 "total",
                 f"account {login} has balance {balance} and credit {credit}, but its"
-                f" trades sum up to balance {sums[0]} and credit {sums[1]}",
+                f" trades add up to balance {sums[0]} and credit {sums[1]}",
             )
         for rule in _RULES:
             for row in connection.execute(rule.broken):
-                yield Problem(rule.name, rule.message.format(*row))
+                yield Finding(rule.name, rule.message.format(*row))
     except sqlite3.DatabaseError as e:
-        yield Problem("unreadable", f"the rest can't be read: {e}")
+        yield Finding("unreadable", f"the rest can't be read: {e}")
 
 
-def _markProblems(connection: sqlite3.Connection) -> Iterator[Problem]:
+def _markFindings(connection: sqlite3.Connection) -> Iterator[Finding]:
     mark, last = _markAndLast(connection)
     if mark is None:
-        yield Problem("order-mark", "there is no order mark")
+        yield Finding("order-mark", "there is no order mark")
     elif mark <= last:
-        yield Problem("order-mark", f"order {last} stands above the order mark {mark}")
+        yield Finding("order-mark", f"order {last} is not below the order mark {mark}")

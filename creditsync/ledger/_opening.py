@@ -1,9 +1,9 @@
 """
-What stands between a ledger's file and its use: the lock, the owners of its files,
-the schema and its versions, and a sentence for whatever is wrong.
+The steps that open a ledger for writing: lock it, check who owns its files, check or
+upgrade its schema, and explain what is wrong in a sentence.
 
 An upgrade may be killed at any point. It begins with a copy of the ledger, which
-gets its name when all of it is on disk; all scripts after that are one
+gets its final name when all of it is on disk. Then all scripts run in one
 transaction.
 """
 
@@ -21,7 +21,7 @@ from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
 from creditsync.ledger import _operations as operations
 from creditsync.ledger._schema import APPLICATION_ID, changes
 
-# What the connection that writes must say of itself; 2 is FULL.
+# The settings that the writing connection must have; 2 is FULL.
 _DURABLE: Final[dict[str, object]] = {
     "journal_mode": "wal",
     "synchronous": 2,
@@ -31,9 +31,9 @@ _DURABLE: Final[dict[str, object]] = {
 
 
 @contextmanager
-def explained(path: str) -> Iterator[None]:
+def explainErrors(path: str) -> Iterator[None]:
     """
-    Turn what the system and SQLite raise into a sentence that says what to do.
+    Turn errors of the system and of SQLite into a sentence that says what to do.
     """
     try:
         yield
@@ -46,37 +46,37 @@ def explained(path: str) -> Iterator[None]:
         if isinstance(error.filename, str) and os.path.exists(error.filename):
             raise LedgerProblem(_notOurs(error.filename)) from error
         raise LedgerProblem(
-            f"this user may not write the ledger {path}: give it the right to write "
-            f"in that folder, or name another one"
+            f"this user may not write to the ledger {path}: give it write permission "
+            f"for that folder, or name another one"
         ) from error
     except (OSError, sqlite3.OperationalError) as error:
         raise LedgerProblem(
-            f"the ledger {path} can't be used: {error}; see that it is a file on a "
-            f"local disk with space left, that this user may write it and its folder, "
-            f"and that no other program writes it"
+            f"the ledger {path} can't be used: {error}; check that it is a file on a "
+            f"local disk with free space, that this user may write to it and to its "
+            f"folder, and that no other program writes to it"
         ) from error
     except sqlite3.DatabaseError as error:
         raise LedgerDamaged(
             f"{path} is not a readable SQLite database: {error}; name another file, or "
-            f"bring back a backup"
+            f"restore a backup"
         ) from error
 
 
 def takeLock(path: str) -> int:
     """
-    Keep every other process out, as long as the descriptor is open.
+    Keep other servers out, as long as the returned descriptor is open.
 
-    @raise LedgerInUse: Another one was here first.
+    @raise LedgerInUse: Another process has the lock.
     """
-    # Beside the database and never on it: POSIX locks belong to the process,
-    # and closing any descriptor of the database file would drop SQLite's own.
-    # The file stays when the lock ends: whoever opened it before its removal
-    # would lock a file that nobody else can see.
+    # The lock is on a file of its own, never on the database: SQLite's POSIX locks
+    # belong to the process, so closing any descriptor of the database file would
+    # release them. The lock file is never removed: a process that opened it just
+    # before would hold a lock on a file that no other process can find.
     name = path + ".lock"
     try:
         lock = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
     except PermissionError:
-        # Another user made it. It can be locked all the same.
+        # Another user made it, but a descriptor for reading can be locked too.
         lock = os.open(name, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,7 +97,7 @@ def takeLock(path: str) -> int:
 
 def releaseLock(lock: int) -> None:
     """
-    Let others have the ledger.
+    Release the lock.
     """
     _note(lock, b"")
     os.close(lock)
@@ -105,7 +105,7 @@ def releaseLock(lock: int) -> None:
 
 def _note(lock: int, text: bytes) -> None:
     """
-    Write down who has the lock, where this user may.
+    Write the lock's owner into its file, if this user has the permission.
     """
     with suppress(OSError):
         os.ftruncate(lock, 0)
@@ -114,12 +114,12 @@ def _note(lock: int, text: bytes) -> None:
 
 def checkFiles(path: str) -> None:
     """
-    See that this user may write what there is of a ledger.
+    Check that this user may write to the files of a ledger that exist.
 
-    Without that SQLite would only say that it can't open a file, and not which.
+    SQLite would only report that it can't open a file, but not which one.
 
     @raise LedgerProblem: It may not; the sentence names the file and its owner.
-    @raise PermissionError: It may not make files in the folder.
+    @raise PermissionError: It may not create files in the folder.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise LedgerProblem(f"{path} is not a regular file: name another one")
@@ -131,19 +131,22 @@ def checkFiles(path: str) -> None:
             raise LedgerProblem(problem)
 
 
-def inTheWay(path: str) -> str | None:
+def inTheWay(path: str, mode: int = os.R_OK | os.W_OK) -> str | None:
     """
-    Why this file of a ledger, which need not be there, can't be used.
+    Why this file of a ledger can't be used, or L{None} if it can or does not
+    exist.
     """
-    if not os.path.lexists(path) or mayUse(path, os.R_OK | os.W_OK):
+    if not os.path.lexists(path) or mayUse(path, mode):
         return None
     return _notOurs(path)
 
 
 def mayUse(path: str, mode: int) -> bool:
     """
-    Whether this user may; to find out by opening the file and closing it again
-    would drop the locks that SQLite has on it in this process.
+    Whether this user may use a file or folder in this way (a mode of L{os.access}).
+
+    Opening the file to find out is no option: closing it again would release the
+    locks that SQLite has on it in this process.
     """
     effective = os.access in os.supports_effective_ids
     return os.access(path, mode, effective_ids=effective)
@@ -151,7 +154,7 @@ def mayUse(path: str, mode: int) -> bool:
 
 def ownerOf(path: str) -> str:
     """
-    The name of the user to whom a file belongs, or the number if there is none.
+    The name of a file's owner, or the number of one without a name.
     """
     return _userName(os.lstat(path).st_uid)
 
@@ -165,18 +168,24 @@ def _userName(uid: int) -> str:
 
 def _notOurs(path: str) -> str:
     owner, user = ownerOf(path), _userName(os.geteuid())
-    remedy = "chmod u+rw" if owner == user else f"chown {user}"
+    if owner == user:
+        remedy = f"as root: chmod u+rw {path}"
+    elif owner == ownerOf(os.path.dirname(path)):
+        # The server's: given to somebody else it would keep the server out.
+        remedy = f"run this as user {owner}"
+    else:
+        remedy = f"as root: chown {user} {path}"
     return (
         f"{path} is in the way: it belongs to user {owner}, and user {user}, who runs"
-        f" this, may not read and write it; as root: {remedy} {path}"
+        f" this, may not read and write it; {remedy}"
     )
 
 
 def giveAway(path: str, like: str) -> None:
     """
-    Let what root has made of a ledger belong to whom another file or the folder
-    belongs to, whose server would stand before a file of root's otherwise. SQLite
-    does so with the files that it makes beside the database.
+    If root runs this, give a file of the ledger to the owner of another one, or of
+    the folder: that user's server could not open a file that belongs to root.
+    SQLite does the same with the files that it creates beside the database.
     """
     if os.geteuid() == 0:
         owner = os.stat(like)
@@ -185,7 +194,7 @@ def giveAway(path: str, like: str) -> None:
 
 def sync(path: str, flags: int = os.O_RDONLY) -> None:
     """
-    Have a file on disk, or with a folder the names of the files in it.
+    Write a file to disk, or with a folder the names of the files in it.
     """
     file = os.open(path, flags)
     try:
@@ -196,12 +205,12 @@ def sync(path: str, flags: int = os.O_RDONLY) -> None:
 
 def connectReader(path: str, mode: str = "mode=ro") -> sqlite3.Connection:
     """
-    Open a connection that can't write, whatever it is asked.
+    Open a connection that can't write.
 
     @param mode: The parameters of its URI.
     """
     return sqlite3.connect(
-        # as_uri() quotes what means something in a URI.
+        # as_uri() quotes characters that have a meaning in a URI.
         f"{Path(path).as_uri()}?{mode}",
         uri=True,
         check_same_thread=False,
@@ -211,12 +220,12 @@ def connectReader(path: str, mode: str = "mode=ro") -> sqlite3.Connection:
 
 def prepare(writer: sqlite3.Connection, path: str, scripts: Sequence[str]) -> None:
     """
-    See that the file is a ledger, or make it one, of the newest version.
+    Check that the file is a ledger of the newest version, or make it one.
     """
     version = versionOf(writer, path, len(scripts))
-    # Durability is what these say, and SQLite answers a setting that it can't make
-    # by doing nothing: so they are read back. On macOS fsync leaves data in the
-    # cache of the disk, and only these two get past it; elsewhere they do nothing.
+    # Durability depends on these settings, and SQLite silently ignores one that it
+    # can't apply, so they are read back. On macOS fsync leaves data in the disk's
+    # cache, and the two fullfsync settings get past it; elsewhere they do nothing.
     writer.execute("PRAGMA journal_mode = wal")
     writer.execute("PRAGMA synchronous = FULL")
     writer.execute("PRAGMA fullfsync = 1")
@@ -225,8 +234,8 @@ def prepare(writer: sqlite3.Connection, path: str, scripts: Sequence[str]) -> No
         found = _value(writer, f"PRAGMA {name}")
         if found != needed:
             raise LedgerProblem(
-                f"the ledger {path} can't be made durable: {name} is {found}, where"
-                f" {needed} is needed; put it on a local disk"
+                f"the ledger {path} can't be made durable: {name} is {found}, but"
+                f" must be {needed}; put it on a local disk"
             )
     if version:
         _checkSchema(writer, path, scripts[:version])
@@ -239,8 +248,8 @@ def versionOf(connection: sqlite3.Connection, path: str, newest: int) -> int:
     """
     The version of the ledger, or 0 for a file that is empty or new.
 
-    @raise LedgerDamaged: It is no ledger.
-    @raise LedgerProblem: Its version is newer than the newest that is known.
+    @raise LedgerDamaged: It is not a creditsync ledger.
+    @raise LedgerProblem: Its version is newer than C{newest}.
     """
     application = _value(connection, "PRAGMA application_id")
     version: int = _value(connection, "PRAGMA user_version")
@@ -251,12 +260,10 @@ def versionOf(connection: sqlite3.Connection, path: str, newest: int) -> int:
     ):
         return 0
     if application != APPLICATION_ID:
-        raise LedgerDamaged(
-            f"{path} is a database of another program: name another file"
-        )
+        raise LedgerDamaged(f"{path} is another program's database: name another file")
     if version > newest:
         raise LedgerProblem(
-            f"the ledger {path} has version {version}, and this creditsync knows "
+            f"the ledger {path} has version {version}, but this creditsync supports "
             f"versions up to {newest}: run the newer creditsync that wrote it"
         )
     return version
@@ -264,9 +271,8 @@ def versionOf(connection: sqlite3.Connection, path: str, newest: int) -> int:
 
 def _checkSchema(writer: sqlite3.Connection, path: str, scripts: Sequence[str]) -> None:
     """
-    See that tables and triggers are as they were made. An upgrade makes new
-    ones, and after it nobody would notice that the old ones had not done their
-    work.
+    Check that tables and triggers are as their scripts made them. After an
+    upgrade, which replaces them, nothing would show that the old ones were wrong.
 
     @raise LedgerDamaged: They aren't.
     """
@@ -274,19 +280,19 @@ def _checkSchema(writer: sqlite3.Connection, path: str, scripts: Sequence[str]) 
     if changed is not None:
         raise LedgerDamaged(
             f"{changed} in the ledger {path}: run the creditsync that made it, or "
-            f"bring back a backup"
+            f"restore a backup"
         )
 
 
 def _backUp(writer: sqlite3.Connection, path: str, version: int) -> None:
     """
-    Copy the ledger as it is, for those who may read it. The copy gets its name
-    when it is whole and on disk, and has it there before this returns.
+    Copy the ledger, with the permissions of its file. The copy gets its final name
+    when it is complete and on disk; when this returns, the name is on disk too.
     """
     final = f"{path}.v{version}"
     part = final + ".part"
-    # What a killed upgrade has left. SQLite itself removes a journal beside a
-    # file that is empty.
+    # A killed upgrade leaves this file. SQLite removes the journal of an empty file
+    # by itself.
     Path(part).unlink(missing_ok=True)
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     shutil.copymode(path, part)
@@ -301,15 +307,15 @@ def upgrade(
     writer: sqlite3.Connection, path: str, scripts: Sequence[str], version: int = 0
 ) -> None:
     """
-    Make the newest version from this one, and have the methods of this build in
-    it: all of it or nothing.
+    Upgrade to the newest version, and write the methods of this build to the table
+    C{operation}, in one transaction.
 
-    @param version: The version that it has, which may be the newest already; 0
+    @param version: The version of the ledger, which may be the newest already; 0
         for an empty file.
     """
-    # executescript() commits what is open and then starts no transaction of its
-    # own: it has to be inside the script. If anything fails, open() closes the
-    # connection, which rolls back.
+    # executescript() commits an open transaction first and begins none, so the
+    # script itself has to begin it. If anything fails, open() closes the
+    # connection, which rolls it back.
     begin = "BEGIN IMMEDIATE;"
     if version < len(scripts):
         script = "\n".join(scripts[version:])
@@ -325,6 +331,6 @@ def upgrade(
 
 def _value(connection: sqlite3.Connection, statement: str) -> Any:
     """
-    The one value that this statement gives.
+    The value that a statement selects.
     """
     return connection.execute(statement).fetchone()[0]

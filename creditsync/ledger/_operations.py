@@ -1,10 +1,10 @@
 """
-The table C{operation} of a ledger: what each C{cmd} counts for, as data.
+The table C{operation} of a ledger: the total that each C{cmd} counts for, as data.
 
-Its rows are those of L{creditsync.methods}. L{write} brings in a method that is
-new, and refuses a ledger whose trades this build would count otherwise;
-L{tryMethods} proves that the ledger takes a trade of each method, where the
-first request would otherwise find out that it doesn't.
+Its rows are the methods of L{creditsync.methods}. L{write} adds new methods, and
+refuses a ledger whose trades this build would count differently. L{tryMethods}
+proves at the start that a trade of each method can be booked. Otherwise the first
+request would discover that it can't, and end the server.
 """
 
 import sqlite3
@@ -39,19 +39,19 @@ def write(
     methods: Sequence[BookingMethod] = BOOKING_METHODS,
 ) -> None:
     """
-    Have the rows be those of the methods, within the open transaction.
+    Make the rows those of the methods, within the open transaction.
 
-    @raise LedgerProblem: Trades of the ledger would count otherwise then.
+    @raise LedgerProblem: Existing trades would then count differently.
     """
     wanted, found = _wanted(methods), _found(writer)
     if found == wanted:
         return
     for cmd, row in found.items():
-        # Only the label may change, as long as there are such trades.
+        # If there are such trades, only the label may change.
         if row[:-1] != wanted.get(cmd, ())[:-1] and _isUsed(writer, cmd):
             raise LedgerProblem(
                 f"the ledger {path} has trades with cmd {cmd} ({row[-1]}), which this "
-                f"creditsync does not know or counts otherwise: run the creditsync "
+                f"creditsync does not know or counts differently: run the creditsync "
                 f"that wrote it"
             )
     writer.execute("DELETE FROM operation")
@@ -60,14 +60,14 @@ def write(
 
 def differences(connection: sqlite3.Connection) -> Iterator[str]:
     """
-    Say in what the rows are not those of the methods.
+    Describe how the rows differ from the methods.
     """
     wanted, found = _wanted(BOOKING_METHODS), _found(connection)
     for cmd in sorted(wanted.keys() | found.keys()):
         if found.get(cmd) != wanted.get(cmd):
             yield (
-                f"the table operation has {_said(found.get(cmd))} for cmd {cmd}, and "
-                f"this creditsync has {_said(wanted.get(cmd))}"
+                f"the table operation has {_described(found.get(cmd))} for cmd {cmd}, "
+                f"but this creditsync has {_described(wanted.get(cmd))}"
             )
 
 
@@ -89,8 +89,8 @@ def tryMethods(
     methods: Sequence[BookingMethod] = BOOKING_METHODS,
 ) -> None:
     """
-    Book a trade of each method, see that it counts as it has to, and take all
-    of it back.
+    Book a trade of each method, check that it counts for the right total, and roll
+    all of it back.
 
     @raise LedgerProblem: One of them can't be booked.
     """
@@ -101,10 +101,10 @@ def tryMethods(
             if problem is not None:
                 raise LedgerProblem(
                     f"this creditsync can't book {method.name} (cmd {method.cmd}) in "
-                    f"the ledger {path}: {problem}; run another version of it"
+                    f"the ledger {path}: {problem}; run another version"
                 )
     finally:
-        # Some errors have ended it.
+        # Some errors roll back by themselves.
         if writer.in_transaction:
             writer.execute("ROLLBACK")
 
@@ -137,7 +137,7 @@ def _try(writer: sqlite3.Connection, method: BookingMethod) -> str | None:
         for name, each in zip(TOTALS, before, strict=True)
     )
     found = _totals(writer)
-    return None if found == wanted else f"it leaves {found} of {TOTALS}, not {wanted}"
+    return None if found == wanted else f"it makes {TOTALS} {found}, expected {wanted}"
 
 
 def _totals(writer: sqlite3.Connection) -> tuple[int, ...]:
@@ -168,5 +168,5 @@ def _isUsed(connection: sqlite3.Connection, cmd: int) -> bool:
     return found.fetchone() is not None
 
 
-def _said(row: tuple[Any, ...] | None) -> str:
+def _described(row: tuple[Any, ...] | None) -> str:
     return "no row" if row is None else str(dict(zip(_COLUMNS, row, strict=True)))

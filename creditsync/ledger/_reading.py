@@ -1,16 +1,15 @@
 """
-A ledger for those who only read: beside the server that has it open, or
-without one.
+Reading a ledger, whether or not a server has it open.
 
-L{reading} gives a connection that can't write, in a transaction: all that is
-read through it is of one moment. As long as it lasts the server can't reuse
-its C{-wal} file, so it should not last long.
+L{reading} opens a connection that can't write and begins a transaction, so
+everything is read as it is at one moment. As long as the transaction is open the
+server can't reuse its C{-wal} file, so it should be short.
 
-A reader leaves no file behind. SQLite would make a C{-wal} and a C{-shm} file where
-there are none, which belong to the reader, and with which a server of another user
-can't start. So a ledger that is at rest, which has no such files, is read as one that
-does not change (C{immutable}); and if a server changes it meanwhile, which is rare,
-whoever reads is told that it has to be done again.
+A reader leaves no files behind. Where a ledger has no C{-wal} and C{-shm} files,
+SQLite would create them. They would belong to the reader, and a server of another
+user could not start with them. So a ledger without them, which no server has open,
+is read as a file that does not change (C{immutable}). If a server does change it
+meanwhile, which is rare, the reader gets an error and has to try again.
 """
 
 import os
@@ -33,23 +32,24 @@ from creditsync.records import Account, Trade
 
 _CANT_OPEN: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 
-# Beyond all times that a trade may have.
+# Later than any time of a trade.
 _NEVER: Final = MAX_SAFE_INTEGER + 1
 
 
 @contextmanager
 def reading(path: str) -> Iterator[sqlite3.Connection]:
     """
-    Open a ledger to read what is in it at this moment.
+    Open a ledger to read it as it is at this moment.
 
-    @raise LedgerDamaged: It is no ledger, or can't be read through.
+    @raise LedgerDamaged: It is not a ledger, or part of it is unreadable.
     @raise LedgerProblem: It can't be read for another reason.
     """
     path = os.path.realpath(path)
     if not os.path.isfile(path):
         raise LedgerProblem(f"there is no ledger {path}: name another file")
-    with _explained(path), ExitStack() as stack:
-        # No server ends meanwhile and takes the files away that were seen.
+    with _explainErrors(path), ExitStack() as stack:
+        # A server that stops deletes its -wal and -shm files, but not while this
+        # lock is held.
         with folderLocked(os.path.dirname(path), TOGETHER):
             mode = "mode=ro"
             if _isAtRest(path):
@@ -62,7 +62,7 @@ def reading(path: str) -> Iterator[sqlite3.Connection]:
             raise LedgerDamaged(f"{path} is an empty file, not a ledger: name another")
         if version < len(SCRIPTS):
             raise LedgerProblem(
-                f"the ledger {path} has version {version}, and this creditsync reads"
+                f"the ledger {path} has version {version}, but this creditsync reads"
                 f" version {len(SCRIPTS)}: start the server once, which upgrades it"
             )
         yield connection
@@ -70,16 +70,17 @@ def reading(path: str) -> Iterator[sqlite3.Connection]:
 
 def _isAtRest(path: str) -> bool:
     """
-    Whether all of a ledger is in its one file, and nobody has it open for writing.
+    Whether all of a ledger is in its main file, and no process has it open for
+    writing.
 
-    @raise LedgerProblem: Part of it is elsewhere, and this user would leave a file
-        behind that stops the server.
+    @raise LedgerProblem: Part of it is in another file, and reading that would leave
+        a file behind with which the server can't start.
     """
     if all(os.path.exists(path + end) for end in ("-wal", "-shm")):
         return False
     if not any(map(_hasContent, (f"{path}-wal", f"{path}-journal"))):
         return True
-    # The files of root SQLite gives to the ledger's owner.
+    # Files that root creates are given to the ledger's owner, by SQLite.
     if os.geteuid() in (0, os.stat(path).st_uid):
         return False
     raise LedgerProblem(
@@ -98,23 +99,23 @@ def _hasContent(path: str) -> bool:
 @contextmanager
 def _unchanged(path: str) -> Iterator[None]:
     """
-    See that what was read of a ledger at rest is of one moment.
+    Check that a ledger did not change while it was read as C{immutable}.
 
-    @raise LedgerProblem: It is not.
+    @raise LedgerProblem: It did.
     """
     before = _state(path)
     cause = None
     try:
         yield
     except sqlite3.DatabaseError as e:
-        # A page of now beside one of then looks like damage.
+        # An old page beside a new one looks like damage.
         if _state(path) == before:
             raise
         cause = e
     if _state(path) != before:
         raise LedgerProblem(
-            f"the ledger {path} was changed while it was read, so what was read is not"
-            " of one moment: do it again"
+            f"the ledger {path} was changed while it was being read, so the result"
+            " is inconsistent: try again"
         ) from cause
 
 
@@ -124,9 +125,9 @@ def _state(path: str) -> tuple[int, int, int]:
 
 
 @contextmanager
-def _explained(path: str) -> Iterator[None]:
+def _explainErrors(path: str) -> Iterator[None]:
     """
-    Turn what SQLite raises into a sentence that says what to do.
+    Turn errors of SQLite into a sentence that says what to do.
     """
     try:
         yield
@@ -135,7 +136,7 @@ def _explained(path: str) -> Iterator[None]:
     except sqlite3.DatabaseError as e:
         raise LedgerDamaged(
             f"{path} is not a readable SQLite database: {e}; name another file, or"
-            " bring back a backup"
+            " restore a backup"
         ) from e
 
 
@@ -171,8 +172,7 @@ def _select(
     end: int | None,
     order: str,
 ) -> Iterator[Trade]:
-    # There is no index but the order's: whatever is asked for, one scan of the
-    # table finds it.
+    # The only index is the order, so any selection is one scan of the table.
     return (
         Trade(*row)
         for row in connection.execute(
@@ -186,11 +186,11 @@ def _select(
 @define
 class Statement:
     """
-    What an account had, and how it came to that.
+    An account's trades in a period, with the totals before and after each.
 
-    @ivar opening: Its totals before the first of the lines.
-    @ivar lines: The account's trades by C{open_time}, each with the totals
-        after it. They are read as they are asked for.
+    @ivar opening: The totals before the first line.
+    @ivar lines: The trades by C{open_time}, each with the totals after it. They are
+        read lazily.
     """
 
     opening: Account
@@ -204,10 +204,10 @@ def statement(
     end: int | None = None,
 ) -> Statement:
     """
-    Tell an account's trades from C{start} until before C{end}.
+    Read an account's trades with C{start <= open_time < end}.
 
-    It is the ledger as it is now: a trade that was updated has its new amount
-    at its old time, and one that was deleted counts for nothing.
+    They are as they are now: an updated trade has its new amount at its old time,
+    and a deleted one counts for nothing.
 
     @raise LedgerProblem: There is no such account.
     """
@@ -243,7 +243,7 @@ def _count(account: Account, trade: Trade, totals: Mapping[int, str]) -> None:
 
 def counts(connection: sqlite3.Connection) -> dict[str, int]:
     """
-    How much there is, by what it is.
+    The numbers of trades, accounts and keys.
     """
     return {
         name: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]

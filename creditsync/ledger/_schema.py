@@ -1,6 +1,5 @@
 """
-The schema of a ledger: the scripts that make it, version by version, and the
-columns of its trades.
+The schema of a ledger: the script of each version, and the columns of its trades.
 """
 
 import sqlite3
@@ -11,10 +10,10 @@ from typing import Final
 
 from creditsync.records import TRADE_MEMBERS
 
-# "CrSy" in the file's header: by this a ledger is known from other databases.
+# "CrSy" in the file's header tells a ledger from other databases.
 APPLICATION_ID: Final = 0x43725379
 
-# The n-th one makes version n from version n - 1.
+# The nth script makes version n from version n - 1.
 SCRIPTS: Final[tuple[str, ...]] = tuple(
     files(__package__).joinpath(name).read_text("utf-8")
     for name in ("001.sql", "002.sql")
@@ -23,15 +22,15 @@ SCRIPTS: Final[tuple[str, ...]] = tuple(
 
 def columns(names: Sequence[str]) -> str:
     """
-    Names of columns as a list in SQL, where C{order} is a keyword.
+    A list of columns in SQL, where C{order} is a keyword and has to be quoted.
     """
     return ", ".join(f'"{name}"' if name == "order" else name for name in names)
 
 
-# Of trade, in the order of the members of a Trade.
+# The columns of the table trade, in the order of the members of a Trade.
 COLUMNS: Final = columns(TRADE_MEMBERS)
 
-# What is remembered of a request under a key, beside the columns of its trade.
+# The columns that record a request with a key, besides those of its trade.
 ASKED: Final = (
     "principal",
     "key",
@@ -45,8 +44,8 @@ ASKED: Final = (
 
 def changes(connection: sqlite3.Connection, scripts: Sequence[str]) -> Iterator[str]:
     """
-    Say what of the schema is missing or is not as these scripts make it. A
-    trigger may not be added either, as it could change what is booked.
+    Describe what is missing in the schema or differs from what these scripts make.
+    An extra trigger is reported too, because it could change what is booked.
     """
     with closing(sqlite3.connect(":memory:")) as fresh:
         for script in scripts:
@@ -57,7 +56,7 @@ def changes(connection: sqlite3.Connection, scripts: Sequence[str]) -> Iterator[
         if (kind, name) not in found:
             yield f"the {kind} {name} is missing"
         elif found[kind, name] != text:
-            yield f"the {kind} {name} is not as it was made"
+            yield f"the {kind} {name} is not what creditsync made"
     for kind, name in found.keys() - wanted.keys():
         if kind == "trigger":
             yield f"unexpected trigger {name}"
@@ -65,7 +64,7 @@ def changes(connection: sqlite3.Connection, scripts: Sequence[str]) -> Iterator[
 
 def _schema(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
     """
-    The statement that made each thing there is, by its kind and name.
+    The statement that made each table, view and trigger, by kind and name.
     """
     return {
         (kind, name): text

@@ -1,10 +1,9 @@
 """
-Searches in a ledger that is in use, for people, in bounded time.
+Searches in a ledger that is in use, in bounded time, for the console.
 
-There is no index but the order's. The trades of an account are therefore looked
-for from the newest order down, in steps, each of them a reading of its own: none
-lasts long, and the search ends when enough is found or its time is over, and
-tells how far it came.
+The only index is the order. The trades of an account are therefore searched from
+the newest order down, in steps of one short read transaction each. The search ends
+when enough is found or its time has expired, and reports how far it came.
 """
 
 import time
@@ -17,11 +16,11 @@ from creditsync.ledger._reading import reading
 from creditsync.ledger._schema import COLUMNS
 from creditsync.records import Trade
 
-# Orders in one step: some hundredths of a second.
+# Orders in one step.
 _STEP: Final = 100_000
 
-# The principals are found one from the other, each with one step down the
-# index, and not by going through all that there are keys.
+# The primary key begins with the principal. Each principal is found from the one
+# before by one look-up in the index, instead of a scan of all keys.
 _BY_KEY: Final = f"""
     WITH RECURSIVE principals (principal) AS (
         SELECT min(principal) FROM keyed_operation
@@ -41,9 +40,9 @@ _BY_KEY: Final = f"""
 @define
 class Found:
     """
-    What a search has found, the newest first.
+    The result of a search, newest trades first.
 
-    @ivar downTo: The order down to which everything was looked at; 0 for all.
+    @ivar downTo: The lowest order that was searched; 0 if all were.
     """
 
     trades: list[Trade] = Factory(list)
@@ -58,9 +57,9 @@ def tradesOf(
     now: Callable[[], float] = time.monotonic,
 ) -> Found:
     """
-    Look for the newest trades of an account.
+    Search the newest trades of an account.
 
-    @param seconds: After which no further step is made.
+    @param seconds: No further step is made after this time.
     @raise creditsync.errors.LedgerProblem: The ledger can't be read.
     """
     end = now() + seconds
@@ -87,7 +86,7 @@ def tradesOf(
 
 def tradesByKey(path: str, key: str, most: int) -> Found:
     """
-    Look for the trades that were booked under a key, by any principal.
+    Search the trades that any principal has booked with this key.
 
     @raise creditsync.errors.LedgerProblem: The ledger can't be read.
     """

@@ -1,8 +1,8 @@
 """
 The ledger in dictionaries, for tests, embedding and benchmarks.
 
-It behaves as the one on disk does, except that nothing outlives the process
-and a commit has already ended when it returns.
+It behaves like the one on disk, except that nothing outlives the process and a
+commit is complete when it returns.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ class MemoryLedger:
     """
     A ledger that lasts as long as this object.
 
-    @ivar nextOrder: The order number that is given out next.
+    @ivar nextOrder: The order number to assign next.
     """
 
     nextOrder: int = 1
@@ -33,17 +33,17 @@ class MemoryLedger:
 
     def open(self) -> None:
         """
-        Nothing has to be made ready.
+        Do nothing.
         """
 
     def close(self) -> None:
         """
-        Nothing has to be let go of.
+        Do nothing.
         """
 
     def newOrder(self) -> int:
         """
-        Give out the next number.
+        Assign the next number.
         """
         order = self.nextOrder
         self.nextOrder = order + 1
@@ -64,20 +64,20 @@ class MemoryLedger:
 
     def replay(self, principal: int, key: str) -> Reservation | None:
         """
-        What was committed under this key.
+        The operation that was committed with this key.
         """
         return self._keyed.get((principal, key))
 
     def commit(self, reservations: Sequence[Reservation]) -> Deferred[None]:
         """
-        Keep the trades of these reservations, move their accounts' totals and
-        remember their keys.
+        Keep the trades of these reservations, update their accounts' totals and
+        record their keys.
 
         @return: Has already fired.
         """
         assert reservations
         assert all(0 < each.order < self.nextOrder for each in reservations), (
-            "an order was never given out"
+            "an order was never assigned"
         )
         for reservation in reservations:
             trade, asked = reservation.trade, reservation.operation
@@ -94,9 +94,9 @@ class MemoryLedger:
 
     def addAccounts(self, logins: Iterable[int]) -> list[int]:
         """
-        Open accounts that have nothing in them yet.
+        Open accounts with empty totals.
 
-        @return: Those that were not there before.
+        @return: Those that did not exist before.
         """
         new = [login for login in dict.fromkeys(logins) if login not in self._accounts]
         self._accounts.update((login, Account(login)) for login in new)
@@ -104,7 +104,7 @@ class MemoryLedger:
 
     def _move(self, trade: Trade, units: int) -> None:
         """
-        Add to the total that this trade's operation is about.
+        Add to the total that this trade counts for.
         """
         account = self._accounts.get(trade.login)
         if account is None:

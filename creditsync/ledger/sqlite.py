@@ -3,28 +3,26 @@ The ledger in an SQLite file.
 
 One connection writes and checkpoints; a second one, read-only, answers
 L{SQLiteLedger.trade} and L{SQLiteLedger.account} in the reactor's thread. A
-sidecar lock file keeps a second process out: this house runs on SQLite
-versions that can damage a WAL file when two connections write at once.
+lock file beside the database keeps other processes out: SQLite 3.7.0 to 3.51.2
+can damage a WAL file when two connections write at once.
 
-A batch is one autocommit statement, because the GIL decides. A worker thread
-beside a busy reactor waits for the GIL after every statement, so that BEGIN,
-rows and COMMIT one by one take many times as long as one C{execute} that holds
-the whole transaction with its fsync. The rows therefore are its parameters, one
-for each value, and the triggers in C{002.sql} move the totals.
+A batch of up to 1,024 trades is one statement, which is also its transaction.
+The GIL is the reason: C{execute} releases it, and a thread beside a busy reactor
+can wait 5 ms (C{sys.getswitchinterval}) to get it back. With BEGIN, a statement
+for each row and COMMIT it would wait each time. So a statement has all values of
+its rows as parameters, and the triggers in C{002.sql} update the totals.
 
-SQLite takes as long to prepare such a statement as to carry it out. So there is
-one of each power of two, prepared when it is first needed and then kept, and a
-batch that has fewer rows is filled up with some that are left out. A batch that is
-larger than the largest travels as a JSON text, which costs SQLite twice as much for
-each row. That JSON is an argument to SQLite and no part of the wire, so it is made
-here and not in L{creditsync._wire}.
+SQLite takes as long to prepare such a statement as to execute it. So there is one
+for each power of two, which is prepared when it is first needed and then cached;
+if a batch has fewer rows, the rest is filled with rows that the statement skips.
+A larger batch takes several of the largest statements in one transaction.
 
-What happens before the first order is in L{creditsync.ledger._opening}.
+L{creditsync.ledger._opening} has what happens before the first order.
 
-An order number may be told to a client (in a 504) before its trade is
-committed, or without it ever being. Numbers are therefore reserved durably, a
-block at a time, before the first of them is given out; after a crash the rest
-of the block is skipped, and nothing is given out twice.
+A client may learn an order number (from a 504) although its trade is not yet
+committed, or never will be. Numbers are therefore reserved on disk, a block at a
+time, before the first of them is assigned. After a crash the rest of the block
+is skipped, so no number is ever assigned twice.
 """
 
 import os
@@ -35,7 +33,6 @@ from functools import cache
 from typing import Any, Final
 
 from attrs import define, field
-from msgspec.json import Encoder
 from msgspec.structs import astuple
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.python.failure import Failure
@@ -49,7 +46,7 @@ from creditsync.ledger._checking import firstOrder
 from creditsync.ledger._opening import (
     checkFiles,
     connectReader,
-    explained,
+    explainErrors,
     giveAway,
     prepare,
     releaseLock,
@@ -70,9 +67,9 @@ from creditsync.records import (
 # Order numbers reserved at a time.
 BLOCK: Final = 100_000
 
-# Rows in the largest statement that has a parameter for each value: SQLite
-# allows 32,766 of them in one.
-_LARGEST: Final = 1024
+# Rows of the largest statement. SQLite allows 32,766 parameters, and a row with a
+# key has 16.
+_MAX_ROWS: Final = 1024
 
 _BOOK: Final = f"""
     INSERT INTO trade ({COLUMNS})
@@ -82,15 +79,14 @@ _BOOK: Final = f"""
         revision = revision + 1
 """
 
-# The same through a view that also remembers keys, for which it takes three
-# times as long.
+# The same through a view that also records keys, which is slower.
 _BOOK_KEYED: Final = f"""
     INSERT INTO keyed_booking ({", ".join(ASKED)}, {COLUMNS})
     {{rows}}
 """
 
-# What fills up a batch: never the first value of a row, which is a whole number.
-# NULL would say it better, but Python takes ten times as long to bind it.
+# All values of a row that is skipped. The first value of a real row is an integer,
+# so it can't be this. NULL would be clearer, but sqlite3 binds it much more slowly.
 _NO_VALUE: Final = 0.5
 
 _REPLAY: Final = f"""
@@ -100,11 +96,9 @@ _REPLAY: Final = f"""
 
 _SET_MARK: Final = "UPDATE order_mark SET next_order = ?"
 
-# Seconds for which a commit waits while somebody else, against all advice, has
-# the database locked; then it fails, and nobody knows what is on disk.
-_PATIENCE: Final = 30.0
-
-_encoder = Encoder()
+# Seconds that a commit waits if another program has the database locked, which
+# none should. After that the commit fails, and the server stops.
+_LOCK_TIMEOUT: Final = 30.0
 
 
 @implementer(ILedger)
@@ -113,12 +107,11 @@ class SQLiteLedger:
     """
     A ledger that outlives its process.
 
-    @ivar path: The database file; its C{-wal}, C{-shm} and C{.lock} stand
-        beside it.
-    @ivar _run: Executes a blocking function elsewhere, as an
-        L{OwnThread<creditsync.ledger.thread.OwnThread>} does, and fires when it
-        has ended.
-    @ivar _next: The order number that is given out next.
+    @ivar path: The database file; its C{-wal}, C{-shm} and C{.lock} are beside it.
+    @ivar _run: Calls a blocking function in another thread, as an
+        L{OwnThread<creditsync.ledger.thread.OwnThread>} does; the Deferred fires
+        when the function has returned.
+    @ivar _next: The order number to assign next.
     @ivar _mark: The first number that is not reserved on disk.
     """
 
@@ -136,35 +129,33 @@ class SQLiteLedger:
         """
         Lock, create or upgrade, check, and reserve the first order numbers.
 
-        @raise LedgerInUse: Another process has it.
-        @raise LedgerDamaged: It breaks an invariant, or is no ledger of ours.
+        @raise LedgerInUse: Another process has it open.
+        @raise LedgerDamaged: It breaks an invariant, or is not a creditsync ledger.
         @raise LedgerProblem: It can't be used for another reason.
         """
         assert self._held is None, "the ledger is open"
-        # One file is one lock, by whatever symbolic link it was named.
+        # Two symbolic links to one file must not lead to two locks.
         path = os.path.realpath(self.path)
-        with ExitStack() as held, explained(path):
-            # Let go in the opposite order, so the read-only connection goes
-            # first: the last one to close empties the WAL file into the
-            # database, and that one may not.
+        with ExitStack() as held, explainErrors(path):
+            # These are released in the opposite order, so the read-only connection
+            # is closed first: the last one to close copies the WAL file into the
+            # database, which a read-only one can't.
             held.callback(releaseLock, takeLock(path))
             checkFiles(path)
-            # The last connection takes the files of the WAL away, which nobody may
-            # do while a reader is about to open them: it would make new ones.
             isNew = not os.path.exists(path)
             writer = _connect(path)
             held.callback(_closeAlone, writer, path)
             if isNew:
-                # The first statement makes the file; others come later.
+                # The first statement creates the file, and giveAway() needs it.
                 writer.execute("PRAGMA user_version")
                 giveAway(path, os.path.dirname(path))
             prepare(writer, path, SCRIPTS)
             order = firstOrder(writer, path)
             tryMethods(writer, path)
             writer.execute(_SET_MARK, (order + BLOCK,))
-            # SQLite syncs the folder of its new WAL file too, but takes no
-            # notice of a failure: a power cut would then take the file away,
-            # and with it all that was acknowledged.
+            # SQLite syncs the folder of its new WAL file too, but ignores an error.
+            # A power failure could then lose the file, and with it acknowledged
+            # operations.
             sync(os.path.dirname(path))
             reader = held.enter_context(closing(connectReader(path)))
             self._held = held.pop_all()
@@ -173,11 +164,11 @@ class SQLiteLedger:
 
     def close(self) -> None:
         """
-        Put back the order numbers that were not given out, and let go.
+        Return the order numbers that were not assigned, and release everything.
 
-        Nothing may be under way. It may be called again.
+        No commit may be pending. Calling it again does nothing.
         """
-        assert not self._committing, "a commit is under way"
+        assert not self._committing, "a commit is pending"
         held, writer = self._held, self._writer
         self._held = self._writer = self._reader = None
         self._mark = self._next
@@ -186,18 +177,18 @@ class SQLiteLedger:
         with held:
             if not self._failed:
                 writer.execute(_SET_MARK, (self._next,))
-                # Closing does so too, but not beside somebody else's reader.
+                # Closing does so too, but not while another process is reading.
                 writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def newOrder(self) -> int:
         """
-        Give out the next of the reserved numbers.
+        Assign the next of the reserved numbers.
 
-        @raise Busy: There is none left until the next commit.
+        @raise Busy: None is left until the next commit.
         """
         order = self._next
         if order >= self._mark:
-            raise Busy("all reserved order numbers are given out")
+            raise Busy("all reserved order numbers are assigned")
         self._next = order + 1
         return order
 
@@ -219,7 +210,7 @@ class SQLiteLedger:
 
     def replay(self, principal: int, key: str) -> Reservation | None:
         """
-        What was committed under this key.
+        The operation that was committed with this key.
         """
         row = self._read(_REPLAY, principal, key)
         if row is None:
@@ -246,50 +237,55 @@ class SQLiteLedger:
 
     def commit(self, reservations: Sequence[Reservation]) -> Deferred[None]:
         """
-        Write the trades of these reservations, move their accounts' totals
-        and remember their keys, in one transaction.
+        Write the trades of these reservations, update their accounts' totals
+        and record their keys, in one transaction.
 
-        @return: Fires when all of it is on disk. If it fails nobody knows
-            what is, and every later commit fails at once: only a new start
-            finds the truth.
+        @return: Fires when all of it is on disk. If it fails, it is unknown what
+            is on disk, and every later commit fails at once: only opening the
+            ledger again can tell.
         """
         assert reservations
-        assert not self._committing, "a commit is under way"
-        # Such an order would stand above the mark, and the next start would
-        # find the ledger damaged.
+        assert not self._committing, "a commit is pending"
+        # Such an order could be above the mark, and the next start would then
+        # report a damaged ledger.
         assert all(0 < each.order < self._next for each in reservations), (
-            "an order was never given out"
+            "an order was never assigned"
         )
         if self._failed:
-            return fail(LedgerProblem("an earlier commit failed: start again"))
+            return fail(LedgerProblem("a previous commit failed: reopen the ledger"))
         self._committing = True
         return maybeDeferred(self._book, reservations).addBoth(self._ended)
 
     def addAccounts(self, logins: Iterable[int]) -> list[int]:
         """
-        Open accounts that have nothing in them yet, in one transaction.
+        Open accounts with empty totals, in one transaction.
 
-        @return: Those that were not there before.
+        @return: Those that did not exist before.
         """
-        assert self._writer is not None, "the ledger is not open"
-        assert not self._committing, "a commit is under way"
+        writer = self._writer
+        assert writer is not None, "the ledger is not open"
+        assert not self._committing, "a commit is pending"
         new = [login for login in dict.fromkeys(logins) if self.account(login) is None]
-        self._writer.execute(
-            "INSERT INTO account (login) SELECT value FROM json_each(?)",
-            (_encoder.encode(new).decode(),),
-        )
+        with writer:
+            writer.execute("BEGIN IMMEDIATE")
+            writer.executemany(
+                "INSERT INTO account (login) VALUES (?)", [(login,) for login in new]
+            )
         return new
 
     def _book(self, reservations: Sequence[Reservation]) -> Deferred[int]:
         """
-        Have the batch written elsewhere, after more numbers are reserved if
-        less than half a block is left.
+        Write the batch in the other thread. If less than half a block of order
+        numbers is left, reserve more first.
 
-        @return: Fires with the mark as it now is on disk.
+        @return: Fires with the mark that is now on disk.
         """
         writer = self._writer
         assert writer is not None, "the ledger is not open"
-        statement, values = _booking(reservations)
+        statements = [
+            _booking(reservations[at : at + _MAX_ROWS])
+            for at in range(0, len(reservations), _MAX_ROWS)
+        ]
         mark = self._mark
         low = mark - self._next < BLOCK // 2
         if low:
@@ -298,13 +294,18 @@ class SQLiteLedger:
         def write() -> None:
             if low:
                 writer.execute(_SET_MARK, (mark,))
-            writer.execute(statement, values)
+            # This ends the transaction, if one was begun.
+            with writer:
+                if len(statements) > 1:
+                    writer.execute("BEGIN IMMEDIATE")
+                for statement, values in statements:
+                    writer.execute(statement, values)
 
         return self._run(write).addCallback(lambda _: mark)
 
     def _ended(self, result: int | Failure) -> Failure | None:
         """
-        A commit has ended, with the mark or with a failure.
+        Note that a commit has ended, with the mark or with a failure.
         """
         self._committing = False
         if isinstance(result, Failure):
@@ -323,14 +324,8 @@ class SQLiteLedger:
 
 def _booking(reservations: Sequence[Reservation]) -> tuple[str, Sequence[Any]]:
     """
-    The statement that books a batch, and its parameters.
-
-    @raise ValueError: A comment has a NUL character. SQLite's JSON functions would
-        silently cut it off there, and whether it is fine must not depend on
-        how many come with it.
+    The statement that books up to L{_MAX_ROWS} reservations, and its parameters.
     """
-    if "\0" in "".join([each.trade.comment for each in reservations]):
-        raise ValueError("a comment has a NUL character")
     values: list[Any] = []
     if all(each.operation.key is None for each in reservations):
         book = _BOOK
@@ -343,36 +338,24 @@ def _booking(reservations: Sequence[Reservation]) -> tuple[str, Sequence[Any]]:
             values += astuple(each.trade)
     count = len(reservations)
     width = len(values) // count
-    if count > _LARGEST:
-        rows = [values[at : at + width] for at in range(0, len(values), width)]
-        return _fromJSON(book, width), (_encoder.encode(rows).decode(),)
     size = 1 << (count - 1).bit_length()
     values += [_NO_VALUE] * (width * (size - count))
-    return _fromValues(book, width, size), values
+    return _withRows(book, width, size), values
 
 
 @cache
-def _fromValues(book: str, width: int, size: int) -> str:
+def _withRows(book: str, width: int, size: int) -> str:
     """
-    A statement with a parameter for each value of so many rows, of which it
-    leaves out those that fill it up.
+    A statement with a parameter for each value of C{size} rows. It skips those
+    that are only there to fill it.
     """
     row = f"({', '.join('?' * width)})"
     rows = ", ".join([row] * size)
-    # LIMIT would do, but newer versions of SQLite then prepare it each time.
+    # LIMIT would be simpler, but with it newer versions of SQLite prepare the
+    # statement again at each execution.
     return book.format(
         rows=f"SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT {_NO_VALUE}"
     )
-
-
-@cache
-def _fromJSON(book: str, width: int) -> str:
-    """
-    A statement with all rows in one parameter.
-    """
-    columns = ", ".join(f"value->>{column}" for column in range(width))
-    # "WHERE true" keeps SQLite from reading ON CONFLICT as a join's ON.
-    return book.format(rows=f"SELECT {columns} FROM json_each(?) WHERE true")
 
 
 def _keyed(reservation: Reservation) -> tuple[Any, ...]:
@@ -402,10 +385,15 @@ def _connect(path: str) -> sqlite3.Connection:
             f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or newer is needed"
         )
     return sqlite3.connect(
-        path, timeout=_PATIENCE, check_same_thread=False, isolation_level=None
+        path, timeout=_LOCK_TIMEOUT, check_same_thread=False, isolation_level=None
     )
 
 
 def _closeAlone(writer: sqlite3.Connection, path: str) -> None:
+    """
+    Close the connection while nobody is about to read the ledger: the last one
+    to close deletes the C{-wal} and C{-shm} files, and a reader that still needs
+    them would create new ones, which may keep the server from starting.
+    """
     with folderLocked(os.path.dirname(path), ALONE):
         writer.close()

@@ -1,10 +1,10 @@
 """
-The threads in which a ledger's commits, and the lines of an audit trail, wait for
-the disk.
+Threads that wait for the disk: one for a ledger's commits, one for the lines of an
+audit trail.
 
-With nothing between it and its queue it starts on a commit sooner than the
-reactor's pool would, and answers sooner. That takes 30 to 60 µs off each commit,
-which is what a client feels that waits for one reply before its next request.
+The reactor's pool has a coordinator between the caller and its threads. Here there
+is only a queue, so a commit starts and is reported sooner. Clients that wait for
+each reply before they send the next request notice the difference.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ from twisted.python.failure import Failure
 @define(eq=False)
 class OwnThread:
     """
-    Calls blocking functions one after another, in a thread that begins with the
-    first of them and ends with the reactor, and not sooner. It is no daemon, since
-    Python would end one in the middle of a commit.
+    Calls blocking functions one after another in a thread, which begins with the
+    first call and ends with the reactor. It is not a daemon thread: Python would
+    end that in the middle of a commit.
     """
 
     _reactor: Any
@@ -34,10 +34,10 @@ class OwnThread:
 
     def __call__(self, function: Callable[[], None]) -> Deferred[None]:
         """
-        Have a function called.
+        Call a function in the thread.
 
-        @return: Fires in the reactor's thread when it has ended, or fails with
-            what it raised.
+        @return: Fires in the reactor's thread when the function has returned, or
+            fails with the exception that it raised.
         """
         if self._thread is None:
             self._begin()
@@ -46,7 +46,8 @@ class OwnThread:
         return done
 
     def _begin(self) -> None:
-        # Services stop "before" that, and have made their last commit then.
+        # Services are stopped in the phase "before" this one, so their last commit
+        # is complete by then.
         self._reactor.addSystemEventTrigger("during", "shutdown", self._end)
         self._thread = Thread(
             target=self._work, name=type(self).__name__, daemon=self._isDaemon
@@ -61,12 +62,12 @@ class OwnThread:
             except BaseException:
                 outcome = Failure()
             self._reactor.callFromThread(done.callback, outcome)
-            # Not until the next comes: a function holds its whole batch.
+            # Otherwise these would keep the whole batch alive until the next call.
             del function, done, outcome
 
     def _end(self) -> None:
         """
-        Wait until what came so far is done; what comes later is never begun.
+        Wait for the calls so far. Later calls are never made.
         """
         assert self._thread is not None
         self._calls.put(None)
@@ -76,8 +77,8 @@ class OwnThread:
 
 class DaemonThread(OwnThread):
     """
-    The same for what the end of the process need not wait for, such as a write to
-    a file system that hangs.
+    The same for calls that must not delay the end of the process, such as a write
+    to a file system that hangs.
     """
 
     _isDaemon = True

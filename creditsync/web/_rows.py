@@ -6,11 +6,11 @@ refusals, sessions.
 from typing import Any, TypeAlias
 
 from creditsync._conversation.session import Session
-from creditsync._conversation.waiters import Waiter
+from creditsync._conversation.waiter import Waiter
 from creditsync._metrics.reading import roleOf
 from creditsync._money import fromUnits
 from creditsync._transport.protocol import LineProtocol
-from creditsync.counters import Refused
+from creditsync.counters import RecentRefusal
 from creditsync.methods import ofCmd
 from creditsync.records import Operation, Principal, Trade, TradeEvent
 
@@ -79,7 +79,7 @@ def kind(cmd: object) -> str | None:
     return None if method is None else method.label
 
 
-def refusal(refused: Refused) -> JSON:
+def refusal(refused: RecentRefusal) -> JSON:
     """
     Show a refusal.
     """

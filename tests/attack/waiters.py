@@ -29,7 +29,8 @@ from hypothesis.strategies import integers, sampled_from
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from creditsync._conversation.waiters import Waiter, Waiters
+from creditsync._conversation.waiter import Waiter
+from creditsync._conversation.waiters import Waiters
 from creditsync.errors import OutcomeUnknown, SessionEnded
 from creditsync.records import Deferral, Operation, TradeEvent
 from tests.attack import command

@@ -24,7 +24,7 @@ from typing import Any, Final
 from attrs import Factory, define, field
 
 from creditsync.auth import mint
-from creditsync.ledger._checking import problems
+from creditsync.ledger._checking import findings
 from creditsync.ledger._opening import connectReader, upgrade
 from creditsync.ledger._schema import SCRIPTS
 from tests.crash.asked import PRINCIPAL, Asked
@@ -323,7 +323,7 @@ def prove(ledger: sqlite3.Connection) -> None:
 
     @raise Violation: Something doesn't.
     """
-    problem = next(problems(ledger), None)
+    problem = next(findings(ledger), None)
     if problem is not None:
         raise Violation(f"the ledger is not sound: {problem.rule}: {problem.message}")
 

@@ -132,7 +132,7 @@ POINTS: Final = [
     Point(REOPENED, AFTER, "creditsync.ledger.sqlite:SQLiteLedger.open"),
     # Six steps: a port, who waits, sessions, two observers, the runtime.
     *_both(STOPPING, "creditsync.service:CreditSync._step", 1, 6),
-    *_both(STOPPING, "creditsync._conversation.session:Sessions.stop"),
+    *_both(STOPPING, "creditsync._conversation.sessions:Sessions.stop"),
     *_both(STOPPING, "creditsync._conversation.waiters:Waiters.endAll"),
     *_both(STOPPING, "creditsync._transport.factory:LineFactory.finish"),
     *_both(STOPPING, "creditsync.runtime:TradingRuntime._drain"),

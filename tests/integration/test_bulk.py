@@ -133,7 +133,7 @@ class OperationTests(CommandTestCase):
         again = ("credit-in", "1001", "300", "x", "--key", "k1")
         said = "order 1  login 1001  credit-in 300.0  x  booked"
         self.assertSays(said, *again)
-        self.assertSays(f"{said}, before this and under the same key", *again)
+        self.assertSays(f"{said}, earlier under the same key", *again)
         self.assertSays(said, "show", "--key", "k1")
         self.assertEqual(self.site.orders(), {1: (30_000_000_000, "x")})
 
@@ -151,7 +151,7 @@ class OperationTests(CommandTestCase):
         """
         self.assertEnds(
             3,
-            "refused: account 1001 has not enough credit (409 TRADE_NO_MONEY)",
+            "refused: account 1001 does not have enough credit (409 TRADE_NO_MONEY)",
             *("credit-out", "1001", "5", "x"),
         )
         ended = self.creditsync("show", "9")
@@ -376,7 +376,7 @@ class BulkTests(CommandTestCase):
         self.assertEndsWith(self.bulk(), 3, "booked 1, replayed 0, refused 1,")
         line = self.results.read_text().splitlines()[1:]
         self.assertIn(
-            "2,1,,TRADE_NO_MONEY,account 1 has not enough credit,",
+            "2,1,,TRADE_NO_MONEY,account 1 does not have enough credit,",
             [each[: each.rindex(",") + 1] for each in line],
         )
         self.creditsync("credit-in", "1", "5", "first")
@@ -402,7 +402,7 @@ class BulkTests(CommandTestCase):
         self.assertEqual(errors.count("key is a number that a spreadsheet"), 5)
         self.file.write_text("login,amount,comment,key\n" + "1001,300,Bonus,k1\n" * 5)
         errors = self.assertEndsWith(self.bulk(), 2)
-        self.assertIn("promotion.csv: line 6: has the key of line 2\n", errors)
+        self.assertIn("promotion.csv: line 6: has the same key as line 2\n", errors)
         self.assertEqual(self.site.orders(), {})
 
     def test_spreadsheets(self) -> None:

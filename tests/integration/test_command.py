@@ -149,6 +149,27 @@ class OutputTests(CommandTestCase):
         self.assertIn(b"(Broken pipe): order 3  login 1001  credit-in 300.0", errors)
         self.assertEqual(len(self.site.orders()), 3)
 
+    def test_closedForTheServer(self) -> None:
+        """
+        Where all three are closed for the server, no file or socket of its own gets
+        their numbers.
+        """
+        path = self.site.folder / "sock"
+        serve = [*SERVE, "--ledger=closed.db", f"--listen=unix:{path}"]
+        server = subprocess.Popen(
+            ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *serve],
+            cwd=self.site.folder,
+            env=self.environment,
+        )
+        self.addCleanup(server.wait, 20)
+        self.addCleanup(server.kill)
+        deadline = time.monotonic() + 20
+        while not path.exists():
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.02)
+        files = [os.readlink(f"/proc/{server.pid}/fd/{number}") for number in range(3)]
+        self.assertEqual(files, [os.devnull] * 3)
+
 
 class CharacterTests(CommandTestCase):
     """

@@ -324,9 +324,9 @@ class TLSTests(OperationsTestCase):
         )
         assert ended.returncode == 2
         assert ended.stderr == (
-            "creditsync serve: --listen ssl:0:privateKey=nowhere.pem is no endpoint"
-            f" to listen on: {self.site.folder}/nowhere.pem can't be read (No such"
-            " file or directory)\n"
+            "creditsync serve: --listen ssl:0:privateKey=nowhere.pem is not a valid"
+            f" endpoint: {self.site.folder}/nowhere.pem can't be read (No such file or"
+            " directory)\n"
         )
 
     def test_tlsFolder(self) -> None:
@@ -550,8 +550,8 @@ class SentenceTests(OperationsTestCase):
         ended = self.site.run(*SERVE, "--listen=unix:/nowhere/sock")
         assert ended.returncode == 2
         assert ended.stderr == (
-            "creditsync serve: --listen unix:/nowhere/sock is no endpoint to listen"
-            " on: the folder /nowhere is not there\n"
+            "creditsync serve: --listen unix:/nowhere/sock is not a valid"
+            " endpoint: the folder /nowhere is not there\n"
         )
 
     def test_audit(self) -> None:
@@ -561,7 +561,7 @@ class SentenceTests(OperationsTestCase):
         ended = self.site.run(*SERVE, *LISTEN, "--audit=/nowhere/audit")
         assert ended.returncode == 2
         assert ended.stderr == (
-            "creditsync serve: --audit: the folder /nowhere is not there\n"
+            "creditsync serve: --audit: the folder /nowhere does not exist\n"
         )
 
     def test_auditKind(self) -> None:

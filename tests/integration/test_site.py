@@ -206,8 +206,10 @@ class WebTests(SynchronousTestCase):
 
     def test_badEndpoint(self) -> None:
         """
-        What is no endpoint is a mistake of the command line.
+        An invalid endpoint is refused as an error in the command line.
         """
         done = self.folder.run(*SERVE, "--web", "nonsense")
         self.assertEqual(done.returncode, 2)
-        self.assertIn("--web nonsense is no endpoint", done.stdout + done.stderr)
+        self.assertIn(
+            "--web nonsense is not a valid endpoint", done.stdout + done.stderr
+        )

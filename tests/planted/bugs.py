@@ -21,7 +21,9 @@ from twisted.python.failure import Failure
 from creditsync import _wire as wire
 from creditsync import tap
 from creditsync._conversation import finance
-from creditsync._conversation.session import Session, Sessions
+from creditsync._conversation.admission import Admission
+from creditsync._conversation.broadcast import Broadcast
+from creditsync._conversation.session import Session
 from creditsync._conversation.waiters import Waiters
 from creditsync._transport import factory, protocol
 from creditsync._wire import decoding
@@ -145,13 +147,12 @@ def _keyOnlyInMemory() -> None:
 
 
 def _waiterAfterHandOver() -> None:
-    expect = Session._expect
+    expect = Waiters.expect
 
-    def late(self: Session, waiter: Any, deferral: Any, response: Any) -> None:
-        waiters: Any = self._sessions.waiters
-        waiters._clock.callLater(0.001, expect, self, waiter, deferral, response)
+    def late(self: Waiters, waiter: Any, deferral: Any) -> None:
+        self._clock.callLater(0.001, expect, self, waiter, deferral)
 
-    Session._expect = late  # type: ignore[method-assign]
+    Waiters.expect = late  # type: ignore[method-assign]
 
 
 def _firstWaiterTakesAll() -> None:
@@ -216,21 +217,21 @@ def _binaryFloatingPoint() -> None:
 
 def _refusedAfterBooking() -> None:
     execute = Session._execute
-    admit = Sessions.admit
+    check = Admission.check
 
     def late(self: Session, request: Any) -> None:
-        Sessions.admit = lambda *_: None  # type: ignore[method-assign,assignment]
+        Admission.check = lambda *_: None  # type: ignore[method-assign,assignment]
         before = len(self._pending)
         try:
             execute(self, request)
         finally:
-            Sessions.admit = admit  # type: ignore[method-assign]
+            Admission.check = check  # type: ignore[method-assign]
         try:
-            admit(self._sessions, before)
+            check(self._admission, before)
         except Exception:
             if len(self._pending) > before:
                 waiter = next(reversed(self._pending.values()))
-                self._sessions.waiters.release(waiter)
+                self._waiters.release(waiter)
                 waiter.ended.errback(Failure())
 
     Session._execute = late  # type: ignore[method-assign]
@@ -248,26 +249,26 @@ def _readerNeverCutOff() -> None:
 
 
 def _replyBeforeEvent() -> None:
-    def tradeEvents(self: Sessions, events: Any) -> None:
-        if self.counters is not None:
-            self.counters.publishing(events)
+    def tradeEvents(self: Broadcast, events: Any) -> None:
+        if self._counters is not None:
+            self._counters.publishing(events)
         encoded = list(self._encoded(events))
         for event, data in encoded:
-            self.waiters.match(event, data)
+            self._waiters.match(event, data)
         lines = b"".join(wire.event(event.type, data) for event, data in encoded)
-        for session in self._currentAudience():
+        for session in self._currentReceivers():
             session.send(lines)
 
-    Sessions.tradeEvents = tradeEvents  # type: ignore[method-assign]
+    Broadcast.tradeEvents = tradeEvents  # type: ignore[method-assign]
 
 
 def _eventsTwice() -> None:
-    audience = Sessions._currentAudience
+    receivers = Broadcast._currentReceivers
 
-    def twice(self: Sessions) -> list[Session]:
-        return [session for session in audience(self) for _ in range(2)]
+    def twice(self: Broadcast) -> list[Any]:
+        return [session for session in receivers(self) for _ in range(2)]
 
-    Sessions._currentAudience = twice  # type: ignore[method-assign]
+    Broadcast._currentReceivers = twice  # type: ignore[method-assign]
 
 
 def _noTimeToRetry() -> None:
@@ -346,28 +347,28 @@ def _totalsNotMoved() -> None:
 def _onlyOneGivenBack() -> None:
     def ended(self: Session) -> None:
         pending, self._pending = self._pending, {}
-        self._sessions.listen(self, None)
+        self._broadcast.remove(self)
         for waiter in pending.values():
-            self._sessions.waiters.abandon(waiter)
+            self._waiters.abandon(waiter)
         if pending:
-            self._sessions.answered(1)
+            self._admission.release(1)
 
     Session.ended = ended  # type: ignore[method-assign]
 
 
 def _unknownNotGivenBack() -> None:
-    answer = Session.answer
-    answered = Sessions.answered
+    answer = Session._answer
+    release = Admission.release
 
-    def answering(self: Session, waiter: Any, line: bytes, refusal: Any = None) -> None:
-        if isinstance(refusal, OutcomeUnknown):
-            Sessions.answered = lambda *_: None  # type: ignore[method-assign]
+    def answering(self: Session, asked: Any, line: bytes, outcome: Any = None) -> None:
+        if isinstance(outcome, OutcomeUnknown):
+            Admission.release = lambda *_: None  # type: ignore[method-assign]
         try:
-            answer(self, waiter, line, refusal)
+            answer(self, asked, line, outcome)
         finally:
-            Sessions.answered = answered  # type: ignore[method-assign]
+            Admission.release = release  # type: ignore[method-assign]
 
-    Session.answer = answering  # type: ignore[method-assign]
+    Session._answer = answering  # type: ignore[method-assign]
 
 
 def _abandonedWaitsStay() -> None:
@@ -379,14 +380,14 @@ def _abandonedWaitsStay() -> None:
 
 
 def _deadSessionsListen() -> None:
-    listen = Sessions.listen
+    remove = Broadcast.remove
 
-    def listening(self: Sessions, session: Any, principal: Any) -> None:
-        # Only who unsubscribes is left out.
-        if principal is not None or not session._subscribed:
-            listen(self, session, principal)
+    def removing(self: Broadcast, session: Any) -> None:
+        # Only a session that unsubscribes is removed.
+        if not session._isSubscribed:
+            remove(self, session)
 
-    Sessions.listen = listening  # type: ignore[method-assign]
+    Broadcast.remove = removing  # type: ignore[method-assign]
 
 
 def _cutOffConnectionsCount() -> None:
@@ -407,10 +408,10 @@ def _updatesStayUnderWay() -> None:
             each.order: each
             for each in booked
             if each.eventType == EV_RECORD_UPDATE
-            and self._underWay.get(each.order) is each
+            and self._pending.get(each.order) is each
         }
         settle(self, booked)
-        self._underWay.update(kept)
+        self._pending.update(kept)
 
     TradingRuntime._settle = settling  # type: ignore[method-assign]
 

@@ -42,7 +42,7 @@ SECRET = "a secret of the simulated world, long enough"
 
 # What the log may say of each fault that was provoked.
 _PROVOKED = {
-    "the ledger failed, nothing more is booked": "commit-failed",
+    "the ledger failed, no more operations are booked": "commit-failed",
     "an observer of trade events failed": "observer-fails",
     "the trading runtime failed": "reservation-fails",
     "a request failed after its time was over": "reservation-fails",

@@ -1,5 +1,5 @@
 // What a team that knows Node.js would write: net, ajv, better-sqlite3, and one
-// commit for all that has queued in a turn of the event loop.
+// commit for everything that was queued in one turn of the event loop.
 //
 // node server.js PORT KEYFILE LEDGER SCHEMAS SCHEMA.SQL
 

@@ -73,8 +73,8 @@ struct Connection {
     writable: Rc<Notify>,
 }
 
-/// All that the server knows.
-struct House {
+/// The server's state.
+struct Server {
     key: Vec<u8>,
     tokens: HashMap<String, f64>,
     next_order: i64,
@@ -87,16 +87,16 @@ struct House {
     ledger: Sender<Trade>,
 }
 
-type Shared = Rc<RefCell<House>>;
+type Shared = Rc<RefCell<Server>>;
 
-impl House {
-    /// Take one line; what is answered at once is said at once.
+impl Server {
+    /// Handle one line; errors and subscriptions are answered at once.
     fn take(&mut self, connection: usize, line: &[u8]) {
         if let Err(why) = self.execute(connection, line) {
             let refusal = format!(
                 "{{\"status\":400,\"error\":\"INVALID_DATA\",\"message\":\"{why}\"}}\r\n"
             );
-            self.say(connection, refusal.as_bytes());
+            self.write(connection, refusal.as_bytes());
         }
     }
 
@@ -116,7 +116,7 @@ impl House {
                     self.audience.remove(&connection);
                 }
                 let reply = reply(request.ext_id, b"{}");
-                self.say(connection, &reply);
+                self.write(connection, &reply);
                 Ok(())
             }
             _ => Err("no such command"),
@@ -142,7 +142,7 @@ impl House {
             .map_err(|_| "the ledger is gone")
     }
 
-    /// Verify a token once, and remember it until it expires.
+    /// Verify a token once, and cache it until it expires.
     fn authenticate(&mut self, token: &str) -> Result<(), &'static str> {
         if let Some(expires) = self.tokens.get(token) {
             return if now() < *expires { Ok(()) } else { Err("the token has expired") };
@@ -155,7 +155,7 @@ impl House {
         Ok(())
     }
 
-    /// Broadcast the event of a booked trade, then answer who waits for it.
+    /// Broadcast the event of a booked trade, then reply to its request.
     fn publish(&mut self, trade: &Trade, touched: &mut HashSet<usize>) {
         let data = encoded(trade);
         if !self.audience.is_empty() {
@@ -171,18 +171,18 @@ impl House {
         }
         if let Some(waiter) = self.waiters.remove(&trade.order) {
             let line = reply(&waiter.ext_id, &data);
-            self.say(waiter.connection, &line);
+            self.write(waiter.connection, &line);
             touched.insert(waiter.connection);
         }
     }
 
-    fn say(&mut self, connection: usize, line: &[u8]) {
+    fn write(&mut self, connection: usize, line: &[u8]) {
         if let Some(connection) = self.connections.get_mut(&connection) {
             connection.output.extend_from_slice(line);
         }
     }
 
-    /// Send what was said, as far as the socket takes it.
+    /// Send the queued output, as far as the socket accepts it.
     fn flush(&mut self, id: usize) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if connection.output.is_empty() {
@@ -207,7 +207,7 @@ impl House {
         }
     }
 
-    /// Tell those whose time is over; when the next one's will be.
+    /// Answer the requests that have timed out; returns when the next one will.
     fn expire(&mut self) -> Option<Instant> {
         while let Some(&(due, order)) = self.due.front() {
             let waits = self.waiters.contains_key(&order);
@@ -221,7 +221,7 @@ impl House {
                  \"no answer within 5000 ms\",\"data\":{{\"order\":{order}}}}}\r\n",
                 waiter.ext_id
             );
-            self.say(waiter.connection, timeout.as_bytes());
+            self.write(waiter.connection, timeout.as_bytes());
             self.flush(waiter.connection);
         }
         None
@@ -232,7 +232,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
-/// The amount in units, if the credit is as its schema wants it.
+/// The amount in units, if the credit matches its schema.
 fn valid(credit: &Credit) -> Result<i64, &'static str> {
     if !(1..=(1 << 53) - 1).contains(&credit.login) {
         return Err("data.login is out of its range");
@@ -316,7 +316,7 @@ fn reply(ext_id: &RawValue, data: &[u8]) -> Vec<u8> {
     parts.concat()
 }
 
-/// The ledger's thread: one commit for all that has queued.
+/// The ledger's thread: one commit for everything that is queued.
 fn keep(path: &str, trades: Receiver<Trade>, booked: UnboundedSender<Vec<Trade>>) {
     let mut database = Database::open(path).expect("the ledger can't be opened");
     database.execute_batch(include_str!("../../schema.sql")).expect("no schema");
@@ -348,22 +348,22 @@ fn commit(database: &mut Database, batch: &[Trade]) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-async fn publish(house: Shared, mut booked: UnboundedReceiver<Vec<Trade>>) {
+async fn publish(server: Shared, mut booked: UnboundedReceiver<Vec<Trade>>) {
     let mut touched = HashSet::new();
     while let Some(batch) = booked.recv().await {
-        let mut house = house.borrow_mut();
+        let mut server = server.borrow_mut();
         for trade in &batch {
-            house.publish(trade, &mut touched);
+            server.publish(trade, &mut touched);
         }
         for connection in touched.drain() {
-            house.flush(connection);
+            server.flush(connection);
         }
     }
 }
 
-async fn expire(house: Shared, armed: Rc<Notify>) {
+async fn expire(server: Shared, armed: Rc<Notify>) {
     loop {
-        let next = house.borrow_mut().expire();
+        let next = server.borrow_mut().expire();
         match next {
             Some(due) => tokio::time::sleep_until(due.into()).await,
             None => armed.notified().await,
@@ -372,7 +372,7 @@ async fn expire(house: Shared, armed: Rc<Notify>) {
 }
 
 /// Read one connection's lines until it ends.
-async fn converse(house: Shared, id: usize, stream: Rc<TcpStream>) {
+async fn converse(server: Shared, id: usize, stream: Rc<TcpStream>) {
     let mut input = Vec::with_capacity(MOST_IN_A_LINE);
     while stream.readable().await.is_ok() {
         match stream.try_read_buf(&mut input) {
@@ -382,29 +382,29 @@ async fn converse(house: Shared, id: usize, stream: Rc<TcpStream>) {
             Err(_) => break,
         }
         let end = input.iter().rposition(|each| *each == b'\n').map_or(0, |at| at + 1);
-        let mut house = house.borrow_mut();
+        let mut server = server.borrow_mut();
         for line in input[..end].split(|each| *each == b'\n') {
             if !line.is_empty() {
-                house.take(id, line);
+                server.take(id, line);
             }
         }
-        house.flush(id);
+        server.flush(id);
         input.drain(..end);
         if input.len() > MOST_IN_A_LINE {
             break;
         }
     }
-    house.borrow_mut().forget(id);
+    server.borrow_mut().forget(id);
 }
 
-/// Send on, when a socket that was full has room again.
-async fn send(house: Shared, id: usize, stream: Rc<TcpStream>, writable: Rc<Notify>) {
+/// Continue sending when a full socket is writable again.
+async fn send(server: Shared, id: usize, stream: Rc<TcpStream>, writable: Rc<Notify>) {
     loop {
         writable.notified().await;
-        if !house.borrow().connections.contains_key(&id) || stream.writable().await.is_err() {
+        if !server.borrow().connections.contains_key(&id) || stream.writable().await.is_err() {
             return;
         }
-        house.borrow_mut().flush(id);
+        server.borrow_mut().flush(id);
     }
 }
 
@@ -413,7 +413,7 @@ async fn serve(port: u16, key: Vec<u8>, path: String) {
     let (booked, bookings) = unbounded_channel();
     std::thread::spawn(move || keep(&path, trades, booked));
     let armed = Rc::new(Notify::new());
-    let house = Rc::new(RefCell::new(House {
+    let server = Rc::new(RefCell::new(Server {
         key,
         tokens: HashMap::new(),
         next_order: 1,
@@ -425,24 +425,24 @@ async fn serve(port: u16, key: Vec<u8>, path: String) {
         armed: armed.clone(),
         ledger,
     }));
-    spawn_local(publish(house.clone(), bookings));
-    spawn_local(expire(house.clone(), armed));
+    spawn_local(publish(server.clone(), bookings));
+    spawn_local(expire(server.clone(), armed));
     let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the port is taken");
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
         let (stream, writable) = (Rc::new(stream), Rc::new(Notify::new()));
         let id = {
-            let mut house = house.borrow_mut();
-            house.next_connection += 1;
-            let id = house.next_connection;
+            let mut server = server.borrow_mut();
+            server.next_connection += 1;
+            let id = server.next_connection;
             let output = Vec::new();
             let (stream, writable) = (stream.clone(), writable.clone());
-            house.connections.insert(id, Connection { stream, output, writable });
-            house.audience.insert(id);
+            server.connections.insert(id, Connection { stream, output, writable });
+            server.audience.insert(id);
             id
         };
-        spawn_local(converse(house.clone(), id, stream.clone()));
-        spawn_local(send(house.clone(), id, stream, writable));
+        spawn_local(converse(server.clone(), id, stream.clone()));
+        spawn_local(send(server.clone(), id, stream, writable));
     }
 }
 

@@ -1,6 +1,6 @@
 """
-How far a bulk run has come: a bar with the rate and the time left, or a line
-now and then where no terminal shows it.
+The progress of a bulk run: a bar with the rate and the time left, or an
+occasional line where there is no terminal.
 """
 
 import sys
@@ -10,20 +10,20 @@ from attrs import define, field
 from tqdm import tqdm
 from twisted.internet.interfaces import IReactorTime
 
-from creditsync._cli.output import say
+from creditsync._cli.output import printLine
 
-# Seconds from one line to the next.
+# Seconds between two lines.
 LINE_INTERVAL: Final = 5.0
 
 
 class Progress(Protocol):
     """
-    What shows how far a run has come.
+    Shows the progress of a run.
     """
 
     def update(self) -> object:
         """
-        One row more has its answer.
+        One more row has its answer.
         """
 
     def close(self) -> object:
@@ -34,7 +34,7 @@ class Progress(Protocol):
 
 class _Bar(tqdm):  # type: ignore[type-arg]
     """
-    Progress on a terminal. It needs no thread that watches over it.
+    Progress on a terminal, without the thread in which tqdm watches its bars.
     """
 
     monitor_interval = 0
@@ -43,7 +43,7 @@ class _Bar(tqdm):  # type: ignore[type-arg]
 @define(eq=False)
 class Lines:
     """
-    Progress where there is no terminal: a line now and then.
+    Progress where there is no terminal: an occasional line.
     """
 
     _total: int
@@ -84,15 +84,15 @@ class Lines:
             bar_format="{n_fmt} of {total_fmt} rows, {rate_noinv_fmt},"
             " {remaining} left",
         )
-        say(line, self._stream)
+        printLine(line, self._stream)
 
 
 def progress(total: int, done: int, clock: IReactorTime) -> Progress:
     """
     Show progress on stderr.
 
-    @param total: How many rows there are.
-    @param done: How many of them are done before this run.
+    @param total: The number of rows.
+    @param done: How many of them earlier runs have done.
     """
     if sys.stderr.isatty():
         return _Bar(total=total, initial=done, unit=" rows", file=sys.stderr)

@@ -1,21 +1,23 @@
 """
-What has become of the rows of a bulk file, for people and for the next run.
+The results of a bulk file: the outcome of each row, for people and for the next
+run.
 
-Only what was booked is taken for done. A result that is missing costs no more
-than a replay, so a file that a kill or a full disk has cut short is no harm.
+Only rows that were booked count as done. A missing result costs no more than a
+replay, so a results file that a kill or a full disk has cut short does no harm.
 """
 
 import csv
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TextIO
 
-from creditsync._cli.rows import Row
+from creditsync._cli.bulk.rows import Row
 
 
-class NotTheseResults(Exception):
+class WrongResults(Exception):
     """
-    The file of results is of something else.
+    The file is not a results file, or belongs to another bulk file.
     """
 
 
@@ -24,28 +26,34 @@ _HEADER: Final = ("line", "login", "order", "error", "message", "run")
 
 class Results:
     """
-    The file of results: a line for each row that had an answer.
+    The results file: a line for each row that has an outcome.
 
-    The last column is the name of the rows (L{BulkFile.name}), so that results
+    Its last column is the name of the rows (L{BulkFile.name}), so that results
     are never taken for those of other rows.
 
-    @ivar path: Where it is.
-    @ivar count: How many rows are done: earlier runs have booked them.
+    @ivar path: The file.
+    @ivar count: The number of rows that earlier runs have booked.
     """
 
     def __init__(self, path: Path, name: str, lines: int) -> None:
         """
-        Open the file for what will come, and keep of it what is done. Rows
-        that were refused, or whose outcome was unknown, are to be tried again.
+        Open the file for writing, and keep its lines of rows that are done. Rows
+        that were refused, or whose outcome was unknown, are tried again.
 
         @param name: The name of the rows.
-        @param lines: The last line that is a row.
-        @raise NotTheseResults: It is of something else.
+        @param lines: The line on which the last row begins.
+        @raise WrongResults: It has other results, or something else.
         """
+        if path.exists() and not path.is_file():
+            # A device or a pipe would be replaced by a file below, if to read it
+            # ever came to an end.
+            raise WrongResults(
+                f"{path} is not a regular file: name another one with --results"
+            )
         self.path = path
         self._name = name
         self._lines = lines
-        # A bit for each line: the only thing that grows with the file.
+        # A bit for each line of the file.
         self._done = bytearray(lines // 8 + 1)
         self.count = 0
         new = path.with_name(f"{path.name}.new")
@@ -58,7 +66,7 @@ class Results:
             self._file.flush()
             new.replace(path)
         except BaseException:
-            self._file.close()
+            self.__exit__()
             new.unlink()
             raise
         self._file.reconfigure(line_buffering=True)
@@ -67,7 +75,10 @@ class Results:
         return self
 
     def __exit__(self, *why: object) -> None:
-        self._file.close()
+        # What a full disk has refused already changes nothing in what was booked:
+        # a row without a result will be a replay.
+        with suppress(OSError):
+            self._file.close()
 
     def isDone(self, line: int) -> bool:
         """
@@ -79,7 +90,7 @@ class Results:
         self, row: Row, order: int | None, error: str = "", message: str = ""
     ) -> None:
         """
-        Add what has become of a row.
+        Write the outcome of a row.
 
         @param error: Empty if it is booked.
         """
@@ -89,7 +100,7 @@ class Results:
 
     def _kept(self) -> "Iterator[list[str]]":
         """
-        Read what is there already.
+        The lines of rows that are done.
         """
         try:
             file = self.path.open(encoding="utf-8", errors="replace", newline="")
@@ -98,8 +109,8 @@ class Results:
         with file:
             header = file.readline()
             if header and header != f"{','.join(_HEADER)}\n":
-                raise NotTheseResults(
-                    f"{self.path} is there, and no file of results: name another one"
+                raise WrongResults(
+                    f"{self.path} exists, and is not a results file: name another file"
                     " with --results"
                 )
             # A kill may have cut off the last line.
@@ -110,16 +121,16 @@ class Results:
 
     def _isBooked(self, fields: list[str]) -> bool:
         """
-        Whether this says that a row was booked for the first time.
+        Whether a line says that a row was booked, and is the first to say so.
         """
         number, _, order, error, _, name = fields
         if name != self._name:
-            raise NotTheseResults(
-                f"{self.path} has the results of other rows: the file was changed"
-                " since, or the command, or the token is of another id. Rows without a"
-                " key of their own would be booked again. Put those that are left into"
-                " a file of their own; or name another file with --results if these are"
-                " new ones"
+            raise WrongResults(
+                f"{self.path} has the results of other rows: the file or the command"
+                " has changed since, or the token has another id. Rows without a key of"
+                " their own would be booked again. Put the rows that are left in a"
+                " separate file; or, if these are new rows, name another results file"
+                " with --results"
             )
         line = int(number) if number.isdecimal() else 0
         if error or not order or not 1 < line <= self._lines or self.isDone(line):

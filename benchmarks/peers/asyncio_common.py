@@ -1,6 +1,6 @@
 """
-What the two peers on asyncio have in common: one commit for all that came in
-one turn of the loop, and a future for each request that waits for it.
+What the two peers on asyncio share: one commit for everything that was queued
+in one turn of the loop, and a future for each request that waits for it.
 """
 
 import asyncio
@@ -8,21 +8,21 @@ from typing import Any
 
 from attrs import Factory, define
 
-from benchmarks.peers import house
+from benchmarks.peers import common
 
 
 @define(eq=False)
 class Bookings:
     """
-    The way to the ledger.
+    The queue for the ledger.
     """
 
-    _ledger: house.Ledger
+    _ledger: common.Ledger
     _queue: list[tuple[dict[str, Any], "asyncio.Future[None]"]] = Factory(list)
 
     async def book(self, data: dict[str, Any]) -> dict[str, Any]:
         """
-        Book what a request asks for.
+        Book the credit of a request.
 
         @return: The trade, once it is on disk.
         """
@@ -31,7 +31,7 @@ class Bookings:
         if not self._queue:
             loop.call_soon(self._commit)
         self._queue.append((trade, booked))
-        async with asyncio.timeout(house.TIMEOUT):
+        async with asyncio.timeout(common.TIMEOUT):
             await booked
         return trade
 

@@ -1,5 +1,5 @@
 """
-The keys of a bulk file: whether one stands there twice.
+Finds rows of a bulk file that have the same idempotency key.
 """
 
 from array import array
@@ -7,39 +7,42 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
 
-from creditsync._cli.rows import Row
-from creditsync._cli.spreadsheet import Problem
+from creditsync._cli.bulk.rows import Row
+from creditsync._cli.bulk.spreadsheet import RowProblem
 
 _PARTS: Final = 256
 
 
-class Keys:
+class KeyIndex:
     """
-    The keys that were seen, in eight bytes each, whatever their length: what
-    is kept is a hash. Keys that share one are compared in a second reading.
+    The keys of the rows in eight bytes each, whatever their length: only a hash
+    is kept. Keys with the same hash are compared when the rows are read once
+    more.
     """
 
     def __init__(self) -> None:
-        # In parts, as one set of all would take ten times the memory.
+        # In parts, because one set of all hashes would take ten times the memory.
         self._parts = [array("q") for _ in range(_PARTS)]
 
     def add(self, key: str) -> None:
         """
-        See a key.
+        Add the key of a row.
         """
         number = hash(key)
         self._parts[number % _PARTS].append(number)
 
-    def repeats(self, rows: Iterable[Row | Problem], most: int) -> Iterator[Problem]:
+    def repeats(
+        self, rows: Iterable[Row | RowProblem], limit: int
+    ) -> Iterator[RowProblem]:
         """
         Find the rows that have the key of an earlier one.
 
-        @param rows: All rows of the file once more; they are not read if no
-            key can stand there twice.
-        @param most: How many are wanted. For a file with more of them, these
-            are not the first ones.
+        @param rows: All rows of the file once more. They are not read if no two
+            keys have the same hash.
+        @param limit: How many are wanted. If the file has more, those that are
+            found are not the first ones.
         """
-        suspects = set(islice(self._repeated(), most))
+        suspects = set(islice(self._repeated(), limit))
         if not suspects:
             return
         lines: dict[str, int] = {}
@@ -47,7 +50,9 @@ class Keys:
             if isinstance(row, Row) and hash(row.key) in suspects:
                 first = lines.setdefault(row.key, row.line)
                 if first != row.line:
-                    yield Problem(f"line {row.line}: has the key of line {first}")
+                    yield RowProblem(
+                        f"line {row.line}: has the same key as line {first}"
+                    )
 
     def _repeated(self) -> Iterator[int]:
         for part in self._parts:

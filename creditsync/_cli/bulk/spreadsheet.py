@@ -1,10 +1,9 @@
 """
-CSV as spreadsheets and programs write it, to records of text.
+Reads CSV as spreadsheets and programs write it, to records of text.
 
-Files that are called CSV differ in their encoding and in what separates the
-columns. Both are settled at the beginning of the file: the byte order mark
-tells the encoding, the header tells the separator. A file in which one of them
-is not certain is refused, with the cause.
+CSV files differ in their encoding and in their separator. Both are determined at
+the beginning of the file: the byte order mark tells the encoding, the header tells
+the separator. A file in which either is uncertain is refused, with the cause.
 """
 
 import csv
@@ -15,15 +14,15 @@ from itertools import chain
 from typing import BinaryIO, Final
 
 
-class Problem(ValueError):
+class RowProblem(ValueError):
     """
-    A line that can't be booked, and why.
+    Why a row can't be booked.
     """
 
 
-class Unreadable(Problem):
+class Unreadable(RowProblem):
     """
-    The same, and what follows it can't be read either.
+    Why neither a row nor anything after it can be read.
     """
 
 
@@ -38,8 +37,8 @@ _ENCODINGS: Final = {b"\xff\xfe": _UTF_16, b"\xfe\xff": _UTF_16}
 _UTF_8: Final = ("utf-8-sig", "surrogateescape")
 _INVALID: Final = re.compile("[\ud800-\udfff]")
 
-# White space, and characters without a width, which copied text often has at
-# its ends. U+FEFF is the byte order mark of a file that was appended to another.
+# White space, and characters without width, which copied text often has at its
+# ends. U+FEFF is the byte order mark of a file that was appended to another one.
 _UNSEEN: Final = "".join(
     [
         *(each for each in map(chr, range(0x3001)) if each.isspace()),
@@ -58,10 +57,11 @@ _SAVE_AS: Final = "save it as CSV UTF-8"
 
 def records(file: BinaryIO) -> Generator[tuple[int, list[str]]]:
     """
-    Read the header and the rows, each with the line on which it begins. Empty
-    lines before the header are skipped. For the fields, see L{clean}.
+    Read the header and the rows, each with the number of the line on which it
+    begins. Empty lines before the header are skipped. The fields still need
+    L{clean}.
 
-    @raise Unreadable: It is not CSV from there on.
+    @raise Unreadable: The rest of the file is not CSV.
     """
     file.seek(0)
     encoding, errors = _ENCODINGS.get(file.read(2), _UTF_8)
@@ -92,10 +92,10 @@ def _records(text: TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
 
 def _header(text: TextIOWrapper) -> tuple[int, str, str]:
     """
-    Find the header, and what separates its columns.
+    Find the header and its separator.
 
     @return: The number of lines before it, the header, and the separator.
-    @raise Unreadable: There is no telling what separates them.
+    @raise Unreadable: The separator is uncertain.
     """
     named = ""
     for before, header in enumerate(text):
@@ -112,7 +112,7 @@ def _header(text: TextIOWrapper) -> tuple[int, str, str]:
 
 def _separator(line: int, header: str, named: str) -> str:
     """
-    @param named: The separator that the file names, if it does.
+    @param named: The separator that a C{sep=} line names, or empty.
     """
     if "\0" in header:
         raise Unreadable(f"the file is not text in UTF-8 or UTF-16: {_SAVE_AS}")
@@ -125,13 +125,13 @@ def _separator(line: int, header: str, named: str) -> str:
 
 def clean(fields: list[str]) -> list[str]:
     """
-    Take away the white space around each field, and what else is not seen.
+    Strip white space and invisible characters from the ends of each field.
 
-    @raise Problem: A field is not what was meant.
+    @raise RowProblem: A field is certainly not what was meant.
     """
     for field in fields:
         if _INVALID.search(field):
-            raise Problem(f"is not valid Unicode: {_SAVE_AS}")
+            raise RowProblem(f"is not valid Unicode: {_SAVE_AS}")
         if _LATE_QUOTE.match(field):
-            raise Problem("has a quote that is not the first character of its field")
+            raise RowProblem("has a quote that is not the first character of its field")
     return [field.strip(_UNSEEN) for field in fields]

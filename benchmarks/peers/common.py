@@ -1,8 +1,9 @@
 """
-What the peers in Python have in common: the usual library for each step.
+What the peers in Python share: the usual library for each step.
 
-C{json} of the standard library, a C{jsonschema} validator that is made once,
-PyJWT with its verdict remembered, C{sqlite3} with WAL and C{synchronous=FULL}.
+C{json} of the standard library, a C{jsonschema} validator that is built once,
+PyJWT with a cache of verified tokens, C{sqlite3} with WAL and
+C{synchronous=FULL}.
 """
 
 import json
@@ -27,7 +28,7 @@ SUBSCRIPTIONS = ("Subscribe", "Unsubscribe")
 
 def validator(name: str) -> Draft202012Validator:
     """
-    The judge of one of the published schemas.
+    A validator for one of the published schemas.
     """
     common: Registry[Any] = Registry().with_contents([("common.json", load("common"))])
     return Draft202012Validator(load(name), registry=common)
@@ -36,7 +37,7 @@ def validator(name: str) -> Draft202012Validator:
 @define
 class Tokens:
     """
-    The judge of tokens.
+    Verifies tokens, and caches the good ones.
     """
 
     _key: bytes
@@ -45,13 +46,13 @@ class Tokens:
     @classmethod
     def fromFile(cls, path: str) -> "Tokens":
         """
-        The judge with the key in this file.
+        Read the key from a file.
         """
         return cls(Path(path).read_bytes().strip())
 
     def check(self, token: str) -> None:
         """
-        @raise ValueError: The token is not good.
+        @raise ValueError: The token is not valid.
         """
         expires = self._remembered.get(token)
         if expires is None:
@@ -78,7 +79,7 @@ class Ledger:
     @classmethod
     def create(cls, path: str) -> "Ledger":
         """
-        Make a new one.
+        Create a new one.
         """
         connection = sqlite3.connect(path, isolation_level=None)
         connection.executescript(SCHEMA.read_text("utf-8"))
@@ -86,7 +87,7 @@ class Ledger:
 
     def trade(self, data: dict[str, Any]) -> dict[str, Any]:
         """
-        The trade that a request makes, under the next order number.
+        Make the trade of a request, under the next order number.
 
         @raise ValueError: The amount has too many decimals.
         """
@@ -138,20 +139,20 @@ class Ledger:
 
 def event(trade: dict[str, Any]) -> bytes:
     """
-    The line of a trade's event, without its end.
+    The line of a trade's event, without its line end.
     """
     return encode({"event": "trade:event", "type": 0, "data": trade})
 
 
 def reply(extID: object, data: dict[str, Any]) -> bytes:
     """
-    The line of a reply, without its end.
+    The line of a reply, without its line end.
     """
     return encode({"extID": extID, "status": 200, "data": data})
 
 
 def encode(message: object) -> bytes:
     """
-    JSON without needless white space.
+    Compact JSON.
     """
     return json.dumps(message, separators=(",", ":")).encode("ascii")

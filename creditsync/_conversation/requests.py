@@ -1,0 +1,113 @@
+"""
+From the members of a line to a request, and to the command that carries it out.
+
+Most lines have nothing unusual: L{Requests.plain} makes a request of such a line
+in one step. Any other is decoded first (L{creditsync._wire.decode}), and its
+members are checked by L{Requests.request}. Both ways give the same request.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from creditsync import _wire as wire
+from creditsync.counters import UNKNOWN
+from creditsync.errors import Forbidden, InvalidData, ShuttingDown, UnknownCommand
+from creditsync.interfaces import ICommand
+from creditsync.records import ExtID, Principal, Request
+from creditsync.validation import Schemas
+
+
+def _notPlain(line: bytes) -> None:
+    """
+    Take no line for a plain one.
+    """
+
+
+class Requests:
+    """
+    What clients may ask of one server.
+
+    @ivar plain: Makes a request of a line that has nothing unusual. It gives
+        L{None} if the line has, if a site's own schema has to check the
+        envelope too, or if the server is stopping.
+    """
+
+    def __init__(self, commands: Iterable[ICommand], schemas: Schemas) -> None:
+        self._commands = {command.name: command for command in commands}
+        self._schemas = schemas
+        self._isStopping = False
+        hasSite = schemas.hasSite("request")
+        self.plain = _notPlain if hasSite else wire.plainRequest
+
+    def request(self, members: dict[str, Any]) -> Request:
+        """
+        Check the envelope.
+
+        @raise InvalidData: A member of it breaks the schema.
+        @raise ShuttingDown: The server is stopping.
+        """
+        self._schemas.check("request", members)
+        if self._isStopping:
+            raise ShuttingDown()
+        return Request(
+            members["command"],
+            members.get("extID"),
+            members.get("__token"),
+            members.get("data", {}),
+            members.get("idempotencyKey"),
+        )
+
+    def command(self, request: Request, principal: Principal) -> ICommand:
+        """
+        The command that a request asks for, if it may be carried out.
+
+        @raise UnknownCommand: There is none of that name.
+        @raise Forbidden: The principal's role may not use it.
+        @raise InvalidData: A member is missing or breaks its schema.
+        """
+        command = self._commands.get(request.command)
+        if command is None:
+            raise UnknownCommand("unknown command")
+        if principal.role not in command.roles:
+            raise Forbidden(f"this token's role may not use {command.name}")
+        if command.needsExtID and request.extID is None:
+            raise InvalidData(f"extID is required by {command.name}")
+        self._schemas.check(command.schema, request.data, "data")
+        return command
+
+    def refused(
+        self, request: Request | None, members: dict[str, Any], line: bytes
+    ) -> Request:
+        """
+        What is known of a request that is refused, whatever is wrong with it: as
+        a request without a token, whose command is C{UNKNOWN} if there is no
+        such, and whose C{extID} is the one to answer under.
+
+        @param request: It, if it was read.
+        @param members: Those of its line, if that was decoded.
+        """
+        if request is None:
+            members = members or wire.salvage(line)
+            command, data = members.get("command"), members.get("data")
+            request = Request(
+                command if isinstance(command, str) else UNKNOWN,
+                self._validExtID(members.get("extID")),
+                None,
+                data if isinstance(data, dict) else {},
+            )
+        if request.command in self._commands:
+            return request
+        return Request(UNKNOWN, request.extID, None, {})
+
+    def _validExtID(self, extID: Any) -> ExtID | None:
+        if extID is None:
+            return None
+        members = {"command": "any", "extID": extID}
+        return extID if self._schemas.isOurs("request", members) else None
+
+    def stop(self) -> None:
+        """
+        Refuse every request from now on.
+        """
+        self._isStopping = True
+        self.plain = _notPlain

@@ -1,0 +1,86 @@
+"""
+All the conversations of one server: how they begin, and what they share.
+"""
+
+from collections.abc import Callable, Iterable
+from itertools import count
+
+from twisted.internet.defer import Deferred
+
+from creditsync._conversation.admission import Admission
+from creditsync._conversation.broadcast import Broadcast
+from creditsync._conversation.requests import Requests
+from creditsync._conversation.session import Session
+from creditsync._conversation.waiters import Waiters
+from creditsync.audit import AuditTrail
+from creditsync.counters import Counters
+from creditsync.interfaces import IAuthenticator, ICommand
+from creditsync.records import Limits
+from creditsync.validation import Schemas
+
+
+class Sessions:
+    """
+    All the conversations of one server, and what they share.
+
+    @ivar requests: What may be asked.
+    @ivar admission: How many requests are in flight.
+    @ivar broadcast: Who receives trade events.
+    @ivar counters: Where requests are counted, if anywhere.
+    @ivar audit: The audit trail, or L{None}.
+    """
+
+    def __init__(
+        self,
+        *,
+        commands: Iterable[ICommand],
+        authenticator: IAuthenticator,
+        schemas: Schemas,
+        waiters: Waiters,
+        limits: Limits,
+        counters: Counters | None = None,
+        audit: AuditTrail | None = None,
+    ) -> None:
+        self.requests = Requests(commands, schemas)
+        self.authenticator = authenticator
+        self.admission = Admission(limits)
+        self.waiters = waiters
+        self.broadcast = Broadcast(authenticator, waiters, counters)
+        self.counters = counters
+        self.audit = audit
+        self._numbers = count(1)
+
+    def open(self, send: Callable[[bytes], None]) -> Session:
+        """
+        Begin a conversation.
+
+        @param send: Called with each line for the client, CR LF at its end,
+            or with several at once.
+        """
+        return Session(
+            send,
+            number=next(self._numbers),
+            requests=self.requests,
+            authenticator=self.authenticator,
+            admission=self.admission,
+            waiters=self.waiters,
+            broadcast=self.broadcast,
+            counters=self.counters,
+            audit=self.audit,
+        )
+
+    @property
+    def pending(self) -> int:
+        """
+        How many requests are in flight, in all sessions.
+        """
+        return self.admission.pending
+
+    def stop(self) -> "Deferred[None]":
+        """
+        Refuse every request from now on.
+
+        @return: Fires when no request is in flight any more.
+        """
+        self.requests.stop()
+        return self.admission.whenIdle()

@@ -1,0 +1,183 @@
+"""
+Tests for L{creditsync._process.options} and L{creditsync._process.optiontypes}.
+"""
+
+import io
+import os
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from twisted.python.usage import UsageError
+
+from creditsync import __version__
+from creditsync.limits import Limits
+from tests.test_tap import InFolder
+
+
+class OptionsTests(InFolder):
+    """
+    The command line.
+    """
+
+    def assertRefused(self, sentence: str, *arguments: str) -> None:
+        """
+        These arguments are refused with this message.
+        """
+        e = self.assertRaises(UsageError, self.parse, *arguments)
+        self.assertEqual(str(e), sentence)
+
+    def test_defaults(self) -> None:
+        """
+        Without options the server listens on loopback only.
+        """
+        options = self.parse()
+        self.assertEqual(options["listen"], ["tcp:8080:interface=127.0.0.1"])
+        self.assertEqual(options["ledger"], "creditsync.db")
+        self.assertEqual(options["algorithm"], "HS256")
+        self.assertEqual(options["accounts"], "open")
+        self.assertEqual(options["timeout"], 5.0)
+        self.assertEqual(options["limits"], Limits())
+        self.assertIsNone(options["revocations"])
+        self.assertIsNone(options["secret"])
+
+    def test_listenRepeats(self) -> None:
+        """
+        Each C{--listen} adds an endpoint.
+        """
+        options = self.parse("--listen", "tcp:1", "--listen", "unix:/tmp/x")
+        self.assertEqual(options["listen"], ["tcp:1", "unix:/tmp/x"])
+
+    def test_noEndpoint(self) -> None:
+        """
+        An invalid endpoint is refused at once, with the option and the value.
+        """
+        self.assertRefused(
+            "--listen nope:8080 is not a valid endpoint: Unknown endpoint type: 'nope'",
+            "--listen=nope:8080",
+        )
+        for description in ("tcp", "tcp:x", "tcp:1:nope=2", "", "ssl:1:privateKey=/x"):
+            e = self.assertRaises(UsageError, self.parse, "--listen", description)
+            self.assertIn(f"--listen {description} is not a valid endpoint: ", str(e))
+
+    def test_limits(self) -> None:
+        """
+        Each limit is an option, and gets into the L{Limits}.
+        """
+        options = self.parse(
+            *("--max-line-length", "1"),
+            *("--line-timeout", "2.5"),
+            *("--lines-per-turn", "3"),
+            *("--max-pending", "4"),
+            *("--max-pending-per-session", "5"),
+            *("--max-queued", "6"),
+            *("--max-unread", "7"),
+            *("--max-connections", "8"),
+            *("--stop-timeout", "9.5"),
+        )
+        self.assertEqual(
+            options["limits"],
+            Limits(
+                maxLineLength=1,
+                lineTimeout=2.5,
+                linesPerTurn=3,
+                maxPending=4,
+                maxPendingPerSession=5,
+                maxQueued=6,
+                maxUnread=7,
+                maxConnections=8,
+                stopTimeout=9.5,
+            ),
+        )
+
+    def test_noQuantity(self) -> None:
+        """
+        A quantity must be positive and finite.
+        """
+        for text in ("0", "-1", "nan", "inf", "1e400", "x", "", "1s"):
+            self.assertRefused(
+                f"--timeout must be a positive number: {text}", f"--timeout={text}"
+            )
+
+    def test_leeway(self) -> None:
+        """
+        The leeway for issuers' clocks is 5 seconds by default, and may be 0.
+        """
+        self.assertEqual(self.parse()["leeway"], 5.0)
+        self.assertEqual(self.parse("--leeway=0")["leeway"], 0.0)
+        self.assertEqual(self.parse("--leeway=1.5")["leeway"], 1.5)
+        for text in ("-1", "-0.001", "nan", "inf", "1e400", "x", "", "5s"):
+            self.assertRefused(
+                f"--leeway must be 0 or a positive number: {text}", f"--leeway={text}"
+            )
+
+    def test_noWholeNumber(self) -> None:
+        """
+        A limit on a number of things must be a whole number.
+        """
+        for text in ("0", "-1", "1.5", "1e3", "x", "", "inf"):
+            self.assertRefused(
+                f"--max-pending must be a positive whole number: {text}",
+                f"--max-pending={text}",
+            )
+
+    def test_words(self) -> None:
+        """
+        Options with a few allowed words refuse any other.
+        """
+        self.assertRefused(
+            "--algorithm must be HS256, RS256 or EdDSA: none", "--algorithm=none"
+        )
+        self.assertRefused("--accounts must be open or known: all", "--accounts=all")
+
+    def test_unknownOption(self) -> None:
+        """
+        Unknown options and surplus arguments are refused.
+        """
+        self.assertRefused("option --timeouts not recognized", "--timeouts=1")
+        self.assertRefused("Wrong number of arguments.", "serve")
+
+    def test_schemas(self) -> None:
+        """
+        A folder of schemas that does not exist is refused.
+        """
+        self.assertRefused(
+            "--schemas: the folder nowhere does not exist", "--schemas=nowhere"
+        )
+
+    def test_schemasOfTheSite(self) -> None:
+        """
+        An error in a schema of the site names the option.
+        """
+        os.mkdir("site")
+        Path("site", "credit_in.json").write_text("{")
+        e = self.assertRaises(UsageError, self.parse, "--schemas=site")
+        self.assertTrue(str(e).startswith("--schemas: "), str(e))
+
+    def test_revoked(self) -> None:
+        """
+        A file of revoked tokens that does not exist is refused.
+        """
+        self.assertRefused(
+            "--revoked: the revocations in /nowhere/revoked"
+            " can't be read (No such file or directory)",
+            "--revoked=/nowhere/revoked",
+        )
+
+    def test_emptyNames(self) -> None:
+        """
+        An empty file name, for instance from an unset variable, is refused, and
+        means neither the working folder nor that there is no file.
+        """
+        for name in ("config", "ledger", "key", "revoked", "audit", "schemas"):
+            self.assertRefused(
+                f"--{name} is empty: it must name a file or folder", f"--{name}="
+            )
+
+    def test_version(self) -> None:
+        """
+        C{--version} prints the version of creditsync, not that of Twisted.
+        """
+        said = io.StringIO()
+        with redirect_stdout(said):
+            self.assertRaises(SystemExit, self.parse, "--version")
+        self.assertEqual(said.getvalue(), f"creditsync {__version__}\n")
