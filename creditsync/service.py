@@ -253,7 +253,9 @@ class CreditSync(Service):
         for port in ports:
             await self._step("closing a port", maybeDeferred(port.stopListening))
         answered = self.sessions.stop()
-        await self._step("answering pending requests", answered, self._limits.stopTimeout)
+        await self._step(
+            "answering pending requests", answered, self._limits.stopTimeout
+        )
         self.waiters.endAll("the server is stopping")
         await deferLater(self._reactor, LAST_CALL)
         await self._step("closing the sessions", self.factory.finish())

@@ -581,7 +581,8 @@ class StopTests(ServiceTestCase):
             ],
         )
         self.assertEqual(
-            [log["what"] for log in logs if "what" in log], ["answering pending requests"]
+            [log["what"] for log in logs if "what" in log],
+            ["answering pending requests"],
         )
         self.lastCall()
         client.goes()
