@@ -143,7 +143,7 @@ def inTheWay(path: str, mode: int = os.R_OK | os.W_OK) -> str | None:
 
 def mayUse(path: str, mode: int) -> bool:
     """
-    Whether this user may use a file or folder in this way (a mode of L{os.access}).
+    Whether this user may use a file or folder in this way (a mode of C{os.access}).
 
     Opening the file to find out is no option: closing it again would release the
     locks that SQLite has on it in this process.
