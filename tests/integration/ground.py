@@ -1,6 +1,11 @@
 """
 Tests for the rules of L{tests.conftest} and L{tests.deadlines}, in test runs
-of their own.
+of their own::
+
+    python -m pytest tests/integration/ground.py
+
+They wait for time limits to pass, so that they take as long as a third of all other
+tests, and are not collected with those; C{.ci/run} runs them.
 """
 
 import os
