@@ -8,12 +8,12 @@ from tests.test_session import SessionTestCase
 
 class LimitTests(SessionTestCase):
     """
-    Everything that can queue has a bound and a refusal.
+    Every queue has a limit, and what exceeds it is refused.
     """
 
     def test_perSession(self) -> None:
         """
-        A session over its limit is told 429; another one is not.
+        A session above its limit is answered with 429; another one is served.
         """
         self.serve(self.runtime, limits=Limits(maxPendingPerSession=2))
         busy, other = self.client(), self.client()
@@ -27,7 +27,7 @@ class LimitTests(SessionTestCase):
 
     def test_roomAgain(self) -> None:
         """
-        Each answer makes room for one more.
+        Each reply makes room for one more request.
         """
         self.serve(self.runtime, limits=Limits(maxPendingPerSession=1))
         client = self.client()
@@ -39,7 +39,8 @@ class LimitTests(SessionTestCase):
 
     def test_inAll(self) -> None:
         """
-        A server over its limit says 503 BUSY, and when to come again.
+        A server above its limit answers with 503 BUSY and a time to retry
+        after.
         """
         self.serve(self.runtime, limits=Limits(maxPending=1))
         first, second = self.client(), self.client()
@@ -60,7 +61,7 @@ class LimitTests(SessionTestCase):
 
     def test_endedSessionMakesRoom(self) -> None:
         """
-        What a session had in flight no longer counts when it is gone.
+        The pending requests of a session that has ended no longer count.
         """
         self.serve(self.runtime, limits=Limits(maxPending=1))
         first, second = self.client(), self.client()

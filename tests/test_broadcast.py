@@ -9,12 +9,12 @@ from tests.test_session import SEED_REPLY, SEED_REQUEST, Client, SessionTestCase
 
 class StreamTests(SessionTestCase):
     """
-    Who receives trade events.
+    Which sessions receive trade events.
     """
 
     def listening(self, token: str = "manager") -> Client:
         """
-        A client whose token was accepted, and which heard nothing since.
+        A client whose token was accepted, and which has received nothing since.
         """
         client = self.client()
         client.asks("HealthCheck", None, {}, token)
@@ -23,7 +23,7 @@ class StreamTests(SessionTestCase):
 
     def assertListens(self, client: Client, listens: bool = True) -> None:
         """
-        This client receives an event, or does not.
+        Assert that this client receives an event, or that it does not.
         """
         self.publish(0, {"order": 1})
         self.assertEqual(
@@ -43,13 +43,14 @@ class StreamTests(SessionTestCase):
 
     def test_anyRoleListens(self) -> None:
         """
-        Every session with an accepted token does, whatever its role.
+        Every session with an accepted token receives events, whatever its role.
         """
         self.assertListens(self.listening("user"))
 
     def test_refusedCommandListens(self) -> None:
         """
-        It is the token that must be accepted, not the command.
+        A session receives events once its token is accepted, even if its
+        command was refused.
         """
         client = self.client()
         client.asks("CreditUp")
@@ -58,7 +59,7 @@ class StreamTests(SessionTestCase):
 
     def test_unsubscribe(self) -> None:
         """
-        C{Unsubscribe} stops the stream, C{Subscribe} resumes it.
+        C{Unsubscribe} stops the stream, and C{Subscribe} resumes it.
         """
         client = self.listening()
         client.asks("Unsubscribe", 1, {"chanels": ["trade:event"]})
@@ -75,7 +76,7 @@ class StreamTests(SessionTestCase):
 
     def test_unsubscribedForTheConnection(self) -> None:
         """
-        Another connection goes on to listen.
+        C{Unsubscribe} does not affect other connections.
         """
         client, other = self.listening(), self.listening()
         client.asks("Unsubscribe", 1, {"chanels": ["trade:event"]})
@@ -83,7 +84,7 @@ class StreamTests(SessionTestCase):
 
     def test_unsubscribedWaitsAllTheSame(self) -> None:
         """
-        Who does not listen still gets the reply that it waits for.
+        An unsubscribed session still receives the reply to its pending request.
         """
         client = self.listening()
         client.asks("Unsubscribe", 1, {"chanels": ["trade:event"]})
@@ -94,7 +95,8 @@ class StreamTests(SessionTestCase):
 
     def test_unsubscribedStaysSo(self) -> None:
         """
-        Another good token on the connection does not resume the stream.
+        Another valid token on an unsubscribed connection does not resume the
+        stream.
         """
         client = self.listening()
         client.asks("Unsubscribe", 1, {"chanels": ["trade:event"]})
@@ -104,7 +106,8 @@ class StreamTests(SessionTestCase):
 
     def test_unknownChannel(self) -> None:
         """
-        An unknown channel is 404, and nothing has changed.
+        An unknown channel is answered with 404, and the subscription does not
+        change.
         """
         client = self.listening()
         client.asks("Unsubscribe", 1, {"chanels": ["trade:event", "quotes"]})
@@ -113,7 +116,7 @@ class StreamTests(SessionTestCase):
 
     def test_channelsAreRequired(self) -> None:
         """
-        The platform's spelling is the member's name.
+        The member is named as the platform spells it, and is required.
         """
         client = self.listening()
         client.asks("Subscribe", 1, {"channels": ["trade:event"]})
@@ -123,8 +126,8 @@ class StreamTests(SessionTestCase):
 
     def test_revoked(self) -> None:
         """
-        When its token is revoked a session's stream stops, and its next
-        command is 401.
+        When a session's token is revoked, its stream stops, and its next
+        command is answered with 401.
         """
         client = self.listening()
         self.authenticator.revoked.add("manager")
@@ -134,7 +137,8 @@ class StreamTests(SessionTestCase):
 
     def test_resumesWithAGoodToken(self) -> None:
         """
-        A good token resumes it, be it another or the same one again.
+        A valid token resumes a stream that a revocation stopped, whether it is
+        another token or the same one.
         """
         client = self.listening()
         self.authenticator.revoked.add("manager")
@@ -150,7 +154,7 @@ class StreamTests(SessionTestCase):
 
     def test_latestTokenCounts(self) -> None:
         """
-        It is the token that a session used last whose end stops its stream.
+        A stream depends on the token that its session used last.
         """
         client = self.listening("manager")
         client.asks("HealthCheck", None, {}, "admin")
@@ -162,7 +166,7 @@ class StreamTests(SessionTestCase):
 
     def test_sameTokenGoodAgain(self) -> None:
         """
-        So does the same token, once it is good again.
+        A stopped stream resumes with the next command when the token is valid again.
         """
         client = self.listening()
         self.authenticator.revoked.add("manager")
@@ -175,8 +179,8 @@ class StreamTests(SessionTestCase):
 
     def test_badTokenOfAGoodSession(self) -> None:
         """
-        A command with a bad token does not end the stream that a good one
-        began.
+        A command with an invalid token does not stop the stream that a valid
+        one started.
         """
         client = self.listening()
         client.asks(token="forged")
@@ -185,7 +189,8 @@ class StreamTests(SessionTestCase):
 
     def test_revokedWhileWaiting(self) -> None:
         """
-        Who waits when its token is revoked still gets its reply.
+        A request that is pending when its token is revoked still receives its
+        reply.
         """
         client = self.client()
         client.says(SEED_REQUEST)
@@ -195,7 +200,7 @@ class StreamTests(SessionTestCase):
 
     def test_othersListenOn(self) -> None:
         """
-        One session's end of stream is not another's.
+        The end of one session's stream does not affect other sessions.
         """
         self.listening("manager")
         other = self.listening("admin")

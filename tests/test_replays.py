@@ -13,7 +13,7 @@ from tests.test_session import DATA, Client, SessionTestCase, SlowRuntime
 
 class EmbeddedTestCase(SessionTestCase):
     """
-    Conversations on the embedded runtime, which remembers keys.
+    Sessions on the embedded runtime, which remembers keys.
     """
 
     def setUp(self) -> None:
@@ -30,17 +30,17 @@ class EmbeddedTestCase(SessionTestCase):
 
     def commit(self) -> None:
         """
-        Let the runtime book all that is queued.
+        Let the runtime book everything that is queued.
         """
         self.clock.advance(0)
         self.ledger.release()
 
     def bookedTwice(self, client: Client, **second: Any) -> list[Any]:
         """
-        Book a credit under a key, and send the same again, in whatever these
-        members make different.
+        Book a credit under a key, and send the request again with these members
+        changed.
 
-        @return: What is heard of the second request.
+        @return: The lines received for the second request.
         """
         client.asks(extID="first", idempotencyKey="k")
         self.commit()
@@ -51,7 +51,7 @@ class EmbeddedTestCase(SessionTestCase):
 
 class ReplayTests(EmbeddedTestCase):
     """
-    What was booked before under the same key is not booked again.
+    Requests that repeat a booked one are not booked again.
     """
 
     # What a client is told of the first credit under a key.
@@ -64,8 +64,8 @@ class ReplayTests(EmbeddedTestCase):
 
     def test_sync(self) -> None:
         """
-        The same data comes at once, marked at the top level as replayed, and
-        there is no second event.
+        A repeated C{CreditInSync} is answered at once with the same data,
+        marked as replayed at the top level, and causes no second event.
         """
         client = self.client()
         client.asks(extID=1, idempotencyKey="k")
@@ -83,7 +83,8 @@ class ReplayTests(EmbeddedTestCase):
 
     def test_asynchronous(self) -> None:
         """
-        So does the accepted command of the asynchronous form.
+        A repeated C{CreditIn} is answered at once with its accepted command,
+        marked as replayed.
         """
         client = self.client()
         client.asks("CreditIn", 1, idempotencyKey="k")
@@ -101,7 +102,7 @@ class ReplayTests(EmbeddedTestCase):
 
     def test_withoutExtID(self) -> None:
         """
-        Without an extID it is answered without one.
+        A repeated request without an extID is answered without one.
         """
         client = self.client()
         for _ in range(2):
@@ -116,7 +117,7 @@ class ReplayTests(EmbeddedTestCase):
 
     def test_firstIsNoReplay(self) -> None:
         """
-        The first request under a key is not marked.
+        The reply to the first request under a key is not marked as replayed.
         """
         client = self.client()
         client.asks(idempotencyKey="k")
@@ -126,7 +127,8 @@ class ReplayTests(EmbeddedTestCase):
 
     def test_anotherSession(self) -> None:
         """
-        The key is the principal's: it is replayed on another connection too.
+        A key belongs to the principal: it is replayed on another connection
+        too.
         """
         gone = self.client()
         gone.asks(idempotencyKey="k")
@@ -142,7 +144,7 @@ class ReplayTests(EmbeddedTestCase):
 
     def test_anotherPrincipal(self) -> None:
         """
-        Another principal's equal key is another key.
+        The same key of another principal is a different key.
         """
         client = self.client()
         self.assertEqual(self.bookedTwice(client, token="dealer"), [])
@@ -153,7 +155,8 @@ class ReplayTests(EmbeddedTestCase):
 
     def test_asItWasBooked(self) -> None:
         """
-        The data is that of then, though the order was updated since.
+        A replay has the data as it was booked, though the order was updated
+        since.
         """
         client = self.client()
         client.asks(extID=1, idempotencyKey="k")
@@ -167,8 +170,8 @@ class ReplayTests(EmbeddedTestCase):
 
     def test_otherContent(self) -> None:
         """
-        The same key with other content is 422, which names the member that
-        differs and the first order.
+        The same key with other content is answered with 422, which names the
+        member that differs and the first order.
         """
         client = self.client()
         self.assertEqual(
@@ -188,7 +191,8 @@ class ReplayTests(EmbeddedTestCase):
 
     def test_otherForm(self) -> None:
         """
-        C{CreditIn} and C{CreditInSync} are not the same request.
+        A C{CreditIn} under the key of a C{CreditInSync} is not the same
+        request.
         """
         [reply] = self.bookedTwice(self.client(), command="CreditIn")
         self.assertEqual((reply["status"], reply["data"]), (422, {"order": 1}))
@@ -196,7 +200,8 @@ class ReplayTests(EmbeddedTestCase):
 
     def test_afterA504(self) -> None:
         """
-        Who was told that the outcome is unknown learns it by asking again.
+        A client that received a 504 learns the outcome by repeating the
+        request.
         """
         client = self.client()
         client.asks(idempotencyKey="k")
@@ -211,12 +216,14 @@ class ReplayTests(EmbeddedTestCase):
 
 class AttachTests(EmbeddedTestCase):
     """
-    What is under way under the same key is waited for, and not booked twice.
+    A request whose key is that of a pending one attaches to it, and is not
+    booked twice.
     """
 
     def test_sync(self) -> None:
         """
-        One event answers all who wait for its operation, each on its session.
+        One event answers all requests for its operation, each on its own
+        session.
         """
         first, second = self.client(), self.client()
         first.asks(extID=1, idempotencyKey="k")
@@ -242,7 +249,7 @@ class AttachTests(EmbeddedTestCase):
 
     def test_asynchronous(self) -> None:
         """
-        So does one commit.
+        One commit answers all asynchronous requests for its operation.
         """
         client = self.client()
         client.asks("CreditIn", 1, idempotencyKey="k")
@@ -258,7 +265,7 @@ class AttachTests(EmbeddedTestCase):
 
     def test_eachHasItsTime(self) -> None:
         """
-        Who attaches has a timeout of its own, from its own request on.
+        An attached request has its own timeout, counted from its arrival.
         """
         client = self.client()
         client.asks(extID=1, idempotencyKey="k")
@@ -273,7 +280,8 @@ class AttachTests(EmbeddedTestCase):
 
     def test_firstIsGone(self) -> None:
         """
-        Who attaches is answered though who asked first is gone.
+        An attached request is answered even if the session of the first one has
+        ended.
         """
         first, second = self.client(), self.client()
         first.asks(idempotencyKey="k")
@@ -286,7 +294,8 @@ class AttachTests(EmbeddedTestCase):
 
     def test_lost(self) -> None:
         """
-        A commit that fails is an unknown outcome for each of them.
+        If the commit fails, each request for its operation has an unknown
+        outcome.
         """
         client = self.client()
         client.asks("CreditIn", 1, idempotencyKey="k")
@@ -307,7 +316,7 @@ class AttachTests(EmbeddedTestCase):
 
 class SlowReplayTests(SessionTestCase):
     """
-    A runtime that takes its time to know a key again.
+    A runtime that takes its time to recognise a key.
     """
 
     def setUp(self) -> None:
@@ -320,7 +329,8 @@ class SlowReplayTests(SessionTestCase):
 
     def test_sync(self) -> None:
         """
-        A replay that is known later is answered then, and marked.
+        A C{CreditInSync} that is recognised later as a replay is answered then,
+        and marked.
         """
         client = self.client()
         client.asks(idempotencyKey="k")
@@ -337,7 +347,8 @@ class SlowReplayTests(SessionTestCase):
 
     def test_asynchronous(self) -> None:
         """
-        So is the accepted command.
+        A C{CreditIn} that is recognised later as a replay is answered then, and
+        marked.
         """
         client = self.client()
         client.asks("CreditIn", None, idempotencyKey="k")
@@ -353,7 +364,7 @@ class SlowReplayTests(SessionTestCase):
 
     def test_afterTheTimeout(self) -> None:
         """
-        After the 504 it answers nobody.
+        A replay that is recognised after the 504 causes no reply.
         """
         client = self.client()
         client.asks(idempotencyKey="k")
@@ -365,7 +376,7 @@ class SlowReplayTests(SessionTestCase):
 
     def test_sessionEnded(self) -> None:
         """
-        Nor does it answer a session that is gone.
+        A replay that is recognised after its session has ended causes no reply.
         """
         client = self.client()
         client.asks(idempotencyKey="k")
@@ -376,8 +387,8 @@ class SlowReplayTests(SessionTestCase):
 
     def test_attach(self) -> None:
         """
-        A reservation that is given for two requests answers both, one by one
-        as they were told of it.
+        A reservation that the runtime returns for two requests answers both, in
+        the order in which it was returned.
         """
         first, second = self.client(), self.client()
         first.asks(idempotencyKey="k")
@@ -396,19 +407,19 @@ class SlowReplayTests(SessionTestCase):
 
 class IdempotentExtIDTests(EmbeddedTestCase):
     """
-    A server that takes the extID of a request for its key.
+    A server that uses the extID of a request as its key.
     """
 
     def setUp(self) -> None:
         """
-        Serve the embedded runtime so.
+        Serve the embedded runtime with that setting.
         """
         super().setUp()
         self.serve(self.embedded, isExtIDIdempotent=True)
 
     def test_replayed(self) -> None:
         """
-        The same request under the same extID is booked once.
+        The same request with the same extID is booked once.
         """
         client = self.client()
         client.asks()
@@ -422,7 +433,7 @@ class IdempotentExtIDTests(EmbeddedTestCase):
 
     def test_otherContent(self) -> None:
         """
-        Another request under the same extID is 422.
+        A different request with the same extID is answered with 422.
         """
         client = self.client()
         client.asks()
@@ -433,8 +444,8 @@ class IdempotentExtIDTests(EmbeddedTestCase):
 
     def test_attach(self) -> None:
         """
-        Another connection attaches to what is under way; the same one is told
-        that it waits already.
+        A request on another connection attaches to the pending one with its
+        extID; on the same connection it is refused as already pending.
         """
         first, second = self.client(), self.client()
         first.asks()
@@ -449,7 +460,7 @@ class IdempotentExtIDTests(EmbeddedTestCase):
 
     def test_ownKeyCounts(self) -> None:
         """
-        A key that a request has is its key.
+        A request's own key takes precedence over its extID.
         """
         client = self.client()
         for key in ("k", "l"):
@@ -462,7 +473,7 @@ class IdempotentExtIDTests(EmbeddedTestCase):
 
     def test_number(self) -> None:
         """
-        An integer is written as a key, and found by it.
+        An integer extID is written as text to make a key, and is found by it.
         """
         client = self.client()
         client.asks(extID=5)
@@ -474,7 +485,7 @@ class IdempotentExtIDTests(EmbeddedTestCase):
 
     def test_sameNumber(self) -> None:
         """
-        5 and 5.0 are one integer, and so one key.
+        The extIDs 5 and 5.0 are one integer, and so one key.
         """
         client = self.client()
         client.asks(extID=5)
@@ -486,7 +497,7 @@ class IdempotentExtIDTests(EmbeddedTestCase):
 
     def test_withoutExtID(self) -> None:
         """
-        A request that has neither is booked each time.
+        A request that has neither a key nor an extID is booked each time.
         """
         client = self.client()
         client.asks("CreditIn", None)
@@ -496,7 +507,7 @@ class IdempotentExtIDTests(EmbeddedTestCase):
 
     def test_badExtID(self) -> None:
         """
-        An extID that is none is refused as such.
+        An invalid extID is refused as such.
         """
         client = self.client()
         bad: list[object] = [True, 1.5, "", "x" * 129, [], {}]
@@ -508,7 +519,8 @@ class IdempotentExtIDTests(EmbeddedTestCase):
 
     def test_notUnlessAsked(self) -> None:
         """
-        By default an extID only correlates: reused, it books again.
+        By default an extID is not a key: a request that reuses one is booked
+        again.
         """
         self.serve(self.embedded)
         client = self.client()

@@ -1,5 +1,5 @@
 """
-Tests for L{creditsync._conversation.requests}, and for the session that reads them.
+Tests for L{creditsync._conversation.requests} and the session that uses it.
 """
 
 import tempfile
@@ -18,7 +18,8 @@ class ExtIDTests(SessionTestCase):
 
     def assertEchoed(self, extID: bytes) -> None:
         """
-        A success and a refusal both echo this extID as it is written.
+        Assert that a success and a refusal both return this extID as it was
+        written.
         """
         client = self.client()
         client.says(b'{"command":"HealthCheck","extID":%b,"__token":"manager"}' % extID)
@@ -29,7 +30,7 @@ class ExtIDTests(SessionTestCase):
 
     def test_echoedWithItsType(self) -> None:
         """
-        It comes back with its JSON type and value unchanged.
+        An extID is returned with its JSON type and value unchanged.
         """
         for extID in (
             b"1",
@@ -46,7 +47,7 @@ class ExtIDTests(SessionTestCase):
 
     def test_refused(self) -> None:
         """
-        An extID that is none is not echoed, and the refusal names it.
+        An invalid extID is not returned, and the refusal names the member.
         """
         bad: list[object] = [True, 1.5, "", "x" * 129, [], {}, 9007199254740991.5]
         for extID in bad:
@@ -59,7 +60,7 @@ class ExtIDTests(SessionTestCase):
 
     def test_null(self) -> None:
         """
-        Null is no extID.
+        A null extID counts as no extID.
         """
         client = self.client()
         client.says(b'{"command":"HealthCheck","extID":null,"__token":"manager"}')
@@ -69,7 +70,7 @@ class ExtIDTests(SessionTestCase):
 
     def test_ofABadEnvelope(self) -> None:
         """
-        A good extID is echoed whatever is wrong with the other members.
+        A valid extID is returned whatever is wrong with the other members.
         """
         client = self.client()
         client.says(b'{"extID":"x"}')
@@ -92,7 +93,8 @@ class ExtIDTests(SessionTestCase):
 
     def test_echoedUnderASiteSchema(self) -> None:
         """
-        So it is when a site's schema asks more of the envelope.
+        A valid extID is returned even if a site's schema demands more of the
+        envelope.
         """
         made = tempfile.TemporaryDirectory()
         self.addCleanup(made.cleanup)
@@ -104,8 +106,8 @@ class ExtIDTests(SessionTestCase):
 
     def test_ofNoJSON(self) -> None:
         """
-        A line that is refused as no I-JSON is answered under its extID if that
-        is good in itself.
+        The refusal of a line that is not I-JSON has the line's extID if that is
+        valid itself.
         """
         for line, extID in (
             (b'{"extID":"x","data":{"amount":NaN}}', "x"),
@@ -127,7 +129,7 @@ class ExtIDTests(SessionTestCase):
 
     def test_unread(self) -> None:
         """
-        So is a line that is not read at all, as it is too long.
+        The refusal of a line that is not read has the line's extID.
         """
         client = self.client()
         line = b'{"extID":"x","data":{"comment":"' + b"x" * 70_000
@@ -137,7 +139,7 @@ class ExtIDTests(SessionTestCase):
 
     def test_misplacedKey(self) -> None:
         """
-        An idempotency key inside of data is refused, and nothing happens.
+        An idempotency key inside C{data} is refused, and nothing is booked.
         """
         client = self.client()
         client.asks(data={**DATA, "idempotencyKey": "k"})
@@ -149,7 +151,7 @@ class ExtIDTests(SessionTestCase):
 
     def test_requiredBySync(self) -> None:
         """
-        A C{*Sync} command without an extID is refused, and nothing happens.
+        A C{*Sync} command without an extID is refused, and nothing is booked.
         """
         client = self.client()
         client.asks(extID=None)
@@ -160,8 +162,8 @@ class ExtIDTests(SessionTestCase):
 
     def test_duplicate(self) -> None:
         """
-        While a request waits, another one under its extID is refused, and the
-        first gets its own reply.
+        A second request with the extID of a pending one is refused, and the
+        first receives its own reply.
         """
         client = self.client()
         client.asks()
@@ -174,7 +176,8 @@ class ExtIDTests(SessionTestCase):
 
     def test_duplicateOfAnotherCommand(self) -> None:
         """
-        It is the extID that counts, not the command.
+        A second request with the extID of a pending one is refused even if its
+        command is another.
         """
         client = self.client()
         client.asks("CreditIn")
@@ -183,7 +186,8 @@ class ExtIDTests(SessionTestCase):
 
     def test_sameNumberIsADuplicate(self) -> None:
         """
-        1 and 1.0 are one JSON number, which a client could not tell apart.
+        The extIDs 1 and 1.0 are one JSON number, which a client could not tell
+        apart.
         """
         client = self.client()
         client.asks(extID=1)
@@ -193,7 +197,8 @@ class ExtIDTests(SessionTestCase):
 
     def test_textIsNoNumber(self) -> None:
         """
-        1 and "1" are different extIDs, each with its own reply.
+        The extIDs 1 and "1" are different, and each request receives its own
+        reply.
         """
         client = self.client()
         client.asks(extID=1)
@@ -204,7 +209,8 @@ class ExtIDTests(SessionTestCase):
 
     def test_duplicateWhileReserving(self) -> None:
         """
-        A request waits from the moment when it is taken.
+        A request is pending from the moment when it is accepted, before it is
+        reserved.
         """
         self.serve(SlowRuntime())
         client = self.client()
@@ -217,12 +223,13 @@ class ExtIDTests(SessionTestCase):
 
 class RefusalTests(SessionTestCase):
     """
-    What is refused before anything happens.
+    Requests that are refused before anything is booked.
     """
 
     def assertRefused(self, status: int, error: str, named: str, **ask: Any) -> None:
         """
-        Such a request is refused with this, and the session lives on.
+        Assert that such a request is refused with this error, and the session
+        continues.
         """
         client = self.client()
         client.asks(**ask)
@@ -237,7 +244,8 @@ class RefusalTests(SessionTestCase):
 
     def test_notJSON(self) -> None:
         """
-        What is not I-JSON is 400, and the session lives on.
+        A line that is not I-JSON is answered with 400, and the session
+        continues.
         """
         client = self.client()
         for line in (b"nonsense", b"[]", b'{"a":1,"a":2}', b'{"a":NaN}', b"\xff"):
@@ -248,7 +256,8 @@ class RefusalTests(SessionTestCase):
 
     def test_data(self) -> None:
         """
-        Data that breaks its schema is 400 and names the member.
+        Data that violates its schema is answered with 400, which names the
+        member.
         """
         for member, value in (
             ("login", True),
@@ -267,7 +276,7 @@ class RefusalTests(SessionTestCase):
 
     def test_missing(self) -> None:
         """
-        A missing member is named.
+        The refusal for a missing member names it.
         """
         self.assertRefused(
             400, "INVALID_DATA", "data.comment", data={"login": 1, "amount": 1}
@@ -275,7 +284,7 @@ class RefusalTests(SessionTestCase):
 
     def test_noData(self) -> None:
         """
-        Absent data means C{{}}.
+        Missing data counts as C{{}}.
         """
         client = self.client()
         client.says(b'{"command":"HealthCheck","__token":"manager"}')
@@ -283,7 +292,7 @@ class RefusalTests(SessionTestCase):
 
     def test_times(self) -> None:
         """
-        A transaction can't close before it opens.
+        A transaction whose close time is before its open time is refused.
         """
         self.assertRefused(
             400,
@@ -294,25 +303,28 @@ class RefusalTests(SessionTestCase):
 
     def test_unknownCommand(self) -> None:
         """
-        A command that there is not is 404.
+        An unknown command is answered with 404.
         """
         self.assertRefused(404, "UNKNOWN_COMMAND", "command", command="CreditUp")
 
     def test_noToken(self) -> None:
         """
-        Without a token a command is 401, and the connection stays open.
+        A command without a token is answered with 401, and the connection stays
+        open.
         """
         self.assertRefused(401, "UNAUTHORIZED", "__token", token=None)
 
     def test_badToken(self) -> None:
         """
-        So it is with a bad one.
+        A command with an invalid token is answered with 401, and the connection
+        stays open.
         """
         self.assertRefused(401, "UNAUTHORIZED", "__token", token="forged")
 
     def test_strangersLearnNothing(self) -> None:
         """
-        Without a good token nobody learns which commands there are.
+        Without a valid token, the reply does not show whether the command
+        exists.
         """
         self.assertRefused(
             401, "UNAUTHORIZED", "__token", token=None, command="CreditUp"
@@ -320,6 +332,7 @@ class RefusalTests(SessionTestCase):
 
     def test_forbidden(self) -> None:
         """
-        A role that may not use a command is told so before its data is judged.
+        A role that may not use a command is refused before the command's data
+        is checked.
         """
         self.assertRefused(403, "FORBIDDEN", "CreditInSync", token="user", data={})

@@ -70,9 +70,9 @@ SEED_EVENT = b'{"event":"trade:event","type":0,"data":' + SEED_DATA + b"}\r\n"
 @define(eq=False)
 class Client:
     """
-    What one client says and hears.
+    One client, with what it sends and receives.
 
-    @ivar heard: What was sent to it, as it was sent.
+    @ivar heard: The lines that were sent to it, unparsed.
     """
 
     sessions: Sessions
@@ -107,7 +107,7 @@ class Client:
 
     def hears(self) -> list[Any]:
         """
-        Take what was heard since the last time, each line as its value.
+        Take the lines received since the last call, each decoded.
         """
         lines = b"".join(self.heard).split(b"\r\n")
         self.heard.clear()
@@ -116,7 +116,7 @@ class Client:
 
     def replies(self) -> list[Any]:
         """
-        Take the replies of what was heard, and drop the events.
+        Take the replies among the received lines, and drop the events.
         """
         return [line for line in self.hears() if "event" not in line]
 
@@ -132,7 +132,7 @@ class Client:
 
 def credit(order: int) -> Trade:
     """
-    A booked credit under this order.
+    A booked credit for this order.
     """
     return Trade(order, 1001, 7, 3, 300_00000000, "x", 0, 0, 1767225600)
 
@@ -141,11 +141,11 @@ def credit(order: int) -> Trade:
 @define(eq=False)
 class SlowRuntime:
     """
-    Reserves, and looks up, when the test says so.
+    A runtime that reserves and looks up when the test tells it to.
 
-    @ivar asked: What each submission fires, in order.
-    @ivar sought: What each look-up fires, with the order or the key that is
-        looked for.
+    @ivar asked: The Deferred of each submission, in order.
+    @ivar sought: The Deferred of each look-up, with the order or the key that
+        is looked up.
     """
 
     asked: "list[tuple[Operation | Deletion, Deferred[Reservation]]]" = Factory(list)
@@ -193,7 +193,7 @@ class SlowRuntime:
 
     def find(self, expected: object, found: object) -> None:
         """
-        Answer the oldest look-up, which must be for this.
+        Answer the oldest look-up, which must be for this order or key.
         """
         what, answer = self.sought.pop(0)
         assert what == expected, what
@@ -204,7 +204,7 @@ class SlowRuntime:
 @define
 class Scripted:
     """
-    A command that does what the test says.
+    A command that does what the test tells it to.
     """
 
     response: Any
@@ -224,12 +224,12 @@ class Scripted:
 
 class SessionTestCase(SynchronousTestCase):
     """
-    A server's conversations without its connections.
+    Sessions of one server, without connections.
     """
 
     def setUp(self) -> None:
         """
-        Put them together on fakes.
+        Assemble the sessions on fakes.
         """
         self.clock = Clock()
         self.authenticator = FakeAuthenticator()
@@ -247,7 +247,7 @@ class SessionTestCase(SynchronousTestCase):
         isExtIDIdempotent: bool = False,
     ) -> None:
         """
-        Make the conversations of a server on this runtime.
+        Make the sessions of a server on this runtime.
         """
         self.waiters = Waiters(self.clock, 5.0)
         self.sessions = Sessions(
@@ -268,26 +268,27 @@ class SessionTestCase(SynchronousTestCase):
 
     def client(self) -> Client:
         """
-        Begin a conversation.
+        Start a session.
         """
         return Client(self.sessions)
 
     def bookAll(self) -> None:
         """
-        Book all that was submitted, oldest first.
+        Book every submitted operation, oldest first.
         """
         for reservation in list(self.runtime.reserved):
             self.runtime.book(reservation)
 
     def publish(self, type: int, data: Mapping[str, Any]) -> None:
         """
-        Publish an event as a source does that knows no marks.
+        Publish an event without an operation, as a runtime does that does not
+        mark its events.
         """
         self.events.publish([TradeEvent(type, data)])
 
     def assertAtRest(self) -> None:
         """
-        Nothing waits, and nothing is left for the clock.
+        Assert that no request is pending and no delayed call is left.
         """
         self.assertEqual(self.sessions.pending, 0)
         self.assertEqual(len(self.waiters), 0)
@@ -302,13 +303,14 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_interface(self) -> None:
         """
-        A session is what commands and the other modules rely on.
+        A session provides the interface that commands and the other modules
+        rely on.
         """
         verifyObject(ISession, self.client().session)
 
     def test_nothingBeforeTheEvent(self) -> None:
         """
-        The intermediate response is not sent: the request stays open.
+        No intermediate response is sent: the request stays open.
         """
         client = self.client()
         client.says(SEED_REQUEST)
@@ -317,8 +319,8 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_seedExample(self) -> None:
         """
-        The request of C{docs/protocol.rst}, "A credit", gets the event's line and
-        then its reply.
+        The client of the request in C{docs/protocol.rst}, "A credit", receives
+        the event's line and then the reply.
         """
         client = self.client()
         client.says(SEED_REQUEST)
@@ -329,7 +331,8 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_operation(self) -> None:
         """
-        The runtime is asked for what the request says, money in units.
+        The operation submitted to the runtime has the values of the request,
+        with amounts in units.
         """
         self.client().says(SEED_REQUEST)
         [reservation] = self.runtime.reserved
@@ -345,7 +348,7 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_updateAnswersTheUpdate(self) -> None:
         """
-        For an existing order the UPDATE event is what is waited for.
+        A request for an existing order is answered by the UPDATE event.
         """
         client = self.client()
         client.says(SEED_REQUEST)
@@ -362,7 +365,7 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_anotherOrderAnswersNobody(self) -> None:
         """
-        An event about another order ends no wait.
+        An event for another order answers no request.
         """
         client = self.client()
         client.asks()
@@ -371,7 +374,7 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_anotherTypeAnswersNobody(self) -> None:
         """
-        An event of another type about the same order ends no wait.
+        An event of another type for the same order answers no request.
         """
         client = self.client()
         client.asks()
@@ -381,7 +384,8 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_timeout(self) -> None:
         """
-        Without its event the reply is a 504 after 5000 ms, with the order.
+        A request whose event does not come is answered with a 504 after 5000
+        ms, and the reply has the order.
         """
         client = self.client()
         client.asks()
@@ -406,8 +410,8 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_lateEventAnswersNobody(self) -> None:
         """
-        After a 504 its event is broadcast, and nothing more is sent under
-        that extID.
+        An event that comes after the 504 is broadcast, and no second reply is
+        sent under that extID.
         """
         client = self.client()
         client.asks()
@@ -419,8 +423,8 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_lateEventAnswersNobodyElse(self) -> None:
         """
-        The event of an operation that timed out does not answer a later
-        request under the same extID.
+        The event of a request that timed out does not answer a later request
+        with the same extID.
         """
         client = self.client()
         client.asks()
@@ -436,7 +440,7 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_extIDIsFreeAgain(self) -> None:
         """
-        An extID that was answered may be used again.
+        An extID may be used again once its request was answered.
         """
         client = self.client()
         for _ in range(2):
@@ -446,7 +450,8 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_deferredIsNeverSent(self) -> None:
         """
-        The service object stays inside, in both forms of a command.
+        A Deferred response is never sent to the client, by either form of a
+        command.
         """
         client = self.client()
         client.asks("CreditInSync", "a")
@@ -456,7 +461,7 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_roles(self) -> None:
         """
-        Manager, admin and dealer may use it, a user may not.
+        Managers, admins and dealers may use C{CreditInSync}, users may not.
         """
         client = self.client()
         for token in ("manager", "admin", "dealer", "user"):
@@ -474,7 +479,8 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_claimedAccessIsIgnored(self) -> None:
         """
-        What a session may do is what its token says.
+        Only the token decides what a session may do; an access level that the
+        client claims is ignored.
         """
         client = self.client()
         client.asks(token="user", data={**DATA, "__access": 3})
@@ -482,7 +488,7 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_unknownMembersAreIgnored(self) -> None:
         """
-        Older clients send a top-level C{from}.
+        Unknown top-level members are ignored: older clients send C{from}.
         """
         client = self.client()
         client.asks(**{"from": "crm"})
@@ -491,7 +497,7 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_exactAmount(self) -> None:
         """
-        An amount that no double holds comes back digit by digit.
+        An amount that no double represents exactly is returned digit by digit.
         """
         client = self.client()
         client.says(
@@ -503,7 +509,7 @@ class CreditInSyncTests(SessionTestCase):
 
     def test_refusedByTheRuntime(self) -> None:
         """
-        What the runtime refuses with is the reply, and nothing waits.
+        A refusal by the runtime is the reply, and no request stays pending.
         """
         self.runtime.refusal = IncorrectOrder("order 5 does not belong to login 1001")
         client = self.client()
@@ -529,8 +535,8 @@ class CreditInTests(SessionTestCase):
 
     def test_acceptedOnceDurable(self) -> None:
         """
-        It is answered when its operation can no longer be lost, with the
-        accepted command.
+        C{CreditIn} is answered with the accepted command once its operation is
+        durable.
         """
         client = self.client()
         client.asks("CreditIn", 5)
@@ -545,7 +551,8 @@ class CreditInTests(SessionTestCase):
 
     def test_update(self) -> None:
         """
-        An accepted update is in the state of an update request.
+        For an existing order, the accepted command has the state of an update
+        request.
         """
         client = self.client()
         client.asks("CreditIn", 1)
@@ -558,7 +565,7 @@ class CreditInTests(SessionTestCase):
 
     def test_withoutExtID(self) -> None:
         """
-        Without an extID it is answered without one.
+        A C{CreditIn} without an extID is answered without one.
         """
         client = self.client()
         client.asks("CreditIn", None)
@@ -572,7 +579,8 @@ class CreditInTests(SessionTestCase):
 
     def test_timeout(self) -> None:
         """
-        An operation of which nobody knows whether it is durable is a 504.
+        A C{CreditIn} that is not known to be durable in time is answered with a
+        504.
         """
         client = self.client()
         client.asks("CreditIn", 1)
@@ -586,12 +594,13 @@ class CreditInTests(SessionTestCase):
 
 class MatchingTests(SessionTestCase):
     """
-    No event is mixed up.
+    Each event answers the request that caused it.
     """
 
     def test_oneReplyForTheOneWhoAsked(self) -> None:
         """
-        Every session receives the event, and the requester its reply too.
+        Every session receives the event, and only the requester receives the
+        reply.
         """
         asking, listening = self.client(), self.client()
         listening.asks("HealthCheck", None, {})
@@ -603,8 +612,8 @@ class MatchingTests(SessionTestCase):
 
     def test_sameOrderTwoSessions(self) -> None:
         """
-        Two sessions that wait at one order each get the event of their own
-        operation, in whatever order these are published.
+        Two sessions with pending requests for one order each receive the reply
+        for their own operation, in whatever order the events are published.
         """
         first, second = self.client(), self.client()
         first.asks()
@@ -625,7 +634,8 @@ class MatchingTests(SessionTestCase):
 
     def test_sameOrderSameSession(self) -> None:
         """
-        So do two requests of one session.
+        Two requests of one session for one order are each answered by the event
+        of their own operation.
         """
         client = self.client()
         client.asks()
@@ -643,7 +653,7 @@ class MatchingTests(SessionTestCase):
 
     def test_deleteAnswersTheDelete(self) -> None:
         """
-        For a deletion the DELETE event is what is waited for.
+        A deletion is answered by the DELETE event.
         """
         client = self.client()
         client.asks()
@@ -659,7 +669,7 @@ class MatchingTests(SessionTestCase):
 
     def test_sameExtIDTwoSessions(self) -> None:
         """
-        An extID correlates within its session only.
+        An extID identifies a request within its session only.
         """
         first, second = self.client(), self.client()
         first.asks(extID="x")
@@ -671,8 +681,8 @@ class MatchingTests(SessionTestCase):
 
     def test_anotherOperationsEvent(self) -> None:
         """
-        A marked event whose operation nobody waits for answers nobody, though
-        order and type are those of a waiter.
+        A marked event whose operation has no pending request answers no
+        request, even if a pending one has the same order and type.
         """
         client = self.client()
         client.asks()
@@ -689,7 +699,8 @@ class MatchingTests(SessionTestCase):
 
     def test_withoutMarkOldestFirst(self) -> None:
         """
-        Events without a mark answer by order and type, the oldest first.
+        Unmarked events answer pending requests by order and type, the oldest
+        first.
         """
         first, second = self.client(), self.client()
         first.asks()
@@ -711,8 +722,8 @@ class MatchingTests(SessionTestCase):
 
     def test_foreignDataComesBackWhole(self) -> None:
         """
-        What a foreign source puts into an event's data is the reply's data,
-        all of it and in its order.
+        The data of a foreign runtime's event is the reply's data, complete and
+        in its order.
         """
         client = self.client()
         client.says(SEED_REQUEST)
@@ -733,8 +744,8 @@ class MatchingTests(SessionTestCase):
 
     def test_unspeakableEvent(self) -> None:
         """
-        An event that can't be encoded is logged; those published with it go
-        their way.
+        An event that can't be encoded is logged, and those published with it
+        are still sent.
         """
         client = self.client()
         client.says(SEED_REQUEST)
@@ -757,7 +768,7 @@ class MatchingTests(SessionTestCase):
 
     def test_batch(self) -> None:
         """
-        Events that are published together come in booking order, and before
+        Events that are published together are sent in booking order, and before
         their replies.
         """
         client = self.client()
@@ -777,7 +788,7 @@ class MatchingTests(SessionTestCase):
 
     def test_encodedOnce(self) -> None:
         """
-        One event is encoded once, however many sessions receive it.
+        An event is encoded once, however many sessions receive it.
         """
         asking = self.client()
         asking.asks()
@@ -795,7 +806,7 @@ class SlowRuntimeTests(SessionTestCase):
 
     def setUp(self) -> None:
         """
-        Serve a runtime that reserves when the test says so.
+        Serve a runtime that reserves when the test tells it to.
         """
         super().setUp()
         self.slow = SlowRuntime()
@@ -803,7 +814,8 @@ class SlowRuntimeTests(SessionTestCase):
 
     def test_reservesLater(self) -> None:
         """
-        The waiter stands in the turn in which the order is reserved.
+        A request is pending from the reactor turn in which its order is
+        reserved.
         """
         client = self.client()
         client.asks()
@@ -815,7 +827,7 @@ class SlowRuntimeTests(SessionTestCase):
 
     def test_outOfOrder(self) -> None:
         """
-        Replies come as their outcomes do, whatever was asked first.
+        Replies are sent as the outcomes arrive, whatever was requested first.
         """
         client = self.client()
         client.asks(extID=1)
@@ -827,7 +839,7 @@ class SlowRuntimeTests(SessionTestCase):
 
     def test_refusesLater(self) -> None:
         """
-        A refusal may come later too.
+        A request that the runtime refuses later is answered with the refusal.
         """
         client = self.client()
         client.asks()
@@ -838,7 +850,8 @@ class SlowRuntimeTests(SessionTestCase):
 
     def test_neverReserves(self) -> None:
         """
-        Nobody waits for ever: without an order the outcome is unknown.
+        A request for which no order is ever reserved times out, with an unknown
+        outcome.
         """
         client = self.client()
         client.asks()
@@ -860,8 +873,8 @@ class SlowRuntimeTests(SessionTestCase):
 
     def test_reservesAfterTheTimeout(self) -> None:
         """
-        A reservation after the 504 answers nobody, and nothing waits for its
-        event.
+        An order that is reserved after the 504 causes no reply and no pending
+        request.
         """
         client = self.client()
         client.asks()
@@ -874,7 +887,8 @@ class SlowRuntimeTests(SessionTestCase):
 
     def test_reservesForAReusedExtID(self) -> None:
         """
-        Nor does it answer a later request under the same extID.
+        An order that is reserved after the 504 does not answer a later request
+        with the same extID.
         """
         client = self.client()
         client.asks()
@@ -892,7 +906,8 @@ class SlowRuntimeTests(SessionTestCase):
 
     def test_failsAfterTheTimeout(self) -> None:
         """
-        Nor does a failure after the 504, which may be logged, answer anybody.
+        A reservation that fails after the 504 causes no reply; the failure may
+        be logged.
         """
         client = self.client()
         client.asks()
@@ -906,7 +921,7 @@ class SlowRuntimeTests(SessionTestCase):
 
     def test_oneTimeoutForAll(self) -> None:
         """
-        The timeout is counted from the request, not from the reservation.
+        The timeout counts from the request, not from the reservation.
         """
         client = self.client()
         client.asks()
@@ -917,8 +932,8 @@ class SlowRuntimeTests(SessionTestCase):
 
     def test_neverReservesInsideACallback(self) -> None:
         """
-        A runtime whose Deferred has fired, but goes on with one that has not,
-        does not keep anybody waiting for ever either.
+        A request times out even if the runtime's Deferred has fired and then
+        waits for one that never does.
         """
 
         class Chained(SlowRuntime):
@@ -937,8 +952,8 @@ class SlowRuntimeTests(SessionTestCase):
 
     def test_sessionEndedBeforeTheReservation(self) -> None:
         """
-        A reservation for a session that is gone is nobody's error, and leaves
-        nothing.
+        An order that is reserved after its session has ended causes no error
+        and leaves nothing behind.
         """
         client = self.client()
         client.asks()
@@ -950,7 +965,8 @@ class SlowRuntimeTests(SessionTestCase):
 
     def test_sessionEndedAndNeverReserved(self) -> None:
         """
-        A session that is gone leaves nothing for the clock.
+        A request that is never reserved leaves no delayed call behind when its
+        session has ended.
         """
         client = self.client()
         client.asks()
@@ -959,8 +975,8 @@ class SlowRuntimeTests(SessionTestCase):
 
     def test_sessionEndedBeforeALostCommit(self) -> None:
         """
-        If the operation of a session that is gone is lost after all, nobody
-        is told, and it is not an unhandled error.
+        A commit that fails after the session has ended causes no reply and no
+        unhandled error.
         """
         client = self.client()
         client.asks("CreditIn")
@@ -973,12 +989,12 @@ class SlowRuntimeTests(SessionTestCase):
 
 class GetOperationTests(SessionTestCase):
     """
-    What became of an operation, at a runtime that takes its time to look.
+    C{GetOperation} on a runtime whose look-ups take time.
     """
 
     def setUp(self) -> None:
         """
-        Serve it.
+        Serve a runtime whose look-ups end when the test says so.
         """
         super().setUp()
         self.slow = SlowRuntime()
@@ -986,7 +1002,7 @@ class GetOperationTests(SessionTestCase):
 
     def test_found(self) -> None:
         """
-        The trade is the reply's data, once the runtime has it.
+        The reply's data is the trade, once the runtime has found it.
         """
         client = self.client()
         client.asks("GetOperation", data={"order": 77})
@@ -999,7 +1015,7 @@ class GetOperationTests(SessionTestCase):
 
     def test_foreignTrade(self) -> None:
         """
-        A foreign trade comes whole and in its order.
+        The trade of a foreign runtime is returned complete and in its order.
         """
         client = self.client()
         client.asks("GetOperation", None, {"order": 77})
@@ -1011,7 +1027,7 @@ class GetOperationTests(SessionTestCase):
 
     def test_byKey(self) -> None:
         """
-        By a key it is the order of this principal that is looked up first.
+        A look-up by key first looks up the order of this principal.
         """
         client = self.client()
         client.asks("GetOperation", data={"idempotencyKey": "k"}, token="dealer")
@@ -1025,7 +1041,7 @@ class GetOperationTests(SessionTestCase):
 
     def test_noOrder(self) -> None:
         """
-        An order that there is not is 404.
+        An unknown order is answered with 404.
         """
         client = self.client()
         client.asks("GetOperation", data={"order": 77})
@@ -1037,7 +1053,7 @@ class GetOperationTests(SessionTestCase):
 
     def test_noKey(self) -> None:
         """
-        So is a key under which nothing was booked.
+        A key under which nothing was booked is answered with 404.
         """
         client = self.client()
         client.asks("GetOperation", data={"idempotencyKey": "k"})
@@ -1049,8 +1065,8 @@ class GetOperationTests(SessionTestCase):
 
     def test_otherRepliesMeanwhile(self) -> None:
         """
-        Others are answered while it is looked for, and look-ups in whatever
-        order they are found.
+        Other requests are answered during a look-up, and look-ups in whatever
+        order they end.
         """
         client = self.client()
         client.asks("GetOperation", 1, {"order": 77})
@@ -1065,7 +1081,8 @@ class GetOperationTests(SessionTestCase):
 
     def test_neverFound(self) -> None:
         """
-        Nobody waits for ever, and what comes after the 504 answers nobody.
+        A look-up that does not end is answered with a 504, and its late result
+        causes no reply.
         """
         client = self.client()
         client.asks("GetOperation", data={"order": 77})
@@ -1079,7 +1096,7 @@ class GetOperationTests(SessionTestCase):
 
     def test_sessionEnded(self) -> None:
         """
-        A look-up for a session that is gone is nobody's error.
+        A look-up that ends after its session causes no error.
         """
         client = self.client()
         client.asks("GetOperation", data={"order": 77})
@@ -1090,7 +1107,7 @@ class GetOperationTests(SessionTestCase):
 
     def test_fails(self) -> None:
         """
-        A look-up that fails is 500.
+        A look-up that fails is answered with 500.
         """
         client = self.client()
         client.asks("GetOperation", data={"order": 77})
@@ -1104,8 +1121,8 @@ class GetOperationTests(SessionTestCase):
 
     def test_unspeakable(self) -> None:
         """
-        A foreign trade that can't be written is 500 too, and the request is
-        over.
+        A foreign trade that can't be encoded is answered with 500, and the
+        request is no longer pending.
         """
         client = self.client()
         client.asks("GetOperation", data={"order": 77})
@@ -1117,7 +1134,8 @@ class GetOperationTests(SessionTestCase):
 
     def test_forbidden(self) -> None:
         """
-        It is for those who may use the finance family.
+        C{GetOperation} is limited to the roles that may use the finance
+        commands.
         """
         client = self.client()
         client.asks("GetOperation", data={"order": 77}, token="user")
@@ -1126,7 +1144,8 @@ class GetOperationTests(SessionTestCase):
 
     def test_embedded(self) -> None:
         """
-        The embedded runtime tells the request's state until it is booked.
+        The embedded runtime returns the state of the request until it is
+        booked.
         """
         ledger = HeldLedger()
         runtime = TradingRuntime(
@@ -1149,13 +1168,13 @@ class GetOperationTests(SessionTestCase):
 
 class EndTests(SessionTestCase):
     """
-    The client is gone.
+    Sessions whose client disconnects.
     """
 
     def test_bookingGoesOn(self) -> None:
         """
-        What it asked for is booked and broadcast, without a reply, an error
-        or anything left behind.
+        A pending operation is booked and broadcast after its session has ended,
+        without a reply or an error, and leaves nothing behind.
         """
         leaving, staying = self.client(), self.client()
         staying.asks("HealthCheck", None, {})
@@ -1170,7 +1189,8 @@ class EndTests(SessionTestCase):
 
     def test_asynchronousToo(self) -> None:
         """
-        So is what waits for its commit only.
+        An asynchronous operation is booked and broadcast after its session has
+        ended, and leaves nothing behind.
         """
         client = self.client()
         client.asks("CreditIn")
@@ -1181,7 +1201,8 @@ class EndTests(SessionTestCase):
 
     def test_lostAfterTheEnd(self) -> None:
         """
-        A commit that fails afterwards is not an unhandled error.
+        A commit that fails after the session has ended is not an unhandled
+        error.
         """
         self.serve(slow := SlowRuntime())
         client = self.client()
@@ -1194,7 +1215,8 @@ class EndTests(SessionTestCase):
 
     def test_othersWaitOn(self) -> None:
         """
-        Another session that waits at the same order is not touched.
+        The end of one session leaves another session's request for the same
+        order pending.
         """
         first, second = self.client(), self.client()
         first.asks()
@@ -1208,8 +1230,8 @@ class EndTests(SessionTestCase):
 
     def test_whileItIsTold(self) -> None:
         """
-        A session that ends while it is sent one of several replies is sent no
-        other, and none is waited for.
+        A session that ends while it is sent the first of several replies is
+        sent no other, and none stays pending.
         """
         client = self.client()
         told: list[bytes] = []
@@ -1241,12 +1263,12 @@ class EndTests(SessionTestCase):
 
 class FaultTests(SessionTestCase):
     """
-    Faults of ours: one fixed answer on the wire, the cause in the log.
+    Internal errors: the client receives a fixed reply, and the cause is logged.
     """
 
     def test_raised(self) -> None:
         """
-        A command that raises is 500, as nothing was reserved.
+        A command that raises is answered with 500, as nothing was reserved.
         """
         self.serve(self.runtime, Scripted(ZeroDivisionError("secret")))
         client = self.client()
@@ -1268,7 +1290,7 @@ class FaultTests(SessionTestCase):
 
     def test_failedLater(self) -> None:
         """
-        So is one whose Deferred fails.
+        A command whose Deferred fails is answered with 500.
         """
         answer: Deferred[dict[str, Any]] = Deferred()
         self.serve(self.runtime, Scripted(answer))
@@ -1282,8 +1304,8 @@ class FaultTests(SessionTestCase):
 
     def test_submitFails(self) -> None:
         """
-        Of a runtime that reserves elsewhere and fails, nobody knows whether it
-        has reserved: 504, and the cause in the log.
+        A submission that fails is answered with a 504, as the order may have
+        been reserved, and the cause is logged.
         """
         self.serve(slow := SlowRuntime())
         client = self.client()
@@ -1295,7 +1317,7 @@ class FaultTests(SessionTestCase):
 
     def test_noResponse(self) -> None:
         """
-        A command that gives no response is 500.
+        A command that returns no response is answered with 500.
         """
         self.serve(self.runtime, Scripted(None))
         client = self.client()
@@ -1305,7 +1327,7 @@ class FaultTests(SessionTestCase):
 
     def test_authenticatorFails(self) -> None:
         """
-        An authenticator that fails is 500.
+        A request is answered with 500 if the authenticator fails.
         """
 
         class Broken(FakeAuthenticator):
@@ -1321,8 +1343,8 @@ class FaultTests(SessionTestCase):
 
     def test_afterTheReservation(self) -> None:
         """
-        A fault after the reservation is never "nothing happened": it is a
-        504 with the order.
+        An error after the reservation is answered with a 504 that has the
+        order, never as if nothing had happened.
         """
         durable: Deferred[None] = Deferred()
         response = {
@@ -1352,7 +1374,8 @@ class FaultTests(SessionTestCase):
 
     def test_afterTheReservationAtOnce(self) -> None:
         """
-        So is one of an operation that is durable as soon as it is reserved.
+        An error after an operation that is durable as soon as it is reserved is
+        answered with a 504 that has the order.
         """
         operation = Operation("CreditIn", 7, 1, 1, "x")
         response = {
@@ -1369,7 +1392,8 @@ class FaultTests(SessionTestCase):
 
     def test_commitFails(self) -> None:
         """
-        A commit that fails with whatever cause is a 504 with the order.
+        A commit that fails, for whatever cause, is answered with a 504 that has
+        the order.
         """
         self.serve(slow := SlowRuntime())
         client = self.client()
@@ -1384,8 +1408,8 @@ class FaultTests(SessionTestCase):
 
     def test_refusalThatIsNone(self) -> None:
         """
-        A runtime that refuses with a bare L{Refusal}, which has no status,
-        still gets its client one answer.
+        A bare L{Refusal} of a runtime, which has no status, still causes one
+        reply.
         """
         self.runtime.refusal = Refusal("the account is frozen")
         client = self.client()
@@ -1396,7 +1420,8 @@ class FaultTests(SessionTestCase):
 
     def test_sessionLivesOn(self) -> None:
         """
-        After a fault the session and its extID are as good as before.
+        A session, and the extID of the failed request, can be used after an
+        internal error.
         """
         self.serve(self.runtime, Scripted(ZeroDivisionError()))
         client = self.client()
@@ -1410,12 +1435,13 @@ class FaultTests(SessionTestCase):
 
 class HealthCheckTests(SessionTestCase):
     """
-    What the server says of itself.
+    The health check.
     """
 
     def test_health(self) -> None:
         """
-        Its status, version, seconds up and number of waiters.
+        The health check returns the status, the version, the uptime in seconds
+        and the number of pending requests.
         """
         client = self.client()
         client.asks(extID="waits")

@@ -11,12 +11,12 @@ from tests.test_session import SessionTestCase
 
 class StopTests(SessionTestCase):
     """
-    The server is stopping.
+    A server that is stopping.
     """
 
     def test_refusesWhatIsNew(self) -> None:
         """
-        A new request is 503 SHUTDOWN and says when to come again.
+        A new request is answered with 503 SHUTDOWN and a time to retry after.
         """
         client = self.client()
         self.successResultOf(self.sessions.stop())
@@ -37,7 +37,7 @@ class StopTests(SessionTestCase):
 
     def test_waitsForAnswers(self) -> None:
         """
-        It has stopped when each request that was taken has its answer.
+        The stop is complete once every accepted request has its reply.
         """
         first, second = self.client(), self.client()
         first.asks("CreditIn")
@@ -53,7 +53,7 @@ class StopTests(SessionTestCase):
 
     def test_endedSessionsNeedNone(self) -> None:
         """
-        A session that is gone is not waited for.
+        The stop does not wait for requests of sessions that have ended.
         """
         client = self.client()
         client.asks()
@@ -63,7 +63,7 @@ class StopTests(SessionTestCase):
 
     def test_twice(self) -> None:
         """
-        Who asks twice is told both times.
+        Every caller that stops the sessions is notified, also the second one.
         """
         client = self.client()
         client.asks()
