@@ -1,8 +1,9 @@
 """
-What the commands that read a ledger share: the options that select the ledger
+What the commands that open a ledger share: the options that select the ledger
 and a period, how times are written, and how errors become an exit status.
 
-They open the ledger read-only, with a server running on it or not.
+All of them but C{creditsync account add} open it read-only, with a server running
+on it or not.
 """
 
 import math
