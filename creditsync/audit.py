@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from creditsync import _wire as wire
-from creditsync._auditfile import AuditFile, checkKind, timestamp
+from creditsync._auditfile import AuditFile, timestamp
 from creditsync._conversation.waiter import Waiter
 from creditsync._money import fromUnits
 from creditsync.errors import OutcomeUnknown, Refusal, Unauthorized
@@ -40,8 +40,6 @@ from creditsync.records import (
     Trade,
     TradeEvent,
 )
-
-__all__ = ["AuditTrail", "checkKind"]
 
 _MONEY: Final = frozenset(
     name for method in FINANCE_METHODS for name in (method.name, syncName(method))

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from creditsync.codes import TS_CLOSED_NORMAL
 
-# Its place until 0.1, where applications that embed a server still find it.
+# Its place until 0.1, from which embedding applications still import it.
 from creditsync.limits import Limits as Limits
 
 ExtID: TypeAlias = str | int | float

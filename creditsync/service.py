@@ -75,7 +75,7 @@ class CreditSync(Service):
         @param runtime: Books the operations. If it is an
             L{IService} too, it is started and stopped with this one.
         @param events: Where the runtime publishes.
-        @param listen: Twisted endpoint strings; of C{ssl:} more is told in
+        @param listen: Twisted endpoint strings; for C{ssl:} see
             L{creditsync._transport.listening}.
         @param schemas: What requests have to pass; by default the published
             schemas.
@@ -86,8 +86,8 @@ class CreditSync(Service):
         @param counters: Where to count for L{creditsync.metrics}, if anywhere;
             a L{TradingRuntime<creditsync.runtime.TradingRuntime>} wants the
             same one.
-        @param audit: Where to write who asked for what, if anywhere; it is
-            opened and closed with this service.
+        @param audit: The audit trail, or L{None}; it is opened and closed with
+            this service.
         """
         counters = counters or tally
         self._reactor = reactor
@@ -123,8 +123,8 @@ class CreditSync(Service):
         """
         Wait for the end of the service's ability to book.
 
-        @return: Fails with the cause, once, after everyone who waited was
-            told that the outcome is unknown. The process should end then:
+        @return: Fails with the cause, once, after all pending requests were
+            answered with an unknown outcome. The process should end then:
             the next start finds out what was booked.
         """
         return self._failing.whenFailed()
@@ -159,7 +159,7 @@ class CreditSync(Service):
             self._listen(endpoint)
 
     def _listen(self, endpoint: IStreamServerEndpoint) -> None:
-        # No endpoint of Twisted's own takes its time to listen.
+        # All of Twisted's own endpoints listen at once, so this has fired.
         listened: list[IListeningPort | Failure] = []
         endpoint.listen(self.factory).addBoth(listened.append)
         for port in listened:
@@ -202,7 +202,7 @@ class CreditSync(Service):
             self._events.addObserver(observer)
             self._observing.append(observer)
         if self.audit is not None:
-            # After the replies, which wait for nobody's file.
+            # Last, so that no reply waits for its file.
             self._events.addObserver(self.audit.booked)
         self.runtime.whenFailed().addErrback(self._runtimeFailed)
         if not self._ports:
@@ -223,15 +223,15 @@ class CreditSync(Service):
     @property
     def expiries(self) -> dict[str, int]:
         """
-        When the certificates of its ports end: UNIX times, by their files.
+        When the certificates of its ports expire: UNIX times, by their files.
         """
         return listening.expiries(self._endpoints)
 
     def reload(self) -> None:
         """
         Read the certificates of the ports again, and open the audit trail
-        again. New connections get the new certificates, those that stand go
-        on; what can't be used changes nothing.
+        again. New connections get the new certificates, open ones keep
+        theirs; files that can't be used change nothing.
         """
         listening.reload(self._endpoints)
         if self.audit is not None:
@@ -239,7 +239,7 @@ class CreditSync(Service):
 
     def stopService(self) -> "Deferred[None]":
         """
-        Stop in order, in bounded time: listeners close; what comes now is
+        Stop in order, in bounded time: listeners close; new requests get
         503; pending requests are answered; sessions close; the runtime commits
         what is queued and closes its ledger.
 
@@ -276,7 +276,7 @@ class CreditSync(Service):
         self, what: str, done: "Deferred[Any]", seconds: float = GOODBYE
     ) -> None:
         """
-        Wait for one step of the stop, for a bounded time; the next one comes
+        Wait for one step of the stop, for a bounded time; the next one follows
         in any case.
         """
         try:

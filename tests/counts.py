@@ -60,7 +60,7 @@ def _connections(service: CreditSync) -> Iterator[Count]:
     factory = service.factory
     connections = factory.connections
     yield "connections with something to write", len(factory._unflushed)
-    yield "connections that wait for their turn", len(factory.turns._queue)
+    yield "connections that wait for their turn", len(factory.scheduler._queue)
     yield "connections in a line", len(factory.lineTimeouts)
     yield "connections that end", len(factory.finishTimeouts)
     yield "connections that do not read", sum(each.isStalled for each in connections)

@@ -13,7 +13,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, execute
 
 from creditsync import _auditfile
-from creditsync.audit import AuditTrail, checkKind
+from creditsync._auditfile import checkKind
+from creditsync.audit import AuditTrail
 from tests.test_audit import NOW, AuditTestCase
 from tests.test_tap import logTo
 

@@ -92,7 +92,7 @@ ONLY_IN: dict[str, set[str]] = {
     "referencing": {"validation"},
     "jwt": {"auth"},
     "cryptography": {"auth"},
-    "OpenSSL": {"_transport.tls"},
+    "OpenSSL": {"_transport.tls", "_client"},
     # The schemas are JSON too, and people's commands read lines as any client does.
     "json": {"_wire", "validation", "audit", "logs", "web", "_cli"},
     # Its JSON is for the wire; the others make records with it.

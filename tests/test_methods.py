@@ -358,7 +358,7 @@ class LedgerTests(SynchronousTestCase):
         Write the rows of another table of methods.
         """
         with closing(sqlite3.connect(self.path)) as connection:
-            stored.write(connection, self.path, table)
+            stored.writeMethods(connection, self.path, table)
             connection.commit()
 
     def test_unusedMethod(self) -> None:
@@ -410,7 +410,9 @@ class LedgerTests(SynchronousTestCase):
             for each in BOOKING_METHODS
         ]
         with closing(sqlite3.connect(self.path)) as connection:
-            self.assertRaises(LedgerProblem, stored.write, connection, self.path, other)
+            self.assertRaises(
+                LedgerProblem, stored.writeMethods, connection, self.path, other
+            )
         self.sql("UPDATE operation SET balance = 1, credit = 0 WHERE cmd = 7")
         self.assertIn(
             "trades with cmd 7", str(self.assertRaises(LedgerProblem, self.opened))

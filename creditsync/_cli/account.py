@@ -9,9 +9,9 @@ from typing import Any
 from twisted.internet.defer import maybeDeferred
 
 from creditsync._cli.arguments import login
+from creditsync._cli.ledger import errorsAsExit
 from creditsync._cli.output import printLine
 from creditsync._process.defaults import DEFAULT_LEDGER
-from creditsync.errors import LedgerProblem
 from creditsync.ledger.sqlite import SQLiteLedger
 
 
@@ -34,7 +34,7 @@ def addCommand(commands: Any) -> None:
         default=DEFAULT_LEDGER,
         help="the ledger's file, created if missing (default: %(default)s)",
     )
-    add.set_defaults(run=run)
+    add.set_defaults(name="account add", run=run)
 
 
 def run(options: Namespace) -> None:
@@ -42,13 +42,11 @@ def run(options: Namespace) -> None:
     Add the accounts and print which of them are new.
     """
     ledger = SQLiteLedger(os.path.abspath(options.ledger), maybeDeferred)
-    try:
+    with errorsAsExit(options):
         ledger.open()
         try:
             added = ledger.addAccounts(options.logins)
         finally:
             ledger.close()
-    except LedgerProblem as e:
-        raise SystemExit(f"creditsync account add: {e}") from e
     for each in dict.fromkeys(options.logins):
         printLine(f"{each} {'added' if each in added else 'already exists'}")

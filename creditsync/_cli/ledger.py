@@ -1,8 +1,9 @@
 """
-What the commands that read a ledger share: the options that select the ledger
+What the commands that open a ledger share: the options that select the ledger
 and a period, how times are written, and how errors become an exit status.
 
-They open the ledger read-only, with a server running on it or not.
+All of them but C{creditsync account add} open it read-only, with a server running
+on it or not.
 """
 
 import math
@@ -11,14 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
 
 from creditsync._process.defaults import DEFAULT_LEDGER
-from creditsync.codes import MAX_SAFE_INTEGER
+from creditsync.codes import MAX_SAFE_INTEGER, MAX_TIME
 from creditsync.errors import LedgerProblem
-
-# The end of the year 9999, in UNIX seconds.
-_MAX_ISO: Final = 253402300799
 
 
 def addLedger(parser: ArgumentParser) -> None:
@@ -79,7 +76,7 @@ def asISO(seconds: int) -> str:
     """
     A time in UTC; as UNIX seconds where its year does not have four digits.
     """
-    if not 0 <= seconds <= _MAX_ISO:
+    if not 0 <= seconds <= MAX_TIME:
         return str(seconds)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 

@@ -24,8 +24,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from creditsync._client.handshake import handshakeProblem, isRefusedCertificate
 from creditsync._client.lines import UnexpectedLine, checkLength
-from creditsync._transport.tls import BEGINNINGS, handshakeProblem, isRefusedCertificate
+from creditsync._transport.tls import BEGINNINGS
 from creditsync.errors import InvalidJSON
 
 # Why a connection ended that the other side closed without giving a reason.

@@ -23,10 +23,10 @@ class Admission:
 
     def check(self, pendingInSession: int) -> None:
         """
-        See that there may be one more.
+        Check that there may be one more.
 
         @raise TooManyRequests: Its session has as many as it may have.
-        @raise Busy: So has the server.
+        @raise Busy: The server has as many as it may have.
         """
         if pendingInSession >= self._limits.maxPendingPerSession:
             raise TooManyRequests(

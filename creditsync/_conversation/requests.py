@@ -19,7 +19,7 @@ from creditsync.validation import Schemas
 
 def _notPlain(line: bytes) -> None:
     """
-    Take no line for a plain one.
+    Treat no line as plain.
     """
 
 
@@ -79,12 +79,12 @@ class Requests:
         self, request: Request | None, members: dict[str, Any], line: bytes
     ) -> Request:
         """
-        What is known of a request that is refused, whatever is wrong with it: as
-        a request without a token, whose command is C{UNKNOWN} if there is no
-        such, and whose C{extID} is the one to answer under.
+        What is known of a request that is refused, whatever is wrong with it: a
+        request without a token, with C{UNKNOWN} in place of a command that
+        doesn't exist, and with the C{extID} of the reply.
 
-        @param request: It, if it was read.
-        @param members: Those of its line, if that was decoded.
+        @param request: The request, if its envelope was valid.
+        @param members: The members of its line, if that was decoded.
         """
         if request is None:
             members = members or wire.salvage(line)

@@ -107,9 +107,9 @@ class Session:
 
     def refuseUnread(self, line: bytes, refusal: Refusal) -> None:
         """
-        Answer a line that is not read for what it asks.
+        Refuse a line without decoding it as a request.
 
-        @param line: It, or as much of it as there is.
+        @param line: The line, or its beginning.
         """
         self._refuse(refusal, self._requests.refused(None, {}, line))
 

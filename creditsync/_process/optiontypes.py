@@ -10,8 +10,8 @@ from pathlib import Path
 
 from twisted.python import usage
 
+from creditsync._auditfile import checkKind
 from creditsync._transport import listening
-from creditsync.audit import checkKind
 
 
 def positive(name: str, kind: type[float]) -> Callable[[str], float]:

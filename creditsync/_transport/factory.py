@@ -67,7 +67,7 @@ class LineFactory(Factory):
         # The TCP ports that accept its connections.
         self.ports: list[Any] = []
         self._connections: dict[LineProtocol, None] = {}
-        self.turns = FairScheduler(clock)
+        self.scheduler = FairScheduler(clock)
         self._unflushed: list[LineProtocol] = []
         self._nextTurn: IDelayedCall | None = None
         self._allClosed: Deferred[None] | None = None
@@ -116,7 +116,7 @@ class LineFactory(Factory):
         self._connections.pop(connection, None)
         if self._connections:
             return
-        self.turns.clear()
+        self.scheduler.clear()
         if self._nextTurn is not None:
             self._nextTurn.cancel()
             self._nextTurn = None
@@ -131,7 +131,7 @@ class LineFactory(Factory):
         """
         Handle lines of a connection, now or when its turn comes.
         """
-        self.turns.serve(connection)
+        self.scheduler.serve(connection)
         self._turnLater()
 
     def willFlush(self, connection: LineProtocol) -> None:
@@ -152,8 +152,8 @@ class LineFactory(Factory):
         self._nextTurn = None
         for port in self.ports:
             port.numberAccepts = _ACCEPTS
-        self.turns.next()
-        if self.turns:
+        self.scheduler.next()
+        if self.scheduler:
             self._turnLater()
         self.flush()
 

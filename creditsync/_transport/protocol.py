@@ -60,7 +60,7 @@ class Connections(typing.Protocol):
     sessions: Sessions
     limits: Limits
     log: Logger
-    turns: FairScheduler
+    scheduler: FairScheduler
     lineTimeouts: "EqualTimeouts[LineProtocol]"
     finishTimeouts: "EqualTimeouts[LineProtocol]"
 
@@ -116,7 +116,7 @@ class LineProtocol(Protocol):
         self._state = State.NEW
         self._isReading = True
         self.isQueued = False
-        self.share = factory.turns.share(None)
+        self.share = factory.scheduler.share(None)
         self._principal: Principal | None = None
 
     @property
@@ -223,7 +223,7 @@ class LineProtocol(Protocol):
         if principal is not self._principal:
             self._principal = principal
             id = None if principal is None else principal.id
-            self.share = self.factory.turns.share(id)
+            self.share = self.factory.scheduler.share(id)
 
     @property
     def isWaiting(self) -> bool:

@@ -7,8 +7,6 @@ used change nothing.
 
 TLS 1.2 is the minimum, with the ciphers that Twisted considers safe. A client that
 does not speak TLS is told so, in the clear.
-
-L{handshakeProblem} says in words why a client's handshake failed.
 """
 
 import re
@@ -16,7 +14,7 @@ from calendar import timegm
 from datetime import UTC, datetime
 from pathlib import Path
 from time import strptime, time
-from typing import Any, TypeVar
+from typing import Any
 
 from attrs import define
 from OpenSSL import SSL, crypto
@@ -31,12 +29,10 @@ from twisted.internet.ssl import (
     Certificate,
     CertificateOptions,
     DiffieHellmanParameters,
-    VerificationError,
     trustRootFromCertificates,
 )
 from twisted.logger import Logger
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
-from twisted.python.failure import Failure
 from twisted.python.filepath import FilePath
 from zope.interface import implementer
 
@@ -56,70 +52,6 @@ SPEAKS_TLS = "this port speaks TLS, and the client does not"
 _SPEAKS_TLS = b'{"status":400,"error":"INVALID_JSON","message":"%b"}\r\n' % (
     SPEAKS_TLS.encode("ascii")
 )
-
-# OpenSSL's reasons where the other side's answer is not TLS.
-_NO_TLS = frozenset({"wrong version number", "http request", "unknown protocol"})
-
-_T = TypeVar("_T")
-
-
-def handshakeProblem(why: Failure, transport: Any) -> str:
-    """
-    Why a client's TLS handshake failed, or nothing if the connection ended for
-    another reason.
-
-    @param why: The reason of C{connectionLost}, from which this is called.
-    """
-    error = why.value
-    if isinstance(error, VerificationError):
-        names = ", ".join(_mismatched(each) for each in error.errors)
-        return f"the server's certificate is not for {names}"
-    reason = _sslReason(why)
-    if reason == "certificate verify failed":
-        cause = _verifyResult(transport) or reason
-        return f"the server's certificate can't be verified: {cause}"
-    if reason in _NO_TLS:
-        return f"the server does not speak TLS there ({reason})"
-    return reason and f"TLS failed: {reason}"
-
-
-def isRefusedCertificate(why: Failure) -> bool:
-    """
-    Whether a connection ended because the server does not accept this client's
-    certificate, or its lack of one. With TLS 1.3 it says so only after the
-    client's handshake is complete.
-    """
-    return bool(re.search("alert .*(certificate|unknown ca)", _sslReason(why)))
-
-
-def _sslReason(why: Failure) -> str:
-    error = why.value
-    found = error.args[0] if isinstance(error, SSL.Error) and error.args else []
-    # Where a system call has failed, it is a number.
-    return str(found[-1][-1]) if isinstance(found, list) and found else ""
-
-
-def _mismatched(error: Any) -> str:
-    """
-    The name or the address that a certificate should have had.
-    """
-    expected = error.mismatched_id
-    hostname = getattr(expected, "hostname", None)
-    return hostname.decode("ascii") if hostname else str(getattr(expected, "ip", "?"))
-
-
-def _verifyResult(transport: Any) -> str:
-    """
-    What OpenSSL found out about the certificate. pyOpenSSL reports it only to a
-    callback, which would replace the application's own.
-    """
-    try:
-        ssl: Any = SSL
-        code = ssl._lib.SSL_get_verify_result(transport.getHandle()._ssl)
-        text = ssl._ffi.string(ssl._lib.X509_verify_cert_error_string(code))
-    except AttributeError:
-        return ""
-    return str(text.decode("ascii", "replace"))
 
 
 @define

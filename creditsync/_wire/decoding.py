@@ -71,7 +71,7 @@ def _cause(error: msgspec.DecodeError, line: bytes) -> str:
     cause = str(error).removeprefix("JSON is malformed: ")
     if cause != "Input data was truncated":
         return cause
-    # The parser misses the other half, if the line has no room for it.
+    # If the line is too short to have the other half, the parser reports just that.
     if _HALF_PAIR.search(line):
         return "a string ends with half of a surrogate pair"
     return "it ends too early"

@@ -85,8 +85,8 @@ def _amount(units: int) -> float | msgspec.Raw:
     What has to be encoded for an amount, to give the text of L{fromUnits}.
     """
     if 10_000 <= abs(units) < 10**15:
-        # A double keeps 15 significant digits, and is written with no more of
-        # them than it takes to know it by.
+        # A double keeps 15 significant digits, and is written with as few as
+        # identify it.
         return units / UNITS_PER_ONE
     return msgspec.Raw(fromUnits(units).encode("ascii"))
 

@@ -1,9 +1,9 @@
 """
 The short way of most lines: requests that have nothing unusual in them.
 
-What this takes, L{decoding<creditsync._wire.decoding>} and the schema of requests
-would take with the same values; what it doesn't, those judge. A property test
-holds the two ways together.
+What this accepts, L{decoding<creditsync._wire.decoding>} and the schema of requests
+would accept with the same values; anything else is left to them. A property test
+proves that the two agree.
 """
 
 from typing import Annotated, Any

@@ -19,7 +19,7 @@ def salvage(line: bytes) -> dict[str, Any]:
 
     A value that is not I-JSON does no harm while it is clear where it ends:
     C{NaN}, a string that is not UTF-8, what is nested too deep. Where that is
-    not clear the reading stops. What comes behind may be anything, so if the
+    not clear the reading stops. What follows may be anything, so if the
     name occurs there as well nothing is taken.
 
     @return: The C{extID} as the line's only member, if it is I-JSON itself and
@@ -30,8 +30,8 @@ def salvage(line: bytes) -> dict[str, Any]:
         return {}
     at = opening.end()
     found: list[bytes | None] = []
-    # Of a step for each member and each bracket, which cost some 0.3 us each.
-    # A line of 64 KiB may consist of them.
+    # A step for each member and each bracket, at some 0.3 us: a line of 64 KiB may
+    # consist of nothing else.
     steps = iter(range(2 * MAX_MARKS))
     for _ in steps:
         member = _MEMBER.match(line, at)
@@ -43,7 +43,7 @@ def salvage(line: bytes) -> dict[str, Any]:
         following = None if end is None else _FOLLOWING.match(line, end)
         if following is None:
             break
-        # Only now: what has no comma behind it may be half a value.
+        # Only now: a value with no comma after it may be incomplete.
         at = following.end()
         if _EXTID.fullmatch(member["name"]):
             found.append(member["value"])
@@ -84,7 +84,7 @@ def _pastNested(line: bytes, at: int, steps: Iterator[int]) -> int | None:
     Find where the array or object ends that begins here.
 
     @param steps: One is taken for each bracket.
-    @return: The place behind it; or L{None} if its brackets don't match, or it
+    @return: The position after it; or L{None} if its brackets don't match, or it
         has something between them that no JSON has, or too many.
     """
     closers = []

@@ -16,7 +16,7 @@ from attrs import define
 
 from creditsync.codes import MAX_SAFE_INTEGER
 from creditsync.errors import LedgerDamaged
-from creditsync.ledger import _operations as operations
+from creditsync.ledger._operations import methodDifferences, totalOf
 from creditsync.ledger._schema import SCRIPTS, changes
 from creditsync.methods import TOTALS
 from creditsync.records import TRADE_MEMBERS
@@ -100,10 +100,10 @@ def _wrongTotalsBy(connection: sqlite3.Connection, sum: str) -> str:
     """
     The statement that finds wrong totals with this expression for a sum.
     """
-    totalOf = operations.totalOf(connection)
+    totals = totalOf(connection)
     # A list of numbers, because with a subquery the sums take twice as long.
     cmds = {
-        name: ", ".join(str(cmd) for cmd, total in totalOf.items() if total == name)
+        name: ", ".join(str(cmd) for cmd, total in totals.items() if total == name)
         for name in TOTALS
     }
     return _WRONG_TOTALS.format(
@@ -273,7 +273,7 @@ def findings(connection: sqlite3.Connection) -> Iterator[Finding]:
     try:
         for message in changes(connection, SCRIPTS):
             yield Finding("schema", message)
-        for message in operations.differences(connection):
+        for message in methodDifferences(connection):
             yield Finding("operation", message)
         for [message] in connection.execute("PRAGMA integrity_check"):
             if message != "ok":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
-from creditsync.ledger import _operations as operations
+from creditsync.ledger._operations import writeMethods
 from creditsync.ledger._schema import APPLICATION_ID, changes
 
 # The settings that the writing connection must have; 2 is FULL.
@@ -325,7 +325,7 @@ def upgrade(
             f"PRAGMA user_version = {len(scripts)};"
         )
     writer.executescript(begin)
-    operations.write(writer, path)
+    writeMethods(writer, path)
     writer.execute("COMMIT")
 
 

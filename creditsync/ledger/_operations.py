@@ -1,8 +1,8 @@
 """
 The table C{operation} of a ledger: the total that each C{cmd} counts for, as data.
 
-Its rows are the methods of L{creditsync.methods}. L{write} adds new methods, and
-refuses a ledger whose trades this build would count differently. L{tryMethods}
+Its rows are the methods of L{creditsync.methods}. L{writeMethods} adds new methods,
+and refuses a ledger whose trades this build would count differently. L{tryMethods}
 proves at the start that a trade of each method can be booked. Otherwise the first
 request would discover that it can't, and end the server.
 """
@@ -33,7 +33,7 @@ _TRY: Final = (
 _NOBODY: Final = 0
 
 
-def write(
+def writeMethods(
     writer: sqlite3.Connection,
     path: str,
     methods: Sequence[BookingMethod] = BOOKING_METHODS,
@@ -58,7 +58,7 @@ def write(
     writer.executemany(_WRITE, wanted.values())
 
 
-def differences(connection: sqlite3.Connection) -> Iterator[str]:
+def methodDifferences(connection: sqlite3.Connection) -> Iterator[str]:
     """
     Describe how the rows differ from the methods.
     """

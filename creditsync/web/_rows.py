@@ -5,7 +5,6 @@ refusals, sessions.
 
 from typing import Any, TypeAlias
 
-from creditsync._conversation.session import Session
 from creditsync._conversation.waiter import Waiter
 from creditsync._metrics.reading import roleOf
 from creditsync._money import fromUnits
@@ -29,7 +28,7 @@ def waiting(waiter: Waiter, now: float) -> JSON:
         "login": operation.login if isinstance(operation, Operation) else None,
         "command": waiter.command,
         "extID": waiter.extID,
-        "peer": peer(waiter.session),
+        "peer": waiter.session.peer,
         "age": round(now - waiter.since, 6),
     }
 
@@ -86,7 +85,7 @@ def refusal(refused: RecentRefusal) -> JSON:
     why = refused.refusal
     return {
         "time": refused.when,
-        "peer": peer(refused.session),
+        "peer": refused.session.peer,
         "principal": _id(refused.session.principal),
         "command": refused.command,
         "extID": refused.extID,
@@ -103,20 +102,13 @@ def session(connection: LineProtocol) -> JSON:
     """
     principal = connection.session.principal
     return {
-        "peer": peer(connection.session),
+        "peer": connection.session.peer,
         "role": roleOf(principal),
         "principal": _id(principal),
         "unread": connection.unread,
         "isStalled": connection.isStalled,
         "inFlight": connection.session.inFlight,
     }
-
-
-def peer(session: object) -> str:
-    """
-    The address of a session's client.
-    """
-    return session.peer if isinstance(session, Session) else "local"
 
 
 def _id(principal: Principal | None) -> int | None:

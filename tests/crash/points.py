@@ -125,7 +125,7 @@ POINTS: Final = [
     *_both(LOAD, "creditsync.service:CreditSync._flush", 1, 10),
     *(point for where in _OPENING for point in _both(NEW, where)),
     *_both(NEW, "creditsync.ledger._opening:upgrade"),
-    *_both(NEW, "creditsync.ledger._operations:write"),
+    *_both(NEW, "creditsync.ledger._opening:writeMethods"),
     *_both(NEW, "creditsync.service:CreditSync._listen"),
     Point(NEW, AFTER, "creditsync.ledger.sqlite:SQLiteLedger.open"),
     *(point for where in _OPENING for point in _both(REOPENED, where)),
