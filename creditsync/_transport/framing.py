@@ -74,7 +74,8 @@ class LineBuffer(Generic[_Connection]):
         lines, at = self.lines, self._at
         end = lines.index(b"\n", at)
         if end + 1 == len(lines):
-            self.dropLines()
+            self.lines = b""
+            self._at = 0
         else:
             self._at = end + 1
         # What stands before an empty line is a line end too, and no CR.

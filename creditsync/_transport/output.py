@@ -66,8 +66,15 @@ class Output:
         """
         Write what there is, until nothing is left or the client does not read.
         """
-        while self._chunks and not self.isStalled:
-            self._write(self._take())
+        chunks = self._chunks
+        while chunks and not self.isStalled:
+            if self.size <= _WRITE:
+                data = b"".join(chunks)
+                chunks.clear()
+                self.size = 0
+            else:
+                data = self._takeSome()
+            self._write(data)
 
     def clear(self) -> None:
         """
@@ -105,20 +112,16 @@ class Output:
                 data = data[sent:]
         self.transport.write(data)
 
-    def _take(self) -> bytes:
+    def _takeSome(self) -> bytes:
         """
-        Take as many chunks as are written at a time.
+        Take as many chunks as are written at a time, of more than that.
         """
         chunks = self._chunks
-        if self.size <= _WRITE:
-            data = b"".join(chunks)
-            chunks.clear()
-        else:
-            count, size = 1, len(chunks[0])
-            while count < len(chunks) and size + len(chunks[count]) <= _WRITE:
-                size += len(chunks[count])
-                count += 1
-            data = b"".join(chunks[:count])
-            del chunks[:count]
+        count, size = 1, len(chunks[0])
+        while count < len(chunks) and size + len(chunks[count]) <= _WRITE:
+            size += len(chunks[count])
+            count += 1
+        data = b"".join(chunks[:count])
+        del chunks[:count]
         self.size -= len(data)
         return data
