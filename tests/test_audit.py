@@ -229,8 +229,8 @@ class TrailTests(AuditTestCase):
 
     def test_refusedBefore(self) -> None:
         """
-        So has what doesn't come so far. Who has no good token is nobody, and
-        the token is told nowhere.
+        A request that is refused before it is executed has a line too. Without a
+        good token the line has no principal, and it never has the token.
         """
         self.asks("a")
         self.asks("b", -300.0, __token="stolen")
@@ -388,7 +388,7 @@ class LaterTests(AuditTestCase):
 
     def test_attached(self) -> None:
         """
-        So has one whose first is still under way.
+        A repetition of a request that is still pending has a line of its own.
         """
         self.asks("a", idempotencyKey="k")
         self.asks("b", idempotencyKey="k")

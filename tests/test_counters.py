@@ -322,7 +322,8 @@ class MoneyTests(ObservedTestCase):
 
     def test_acknowledgedBeforeItIsBooked(self) -> None:
         """
-        So does the reply to an asynchronous command alone.
+        The reply to an asynchronous command before its booking is counted as
+        unbooked, without any event.
         """
         Client(self.server).asks("CreditIn")
         self.turns()

@@ -268,7 +268,7 @@ class TurnsTests(SynchronousTestCase):
 
     def test_clockPutBack(self) -> None:
         """
-        Nor is one paid back.
+        A clock that is put back gives nobody time.
         """
         client = self.client("a", 2, 0.0)
         client.seconds = -3600.0

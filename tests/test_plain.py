@@ -71,8 +71,8 @@ class PlainTests(SynchronousTestCase):
 
     def test_optionalMembers(self) -> None:
         """
-        So does one with a key, a number for an extID, an order and times, or
-        without an extID.
+        A line with a key, a number for an extID, an order and times, or without
+        an extID, takes the short way too.
         """
         self.assertEqual(
             wire.plainRequest(

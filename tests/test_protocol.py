@@ -528,7 +528,8 @@ class LineLimitTests(RecordedTestCase):
 
     def test_unfinishedAfterAnotherLine(self) -> None:
         """
-        Nor does it matter what else its packet had.
+        An unfinished line that is too long is refused whatever came before it in
+        its packet.
         """
         self.assertTooLong(b"\n0123456789AB")
 
@@ -1539,7 +1540,7 @@ class ServerTestCase(SynchronousTestCase):
 
 class ConversationTests(ServerTestCase):
     """
-    What a client sees of all the rooms together.
+    What a client sees of the whole server.
     """
 
     def test_pipelined(self) -> None:

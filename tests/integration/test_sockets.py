@@ -1,7 +1,7 @@
 """
 The server on real sockets in the real reactor, and blocking clients in threads.
 
-What the tests of the rooms can't show: how a kernel and a TLS library end
+What the tests of the modules can't show: how a kernel and a TLS library end
 connections, and how much they hold.
 
 Their time limits are kept by a thread: what pytest-timeout's signal raises in
@@ -241,7 +241,8 @@ async def test_halfClose(serve: Callable[..., Running]) -> None:
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_halfCloseOfMany(serve: Callable[..., Running]) -> None:
     """
-    So does one that sends many at once.
+    A client that closes its side after many requests at once still receives all
+    of their replies.
     """
     running = serve()
 
