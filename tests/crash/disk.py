@@ -28,7 +28,7 @@ from typing import Final, Self
 from attrs import define
 
 from tests.crash import vfs
-from tests.crash.platter import CREATE, LOSE, SYNC, WRITE, Call, Platter
+from tests.crash.platter import LOSE, SYNC, WRITE, Call, Platter
 
 # Files that are no part of what survives.
 _PASSING: Final = ("-shm", ".lock")
@@ -114,16 +114,10 @@ class Disk(Platter):
 
     def adopt(self, name: str) -> None:
         """
-        Take files that were written by others as synced; but not the name of
-        an empty file, as it may have been made for SQLite just now.
+        Take files that were written by others as synced.
         """
-        if name in self._files:
-            return
-        content = (Path(self.folder) / name).read_bytes()
-        if content:
-            self.put(name, content)
-        else:
-            self._note(Call(CREATE, name))
+        if name not in self._files:
+            self.put(name, (Path(self.folder) / name).read_bytes())
 
     def take(self, call: Call) -> int:
         """
