@@ -4,50 +4,23 @@ Tests that a method is added as the README says: a row, and its schema.
 
 import json
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
-from twisted.trial.unittest import SynchronousTestCase
-
-from tests.test_ledger import environment
-
-ROOT = Path(__file__).parent.parent
+from tests.copies import CHECKOUT, CopyCase
 
 # The README's own example.
 ROW = re.search(
     r"^    BookingMethod\(\n(?:     .*\n)*    \),\n",
-    (ROOT / "README.rst").read_text("utf-8"),
+    (CHECKOUT / "README.rst").read_text("utf-8"),
     re.MULTILINE,
 )
 
 
-class AddedMethodTests(SynchronousTestCase):
+class AddedMethodTests(CopyCase):
     """
     Tests with a copy of the package to which a method is added.
     """
 
-    def setUp(self) -> None:
-        """
-        Copy what a server and the tests of the new method need.
-        """
-        made = tempfile.TemporaryDirectory()
-        self.addCleanup(made.cleanup)
-        self.root = Path(made.name)
-        for folder in ("creditsync", "schemas", "tests/ledgers"):
-            shutil.copytree(ROOT / folder, self.root / folder)
-        shutil.copy(ROOT / "tests" / "added_method.py", self.root / "tests")
-
-    def edit(self, file: str, old: str, new: str) -> None:
-        """
-        Replace a text that occurs exactly once in a file.
-        """
-        path = self.root / file
-        text = path.read_text("utf-8")
-        self.assertEqual(text.count(old), 1, f"{old!r} in {file}")
-        path.write_text(text.replace(old, new), "utf-8")
+    copied = ("creditsync", "schemas", "tests/ledgers", "tests/added_method.py")
 
     def addRow(self) -> None:
         """
@@ -61,7 +34,9 @@ class AddedMethodTests(SynchronousTestCase):
         """
         Add the schema of its data, and its cmd to those of a trade record.
         """
-        schema = json.loads((ROOT / "schemas" / "credit_in.json").read_text("utf-8"))
+        schema = json.loads(
+            (CHECKOUT / "schemas" / "credit_in.json").read_text("utf-8")
+        )
         schema["$id"] = "bonus_in.json"
         path = self.root / "schemas" / "bonus_in.json"
         path.write_text(json.dumps(schema), "utf-8")
@@ -69,20 +44,6 @@ class AddedMethodTests(SynchronousTestCase):
         common = json.loads(path.read_text("utf-8"))
         common["$defs"]["cmd"]["enum"].append(100)
         path.write_text(json.dumps(common), "utf-8")
-
-    def run_(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """
-        Run Python in the copy.
-        """
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.root,
-            env={**environment(), "PYTHONPATH": str(self.root)},
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
-        )
 
     def test_works(self) -> None:
         """

@@ -7,21 +7,12 @@ That of a method is in C{tests/test_added_method.py}.
 
 import ast
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from docutils.nodes import literal_block
-from twisted.trial.unittest import SynchronousTestCase
 
+from tests.copies import CopyCase
 from tests.test_architecture import under
-from tests.test_ledger import environment
-from tests.test_readme import CHECKOUT
-
-COPIED = ("creditsync", "schemas", "tests", "docs", "deploy")
 
 # Asks the server of the copy for a command.
 ASK = """
@@ -59,25 +50,12 @@ def blocks(heading: str) -> list[str]:
     return [each.astext() for each in under(heading).findall(literal_block)]
 
 
-class RecipeCase(SynchronousTestCase):
+class RecipeCase(CopyCase):
     """
-    A copy of the tree.
+    A copy of the tree, and the ways in which recipes change it.
     """
 
-    def setUp(self) -> None:
-        """
-        Make it.
-        """
-        made = tempfile.TemporaryDirectory()
-        self.addCleanup(made.cleanup)
-        self.root = Path(made.name)
-        for folder in COPIED:
-            shutil.copytree(
-                CHECKOUT / folder,
-                self.root / folder,
-                ignore=shutil.ignore_patterns("__pycache__"),
-            )
-        shutil.copy(CHECKOUT / "README.rst", self.root)
+    copied = ("creditsync", "schemas", "tests", "docs", "deploy", "README.rst")
 
     def insert(self, file: str, what: tuple[type[ast.AST], str], code: str) -> None:
         """
@@ -109,29 +87,6 @@ class RecipeCase(SynchronousTestCase):
         """
         with (self.root / file).open("a", encoding="utf-8") as opened:
             opened.write(text)
-
-    def edit(self, file: str, old: str, new: str) -> None:
-        """
-        Change the one place of a file in which something stands.
-        """
-        path = self.root / file
-        text = path.read_text("utf-8")
-        self.assertEqual(text.count(old), 1, f"{old!r} in {file}")
-        path.write_text(text.replace(old, new), "utf-8")
-
-    def run_(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """
-        Run Python in the copy.
-        """
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.root,
-            env={**environment(), "PYTHONPATH": str(self.root)},
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
-        )
 
     def failing(self, *tests: str) -> dict[str, str]:
         """
