@@ -29,13 +29,14 @@ from benchmarks.counting import Run, Step, counted
 from benchmarks.processes import Wrong
 from benchmarks.results import Results, Table, save
 from creditsync import _wire as wire
+from creditsync._conversation.waiter import Waiter
 from creditsync._conversation.waiters import Waiters
 from creditsync.auth import TokenAuthenticator
 from creditsync.codes import EV_RECORD_ADD, OP_CREDIT_IN, UNITS_PER_ONE
 from creditsync.events import TradeEvents
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.records import Deferral, Operation, Reservation, TradeEvent
+from creditsync.records import Operation, Reservation
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.validation import Schemas
@@ -134,23 +135,19 @@ class Steps:
         """
         Register a waiter with its timeout, and match the event that ends it.
         """
-        waiters, session = Waiters(Clock(), 5.0), object()
-        deferrals = [
-            Deferral(order, EV_RECORD_ADD, operation)
+        waiters, session = Waiters(Clock(), 5.0), _Session()
+        reservations = [
+            Reservation(EV_RECORD_ADD, replace(canned.TRADE, order=order), operation)
             for order, operation in enumerate(_operations(), canned.TRADE.order)
         ]
-        events = [
-            TradeEvent(EV_RECORD_ADD, {"order": each.order}, each.operation)
-            for each in deferrals
-        ]
+        encoded = [b"{}"] * BATCH
 
         def run() -> None:
-            for extID, deferral in enumerate(deferrals):
-                waiter = waiters.wait(extID, session)
-                waiter.ended.addCallback(_ignore)
-                waiters.expect(waiter, deferral)
-            for event in events:
-                waiters.match(event, b"{}")
+            for extID, reservation in enumerate(reservations):
+                waiters.add(
+                    Waiter(extID, session, "CreditInSync", 0.0, reservation)
+                )
+            waiters.match(reservations, encoded)
 
         return run
 
@@ -159,10 +156,12 @@ class Steps:
         Encode the data once, and the event and the reply around it.
         """
 
+        trades = [canned.TRADE] * BATCH
+
         def run() -> None:
-            for extID in range(BATCH):
-                data = wire.encodeData(canned.TRADE)
-                wire.event(EV_RECORD_ADD, data)
+            encoded = wire.encodeTrades(trades)
+            wire.events((EV_RECORD_ADD, data) for data in encoded)
+            for extID, data in enumerate(encoded):
                 wire.reply(extID, data)
 
         return run
@@ -252,10 +251,15 @@ def _committing(place: Bench) -> Iterator[Step]:
         place.clear(place.ledger)
 
 
-def _ignore(_: object) -> None:
+class _Session:
     """
-    Stands for what a session does with a reply.
+    Stands for a session.
     """
+
+    def waitEnded(self, waiter: Waiter, data: bytes | None) -> None:
+        """
+        Stands for what a session does with a reply.
+        """
 
 
 def nanoseconds(step: Step, runs: int) -> float:

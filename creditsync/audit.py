@@ -31,12 +31,11 @@ from creditsync.interfaces import ISession
 from creditsync.ledger.thread import DaemonThread
 from creditsync.methods import FINANCE_METHODS, syncName
 from creditsync.records import (
-    Deferral,
     Deletion,
     ExtID,
     Operation,
-    Replay,
     Request,
+    Reservation,
     Trade,
     TradeEvent,
 )
@@ -116,11 +115,12 @@ class AuditTrail:
 
     # The life of a request: it is accepted and then booked, or a replay, or refused.
 
-    def accepted(self, waiter: Waiter, deferral: Deferral) -> None:
+    def accepted(self, waiter: Waiter) -> None:
         """
         The operation of a request will be booked.
         """
-        operation = deferral.operation
+        operation = waiter.operation
+        assert operation is not None
         if operation in self._askers:
             # A repetition, under the same key, of one that is not booked yet.
             self._record(
@@ -128,7 +128,7 @@ class AuditTrail:
                 waiter.session,
                 operation.command,
                 waiter.extID,
-                order=deferral.order,
+                order=waiter.order,
             )
             return
         self._askers[operation] = waiter.session, waiter.extID
@@ -175,7 +175,7 @@ class AuditTrail:
         return text
 
     def replayed(
-        self, session: ISession, asked: Request | Waiter, replay: Replay
+        self, session: ISession, asked: Request | Waiter, replay: Reservation
     ) -> None:
         """
         The operation of a request was booked before, under the same key.
@@ -185,7 +185,7 @@ class AuditTrail:
         )
 
     def answered(
-        self, session: ISession, asked: Request | Waiter, outcome: Replay | Refusal
+        self, session: ISession, asked: Request | Waiter, outcome: Reservation | Refusal
     ) -> None:
         """
         A request got its reply, and that is no plain success.
@@ -248,6 +248,13 @@ def _numbers(asked: Request | Waiter) -> dict[str, Any]:
     """
     if isinstance(asked, Waiter):
         return {} if asked.order is None else {"order": asked.order}
+    operation = asked.operation
+    if isinstance(operation, Deletion):
+        return {"order": operation.order}
+    if operation is not None:
+        amount = Decimal(fromUnits(operation.amount))
+        order = {"order": operation.order} if operation.order else {}
+        return {**order, "login": operation.login, "amount": amount}
     return {
         name: asked.data[name]
         for name in _NUMBERS

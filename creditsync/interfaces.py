@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from zope.interface import Attribute, Interface
 
 from creditsync.records import (
@@ -196,6 +197,20 @@ class ISession(Interface):
         Send lines to the client, each with CR LF at its end.
         """
 
+    def waitEnded(waiter: Any, data: bytes | None) -> None:
+        """
+        Answer a request: what it was waiting for has come.
+
+        @param waiter: One of this session's.
+        @param data: The data of the event, which is the reply's; or L{None}, and
+            the reply has the waiter's response.
+        """
+
+    def waitFailed(waiter: Any, why: Failure) -> None:
+        """
+        Refuse a request: what it was waiting for will not come.
+        """
+
 
 class ICommand(Interface):
     """
@@ -212,8 +227,8 @@ class ICommand(Interface):
         Carry out a request whose data has passed the schema.
 
         @return: The C{data} of a 200 reply, now or later. If it is a C{dict}
-            with a member C{__deferred}, that is never sent: it is a
-            L{Deferral<creditsync.records.Deferral>}, and the reply waits, or a
-            L{Replay<creditsync.records.Replay>}.
+            with a member C{__deferred}, that is never sent: it is the
+            L{Reservation<creditsync.records.Reservation>} for which the reply
+            waits.
         @raise creditsync.errors.Refusal: The reply instead.
         """

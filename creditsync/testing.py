@@ -42,7 +42,6 @@ from creditsync.records import (
     Principal,
     Reservation,
     Trade,
-    TradeEvent,
 )
 
 
@@ -170,13 +169,7 @@ class FakeTradingRuntime:
         Book a reservation: publish its event, and report that it is durable.
         """
         self.reserved.remove(reservation)
-        self._events.publish(
-            [
-                TradeEvent(
-                    reservation.eventType, reservation.trade, reservation.operation
-                )
-            ]
-        )
+        self._events.publish([reservation])
         reservation.booked()
 
 

@@ -7,7 +7,6 @@ from itertools import count
 
 from twisted.internet.defer import Deferred
 
-from creditsync._conversation.admission import Admission
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.requests import Requests
 from creditsync._conversation.session import Session
@@ -24,7 +23,6 @@ class Sessions:
     All the conversations of one server, and what they share.
 
     @ivar requests: What may be asked.
-    @ivar admission: How many requests are in flight.
     @ivar broadcast: Who receives trade events.
     @ivar counters: Where requests are counted, if anywhere.
     @ivar audit: The audit trail, or L{None}.
@@ -43,7 +41,7 @@ class Sessions:
     ) -> None:
         self.requests = Requests(commands, schemas)
         self.authenticator = authenticator
-        self.admission = Admission(limits)
+        self.limits = limits
         self.waiters = waiters
         self.broadcast = Broadcast(authenticator, waiters, counters)
         self.counters = counters
@@ -62,7 +60,7 @@ class Sessions:
             number=next(self._numbers),
             requests=self.requests,
             authenticator=self.authenticator,
-            admission=self.admission,
+            limits=self.limits,
             waiters=self.waiters,
             broadcast=self.broadcast,
             counters=self.counters,
@@ -74,7 +72,7 @@ class Sessions:
         """
         How many requests are in flight, in all sessions.
         """
-        return self.admission.pending
+        return len(self.waiters)
 
     def stop(self) -> "Deferred[None]":
         """
@@ -83,4 +81,4 @@ class Sessions:
         @return: Fires when no request is in flight any more.
         """
         self.requests.stop()
-        return self.admission.whenIdle()
+        return self.waiters.whenIdle()

@@ -67,6 +67,24 @@ class LineBuffer(Generic[_Connection]):
             self.lines = self.lines[self._at :] + self._takePartial() + b"\n"
             self._at = 0
 
+    def window(self, most: int) -> bytes:
+        """
+        The first of L{lines}, as many as have this many bytes at most, with their
+        ends; none if the first alone has more.
+        """
+        lines, at = self.lines, self._at
+        if not at and len(lines) <= most:
+            return lines
+        return lines[at : lines.rfind(b"\n", at, at + most) + 1]
+
+    def drop(self, count: int) -> None:
+        """
+        Forget the first bytes of L{lines}: whole lines.
+        """
+        self._at += count
+        if self._at == len(self.lines):
+            self.dropLines()
+
     def take(self) -> bytes:
         """
         Take the first of L{lines}, without its end.

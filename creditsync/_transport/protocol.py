@@ -39,6 +39,9 @@ from creditsync.errors import LineTooLong
 from creditsync.limits import Limits
 from creditsync.records import Principal
 
+# Bytes of lines that the session is given at once: a read of a busy connection.
+_WINDOW: Final = 8192
+
 # Bytes of lines that may wait for their turn while their client is still read.
 _AHEAD: Final = 16384
 
@@ -106,13 +109,15 @@ class LineProtocol(Protocol):
     factory: Connections
     # What an endpoint gives: more than ITransport, but not always the same.
     transport: Any
-    _output: Output
 
     def __init__(self, factory: Connections) -> None:
         self.factory = factory
         self._limits = limits = factory.limits
         self._session: Session = factory.sessions.open(self.send)
         self._input = LineBuffer(self, factory.lineTimeouts, limits.maxLineLength)
+        # How many of the next lines the session did not take together.
+        self._apart = 0
+        self._output = Output(self)
         self._state = State.NEW
         self._isReading = True
         self.isQueued = False
@@ -148,8 +153,7 @@ class LineProtocol(Protocol):
         if ITCPTransport.providedBy(transport):
             transport.setTcpKeepAlive(True)
             transport.setTcpNoDelay(True)
-        self._output = Output(transport, self)
-        self._output.begin()
+        self._output.begin(transport)
         self.factory.opened(self)
         if ISSLTransport.providedBy(transport):
             # A handshake may take as long as a line, the first of which comes
@@ -198,22 +202,45 @@ class LineProtocol(Protocol):
         """
         handled = 0
         most = self._limits.linesPerTurn
-        longest = self._limits.maxLineLength
         seconds = self.factory.clock.seconds
-        input, output = self._input, self._output
+        input, output, session = self._input, self._output, self._session
         while input.lines and not output.isStalled:
-            line = input.take()
-            if len(line) > longest:
-                self._refuseTooLong(line)
-            elif line and not line.isspace():
-                self._session.lineReceived(line)
-            handled += 1
-            if handled == most or seconds() >= until:
+            # Several lines together, unless these are to be handled one by one.
+            window = b"" if self._apart else input.window(_WINDOW)
+            count = window.count(b"\n")
+            if handled and handled + count > most:
+                break
+            if window and count <= most and session.linesReceived(window):
+                input.drop(len(window))
+                handled += count
+            else:
+                self._handleLine(count)
+                handled += 1
+            if handled >= most or seconds() >= until:
                 break
         if not input.lines:
             self._balance()
         self._settleShare()
         return handled
+
+    def _handleLine(self, refused: int) -> None:
+        """
+        Handle one line.
+
+        @param refused: How many lines from this one on the session has refused to
+            take together.
+        """
+        line = self._input.take()
+        if refused > 1:
+            self._apart = refused
+        if self._apart:
+            self._apart -= 1
+            if self._session.linesReceived(line + b"\n"):
+                return
+        if len(line) > self._limits.maxLineLength:
+            self._refuseTooLong(line)
+        elif line and not line.isspace():
+            self._session.lineReceived(line)
 
     def _settleShare(self) -> None:
         """
@@ -237,6 +264,7 @@ class LineProtocol(Protocol):
         refusal = LineTooLong(f"a line has at most {most} bytes")
         self._session.refuseUnread(line, refusal)
         self._input.dropLines()
+        self._apart = 0
         self.finish()
 
     def _balance(self) -> None:
@@ -279,9 +307,9 @@ class LineProtocol(Protocol):
         if not self._state.takesOutput:
             return
         output = self._output
-        if not output.size:
+        if not output.chunks:
             self.factory.willFlush(self)
-        output.add(data)
+        output.chunks.append(data)
         if output.isStalled and output.size > self._limits.maxUnread:
             self.factory.log.warn(
                 "{peer} does not read, its connection is cut off",
@@ -299,7 +327,7 @@ class LineProtocol(Protocol):
         if output.isStalled or not self._state.takesOutput:
             return
         output.flush()
-        if output.size or self._input.lines or self._state.takesInput:
+        if output.chunks or self._input.lines or self._state.takesInput:
             return
         if self._session.isIdle:
             self._sayGoodbye()

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
+from creditsync.codes import TS_CLOSED_NORMAL
 from creditsync.interfaces import ILedger
-from creditsync.methods import TOTAL_OF
+from creditsync.methods import CREDIT, TOTAL_OF
 from creditsync.records import Account, Reservation, Trade
 
 
@@ -76,20 +77,27 @@ class MemoryLedger:
         @return: Has already fired.
         """
         assert reservations
-        assert all(0 < each.order < self.nextOrder for each in reservations), (
-            "an order was never assigned"
-        )
+        trades, accounts, end = self._trades, self._accounts, self.nextOrder
         for reservation in reservations:
-            trade, asked = reservation.trade, reservation.operation
+            trade, asked = reservation.data, reservation.operation
+            order = trade.order
+            assert 0 < order < end, "an order was never assigned"
             if asked.key is not None:
                 self._keyed[asked.principal, asked.key] = Reservation(
-                    reservation.eventType, trade, asked, isReplay=True
+                    reservation.type, trade, asked, isReplay=True
                 )
-            before = self._trades.get(trade.order)
+            before = trades.get(order)
+            units = trade.profit if trade.state == TS_CLOSED_NORMAL else 0
             if before is not None:
-                self._move(before, -before.counted)
-            self._move(trade, trade.counted)
-            self._trades[trade.order] = trade
+                units -= before.counted
+            account = accounts.get(trade.login)
+            if account is None:
+                account = accounts[trade.login] = Account(trade.login)
+            if TOTAL_OF[trade.cmd] == CREDIT:
+                account.credit += units
+            else:
+                account.balance += units
+            trades[order] = trade
         return succeed(None)
 
     def addAccounts(self, logins: Iterable[int]) -> list[int]:
@@ -101,13 +109,3 @@ class MemoryLedger:
         new = [login for login in dict.fromkeys(logins) if login not in self._accounts]
         self._accounts.update((login, Account(login)) for login in new)
         return new
-
-    def _move(self, trade: Trade, units: int) -> None:
-        """
-        Add to the total that this trade counts for.
-        """
-        account = self._accounts.get(trade.login)
-        if account is None:
-            account = self._accounts[trade.login] = Account(trade.login)
-        kind = TOTAL_OF[trade.cmd]
-        setattr(account, kind, getattr(account, kind) + units)
