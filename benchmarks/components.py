@@ -160,7 +160,7 @@ class Steps:
 
         def run() -> None:
             encoded = wire.encodeTrades(trades)
-            wire.events((EV_RECORD_ADD, data) for data in encoded)
+            wire.events([EV_RECORD_ADD] * BATCH, encoded)
             for extID, data in enumerate(encoded):
                 wire.reply(extID, data)
 
