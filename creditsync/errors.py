@@ -145,6 +145,21 @@ class DuplicateExtID(Refusal):
     status, error = 409, "DUPLICATE_EXTID"
 
 
+class CursorGone(Refusal):
+    """
+    C{since} is not a place in this server's journal.
+    """
+
+    status, error = 410, "CURSOR_GONE"
+
+    def __init__(self, head: str) -> None:
+        super().__init__(
+            "data.since is not a place in this journal, which may be a restored backup:"
+            " look up what you know, and begin at data.head",
+            {"head": head},
+        )
+
+
 class LineTooLong(Refusal):
     """
     The line exceeds the limit; the connection is closed after this reply.

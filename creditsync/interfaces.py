@@ -75,6 +75,34 @@ class ITradingRuntime(Interface):
         """
 
 
+class IJournal(Interface):
+    """
+    All events of a trading runtime, from the first: what clients need to resume the
+    stream from a place. The runtime provides it besides L{ITradingRuntime}, and its
+    events have places; without it C{since} is refused.
+    """
+
+    epoch: str = Attribute(
+        "8 hexadecimal digits. Places of one epoch are of one journal: a copy of it has"
+        " another one."
+    )
+    head: int = Attribute("The last place; 0 if there is none.")
+
+    def events(after: int, limit: int) -> "Deferred[Sequence[TradeEvent]]":
+        """
+        Read the journal. The next call follows when this one has ended.
+
+        @param after: A place up to the head, or 0 for the beginning.
+        @param limit: How many events to read at most.
+        @return: Fires with the events at the next places, in their order.
+        """
+
+    def placeOf(order: int) -> int | None:
+        """
+        The place of the last booked change of this order.
+        """
+
+
 class ITradeEvents(Interface):
     """
     The stream of trade events inside the process.
@@ -182,14 +210,17 @@ class ISession(Interface):
     """
 
     number: int = Attribute("Its serial number on this server, from 1.")
+    isStalled: bool = Attribute("Whether its client does not read what it is sent.")
     peer: str = Attribute("The client's address, for people to read.")
     principal: Principal | None = Attribute(
         "The principal of the last token that was accepted, while that is valid."
     )
 
-    def subscribe(subscribed: bool) -> None:
+    def subscribe(subscribed: bool, after: int | None = None) -> None:
         """
         Begin or cease to receive trade events.
+
+        @param after: A place: begin with all events behind it.
         """
 
     def send(data: bytes) -> None:

@@ -212,11 +212,14 @@ class TradeEvent(Struct):
         record, which must have C{order}.
     @ivar operation: The operation that caused it, if the source knows it; never on
         the wire.
+    @ivar place: Its place in the journal, 1, 2, 3 ... in the order of booking; L{None}
+        if the source has none.
     """
 
     type: int
     data: Trade | Mapping[str, Any]
     operation: Operation | Deletion | None = None
+    place: int | None = None
 
     @property
     def order(self) -> int:
@@ -293,5 +296,18 @@ class Reservation(TradeEvent, eq=False):
 # flow").
 DEFERRED: Final = "__deferred"
 
+
+class Located(Struct, gc=False):
+    """
+    A trade as a look-up finds it.
+
+    @ivar cursor: The place of its last change in the journal, as clients see it, or
+        L{None}.
+    """
+
+    data: Trade | Mapping[str, Any]
+    cursor: str | None
+
+
 # What a command returns: the C{data} of its reply.
-Response: TypeAlias = Trade | Mapping[str, Any]
+Response: TypeAlias = Trade | Mapping[str, Any] | Located

@@ -10,7 +10,7 @@ to fill.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from attrs import Factory, define
@@ -46,7 +46,7 @@ from creditsync.errors import (
     ShuttingDown,
     UserNotFound,
 )
-from creditsync.interfaces import ILedger, ITradeEvents, ITradingRuntime
+from creditsync.interfaces import IJournal, ILedger, ITradeEvents, ITradingRuntime
 from creditsync.methods import CREDIT, TOTAL_OF
 from creditsync.records import (
     Account,
@@ -54,6 +54,7 @@ from creditsync.records import (
     Operation,
     Reservation,
     Trade,
+    TradeEvent,
     difference,
 )
 
@@ -88,7 +89,7 @@ class _Batch:
     keys: dict[tuple[int, str], Reservation] = Factory(dict)
 
 
-@implementer(ITradingRuntime)
+@implementer(ITradingRuntime, IJournal)
 class TradingRuntime(Service):
     """
     A trading runtime on a ledger. It is a service: starting opens the ledger,
@@ -110,6 +111,7 @@ class TradingRuntime(Service):
         knownAccountsOnly: bool = False,
         counters: Counters | None = None,
         tally: Counters | None = None,
+        read: "Callable[[Callable[[], Any]], Deferred[Any]]" = maybeDeferred,
     ) -> None:
         """
         @param now: The time of booking, in UNIX seconds.
@@ -117,7 +119,11 @@ class TradingRuntime(Service):
         @param knownAccountsOnly: Refuse a login without an account, instead of
             opening one with its first operation.
         @param counters: Counts what is booked, or L{None}.
+        @param read: Calls a blocking function that reads the journal, in another
+            thread or at once, and fires with its result.
         """
+        self._read = read
+        self._reading: Deferred[None] | None = None
         self._clock = clock
         self._ledger = ledger
         self._events = events
@@ -162,6 +168,8 @@ class TradingRuntime(Service):
             self._start()
         if self._loop is not None:
             await self._loop
+        if self._reading is not None:
+            await self._reading
         self._ledger.close()
 
     @property
@@ -226,6 +234,40 @@ class TradingRuntime(Service):
         """
         found = self._withKey(principal, key)
         return succeed(None if found is None else found.order)
+
+    @property
+    def epoch(self) -> str:
+        """
+        See L{IJournal.epoch}.
+        """
+        return self._ledger.epoch
+
+    @property
+    def head(self) -> int:
+        """
+        See L{IJournal.head}.
+        """
+        return self._ledger.head
+
+    def placeOf(self, order: int) -> int | None:
+        """
+        See L{IJournal.placeOf}.
+        """
+        return self._ledger.placeOf(order)
+
+    def events(self, after: int, limit: int) -> "Deferred[Sequence[TradeEvent]]":
+        """
+        See L{IJournal.events}.
+        """
+        self._reading = ended = Deferred()
+        read = self._read(lambda: self._ledger.events(after, limit))
+
+        def end(result: Any) -> Any:
+            self._reading = None
+            ended.callback(None)
+            return result
+
+        return read.addBoth(end)
 
     def _withKey(self, principal: int, key: str) -> Reservation | None:
         return (

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.deprecate import deprecatedKeywordParameter
 from twisted.python.failure import Failure
 
+from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.commands import GetOperation, HealthCheck, Subscription
 from creditsync._conversation.finance import financeCommands, prove
 from creditsync._conversation.sessions import Sessions
@@ -30,6 +31,7 @@ from creditsync.audit import AuditTrail
 from creditsync.counters import Counters
 from creditsync.interfaces import (
     IAuthenticator,
+    IJournal,
     ITradeEvents,
     ITradingRuntime,
     TradeObserver,
@@ -97,17 +99,19 @@ class CreditSync(Service):
         self.timeout = timeout
         self._schemas = schemas = schemas or Schemas()
         self.waiters = Waiters(reactor, timeout, counters)
+        broadcast = Broadcast(authenticator, self.waiters, counters)
         self.sessions = Sessions(
             commands=[
                 *financeCommands(runtime, isExtIDIdempotent),
-                GetOperation(runtime),
-                HealthCheck(reactor, self.waiters),
-                Subscription("Subscribe", True),
-                Subscription("Unsubscribe", False),
+                GetOperation(runtime, broadcast),
+                HealthCheck(reactor, self.waiters, broadcast),
+                Subscription("Subscribe", True, broadcast),
+                Subscription("Unsubscribe", False, broadcast),
             ],
             authenticator=authenticator,
             schemas=schemas,
             waiters=self.waiters,
+            broadcast=broadcast,
             limits=limits,
             counters=counters,
             audit=audit,
@@ -198,6 +202,8 @@ class CreditSync(Service):
             self._freePorts()
             raise
         super().startService()  # type: ignore[no-untyped-call]
+        if IJournal.providedBy(self.runtime):
+            self.sessions.broadcast.start(self._reactor, self.runtime)
         for observer in (self.sessions.broadcast.tradeEvents, self._flush):
             self._events.addObserver(observer)
             self._observing.append(observer)

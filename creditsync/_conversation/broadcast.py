@@ -7,16 +7,20 @@ has unsubscribed, and for as long as that token is valid (docs/protocol.rst,
 requests that were waiting for it get its data as their replies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from attrs import Factory, define
-from twisted.logger import Logger
+from twisted.internet.interfaces import IReactorTime
 
 from creditsync import _wire as wire
+from creditsync._conversation.catchups import CatchUps
 from creditsync._conversation.waiters import Waiters
+from creditsync._cursor import FIRST, cursorOf, placeIn
 from creditsync.counters import Counters
-from creditsync.interfaces import IAuthenticator, ISession
-from creditsync.records import Principal, TradeEvent
+from creditsync.errors import CursorGone, InvalidData
+from creditsync.interfaces import IAuthenticator, IJournal, ISession
+from creditsync.records import Located, Principal, Trade, TradeEvent
 
 
 @define(eq=False, repr=False)
@@ -29,14 +33,77 @@ class Broadcast:
     _authenticator: IAuthenticator
     _waiters: Waiters
     _counters: Counters | None = None
+    _journal: IJournal | None = None
+    _catchUps: CatchUps | None = None
     _receivers: dict[ISession, Principal] = Factory(dict)
 
-    _log = Logger()
+    def start(self, clock: IReactorTime, journal: IJournal) -> None:
+        """
+        Publish the events of a journal from now on: all that it has were published.
+        """
+        self._journal = journal
+        self._catchUps = CatchUps(
+            clock, journal, self._authenticator.isCurrent, self.add, journal.head
+        )
 
-    def add(self, session: ISession, principal: Principal) -> None:
+    def withCursor(self) -> dict[str, str]:
+        """
+        The member of a reply that has the place of the last event that was
+        published, if events have places.
+        """
+        if self._journal is None or self._catchUps is None:
+            return {}
+        return {"cursor": cursorOf(self._journal.epoch, self._catchUps.published)}
+
+    def located(self, data: Trade | Mapping[str, Any], place: int | None) -> Located:
+        """
+        A trade with the cursor of its last change, if that has a place.
+        """
+        if self._journal is None or place is None:
+            return Located(data, None)
+        return Located(data, cursorOf(self._journal.epoch, place))
+
+    def placeOf(self, order: int) -> int | None:
+        """
+        The place of the last booked change of an order, if it has one.
+        """
+        return None if self._journal is None else self._journal.placeOf(order)
+
+    def placeAt(self, cursor: str) -> int:
+        """
+        The place that a client has from an event.
+
+        @raise InvalidData: Events have no places here.
+        @raise CursorGone: It is of another journal, or ahead of this one.
+        """
+        if self._journal is None or self._catchUps is None:
+            raise InvalidData(
+                "data.since can't be used: this server's trading runtime has no journal"
+            )
+        if cursor == FIRST:
+            return 0
+        published = self._catchUps.published
+        place = placeIn(cursor, self._journal.epoch, published)
+        if place is None:
+            raise CursorGone(cursorOf(self._journal.epoch, published))
+        return place
+
+    def add(
+        self, session: ISession, principal: Principal, after: int | None = None
+    ) -> None:
         """
         Send events to a session for as long as this principal is current.
+
+        @param after: A place: begin with all events behind it.
         """
+        if self._catchUps is not None:
+            if after is not None:
+                self._receivers.pop(session, None)
+                self._catchUps.begin(session, principal, after)
+                return
+            if session in self._catchUps:
+                self._catchUps.renew(session, principal)
+                return
         self._receivers[session] = principal
 
     def remove(self, session: ISession) -> None:
@@ -44,6 +111,15 @@ class Broadcast:
         Send no more events to a session.
         """
         self._receivers.pop(session, None)
+        if self._catchUps is not None:
+            self._catchUps.stop(session)
+
+    def readOn(self, session: ISession) -> None:
+        """
+        The client of a session has read what it was sent.
+        """
+        if self._catchUps is not None:
+            self._catchUps.readOn(session)
 
     def tradeEvents(self, events: Sequence[TradeEvent]) -> None:
         """
@@ -52,37 +128,16 @@ class Broadcast:
         """
         if self._counters is not None:
             self._counters.publishing(events)
-        events, encoded = self._encoded(events)
+        epoch = None if self._journal is None else self._journal.epoch
+        could, encoded = wire.encodeEvents(events, epoch)
         receivers = self._currentReceivers()
         if receivers and encoded:
-            lines = wire.events([event.type for event in events], encoded)
+            lines = wire.events([event.type for event in could], encoded)
             for session in receivers:
                 session.send(lines)
-        self._waiters.match(events, encoded)
-
-    def _encoded(
-        self, events: Sequence[TradeEvent]
-    ) -> tuple[Sequence[TradeEvent], list[bytes]]:
-        """
-        Encode the data of each event, once: nearly always of all of them in one
-        call. One that can't be encoded does not stop the others.
-
-        @return: The events that could be encoded, and their data.
-        """
-        try:
-            return events, wire.encodeTrades([event.data for event in events])
-        except Exception:
-            # Some are not trades, or can't be encoded.
-            each = [(event, self._encodedAlone(event)) for event in events]
-        could = [(event, data) for event, data in each if data is not None]
-        return [event for event, _ in could], [data for _, data in could]
-
-    def _encodedAlone(self, event: TradeEvent) -> bytes | None:
-        try:
-            return wire.encodeData(event.data)
-        except Exception:
-            self._log.failure("a trade event can't be encoded")
-            return None
+        if self._catchUps is not None and events and events[-1].place is not None:
+            self._catchUps.published = events[-1].place
+        self._waiters.match(could, encoded)
 
     def _currentReceivers(self) -> list[ISession]:
         """

@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 import creditsync
+from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.waiters import Waiters
 from creditsync.codes import ALL_SESSIONS, FINANCE_SESSIONS, TRADE_EVENT
 from creditsync.errors import NotFound
@@ -26,6 +27,7 @@ class HealthCheck:
 
     _clock: IReactorTime
     _waiters: Waiters
+    _broadcast: Broadcast
     _started: float = field(init=False)
     name = "HealthCheck"
     schema = "health_check"
@@ -40,13 +42,15 @@ class HealthCheck:
         See L{ICommand.execute}.
 
         @return: C{uptime} is in whole seconds, C{pending} the number of
-            requests that are waiting.
+            requests that are waiting, and C{cursor} the place of the newest event if
+            events have places.
         """
         return {
             "status": "ok",
             "version": creditsync.__version__,
             "uptime": int(self._clock.seconds() - self._started),
             "pending": len(self._waiters),
+            **self._broadcast.withCursor(),
         }
 
 
@@ -58,6 +62,7 @@ class GetOperation:
     """
 
     _runtime: ITradingRuntime
+    _broadcast: Broadcast
     name = "GetOperation"
     schema = "get_operation"
     roles = FINANCE_SESSIONS
@@ -82,7 +87,8 @@ class GetOperation:
         trade = await self._runtime.trade(int(order))
         if trade is None:
             raise NotFound(f"there is no order {int(order)}")
-        return trade
+        place = self._broadcast.placeOf(int(order))
+        return self._broadcast.located(trade, place)
 
 
 @implementer(ICommand)
@@ -94,6 +100,7 @@ class Subscription:
 
     name: str
     _subscribed: bool
+    _broadcast: Broadcast
     schema = "subscribe"
     roles = ALL_SESSIONS
     needsExtID = False
@@ -102,8 +109,11 @@ class Subscription:
         """
         See L{ICommand.execute}.
 
-        @return: The channels of the request.
+        @return: The channels of the request, and the cursor of the newest event if
+            events have places.
         @raise NotFound: There is no such channel; nothing has changed.
+        @raise CursorGone: C{since} is no place of this journal; nothing has changed.
+        @raise InvalidData: Events have no places here.
         """
         channels = request.data["chanels"]
         for channel in channels:
@@ -111,5 +121,7 @@ class Subscription:
                 raise NotFound(
                     f"data.chanels names an unknown channel, there is {TRADE_EVENT}"
                 )
-        session.subscribe(self._subscribed)
-        return {"chanels": channels}
+        since = request.data.get("since") if self._subscribed else None
+        after = None if since is None else self._broadcast.placeAt(since)
+        session.subscribe(self._subscribed, after)
+        return {"chanels": channels, **self._broadcast.withCursor()}

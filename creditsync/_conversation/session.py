@@ -58,6 +58,8 @@ class Session:
     One conversation.
 
     @ivar send: Sends lines to the client.
+    @ivar isStalled: Whether the client does not read what it is sent. The transport
+        sets it, and calls L{readOn} when that is over.
     """
 
     send: Callable[[bytes], None]
@@ -71,6 +73,7 @@ class Session:
     _audit: AuditTrail | None
     principal: Principal | None = None
     peer: str = "local"
+    isStalled: bool = False
     _isSubscribed: bool = True
     # The requests that are waiting, by extID; without one, by the waiter itself.
     _pending: dict[object, Waiter] = Factory(dict)
@@ -151,15 +154,21 @@ class Session:
             self.subscribe(self._isSubscribed)
         return principal
 
-    def subscribe(self, subscribed: bool) -> None:
+    def subscribe(self, subscribed: bool, after: int | None = None) -> None:
         """
         See L{ISession.subscribe}.
         """
         self._isSubscribed = subscribed
         if subscribed and self.principal is not None:
-            self._broadcast.add(self, self.principal)
+            self._broadcast.add(self, self.principal, after)
         else:
             self._broadcast.remove(self)
+
+    def readOn(self) -> None:
+        """
+        The client has read what it was sent.
+        """
+        self._broadcast.readOn(self)
 
     def _execute(self, command: ICommand, request: Request, since: float) -> None:
         """
@@ -190,7 +199,8 @@ class Session:
             response.addErrback(self._failed, waiter)
             return
         if reservation is None or reservation.isReplay:
-            self._answer(request, _line(extID, response, reservation), reservation)
+            line = self._line(extID, response, reservation)
+            self._answer(request, line, reservation)
             return
         waiter = Waiter(
             extID, self, request.command, since, reservation, response or None
@@ -214,13 +224,27 @@ class Session:
             return
         # Encoded before the wait ends, so that a response for which that fails is
         # still a refusal.
-        line = _line(waiter.extID, response, reservation)
+        line = self._line(waiter.extID, response, reservation)
         if self._waiters.release(waiter):
             self._answer(waiter, line, reservation)
         elif reservation is not None and self._audit is not None:
             # It was answered with 504, or its session has ended; the trail tells
             # all the same that nothing more is booked.
             self._audit.replayed(self, waiter, reservation)
+
+    def _line(
+        self, extID: ExtID | None, response: Response, replay: Reservation | None
+    ) -> bytes:
+        """
+        The reply that has a response.
+
+        @param replay: If the operation was booked before, its reservation.
+        """
+        if replay is None:
+            return wire.success(extID, response)
+        if not response:
+            response = self._broadcast.located(replay.data, replay.place)
+        return wire.replay(extID, wire.encodeData(response))
 
     def _failed(self, why: Failure, waiter: Waiter) -> None:
         """
@@ -305,19 +329,6 @@ class Session:
         self._broadcast.remove(self)
         for waiter in pending.values():
             self._waiters.abandon(waiter)
-
-
-def _line(
-    extID: ExtID | None, response: Response, replay: Reservation | None
-) -> bytes:
-    """
-    The reply that has a response.
-
-    @param replay: If the operation was booked before, its reservation.
-    """
-    if replay is None:
-        return wire.success(extID, response)
-    return wire.replay(extID, wire.encodeData(response or replay.data))
 
 
 def _fault(order: int | None = None) -> Refusal:

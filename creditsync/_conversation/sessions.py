@@ -35,6 +35,7 @@ class Sessions:
         authenticator: IAuthenticator,
         schemas: Schemas,
         waiters: Waiters,
+        broadcast: Broadcast,
         limits: Limits,
         counters: Counters | None = None,
         audit: AuditTrail | None = None,
@@ -43,7 +44,7 @@ class Sessions:
         self.authenticator = authenticator
         self.limits = limits
         self.waiters = waiters
-        self.broadcast = Broadcast(authenticator, waiters, counters)
+        self.broadcast = broadcast
         self.counters = counters
         self.audit = audit
         self._numbers = count(1)

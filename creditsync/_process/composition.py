@@ -50,6 +50,7 @@ def creditSync(
             maxQueued=limits.maxQueued,
             knownAccountsOnly=options["accounts"] == "known",
             counters=counters,
+            read=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
         ),
         events=events,
         authenticator=TokenAuthenticator(

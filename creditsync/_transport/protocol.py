@@ -336,7 +336,7 @@ class LineProtocol(Protocol):
         """
         What was written does not leave: the client does not read.
         """
-        self._output.isStalled = True
+        self._output.isStalled = self._session.isStalled = True
         self._balance()
 
     def resumeProducing(self) -> None:
@@ -346,10 +346,11 @@ class LineProtocol(Protocol):
         if not self._output.isStalled:
             # A pull producer is also asked as soon as it is registered.
             return
-        self._output.isStalled = False
+        self._output.isStalled = self._session.isStalled = False
         self.flush()
         self._balance()
         self.factory.hasLines(self)
+        self._session.readOn()
 
     def stopProducing(self) -> None:
         """

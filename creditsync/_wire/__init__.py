@@ -4,14 +4,14 @@ Lines to values and values to lines: the only place that knows the wire's JSON.
 L{decode} takes a line or says what is wrong with it. Of a line that is refused,
 L{salvage} reads the C{extID} if it can. Lines go out in two steps, because one event
 goes to many sessions, and its data into a reply as well: L{encodeData} and
-L{encodeTrades} make a JSON text once, L{events} and L{reply} put lines around it.
+L{encodeEvents} make a JSON text once, L{events} and L{reply} put lines around it.
 
 Private: nothing outside of creditsync imports it.
 """
 
 from creditsync._wire.decoding import decode as decode
 from creditsync._wire.encoding import encodeData as encodeData
-from creditsync._wire.encoding import encodeTrades as encodeTrades
+from creditsync._wire.encoding import encodeEvents as encodeEvents
 from creditsync._wire.encoding import event as event
 from creditsync._wire.encoding import events as events
 from creditsync._wire.encoding import refusal as refusal

@@ -12,11 +12,15 @@ from json.encoder import encode_basestring_ascii
 from typing import Any
 
 import msgspec
+from twisted.logger import Logger
 
+from creditsync._cursor import cursorOf
 from creditsync._money import fromUnits
 from creditsync.codes import TR_REASON_API, TRADE_EVENT, UNITS_PER_ONE
 from creditsync.errors import Refusal
-from creditsync.records import ExtID, Trade
+from creditsync.records import ExtID, Located, Response, Trade, TradeEvent
+
+_log = Logger()
 
 
 class _TradeData(msgspec.Struct, gc=False):
@@ -45,32 +49,69 @@ class _TradeData(msgspec.Struct, gc=False):
     commission: float
     reason: int
     timestamp: int
+    cursor: str | msgspec.UnsetType
 
 
-def encodeData(data: Trade | Mapping[str, Any]) -> bytes:
+def encodeData(data: Response, cursor: str | None = None) -> bytes:
     """
     Write the C{data} of an event or a reply as a JSON text.
 
     Of a mapping's values, a C{Decimal} is written exactly, and a float that is
     no number as C{null}.
+
+    @param cursor: The place of the event, if it has one.
     """
-    if not isinstance(data, Trade):
-        return _safe(dict(data))
-    return _encode(_tradeData(data))
+    if isinstance(data, Located):
+        data, cursor = data.data, data.cursor
+    if isinstance(data, Trade):
+        return _encode(_tradeData(data, cursor or msgspec.UNSET))
+    return _safe(dict(data) if cursor is None else {**data, "cursor": cursor})
 
 
-def encodeTrades(trades: Iterable[Any]) -> list[bytes]:
+def encodeEvents(
+    events: Sequence[TradeEvent], epoch: str | None
+) -> tuple[Sequence[TradeEvent], list[bytes]]:
     """
-    Write the C{data} of many events at once, as L{encodeData} does.
+    Write the C{data} of many events, as L{encodeData} does: nearly always of all of
+    them in one call. One that can't be encoded does not stop the others.
 
-    @param trades: They should be trades: a mapping, or what can't be encoded,
-        raises an error.
+    @param epoch: The epoch of the journal in which they have their places, if they
+        have any.
+    @return: The events that could be encoded, and their data.
     """
+    try:
+        return events, _encodeTrades(events, epoch)
+    except Exception:
+        # Some are not trades, or can't be encoded.
+        pass
+    could, encoded = [], []
+    for event in events:
+        try:
+            encoded.append(encodeData(event.data, _cursor(event, epoch)))
+            could.append(event)
+        except Exception:
+            _log.failure("a trade event can't be encoded")
+    return could, encoded
+
+
+def _encodeTrades(events: Iterable[Any], epoch: str | None) -> list[bytes]:
+    if epoch is None:
+        trades = [_tradeData(event.data, msgspec.UNSET) for event in events]
+    else:
+        trades = [
+            _tradeData(event.data, cursorOf(epoch, event.place)) for event in events
+        ]
     # A JSON text has no line ends inside.
-    return _encodeLines(map(_tradeData, trades)).splitlines()
+    return _encodeLines(trades).splitlines()
 
 
-def _tradeData(trade: Trade) -> _TradeData:
+def _cursor(event: TradeEvent, epoch: str | None) -> str | None:
+    if epoch is None or event.place is None:
+        return None
+    return cursorOf(epoch, event.place)
+
+
+def _tradeData(trade: Trade, cursor: str | msgspec.UnsetType) -> _TradeData:
     return _TradeData(
         trade.order,
         trade.login,
@@ -90,6 +131,7 @@ def _tradeData(trade: Trade) -> _TradeData:
         0.0,
         TR_REASON_API,
         trade.timestamp,
+        cursor,
     )
 
 
@@ -164,7 +206,7 @@ def replay(extID: ExtID | None, data: bytes) -> bytes:
     return reply(extID, data).removesuffix(b"}\r\n") + b',"replayed":true}\r\n'
 
 
-def success(extID: ExtID | None, data: Trade | Mapping[str, Any]) -> bytes:
+def success(extID: ExtID | None, data: Response) -> bytes:
     """
     Write the line of a reply with status 200, from its data.
     """

@@ -1,0 +1,184 @@
+"""
+Sessions that read the journal until they have caught up with what is published.
+
+A session that subscribes from a place gets every event behind it, and then what is
+booked from now on, without a seam (docs/protocol.rst, "Resuming"). It reads in
+pages: the next one only when its client has read the one before, and one page of
+one session in each reactor turn, so that nobody else has to wait for it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from attrs import Factory, define
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from creditsync import _wire as wire
+from creditsync.interfaces import IJournal, ISession
+from creditsync.records import Principal, TradeEvent
+
+# Events of a page. All sessions have the same pages, which begin at its multiples.
+_PAGE: Final = 128
+# Pages that are kept for other sessions, some 45 KB each.
+_MAX_PAGES: Final = 64
+# Seconds until the journal is read again after an error.
+_RETRY: Final = 1.0
+
+
+@define(eq=False)
+class _Reading:
+    """
+    Where one session is.
+
+    @ivar after: The place of the last event that it got.
+    """
+
+    principal: Principal
+    after: int
+
+
+@define(eq=False)
+class _Page:
+    """
+    Lines of events.
+
+    @ivar last: The place of the last one.
+    """
+
+    lines: bytes
+    last: int
+
+
+@define(eq=False)
+class CatchUps:
+    """
+    All sessions that are catching up.
+
+    @ivar published: The place of the last event that was published: no session gets
+        a later one from here.
+    """
+
+    _clock: IReactorTime
+    _journal: IJournal
+    _isCurrent: Callable[[Principal], bool]
+    _caughtUp: Callable[[ISession, Principal], None]
+    published: int = 0
+    _readings: dict[ISession, _Reading] = Factory(dict)
+    # Those that can go on, in the order of their turns.
+    _queue: "OrderedDict[ISession, None]" = Factory(OrderedDict)
+    _pages: "OrderedDict[int, _Page]" = Factory(OrderedDict)
+    _call: IDelayedCall | None = None
+    _isReading: bool = False
+
+    _log = Logger()
+
+    def __len__(self) -> int:
+        return len(self._readings)
+
+    def __contains__(self, session: ISession) -> bool:
+        return session in self._readings
+
+    def begin(self, session: ISession, principal: Principal, after: int) -> None:
+        """
+        Send a session all events behind a place, and then report that it has caught
+        up.
+        """
+        self._readings[session] = _Reading(principal, after)
+        self.readOn(session)
+
+    def renew(self, session: ISession, principal: Principal) -> None:
+        """
+        Go on for as long as this principal is current.
+        """
+        self._readings[session].principal = principal
+
+    def stop(self, session: ISession) -> None:
+        """
+        Send a session nothing more.
+        """
+        self._readings.pop(session, None)
+        self._queue.pop(session, None)
+        if not self._readings and self._call is not None:
+            self._call.cancel()
+            self._call = None
+            self._pages.clear()
+
+    def readOn(self, session: ISession) -> None:
+        """
+        The client of a session has read what it was sent.
+        """
+        if session in self._readings:
+            self._queue[session] = None
+            self._turnLater()
+
+    def _turnLater(self, seconds: float = 0) -> None:
+        if self._queue and self._call is None and not self._isReading:
+            self._call = self._clock.callLater(seconds, self._turn)
+
+    def _turn(self) -> None:
+        """
+        Send one page to the session whose turn it is.
+        """
+        self._call = None
+        session, _ = self._queue.popitem(last=False)
+        reading = self._readings[session]
+        if not self._isCurrent(reading.principal):
+            session.principal = None
+            self.stop(session)
+        elif reading.after == self.published:
+            self.stop(session)
+            self._caughtUp(session, reading.principal)
+        elif not session.isStalled:
+            # Whoever is stalled reads on later.
+            self._queue[session] = None
+            self._read(session, reading)
+            return
+        self._turnLater()
+
+    def _read(self, session: ISession, reading: _Reading) -> None:
+        after = reading.after
+        page = self._pages.get(after)
+        if page is not None:
+            self._send(session, reading, page)
+            self._turnLater()
+            return
+        self._isReading = True
+        limit = min(_PAGE - after % _PAGE, self.published - after)
+        read = maybeDeferred(self._journal.events, after, limit)
+        read.addCallback(self._paged, after)
+        read.addCallbacks(self._pageRead, self._pageFailed, (session, reading))
+
+    def _paged(self, events: Sequence[TradeEvent], after: int) -> _Page:
+        """
+        Make a page, and keep it if it is whole.
+        """
+        could, encoded = wire.encodeEvents(events, self._journal.epoch)
+        lines = b""
+        if encoded:
+            lines = wire.events([event.type for event in could], encoded)
+        page = _Page(lines, after + len(events))
+        if page.last % _PAGE == 0:
+            self._pages[after] = page
+            if len(self._pages) > _MAX_PAGES:
+                self._pages.popitem(last=False)
+        return page
+
+    def _pageRead(self, page: _Page, session: ISession, reading: _Reading) -> None:
+        self._isReading = False
+        self._send(session, reading, page)
+        self._turnLater()
+
+    def _pageFailed(self, why: Failure) -> None:
+        self._isReading = False
+        self._log.failure("the journal can't be read", why)
+        self._turnLater(_RETRY)
+
+    def _send(self, session: ISession, reading: _Reading, page: _Page) -> None:
+        # Meanwhile it may have ended, or begun from another place.
+        if self._readings.get(session) is reading:
+            reading.after = page.last
+            session.send(page.lines)
