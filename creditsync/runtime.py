@@ -259,7 +259,8 @@ class TradingRuntime(Service):
         """
         See L{IJournal.events}.
         """
-        self._reading = ended = Deferred()
+        ended: Deferred[None] = Deferred()
+        self._reading = ended
         read = self._read(lambda: self._ledger.events(after, limit))
 
         def end(result: Any) -> Any:

@@ -62,7 +62,7 @@ def encodeData(data: Response, cursor: str | None = None) -> bytes:
     @param cursor: The place of the event, if it has one.
     """
     if isinstance(data, Located):
-        data, cursor = data.data, data.cursor
+        cursor, data = data.cursor, data.data
     if isinstance(data, Trade):
         return _encode(_tradeData(data, cursor or msgspec.UNSET))
     return _safe(dict(data) if cursor is None else {**data, "cursor": cursor})
