@@ -184,7 +184,10 @@ class Recorder:
     """
     A session that takes lines and says what the test wants.
 
-    @ivar lines: The lines that came.
+    @ivar takes: Whether it takes these lines together; by default it takes none.
+    @ivar windows: The lines that it was offered together, with their ends.
+    @ivar taken: The lines that it took together, with their ends.
+    @ivar lines: The lines that came by themselves.
     @ivar unread: Those that are refused as they are.
     @ivar isIdle: Whether all of them are answered.
     @ivar hasEnded: Whether it was told that its client is gone.
@@ -193,12 +196,26 @@ class Recorder:
 
     send: Callable[[bytes], None]
     received: Callable[[bytes], None] = lambda line: None
+    takes: Callable[[bytes], bool] = lambda lines: False
+    windows: list[bytes] = Factory(list)
+    taken: list[bytes] = Factory(list)
     lines: list[bytes] = Factory(list)
     unread: list[bytes] = Factory(list)
     isIdle: bool = True
     hasEnded: bool = False
     principal: Principal | None = None
     peer: object = None
+
+    def linesReceived(self, lines: bytes) -> int:
+        """
+        Take lines together, or not.
+        """
+        self.windows.append(lines)
+        if not self.takes(lines):
+            return 0
+        self.taken.append(lines)
+        self.received(lines)
+        return lines.count(b"\n")
 
     def lineReceived(self, line: bytes) -> None:
         """
