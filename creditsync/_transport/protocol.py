@@ -115,6 +115,8 @@ class LineProtocol(Protocol):
         self._limits = limits = factory.limits
         self._session: Session = factory.sessions.open(self.send)
         self._input = LineBuffer(self, factory.lineTimeouts, limits.maxLineLength)
+        # No line in it can be longer than one may be.
+        self._window = min(_WINDOW, limits.maxLineLength)
         # How many of the next lines the session did not take together.
         self._apart = 0
         self._output = Output(self)
@@ -206,7 +208,7 @@ class LineProtocol(Protocol):
         input, output, session = self._input, self._output, self._session
         while input.lines and not output.isStalled:
             # Several lines together, unless these are to be handled one by one.
-            window = b"" if self._apart else input.window(_WINDOW)
+            window = b"" if self._apart else input.window(self._window)
             count = window.count(b"\n")
             if handled and handled + count > most:
                 break
@@ -233,13 +235,14 @@ class LineProtocol(Protocol):
         line = self._input.take()
         if refused > 1:
             self._apart = refused
+        if len(line) > self._limits.maxLineLength:
+            self._refuseTooLong(line)
+            return
         if self._apart:
             self._apart -= 1
             if self._session.linesReceived(line + b"\n"):
                 return
-        if len(line) > self._limits.maxLineLength:
-            self._refuseTooLong(line)
-        elif line and not line.isspace():
+        if line and not line.isspace():
             self._session.lineReceived(line)
 
     def _settleShare(self) -> None:
