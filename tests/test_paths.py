@@ -8,6 +8,7 @@ import io
 from collections import Counter
 from collections.abc import Callable
 from random import Random
+from typing import Any
 from unittest import mock
 
 from hypothesis import HealthCheck, given, settings
@@ -56,8 +57,8 @@ class LinesTests(SynchronousTestCase):
 
     def test_mostlyFast(self) -> None:
         """
-        Four windows of six have no line with a flaw: each of their lines takes
-        the fast path.
+        More than half of the windows have nothing that keeps one of their lines
+        from the fast path.
         """
         lines, stack = Lines(Random(1)), Stack()
         counts = watchFastPath(stack, True)
@@ -67,7 +68,7 @@ class LinesTests(SynchronousTestCase):
             before = counts["taken"]
             connection.say(b"".join(line + b"\n" for line in window))
             clean += counts["taken"] - before == len(window)
-        self.assertGreater(clean, 200)
+        self.assertGreater(clean, 150)
 
 
 class DetectionTests(SynchronousTestCase):
@@ -126,8 +127,24 @@ class DetectionTests(SynchronousTestCase):
         """
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             self.assertEqual(main(["--lines", "100", "--seed", "1"]), 0)
-        self.assertIn("by the fast path  9", printed.getvalue())
+        self.assertRegex(printed.getvalue(), r"by the fast path  [5-9]\d\.\d%")
         self.assertIn("lines, the same by both paths", printed.getvalue())
+
+    def test_failed(self) -> None:
+        """
+        An exception that no server handles is reported, and not raised.
+        """
+
+        def fail(stack: Stack) -> None:
+            factory: Any = stack.service.factory
+            factory.hasLines = None
+
+        with (
+            self.breaking(fail),
+            contextlib.redirect_stdout(io.StringIO()) as printed,
+        ):
+            self.assertEqual(main(["--lines", "100", "--seed", "1"]), 1)
+        self.assertIn("--seed 1: a server failed: TypeError", printed.getvalue())
 
     def test_tooFew(self) -> None:
         """

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any, Final, TypeAlias
 
+from creditsync.codes import MAX_NUMBER
 from tests.attack.stack import TOKENS
 from tests.family import DELETIONS, METHODS
 
@@ -40,7 +41,8 @@ _GREAT_AMOUNTS: Final = ("10000000000", "1e10", "9999999999.99999999", "10000000
 _ODD_AMOUNTS: Final = (
     "0", "0.0", "-0.0", "-0", "0e9", "1e-400", "1e400", "-1e400", "5e-324", "1e-9",
     "0.000000009", "3.180000000000001", "1" * 60, "1" * 1000, "0." + "1" * 62,
-    "0." + "1" * 63, "0." + "0" * 1000 + "1", "1." + "0" * 62, "1." + "0" * 63,
+    "0." + "0" * 1000 + "1", "1.".ljust(MAX_NUMBER, "0"), "0.1".ljust(MAX_NUMBER, "1"),
+    "1.".ljust(MAX_NUMBER + 1, "0"), "0.1".ljust(MAX_NUMBER + 1, "1"),
     "10000000000.00000001", "10000000001", "9007199254740991", "9007199254740992",
     "9007199254740993.5", "18446744073709551616", "1e22", "NaN", "Infinity", "01",
     "1.", ".5", "+1", "1e", "true", "null", '"200"', "[200]", '{"a":200}', "",
@@ -199,10 +201,8 @@ class Lines:
             return repr(units / 10**8)
         if kind < 0.95:
             return f"{units / 10**8:.17g}"
-        # Zeros up to the most characters that a number may have, and beyond.
-        return f"{units // 10**8}.{units % 10**8:08}".ljust(
-            40 + int(chance() * 25), "0"
-        )
+        # Zeros that change nothing.
+        return f"{units // 10**8}.{units % 10**8:08}".ljust(int(chance() * 65), "0")
 
     def _comment(self) -> str:
         chance = self._random.random
@@ -243,7 +243,8 @@ class Lines:
         name = self._pick(_NAMES)
         members = envelope if name in _ENVELOPE else data
         members[:] = [each for each in members if each[0] != name]
-        members.append((name, self._pick(_ODD.get(name, _ODD_INTEGERS))))
+        sign = self._pick(("", "-")) if name == "amount" else ""
+        members.append((name, sign + self._pick(_ODD.get(name, _ODD_INTEGERS))))
         return self._text(envelope, data)
 
     def _without(self, envelope: Members, data: Members) -> bytes:
@@ -302,7 +303,7 @@ class Lines:
             if self._random.random() < 0.8
             else range(len(line))
         )
-        if self._random.random() < 0.3:
+        if self._random.random() < 0.5:
             line += self._text(*self._request())
         return line[:at] + self._pick((b"\n", b"\r\n")) + line[at:]
 

@@ -125,16 +125,10 @@ class Server:
         yield f"{self._stack.service.sessions.pending} pending"
 
 
-@define
 class Difference(Exception):
     """
-    The two servers differed.
+    The two servers differed; the message says in what.
     """
-
-    why: str
-
-    def __str__(self) -> str:
-        return self.why
 
 
 @define
@@ -272,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Run conversations, and print the result.
     """
     made = command.parser(__doc__)
-    made.add_argument("--lines", type=int, default=20_000, help="[%(default)s]")
+    made.add_argument("--lines", type=int, default=50_000, help="[%(default)s]")
     made.add_argument("--seed", type=int, help="of the first conversation")
     options = command.begin(made, arguments)
     first = Random().getrandbits(32) if options.seed is None else options.seed
@@ -286,6 +280,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             conversation.run(min(_LINES_PER_CONVERSATION, options.lines - lines))
         except Difference as e:
             violations.append(f"--seed {seed}: {e}")
+        except Exception as e:
+            violations.append(f"--seed {seed}: a server failed: {e!r}")
         lines += conversation.lines
         taken += conversation.taken
         seed += 1
