@@ -271,18 +271,19 @@ def _badTokens() -> Iterator[bytes]:
         yield _line("HealthCheck", token=token)
 
 
-# A credit that has nothing unusual, but is refused, as its amount has too many
-# decimals.
-_CREDIT = _line("CreditIn", {"login": 1, "amount": 1e-9, "comment": "c"})
+# A request that has nothing unusual, but is refused, as this account has no credit.
+_CREDIT = _line("CreditOut", {"login": 1, "amount": -1.5, "comment": "c"})
 _CREDIT = _CREDIT.replace(b": ", b":").replace(b", ", b",")
 # With one or two more, as many of them as fit into 8 KB.
 _CREDITS = _CREDIT * (8192 // len(_CREDIT) - 2)
 # What is unusual in the last one: an escape; a member that comes twice; a number that
-# is no double; it is broken over two lines; it is two requests.
+# is no double, or has too many decimals; it is broken over two lines; it is two
+# requests.
 _UNUSUAL = (
     _CREDITS + _CREDIT.replace(b'"c"', b'"\\u0063"'),
     _CREDITS + _CREDIT.replace(b'"comment"', b'"login":1,"comment"'),
-    _CREDITS + _CREDIT.replace(b"1e-09", b"1e400"),
+    _CREDITS + _CREDIT.replace(b"1.5", b"1e400"),
+    _CREDITS + _CREDIT.replace(b"1.5", b"1e-9"),
     _CREDITS + _CREDIT.replace(b'"data"', b'\n"data"'),
     _CREDITS + _CREDIT.rstrip() + _CREDIT,
 )
