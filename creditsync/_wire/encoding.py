@@ -62,7 +62,7 @@ def encodeData(data: Trade | Mapping[str, Any]) -> bytes:
             data.login,
             data.cmd,
             data.state,
-            _amount(data.profit),
+            amount(data.profit),
             _text(data.comment),
             "",
             0,
@@ -80,7 +80,7 @@ def encodeData(data: Trade | Mapping[str, Any]) -> bytes:
     )
 
 
-def _amount(units: int) -> float | msgspec.Raw:
+def amount(units: int) -> float | msgspec.Raw:
     """
     What has to be encoded for an amount, to give the text of L{fromUnits}.
     """
