@@ -3,10 +3,11 @@ C{python -m benchmarks.components}: what each step of one credit costs.
 
 Two tables. The first has the processor time of each step by itself in
 nanoseconds, as the minimum of many short runs: a disturbance can only add to
-it. The second has what one credit costs in each module on its way from the
-bytes of the request to those of its reply, in counts that are the same in
-every run: Python instructions and calls. With C{--against} and earlier
-results, a regression shows in its module.
+it. Its last rows are the whole way: alone, with what metrics and console count,
+and with an audit trail. The second has what one credit costs in each module on
+its way from the bytes of the request to those of its reply, in counts that are
+the same in every run: Python instructions and calls. With C{--against} and
+earlier results, a regression shows in its module.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, execute, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 
@@ -29,9 +30,12 @@ from benchmarks.counting import Run, Step, counted
 from benchmarks.processes import Wrong
 from benchmarks.results import Results, Table, save
 from creditsync import _wire as wire
+from creditsync._auditfile import INTERVAL
 from creditsync._conversation.waiters import Waiters
+from creditsync.audit import AuditTrail
 from creditsync.auth import TokenAuthenticator
 from creditsync.codes import EV_RECORD_ADD, OP_CREDIT_IN, UNITS_PER_ONE
+from creditsync.counters import Counters
 from creditsync.events import TradeEvents
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
@@ -56,6 +60,14 @@ STEPS: Final = (
 )
 
 
+# The whole way, alone and with each of its observers.
+WHOLE: Final = {
+    "whole, in memory": "whole",
+    "whole, with metrics": "watched",
+    "whole, with an audit trail": "audited",
+}
+
+
 def _operations() -> list[Operation]:
     return [
         Operation(
@@ -69,9 +81,16 @@ def _operations() -> list[Operation]:
     ]
 
 
-def _runtime(clock: Any, events: TradeEvents) -> TradingRuntime:
+def _runtime(
+    clock: Any, events: TradeEvents, counters: Counters | None = None
+) -> TradingRuntime:
     return TradingRuntime(
-        clock, MemoryLedger(), events, now=time.time, maxQueued=_QUEUED
+        clock,
+        MemoryLedger(),
+        events,
+        now=time.time,
+        maxQueued=_QUEUED,
+        counters=counters,
     )
 
 
@@ -171,7 +190,7 @@ class Steps:
         """
         Send the replies of a turn in one write; without the system call.
         """
-        _, connection, _ = self._server()
+        connection, _ = self._server(MemoryReactorClock())
         line = canned.HEAD + b"10000000" + canned.TAIL
         flush = connection.factory.flush
 
@@ -187,7 +206,31 @@ class Steps:
         The whole way with a ledger in memory, from the bytes that were read to
         those that are to be written.
         """
-        clock, connection, transport = self._server()
+        return self._whole(MemoryReactorClock())
+
+    def watched(self) -> Run:
+        """
+        The whole way, with the counters of metrics and console.
+        """
+        clock = MemoryReactorClock()
+        return self._whole(clock, counters=Counters(clock, time.time))
+
+    def audited(self) -> Run:
+        """
+        The whole way, with an audit trail that is written at its end.
+        """
+        clock, path = MemoryReactorClock(), self._place.folder / "audit"
+        path.unlink(missing_ok=True)
+        whole = self._whole(clock, audit=AuditTrail(path, clock, time.time, execute))
+
+        def run() -> None:
+            whole()
+            clock.advance(INTERVAL)
+
+        return run
+
+    def _whole(self, clock: MemoryReactorClock, **observer: Any) -> Run:
+        connection, transport = self._server(clock, **observer)
         received = b"".join(self._requests)
 
         def run() -> None:
@@ -200,17 +243,22 @@ class Steps:
 
         return run
 
-    def _server(self) -> tuple[Any, Any, StringTransport]:
+    def _server(
+        self, clock: MemoryReactorClock, **observer: Any
+    ) -> tuple[Any, StringTransport]:
         """
         A server without a socket, and one connection to it.
+
+        @param observer: Counters or an audit trail, as the server's argument.
         """
-        clock, events = MemoryReactorClock(), TradeEvents()
+        events = TradeEvents()
         server = CreditSync(
             clock,
-            runtime=_runtime(clock, events),
+            runtime=_runtime(clock, events, observer.get("counters")),
             events=events,
             authenticator=TokenAuthenticator(self._place.key),
             listen=[],
+            **observer,
         )
         server.startService()
         connection: Any = server.factory.buildProtocol(None)
@@ -221,7 +269,7 @@ class Steps:
         connection.dataReceived(unknown % self._token.encode("ascii"))
         clock.advance(0)
         transport.clear()
-        return clock, connection, transport
+        return connection, transport
 
 
 @contextmanager
@@ -283,7 +331,8 @@ def measure(place: Bench, runs: int) -> dict[str, Any]:
     took = {name: nanoseconds(getattr(steps, name), runs) for name in STEPS}
     with _committing(place) as commit:
         took["commit, per row"] = nanoseconds(commit, max(1, runs // 4))
-    took["whole, in memory"] = nanoseconds(steps.whole, runs)
+    for name, step in WHOLE.items():
+        took[name] = nanoseconds(getattr(steps, step), runs)
     modules = counted(steps.whole, BATCH)
     gc.enable()
     return {"batch": BATCH, "nanoseconds": took, **modules}

@@ -850,7 +850,7 @@ class ComponentTests(SynchronousTestCase):
         """
         Each step runs, and takes some time.
         """
-        for name in components.STEPS:
+        for name in (*components.STEPS, *components.WHOLE.values()):
             self.assertGreater(
                 components.nanoseconds(getattr(self.steps, name), 1), 0.0, name
             )
