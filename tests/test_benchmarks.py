@@ -850,10 +850,20 @@ class ComponentTests(SynchronousTestCase):
         """
         Each step runs, and takes some time.
         """
-        for name in (*components.STEPS, *components.WHOLE.values()):
+        for name in components.STEPS:
             self.assertGreater(
                 components.nanoseconds(getattr(self.steps, name), 1), 0.0, name
             )
+
+    def test_observed(self) -> None:
+        """
+        The whole way runs with each of its observers.
+        """
+        took = components.observed(self.steps, 1)
+        self.assertEqual(list(took), list(components.OBSERVED))
+        self.assertTrue(all(0 < each < 1e9 for each in took.values()))
+        trail = Path(self.steps._place.folder, "audit").read_bytes()
+        self.assertIn(b'"outcome":"booked"', trail)
 
     def test_sameEveryTime(self) -> None:
         """
