@@ -42,6 +42,7 @@ from creditsync.records import (
 _MONEY: Final = frozenset(
     name for method in FINANCE_METHODS for name in (method.name, syncName(method))
 )
+
 # Operations whose requesters are remembered. Ours are all booked, but a foreign
 # runtime may never book one, or publish its event without its operation.
 _MAX_ASKERS: Final = 200_000
