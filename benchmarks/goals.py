@@ -87,6 +87,13 @@ def _most(sizes: Mapping[str, float]) -> float:
     return sizes[max(sizes, key=int)]
 
 
+def _audit(nanoseconds: Mapping[str, float]) -> float:
+    """
+    What the trail adds to the whole way of a credit.
+    """
+    return nanoseconds["running, with an audit trail"] - nanoseconds["running"]
+
+
 GOALS: Final = (
     Goal("memory ledger, of echo, 16x16", "throughput", True, 0.5, _ofEcho("memory")),
     Goal("durable, of echo, 16x16", "throughput", True, 0.25, _ofEcho("durable")),
@@ -138,6 +145,13 @@ GOALS: Final = (
         lambda results: _ofCommit(
             results["open"]["durable"], "p99", results["commits"]
         ),
+    ),
+    Goal(
+        "audit trail, µs a credit",
+        "components",
+        False,
+        2,
+        lambda results: _audit(results["nanoseconds"]) / 1000,
     ),
     Goal(
         "broadcast to 1,000, µs of processor time for each subscriber",

@@ -989,6 +989,16 @@ class ComponentTests(SynchronousTestCase):
                 components.nanoseconds(getattr(self.steps, name), 1), 0.0, name
             )
 
+    def test_observed(self) -> None:
+        """
+        The whole way runs with each of its observers.
+        """
+        took = components.observed(self.steps, 1)
+        self.assertEqual(list(took), list(components.OBSERVED))
+        self.assertTrue(all(0 < each < 1e9 for each in took.values()))
+        trail = Path(self.steps._place.folder, "audit").read_bytes()
+        self.assertIn(b'"outcome":"booked"', trail)
+
     def test_sameEveryTime(self) -> None:
         """
         The counts are the same in every run.

@@ -30,6 +30,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from creditsync._auditfile import INTERVAL
 from creditsync.errors import LedgerProblem
 from creditsync.interfaces import ITradeEvents, ITradingRuntime
 from creditsync.ledger.memory import MemoryLedger
@@ -380,6 +381,7 @@ class ObservedTests(SynchronousTestCase):
         self.assertEqual(
             registry.get_sample_value("creditsync_requests_total", labels), 1
         )
+        clock.advance(INTERVAL)
         written.get(timeout=20)
         [line] = trail.read_text("utf-8").splitlines()
         self.assertEqual(json.loads(line)["outcome"], "booked")

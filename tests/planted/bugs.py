@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 from attrs import define, evolve
+from creditsync._conversation.admission import Admission
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python.failure import Failure
@@ -22,7 +23,6 @@ from twisted.python.failure import Failure
 from creditsync import _wire as wire
 from creditsync import tap
 from creditsync._conversation import finance
-from creditsync._conversation.admission import Admission
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.session import Session
 from creditsync._conversation.waiters import Waiters
