@@ -20,7 +20,7 @@ from typing import Any
 from unittest import skipUnless
 
 from docutils.core import publish_string
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -793,19 +793,12 @@ class FillTests(SynchronousTestCase):
             self.assertEqual(list(findings(connection)), [])
             [count] = connection.execute("SELECT count(*) FROM trade").fetchone()
         self.assertEqual(count, 2000)
-        ledger = SQLiteLedger(str(path), _refuse)
+        ledger = SQLiteLedger(str(path), maybeDeferred)
         ledger.open()
         self.addCleanup(ledger.close)
         # The account has orders 700 and 1700, of 800 and of 900.
         self.assertEqual(ledger.account(1700), Account(1700, 0, 170_000_000_000))
         self.assertEqual(ledger.newOrder(), 2001)
-
-
-def _refuse(work: object) -> Deferred[None]:
-    """
-    A commit, which must not happen.
-    """
-    raise AssertionError("a commit")
 
 
 class ForgettingTests(SynchronousTestCase):

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, execute
 
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Reservation
@@ -37,7 +37,7 @@ def _emptyLedger() -> Mapping[str, bytes]:
     """
     with TemporaryDirectory() as folder:
         path = Path(folder, _NAME)
-        ledger = SQLiteLedger(str(path), lambda function: succeed(None))
+        ledger = SQLiteLedger(str(path), execute)
         ledger.open()
         ledger.close()
         return {_NAME: path.read_bytes()}
@@ -163,6 +163,9 @@ class Storage:
         """
         Run a blocking function elsewhere.
         """
+        if not self._told:
+            # It opens the ledger, and commits nothing.
+            return execute(function)
         world, random = self._world, self._random
         done: Deferred[None] = Deferred()
         delay = 0.0 if random.random() < 0.2 else random.random() * self._speed
