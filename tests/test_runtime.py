@@ -1829,7 +1829,7 @@ class ServiceTests(RuntimeCase):
         self.failureResultOf(maybeDeferred(runtime.submit, credit()), ShuttingDown)
         ledger.opening.callback(None)
         self.successResultOf(started)
-        runtime.submit(credit())
+        self.assertTrue(runtime.running)
 
     def test_cannotStartLater(self) -> None:
         """
