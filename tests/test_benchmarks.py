@@ -234,6 +234,24 @@ class GoalTests(SynchronousTestCase):
         self.assertEqual(met["memory of an idle session, KiB"], "not met")
         self.assertEqual(met["memory of a pending waiter, KiB"], "met")
 
+    def test_start(self) -> None:
+        """
+        Of a start, the port and the first answer have goals of their own: the
+        medians with the largest ledger.
+        """
+        small = [{"open": 9.0, "answer": 9.0}]
+        large = [
+            {"open": 0.4, "answer": 5.2},
+            {"open": 0.6, "answer": 4.0},
+            {"open": 0.5, "answer": 5.1},
+        ]
+        rounds = {"trades": {"1000": small, "10000000": large}}
+        results = {"command": "scale", "rounds": rounds}
+        found = {name: (value, met) for name, value, _, met in goals.reached(results)}
+        name = "start with most trades in the ledger, "
+        self.assertEqual(found[name + "port open, s"], (0.5, "met"))
+        self.assertEqual(found[name + "first answer, s"], (5.1, "not met"))
+
 
 class TrafficTests(SynchronousTestCase):
     """
