@@ -203,8 +203,10 @@ class SupervisedServerTests(SynchronousTestCase):
         """
         signal.signal(signal.SIGHUP, before := lambda *_: None)
         self.server.startService()
+        runs(self.reactor)
         self.assertEqual(self.told, ["starting"])
         self.assertIs(signal.getsignal(signal.SIGHUP), before)
+        self.reactor.whenRunningHooks.clear()
         self.creditSync.ready.callback(None)
         runs(self.reactor)
         self.assertEqual(self.told, ["starting", "ready"])
