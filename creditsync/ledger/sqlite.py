@@ -34,7 +34,7 @@ from typing import Any, Final, TypeAlias
 
 from attrs import define, field
 from msgspec.structs import astuple
-from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -105,9 +105,9 @@ _LOCK_TIMEOUT: Final = 30.0
 # opening looks whether it is still wanted. It needs the GIL for that.
 _PROGRESS: Final = 10_000_000
 
-# What opening has made: what to release, the connection that writes, the one that
-# reads, and the next order.
-_Opened: TypeAlias = tuple[ExitStack, sqlite3.Connection, sqlite3.Connection, int]
+# What opening has made: the connection that writes, the one that reads, and the next
+# order.
+_Opened: TypeAlias = tuple[sqlite3.Connection, sqlite3.Connection, int]
 
 
 @implementer(ILedger)
@@ -146,7 +146,7 @@ class SQLiteLedger:
         @raise LedgerDamaged: It breaks an invariant, or is not a creditsync ledger.
         @raise LedgerProblem: It can't be used for another reason.
         """
-        assert self._held is None and not self._isOpening, "the ledger is open"
+        assert self._held is None, "the ledger is open"
         # Two symbolic links to one file must not lead to two locks.
         path = os.path.realpath(self.path)
         with ExitStack() as held, explainErrors(path):
@@ -164,19 +164,18 @@ class SQLiteLedger:
                 giveAway(path, os.path.dirname(path))
             # Also known to those who wait for a daemon's start.
             versionOf(writer, path, len(SCRIPTS))
-            taken = held.pop_all()
+            self._held = held.pop_all()
         self._isOpening = True
         made: list[_Opened] = []
-        opened = self._run(lambda: made.append(self._prove(taken, writer, path)))
+        opened = self._run(lambda: made.append(self._prove(writer, path)))
         return _raisedAtOnce(opened.addBoth(self._opened, made))
 
-    def _prove(self, held: ExitStack, writer: sqlite3.Connection, path: str) -> _Opened:
+    def _prove(self, writer: sqlite3.Connection, path: str) -> _Opened:
         """
         Do what takes longer with a large ledger.
-
-        @param held: What to release if this fails.
         """
-        with held, explainErrors(path):
+        assert self._held is not None
+        with explainErrors(path):
             writer.set_progress_handler(lambda: not self._isOpening, _PROGRESS)
             prepare(writer, path, SCRIPTS)
             order = firstOrder(writer, path)
@@ -186,15 +185,19 @@ class SQLiteLedger:
             # A power failure could then lose the file, and with it acknowledged
             # operations.
             sync(os.path.dirname(path))
-            reader = held.enter_context(closing(connectReader(path)))
+            reader = self._held.enter_context(closing(connectReader(path)))
             writer.set_progress_handler(None, 0)
-            return held.pop_all(), writer, reader, order
+            return writer, reader, order
 
     def _opened(self, result: Failure | None, made: list[_Opened]) -> Failure | None:
         isWanted, self._isOpening = self._isOpening, False
         if isinstance(result, Failure):
+            # If it was only cancelled, the thread may still be at it.
+            if self._held is not None and not result.check(CancelledError):
+                held, self._held = self._held, None
+                held.close()
             return result
-        [(self._held, self._writer, self._reader, order)] = made
+        [(self._writer, self._reader, order)] = made
         self._next, self._mark = order, order + BLOCK
         if not isWanted:
             self.close()
@@ -209,14 +212,12 @@ class SQLiteLedger:
         No commit may be pending. Calling it again does nothing.
         """
         assert not self._committing, "a commit is pending"
-        if self._isOpening:
+        held, writer = self._held, self._writer
+        if held is None or writer is None:
             self._isOpening = False
             return
-        held, writer = self._held, self._writer
         self._held = self._writer = self._reader = None
         self._mark = self._next
-        if held is None or writer is None:
-            return
         with held:
             if not self._failed:
                 writer.execute(_SET_MARK, (self._next,))
