@@ -163,11 +163,14 @@ class Storage:
         """
         Run a blocking function elsewhere.
         """
-        if not self._told:
-            # It opens the ledger, and commits nothing.
-            return execute(function)
         world, random = self._world, self._random
         done: Deferred[None] = Deferred()
+        if not self._told:
+            # It opens the ledger, and commits nothing.
+            if not self._chance("slow-start", 0.3):
+                return execute(function)
+            world.later(random.random() * 7.0, self._open, function, done, process)
+            return done
         delay = 0.0 if random.random() < 0.2 else random.random() * self._speed
         if world.mayHappen("slow-commit") and random.random() < 0.05:
             world.happens("slow-commit")
@@ -175,6 +178,12 @@ class Storage:
         batch = self._told.popleft()
         world.later(delay, self._execute, function, batch, done, process)
         return done
+
+    def _open(
+        self, function: Callable[[], None], done: "Deferred[None]", process: int
+    ) -> None:
+        if process == self._process:
+            execute(function).chainDeferred(done)
 
     def _execute(
         self,
