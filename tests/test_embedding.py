@@ -24,6 +24,7 @@ from docutils.core import (  # type: ignore[import-untyped]
 from prometheus_client.registry import CollectorRegistry
 from twisted.application.service import IService
 from twisted.internet import reactor
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
@@ -469,7 +470,7 @@ async def test_onDisk(tmp_path: Path) -> None:
     reply = await credit(lambda defined: defined["onDisk"](reactor, path))
     assert reply["status"] == 200
     ledger = execute()["onDisk"](reactor, path)
-    ledger.open()
+    await maybeDeferred(ledger.open)
     trade = ledger.trade(reply["data"]["order"])
     ledger.close()
     assert (trade.login, trade.profit) == (1001, 30000000000)

@@ -335,6 +335,7 @@ class RecordedTestCase(SynchronousTestCase):
             Limits(**limits),
             7.0,
         )
+        self.factory.serve()
 
     def connect(self, wire: object = None) -> Connection:
         """
