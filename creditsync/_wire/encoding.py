@@ -117,7 +117,7 @@ def _tradeData(trade: Trade, cursor: str | msgspec.UnsetType) -> _TradeData:
         trade.login,
         trade.cmd,
         trade.state,
-        _amount(trade.profit),
+        amount(trade.profit),
         _text(trade.comment),
         "",
         0,
@@ -135,7 +135,7 @@ def _tradeData(trade: Trade, cursor: str | msgspec.UnsetType) -> _TradeData:
     )
 
 
-def _amount(units: int) -> float | msgspec.Raw:
+def amount(units: int) -> float | msgspec.Raw:
     """
     What has to be encoded for an amount, to give the text of L{fromUnits}.
     """
