@@ -209,6 +209,9 @@ class Reservation(Struct, eq=False):
         again.
     @ivar awaited: The Deferreds of L{whenDurable}. Don't set it, and don't copy a
         reservation: the copy would share them. Make a new one instead.
+    @ivar balance: The account's balance after this operation; the runtime sets it.
+    @ivar credit: The account's credit after this operation.
+    @ivar place: Its place in the ledger's journal; the ledger sets it.
     """
 
     eventType: int
@@ -216,6 +219,9 @@ class Reservation(Struct, eq=False):
     operation: Operation | Deletion
     isReplay: bool = False
     awaited: "tuple[Deferred[None], ...]" = ()
+    balance: int | None = None
+    credit: int | None = None
+    place: int | None = None
 
     @property
     def order(self) -> int:
@@ -301,11 +307,14 @@ class TradeEvent(Struct):
         record, which must have C{order}.
     @ivar operation: The operation that caused it, if the source knows it; never on
         the wire.
+    @ivar place: Its place in the journal, 1, 2, 3 ... in the order of booking; L{None}
+        if the source has none.
     """
 
     type: int
     data: Trade | Mapping[str, Any]
     operation: Operation | Deletion | None = None
+    place: int | None = None
 
     @property
     def order(self) -> int:

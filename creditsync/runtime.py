@@ -254,7 +254,13 @@ class TradingRuntime(Service):
         # The order is reserved: from here on nothing may refuse the operation.
         setattr(account, kind, total)
         cached.changedIn = self._batch
-        reservation = Reservation(eventType, trade, operation)
+        reservation = Reservation(
+            eventType,
+            trade,
+            operation,
+            balance=account.balance,
+            credit=account.credit,
+        )
         self._enqueue(reservation)
         return reservation
 
@@ -416,7 +422,7 @@ class TradingRuntime(Service):
         if not booked:
             return
         self._events.publish(
-            [TradeEvent(r.eventType, r.trade, r.operation) for r in booked]
+            [TradeEvent(r.eventType, r.trade, r.operation, r.place) for r in booked]
         )
         for reservation in booked:
             if reservation.awaited:

@@ -32,6 +32,7 @@ from creditsync.records import (
     Trade,
     difference,
 )
+from tests.totals import withTotals
 
 BALANCE_IN, CREDIT_IN, BALANCE_OUT, CREDIT_OUT = 6, 7, 8, 9
 BOOKED, DELETED = 3, 6
@@ -108,7 +109,9 @@ class LedgerBehaviour:
         """
         Commit one batch, and wait for it.
         """
-        self.successResultOf(self.ledger.commit(booking(*trades)))
+        self.successResultOf(
+            self.ledger.commit(withTotals(self.ledger, booking(*trades)))
+        )
 
     def test_interface(self) -> None:
         """
@@ -258,7 +261,7 @@ class LedgerBehaviour:
         An empty commit is refused.
         """
         with self.assertRaises(AssertionError):
-            self.ledger.commit([])
+            self.ledger.commit(withTotals(self.ledger, []))
 
     def test_orderNotGivenOut(self) -> None:
         """
@@ -266,7 +269,7 @@ class LedgerBehaviour:
         the same one.
         """
         with self.assertRaises(AssertionError):
-            self.ledger.commit(booking(trade(4)))
+            self.ledger.commit(withTotals(self.ledger, booking(trade(4))))
 
     def test_addAccounts(self) -> None:
         """
@@ -293,7 +296,7 @@ class KeyBehaviour:
         """
         Commit one batch, and wait for it.
         """
-        self.successResultOf(self.ledger.commit(reservations))
+        self.successResultOf(self.ledger.commit(withTotals(self.ledger, reservations)))
 
     def replay(self, key: str, principal: int = 7) -> Reservation:
         """
@@ -601,7 +604,9 @@ class SQLiteTestCase(SynchronousTestCase):
         ledger.open()
         for profit in profits:
             self.successResultOf(
-                ledger.commit(booking(trade(ledger.newOrder(), profit)))
+                ledger.commit(
+                    withTotals(ledger, booking(trade(ledger.newOrder(), profit)))
+                )
             )
         ledger.close()
 
@@ -642,7 +647,9 @@ class SQLiteLedgerTests(SQLiteTestCase):
         ledger.close()
         self.assertRaises(Busy, ledger.newOrder)
         self.assertRaises(AssertionError, ledger.trade, 1)
-        self.failureResultOf(ledger.commit(booking(trade(order))), AssertionError)
+        [reservation] = booking(trade(order))
+        reservation.balance = reservation.credit = 0
+        self.failureResultOf(ledger.commit([reservation]), AssertionError)
 
     def test_closeEmptiesTheWAL(self) -> None:
         """
@@ -658,7 +665,9 @@ class SQLiteLedgerTests(SQLiteTestCase):
         contains everything all the same.
         """
         ledger = self.opened()
-        self.successResultOf(ledger.commit(booking(trade(ledger.newOrder(), 500))))
+        self.successResultOf(
+            ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder(), 500))))
+        )
         uri = Path(self.path).as_uri() + "?mode=ro"
         with closing(sqlite3.connect(uri, uri=True)) as reader:
             reader.execute("SELECT * FROM trade").fetchall()
@@ -767,7 +776,9 @@ class SQLiteLedgerTests(SQLiteTestCase):
             return done
 
         ledger = self.opened(later)
-        committed = ledger.commit(booking(trade(ledger.newOrder(), 500)))
+        committed = ledger.commit(
+            withTotals(ledger, booking(trade(ledger.newOrder(), 500)))
+        )
         self.assertIsNone(ledger.trade(1))
         [job] = jobs
         job()
@@ -783,7 +794,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
         """
         done: Deferred[None] = Deferred()
         ledger = self.opened(lambda job: done)
-        committed = ledger.commit(booking(trade(ledger.newOrder())))
+        committed = ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder()))))
         self.assertRaises(AssertionError, ledger.commit, booking(trade(1)))
         self.assertRaises(AssertionError, ledger.close)
         done.callback(None)
@@ -796,10 +807,14 @@ class SQLiteLedgerTests(SQLiteTestCase):
         """
         ledger = self.opened()
         orders = [ledger.newOrder(), ledger.newOrder()]
-        failed = ledger.commit(booking(trade(orders[0]), trade(orders[1], cmd=5)))
+        failed = ledger.commit(
+            withTotals(ledger, booking(trade(orders[0]), trade(orders[1], state=5)))
+        )
         self.failureResultOf(failed, sqlite3.IntegrityError)
         self.assertIsNone(ledger.trade(1))
-        self.failureResultOf(ledger.commit(booking(trade(1))), LedgerProblem)
+        self.failureResultOf(
+            ledger.commit(withTotals(ledger, booking(trade(1)))), LedgerProblem
+        )
         self.assertIsNone(ledger.trade(1))
 
     def test_failedRun(self) -> None:
@@ -807,8 +822,13 @@ class SQLiteLedgerTests(SQLiteTestCase):
         A pool that doesn't accept the commit makes it fail too.
         """
         ledger = self.opened(lambda job: fail(OSError("no thread")))
-        self.failureResultOf(ledger.commit(booking(trade(ledger.newOrder()))), OSError)
-        self.failureResultOf(ledger.commit(booking(trade(1))), LedgerProblem)
+        self.failureResultOf(
+            ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder())))),
+            OSError,
+        )
+        self.failureResultOf(
+            ledger.commit(withTotals(ledger, booking(trade(1)))), LedgerProblem
+        )
 
     def test_nulInComment(self) -> None:
         """
@@ -817,7 +837,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
         """
         ledger = self.opened()
         each = trade(ledger.newOrder(), comment="a\0b")
-        self.successResultOf(ledger.commit(booking(each)))
+        self.successResultOf(ledger.commit(withTotals(ledger, booking(each))))
         self.assertEqual(ledger.trade(1), each)
 
     def test_totalTooGreat(self) -> None:
@@ -826,9 +846,11 @@ class SQLiteLedgerTests(SQLiteTestCase):
         """
         ledger = self.opened()
         ledger.newOrder(), ledger.newOrder()
-        self.successResultOf(ledger.commit(booking(trade(1, 2**63 - 1))))
-        failed = ledger.commit(booking(trade(2, 1)))
-        self.failureResultOf(failed, sqlite3.IntegrityError)
+        self.successResultOf(
+            ledger.commit(withTotals(ledger, booking(trade(1, 2**63 - 1))))
+        )
+        failed = ledger.commit(withTotals(ledger, booking(trade(2, 1))))
+        self.failureResultOf(failed, OverflowError)
         self.assertEqual(ledger.account(1001).credit, 9223372036854775807)
 
     def test_readWhileOpen(self) -> None:
@@ -836,7 +858,11 @@ class SQLiteLedgerTests(SQLiteTestCase):
         Another program may read beside the server.
         """
         ledger = self.opened()
-        self.successResultOf(ledger.commit(booking(trade(ledger.newOrder(), 12345678))))
+        self.successResultOf(
+            ledger.commit(
+                withTotals(ledger, booking(trade(ledger.newOrder(), 12345678)))
+            )
+        )
         self.assertEqual(self.value("SELECT profit / 1e8 FROM trade"), 0.12345678)
 
 
@@ -853,11 +879,14 @@ class UniqueKeyTests(SQLiteTestCase):
         ledger = self.opened()
         orders = [ledger.newOrder() for _ in range(3)]
         failed = ledger.commit(
-            [
-                *booking(trade(orders[0])),
-                Reservation(ADD, trade(orders[1]), asked("promo-1")),
-                Reservation(ADD, trade(orders[2]), asked("promo-1")),
-            ]
+            withTotals(
+                ledger,
+                [
+                    *booking(trade(orders[0])),
+                    Reservation(ADD, trade(orders[1]), asked("promo-1")),
+                    Reservation(ADD, trade(orders[2]), asked("promo-1")),
+                ],
+            )
         )
         self.failureResultOf(failed, sqlite3.IntegrityError)
         self.assertEqual([ledger.trade(order) for order in orders], [None] * 3)
@@ -873,8 +902,10 @@ class UniqueKeyTests(SQLiteTestCase):
         first, second = (
             Reservation(ADD, trade(order), asked("promo-1")) for order in orders
         )
-        self.successResultOf(ledger.commit([first]))
-        self.failureResultOf(ledger.commit([second]), sqlite3.IntegrityError)
+        self.successResultOf(ledger.commit(withTotals(ledger, [first])))
+        self.failureResultOf(
+            ledger.commit(withTotals(ledger, [second])), sqlite3.IntegrityError
+        )
         self.assertIsNone(ledger.trade(2))
         self.assertEqual(ledger.account(1001), Account(1001, 0, 300_00000000))
         replay = ledger.replay(7, "promo-1")
@@ -895,7 +926,9 @@ class UniqueKeyTests(SQLiteTestCase):
 
         ledger = self.opened(later)
         order = ledger.newOrder()
-        committed = ledger.commit([Reservation(ADD, trade(order), asked("promo-1"))])
+        committed = ledger.commit(
+            withTotals(ledger, [Reservation(ADD, trade(order), asked("promo-1"))])
+        )
         self.assertIsNone(ledger.replay(7, "promo-1"))
         [job] = jobs
         job()
@@ -911,10 +944,13 @@ class UniqueKeyTests(SQLiteTestCase):
         ledger = self.opened()
         orders = [ledger.newOrder() for _ in range(2)]
         failed = ledger.commit(
-            [
-                Reservation(ADD, trade(orders[0]), asked("promo-1")),
-                *booking(trade(orders[1], cmd=5)),
-            ]
+            withTotals(
+                ledger,
+                [
+                    Reservation(ADD, trade(orders[0]), asked("promo-1")),
+                    *booking(trade(orders[1], state=5)),
+                ],
+            )
         )
         self.failureResultOf(failed, sqlite3.IntegrityError)
         self.assertIsNone(ledger.replay(7, "promo-1"))
@@ -927,7 +963,11 @@ class UniqueKeyTests(SQLiteTestCase):
         ledger = self.opened()
         each = trade(ledger.newOrder(), comment="a\0b")
         self.successResultOf(
-            ledger.commit([Reservation(ADD, each, asked("promo-1", each=each))])
+            ledger.commit(
+                withTotals(
+                    ledger, [Reservation(ADD, each, asked("promo-1", each=each))]
+                )
+            )
         )
         replay = ledger.replay(7, "promo-1")
         assert replay is not None
@@ -944,11 +984,14 @@ class UniqueKeyTests(SQLiteTestCase):
         deletion = Deletion("DeleteCredit", 1, frozenset({7, 9}), 7, "k2")
         self.successResultOf(
             ledger.commit(
-                [
-                    Reservation(ADD, trade(orders[0], 500), add),
-                    Reservation(DELETE, trade(1, 500, state=DELETED), deletion),
-                    *booking(trade(orders[1], 70)),
-                ]
+                withTotals(
+                    ledger,
+                    [
+                        Reservation(ADD, trade(orders[0], 500), add),
+                        Reservation(DELETE, trade(1, 500, state=DELETED), deletion),
+                        *booking(trade(orders[1], 70)),
+                    ],
+                )
             )
         )
         ledger.close()
@@ -985,7 +1028,7 @@ class OrderNumberTests(SQLiteTestCase):
         """
         ledger = self.opened()
         self.assertEqual(ledger.newOrder(), 1)
-        self.successResultOf(ledger.commit(booking(trade(1))))
+        self.successResultOf(ledger.commit(withTotals(ledger, booking(trade(1)))))
         for end in ("", "-wal"):
             shutil.copy(self.path + end, self.path + ".copy" + end)
         self.path += ".copy"
@@ -1010,7 +1053,7 @@ class OrderNumberTests(SQLiteTestCase):
         ledger = self.opened()
         self.assertEqual([ledger.newOrder() for _ in range(4)], [1, 2, 3, 4])
         self.assertRaises(Busy, ledger.newOrder)
-        self.successResultOf(ledger.commit(booking(trade(1))))
+        self.successResultOf(ledger.commit(withTotals(ledger, booking(trade(1)))))
         self.assertEqual([ledger.newOrder() for _ in range(4)], [5, 6, 7, 8])
         self.assertRaises(Busy, ledger.newOrder)
 
@@ -1022,10 +1065,10 @@ class OrderNumberTests(SQLiteTestCase):
         self.patch(sqlite, "BLOCK", 4)
         ledger = self.opened()
         ledger.newOrder(), ledger.newOrder()
-        self.successResultOf(ledger.commit(booking(trade(1))))
+        self.successResultOf(ledger.commit(withTotals(ledger, booking(trade(1)))))
         self.assertEqual(self.value("SELECT next_order FROM order_mark"), 5)
         ledger.newOrder()
-        self.successResultOf(ledger.commit(booking(trade(3))))
+        self.successResultOf(ledger.commit(withTotals(ledger, booking(trade(3)))))
         self.assertEqual(self.value("SELECT next_order FROM order_mark"), 8)
 
     def test_notBeforeItIsOnDisk(self) -> None:
@@ -1037,7 +1080,7 @@ class OrderNumberTests(SQLiteTestCase):
         done: Deferred[None] = Deferred()
         ledger = self.opened(lambda job: done)
         ledger.newOrder(), ledger.newOrder()
-        committed = ledger.commit(booking(trade(1)))
+        committed = ledger.commit(withTotals(ledger, booking(trade(1))))
         self.assertRaises(Busy, ledger.newOrder)
         done.callback(None)
         self.successResultOf(committed)
@@ -1048,7 +1091,9 @@ class OrderNumberTests(SQLiteTestCase):
         After a failed commit the mark stays where it is.
         """
         ledger = self.opened(lambda job: fail(OSError()))
-        self.failureResultOf(ledger.commit(booking(trade(ledger.newOrder()))))
+        self.failureResultOf(
+            ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder()))))
+        )
         ledger.close()
         self.assertEqual(self.value("SELECT next_order FROM order_mark"), 100001)
 
@@ -1229,11 +1274,11 @@ class OpenTests(SQLiteTestCase):
         self.booked(500)
         with closing(sqlite3.connect(self.path)) as other:
             [(trigger,)] = other.execute(
-                "SELECT sql FROM sqlite_schema WHERE name = 'trade_updated'"
+                "SELECT sql FROM sqlite_schema WHERE name = 'journal_booked'"
             )
-        self.sql("DROP TRIGGER trade_updated; UPDATE trade SET profit = 1000000000001")
+        self.sql("DROP TRIGGER journal_booked; UPDATE trade SET profit = 1000000000001")
         self.assertIn(
-            "the trigger trade_updated is missing", self.refused(LedgerDamaged)
+            "the trigger journal_booked is missing", self.refused(LedgerDamaged)
         )
         self.sql(trigger)
         self.assertIn(
@@ -1262,10 +1307,13 @@ class OpenTests(SQLiteTestCase):
         ledger.newOrder(), ledger.newOrder(), ledger.newOrder()
         self.successResultOf(
             ledger.commit(
-                booking(
-                    trade(2, 9_000_000_000_000_000_001),
-                    trade(3, -9_000_000_000_000_000_000, cmd=CREDIT_OUT),
-                    trade(1, 9_000_000_000_000_000_001),
+                withTotals(
+                    ledger,
+                    booking(
+                        trade(2, 9_000_000_000_000_000_001),
+                        trade(3, -9_000_000_000_000_000_000, cmd=CREDIT_OUT),
+                        trade(1, 9_000_000_000_000_000_001),
+                    ),
                 )
             )
         )
@@ -1435,7 +1483,8 @@ while True:
     asked = Operation(
         "CreditIn", 7, 1001, 100, "Promotion credit", principal=7, key=key
     )
-    ledger.commit([Reservation(0, trade, asked)]).addCallback(lambda _: print(order))
+    booked = Reservation(0, trade, asked, balance=0, credit=100 * order)
+    ledger.commit([booked]).addCallback(lambda _: print(order))
 """
 
 

@@ -36,6 +36,7 @@ from creditsync.web._service import Web, WebSite, onLoopback
 from creditsync.web.root import Root
 from tests.lint import problems
 from tests.observed import NOW, Client, ObservedTestCase
+from tests.totals import withTotals
 
 HERE = "http://localhost:8081"
 
@@ -1019,7 +1020,9 @@ class SearchTests(WebTestCase):
             trade = Trade(order, login, 7, 3, 10**8, f"for {login}", 0, 0, int(NOW))
             asked = Operation("CreditIn", 7, login, 10**8, trade.comment, key=key)
             asked.principal = order
-            ledger.commit([Reservation(EV_RECORD_ADD, trade, asked)])
+            ledger.commit(
+                withTotals(ledger, [Reservation(EV_RECORD_ADD, trade, asked)])
+            )
         self.open(self.path)
         self.signIn()
 

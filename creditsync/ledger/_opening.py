@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
 from creditsync.ledger._operations import writeMethods
-from creditsync.ledger._schema import APPLICATION_ID, changes
+from creditsync.ledger._schema import APPLICATION_ID
+from creditsync.ledger._upgrading import Progress, changes, runScripts
 
 # The settings that the writing connection must have; 2 is FULL.
 _DURABLE: Final[dict[str, object]] = {
@@ -218,7 +219,12 @@ def connectReader(path: str, mode: str = "mode=ro") -> sqlite3.Connection:
     )
 
 
-def prepare(writer: sqlite3.Connection, path: str, scripts: Sequence[str]) -> None:
+def prepare(
+    writer: sqlite3.Connection,
+    path: str,
+    scripts: Sequence[str],
+    progress: Progress | None = None,
+) -> None:
     """
     Check that the file is a ledger of the newest version, or make it one.
     """
@@ -241,7 +247,7 @@ def prepare(writer: sqlite3.Connection, path: str, scripts: Sequence[str]) -> No
         _checkSchema(writer, path, scripts[:version])
     if 0 < version < len(scripts):
         _backUp(writer, path, version)
-    upgrade(writer, path, scripts, version)
+    upgrade(writer, path, scripts, version, progress)
 
 
 def versionOf(connection: sqlite3.Connection, path: str, newest: int) -> int:
@@ -304,7 +310,11 @@ def _backUp(writer: sqlite3.Connection, path: str, version: int) -> None:
 
 
 def upgrade(
-    writer: sqlite3.Connection, path: str, scripts: Sequence[str], version: int = 0
+    writer: sqlite3.Connection,
+    path: str,
+    scripts: Sequence[str],
+    version: int = 0,
+    progress: Progress | None = None,
 ) -> None:
     """
     Upgrade to the newest version, and write the methods of this build to the table
@@ -313,18 +323,8 @@ def upgrade(
     @param version: The version of the ledger, which may be the newest already; 0
         for an empty file.
     """
-    # executescript() commits an open transaction first and begins none, so the
-    # script itself has to begin it. If anything fails, open() closes the
-    # connection, which rolls it back.
-    begin = "BEGIN IMMEDIATE;"
-    if version < len(scripts):
-        script = "\n".join(scripts[version:])
-        begin += (
-            f"\n{script}\n"
-            f"PRAGMA application_id = {APPLICATION_ID};\n"
-            f"PRAGMA user_version = {len(scripts)};"
-        )
-    writer.executescript(begin)
+    # If anything fails, open() closes the connection, which rolls it back.
+    runScripts(writer, scripts, version, progress)
     writeMethods(writer, path)
     writer.execute("COMMIT")
 

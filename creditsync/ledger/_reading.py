@@ -246,10 +246,10 @@ def counts(connection: sqlite3.Connection) -> dict[str, int]:
     The numbers of trades, accounts and keys.
     """
     return {
-        name: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-        for name, table in [
+        name: connection.execute(f"SELECT count(*) FROM {what}").fetchone()[0]
+        for name, what in [
             ("trades", "trade"),
             ("accounts", "account"),
-            ("keys", "keyed_operation"),
+            ("keys", "journal WHERE key IS NOT NULL"),
         ]
     }

@@ -19,19 +19,19 @@ from creditsync.records import Trade
 # Orders in one step.
 _STEP: Final = 100_000
 
-# The primary key begins with the principal. Each principal is found from the one
+# The index of keys begins with the principal. Each principal is found from the one
 # before by one look-up in the index, instead of a scan of all keys.
 _BY_KEY: Final = f"""
     WITH RECURSIVE principals (principal) AS (
-        SELECT min(principal) FROM keyed_operation
+        SELECT min(principal) FROM journal WHERE key IS NOT NULL
         UNION ALL
-        SELECT (SELECT min(k.principal) FROM keyed_operation AS k
-                WHERE k.principal > principals.principal)
+        SELECT (SELECT min(k.principal) FROM journal AS k
+                WHERE k.principal > principals.principal AND k.key IS NOT NULL)
         FROM principals WHERE principals.principal IS NOT NULL
     )
     SELECT {COLUMNS} FROM trade WHERE "order" IN (
         SELECT k."order" FROM principals
-        JOIN keyed_operation AS k ON k.principal = principals.principal
+        JOIN journal AS k ON k.principal = principals.principal
         WHERE k.key = ?
     ) ORDER BY "order" DESC LIMIT ?
 """

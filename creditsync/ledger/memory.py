@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
+from creditsync._cursor import newEpoch
 from creditsync.interfaces import ILedger
-from creditsync.methods import TOTAL_OF
-from creditsync.records import Account, Reservation, Trade
+from creditsync.records import Account, Reservation, Trade, TradeEvent
 
 
 @implementer(ILedger)
@@ -24,10 +24,13 @@ class MemoryLedger:
     A ledger that lasts as long as this object.
 
     @ivar nextOrder: The order number to assign next.
+    @ivar epoch: Tells the places of this ledger from those of others.
     """
 
     nextOrder: int = 1
-    _trades: dict[int, Trade] = field(factory=dict, init=False)
+    epoch: str = field(factory=newEpoch)
+    _journal: list[Reservation] = field(factory=list, init=False)
+    _latest: dict[int, Reservation] = field(factory=dict, init=False)
     _accounts: dict[int, Account] = field(factory=dict, init=False)
     _keyed: dict[tuple[int, str], Reservation] = field(factory=dict, init=False)
 
@@ -53,7 +56,15 @@ class MemoryLedger:
         """
         The committed trade with this order.
         """
-        return self._trades.get(order)
+        latest = self._latest.get(order)
+        return None if latest is None else latest.trade
+
+    def placeOf(self, order: int) -> int | None:
+        """
+        The place of this order's last committed change.
+        """
+        latest = self._latest.get(order)
+        return None if latest is None else latest.place
 
     def account(self, login: int) -> Account | None:
         """
@@ -66,12 +77,38 @@ class MemoryLedger:
         """
         The operation that was committed with this key.
         """
-        return self._keyed.get((principal, key))
+        booked = self._keyed.get((principal, key))
+        if booked is None:
+            return None
+        return Reservation(
+            booked.eventType,
+            booked.trade,
+            booked.operation,
+            isReplay=True,
+            balance=booked.balance,
+            credit=booked.credit,
+            place=booked.place,
+        )
+
+    @property
+    def head(self) -> int:
+        """
+        The last place.
+        """
+        return len(self._journal)
+
+    def events(self, after: int, limit: int) -> list[TradeEvent]:
+        """
+        The events at the next places after this one, in their order.
+        """
+        return [
+            TradeEvent(each.eventType, each.trade, place=each.place)
+            for each in self._journal[after : after + limit]
+        ]
 
     def commit(self, reservations: Sequence[Reservation]) -> Deferred[None]:
         """
-        Keep the trades of these reservations, update their accounts' totals and
-        record their keys.
+        Keep these reservations, each with the next place of the journal.
 
         @return: Has already fired.
         """
@@ -79,17 +116,18 @@ class MemoryLedger:
         assert all(0 < each.order < self.nextOrder for each in reservations), (
             "an order was never assigned"
         )
+        journal = self._journal
         for reservation in reservations:
             trade, asked = reservation.trade, reservation.operation
+            assert reservation.balance is not None and reservation.credit is not None
+            journal.append(reservation)
+            reservation.place = len(journal)
             if asked.key is not None:
-                self._keyed[asked.principal, asked.key] = Reservation(
-                    reservation.eventType, trade, asked, isReplay=True
-                )
-            before = self._trades.get(trade.order)
-            if before is not None:
-                self._move(before, -before.counted)
-            self._move(trade, trade.counted)
-            self._trades[trade.order] = trade
+                self._keyed[asked.principal, asked.key] = reservation
+            self._accounts[trade.login] = Account(
+                trade.login, reservation.balance, reservation.credit
+            )
+            self._latest[trade.order] = reservation
         return succeed(None)
 
     def addAccounts(self, logins: Iterable[int]) -> list[int]:
@@ -101,13 +139,3 @@ class MemoryLedger:
         new = [login for login in dict.fromkeys(logins) if login not in self._accounts]
         self._accounts.update((login, Account(login)) for login in new)
         return new
-
-    def _move(self, trade: Trade, units: int) -> None:
-        """
-        Add to the total that this trade counts for.
-        """
-        account = self._accounts.get(trade.login)
-        if account is None:
-            account = self._accounts[trade.login] = Account(trade.login)
-        kind = TOTAL_OF[trade.cmd]
-        setattr(account, kind, getattr(account, kind) + units)
