@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from twisted.internet.defer import Deferred, execute, fail
@@ -30,6 +31,7 @@ from creditsync.records import (
     Operation,
     Reservation,
     Trade,
+    TradeEvent,
     difference,
 )
 from tests.totals import withTotals
@@ -125,6 +127,56 @@ class LedgerBehaviour:
         """
         self.assertIsNone(self.ledger.trade(1))
         self.assertIsNone(self.ledger.account(1001))
+
+    def test_noPlaces(self) -> None:
+        """
+        The journal of a new ledger is empty, and the ledger has an epoch.
+        """
+        self.assertEqual(self.ledger.head, 0)
+        self.assertEqual(self.ledger.events(0, 10), [])
+        self.assertIsNone(self.ledger.placeOf(1))
+        self.assertRegex(self.ledger.epoch, "^[0-9a-f]{8}$")
+
+    def test_places(self) -> None:
+        """
+        Each reservation gets the next place, in the order of booking.
+        """
+        batch = booking(trade(2, 500), trade(1, 70))
+        self.successResultOf(self.ledger.commit(withTotals(self.ledger, batch)))
+        again = booking(trade(2, 400))
+        self.successResultOf(self.ledger.commit(withTotals(self.ledger, again)))
+        self.assertEqual([each.place for each in [*batch, *again]], [1, 2, 3])
+        self.assertEqual(self.ledger.head, 3)
+        self.assertEqual([self.ledger.placeOf(each) for each in (1, 2)], [2, 3])
+        self.assertIsNone(self.ledger.placeOf(3))
+
+    def test_events(self) -> None:
+        """
+        The journal has each event as it was, to be read from any place.
+        """
+        one, two, three = trade(2, 500), trade(1, 70), trade(2, 400)
+        self.commit(one, two)
+        change = Reservation(UPDATE, three, asked(None, order=2))
+        self.successResultOf(self.ledger.commit(withTotals(self.ledger, [change])))
+        self.assertEqual(
+            self.ledger.events(0, 10),
+            [
+                TradeEvent(ADD, one, place=1),
+                TradeEvent(ADD, two, place=2),
+                TradeEvent(UPDATE, three, place=3),
+            ],
+        )
+        self.assertEqual(self.ledger.events(0, 2), self.ledger.events(0, 3)[:2])
+        self.assertEqual(self.ledger.events(1, 1), [TradeEvent(ADD, two, place=2)])
+        self.assertEqual(self.ledger.events(2, 5), [TradeEvent(UPDATE, three, place=3)])
+        self.assertEqual(self.ledger.events(3, 5), [])
+
+    def test_noTotals(self) -> None:
+        """
+        A reservation without the totals after it is a fault of its creator.
+        """
+        with self.assertRaises(AssertionError):
+            self.ledger.commit(booking(trade(1)))
 
     def test_newOrderCounts(self) -> None:
         """
@@ -313,6 +365,15 @@ class KeyBehaviour:
         self.assertIsNone(self.ledger.replay(7, "promo-1"))
         self.book(Reservation(ADD, trade(1), asked("promo-1")))
         self.assertIsNone(self.ledger.replay(7, "promo-2"))
+
+    def test_place(self) -> None:
+        """
+        A replay has the place and the totals of then.
+        """
+        self.book(Reservation(ADD, trade(1, 500), asked("promo-1")))
+        self.book(Reservation(UPDATE, trade(1, 70), asked(None, order=1)))
+        replay = self.replay("promo-1")
+        self.assertEqual((replay.place, replay.balance, replay.credit), (1, 0, 500))
 
     def test_withoutAKey(self) -> None:
         """
@@ -816,6 +877,98 @@ class SQLiteLedgerTests(SQLiteTestCase):
             ledger.commit(withTotals(ledger, booking(trade(1)))), LedgerProblem
         )
         self.assertIsNone(ledger.trade(1))
+
+    def test_placesAfterFailure(self) -> None:
+        """
+        A batch that failed leaves no gap: the next server goes on where the disk
+        ends, in the same life.
+        """
+        ledger = self.opened()
+        orders = [ledger.newOrder() for _ in range(4)]
+        self.successResultOf(ledger.commit(withTotals(ledger, booking(trade(1)))))
+        failed = ledger.commit(
+            withTotals(ledger, booking(trade(orders[1]), trade(orders[2], state=5)))
+        )
+        self.failureResultOf(failed, sqlite3.IntegrityError)
+        self.assertEqual(ledger.head, 1)
+        ledger.close()
+        again = self.opened()
+        self.assertEqual((again.head, again.epoch), (1, ledger.epoch))
+        order = again.newOrder()
+        self.successResultOf(again.commit(withTotals(again, booking(trade(order)))))
+        self.assertEqual([each.place for each in again.events(0, 9)], [1, 2])
+
+    def test_headWhenDurable(self) -> None:
+        """
+        The head moves when a commit has ended, not before.
+        """
+        done: Deferred[None] = Deferred()
+        ledger = self.opened(lambda job: done)
+        committed = ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder()))))
+        self.assertEqual(ledger.head, 0)
+        done.callback(None)
+        self.successResultOf(committed)
+        self.assertEqual(ledger.head, 1)
+
+    def test_eventsInAnotherThread(self) -> None:
+        """
+        Another thread reads the journal while a commit is under way, and sees what
+        was committed before.
+        """
+        jobs: list[Callable[[], None]] = []
+        done: Deferred[None] = Deferred()
+
+        def later(job: Callable[[], None]) -> Deferred[None]:
+            jobs.append(job)
+            return done
+
+        ledger = self.opened(later)
+        first = ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder()))))
+        jobs.pop()()
+        done.callback(None)
+        self.successResultOf(first)
+        done = Deferred()
+        second = ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder(), 2))))
+        assert ledger._writer is not None
+        found: list[Any] = []
+
+        def read(statement: str) -> None:
+            # In the middle of the commit.
+            thread = Thread(target=lambda: found.append(ledger.events(0, 9)))
+            thread.start()
+            thread.join(10)
+
+        ledger._writer.set_trace_callback(read)
+        jobs.pop()()
+        ledger._writer.set_trace_callback(None)
+        done.callback(None)
+        self.successResultOf(second)
+        self.assertEqual([each.place for each in found[0]], [1])
+        self.assertEqual([each.place for each in ledger.events(0, 9)], [1, 2])
+
+    def test_tornJournal(self) -> None:
+        """
+        A ledger whose journal does not end as a commit leaves it is refused.
+        """
+        ledger = self.opened()
+        trades = [trade(ledger.newOrder(), each, state=6) for each in (1, 2)]
+        self.successResultOf(ledger.commit(withTotals(ledger, booking(*trades))))
+        ledger.close()
+        with closing(sqlite3.connect(self.path)) as connection:
+            [[kept]] = connection.execute(
+                "SELECT sql FROM sqlite_schema WHERE name = 'journal_deleted'"
+            )
+        for change in (
+            "DELETE FROM journal WHERE place = 2",
+            "DELETE FROM journal",
+        ):
+            with closing(sqlite3.connect(self.path)) as connection:
+                connection.execute("DROP TRIGGER journal_deleted")
+                connection.execute(change)
+                connection.execute(kept)
+                connection.commit()
+            message = str(self.assertRaises(LedgerDamaged, self.opened))
+            self.assertIn("rows are missing after it", message)
 
     def test_failedRun(self) -> None:
         """

@@ -1295,6 +1295,83 @@ class BackUpTests(LedgerTestCase):
         self.assertIsNone(copy.trade(8))
         self.assertEqual(copy.account(1001), Account(1001, 60, 367))
 
+    def lives(self, path: str) -> list[Any]:
+        """
+        The lives of a ledger: the epochs, and the rest of each row.
+        """
+        with reading.reading(path) as ledger:
+            return ledger.execute(
+                "SELECT epoch, number, head, cause FROM life"
+            ).fetchall()
+
+    def test_newLife(self) -> None:
+        """
+        A copy has an epoch of its own, and so has a copy of it; the ledger goes on
+        with the one it had.
+        """
+        backUp(self.path, self.copy)
+        second = os.path.join(self.folder, "copy2.db")
+        backUp(self.copy, second)
+        [(epoch, *created)] = self.lives(self.path)
+        self.assertEqual(created, [1, 0, "created"])
+        first, (other, *copied) = self.lives(self.copy)
+        self.assertEqual(first, (epoch, *created))
+        self.assertEqual(copied, [2, 8, "copied"])
+        *before, (third, *again) = self.lives(second)
+        self.assertEqual(before, [first, (other, *copied)])
+        self.assertEqual(again, [3, 8, "copied"])
+        self.assertEqual(len({epoch, other, third}), 3)
+        server = self.opened()
+        self.assertEqual((server.epoch, server.newOrder()), (epoch, 7))
+        self.path = second
+        self.assertEqual(self.opened().epoch, third)
+
+    def test_movedOn(self) -> None:
+        """
+        A copy assigns numbers that the ledger never reaches, and not those that
+        another copy assigns.
+        """
+        second = os.path.join(self.folder, "copy2.db")
+        backUp(self.path, self.copy)
+        backUp(self.path, second)
+        orders = []
+        for path in (self.copy, second):
+            self.path = path
+            copy = self.opened()
+            orders.append(copy.newOrder())
+            copy.close()
+        for order in orders:
+            # 2^53 / 256 and / 32, to the next 10^9, and the first behind that.
+            self.assertGreater(order, 35_184_372_088_832)
+            self.assertLess(order, 281_474_976_710_656 + 1_000_000_000)
+            self.assertEqual(order % 1_000_000_000, 1)
+        self.assertNotEqual(*orders)
+
+    def test_manyGenerations(self) -> None:
+        """
+        Hundreds of copies of copies have numbers left, each above all before.
+        """
+        mark = 7
+        for _ in range(400):
+            moved = copying._movedOn(mark)
+            self.assertGreater(moved, mark + (2**53 - mark) // 256 - 1)
+            mark = moved
+        self.assertLess(mark, 2**53 - 100_000_000)
+
+    def test_goesOn(self) -> None:
+        """
+        A server on a copy books behind what the copy has, and the journal of the
+        copy continues.
+        """
+        backUp(self.path, self.copy)
+        self.path = self.copy
+        copy = self.opened()
+        order = copy.newOrder()
+        self.successResultOf(copy.commit(withTotals(copy, [booking(order, 17)])))
+        self.assertEqual(copy.head, 9)
+        with reading.reading(self.path) as ledger:
+            self.assertEqual(list(findings(ledger)), [])
+
     def test_atRest(self) -> None:
         """
         A ledger that no server has open is copied too.

@@ -25,6 +25,7 @@ from twisted.web.resource import Resource
 from creditsync.codes import EV_RECORD_ADD
 from creditsync.counters import SECONDS
 from creditsync.ledger import _searching as searching
+from creditsync.ledger._copying import backUp
 from creditsync.ledger._searching import Found, tradesByKey, tradesOf
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Operation, Reservation, Trade, TradeEvent
@@ -1186,6 +1187,24 @@ class SearchTests(WebTestCase):
         )
         self.assertEqual(tradesOf(self.path, 1001, 9, 1.0).downTo, 0)
         self.assertEqual(len(tradesByKey(self.path, "k", 1).trades), 1)
+
+    def test_farApart(self) -> None:
+        """
+        A search in a restored copy, whose newer orders have far greater numbers,
+        finds the older ones.
+        """
+        copy = f"{self.path}.copy"
+        backUp(self.path, copy)
+        ledger = SQLiteLedger(copy, execute)
+        ledger.open()
+        self.addCleanup(ledger.close)
+        order = ledger.newOrder()
+        trade = Trade(order, 1001, 7, 3, 10**8, "New", 1, 1, 1)
+        asked = Operation("CreditIn", 7, 1001, 10**8, "New")
+        ledger.commit(withTotals(ledger, [Reservation(EV_RECORD_ADD, trade, asked)]))
+        found = tradesOf(copy, 1001, 9, 10.0)
+        self.assertEqual([trade.order for trade in found.trades], [order, 3, 1])
+        self.assertEqual(found.downTo, 0)
 
     def test_note(self) -> None:
         """
