@@ -224,9 +224,11 @@ def prepare(
     path: str,
     scripts: Sequence[str],
     progress: Progress | None = None,
-) -> None:
+) -> int:
     """
     Check that the file is a ledger of the newest version, or make it one.
+
+    @return: The version that it had; 0 for a new one.
     """
     version = versionOf(writer, path, len(scripts))
     # Durability depends on these settings, and SQLite silently ignores one that it
@@ -248,6 +250,7 @@ def prepare(
     if 0 < version < len(scripts):
         _backUp(writer, path, version)
     upgrade(writer, path, scripts, version, progress)
+    return version
 
 
 def versionOf(connection: sqlite3.Connection, path: str, newest: int) -> int:

@@ -13,9 +13,12 @@ All of it belongs to the transaction of the upgrade.
 """
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Final
+
+from twisted.logger import Logger
 
 from creditsync.ledger._journal import MEMBERS, NO_HASH, Row, chained
 from creditsync.ledger._schema import APPLICATION_ID, columns
@@ -23,6 +26,9 @@ from creditsync.records import TRADE_MEMBERS
 
 # Called with the number of rows that are written, and of all.
 Progress = Callable[[int, int], None]
+
+# Seconds between two reports in the log.
+_PERIOD: Final = 5.0
 
 # The version with a journal.
 _JOURNAL: Final = 3
@@ -82,6 +88,23 @@ _BEGIN_LIFE: Final = """
     SELECT ifnull(max(number), 0) + 1, lower(hex(randomblob(4))), ?, ?, unixepoch()
     FROM life
 """
+
+
+def loggedProgress() -> Progress:
+    """
+    Report the progress of an upgrade in the log, now and then.
+    """
+    log, reported = Logger(), time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal reported
+        if time.monotonic() - reported >= _PERIOD:
+            reported = time.monotonic()
+            log.info(
+                "upgrading the ledger: {done} of {total} rows", done=done, total=total
+            )
+
+    return report
 
 
 def beginLife(writer: sqlite3.Connection, head: int, cause: str) -> None:

@@ -63,6 +63,7 @@ from creditsync.ledger._opening import (
     takeLock,
 )
 from creditsync.ledger._schema import COLUMNS, SCRIPTS, columns
+from creditsync.ledger._upgrading import Progress, loggedProgress
 from creditsync.records import Account, Reservation, Trade, TradeEvent
 
 # The mark, the last place and the last hash that are on disk.
@@ -99,6 +100,9 @@ class SQLiteLedger:
     @ivar _run: Calls a blocking function in another thread, as an
         L{OwnThread<creditsync.ledger.thread.OwnThread>} does; the Deferred fires
         when the function has returned.
+    @ivar _progress: Called during an upgrade with the number of rows that are
+        written, and of all; by default the log has it every few seconds.
+    @ivar versionFound: The version that the file had; 0 for a new one.
     @ivar _next: The order number to assign next.
     @ivar _mark: The first number that is not reserved on disk.
     @ivar _stream: The connection of L{events}, which may be used by another thread.
@@ -107,6 +111,8 @@ class SQLiteLedger:
 
     path: str
     _run: Callable[[Callable[[], None]], Deferred[None]]
+    _progress: Progress = field(factory=loggedProgress)
+    versionFound: int = field(default=0, init=False)
     _held: ExitStack | None = field(default=None, init=False)
     _writer: sqlite3.Connection | None = field(default=None, init=False)
     _reader: sqlite3.Connection | None = field(default=None, init=False)
@@ -143,7 +149,7 @@ class SQLiteLedger:
                 # The first statement creates the file, and giveAway() needs it.
                 writer.execute("PRAGMA user_version")
                 giveAway(path, os.path.dirname(path))
-            prepare(writer, path, SCRIPTS)
+            self.versionFound = prepare(writer, path, SCRIPTS, self._progress)
             order = firstOrder(writer, path)
             self._epoch, self._head, self._hash = journalEnd(writer, path)
             writer.execute(_SET_MARK, (order + BLOCK,))
