@@ -10,7 +10,7 @@ import math
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from attrs import define, evolve
@@ -32,6 +32,7 @@ from creditsync.codes import EV_RECORD_UPDATE
 from creditsync.errors import OutcomeUnknown, SessionEnded, TechProblem
 from creditsync.ledger import sqlite
 from creditsync.ledger._journal import MEMBERS, Row
+from creditsync.ledger._proving import JournalProof
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.limits import Limits
 from creditsync.records import Operation, Reservation
@@ -148,6 +149,27 @@ def _placeLeftOut() -> None:
         return honest(reservations, head + (head % 16 == 15))
 
     sqlite.rowsOf = gapped
+
+
+def _chainNotVerified() -> None:
+    JournalProof._chain = _trusting  # type: ignore[method-assign]
+
+
+def _trusting(self: JournalProof, hash: bytes) -> Iterator[tuple[str, str]]:
+    self._hash = hash
+    self._open.clear()
+    self._isNoted = self._isNoted or hash == self.noted
+    yield from ()
+
+
+def _notedHashNotLookedFor() -> None:
+    problems = JournalProof.problems
+
+    def forgetful(self: JournalProof) -> Iterator[tuple[str, str]]:
+        self.noted = None
+        return problems(self)
+
+    JournalProof.problems = forgetful  # type: ignore[method-assign]
 
 
 def _waiterAfterHandOver() -> None:
@@ -418,6 +440,8 @@ def _updatesStayUnderWay() -> None:
 
 _SIMULATION = ("tests.simulation", "--seeds", "60")
 
+_TAMPERING = ("tests.crash.tampering",)
+
 BUGS = {
     "acknowledge-before-commit": Bug(
         "says that an operation is booked before it is on disk",
@@ -444,6 +468,14 @@ BUGS = {
     ),
     "place-left-out": Bug(
         "leaves out a place of the journal", _placeLeftOut, _SIMULATION
+    ),
+    "chain-not-verified": Bug(
+        "checks a journal without its hashes", _chainNotVerified, _TAMPERING
+    ),
+    "noted-hash-not-looked-for": Bug(
+        "checks a journal without looking for the hash that was noted",
+        _notedHashNotLookedFor,
+        _TAMPERING,
     ),
     "waiter-after-hand-over": Bug(
         "lets a waiter stand only after the operation was handed over",
