@@ -71,6 +71,7 @@ def _parser() -> ArgumentParser:
         show,
         statement,
         token,
+        upgrade,
         watch,
     )
     from creditsync._cli.bulk import command as bulk
@@ -87,7 +88,7 @@ def _parser() -> ArgumentParser:
     commands.add_parser(
         "check-config", help="check the options that the server would have"
     )
-    reading = (statement, check, backup, export)
+    reading = (statement, check, backup, export, upgrade)
     for module in (token, account, operations, show, watch, bulk, *reading, demo):
         module.addCommand(commands)
     return parser

@@ -137,7 +137,17 @@ class ILedger(Interface):
     The durable record of trades and account totals.
 
     Reads see what was committed; only the runtime knows what is pending.
+
+    Its journal has every operation that was booked, with its place: 1, 2, 3 ... in the
+    order of booking, without a gap. C{epoch}, C{head} and C{events} are for an open
+    ledger.
     """
+
+    epoch: str = Attribute(
+        "8 hexadecimal digits. Places of one epoch are of one journal: a copy of the"
+        " ledger has another one."
+    )
+    head: int = Attribute("The last committed place; 0 if there is none.")
 
     def open() -> "Deferred[None] | None":
         """
@@ -170,6 +180,21 @@ class ILedger(Interface):
         The committed trade with this order.
         """
 
+    def placeOf(order: int) -> int | None:
+        """
+        The place of the last committed change of this order.
+        """
+
+    def events(after: int, limit: int) -> list[TradeEvent]:
+        """
+        Read the journal. Other threads may call this too, one at a time, while the
+        ledger is open; a commit does not wait for it.
+
+        @param after: A place up to the head, or 0 for the beginning.
+        @param limit: How many events to read at most.
+        @return: The committed events at the next places, in their order.
+        """
+
     def account(login: int) -> Account | None:
         """
         The committed totals of this account; a fresh record that the caller
@@ -183,10 +208,12 @@ class ILedger(Interface):
 
     def commit(reservations: Sequence[Reservation]) -> "Deferred[None]":
         """
-        Write the trades of these reservations, in this order, change their
-        accounts' totals by the differences and store their keys, all in one
-        durable transaction. The next commit may start only when this one has
-        ended.
+        Append these reservations to the journal, in this order, and give each its
+        place. Their trades and their accounts' totals become the present ones. All
+        of it is one durable transaction. The next commit may start only when this
+        one has ended.
+
+        @param reservations: Each with the totals after it.
 
         @return: Fires when all of it is on disk. If it fails, it is unknown
             what is.

@@ -243,12 +243,16 @@ class Reservation(TradeEvent, eq=False):
         again. A reply that has it as C{__deferred} is sent at once.
     @ivar awaited: The Deferreds of L{whenDurable}. Don't set it, and don't copy a
         reservation: the copy would share them. Make a new one instead.
+    @ivar balance: The account's balance after this operation; the runtime sets it.
+    @ivar credit: The account's credit after this operation.
     """
 
     data: Trade
     operation: Operation | Deletion
     isReplay: bool = False
     awaited: "tuple[Deferred[None], ...]" = ()
+    balance: int | None = None
+    credit: int | None = None
 
     @property
     def eventType(self) -> int:

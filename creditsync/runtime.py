@@ -329,7 +329,13 @@ class TradingRuntime(Service):
         else:
             account.balance = total
         account.changedIn = self._batch
-        reservation = Reservation(eventType, trade, operation)
+        reservation = Reservation(
+            eventType,
+            trade,
+            operation,
+            balance=account.balance,
+            credit=account.credit,
+        )
         if not queue.reservations:
             self._begin(queue)
         queue.reservations.append(reservation)

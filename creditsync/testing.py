@@ -217,6 +217,32 @@ class HeldLedger:
         """
         return self._ledger.account(login)
 
+    @property
+    def epoch(self) -> str:
+        """
+        See L{ILedger.epoch}.
+        """
+        return self._ledger.epoch
+
+    @property
+    def head(self) -> int:
+        """
+        See L{ILedger.head}.
+        """
+        return self._ledger.head
+
+    def placeOf(self, order: int) -> int | None:
+        """
+        See L{ILedger.placeOf}.
+        """
+        return self._ledger.placeOf(order)
+
+    def events(self, after: int, limit: int) -> list[TradeEvent]:
+        """
+        See L{ILedger.events}.
+        """
+        return self._ledger.events(after, limit)
+
     def replay(self, principal: int, key: str) -> Reservation | None:
         """
         See L{ILedger.replay}.

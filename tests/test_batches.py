@@ -15,9 +15,11 @@ from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.ledger import sqlite
+from creditsync.ledger._journal import rowsOf
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account, Operation, Reservation, Trade
+from tests.totals import withTotals
 
 # Around each size for which there is a statement, and beyond the largest.
 SIZES = sorted({2**n + more for n in range(11) for more in (-1, 0, 1)} - {0} | {2500})
@@ -89,7 +91,7 @@ class BatchTests(SynchronousTestCase):
         """
         Commit a batch, and wait for it.
         """
-        self.successResultOf(ledger.commit(batch))
+        self.successResultOf(ledger.commit(withTotals(ledger, batch)))
 
     def _everySize(self, isKeyed: bool) -> None:
         """
@@ -151,7 +153,10 @@ class BatchTests(SynchronousTestCase):
         prepared.
         """
         batch = [reservation(order + 1) for order in range(1024)]
-        statements = {sqlite._booking(batch[:size])[0] for size in range(1, 1025)}
+        rows = rowsOf(withTotals(MemoryLedger(), batch), 0)
+        statements = {
+            sqlite._booking(rows[:size], bytes(32), size)[0] for size in range(1, 1025)
+        }
         self.assertEqual(len(statements), 11)
 
     def test_sameOrder(self) -> None:
@@ -184,7 +189,7 @@ class BatchTests(SynchronousTestCase):
                 ledger = self.opened(f"{number}{id(wrong)}.db")
                 batch = [reservation(ledger.newOrder()) for _ in range(size)]
                 batch[size // 2] = wrong
-                self.failureResultOf(ledger.commit(batch))
+                self.failureResultOf(ledger.commit(withTotals(ledger, batch)))
                 rows = self.writer(ledger).execute("SELECT * FROM trade").fetchall()
                 self.assertEqual(rows, [])
 

@@ -18,8 +18,10 @@ from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.__main__ import main
+from creditsync.ledger._reading import reading
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Operation, Reservation, Trade
+from tests.totals import withTotals
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -67,7 +69,7 @@ class CommandTestCase(SynchronousTestCase):
         """
         for _ in reservations:
             self.ledger.newOrder()
-        self.successResultOf(self.ledger.commit(reservations))
+        self.successResultOf(self.ledger.commit(withTotals(self.ledger, reservations)))
 
     def bytes(self, *arguments: str) -> bytes:
         """
@@ -236,9 +238,38 @@ class CheckTests(CommandTestCase):
         For a sound ledger it prints one line, while a server has it open.
         """
         self.book(booked(1, 300), booked(2, 300, login=1002))
+        with reading("creditsync.db") as ledger:
+            [(hash,)] = ledger.execute("SELECT hex(hash) FROM link")
         self.assertEqual(
             self.text("check"),
-            "creditsync.db is sound: 2 trades, 2 accounts, 0 keys\n",
+            "creditsync.db is sound: 2 trades, 2 accounts, 0 keys\n"
+            f"head: place 2, hash {hash.lower()}\n",
+        )
+        self.assertEqual(
+            json.loads(self.text("check", "--json")),
+            {
+                "sound": True,
+                "problems": [],
+                "head": {"place": 2, "hash": hash.lower()},
+            },
+        )
+
+    def test_head(self) -> None:
+        """
+        C{--head} proves that a noted hash is part of the journal.
+        """
+        self.book(booked(1, 300))
+        noted = json.loads(self.text("check", "--json"))["head"]["hash"]
+        self.book(booked(2, 300))
+        self.assertIn("is sound", self.text("check", "--head", noted))
+        self.assertIn("is sound", self.text("check", "--head", "0" * 64))
+        self.assertIn("is sound", self.text("check", "--head", noted.upper()))
+        other = "1" * 64
+        self.assertEqual(self.ends("check", "--head", other), (1, ""))
+        self.assertEqual(
+            self.said.decode(),
+            f"head: no commit has the hash {other}: the journal is not the"
+            " continuation of the one in which it was noted\n",
         )
 
     def test_unsound(self) -> None:
@@ -259,7 +290,12 @@ class CheckTests(CommandTestCase):
         With C{--json} it prints one object, for programs.
         """
         self.assertEqual(
-            json.loads(self.text("check", "--json")), {"sound": True, "problems": []}
+            json.loads(self.text("check", "--json")),
+            {
+                "sound": True,
+                "problems": [],
+                "head": {"place": 0, "hash": "0" * 64},
+            },
         )
         self.damage()
         self.assertEqual(self.ends("check", "--json"), (1, ""))
@@ -302,9 +338,9 @@ class BackupTests(CommandTestCase):
             self.text("backup", "copy.db"),
             "copy.db is a sound copy of creditsync.db\n",
         )
-        self.assertEqual(
-            self.text("check", "--ledger", "copy.db"),
+        self.assertIn(
             "copy.db is sound: 1 trades, 1 accounts, 0 keys\n",
+            self.text("check", "--ledger", "copy.db"),
         )
 
     def test_force(self) -> None:

@@ -2,7 +2,9 @@
 Tests for L{tests.crash.record}.
 """
 
+import json
 import sqlite3
+from hashlib import sha256
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -27,6 +29,7 @@ class RecordTests(SynchronousTestCase):
         self.ledger = sqlite3.connect(":memory:", isolation_level=None)
         self.addCleanup(self.ledger.close)
         upgrade(self.ledger, ":memory:", SCRIPTS)
+        self.hash = bytes(32)
         self.record = Record()
         self.seen: set[Asked] = set()
         self.asked = self.ask("CreditIn", login=1001, amount=300.0)
@@ -73,21 +76,21 @@ class RecordTests(SynchronousTestCase):
         """
         Write an operation into the ledger.
         """
+        state = 6 if asked.method == "DeleteCredit" else 3
+        comment = asked.data.get("comment", self.asked.data["comment"])
+        trades = self.ledger.execute(
+            'SELECT "order", profit FROM trade WHERE state = 3'
+        )
+        profits = {**dict(trades), order: profit if state == 3 else 0}
+        [[place]] = self.ledger.execute("SELECT count(*) + 1 FROM journal")
+        trade = [order, 1001, 7, state, profit, comment, NOW, NOW, NOW]
+        totals = [0, sum(profits.values())]
+        who = [7, asked.command, 0, asked.key, None, None]
+        row = [place, asked.type, *trade, *totals, *who]
+        text = json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
+        self.hash = sha256(self.hash + text.encode()).digest()
         self.ledger.execute(
-            "INSERT INTO keyed_booking"
-            " VALUES (7, ?, ?, ?, 0, NULL, NULL, ?, 1001, 7, ?, ?, ?, ?, ?, ?)",
-            (
-                asked.key,
-                asked.command,
-                asked.type,
-                order,
-                6 if asked.method == "DeleteCredit" else 3,
-                profit,
-                asked.data.get("comment", self.asked.data["comment"]),
-                NOW,
-                NOW,
-                NOW,
-            ),
+            f"INSERT INTO journal VALUES ({', '.join('?' * 20)})", [*row, self.hash]
         )
 
     def acknowledge(self, asked: Asked) -> None:
@@ -176,7 +179,8 @@ class RecordTests(SynchronousTestCase):
         """
         self.acknowledge(self.asked)
         self.book(self.asked)
-        self.ledger.execute("DELETE FROM keyed_operation")
+        self.ledger.execute("DROP TRIGGER journal_updated")
+        self.ledger.execute("UPDATE journal SET key = NULL")
         self.assertViolation("its key is not in the ledger")
 
     def test_changed(self) -> None:
@@ -254,7 +258,7 @@ class RecordTests(SynchronousTestCase):
         A trade that was never requested is reported.
         """
         self.ledger.execute(
-            "INSERT INTO trade VALUES (5, 1001, 7, 3, 1, 'mine', 0, 0, 0, 0)"
+            "INSERT INTO trade VALUES (5, 1001, 7, 3, 1, 'mine', 0, 0, 0, 0, 1)"
         )
         self.assertViolation("nobody asked for")
 
@@ -389,7 +393,8 @@ class RecordTests(SynchronousTestCase):
         """
         self.acknowledge(self.asked)
         self.book(self.asked)
-        self.ledger.execute("UPDATE keyed_operation SET command = 'CreditIn'")
+        self.ledger.execute("DROP TRIGGER journal_updated")
+        self.ledger.execute("UPDATE journal SET command = 'CreditIn'")
         self.assertViolation("the key is of CreditIn")
 
     def test_writtenLater(self) -> None:

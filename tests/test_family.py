@@ -238,7 +238,7 @@ class FamilyCase(SynchronousTestCase):
         memory = self.ledger._ledger
         return (
             memory.nextOrder,
-            dict(memory._trades),
+            dict(memory._latest),
             {login: replace(each) for login, each in memory._accounts.items()},
             self.ledger.commits,
             list(self.published),

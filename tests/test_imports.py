@@ -21,6 +21,7 @@ LAYERS: list[set[str]] = [
     {
         "codes",
         "limits",
+        "_cursor",
         "_locking",
         "_process.defaults",
         "_process.settling",

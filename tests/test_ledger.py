@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from twisted.internet.defer import Deferred, execute, fail
@@ -30,8 +31,10 @@ from creditsync.records import (
     Operation,
     Reservation,
     Trade,
+    TradeEvent,
     difference,
 )
+from tests.totals import withTotals
 
 BALANCE_IN, CREDIT_IN, BALANCE_OUT, CREDIT_OUT = 6, 7, 8, 9
 BOOKED, DELETED = 3, 6
@@ -108,7 +111,9 @@ class LedgerBehaviour:
         """
         Commit one batch, and wait for it.
         """
-        self.successResultOf(self.ledger.commit(booking(*trades)))
+        self.successResultOf(
+            self.ledger.commit(withTotals(self.ledger, booking(*trades)))
+        )
 
     def test_interface(self) -> None:
         """
@@ -122,6 +127,56 @@ class LedgerBehaviour:
         """
         self.assertIsNone(self.ledger.trade(1))
         self.assertIsNone(self.ledger.account(1001))
+
+    def test_noPlaces(self) -> None:
+        """
+        The journal of a new ledger is empty, and the ledger has an epoch.
+        """
+        self.assertEqual(self.ledger.head, 0)
+        self.assertEqual(self.ledger.events(0, 10), [])
+        self.assertIsNone(self.ledger.placeOf(1))
+        self.assertRegex(self.ledger.epoch, "^[0-9a-f]{8}$")
+
+    def test_places(self) -> None:
+        """
+        Each reservation gets the next place, in the order of booking.
+        """
+        batch = booking(trade(2, 500), trade(1, 70))
+        self.successResultOf(self.ledger.commit(withTotals(self.ledger, batch)))
+        again = booking(trade(2, 400))
+        self.successResultOf(self.ledger.commit(withTotals(self.ledger, again)))
+        self.assertEqual([each.place for each in [*batch, *again]], [1, 2, 3])
+        self.assertEqual(self.ledger.head, 3)
+        self.assertEqual([self.ledger.placeOf(each) for each in (1, 2)], [2, 3])
+        self.assertIsNone(self.ledger.placeOf(3))
+
+    def test_events(self) -> None:
+        """
+        The journal has each event as it was, to be read from any place.
+        """
+        one, two, three = trade(2, 500), trade(1, 70), trade(2, 400)
+        self.commit(one, two)
+        change = Reservation(UPDATE, three, asked(None, order=2))
+        self.successResultOf(self.ledger.commit(withTotals(self.ledger, [change])))
+        self.assertEqual(
+            self.ledger.events(0, 10),
+            [
+                TradeEvent(ADD, one, place=1),
+                TradeEvent(ADD, two, place=2),
+                TradeEvent(UPDATE, three, place=3),
+            ],
+        )
+        self.assertEqual(self.ledger.events(0, 2), self.ledger.events(0, 3)[:2])
+        self.assertEqual(self.ledger.events(1, 1), [TradeEvent(ADD, two, place=2)])
+        self.assertEqual(self.ledger.events(2, 5), [TradeEvent(UPDATE, three, place=3)])
+        self.assertEqual(self.ledger.events(3, 5), [])
+
+    def test_noTotals(self) -> None:
+        """
+        A reservation without the totals after it is a fault of its creator.
+        """
+        with self.assertRaises(AssertionError):
+            self.ledger.commit(booking(trade(1)))
 
     def test_newOrderCounts(self) -> None:
         """
@@ -258,7 +313,7 @@ class LedgerBehaviour:
         An empty commit is refused.
         """
         with self.assertRaises(AssertionError):
-            self.ledger.commit([])
+            self.ledger.commit(withTotals(self.ledger, []))
 
     def test_orderNotGivenOut(self) -> None:
         """
@@ -266,7 +321,7 @@ class LedgerBehaviour:
         the same one.
         """
         with self.assertRaises(AssertionError):
-            self.ledger.commit(booking(trade(4)))
+            self.ledger.commit(withTotals(self.ledger, booking(trade(4))))
 
     def test_addAccounts(self) -> None:
         """
@@ -293,7 +348,7 @@ class KeyBehaviour:
         """
         Commit one batch, and wait for it.
         """
-        self.successResultOf(self.ledger.commit(reservations))
+        self.successResultOf(self.ledger.commit(withTotals(self.ledger, reservations)))
 
     def replay(self, key: str, principal: int = 7) -> Reservation:
         """
@@ -310,6 +365,15 @@ class KeyBehaviour:
         self.assertIsNone(self.ledger.replay(7, "promo-1"))
         self.book(Reservation(ADD, trade(1), asked("promo-1")))
         self.assertIsNone(self.ledger.replay(7, "promo-2"))
+
+    def test_place(self) -> None:
+        """
+        A replay has the place and the totals of then.
+        """
+        self.book(Reservation(ADD, trade(1, 500), asked("promo-1")))
+        self.book(Reservation(UPDATE, trade(1, 70), asked(None, order=1)))
+        replay = self.replay("promo-1")
+        self.assertEqual((replay.place, replay.balance, replay.credit), (1, 0, 500))
 
     def test_withoutAKey(self) -> None:
         """
@@ -603,7 +667,9 @@ class SQLiteTestCase(SynchronousTestCase):
         ledger.open()
         for profit in profits:
             self.successResultOf(
-                ledger.commit(booking(trade(ledger.newOrder(), profit)))
+                ledger.commit(
+                    withTotals(ledger, booking(trade(ledger.newOrder(), profit)))
+                )
             )
         ledger.close()
 
@@ -644,7 +710,9 @@ class SQLiteLedgerTests(SQLiteTestCase):
         ledger.close()
         self.assertRaises(Busy, ledger.newOrder)
         self.assertRaises(AssertionError, ledger.trade, 1)
-        self.failureResultOf(ledger.commit(booking(trade(order))), AssertionError)
+        [reservation] = booking(trade(order))
+        reservation.balance = reservation.credit = 0
+        self.failureResultOf(ledger.commit([reservation]), AssertionError)
 
     def test_closeEmptiesTheWAL(self) -> None:
         """
@@ -660,7 +728,9 @@ class SQLiteLedgerTests(SQLiteTestCase):
         contains everything all the same.
         """
         ledger = self.opened()
-        self.successResultOf(ledger.commit(booking(trade(ledger.newOrder(), 500))))
+        self.successResultOf(
+            ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder(), 500))))
+        )
         uri = Path(self.path).as_uri() + "?mode=ro"
         with closing(sqlite3.connect(uri, uri=True)) as reader:
             reader.execute("SELECT * FROM trade").fetchall()
@@ -769,7 +839,9 @@ class SQLiteLedgerTests(SQLiteTestCase):
             return done
 
         ledger = self.opened(later)
-        committed = ledger.commit(booking(trade(ledger.newOrder(), 500)))
+        committed = ledger.commit(
+            withTotals(ledger, booking(trade(ledger.newOrder(), 500)))
+        )
         self.assertIsNone(ledger.trade(1))
         [job] = jobs
         job()
@@ -785,7 +857,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
         """
         done: Deferred[None] = Deferred()
         ledger = self.opened(lambda job: done)
-        committed = ledger.commit(booking(trade(ledger.newOrder())))
+        committed = ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder()))))
         self.assertRaises(AssertionError, ledger.commit, booking(trade(1)))
         self.assertRaises(AssertionError, ledger.close)
         done.callback(None)
@@ -798,19 +870,120 @@ class SQLiteLedgerTests(SQLiteTestCase):
         """
         ledger = self.opened()
         orders = [ledger.newOrder(), ledger.newOrder()]
-        failed = ledger.commit(booking(trade(orders[0]), trade(orders[1], cmd=5)))
+        failed = ledger.commit(
+            withTotals(ledger, booking(trade(orders[0]), trade(orders[1], state=5)))
+        )
         self.failureResultOf(failed, sqlite3.IntegrityError)
         self.assertIsNone(ledger.trade(1))
-        self.failureResultOf(ledger.commit(booking(trade(1))), LedgerProblem)
+        self.failureResultOf(
+            ledger.commit(withTotals(ledger, booking(trade(1)))), LedgerProblem
+        )
         self.assertIsNone(ledger.trade(1))
+
+    def test_placesAfterFailure(self) -> None:
+        """
+        A batch that failed leaves no gap: the next server goes on where the disk
+        ends, in the same life.
+        """
+        ledger = self.opened()
+        orders = [ledger.newOrder() for _ in range(4)]
+        self.successResultOf(ledger.commit(withTotals(ledger, booking(trade(1)))))
+        failed = ledger.commit(
+            withTotals(ledger, booking(trade(orders[1]), trade(orders[2], state=5)))
+        )
+        self.failureResultOf(failed, sqlite3.IntegrityError)
+        self.assertEqual(ledger.head, 1)
+        ledger.close()
+        again = self.opened()
+        self.assertEqual((again.head, again.epoch), (1, ledger.epoch))
+        order = again.newOrder()
+        self.successResultOf(again.commit(withTotals(again, booking(trade(order)))))
+        self.assertEqual([each.place for each in again.events(0, 9)], [1, 2])
+
+    def test_headWhenDurable(self) -> None:
+        """
+        The head moves when a commit has ended, not before.
+        """
+        done: Deferred[None] = Deferred()
+        ledger = self.opened(lambda job: done)
+        committed = ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder()))))
+        self.assertEqual(ledger.head, 0)
+        done.callback(None)
+        self.successResultOf(committed)
+        self.assertEqual(ledger.head, 1)
+
+    def test_eventsInAnotherThread(self) -> None:
+        """
+        Another thread reads the journal while a commit is under way, and sees what
+        was committed before.
+        """
+        jobs: list[Callable[[], None]] = []
+        done: Deferred[None] = Deferred()
+
+        def later(job: Callable[[], None]) -> Deferred[None]:
+            jobs.append(job)
+            return done
+
+        ledger = self.opened(later)
+        first = ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder()))))
+        jobs.pop()()
+        done.callback(None)
+        self.successResultOf(first)
+        done = Deferred()
+        second = ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder(), 2))))
+        assert ledger._writer is not None
+        found: list[Any] = []
+
+        def read(statement: str) -> None:
+            # In the middle of the commit.
+            thread = Thread(target=lambda: found.append(ledger.events(0, 9)))
+            thread.start()
+            thread.join(10)
+
+        ledger._writer.set_trace_callback(read)
+        jobs.pop()()
+        ledger._writer.set_trace_callback(None)
+        done.callback(None)
+        self.successResultOf(second)
+        self.assertEqual([each.place for each in found[0]], [1])
+        self.assertEqual([each.place for each in ledger.events(0, 9)], [1, 2])
+
+    def test_tornJournal(self) -> None:
+        """
+        A ledger whose journal does not end as a commit leaves it is refused.
+        """
+        ledger = self.opened()
+        trades = [trade(ledger.newOrder(), each, state=6) for each in (1, 2)]
+        self.successResultOf(ledger.commit(withTotals(ledger, booking(*trades))))
+        ledger.close()
+        with closing(sqlite3.connect(self.path)) as connection:
+            [[kept]] = connection.execute(
+                "SELECT sql FROM sqlite_schema WHERE name = 'journal_deleted'"
+            )
+        for change in (
+            "DELETE FROM journal WHERE place = 2",
+            "DELETE FROM journal",
+        ):
+            with closing(sqlite3.connect(self.path)) as connection:
+                connection.execute("DROP TRIGGER journal_deleted")
+                connection.execute(change)
+                connection.execute(kept)
+                connection.commit()
+            message = str(self.assertRaises(LedgerDamaged, self.opened))
+            self.assertIn("rows are missing after it", message)
 
     def test_failedRun(self) -> None:
         """
         A pool that doesn't accept the commit makes it fail too.
         """
         ledger = self.opened(lambda job: fail(OSError("no thread")))
-        self.failureResultOf(ledger.commit(booking(trade(ledger.newOrder()))), OSError)
-        self.failureResultOf(ledger.commit(booking(trade(1))), LedgerProblem)
+        self.failureResultOf(
+            ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder())))),
+            OSError,
+        )
+        self.failureResultOf(
+            ledger.commit(withTotals(ledger, booking(trade(1)))), LedgerProblem
+        )
 
     def test_nulInComment(self) -> None:
         """
@@ -819,7 +992,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
         """
         ledger = self.opened()
         each = trade(ledger.newOrder(), comment="a\0b")
-        self.successResultOf(ledger.commit(booking(each)))
+        self.successResultOf(ledger.commit(withTotals(ledger, booking(each))))
         self.assertEqual(ledger.trade(1), each)
 
     def test_totalTooGreat(self) -> None:
@@ -828,9 +1001,11 @@ class SQLiteLedgerTests(SQLiteTestCase):
         """
         ledger = self.opened()
         ledger.newOrder(), ledger.newOrder()
-        self.successResultOf(ledger.commit(booking(trade(1, 2**63 - 1))))
-        failed = ledger.commit(booking(trade(2, 1)))
-        self.failureResultOf(failed, sqlite3.IntegrityError)
+        self.successResultOf(
+            ledger.commit(withTotals(ledger, booking(trade(1, 2**63 - 1))))
+        )
+        failed = ledger.commit(withTotals(ledger, booking(trade(2, 1))))
+        self.failureResultOf(failed, OverflowError)
         self.assertEqual(ledger.account(1001).credit, 9223372036854775807)
 
     def test_readWhileOpen(self) -> None:
@@ -838,7 +1013,11 @@ class SQLiteLedgerTests(SQLiteTestCase):
         Another program may read beside the server.
         """
         ledger = self.opened()
-        self.successResultOf(ledger.commit(booking(trade(ledger.newOrder(), 12345678))))
+        self.successResultOf(
+            ledger.commit(
+                withTotals(ledger, booking(trade(ledger.newOrder(), 12345678)))
+            )
+        )
         self.assertEqual(self.value("SELECT profit / 1e8 FROM trade"), 0.12345678)
 
 
@@ -855,11 +1034,14 @@ class UniqueKeyTests(SQLiteTestCase):
         ledger = self.opened()
         orders = [ledger.newOrder() for _ in range(3)]
         failed = ledger.commit(
-            [
-                *booking(trade(orders[0])),
-                Reservation(ADD, trade(orders[1]), asked("promo-1")),
-                Reservation(ADD, trade(orders[2]), asked("promo-1")),
-            ]
+            withTotals(
+                ledger,
+                [
+                    *booking(trade(orders[0])),
+                    Reservation(ADD, trade(orders[1]), asked("promo-1")),
+                    Reservation(ADD, trade(orders[2]), asked("promo-1")),
+                ],
+            )
         )
         self.failureResultOf(failed, sqlite3.IntegrityError)
         self.assertEqual([ledger.trade(order) for order in orders], [None] * 3)
@@ -875,8 +1057,10 @@ class UniqueKeyTests(SQLiteTestCase):
         first, second = (
             Reservation(ADD, trade(order), asked("promo-1")) for order in orders
         )
-        self.successResultOf(ledger.commit([first]))
-        self.failureResultOf(ledger.commit([second]), sqlite3.IntegrityError)
+        self.successResultOf(ledger.commit(withTotals(ledger, [first])))
+        self.failureResultOf(
+            ledger.commit(withTotals(ledger, [second])), sqlite3.IntegrityError
+        )
         self.assertIsNone(ledger.trade(2))
         self.assertEqual(ledger.account(1001), Account(1001, 0, 300_00000000))
         replay = ledger.replay(7, "promo-1")
@@ -897,7 +1081,9 @@ class UniqueKeyTests(SQLiteTestCase):
 
         ledger = self.opened(later)
         order = ledger.newOrder()
-        committed = ledger.commit([Reservation(ADD, trade(order), asked("promo-1"))])
+        committed = ledger.commit(
+            withTotals(ledger, [Reservation(ADD, trade(order), asked("promo-1"))])
+        )
         self.assertIsNone(ledger.replay(7, "promo-1"))
         [job] = jobs
         job()
@@ -913,10 +1099,13 @@ class UniqueKeyTests(SQLiteTestCase):
         ledger = self.opened()
         orders = [ledger.newOrder() for _ in range(2)]
         failed = ledger.commit(
-            [
-                Reservation(ADD, trade(orders[0]), asked("promo-1")),
-                *booking(trade(orders[1], cmd=5)),
-            ]
+            withTotals(
+                ledger,
+                [
+                    Reservation(ADD, trade(orders[0]), asked("promo-1")),
+                    *booking(trade(orders[1], state=5)),
+                ],
+            )
         )
         self.failureResultOf(failed, sqlite3.IntegrityError)
         self.assertIsNone(ledger.replay(7, "promo-1"))
@@ -929,7 +1118,11 @@ class UniqueKeyTests(SQLiteTestCase):
         ledger = self.opened()
         each = trade(ledger.newOrder(), comment="a\0b")
         self.successResultOf(
-            ledger.commit([Reservation(ADD, each, asked("promo-1", each=each))])
+            ledger.commit(
+                withTotals(
+                    ledger, [Reservation(ADD, each, asked("promo-1", each=each))]
+                )
+            )
         )
         replay = ledger.replay(7, "promo-1")
         assert replay is not None
@@ -946,11 +1139,14 @@ class UniqueKeyTests(SQLiteTestCase):
         deletion = Deletion("DeleteCredit", 1, frozenset({7, 9}), 7, "k2")
         self.successResultOf(
             ledger.commit(
-                [
-                    Reservation(ADD, trade(orders[0], 500), add),
-                    Reservation(DELETE, trade(1, 500, state=DELETED), deletion),
-                    *booking(trade(orders[1], 70)),
-                ]
+                withTotals(
+                    ledger,
+                    [
+                        Reservation(ADD, trade(orders[0], 500), add),
+                        Reservation(DELETE, trade(1, 500, state=DELETED), deletion),
+                        *booking(trade(orders[1], 70)),
+                    ],
+                )
             )
         )
         ledger.close()
@@ -987,7 +1183,7 @@ class OrderNumberTests(SQLiteTestCase):
         """
         ledger = self.opened()
         self.assertEqual(ledger.newOrder(), 1)
-        self.successResultOf(ledger.commit(booking(trade(1))))
+        self.successResultOf(ledger.commit(withTotals(ledger, booking(trade(1)))))
         for end in ("", "-wal"):
             shutil.copy(self.path + end, self.path + ".copy" + end)
         self.path += ".copy"
@@ -1012,7 +1208,7 @@ class OrderNumberTests(SQLiteTestCase):
         ledger = self.opened()
         self.assertEqual([ledger.newOrder() for _ in range(4)], [1, 2, 3, 4])
         self.assertRaises(Busy, ledger.newOrder)
-        self.successResultOf(ledger.commit(booking(trade(1))))
+        self.successResultOf(ledger.commit(withTotals(ledger, booking(trade(1)))))
         self.assertEqual([ledger.newOrder() for _ in range(4)], [5, 6, 7, 8])
         self.assertRaises(Busy, ledger.newOrder)
 
@@ -1024,10 +1220,10 @@ class OrderNumberTests(SQLiteTestCase):
         self.patch(sqlite, "BLOCK", 4)
         ledger = self.opened()
         ledger.newOrder(), ledger.newOrder()
-        self.successResultOf(ledger.commit(booking(trade(1))))
+        self.successResultOf(ledger.commit(withTotals(ledger, booking(trade(1)))))
         self.assertEqual(self.value("SELECT next_order FROM order_mark"), 5)
         ledger.newOrder()
-        self.successResultOf(ledger.commit(booking(trade(3))))
+        self.successResultOf(ledger.commit(withTotals(ledger, booking(trade(3)))))
         self.assertEqual(self.value("SELECT next_order FROM order_mark"), 8)
 
     def test_notBeforeItIsOnDisk(self) -> None:
@@ -1039,7 +1235,7 @@ class OrderNumberTests(SQLiteTestCase):
         done: Deferred[None] = Deferred()
         ledger = self.opened(lambda job: done)
         ledger.newOrder(), ledger.newOrder()
-        committed = ledger.commit(booking(trade(1)))
+        committed = ledger.commit(withTotals(ledger, booking(trade(1))))
         self.assertRaises(Busy, ledger.newOrder)
         done.callback(None)
         self.successResultOf(committed)
@@ -1050,7 +1246,9 @@ class OrderNumberTests(SQLiteTestCase):
         After a failed commit the mark stays where it is.
         """
         ledger = self.opened(lambda job: fail(OSError()))
-        self.failureResultOf(ledger.commit(booking(trade(ledger.newOrder()))))
+        self.failureResultOf(
+            ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder()))))
+        )
         ledger.close()
         self.assertEqual(self.value("SELECT next_order FROM order_mark"), 100001)
 
@@ -1349,11 +1547,11 @@ class OpenTests(SQLiteTestCase):
         self.booked(500)
         with closing(sqlite3.connect(self.path)) as other:
             [(trigger,)] = other.execute(
-                "SELECT sql FROM sqlite_schema WHERE name = 'trade_updated'"
+                "SELECT sql FROM sqlite_schema WHERE name = 'journal_booked'"
             )
-        self.sql("DROP TRIGGER trade_updated; UPDATE trade SET profit = 1000000000001")
+        self.sql("DROP TRIGGER journal_booked; UPDATE trade SET profit = 1000000000001")
         self.assertIn(
-            "the trigger trade_updated is missing", self.refused(LedgerDamaged)
+            "the trigger journal_booked is missing", self.refused(LedgerDamaged)
         )
         self.sql(trigger)
         self.assertIn(
@@ -1382,10 +1580,13 @@ class OpenTests(SQLiteTestCase):
         ledger.newOrder(), ledger.newOrder(), ledger.newOrder()
         self.successResultOf(
             ledger.commit(
-                booking(
-                    trade(2, 9_000_000_000_000_000_001),
-                    trade(3, -9_000_000_000_000_000_000, cmd=CREDIT_OUT),
-                    trade(1, 9_000_000_000_000_000_001),
+                withTotals(
+                    ledger,
+                    booking(
+                        trade(2, 9_000_000_000_000_000_001),
+                        trade(3, -9_000_000_000_000_000_000, cmd=CREDIT_OUT),
+                        trade(1, 9_000_000_000_000_000_001),
+                    ),
                 )
             )
         )
@@ -1555,7 +1756,8 @@ while True:
     asked = Operation(
         "CreditIn", 7, 1001, 100, "Promotion credit", principal=7, key=key
     )
-    ledger.commit([Reservation(0, trade, asked)]).addCallback(lambda _: print(order))
+    booked = Reservation(0, trade, asked, balance=0, credit=100 * order)
+    ledger.commit([booked]).addCallback(lambda _: print(order))
 """
 
 

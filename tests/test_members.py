@@ -30,7 +30,8 @@ from creditsync._conversation.finance import operation
 from creditsync._conversation.plain import PlainLines
 from creditsync.client import CreditClient
 from creditsync.ledger._checking import findings
-from creditsync.ledger._schema import ASKED, COLUMNS, columns
+from creditsync.ledger._journal import MEMBERS
+from creditsync.ledger._schema import COLUMNS, columns
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.methods import BOOKING_METHODS
@@ -45,6 +46,7 @@ from creditsync.records import (
 )
 from creditsync.validation import load
 from tests import family
+from tests.totals import withTotals
 
 ATTRIBUTES = Trade.__struct_fields__
 
@@ -188,7 +190,11 @@ class TradeTests(MembersCase):
             ledger = SQLiteLedger(path, execute)
             ledger.open()
             ledger.newOrder()
-            ledger.commit([Reservation(0, TRADE, Operation("CreditIn", 7, 1, 1, ""))])
+            ledger.commit(
+                withTotals(
+                    ledger, [Reservation(0, TRADE, Operation("CreditIn", 7, 1, 1, ""))]
+                )
+            )
             self.patch(sys, "argv", ["creditsync", "export", "--ledger", path])
             out = io.TextIOWrapper(io.BytesIO(), newline="")
             self.patch(sys, "stdout", out)
@@ -254,46 +260,72 @@ class SchemaOfLedgerTests(MembersCase):
 
     def test_trade(self) -> None:
         """
-        The table C{trade} has all members, and the number of changes.
+        The table C{trade} has all members, the number of changes and the place of
+        the last one.
         """
         self.assertMembers(names(COLUMNS), TRADE_MEMBERS, "COLUMNS")
         self.assertMembers(
-            self.columnsOf("trade"), (*TRADE_MEMBERS, "revision"), "the table trade"
+            self.columnsOf("trade"),
+            (*TRADE_MEMBERS, "revision", "place"),
+            "the table trade",
         )
 
-    def test_keyed(self) -> None:
+    def test_journal(self) -> None:
         """
-        The table of keys has the members of the request, and those of the
-        trade as it was booked.
+        The journal has the members of the trade as it was booked, the totals
+        after it, and the members of the request.
         """
         self.assertMembers(
-            self.columnsOf("keyed_operation"),
-            (*ASKED, *TRADE_MEMBERS, "revision"),
-            "the table keyed_operation",
+            self.columnsOf("journal"),
+            (
+                "place",
+                "type",
+                *TRADE_MEMBERS,
+                "balance",
+                "credit",
+                "principal",
+                "command",
+                "asked_order",
+                "key",
+                "asked_open_time",
+                "asked_close_time",
+                "hash",
+            ),
+            "the table journal",
         )
-        self.assertMembers(
-            self.columnsOf("keyed_booking"),
-            (*ASKED, *TRADE_MEMBERS),
-            "the view keyed_booking",
-        )
+        self.assertEqual((*MEMBERS, "hash"), self.columnsOf("journal"))
 
     def test_checked(self) -> None:
         """
-        C{check} finds a key's row that differs from its trade in any member.
+        C{check} finds a row of the journal that was changed in any member.
         """
         ledger = SQLiteLedger(self.path, execute)
         ledger.open()
         ledger.newOrder()
         asked = operationOf()
-        ledger.commit([Reservation(0, TRADE, asked)])
+        self.successResultOf(
+            ledger.commit(withTotals(ledger, [Reservation(0, TRADE, asked)]))
+        )
         ledger.close()
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
             self.assertEqual(list(findings(connection)), [])
-            for name in TRADE_MEMBERS:
+            [[kept]] = connection.execute(
+                "SELECT sql FROM sqlite_schema WHERE name = 'journal_updated'"
+            )
+            for name in (*MEMBERS, "hash"):
                 quoted = columns([name])
-                other = "'x'" if name == "comment" else f"{quoted} + 1"
+                other = {
+                    "comment": "'x'",
+                    "command": "'x'",
+                    "key": "'x'",
+                    "hash": "zeroblob(32)",
+                }.get(name, f"ifnull({quoted}, 0) + 1")
+                if name == "state":
+                    other = "6"
                 connection.execute("BEGIN")
-                connection.execute(f"UPDATE keyed_operation SET {quoted} = {other}")
+                connection.execute("DROP TRIGGER journal_updated")
+                connection.execute(f"UPDATE journal SET {quoted} = {other}")
+                connection.execute(kept)
                 rules = [each.rule for each in findings(connection)]
                 connection.execute("ROLLBACK")
                 self.assertTrue(rules, f"{name} is not checked")
@@ -344,7 +376,9 @@ class BookedTests(MembersCase):
                     key = f"key-{type}" if hasKey else None
                     asked = Operation("CreditIn", 7, 1001, 1, "", key=key)
                     self.successResultOf(
-                        ledger.commit([Reservation(type, trade, asked)])
+                        ledger.commit(
+                            withTotals(ledger, [Reservation(type, trade, asked)])
+                        )
                     )
                     self.assertSame(ledger.trade(1), trade, where)
                     if hasKey:
@@ -359,7 +393,9 @@ class BookedTests(MembersCase):
         for where, ledger in self.ledgers().items():
             asked = operationOf()
             assert isinstance(asked, Operation)
-            self.successResultOf(ledger.commit([Reservation(0, TRADE, asked)]))
+            self.successResultOf(
+                ledger.commit(withTotals(ledger, [Reservation(0, TRADE, asked)]))
+            )
             remembered = ledger.replay(7, "key").operation
             for name in attributes:
                 if name != "isBooked":

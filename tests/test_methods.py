@@ -8,7 +8,6 @@ import sqlite3
 import tempfile
 from argparse import ArgumentParser
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from attrs import evolve
@@ -26,7 +25,6 @@ from creditsync.client import CreditClient
 from creditsync.errors import LedgerProblem, MethodProblem
 from creditsync.events import TradeEvents
 from creditsync.ledger import _operations as stored
-from creditsync.ledger import sqlite
 from creditsync.ledger._checking import findings
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.methods import (
@@ -40,6 +38,7 @@ from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
 from creditsync.validation import Schemas, load
 from tests import family
+from tests.totals import withTotals
 
 CREDIT_IN = BOOKING_METHODS[0]
 BONUS = BookingMethod("BonusIn", 100, "credit", 1, "bonus in", "add a bonus")
@@ -320,7 +319,9 @@ class LedgerTests(SynchronousTestCase):
         ledger = self.opened()
         trade = Trade(ledger.newOrder(), 1001, 7, 3, 500, "Gift", 1, 2, 3)
         asked = Operation("CreditIn", 7, 1001, 500, "Gift")
-        self.successResultOf(ledger.commit([Reservation(0, trade, asked)]))
+        self.successResultOf(
+            ledger.commit(withTotals(ledger, [Reservation(0, trade, asked)]))
+        )
         ledger.close()
 
     def opened(self) -> SQLiteLedger:
@@ -389,7 +390,7 @@ class LedgerTests(SynchronousTestCase):
         """
         self.written(*BOOKING_METHODS, BONUS)
         self.sql(
-            "INSERT INTO trade VALUES (2, 1001, 100, 3, 7, 'Bonus', 1, 2, 3, 0)",
+            "INSERT INTO trade VALUES (2, 1001, 100, 3, 7, 'Bonus', 1, 2, 3, 0, 2)",
         )
         before = self.rows()
         message = str(self.assertRaises(LedgerProblem, self.opened))
@@ -425,57 +426,3 @@ class LedgerTests(SynchronousTestCase):
         self.sql("UPDATE operation SET label = 'Kredit' WHERE cmd = 7")
         self.opened().close()
         self.assertIn((7, 0, 1, 1, "credit in"), self.rows())
-
-    def test_unknownCmd(self) -> None:
-        """
-        The ledger itself refuses a trade whose cmd it doesn't know.
-        """
-        with self.assertRaises(sqlite3.IntegrityError) as raised:
-            self.sql("INSERT INTO trade VALUES (2, 1001, 5, 3, 7, '', 1, 2, 3, 0)")
-        self.assertIn("operation has no such cmd", str(raised.exception))
-
-    def test_everyStart(self) -> None:
-        """
-        Each start books a trade of each method and rolls it back.
-        """
-        tried: list[str] = []
-
-        def tryMethods(writer: sqlite3.Connection, path: str) -> None:
-            stored.tryMethods(writer, path)
-            tried.append(path)
-
-        self.patch(sqlite, "tryMethods", tryMethods)
-        before = Path(self.path).read_bytes()
-        self.opened()
-        self.assertEqual(tried, [self.path])
-        self.assertEqual(Path(self.path).read_bytes(), before)
-        self.assertFalse(self.found())
-
-    def test_cannotBook(self) -> None:
-        """
-        A build doesn't start if the ledger refuses a trade of one of its
-        methods, or counts it for another total.
-        """
-        for table, words in (
-            ([*BOOKING_METHODS, BONUS], "operation has no such cmd"),
-            (
-                [evolve(CREDIT_IN, total="balance")],
-                "it makes ('balance', 'credit') (0, 1), expected (1, 0)",
-            ),
-        ):
-            with closing(
-                sqlite3.connect(self.path, isolation_level=None)
-            ) as connection:
-                message = str(
-                    self.assertRaises(
-                        LedgerProblem,
-                        stored.tryMethods,
-                        connection,
-                        self.path,
-                        table,
-                    )
-                )
-                self.assertFalse(connection.in_transaction)
-            self.assertIn(f"this creditsync can't book {table[-1].name}", message)
-            self.assertIn(words, message)
-        self.assertFalse(self.found())

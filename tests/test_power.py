@@ -112,30 +112,54 @@ class LedgersTests(LifeTestCase):
         An operation that was not requested, or was booked twice, is reported.
         """
         twice = (
-            'INSERT INTO trade SELECT max("order") + 1, login, cmd, state, profit,'
-            " comment, open_time, close_time, timestamp, 0 FROM trade"
+            'INSERT INTO journal SELECT max(place) + 1, 0, max("order") + 1, login,'
+            " cmd, 6, profit, comment, open_time, close_time, timestamp, balance,"
+            " credit, principal, command, 0, NULL, NULL, NULL, hash FROM journal"
         )
         self.refused(
             "asked for, and it has", "UPDATE order_mark SET next_order = 99", twice
         )
 
-    def test_otherAmount(self) -> None:
+    def test_otherTrade(self) -> None:
         """
-        An amount other than the acknowledged one is reported.
+        A trade that is not the acknowledged one is reported.
         """
-        self.refused("of its trades", "UPDATE trade SET profit = profit + 1")
+        self.refused("of its trades", "UPDATE trade SET comment = comment || '!'")
+
+    def test_otherJournal(self) -> None:
+        """
+        A journal that was changed is reported, although the trades are right.
+        """
+        self.refused(
+            "of its journal", *self.past("SET asked_order = 8 WHERE place = 2")
+        )
+        self.refused("of its journal", *self.past("SET balance = 1 WHERE place = 2"))
+
+    def past(self, change: str) -> list[str]:
+        """
+        The statements that change the journal in spite of its trigger.
+        """
+        with closing(sqlite3.connect(self.path)) as connection:
+            [[trigger]] = connection.execute(
+                "SELECT sql FROM sqlite_schema WHERE name = 'journal_updated'"
+            )
+        return [
+            "DROP TRIGGER journal_updated",
+            f"UPDATE journal {change}",
+            trigger,
+        ]
 
     def test_lostKey(self) -> None:
         """
         A missing key is reported.
         """
-        self.refused("of its keys", "DELETE FROM keyed_operation")
+        self.refused("of its keys", *self.past("SET key = NULL"))
 
     def test_changedKey(self) -> None:
         """
         A key that would be replayed with other data is reported.
         """
-        self.refused("of its keys", "UPDATE keyed_operation SET timestamp = 1")
+        self.refused("of its keys", *self.past("SET timestamp = 1"))
 
     def test_replay(self) -> None:
         """
@@ -253,10 +277,10 @@ class DiskErrorTests(LifeTestCase):
         """
         book = SQLiteLedger._book
 
-        def forgiving(ledger: SQLiteLedger, reservations: Any) -> "Deferred[int]":
-            def forgive(why: Failure) -> int:
+        def forgiving(ledger: SQLiteLedger, reservations: Any) -> "Deferred[Any]":
+            def forgive(why: Failure) -> Any:
                 log.err(why)
-                return ledger._mark
+                return ledger._mark, ledger._head, ledger._hash
 
             return book(ledger, reservations).addErrback(forgive)
 

@@ -4,6 +4,8 @@ L{creditsync.ledger._copying}.
 """
 
 import fcntl
+import hashlib
+import json
 import os
 import pwd
 import shutil
@@ -28,6 +30,7 @@ from creditsync.ledger._checking import findings
 from creditsync.ledger._copying import backUp
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account, Deletion, Operation, Reservation, Trade
+from tests.totals import withTotals
 
 BALANCE_IN, CREDIT_IN, BALANCE_OUT, CREDIT_OUT = 6, 7, 8, 9
 BOOKED, DELETED = 3, 6
@@ -93,7 +96,7 @@ class LedgerTestCase(SynchronousTestCase):
         for _ in range(6):
             ledger.newOrder()
         for batch in BATCHES:
-            self.successResultOf(ledger.commit(batch))
+            self.successResultOf(ledger.commit(withTotals(ledger, batch)))
         ledger.close()
 
     def opened(self) -> SQLiteLedger:
@@ -180,7 +183,9 @@ class ReadingTests(LedgerTestCase):
         too.
         """
         server = self.opened()
-        self.successResultOf(server.commit([booking(server.newOrder(), 1)]))
+        self.successResultOf(
+            server.commit(withTotals(server, [booking(server.newOrder(), 1)]))
+        )
         self.assertEqual(self.orders(), [1, 2, 3, 4, 5, 6, 7])
 
     def test_oneMoment(self) -> None:
@@ -190,7 +195,9 @@ class ReadingTests(LedgerTestCase):
         server = self.opened()
         with reading.reading(self.path) as ledger:
             self.assertEqual(reading.counts(ledger)["trades"], 6)
-            self.successResultOf(server.commit([booking(server.newOrder(), 1)]))
+            self.successResultOf(
+                server.commit(withTotals(server, [booking(server.newOrder(), 1)]))
+            )
             self.assertEqual(reading.counts(ledger)["trades"], 6)
         self.assertEqual(self.orders(), [1, 2, 3, 4, 5, 6, 7])
 
@@ -342,7 +349,9 @@ class AtRestTests(LedgerTestCase):
         Continue with the files that a killed server leaves.
         """
         server = self.opened()
-        self.successResultOf(server.commit([booking(server.newOrder(), 1)]))
+        self.successResultOf(
+            server.commit(withTotals(server, [booking(server.newOrder(), 1)]))
+        )
         for end in ("", "-wal", "-shm"):
             shutil.copy(f"{self.path}{end}", f"{self.path}.killed{end}")
         self.path += ".killed"
@@ -363,7 +372,9 @@ class AtRestTests(LedgerTestCase):
         """
         with reading.reading(self.path) as ledger:
             server = self.opened()
-            self.successResultOf(server.commit([booking(server.newOrder(), 1)]))
+            self.successResultOf(
+                server.commit(withTotals(server, [booking(server.newOrder(), 1)]))
+            )
             self.assertEqual(reading.counts(ledger)["trades"], 6)
 
     def test_changedMeanwhile(self) -> None:
@@ -376,7 +387,9 @@ class AtRestTests(LedgerTestCase):
         ):
             reading.counts(ledger)
             server = self.opened()
-            self.successResultOf(server.commit([booking(server.newOrder(), 1)]))
+            self.successResultOf(
+                server.commit(withTotals(server, [booking(server.newOrder(), 1)]))
+            )
             server.close()
         self.assertEqual(
             str(raised.exception),
@@ -492,7 +505,9 @@ class OwnersTests(SynchronousTestCase):
         """
         Book a credit.
         """
-        self.successResultOf(ledger.commit([booking(ledger.newOrder(), 100)]))
+        self.successResultOf(
+            ledger.commit(withTotals(ledger, [booking(ledger.newOrder(), 100)]))
+        )
 
     def killed(self) -> None:
         """
@@ -801,7 +816,7 @@ class CheckTests(LedgerTestCase):
         A trade that moved no total is reported.
         """
         self.plant('UPDATE trade SET profit = profit + 1 WHERE "order" = 2')
-        self.assertEqual(self.rules(), ["total"])
+        self.assertEqual(self.rules(), ["total", "trade"])
 
     def test_noAccount(self) -> None:
         """
@@ -814,7 +829,9 @@ class CheckTests(LedgerTestCase):
         """
         A negative total is reported, even if it is the sum.
         """
-        self.sql("UPDATE trade SET profit = -500 WHERE cmd = 9")
+        ledger = self.opened()
+        taken = [booking(ledger.newOrder(), -450, cmd=CREDIT_OUT)]
+        self.successResultOf(ledger.commit(withTotals(ledger, taken)))
         self.assertEqual(
             self.found(),
             [
@@ -842,13 +859,6 @@ class CheckTests(LedgerTestCase):
         self.sql("DELETE FROM order_mark")
         self.assertEqual(self.found(), [("order-mark", "there is no order mark")])
 
-    def test_order(self) -> None:
-        """
-        A number that can't be an order is reported.
-        """
-        self.plant('UPDATE trade SET "order" = -3 WHERE "order" = 3')
-        self.assertIn(("order", "order -3 is not a valid order number"), self.found())
-
     def test_sameOrderTwice(self) -> None:
         """
         One number for two trades is reported, which takes damage to the file
@@ -870,242 +880,338 @@ class CheckTests(LedgerTestCase):
         self.assertIn("Rowid 1 out of order", self.found()[0][1])
         self.assertEqual(self.found()[0][0], "integrity")
 
-    def test_login(self) -> None:
+    def test_changedTrade(self) -> None:
         """
-        A trade with an invalid login is reported.
+        A trade or a total that was changed past the journal is reported, whatever
+        was changed, and so is a trade that was removed or added.
         """
-        self.plant('UPDATE trade SET login = 0 WHERE "order" = 3')
-        self.plant("UPDATE account SET balance = 0 WHERE login = 1001")
-        self.plant("DELETE FROM account WHERE login = 0")
-        self.assertIn(
-            ("login", "order 3 belongs to login 0, which is not a valid login"),
-            self.found(),
-        )
-
-    def test_cmd(self) -> None:
-        """
-        A trade with an unknown cmd is reported.
-        """
-        self.plant('UPDATE trade SET cmd = 5 WHERE "order" = 3')
-        self.assertIn(
-            ("cmd", "order 3 has cmd 5, which is not in the table operation"),
-            self.found(),
-        )
-
-    def test_state(self) -> None:
-        """
-        A trade with an unknown state is reported.
-        """
-        self.plant('UPDATE trade SET state = 4 WHERE "order" = 3')
-        self.assertIn("state", self.rules())
-
-    def test_sign(self) -> None:
-        """
-        A deposit below zero, a withdrawal above it, and an amount of zero are
-        reported.
-        """
-        self.sql(
-            'UPDATE trade SET profit = -80 WHERE "order" = 3;'
-            'UPDATE trade SET profit = 200 WHERE "order" = 5;'
-            'UPDATE trade SET profit = 0 WHERE "order" = 6;'
-        )
-        self.assertEqual(
-            self.found(),
-            [
-                ("sign", "order 3 has cmd 6 and profit -80: the sign is wrong"),
-                ("sign", "order 5 has cmd 8 and profit 200: the sign is wrong"),
-                ("sign", "order 6 has cmd 9 and profit 0: the sign is wrong"),
-            ],
-        )
-
-    def test_times(self) -> None:
-        """
-        A trade that closes before it opens is reported.
-        """
-        self.sql('UPDATE trade SET close_time = open_time - 1 WHERE "order" = 3')
-        self.assertEqual(
-            self.found(), [("times", "order 3 opens at 1900 and closes at 1899")]
-        )
-
-    def test_keyWithoutTrade(self) -> None:
-        """
-        A key whose trade is missing is reported.
-        """
-        self.plant("UPDATE keyed_operation SET \"order\" = 99 WHERE key = 'first'")
-        self.assertEqual(
-            self.found(),
-            [
-                (
-                    "key-without-trade",
-                    "the key 'first' of principal 7 booked order 99, which does not"
-                    " exist",
-                )
-            ],
-        )
-
-    def test_tradeGone(self) -> None:
-        """
-        The keys of a removed trade are reported.
-        """
-        self.plant(
-            'DELETE FROM trade WHERE "order" = 1;'
-            "UPDATE account SET credit = credit - 200 WHERE login = 1001"
-        )
-        self.assertEqual(self.rules(), ["key-without-trade", "key-without-trade"])
-
-    def test_keyOfOtherTrade(self) -> None:
-        """
-        A key for a trade with another login or cmd is reported.
-        """
-        self.plant(
-            "UPDATE keyed_operation SET login = 1003 WHERE key = 'first';"
-            "UPDATE keyed_operation SET cmd = 6 WHERE key = 'gone'"
-        )
-        self.assertEqual(self.rules(), ["key-of-other-trade", "key-of-other-trade"])
-
-    def test_keyAhead(self) -> None:
-        """
-        A key with a later change than its trade has is reported.
-        """
-        self.plant("UPDATE keyed_operation SET revision = 2 WHERE key = 'more'")
-        self.assertEqual(
-            self.found(),
-            [
-                (
-                    "key-ahead",
-                    "the key 'more' of principal 7 made revision 2 of order 1, which"
-                    " has only revision 1",
-                )
-            ],
-        )
-
-    def test_keyDiffers(self) -> None:
-        """
-        A key of the last change of a trade that differs from it in any column
-        is reported.
-        """
-        for change in (
-            "profit = 201",
-            "comment = 'Bonus '",
-            "open_time = 1799",
-            "close_time = 1801",
-            "timestamp = 1801",
+        for script, rules in (
+            ("UPDATE trade SET comment = 'x' WHERE \"order\" = 3", ["trade"]),
+            ('UPDATE trade SET open_time = 17 WHERE "order" = 3', ["trade"]),
+            ('UPDATE trade SET close_time = 17 WHERE "order" = 3', ["trade"]),
+            ('UPDATE trade SET timestamp = 17 WHERE "order" = 3', ["trade"]),
+            ('UPDATE trade SET cmd = 5 WHERE "order" = 3', ["total", "trade"]),
+            ('UPDATE trade SET state = 6 WHERE "order" = 3', ["total", "trade"]),
+            ('UPDATE trade SET profit = 81 WHERE "order" = 3', ["total", "trade"]),
+            ('UPDATE trade SET revision = 1 WHERE "order" = 3', ["revision"]),
+            ('UPDATE trade SET revision = 0 WHERE "order" = 1', ["revision"]),
+            (
+                'UPDATE trade SET place = 4 WHERE "order" = 3',
+                ["trade"],
+            ),
+            (
+                'UPDATE trade SET place = 1, profit = 100 WHERE "order" = 1',
+                ["total", "last-change"],
+            ),
+            (
+                'DELETE FROM trade WHERE "order" = 3',
+                ["total", "last-change"],
+            ),
+            (
+                "INSERT INTO trade SELECT 0, login, cmd, 6, profit, comment, open_time,"
+                ' close_time, timestamp, 0, 1 FROM trade WHERE "order" = 3',
+                ["trade"],
+            ),
         ):
-            with closing(sqlite3.connect(self.path)) as connection:
-                connection.execute(
-                    f"UPDATE keyed_operation SET {change} WHERE key = 'more'"
-                )
-                connection.commit()
-            self.assertEqual((change, self.rules()), (change, ["key-differs"]))
-            self.sql(
-                "UPDATE keyed_operation SET profit = 200, comment = 'Bonus',"
-                " open_time = 1800, close_time = 1800, timestamp = 1800"
-                " WHERE key = 'more'"
-            )
+            before = Path(self.path).read_bytes()
+            self.plant(script)
+            self.assertEqual((script, self.rules()), (script, rules))
+            Path(self.path).write_bytes(before)
 
-    def test_changedByUnkeyed(self) -> None:
+    def test_changedJournal(self) -> None:
         """
-        A later change without a key is not a problem, even in the same second.
+        A row of the journal that was changed, removed, added or moved is reported,
+        also by somebody who has put the triggers back.
         """
-        ledger = self.opened()
-        self.successResultOf(
-            ledger.commit([booking(1, 250, type=UPDATE), booking(2, 1, type=UPDATE)])
+        row = (
+            "SELECT {0}, type, 3, login, cmd, state, profit, comment, open_time,"
+            " close_time, timestamp, 60, 350, principal, command, 0, NULL, NULL, NULL,"
+            " {1} FROM journal WHERE place = 3"
         )
-        self.assertEqual(self.found(), [])
+        for script, rules in (
+            ("UPDATE journal SET comment = 'x' WHERE place = 2", ["trade", "chain"]),
+            ("UPDATE journal SET command = 'x' WHERE place = 7", ["chain"]),
+            ("UPDATE journal SET principal = 8 WHERE place = 7", ["chain"]),
+            ("UPDATE journal SET key = 'x' WHERE place = 7", ["chain"]),
+            ("UPDATE journal SET key = NULL WHERE place = 7", ["chain"]),
+            (
+                "UPDATE journal SET balance = 1 WHERE place = 7",
+                ["total-after", "chain"],
+            ),
+            (
+                "UPDATE journal SET balance = NULL WHERE place = 7",
+                ["recorded", "chain"],
+            ),
+            ("UPDATE journal SET hash = zeroblob(32) WHERE place = 8", ["chain"]),
+            # The next link follows from the changed one.
+            ("UPDATE journal SET hash = zeroblob(32) WHERE place = 7", ["chain"] * 2),
+            ("UPDATE journal SET hash = NULL WHERE place = 8", ["chain"]),
+            ("DELETE FROM journal WHERE place = 8", ["trade", "revision", "life"][:2]),
+            (
+                "DELETE FROM journal WHERE place = 5",
+                ["trade", "place", "total-after", "chain"],
+            ),
+            (
+                "UPDATE journal SET place = 99 WHERE place = 3;"
+                "UPDATE journal SET place = 3 WHERE place = 5;"
+                "UPDATE journal SET place = 5 WHERE place = 99",
+                ["trade"] * 2
+                + ["last-change"]
+                + ["total-after", "chain", "total-after", "total-after", "chain"],
+            ),
+            (
+                f"INSERT INTO journal {row.format(9, 'NULL')}",
+                ["last-change", "revision", "total-after", "chain"],
+            ),
+        ):
+            before = Path(self.path).read_bytes()
+            self.plant(script)
+            self.assertEqual((script, self.rules()), (script, rules))
+            Path(self.path).write_bytes(before)
 
-    def test_keyNotLast(self) -> None:
+    def rewritten(self, script: str) -> list[tuple[str, str]]:
+        """
+        The problems in a journal that was changed together with its hashes, as an
+        auditor would compute them: without any code of the server.
+        """
+        self.plant(script)
+        hash, rows = bytes(32), b""
+        with closing(sqlite3.connect(self.path)) as connection:
+            found = connection.execute(
+                "SELECT * FROM journal ORDER BY place"
+            ).fetchall()
+        for *row, end in found:
+            rows += json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()
+            rows += b"\n"
+            if end is not None:
+                hash, rows = hashlib.sha256(hash + rows).digest(), b""
+                self.plant(
+                    f"UPDATE journal SET hash = x'{hash.hex()}' WHERE place = {row[0]}"
+                )
+        return self.found()
+
+    def test_recomputed(self) -> None:
+        """
+        Somebody who recomputes the hashes with other tools gets those of the ledger.
+        """
+        with closing(sqlite3.connect(self.path)) as connection:
+            before = connection.execute("SELECT * FROM link").fetchall()
+        self.assertEqual(self.rewritten(""), [])
+        with closing(sqlite3.connect(self.path)) as connection:
+            self.assertEqual(
+                connection.execute("SELECT * FROM link").fetchall(), before
+            )
+        self.assertEqual(
+            [row[:2] for row in before], [(1, 2), (3, 4), (5, 6), (7, 7), (8, 8)]
+        )
+
+    def test_rules(self) -> None:
+        """
+        What no server would have booked is reported, although hashes and trades
+        agree.
+        """
+        for script, problem in (
+            (
+                "SET login = 0 WHERE place = 4",
+                (
+                    "login",
+                    "place 4 of the journal has login 0, which is not a valid login",
+                ),
+            ),
+            (
+                "SET cmd = 5 WHERE place = 3",
+                (
+                    "cmd",
+                    "place 3 of the journal has cmd 5, which is not in the table"
+                    " operation",
+                ),
+            ),
+            (
+                "SET profit = -80 WHERE place = 3",
+                (
+                    "sign",
+                    "place 3 of the journal has cmd 6 and profit -80: the sign is"
+                    " wrong",
+                ),
+            ),
+            (
+                "SET profit = 0 WHERE place = 6",
+                (
+                    "sign",
+                    "place 6 of the journal has cmd 9 and profit 0: the sign is wrong",
+                ),
+            ),
+            (
+                "SET close_time = open_time - 1 WHERE place = 3",
+                ("times", "place 3 of the journal opens at 1900 and closes at 1899"),
+            ),
+            (
+                "SET asked_order = 2 WHERE place = 7",
+                (
+                    "asked",
+                    "place 7 of the journal booked order 1, but requested another order"
+                    " or other times",
+                ),
+            ),
+            (
+                "SET asked_open_time = 17 WHERE place = 1",
+                (
+                    "asked",
+                    "place 1 of the journal booked order 1, but requested another order"
+                    " or other times",
+                ),
+            ),
+            (
+                "SET asked_close_time = 17 WHERE place = 1",
+                (
+                    "asked",
+                    "place 1 of the journal booked order 1, but requested another order"
+                    " or other times",
+                ),
+            ),
+            (
+                "SET type = 0 WHERE place = 7",
+                (
+                    "total-after",
+                    "place 7 has balance 60 and credit 350 of account 1001, expected"
+                    " 60 and 450",
+                ),
+            ),
+            (
+                'SET type = 0, "order" = 4, login = 1002 WHERE place = 3',
+                ("change", "place 4 adds order 4, which exists"),
+            ),
+            (
+                "SET type = 1, asked_order = 3 WHERE place = 3",
+                ("change", "place 3 changes order 3, which does not exist"),
+            ),
+            (
+                "SET type = 2 WHERE place = 7",
+                ("change", "place 7 has type 2, but state 3"),
+            ),
+            (
+                "SET login = 1002 WHERE place = 7",
+                ("change", "place 7 changes order 1 to another login or another cmd"),
+            ),
+            (
+                "SET command = NULL WHERE place = 3",
+                ("recorded", "place 3 has no command"),
+            ),
+            (
+                "SET credit = 301 WHERE place = 3",
+                (
+                    "total-after",
+                    "place 3 has balance 80 and credit 301 of account 1001, expected"
+                    " 80 and 300",
+                ),
+            ),
+        ):
+            before = Path(self.path).read_bytes()
+            found = self.rewritten(f"UPDATE journal {script}")
+            self.assertIn(problem, found)
+            self.assertNotIn("chain", [rule for rule, _ in found])
+            Path(self.path).write_bytes(before)
+
+    def test_changedAfterDeletion(self) -> None:
         """
         A trade that was changed after it was deleted is reported.
         """
-        self.plant('UPDATE trade SET revision = 2, state = 3 WHERE "order" = 4')
-        self.assertEqual(self.rules(), ["total", "key-not-last"])
-
-    def test_keyType(self) -> None:
-        """
-        A key with an impossible type of change is reported.
-        """
-        self.sql("UPDATE keyed_operation SET type = 0 WHERE key = 'more'")
+        ledger = self.opened()
+        again = [booking(4, 7, login=1002, type=UPDATE)]
+        self.successResultOf(ledger.commit(withTotals(ledger, again)))
         self.assertEqual(
-            self.found(),
-            [
-                (
-                    "key-type",
-                    "the key 'more' of principal 7 has type 0, but made revision 1 of"
-                    " order 1, with state 3",
-                )
-            ],
+            self.found(), [("change", "place 9 changes order 4, which was deleted")]
         )
 
-    def test_keyState(self) -> None:
+    def test_noted(self) -> None:
         """
-        A key that records a deletion for a request that booked is reported.
+        A hash that was noted earlier is found, unless the journal was rewritten
+        before it or its end was removed.
         """
-        self.sql("UPDATE keyed_operation SET state = 6 WHERE key = 'first'")
-        self.assertEqual(self.rules(), ["key-type"])
+        with closing(sqlite3.connect(self.path)) as connection:
+            hashes = [hash for (hash,) in connection.execute("SELECT hash FROM link")]
+        for hash in (bytes(32), *hashes):
+            with reading.reading(self.path) as ledger:
+                self.assertEqual(list(findings(ledger, hash)), [])
+        self.rewritten("UPDATE journal SET principal = 8 WHERE place = 3")
+        for hash, rules in zip(hashes, [[], *[["head"]] * 4], strict=True):
+            with reading.reading(self.path) as ledger:
+                self.assertEqual([each.rule for each in findings(ledger, hash)], rules)
 
-    def test_keyAsked(self) -> None:
+    def test_life(self) -> None:
         """
-        Keys whose booking differs from their request are reported.
+        Lives that the journal can't have had are reported.
         """
-        self.sql(
-            "UPDATE keyed_operation SET asked_order = 2 WHERE key = 'more';"
-            "UPDATE keyed_operation SET asked_open_time = 17 WHERE key = 'first';"
-            "UPDATE keyed_operation SET asked_close_time = 17 WHERE key = 'gone'"
-        )
-        self.assertEqual(self.rules(), ["key-asked"] * 3)
+        for script in (
+            "DELETE FROM life",
+            "UPDATE life SET head = 9",
+            "UPDATE life SET number = 2",
+            "UPDATE life SET cause = 'copied'",
+            "INSERT INTO life VALUES (2, 'abcdef01', 3, 'created', 0)",
+            "INSERT INTO life VALUES (2, 'abcdef01', 3, 'copied', 0),"
+            " (3, 'abcdef02', 2, 'copied', 0)",
+        ):
+            before = Path(self.path).read_bytes()
+            self.plant(script)
+            self.assertEqual((script, self.rules()), (script, ["life"]))
+            Path(self.path).write_bytes(before)
+        self.plant("INSERT INTO life VALUES (2, 'abcdef01', 3, 'copied', 0)")
+        self.assertEqual(self.found(), [])
 
-    def test_keySign(self) -> None:
+    def test_refused(self) -> None:
         """
-        A key that booked with the wrong sign is reported.
+        The database itself refuses to change, delete or replace what is in the
+        journal, and to change what lives the ledger had.
         """
-        self.sql("UPDATE keyed_operation SET profit = -100 WHERE key = 'first'")
-        self.assertEqual(self.rules(), ["key-sign"])
-
-    def test_keyTimes(self) -> None:
-        """
-        A key that booked a close before the open is reported.
-        """
-        self.sql("UPDATE keyed_operation SET close_time = 1799 WHERE key = 'first'")
-        self.assertEqual(self.rules(), ["key-times"])
-
-    def test_keysOfOneChange(self) -> None:
-        """
-        Two keys for one change are reported: one of the two requests was never
-        booked.
-        """
-        self.sql(
-            "UPDATE keyed_operation SET principal = 8 WHERE key = 'gone';"
-            "INSERT INTO keyed_operation SELECT * FROM"
-            " (SELECT 9, key, command, type, asked_order, asked_open_time,"
-            ' asked_close_time, "order", login, cmd, state, profit, comment,'
-            " open_time, close_time, timestamp, revision"
-            " FROM keyed_operation WHERE key = 'gone')"
-        )
-        self.assertEqual(
-            self.found(),
-            [("keys-of-one-change", "revision 0 of order 4 was booked under 2 keys")],
-        )
+        before = Path(self.path).read_bytes()
+        for script in (
+            "UPDATE journal SET comment = 'x'",
+            "UPDATE OR REPLACE journal SET comment = 'x'",
+            "DELETE FROM journal",
+            "DELETE FROM journal WHERE place = 8",
+            "INSERT OR REPLACE INTO journal SELECT * FROM journal WHERE place = 3",
+            "UPDATE link SET hash = NULL",
+            "DELETE FROM link",
+            "UPDATE life SET epoch = 'x'",
+            "DELETE FROM life",
+            "INSERT OR REPLACE INTO life SELECT * FROM life",
+        ):
+            e = self.assertRaises(sqlite3.Error, self.sql, script)
+            self.assertIn(type(e), (sqlite3.IntegrityError, sqlite3.OperationalError))
+        self.assertEqual(Path(self.path).read_bytes(), before)
 
     def test_triggerMissing(self) -> None:
         """
         A missing trigger is reported, since totals would no longer move.
         """
-        self.sql("DROP TRIGGER trade_updated")
-        self.assertEqual(
-            self.found(), [("schema", "the trigger trade_updated is missing")]
-        )
+        for name in (
+            "journal_booked",
+            "journal_updated",
+            "journal_deleted",
+            "trade_kept",
+            "life_continued",
+            "life_updated",
+            "life_deleted",
+        ):
+            before = Path(self.path).read_bytes()
+            self.sql(f"DROP TRIGGER {name}")
+            self.assertEqual(
+                self.found(), [("schema", f"the trigger {name} is missing")]
+            )
+            Path(self.path).write_bytes(before)
 
     def test_triggerChanged(self) -> None:
         """
         A trigger that was changed is reported.
         """
         self.sql(
-            "DROP TRIGGER trade_inserted;"
-            "CREATE TRIGGER trade_inserted AFTER INSERT ON trade BEGIN SELECT 1; END"
+            "DROP TRIGGER journal_updated;"
+            "CREATE TRIGGER journal_updated BEFORE UPDATE ON journal"
+            " BEGIN SELECT 1; END"
         )
         self.assertEqual(
             self.found(),
-            [("schema", "the trigger trade_inserted is not what creditsync made")],
+            [("schema", "the trigger journal_updated is not what creditsync made")],
         )
 
     def test_triggerAdded(self) -> None:
@@ -1122,11 +1228,11 @@ class CheckTests(LedgerTestCase):
         """
         Without a table the check ends early, and says so.
         """
-        self.sql("DROP TABLE keyed_operation")
-        first, last = self.found()
-        self.assertEqual(first, ("schema", "the table keyed_operation is missing"))
-        self.assertEqual(last[0], "unreadable")
-        self.assertIn("no such table: keyed_operation", last[1])
+        self.sql("DROP TABLE life")
+        found = self.found()
+        self.assertEqual(found[0], ("schema", "the table life is missing"))
+        self.assertEqual(found[-1][0], "unreadable")
+        self.assertIn("no such table: life", found[-1][1])
 
     def test_damagedPage(self) -> None:
         """
@@ -1135,7 +1241,7 @@ class CheckTests(LedgerTestCase):
         with closing(sqlite3.connect(self.path)) as connection:
             [[page, size]] = connection.execute(
                 "SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size"
-                " WHERE name = 'keyed_operation'"
+                " WHERE name = 'journal'"
             )
         with open(self.path, "r+b") as file:
             file.seek((page - 1) * size)
@@ -1176,9 +1282,11 @@ class BackUpTests(LedgerTestCase):
         """
         server = self.opened()
         order = server.newOrder()
-        self.successResultOf(server.commit([booking(order, 17)]))
+        self.successResultOf(server.commit(withTotals(server, [booking(order, 17)])))
         backUp(self.path, self.copy)
-        self.successResultOf(server.commit([booking(server.newOrder(), 18)]))
+        self.successResultOf(
+            server.commit(withTotals(server, [booking(server.newOrder(), 18)]))
+        )
         self.assertEqual(self.files(), ["copy.db"])
         self.path = self.copy
         copy = self.opened()
@@ -1186,6 +1294,83 @@ class BackUpTests(LedgerTestCase):
         self.assertEqual(copy.trade(7), booking(7, 17).trade)
         self.assertIsNone(copy.trade(8))
         self.assertEqual(copy.account(1001), Account(1001, 60, 367))
+
+    def lives(self, path: str) -> list[Any]:
+        """
+        The lives of a ledger: the epochs, and the rest of each row.
+        """
+        with reading.reading(path) as ledger:
+            return ledger.execute(
+                "SELECT epoch, number, head, cause FROM life"
+            ).fetchall()
+
+    def test_newLife(self) -> None:
+        """
+        A copy has an epoch of its own, and so has a copy of it; the ledger goes on
+        with the one it had.
+        """
+        backUp(self.path, self.copy)
+        second = os.path.join(self.folder, "copy2.db")
+        backUp(self.copy, second)
+        [(epoch, *created)] = self.lives(self.path)
+        self.assertEqual(created, [1, 0, "created"])
+        first, (other, *copied) = self.lives(self.copy)
+        self.assertEqual(first, (epoch, *created))
+        self.assertEqual(copied, [2, 8, "copied"])
+        *before, (third, *again) = self.lives(second)
+        self.assertEqual(before, [first, (other, *copied)])
+        self.assertEqual(again, [3, 8, "copied"])
+        self.assertEqual(len({epoch, other, third}), 3)
+        server = self.opened()
+        self.assertEqual((server.epoch, server.newOrder()), (epoch, 7))
+        self.path = second
+        self.assertEqual(self.opened().epoch, third)
+
+    def test_movedOn(self) -> None:
+        """
+        A copy assigns numbers that the ledger never reaches, and not those that
+        another copy assigns.
+        """
+        second = os.path.join(self.folder, "copy2.db")
+        backUp(self.path, self.copy)
+        backUp(self.path, second)
+        orders = []
+        for path in (self.copy, second):
+            self.path = path
+            copy = self.opened()
+            orders.append(copy.newOrder())
+            copy.close()
+        for order in orders:
+            # 2^53 / 256 and / 32, to the next 10^9, and the first behind that.
+            self.assertGreater(order, 35_184_372_088_832)
+            self.assertLess(order, 281_474_976_710_656 + 1_000_000_000)
+            self.assertEqual(order % 1_000_000_000, 1)
+        self.assertNotEqual(*orders)
+
+    def test_manyGenerations(self) -> None:
+        """
+        Hundreds of copies of copies have numbers left, each above all before.
+        """
+        mark = 7
+        for _ in range(400):
+            moved = copying._movedOn(mark)
+            self.assertGreater(moved, mark + (2**53 - mark) // 256 - 1)
+            mark = moved
+        self.assertLess(mark, 2**53 - 100_000_000)
+
+    def test_goesOn(self) -> None:
+        """
+        A server on a copy books behind what the copy has, and the journal of the
+        copy continues.
+        """
+        backUp(self.path, self.copy)
+        self.path = self.copy
+        copy = self.opened()
+        order = copy.newOrder()
+        self.successResultOf(copy.commit(withTotals(copy, [booking(order, 17)])))
+        self.assertEqual(copy.head, 9)
+        with reading.reading(self.path) as ledger:
+            self.assertEqual(list(findings(ledger)), [])
 
     def test_atRest(self) -> None:
         """
@@ -1357,7 +1542,9 @@ class BackUpTests(LedgerTestCase):
         Commits that a killed server left in its WAL file are in the copy.
         """
         server = self.opened()
-        self.successResultOf(server.commit([booking(server.newOrder(), 17)]))
+        self.successResultOf(
+            server.commit(withTotals(server, [booking(server.newOrder(), 17)]))
+        )
         crashed = os.path.join(self.folder, "crashed.db")
         for end in ("", "-wal"):
             shutil.copy(self.path + end, crashed + end)
@@ -1388,22 +1575,19 @@ class RevisionTests(LedgerTestCase):
         ledger = self.opened()
         self.successResultOf(
             ledger.commit(
-                [
-                    booking(2, 5, type=UPDATE),
-                    booking(2, 6, type=UPDATE, key="second"),
-                    booking(2, 7, type=UPDATE),
-                ]
+                withTotals(
+                    ledger,
+                    [
+                        booking(2, 5, type=UPDATE),
+                        booking(2, 6, type=UPDATE, key="second"),
+                        booking(2, 7, type=UPDATE),
+                    ],
+                )
             )
         )
-        self.successResultOf(ledger.commit([booking(2, 8, type=UPDATE)]))
+        self.successResultOf(
+            ledger.commit(withTotals(ledger, [booking(2, 8, type=UPDATE)]))
+        )
         self.assertEqual(
             self.revisions("trade"), [(1, 1), (2, 4), (3, 0), (4, 1), (5, 0), (6, 0)]
-        )
-
-    def test_keyed(self) -> None:
-        """
-        A key records the number of its own change.
-        """
-        self.assertEqual(
-            self.revisions("keyed_operation"), [(1, 0), (1, 1), (4, 0), (4, 1)]
         )

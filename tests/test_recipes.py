@@ -218,11 +218,11 @@ class MemberTests(RecipeCase):
         """
         found = self.addTo("Trade", "timestamp: int")
         self.assertLessEqual(
-            {"test_event", "test_names", "test_keyed", "test_checked", "test_model"},
+            {"test_event", "test_names", "test_journal", "test_checked", "test_model"},
             set(found),
         )
         self.assertIn("reference in an event", found["test_event"])
-        self.assertIn("has no column named reference", found["test_keyed"])
+        self.assertIn("no such column: reference", found["test_checked"])
 
     def test_request(self) -> None:
         """
@@ -281,8 +281,8 @@ class LedgerTests(RecipeCase):
         """
         A stored ledger of each version is brought up to the one of a new script.
         """
-        (self.root / "creditsync/ledger/003.sql").write_text(
+        (self.root / "creditsync/ledger/004.sql").write_text(
             "CREATE TABLE note (text TEXT NOT NULL) STRICT;\n"
         )
-        self.edit("creditsync/ledger/_schema.py", '"002.sql")', '"002.sql", "003.sql")')
+        self.edit("creditsync/ledger/_schema.py", '"003.sql")', '"003.sql", "004.sql")')
         self.assertEqual(self.failing("test_upgrade"), {})

@@ -42,6 +42,7 @@ from creditsync.records import (
 )
 from creditsync.runtime import TradingRuntime
 from creditsync.testing import HeldLedger
+from tests.totals import withTotals
 
 BALANCE_IN, CREDIT_IN, BALANCE_OUT, CREDIT_OUT = 6, 7, 8, 9
 ADD, UPDATE = 0, 1
@@ -174,7 +175,7 @@ class RuntimeCase(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         sums: dict[int, Account] = {}
-        for each in self.memory._trades.values():
+        for each in (kept.trade for kept in self.memory._latest.values()):
             account = sums.setdefault(each.login, Account(each.login))
             if each.state == BOOKED and each.cmd in (BALANCE_IN, BALANCE_OUT):
                 account.balance += each.profit
@@ -209,7 +210,11 @@ class RuntimeCase(SynchronousTestCase):
         Book these trades before the test.
         """
         self.memory.nextOrder = max(each.order for each in trades) + 1
-        self.successResultOf(self.memory.commit([reserved(each) for each in trades]))
+        self.successResultOf(
+            self.memory.commit(
+                withTotals(self.memory, [reserved(each) for each in trades])
+            )
+        )
         self.memory.nextOrder = 1242281
 
     def turn(self) -> None:
@@ -318,7 +323,7 @@ class NewOrderTests(RuntimeCase):
             timestamp=1767225600,
         )
         self.assertEqual(self.memory.trade(1242281), expected)
-        self.assertEqual(self.published, [TradeEvent(0, expected, operation)])
+        self.assertEqual(self.published, [TradeEvent(0, expected, operation, 1)])
 
     def test_times(self) -> None:
         """
@@ -425,7 +430,7 @@ class UpdateTests(RuntimeCase):
             timestamp=1767225600,
         )
         self.assertEqual(self.memory.trade(5), expected)
-        self.assertEqual(self.published, [TradeEvent(1, expected, operation)])
+        self.assertEqual(self.published, [TradeEvent(1, expected, operation, 2)])
 
     def test_times(self) -> None:
         """
@@ -644,7 +649,7 @@ class DeletionTests(RuntimeCase):
             timestamp=1767225600,
         )
         self.assertEqual(self.memory.trade(5), expected)
-        self.assertEqual(self.published, [TradeEvent(2, expected, operation)])
+        self.assertEqual(self.published, [TradeEvent(2, expected, operation, 2)])
         self.assertEqual(self.memory.account(1001), Account(1001, 0, 0))
 
     def test_unknown(self) -> None:
@@ -1983,6 +1988,8 @@ class SimulationTests(RuntimeCase):
                 self.book()
             self.assertLessEqual(len(self.ledger.commits), 1)
         self.book()
-        booked = {order: each.profit for order, each in self.memory._trades.items()}
+        booked = {
+            order: each.trade.profit for order, each in self.memory._latest.items()
+        }
         self.assertEqual(booked, profits)
         self.assertGreater(len(booked), 500)

@@ -423,8 +423,17 @@ class RuleTests(SynchronousTestCase):
         """
         A key that was on disk and is not in the file is reported.
         """
-        self.course.site.storage.execute("DELETE FROM keyed_operation")
+        self.course.site.storage.execute("DROP TRIGGER journal_updated")
+        self.course.site.storage.execute("UPDATE journal SET key = NULL")
         self.assertLedgerBreaks("durability")
+
+    def test_journal(self) -> None:
+        """
+        A journal that was changed is reported, although trades and keys are right.
+        """
+        self.course.site.storage.execute("DROP TRIGGER journal_updated")
+        self.course.site.storage.execute("UPDATE journal SET asked_open_time = 1")
+        self.assertLedgerBreaks("journal")
 
     def test_totals(self) -> None:
         """

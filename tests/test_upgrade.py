@@ -1,5 +1,6 @@
 """
-Tests for the upgrade of a stored ledger of version 1: C{tests/ledgers/v1.db}.
+Tests for the upgrade of stored ledgers of older versions: C{tests/ledgers/v1.db} and
+C{v2.db}, which have the same content.
 """
 
 import os
@@ -16,12 +17,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.errors import LedgerDamaged
 from creditsync.ledger import _opening as opening
+from creditsync.ledger import _upgrading as upgrading
 from creditsync.ledger import sqlite
 from creditsync.ledger._checking import findings
+from creditsync.ledger._proving import JournalProof
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account, Deletion, Operation, Reservation, Trade
+from tests.totals import withTotals
 
-STORED = Path(__file__).parent / "ledgers" / "v1.db"
+STORED = Path(__file__).parent / "ledgers"
 
 TRADES = [
     Trade(1, 1001, 7, 3, 20000000000, "Less", 10, 20, 40),
@@ -54,14 +58,30 @@ KEYS = {
     (8, "delete-1"): (2, "DeleteCreditSync", TRADES[6]),
 }
 
-# The copy that the upgrade leaves.
-COPY = "ledger.db.v1"
+# What the upgrade makes of them: type, order, profit, comment, timestamp, principal,
+# command, order and open_time as requested, and key. Totals were not recorded, nor who
+# requested what without a key; of the changes without a key only the last one was.
+JOURNAL = [
+    (1, 1, 20000000000, "Less", 40, 7, "CreditInSync", 1, 10, "less-1"),
+    (0, 2, 5050000000, "Bonus", 31, 7, "CreditInSync", 0, None, "bonus-1"),
+    (0, 3, -10000000000, "Back", 32, None, None, None, None, None),
+    (0, 4, 100000000001, "Böni 😀\t'", 33, 7, "BalanceIn", 0, None, "deposit-1"),
+    (1, 4, 90000000001, "Less too", 41, None, None, None, None, None),
+    (0, 5, -100000000, "Finance", 34, 7, "BalanceOutSync", 0, None, "fee-1"),
+    (0, 6, 1000000000000000000, "Most", 35, None, None, None, None, None),
+    (2, 7, 7, "To be deleted", 42, 8, "DeleteCreditSync", 7, None, "delete-1"),
+    (2, 8, 8, "This one too", 43, None, None, None, None, None),
+]
 
 
 class StoredLedgerCase(SynchronousTestCase):
     """
-    A copy of the stored ledger.
+    A copy of a stored ledger.
+
+    @cvar version: Its version.
     """
+
+    version = 1
 
     def setUp(self) -> None:
         """
@@ -72,7 +92,9 @@ class StoredLedgerCase(SynchronousTestCase):
         self.folder = Path(os.path.realpath(made.name)) / "server"
         self.folder.mkdir()
         self.path = self.folder / "ledger.db"
-        shutil.copyfile(STORED, self.path)
+        shutil.copyfile(STORED / f"v{self.version}.db", self.path)
+        # The copy that the upgrade leaves.
+        self.copy = f"ledger.db.v{self.version}"
 
     def opened(self) -> SQLiteLedger:
         """
@@ -99,7 +121,7 @@ class StoredLedgerCase(SynchronousTestCase):
 
     def isWhole(self, ledger: SQLiteLedger) -> None:
         """
-        Assert that everything in version 1 is there, and that the checks find
+        Assert that everything in the old version is there, and that the checks find
         nothing wrong.
         """
         self.assertEqual([ledger.trade(each.order) for each in TRADES], TRADES)
@@ -121,11 +143,73 @@ class StoredLedgerTests(StoredLedgerCase):
     Tests for upgrading a ledger of version 1.
     """
 
-    def test_isVersion1(self) -> None:
+    def test_isOld(self) -> None:
         """
-        The stored ledger stays one of version 1.
+        The stored ledger stays one of its version.
         """
-        self.assertEqual(self.value(self.path, "PRAGMA user_version"), 1)
+        self.assertEqual(self.value(self.path, "PRAGMA user_version"), self.version)
+
+    def test_journal(self) -> None:
+        """
+        The journal has what the old version had recorded, by order and revision,
+        and nothing that it had not.
+        """
+        self.opened().close()
+        with closing(sqlite3.connect(self.path)) as connection:
+            rows = connection.execute(
+                'SELECT type, "order", profit, comment, timestamp, principal, command,'
+                " asked_order, asked_open_time, key FROM journal ORDER BY place"
+            ).fetchall()
+            self.assertEqual(rows, JOURNAL)
+            others = connection.execute(
+                "SELECT DISTINCT balance, credit, asked_close_time FROM journal"
+            )
+            self.assertEqual(others.fetchall(), [(None, None, None)])
+            places = connection.execute('SELECT "order", revision, place FROM trade')
+            self.assertEqual(
+                places.fetchall(),
+                [
+                    (1, 1, 1),
+                    (2, 0, 2),
+                    (3, 0, 3),
+                    (4, 1, 5),
+                    (5, 0, 6),
+                    (6, 0, 7),
+                    (7, 1, 8),
+                    (8, 1, 9),
+                ],
+            )
+            [(number, epoch, head, cause)] = connection.execute(
+                "SELECT number, epoch, head, cause FROM life"
+            )
+            self.assertEqual((number, head, cause), (1, 9, "upgraded"))
+            self.assertRegex(epoch, "^[0-9a-f]{8}$")
+
+    def test_events(self) -> None:
+        """
+        The stream begins with the rows from the old version.
+        """
+        ledger = self.opened()
+        events = ledger.events(0, 100)
+        self.assertEqual([each.place for each in events], [*range(1, 10)])
+        self.assertEqual(events[0].data, TRADES[0])
+        self.assertEqual(ledger.head, 9)
+
+    def test_pages(self) -> None:
+        """
+        An upgrade of many rows has a hash for each page, and reports its progress.
+        """
+        self.patch(upgrading, "_PAGE", 4)
+        told: list[tuple[int, int]] = []
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as writer:
+            opening.prepare(
+                writer, str(self.path), sqlite.SCRIPTS, lambda *each: told.append(each)
+            )
+        self.assertEqual(told, [(4, 9), (8, 9), (9, 9)])
+        with closing(sqlite3.connect(self.path)) as connection:
+            links = connection.execute("SELECT lo, hi FROM link").fetchall()
+        self.assertEqual(links, [(1, 4), (5, 8), (9, 9)])
+        self.isWhole(self.opened())
 
     def test_whole(self) -> None:
         """
@@ -168,17 +252,26 @@ class StoredLedgerTests(StoredLedgerCase):
         ]
         asked = Operation("CreditIn", 7, 1003, 1, "")
         self.successResultOf(
-            ledger.commit([Reservation(0, each, asked) for each in added])
+            ledger.commit(
+                withTotals(ledger, [Reservation(0, each, asked) for each in added])
+            )
         )
         self.assertEqual(ledger.account(1003), Account(1003, 970, 1996))
         less = Trade(1, 1001, 7, 3, 5, "Still less", 10, 20, 50)
         gone = Trade(4, 1002, 6, 6, 90000000001, "Less too", 13, 23, 51)
         deletion = Deletion("DeleteBalance", 4, frozenset({6, 8}))
         self.successResultOf(
-            ledger.commit([Reservation(1, less, asked), Reservation(2, gone, deletion)])
+            ledger.commit(
+                withTotals(
+                    ledger,
+                    [Reservation(1, less, asked), Reservation(2, gone, deletion)],
+                )
+            )
         )
         self.assertEqual(ledger.account(1001), Account(1001, 0, -4949999995))
         self.assertEqual(ledger.account(1002), Account(1002, -100000000, 0))
+        with closing(sqlite3.connect(self.path)) as connection:
+            self.assertEqual(list(JournalProof(connection).problems()), [])
 
     def test_copy(self) -> None:
         """
@@ -191,8 +284,8 @@ class StoredLedgerTests(StoredLedgerCase):
         }
         os.chmod(self.path, 0o600)
         self.opened().close()
-        copy = self.folder / COPY
-        self.assertEqual(self.value(copy, "PRAGMA user_version"), 1)
+        copy = self.folder / self.copy
+        self.assertEqual(self.value(copy, "PRAGMA user_version"), self.version)
         self.assertEqual(
             {table: self.rows(copy, table) for table in before},
             before,
@@ -205,10 +298,11 @@ class StoredLedgerTests(StoredLedgerCase):
         way and is not used.
         """
         for end in (".part", ".part-journal", ".part-wal"):
-            (self.folder / (COPY + end)).write_bytes(b"rest" * 1000)
+            (self.folder / (self.copy + end)).write_bytes(b"rest" * 1000)
         self.isWhole(self.opened())
-        self.assertEqual(self.value(self.folder / COPY, "PRAGMA user_version"), 1)
-        self.assertEqual(len(self.rows(self.folder / COPY, "trade")), 8)
+        old = self.value(self.folder / self.copy, "PRAGMA user_version")
+        self.assertEqual(old, self.version)
+        self.assertEqual(len(self.rows(self.folder / self.copy, "trade")), 8)
 
     def test_inItsWAL(self) -> None:
         """
@@ -238,8 +332,16 @@ class StoredLedgerTests(StoredLedgerCase):
             connection.execute("DROP TRIGGER trade_updated")
         message = str(self.assertRaises(LedgerDamaged, self.opened))
         self.assertIn("the trigger trade_updated is missing", message)
-        self.assertEqual(self.value(self.path, "PRAGMA user_version"), 1)
-        self.assertEqual(list(self.folder.glob("*.v1*")), [])
+        self.assertEqual(self.value(self.path, "PRAGMA user_version"), self.version)
+        self.assertEqual(list(self.folder.glob("*.v[12]*")), [])
+
+
+class StoredLedger2Tests(StoredLedgerTests):
+    """
+    Tests for upgrading a ledger of version 2.
+    """
+
+    version = 2
 
 
 class KilledUpgradeTests(StoredLedgerCase):
@@ -315,7 +417,16 @@ class KilledUpgradeTests(StoredLedgerCase):
             ledger.open()
             self.isWhole(ledger)
             ledger.close()
-            self.assertEqual(self.value(folder / COPY, "PRAGMA user_version"), 1)
+            old = self.value(folder / self.copy, "PRAGMA user_version")
+            self.assertEqual(old, self.version)
         # Before, in and after each step of the copy, and after the upgrade.
         self.assertGreaterEqual(len(self.left), 7)
-        self.assertEqual(versions, {1, len(sqlite.SCRIPTS)})
+        self.assertEqual(versions, {self.version, len(sqlite.SCRIPTS)})
+
+
+class KilledUpgrade2Tests(KilledUpgradeTests):
+    """
+    Tests for an upgrade from version 2 that is killed at any point.
+    """
+
+    version = 2

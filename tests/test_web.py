@@ -25,6 +25,7 @@ from twisted.web.resource import Resource
 from creditsync.codes import EV_RECORD_ADD
 from creditsync.counters import SECONDS
 from creditsync.ledger import _searching as searching
+from creditsync.ledger._copying import backUp
 from creditsync.ledger._searching import Found, tradesByKey, tradesOf
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Operation, Reservation, Trade, TradeEvent
@@ -36,6 +37,7 @@ from creditsync.web._service import Web, WebSite, onLoopback
 from creditsync.web.root import Root
 from tests.lint import problems
 from tests.observed import NOW, Client, ObservedTestCase
+from tests.totals import withTotals
 
 HERE = "http://localhost:8081"
 
@@ -1019,7 +1021,9 @@ class SearchTests(WebTestCase):
             trade = Trade(order, login, 7, 3, 10**8, f"for {login}", 0, 0, int(NOW))
             asked = Operation("CreditIn", 7, login, 10**8, trade.comment, key=key)
             asked.principal = order
-            ledger.commit([Reservation(EV_RECORD_ADD, trade, asked)])
+            ledger.commit(
+                withTotals(ledger, [Reservation(EV_RECORD_ADD, trade, asked)])
+            )
         self.open(self.path)
         self.signIn()
 
@@ -1183,6 +1187,24 @@ class SearchTests(WebTestCase):
         )
         self.assertEqual(tradesOf(self.path, 1001, 9, 1.0).downTo, 0)
         self.assertEqual(len(tradesByKey(self.path, "k", 1).trades), 1)
+
+    def test_farApart(self) -> None:
+        """
+        A search in a restored copy, whose newer orders have far greater numbers,
+        finds the older ones.
+        """
+        copy = f"{self.path}.copy"
+        backUp(self.path, copy)
+        ledger = SQLiteLedger(copy, execute)
+        ledger.open()
+        self.addCleanup(ledger.close)
+        order = ledger.newOrder()
+        trade = Trade(order, 1001, 7, 3, 10**8, "New", 1, 1, 1)
+        asked = Operation("CreditIn", 7, 1001, 10**8, "New")
+        ledger.commit(withTotals(ledger, [Reservation(EV_RECORD_ADD, trade, asked)]))
+        found = tradesOf(copy, 1001, 9, 10.0)
+        self.assertEqual([trade.order for trade in found.trades], [order, 3, 1])
+        self.assertEqual(found.downTo, 0)
 
     def test_note(self) -> None:
         """

@@ -3,20 +3,30 @@ C{creditsync check}: proves that a ledger is sound.
 """
 
 import json
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+import re
+from argparse import (
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
 from typing import Any
 
 from creditsync._cli.ledger import addLedger, errorsAsExit
 from creditsync.ledger._checking import Finding, findings
+from creditsync.ledger._journal import journalEnd
 from creditsync.ledger._reading import counts, reading
 
 _DESCRIPTION = """\
 Prove that a ledger is sound: SQLite's own check of the file, the schema, totals
 that are the sums of their trades and not below zero, order numbers below the
-mark, legal trades, and keys that agree with the trades they booked.
+mark, and legal trades. Prove that the journal has no gap, that its hashes are
+those of its rows, and that trades and totals are what it adds up to.
 
-It prints a line for each problem. While it runs, the file that ends in -wal
-grows with what the server books.
+It prints a line for each problem. If there is none, it prints the journal's last
+place and its hash: note the hash elsewhere, and --head HASH proves later that
+nothing up to there was rewritten. While it runs, the file that ends in -wal grows
+with what the server books.
 """
 
 _STATUSES = """\
@@ -42,7 +52,22 @@ def addCommand(commands: Any) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead"
     )
+    parser.add_argument(
+        "--head",
+        metavar="HASH",
+        type=_hash,
+        help="prove too that the journal continues the one that had this last hash",
+    )
     parser.set_defaults(name="check", run=run)
+
+
+def _hash(argument: str) -> bytes:
+    """
+    Read a hash of the journal.
+    """
+    if not re.fullmatch("[0-9A-Fa-f]{64}", argument):
+        raise ArgumentTypeError(f"a hash has 64 hexadecimal digits: {argument}")
+    return bytes.fromhex(argument)
 
 
 def run(options: Namespace) -> None:
@@ -52,19 +77,27 @@ def run(options: Namespace) -> None:
     found: list[Finding] = []
     with errorsAsExit(options):
         with reading(options.ledger) as ledger:
-            for problem in findings(ledger):
+            for problem in findings(ledger, options.head):
                 found.append(problem)
                 if not options.json:
                     print(f"{problem.rule}: {problem.message}")
             size = {} if found else counts(ledger)
+            head = None if found else _head(ledger, options.ledger)
         # Not inside reading(): its end raises if the ledger has changed meanwhile.
         if options.json:
-            print(json.dumps({"sound": not found, "problems": _members(found)}))
-        elif not found:
+            members = {"sound": not found, "problems": _members(found), "head": head}
+            print(json.dumps(members))
+        elif head is not None:
             text = ", ".join(f"{n} {what}" for what, n in size.items())
             print(f"{options.ledger} is sound: {text}")
+            print(f"head: place {head['place']}, hash {head['hash']}")
     if found:
         raise SystemExit(1)
+
+
+def _head(ledger: Any, path: str) -> dict[str, int | str]:
+    _, place, hash = journalEnd(ledger, path)
+    return {"place": place, "hash": hash.hex()}
 
 
 def _members(found: list[Finding]) -> list[dict[str, str]]:

@@ -43,13 +43,13 @@ def addPeriod(parser: ArgumentParser) -> None:
             name,
             dest=dest,
             metavar="TIME",
-            type=_moment,
+            type=moment,
             help=f"only trades {which}: 2026-01-31, 2026-01-31T12:30:00 (UTC, unless"
             " it has another offset) or UNIX seconds",
         )
 
 
-def _moment(text: str) -> int:
+def moment(text: str) -> int:
     """
     Read a time as UNIX seconds. A fraction is rounded up, which selects the same
     trades, as their times are whole seconds.

@@ -17,7 +17,9 @@ from attrs import define
 from creditsync.codes import MAX_SAFE_INTEGER
 from creditsync.errors import LedgerDamaged
 from creditsync.ledger._operations import methodDifferences, totalOf
-from creditsync.ledger._schema import SCRIPTS, changes
+from creditsync.ledger._proving import JournalProof
+from creditsync.ledger._schema import SCRIPTS
+from creditsync.ledger._upgrading import changes
 from creditsync.methods import TOTALS
 from creditsync.records import TRADE_MEMBERS
 
@@ -161,22 +163,10 @@ class _Rule:
     message: str
 
 
-# Deposits are positive, withdrawals are negative.
-_WRONG_SIGN: Final = "JOIN operation USING (cmd) WHERE sign(profit) <> operation.sign"
-_WRONG_TIMES: Final = "open_time < 0 OR close_time < open_time"
-_THE_KEY: Final = "the key {1!r} of principal {0} "
-_KEYS: Final = (
-    'SELECT k.principal, k.key, k."order", t.revision, k.revision'
-    ' FROM keyed_operation AS k JOIN trade AS t USING ("order") WHERE '
-)
+_THE_PLACE: Final = "place {} of the journal "
 
-# Whether the row of a key and its trade differ in a column that an update may
-# change.
-_DIFFERS: Final = " OR ".join(
-    f"k.{name} <> t.{name}"
-    for name in TRADE_MEMBERS
-    if name not in ("order", "login", "cmd")
-)
+# Whether a trade and the row of its last change differ in a column.
+_DIFFERS: Final = " OR ".join(f't."{name}" <> j."{name}"' for name in TRADE_MEMBERS)
 
 _RULES: Final = (
     _Rule(
@@ -185,101 +175,85 @@ _RULES: Final = (
         "account {} has balance {} and credit {}, and neither may be below zero",
     ),
     _Rule(
-        "login",
-        'SELECT "order", login FROM trade'
-        f" WHERE login NOT BETWEEN 1 AND {MAX_SAFE_INTEGER}",
-        "order {} belongs to login {}, which is not a valid login",
+        "trade",
+        'SELECT t."order", t.place FROM trade AS t'
+        f" LEFT JOIN journal AS j USING (place) WHERE j.place IS NULL OR {_DIFFERS}",
+        "order {} is not what place {} of the journal made it",
+    ),
+    _Rule(
+        "last-change",
+        'SELECT j.place, j."order" FROM journal AS j'
+        ' LEFT JOIN trade AS t USING ("order")'
+        ' WHERE t."order" IS NULL OR t.place < j.place',
+        _THE_PLACE + "changed order {}, whose trade is missing or older",
+    ),
+    _Rule(
+        "revision",
+        # Of what an older version had booked, the journal may lack some changes.
+        "WITH former (head) AS (SELECT max(head) FROM life WHERE cause = 'upgraded')"
+        ' SELECT "order", revision, rows - 1 FROM trade JOIN ('
+        '     SELECT "order", count(*) AS rows, min(place) AS first FROM journal'
+        '     GROUP BY "order"'
+        ' ) USING ("order")'
+        " WHERE revision <> rows - 1 AND (revision < rows - 1"
+        "     OR first > ifnull((SELECT head FROM former), 0))",
+        "order {} has revision {}, but the journal has {} changes of it",
     ),
     _Rule(
         "order",
-        f'SELECT "order" FROM trade WHERE "order" < 1 OR "order" > {MAX_SAFE_INTEGER}',
-        "order {} is not a valid order number",
+        'SELECT place, "order" FROM journal'
+        f' WHERE "order" NOT BETWEEN 1 AND {MAX_SAFE_INTEGER}',
+        _THE_PLACE + "has order {}, which is not a valid order number",
+    ),
+    _Rule(
+        "login",
+        "SELECT place, login FROM journal"
+        f" WHERE login NOT BETWEEN 1 AND {MAX_SAFE_INTEGER}",
+        _THE_PLACE + "has login {}, which is not a valid login",
     ),
     _Rule(
         "cmd",
-        'SELECT "order", cmd FROM trade WHERE cmd NOT IN (SELECT cmd FROM operation)',
-        "order {} has cmd {}, which is not in the table operation",
-    ),
-    _Rule(
-        "state",
-        'SELECT "order", state FROM trade WHERE state NOT IN (3, 6, 10, 11, 12)',
-        "order {} has state {}, expected 3, 6, 10, 11 or 12",
+        "SELECT place, cmd FROM journal WHERE cmd NOT IN (SELECT cmd FROM operation)",
+        _THE_PLACE + "has cmd {}, which is not in the table operation",
     ),
     _Rule(
         "sign",
-        f'SELECT "order", cmd, profit FROM trade {_WRONG_SIGN}',
-        "order {} has cmd {} and profit {}: the sign is wrong",
+        "SELECT place, cmd, profit FROM journal JOIN operation USING (cmd)"
+        " WHERE sign(profit) <> operation.sign",
+        _THE_PLACE + "has cmd {} and profit {}: the sign is wrong",
     ),
     _Rule(
         "times",
-        f'SELECT "order", open_time, close_time FROM trade WHERE {_WRONG_TIMES}',
-        "order {} opens at {} and closes at {}",
+        "SELECT place, open_time, close_time FROM journal"
+        " WHERE open_time < 0 OR close_time < open_time",
+        _THE_PLACE + "opens at {} and closes at {}",
     ),
     _Rule(
-        "key-without-trade",
-        'SELECT principal, key, "order" FROM keyed_operation'
-        ' WHERE "order" NOT IN (SELECT "order" FROM trade)',
-        _THE_KEY + "booked order {2}, which does not exist",
-    ),
-    _Rule(
-        "key-of-other-trade",
-        f"{_KEYS} k.login <> t.login OR k.cmd <> t.cmd",
-        _THE_KEY + "booked order {2} with another login or another cmd",
-    ),
-    _Rule(
-        "key-ahead",
-        f"{_KEYS} k.revision > t.revision",
-        _THE_KEY + "made revision {4} of order {2}, which has only revision {3}",
-    ),
-    _Rule(
-        "key-differs",
-        f"{_KEYS} k.revision = t.revision AND ({_DIFFERS})",
-        _THE_KEY + "was the last to change order {2}, but booked other values",
-    ),
-    _Rule(
-        "key-not-last",
-        f"{_KEYS} k.type = 2 AND k.revision < t.revision",
-        _THE_KEY + "deleted order {2} as revision {4}, but it has revision {3}",
-    ),
-    _Rule(
-        "key-type",
-        'SELECT principal, key, type, "order", revision, state FROM keyed_operation'
-        " WHERE (type = 0) <> (revision = 0) OR revision < 0"
-        " OR state <> iif(type = 2, 6, 3)",
-        _THE_KEY + "has type {2}, but made revision {4} of order {3}, with state {5}",
-    ),
-    _Rule(
-        "key-asked",
-        'SELECT principal, key, "order" FROM keyed_operation'
+        "asked",
+        'SELECT place, "order" FROM journal'
         ' WHERE (type <> 0 AND asked_order <> "order")'
-        " OR ifnull(asked_open_time <> open_time, 0)"
-        " OR ifnull(asked_close_time <> close_time, 0)",
-        _THE_KEY + "booked order {2}, but requested another order or other times",
+        " OR asked_open_time <> open_time OR asked_close_time <> close_time",
+        _THE_PLACE + "booked order {}, but requested another order or other times",
     ),
     _Rule(
-        "key-sign",
-        'SELECT principal, key, "order", cmd, profit FROM keyed_operation'
-        f" {_WRONG_SIGN}",
-        _THE_KEY + "booked order {2} with cmd {3} and profit {4}: the sign is wrong",
-    ),
-    _Rule(
-        "key-times",
-        'SELECT principal, key, "order", open_time, close_time FROM keyed_operation'
-        f" WHERE {_WRONG_TIMES}",
-        _THE_KEY + "booked order {2}, which opens at {3} and closes at {4}",
-    ),
-    _Rule(
-        "keys-of-one-change",
-        'SELECT "order", revision, count(*) FROM keyed_operation'
-        ' GROUP BY "order", revision HAVING count(*) > 1',
-        "revision {1} of order {0} was booked under {2} keys",
+        "life",
+        "SELECT number, epoch FROM life AS l WHERE head > (SELECT ifnull(max(place), 0)"
+        " FROM journal) OR head < (SELECT max(head) FROM life WHERE number < l.number)"
+        " OR (number = 1) <> (cause IN ('created', 'upgraded'))"
+        " OR number > (SELECT count(*) FROM life)"
+        " UNION ALL SELECT 1, 'none' WHERE NOT EXISTS (SELECT 1 FROM life)",
+        "life {} with epoch {} is not one that the journal can have had",
     ),
 )
 
 
-def findings(connection: sqlite3.Connection) -> Iterator[Finding]:
+def findings(
+    connection: sqlite3.Connection, noted: bytes | None = None
+) -> Iterator[Finding]:
     """
     Check all rules. Within an open transaction that is the state at one moment.
+
+    @param noted: A hash that the journal must have.
     """
     try:
         for message in changes(connection, SCRIPTS):
@@ -299,6 +273,8 @@ def findings(connection: sqlite3.Connection) -> Iterator[Finding]:
         for rule in _RULES:
             for row in connection.execute(rule.broken):
                 yield Finding(rule.name, rule.message.format(*row))
+        for name, message in JournalProof(connection, noted).problems():
+            yield Finding(name, message)
     except sqlite3.DatabaseError as e:
         yield Finding("unreadable", f"the rest can't be read: {e}")
 

@@ -1,5 +1,5 @@
 """
-A copy of a ledger that is in use.
+A copy of a ledger that is in use, which begins a life of its own.
 
 SQLite copies all pages in one step, as they are at one moment; the server goes on
 meanwhile. A copy in several steps starts again whenever the server commits between
@@ -13,11 +13,18 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from secrets import randbelow
+from typing import Final
 
+from creditsync.codes import MAX_SAFE_INTEGER
 from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
 from creditsync.ledger._checking import findings
 from creditsync.ledger._opening import sync
 from creditsync.ledger._reading import reading
+from creditsync.ledger._upgrading import beginLife
+
+# Numbers of copies begin behind a multiple of this.
+_ROUND: Final = 1_000_000_000
 
 
 def backUp(ledger: str, copy: str, overwrite: bool = False) -> None:
@@ -100,6 +107,38 @@ def _copy(ledger: str, part: str) -> None:
         # So that it can be read without -wal and -shm files, which need write
         # permission for the folder.
         target.execute("PRAGMA journal_mode = DELETE")
+        _beginLife(target)
+
+
+def _beginLife(copy: sqlite3.Connection) -> None:
+    """
+    Give the copy an epoch of its own, and move its order numbers on: the ledger goes
+    on without it, so clients may know places and numbers that the copy lacks.
+    """
+    # An incomplete copy is thrown away, so a rollback journal on disk is not needed.
+    copy.execute("PRAGMA journal_mode = MEMORY")
+    copy.execute("BEGIN")
+    [[head]] = copy.execute("SELECT ifnull(max(place), 0) FROM journal")
+    beginLife(copy, head, "copied")
+    for [mark] in copy.execute("SELECT next_order FROM order_mark").fetchall():
+        copy.execute("UPDATE order_mark SET next_order = ?", (_movedOn(mark),))
+    copy.execute("COMMIT")
+
+
+def _movedOn(mark: int) -> int:
+    """
+    An order number so far behind the mark that the ledger never gets there. It is
+    random, so that two copies of one ledger don't go on with the same number.
+
+    Nothing about the copy's future is known, not even an upper bound of the numbers
+    that the ledger will have assigned when the copy is restored. So the distance is
+    a share of all numbers that are left, small enough for hundreds of copies of
+    copies: from 3.5e13 numbers on in a young ledger.
+    """
+    left = MAX_SAFE_INTEGER - mark
+    moved = mark + left // 256 + randbelow(left // 32 - left // 256 + 1)
+    # Easier to read, as long as there are plenty.
+    return moved if left < 1000 * _ROUND else (moved // _ROUND + 1) * _ROUND + 1
 
 
 def _checkCopy(part: str, ledger: str) -> None:

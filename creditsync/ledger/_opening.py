@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
 from creditsync.ledger._operations import writeMethods
-from creditsync.ledger._schema import APPLICATION_ID, changes
+from creditsync.ledger._schema import APPLICATION_ID
+from creditsync.ledger._upgrading import Progress, changes, runScripts
 
 # The settings that the writing connection must have; 2 is FULL.
 _DURABLE: Final[dict[str, object]] = {
@@ -218,9 +219,16 @@ def connectReader(path: str, mode: str = "mode=ro") -> sqlite3.Connection:
     )
 
 
-def prepare(writer: sqlite3.Connection, path: str, scripts: Sequence[str]) -> None:
+def prepare(
+    writer: sqlite3.Connection,
+    path: str,
+    scripts: Sequence[str],
+    progress: Progress | None = None,
+) -> int:
     """
     Check that the file is a ledger of the newest version, or make it one.
+
+    @return: The version that it had; 0 for a new one.
     """
     version = versionOf(writer, path, len(scripts))
     # Durability depends on these settings, and SQLite silently ignores one that it
@@ -241,7 +249,8 @@ def prepare(writer: sqlite3.Connection, path: str, scripts: Sequence[str]) -> No
         _checkSchema(writer, path, scripts[:version])
     if 0 < version < len(scripts):
         _backUp(writer, path, version)
-    upgrade(writer, path, scripts, version)
+    upgrade(writer, path, scripts, version, progress)
+    return version
 
 
 def versionOf(connection: sqlite3.Connection, path: str, newest: int) -> int:
@@ -304,7 +313,11 @@ def _backUp(writer: sqlite3.Connection, path: str, version: int) -> None:
 
 
 def upgrade(
-    writer: sqlite3.Connection, path: str, scripts: Sequence[str], version: int = 0
+    writer: sqlite3.Connection,
+    path: str,
+    scripts: Sequence[str],
+    version: int = 0,
+    progress: Progress | None = None,
 ) -> None:
     """
     Upgrade to the newest version, and write the methods of this build to the table
@@ -313,18 +326,8 @@ def upgrade(
     @param version: The version of the ledger, which may be the newest already; 0
         for an empty file.
     """
-    # executescript() commits an open transaction first and begins none, so the
-    # script itself has to begin it. If anything fails, open() closes the
-    # connection, which rolls it back.
-    begin = "BEGIN IMMEDIATE;"
-    if version < len(scripts):
-        script = "\n".join(scripts[version:])
-        begin += (
-            f"\n{script}\n"
-            f"PRAGMA application_id = {APPLICATION_ID};\n"
-            f"PRAGMA user_version = {len(scripts)};"
-        )
-    writer.executescript(begin)
+    # If anything fails, open() closes the connection, which rolls it back.
+    runScripts(writer, scripts, version, progress)
     writeMethods(writer, path)
     writer.execute("COMMIT")
 

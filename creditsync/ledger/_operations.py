@@ -2,22 +2,15 @@
 The table C{operation} of a ledger: the total that each C{cmd} counts for, as data.
 
 Its rows are the methods of L{creditsync.methods}. L{writeMethods} adds new methods,
-and refuses a ledger whose trades this build would count differently. L{tryMethods}
-proves at the start that a trade of each method can be booked. Otherwise the first
-request would discover that it can't, and end the server.
+and refuses a ledger whose trades this build would count differently.
 """
 
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from msgspec.structs import astuple
-
-from creditsync.codes import TS_CLOSED_NORMAL
 from creditsync.errors import LedgerProblem
-from creditsync.ledger._schema import COLUMNS
 from creditsync.methods import BOOKING_METHODS, TOTALS, BookingMethod
-from creditsync.records import TRADE_MEMBERS, Trade
 
 _COLUMNS: Final = ("cmd", *TOTALS, "sign", "label")
 _READ: Final = f"SELECT {', '.join(_COLUMNS)} FROM operation"
@@ -25,12 +18,6 @@ _WRITE: Final = (
     f"INSERT INTO operation ({', '.join(_COLUMNS)})"
     f" VALUES ({', '.join('?' * len(_COLUMNS))})"
 )
-_TRY: Final = (
-    f"INSERT INTO trade ({COLUMNS}) VALUES ({', '.join('?' * len(TRADE_MEMBERS))})"
-)
-
-# No account has this login.
-_NOBODY: Final = 0
 
 
 def writeMethods(
@@ -81,70 +68,6 @@ def totalOf(connection: sqlite3.Connection) -> dict[int, str]:
             (row[0], row[1:]) for row in connection.execute(_READ)
         )
     }
-
-
-def tryMethods(
-    writer: sqlite3.Connection,
-    path: str,
-    methods: Sequence[BookingMethod] = BOOKING_METHODS,
-) -> None:
-    """
-    Book a trade of each method, check that it counts for the right total, and roll
-    all of it back.
-
-    @raise LedgerProblem: One of them can't be booked.
-    """
-    writer.execute("BEGIN IMMEDIATE")
-    try:
-        for method in methods:
-            problem = _try(writer, method)
-            if problem is not None:
-                raise LedgerProblem(
-                    f"this creditsync can't book {method.name} (cmd {method.cmd}) in "
-                    f"the ledger {path}: {problem}; run another version"
-                )
-    finally:
-        # Some errors roll back by themselves.
-        if writer.in_transaction:
-            writer.execute("ROLLBACK")
-
-
-def _try(writer: sqlite3.Connection, method: BookingMethod) -> str | None:
-    """
-    Book a trade.
-
-    @return: What is wrong, if anything.
-    """
-    before = _totals(writer)
-    last = writer.execute('SELECT ifnull(max("order"), 0) FROM trade').fetchone()[0]
-    trade = Trade(
-        order=last + 1,
-        login=_NOBODY,
-        cmd=method.cmd,
-        state=TS_CLOSED_NORMAL,
-        profit=method.sign,
-        comment="",
-        openTime=0,
-        closeTime=0,
-        timestamp=0,
-    )
-    try:
-        writer.execute(_TRY, astuple(trade))
-    except sqlite3.IntegrityError as e:
-        return str(e)
-    wanted = tuple(
-        each + (method.sign if name == method.total else 0)
-        for name, each in zip(TOTALS, before, strict=True)
-    )
-    found = _totals(writer)
-    return None if found == wanted else f"it makes {TOTALS} {found}, expected {wanted}"
-
-
-def _totals(writer: sqlite3.Connection) -> tuple[int, ...]:
-    row: tuple[int, ...] | None = writer.execute(
-        f"SELECT {', '.join(TOTALS)} FROM account WHERE login = ?", (_NOBODY,)
-    ).fetchone()
-    return row or (0,) * len(TOTALS)
 
 
 def _wanted(methods: Sequence[BookingMethod]) -> dict[int, tuple[Any, ...]]:

@@ -63,7 +63,7 @@ def reading(path: str) -> Iterator[sqlite3.Connection]:
         if version < len(SCRIPTS):
             raise LedgerProblem(
                 f"the ledger {path} has version {version}, but this creditsync reads"
-                f" version {len(SCRIPTS)}: start the server once, which upgrades it"
+                f" version {len(SCRIPTS)}: run creditsync upgrade, or start the server"
             )
         yield connection
 
@@ -211,10 +211,7 @@ def statement(
 
     @raise LedgerProblem: There is no such account.
     """
-    if not connection.execute(
-        "SELECT 1 FROM account WHERE login = ?", (login,)
-    ).fetchone():
-        raise LedgerProblem(f"there is no account {login}")
+    checkAccount(connection, login)
     account, totals = Account(login), totalOf(connection)
     trades = _select(connection, login, None, end, 'open_time, "order"')
     for trade in trades:
@@ -223,6 +220,16 @@ def statement(
             break
         _count(account, trade, totals)
     return Statement(replace(account), _lines(account, trades, totals))
+
+
+def checkAccount(connection: sqlite3.Connection, login: int) -> None:
+    """
+    @raise LedgerProblem: There is no such account.
+    """
+    if not connection.execute(
+        "SELECT 1 FROM account WHERE login = ?", (login,)
+    ).fetchone():
+        raise LedgerProblem(f"there is no account {login}")
 
 
 def _lines(
@@ -246,10 +253,10 @@ def counts(connection: sqlite3.Connection) -> dict[str, int]:
     The numbers of trades, accounts and keys.
     """
     return {
-        name: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-        for name, table in [
+        name: connection.execute(f"SELECT count(*) FROM {what}").fetchone()[0]
+        for name, what in [
             ("trades", "trade"),
             ("accounts", "account"),
-            ("keys", "keyed_operation"),
+            ("keys", "journal WHERE key IS NOT NULL"),
         ]
     }

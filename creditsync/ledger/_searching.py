@@ -16,22 +16,27 @@ from creditsync.ledger._reading import reading
 from creditsync.ledger._schema import COLUMNS
 from creditsync.records import Trade
 
-# Orders in one step.
+# Trades in one step.
 _STEP: Final = 100_000
 
-# The primary key begins with the principal. Each principal is found from the one
+# Not a range of numbers, because after a backup was restored most are not used.
+_STEP_START: Final = """
+    SELECT "order" FROM trade WHERE "order" < ? ORDER BY "order" DESC LIMIT 1 OFFSET ?
+"""
+
+# The index of keys begins with the principal. Each principal is found from the one
 # before by one look-up in the index, instead of a scan of all keys.
 _BY_KEY: Final = f"""
     WITH RECURSIVE principals (principal) AS (
-        SELECT min(principal) FROM keyed_operation
+        SELECT min(principal) FROM journal WHERE key IS NOT NULL
         UNION ALL
-        SELECT (SELECT min(k.principal) FROM keyed_operation AS k
-                WHERE k.principal > principals.principal)
+        SELECT (SELECT min(k.principal) FROM journal AS k
+                WHERE k.principal > principals.principal AND k.key IS NOT NULL)
         FROM principals WHERE principals.principal IS NOT NULL
     )
     SELECT {COLUMNS} FROM trade WHERE "order" IN (
         SELECT k."order" FROM principals
-        JOIN keyed_operation AS k ON k.principal = principals.principal
+        JOIN journal AS k ON k.principal = principals.principal
         WHERE k.key = ?
     ) ORDER BY "order" DESC LIMIT ?
 """
@@ -68,8 +73,10 @@ def tradesOf(
         last = connection.execute('SELECT max("order") FROM trade').fetchone()[0]
     found.downTo = (last or 0) + 1
     while found.downTo > 1 and len(found.trades) < most and now() < end:
-        start = max(1, found.downTo - _STEP)
         with reading(path) as connection:
+            [start] = connection.execute(
+                _STEP_START, (found.downTo, _STEP - 1)
+            ).fetchone() or [1]
             rows = connection.execute(
                 f'SELECT {COLUMNS} FROM trade WHERE "order" >= ? AND "order" < ?'
                 ' AND login = ? ORDER BY "order" DESC LIMIT ?',

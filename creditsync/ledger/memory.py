@@ -8,14 +8,12 @@ commit is complete when it returns.
 from collections.abc import Iterable, Sequence
 
 from attrs import define, field
-from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
-from creditsync.codes import TS_CLOSED_NORMAL
+from creditsync._cursor import newEpoch
 from creditsync.interfaces import ILedger
-from creditsync.methods import CREDIT, TOTAL_OF
-from creditsync.records import Account, Reservation, Trade
+from creditsync.records import Account, Reservation, Trade, TradeEvent
 
 
 @implementer(ILedger)
@@ -25,11 +23,17 @@ class MemoryLedger:
     A ledger that lasts as long as this object.
 
     @ivar nextOrder: The order number to assign next.
+    @ivar epoch: Tells the places of this ledger from those of others.
     """
 
     nextOrder: int = 1
-    _trades: dict[int, Trade] = field(factory=dict, init=False)
-    _accounts: dict[int, Account] = field(factory=dict, init=False)
+    epoch: str = field(factory=newEpoch)
+    # The type and the trade of each event.
+    _journal: list[tuple[int, Trade]] = field(factory=list, init=False)
+    # The last place of each order.
+    _places: dict[int, int] = field(factory=dict, init=False)
+    # The balance and the credit of each login.
+    _accounts: dict[int, tuple[int, int]] = field(factory=dict, init=False)
     _keyed: dict[tuple[int, str], Reservation] = field(factory=dict, init=False)
 
     def open(self) -> None:
@@ -54,14 +58,21 @@ class MemoryLedger:
         """
         The committed trade with this order.
         """
-        return self._trades.get(order)
+        place = self._places.get(order)
+        return None if place is None else self._journal[place - 1][1]
+
+    def placeOf(self, order: int) -> int | None:
+        """
+        The place of this order's last committed change.
+        """
+        return self._places.get(order)
 
     def account(self, login: int) -> Account | None:
         """
-        A copy of this account's committed totals.
+        This account's committed totals.
         """
-        account = self._accounts.get(login)
-        return None if account is None else replace(account)
+        totals = self._accounts.get(login)
+        return None if totals is None else Account(login, *totals)
 
     def replay(self, principal: int, key: str) -> Reservation | None:
         """
@@ -69,35 +80,49 @@ class MemoryLedger:
         """
         return self._keyed.get((principal, key))
 
+    @property
+    def head(self) -> int:
+        """
+        The last place.
+        """
+        return len(self._journal)
+
+    def events(self, after: int, limit: int) -> list[TradeEvent]:
+        """
+        The events at the next places after this one, in their order.
+        """
+        events = self._journal[after : after + limit]
+        return [
+            TradeEvent(type, trade, place=place)
+            for place, (type, trade) in enumerate(events, after + 1)
+        ]
+
     def commit(self, reservations: Sequence[Reservation]) -> Deferred[None]:
         """
-        Keep the trades of these reservations, update their accounts' totals and
-        record their keys.
+        Keep these reservations, each with the next place of the journal.
 
         @return: Has already fired.
         """
         assert reservations
-        trades, accounts, end = self._trades, self._accounts, self.nextOrder
+        journal, accounts, end = self._journal, self._accounts, self.nextOrder
         for reservation in reservations:
             trade, asked = reservation.data, reservation.operation
-            order = trade.order
-            assert 0 < order < end, "an order was never assigned"
+            assert 0 < trade.order < end, "an order was never assigned"
+            balance, credit = reservation.balance, reservation.credit
+            assert balance is not None and credit is not None
+            journal.append((reservation.type, trade))
+            reservation.place = self._places[trade.order] = len(journal)
+            accounts[trade.login] = balance, credit
             if asked.key is not None:
                 self._keyed[asked.principal, asked.key] = Reservation(
-                    reservation.type, trade, asked, isReplay=True
+                    reservation.type,
+                    trade,
+                    asked,
+                    reservation.place,
+                    isReplay=True,
+                    balance=balance,
+                    credit=credit,
                 )
-            before = trades.get(order)
-            units = trade.profit if trade.state == TS_CLOSED_NORMAL else 0
-            if before is not None:
-                units -= before.counted
-            account = accounts.get(trade.login)
-            if account is None:
-                account = accounts[trade.login] = Account(trade.login)
-            if TOTAL_OF[trade.cmd] == CREDIT:
-                account.credit += units
-            else:
-                account.balance += units
-            trades[order] = trade
         return succeed(None)
 
     def addAccounts(self, logins: Iterable[int]) -> list[int]:
@@ -107,5 +132,5 @@ class MemoryLedger:
         @return: Those that did not exist before.
         """
         new = [login for login in dict.fromkeys(logins) if login not in self._accounts]
-        self._accounts.update((login, Account(login)) for login in new)
+        self._accounts.update((login, (0, 0)) for login in new)
         return new

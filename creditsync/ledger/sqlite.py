@@ -10,7 +10,8 @@ A batch of up to 1,024 trades is one statement, which is also its transaction.
 The GIL is the reason: C{execute} releases it, and a thread beside a busy reactor
 can wait 5 ms (C{sys.getswitchinterval}) to get it back. With BEGIN, a statement
 for each row and COMMIT it would wait each time. So a statement has all values of
-its rows as parameters, and the triggers in C{002.sql} update the totals.
+its rows as parameters. It appends them to the journal, and the triggers in
+C{003.sql} bring the present trades and totals up to date.
 
 SQLite takes as long to prepare such a statement as to execute it. So there is one
 for each power of two, which is prepared when it is first needed and then cached;
@@ -33,16 +34,24 @@ from functools import cache
 from typing import Any, Final, TypeAlias
 
 from attrs import define, field
-from msgspec.structs import astuple
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from creditsync._locking import ALONE, folderLocked
-from creditsync.codes import EV_RECORD_DELETE
 from creditsync.errors import Busy, LedgerProblem
 from creditsync.interfaces import ILedger
 from creditsync.ledger._checking import firstOrder
+from creditsync.ledger._journal import (
+    MEMBERS,
+    NO_HASH,
+    Row,
+    chained,
+    events,
+    journalEnd,
+    replayed,
+    rowsOf,
+)
 from creditsync.ledger._opening import (
     checkFiles,
     connectReader,
@@ -54,48 +63,28 @@ from creditsync.ledger._opening import (
     takeLock,
     versionOf,
 )
-from creditsync.ledger._operations import tryMethods
-from creditsync.ledger._schema import ASKED, COLUMNS, SCRIPTS
-from creditsync.records import (
-    TRADE_MEMBERS,
-    Account,
-    Deletion,
-    Operation,
-    Reservation,
-    Trade,
-)
+from creditsync.ledger._schema import COLUMNS, SCRIPTS, columns
+from creditsync.ledger._upgrading import Progress, loggedProgress
+from creditsync.records import Account, Reservation, Trade, TradeEvent
+
+# The mark, the last place and the last hash that are on disk.
+_End: TypeAlias = tuple[int, int, bytes]
 
 # Order numbers reserved at a time.
 BLOCK: Final = 100_000
 
-# Rows of the largest statement. SQLite allows 32,766 parameters, and a row with a
-# key has 16.
+# Rows of the largest statement. SQLite allows 32,766 parameters, and a row has up to
+# 19.
 _MAX_ROWS: Final = 1024
-
-_BOOK: Final = f"""
-    INSERT INTO trade ({COLUMNS})
-    {{rows}}
-    ON CONFLICT ("order") DO UPDATE SET
-        {", ".join(f"{name} = excluded.{name}" for name in TRADE_MEMBERS[1:])},
-        revision = revision + 1
-"""
-
-# The same through a view that also records keys, which is slower.
-_BOOK_KEYED: Final = f"""
-    INSERT INTO keyed_booking ({", ".join(ASKED)}, {COLUMNS})
-    {{rows}}
-"""
 
 # All values of a row that is skipped. The first value of a real row is an integer,
 # so it can't be this. NULL would be clearer, but sqlite3 binds it much more slowly.
 _NO_VALUE: Final = 0.5
 
-_REPLAY: Final = f"""
-    SELECT command, type, asked_order, asked_open_time, asked_close_time, {COLUMNS}
-    FROM keyed_operation WHERE principal = ? AND key = ?
-"""
-
 _SET_MARK: Final = "UPDATE order_mark SET next_order = ?"
+
+# The columns of a row without a key and without requested times.
+_MIN_WIDTH: Final = MEMBERS.index("key")
 
 # Seconds that a commit waits if another program has the database locked, which
 # none should. After that the commit fails, and the server stops.
@@ -107,7 +96,13 @@ _PROGRESS: Final = 10_000_000
 
 # What opening has made: the connection that writes, the one that reads, and the next
 # order.
-_Opened: TypeAlias = tuple[sqlite3.Connection, sqlite3.Connection, int]
+_Opened: TypeAlias = tuple[
+    sqlite3.Connection,
+    sqlite3.Connection,
+    sqlite3.Connection,
+    int,
+    tuple[str, int, bytes],
+]
 
 
 @implementer(ILedger)
@@ -120,15 +115,26 @@ class SQLiteLedger:
     @ivar _run: Calls a blocking function in another thread, as an
         L{OwnThread<creditsync.ledger.thread.OwnThread>} does; the Deferred fires
         when the function has returned.
+    @ivar _progress: Called during an upgrade with the number of rows that are
+        written, and of all; by default the log has it every few seconds.
+    @ivar versionFound: The version that the file had; 0 for a new one.
     @ivar _next: The order number to assign next.
     @ivar _mark: The first number that is not reserved on disk.
+    @ivar _stream: The connection of L{events}, which may be used by another thread.
+    @ivar _hash: The hash of the last commit.
     """
 
     path: str
     _run: Callable[[Callable[[], None]], Deferred[None]]
+    _progress: Progress = field(factory=loggedProgress)
+    versionFound: int = field(default=0, init=False)
     _held: ExitStack | None = field(default=None, init=False)
     _writer: sqlite3.Connection | None = field(default=None, init=False)
     _reader: sqlite3.Connection | None = field(default=None, init=False)
+    _stream: sqlite3.Connection | None = field(default=None, init=False)
+    _epoch: str = field(default="", init=False)
+    _head: int = field(default=0, init=False)
+    _hash: bytes = field(default=NO_HASH, init=False)
     _next: int = field(default=0, init=False)
     _mark: int = field(default=0, init=False)
     _isOpening: bool = field(default=False, init=False)
@@ -177,17 +183,18 @@ class SQLiteLedger:
         assert self._held is not None
         with explainErrors(path):
             writer.set_progress_handler(lambda: not self._isOpening, _PROGRESS)
-            prepare(writer, path, SCRIPTS)
+            self.versionFound = prepare(writer, path, SCRIPTS, self._progress)
             order = firstOrder(writer, path)
-            tryMethods(writer, path)
+            end = journalEnd(writer, path)
             writer.execute(_SET_MARK, (order + BLOCK,))
             # SQLite syncs the folder of its new WAL file too, but ignores an error.
             # A power failure could then lose the file, and with it acknowledged
             # operations.
             sync(os.path.dirname(path))
             reader = self._held.enter_context(closing(connectReader(path)))
+            stream = self._held.enter_context(closing(connectReader(path)))
             writer.set_progress_handler(None, 0)
-            return writer, reader, order
+            return writer, reader, stream, order, end
 
     def _opened(self, result: Failure | None, made: list[_Opened]) -> Failure | None:
         isWanted, self._isOpening = self._isOpening, False
@@ -197,7 +204,8 @@ class SQLiteLedger:
                 held, self._held = self._held, None
                 held.close()
             return result
-        [(self._writer, self._reader, order)] = made
+        [(self._writer, self._reader, self._stream, order, end)] = made
+        self._epoch, self._head, self._hash = end
         self._next, self._mark = order, order + BLOCK
         if not isWanted:
             self.close()
@@ -217,6 +225,7 @@ class SQLiteLedger:
             self._isOpening = False
             return
         self._held = self._writer = self._reader = None
+        self._stream = None
         self._mark = self._next
         with held:
             if not self._failed:
@@ -243,6 +252,35 @@ class SQLiteLedger:
         row = self._read(f'SELECT {COLUMNS} FROM trade WHERE "order" = ?', order)
         return None if row is None else Trade(*row)
 
+    def placeOf(self, order: int) -> int | None:
+        """
+        The place of this order's last committed change.
+        """
+        row = self._read('SELECT place FROM trade WHERE "order" = ?', order)
+        return None if row is None else row[0]
+
+    @property
+    def epoch(self) -> str:
+        """
+        Tells the places of this ledger from those of others.
+        """
+        return self._epoch
+
+    @property
+    def head(self) -> int:
+        """
+        The last committed place.
+        """
+        return self._head
+
+    def events(self, after: int, limit: int) -> list[TradeEvent]:
+        """
+        The committed events at the next places after this one, in their order.
+        Another thread may call this.
+        """
+        assert self._stream is not None, "the ledger is not open"
+        return events(self._stream, after, limit)
+
     def account(self, login: int) -> Account | None:
         """
         The committed totals of this account.
@@ -256,33 +294,13 @@ class SQLiteLedger:
         """
         The operation that was committed with this key.
         """
-        row = self._read(_REPLAY, principal, key)
-        if row is None:
-            return None
-        command, eventType, order, openTime, closeTime, *trade = row
-        booked = Trade(*trade)
-        asked: Operation | Deletion
-        if eventType == EV_RECORD_DELETE:
-            asked = Deletion(command, order, frozenset({booked.cmd}), principal, key)
-        else:
-            asked = Operation(
-                command=command,
-                cmd=booked.cmd,
-                login=booked.login,
-                amount=booked.profit,
-                comment=booked.comment,
-                order=order,
-                openTime=openTime,
-                closeTime=closeTime,
-                principal=principal,
-                key=key,
-            )
-        return Reservation(eventType, booked, asked, isReplay=True)
+        assert self._reader is not None, "the ledger is not open"
+        return replayed(self._reader, principal, key)
 
     def commit(self, reservations: Sequence[Reservation]) -> Deferred[None]:
         """
-        Write the trades of these reservations, update their accounts' totals
-        and record their keys, in one transaction.
+        Append these reservations to the journal in one transaction, which also
+        updates their trades and their accounts' totals.
 
         @return: Fires when all of it is on disk. If it fails, it is unknown what
             is on disk, and every later commit fails at once: only opening the
@@ -294,6 +312,9 @@ class SQLiteLedger:
         # report a damaged ledger.
         assert all(0 < each.order < self._next for each in reservations), (
             "an order was never assigned"
+        )
+        assert all(each.balance is not None for each in reservations), (
+            "the totals after an operation are missing"
         )
         if self._failed:
             return fail(LedgerProblem("a previous commit failed: reopen the ledger"))
@@ -317,18 +338,20 @@ class SQLiteLedger:
             )
         return new
 
-    def _book(self, reservations: Sequence[Reservation]) -> Deferred[int]:
+    def _book(self, reservations: Sequence[Reservation]) -> Deferred[_End]:
         """
         Write the batch in the other thread. If less than half a block of order
         numbers is left, reserve more first.
 
-        @return: Fires with the mark that is now on disk.
+        @return: Fires with what is now on disk.
         """
         writer = self._writer
         assert writer is not None, "the ledger is not open"
+        rows = rowsOf(reservations, self._head)
+        place, hash = rows[-1][0], chained(self._hash, rows)
         statements = [
-            _booking(reservations[at : at + _MAX_ROWS])
-            for at in range(0, len(reservations), _MAX_ROWS)
+            _booking(rows[at : at + _MAX_ROWS], hash, place)
+            for at in range(0, len(rows), _MAX_ROWS)
         ]
         mark = self._mark
         low = mark - self._next < BLOCK // 2
@@ -345,17 +368,18 @@ class SQLiteLedger:
                 for statement, values in statements:
                     writer.execute(statement, values)
 
-        return self._run(write).addCallback(lambda _: mark)
+        end = mark, place, hash
+        return self._run(write).addCallback(lambda _: end)
 
-    def _ended(self, result: int | Failure) -> Failure | None:
+    def _ended(self, result: _End | Failure) -> Failure | None:
         """
-        Note that a commit has ended, with the mark or with a failure.
+        Note that a commit has ended, with what is on disk or with a failure.
         """
         self._committing = False
         if isinstance(result, Failure):
             self._failed = True
             return result
-        self._mark = result
+        self._mark, self._head, self._hash = result
         return None
 
     def _read(self, statement: str, *key: int | str) -> Any:
@@ -379,58 +403,41 @@ def _raisedAtOnce(opened: Deferred[None]) -> Deferred[None] | None:
     return None
 
 
-def _booking(reservations: Sequence[Reservation]) -> tuple[str, Sequence[Any]]:
+def _booking(rows: Sequence[Row], hash: bytes, place: int) -> tuple[str, list[Any]]:
     """
-    The statement that books up to L{_MAX_ROWS} reservations, and its parameters.
+    The statement that appends up to L{_MAX_ROWS} rows, and its parameters.
+
+    @param hash: The hash of the commit.
+    @param place: The last place of the commit, whose row has the hash.
     """
-    values: list[Any] = []
-    if all(each.operation.key is None for each in reservations):
-        book = _BOOK
-        for each in reservations:
-            values += astuple(each.trade)
-    else:
-        book = _BOOK_KEYED
-        for each in reservations:
-            values += _keyed(each)
-            values += astuple(each.trade)
-    count = len(reservations)
-    width = len(values) // count
-    size = 1 << (count - 1).bit_length()
-    values += [_NO_VALUE] * (width * (size - count))
-    return _withRows(book, width, size), values
+    # sqlite3 binds None so slowly that it takes half of the time. So the last columns
+    # are left out if no row has a value there.
+    width = len(MEMBERS)
+    while width > _MIN_WIDTH and all(row[width - 1] is None for row in rows):
+        width -= 1
+    values: list[Any] = [place, hash]
+    for row in rows:
+        values += row[:width]
+    size = 1 << (len(rows) - 1).bit_length()
+    values += [_NO_VALUE] * (width * (size - len(rows)))
+    return _appending(width, size), values
 
 
 @cache
-def _withRows(book: str, width: int, size: int) -> str:
+def _appending(width: int, size: int) -> str:
     """
-    A statement with a parameter for each value of C{size} rows. It skips those
-    that are only there to fill it.
+    A statement with a parameter for each of the first C{width} values of C{size} rows,
+    after two for the place and the value of the hash. It skips rows that are only
+    there to fill it.
     """
     row = f"({', '.join('?' * width)})"
-    rows = ", ".join([row] * size)
-    # LIMIT would be simpler, but with it newer versions of SQLite prepare the
-    # statement again at each execution.
-    return book.format(
-        rows=f"SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT {_NO_VALUE}"
-    )
-
-
-def _keyed(reservation: Reservation) -> tuple[Any, ...]:
+    # LIMIT would be simpler than the condition, but with it newer versions of SQLite
+    # prepare the statement again at each execution.
+    return f"""
+        INSERT INTO journal (hash, {columns(MEMBERS[:width])})
+        SELECT iif(column1 = ?, ?, NULL), * FROM (VALUES {", ".join([row] * size)})
+        WHERE column1 IS NOT {_NO_VALUE}
     """
-    The values of L{ASKED}.
-    """
-    asked = reservation.operation
-    times: tuple[int | None, int | None] = (None, None)
-    if isinstance(asked, Operation):
-        times = asked.openTime, asked.closeTime
-    return (
-        asked.principal,
-        asked.key,
-        asked.command,
-        reservation.eventType,
-        asked.order,
-        *times,
-    )
 
 
 def _connect(path: str) -> sqlite3.Connection:

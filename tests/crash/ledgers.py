@@ -21,6 +21,7 @@ from twisted.internet.defer import execute
 from creditsync.errors import LedgerProblem
 from creditsync.ledger._opening import connectReader
 from creditsync.ledger.sqlite import SQLiteLedger
+from tests.auditor import Auditor
 from tests.crash.asked import PRINCIPAL
 from tests.crash.dialogue import Booking
 from tests.crash.record import Violation
@@ -28,8 +29,8 @@ from tests.family import COLUMNS, Trade, totals
 
 _TRADES: Final = f"SELECT {COLUMNS}, revision FROM trade"
 _KEYS: Final = (
-    f"SELECT key, command, type, {COLUMNS}, revision FROM keyed_operation"
-    " WHERE principal = ?"
+    f"SELECT key, command, type, {COLUMNS} FROM journal"
+    " WHERE principal = ? AND key IS NOT NULL"
 )
 _ACCOUNTS: Final = "SELECT login, balance, credit FROM account"
 
@@ -56,7 +57,10 @@ class _Contents:
         row = (*trade, 0 if before is None else before[-1] + 1)
         contents = _Contents({**self.trades, trade.order: row}, self.keys)
         if asked.key is not None:
-            contents.keys = {**self.keys, asked.key: (asked.command, asked.type, *row)}
+            contents.keys = {
+                **self.keys,
+                asked.key: (asked.command, asked.type, *trade),
+            }
         return contents
 
     @cached_property
@@ -125,6 +129,9 @@ class Ledgers:
         [[found]] = reader.execute("PRAGMA integrity_check(1)")
         if found != "ok":
             raise Violation(f"SQLite finds its file damaged: {found}")
+        flaw = Auditor().flaw(lambda each: reader.execute(each).fetchall())
+        if flaw is not None:
+            raise Violation(f"of its journal: {flaw}")
         return contents
 
     def _checkReplays(self, ledger: SQLiteLedger, contents: _Contents) -> None:
@@ -132,7 +139,7 @@ class Ledgers:
         Check that a repeated request gets its first reply.
         """
         for key in list(contents.keys)[-_REPLAYS:]:
-            _, type, *row, _ = contents.keys[key]
+            _, type, *row = contents.keys[key]
             replay = ledger.replay(PRINCIPAL, key)
             told = None if replay is None else (replay.eventType, astuple(replay.trade))
             if told != (type, tuple(row)):

@@ -115,7 +115,7 @@ POINTS: Final = [
     *_both(LOAD, "creditsync.ledger.sqlite:SQLiteLedger.commit", 1, 10),
     # The first time is when the ledger is opened.
     *_both(LOAD, "SQL:UPDATE order_mark", 2, 4),
-    *_both(LOAD, "SQL:INSERT INTO keyed_booking", 1, 10),
+    *_both(LOAD, "SQL:INSERT INTO journal", 1, 10),
     *_both(LOAD, "creditsync.runtime:TradingRuntime._settle", 1, 10),
     # On the way out: n-th batch, then n-th event, operation, connection.
     *_both(LOAD, "creditsync.events:TradeEvents.publish", 1, 10),

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from attrs import Factory, define, field
 
+from tests.auditor import Auditor
 from tests.crash.asked import PRINCIPAL, Asked
 from tests.family import (
     ADD,
@@ -67,6 +68,7 @@ class Record:
     _touched: set[Asked] = field(init=False, factory=set)
     _told: set[int] = field(init=False, factory=set)
     _highest: int = field(init=False, default=0)
+    _auditor: Auditor = field(init=False, factory=Auditor)
 
     def ask(self, method: str, isSync: bool, hasKey: bool, **data: Any) -> Asked:
         """
@@ -262,6 +264,9 @@ class Record:
         self._checkKeys(ledger, touched)
         orders = chain.from_iterable((each.order, each.target) for each in touched)
         self._checkOrders(ledger, new.union(told, orders) - {0})
+        flaw = self._auditor.flaw(lambda each: ledger.execute(each).fetchall())
+        if flaw is not None:
+            raise Violation(f"of its journal: {flaw}")
         self.life += 1
 
     def checkAll(self, ledger: sqlite3.Connection) -> None:
@@ -269,6 +274,7 @@ class Record:
         Compare the whole ledger with everything that was ever done.
         """
         self._highest = 0
+        self._auditor = Auditor()
         self._touched = set(self.asked)
         self._told = set(self._of)
         self.check(ledger)
@@ -294,11 +300,11 @@ class Record:
     def _checkKeys(self, ledger: sqlite3.Connection, touched: Iterable[Asked]) -> None:
         keyed = {each.key: each for each in touched if each.key is not None}
         rows = ledger.execute(
-            f"SELECT k.key, command, k.type, {_TRADE} FROM json_each(?)"
-            " CROSS JOIN keyed_operation AS k ON principal = ? AND k.key = value",
+            f"SELECT k.key, command, k.type, {COLUMNS} FROM json_each(?)"
+            " CROSS JOIN journal AS k ON principal = ? AND k.key = value",
             (dumps(list(keyed)), PRINCIPAL),
         )
-        for key, command, type, *row, _ in rows:
+        for key, command, type, *row in rows:
             asked = keyed.pop(key)
             if (command, type) != (asked.command, asked.type):
                 raise Violation(f"the key is of {command}, type {type}: {asked}")

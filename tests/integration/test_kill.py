@@ -79,7 +79,7 @@ class KillTests(SynchronousTestCase):
         one replies with what it has booked.
         """
         trial = self.trial()
-        hit(trial, Point(LOAD, AFTER, "SQL:INSERT INTO keyed_booking", 2, 2))
+        hit(trial, Point(LOAD, AFTER, "SQL:INSERT INTO journal", 2, 2))
         trial.finish()
         self.assertGreater(trial.record.replayed, 0)
 

@@ -10,7 +10,7 @@ import math
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -32,6 +32,8 @@ from creditsync.auth import TokenAuthenticator
 from creditsync.codes import EV_RECORD_UPDATE
 from creditsync.errors import OutcomeUnknown, SessionEnded, TechProblem
 from creditsync.ledger import sqlite
+from creditsync.ledger._journal import MEMBERS, Row
+from creditsync.ledger._proving import JournalProof
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.limits import Limits
 from creditsync.records import Operation, Reservation
@@ -132,19 +134,43 @@ def _keyOnlyInMemory() -> None:
     def replay(self: SQLiteLedger, principal: int, key: str) -> Reservation | None:
         return remembered.get((id(self), principal, key))
 
-    def booking(reservations: Sequence[Reservation]) -> tuple[str, Sequence[Any]]:
-        unkeyed = [
-            Reservation(
-                each.eventType, each.trade, Operation("", 0, 0, 0, "", key=None)
-            )
-            for each in reservations
-        ]
-        return honest(unkeyed)
+    def unkeyed(reservations: Sequence[Reservation], head: int) -> list[Row]:
+        return [(*row[:at], None, *row[at + 1 :]) for row in honest(reservations, head)]
 
-    honest = sqlite._booking
+    at, honest = MEMBERS.index("key"), sqlite.rowsOf
     SQLiteLedger.commit = book  # type: ignore[method-assign]
     SQLiteLedger.replay = replay  # type: ignore[method-assign]
-    sqlite._booking = booking
+    sqlite.rowsOf = unkeyed
+
+
+def _placeLeftOut() -> None:
+    honest = sqlite.rowsOf
+
+    def gapped(reservations: Sequence[Reservation], head: int) -> list[Row]:
+        return honest(reservations, head + (head % 16 == 15))
+
+    sqlite.rowsOf = gapped
+
+
+def _chainNotVerified() -> None:
+    JournalProof._chain = _trusting  # type: ignore[method-assign]
+
+
+def _trusting(self: JournalProof, hash: bytes) -> Iterator[tuple[str, str]]:
+    self._hash = hash
+    self._open.clear()
+    self._isNoted = self._isNoted or hash == self.noted
+    yield from ()
+
+
+def _notedHashNotLookedFor() -> None:
+    problems = JournalProof.problems
+
+    def forgetful(self: JournalProof) -> Iterator[tuple[str, str]]:
+        self.noted = None
+        return problems(self)
+
+    JournalProof.problems = forgetful  # type: ignore[method-assign]
 
 
 def _waiterAfterHandOver() -> None:
@@ -336,17 +362,13 @@ def _fastPathRounds() -> None:
 
 
 def _totalsNotMoved() -> None:
-    prepare = sqlite.prepare
+    changed = TradingRuntime._changed
 
-    def without(writer: sqlite3.Connection, *arguments: Any) -> None:
-        prepare(writer, *arguments)
-        writer.execute(
-            "CREATE TEMP TRIGGER moved AFTER UPDATE ON main.trade BEGIN"
-            " UPDATE account SET credit = credit - NEW.profit + OLD.profit"
-            " WHERE login = NEW.login AND NEW.cmd IN (7, 9) AND NEW.state = 3; END"
-        )
+    def unmoved(self: TradingRuntime, operation: Operation) -> tuple[int, Any, int]:
+        type, trade, change = changed(self, operation)
+        return type, trade, 0 if type == EV_RECORD_UPDATE else change
 
-    sqlite.prepare = without  # type: ignore[attr-defined]
+    TradingRuntime._changed = unmoved  # type: ignore[method-assign]
 
 
 def _onlyOneGivenBack() -> None:
@@ -423,6 +445,8 @@ def _updatesStayUnderWay() -> None:
 
 _SIMULATION = ("tests.simulation", "--seeds", "60")
 
+_TAMPERING = ("tests.crash.tampering",)
+
 BUGS = {
     "acknowledge-before-commit": Bug(
         "says that an operation is booked before it is on disk",
@@ -446,6 +470,17 @@ BUGS = {
         "remembers idempotency keys in memory only",
         _keyOnlyInMemory,
         ("tests.crash.kill",),
+    ),
+    "place-left-out": Bug(
+        "leaves out a place of the journal", _placeLeftOut, _SIMULATION
+    ),
+    "chain-not-verified": Bug(
+        "checks a journal without its hashes", _chainNotVerified, _TAMPERING
+    ),
+    "noted-hash-not-looked-for": Bug(
+        "checks a journal without looking for the hash that was noted",
+        _notedHashNotLookedFor,
+        _TAMPERING,
     ),
     "waiter-after-hand-over": Bug(
         "lets a waiter stand only after the operation was handed over",

@@ -9,6 +9,7 @@ from typing import Any
 
 from attrs import define, field
 
+from tests.auditor import Auditor
 from tests.family import (
     ADD,
     COLUMNS,
@@ -39,6 +40,7 @@ class Books:
     _trades: dict[int, tuple[Trade, int]] = field(factory=dict)
     _keys: dict[tuple[int, str], int] = field(factory=dict)
     _seen: int = 0
+    _auditor: Auditor = field(factory=Auditor)
     # Since when each order exists, and since when it is deleted.
     since: dict[int, tuple[float, int]] = field(factory=dict)
     versions: dict[int, list[Booking]] = field(factory=lambda: defaultdict(list))
@@ -65,10 +67,13 @@ class Books:
             for booking in doubtful:
                 booking.isLost = True
         self._compare(rows, self._trades, "order")
-        keys = 'SELECT principal, key, "order" FROM keyed_operation'
+        keys = 'SELECT principal, key, "order" FROM journal WHERE key IS NOT NULL'
         found = {(row[0], row[1]): row[2] for row in storage.rows(keys)}
         self._compare(found, self._keys, "key")
         self._checkTotals((trade for trade, _ in rows.values()), storage)
+        flaw = self._auditor.flaw(storage.rows)
+        if flaw is not None:
+            raise Violation("journal", flaw)
 
     def _compare(
         self, found: dict[Any, Any], wanted: dict[Any, Any], what: str

@@ -1,10 +1,11 @@
 """
-How C{v1.db} was made: by the creditsync of version 1 of the ledger, whose code
-is the commit 8364a08. Nobody has to run it again::
+How C{v1.db} and C{v2.db} were made: by the creditsync of version 1 of the ledger,
+whose code is the commit 8364a08, and by that of version 2, commit 9a6dad4. Nobody has
+to run it again::
 
     git worktree add /tmp/v1 8364a08
     cd /tmp/v1
-    python /path/to/tests/ledgers/make_v1.py v1.db
+    PYTHONPATH=. python /path/to/tests/ledgers/make.py v1.db
 
 The ledger is copied while the server has it open, as a killed process leaves
 it, so its order mark stands a block above the last order.

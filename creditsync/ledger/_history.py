@@ -1,0 +1,138 @@
+"""
+Reading the journal of a ledger: what was booked, change by change, and the totals of an
+account as they were.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Any, Final
+
+from attrs import define
+
+from creditsync._cursor import cursorOf, placeIn
+from creditsync.codes import MAX_SAFE_INTEGER
+from creditsync.errors import LedgerProblem
+from creditsync.ledger._journal import MEMBERS, journalEnd
+from creditsync.ledger._operations import totalOf
+from creditsync.ledger._reading import checkAccount, reading
+from creditsync.ledger._schema import columns
+from creditsync.methods import TOTALS
+from creditsync.records import TRADE_MEMBERS, Account, Trade
+
+# The C{--since} of somebody who wants all of the journal, instead of a cursor.
+FIRST: Final = "first"
+
+# Places that are read in one transaction.
+_PAGE: Final = 10_000
+
+_COLUMNS: Final = f"SELECT {columns(MEMBERS)}, hash FROM journal"
+_HISTORY: Final = f"""
+    {_COLUMNS} WHERE login = ? AND timestamp >= ? AND timestamp < ? ORDER BY place
+"""
+_FROM: Final = f"""
+    {_COLUMNS} WHERE place > ? AND place <= ? AND login = ifnull(?, login)
+    ORDER BY place
+"""
+_TOTALS_AT: Final = """
+    SELECT balance, credit, place FROM journal
+    WHERE login = ? AND timestamp <= ? ORDER BY place DESC LIMIT 1
+"""
+# What an older version has left of an account: the last row of each order.
+_FORMER: Final = """
+    SELECT cmd, profit * (state = 3), timestamp, max(place) FROM journal
+    WHERE login = ?
+        AND place <= (SELECT max(head) FROM life WHERE cause = 'upgraded')
+    GROUP BY "order"
+"""
+
+
+@define
+class Change:
+    """
+    One row of the journal.
+
+    @ivar cursor: Its place, as clients know it.
+    @ivar members: All columns but the place, by their names.
+    @ivar trade: The trade as the operation made it.
+    """
+
+    cursor: str
+    members: dict[str, Any]
+    trade: Trade
+
+
+def history(
+    connection: sqlite3.Connection,
+    login: int,
+    start: int | None = None,
+    end: int | None = None,
+) -> Iterator[Change]:
+    """
+    Read each change of an account's trades with C{start <= timestamp < end}, in the
+    order of booking.
+
+    @raise LedgerProblem: There is no such account.
+    """
+    checkAccount(connection, login)
+    epoch, _, _ = journalEnd(connection, "")
+    period = (0 if start is None else start, MAX_SAFE_INTEGER if end is None else end)
+    for row in connection.execute(_HISTORY, (login, *period)):
+        yield _change(epoch, row)
+
+
+def totalsAt(connection: sqlite3.Connection, login: int, time: int) -> Account:
+    """
+    The totals of an account after all that was booked up to this time, and in this
+    second.
+
+    @raise LedgerProblem: There is no such account, or an older version of the ledger
+        did not record them.
+    """
+    checkAccount(connection, login)
+    row = connection.execute(_TOTALS_AT, (login, time)).fetchone()
+    if row is not None and row[0] is not None:
+        return Account(login, row[0], row[1])
+    totals = dict.fromkeys(TOTALS, 0)
+    total, last = totalOf(connection), -1
+    for cmd, units, timestamp, _ in connection.execute(_FORMER, (login,)):
+        totals[total[cmd]] += units
+        last = max(last, timestamp)
+    if last > time:
+        raise LedgerProblem(
+            f"the totals of account {login} at that time were not recorded: they are"
+            f" known from its last change before the ledger was upgraded on, which was"
+            f" at {last} (UNIX seconds)"
+        )
+    return Account(login, **totals)
+
+
+def changes(path: str, since: str, login: int | None = None) -> Iterator[Change]:
+    """
+    Read the journal behind a place, up to its present end. It is read in pages, and
+    between two of them the server can reuse its C{-wal} file.
+
+    @param since: A cursor, or L{FIRST}.
+    @param login: Only the changes of this account.
+    @raise LedgerProblem: The cursor is not of this ledger.
+    """
+    with reading(path) as connection:
+        epoch, head, _ = journalEnd(connection, path)
+    place = 0 if since == FIRST else placeIn(since, epoch, head)
+    if place is None:
+        raise LedgerProblem(
+            f"the cursor {since} is not one of the ledger {path}, or is ahead of it:"
+            f" its last one is {cursorOf(epoch, head)}"
+        )
+    while place < head:
+        end = min(place + _PAGE, head)
+        with reading(path) as connection:
+            rows = connection.execute(_FROM, (place, end, login)).fetchall()
+        for row in rows:
+            yield _change(epoch, row)
+        place = end
+
+
+def _change(epoch: str, row: tuple[Any, ...]) -> Change:
+    members = dict(zip((*MEMBERS, "hash"), row, strict=True))
+    cursor = cursorOf(epoch, members.pop("place"))
+    return Change(cursor, members, Trade(*(members[name] for name in TRADE_MEMBERS)))
