@@ -42,6 +42,7 @@ from creditsync.records import (
     Principal,
     Reservation,
     Trade,
+    TradeEvent,
 )
 
 
