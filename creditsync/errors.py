@@ -145,6 +145,21 @@ class DuplicateExtID(Refusal):
     status, error = 409, "DUPLICATE_EXTID"
 
 
+class CursorGone(Refusal):
+    """
+    Events can't be resumed behind this cursor: it is of another ledger, or ahead of
+    this one, which was restored from a backup.
+    """
+
+    status, error = 410, "CURSOR_GONE"
+
+    def __init__(self, message: str, head: str) -> None:
+        """
+        @param head: The cursor of the newest event, where a client can go on.
+        """
+        super().__init__(message, {"head": head})
+
+
 class LineTooLong(Refusal):
     """
     The line exceeds the limit; the connection is closed after this reply.
