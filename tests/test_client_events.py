@@ -637,8 +637,9 @@ class WrongServerTests(EventsTestCase):
 
     def test_inclusive(self) -> None:
         """
-        So does one that comes again after a reconnect, from a server that begins
-        with the event named by C{since}, not behind it.
+        A server that begins a catch-up with the event named by C{since}, not
+        behind it, repeats it on each connection: each time, that is logged, and
+        the observer does not get it again.
         """
         self.events("first")
         self.accept(3, "first")
@@ -646,8 +647,11 @@ class WrongServerTests(EventsTestCase):
         self.reconnect()
         self.accept(3, "9f3c1a7e-2")
         self.send(2, 3)
+        self.reconnect()
+        self.accept(3, "9f3c1a7e-3")
+        self.send(3)
         self.assertEqual(self.orders, [1, 2, 3])
-        self.assertEqual(len(self.errors), 1)
+        self.assertEqual(len(self.errors), 2)
 
     def test_reordered(self) -> None:
         """
@@ -905,7 +909,9 @@ class SlowObserverTests(EventsTestCase):
         self.events("first", observe)
         self.accept(9, "first")
         self.send(1, 2)
-        self.stop()
+        self.client.stopService()
+        self.assertNotIn("_endTurn", str(self.clock.getDelayedCalls()))
+        self.clock.advance(0)
         self.assertEqual(self.orders, [1])
 
 
