@@ -1150,6 +1150,7 @@ class PlaceTests(WatchTestCase):
         """
         ended = self.start()
         self.client.health[0].callback({})
+        self.event(7)
         self.event(8)
         self.stopped.callback(None)
         self.assertEqual(self.successResultOf(ended), 0)

@@ -6,9 +6,15 @@ The server is a fake one that does what C{docs/protocol.rst}, "Trade events" say
 or what a test has it do wrong.
 """
 
+import io
 import json
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
 from random import Random
+from runpy import run_path
+from tempfile import TemporaryDirectory
+from textwrap import dedent
 from typing import Any, ClassVar
 
 from test_client import ClientTestCase
@@ -21,6 +27,8 @@ from creditsync._client import deliveries
 from creditsync._client.cursors import Places
 from creditsync._client.deliveries import MAX_WAITING
 from creditsync.client import CursorGone, Data, Refused
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def event(place: int | None) -> bytes:
@@ -913,6 +921,64 @@ class SlowObserverTests(EventsTestCase):
         self.assertNotIn("_endTurn", str(self.clock.getDelayedCalls()))
         self.clock.advance(0)
         self.assertEqual(self.orders, [1])
+
+
+class ExampleTests(EventsTestCase):
+    """
+    Tests for the example of C{docs/client.rst}, "Trade events".
+    """
+
+    EXAMPLE = DOCS / "examples" / "events.py"
+
+    def setUp(self) -> None:
+        super().setUp()
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.place = Path(folder.name, "place")
+
+    def follow(self) -> None:
+        """
+        Run the example until the end of the test.
+        """
+        self.server.acknowledge()
+        self.server.lines()
+        follow = run_path(str(self.EXAMPLE))["follow"]
+        running = Deferred.fromCoroutine(follow(self.client, self.place))
+        self.addCleanup(running.addErrback, lambda e: e.trap(CancelledError))
+        self.addCleanup(running.cancel)
+
+    def test_program(self) -> None:
+        """
+        It prints each event once over its restarts, and goes on from the head if
+        the ledger does not have its place.
+        """
+        said = io.StringIO()
+        with redirect_stdout(said):
+            self.follow()
+            self.accept(2, "first")
+            self.send(1, 2)
+            self.start()
+            self.follow()
+            self.assertEqual(self.said(), [("Subscribe", "9f3c1a7e-2")])
+            self.refuse(410, "CURSOR_GONE", {"head": "9f3c1a7e-0"})
+            self.accept(1, "9f3c1a7e-0")
+            self.send(1)
+        self.assertEqual(
+            said.getvalue(),
+            "event 0: order 1, 300.0\n"
+            "event 0: order 2, 300.0\n"
+            "events are missed: a sentence\n"
+            "event 0: order 1, 300.0\n",
+        )
+        self.assertEqual(self.place.read_text(), "9f3c1a7e-1")
+
+    def test_documentation(self) -> None:
+        """
+        What the documentation shows is the example that was run.
+        """
+        text = (DOCS / "client.rst").read_text("utf-8")
+        block = text.split(".. code-block:: python\n\n")[2].partition("\n\nThis ")[0]
+        self.assertIn(dedent(block) + "\n", self.EXAMPLE.read_text("utf-8"))
 
 
 class FakeJournal:

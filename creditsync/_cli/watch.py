@@ -152,8 +152,6 @@ class Printer:
         """
         Print an event, and flush it: the reader of a pipe waits for it.
         """
-        if self.closed.called:
-            return
         try:
             print(self._write(type, data), flush=True)
         except OSError as e:
@@ -174,7 +172,7 @@ class Printer:
         if self._keeping is not None and self._keeping.active():
             self._keeping.cancel()
         self._keeping = None
-        if self._place is not None and not self.closed.called:
+        if self._place is not None:
             self._place.keep(self._client.cursor)
 
     def _keepOrClose(self) -> None:
