@@ -147,17 +147,17 @@ class DuplicateExtID(Refusal):
 
 class CursorGone(Refusal):
     """
-    Events can't be resumed behind this cursor: it is of another ledger, or ahead of
-    this one, which was restored from a backup.
+    C{since} is not a place in this server's journal.
     """
 
     status, error = 410, "CURSOR_GONE"
 
-    def __init__(self, message: str, head: str) -> None:
-        """
-        @param head: The cursor of the newest event, where a client can go on.
-        """
-        super().__init__(message, {"head": head})
+    def __init__(self, head: str) -> None:
+        super().__init__(
+            "data.since is not a place in this journal, which may be a restored backup:"
+            " look up what you know, and begin at data.head",
+            {"head": head},
+        )
 
 
 class LineTooLong(Refusal):
