@@ -81,6 +81,7 @@ class SpokenTests(KeyCase):
                 "INCORRECT_ORDER": AFTER,
                 "TRADE_NO_MONEY": AFTER,
                 "DUPLICATE_EXTID": BEFORE,
+                "CURSOR_GONE": BEFORE,
                 "LINE_TOO_LONG": BEFORE,
                 "IDEMPOTENCY_KEY_REUSED": BY,
                 "TOO_MANY_REQUESTS": BEFORE,
