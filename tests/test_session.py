@@ -16,6 +16,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from creditsync import _wire as wire
+from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.commands import GetOperation, HealthCheck, Subscription
 from creditsync._conversation.finance import financeCommands
 from creditsync._conversation.session import Session
@@ -248,18 +249,21 @@ class SessionTestCase(SynchronousTestCase):
         Make the sessions of a server on this runtime.
         """
         self.waiters = Waiters(self.clock, 5.0)
+        authenticator = authenticator or self.authenticator
+        broadcast = Broadcast(authenticator, self.waiters)
         self.sessions = Sessions(
             commands=[
                 *financeCommands(runtime, isExtIDIdempotent),
-                GetOperation(runtime),
-                HealthCheck(self.clock, self.waiters),
-                Subscription("Subscribe", True),
-                Subscription("Unsubscribe", False),
+                GetOperation(runtime, broadcast),
+                HealthCheck(self.clock, self.waiters, broadcast),
+                Subscription("Subscribe", True, broadcast),
+                Subscription("Unsubscribe", False, broadcast),
                 *commands,
             ],
-            authenticator=authenticator or self.authenticator,
+            authenticator=authenticator,
             schemas=schemas,
             waiters=self.waiters,
+            broadcast=broadcast,
             limits=limits or Limits(),
         )
         self.events.addObserver(self.sessions.broadcast.tradeEvents)
