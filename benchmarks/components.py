@@ -144,9 +144,7 @@ class Steps:
 
         def run() -> None:
             for extID, reservation in enumerate(reservations):
-                waiters.add(
-                    Waiter(extID, session, "CreditInSync", 0.0, reservation)
-                )
+                waiters.add(Waiter(extID, session, "CreditInSync", 0.0, reservation))
             waiters.match(reservations, encoded)
 
         return run
@@ -160,7 +158,7 @@ class Steps:
 
         def run() -> None:
             encoded = wire.encodeTrades(trades)
-            wire.events((EV_RECORD_ADD, data) for data in encoded)
+            wire.events([EV_RECORD_ADD] * BATCH, encoded)
             for extID, data in enumerate(encoded):
                 wire.reply(extID, data)
 

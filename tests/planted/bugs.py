@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 from attrs import define, evolve
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -26,7 +27,7 @@ from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.session import Session
 from creditsync._conversation.waiters import Waiters
 from creditsync._transport import factory, protocol
-from creditsync._wire import decoding
+from creditsync._wire import decoding, plain
 from creditsync.auth import TokenAuthenticator
 from creditsync.codes import EV_RECORD_UPDATE
 from creditsync.errors import OutcomeUnknown, SessionEnded, TechProblem
@@ -330,6 +331,10 @@ def _repeatedNamesAccepted() -> None:
     decoding._refuseRepeatedNames = lambda line: None
 
 
+def _fastPathRounds() -> None:
+    plain._parse = msgspec.json.Decoder(plain._Plain).decode
+
+
 def _totalsNotMoved() -> None:
     prepare = sqlite.prepare
 
@@ -516,6 +521,11 @@ BUGS = {
         "takes a line that names a member twice",
         _repeatedNamesAccepted,
         ("tests.attack.fuzz",),
+    ),
+    "fast-path-rounds": Bug(
+        "reads an amount as a double if its line takes the fast path",
+        _fastPathRounds,
+        ("tests.attack.paths",),
     ),
     "totals-not-moved": Bug(
         "loses an update from its account's total", _totalsNotMoved, _SIMULATION
