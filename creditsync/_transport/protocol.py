@@ -211,14 +211,15 @@ class LineProtocol(Protocol):
             # Several lines together, as many as the session takes so.
             window = input.window(self._window)
             count = window.count(b"\n")
-            if handled and handled + count > most:
-                break
+            if count > most - handled:
+                count = most - handled
+                window = b"\n".join(window.split(b"\n", count)[:count]) + b"\n"
             isShort = len(window) <= self._widest
-            taken = session.linesReceived(window) if isShort and count <= most else 0
+            taken = session.linesReceived(window) if isShort else 0
             if taken == count:
                 input.drop(len(window))
                 self._window = min(2 * self._window, self._widest)
-            else:
+            elif input.lines:
                 for _ in range(taken):
                     input.take()
                 self._handleLine(input.take())
