@@ -1571,10 +1571,10 @@ class LinesTests(SessionTestCase):
         self.assertTrue(client.session.isIdle)
         self.assertAtRest()
 
-    def test_allOrNone(self) -> None:
+    def test_upToTheUnusual(self) -> None:
         """
-        If one of them is unusual, wherever it is, none is taken and nothing has
-        happened: nothing is sent, reserved or authenticated.
+        Of lines with an unusual one among them those before it are taken. It, and
+        those behind it, have not happened: nothing is sent or reserved for them.
         """
         odd = (
             b"{}\n",
@@ -1590,12 +1590,25 @@ class LinesTests(SessionTestCase):
                 client = self.client()
                 lines = [self.line(1), self.line(2)]
                 lines.insert(place, line)
-                self.assertEqual(client.session.linesReceived(b"".join(lines)), 0)
+                # Another token is unusual only behind the first.
+                if place == 0 and b"dealer" in line:
+                    continue
+                taken = client.session.linesReceived(b"".join(lines))
+                self.assertEqual(taken, place, line)
                 self.assertEqual(client.heard, [])
-                self.assertTrue(client.session.isIdle)
-                self.assertIs(client.session.principal, None)
-        self.assertEqual(self.runtime.reserved, [])
+                self.assertEqual(client.session.inFlight, place)
+                self.assertEqual(len(self.runtime.reserved), place)
+                self.runtime.reserved.clear()
+                client.session.ended()
         self.assertAtRest()
+
+    def test_nothingHasHappened(self) -> None:
+        """
+        If the first of them is unusual, not even its token was looked at.
+        """
+        client = self.client()
+        self.assertEqual(client.session.linesReceived(b"{}\n" + self.line(1)), 0)
+        self.assertIs(client.session.principal, None)
 
     def test_unauthorized(self) -> None:
         """
