@@ -447,7 +447,9 @@ class TradingRuntime(Service):
         """
         self._log.failure("the ledger failed, no more operations are booked", why)
         lost = self._committing.reservations + self._queue.reservations
-        self._committing, self._queue = _Batch(), _Batch()
+        for batch in (self._committing, self._queue):
+            # Its orders and keys stay known: they may be on disk.
+            batch.reservations = []
         for reservation in lost:
             unknown = OutcomeUnknown("the ledger failed", reservation.order)
             reservation.lost(Failure(unknown))
