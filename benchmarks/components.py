@@ -144,9 +144,7 @@ class Steps:
 
         def run() -> None:
             for extID, reservation in enumerate(reservations):
-                waiters.add(
-                    Waiter(extID, session, "CreditInSync", 0.0, reservation)
-                )
+                waiters.add(Waiter(extID, session, "CreditInSync", 0.0, reservation))
             waiters.match(reservations, encoded)
 
         return run

@@ -447,9 +447,9 @@ class TradingRuntime(Service):
         """
         self._log.failure("the ledger failed, no more operations are booked", why)
         lost = self._committing.reservations + self._queue.reservations
-        for batch in (self._committing, self._queue):
-            # Its orders and keys stay known: they may be on disk.
-            batch.reservations = []
+        # Their keys and orders stay: whoever asks again must not hear that nothing
+        # happened.
+        self._committing.reservations, self._queue.reservations = [], []
         for reservation in lost:
             unknown = OutcomeUnknown("the ledger failed", reservation.order)
             reservation.lost(Failure(unknown))

@@ -4,6 +4,7 @@ suite is sound.
 """
 
 import json
+import socket
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -19,6 +20,7 @@ from creditsync.auth import TokenAuthenticator
 from creditsync.errors import Busy
 from creditsync.records import Principal
 from tests.attack import tokens
+from tests.attack.attackers import _CREDIT, _UNUSUAL, _Conversation
 from tests.attack.conversation import Conversation
 from tests.attack.coverage import Coverage
 from tests.attack.fuzz import Fuzzing, seeds
@@ -164,6 +166,42 @@ class FuzzTests(SynchronousTestCase):
         with mock.patch.object(Session, "waitEnded", refuse):
             wrong = self.wrong(request())
         self.assertTrue(any("were booked" in each for each in wrong), wrong)
+
+
+class WindowsTests(SynchronousTestCase):
+    """
+    Tests for the attackers that send a window of lines, and then wait.
+    """
+
+    def test_allReplies(self) -> None:
+        """
+        The next window is sent once each line of this one has its reply, however
+        the replies are cut; events are no replies.
+        """
+        conversation = _Conversation(iter([b"a\nb\n", b"c\n"]))
+        client, server = socket.socketpair()
+        self.addCleanup(client.close)
+        self.addCleanup(server.close)
+        self.assertEqual(conversation.say(client), 4)
+        self.assertEqual(server.recv(10), b"a\nb\n")
+        self.assertFalse(conversation.isOver(b'{"event":"trade:event"}\r\n'))
+        self.assertFalse(conversation.isOver(b'{"extID":1,"status":400}\r\n{"sta'))
+        self.assertTrue(conversation.isOver(b'tus":400}\r\n'))
+        conversation.say(client)
+        self.assertEqual(server.recv(10), b"c\n")
+        self.assertFalse(conversation.isOver(b'{"event":"trade:event"}\r\n'))
+        self.assertTrue(conversation.isOver(b'{"status":'))
+
+    def test_unusualAtTheEnd(self) -> None:
+        """
+        A window has 8 KB at most, and only what is its last request is unusual.
+        """
+        for window in _UNUSUAL:
+            lines = window.splitlines(keepends=True)
+            self.assertLessEqual(len(window), 8192)
+            self.assertGreaterEqual(len(lines), 25)
+            self.assertEqual(set(lines[:-2]), {_CREDIT})
+            self.assertNotEqual(lines[-1], _CREDIT)
 
 
 class TokenTests(SynchronousTestCase):

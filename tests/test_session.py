@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
-from unittest import mock
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, succeed
@@ -33,7 +32,6 @@ from creditsync.interfaces import (
     ITradingRuntime,
 )
 from creditsync.records import (
-    Deferral,
     Deletion,
     Limits,
     Operation,
@@ -292,7 +290,7 @@ class SessionTestCase(SynchronousTestCase):
         """
         self.assertEqual(self.sessions.pending, 0)
         self.assertEqual(len(self.waiters), 0)
-        self.assertEqual(self.waiters._byEvent, {})
+        self.assertEqual(self.waiters._crowds, {})
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
@@ -794,9 +792,19 @@ class MatchingTests(SessionTestCase):
         asking.asks()
         for listening in [self.client(), self.client()]:
             listening.asks("HealthCheck", None, {})
-        with mock.patch.object(wire, "encodeData", wraps=wire.encodeData) as encode:
-            self.bookAll()
-        self.assertEqual(encode.call_count, 1)
+        encoded: list[object] = []
+        encodeTrades = wire.encodeTrades
+
+        def encode(trades: list[Any]) -> list[bytes]:
+            encoded.extend(trades)
+            return encodeTrades(trades)
+
+        [reservation] = self.runtime.reserved
+        self.patch(wire, "encodeTrades", encode)
+        self.patch(wire, "encodeData", None)
+        self.runtime.book(reservation)
+        self.assertEqual(encoded, [reservation.data])
+        self.assertEqual(asking.outcomes(), [("a", 200, None)])
 
 
 class SlowRuntimeTests(SessionTestCase):
@@ -1346,15 +1354,12 @@ class FaultTests(SessionTestCase):
         An error after the reservation is answered with a 504 that has the
         order, never as if nothing had happened.
         """
-        durable: Deferred[None] = Deferred()
-        response = {
-            "unspeakable": object(),
-            "__deferred": Deferral(77, 0, Operation("CreditIn", 7, 1, 1, "x"), durable),
-        }
+        reservation = Reservation(0, credit(77), Operation("CreditIn", 7, 1, 1, "x"))
+        response = {"unspeakable": object(), "__deferred": reservation}
         self.serve(self.runtime, Scripted(response))
         client = self.client()
         client.asks("Scripted", data={})
-        durable.callback(None)
+        reservation.booked()
         self.assertEqual(
             client.hears(),
             [
@@ -1377,10 +1382,15 @@ class FaultTests(SessionTestCase):
         An error after an operation that is durable as soon as it is reserved is
         answered with a 504 that has the order.
         """
+
+        class Durable(Reservation):
+            def whenDurable(self) -> "Deferred[None]":
+                return succeed(None)
+
         operation = Operation("CreditIn", 7, 1, 1, "x")
         response = {
             "unspeakable": object(),
-            "__deferred": Deferral(77, 0, operation, succeed(None)),
+            "__deferred": Durable(0, credit(77), operation),
         }
         self.serve(self.runtime, Scripted(response))
         client = self.client()
@@ -1431,6 +1441,71 @@ class FaultTests(SessionTestCase):
             client.outcomes(), [("a", 500, "TECH_PROBLEM"), ("a", 200, None)]
         )
         self.flushLoggedErrors(ZeroDivisionError)
+
+
+class LimitTests(SessionTestCase):
+    """
+    Every queue has a limit, and what exceeds it is refused.
+    """
+
+    def test_perSession(self) -> None:
+        """
+        A session above its limit is answered with 429; another one is served.
+        """
+        self.serve(self.runtime, limits=Limits(maxPendingPerSession=2))
+        busy, other = self.client(), self.client()
+        busy.asks(extID=1)
+        busy.asks("CreditIn", None)
+        busy.asks(extID=3)
+        self.assertEqual(busy.outcomes(), [(3, 429, "TOO_MANY_REQUESTS")])
+        other.asks(extID=3)
+        self.assertEqual(other.heard, [])
+        self.assertEqual(len(self.runtime.reserved), 3)
+
+    def test_roomAgain(self) -> None:
+        """
+        Each reply makes room for one more request.
+        """
+        self.serve(self.runtime, limits=Limits(maxPendingPerSession=1))
+        client = self.client()
+        client.asks(extID=1)
+        self.bookAll()
+        client.hears()
+        client.asks(extID=2)
+        self.assertEqual(client.heard, [])
+
+    def test_inAll(self) -> None:
+        """
+        A server above its limit answers with 503 BUSY and a time to retry
+        after.
+        """
+        self.serve(self.runtime, limits=Limits(maxPending=1))
+        first, second = self.client(), self.client()
+        first.asks()
+        second.asks()
+        self.assertEqual(
+            second.hears(),
+            [
+                {
+                    "extID": "a",
+                    "status": 503,
+                    "error": "BUSY",
+                    "message": "the server has too many requests in flight",
+                    "data": {"retry_after_ms": 250},
+                }
+            ],
+        )
+
+    def test_endedSessionMakesRoom(self) -> None:
+        """
+        The pending requests of a session that has ended no longer count.
+        """
+        self.serve(self.runtime, limits=Limits(maxPending=1))
+        first, second = self.client(), self.client()
+        first.asks()
+        first.session.ended()
+        second.asks()
+        self.assertEqual(second.heard, [])
 
 
 class HealthCheckTests(SessionTestCase):

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import reduce
+from itertools import takewhile
 from operator import or_
 from typing import Annotated, Any, Final
 
@@ -28,6 +29,7 @@ from creditsync.validation import COMMON, load
 # What a plain line doesn't have. As numbers: a byte is found four times as
 # fast by its number as by a string of one byte.
 _ESCAPE, _DELETE, _ARRAY = b"\\\x7f["
+_UNUSUAL: Final = re.compile(rb"[\\\[\x7f-\xff]")
 # The characters that its strings may have.
 _CHARACTERS: Final = "".join(map(chr, range(ord(" "), _DELETE)))
 
@@ -65,38 +67,38 @@ class PlainLines:
         lines = reduce(or_, _forms(methods))
         self._parse: Callable[[bytes], Any] = msgspec.json.Decoder(lines).decode
 
-    def read(self, lines: bytes) -> list[Request] | None:
+    def read(self, lines: bytes) -> list[Request]:
         """
-        Read whole lines, each with its end.
+        Read whole lines, each with its end, up to the first that is not plain.
 
-        @param lines: They may be none.
-        @return: Their requests, all with the same token, and with their operations;
-            or L{None} if one of the lines is not plain.
+        @return: The requests of those before it, all with the same token, and with
+            their operations.
         """
         if not lines.isascii() or _ESCAPE in lines or _DELETE in lines:
-            return None
-        if _ARRAY in lines:
-            return None
+            lines = _usual(lines)
+        elif _ARRAY in lines:
+            lines = _usual(lines)
         each = lines.split(b"\n")
         del each[-1]
-        if max(map(len, each), default=_MAX_LENGTH + 1) > _MAX_LENGTH:
-            return None
-        try:
-            plains = list(map(self._parse, each))
-        except (msgspec.DecodeError, RecursionError):
-            return None
-        token = plains[0].token
-        requests, members = [], 0
+        if max(map(len, each), default=0) > _MAX_LENGTH:
+            each = list(takewhile(_isShort, each))
+        plains: list[Any] = []
+        with suppress(msgspec.DecodeError, RecursionError):
+            # Those before a line for which this fails are kept.
+            plains.extend(map(self._parse, each))
+        requests: list[Request] = []
+        members = 0
         for plain in plains:
             data = plain.data
             amount, openTime, closeTime = data.amount, data.openTime, data.closeTime
             units = round(amount * UNITS_PER_ONE)
             if units / UNITS_PER_ONE != amount or not -_EXACT < units < _EXACT:
-                return None
+                break
             if openTime is not None and closeTime is not None and closeTime < openTime:
-                return None
-            if plain.token != token:
-                return None
+                break
+            token = plain.token
+            if requests and token != requests[0].token:
+                break
             members += plain.required
             operation = Operation(
                 plain.command,
@@ -112,11 +114,26 @@ class PlainLines:
                 Request(plain.command, plain.extID, token, {}, plain.key, operation)
             )
         # Each member has a colon, so one that comes twice has a colon too many. A
-        # colon in a string sends the lines the long way needlessly.
-        colons = lines.count(b":")
-        if colons != members and colons != sum(map(_members, plains)):
-            return None
+        # colon in a string sends its line the long way needlessly.
+        if len(requests) == len(each) and lines.count(b":") == members:
+            return requests
+        for number, plain in enumerate(plains[: len(requests)]):
+            if each[number].count(b":") != _members(plain):
+                return requests[:number]
         return requests
+
+
+def _usual(lines: bytes) -> bytes:
+    """
+    The lines before the first that has a character that plain lines don't have.
+    """
+    found = _UNUSUAL.search(lines)
+    assert found is not None
+    return lines[: lines.rfind(b"\n", 0, found.start()) + 1]
+
+
+def _isShort(line: bytes) -> bool:
+    return len(line) <= _MAX_LENGTH
 
 
 def _members(plain: Any) -> int:

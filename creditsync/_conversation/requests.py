@@ -20,19 +20,20 @@ from creditsync.records import ExtID, Principal, Request
 from creditsync.validation import Schemas
 
 
-def _notPlain(lines: bytes) -> None:
+def _nonePlain(lines: bytes) -> list[Request]:
     """
-    Treat no lines as plain.
+    Treat no line as plain.
     """
+    return []
 
 
 class Requests:
     """
     What clients may ask of one server.
 
-    @ivar plain: Reads lines that have nothing unusual (L{PlainLines.read}). It gives
-        L{None} if one of them has, if a site's own schema has to check such lines
-        too, or if the server is stopping.
+    @ivar plain: Reads lines up to the first that has something unusual
+        (L{PlainLines.read}). It reads none if a site's own schema has to check such
+        lines too, or if the server is stopping.
     """
 
     def __init__(self, commands: Iterable[ICommand], schemas: Schemas) -> None:
@@ -41,7 +42,7 @@ class Requests:
         self._isStopping = False
         checking = {"request", *(method.schema for method in BOOKING_METHODS)}
         hasSite = any(map(schemas.hasSite, checking))
-        self.plain = _notPlain if hasSite else PlainLines().read
+        self.plain = _nonePlain if hasSite else PlainLines().read
 
     def request(self, members: dict[str, Any]) -> Request:
         """
@@ -115,4 +116,4 @@ class Requests:
         Refuse every request from now on.
         """
         self._isStopping = True
-        self.plain = _notPlain
+        self.plain = _nonePlain

@@ -3,8 +3,8 @@ One conversation with a client, free of any transport.
 
 A L{Session} takes lines and sends lines. Each request goes the same way: it is
 read, authenticated, checked and executed, and it is answered exactly once. Only how
-it is read differs: L{Session.linesReceived} takes several lines at once if nothing
-in them is unusual, and L{Session.lineReceived} takes any line.
+it is read differs: L{Session.linesReceived} takes several lines at once, as long as
+nothing in them is unusual, and L{Session.lineReceived} takes any line.
 
 If the response of a command has a C{__deferred}, that is intercepted here: the
 response is not sent, and the request waits (L{creditsync._conversation.waiters}).
@@ -91,14 +91,13 @@ class Session:
 
     def linesReceived(self, lines: bytes) -> int:
         """
-        Take lines, each with its end, if nothing in them is unusual, and answer
-        them now or later.
+        Take lines, each with its end, up to the first that has something unusual,
+        and answer them now or later.
 
-        @return: How many there were; or 0, and nothing has happened: then each of
-            them is for L{lineReceived}.
+        @return: How many. The next one is for L{lineReceived}.
         """
         requests = self._requests.plain(lines)
-        if requests is None:
+        if not requests:
             return 0
         since = self._waiters.now()
         try:
@@ -307,9 +306,7 @@ class Session:
             self._waiters.abandon(waiter)
 
 
-def _line(
-    extID: ExtID | None, response: Response, replay: Reservation | None
-) -> bytes:
+def _line(extID: ExtID | None, response: Response, replay: Reservation | None) -> bytes:
     """
     The reply that has a response.
 

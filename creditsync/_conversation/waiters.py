@@ -118,7 +118,11 @@ class Waiters:
         self._relax()
 
     def _matchAny(self, event: TradeEvent, data: bytes) -> None:
-        answered = [each for each in self._answeredBy(event) if self._remove(each)]
+        answered: list[Waiter] = []
+        # Some of a crowd may have timed out in this very moment and not know yet:
+        # they give way to the next.
+        while not answered and (found := list(self._answeredBy(event))):
+            answered = [each for each in found if self._remove(each)]
         for waiter in answered:
             waiter.end(data)
         if not answered and self._counters is not None:

@@ -69,13 +69,16 @@ class LineBuffer(Generic[_Connection]):
 
     def window(self, most: int) -> bytes:
         """
-        The first of L{lines}, as many as have this many bytes at most, with their
-        ends; none if the first alone has more.
+        The first of L{lines}, as many as have this many bytes at most, but at least
+        one, with their ends.
         """
         lines, at = self.lines, self._at
         if not at and len(lines) <= most:
             return lines
-        return lines[at : lines.rfind(b"\n", at, at + most) + 1]
+        end = lines.rfind(b"\n", at, at + most)
+        if end < 0:
+            end = lines.index(b"\n", at)
+        return lines[at : end + 1]
 
     def drop(self, count: int) -> None:
         """

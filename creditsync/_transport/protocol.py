@@ -39,8 +39,10 @@ from creditsync.errors import LineTooLong
 from creditsync.limits import Limits
 from creditsync.records import Principal
 
-# Bytes of lines that the session is given at once: a read of a busy connection.
-_WINDOW: Final = 8192
+# Bytes of lines that the session is given together, at most: some reads of a busy
+# connection; and after a line that it has not taken so, which is one or two lines.
+_WIDE: Final = 8192
+_NARROW: Final = 256
 
 # Bytes of lines that may wait for their turn while their client is still read.
 _AHEAD: Final = 16384
@@ -115,8 +117,9 @@ class LineProtocol(Protocol):
         self._limits = limits = factory.limits
         self._session: Session = factory.sessions.open(self.send)
         self._input = LineBuffer(self, factory.lineTimeouts, limits.maxLineLength)
-        # How many of the next lines the session did not take together.
-        self._apart = 0
+        # Bytes of lines that the session is given together, now and at most: none of
+        # them can be longer than a line may be.
+        self._window = self._widest = min(_WIDE, limits.maxLineLength)
         self._output = Output(self)
         self._state = State.NEW
         self._isReading = True
@@ -205,17 +208,24 @@ class LineProtocol(Protocol):
         seconds = self.factory.clock.seconds
         input, output, session = self._input, self._output, self._session
         while input.lines and not output.isStalled:
-            # Several lines together, unless these are to be handled one by one.
-            window = b"" if self._apart else input.window(_WINDOW)
+            # Several lines together, as many as the session takes so.
+            window = input.window(self._window)
             count = window.count(b"\n")
             if handled and handled + count > most:
                 break
-            if window and count <= most and session.linesReceived(window):
+            isShort = len(window) <= self._widest
+            taken = session.linesReceived(window) if isShort and count <= most else 0
+            if taken == count:
                 input.drop(len(window))
-                handled += count
+                self._window = min(2 * self._window, self._widest)
             else:
-                self._handleLine(count)
-                handled += 1
+                for _ in range(taken):
+                    input.take()
+                self._handleLine(input.take())
+                taken += 1
+                # The next may be like it, and would be read twice.
+                self._window = _NARROW
+            handled += taken
             if handled >= most or seconds() >= until:
                 break
         if not input.lines:
@@ -223,20 +233,7 @@ class LineProtocol(Protocol):
         self._settleShare()
         return handled
 
-    def _handleLine(self, refused: int) -> None:
-        """
-        Handle one line.
-
-        @param refused: How many lines from this one on the session has refused to
-            take together.
-        """
-        line = self._input.take()
-        if refused > 1:
-            self._apart = refused
-        if self._apart:
-            self._apart -= 1
-            if self._session.linesReceived(line + b"\n"):
-                return
+    def _handleLine(self, line: bytes) -> None:
         if len(line) > self._limits.maxLineLength:
             self._refuseTooLong(line)
         elif line and not line.isspace():
@@ -264,7 +261,6 @@ class LineProtocol(Protocol):
         refusal = LineTooLong(f"a line has at most {most} bytes")
         self._session.refuseUnread(line, refusal)
         self._input.dropLines()
-        self._apart = 0
         self.finish()
 
     def _balance(self) -> None:
