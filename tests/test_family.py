@@ -242,8 +242,8 @@ class FamilyCase(SynchronousTestCase):
         memory = self.ledger._ledger
         return (
             memory.nextOrder,
-            dict(memory._latest),
-            {login: replace(each) for login, each in memory._accounts.items()},
+            list(memory._journal),
+            dict(memory._accounts),
             self.ledger.commits,
             list(self.published),
         )

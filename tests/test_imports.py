@@ -49,6 +49,7 @@ LAYERS: list[set[str]] = [
         "counters",
     },
     {
+        "_conversation.catchups",
         "_conversation.plain",
         "_conversation.waiters",
         "_auditfile",
@@ -61,11 +62,11 @@ LAYERS: list[set[str]] = [
         "_process.keys",
         "tally",
     },
+    {"_conversation.broadcast"},
     {
         "runtime",
         "audit",
         "client",
-        "_conversation.broadcast",
         "_conversation.commands",
         "_conversation.finance",
         "_conversation.requests",

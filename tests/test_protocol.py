@@ -193,6 +193,8 @@ class Recorder:
     @ivar isIdle: Whether all of them are answered.
     @ivar hasEnded: Whether it was told that its client is gone.
     @ivar principal: For whom the client speaks.
+    @ivar isStalled: Whether it was told that its client does not read.
+    @ivar readOns: How often it was told that its client has read on.
     """
 
     send: Callable[[bytes], None]
@@ -206,6 +208,14 @@ class Recorder:
     hasEnded: bool = False
     principal: Principal | None = None
     peer: object = None
+    isStalled: bool = False
+    readOns: int = 0
+
+    def readOn(self) -> None:
+        """
+        Count it.
+        """
+        self.readOns += 1
 
     def linesReceived(self, lines: bytes) -> int:
         """

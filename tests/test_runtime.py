@@ -175,14 +175,20 @@ class RuntimeCase(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         sums: dict[int, Account] = {}
-        for each in (kept.trade for kept in self.memory._latest.values()):
+        for each in self.trades():
             account = sums.setdefault(each.login, Account(each.login))
             if each.state == BOOKED and each.cmd in (BALANCE_IN, BALANCE_OUT):
                 account.balance += each.profit
             if each.state == BOOKED and each.cmd in (CREDIT_IN, CREDIT_OUT):
                 account.credit += each.profit
-        kept = self.memory._accounts
-        self.assertEqual(sums, {login: kept[login] for login in sums})
+        self.assertEqual(sums, {login: self.memory.account(login) for login in sums})
+
+    def trades(self) -> list[Trade]:
+        """
+        The committed trades.
+        """
+        found = [self.memory.trade(order) for order in self.memory._places]
+        return [trade for trade in found if trade is not None]
 
     def submit(self, operation: Operation | Deletion) -> Reservation:
         """
@@ -2006,8 +2012,6 @@ class SimulationTests(RuntimeCase):
                 self.book()
             self.assertLessEqual(len(self.ledger.commits), 1)
         self.book()
-        booked = {
-            order: each.trade.profit for order, each in self.memory._latest.items()
-        }
+        booked = {trade.order: trade.profit for trade in self.trades()}
         self.assertEqual(booked, profits)
         self.assertGreater(len(booked), 500)

@@ -188,7 +188,7 @@ class SlowRuntime:
         Give the oldest submission an order.
         """
         operation, answer = self.asked.pop(0)
-        reservation = Reservation(0, credit(order), operation, isReplay)
+        reservation = Reservation(0, credit(order), operation, isReplay=isReplay)
         answer.callback(reservation)
         return reservation
 
@@ -799,17 +799,17 @@ class MatchingTests(SessionTestCase):
         for listening in [self.client(), self.client()]:
             listening.asks("HealthCheck", None, {})
         encoded: list[object] = []
-        encodeTrades = wire.encodeTrades
+        encodeEvents = wire.encodeEvents
 
-        def encode(trades: list[Any]) -> list[bytes]:
-            encoded.extend(trades)
-            return encodeTrades(trades)
+        def encode(events: list[Any], epoch: str | None) -> Any:
+            encoded.extend(events)
+            return encodeEvents(events, epoch)
 
         [reservation] = self.runtime.reserved
-        self.patch(wire, "encodeTrades", encode)
+        self.patch(wire, "encodeEvents", encode)
         self.patch(wire, "encodeData", None)
         self.runtime.book(reservation)
-        self.assertEqual(encoded, [reservation.data])
+        self.assertEqual(encoded, [reservation])
         self.assertEqual(asking.outcomes(), [("a", 200, None)])
 
 
