@@ -42,7 +42,7 @@ from creditsync.counters import Counters
 from creditsync.events import TradeEvents
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.records import Operation, Reservation
+from creditsync.records import Operation, Reservation, TradeEvent
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.validation import Schemas
@@ -177,10 +177,13 @@ class Steps:
         Encode the data once, and the event and the reply around it.
         """
 
-        trades = [canned.TRADE] * BATCH
+        events = [
+            TradeEvent(EV_RECORD_ADD, canned.TRADE, place=place)
+            for place in range(1, BATCH + 1)
+        ]
 
         def run() -> None:
-            encoded = wire.encodeTrades(trades)
+            _, encoded = wire.encodeEvents(events, "9f3c1a7e")
             wire.events([EV_RECORD_ADD] * BATCH, encoded)
             for extID, data in enumerate(encoded):
                 wire.reply(extID, data)

@@ -9,6 +9,9 @@ server books it once, whatever became of the replies.
 A request ends in one of four ways: with an L{Answer}, with L{Refused} or
 L{Unanswered} (nothing has happened), or with L{OutcomeUnknown} (it may have).
 
+Trade events are resumed behind the last one on each connection, so that an observer
+gets each event once and in order.
+
 If TLS fails, or if the other side is not such a server, waiting does not help: a
 request that was never sent then ends at once, with the cause. One that may be
 booked is still tried again, since only that can find out.
@@ -24,12 +27,17 @@ from twisted.application.internet import ClientService
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from creditsync._client.backoff import Backoff
 from creditsync._client.connection import Connection
+from creditsync._client.cursors import checkCursor
+from creditsync._client.deliveries import Observer
 from creditsync._client.lines import encode, present
 from creditsync._client.outcomes import (
     Answer,
+    CursorGone,
     Data,
     OutcomeUnknown,
     Refused,
@@ -42,6 +50,7 @@ __all__ = [
     "Amount",
     "Answer",
     "CreditClient",
+    "CursorGone",
     "Data",
     "Observer",
     "OutcomeUnknown",
@@ -50,16 +59,15 @@ __all__ = [
 ]
 
 Amount: TypeAlias = Decimal | int | float
-# Called with the type of a trade event, one of the EV_RECORD_* codes, and its
-# data.
-Observer: TypeAlias = Callable[[int, Data], object]
 
 # Commands that change nothing, and therefore need no key.
 _READ_ONLY = frozenset({"GetOperation", "HealthCheck", "Subscribe", "Unsubscribe"})
 
 # Tracebacks and documentation name these by the path that applications import.
-for _each in (Answer, OutcomeUnknown, Refused, Unanswered):
+for _each in (Answer, CursorGone, OutcomeUnknown, Refused, Unanswered):
     _each.__module__ = __name__
+
+_log = Logger()
 
 
 class CreditClient(ClientService):
@@ -88,9 +96,9 @@ class CreditClient(ClientService):
             returns it, called for each try.
         @param random: Returns a number from 0 to 1, which spreads the waits of
             many clients.
-        @param observer: Called with the type and the data of each trade event
-            that the server broadcasts. Events between two connections are
-            missed.
+        @param observer: Gets the trade events from now on, as with L{events}. If
+            they can't be resumed, this is logged, and they go on from the newest
+            one.
         @param timeout: Seconds from a try to its reply; longer than the
             server's own (C{--timeout}, 5 by default). A connection that misses
             it is dropped.
@@ -104,7 +112,6 @@ class CreditClient(ClientService):
             token,
             isRunning=lambda: self.running,
             backoff=backoff,
-            observer=observer,
             timeout=timeout,
             patience=patience,
             maxInFlight=maxInFlight,
@@ -112,6 +119,8 @@ class CreditClient(ClientService):
         factory = Factory.forProtocol(lambda: Connection(pipeline, clock, timeout))
         factory.noisy = False
         super().__init__(endpoint, factory, backoff.reconnectDelay, clock)
+        if observer is not None:
+            self._observe(observer)
 
     # What a server can be asked.
 
@@ -331,6 +340,60 @@ class CreditClient(ClientService):
         except Exception:
             return fail()
         return self._pipeline.add(Request(command, key, body))
+
+    # Trade events.
+
+    def events(self, observer: Observer, since: str | None = None) -> "Deferred[None]":
+        """
+        Have an observer called with each trade event that the token may see, once
+        and in order, over any number of connections and restarts of the server.
+
+        If the events of a server have no cursors, those between two connections
+        are missed; L{resumes} tells.
+
+        @param observer: Called with the type and the data of an event. If it
+            returns a Deferred or a coroutine, the next event waits for its end. If
+            it fails, that is logged, and it gets the next event.
+        @param since: The cursor behind which the events begin, as L{cursor} gave
+            it to this client or to an earlier one; or C{"first"}, for all of the
+            ledger's; by default they begin now.
+        @return: Never fires. Fails if the events end: with L{CursorGone} where this
+            ledger does not have the cursor, or with another L{Refused} where the
+            server does not accept it. After that, events can be observed again.
+            Cancel it to end them.
+        @raise ValueError: C{since} can't be a cursor.
+        @raise RuntimeError: This client's events have an observer.
+        """
+        if since is not None:
+            checkCursor(since)
+        return self._pipeline.subscription.observe(observer, since)
+
+    @property
+    def cursor(self) -> str | None:
+        """
+        The place of the last event that the observer is done with, or that where
+        the events begin. An application that keeps it misses no event when it is
+        started again. L{None} while it is not known, or if events have no cursors.
+        """
+        return self._pipeline.subscription.cursor
+
+    @property
+    def resumes(self) -> bool | None:
+        """
+        Whether the server's events have cursors, so that none is missed; L{None}
+        until it has answered.
+        """
+        return self._pipeline.subscription.resumes
+
+    def _observe(self, observer: Observer, since: str | None = None) -> None:
+        def goOn(failure: Failure) -> None:
+            failure.trap(Refused)
+            _log.error("trade events may be missed: {why}", why=failure.value)
+            head = getattr(failure.value, "head", None)
+            # A server that has just refused its own head gets no third chance.
+            self._observe(observer, None if head == since else head)
+
+        self.events(observer, since).addErrback(goOn)
 
     # The service.
 

@@ -226,8 +226,6 @@ class CreditSync(Service):
             self._freePorts()
             raise
         super().startService()  # type: ignore[no-untyped-call]
-        if IJournal.providedBy(self.runtime):
-            self.sessions.broadcast.start(self._reactor, self.runtime)
         for observer in (self.sessions.broadcast.tradeEvents, self._flush):
             self._events.addObserver(observer)
             self._observing.append(observer)
@@ -241,6 +239,9 @@ class CreditSync(Service):
             self._ready()
 
     def _ready(self, _: object = None) -> None:
+        if IJournal.providedBy(self.runtime):
+            # Not sooner: only now is it open.
+            self.sessions.broadcast.start(self._reactor, self.runtime)
         self.factory.serve()
         waiting, self._starting = self._starting or [], None
         for each in waiting:

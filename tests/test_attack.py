@@ -13,7 +13,6 @@ from unittest import mock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import _wire as wire
-from creditsync._conversation import session
 from creditsync._conversation.requests import Requests
 from creditsync._conversation.session import Session
 from creditsync._conversation.waiter import Waiter
@@ -139,7 +138,7 @@ class FuzzTests(SynchronousTestCase):
         """
         A request that is not answered is reported.
         """
-        with mock.patch.object(Session, "_respond", lambda *_: None):
+        with mock.patch.object(Session, "waitEnded", lambda *_: None):
             self.assertEqual(self.wrong(request()), ["0 replies"])
 
     def test_twoReplies(self) -> None:
@@ -161,10 +160,10 @@ class FuzzTests(SynchronousTestCase):
         A refusal of a request that was booked is reported.
         """
 
-        def refuse(data: bytes, asked: Session, waiter: Any) -> None:
+        def refuse(asked: Session, waiter: Any, data: bytes) -> None:
             asked._refuse(Busy("too late"), waiter)
 
-        with mock.patch.object(session, "_waitEnded", refuse):
+        with mock.patch.object(Session, "waitEnded", refuse):
             wrong = self.wrong(request())
         self.assertTrue(any("were booked" in each for each in wrong), wrong)
 

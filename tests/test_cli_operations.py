@@ -24,7 +24,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync.__main__ import main
 from creditsync._cli import connection, operations, show, stopping, watch
 from creditsync._cli.connection import principalOf, workAndExit
-from creditsync.client import Answer, OutcomeUnknown, Refused, Unanswered
+from creditsync.client import Answer, CursorGone, OutcomeUnknown, Refused, Unanswered
 
 # As the client gives it.
 TRADE = {
@@ -65,6 +65,8 @@ class FakeClient:
         self.requests: list[tuple[str, dict[str, Any], str | None]] = []
         self.answers: list[Deferred[Any]] = []
         self.stops = 0
+        self.cursor: str | None = None
+        self.resumes: bool | None = None
 
     def startService(self) -> None:
         """
@@ -85,6 +87,25 @@ class FakeClient:
         """
         self.health.append(Deferred())
         return self.health[-1]
+
+    def events(
+        self, observer: Callable[[int, Any], object], since: str | None = None
+    ) -> "Deferred[None]":
+        """
+        Note an observer.
+        """
+        self.observer, self.since = observer, since
+        self.cursor = since
+        self.ended: Deferred[None] = Deferred()
+        return self.ended
+
+    def observe(self, type: int, data: dict[str, Any]) -> None:
+        """
+        Call the observer, and note the event's cursor.
+        """
+        if not self.ended.called:
+            self.observer(type, data)
+            self.cursor = data.get("cursor")
 
     def request(
         self, command: str, data: dict[str, Any], key: str | None = None
@@ -824,9 +845,16 @@ class WorkTests(ClientTestCase):
         self.assertEnded(4, "")
 
 
-class WatchTests(ClientTestCase):
+def gone(data: Any) -> CursorGone:
     """
-    C{creditsync watch}.
+    The answer of a server that does not have a place.
+    """
+    return CursorGone("9f3c1a7e-8", Refused(410, "CURSOR_GONE", "a sentence", data))
+
+
+class WatchTestCase(ClientTestCase):
+    """
+    A test of C{creditsync watch}.
     """
 
     def watch(self, *arguments: str) -> "Deferred[int]":
@@ -834,7 +862,7 @@ class WatchTests(ClientTestCase):
         Start to watch, and stop at the end of the test at the latest.
         """
         self.addCleanup(lambda: self.stopped.called or self.stopped.callback(None))
-        _, _, work, self.observer = self.command("watch", *arguments)
+        _, _, work = self.command("watch", *arguments)
         return Deferred.fromCoroutine(work(self.clock, self.client, self.stopped))
 
     def observe(self, type: int, data: dict[str, Any]) -> str:
@@ -843,8 +871,14 @@ class WatchTests(ClientTestCase):
         """
         said = io.StringIO()
         with redirect_stdout(said):
-            self.observer(type, data)
+            self.client.observe(type, data)
         return said.getvalue()
+
+
+class WatchTests(WatchTestCase):
+    """
+    C{creditsync watch}.
+    """
 
     def test_text(self) -> None:
         """
@@ -877,15 +911,46 @@ class WatchTests(ClientTestCase):
             '{"event":"trade:event","type":1,"data":{"order":5,"profit":0.10}}\n',
         )
 
+    def test_cursor(self) -> None:
+        """
+        With C{--json} each line has the event's cursor.
+        """
+        self.watch("--json")
+        self.assertEqual(
+            self.observe(0, {"order": 5, "cursor": "9f3c1a7e-8"}),
+            '{"event":"trade:event","type":0,"data":{"order":5,'
+            '"cursor":"9f3c1a7e-8"}}\n',
+        )
+
+    def test_since(self) -> None:
+        """
+        Events begin behind the place that C{--since} names, or now.
+        """
+        for arguments, since in [
+            ((), None),
+            (("--since", "first"), "first"),
+            (("--since", "9f3c1a7e-8"), "9f3c1a7e-8"),
+        ]:
+            self.watch(*arguments)
+            self.assertEqual(self.client.since, since)
+
+    def test_noCursor(self) -> None:
+        """
+        What can't be a cursor is a mistake of the command line.
+        """
+        said = self.assertMistake("watch", "--since", "a b")
+        self.assertIn("--since: must be a cursor, or first: a b", said)
+
     def test_stopped(self) -> None:
         """
-        Ctrl-C ends it with status 0.
+        Ctrl-C ends it with status 0, and no event is printed afterwards.
         """
         ended = self.watch()
         self.assertNoResult(ended)
         self.stopped.callback(None)
         self.assertEqual(self.successResultOf(ended), 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.observe(0, EVENT), "")
 
     def test_heartbeat(self) -> None:
         """
@@ -927,6 +992,66 @@ class WatchTests(ClientTestCase):
         )
         self.assertNoResult(ended)
 
+    def test_serverAwayWithCursors(self) -> None:
+        """
+        If the server's events have cursors, it says that they will follow.
+        """
+        self.client.running = True
+        self.watch("--since", "9f3c1a7e-8")
+        said = io.StringIO()
+        with redirect_stderr(said):
+            self.client.health[0].errback(Unanswered("HealthCheck: no answer in time"))
+        self.assertEqual(
+            said.getvalue(),
+            "creditsync watch: HealthCheck: no answer in time; events will follow\n",
+        )
+
+    def test_unsupported(self) -> None:
+        """
+        If it was to begin somewhere and the server's events have no cursors, it
+        says so once, and goes on.
+        """
+        ended = self.watch("--since", "first")
+        self.client.resumes = False
+        said = io.StringIO()
+        with redirect_stderr(said):
+            self.client.health[0].callback({})
+            self.clock.advance(10)
+            self.client.health[1].callback({})
+        self.assertEqual(
+            said.getvalue(),
+            "creditsync watch: the events of this server have no cursors: they begin"
+            " now, and those between two connections are missed\n",
+        )
+        self.assertNoResult(ended)
+
+    def test_unsupportedUnasked(self) -> None:
+        """
+        It says nothing if it was to begin now.
+        """
+        self.watch()
+        self.client.resumes = False
+        said = io.StringIO()
+        with redirect_stderr(said):
+            self.client.health[0].callback({})
+        self.assertEqual(said.getvalue(), "")
+
+    def test_gone(self) -> None:
+        """
+        It ends if the server does not have the place, and says what to do.
+        """
+        ended = self.watch("--since", "9f3c1a7e-8")
+        said = io.StringIO()
+        with redirect_stderr(said):
+            self.client.ended.errback(gone({"head": "0badcafe-3"}))
+        self.failureResultOf(ended, CursorGone)
+        self.assertEqual(
+            said.getvalue(),
+            "creditsync watch: the ledger does not have the place 9f3c1a7e-8, perhaps"
+            " because a backup was restored: look up what matters, and go on with"
+            " --since 0badcafe-3\n",
+        )
+
     def test_nobodyReads(self) -> None:
         """
         It ends with status 0 when the reader of its output has closed the
@@ -936,8 +1061,8 @@ class WatchTests(ClientTestCase):
         os.close(reading)
         ended = self.watch()
         with os.fdopen(writing, "w") as pipe, redirect_stdout(pipe):
-            self.observer(0, EVENT)
-            self.observer(0, EVENT)
+            self.client.observe(0, EVENT)
+            self.client.observe(0, EVENT)
         self.assertEqual(self.successResultOf(ended), 0)
 
     def test_full(self) -> None:
@@ -946,9 +1071,210 @@ class WatchTests(ClientTestCase):
         """
         ended = self.watch()
         with full() as out, redirect_stdout(out):
-            self.observer(0, EVENT)
+            self.client.observe(0, EVENT)
         why = self.failureResultOf(ended, OSError).value
         self.assertEqual(why.strerror, "No space left on device")
+
+
+class PlaceTests(WatchTestCase):
+    """
+    C{creditsync watch --state}.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.state = self.folder / "place"
+
+    def start(self, *arguments: str) -> "Deferred[int]":
+        """
+        Start to watch with the file.
+        """
+        return self.watch("--state", str(self.state), *arguments)
+
+    def event(self, place: int) -> str:
+        """
+        Receive an event, and return what is printed.
+        """
+        return self.observe(0, {**EVENT, "cursor": f"9f3c1a7e-{place}"})
+
+    def kept(self) -> str:
+        """
+        The content of the file, which is the only one in its folder.
+        """
+        self.assertEqual(os.listdir(self.folder), ["place"])
+        return self.state.read_text("ascii")
+
+    def test_missing(self) -> None:
+        """
+        Without the file, events begin as C{--since} says, and the file is made.
+        """
+        self.start()
+        self.assertIsNone(self.client.since)
+        self.start("--since", "first")
+        self.assertEqual(self.client.since, "first")
+        self.event(8)
+        self.assertEqual(os.listdir(self.folder), [])
+        self.clock.advance(0)
+        self.assertEqual(self.kept(), '{"cursor":"9f3c1a7e-8"}\n')
+
+    def test_goesOn(self) -> None:
+        """
+        The place in the file takes precedence over C{--since}.
+        """
+        self.state.write_text('{"cursor":"9f3c1a7e-8"}\n')
+        self.start("--since", "first")
+        self.assertEqual(self.client.since, "9f3c1a7e-8")
+
+    def test_oneTurn(self) -> None:
+        """
+        What is printed in one turn of the reactor is kept once, so that a kill
+        repeats at most that.
+        """
+        self.start()
+        self.event(8)
+        self.clock.advance(0)
+        replaced = self.state.stat().st_ino
+        self.event(9)
+        self.event(10)
+        self.assertEqual(self.kept(), '{"cursor":"9f3c1a7e-8"}\n')
+        self.clock.advance(0)
+        self.assertEqual(self.kept(), '{"cursor":"9f3c1a7e-10"}\n')
+        self.assertNotEqual(self.state.stat().st_ino, replaced)
+
+    def test_stopped(self) -> None:
+        """
+        Ctrl-C keeps the last place, and leaves no call behind.
+        """
+        ended = self.start()
+        self.client.health[0].callback({})
+        self.event(7)
+        self.event(8)
+        self.stopped.callback(None)
+        self.assertEqual(self.successResultOf(ended), 0)
+        self.assertEqual(self.kept(), '{"cursor":"9f3c1a7e-8"}\n')
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_noEvent(self) -> None:
+        """
+        Before the first event, the place where the events begin is kept.
+        """
+        self.start()
+        self.client.cursor = "9f3c1a7e-7"
+        self.client.health[0].callback({})
+        self.assertEqual(self.kept(), '{"cursor":"9f3c1a7e-7"}\n')
+
+    def test_unprinted(self) -> None:
+        """
+        An event that can't be printed is not behind the place that is kept, but
+        the ones before it are.
+        """
+        for error in (True, False):
+            ended = self.start()
+            self.event(8)
+            if error:
+                with full() as out, redirect_stdout(out):
+                    self.client.observe(0, {**EVENT, "cursor": "9f3c1a7e-9"})
+                self.failureResultOf(ended, OSError)
+            else:
+                reading, writing = os.pipe()
+                os.close(reading)
+                with os.fdopen(writing, "w") as pipe, redirect_stdout(pipe):
+                    self.client.observe(0, {**EVENT, "cursor": "9f3c1a7e-9"})
+                self.assertEqual(self.successResultOf(ended), 0)
+            self.client.observe(0, {**EVENT, "cursor": "9f3c1a7e-10"})
+            self.clock.advance(0)
+            self.assertEqual(self.kept(), '{"cursor":"9f3c1a7e-8"}\n')
+
+    def test_foreign(self) -> None:
+        """
+        A file that has something else, or only the beginning of a place, is a
+        mistake, and it is not overwritten.
+        """
+        for content in (
+            *(b"", b'{"cursor":"9f3c1a', b"9f3c1a7e-8\n", b"[]", b"{}", b"\xff"),
+            *(b'{"cursor":8}', b'{"cursor":null}', b'{"cursor":"a b"}'),
+        ):
+            self.state.write_bytes(content)
+            said = self.assertMistake("watch", "--state", str(self.state))
+            self.assertEqual(
+                said,
+                f"creditsync watch: {self.state} is not a file that watch has written:"
+                " remove it, or name another one\n",
+            )
+            self.assertEqual(self.state.read_bytes(), content)
+
+    def test_unreadable(self) -> None:
+        """
+        A file that can't be read is a mistake too.
+        """
+        said = self.assertMistake("watch", "--state", str(self.folder))
+        self.assertIn("Is a directory", said)
+
+    def test_unwritable(self) -> None:
+        """
+        It ends with the cause if the place can't be kept, at the end too.
+        """
+        self.state = self.folder / "none" / "place"
+        ended = self.start()
+        self.event(8)
+        self.clock.advance(0)
+        self.failureResultOf(ended, FileNotFoundError)
+        ended = self.start()
+        self.event(8)
+        self.stopped.callback(None)
+        self.failureResultOf(ended, FileNotFoundError)
+
+    def test_torn(self) -> None:
+        """
+        What a killed process has left of a new place does not count.
+        """
+        self.state.write_text('{"cursor":"9f3c1a7e-8"}\n')
+        (self.folder / ".place.part").write_text('{"cur')
+        self.start()
+        self.assertEqual(self.client.since, "9f3c1a7e-8")
+        self.event(9)
+        self.clock.advance(0)
+        self.assertEqual(self.kept(), '{"cursor":"9f3c1a7e-9"}\n')
+
+    def test_syncedBeforeItIsThere(self) -> None:
+        """
+        The new content is on disk before it takes the place of the old.
+        """
+        calls: list[str] = []
+        for name in ("fsync", "replace"):
+            call = getattr(os, name)
+
+            def note(*arguments: Any, name: str = name, call: Any = call) -> None:
+                calls.append(name)
+                call(*arguments)
+
+            self.patch(os, name, note)
+        self.start()
+        self.event(8)
+        self.clock.advance(0)
+        self.event(8)
+        self.clock.advance(0)
+        self.assertEqual(calls, ["fsync", "replace"])
+
+    def test_gone(self) -> None:
+        """
+        If the server does not have the place, the file stays as it is, and the
+        message says what to do with it.
+        """
+        self.state.write_text('{"cursor":"9f3c1a7e-8"}\n')
+        ended = self.start()
+        said = io.StringIO()
+        with redirect_stderr(said):
+            self.client.ended.errback(gone(None))
+        self.failureResultOf(ended, CursorGone)
+        self.assertIn(
+            f"look up what matters, remove {self.state}, and go on without --since\n",
+            said.getvalue(),
+        )
+        self.assertEqual(self.kept(), '{"cursor":"9f3c1a7e-8"}\n')
 
 
 class FakeClientTests(SynchronousTestCase):

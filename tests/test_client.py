@@ -1043,7 +1043,7 @@ class PatienceTests(ClientTestCase):
         for error in (
             *("INVALID_JSON", "INVALID_DATA", "UNAUTHORIZED", "FORBIDDEN"),
             *("UNKNOWN_COMMAND", "DUPLICATE_EXTID", "LINE_TOO_LONG", "TECH_PROBLEM"),
-            "OF_A_LATER_VERSION",
+            *("CURSOR_GONE", "OF_A_LATER_VERSION"),
         ):
             for isLost in (False, True):
                 end = self.end(error, order=7, isLost=isLost)
@@ -1084,7 +1084,7 @@ class PatienceTests(ClientTestCase):
             {
                 *("INVALID_JSON", "INVALID_DATA", "UNAUTHORIZED", "FORBIDDEN"),
                 *("UNKNOWN_COMMAND", "DUPLICATE_EXTID", "LINE_TOO_LONG"),
-                *("TECH_PROBLEM", "IDEMPOTENCY_KEY_REUSED"),
+                *("TECH_PROBLEM", "IDEMPOTENCY_KEY_REUSED", "CURSOR_GONE"),
                 *("USER_NOT_FOUND", "NOT_FOUND", "INCORRECT_ORDER", "TRADE_NO_MONEY"),
                 *("TOO_MANY_REQUESTS", "BUSY", "SHUTDOWN", "SYNC_TIMEOUT"),
             },

@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.commands import GetOperation, HealthCheck, Subscription
 from creditsync._conversation.waiter import Waiter
 from creditsync._conversation.waiters import Waiters
@@ -22,6 +23,7 @@ from creditsync.records import (
     Trade,
     TradeEvent,
 )
+from creditsync.testing import FakeAuthenticator
 
 EVERY_ROLE = {0, 1, 2, 3, 4, 5}
 
@@ -31,6 +33,13 @@ def request(name: str, **data: Any) -> Request:
     A request whose data has been validated.
     """
     return Request(name, "1", "manager", data)
+
+
+def withoutPlaces() -> Broadcast:
+    """
+    A broadcast of a trading runtime that has no journal.
+    """
+    return Broadcast(FakeAuthenticator(), Waiters(Clock(), 5.0))
 
 
 class Session:
@@ -56,7 +65,9 @@ class HealthCheckTests(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(1000)
         self.waiters = Waiters(self.clock, 60.0)
-        self.healthCheck = HealthCheck(self.clock, self.waiters)
+        self.healthCheck = HealthCheck(
+            self.clock, self.waiters, Broadcast(FakeAuthenticator(), self.waiters)
+        )
 
     def execute(self) -> Any:
         """
@@ -165,7 +176,7 @@ class GetOperationTests(SynchronousTestCase):
         self.trade = Trade(5, 1001, 7, 3, 1, "Promotion credit", 1, 2, 3)
         self.runtime: Any = KnowingRuntime()
         self.runtime.trades[5] = self.trade
-        self.command = GetOperation(self.runtime)
+        self.command = GetOperation(self.runtime, withoutPlaces())
 
     def execute(self, **data: Any) -> Any:
         """
@@ -256,13 +267,13 @@ class SubscriberSession:
     """
 
     def __init__(self) -> None:
-        self.calls: list[bool] = []
+        self.calls: list[tuple[bool, int | None]] = []
 
-    def subscribe(self, subscribed: bool) -> None:
+    def subscribe(self, subscribed: bool, after: int | None = None) -> None:
         """
         Record it.
         """
-        self.calls.append(subscribed)
+        self.calls.append((subscribed, after))
 
 
 class SubscriptionTests(SynchronousTestCase):
@@ -275,8 +286,8 @@ class SubscriptionTests(SynchronousTestCase):
         Make both commands.
         """
         self.session: Any = SubscriberSession()
-        self.on = Subscription("Subscribe", True)
-        self.off = Subscription("Unsubscribe", False)
+        self.on = Subscription("Subscribe", True, withoutPlaces())
+        self.off = Subscription("Unsubscribe", False, withoutPlaces())
 
     def test_interface(self) -> None:
         """
@@ -303,7 +314,7 @@ class SubscriptionTests(SynchronousTestCase):
             self.session, request("Subscribe", chanels=["trade:event"])
         )
         self.assertEqual(response, {"chanels": ["trade:event"]})
-        self.assertEqual(self.session.calls, [True])
+        self.assertEqual(self.session.calls, [(True, None)])
 
     def test_unsubscribe(self) -> None:
         """
@@ -313,7 +324,7 @@ class SubscriptionTests(SynchronousTestCase):
             self.session, request("Unsubscribe", chanels=["trade:event"])
         )
         self.assertEqual(response, {"chanels": ["trade:event"]})
-        self.assertEqual(self.session.calls, [False])
+        self.assertEqual(self.session.calls, [(False, None)])
 
     def test_unknownChannel(self) -> None:
         """

@@ -100,8 +100,7 @@ class RequestTests(ObservedTestCase):
             {
                 "requests in flight": 3,
                 "requests of sessions": 3,
-                "waiters": 3,
-                "waiters by event": 2,
+                "timers of the waiters": 1,
                 "operations queued": 3,
                 "operations queued since": 1,
                 "orders under way": 3,

@@ -81,6 +81,7 @@ class SpokenTests(KeyCase):
                 "INCORRECT_ORDER": AFTER,
                 "TRADE_NO_MONEY": AFTER,
                 "DUPLICATE_EXTID": BEFORE,
+                "CURSOR_GONE": BEFORE,
                 "LINE_TOO_LONG": BEFORE,
                 "IDEMPOTENCY_KEY_REUSED": BY,
                 "TOO_MANY_REQUESTS": BEFORE,
@@ -145,7 +146,7 @@ class SpokenTests(KeyCase):
         """
         Change the limits of the running server.
         """
-        self.sessions.admission._limits = Limits(**limits)
+        self.client.session._limits = Limits(**limits)
 
     def test_tooManyRequests(self) -> None:
         """

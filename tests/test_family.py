@@ -18,6 +18,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.commands import GetOperation, HealthCheck
 from creditsync._conversation.finance import financeCommands
 from creditsync._conversation.session import Session
@@ -154,15 +155,18 @@ class FamilyCase(SynchronousTestCase):
         )
         self.runtime.startService()
         self.waiters = Waiters(self.clock, 5.0)
+        authenticator = FakeAuthenticator()
+        broadcast = Broadcast(authenticator, self.waiters)
         self.sessions = Sessions(
             commands=[
                 *financeCommands(self.runtime, self.isExtIDIdempotent),
-                GetOperation(self.runtime),
-                HealthCheck(self.clock, self.waiters),
+                GetOperation(self.runtime, broadcast),
+                HealthCheck(self.clock, self.waiters, broadcast),
             ],
-            authenticator=FakeAuthenticator(),
+            authenticator=authenticator,
             schemas=SCHEMAS,
             waiters=self.waiters,
+            broadcast=broadcast,
             limits=Limits(),
         )
         self.events.addObserver(self.sessions.broadcast.tradeEvents)
@@ -238,8 +242,8 @@ class FamilyCase(SynchronousTestCase):
         memory = self.ledger._ledger
         return (
             memory.nextOrder,
-            dict(memory._latest),
-            {login: replace(each) for login, each in memory._accounts.items()},
+            list(memory._journal),
+            dict(memory._accounts),
             self.ledger.commits,
             list(self.published),
         )

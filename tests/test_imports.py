@@ -30,13 +30,14 @@ LAYERS: list[set[str]] = [
     {"errors", "methods"},
     {"records", "_patterns", "_money", "_process.starting"},
     {"interfaces"},
-    {"_conversation.waiter", "_conversation.admission"},
+    {"_conversation.waiter"},
     {"revocations"},
     {
         "_wire",
         "validation",
         "auth",
         "_timeouts",
+        "_conversation.crowds",
         "_process.config",
         "_process.notify",
         "_transport.fairness",
@@ -48,7 +49,8 @@ LAYERS: list[set[str]] = [
         "counters",
     },
     {
-        "_conversation.requests",
+        "_conversation.catchups",
+        "_conversation.plain",
         "_conversation.waiters",
         "_auditfile",
         "events",
@@ -60,13 +62,14 @@ LAYERS: list[set[str]] = [
         "_process.keys",
         "tally",
     },
+    {"_conversation.broadcast"},
     {
         "runtime",
         "audit",
         "client",
-        "_conversation.broadcast",
         "_conversation.commands",
         "_conversation.finance",
+        "_conversation.requests",
     },
     {"_conversation.session"},
     {"_conversation.sessions"},
@@ -96,12 +99,13 @@ ONLY_IN: dict[str, set[str]] = {
     "OpenSSL": {"_transport.tls", "_client"},
     # The schemas are JSON too, and people's commands read lines as any client does.
     "json": {"_wire", "validation", "logs", "web", "_cli"},
-    # Its JSON is for the wire; the others make records with it.
+    # Its JSON is for the wire and for plain lines; the others make records with it.
     "msgspec": {
         "records",
         "_wire",
+        "_timeouts",
+        "_conversation.plain",
         "ledger",
-        "_conversation.waiter",
         "runtime",
         "testing",
     },

@@ -122,6 +122,10 @@ class Documented:
         ledger.close()
         with closing(connect(path)) as file, file:
             file.execute("UPDATE order_mark SET next_order = ?", (FIRST_ORDER,))
+            # The epoch of the examples.
+            file.execute(
+                "INSERT INTO life VALUES (2, '9f3c1a7e', 0, 'created', ?)", (NOW,)
+            )
         events = TradeEvents()
         self.service = CreditSync(
             self.clock,

@@ -175,14 +175,20 @@ class RuntimeCase(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
         sums: dict[int, Account] = {}
-        for each in (kept.trade for kept in self.memory._latest.values()):
+        for each in self.trades():
             account = sums.setdefault(each.login, Account(each.login))
             if each.state == BOOKED and each.cmd in (BALANCE_IN, BALANCE_OUT):
                 account.balance += each.profit
             if each.state == BOOKED and each.cmd in (CREDIT_IN, CREDIT_OUT):
                 account.credit += each.profit
-        kept = self.memory._accounts
-        self.assertEqual(sums, {login: kept[login] for login in sums})
+        self.assertEqual(sums, {login: self.memory.account(login) for login in sums})
+
+    def trades(self) -> list[Trade]:
+        """
+        The committed trades.
+        """
+        found = [self.memory.trade(order) for order in self.memory._places]
+        return [trade for trade in found if trade is not None]
 
     def submit(self, operation: Operation | Deletion) -> Reservation:
         """
@@ -237,6 +243,14 @@ class RuntimeCase(SynchronousTestCase):
         The orders in each commit that has not ended.
         """
         return [[each.order for each in batch] for batch, _ in self.ledger.commits]
+
+    def underWay(self) -> tuple[set[int], set[str]]:
+        """
+        The orders and the keys of all that is not in the ledger yet.
+        """
+        batches = self.runtime._queue, self.runtime._committing
+        orders = {order for batch in batches for order in batch.orders}
+        return orders, {key for batch in batches for _, key in batch.keys}
 
     def told(self) -> list[tuple[int, int, int]]:
         """
@@ -309,7 +323,7 @@ class NewOrderTests(RuntimeCase):
         booking, in whole seconds.
         """
         operation = credit()
-        self.submit(operation)
+        reservation = self.submit(operation)
         self.book()
         expected = Trade(
             order=1242281,
@@ -323,7 +337,10 @@ class NewOrderTests(RuntimeCase):
             timestamp=1767225600,
         )
         self.assertEqual(self.memory.trade(1242281), expected)
-        self.assertEqual(self.published, [TradeEvent(0, expected, operation, 1)])
+        self.assertEqual(self.published, [reservation])
+        self.assertEqual((reservation.type, reservation.data), (0, expected))
+        self.assertIs(reservation.operation, operation)
+        self.assertEqual(reservation.place, 1)
 
     def test_times(self) -> None:
         """
@@ -416,7 +433,7 @@ class UpdateTests(RuntimeCase):
         """
         self.had(trade(5))
         operation = credit(250 * ONE, order=5, comment="New credit")
-        self.submit(operation)
+        reservation = self.submit(operation)
         self.book()
         expected = Trade(
             order=5,
@@ -430,7 +447,10 @@ class UpdateTests(RuntimeCase):
             timestamp=1767225600,
         )
         self.assertEqual(self.memory.trade(5), expected)
-        self.assertEqual(self.published, [TradeEvent(1, expected, operation, 2)])
+        self.assertEqual(self.published, [reservation])
+        self.assertEqual((reservation.type, reservation.data), (1, expected))
+        self.assertIs(reservation.operation, operation)
+        self.assertEqual(reservation.place, 2)
 
     def test_times(self) -> None:
         """
@@ -635,7 +655,7 @@ class DeletionTests(RuntimeCase):
         """
         self.had(trade(5))
         operation = deletion(5)
-        self.submit(operation)
+        reservation = self.submit(operation)
         self.book()
         expected = Trade(
             order=5,
@@ -649,7 +669,10 @@ class DeletionTests(RuntimeCase):
             timestamp=1767225600,
         )
         self.assertEqual(self.memory.trade(5), expected)
-        self.assertEqual(self.published, [TradeEvent(2, expected, operation, 2)])
+        self.assertEqual(self.published, [reservation])
+        self.assertEqual((reservation.type, reservation.data), (2, expected))
+        self.assertIs(reservation.operation, operation)
+        self.assertEqual(reservation.place, 2)
         self.assertEqual(self.memory.account(1001), Account(1001, 0, 0))
 
     def test_unknown(self) -> None:
@@ -922,10 +945,11 @@ class KeyTests(RuntimeCase):
         self.submit(credit(order=5, key="promo-2"))
         self.turn()
         self.submit(deletion(5, "promo-3"))
-        self.assertEqual(len(self.runtime._keys), 3)
+        self.assertEqual(
+            self.underWay(), ({1242281, 5}, {"promo-1", "promo-2", "promo-3"})
+        )
         self.book()
-        self.assertEqual(self.runtime._keys, {})
-        self.assertEqual(self.runtime._pending, {})
+        self.assertEqual(self.underWay(), (set(), set()))
 
     def test_refusedIsForgotten(self) -> None:
         """
@@ -933,7 +957,7 @@ class KeyTests(RuntimeCase):
         """
         self.refused(NoMoney, credit(-1, cmd=CREDIT_OUT, key="promo-1"))
         self.refused(NotFound, deletion(5, "promo-1"))
-        self.assertEqual(self.runtime._keys, {})
+        self.assertEqual(self.underWay(), (set(), set()))
         self.assertIs(self.submit(credit(key="promo-1")).isReplay, False)
 
     def test_afterAFailure(self) -> None:
@@ -1495,7 +1519,7 @@ class MainLoopTests(RuntimeCase):
         self.submit(credit())
         self.book()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(self.runtime._pending, {})
+        self.assertEqual(self.underWay(), (set(), set()))
         self.submit(credit())
         self.book()
         self.assertEqual([event.order for event in self.published], [1242281, 1242282])
@@ -1988,8 +2012,6 @@ class SimulationTests(RuntimeCase):
                 self.book()
             self.assertLessEqual(len(self.ledger.commits), 1)
         self.book()
-        booked = {
-            order: each.trade.profit for order, each in self.memory._latest.items()
-        }
+        booked = {trade.order: trade.profit for trade in self.trades()}
         self.assertEqual(booked, profits)
         self.assertGreater(len(booked), 500)

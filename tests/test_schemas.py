@@ -368,6 +368,8 @@ class ContractTests(SynchronousTestCase):
             reply = {"status": kind.status, "error": kind.error, "message": "x"}
             if kind.status == 503:
                 reply["data"] = {"retry_after_ms": 1}
+            if kind.status == 410:
+                reply["data"] = {"head": "9f3c1a7e-1042"}
             self.passes("reply", reply)
 
     def test_event(self) -> None:

@@ -28,7 +28,6 @@ from creditsync._cli.stopping import blockSignals, untilStopped
 from creditsync._process.settling import settleProcess
 from creditsync.client import (
     CreditClient,
-    Observer,
     OutcomeUnknown,
     Refused,
     Unanswered,
@@ -146,7 +145,6 @@ def runWithClient(
     options: Namespace,
     token: str,
     work: Work,
-    observer: Observer | None = None,
     maxInFlight: int = 1,
 ) -> None:
     """
@@ -154,7 +152,6 @@ def runWithClient(
     that it returns.
 
     @param token: See L{readToken}.
-    @param observer: Gets the trade events, if given.
     """
 
     def makeClient(reactor: Any) -> CreditClient:
@@ -162,7 +159,6 @@ def runWithClient(
             _endpoint(reactor, options),
             token,
             clock=reactor,
-            observer=observer,
             patience=options.timeout,
             maxInFlight=maxInFlight,
         )

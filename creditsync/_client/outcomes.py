@@ -44,6 +44,24 @@ class Refused(Exception):
         self.data = data
 
 
+class CursorGone(Refused):
+    """
+    The trade events can't be resumed: the cursor is of another ledger, or ahead of
+    this one, which was restored from a backup. Nobody knows which events are missed:
+    look up what matters, and go on from C{head}.
+
+    @ivar cursor: The cursor that was refused.
+    @ivar head: The cursor of the newest event, or L{None} if the server did not
+        report one.
+    """
+
+    def __init__(self, cursor: str, refusal: Refused) -> None:
+        super().__init__(refusal.status, refusal.error, refusal.message, refusal.data)
+        self.cursor = cursor
+        head = (refusal.data or {}).get("head")
+        self.head: str | None = head if isinstance(head, str) else None
+
+
 class Unanswered(Exception):
     """
     There is no answer, and nothing has happened: the request was never sent, the

@@ -35,6 +35,7 @@ class Pipeline:
     """
     The requests of one client. It owns the current connection.
 
+    @ivar subscription: The client's trade events.
     @ivar _isRunning: Tells whether the client still wants a connection.
     """
 
@@ -45,7 +46,6 @@ class Pipeline:
         *,
         isRunning: Callable[[], object],
         backoff: Backoff,
-        observer: Callable[[int, Data], object] | None,
         timeout: float,
         patience: float,
         maxInFlight: int,
@@ -64,10 +64,10 @@ class Pipeline:
         self._uselessness = ""
         self._extIDs = count(1)
         self._queue: OrderedDict[Request, None] = OrderedDict()
-        # By extID; None stands for a subscription.
+        # By extID; None stands for a command of the subscription.
         self._inFlight: dict[str, Request | None] = {}
-        self._subscription = Subscription(
-            clock, observer, backoff, lambda body: self._send(body, None)
+        self.subscription = Subscription(
+            clock, backoff, lambda body: self._send(body, None)
         )
         self._timeouts: EqualTimeouts[str] = EqualTimeouts(
             clock, timeout, self._timedOut
@@ -98,7 +98,7 @@ class Pipeline:
             connection.cutOff()
             return
         self._connection = connection
-        self._subscription.begin()
+        self.subscription.begin()
         self._pump()
 
     def disconnected(self, connection: Connection) -> None:
@@ -109,7 +109,7 @@ class Pipeline:
         if connection is not self._connection:
             return
         self._connection = None
-        self._subscription.end()
+        self.subscription.end()
         inFlight, self._inFlight = self._inFlight, {}
         if inFlight:
             self._window = max(1, self._window // 2)
@@ -188,7 +188,7 @@ class Pipeline:
         """
         members = wire.decode(line)
         if "event" in members:
-            self._subscription.received(members)
+            self.subscription.received(members)
         else:
             self._replyReceived(members)
 
@@ -206,12 +206,13 @@ class Pipeline:
         self._timeouts.end(extID)
         request = self._inFlight.pop(extID)
         self._window = min(self._window + 1, self._maxInFlight)
-        if request is not None:
+        if request is None:
+            self.subscription.replied(extID, reply)
+        else:
             self._backoff.reset()
+            self.subscription.tokenJudged(reply)
             request.extID = None
             self._answered(request, reply)
-        elif isinstance(reply, Refused):
-            _log.warn("the subscription was refused: {answer}", answer=reply)
         self._pump()
 
     def _unaddressedRefusal(self, connection: Connection, refusal: Refused) -> None:
@@ -287,6 +288,7 @@ class Pipeline:
             self.disconnected(connection)
             cut = self._clock.callLater(GOODBYE, connection.cutOff)
             disconnected.addBoth(_cancel, cut)
+        self.subscription.stop()
         for request in self._patience.waiting():
             self._fail(request, request.unfinished("the client was stopped"))
 

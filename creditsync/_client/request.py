@@ -10,7 +10,7 @@ from creditsync._client.outcomes import Answer, OutcomeUnknown, Refused, Unanswe
 from creditsync.errors import SPOKEN, Spoken
 
 # Temporary refusals: the same request may be accepted later.
-_TEMPORARY = frozenset({429, 503})
+TEMPORARY = frozenset({429, 503})
 
 
 @define(eq=False)
@@ -57,9 +57,9 @@ class Request:
             self.wasLost = self.wasLost or order is None
             self.order = order or self.order
             return 0.0
-        if reply.status in _TEMPORARY:
+        if reply.status in TEMPORARY:
             self.refusal = reply
-            return _retryAfter(reply)
+            return retryAfter(reply)
         if self._isEndedBy(reply):
             return reply
         return self.unfinished(f"no further try, {reply}")
@@ -108,7 +108,7 @@ def _order(refusal: Refused) -> int | None:
     return order if isinstance(order, int) else None
 
 
-def _retryAfter(refusal: Refused) -> float:
+def retryAfter(refusal: Refused) -> float:
     """
     Seconds for which the server asks not to be tried again.
     """

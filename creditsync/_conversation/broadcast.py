@@ -16,11 +16,11 @@ from twisted.internet.interfaces import IReactorTime
 from creditsync import _wire as wire
 from creditsync._conversation.catchups import CatchUps
 from creditsync._conversation.waiters import Waiters
-from creditsync._cursor import FIRST, cursorOf, placeIn
+from creditsync._cursor import FIRST, placeIn
 from creditsync.counters import Counters
 from creditsync.errors import CursorGone, InvalidData
 from creditsync.interfaces import IAuthenticator, IJournal, ISession
-from creditsync.records import Located, Principal, Trade, TradeEvent
+from creditsync.records import Located, Principal, Response, Trade, TradeEvent
 
 
 @define(eq=False, repr=False)
@@ -33,41 +33,55 @@ class Broadcast:
     _authenticator: IAuthenticator
     _waiters: Waiters
     _counters: Counters | None = None
-    _journal: IJournal | None = None
+    # Of the journal in which events have their places, if there is one.
     _catchUps: CatchUps | None = None
     _receivers: dict[ISession, Principal] = Factory(dict)
 
     def start(self, clock: IReactorTime, journal: IJournal) -> None:
         """
         Publish the events of a journal from now on: all that it has were published.
+
+        @param journal: It is open.
         """
-        self._journal = journal
         self._catchUps = CatchUps(
             clock, journal, self._authenticator.isCurrent, self.add, journal.head
         )
+
+    @property
+    def catchingUp(self) -> int:
+        """
+        How many sessions are reading the journal.
+        """
+        return 0 if self._catchUps is None else len(self._catchUps)
 
     def withCursor(self) -> dict[str, str]:
         """
         The member of a reply that has the place of the last event that was
         published, if events have places.
         """
-        if self._journal is None or self._catchUps is None:
+        catchUps = self._catchUps
+        if catchUps is None:
             return {}
-        return {"cursor": cursorOf(self._journal.epoch, self._catchUps.published)}
+        return {"cursor": catchUps.cursorOf(catchUps.published)}
 
-    def located(self, data: Trade | Mapping[str, Any], place: int | None) -> Located:
+    def located(self, data: Trade | Mapping[str, Any], place: int | None) -> Response:
         """
         A trade with the cursor of its last change, if that has a place.
         """
-        if self._journal is None or place is None:
-            return Located(data, None)
-        return Located(data, cursorOf(self._journal.epoch, place))
+        if self._catchUps is None or place is None:
+            return data
+        return Located(data, self._catchUps.cursorOf(place))
 
     def placeOf(self, order: int) -> int | None:
         """
-        The place of the last booked change of an order, if it has one.
+        The place of the last booked change of an order, if it has one; if that is
+        just being published, a place before it, so that none is ahead of L{placeAt}.
         """
-        return None if self._journal is None else self._journal.placeOf(order)
+        catchUps = self._catchUps
+        place = None if catchUps is None else catchUps.journal.placeOf(order)
+        if catchUps is None or place is None:
+            return None
+        return min(place, catchUps.published)
 
     def placeAt(self, cursor: str) -> int:
         """
@@ -76,23 +90,24 @@ class Broadcast:
         @raise InvalidData: Events have no places here.
         @raise CursorGone: It is of another journal, or ahead of this one.
         """
-        if self._journal is None or self._catchUps is None:
+        catchUps = self._catchUps
+        if catchUps is None:
             raise InvalidData(
                 "data.since can't be used: this server's trading runtime has no journal"
             )
         if cursor == FIRST:
             return 0
-        published = self._catchUps.published
-        place = placeIn(cursor, self._journal.epoch, published)
+        place = placeIn(cursor, catchUps.journal.epoch, catchUps.published)
         if place is None:
-            raise CursorGone(cursorOf(self._journal.epoch, published))
+            raise CursorGone(catchUps.cursorOf(catchUps.published))
         return place
 
     def add(
         self, session: ISession, principal: Principal, after: int | None = None
     ) -> None:
         """
-        Send events to a session for as long as this principal is current.
+        Send events to a session for as long as this principal is current. One that
+        is catching up goes on with that.
 
         @param after: A place: begin with all events behind it.
         """
@@ -128,15 +143,16 @@ class Broadcast:
         """
         if self._counters is not None:
             self._counters.publishing(events)
-        epoch = None if self._journal is None else self._journal.epoch
+        catchUps = self._catchUps
+        epoch = None if catchUps is None else catchUps.journal.epoch
         could, encoded = wire.encodeEvents(events, epoch)
         receivers = self._currentReceivers()
         if receivers and encoded:
             lines = wire.events([event.type for event in could], encoded)
             for session in receivers:
                 session.send(lines)
-        if self._catchUps is not None and events and events[-1].place is not None:
-            self._catchUps.published = events[-1].place
+        if catchUps is not None and events and events[-1].place is not None:
+            catchUps.published = events[-1].place
         self._waiters.match(could, encoded)
 
     def _currentReceivers(self) -> list[ISession]:

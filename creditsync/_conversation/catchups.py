@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from creditsync import _wire as wire
+from creditsync._cursor import cursorOf
 from creditsync.interfaces import IJournal, ISession
 from creditsync.records import Principal, TradeEvent
 
@@ -63,7 +64,7 @@ class CatchUps:
     """
 
     _clock: IReactorTime
-    _journal: IJournal
+    journal: IJournal
     _isCurrent: Callable[[Principal], bool]
     _caughtUp: Callable[[ISession, Principal], None]
     published: int = 0
@@ -73,6 +74,8 @@ class CatchUps:
     _pages: "OrderedDict[int, _Page]" = Factory(OrderedDict)
     _call: IDelayedCall | None = None
     _isReading: bool = False
+    # Whether it was logged that the journal can't be read.
+    _isFailing: bool = False
 
     _log = Logger()
 
@@ -81,6 +84,12 @@ class CatchUps:
 
     def __contains__(self, session: ISession) -> bool:
         return session in self._readings
+
+    def cursorOf(self, place: int) -> str:
+        """
+        A place as clients see it.
+        """
+        return cursorOf(self.journal.epoch, place)
 
     def begin(self, session: ISession, principal: Principal, after: int) -> None:
         """
@@ -102,9 +111,10 @@ class CatchUps:
         """
         self._readings.pop(session, None)
         self._queue.pop(session, None)
-        if not self._readings and self._call is not None:
+        if not self._queue and self._call is not None:
             self._call.cancel()
             self._call = None
+        if not self._readings:
             self._pages.clear()
 
     def readOn(self, session: ISession) -> None:
@@ -125,60 +135,70 @@ class CatchUps:
         """
         self._call = None
         session, _ = self._queue.popitem(last=False)
-        reading = self._readings[session]
+        try:
+            self._goOn(session, self._readings[session])
+        finally:
+            self._turnLater()
+
+    def _goOn(self, session: ISession, reading: _Reading) -> None:
         if not self._isCurrent(reading.principal):
             session.principal = None
             self.stop(session)
-        elif reading.after == self.published:
+        elif reading.after >= self.published:
             self.stop(session)
             self._caughtUp(session, reading.principal)
         elif not session.isStalled:
             # Whoever is stalled reads on later.
             self._queue[session] = None
             self._read(session, reading)
-            return
-        self._turnLater()
 
     def _read(self, session: ISession, reading: _Reading) -> None:
         after = reading.after
         page = self._pages.get(after)
         if page is not None:
             self._send(session, reading, page)
-            self._turnLater()
             return
         self._isReading = True
         limit = min(_PAGE - after % _PAGE, self.published - after)
-        read = maybeDeferred(self._journal.events, after, limit)
+        read = maybeDeferred(self.journal.events, after, limit)
         read.addCallback(self._paged, after)
         read.addCallbacks(self._pageRead, self._pageFailed, (session, reading))
 
     def _paged(self, events: Sequence[TradeEvent], after: int) -> _Page:
         """
-        Make a page, and keep it if it is whole.
+        Make a page, and keep it if it is whole and somebody may want it.
         """
-        could, encoded = wire.encodeEvents(events, self._journal.epoch)
+        if not events:
+            raise ValueError(f"the journal has nothing behind place {after}")
+        could, encoded = wire.encodeEvents(events, self.journal.epoch)
         lines = b""
         if encoded:
             lines = wire.events([event.type for event in could], encoded)
         page = _Page(lines, after + len(events))
-        if page.last % _PAGE == 0:
+        if page.last % _PAGE == 0 and self._readings:
             self._pages[after] = page
             if len(self._pages) > _MAX_PAGES:
                 self._pages.popitem(last=False)
         return page
 
     def _pageRead(self, page: _Page, session: ISession, reading: _Reading) -> None:
-        self._isReading = False
-        self._send(session, reading, page)
+        self._isReading = self._isFailing = False
+        # First, so that the others go on whatever becomes of this one.
         self._turnLater()
+        self._send(session, reading, page)
 
     def _pageFailed(self, why: Failure) -> None:
         self._isReading = False
-        self._log.failure("the journal can't be read", why)
+        if not self._isFailing:
+            self._isFailing = True
+            self._log.failure(
+                "the journal can't be read, trying again each second", why
+            )
         self._turnLater(_RETRY)
 
     def _send(self, session: ISession, reading: _Reading, page: _Page) -> None:
         # Meanwhile it may have ended, or begun from another place.
         if self._readings.get(session) is reading:
             reading.after = page.last
-            session.send(page.lines)
+            if page.lines:
+                session.send(page.lines)

@@ -99,7 +99,8 @@ def _encodeTrades(events: Iterable[Any], epoch: str | None) -> list[bytes]:
         trades = [_tradeData(event.data, msgspec.UNSET) for event in events]
     else:
         trades = [
-            _tradeData(event.data, cursorOf(epoch, event.place)) for event in events
+            _tradeData(event.data, _cursor(event, epoch) or msgspec.UNSET)
+            for event in events
         ]
     # A JSON text has no line ends inside.
     return _encodeLines(trades).splitlines()
