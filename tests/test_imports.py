@@ -68,6 +68,7 @@ LAYERS: list[set[str]] = [
         "_conversation.finance",
     },
     {"_conversation.session"},
+    {"_conversation.calls"},
     {"_conversation.sessions"},
     {"_transport.protocol"},
     {"_transport.factory"},
