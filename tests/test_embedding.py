@@ -308,7 +308,9 @@ class ExampleTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(result), "order 1242281 is booked")
         self.reactor.advance(0)
         [event] = self.heard()
-        self.assertEqual((event["event"], event["data"]["profit"]), ("trade:event", 20.5))
+        self.assertEqual(
+            (event["event"], event["data"]["profit"]), ("trade:event", 20.5)
+        )
         self.assertEqual(
             self.successResultOf(bonus(1002)),
             "IDEMPOTENCY_KEY_REUSED: data.login differs from the first request with"
