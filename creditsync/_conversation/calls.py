@@ -98,7 +98,9 @@ class Call(Session):
             # There may be no turn of the connections in which this would be done.
             self._counters.settle()
         if isinstance(outcome, Refusal):
-            result.errback(outcome)
+            # The console keeps recent refusals, and a traceback would keep the frames
+            # of the application that has called.
+            result.errback(outcome.with_traceback(None))
             return
         try:
             data = wire.decode(line)["data"]
