@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import maybeDeferred
 
 from creditsync.ledger.sqlite import SQLiteLedger
 
@@ -42,7 +42,7 @@ def fill(path: Path, trades: int, accounts: int = ACCOUNTS) -> None:
     part = path.with_name(path.name + ".part")
     for file in path.parent.glob(path.name + "*"):
         file.unlink()
-    empty = SQLiteLedger(str(part), _now)
+    empty = SQLiteLedger(str(part), maybeDeferred)
     empty.open()
     empty.close()
     with closing(sqlite3.connect(part, isolation_level=None)) as connection:
@@ -67,10 +67,3 @@ def fill(path: Path, trades: int, accounts: int = ACCOUNTS) -> None:
     part.rename(path)
     for file in path.parent.glob(part.name + "*"):
         file.unlink()
-
-
-def _now(work: object) -> Deferred[None]:
-    """
-    Nothing is committed here, so nothing has to run.
-    """
-    return succeed(None)

@@ -6,13 +6,16 @@ out, there is no figure.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from statistics import median
+from typing import Any, Final, TypeVar
 
 from attrs import define
 
 from benchmarks.figures import ratio
 
 Results = Mapping[str, Any]
+
+_Of = TypeVar("_Of")
 
 # The shapes that the goals name: connections x outstanding requests on each.
 SHAPES: Final = ("1x1", "1x64", "16x16", "256x1", "256x16")
@@ -80,11 +83,27 @@ def _ofCommit(rounds: list[Any], percentile: str, commits: list[Any]) -> float:
     )
 
 
-def _most(sizes: Mapping[str, float]) -> float:
+def _most(sizes: Mapping[str, _Of]) -> _Of:
     """
-    The figure of the largest size.
+    What belongs to the largest size.
     """
     return sizes[max(sizes, key=int)]
+
+
+def _audit(nanoseconds: Mapping[str, float]) -> float:
+    """
+    What the trail adds to the whole way of a credit.
+    """
+    return nanoseconds["running, with an audit trail"] - nanoseconds["running"]
+
+
+def _start(name: str) -> Callable[[Results], float]:
+    """
+    Seconds of a start with the largest ledger.
+    """
+    return lambda results: median(
+        each[name] for each in _most(results["rounds"]["trades"])
+    )
 
 
 GOALS: Final = (
@@ -140,6 +159,13 @@ GOALS: Final = (
         ),
     ),
     Goal(
+        "audit trail, µs a credit",
+        "components",
+        False,
+        2,
+        lambda results: _audit(results["nanoseconds"]) / 1000,
+    ),
+    Goal(
         "broadcast to 1,000, µs of processor time for each subscriber",
         "broadcast",
         False,
@@ -180,6 +206,20 @@ GOALS: Final = (
         True,
         0.9,
         lambda results: _most(results["ofEmpty"]["trades"]),
+    ),
+    Goal(
+        "start with most trades in the ledger, port open, s",
+        "scale",
+        False,
+        0.5,
+        _start("open"),
+    ),
+    Goal(
+        "start with most trades in the ledger, first answer, s",
+        "scale",
+        False,
+        5,
+        _start("answer"),
     ),
 )
 

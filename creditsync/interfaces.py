@@ -30,8 +30,11 @@ class ITradingRuntime(Interface):
     The backend that books finance operations and emits their events.
 
     If it is a L{twisted.application.service.IService} too, the server starts
-    it with itself, before the first connection is accepted, and stops it after
-    the last request was answered.
+    it with itself, before the first request is handled, and stops it after the
+    last one was answered. Its C{startService} may return a Deferred that fires
+    when it is ready; requests wait until then. If that fails, the server fails
+    with it, and stops the runtime when it is stopped itself, which may also be
+    before the Deferred has fired.
     """
 
     def submit(
@@ -108,16 +111,21 @@ class ILedger(Interface):
     Reads see what was committed; only the runtime knows what is pending.
     """
 
-    def open() -> None:
+    def open() -> "Deferred[None] | None":
         """
         Make the ledger ready, creating or checking it first.
 
-        @raise creditsync.errors.LedgerProblem: It can't be used.
+        @return: L{None} if it is ready, or a Deferred that fires when it is. It
+            fails with a L{LedgerProblem<creditsync.errors.LedgerProblem>} if the
+            ledger can't be used.
+        @raise creditsync.errors.LedgerProblem: It can't be used, which was found
+            out at once.
         """
 
     def close() -> None:
         """
-        Close it; no commit may be running.
+        Close it; no commit may be running. If it is being opened, that fails soon,
+        and leaves nothing open.
         """
 
     def newOrder() -> int:

@@ -11,6 +11,7 @@ to fill.
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from attrs import Factory, define
@@ -40,6 +41,7 @@ from creditsync.errors import (
     IdempotencyKeyReused,
     IncorrectOrder,
     InvalidData,
+    LedgerProblem,
     NoMoney,
     NotFound,
     OutcomeUnknown,
@@ -136,15 +138,23 @@ class TradingRuntime(Service):
         self._lastOnDisk = 0
         self._wake: IDelayedCall | None = None
         self._loop: Deferred[None] | None = None
+        self._opening: Deferred[None] | None = None
         self._failing = FailureNotifier()
 
-    def startService(self) -> None:
+    def startService(self) -> "Deferred[None] | None":
         """
         Open the ledger.
 
+        @return: As L{ILedger.open}.
         @raise creditsync.errors.LedgerProblem: It can't be used.
         """
-        self._ledger.open()
+        self._opening = self._ledger.open()
+        if self._opening is None:
+            self._opened()
+            return None
+        return self._opening.addCallback(self._opened)
+
+    def _opened(self, _: object = None) -> None:
         super().startService()  # type: ignore[no-untyped-call]
 
     def stopService(self) -> "Deferred[None]":
@@ -163,6 +173,10 @@ class TradingRuntime(Service):
         if self._loop is not None:
             await self._loop
         self._ledger.close()
+        if self._opening is not None:
+            # If it is not over, close() has just ended it.
+            with suppress(LedgerProblem):
+                await self._opening
 
     @property
     def queued(self) -> int:

@@ -117,15 +117,32 @@ class CreditSync(Service):
         self._endpoints = [listening.endpoint(reactor, each) for each in listen]
         self._ports: list[IListeningPort] = []
         self._failing = FailureNotifier()
+        # Those who wait until it is ready, or None once it is.
+        self._starting: list[Deferred[None]] | None = []
         self._observing: list[TradeObserver] = []
+
+    def whenReady(self) -> "Deferred[None]":
+        """
+        Wait until requests are answered.
+
+        @return: Fires once the runtime has started, and at once if it has. If
+            it can't be started it never fires: see L{whenFailed}.
+        """
+        ready: Deferred[None] = Deferred()
+        if self._starting is None:
+            ready.callback(None)
+        else:
+            self._starting.append(ready)
+        return ready
 
     def whenFailed(self) -> "Deferred[None]":
         """
         Wait for the end of the service's ability to book.
 
-        @return: Fails with the cause, once, after all pending requests were
-            answered with an unknown outcome. The process should end then:
-            the next start finds out what was booked.
+        @return: Fails with the cause, once: with what the runtime's start has
+            failed with after L{startService} had returned, or after all pending
+            requests were answered with an unknown outcome. The process should
+            end then: the next start finds out what was booked.
         """
         return self._failing.whenFailed()
 
@@ -145,6 +162,8 @@ class CreditSync(Service):
             return "the trading runtime has failed"
         if not self.running:
             return "the server is stopping or has not started"
+        if self._starting is not None:
+            return "the server is starting: the trading runtime is not ready yet"
         return None if self._ports else "the server does not listen"
 
     def privilegedStartService(self) -> None:
@@ -179,21 +198,26 @@ class CreditSync(Service):
 
     def startService(self) -> None:
         """
-        Start the runtime, and listen.
+        Listen, and start the runtime. What clients send before it is ready waits,
+        and is answered then.
 
         @raise creditsync.errors.MethodProblem: This build can't carry out one of
             its finance methods.
         @raise creditsync.errors.LedgerProblem: The embedded runtime's ledger
-            can't be used.
+            can't be used. What is found out only later fails L{whenFailed}.
         @raise twisted.internet.error.CannotListenError: A port is taken.
         @raise OSError: The audit trail can't be written.
         """
         if self.audit is not None:
             self.audit.open()
+        started = None
         try:
             prove(self._schemas)
+            if not self._ports:
+                self.privilegedStartService()
             if IService.providedBy(self.runtime):
-                self.runtime.startService()  # type: ignore[no-untyped-call]
+                # IService knows no result of it, but ITradingRuntime does.
+                started = self.runtime.startService()  # type: ignore[no-untyped-call]
         except BaseException:
             self._freePorts()
             raise
@@ -205,8 +229,21 @@ class CreditSync(Service):
             # Last, so that no reply waits for its file.
             self._events.addObserver(self.audit.booked)
         self.runtime.whenFailed().addErrback(self._runtimeFailed)
-        if not self._ports:
-            self.privilegedStartService()
+        if isinstance(started, Deferred):
+            started.addCallbacks(self._ready, self._startFailed)
+        else:
+            self._ready()
+
+    def _ready(self, _: object = None) -> None:
+        self.factory.serve()
+        waiting, self._starting = self._starting or [], None
+        for each in waiting:
+            each.callback(None)
+
+    def _startFailed(self, why: Failure) -> None:
+        # Otherwise it is the stop that has ended the start.
+        if self.running:
+            self._runtimeFailed(why)
 
     def _flush(self, events: object) -> None:
         """
@@ -217,6 +254,7 @@ class CreditSync(Service):
     def _runtimeFailed(self, why: Failure) -> None:
         self.sessions.stop()
         self.waiters.endAll("the trading runtime failed")
+        self.factory.serve()
         self.factory.flush()
         self._failing.fail(why)
 
@@ -253,6 +291,7 @@ class CreditSync(Service):
         for port in ports:
             await self._step("closing a port", maybeDeferred(port.stopListening))
         answered = self.sessions.stop()
+        self.factory.serve()
         await self._step(
             "answering pending requests", answered, self._limits.stopTimeout
         )

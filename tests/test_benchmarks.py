@@ -22,7 +22,7 @@ from typing import Any
 from unittest import skipUnless
 
 from docutils.core import publish_string
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -256,6 +256,24 @@ class GoalTests(SynchronousTestCase):
         met = {name: met for name, _, _, met in goals.reached(results)}
         self.assertEqual(met["memory of an idle session, KiB"], "not met")
         self.assertEqual(met["memory of a pending waiter, KiB"], "met")
+
+    def test_start(self) -> None:
+        """
+        Of a start, the port and the first answer have goals of their own: the
+        medians with the largest ledger.
+        """
+        small = [{"open": 9.0, "answer": 9.0}]
+        large = [
+            {"open": 0.4, "answer": 5.2},
+            {"open": 0.6, "answer": 4.0},
+            {"open": 0.5, "answer": 5.1},
+        ]
+        rounds = {"trades": {"1000": small, "10000000": large}}
+        results = {"command": "scale", "rounds": rounds}
+        found = {name: (value, met) for name, value, _, met in goals.reached(results)}
+        name = "start with most trades in the ledger, "
+        self.assertEqual(found[name + "port open, s"], (0.5, "met"))
+        self.assertEqual(found[name + "first answer, s"], (5.1, "not met"))
 
 
 class TrafficTests(SynchronousTestCase):
@@ -927,19 +945,12 @@ class FillTests(SynchronousTestCase):
             self.assertEqual(list(findings(connection)), [])
             [count] = connection.execute("SELECT count(*) FROM trade").fetchone()
         self.assertEqual(count, 2000)
-        ledger = SQLiteLedger(str(path), _refuse)
+        ledger = SQLiteLedger(str(path), maybeDeferred)
         ledger.open()
         self.addCleanup(ledger.close)
         # The account has orders 700 and 1700, of 800 and of 900.
         self.assertEqual(ledger.account(1700), Account(1700, 0, 170_000_000_000))
         self.assertEqual(ledger.newOrder(), 2001)
-
-
-def _refuse(work: object) -> Deferred[None]:
-    """
-    A commit, which must not happen.
-    """
-    raise AssertionError("a commit")
 
 
 class ForgettingTests(SynchronousTestCase):
@@ -988,6 +999,16 @@ class ComponentTests(SynchronousTestCase):
             self.assertGreater(
                 components.nanoseconds(getattr(self.steps, name), 1), 0.0, name
             )
+
+    def test_observed(self) -> None:
+        """
+        The whole way runs with each of its observers.
+        """
+        took = components.observed(self.steps, 1)
+        self.assertEqual(list(took), list(components.OBSERVED))
+        self.assertTrue(all(0 < each < 1e9 for each in took.values()))
+        trail = Path(self.steps._place.folder, "audit").read_bytes()
+        self.assertIn(b'"outcome":"booked"', trail)
 
     def test_sameEveryTime(self) -> None:
         """

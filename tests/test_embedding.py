@@ -24,12 +24,14 @@ from docutils.core import (  # type: ignore[import-untyped]
 from prometheus_client.registry import CollectorRegistry
 from twisted.application.service import IService
 from twisted.internet import reactor
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from creditsync._auditfile import INTERVAL
 from creditsync.errors import LedgerProblem
 from creditsync.interfaces import ITradeEvents, ITradingRuntime
 from creditsync.ledger.memory import MemoryLedger
@@ -380,6 +382,7 @@ class ObservedTests(SynchronousTestCase):
         self.assertEqual(
             registry.get_sample_value("creditsync_requests_total", labels), 1
         )
+        clock.advance(INTERVAL)
         written.get(timeout=20)
         [line] = trail.read_text("utf-8").splitlines()
         self.assertEqual(json.loads(line)["outcome"], "booked")
@@ -467,7 +470,7 @@ async def test_onDisk(tmp_path: Path) -> None:
     reply = await credit(lambda defined: defined["onDisk"](reactor, path))
     assert reply["status"] == 200
     ledger = execute()["onDisk"](reactor, path)
-    ledger.open()
+    await maybeDeferred(ledger.open)
     trade = ledger.trade(reply["data"]["order"])
     ledger.close()
     assert (trade.login, trade.profit) == (1001, 30000000000)

@@ -96,7 +96,7 @@ ONLY_IN: dict[str, set[str]] = {
     "cryptography": {"auth"},
     "OpenSSL": {"_transport.tls", "_client"},
     # The schemas are JSON too, and people's commands read lines as any client does.
-    "json": {"_wire", "validation", "audit", "logs", "web", "_cli"},
+    "json": {"_wire", "validation", "logs", "web", "_cli"},
     # Its JSON is for the wire and for plain lines; the others make records with it.
     "msgspec": {
         "records",

@@ -108,6 +108,31 @@ def reserved(each: Trade) -> Reservation:
     return Reservation(ADD, each, credit())
 
 
+class SlowLedger(HeldLedger):
+    """
+    A ledger that is open when the test says so.
+
+    @ivar closings: How often it was closed.
+    """
+
+    def __init__(self, memory: MemoryLedger) -> None:
+        super().__init__(memory)
+        self.opening: Deferred[None] = Deferred()
+        self.closings = 0
+
+    def open(self) -> "Deferred[None]":  # type: ignore[override]
+        """
+        See L{ILedger.open}.
+        """
+        return self.opening
+
+    def close(self) -> None:
+        """
+        See L{ILedger.close}.
+        """
+        self.closings += 1
+
+
 class RuntimeCase(SynchronousTestCase):
     """
     A runtime whose commits end when the test says so, and whose first order is
@@ -1806,6 +1831,48 @@ class ServiceTests(RuntimeCase):
         self.assertRaises(LedgerProblem, runtime.startService)
         self.assertFalse(runtime.running)
         self.failureResultOf(maybeDeferred(runtime.submit, credit()), ShuttingDown)
+
+    def test_slowStart(self) -> None:
+        """
+        Nothing is accepted until a ledger that takes its time is open.
+        """
+        ledger = SlowLedger(self.memory)
+        runtime = self.made(ledger)
+        started = runtime.startService()
+        assert started is not None
+        self.assertNoResult(started)
+        self.failureResultOf(maybeDeferred(runtime.submit, credit()), ShuttingDown)
+        ledger.opening.callback(None)
+        self.successResultOf(started)
+        self.assertTrue(runtime.running)
+
+    def test_cannotStartLater(self) -> None:
+        """
+        If such a ledger turns out to be wrong the start fails, and nothing is
+        accepted.
+        """
+        ledger = SlowLedger(self.memory)
+        runtime = self.made(ledger)
+        started = runtime.startService()
+        assert started is not None
+        ledger.opening.errback(LedgerProblem("wrong"))
+        self.failureResultOf(started, LedgerProblem)
+        self.failureResultOf(maybeDeferred(runtime.submit, credit()), ShuttingDown)
+        self.successResultOf(runtime.stopService())
+
+    def test_stopWhileItStarts(self) -> None:
+        """
+        A stop closes a ledger that is not open yet, and waits until it has ended.
+        """
+        ledger = SlowLedger(self.memory)
+        runtime = self.made(ledger)
+        runtime.startService()
+        stopped = runtime.stopService()
+        self.assertEqual(ledger.closings, 1)
+        self.assertNoResult(stopped)
+        ledger.opening.errback(LedgerProblem("interrupted"))
+        self.successResultOf(stopped)
+        self.assertFalse(runtime.running)
 
     def test_stopAtRest(self) -> None:
         """

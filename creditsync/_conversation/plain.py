@@ -28,10 +28,10 @@ from creditsync.validation import COMMON, load
 
 # What a plain line doesn't have. As numbers: a byte is found four times as
 # fast by its number as by a string of one byte.
-_ESCAPE, _DELETE, _ARRAY = b"\\\x7f["
+_ESCAPE, _DEL, _ARRAY = b"\\\x7f["
 _UNUSUAL: Final = re.compile(rb"[\\\[\x7f-\xff]")
 # The characters that its strings may have.
-_CHARACTERS: Final = "".join(map(chr, range(ord(" "), _DELETE)))
+_CHARACTERS: Final = "".join(map(chr, range(ord(" "), _DEL)))
 
 # In bytes. Such a line can't have more marks or a longer number than any line may.
 _MAX_LENGTH: Final = min(MAX_MARKS, MAX_NUMBER)
@@ -74,9 +74,7 @@ class PlainLines:
         @return: The requests of those before it, all with the same token, and with
             their operations.
         """
-        if not lines.isascii() or _ESCAPE in lines or _DELETE in lines:
-            lines = _usual(lines)
-        elif _ARRAY in lines:
+        if not lines.isascii() or _ESCAPE in lines or _DEL in lines or _ARRAY in lines:
             lines = _usual(lines)
         each = lines.split(b"\n")
         del each[-1]

@@ -102,9 +102,11 @@ class Session:
         since = self._waiters.now()
         try:
             principal = self._authenticate(requests[0].token)
-        except Refusal as refusal:
+        except Exception as e:
+            if not isinstance(e, Refusal):
+                _log.failure("a token could not be judged")
             for request in requests:
-                self._refuse(refusal, request)
+                self._refuse(e if isinstance(e, Refusal) else _fault(), request)
             return len(requests)
         command = self._requests.command
         for request in requests:

@@ -67,18 +67,20 @@ class LineBuffer(Generic[_Connection]):
             self.lines = self.lines[self._at :] + self._takePartial() + b"\n"
             self._at = 0
 
-    def window(self, most: int) -> bytes:
+    def window(self, size: int, count: int) -> bytes:
         """
-        The first of L{lines}, as many as have this many bytes at most, but at least
-        one, with their ends.
+        The first of L{lines}, with their ends: at most so many bytes, but at least
+        one line, and at most so many lines.
         """
         lines, at = self.lines, self._at
-        if not at and len(lines) <= most:
-            return lines
-        end = lines.rfind(b"\n", at, at + most)
-        if end < 0:
-            end = lines.index(b"\n", at)
-        return lines[at : end + 1]
+        if at or len(lines) > size:
+            end = lines.rfind(b"\n", at, at + size)
+            if end < 0:
+                end = lines.index(b"\n", at)
+            lines = lines[at : end + 1]
+        if lines.count(b"\n") > count:
+            lines = b"\n".join([*lines.split(b"\n", count)[:count], b""])
+        return lines
 
     def drop(self, count: int) -> None:
         """

@@ -209,16 +209,18 @@ class LineProtocol(Protocol):
         input, output, session = self._input, self._output, self._session
         while input.lines and not output.isStalled:
             # Several lines together, as many as the session takes so.
-            window = input.window(self._window)
+            window = input.window(self._window, most - handled)
             count = window.count(b"\n")
-            if handled and handled + count > most:
+            taken = 0
+            if len(window) <= self._widest:
+                taken = session.linesReceived(window)
+            if not input.lines:
+                # The connection was lost by it.
                 break
-            isShort = len(window) <= self._widest
-            taken = session.linesReceived(window) if isShort and count <= most else 0
             if taken == count:
                 input.drop(len(window))
                 self._window = min(2 * self._window, self._widest)
-            else:
+            elif input.lines:
                 for _ in range(taken):
                     input.take()
                 self._handleLine(input.take())
@@ -226,7 +228,7 @@ class LineProtocol(Protocol):
                 # The next may be like it, and would be read twice.
                 self._window = _NARROW
             handled += taken
-            if handled >= most or seconds() >= until:
+            if handled == most or seconds() >= until:
                 break
         if not input.lines:
             self._balance()

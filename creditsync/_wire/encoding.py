@@ -76,7 +76,7 @@ def _tradeData(trade: Trade) -> _TradeData:
         trade.login,
         trade.cmd,
         trade.state,
-        _amount(trade.profit),
+        amount(trade.profit),
         _text(trade.comment),
         "",
         0,
@@ -93,7 +93,7 @@ def _tradeData(trade: Trade) -> _TradeData:
     )
 
 
-def _amount(units: int) -> float | msgspec.Raw:
+def amount(units: int) -> float | msgspec.Raw:
     """
     What has to be encoded for an amount, to give the text of L{fromUnits}.
     """

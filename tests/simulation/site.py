@@ -135,9 +135,13 @@ class Site:
             service.startService()
         except LedgerProblem as why:
             raise Violation("start", f"a server can't start: {why}") from None
+        service.whenReady().addCallback(self._ready, generation)
         service.whenFailed().addErrback(self._failed)
         self.service = service
         self.booted()
+
+    def _ready(self, _: None, generation: Generation) -> None:
+        generation.ready = self._world.now
 
     def _observe(self, events: Any) -> None:
         """
