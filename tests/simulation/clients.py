@@ -244,7 +244,7 @@ class Client:
             if intent.cmd and self._chance("duplicate-extid", 0.02):
                 self._world.happens("duplicate-extid")
                 self._extIDs -= 1
-                lines.append(self._line(self._market.booking(self.token)))
+                lines.append(self._line(self._market.booking(intent.token)))
         if lines:
             self._write(b"".join(lines))
 
