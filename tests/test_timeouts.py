@@ -47,6 +47,16 @@ class EqualTimeoutsTests(SynchronousTestCase):
         self.clock.advance(0.25)
         self.assertEqual(self.expired, ["a"])
 
+    def test_rounded(self) -> None:
+        """
+        An item expires although its end is rounded: 0.01 + 5.0 - 5.0 is less than
+        0.01.
+        """
+        self.clock.advance(0.01)
+        self.timeouts.start("a")
+        self.clock.advance(5.0)
+        self.assertEqual(self.expired, ["a"])
+
     def test_expiresOnce(self) -> None:
         """
         An expired item no longer waits, and leaves no timer.
