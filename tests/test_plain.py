@@ -641,6 +641,21 @@ class SchemaTests(SynchronousTestCase):
         self.assertEqual(read(line("BalanceIn", {"login": 1, "amount": 1}) + b"\n"), [])
         self.assertEqual(len(read(line("BalanceIn", DATA) + b"\n")), 1)
 
+    def test_envelope(self) -> None:
+        """
+        A keyword that no type can express in the schema of all lines, or an empty
+        table of methods, leaves every line to the long way.
+        """
+
+        def change(name: str, schema: Any) -> None:
+            if name == "request":
+                schema["properties"]["extID"]["not"] = {"const": 13}
+
+        for read in (self.changed(change).read, PlainLines(()).read):
+            for command, method in METHODS.items():
+                data = {**DATA, "amount": method.sign}
+                self.assertEqual(read(line(command, data) + b"\n"), [])
+
     def test_oneMethod(self) -> None:
         """
         A table of one method gives a parser of its lines only.
