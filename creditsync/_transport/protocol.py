@@ -220,7 +220,7 @@ class LineProtocol(Protocol):
             if taken == count:
                 input.drop(len(window))
                 self._window = min(2 * self._window, self._widest)
-            elif input.lines:
+            else:
                 for _ in range(taken):
                     input.take()
                 self._handleLine(input.take())
