@@ -226,7 +226,7 @@ class LineProtocol(Protocol):
                 self._handleLine(input.take())
                 taken += 1
                 # The next may be like it, and would be read twice.
-                self._window = _NARROW
+                self._window = min(_NARROW, self._widest)
             handled += taken
             if handled == most or seconds() >= until:
                 break

@@ -12,7 +12,6 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -22,7 +21,7 @@ from twisted.python.failure import Failure
 
 from creditsync import _wire as wire
 from creditsync import tap
-from creditsync._conversation import finance
+from creditsync._conversation import finance, plain
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.plain import PlainLines
 from creditsync._conversation.session import Session
@@ -355,15 +354,8 @@ def _repeatedNamesAccepted() -> None:
 
 
 def _fastPathRounds() -> None:
-    read = PlainLines.read
-    amount = re.compile(rb'(?<="amount":)[-+.eE\d]+')
-
-    def rounding(self: PlainLines, lines: bytes) -> list[Request]:
-        with suppress(ValueError):
-            lines = amount.sub(lambda each: b"%.8f" % float(each[0]), lines)
-        return read(self, lines)
-
-    PlainLines.read = rounding  # type: ignore[method-assign]
+    # As if a double told all amounts apart.
+    plain._EXACT = 10**30  # type: ignore[misc]
 
 
 def _totalsNotMoved() -> None:
