@@ -779,7 +779,7 @@ class AgreementTests(PlainCase):
         found = _read(b"".join(each + b"\n" for each in lines))
         self.assertEqual([told(each) for each in found], wanted)
 
-    @settings(derandomize=True, database=None, deadline=None, max_examples=1500)
+    @settings(derandomize=True, database=None, deadline=None, max_examples=500)
     @given(
         st.from_regex(
             r"-?(0|[1-9][0-9]{0,10})(\.[0-9]{1,22})?([eE][+-]?[0-9]{1,3})?",
