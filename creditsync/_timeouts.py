@@ -64,14 +64,15 @@ class TimedTable(Generic[_Timed]):
 
     def _expire(self) -> None:
         self._call = None
-        began = self.clock.seconds() - self.seconds
+        now = self.clock.seconds()
         expired = []
         # First collected, then deleted: finding the first item of a dict gets slower
         # with each item that is deleted from its front.
         for key, entry in self.entries.items():
-            left = entry.since - began
-            if left > 0:
-                self._call = self.clock.callLater(left, self._expire)
+            # Rounded as the clock rounds it, whose time would stand still otherwise.
+            end = entry.since + self.seconds
+            if now < end:
+                self._call = self.clock.callLater(end - now, self._expire)
                 break
             expired.append((key, entry))
         for key, _ in expired:

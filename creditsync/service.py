@@ -7,12 +7,12 @@ children at once and swallow what they raise; here the order is part of the
 promise, each step is bounded, and none is left out because another one failed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from incremental import Version
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.defer import Deferred, TimeoutError, fail, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -29,6 +29,7 @@ from creditsync._transport import listening
 from creditsync._transport.factory import LineFactory
 from creditsync.audit import AuditTrail
 from creditsync.counters import Counters
+from creditsync.errors import ShuttingDown
 from creditsync.interfaces import (
     IAuthenticator,
     IJournal,
@@ -37,6 +38,7 @@ from creditsync.interfaces import (
     TradeObserver,
 )
 from creditsync.limits import Limits
+from creditsync.records import Principal
 from creditsync.validation import Schemas
 
 # Seconds for which a stopping server still reads, to refuse with 503 what was
@@ -169,6 +171,35 @@ class CreditSync(Service):
         if self._starting is not None:
             return "the server is starting: the trading runtime is not ready yet"
         return None if self._ports else "the server does not listen"
+
+    def call(
+        self,
+        command: str,
+        data: Mapping[str, Any],
+        principal: Principal,
+        key: str | None = None,
+    ) -> "Deferred[dict[str, Any]]":
+        """
+        Ask this server without a connection. The request is checked, carried out,
+        counted and recorded like one that a client has sent.
+
+        @param command: Any command, except C{Subscribe} and C{Unsubscribe}.
+        @param data: Its data: what JSON has, and C{Decimal}.
+        @param principal: Who asks, in place of a token. It is refused with
+            L{Unauthorized<creditsync.errors.Unauthorized>} if the authenticator no
+            longer finds it current.
+        @param key: The C{idempotencyKey}, if any.
+        @return: Fires with the C{data} of the reply, whose numbers are exact: C{int},
+            C{float} where that has exactly the decimal value, otherwise C{Decimal}.
+            It fails with a L{Refusal<creditsync.errors.Refusal>}; with
+            L{OutcomeUnknown<creditsync.errors.OutcomeUnknown>} if the operation may
+            be booked all the same. To cancel it is to lose interest: the operation
+            is booked all the same.
+        """
+        if not self._observing:
+            # Nothing could be counted or recorded.
+            return fail(ShuttingDown("the server has not started or has stopped"))
+        return self.sessions.call(command, data, principal, key)
 
     def privilegedStartService(self) -> None:
         """

@@ -369,6 +369,63 @@ class FamilyOperationTests(FinanceCase):
             self.assertEqual((operation.principal, operation.key), (7, None))
 
 
+class KnownOperationTests(FinanceCase):
+    """
+    Tests for requests whose operation is known already, as that of a plain line is.
+    """
+
+    def test_submitted(self) -> None:
+        """
+        The operation itself is submitted, with the principal and the key of the
+        request, and the data is not looked at.
+        """
+        for name in ("CreditIn", "CreditInSync"):
+            known = Operation(name, 7, 1001, 5, "x")
+            request = Request(name, "1", "manager", {}, "promo-1", known)
+            self.commands[name].execute(self.session, request)
+            self.assertIs(self.runtime.reserved[-1].operation, known)
+            self.assertEqual((known.principal, known.key), (7, "promo-1"))
+
+    def test_remembered(self) -> None:
+        """
+        A request whose operation was not known has it afterwards, for the audit
+        trail.
+        """
+        request = self.request("CreditInSync", {})
+        self.commands["CreditInSync"].execute(self.session, request)
+        self.assertIs(request.operation, self.runtime.reserved[-1].operation)
+
+    def test_rememberedIfRefused(self) -> None:
+        """
+        It has it also if the runtime refuses it.
+        """
+        self.runtime.refusal = NoMoney("no")
+        request = self.request("CreditInSync", {})
+        self.assertRaises(
+            NoMoney, self.commands["CreditInSync"].execute, self.session, request
+        )
+        assert isinstance(request.operation, Operation)
+        self.assertEqual(request.operation.login, 1001)
+
+    def test_extIDAsKey(self) -> None:
+        """
+        Where an C{extID} is a key too, it becomes that of a known operation, unless
+        the request has one.
+        """
+        command = {each.name: each for each in financeCommands(self.runtime, True)}[
+            "CreditInSync"
+        ]
+        keys = []
+        for extID, key in (("a", None), (7, None), ("a", "k"), ("a", None)):
+            known = Operation("CreditInSync", 7, 1001, 5, "x")
+            request = Request("CreditInSync", extID, "manager", {}, key, known)
+            command.execute(self.session, request)
+            keys.append(known.key)
+        self.assertEqual(keys[2], "k")
+        self.assertEqual(keys[0], keys[3])
+        self.assertEqual(len({*keys, None}), 4)
+
+
 class ResponseTests(FinanceCase):
     """
     Tests for the response to an accepted command.

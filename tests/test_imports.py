@@ -72,6 +72,7 @@ LAYERS: list[set[str]] = [
         "_conversation.requests",
     },
     {"_conversation.session"},
+    {"_conversation.calls"},
     {"_conversation.sessions"},
     {"_transport.protocol"},
     {"_transport.factory"},

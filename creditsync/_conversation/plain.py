@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import reduce
 from itertools import takewhile
 from operator import or_
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import msgspec
 from msgspec import Meta
@@ -64,8 +64,10 @@ class PlainLines:
     """
 
     def __init__(self, methods: tuple[BookingMethod, ...] = BOOKING_METHODS) -> None:
-        lines = reduce(or_, _forms(methods))
-        self._parse: Callable[[bytes], Any] = msgspec.json.Decoder(lines).decode
+        forms = list(_forms(methods))
+        self._parse: Callable[[bytes], Any] = _refuse
+        if forms:
+            self._parse = msgspec.json.Decoder(reduce(or_, forms)).decode
 
     def read(self, lines: bytes) -> list[Request]:
         """
@@ -119,6 +121,13 @@ class PlainLines:
             if each[number].count(b":") != _members(plain):
                 return requests[:number]
         return requests
+
+
+def _refuse(line: bytes) -> NoReturn:
+    """
+    Read no line: no schema can be expressed by types.
+    """
+    raise msgspec.DecodeError
 
 
 def _usual(lines: bytes) -> bytes:

@@ -62,10 +62,13 @@ class Requests:
             members.get("idempotencyKey"),
         )
 
-    def command(self, request: Request, principal: Principal) -> ICommand:
+    def command(
+        self, request: Request, principal: Principal, needsExtID: bool = True
+    ) -> ICommand:
         """
         The command that a request asks for, if it may be carried out.
 
+        @param needsExtID: Whether its replies are told apart by their C{extID}.
         @raise UnknownCommand: There is none of that name.
         @raise Forbidden: The principal's role may not use it.
         @raise InvalidData: A member is missing or breaks its schema.
@@ -76,7 +79,7 @@ class Requests:
         if principal.role not in command.roles:
             raise Forbidden(f"this token's role may not use {command.name}")
         if request.operation is None:
-            if command.needsExtID and request.extID is None:
+            if needsExtID and command.needsExtID and request.extID is None:
                 raise InvalidData(f"extID is required by {command.name}")
             self._schemas.check(command.schema, request.data, "data")
         return command

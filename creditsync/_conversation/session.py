@@ -13,7 +13,7 @@ is where the audit trail and the counters learn of it.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
@@ -75,6 +75,8 @@ class Session:
     peer: str = "local"
     isStalled: bool = False
     _isSubscribed: bool = True
+    # Whether the client has to tell replies apart by their extID.
+    _needsExtID: ClassVar[bool] = True
     # The requests that are waiting, by extID; without one, by the waiter itself.
     _pending: dict[object, Waiter] = Factory(dict)
 
@@ -132,7 +134,7 @@ class Session:
             members = wire.decode(line)
             request = self._requests.request(members)
             principal = self._authenticate(request.token)
-            command = self._requests.command(request, principal)
+            command = self._requests.command(request, principal, self._needsExtID)
             self._execute(command, request, self._waiters.now())
         except Refusal as refusal:
             self._refuse(refusal, self._requests.refused(request, members, line))

@@ -4,18 +4,22 @@ All the conversations of one server: how they begin, and what they share.
 
 from collections.abc import Callable, Iterable
 from itertools import count
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 
 from creditsync._conversation.broadcast import Broadcast
+from creditsync._conversation.calls import Call
 from creditsync._conversation.requests import Requests
 from creditsync._conversation.session import Session
 from creditsync._conversation.waiters import Waiters
 from creditsync.audit import AuditTrail
 from creditsync.counters import Counters
 from creditsync.interfaces import IAuthenticator, ICommand
-from creditsync.records import Limits
+from creditsync.records import Limits, Principal
 from creditsync.validation import Schemas
+
+_S = TypeVar("_S", bound=Session)
 
 
 class Sessions:
@@ -56,7 +60,19 @@ class Sessions:
         @param send: Called with each line for the client, CR LF at its end,
             or with several at once.
         """
-        return Session(
+        return self._open(Session, send)
+
+    def call(
+        self, command: str, data: object, principal: Principal, key: str | None = None
+    ) -> "Deferred[dict[str, Any]]":
+        """
+        Make a request of the application itself. See L{Call.ask}.
+        """
+        call = self._open(Call, lambda line: None)
+        return call.ask(command, data, principal, key)
+
+    def _open(self, kind: type[_S], send: Callable[[bytes], None]) -> _S:
+        return kind(
             send,
             number=next(self._numbers),
             requests=self.requests,

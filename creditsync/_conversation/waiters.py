@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from attrs import Factory, define, field
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from creditsync._conversation.crowds import Crowds
@@ -20,6 +21,8 @@ from creditsync._timeouts import TimedTable
 from creditsync.counters import Counters
 from creditsync.errors import OutcomeUnknown, SessionEnded
 from creditsync.records import Reservation, TradeEvent
+
+_log = Logger()
 
 
 @define(eq=False)
@@ -114,7 +117,11 @@ class Waiters:
                     del entries[order]
                     waiter.end(data)
                     continue
-            self._matchAny(event, data)
+            try:
+                self._matchAny(event, data)
+            except Exception:
+                # An event of another runtime, which lacks its order.
+                _log.failure("a trade event can't be matched")
         self._relax()
 
     def _matchAny(self, event: TradeEvent, data: bytes) -> None:

@@ -220,13 +220,13 @@ class LineProtocol(Protocol):
             if taken == count:
                 input.drop(len(window))
                 self._window = min(2 * self._window, self._widest)
-            elif input.lines:
+            else:
                 for _ in range(taken):
                     input.take()
                 self._handleLine(input.take())
                 taken += 1
                 # The next may be like it, and would be read twice.
-                self._window = _NARROW
+                self._window = min(_NARROW, self._widest)
             handled += taken
             if handled == most or seconds() >= until:
                 break

@@ -297,7 +297,7 @@ _COLONS = b'{"command":"X","x":"' + b":" * 60000 + b'"}\n'
 _BOMB = b"[" * 65000 + b"\n"
 _OBJECTS = b'{"a":' * 13000 + b"\n"
 _NESTED = b'{"command":"X","x":[' + (b"[" * 14 + b"]" * 14 + b",") * 66 + b"0]}\n"
-_NUMBERS = b'{"command":"X","x":[' + (b"0." + b"1" * 62 + b",") * 990 + b"0]}\n"
+_NUMBERS = b'{"command":"X","x":[' + (b"0." + b"1" * 998 + b",") * 65 + b"0]}\n"
 # Lines that are searched for an extID when they are refused.
 _MEMBERS = b"{" + b'"":0,' * 13000 + b"\n"
 _STRINGS = b'{"x":[' + b'"",' * 21000 + b"\n"

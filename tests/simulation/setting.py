@@ -52,6 +52,7 @@ FAULTS = {
     "repeated-event": "a foreign event comes twice",
     "missing-event": "a foreign event never comes",
     "unasked-event": "a foreign event was caused by nobody here",
+    "unwritable-event": "a foreign event can't be written",
 }
 
 
