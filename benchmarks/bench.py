@@ -7,10 +7,12 @@ import argparse
 import os
 import platform
 import secrets
+import shlex
 import shutil
 import sqlite3
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
@@ -179,7 +181,9 @@ def bench(options: argparse.Namespace) -> Iterator[Bench]:
         options.folder.mkdir(parents=True, exist_ok=True)
         native = compiledGenerator(options.generator)
         generator, server = _cpus(options.cpus)
-        with tempfile.TemporaryDirectory(prefix=".bench-", dir=options.folder) as name:
+        # Absolute, as a server may run in another folder.
+        folder = options.folder.resolve()
+        with tempfile.TemporaryDirectory(prefix=".bench-", dir=folder) as name:
             key = secrets.token_hex(32).encode()
             made = Bench(Path(name), key, generator, server, native)
             Path(made.keyFile).touch(mode=0o600)
@@ -210,7 +214,7 @@ def surroundings(bench: Bench) -> dict[str, str]:
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "creditsync": creditsync.__version__,
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()}, {pythonBuild()}",
         "twisted": twisted.__version__,
         "sqlite": sqlite3.sqlite_version,
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
@@ -219,6 +223,34 @@ def surroundings(bench: Bench) -> dict[str, str]:
         "pinned": "no" if bench.serverCPU is None else cpus,
         "generator": "python" if bench.native is None else "rust",
     }
+
+
+def pythonBuild() -> str:
+    """
+    How this Python was built: one without profile-guided and link-time
+    optimization, as pyenv builds it, is slower.
+    """
+    options = shlex.split(sysconfig.get_config_var("CONFIG_ARGS") or "")
+    pgo = "--enable-optimizations" in options
+    lto = any(option.startswith("--with-lto") for option in options)
+    if pgo or lto:
+        return "built with " + " and ".join(["PGO"] * pgo + ["LTO"] * lto)
+    if sys.base_prefix == "/usr":
+        # Debian optimizes its own, but not by options of configure.
+        return "the system's own build"
+    return "built without PGO and LTO"
+
+
+def revision(folder: Path) -> str:
+    """
+    The commit that is checked out in a folder, as far as git can tell.
+    """
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
 
 
 def _processor() -> str:

@@ -9,6 +9,8 @@ from typing import Any, Final
 from benchmarks import figures
 from benchmarks.results import Results, Table
 
+# Added to the name of a peer that is taken from another checkout.
+BEFORE: Final = "-before"
 # If the generator was busy for more than this part of the time, it may be what
 # was measured.
 _GENERATOR_BUSY: Final = 0.9
@@ -44,6 +46,7 @@ def tables(results: Results) -> Iterator[Table]:
         if shape == "open loop":
             title = "Open loop, at a part of each peer's own peak"
         yield Table(title, [list(_HEAD), *rows])
+    yield from _beforeAndAfter(results)
     commits = [each["p50"] for each in results["commits"]]
     alone: list[object] = ["one row, committed", median(commits)]
     yield Table("SQLite alone, synchronous=FULL", [["", "p50 ms"], alone])
@@ -51,6 +54,26 @@ def tables(results: Results) -> Iterator[Table]:
     notes += [["warning", each] for each in _warnings(results["summary"])]
     if notes:
         yield Table("Notes", [["", ""], *notes])
+
+
+def _beforeAndAfter(results: Results) -> Iterator[Table]:
+    """
+    Each figure relative to that of the other checkout, if one was measured.
+    """
+    kinds = {**results["rounds"], "open loop": results["open"]}
+    rows: list[list[object]] = [
+        [name.removesuffix(BEFORE), shape]
+        + [
+            figures.ratio(peers[name.removesuffix(BEFORE)], peers[name], figure)
+            for figure in ("rate", "cpu", "p50", "p99")
+        ]
+        for shape, peers in kinds.items()
+        for name in peers
+        if name.endswith(BEFORE)
+    ]
+    if rows:
+        head: list[object] = ["", "", "requests/s", "CPU µs", "p50", "p99"]
+        yield Table("Of the other checkout", [head, *rows])
 
 
 _HEAD: Final = (

@@ -3,15 +3,18 @@ C{python -m benchmarks.components}: what each step of one credit costs.
 
 Two tables. The first has the processor time of each step by itself in
 nanoseconds, as the minimum of many short runs: a disturbance can only add to
-it. The second has what one credit costs in each module on its way from the
-bytes of the request to those of its reply, in counts that are the same in
-every run: Python instructions and calls. With C{--against} and earlier
-results, a regression shows in its module.
+it. Its last rows are the whole way on a server that has been running for a
+while: alone, with what metrics and console count, and with an audit trail. The
+second table has what one credit costs in each module on its way from the bytes
+of the request to those of its reply, in counts that are the same in every run:
+Python instructions and calls. With C{--against} and earlier results, a
+regression shows in its module.
 """
 
 import argparse
 import gc
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, execute, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 
@@ -29,13 +32,17 @@ from benchmarks.counting import Run, Step, counted
 from benchmarks.processes import Wrong
 from benchmarks.results import Results, Table, save
 from creditsync import _wire as wire
+from creditsync._auditfile import INTERVAL
+from creditsync._conversation.waiter import Waiter
 from creditsync._conversation.waiters import Waiters
+from creditsync.audit import AuditTrail
 from creditsync.auth import TokenAuthenticator
 from creditsync.codes import EV_RECORD_ADD, OP_CREDIT_IN, UNITS_PER_ONE
+from creditsync.counters import Counters
 from creditsync.events import TradeEvents
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.records import Deferral, Operation, Reservation, TradeEvent
+from creditsync.records import Operation, Reservation
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.validation import Schemas
@@ -56,6 +63,16 @@ STEPS: Final = (
 )
 
 
+# The whole way, alone and with each of its observers.
+OBSERVED: Final = {
+    "running": "whole",
+    "running, with metrics": "watched",
+    "running, with an audit trail": "audited",
+}
+# They are compared, so they take turns: the machine may be slower for a second.
+_TURNS: Final = 20
+
+
 def _operations() -> list[Operation]:
     return [
         Operation(
@@ -69,9 +86,16 @@ def _operations() -> list[Operation]:
     ]
 
 
-def _runtime(clock: Any, events: TradeEvents) -> TradingRuntime:
+def _runtime(
+    clock: Any, events: TradeEvents, counters: Counters | None = None
+) -> TradingRuntime:
     return TradingRuntime(
-        clock, MemoryLedger(), events, now=time.time, maxQueued=_QUEUED
+        clock,
+        MemoryLedger(),
+        events,
+        now=time.time,
+        maxQueued=_QUEUED,
+        counters=counters,
     )
 
 
@@ -134,23 +158,17 @@ class Steps:
         """
         Register a waiter with its timeout, and match the event that ends it.
         """
-        waiters, session = Waiters(Clock(), 5.0), object()
-        deferrals = [
-            Deferral(order, EV_RECORD_ADD, operation)
+        waiters, session = Waiters(Clock(), 5.0), _Session()
+        reservations = [
+            Reservation(EV_RECORD_ADD, replace(canned.TRADE, order=order), operation)
             for order, operation in enumerate(_operations(), canned.TRADE.order)
         ]
-        events = [
-            TradeEvent(EV_RECORD_ADD, {"order": each.order}, each.operation)
-            for each in deferrals
-        ]
+        encoded = [b"{}"] * BATCH
 
         def run() -> None:
-            for extID, deferral in enumerate(deferrals):
-                waiter = waiters.wait(extID, session)
-                waiter.ended.addCallback(_ignore)
-                waiters.expect(waiter, deferral)
-            for event in events:
-                waiters.match(event, b"{}")
+            for extID, reservation in enumerate(reservations):
+                waiters.add(Waiter(extID, session, "CreditInSync", 0.0, reservation))
+            waiters.match(reservations, encoded)
 
         return run
 
@@ -159,10 +177,12 @@ class Steps:
         Encode the data once, and the event and the reply around it.
         """
 
+        trades = [canned.TRADE] * BATCH
+
         def run() -> None:
-            for extID in range(BATCH):
-                data = wire.encodeData(canned.TRADE)
-                wire.event(EV_RECORD_ADD, data)
+            encoded = wire.encodeTrades(trades)
+            wire.events([EV_RECORD_ADD] * BATCH, encoded)
+            for extID, data in enumerate(encoded):
                 wire.reply(extID, data)
 
         return run
@@ -171,7 +191,7 @@ class Steps:
         """
         Send the replies of a turn in one write; without the system call.
         """
-        _, connection, _ = self._server()
+        connection, _ = self._server(MemoryReactorClock())
         line = canned.HEAD + b"10000000" + canned.TAIL
         flush = connection.factory.flush
 
@@ -187,10 +207,34 @@ class Steps:
         The whole way with a ledger in memory, from the bytes that were read to
         those that are to be written.
         """
-        clock, connection, transport = self._server()
+        return self._whole(MemoryReactorClock())
+
+    def watched(self) -> Run:
+        """
+        The whole way, with the counters of metrics and console.
+        """
+        clock = MemoryReactorClock()
+        return self._whole(clock, counters=Counters(clock, time.time))
+
+    def audited(self) -> Run:
+        """
+        The whole way, with an audit trail that is written at its end.
+        """
+        clock, path = MemoryReactorClock(), self._place.folder / "audit"
+        whole = self._whole(clock, audit=AuditTrail(path, clock, time.time, execute))
+
+        def run() -> None:
+            whole()
+            clock.advance(INTERVAL)
+
+        return run
+
+    def _whole(self, clock: MemoryReactorClock, **observer: Any) -> Run:
+        connection, transport = self._server(clock, **observer)
         received = b"".join(self._requests)
 
         def run() -> None:
+            transport.clear()
             connection.dataReceived(received)
             for _ in range(BATCH):
                 clock.advance(0)
@@ -200,17 +244,22 @@ class Steps:
 
         return run
 
-    def _server(self) -> tuple[Any, Any, StringTransport]:
+    def _server(
+        self, clock: MemoryReactorClock, **observer: Any
+    ) -> tuple[Any, StringTransport]:
         """
         A server without a socket, and one connection to it.
+
+        @param observer: Counters or an audit trail, as the server's argument.
         """
-        clock, events = MemoryReactorClock(), TradeEvents()
+        events = TradeEvents()
         server = CreditSync(
             clock,
-            runtime=_runtime(clock, events),
+            runtime=_runtime(clock, events, observer.get("counters")),
             events=events,
             authenticator=TokenAuthenticator(self._place.key),
             listen=[],
+            **observer,
         )
         server.startService()
         connection: Any = server.factory.buildProtocol(None)
@@ -221,7 +270,7 @@ class Steps:
         connection.dataReceived(unknown % self._token.encode("ascii"))
         clock.advance(0)
         transport.clear()
-        return clock, connection, transport
+        return connection, transport
 
 
 @contextmanager
@@ -252,10 +301,15 @@ def _committing(place: Bench) -> Iterator[Step]:
         place.clear(place.ledger)
 
 
-def _ignore(_: object) -> None:
+class _Session:
     """
-    Stands for what a session does with a reply.
+    Stands for a session.
     """
+
+    def waitEnded(self, waiter: Waiter, data: bytes | None) -> None:
+        """
+        Stands for what a session does with a reply.
+        """
 
 
 def nanoseconds(step: Step, runs: int) -> float:
@@ -274,6 +328,20 @@ def nanoseconds(step: Step, runs: int) -> float:
     return best / BATCH
 
 
+def observed(steps: Steps, runs: int) -> dict[str, float]:
+    """
+    The whole way on a server each, again and again: its processor time alone and
+    with observers.
+    """
+    best = dict.fromkeys(OBSERVED, math.inf)
+    ways = {name: getattr(steps, step)() for name, step in OBSERVED.items()}
+    for _ in range(_TURNS):
+        for name, run in ways.items():
+            took = nanoseconds(lambda run=run: run, max(1, runs // _TURNS))
+            best[name] = min(best[name], took)
+    return best
+
+
 def measure(place: Bench, runs: int) -> dict[str, Any]:
     """
     Measure all steps and all modules.
@@ -284,6 +352,7 @@ def measure(place: Bench, runs: int) -> dict[str, Any]:
     with _committing(place) as commit:
         took["commit, per row"] = nanoseconds(commit, max(1, runs // 4))
     took["whole, in memory"] = nanoseconds(steps.whole, runs)
+    took |= observed(steps, runs)
     modules = counted(steps.whole, BATCH)
     gc.enable()
     return {"batch": BATCH, "nanoseconds": took, **modules}

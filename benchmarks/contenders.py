@@ -13,9 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from attrs import define
+from attrs import define, evolve
 
 from benchmarks.bench import BUILD, Bench, Shape, note
+from benchmarks.comparison import BEFORE
 from benchmarks.processes import endpoint, module
 
 _PEERS: Final = Path(__file__).parent / "peers"
@@ -51,6 +52,7 @@ class Peer:
     @ivar isHTTP: Whether it speaks HTTP, with one request at a time on a
         connection.
     @ivar hasLedger: Whether its orders can be counted on disk afterwards.
+    @ivar folder: The checkout that its modules are taken from, if not this one.
     """
 
     command: Command
@@ -59,6 +61,7 @@ class Peer:
     isCanned: bool = False
     isHTTP: bool = False
     hasLedger: bool = True
+    folder: Path | None = None
 
 
 def _ceiling(bench: Bench, port: int, shape: Shape) -> list[str]:
@@ -189,3 +192,13 @@ PEERS: Final = {
 }
 # Without these there is nothing to compare.
 OURS: Final = ("echo", "memory", "durable")
+
+
+def earlier(folder: Path) -> dict[str, Peer]:
+    """
+    creditsync as it is in another checkout, on the same Python.
+    """
+    return {
+        f"{name}{BEFORE}": evolve(PEERS[name], folder=folder.resolve())
+        for name in ("memory", "durable")
+    }

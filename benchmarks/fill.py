@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import maybeDeferred
 
 from creditsync.ledger._journal import MEMBERS, NO_HASH, Row, chained
 from creditsync.ledger._schema import columns
@@ -41,7 +41,7 @@ def fill(path: Path, trades: int, accounts: int = ACCOUNTS) -> None:
     part = path.with_name(path.name + ".part")
     for file in path.parent.glob(path.name + "*"):
         file.unlink()
-    empty = SQLiteLedger(str(part), _now)
+    empty = SQLiteLedger(str(part), maybeDeferred)
     empty.open()
     empty.close()
     with closing(sqlite3.connect(part, isolation_level=None)) as connection:
@@ -78,10 +78,3 @@ def _batches(trades: int, accounts: int) -> Iterator[list[Row]]:
             asked = (7, "CreditIn", 0, None, None, None)
             rows.append((order, 0, *trade, 0, credit[login], *asked))
         yield rows
-
-
-def _now(work: object) -> Deferred[None]:
-    """
-    Nothing is committed here, so nothing has to run.
-    """
-    return succeed(None)

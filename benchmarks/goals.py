@@ -6,13 +6,19 @@ out, there is no figure.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from statistics import median
+from typing import Any, Final, TypeVar
 
 from attrs import define
 
 from benchmarks.figures import ratio
 
 Results = Mapping[str, Any]
+
+_Of = TypeVar("_Of")
+
+# The shapes that the goals name: connections x outstanding requests on each.
+SHAPES: Final = ("1x1", "1x64", "16x16", "256x1", "256x16")
 
 
 @define(frozen=True)
@@ -48,14 +54,23 @@ def _ofEcho(peer: str) -> Callable[[Results], float]:
     )
 
 
-def _worst(peer: str) -> Callable[[Results], float]:
+def _of(peer: str, shape: str) -> Callable[[Results], float]:
     """
-    The smallest ratio of the durable server to this peer, over all shapes.
+    The ratio of the durable server to this peer in one shape.
+    """
+    return lambda results: ratio(
+        results["rounds"][shape]["durable"], results["rounds"][shape][peer]
+    )
+
+
+def _worst(one: str, other: str) -> Callable[[Results], float]:
+    """
+    The smallest ratio of one peer to another, over all shapes.
     """
 
     def figure(results: Results) -> float:
         shapes = results["rounds"].values()
-        return min(ratio(each["durable"], each[peer]) for each in shapes)
+        return min(ratio(each[one], each[other]) for each in shapes)
 
     return figure
 
@@ -68,38 +83,63 @@ def _ofCommit(rounds: list[Any], percentile: str, commits: list[Any]) -> float:
     )
 
 
-def _most(sizes: Mapping[str, float]) -> float:
+def _most(sizes: Mapping[str, _Of]) -> _Of:
     """
-    The figure of the largest size.
+    What belongs to the largest size.
     """
     return sizes[max(sizes, key=int)]
 
 
+def _audit(nanoseconds: Mapping[str, float]) -> float:
+    """
+    What the trail adds to the whole way of a credit.
+    """
+    return nanoseconds["running, with an audit trail"] - nanoseconds["running"]
+
+
+def _start(name: str) -> Callable[[Results], float]:
+    """
+    Seconds of a start with the largest ledger.
+    """
+    return lambda results: median(
+        each[name] for each in _most(results["rounds"]["trades"])
+    )
+
+
 GOALS: Final = (
-    Goal("memory ledger, of echo, 16x16", "throughput", True, 0.6, _ofEcho("memory")),
+    Goal("memory ledger, of echo, 16x16", "throughput", True, 0.5, _ofEcho("memory")),
     Goal("durable, of echo, 16x16", "throughput", True, 0.25, _ofEcho("durable")),
     Goal(
         "durable, of the obvious with group commit, 16x16",
         "throughput",
         True,
         5,
-        lambda results: ratio(
-            results["rounds"]["16x16"]["durable"],
-            results["rounds"]["16x16"]["obvious-group"],
-        ),
+        _of("obvious-group", "16x16"),
     ),
     Goal(
         "with metrics and console, of without, worst shape",
         "throughput",
         True,
         0.97,
-        lambda results: min(
-            ratio(each["watched"], each["durable"])
-            for each in results["rounds"].values()
-        ),
+        _worst("watched", "durable"),
     ),
-    Goal("durable, of Node.js, worst shape", "throughput", True, 1, _worst("node")),
-    Goal("durable, of Rust, worst shape", "throughput", True, 0.4, _worst("rust")),
+    *(
+        Goal(
+            f"durable, of Node.js, {shape}",
+            "throughput",
+            True,
+            0.8,
+            _of("node", shape),
+        )
+        for shape in SHAPES
+    ),
+    Goal(
+        "durable, of Rust, worst shape",
+        "throughput",
+        True,
+        0.4,
+        _worst("durable", "rust"),
+    ),
     Goal(
         "p50 at 1x1, of one row's commit",
         "throughput",
@@ -113,10 +153,17 @@ GOALS: Final = (
         "p99 at half of the peak, of one row's commit",
         "throughput",
         False,
-        10,
+        20,
         lambda results: _ofCommit(
             results["open"]["durable"], "p99", results["commits"]
         ),
+    ),
+    Goal(
+        "audit trail, µs a credit",
+        "components",
+        False,
+        2,
+        lambda results: _audit(results["nanoseconds"]) / 1000,
     ),
     Goal(
         "broadcast to 1,000, µs of processor time for each subscriber",
@@ -136,7 +183,7 @@ GOALS: Final = (
         "memory of an idle session, KiB",
         "scale",
         False,
-        4,
+        2,
         lambda results: _most(results["bytesEach"]["sessions"]) / 1024,
     ),
     Goal(
@@ -159,6 +206,20 @@ GOALS: Final = (
         True,
         0.9,
         lambda results: _most(results["ofEmpty"]["trades"]),
+    ),
+    Goal(
+        "start with most trades in the ledger, port open, s",
+        "scale",
+        False,
+        0.5,
+        _start("open"),
+    ),
+    Goal(
+        "start with most trades in the ledger, first answer, s",
+        "scale",
+        False,
+        5,
+        _start("answer"),
     ),
 )
 

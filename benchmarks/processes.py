@@ -47,18 +47,27 @@ def endpoint(port: int) -> str:
 
 @contextmanager
 def running(
-    command: Sequence[str], cpu: int | None, port: int, patience: float = _PATIENCE
+    command: Sequence[str],
+    cpu: int | None,
+    port: int,
+    patience: float = _PATIENCE,
+    folder: Path | None = None,
 ) -> Iterator[int]:
     """
     Run a server that listens on this port.
 
+    @param folder: Where it runs, and finds its modules first, if not here.
     @return: Its process id.
     @raise Wrong: It did not listen, or did not stop when asked to, or the body
         failed; with the server's output.
     """
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(
-            command, stdout=log, stderr=log, preexec_fn=lambda: _settle(cpu)
+            command,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            preexec_fn=lambda: _settle(cpu),
         )
         try:
             _awaitPort(server, port, patience)

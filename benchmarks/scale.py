@@ -5,8 +5,8 @@ waiters and trades.
 The same server and the same load, in turn: empty; beside thousands of idle
 sessions; beside as many requests that never get a reply; with millions of
 trades in its ledger. The report has the ratio to the empty server of the same
-round, the memory of each session and each waiter, and the duration of a start
-with the large ledger.
+round, the memory of each session and each waiter, and how long after the start of
+the process its port is open and its first answer comes.
 """
 
 import argparse
@@ -89,17 +89,18 @@ def _health(port: int, token: bytes) -> dict[str, Any]:
 
 
 @contextmanager
-def _serving(place: Bench, ledger: Path) -> Iterator[tuple[int, int, float]]:
+def _serving(place: Bench, ledger: Path) -> Iterator[tuple[int, int, dict[str, float]]]:
     """
-    @return: The server's port, its process id, and the seconds that its start
-        took.
+    @return: The server's port, its process id, and the seconds from its start until
+        its port was open, and until it answered.
     """
     port, token = freePort(), place.token().encode("ascii")
     start = time.perf_counter()
     command = _server(place, port, ledger)
     with running(command, place.serverCPU, port, _PATIENCE) as pid:
+        opened = time.perf_counter() - start
         _health(port, token)
-        yield port, pid, time.perf_counter() - start
+        yield port, pid, {"open": opened, "answer": time.perf_counter() - start}
 
 
 def _idle(count: int) -> Prepare:
@@ -157,8 +158,8 @@ def measure(
     Start the server, add the sessions or waiters of a case, and load it.
 
     @return: Rate and latencies, the requests for each second of processor
-        time, the seconds of the start, and the bytes that the sessions or
-        waiters added.
+        time, the seconds of the start until the port is open and until the
+        first answer, and the bytes that the sessions or waiters added.
     """
     token = place.token().encode("ascii")
     load = ["--connections", str(options.shape.connections)]
@@ -175,7 +176,7 @@ def measure(
             port, *load, "--warm-up", "0.1", "--seconds", str(options.seconds)
         )
         measured["cpu"] = measured["answered"] / CPUTime.of(pid).since(used).all
-        measured |= {"start": start, "added": added, "resident": residentBytes(pid)}
+        measured |= {"added": added, "resident": residentBytes(pid), **start}
         # These waiters are never answered: a stop must not wait for them.
         opened.close()
     return measured
@@ -227,7 +228,8 @@ def run(place: Bench, options: argparse.Namespace) -> dict[str, Any]:
             note(
                 f"round {number + 1}/{options.rounds}  {count:,} {kind}"
                 f"  {measured['rate']:,.0f}/s  p99 {measured['p99']:.2f} ms"
-                f"  start {measured['start']:.2f} s"
+                f"  port open {measured['open']:.2f} s"
+                f"  first answer {measured['answer']:.2f} s"
             )
     empty = rounds["empty"]["0"]
     return {
@@ -261,14 +263,14 @@ def tables(results: Results) -> Iterator[Table]:
     Each case beside the empty server.
     """
     head = ["", "how many", "requests/s", "of empty", "for the same CPU", "p50 ms"]
-    head += ["p99", "start s", "memory MiB", "bytes each"]
+    head += ["p99", "port open s", "first answer s", "memory MiB", "bytes each"]
     table: list[list[object]] = [list(head)]
     for kind, sizes in results["rounds"].items():
         for count, rounds in sizes.items():
             row: list[object] = [kind, int(count), _median(rounds, "rate")]
             row.append(results["ofEmpty"].get(kind, {}).get(count, 1.0))
             row.append(results["ofEmptyCPU"].get(kind, {}).get(count, 1.0))
-            row += [_median(rounds, each) for each in ("p50", "p99", "start")]
+            row += [_median(rounds, each) for each in ("p50", "p99", "open", "answer")]
             row.append(_median(rounds, "resident") / 2**20)
             row.append(results["bytesEach"].get(kind, {}).get(count, ""))
             table.append(row)

@@ -14,14 +14,24 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 from attrs import define, field
 
-from benchmarks.bench import Bench, Shape, addOptions, bench, note, surroundings
+from benchmarks.bench import (
+    Bench,
+    Shape,
+    addOptions,
+    bench,
+    note,
+    revision,
+    surroundings,
+)
 from benchmarks.comparison import summaries, tables
-from benchmarks.contenders import CEILING, OURS, PEERS, Missing, Peer
+from benchmarks.contenders import CEILING, OURS, PEERS, Missing, Peer, earlier
+from benchmarks.goals import SHAPES
 from benchmarks.processes import (
     CPUTime,
     Wrong,
@@ -34,7 +44,6 @@ from benchmarks.processes import (
 )
 from benchmarks.results import save
 
-_SHAPES: Final = ("1x1", "1x64", "16x16", "256x1", "256x16")
 _QUICK_SHAPES: Final = ("1x1", "16x16")
 _COMMITS: Final = 1000
 # The open loop has as many connections as the shape that the goals name; for
@@ -59,7 +68,8 @@ def measure(
     port = freePort()
     before, start = usedByOthers(), time.monotonic()
     try:
-        with running(peer.command(bench, port, shape), bench.serverCPU, port) as pid:
+        command = peer.command(bench, port, shape)
+        with running(command, bench.serverCPU, port, folder=peer.folder) as pid:
             used = CPUTime.of(pid)
             measured = bench.load(port, *_arguments(peer, shape, options, rate))
             used = CPUTime.of(pid).since(used)
@@ -164,7 +174,9 @@ class Run:
     def _order(self, number: int) -> list[str]:
         names = list(self.peers)
         first = number % len(names)
-        return names[first:] + names[:first]
+        names = names[first:] + names[:first]
+        # So that none of two neighbours is always measured before the other.
+        return names[::-1] if number % 2 else names
 
     def _peak(self, name: str) -> float:
         rates = [[each["rate"] for each in r[name]] for r in self.rounds.values()]
@@ -242,7 +254,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         type=Shape.fromString,
         help="connections x outstanding requests on each"
-        f" (default: {' '.join(_SHAPES)})",
+        f" (default: {' '.join(SHAPES)})",
     )
     parser.add_argument(
         "--peers",
@@ -267,9 +279,18 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         help="the part of its peak at which each peer is then loaded; 0: skip it"
         " (default: %(default)s)",
     )
+    parser.add_argument(
+        "--against",
+        metavar="FOLDER",
+        type=Path,
+        help="another checkout, whose server is measured too: memory-before and"
+        " durable-before",
+    )
     options = parser.parse_args(arguments)
+    if options.against and not (options.against / "creditsync").is_dir():
+        parser.error(f"{options.against} is not a checkout of creditsync")
     quick = options.quick
-    shapes = _QUICK_SHAPES if quick else _SHAPES
+    shapes = _QUICK_SHAPES if quick else SHAPES
     options.shapes = options.shapes or [Shape.fromString(each) for each in shapes]
     options.rounds = options.rounds or (1 if quick else 5)
     options.seconds = options.seconds or (0.2 if quick else 2.0)
@@ -289,6 +310,8 @@ def main() -> None:
     options = _options(sys.argv[1:])
     allowDescriptors(10_000)
     peers, left = prepared(options.peers)
+    if options.against:
+        peers |= earlier(options.against)
     with bench(options) as place:
         where = surroundings(place) | {
             "rounds": f"{options.rounds} of {options.seconds} s each, medians",
@@ -296,6 +319,8 @@ def main() -> None:
             "open loop": f"{_OPEN.connections} connections,"
             f" {options.open_loop:g} of the peak",
         }
+        if options.against:
+            where["before"] = revision(options.against)
         everything = Run(place, options, peers, left)
         everything.closed()
         everything.opened()

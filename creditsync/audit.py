@@ -11,10 +11,9 @@ that is full, or hangs, costs lines of the trail and nothing else
 (L{creditsync._auditfile}).
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from json import JSONEncoder
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,18 +24,16 @@ from twisted.internet.interfaces import IReactorTime
 from creditsync import _wire as wire
 from creditsync._auditfile import AuditFile, timestamp
 from creditsync._conversation.waiter import Waiter
-from creditsync._money import fromUnits
 from creditsync.errors import OutcomeUnknown, Refusal, Unauthorized
 from creditsync.interfaces import ISession
 from creditsync.ledger.thread import DaemonThread
 from creditsync.methods import FINANCE_METHODS, syncName
 from creditsync.records import (
-    Deferral,
     Deletion,
     ExtID,
     Operation,
-    Replay,
     Request,
+    Reservation,
     Trade,
     TradeEvent,
 )
@@ -44,7 +41,6 @@ from creditsync.records import (
 _MONEY: Final = frozenset(
     name for method in FINANCE_METHODS for name in (method.name, syncName(method))
 )
-_encode = JSONEncoder().encode
 
 # Operations whose requesters are remembered. Ours are all booked, but a foreign
 # runtime may never book one, or publish its event without its operation.
@@ -54,6 +50,18 @@ _DONE: Final = ("add", "update", "delete")
 
 # The data of a refused request that is recorded, if it is numbers.
 _NUMBERS: Final = ("order", "login", "amount")
+
+
+class _NoSession:
+    """
+    In place of a session where no request asked for an operation: its line lacks
+    these members.
+    """
+
+    number = peer = wire.OMITTED
+
+
+_NOBODY: Final[tuple[Any, Any]] = _NoSession(), wire.OMITTED
 
 
 @define(eq=False)
@@ -80,8 +88,8 @@ class AuditTrail:
         ),
     )
     # The session that requested each operation not booked yet, and its extID.
-    _askers: OrderedDict[Operation | Deletion, tuple[ISession, ExtID | None]] = field(
-        init=False, factory=OrderedDict
+    _askers: dict[Operation | Deletion, tuple[ISession, ExtID | None]] = field(
+        init=False, factory=dict
     )
 
     def open(self) -> None:
@@ -116,66 +124,83 @@ class AuditTrail:
 
     # The life of a request: it is accepted and then booked, or a replay, or refused.
 
-    def accepted(self, waiter: Waiter, deferral: Deferral) -> None:
+    def accepted(self, waiter: Waiter) -> None:
         """
         The operation of a request will be booked.
         """
-        operation = deferral.operation
-        if operation in self._askers:
+        operation, asker = waiter.operation, (waiter.session, waiter.extID)
+        assert operation is not None
+        if self._askers.setdefault(operation, asker) is not asker:
             # A repetition, under the same key, of one that is not booked yet.
             self._record(
                 "replayed",
                 waiter.session,
                 operation.command,
                 waiter.extID,
-                order=deferral.order,
+                order=waiter.order,
             )
-            return
-        self._askers[operation] = waiter.session, waiter.extID
-        if len(self._askers) > _MAX_ASKERS:
-            self._askers.popitem(last=False)
+        elif len(self._askers) > _MAX_ASKERS:
+            # Many at a time: a dict looks for its first past all that were removed.
+            for oldest in list(islice(self._askers, _MAX_ASKERS // 2)):
+                del self._askers[oldest]
 
     def booked(self, events: Sequence[TradeEvent]) -> None:
         """
         Operations were booked: an observer of the trade events.
         """
         time = timestamp(self._now())
-        self._file.write([self._booking(time, event) for event in events])
+        self._add([self._booking(time, event) for event in events])
 
-    def _booking(self, time: str, event: TradeEvent) -> bytes:
-        # Written by hand: there is one for each credit.
+    def _add(self, bookings: Sequence[wire.Booking]) -> None:
+        """
+        Write the lines of bookings. One that can't be encoded, as another runtime
+        may publish it, is counted as lost, and does not stop the others.
+        """
+        try:
+            self._file.add(wire.bookings(bookings), len(bookings))
+        except Exception as e:
+            if len(bookings) == 1:
+                self._file.drop(1, f"a line can't be encoded: {e}")
+                return
+            for booking in bookings:
+                self._add([booking])
+
+    def _booking(self, time: str, event: TradeEvent) -> wire.Booking:
+        # There is one for each credit: every member in its place, as members by
+        # name take half as long again.
         operation, trade = event.operation, event.data
-        asked = "" if operation is None else self._askedFor(operation)
+        command = principal = key = wire.OMITTED
+        session, extID = _NOBODY
+        if operation is not None:
+            command, principal = operation.command, operation.principal
+            session, extID = self._askers.pop(operation, _NOBODY)
+            if operation.key is not None:
+                key = operation.key
         if isinstance(trade, Trade):
-            done = (
-                f',"order":{trade.order},"login":{trade.login},"cmd":{trade.cmd}'
-                f',"amount":{fromUnits(trade.profit)}'
-                f',"comment":{_encode(trade.comment)}'
-            )
+            order, login, cmd = trade.order, trade.login, trade.cmd
+            amount, comment = wire.amount(trade.profit), trade.comment
         else:
-            done = f',"order":{event.order}'
-        return (
-            f'{{"time":"{time}","outcome":"booked"{asked}'
-            f',"done":"{_DONE[event.type]}"{done}}}'
-        ).encode("ascii")
-
-    def _askedFor(self, operation: Operation | Deletion) -> str:
-        """
-        Who requested an operation, as members of a line.
-        """
-        text = f',"command":"{operation.command}","principal":{operation.principal}'
-        session, extID = self._askers.pop(operation, (None, None))
-        if session is not None:
-            text += (
-                f',"session":{session.number},"peer":{_encode(session.peer)}'
-                f',"extID":{_encode(extID)}'
-            )
-        if operation.key is not None:
-            text += f',"idempotencyKey":{_encode(operation.key)}'
-        return text
+            order = event.order
+            login = cmd = amount = comment = wire.OMITTED
+        return wire.Booking(
+            time,
+            "booked",
+            command,
+            principal,
+            session.number,
+            session.peer,
+            extID,
+            key,
+            _DONE[event.type],
+            order,
+            login,
+            cmd,
+            amount,
+            comment,
+        )
 
     def replayed(
-        self, session: ISession, asked: Request | Waiter, replay: Replay
+        self, session: ISession, asked: Request | Waiter, replay: Reservation
     ) -> None:
         """
         The operation of a request was booked before, under the same key.
@@ -185,7 +210,7 @@ class AuditTrail:
         )
 
     def answered(
-        self, session: ISession, asked: Request | Waiter, outcome: Replay | Refusal
+        self, session: ISession, asked: Request | Waiter, outcome: Reservation | Refusal
     ) -> None:
         """
         A request got its reply, and that is no plain success.
@@ -238,7 +263,7 @@ class AuditTrail:
             "extID": extID,
             **members,
         }
-        self._file.add(wire.encodeData(line))
+        self._file.add(wire.encodeData(line) + b"\n")
 
 
 def _numbers(asked: Request | Waiter) -> dict[str, Any]:
@@ -248,6 +273,13 @@ def _numbers(asked: Request | Waiter) -> dict[str, Any]:
     """
     if isinstance(asked, Waiter):
         return {} if asked.order is None else {"order": asked.order}
+    operation = asked.operation
+    if isinstance(operation, Deletion):
+        return {"order": operation.order}
+    if operation is not None:
+        amount = wire.amount(operation.amount)
+        order = {"order": operation.order} if operation.order else {}
+        return {**order, "login": operation.login, "amount": amount}
     return {
         name: asked.data[name]
         for name in _NUMBERS

@@ -66,6 +66,6 @@ MAX_DEPTH: Final = 16
 MAX_MARKS: Final = 1000
 # The maximum number of characters in a number. The time to convert digits to an
 # integer grows with the square of their number.
-MAX_NUMBER: Final = 64
+MAX_NUMBER: Final = 1000
 # The maximum of SQLite's INTEGER: the greatest total of an account, in units.
 MAX_TOTAL: Final = 2**63 - 1

@@ -245,10 +245,10 @@ class Counters:
                 start, end = now - _UPPER[bucket], now - _LOWER[bucket]
             alike += 1
             total += since
-            deferral = waiter.deferral
+            reservation = waiter.reservation
             # Repetitions under one key, of one operation, are answered in a row.
-            if deferral is not None and deferral.operation is not operation:
-                operation = deferral.operation
+            if reservation is not None and reservation.operation is not operation:
+                operation = reservation.operation
                 acknowledged += 1
                 if not operation.isBooked:
                     unbooked += 1

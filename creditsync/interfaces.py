@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from zope.interface import Attribute, Interface
 
 from creditsync.records import (
@@ -29,8 +30,11 @@ class ITradingRuntime(Interface):
     The backend that books finance operations and emits their events.
 
     If it is a L{twisted.application.service.IService} too, the server starts
-    it with itself, before the first connection is accepted, and stops it after
-    the last request was answered.
+    it with itself, before the first request is handled, and stops it after the
+    last one was answered. Its C{startService} may return a Deferred that fires
+    when it is ready; requests wait until then. If that fails, the server fails
+    with it, and stops the runtime when it is stopped itself, which may also be
+    before the Deferred has fired.
     """
 
     def submit(
@@ -117,16 +121,21 @@ class ILedger(Interface):
     )
     head: int = Attribute("The last committed place; 0 if there is none.")
 
-    def open() -> None:
+    def open() -> "Deferred[None] | None":
         """
         Make the ledger ready, creating or checking it first.
 
-        @raise creditsync.errors.LedgerProblem: It can't be used.
+        @return: L{None} if it is ready, or a Deferred that fires when it is. It
+            fails with a L{LedgerProblem<creditsync.errors.LedgerProblem>} if the
+            ledger can't be used.
+        @raise creditsync.errors.LedgerProblem: It can't be used, which was found
+            out at once.
         """
 
     def close() -> None:
         """
-        Close it; no commit may be running.
+        Close it; no commit may be running. If it is being opened, that fails soon,
+        and leaves nothing open.
         """
 
     def newOrder() -> int:
@@ -223,6 +232,20 @@ class ISession(Interface):
         Send lines to the client, each with CR LF at its end.
         """
 
+    def waitEnded(waiter: Any, data: bytes | None) -> None:
+        """
+        Answer a request: what it was waiting for has come.
+
+        @param waiter: One of this session's.
+        @param data: The data of the event, which is the reply's; or L{None}, and
+            the reply has the waiter's response.
+        """
+
+    def waitFailed(waiter: Any, why: Failure) -> None:
+        """
+        Refuse a request: what it was waiting for will not come.
+        """
+
 
 class ICommand(Interface):
     """
@@ -239,8 +262,8 @@ class ICommand(Interface):
         Carry out a request whose data has passed the schema.
 
         @return: The C{data} of a 200 reply, now or later. If it is a C{dict}
-            with a member C{__deferred}, that is never sent: it is a
-            L{Deferral<creditsync.records.Deferral>}, and the reply waits, or a
-            L{Replay<creditsync.records.Replay>}.
+            with a member C{__deferred}, that is never sent: it is the
+            L{Reservation<creditsync.records.Reservation>} for which the reply
+            waits.
         @raise creditsync.errors.Refusal: The reply instead.
         """

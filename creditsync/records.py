@@ -26,24 +26,27 @@ from creditsync.limits import Limits as Limits
 ExtID: TypeAlias = str | int | float
 
 # Names on the wire and in a ledger that differ from the attribute's.
-_NAMES = {
+NAMES = {
     "token": "__token",
     "key": "idempotencyKey",
     "openTime": "open_time",
     "closeTime": "close_time",
 }
+ATTRIBUTES = {name: attribute for attribute, name in NAMES.items()}
 
 
-class Request(Struct, gc=False, rename=_NAMES):
+class Request(Struct, gc=False, rename=NAMES):
     """
-    One line from a client, with its envelope checked, but not its data. It has the
-    members that the server reads.
+    One line from a client, with its envelope checked. It has the members that the
+    server reads.
 
     @ivar extID: The client's correlation id, echoed with its JSON type.
     @ivar token: The C{__token} as received, or L{None}.
     @ivar data: The command's parameters as received.
     @ivar key: The C{idempotencyKey}, which makes it safe to send the request again,
         or L{None}.
+    @ivar operation: What the data asks for, once that is known. Then the data was
+        checked, and is no longer needed.
     """
 
     command: str
@@ -51,6 +54,7 @@ class Request(Struct, gc=False, rename=_NAMES):
     token: str | None
     data: dict[str, Any]
     key: str | None = None
+    operation: "Operation | Deletion | None" = None
 
 
 class Principal(Struct, gc=False):
@@ -69,7 +73,7 @@ class Principal(Struct, gc=False):
     jti: str | None = None
 
 
-class Trade(Struct, gc=False, rename=_NAMES):
+class Trade(Struct, gc=False, rename=NAMES):
     """
     A finance trade at one moment: a row of the ledger, or the data of a trade event.
     Every other list of its members is derived from C{TRADE_MEMBERS} or tested
@@ -118,7 +122,7 @@ class Account(Struct, gc=False):
     credit: int = 0
 
 
-class Operation(Struct, eq=False, gc=False, rename=_NAMES):
+class Operation(Struct, eq=False, gc=False, rename=NAMES):
     """
     The request of a finance command to the trading runtime: to make a trade, or to
     update one.
@@ -199,14 +203,52 @@ def difference(one: Operation | Deletion, other: Operation | Deletion) -> str | 
     return None
 
 
-class Reservation(Struct, eq=False):
+class _Placed(Struct, kw_only=True):
     """
-    The runtime's promise that an operation has its order and will be booked.
+    What may have a place in a journal. It is given by name, so that the arguments of
+    those that inherit it keep their order.
+    """
 
-    @ivar eventType: The C{EV_RECORD_*} code of the event to come.
-    @ivar trade: The trade that the operation makes.
+    place: int | None = None
+
+
+class TradeEvent(_Placed):
+    """
+    One broadcast of the trading runtime.
+
+    @ivar type: One of the C{EV_RECORD_*} codes.
+    @ivar data: The trade record: a L{Trade}, or the members of another runtime's
+        record, which must have C{order}.
+    @ivar operation: The operation that caused it, if the source knows it; never on
+        the wire.
+    @ivar place: Its place in the journal, 1, 2, 3 ... in the order of booking; L{None}
+        if the source has none.
+    """
+
+    type: int
+    data: Trade | Mapping[str, Any]
+    operation: Operation | Deletion | None = None
+
+    @property
+    def order(self) -> int:
+        """
+        The order of the trade.
+        """
+        data = self.data
+        return data.order if isinstance(data, Trade) else data["order"]
+
+
+class Reservation(TradeEvent, eq=False):
+    """
+    The runtime's promise that an operation has its order and will be booked. It is
+    the event to come: once it is booked, the runtime publishes it as it is.
+
+    As the C{__deferred} of a response it tells the session that the reply has to
+    wait: for this event if the response is empty, and otherwise until it is on disk.
+
+    @ivar data: The trade that the operation makes.
     @ivar isReplay: Whether it was booked before with the same key, and is not booked
-        again.
+        again. A reply that has it as C{__deferred} is sent at once.
     @ivar awaited: The Deferreds of L{whenDurable}. Don't set it, and don't copy a
         reservation: the copy would share them. Make a new one instead.
     @ivar balance: The account's balance after this operation; the runtime sets it.
@@ -214,21 +256,26 @@ class Reservation(Struct, eq=False):
     @ivar place: Its place in the ledger's journal; the ledger sets it.
     """
 
-    eventType: int
-    trade: Trade
+    data: Trade
     operation: Operation | Deletion
     isReplay: bool = False
     awaited: "tuple[Deferred[None], ...]" = ()
     balance: int | None = None
     credit: int | None = None
-    place: int | None = None
 
     @property
-    def order(self) -> int:
+    def eventType(self) -> int:
         """
-        The order, new or reused.
+        The type of the event, as C{type}.
         """
-        return self.trade.order
+        return self.type
+
+    @property
+    def trade(self) -> Trade:
+        """
+        The trade that the operation makes, as C{data}.
+        """
+        return self.data
 
     def whenDurable(self) -> "Deferred[None]":
         """
@@ -262,64 +309,5 @@ class Reservation(Struct, eq=False):
 # flow").
 DEFERRED: Final = "__deferred"
 
-
-class Deferral(Struct):
-    """
-    The C{__deferred} of a response whose reply has to wait.
-
-    @ivar eventType: The C{EV_RECORD_*} code of the event that C{operation}
-        causes.
-    @ivar durable: Fires when the operation is on disk, and then the reply is the
-        response. With L{None} the reply waits for the event, and is its data.
-    """
-
-    order: int
-    eventType: int
-    operation: Operation | Deletion
-    durable: "Deferred[None] | None" = None
-
-
-class Replay(Struct, gc=False):
-    """
-    The C{__deferred} of a response whose operation was booked before, under the
-    same key. The reply is sent at once, with C{replayed} in it.
-
-    @ivar trade: The trade as it was booked, if that is the reply's data; with
-        L{None} it is the response.
-    """
-
-    order: int
-    trade: Trade | None = None
-
-
-# What may stand under DEFERRED: an object of the service, never of the wire.
-ServiceObject: TypeAlias = Deferral | Replay
 # What a command returns: the C{data} of its reply.
 Response: TypeAlias = Trade | Mapping[str, Any]
-
-
-class TradeEvent(Struct):
-    """
-    One broadcast of the trading runtime.
-
-    @ivar type: One of the C{EV_RECORD_*} codes.
-    @ivar data: The trade record: a L{Trade}, or the members of another runtime's
-        record, which must have C{order}.
-    @ivar operation: The operation that caused it, if the source knows it; never on
-        the wire.
-    @ivar place: Its place in the journal, 1, 2, 3 ... in the order of booking; L{None}
-        if the source has none.
-    """
-
-    type: int
-    data: Trade | Mapping[str, Any]
-    operation: Operation | Deletion | None = None
-    place: int | None = None
-
-    @property
-    def order(self) -> int:
-        """
-        The order of the trade.
-        """
-        data = self.data
-        return data.order if isinstance(data, Trade) else data["order"]

@@ -11,9 +11,10 @@ to fill.
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
-from attrs import define
+from attrs import Factory, define
 from incremental import Version
 from msgspec.structs import replace
 from twisted.application.service import Service
@@ -40,6 +41,7 @@ from creditsync.errors import (
     IdempotencyKeyReused,
     IncorrectOrder,
     InvalidData,
+    LedgerProblem,
     NoMoney,
     NotFound,
     OutcomeUnknown,
@@ -47,14 +49,13 @@ from creditsync.errors import (
     UserNotFound,
 )
 from creditsync.interfaces import ILedger, ITradeEvents, ITradingRuntime
-from creditsync.methods import TOTAL_OF
+from creditsync.methods import CREDIT, TOTAL_OF
 from creditsync.records import (
     Account,
     Deletion,
     Operation,
     Reservation,
     Trade,
-    TradeEvent,
     difference,
 )
 
@@ -63,16 +64,30 @@ from creditsync.records import (
 MAX_CACHED_ACCOUNTS = 100_000
 
 
-@define(eq=False)
-class _CachedAccount:
+class _CachedAccount(Account, gc=False):
     """
     An account as it will be after all pending operations are committed.
 
     @ivar changedIn: The number of the last batch that changes it.
     """
 
-    account: Account
-    changedIn: int
+    changedIn: int = 0
+
+
+@define(eq=False)
+class _Batch:
+    """
+    Operations that are booked by one commit.
+
+    @ivar since: When the first of them was queued.
+    @ivar orders: The latest reservation of each order.
+    @ivar keys: The reservation of each principal's key.
+    """
+
+    since: float = 0.0
+    reservations: list[Reservation] = Factory(list)
+    orders: dict[int, Reservation] = Factory(dict)
+    keys: dict[tuple[int, str], Reservation] = Factory(dict)
 
 
 @implementer(ITradingRuntime)
@@ -114,28 +129,32 @@ class TradingRuntime(Service):
         self._counters = counters = counters or tally
         if counters is not None:
             counters.books = True
-        self._queue: list[Reservation] = []
-        self._committing: list[Reservation] = []
-        # When the first operation of each of the two was queued.
-        self._queuedSince = self._committingSince = 0.0
-        # What is not in the ledger yet: the latest reservation of each order and
-        # of each key, and accounts with the pending operations counted in.
-        self._pending: dict[int, Reservation] = {}
-        self._keys: dict[tuple[int, str], Reservation] = {}
+        # What is not in the ledger yet, and accounts with all of it counted in.
+        self._queue = _Batch()
+        self._committing = _Batch()
         self._accounts: OrderedDict[int, _CachedAccount] = OrderedDict()
+        # The number of the batch that is queued, and of the last one on disk.
         self._batch = 1
         self._lastOnDisk = 0
         self._wake: IDelayedCall | None = None
         self._loop: Deferred[None] | None = None
+        self._opening: Deferred[None] | None = None
         self._failing = FailureNotifier()
 
-    def startService(self) -> None:
+    def startService(self) -> "Deferred[None] | None":
         """
         Open the ledger.
 
+        @return: As L{ILedger.open}.
         @raise creditsync.errors.LedgerProblem: It can't be used.
         """
-        self._ledger.open()
+        self._opening = self._ledger.open()
+        if self._opening is None:
+            self._opened()
+            return None
+        return self._opening.addCallback(self._opened)
+
+    def _opened(self, _: object = None) -> None:
         super().startService()  # type: ignore[no-untyped-call]
 
     def stopService(self) -> "Deferred[None]":
@@ -154,22 +173,27 @@ class TradingRuntime(Service):
         if self._loop is not None:
             await self._loop
         self._ledger.close()
+        if self._opening is not None:
+            # If it is not over, close() has just ended it.
+            with suppress(LedgerProblem):
+                await self._opening
 
     @property
     def queued(self) -> int:
         """
         How many operations are waiting to be committed.
         """
-        return len(self._queue) + len(self._committing)
+        return len(self._queue.reservations) + len(self._committing.reservations)
 
     @property
     def queuedSince(self) -> float | None:
         """
         When the oldest of them was queued, by the clock, or L{None}.
         """
-        if self._committing:
-            return self._committingSince
-        return self._queuedSince if self._queue else None
+        for batch in (self._committing, self._queue):
+            if batch.reservations:
+                return batch.since
+        return None
 
     def whenFailed(self) -> "Deferred[None]":
         """
@@ -204,11 +228,11 @@ class TradingRuntime(Service):
         """
         See L{ITradingRuntime.trade}.
         """
-        latest = self._pending.get(order)
+        latest = self._pending(order)
         if latest is None:
             return succeed(self._ledger.trade(order))
-        state = REQUEST_STATES[latest.eventType]
-        return succeed(replace(latest.trade, state=state))
+        state = REQUEST_STATES[latest.type]
+        return succeed(replace(latest.data, state=state))
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
         """
@@ -218,7 +242,11 @@ class TradingRuntime(Service):
         return succeed(None if found is None else found.order)
 
     def _withKey(self, principal: int, key: str) -> Reservation | None:
-        return self._keys.get((principal, key)) or self._ledger.replay(principal, key)
+        return (
+            self._queue.keys.get((principal, key))
+            or self._committing.keys.get((principal, key))
+            or self._ledger.replay(principal, key)
+        )
 
     def _earlier(self, operation: Operation | Deletion, key: str) -> Reservation | None:
         """
@@ -237,23 +265,27 @@ class TradingRuntime(Service):
     def _reserve(self, operation: Operation | Deletion) -> Reservation:
         if self._failing.cause is not None:
             raise ShuttingDown()
-        if len(self._queue) + len(self._committing) >= self._maxQueued:
+        queue = self._queue
+        queued = len(queue.reservations) + len(self._committing.reservations)
+        if queued >= self._maxQueued:
             raise Busy("too many operations are waiting to be booked", "max-queued")
         if isinstance(operation, Deletion):
             eventType, trade, change = self._deleted(operation)
         else:
             eventType, trade, change = self._changed(operation)
-        cached = self._cachedAccount(trade.login)
-        account = cached.account
-        kind = TOTAL_OF[trade.cmd]
-        total = getattr(account, kind) + change
+        account = self._account(trade.login)
+        isCredit = TOTAL_OF[trade.cmd] == CREDIT
+        total = change + (account.credit if isCredit else account.balance)
         if not 0 <= total <= MAX_TOTAL:
-            _refuseTotal(total, kind, account.login)
+            _refuseTotal(total, TOTAL_OF[trade.cmd], trade.login)
         if not trade.order:
             trade.order = self._ledger.newOrder()
         # The order is reserved: from here on nothing may refuse the operation.
-        setattr(account, kind, total)
-        cached.changedIn = self._batch
+        if isCredit:
+            account.credit = total
+        else:
+            account.balance = total
+        account.changedIn = self._batch
         reservation = Reservation(
             eventType,
             trade,
@@ -261,20 +293,32 @@ class TradingRuntime(Service):
             balance=account.balance,
             credit=account.credit,
         )
-        self._enqueue(reservation)
+        if not queue.reservations:
+            self._begin(queue)
+        queue.reservations.append(reservation)
+        queue.orders[trade.order] = reservation
+        if operation.key is not None:
+            queue.keys[operation.principal, operation.key] = reservation
         return reservation
 
-    def _cachedAccount(self, login: int) -> _CachedAccount:
-        cached = self._accounts.get(login)
-        if cached is not None:
-            self._accounts.move_to_end(login)
-            return cached
+    def _account(self, login: int) -> _CachedAccount:
+        accounts = self._accounts
+        account = accounts.get(login)
+        if account is None:
+            return self._load(login)
+        if len(accounts) >= MAX_CACHED_ACCOUNTS:
+            # Only now does it matter which was used last.
+            accounts.move_to_end(login)
+        return account
+
+    def _load(self, login: int) -> _CachedAccount:
         account = self._ledger.account(login)
         if account is None:
             if self._knownAccountsOnly:
                 raise UserNotFound(f"there is no account {login}")
             account = Account(login)
-        self._accounts[login] = cached = _CachedAccount(account, 0)
+        cached = _CachedAccount(login, account.balance, account.credit)
+        self._accounts[login] = cached
         self._evict()
         return cached
 
@@ -293,8 +337,14 @@ class TradingRuntime(Service):
         """
         A trade as it will be after all pending operations are committed.
         """
-        latest = self._pending.get(order)
-        return self._ledger.trade(order) if latest is None else latest.trade
+        latest = self._pending(order)
+        return self._ledger.trade(order) if latest is None else latest.data
+
+    def _pending(self, order: int) -> Reservation | None:
+        """
+        The last operation on an order that is not in the ledger yet.
+        """
+        return self._queue.orders.get(order) or self._committing.orders.get(order)
 
     def _changed(self, operation: Operation) -> tuple[int, Trade, int]:
         """
@@ -356,14 +406,11 @@ class TradingRuntime(Service):
         trade = replace(existing, state=TS_DELETED, timestamp=int(self._now()))
         return EV_RECORD_DELETE, trade, -existing.counted
 
-    def _enqueue(self, reservation: Reservation) -> None:
-        operation = reservation.operation
-        if not self._queue:
-            self._queuedSince = self._clock.seconds()
-        self._queue.append(reservation)
-        self._pending[reservation.trade.order] = reservation
-        if operation.key is not None:
-            self._keys[operation.principal, operation.key] = reservation
+    def _begin(self, queue: _Batch) -> None:
+        """
+        Begin a batch, and see that it will be committed.
+        """
+        queue.since = self._clock.seconds()
         if self._wake is None and self._loop is None:
             # Not now: whatever else arrives in this reactor turn shares the
             # commit, and the session has to register its waiter first.
@@ -384,46 +431,31 @@ class TradingRuntime(Service):
 
     async def _mainLoop(self) -> None:
         booked: list[Reservation] = []
-        while self._queue or booked:
-            self._committing, self._queue = self._queue, []
-            self._committingSince, started = self._queuedSince, self._clock.seconds()
+        while self._queue.reservations or booked:
+            batch, self._queue = self._queue, _Batch()
+            self._committing = batch
             self._batch += 1
+            started = self._clock.seconds()
             committed = None
-            if self._committing:
-                committed = maybeDeferred(self._ledger.commit, self._committing)
+            if batch.reservations:
+                committed = maybeDeferred(self._ledger.commit, batch.reservations)
             # The previous batch is published while this one is written to disk.
             self._publish(booked)
             if committed is not None:
                 await committed
-                self._count(started)
-            booked, self._committing = self._committing, []
-            self._settle(booked)
-
-    def _count(self, started: float) -> None:
-        if self._counters is not None:
-            count = len(self._committing)
-            self._counters.committed(count, self._committingSince, started)
-
-    def _settle(self, booked: list[Reservation]) -> None:
-        """
-        Forget the pending operations that are now in the ledger.
-        """
-        self._lastOnDisk = self._batch - 1
-        pending = self._pending
-        for reservation in booked:
-            operation, order = reservation.operation, reservation.trade.order
-            operation.isBooked = True
-            if pending.get(order) is reservation:
-                del pending[order]
-            if operation.key is not None:
-                del self._keys[operation.principal, operation.key]
+                if self._counters is not None:
+                    count = len(batch.reservations)
+                    self._counters.committed(count, batch.since, started)
+            self._committing = _Batch()
+            self._lastOnDisk = self._batch - 1
+            booked = batch.reservations
+            for reservation in booked:
+                reservation.operation.isBooked = True
 
     def _publish(self, booked: list[Reservation]) -> None:
         if not booked:
             return
-        self._events.publish(
-            [TradeEvent(r.eventType, r.trade, r.operation, r.place) for r in booked]
-        )
+        self._events.publish(booked)
         for reservation in booked:
             if reservation.awaited:
                 reservation.booked()
@@ -434,7 +466,10 @@ class TradingRuntime(Service):
         now on. The next start finds out what is on disk.
         """
         self._log.failure("the ledger failed, no more operations are booked", why)
-        lost, self._committing, self._queue = self._committing + self._queue, [], []
+        lost = self._committing.reservations + self._queue.reservations
+        # Their keys and orders stay: whoever asks again must not hear that nothing
+        # happened.
+        self._committing.reservations, self._queue.reservations = [], []
         for reservation in lost:
             unknown = OutcomeUnknown("the ledger failed", reservation.order)
             reservation.lost(Failure(unknown))

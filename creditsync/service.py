@@ -7,12 +7,12 @@ children at once and swallow what they raise; here the order is part of the
 promise, each step is bounded, and none is left out because another one failed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from incremental import Version
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.defer import Deferred, TimeoutError, fail, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -28,6 +28,7 @@ from creditsync._transport import listening
 from creditsync._transport.factory import LineFactory
 from creditsync.audit import AuditTrail
 from creditsync.counters import Counters
+from creditsync.errors import ShuttingDown
 from creditsync.interfaces import (
     IAuthenticator,
     ITradeEvents,
@@ -35,6 +36,7 @@ from creditsync.interfaces import (
     TradeObserver,
 )
 from creditsync.limits import Limits
+from creditsync.records import Principal
 from creditsync.validation import Schemas
 
 # Seconds for which a stopping server still reads, to refuse with 503 what was
@@ -117,15 +119,32 @@ class CreditSync(Service):
         self._endpoints = [listening.endpoint(reactor, each) for each in listen]
         self._ports: list[IListeningPort] = []
         self._failing = FailureNotifier()
+        # Those who wait until it is ready, or None once it is.
+        self._starting: list[Deferred[None]] | None = []
         self._observing: list[TradeObserver] = []
+
+    def whenReady(self) -> "Deferred[None]":
+        """
+        Wait until requests are answered.
+
+        @return: Fires once the runtime has started, and at once if it has. If
+            it can't be started it never fires: see L{whenFailed}.
+        """
+        ready: Deferred[None] = Deferred()
+        if self._starting is None:
+            ready.callback(None)
+        else:
+            self._starting.append(ready)
+        return ready
 
     def whenFailed(self) -> "Deferred[None]":
         """
         Wait for the end of the service's ability to book.
 
-        @return: Fails with the cause, once, after all pending requests were
-            answered with an unknown outcome. The process should end then:
-            the next start finds out what was booked.
+        @return: Fails with the cause, once: with what the runtime's start has
+            failed with after L{startService} had returned, or after all pending
+            requests were answered with an unknown outcome. The process should
+            end then: the next start finds out what was booked.
         """
         return self._failing.whenFailed()
 
@@ -145,7 +164,38 @@ class CreditSync(Service):
             return "the trading runtime has failed"
         if not self.running:
             return "the server is stopping or has not started"
+        if self._starting is not None:
+            return "the server is starting: the trading runtime is not ready yet"
         return None if self._ports else "the server does not listen"
+
+    def call(
+        self,
+        command: str,
+        data: Mapping[str, Any],
+        principal: Principal,
+        key: str | None = None,
+    ) -> "Deferred[dict[str, Any]]":
+        """
+        Ask this server without a connection. The request is checked, carried out,
+        counted and recorded like one that a client has sent.
+
+        @param command: Any command, except C{Subscribe} and C{Unsubscribe}.
+        @param data: Its data: what JSON has, and C{Decimal}.
+        @param principal: Who asks, in place of a token. It is refused with
+            L{Unauthorized<creditsync.errors.Unauthorized>} if the authenticator no
+            longer finds it current.
+        @param key: The C{idempotencyKey}, if any.
+        @return: Fires with the C{data} of the reply, whose numbers are exact: C{int},
+            C{float} where that has exactly the decimal value, otherwise C{Decimal}.
+            It fails with a L{Refusal<creditsync.errors.Refusal>}; with
+            L{OutcomeUnknown<creditsync.errors.OutcomeUnknown>} if the operation may
+            be booked all the same. To cancel it is to lose interest: the operation
+            is booked all the same.
+        """
+        if not self._observing:
+            # Nothing could be counted or recorded.
+            return fail(ShuttingDown("the server has not started or has stopped"))
+        return self.sessions.call(command, data, principal, key)
 
     def privilegedStartService(self) -> None:
         """
@@ -179,21 +229,26 @@ class CreditSync(Service):
 
     def startService(self) -> None:
         """
-        Start the runtime, and listen.
+        Listen, and start the runtime. What clients send before it is ready waits,
+        and is answered then.
 
         @raise creditsync.errors.MethodProblem: This build can't carry out one of
             its finance methods.
         @raise creditsync.errors.LedgerProblem: The embedded runtime's ledger
-            can't be used.
+            can't be used. What is found out only later fails L{whenFailed}.
         @raise twisted.internet.error.CannotListenError: A port is taken.
         @raise OSError: The audit trail can't be written.
         """
         if self.audit is not None:
             self.audit.open()
+        started = None
         try:
             prove(self._schemas)
+            if not self._ports:
+                self.privilegedStartService()
             if IService.providedBy(self.runtime):
-                self.runtime.startService()  # type: ignore[no-untyped-call]
+                # IService knows no result of it, but ITradingRuntime does.
+                started = self.runtime.startService()  # type: ignore[no-untyped-call]
         except BaseException:
             self._freePorts()
             raise
@@ -205,8 +260,21 @@ class CreditSync(Service):
             # Last, so that no reply waits for its file.
             self._events.addObserver(self.audit.booked)
         self.runtime.whenFailed().addErrback(self._runtimeFailed)
-        if not self._ports:
-            self.privilegedStartService()
+        if isinstance(started, Deferred):
+            started.addCallbacks(self._ready, self._startFailed)
+        else:
+            self._ready()
+
+    def _ready(self, _: object = None) -> None:
+        self.factory.serve()
+        waiting, self._starting = self._starting or [], None
+        for each in waiting:
+            each.callback(None)
+
+    def _startFailed(self, why: Failure) -> None:
+        # Otherwise it is the stop that has ended the start.
+        if self.running:
+            self._runtimeFailed(why)
 
     def _flush(self, events: object) -> None:
         """
@@ -217,6 +285,7 @@ class CreditSync(Service):
     def _runtimeFailed(self, why: Failure) -> None:
         self.sessions.stop()
         self.waiters.endAll("the trading runtime failed")
+        self.factory.serve()
         self.factory.flush()
         self._failing.fail(why)
 
@@ -253,6 +322,7 @@ class CreditSync(Service):
         for port in ports:
             await self._step("closing a port", maybeDeferred(port.stopListening))
         answered = self.sessions.stop()
+        self.factory.serve()
         await self._step(
             "answering pending requests", answered, self._limits.stopTimeout
         )

@@ -170,13 +170,7 @@ class FakeTradingRuntime:
         Book a reservation: publish its event, and report that it is durable.
         """
         self.reserved.remove(reservation)
-        self._events.publish(
-            [
-                TradeEvent(
-                    reservation.eventType, reservation.trade, reservation.operation
-                )
-            ]
-        )
+        self._events.publish([reservation])
         reservation.booked()
 
 

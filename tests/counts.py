@@ -45,15 +45,15 @@ def _counts(service: CreditSync, isClosed: bool) -> Iterator[Count]:
 
 
 def _requests(service: CreditSync) -> Iterator[Count]:
-    sessions, waiters = service.sessions, service.waiters
-    yield "requests in flight", sessions.pending
+    waiters = service.waiters
+    yield "requests in flight", len(waiters)
     yield (
         "requests of sessions",
         sum(each.session.inFlight for each in service.factory.connections),
     )
-    yield "waits for all requests to be answered", len(sessions.admission._idle)
-    yield "waiters", len(waiters)
-    yield "waiters by event", len(waiters._byEvent)
+    yield "waits for all requests to be answered", len(waiters._idle)
+    yield "events for which several requests are waiting", len(waiters._crowds)
+    yield "timers of the waiters", waiters._table._call is not None
 
 
 def _connections(service: CreditSync) -> Iterator[Count]:
@@ -76,8 +76,9 @@ def _operations(runtime: TradingRuntime) -> Iterator[Count]:
         # It is unknown what was booked, so pending operations stay pending for
         # good.
         return
-    yield "orders under way", len(runtime._pending)
-    yield "keys under way", len(runtime._keys)
+    batches = runtime._queue, runtime._committing
+    yield "orders under way", sum(len(batch.orders) for batch in batches)
+    yield "keys under way", sum(len(batch.keys) for batch in batches)
     yield (
         "accounts that are ahead of the ledger",
         sum(

@@ -4,6 +4,7 @@ suite is sound.
 """
 
 import json
+import socket
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -12,7 +13,6 @@ from unittest import mock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import _wire as wire
-from creditsync._conversation import session
 from creditsync._conversation.requests import Requests
 from creditsync._conversation.session import Session
 from creditsync._conversation.waiter import Waiter
@@ -20,6 +20,7 @@ from creditsync.auth import TokenAuthenticator
 from creditsync.errors import Busy
 from creditsync.records import Principal
 from tests.attack import tokens
+from tests.attack.attackers import _CREDIT, _UNUSUAL, _Conversation
 from tests.attack.conversation import Conversation
 from tests.attack.coverage import Coverage
 from tests.attack.fuzz import Fuzzing, seeds
@@ -137,7 +138,7 @@ class FuzzTests(SynchronousTestCase):
         """
         A request that is not answered is reported.
         """
-        with mock.patch.object(Session, "_respond", lambda *_: None):
+        with mock.patch.object(Session, "waitEnded", lambda *_: None):
             self.assertEqual(self.wrong(request()), ["0 replies"])
 
     def test_twoReplies(self) -> None:
@@ -159,12 +160,48 @@ class FuzzTests(SynchronousTestCase):
         A refusal of a request that was booked is reported.
         """
 
-        def refuse(data: bytes, asked: Session, waiter: Any) -> None:
+        def refuse(asked: Session, waiter: Any, data: bytes) -> None:
             asked._refuse(Busy("too late"), waiter)
 
-        with mock.patch.object(session, "_waitEnded", refuse):
+        with mock.patch.object(Session, "waitEnded", refuse):
             wrong = self.wrong(request())
         self.assertTrue(any("were booked" in each for each in wrong), wrong)
+
+
+class WindowsTests(SynchronousTestCase):
+    """
+    Tests for the attackers that send a window of lines, and then wait.
+    """
+
+    def test_allReplies(self) -> None:
+        """
+        The next window is sent once each line of this one has its reply, however
+        the replies are cut; events are no replies.
+        """
+        conversation = _Conversation(iter([b"a\nb\n", b"c\n"]))
+        client, server = socket.socketpair()
+        self.addCleanup(client.close)
+        self.addCleanup(server.close)
+        self.assertEqual(conversation.say(client), 4)
+        self.assertEqual(server.recv(10), b"a\nb\n")
+        self.assertFalse(conversation.isOver(b'{"event":"trade:event"}\r\n'))
+        self.assertFalse(conversation.isOver(b'{"extID":1,"status":400}\r\n{"sta'))
+        self.assertTrue(conversation.isOver(b'tus":400}\r\n'))
+        conversation.say(client)
+        self.assertEqual(server.recv(10), b"c\n")
+        self.assertFalse(conversation.isOver(b'{"event":"trade:event"}\r\n'))
+        self.assertTrue(conversation.isOver(b'{"status":'))
+
+    def test_unusualAtTheEnd(self) -> None:
+        """
+        A window has 8 KB at most, and only what is its last request is unusual.
+        """
+        for window in _UNUSUAL:
+            lines = window.splitlines(keepends=True)
+            self.assertLessEqual(len(window), 8192)
+            self.assertGreaterEqual(len(lines), 25)
+            self.assertEqual(set(lines[:-2]), {_CREDIT})
+            self.assertNotEqual(lines[-1], _CREDIT)
 
 
 class TokenTests(SynchronousTestCase):

@@ -14,28 +14,29 @@ from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import _wire as wire
+from creditsync._auditfile import INTERVAL
 from creditsync.audit import AuditTrail
 from creditsync.errors import Busy
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ITradingRuntime
-from creditsync.records import TradeEvent
+from creditsync.records import Trade, TradeEvent
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime, HeldLedger
 from tests.test_service import Client, Reactor
 from tests.test_session import SlowRuntime
 
-# What the clock of the trail shows: 2026-01-01.
+# The time on the clock of the trail: 2026-01-01.
 NOW = 1767225600.25
 TIME = "2026-01-01T00:00:00.250000Z"
-# Who asks, in the first and the second session.
+# The requester, in the first and the second session.
 FIRST = {"principal": 7, "session": 1, "peer": "192.0.2.1:4242"}
 SECOND = {"principal": 7, "session": 2, "peer": "192.0.2.1:4242"}
 
 
 class AuditTestCase(SynchronousTestCase):
     """
-    A server with an audit trail, on a ledger that commits when it is told to.
+    A server with an audit trail, on a ledger that commits when the test says so.
     """
 
     def setUp(self) -> None:
@@ -74,7 +75,7 @@ class AuditTestCase(SynchronousTestCase):
 
     def connect(self) -> Client:
         """
-        Be one more client.
+        Connect another client.
         """
         address = IPv4Address("TCP", "192.0.2.1", 4242)
         return Client(self.server, StringTransport(peerAddress=address, lenient=True))
@@ -95,16 +96,18 @@ class AuditTestCase(SynchronousTestCase):
 
     def commit(self) -> None:
         """
-        Let what was asked for be booked.
+        Book the operations that were requested, and write their lines.
         """
         self.reactor.advance(0)
         self.ledger.release()
         self.reactor.advance(0)
+        self.reactor.advance(INTERVAL)
 
     def lines(self) -> list[dict[str, Any]]:
         """
-        What the trail has.
+        The lines of the trail, once all that were collected are written.
         """
+        self.reactor.advance(INTERVAL)
         text = self.path.read_bytes()
         assert text.isascii() and text[-1:] in (b"", b"\n")
         return [json.loads(line) for line in text.splitlines()]
@@ -112,7 +115,7 @@ class AuditTestCase(SynchronousTestCase):
 
 class TrailTests(AuditTestCase):
     """
-    What is told of money operations.
+    Tests for the lines of money operations.
     """
 
     def booked(self, extID: str, order: int, /, **members: Any) -> dict[str, Any]:
@@ -151,7 +154,7 @@ class TrailTests(AuditTestCase):
 
     def test_booked(self) -> None:
         """
-        A credit has its line when it is on disk, and not before.
+        A credit has its line once it is on disk, and not before.
         """
         self.asks("a")
         self.reactor.advance(0)
@@ -200,8 +203,7 @@ class TrailTests(AuditTestCase):
 
     def test_asynchronous(self) -> None:
         """
-        An asynchronous command, whose client need give no extID, has its line
-        too.
+        An asynchronous command, which may have no extID, has a line too.
         """
         self.asks("a", command="CreditIn", extID=None)
         self.commit()
@@ -211,7 +213,7 @@ class TrailTests(AuditTestCase):
 
     def test_refused(self) -> None:
         """
-        What the runtime refuses has its line with the cause.
+        A request that the runtime refuses has a line with the cause.
         """
         self.asks("a", -300.0)
         self.reactor.advance(0)
@@ -230,7 +232,7 @@ class TrailTests(AuditTestCase):
     def test_refusedBefore(self) -> None:
         """
         A request that is refused before it is executed has a line too. Without a
-        good token the line has no principal, and it never has the token.
+        valid token the line has no principal, and it never has the token.
         """
         self.asks("a")
         self.asks("b", -300.0, __token="stolen")
@@ -257,7 +259,8 @@ class TrailTests(AuditTestCase):
 
     def test_onlyMoney(self) -> None:
         """
-        What is no money operation, or not known to be one, has no line.
+        Requests other than money operations, and lines that are not requests,
+        have no line.
         """
         self.asks("a", command="HealthCheck")
         self.asks("b", command="GetOperation", data={"order": 5})
@@ -270,8 +273,8 @@ class TrailTests(AuditTestCase):
 
     def test_unknown(self) -> None:
         """
-        Who was told that the outcome is unknown has a line for that, and
-        another one when it is booked all the same.
+        A request that was answered with an unknown outcome has a line for that,
+        and another one if it is booked all the same.
         """
         self.asks("a")
         self.reactor.advance(0)
@@ -287,7 +290,7 @@ class TrailTests(AuditTestCase):
     def test_replayed(self) -> None:
         """
         A repetition under the same key is not booked again, and its line says
-        so: while the first is under way and after it was booked.
+        so: both while the first is pending and after it was booked.
         """
         self.asks("a", idempotencyKey="k")
         self.asks("b", idempotencyKey="k")
@@ -311,7 +314,8 @@ class TrailTests(AuditTestCase):
 
     def test_withoutSession(self) -> None:
         """
-        What is booked after its session has ended keeps its asker.
+        An operation that is booked after its session has ended keeps its
+        requester.
         """
         self.asks("a")
         self.client.goes()
@@ -320,7 +324,8 @@ class TrailTests(AuditTestCase):
 
     def test_stop(self) -> None:
         """
-        What is booked at the very end has its line, and the file is closed.
+        An operation that is booked at the very end has its line, and the file is
+        closed.
         """
         self.asks("a")
         self.client.goes()
@@ -334,19 +339,19 @@ class TrailTests(AuditTestCase):
 
     def test_atRest(self) -> None:
         """
-        Nothing is remembered of what is done.
+        Nothing is kept of requests that have ended.
         """
         self.asks("a")
         self.commit()
         self.asks("b", -900.0)
-        self.reactor.advance(0)
+        self.reactor.advance(INTERVAL)
         self.assertEqual((self.trail._askers, self.trail._file._lines), ({}, []))
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
 
 class LaterTests(AuditTestCase):
     """
-    The trail of a server whose trading runtime does not reserve at once.
+    Tests for the trail of a server whose trading runtime does not reserve at once.
     """
 
     def setUp(self) -> None:
@@ -371,7 +376,7 @@ class LaterTests(AuditTestCase):
 
     def test_replayed(self) -> None:
         """
-        A repetition that is known later has its line, once.
+        A repetition that the runtime recognizes later has its line, once.
         """
         self.asks("a", idempotencyKey="k")
         self.asks("b", command="CreditIn", idempotencyKey="k")
@@ -400,7 +405,8 @@ class LaterTests(AuditTestCase):
 
     def test_afterItsTime(self) -> None:
         """
-        After a 504 the line says what became of the request.
+        A replay that is recognized after its request was answered with 504 has a
+        line of its own.
         """
         self.asks("a", idempotencyKey="k")
         self.reactor.advance(5)
@@ -412,7 +418,7 @@ class LaterTests(AuditTestCase):
 
     def test_unwritable(self) -> None:
         """
-        A replay that can't be written is a refusal, and has no other line.
+        A replay whose reply can't be encoded is a refusal, and has no other line.
         """
         self.patch(wire, "replay", lambda *_: 1 / 0)
         self.asks("a", idempotencyKey="k")
@@ -425,7 +431,7 @@ class LaterTests(AuditTestCase):
 
 class ForeignTests(AuditTestCase):
     """
-    The trail of a server on another trading runtime.
+    Tests for the trail of a server on another trading runtime.
     """
 
     def setUp(self) -> None:
@@ -438,7 +444,7 @@ class ForeignTests(AuditTestCase):
 
     def test_unmarked(self) -> None:
         """
-        An event that nobody here has asked for is told as it is.
+        An event without an operation has a line without a requester.
         """
         self.events.publish([TradeEvent(1, {"order": 5, "login": 1})])
         [line] = self.lines()
@@ -446,9 +452,27 @@ class ForeignTests(AuditTestCase):
             line, {"time": TIME, "outcome": "booked", "done": "update", "order": 5}
         )
 
+    def test_unencodable(self) -> None:
+        """
+        A line that can't be encoded is counted as lost, the trail says so, and
+        the other lines of the same publication are written.
+        """
+        self.events.publish(
+            [
+                TradeEvent(0, Trade(order, 1001, 7, 3, 1, comment, 0, 0, 0))
+                for order, comment in enumerate(("a", "\ud83d", "c"))
+            ]
+        )
+        # It can't be sent to clients either.
+        self.flushLoggedErrors(UnicodeEncodeError)
+        gap, *lines = self.lines()
+        self.assertEqual((gap["outcome"], gap["lines"]), ("lost", 1))
+        self.assertEqual([line["comment"] for line in lines], ["a", "c"])
+        self.assertEqual(self.trail.lost, 1)
+
     def test_refused(self) -> None:
         """
-        What it refuses has its line.
+        A request that it refuses has its line.
         """
         self.runtime.refusal = Busy("enough")
         self.asks("a")
@@ -459,7 +483,7 @@ class ForeignTests(AuditTestCase):
 
 class PeerTests(AuditTestCase):
     """
-    The address of the client, as the trail shows it.
+    Tests for the client's address in the trail.
     """
 
     def peers(self, address: Any, *received: bytes, proxied: bool = True) -> list[str]:
@@ -486,7 +510,7 @@ class PeerTests(AuditTestCase):
 
     def test_IPv6(self) -> None:
         """
-        An IPv6 address is in brackets, so that the port can be told from it.
+        An IPv6 address is in brackets, which separate it from the port.
         """
         address = IPv6Address("TCP", "2001:db8::1", 4242)
         self.assertEqual(self.peers(address, proxied=False), ["[2001:db8::1]:4242"] * 2)
@@ -499,8 +523,8 @@ class PeerTests(AuditTestCase):
 
     def test_proxied(self) -> None:
         """
-        Behind a proxy that sends the PROXY header it is the client's, whether
-        the header comes alone or in two pieces.
+        Behind a proxy that sends the PROXY header the address is the client's,
+        whether the header comes in one piece or in two.
         """
         proxy = IPv4Address("TCP", "192.0.2.99", 80)
         self.assertEqual(
@@ -523,8 +547,8 @@ class PeerTests(AuditTestCase):
 
     def test_unknownClient(self) -> None:
         """
-        Where the proxy does not say, as for a connection of its own, it is the
-        proxy's.
+        Where the proxy does not report an address, as for a connection of its
+        own, the address is the proxy's.
         """
         header = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
         proxy = IPv4Address("TCP", "192.0.2.99", 80)
@@ -532,8 +556,8 @@ class PeerTests(AuditTestCase):
 
     def test_forged(self) -> None:
         """
-        Whatever stands in a header, a line of the trail stays one JSON object
-        with the members that we gave it.
+        Whatever a header contains, a line of the trail stays one JSON object with
+        the members that the server gave it.
         """
         proxy = IPv4Address("TCP", "192.0.2.99", 80)
         self.assertEqual(

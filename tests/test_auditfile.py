@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, execute
 
 from creditsync import _auditfile
-from creditsync._auditfile import checkKind
+from creditsync._auditfile import INTERVAL, checkKind
 from creditsync.audit import AuditTrail
 from tests.test_audit import NOW, AuditTestCase
 from tests.test_tap import logTo
@@ -21,14 +21,19 @@ from tests.test_tap import logTo
 
 class FullDisk:
     """
-    An C{os.write} on a disk with room for so many bytes.
+    An C{os.write} on a disk with limited space.
+
+    @ivar room: How many bytes can still be written.
+    @ivar writes: How many writes there were.
     """
 
     def __init__(self) -> None:
         self.write = os.write
         self.room = 10**9
+        self.writes = 0
 
     def __call__(self, file: int, data: bytes) -> int:
+        self.writes += 1
         if not self.room:
             raise OSError(ENOSPC, "No space left on device")
         written = self.write(file, data[: self.room])
@@ -38,7 +43,7 @@ class FullDisk:
 
 class FileTests(AuditTestCase):
     """
-    The file, and what becomes of money when it can't be written.
+    Tests for the file, and for bookings when it can't be written.
     """
 
     def setUp(self) -> None:
@@ -49,27 +54,27 @@ class FileTests(AuditTestCase):
 
     def credit(self, extID: str) -> None:
         """
-        Have a credit booked and answered.
+        Book one credit, and check that it is answered.
         """
         self.asks(extID)
         self.commit()
         [reply] = self.client.replies()
         self.assertEqual((reply["extID"], reply["status"]), (extID, 200))
 
-    def told(self) -> list[Any]:
+    def extIDs(self) -> list[Any]:
         """
-        The extIDs of the lines, or how many lines are missing there.
+        The extIDs of the lines, and in a gap the number of missing lines.
         """
         return [line.get("extID", line.get("lines")) for line in self.lines()]
 
     def test_appended(self) -> None:
         """
-        A server goes on where the one before it ended, in a file that not
-        everybody can read.
+        A server continues in the file of the one before it. Other users can't
+        read the file.
         """
         self.path.write_bytes(b'{"extID":"before"}\n')
         self.credit("a")
-        self.assertEqual(self.told(), ["before", "a"])
+        self.assertEqual(self.extIDs(), ["before", "a"])
         self.path.unlink()
         self.trail.reopen()
         self.assertEqual(self.path.stat().st_mode & 0o027, 0)
@@ -77,20 +82,52 @@ class FileTests(AuditTestCase):
     def test_reopened(self) -> None:
         """
         After the file was moved away and opened again the lines go to a new
-        one, and none is lost.
+        file, and none is lost.
         """
         self.credit("a")
         moved = self.path.rename(f"{self.path}.1")
         self.credit("b")
         self.server.reload()
         self.credit("c")
-        self.assertEqual(self.told(), ["c"])
+        self.assertEqual(self.extIDs(), ["c"])
         self.path = moved
-        self.assertEqual(self.told(), ["a", "b"])
+        self.assertEqual(self.extIDs(), ["a", "b"])
+
+    def test_reopenedAtOnce(self) -> None:
+        """
+        A line of a credit that was booked right before the file is opened again
+        is in the old file.
+        """
+        self.asks("a")
+        self.reactor.advance(0)
+        self.ledger.release()
+        self.reactor.advance(0)
+        moved = self.path.rename(f"{self.path}.1")
+        self.server.reload()
+        self.assertEqual(self.path.read_bytes(), b"")
+        self.path = moved
+        self.assertEqual(self.extIDs(), ["a"])
+
+    def test_collected(self) -> None:
+        """
+        The lines of all commits within the interval are written at once, and
+        nothing is written while there are none.
+        """
+        for extID in ("a", "b", "c"):
+            self.asks(extID)
+            self.reactor.advance(0)
+            self.ledger.release()
+            self.reactor.advance(0)
+        self.assertEqual(self.disk.writes, 0)
+        self.reactor.advance(INTERVAL)
+        self.assertEqual(self.disk.writes, 1)
+        self.assertEqual(self.extIDs(), ["a", "b", "c"])
+        self.assertEqual(self.disk.writes, 1)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_notReopened(self) -> None:
         """
-        If it can't be reopened, the old file stays in use, and the log says so.
+        If the file can't be reopened, the old one stays in use, and that is logged.
         """
         self.credit("a")
         moved = self.path.rename(f"{self.path}.1")
@@ -109,12 +146,13 @@ class FileTests(AuditTestCase):
             ],
         )
         self.path = moved
-        self.assertEqual(self.told(), ["a", "b"])
+        self.assertEqual(self.extIDs(), ["a", "b"])
 
     def test_full(self) -> None:
         """
-        A full disk costs lines and no money; the log says so once, and again
-        when it is over; the trail itself says how many are missing.
+        With a full disk lines are dropped, and credits are booked all the same.
+        That is logged once, and again when there is space; the trail says how
+        many lines are missing.
         """
         self.credit("a")
         self.disk.room = 0
@@ -122,7 +160,7 @@ class FileTests(AuditTestCase):
             self.credit(extID)
         self.disk.room = 10**9
         self.credit("e")
-        self.assertEqual(self.told(), ["a", 3, "e"])
+        self.assertEqual(self.extIDs(), ["a", 3, "e"])
         self.assertEqual(self.trail.lost, 3)
         self.assertEqual(
             self.log,
@@ -142,7 +180,7 @@ class FileTests(AuditTestCase):
 
     def test_halfALine(self) -> None:
         """
-        A line for which there was only half the room does not spoil the next.
+        A line of which only a part could be written does not spoil the next.
         """
         self.credit("a")
         self.disk.room = 100
@@ -152,12 +190,12 @@ class FileTests(AuditTestCase):
         first, half, *rest = self.path.read_bytes().splitlines()
         self.assertEqual((json.loads(first)["extID"], len(half)), ("a", 100))
         self.path.write_bytes(b"".join(line + b"\n" for line in rest))
-        self.assertEqual(self.told(), [1, "c"])
+        self.assertEqual(self.extIDs(), [1, "c"])
 
     def test_halfALineOfBefore(self) -> None:
         """
-        Half a line that the server before had left, when it was killed or ended on
-        a full disk, does not spoil the first line.
+        Half a line that an earlier server left, when it was killed or stopped on a
+        full disk, does not spoil the first line.
         """
         self.path.write_bytes(b'{"extID":"before"}\n{"ext')
         self.trail.reopen()
@@ -169,7 +207,8 @@ class FileTests(AuditTestCase):
 
     def test_halfABatch(self) -> None:
         """
-        Of a batch that was cut, the lines that are there are not missing.
+        Of a batch that was cut off, only the lines that are not in the file count
+        as missing.
         """
         self.credit("a")
         size = self.path.stat().st_size
@@ -188,16 +227,16 @@ class FileTests(AuditTestCase):
 
 class KindTests(AuditTestCase):
     """
-    What can't be a trail.
+    Tests for files that can't be a trail.
     """
 
     def kinds(self) -> list[tuple[str, str]]:
         """
-        A path of each kind, and what the kind is called.
+        A path of each kind, and the name of the kind.
         """
         folder = self.path.parent
         os.mkfifo(folder / "pipe")
-        # A pipe that somebody reads could be opened, and would block later.
+        # A pipe that is being read could be opened, and would block later.
         os.mkfifo(folder / "read")
         reader = os.open(folder / "read", os.O_RDONLY | os.O_NONBLOCK)
         self.addCleanup(os.close, reader)
@@ -217,7 +256,7 @@ class KindTests(AuditTestCase):
 
     def test_options(self) -> None:
         """
-        Only a regular file is taken for one, and any other is told by its kind.
+        Only a regular file is accepted, and any other is reported by its kind.
         """
         for path, kind in self.kinds():
             e = self.assertRaises(ValueError, checkKind, Path(path))
@@ -229,8 +268,8 @@ class KindTests(AuditTestCase):
 
     def test_opened(self) -> None:
         """
-        It is found out too if it has become one since the options were read, and
-        nothing waits for it.
+        A path that has become another kind since the options were read is
+        reported too, and opening it does not block.
         """
         for path, kind in self.kinds():
             trail = AuditTrail(Path(path), self.reactor, lambda: NOW, execute)
@@ -239,8 +278,8 @@ class KindTests(AuditTestCase):
 
     def test_raced(self) -> None:
         """
-        So it is if it becomes one in the very last moment, where nothing is
-        waited for, written to it or stays open.
+        A path that becomes a pipe right before it is opened is refused without
+        blocking, and nothing stays open.
         """
         self.kinds()
         self.patch(_auditfile, "checkKind", lambda path: None)
@@ -253,7 +292,7 @@ class KindTests(AuditTestCase):
 
     def test_reopened(self) -> None:
         """
-        After a rotation that has put something else there the old file stays in use.
+        If a rotation leaves something else in its place, the old file stays in use.
         """
         log = logTo(self)
         moved = self.path.rename(f"{self.path}.1")
@@ -268,7 +307,7 @@ class KindTests(AuditTestCase):
 
     def test_noFolder(self) -> None:
         """
-        A file that can't be made is told in a sentence.
+        A file that can't be created is reported in a sentence.
         """
         trail = AuditTrail(Path("/nowhere/audit"), self.reactor, lambda: NOW, execute)
         e = self.assertRaises(OSError, trail.open)
@@ -281,7 +320,7 @@ class KindTests(AuditTestCase):
 
 class SlowTests(AuditTestCase):
     """
-    A file system that takes its time.
+    Tests for a slow file system.
     """
 
     def setUp(self) -> None:
@@ -292,7 +331,7 @@ class SlowTests(AuditTestCase):
 
     def hold(self, function: Callable[[], None]) -> "Deferred[None]":
         """
-        Have the file system take its time for this.
+        Run this function only when the test says so.
         """
         done: Deferred[None] = Deferred()
         self.waiting.append((function, done))
@@ -300,7 +339,7 @@ class SlowTests(AuditTestCase):
 
     def goOn(self) -> None:
         """
-        Let it do one thing.
+        Run the function that is waiting.
         """
         [(function, done)] = self.waiting
         self.waiting.clear()
@@ -308,7 +347,7 @@ class SlowTests(AuditTestCase):
 
     def credit(self, *extIDs: str) -> None:
         """
-        Have credits booked and answered.
+        Book credits in one commit, and check that they are answered.
         """
         for extID in extIDs:
             self.asks(extID)
@@ -318,31 +357,46 @@ class SlowTests(AuditTestCase):
             [(extID, 200) for extID in extIDs],
         )
 
-    def told(self) -> list[Any]:
+    def extIDs(self) -> list[Any]:
         """
-        The extIDs of the lines, or how many lines are missing there.
+        The extIDs of the lines, and in a gap the number of missing lines.
         """
         return [line.get("extID", line.get("lines")) for line in self.lines()]
 
     def test_nobodyWaits(self) -> None:
         """
-        Credits are booked and answered meanwhile, and their lines follow, in
-        order and all at once.
+        While a write takes its time, credits are booked and answered; then all
+        their lines are written at once, in order.
         """
         self.credit("a")
         self.credit("b")
         self.credit("c", "d")
-        self.assertEqual(self.told(), [])
+        self.assertEqual(self.extIDs(), [])
         self.goOn()
-        self.assertEqual(self.told(), ["a"])
+        self.assertEqual(self.extIDs(), ["a"])
         self.goOn()
-        self.assertEqual(self.told(), ["a", "b", "c", "d"])
+        self.assertEqual(self.extIDs(), ["a", "b", "c", "d"])
         self.assertEqual(self.waiting, [])
+
+    def test_interval(self) -> None:
+        """
+        Lines that come during a write wait for the end of their own interval.
+        """
+        self.credit("a")
+        self.asks("b")
+        self.reactor.advance(0)
+        self.ledger.release()
+        self.reactor.advance(0)
+        self.goOn()
+        self.assertEqual(self.waiting, [])
+        self.reactor.advance(INTERVAL)
+        self.goOn()
+        self.assertEqual(self.extIDs(), ["a", "b"])
 
     def test_reopened(self) -> None:
         """
-        What was booked before a reload but not yet written goes to the new file,
-        and what was being written to the old one.
+        Lines that were being written at a reload are in the old file, and those
+        that came later in the new one.
         """
         self.credit("a")
         moved = self.path.rename(f"{self.path}.1")
@@ -350,14 +404,14 @@ class SlowTests(AuditTestCase):
         self.credit("b")
         for _ in range(3):
             self.goOn()
-        self.assertEqual(self.told(), ["b"])
+        self.assertEqual(self.extIDs(), ["b"])
         self.path = moved
-        self.assertEqual(self.told(), ["a"])
+        self.assertEqual(self.extIDs(), ["a"])
 
     def test_bound(self) -> None:
         """
-        There is a bound to what waits. Beyond it lines are lost, which are
-        counted, and the trail says so where they would have been.
+        The number of waiting lines is limited. Beyond it they are dropped and
+        counted, and the trail says so in their place.
         """
         self.patch(_auditfile, "_MAX_WAITING", 3)
         self.credit("a")
@@ -366,7 +420,7 @@ class SlowTests(AuditTestCase):
         self.credit("f")
         self.goOn()
         self.goOn()
-        self.assertEqual(self.told(), ["a", 4, "f"])
+        self.assertEqual(self.extIDs(), ["a", 4, "f"])
         self.assertEqual(self.trail.lost, 4)
         self.assertEqual(
             self.log,
@@ -386,7 +440,7 @@ class SlowTests(AuditTestCase):
 
     def test_stop(self) -> None:
         """
-        The stop waits for what is still to be written.
+        The stop waits until everything is written.
         """
         self.credit("a")
         self.credit("b")
@@ -397,12 +451,12 @@ class SlowTests(AuditTestCase):
         for _ in range(3):
             self.goOn()
         self.successResultOf(stopped)
-        self.assertEqual(self.told(), ["a", "b"])
+        self.assertEqual(self.extIDs(), ["a", "b"])
         self.assertIsNone(self.trail._file._descriptor)
 
     def test_stopIsBounded(self) -> None:
         """
-        But not for ever, and the log says how it ended.
+        The stop waits for 2 seconds at most, and logs that lines were dropped.
         """
         self.credit("a")
         self.credit("b")

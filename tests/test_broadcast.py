@@ -2,7 +2,10 @@
 Tests for L{creditsync._conversation.broadcast}.
 """
 
-from creditsync.records import Principal
+from types import MappingProxyType
+from typing import Any
+
+from creditsync.records import Operation, Principal, Reservation, Trade, TradeEvent
 from creditsync.testing import FakeAuthenticator
 from tests.test_session import SEED_REPLY, SEED_REQUEST, Client, SessionTestCase
 
@@ -229,3 +232,113 @@ class StreamTests(SessionTestCase):
         self.assertListens(client)
         brief.now = 10.0
         self.assertListens(client, False)
+
+
+class BatchTests(SessionTestCase):
+    """
+    Events that are published together.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have a client that listens, and one that waits for three orders.
+        """
+        super().setUp()
+        self.listening, self.asking = self.client(), self.client()
+        self.listening.asks("HealthCheck", None, {})
+        self.listening.hears()
+        for extID in (1, 2, 3):
+            self.asking.asks(extID=extID)
+
+    def assertPublished(
+        self, events: list[TradeEvent], orders: list[int], replies: list[int]
+    ) -> None:
+        """
+        Assert that of these events those of these orders are sent, and that these
+        requests are answered.
+        """
+        self.events.publish(events)
+        self.assertEqual([e["data"]["order"] for e in self.listening.hears()], orders)
+        self.assertEqual([r["extID"] for r in self.asking.replies()], replies)
+
+    def test_reservations(self) -> None:
+        """
+        Those of the embedded runtime are the reservations themselves.
+        """
+        reserved: list[TradeEvent] = list(self.runtime.reserved)
+        self.assertPublished(reserved, [1242281, 1242282, 1242283], [1, 2, 3])
+        self.assertAtRest()
+
+    def test_mixed(self) -> None:
+        """
+        They may be of different types, and have trades or another runtime's
+        mappings as their data, with a mark or without.
+        """
+        first, _, third = self.runtime.reserved
+        self.assertPublished(
+            [
+                first,
+                TradeEvent(1, {"order": 9}),
+                TradeEvent(0, MappingProxyType({"order": 1242282})),
+                TradeEvent(2, Trade(8, 1, 7, 6, 1, "it's", 0, 0, 0)),
+                TradeEvent(0, third.data, third.operation),
+            ],
+            [1242281, 9, 1242282, 8, 1242283],
+            [1, 2, 3],
+        )
+        self.assertAtRest()
+
+    def test_unspeakable(self) -> None:
+        """
+        Those that can't be encoded, wherever they are, are logged, and lose nobody
+        else: the others are sent in their order and answer their requests.
+        """
+        odd: list[Any] = [
+            {"order": 5, "what": object()},
+            Trade(6, object(), 7, 3, 1, "x", 0, 0, 0),  # type: ignore[arg-type]
+            Trade(7, 1, 7, 3, 1, None, 0, 0, 0),  # type: ignore[arg-type]
+            None,
+        ]
+        events: list[TradeEvent] = [TradeEvent(0, data) for data in odd]
+        for number, reservation in enumerate(self.runtime.reserved):
+            events.insert(2 * number, reservation)
+        self.assertPublished(events, [1242281, 1242282, 1242283], [1, 2, 3])
+        self.assertEqual(len(self.flushLoggedErrors()), 4)
+        self.assertAtRest()
+
+    def test_onlyUnspeakable(self) -> None:
+        """
+        If none can be encoded nothing is sent, and nobody is answered.
+        """
+        self.assertPublished([TradeEvent(0, {"order": object()})] * 2, [], [])
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 2)
+
+    def test_unspeakableOfAWaiter(self) -> None:
+        """
+        A request whose own event can't be encoded gets no reply by it, and times
+        out with an unknown outcome.
+        """
+        first, second, third = self.runtime.reserved
+        broken = Reservation(
+            0,
+            Trade(second.order, object(), 7, 3, 1, "x", 0, 0, 0),  # type: ignore[arg-type]
+            second.operation,
+        )
+        self.assertPublished([first, broken, third], [1242281, 1242283], [1, 3])
+        self.flushLoggedErrors(TypeError)
+        self.clock.advance(5)
+        self.assertEqual(self.asking.outcomes(), [(2, 504, "SYNC_TIMEOUT")])
+        self.assertAtRest()
+
+    def test_none(self) -> None:
+        """
+        No events are nothing.
+        """
+        self.assertPublished([], [], [])
+
+    def test_othersOperation(self) -> None:
+        """
+        A marked event of an operation that nobody here asked for answers nobody.
+        """
+        other = Operation("CreditIn", 7, 1001, 1, "another")
+        self.assertPublished([TradeEvent(0, {"order": 1242281}, other)], [1242281], [])

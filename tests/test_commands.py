@@ -10,14 +10,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from creditsync._conversation.commands import GetOperation, HealthCheck, Subscription
+from creditsync._conversation.waiter import Waiter
 from creditsync._conversation.waiters import Waiters
 from creditsync.errors import NotFound
 from creditsync.interfaces import ICommand
 from creditsync.records import (
-    Deferral,
     Operation,
     Principal,
     Request,
+    Reservation,
     Trade,
     TradeEvent,
 )
@@ -30,6 +31,17 @@ def request(name: str, **data: Any) -> Request:
     A request whose data has been validated.
     """
     return Request(name, "1", "manager", data)
+
+
+class Session:
+    """
+    A session, as far as a waiter needs one.
+    """
+
+    def waitEnded(self, waiter: Any, data: bytes | None) -> None:
+        """
+        See L{ISession.waitEnded}.
+        """
 
 
 class HealthCheckTests(SynchronousTestCase):
@@ -92,15 +104,16 @@ class HealthCheckTests(SynchronousTestCase):
         wait.
         """
         operation = Operation("CreditInSync", 7, 1001, 1, "")
-        durable: Deferred[None] = Deferred()
-        forEvent = self.waiters.wait("1", object())
-        self.waiters.expect(forEvent, Deferral(1, 0, operation))
-        forCommit = self.waiters.wait("2", object())
-        self.waiters.expect(forCommit, Deferral(1, 0, operation, durable))
+        reservation = Reservation(0, Trade(1, 1001, 7, 3, 1, "", 0, 0, 0), operation)
+        session = Session()
+        forEvent = Waiter("1", session, "CreditInSync", 1000, reservation)
+        forCommit = Waiter("2", session, "CreditIn", 1000, reservation, {"order": 1})
+        self.waiters.add(forEvent)
+        self.waiters.add(forCommit)
         self.assertEqual(self.execute()["pending"], 2)
-        self.waiters.match(TradeEvent(0, {"order": 1}, operation), b"")
+        self.waiters.match([TradeEvent(0, {"order": 1}, operation)], [b""])
         self.assertEqual(self.execute()["pending"], 1)
-        durable.callback(None)
+        reservation.booked()
         self.assertEqual(self.execute()["pending"], 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 

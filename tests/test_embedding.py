@@ -24,12 +24,14 @@ from docutils.core import (  # type: ignore[import-untyped]
 from prometheus_client.registry import CollectorRegistry
 from twisted.application.service import IService
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from creditsync._auditfile import INTERVAL
 from creditsync.errors import LedgerProblem
 from creditsync.interfaces import ITradeEvents, ITradingRuntime
 from creditsync.ledger.memory import MemoryLedger
@@ -97,9 +99,9 @@ class PageTests(SynchronousTestCase):
         Each code block on the page is executed by these tests.
         """
         text = PAGE.read_text("utf-8")
-        self.assertEqual(text.count(".. code-block:: python\n"), 7)
+        self.assertEqual(text.count(".. code-block:: python\n"), 8)
         self.assertEqual(text.count("::\n"), 0)
-        self.assertEqual(text.count(".. code-block::"), 7)
+        self.assertEqual(text.count(".. code-block::"), 8)
 
 
 class ExampleTests(SynchronousTestCase):
@@ -291,6 +293,43 @@ class ExampleTests(SynchronousTestCase):
             [reply] = self.ask("GetOperation", 4, **data)
             self.assertEqual(reply["error"], "NOT_FOUND")
 
+    def test_call(self) -> None:
+        """
+        The application makes a request itself. Its clients receive the event.
+        """
+
+        def bonus(login: int) -> "Deferred[str]":
+            give = self.defined["giveBonus"](self.server, login, 4711)
+            return Deferred.fromCoroutine(give)
+
+        self.ask("HealthCheck", 1)
+        result = bonus(1001)
+        self.assertNoResult(result)
+        self.reactor.advance(0)
+        self.assertEqual(self.successResultOf(result), "order 1242281 is booked")
+        self.reactor.advance(0)
+        [event] = self.heard()
+        self.assertEqual(
+            (event["event"], event["data"]["profit"]), ("trade:event", 20.5)
+        )
+        self.assertEqual(
+            self.successResultOf(bonus(1002)),
+            "IDEMPOTENCY_KEY_REUSED: data.login differs from the first request with"
+            " this idempotencyKey, which has order 1242281",
+        )
+
+    def test_callOfUnknownOutcome(self) -> None:
+        """
+        The application learns of an order that may be booked after the timeout.
+        """
+        self.patch(self.server.runtime, "_book", lambda reservation: None)
+        give = self.defined["giveBonus"](self.server, 1001, 4711)
+        result = Deferred.fromCoroutine(give)
+        self.reactor.advance(5)
+        self.assertEqual(
+            self.successResultOf(result), "order 1242281 may be booked: ask again"
+        )
+
     def test_refused(self) -> None:
         """
         The client gets the refusal that the runtime raises.
@@ -380,6 +419,7 @@ class ObservedTests(SynchronousTestCase):
         self.assertEqual(
             registry.get_sample_value("creditsync_requests_total", labels), 1
         )
+        clock.advance(INTERVAL)
         written.get(timeout=20)
         [line] = trail.read_text("utf-8").splitlines()
         self.assertEqual(json.loads(line)["outcome"], "booked")
@@ -467,7 +507,7 @@ async def test_onDisk(tmp_path: Path) -> None:
     reply = await credit(lambda defined: defined["onDisk"](reactor, path))
     assert reply["status"] == 200
     ledger = execute()["onDisk"](reactor, path)
-    ledger.open()
+    await maybeDeferred(ledger.open)
     trade = ledger.trade(reply["data"]["order"])
     ledger.close()
     assert (trade.login, trade.profit) == (1001, 30000000000)

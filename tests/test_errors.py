@@ -145,7 +145,7 @@ class SpokenTests(KeyCase):
         """
         Change the limits of the running server.
         """
-        self.sessions.admission._limits = Limits(**limits)
+        self.client.session._limits = Limits(**limits)
 
     def test_tooManyRequests(self) -> None:
         """

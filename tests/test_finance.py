@@ -17,11 +17,9 @@ from creditsync.events import TradeEvents
 from creditsync.interfaces import ICommand, ITradingRuntime
 from creditsync.methods import FINANCE_METHODS
 from creditsync.records import (
-    Deferral,
     Deletion,
     Operation,
     Principal,
-    Replay,
     Request,
     Reservation,
     Trade,
@@ -371,6 +369,63 @@ class FamilyOperationTests(FinanceCase):
             self.assertEqual((operation.principal, operation.key), (7, None))
 
 
+class KnownOperationTests(FinanceCase):
+    """
+    Tests for requests whose operation is known already, as that of a plain line is.
+    """
+
+    def test_submitted(self) -> None:
+        """
+        The operation itself is submitted, with the principal and the key of the
+        request, and the data is not looked at.
+        """
+        for name in ("CreditIn", "CreditInSync"):
+            known = Operation(name, 7, 1001, 5, "x")
+            request = Request(name, "1", "manager", {}, "promo-1", known)
+            self.commands[name].execute(self.session, request)
+            self.assertIs(self.runtime.reserved[-1].operation, known)
+            self.assertEqual((known.principal, known.key), (7, "promo-1"))
+
+    def test_remembered(self) -> None:
+        """
+        A request whose operation was not known has it afterwards, for the audit
+        trail.
+        """
+        request = self.request("CreditInSync", {})
+        self.commands["CreditInSync"].execute(self.session, request)
+        self.assertIs(request.operation, self.runtime.reserved[-1].operation)
+
+    def test_rememberedIfRefused(self) -> None:
+        """
+        It has it also if the runtime refuses it.
+        """
+        self.runtime.refusal = NoMoney("no")
+        request = self.request("CreditInSync", {})
+        self.assertRaises(
+            NoMoney, self.commands["CreditInSync"].execute, self.session, request
+        )
+        assert isinstance(request.operation, Operation)
+        self.assertEqual(request.operation.login, 1001)
+
+    def test_extIDAsKey(self) -> None:
+        """
+        Where an C{extID} is a key too, it becomes that of a known operation, unless
+        the request has one.
+        """
+        command = {each.name: each for each in financeCommands(self.runtime, True)}[
+            "CreditInSync"
+        ]
+        keys = []
+        for extID, key in (("a", None), (7, None), ("a", "k"), ("a", None)):
+            known = Operation("CreditInSync", 7, 1001, 5, "x")
+            request = Request("CreditInSync", extID, "manager", {}, key, known)
+            command.execute(self.session, request)
+            keys.append(known.key)
+        self.assertEqual(keys[2], "k")
+        self.assertEqual(keys[0], keys[3])
+        self.assertEqual(len({*keys, None}), 4)
+
+
 class ResponseTests(FinanceCase):
     """
     Tests for the response to an accepted command.
@@ -426,39 +481,41 @@ class ResponseTests(FinanceCase):
     def test_sync(self) -> None:
         """
         The C{Sync} form of a new operation waits for the ADD of its own
-        operation.
+        operation, and has no other response.
         """
-        deferral = self.execute("CreditInSync")["__deferred"]
-        self.assertEqual(
-            deferral, Deferral(1242281, 0, self.runtime.reserved[0].operation, None)
-        )
+        response = self.execute("CreditInSync")
+        [reservation] = self.runtime.reserved
+        self.assertEqual(response, {"__deferred": reservation})
+        self.assertEqual((reservation.order, reservation.type), (1242281, 0))
 
     def test_syncUpdate(self) -> None:
         """
         The C{Sync} form of an update waits for the UPDATE.
         """
         self.execute("CreditInSync")
-        deferral = self.execute("CreditInSync", order=1242281)["__deferred"]
-        self.assertEqual(
-            deferral, Deferral(1242281, 1, self.runtime.reserved[1].operation, None)
-        )
+        response = self.execute("CreditInSync", order=1242281)
+        _, reservation = self.runtime.reserved
+        self.assertEqual(response, {"__deferred": reservation})
+        self.assertEqual((reservation.order, reservation.type), (1242281, 1))
 
     def test_syncOrderNotFound(self) -> None:
         """
         The C{Sync} form of an update whose order is not found waits for the
         ADD of the new order.
         """
-        deferral = self.execute("CreditInSync", order=42)["__deferred"]
-        self.assertEqual((deferral.order, deferral.eventType), (1242281, 0))
+        reservation = self.execute("CreditInSync", order=42)["__deferred"]
+        self.assertEqual((reservation.order, reservation.type), (1242281, 0))
 
     def test_async(self) -> None:
         """
         The asynchronous form waits until its operation is durable.
         """
-        deferral = self.execute("CreditIn")["__deferred"]
-        self.assertNoResult(deferral.durable)
-        self.runtime.book(self.runtime.reserved[0])
-        self.assertIs(self.successResultOf(deferral.durable), None)
+        reservation = self.execute("CreditIn")["__deferred"]
+        self.assertIs(reservation, self.runtime.reserved[0])
+        durable = reservation.whenDurable()
+        self.assertNoResult(durable)
+        self.runtime.book(reservation)
+        self.assertIs(self.successResultOf(durable), None)
 
     def test_asyncLost(self) -> None:
         """
@@ -469,10 +526,11 @@ class ResponseTests(FinanceCase):
         response = self.late(runtime, "CreditIn")
         reservation = Reservation(0, trade(1242281), runtime.operations[0])
         runtime.reserved.callback(reservation)
-        deferral = self.successResultOf(response)["__deferred"]
+        self.assertIs(self.successResultOf(response)["__deferred"], reservation)
+        durable = reservation.whenDurable()
         why = OutcomeUnknown("the ledger failed", 1242281)
         reservation.lost(Failure(why))
-        self.assertIs(self.failureResultOf(deferral.durable).value, why)
+        self.assertIs(self.failureResultOf(durable).value, why)
 
     def test_delete(self) -> None:
         """
@@ -499,18 +557,21 @@ class ResponseTests(FinanceCase):
         The C{Sync} form of a deletion waits for the DELETE.
         """
         self.execute("CreditIn")
-        deferral = self.execute("DeleteCreditSync", order=1242281)["__deferred"]
-        self.assertEqual(
-            deferral, Deferral(1242281, 2, self.runtime.reserved[1].operation, None)
-        )
+        response = self.execute("DeleteCreditSync", order=1242281)
+        _, reservation = self.runtime.reserved
+        self.assertEqual(response, {"__deferred": reservation})
+        self.assertEqual((reservation.order, reservation.type), (1242281, 2))
 
     def test_replaySync(self) -> None:
         """
-        The C{Sync} form's reply to a replayed operation is the trade as it was
-        booked.
+        The C{Sync} form's response to a replayed operation has nothing but the
+        reservation, which is marked and has the trade as it was booked.
         """
         data = self.replayed("CreditInSync")
-        self.assertEqual(data["__deferred"], Replay(77, trade(77)))
+        replay = data.pop("__deferred")
+        self.assertEqual(data, {})
+        self.assertIs(replay.isReplay, True)
+        self.assertEqual(replay.data, trade(77))
 
     def test_replay(self) -> None:
         """
@@ -518,7 +579,8 @@ class ResponseTests(FinanceCase):
         response, with the state that was requested then.
         """
         data = self.replayed("CreditIn")
-        self.assertEqual(data.pop("__deferred"), Replay(77))
+        replay = data.pop("__deferred")
+        self.assertEqual((replay.order, replay.isReplay), (77, True))
         self.assertEqual(
             data,
             {
@@ -563,9 +625,10 @@ class ResponseTests(FinanceCase):
         response = self.late(runtime, "CreditInSync")
         self.assertNoResult(response)
         operation = runtime.operations[0]
-        runtime.reserved.callback(Reservation(1, trade(77), operation))
+        reservation = Reservation(1, trade(77), operation)
+        runtime.reserved.callback(reservation)
         data = self.successResultOf(response)
-        self.assertEqual(data["__deferred"], Deferral(77, 1, operation, None))
+        self.assertEqual(data, {"__deferred": reservation})
 
     def late(self, runtime: "LateRuntime", name: str) -> "Deferred[dict[str, Any]]":
         """

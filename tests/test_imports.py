@@ -30,13 +30,14 @@ LAYERS: list[set[str]] = [
     {"errors", "methods"},
     {"records", "_patterns", "_money", "_process.starting"},
     {"interfaces"},
-    {"_conversation.waiter", "_conversation.admission"},
+    {"_conversation.waiter"},
     {"revocations"},
     {
         "_wire",
         "validation",
         "auth",
         "_timeouts",
+        "_conversation.crowds",
         "_process.config",
         "_process.notify",
         "_transport.fairness",
@@ -48,7 +49,7 @@ LAYERS: list[set[str]] = [
         "counters",
     },
     {
-        "_conversation.requests",
+        "_conversation.plain",
         "_conversation.waiters",
         "_auditfile",
         "events",
@@ -67,8 +68,10 @@ LAYERS: list[set[str]] = [
         "_conversation.broadcast",
         "_conversation.commands",
         "_conversation.finance",
+        "_conversation.requests",
     },
     {"_conversation.session"},
+    {"_conversation.calls"},
     {"_conversation.sessions"},
     {"_transport.protocol"},
     {"_transport.factory"},
@@ -95,13 +98,14 @@ ONLY_IN: dict[str, set[str]] = {
     "cryptography": {"auth"},
     "OpenSSL": {"_transport.tls", "_client"},
     # The schemas are JSON too, and people's commands read lines as any client does.
-    "json": {"_wire", "validation", "audit", "logs", "web", "_cli"},
-    # Its JSON is for the wire; the others make records with it.
+    "json": {"_wire", "validation", "logs", "web", "_cli"},
+    # Its JSON is for the wire and for plain lines; the others make records with it.
     "msgspec": {
         "records",
         "_wire",
+        "_timeouts",
+        "_conversation.plain",
         "ledger",
-        "_conversation.waiter",
         "runtime",
         "testing",
     },

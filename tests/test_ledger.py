@@ -629,10 +629,12 @@ class SQLiteTestCase(SynchronousTestCase):
         self, run: Callable[[Callable[[], None]], Deferred[None]] = execute
     ) -> SQLiteLedger:
         """
-        An open ledger, which is closed in the end.
+        An open ledger, whose commits C{run} writes and which is closed in the
+        end.
         """
-        ledger = SQLiteLedger(self.path, run)
+        ledger = SQLiteLedger(self.path, execute)
         ledger.open()
+        ledger._run = run
         self.addCleanup(ledger.close)
         return ledger
 
@@ -1249,6 +1251,124 @@ class OrderNumberTests(SQLiteTestCase):
         )
         ledger.close()
         self.assertEqual(self.value("SELECT next_order FROM order_mark"), 100001)
+
+
+class OpenInThreadTests(SQLiteTestCase):
+    """
+    Tests for an opening that takes its time in another thread.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make a ledger with one trade, and one that L{work} opens.
+        """
+        super().setUp()
+        self.booked(500)
+        self.jobs: list[tuple[Callable[[], None], Deferred[None]]] = []
+        self.ledger = SQLiteLedger(self.path, self.later)
+        self.addCleanup(self.ledger.close)
+
+    def later(self, job: Callable[[], None]) -> Deferred[None]:
+        """
+        Accept a call that L{work} makes.
+        """
+        self.jobs.append((job, Deferred()))
+        return self.jobs[-1][1]
+
+    def work(self) -> "Deferred[None]":
+        """
+        Make the call.
+
+        @return: Not fired yet; its result is in C{outcome}.
+        """
+        [(job, done)] = self.jobs
+        self.outcome = execute(job)
+        return done
+
+    def opening(self) -> "Deferred[None]":
+        """
+        Begin to open the ledger.
+        """
+        opening = self.ledger.open()
+        assert opening is not None
+        self.assertNoResult(opening)
+        return opening
+
+    def test_open(self) -> None:
+        """
+        It is open when the thread is done and its Deferred fires, not before.
+        """
+        opening = self.opening()
+        done = self.work()
+        self.assertRaises(Busy, self.ledger.newOrder)
+        self.outcome.chainDeferred(done)
+        self.assertIsNone(self.successResultOf(opening))
+        self.assertEqual(self.ledger.newOrder(), 2)
+        self.assertEqual(self.ledger.trade(1), trade(1, 500))
+
+    def test_knownAtOnce(self) -> None:
+        """
+        That another server has it, or that the file is no ledger, is raised at
+        once, and nothing is left to the thread.
+        """
+        first = self.opened()
+        self.assertRaises(LedgerInUse, self.ledger.open)
+        first.close()
+        self.sql("PRAGMA application_id = 1")
+        self.assertRaises(LedgerDamaged, self.ledger.open)
+        self.assertEqual(self.jobs, [])
+
+    def test_damaged(self) -> None:
+        """
+        What only the proof finds out fails the Deferred, and the lock is free
+        again.
+        """
+        self.sql("UPDATE account SET credit = 400")
+        opening = self.opening()
+        done = self.work()
+        self.outcome.chainDeferred(done)
+        self.failureResultOf(opening, LedgerDamaged)
+        self.sql("UPDATE account SET credit = 500")
+        self.opened()
+
+    def test_twice(self) -> None:
+        """
+        A ledger that is being opened can't be opened.
+        """
+        self.opening()
+        self.assertRaises(AssertionError, self.ledger.open)
+        done = self.work()
+        self.outcome.chainDeferred(done)
+
+    def assertCloses(self, opening: "Deferred[None]", why: str) -> None:
+        """
+        Assert that the opening has failed for this reason, and that nothing is
+        left of it.
+        """
+        self.assertIn(why, str(self.failureResultOf(opening, LedgerProblem).value))
+        self.assertRaises(Busy, self.ledger.newOrder)
+        self.assertEqual(self.opened().newOrder(), 2)
+
+    def test_closedBefore(self) -> None:
+        """
+        A ledger that is closed while the thread is busy interrupts it.
+        """
+        self.patch(sqlite, "_PROGRESS", 1)
+        opening = self.opening()
+        self.ledger.close()
+        done = self.work()
+        self.outcome.chainDeferred(done)
+        self.assertCloses(opening, "interrupted")
+
+    def test_closedAfter(self) -> None:
+        """
+        One that is closed when the thread has just ended is closed again.
+        """
+        opening = self.opening()
+        done = self.work()
+        self.ledger.close()
+        self.outcome.chainDeferred(done)
+        self.assertCloses(opening, "was closed while it opened")
 
 
 class OpenTests(SQLiteTestCase):

@@ -27,7 +27,7 @@ from creditsync.__main__ import main
 from creditsync._cli import operations
 from creditsync._cli.bulk import rows as bulk
 from creditsync._conversation.finance import operation
-from creditsync._wire import plain
+from creditsync._conversation.plain import PlainLines
 from creditsync.client import CreditClient
 from creditsync.ledger._checking import findings
 from creditsync.ledger._journal import MEMBERS
@@ -77,6 +77,16 @@ def names(columns: str) -> tuple[str, ...]:
     The names in a list in SQL.
     """
     return tuple(each.strip().strip('"') for each in columns.split(","))
+
+
+def operationOf(data: Mapping[str, Any] = DATA, command: str = "CreditIn") -> Operation:
+    """
+    What a request under a key asks for.
+    """
+    asked = operation(BOOKING_METHODS[0], command, dict(data))
+    assert isinstance(asked, Operation)
+    asked.principal, asked.key = 7, "key"
+    return asked
 
 
 class MembersCase(SynchronousTestCase):
@@ -292,7 +302,7 @@ class SchemaOfLedgerTests(MembersCase):
         ledger = SQLiteLedger(self.path, execute)
         ledger.open()
         ledger.newOrder()
-        asked = operation(BOOKING_METHODS[0], "CreditIn", DATA, 7, "key")
+        asked = operationOf()
         self.successResultOf(
             ledger.commit(withTotals(ledger, [Reservation(0, TRADE, asked)]))
         )
@@ -381,7 +391,7 @@ class BookedTests(MembersCase):
         """
         attributes = Operation.__struct_fields__
         for where, ledger in self.ledgers().items():
-            asked = operation(BOOKING_METHODS[0], "CreditIn", DATA, 7, "key")
+            asked = operationOf()
             assert isinstance(asked, Operation)
             self.successResultOf(
                 ledger.commit(withTotals(ledger, [Reservation(0, TRADE, asked)]))
@@ -403,18 +413,51 @@ class RequestTests(MembersCase):
 
     def test_envelope(self) -> None:
         """
-        The fast decoder and the schema of a line have the members that the
-        server reads, and no others.
+        The schema of a line has the members that the server reads, and no others;
+        a request has the operation beside them, which is never on the wire.
         """
         members = Request.__struct_encode_fields__
         self.assertEqual(
-            members, ("command", "extID", "__token", "data", "idempotencyKey")
+            members,
+            ("command", "extID", "__token", "data", "idempotencyKey", "operation"),
         )
-        for found, where in (
-            (plain._Plain.__struct_encode_fields__, "the fast decoder"),
-            (tuple(load("request")["properties"]), "schemas/request.json"),
+        self.assertMembers(
+            tuple(sorted(load("request")["properties"])),
+            tuple(sorted(set(members) - {"operation"})),
+            "schemas/request.json",
+        )
+
+    def test_plain(self) -> None:
+        """
+        The fast way reads each member of a line and of its data.
+        """
+        line = {
+            "command": "CreditIn",
+            "extID": "a",
+            "__token": "t",
+            "data": DATA,
+            "idempotencyKey": "key",
+        }
+        [request] = PlainLines().read(json.dumps(line).encode() + b"\n") or [None]
+        assert request is not None, "the line is not plain"
+        for name, attribute in (
+            ("command", "command"),
+            ("extID", "extID"),
+            ("__token", "token"),
+            ("idempotencyKey", "key"),
         ):
-            self.assertMembers(tuple(sorted(found)), tuple(sorted(members)), where)
+            self.assertEqual(getattr(request, attribute), line[name], name)
+        asked = request.operation
+        assert isinstance(asked, Operation)
+        wanted = operationOf()
+        self.assertIs(difference(asked, wanted), None)
+        for name in DATA_MEMBERS:
+            data = {**DATA, name: OTHER_DATA[name]}
+            other = json.dumps({**line, "data": data}).encode() + b"\n"
+            [request] = PlainLines().read(other) or [None]
+            assert request is not None, f"a line with another {name} is not plain"
+            assert request.operation is not None
+            self.assertEqual(difference(request.operation, wanted), f"data.{name}")
 
     def test_schemas(self) -> None:
         """
@@ -433,16 +476,12 @@ class RequestTests(MembersCase):
         """
         Each member of the data reaches the operation and distinguishes it.
         """
-        method = BOOKING_METHODS[0]
-        one = operation(method, "CreditIn", DATA, 7, "key")
+        one = operationOf()
         for name in DATA_MEMBERS:
-            data = {**DATA, name: OTHER_DATA[name]}
-            other = operation(method, "CreditIn", data, 7, "key")
+            other = operationOf({**DATA, name: OTHER_DATA[name]})
             self.assertEqual(difference(one, other), f"data.{name}")
-        self.assertIsNone(
-            difference(one, operation(method, "CreditIn", DATA, 7, "key"))
-        )
-        other = operation(method, "CreditInSync", DATA, 7, "key")
+        self.assertIsNone(difference(one, operationOf()))
+        other = operationOf(command="CreditInSync")
         self.assertEqual(difference(one, other), "command")
 
     def test_model(self) -> None:

@@ -5,7 +5,7 @@ with all that a connection is made of.
 
 import json
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from types import SimpleNamespace
 from typing import Any
 
@@ -184,7 +184,11 @@ class Recorder:
     """
     A session that takes lines and says what the test wants.
 
-    @ivar lines: The lines that came.
+    @ivar takes: Whether it takes a line together with others; by default it takes
+        none.
+    @ivar windows: The lines that it was offered together, with their ends.
+    @ivar taken: The lines that it took together, with their ends.
+    @ivar lines: The lines that came by themselves.
     @ivar unread: Those that are refused as they are.
     @ivar isIdle: Whether all of them are answered.
     @ivar hasEnded: Whether it was told that its client is gone.
@@ -193,12 +197,27 @@ class Recorder:
 
     send: Callable[[bytes], None]
     received: Callable[[bytes], None] = lambda line: None
+    takes: Callable[[bytes], bool] = lambda lines: False
+    windows: list[bytes] = Factory(list)
+    taken: list[bytes] = Factory(list)
     lines: list[bytes] = Factory(list)
     unread: list[bytes] = Factory(list)
     isIdle: bool = True
     hasEnded: bool = False
     principal: Principal | None = None
     peer: object = None
+
+    def linesReceived(self, lines: bytes) -> int:
+        """
+        Take lines together, up to the first that it does not take so.
+        """
+        self.windows.append(lines)
+        each = [line + b"\n" for line in lines.split(b"\n")[:-1]]
+        taken = list(takewhile(self.takes, each))
+        if taken:
+            self.taken.append(b"".join(taken))
+            self.received(b"".join(taken))
+        return len(taken)
 
     def lineReceived(self, line: bytes) -> None:
         """
@@ -318,6 +337,7 @@ class RecordedTestCase(SynchronousTestCase):
             Limits(**limits),
             7.0,
         )
+        self.factory.serve()
 
     def connect(self, wire: object = None) -> Connection:
         """
@@ -776,6 +796,286 @@ class TurnTests(RecordedTestCase):
         second.session.send(b"2")
         self.factory.flush()
         self.assertEqual((first.hears(), second.hears()), (b"1", b"2"))
+
+
+class WindowTests(RecordedTestCase):
+    """
+    Lines that the session takes together: those that it is offered up to the first
+    that it does not take so.
+    """
+
+    def setUp(self) -> None:
+        """
+        Open a connection to a session that takes everything but lines with an C{odd}.
+        """
+        super().setUp()
+        self.open()
+
+    def open(self, **limits: Any) -> None:
+        """
+        Open the connection with other limits.
+
+        C{self.received} is what the session took, either way, one line after the
+        other.
+        """
+        self.limit(**limits)
+        self.client = self.connect()
+        self.session = self.client.session
+        self.session.takes = lambda line: b"odd" not in line
+        self.received: list[bytes] = []
+
+        def received(lines: bytes) -> None:
+            self.received += lines.removesuffix(b"\n").split(b"\n")
+
+        self.session.received = received
+
+    def test_together(self) -> None:
+        """
+        The lines of a read are offered together, as they came, and are not handled
+        again by themselves.
+        """
+        self.client.says(b"a\r\nb\nc\r\n")
+        self.assertEqual(self.session.windows, [b"a\r\nb\nc\r\n"])
+        self.assertEqual(self.session.lines, [])
+        self.client.isGone()
+        self.assertAtRest()
+
+    def test_refused(self) -> None:
+        """
+        A line that is not taken with those before it is handled by itself, and the
+        next ones are offered together again.
+        """
+        self.client.says(b"a\r\nodd\nb\r\nc\n")
+        self.assertEqual(self.session.windows, [b"a\r\nodd\nb\r\nc\n", b"b\r\nc\n"])
+        self.assertEqual(self.session.taken, [b"a\r\n", b"b\r\nc\n"])
+        self.assertEqual(self.session.lines, [b"odd"])
+
+    def test_refusedFirst(self) -> None:
+        """
+        The same holds if it is the first one, or all of them are like it.
+        """
+        self.client.says(b"odd1\nodd2\na\nodd3\n")
+        self.assertEqual(self.received, [b"odd1", b"odd2", b"a", b"odd3"])
+        self.assertEqual(self.session.lines, [b"odd1", b"odd2", b"odd3"])
+        self.assertEqual(self.session.taken, [b"a\n"])
+
+    def test_narrow(self) -> None:
+        """
+        After a line that was not taken few bytes are offered together, and more
+        again with each time that all are taken: who sends many such lines has
+        hardly any read twice.
+        """
+        self.open(linesPerTurn=1000)
+        line = b"x" * 63 + b"\n"
+        self.client.says(b"odd\n" + line * 300)
+        self.clock.advance(0)
+        self.assertEqual(
+            [len(each) for each in self.session.windows],
+            [8132, 256, 512, 1024, 2048, 4096, 8192, 3072],
+        )
+
+    def test_single(self) -> None:
+        """
+        A line that is refused and was alone is not offered again.
+        """
+        self.client.says(b"odd\n")
+        self.assertEqual(self.session.windows, [b"odd\n"])
+        self.assertEqual(self.session.lines, [b"odd"])
+
+    def test_togetherAgain(self) -> None:
+        """
+        After lines that were refused the next ones are offered together again.
+        """
+        self.client.says(b"odd\na\n")
+        self.session.windows.clear()
+        self.client.says(b"b\nc\n")
+        self.assertEqual(self.session.windows, [b"b\nc\n"])
+
+    def test_blankLines(self) -> None:
+        """
+        A blank line among others is ignored, though the session takes no blank
+        line together with others.
+        """
+        self.session.takes = lambda line: not line.isspace()
+        self.client.says(b"a\n\r\n \nb\n")
+        self.assertEqual(self.received, [b"a", b"b"])
+        self.assertEqual(self.session.lines, [])
+
+    def test_brokenOverReads(self) -> None:
+        """
+        A line that comes in two reads is offered whole, with those behind it.
+        """
+        self.client.says(b"a\nb", b"b\nc\n")
+        self.assertEqual(self.session.windows, [b"a\n", b"bb\nc\n"])
+
+    def test_wholeLines(self) -> None:
+        """
+        No more than 8 KiB are offered together, and never a part of a line.
+        """
+        lines = [b"%d" % number * 3000 + b"\n" for number in range(5)]
+        self.client.says(b"".join(lines))
+        self.clock.advance(0)
+        self.assertEqual(
+            self.session.windows,
+            [b"".join(lines[:2]), b"".join(lines[2:4]), lines[4]],
+        )
+        self.session.windows.clear()
+        self.client.says(b"x" * 8191 + b"\n", b"x" * 4095 + b"\n" + b"y" * 4095 + b"\n")
+        self.clock.advance(0)
+        self.assertEqual([len(each) for each in self.session.windows], [8192, 8192])
+
+    def test_longLine(self) -> None:
+        """
+        A line longer than that is handled by itself, between others that are not.
+        """
+        self.client.says(b"a\n" + b"x" * 8192 + b"\nb\n")
+        self.assertEqual(self.session.windows, [b"a\n", b"b\n"])
+        self.assertEqual(self.session.lines, [b"x" * 8192])
+        self.assertEqual(self.received, [b"a", b"x" * 8192, b"b"])
+
+    def test_tooLong(self) -> None:
+        """
+        A line longer than the limit is refused, although the session would take it:
+        alone, behind others and among those that were refused. What came before it
+        is handled, and nothing that follows.
+        """
+        for before in (b"", b"a\nb\n", b"a\nodd\nb\n"):
+            self.open(maxLineLength=10)
+            self.client.says(before + b"0123456789A\nc\nd\n")
+            self.clock.advance(0)
+            self.assertEqual(self.received, before.splitlines())
+            self.assertEqual(self.session.unread, [b"0123456789A"])
+            self.assertEqual(self.client.outcomes(), [(None, 413, "LINE_TOO_LONG")])
+            self.client.says(b"e\n")
+            self.assertEqual(self.received, before.splitlines())
+
+    def test_budget(self) -> None:
+        """
+        More lines than a turn may have are not handled in it, offered together or
+        not.
+        """
+        for line in (b"x\n", b"odd\n", b"y" * 3000 + b"\n"):
+            self.open(linesPerTurn=3)
+            self.client.says(line * 10)
+            self.assertEqual(len(self.received), 3)
+            self.clock.advance(0)
+            self.assertEqual(self.received, [line[:-1]] * 10)
+        self.open(linesPerTurn=3)
+        self.client.says(b"1\nodd\n2\n3\n4\n")
+        self.assertEqual(self.received, [b"1", b"odd", b"2"])
+        self.clock.advance(0)
+        self.assertEqual(self.received, [b"1", b"odd", b"2", b"3", b"4"])
+
+    def test_time(self) -> None:
+        """
+        No more lines are offered in a turn whose time is over.
+        """
+
+        def slow(lines: bytes) -> None:
+            self.clock.rightNow += 1
+
+        self.session.received = slow
+        self.client.says((b"x" * 4095 + b"\n") * 6)
+        self.assertEqual(len(self.session.windows), 1)
+        self.clock.advance(0)
+        self.assertEqual(len(self.session.windows), 3)
+
+    def test_fairness(self) -> None:
+        """
+        Two connections take turns, with as many lines as one may have in a turn.
+        """
+        turns: list[str] = []
+        first, second = self.connect(), self.connect()
+        for client, name in ((first, "1"), (second, "2")):
+            client.session.takes = lambda line: True
+
+            def received(lines: bytes, name: str = name) -> None:
+                turns.append(name * lines.count(b"\n"))
+
+            client.session.received = received
+        # Twenty lines are offered together, and 32 are handled in a turn.
+        first.says((b"x" * 399 + b"\n") * 60)
+        second.says((b"x" * 399 + b"\n") * 40)
+        self.clock.advance(0)
+        self.assertEqual("".join(turns), "1" * 32 + "2" * 32 + "1" * 28 + "2" * 8)
+
+    def test_stalled(self) -> None:
+        """
+        While the client does not read nothing is offered, and afterwards all of
+        what came meanwhile.
+        """
+        self.client.protocol.pauseProducing()
+        self.client.says(b"a\n", b"b\n")
+        self.clock.advance(0)
+        self.assertEqual(self.session.windows, [])
+        self.client.protocol.resumeProducing()
+        self.clock.advance(0)
+        self.assertEqual(self.session.windows, [b"a\nb\n"])
+
+    def test_stalledInBetween(self) -> None:
+        """
+        If the client is found not to read, the next lines are not offered until it
+        does.
+        """
+        self.session.received = lambda lines: self.client.protocol.pauseProducing()
+        self.client.says((b"x" * 4095 + b"\n") * 4)
+        self.clock.advance(0)
+        self.assertEqual(len(self.session.windows), 1)
+        self.client.protocol.resumeProducing()
+        self.clock.advance(0)
+        self.assertEqual(len(self.session.windows), 2)
+
+    def test_lostInBetween(self) -> None:
+        """
+        When the connection is lost the lines that are left are not handled, offered
+        together or one by one.
+        """
+        for lines in ((b"x" * 8191 + b"\n") * 2, b"a\nodd\nb\n", b"odd\nb\n"):
+            self.open()
+            self.session.received = lambda lines: self.client.isGone()
+            self.client.says(lines)
+            self.clock.advance(0)
+            self.assertEqual(len(self.session.taken) + len(self.session.lines), 1)
+        self.assertAtRest()
+
+    def test_halfClosed(self) -> None:
+        """
+        Lines that wait for their turn when the client closes its side are offered
+        all the same.
+        """
+        self.client.protocol.pauseProducing()
+        self.client.says(b"a\nb\nc")
+        self.client.saysNoMore()
+        self.client.protocol.resumeProducing()
+        self.clock.advance(0)
+        self.assertEqual(self.session.taken, [b"a\nb\n"])
+        self.assertTrue(self.client.wire.disconnecting)
+
+    @given(st.data())
+    def test_anySplitting(self, data: st.DataObject) -> None:
+        """
+        However a stream is cut into packets, and whatever the session takes
+        together, each line is handled once, in its order; and what is offered in
+        vain is little.
+        """
+        kinds = st.sampled_from([b"a", b"bb", b"odd", b"c" * 3000, b"odd" * 999])
+        lines = data.draw(st.lists(kinds, max_size=20))
+        lines = [b"%d-%b" % each for each in enumerate(lines)]
+        ends = st.sampled_from([b"\n", b"\r\n", b"\n\r\n", b"\n \n"])
+        stream = b"".join(line + data.draw(ends) for line in lines)
+        cuts = data.draw(st.lists(st.integers(0, len(stream))))
+        bounds = [0, *sorted(cuts), len(stream)]
+        self.open(linesPerTurn=data.draw(st.sampled_from([1, 2, 3, 32])))
+        for start, end in pairwise(bounds):
+            if start != end:
+                self.client.says(stream[start:end])
+        self.clock.advance(0)
+        received = [line.removesuffix(b"\r") for line in self.received]
+        self.assertEqual([line for line in received if line.strip()], lines)
+        offered = sum(map(len, self.session.windows))
+        self.assertLessEqual(offered, 2 * len(stream) + 8192 + 256 * len(lines))
+        self.client.isGone()
+        self.assertAtRest()
 
 
 class LineTimeoutTests(RecordedTestCase):
@@ -1558,6 +1858,63 @@ class ConversationTests(ServerTestCase):
         self.assertTrue(event.startswith(b'{"event":"trade:event","type":0,'))
         self.assertTrue(reply.startswith(b'{"extID":"c","status":200,'))
         self.assertEqual(rest, b"")
+
+    def test_window(self) -> None:
+        """
+        Each of several plain requests in one packet gets its own reply, and a line
+        among them that is not plain spoils none and has nothing done twice.
+        """
+        lines = [CREDIT.replace(b'"c"', b"%d" % number) for number in range(5)]
+        for odd, outcome in (
+            (b"{}\r\n", (None, 400, "INVALID_DATA")),
+            (b"\xff\n", (None, 400, "INVALID_JSON")),
+            (HEALTH, ("h", 200, None)),
+            (CREDIT.replace(b"manager", b"user"), ("c", 403, "FORBIDDEN")),
+            (CREDIT.replace(b"manager", b"x"), ("c", 401, "UNAUTHORIZED")),
+            (CREDIT.replace(b"300.0", b"1e400"), ("c", 400, "INVALID_JSON")),
+            (lines[4], (4, 409, "DUPLICATE_EXTID")),
+        ):
+            for place in (0, 3, 5):
+                client = self.connect()
+                # The last of them must come first to be there twice.
+                packet = [*lines[::-1]]
+                packet.insert(max(place, 1) if odd is lines[4] else place, odd)
+                client.says(b"".join(packet))
+                self.reactor.advance(0)
+                self.assertEqual(client.outcomes(), [outcome])
+                self.assertEqual(len(self.runtime.reserved), 5)
+                for reservation in list(self.runtime.reserved):
+                    self.runtime.book(reservation)
+                self.reactor.advance(0)
+                self.assertEqual(
+                    client.outcomes(),
+                    [(number, 200, None) for number in (4, 3, 2, 1, 0)],
+                )
+                client.isGone()
+        self.assertAtRest()
+
+    def test_whiteSpaceBetween(self) -> None:
+        """
+        A request that is broken over two lines, and two on one line, are refused,
+        also beside plain ones.
+        """
+        broken = CREDIT.replace(b',"data"', b',\n"data"')
+        double = CREDIT.strip() + b" " + CREDIT
+        for bad, refusals in ((broken, 2), (double, 1)):
+            for packet in (bad, CREDIT + bad, bad + CREDIT):
+                client = self.connect()
+                client.says(packet)
+                self.reactor.advance(0)
+                outcomes = client.outcomes()
+                self.assertEqual(
+                    [(status, error) for _, status, error in outcomes],
+                    [(400, "INVALID_JSON")] * refusals,
+                )
+                count = 0 if packet is bad else 1
+                self.assertEqual(len(self.runtime.reserved), count)
+                self.runtime.reserved.clear()
+                client.isGone()
+        self.assertAtRest()
 
     def test_halfClosed(self) -> None:
         """

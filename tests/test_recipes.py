@@ -227,7 +227,7 @@ class MemberTests(RecipeCase):
     def test_request(self) -> None:
         """
         A member of a request's data is missing in the schemas, in what becomes an
-        operation, in the ledger, in bulk files and in the suites' model.
+        operation by either way of a line, in bulk files and in the suites' model.
         """
         found = self.addTo("Operation", "closeTime: int | None = None")
         self.assertEqual(
@@ -236,8 +236,7 @@ class MemberTests(RecipeCase):
                 "test_data",
                 "test_schemas",
                 "test_operation",
-                "test_asked",
-                "test_checked",
+                "test_plain",
                 "test_bulk",
                 "test_model",
             },

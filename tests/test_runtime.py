@@ -109,6 +109,31 @@ def reserved(each: Trade) -> Reservation:
     return Reservation(ADD, each, credit())
 
 
+class SlowLedger(HeldLedger):
+    """
+    A ledger that is open when the test says so.
+
+    @ivar closings: How often it was closed.
+    """
+
+    def __init__(self, memory: MemoryLedger) -> None:
+        super().__init__(memory)
+        self.opening: Deferred[None] = Deferred()
+        self.closings = 0
+
+    def open(self) -> "Deferred[None]":  # type: ignore[override]
+        """
+        See L{ILedger.open}.
+        """
+        return self.opening
+
+    def close(self) -> None:
+        """
+        See L{ILedger.close}.
+        """
+        self.closings += 1
+
+
 class RuntimeCase(SynchronousTestCase):
     """
     A runtime whose commits end when the test says so, and whose first order is
@@ -213,6 +238,14 @@ class RuntimeCase(SynchronousTestCase):
         """
         return [[each.order for each in batch] for batch, _ in self.ledger.commits]
 
+    def underWay(self) -> tuple[set[int], set[str]]:
+        """
+        The orders and the keys of all that is not in the ledger yet.
+        """
+        batches = self.runtime._queue, self.runtime._committing
+        orders = {order for batch in batches for order in batch.orders}
+        return orders, {key for batch in batches for _, key in batch.keys}
+
     def told(self) -> list[tuple[int, int, int]]:
         """
         Order, type and profit of each published event.
@@ -284,7 +317,7 @@ class NewOrderTests(RuntimeCase):
         booking, in whole seconds.
         """
         operation = credit()
-        self.submit(operation)
+        reservation = self.submit(operation)
         self.book()
         expected = Trade(
             order=1242281,
@@ -298,7 +331,9 @@ class NewOrderTests(RuntimeCase):
             timestamp=1767225600,
         )
         self.assertEqual(self.memory.trade(1242281), expected)
-        self.assertEqual(self.published, [TradeEvent(0, expected, operation, 1)])
+        self.assertEqual(self.published, [reservation])
+        self.assertEqual((reservation.type, reservation.data), (0, expected))
+        self.assertIs(reservation.operation, operation)
 
     def test_times(self) -> None:
         """
@@ -391,7 +426,7 @@ class UpdateTests(RuntimeCase):
         """
         self.had(trade(5))
         operation = credit(250 * ONE, order=5, comment="New credit")
-        self.submit(operation)
+        reservation = self.submit(operation)
         self.book()
         expected = Trade(
             order=5,
@@ -405,7 +440,9 @@ class UpdateTests(RuntimeCase):
             timestamp=1767225600,
         )
         self.assertEqual(self.memory.trade(5), expected)
-        self.assertEqual(self.published, [TradeEvent(1, expected, operation, 2)])
+        self.assertEqual(self.published, [reservation])
+        self.assertEqual((reservation.type, reservation.data), (1, expected))
+        self.assertIs(reservation.operation, operation)
 
     def test_times(self) -> None:
         """
@@ -610,7 +647,7 @@ class DeletionTests(RuntimeCase):
         """
         self.had(trade(5))
         operation = deletion(5)
-        self.submit(operation)
+        reservation = self.submit(operation)
         self.book()
         expected = Trade(
             order=5,
@@ -624,7 +661,9 @@ class DeletionTests(RuntimeCase):
             timestamp=1767225600,
         )
         self.assertEqual(self.memory.trade(5), expected)
-        self.assertEqual(self.published, [TradeEvent(2, expected, operation, 2)])
+        self.assertEqual(self.published, [reservation])
+        self.assertEqual((reservation.type, reservation.data), (2, expected))
+        self.assertIs(reservation.operation, operation)
         self.assertEqual(self.memory.account(1001), Account(1001, 0, 0))
 
     def test_unknown(self) -> None:
@@ -897,10 +936,11 @@ class KeyTests(RuntimeCase):
         self.submit(credit(order=5, key="promo-2"))
         self.turn()
         self.submit(deletion(5, "promo-3"))
-        self.assertEqual(len(self.runtime._keys), 3)
+        self.assertEqual(
+            self.underWay(), ({1242281, 5}, {"promo-1", "promo-2", "promo-3"})
+        )
         self.book()
-        self.assertEqual(self.runtime._keys, {})
-        self.assertEqual(self.runtime._pending, {})
+        self.assertEqual(self.underWay(), (set(), set()))
 
     def test_refusedIsForgotten(self) -> None:
         """
@@ -908,7 +948,7 @@ class KeyTests(RuntimeCase):
         """
         self.refused(NoMoney, credit(-1, cmd=CREDIT_OUT, key="promo-1"))
         self.refused(NotFound, deletion(5, "promo-1"))
-        self.assertEqual(self.runtime._keys, {})
+        self.assertEqual(self.underWay(), (set(), set()))
         self.assertIs(self.submit(credit(key="promo-1")).isReplay, False)
 
     def test_afterAFailure(self) -> None:
@@ -1470,7 +1510,7 @@ class MainLoopTests(RuntimeCase):
         self.submit(credit())
         self.book()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(self.runtime._pending, {})
+        self.assertEqual(self.underWay(), (set(), set()))
         self.submit(credit())
         self.book()
         self.assertEqual([event.order for event in self.published], [1242281, 1242282])
@@ -1796,6 +1836,48 @@ class ServiceTests(RuntimeCase):
         self.assertRaises(LedgerProblem, runtime.startService)
         self.assertFalse(runtime.running)
         self.failureResultOf(maybeDeferred(runtime.submit, credit()), ShuttingDown)
+
+    def test_slowStart(self) -> None:
+        """
+        Nothing is accepted until a ledger that takes its time is open.
+        """
+        ledger = SlowLedger(self.memory)
+        runtime = self.made(ledger)
+        started = runtime.startService()
+        assert started is not None
+        self.assertNoResult(started)
+        self.failureResultOf(maybeDeferred(runtime.submit, credit()), ShuttingDown)
+        ledger.opening.callback(None)
+        self.successResultOf(started)
+        self.assertTrue(runtime.running)
+
+    def test_cannotStartLater(self) -> None:
+        """
+        If such a ledger turns out to be wrong the start fails, and nothing is
+        accepted.
+        """
+        ledger = SlowLedger(self.memory)
+        runtime = self.made(ledger)
+        started = runtime.startService()
+        assert started is not None
+        ledger.opening.errback(LedgerProblem("wrong"))
+        self.failureResultOf(started, LedgerProblem)
+        self.failureResultOf(maybeDeferred(runtime.submit, credit()), ShuttingDown)
+        self.successResultOf(runtime.stopService())
+
+    def test_stopWhileItStarts(self) -> None:
+        """
+        A stop closes a ledger that is not open yet, and waits until it has ended.
+        """
+        ledger = SlowLedger(self.memory)
+        runtime = self.made(ledger)
+        runtime.startService()
+        stopped = runtime.stopService()
+        self.assertEqual(ledger.closings, 1)
+        self.assertNoResult(stopped)
+        ledger.opening.errback(LedgerProblem("interrupted"))
+        self.successResultOf(stopped)
+        self.assertFalse(runtime.running)
 
     def test_stopAtRest(self) -> None:
         """

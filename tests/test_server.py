@@ -6,6 +6,7 @@ import atexit
 import signal
 from typing import Any
 
+from attrs import define
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
@@ -14,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync._process import server
-from creditsync._process.server import Server
+from creditsync._process.server import Server, SupervisedServer
 from creditsync._process.starting import CannotStart
 from creditsync.errors import LedgerInUse, LedgerProblem
 from tests.test_signals import keepSignals
@@ -30,6 +31,7 @@ class FakeCreditSync:
         self.binding: Exception | None = None
         self.starting: Exception | None = None
         self.failed: Deferred[None] = Deferred()
+        self.ready: Deferred[None] = Deferred()
         self.started = False
 
     def privilegedStartService(self) -> None:
@@ -45,8 +47,35 @@ class FakeCreditSync:
         self.started = False
         return succeed(None)
 
+    def whenReady(self) -> Deferred[None]:
+        return self.ready
+
     def whenFailed(self) -> Deferred[None]:
         return self.failed
+
+
+def runs(reactor: MemoryReactorClock) -> None:
+    """
+    Do what a reactor does first.
+    """
+    for function, arguments, named in reactor.whenRunningHooks:
+        function(*arguments, **named)
+
+
+@define
+class FakeSupervisor:
+    """
+    A L{Supervisor<creditsync._process.notify.Supervisor>} that records what it is
+    told.
+    """
+
+    told: list[str]
+
+    def starting(self) -> None:
+        self.told.append("starting")
+
+    def ready(self) -> None:
+        self.told.append("ready")
 
 
 class ServerTests(SynchronousTestCase):
@@ -119,9 +148,66 @@ class ServerTests(SynchronousTestCase):
         atEnd: list[object] = []
         self.patch(atexit, "register", atEnd.append)
         self.server.startService()
+        keepSignals(self)
+        self.creditSync.ready.callback(None)
+        runs(self.reactor)
         self.creditSync.failed.errback(Failure(OSError("disk full")))
         self.assertTrue(self.reactor.hasStopped)
         self.assertEqual(atEnd, [server._exitFailed])
         ((level, text),) = self.log
         self.assertEqual(level, LogLevel.critical.name)
         self.assertIn("disk full", text)
+
+    def test_failureToStart(self) -> None:
+        """
+        A ledger that turns out to be wrong when the reactor runs already ends the
+        process in the same way, with one sentence in the log.
+        """
+        atEnd: list[object] = []
+        self.patch(atexit, "register", atEnd.append)
+        self.server.startService()
+        self.creditSync.failed.errback(Failure(LedgerProblem("account 1001 is wrong")))
+        self.assertTrue(self.reactor.hasStopped)
+        self.assertEqual(atEnd, [server._exitFailed])
+        self.assertEqual(self.log, [("critical", "account 1001 is wrong")])
+
+    def test_faultAtStart(self) -> None:
+        """
+        A bug that shows when the reactor runs keeps its traceback.
+        """
+        self.patch(atexit, "register", lambda _: None)
+        self.server.startService()
+        self.creditSync.failed.errback(Failure(ZeroDivisionError()))
+        self.assertTrue(self.reactor.hasStopped)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+class SupervisedServerTests(SynchronousTestCase):
+    """
+    What systemd is told of a start.
+    """
+
+    def setUp(self) -> None:
+        keepSignals(self)
+        self.reactor: Any = MemoryReactorClock()
+        self.reactor.callFromThread = lambda function: function()
+        self.creditSync: Any = FakeCreditSync()
+        self.told: list[str] = []
+        supervisor: Any = FakeSupervisor(self.told)
+        self.server = SupervisedServer(self.reactor, self.creditSync, supervisor, [])
+
+    def test_readyLate(self) -> None:
+        """
+        It is told that the server is ready when requests are answered, and SIGHUP
+        waits until then.
+        """
+        signal.signal(signal.SIGHUP, before := lambda *_: None)
+        self.server.startService()
+        runs(self.reactor)
+        self.assertEqual(self.told, ["starting"])
+        self.assertIs(signal.getsignal(signal.SIGHUP), before)
+        self.reactor.whenRunningHooks.clear()
+        self.creditSync.ready.callback(None)
+        runs(self.reactor)
+        self.assertEqual(self.told, ["starting", "ready"])
+        self.assertIsNot(signal.getsignal(signal.SIGHUP), before)

@@ -300,11 +300,11 @@ class StartTests(ServiceTestCase):
 
     def test_order(self) -> None:
         """
-        The runtime is started before a client can connect.
+        The ports are open before the runtime is started, which may take long.
         """
         self.start()
         self.assertEqual(
-            self.happened, ["runtime started", "listening on 8080", "listening on 8081"]
+            self.happened, ["listening on 8080", "listening on 8081", "runtime started"]
         )
 
     def test_privileged(self) -> None:
@@ -357,7 +357,7 @@ class StartTests(ServiceTestCase):
         server = self.make()
         self.assertRaises(CannotListenError, server.startService)
         self.assertStops(server)
-        self.assertEqual(self.happened, ["runtime started", "runtime stopped"])
+        self.assertEqual(self.happened, ["runtime stopped"])
         self.assertAtRest()
 
     def test_stopAfterALaterTakenPort(self) -> None:
@@ -371,13 +371,13 @@ class StartTests(ServiceTestCase):
         self.assertStops(server)
         self.assertEqual(
             self.happened,
-            ["runtime started", "listening on 8080", "port closed", "runtime stopped"],
+            ["listening on 8080", "port closed", "runtime stopped"],
         )
 
     def test_ledgerProblem(self) -> None:
         """
         A ledger that can't be used makes the start fail, and no client can
-        connect.
+        connect any more.
         """
 
         class Damaged(HeldLedger):
@@ -387,9 +387,9 @@ class StartTests(ServiceTestCase):
         runtime = TradingRuntime(
             self.reactor, Damaged(), self.events, now=lambda: 0, maxQueued=1
         )
-        server = self.make(runtime)
+        server = self.make(runtime, listen=["tcp:8080"])
         self.assertRaises(LedgerProblem, server.startService)
-        self.assertEqual(self.happened, [])
+        self.assertEqual(self.happened, ["listening on 8080", "port closed"])
 
     def test_stopAfterALedgerProblem(self) -> None:
         """
@@ -453,6 +453,202 @@ class StartTests(ServiceTestCase):
         [reply] = client.replies()
         self.assertEqual(reply["status"], 504)
         self.assertTrue(reply["message"].startswith("no answer within 250 ms: "))
+
+
+class SlowRuntime(RunningRuntime):
+    """
+    A runtime that is ready when the test says so.
+
+    @ivar ready: What its C{startService} returns.
+    """
+
+    ready: "Deferred[None]"
+
+    def startService(self) -> "Deferred[None]":  # type: ignore[override]
+        """
+        See L{ITradingRuntime}.
+        """
+        super().startService()
+        return self.ready
+
+
+class SlowStartTests(ServiceTestCase):
+    """
+    Tests for a server that listens before its runtime is ready.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.runtime = SlowRuntime(self.events)
+        self.runtime.happened = self.happened
+        self.runtime.stopped = succeed(None)
+        self.runtime.ready = self.ready = Deferred()
+        self.server = self.start()
+        self.client = Client(self.server)
+
+    def asks(self, *extIDs: str) -> None:
+        """
+        Ask for the server's health, in one read of the socket.
+        """
+        request = '{"command": "HealthCheck", "extID": "%s", "__token": "manager"}\r\n'
+        lines = "".join(request % extID for extID in extIDs)
+        self.client.protocol.dataReceived(lines.encode())
+
+    def test_waits(self) -> None:
+        """
+        What comes before it is ready is answered then, in its order.
+        """
+        self.asks("a", "b")
+        self.asks("c")
+        self.reactor.advance(60)
+        self.assertEqual(self.client.wire.value(), b"")
+        self.ready.callback(None)
+        self.reactor.advance(0)
+        self.assertEqual(
+            self.client.outcomes(),
+            [("a", 200, None), ("b", 200, None), ("c", 200, None)],
+        )
+        self.asks("d")
+        self.reactor.advance(0)
+        self.assertEqual(self.client.outcomes(), [("d", 200, None)])
+
+    def test_credit(self) -> None:
+        """
+        A credit that comes too early reaches the runtime once it is ready, and
+        its timeout begins then.
+        """
+        self.client.asks()
+        self.reactor.advance(60)
+        self.assertEqual(self.runtime.reserved, [])
+        self.ready.callback(None)
+        self.assertEqual(len(self.runtime.reserved), 1)
+        self.reactor.advance(4.9)
+        self.assertEqual(self.client.outcomes(), [])
+
+    def test_connections(self) -> None:
+        """
+        All connections that wait are answered, and one that is gone is not.
+        """
+        others = [Client(self.server) for _ in range(3)]
+        for each in others:
+            each.asks("HealthCheck", data={})
+        others.pop().goes()
+        self.ready.callback(None)
+        self.reactor.advance(0)
+        for each in others:
+            self.assertEqual(each.outcomes(), [("a", 200, None)])
+
+    def test_bounded(self) -> None:
+        """
+        A client that has lines waiting and sends more is not read on until it
+        has its answers.
+        """
+        self.asks("a")
+        self.assertEqual(self.client.wire.producerState, "producing")
+        self.asks("b")
+        self.assertEqual(self.client.wire.producerState, "paused")
+        self.ready.callback(None)
+        self.assertEqual(self.client.wire.producerState, "producing")
+
+    def test_unfinishedLine(self) -> None:
+        """
+        The timeout of a line does not count while the server does not read.
+        """
+        self.asks("a")
+        self.client.protocol.dataReceived(b'{"command"')
+        self.assertEqual(self.client.wire.producerState, "paused")
+        self.reactor.pump([10] * 20)
+        self.assertTrue(self.client.wire.connected)
+        self.ready.callback(None)
+        self.reactor.advance(0)
+        self.assertEqual(self.client.outcomes(), [("a", 200, None)])
+
+    def test_halfClosed(self) -> None:
+        """
+        A client that has closed its side is answered too, however long that
+        takes.
+        """
+        self.asks("a")
+        self.client.protocol.readConnectionLost()
+        self.reactor.pump([5] * 10)
+        self.assertFalse(self.client.wire.disconnected)
+        self.ready.callback(None)
+        self.reactor.advance(0)
+        self.assertEqual(self.client.outcomes(), [("a", 200, None)])
+        self.client.goes()
+
+    def test_stop(self) -> None:
+        """
+        A stop refuses what waits, in its order, and stops the runtime. That this
+        ends the runtime's start is no failure.
+        """
+        self.runtime.stopped = Deferred()
+        failed = self.server.whenFailed()
+        self.asks("a", "b")
+        stopped = self.server.stopService()
+        self.reactor.advance(0)
+        self.assertEqual(
+            self.client.outcomes(), [("a", 503, "SHUTDOWN"), ("b", 503, "SHUTDOWN")]
+        )
+        self.lastCall()
+        self.client.goes()
+        self.ready.errback(LedgerProblem("interrupted"))
+        self.runtime.stopped.callback(None)
+        self.successResultOf(stopped)
+        self.assertEqual(self.happened[-1], "runtime stopped")
+        self.assertNoResult(failed)
+        self.assertAtRest()
+
+    def test_fails(self) -> None:
+        """
+        If the runtime can't be started the server fails with its reason. What
+        waits is refused: nothing has happened.
+        """
+        failed, ready = self.server.whenFailed(), self.server.whenReady()
+        self.client.asks()
+        self.ready.errback(LedgerProblem("account 1001 is wrong"))
+        why = self.failureResultOf(failed, LedgerProblem)
+        self.assertEqual(str(why.value), "account 1001 is wrong")
+        self.reactor.advance(0)
+        self.assertEqual(self.client.outcomes(), [("a", 503, "SHUTDOWN")])
+        self.assertEqual(self.runtime.reserved, [])
+        self.assertNoResult(ready)
+        self.client.goes()
+        self.assertStops(self.server)
+
+    def test_problem(self) -> None:
+        """
+        That it is starting is a problem until it is ready.
+        """
+        self.assertEqual(
+            self.server.problem,
+            "the server is starting: the trading runtime is not ready yet",
+        )
+        self.ready.callback(None)
+        self.assertIsNone(self.server.problem)
+
+    def test_whenReady(self) -> None:
+        """
+        C{whenReady} fires when it is ready, and at once from then on.
+        """
+        before = self.server.whenReady()
+        self.assertNoResult(before)
+        self.ready.callback(None)
+        self.successResultOf(before)
+        self.successResultOf(self.server.whenReady())
+
+    def test_notBeforeTheStart(self) -> None:
+        """
+        A server whose ports are open and that was not started answers nothing,
+        and is not ready.
+        """
+        server = self.make()
+        server.privilegedStartService()
+        client = Client(server)
+        client.asks("HealthCheck", data={})
+        self.reactor.advance(0)
+        self.assertEqual(client.wire.value(), b"")
+        self.assertNoResult(server.whenReady())
 
 
 class StopTests(ServiceTestCase):

@@ -3,10 +3,11 @@ Tests for L{creditsync._conversation.session}.
 """
 
 import json
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from unittest import mock
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred, succeed
@@ -33,7 +34,6 @@ from creditsync.interfaces import (
     ITradingRuntime,
 )
 from creditsync.records import (
-    Deferral,
     Deletion,
     Limits,
     Operation,
@@ -292,7 +292,7 @@ class SessionTestCase(SynchronousTestCase):
         """
         self.assertEqual(self.sessions.pending, 0)
         self.assertEqual(len(self.waiters), 0)
-        self.assertEqual(self.waiters._byEvent, {})
+        self.assertEqual(self.waiters._crowds, {})
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
@@ -794,9 +794,19 @@ class MatchingTests(SessionTestCase):
         asking.asks()
         for listening in [self.client(), self.client()]:
             listening.asks("HealthCheck", None, {})
-        with mock.patch.object(wire, "encodeData", wraps=wire.encodeData) as encode:
-            self.bookAll()
-        self.assertEqual(encode.call_count, 1)
+        encoded: list[object] = []
+        encodeTrades = wire.encodeTrades
+
+        def encode(trades: list[Any]) -> list[bytes]:
+            encoded.extend(trades)
+            return encodeTrades(trades)
+
+        [reservation] = self.runtime.reserved
+        self.patch(wire, "encodeTrades", encode)
+        self.patch(wire, "encodeData", None)
+        self.runtime.book(reservation)
+        self.assertEqual(encoded, [reservation.data])
+        self.assertEqual(asking.outcomes(), [("a", 200, None)])
 
 
 class SlowRuntimeTests(SessionTestCase):
@@ -1346,15 +1356,12 @@ class FaultTests(SessionTestCase):
         An error after the reservation is answered with a 504 that has the
         order, never as if nothing had happened.
         """
-        durable: Deferred[None] = Deferred()
-        response = {
-            "unspeakable": object(),
-            "__deferred": Deferral(77, 0, Operation("CreditIn", 7, 1, 1, "x"), durable),
-        }
+        reservation = Reservation(0, credit(77), Operation("CreditIn", 7, 1, 1, "x"))
+        response = {"unspeakable": object(), "__deferred": reservation}
         self.serve(self.runtime, Scripted(response))
         client = self.client()
         client.asks("Scripted", data={})
-        durable.callback(None)
+        reservation.booked()
         self.assertEqual(
             client.hears(),
             [
@@ -1377,10 +1384,15 @@ class FaultTests(SessionTestCase):
         An error after an operation that is durable as soon as it is reserved is
         answered with a 504 that has the order.
         """
+
+        class Durable(Reservation):
+            def whenDurable(self) -> "Deferred[None]":
+                return succeed(None)
+
         operation = Operation("CreditIn", 7, 1, 1, "x")
         response = {
             "unspeakable": object(),
-            "__deferred": Deferral(77, 0, operation, succeed(None)),
+            "__deferred": Durable(0, credit(77), operation),
         }
         self.serve(self.runtime, Scripted(response))
         client = self.client()
@@ -1431,6 +1443,416 @@ class FaultTests(SessionTestCase):
             client.outcomes(), [("a", 500, "TECH_PROBLEM"), ("a", 200, None)]
         )
         self.flushLoggedErrors(ZeroDivisionError)
+
+
+class LimitTests(SessionTestCase):
+    """
+    Every queue has a limit, and what exceeds it is refused.
+    """
+
+    def test_perSession(self) -> None:
+        """
+        A session above its limit is answered with 429; another one is served.
+        """
+        self.serve(self.runtime, limits=Limits(maxPendingPerSession=2))
+        busy, other = self.client(), self.client()
+        busy.asks(extID=1)
+        busy.asks("CreditIn", None)
+        busy.asks(extID=3)
+        self.assertEqual(busy.outcomes(), [(3, 429, "TOO_MANY_REQUESTS")])
+        other.asks(extID=3)
+        self.assertEqual(other.heard, [])
+        self.assertEqual(len(self.runtime.reserved), 3)
+
+    def test_roomAgain(self) -> None:
+        """
+        Each reply makes room for one more request.
+        """
+        self.serve(self.runtime, limits=Limits(maxPendingPerSession=1))
+        client = self.client()
+        client.asks(extID=1)
+        self.bookAll()
+        client.hears()
+        client.asks(extID=2)
+        self.assertEqual(client.heard, [])
+
+    def test_inAll(self) -> None:
+        """
+        A server above its limit answers with 503 BUSY and a time to retry
+        after.
+        """
+        self.serve(self.runtime, limits=Limits(maxPending=1))
+        first, second = self.client(), self.client()
+        first.asks()
+        second.asks()
+        self.assertEqual(
+            second.hears(),
+            [
+                {
+                    "extID": "a",
+                    "status": 503,
+                    "error": "BUSY",
+                    "message": "the server has too many requests in flight",
+                    "data": {"retry_after_ms": 250},
+                }
+            ],
+        )
+
+    def test_endedSessionMakesRoom(self) -> None:
+        """
+        The pending requests of a session that has ended no longer count.
+        """
+        self.serve(self.runtime, limits=Limits(maxPending=1))
+        first, second = self.client(), self.client()
+        first.asks()
+        first.session.ended()
+        second.asks()
+        self.assertEqual(second.heard, [])
+
+
+class LinesTests(SessionTestCase):
+    """
+    Lines that are taken together, because nothing in them is unusual.
+    """
+
+    def line(self, extID: object = "a", token: str = "manager", **data: Any) -> bytes:
+        """
+        A line that requests a credit, with its end.
+        """
+        members = {
+            "command": "CreditInSync",
+            "extID": extID,
+            "__token": token,
+            "data": {**DATA, **data},
+        }
+        return json.dumps(members).encode() + b"\r\n"
+
+    def lines(self, count: int) -> bytes:
+        """
+        So many requests, with the extIDs from 1.
+        """
+        return b"".join(self.line(number) for number in range(1, count + 1))
+
+    def test_none(self) -> None:
+        """
+        No lines are not taken.
+        """
+        client = self.client()
+        self.assertEqual(client.session.linesReceived(b""), 0)
+        self.assertEqual(client.session.linesReceived(b"\r\n\n"), 0)
+        self.assertEqual(client.heard, [])
+
+    def test_seedExample(self) -> None:
+        """
+        A line that is taken so has the same event and reply as one by itself.
+        """
+        client = self.client()
+        self.assertEqual(client.session.linesReceived(SEED_REQUEST + b"\r\n"), 1)
+        self.assertEqual(client.heard, [])
+        self.bookAll()
+        self.assertEqual(client.heard, [SEED_EVENT, SEED_REPLY])
+        self.assertAtRest()
+
+    def test_each(self) -> None:
+        """
+        Each of them is executed, in order, and gets its own reply.
+        """
+        client = self.client()
+        self.assertEqual(client.session.linesReceived(self.lines(3)), 3)
+        self.assertEqual(client.heard, [])
+        self.assertEqual(client.session.inFlight, 3)
+        first, second, third = self.runtime.reserved
+        for reservation in (second, first, third):
+            self.runtime.book(reservation)
+        self.assertEqual(
+            [(reply["extID"], reply["data"]["order"]) for reply in client.replies()],
+            [(2, 1242282), (1, 1242281), (3, 1242283)],
+        )
+        self.assertTrue(client.session.isIdle)
+        self.assertAtRest()
+
+    def test_upToTheUnusual(self) -> None:
+        """
+        Of lines with an unusual one among them those before it are taken. It, and
+        those behind it, have not happened: nothing is sent or reserved for them.
+        """
+        odd = (
+            b"{}\n",
+            b"\n",
+            b"\xff\n",
+            self.line(3, token="dealer"),
+            self.line(3, comment="B\xf6ni"),
+            self.line(3, amount=-1),
+            b'{"command":"HealthCheck","extID":3,"__token":"manager"}\n',
+        )
+        for line in odd:
+            for place in range(3):
+                client = self.client()
+                lines = [self.line(1), self.line(2)]
+                lines.insert(place, line)
+                # Another token is unusual only behind the first.
+                if place == 0 and b"dealer" in line:
+                    continue
+                taken = client.session.linesReceived(b"".join(lines))
+                self.assertEqual(taken, place, line)
+                self.assertEqual(client.heard, [])
+                self.assertEqual(client.session.inFlight, place)
+                self.assertEqual(len(self.runtime.reserved), place)
+                self.runtime.reserved.clear()
+                client.session.ended()
+        self.assertAtRest()
+
+    def test_nothingHasHappened(self) -> None:
+        """
+        If the first of them is unusual, not even its token was looked at.
+        """
+        client = self.client()
+        self.assertEqual(client.session.linesReceived(b"{}\n" + self.line(1)), 0)
+        self.assertIs(client.session.principal, None)
+
+    def test_unauthorized(self) -> None:
+        """
+        With a token that is not accepted each of them is refused, once.
+        """
+        client = self.client()
+        lines = self.line(1, token="x") + self.line("b", token="x")
+        self.assertEqual(client.session.linesReceived(lines), 2)
+        self.assertEqual(
+            client.outcomes(), [(1, 401, "UNAUTHORIZED"), ("b", 401, "UNAUTHORIZED")]
+        )
+        self.assertEqual(self.runtime.reserved, [])
+
+    def test_authenticatorFails(self) -> None:
+        """
+        If the authenticator fails each of them is answered with 500.
+        """
+
+        class Broken(FakeAuthenticator):
+            def authenticate(self, token: str | None) -> Principal:
+                raise ZeroDivisionError
+
+        self.serve(self.runtime, authenticator=Broken())
+        client = self.client()
+        self.assertEqual(client.session.linesReceived(self.lines(2)), 2)
+        self.assertEqual(
+            client.outcomes(), [(1, 500, "TECH_PROBLEM"), (2, 500, "TECH_PROBLEM")]
+        )
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertAtRest()
+
+    def test_forbidden(self) -> None:
+        """
+        A role that may not use the command is refused each of them.
+        """
+        client = self.client()
+        lines = self.line(1, token="user") + self.line(2, token="user")
+        self.assertEqual(client.session.linesReceived(lines), 2)
+        self.assertEqual(
+            client.outcomes(), [(1, 403, "FORBIDDEN"), (2, 403, "FORBIDDEN")]
+        )
+        self.assertEqual(self.runtime.reserved, [])
+
+    def test_unknownCommand(self) -> None:
+        """
+        A server without the command refuses each of them.
+        """
+        self.sessions.requests._commands.clear()
+        client = self.client()
+        self.assertEqual(client.session.linesReceived(self.lines(2)), 2)
+        self.assertEqual(
+            client.outcomes(),
+            [(1, 404, "UNKNOWN_COMMAND"), (2, 404, "UNKNOWN_COMMAND")],
+        )
+
+    def test_subscribed(self) -> None:
+        """
+        Who was authenticated by such lines receives events, and the session has
+        the principal.
+        """
+        client = self.client()
+        client.session.linesReceived(self.lines(2))
+        assert client.session.principal is not None
+        self.assertEqual(client.session.principal.id, 7)
+        self.publish(0, {"order": 5})
+        [event] = client.hears()
+        self.assertEqual(event["data"], {"order": 5})
+
+    def test_duplicateExtID(self) -> None:
+        """
+        The second of two with one extID is refused, in one read or in two.
+        """
+        client = self.client()
+        client.session.linesReceived(self.line(1) + self.line(1) + self.line(2))
+        client.session.linesReceived(self.line(2) + self.line(3))
+        self.assertEqual(
+            client.outcomes(),
+            [(1, 409, "DUPLICATE_EXTID"), (2, 409, "DUPLICATE_EXTID")],
+        )
+        self.assertEqual(len(self.runtime.reserved), 3)
+
+    def test_tooMany(self) -> None:
+        """
+        Those above the limit of a session are refused, in the middle of them.
+        """
+        self.serve(self.runtime, limits=Limits(maxPendingPerSession=2))
+        client = self.client()
+        client.session.linesReceived(self.lines(4))
+        self.assertEqual(
+            client.outcomes(),
+            [(3, 429, "TOO_MANY_REQUESTS"), (4, 429, "TOO_MANY_REQUESTS")],
+        )
+        self.assertEqual(len(self.runtime.reserved), 2)
+
+    def test_busy(self) -> None:
+        """
+        Those above the limit of the server are refused, in the middle of them.
+        """
+        self.serve(self.runtime, limits=Limits(maxPending=2))
+        other, client = self.client(), self.client()
+        other.asks()
+        client.session.linesReceived(self.lines(3))
+        self.assertEqual(client.outcomes(), [(2, 503, "BUSY"), (3, 503, "BUSY")])
+        self.assertEqual(len(self.runtime.reserved), 2)
+
+    def test_oneRefused(self) -> None:
+        """
+        One that the runtime refuses, or for which it fails, leaves the others
+        alone.
+        """
+
+        class Choosy(FakeTradingRuntime):
+            def submit(self, operation: Operation | Deletion) -> Reservation:
+                assert isinstance(operation, Operation)
+                if operation.login == 2:
+                    raise IncorrectOrder("no")
+                if operation.login == 3:
+                    raise ZeroDivisionError
+                return super().submit(operation)
+
+        self.runtime = Choosy(self.events)
+        self.serve(self.runtime)
+        client = self.client()
+        lines = b"".join(self.line(number, login=number) for number in range(1, 5))
+        self.assertEqual(client.session.linesReceived(lines), 4)
+        self.assertEqual(
+            client.outcomes(), [(2, 409, "INCORRECT_ORDER"), (3, 500, "TECH_PROBLEM")]
+        )
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.bookAll()
+        self.assertEqual(client.outcomes(), [(1, 200, None), (4, 200, None)])
+        self.assertAtRest()
+
+    def test_reservedLater(self) -> None:
+        """
+        A runtime may reserve later, in another order.
+        """
+        self.serve(slow := SlowRuntime())
+        client = self.client()
+        client.session.linesReceived(self.lines(2))
+        slow.asked.reverse()
+        slow.reserve(77)
+        slow.reserve(78)
+        self.publish(0, {"order": 78})
+        self.publish(0, {"order": 77})
+        self.assertEqual(
+            [(reply["extID"], reply["data"]) for reply in client.replies()],
+            [(1, {"order": 78}), (2, {"order": 77})],
+        )
+        self.assertAtRest()
+
+    def test_timeout(self) -> None:
+        """
+        Each of them times out 5 seconds after it came.
+        """
+        client = self.client()
+        client.session.linesReceived(self.lines(2))
+        self.clock.advance(4.999)
+        self.assertEqual(client.heard, [])
+        self.clock.advance(0.001)
+        self.assertEqual(
+            client.outcomes(), [(1, 504, "SYNC_TIMEOUT"), (2, 504, "SYNC_TIMEOUT")]
+        )
+        self.assertAtRest()
+
+    def test_stopped(self) -> None:
+        """
+        When the server is stopping none is taken; by itself each is refused.
+        """
+        client = self.client()
+        self.sessions.stop()
+        self.assertEqual(client.session.linesReceived(self.lines(1)), 0)
+        client.says(self.lines(1))
+        self.assertEqual(client.outcomes(), [(1, 503, "SHUTDOWN")])
+
+    def test_siteSchema(self) -> None:
+        """
+        If a site has a schema of its own for requests, or for the data of any that
+        books, none is taken: that schema has to see them.
+        """
+        for name in ("request", "credit_in", "balance_out"):
+            made = tempfile.TemporaryDirectory()
+            self.addCleanup(made.cleanup)
+            Path(made.name, f"{name}.json").write_text('{"required": ["from"]}')
+            self.serve(self.runtime, schemas=Schemas(Path(made.name)))
+            client = self.client()
+            self.assertEqual(client.session.linesReceived(self.lines(1)), 0)
+
+    def test_otherSiteSchema(self) -> None:
+        """
+        A site's schema for another command changes nothing for these.
+        """
+        made = tempfile.TemporaryDirectory()
+        self.addCleanup(made.cleanup)
+        Path(made.name, "subscribe.json").write_text('{"required": ["from"]}')
+        self.serve(self.runtime, schemas=Schemas(Path(made.name)))
+        client = self.client()
+        self.assertEqual(client.session.linesReceived(self.lines(1)), 1)
+
+    def test_key(self) -> None:
+        """
+        The operation has the key and the principal of its request.
+        """
+        client = self.client()
+        line = self.line(1).replace(b'"extID"', b'"idempotencyKey": "k", "extID"')
+        self.assertEqual(client.session.linesReceived(line + self.line(2)), 2)
+        self.assertEqual(
+            [
+                (each.operation.principal, each.operation.key)
+                for each in self.runtime.reserved
+            ],
+            [(7, "k"), (7, None)],
+        )
+
+    def test_extIDAsKey(self) -> None:
+        """
+        Where the extID is a key as well, it is for these too.
+        """
+        self.serve(self.runtime, isExtIDIdempotent=True)
+        client = self.client()
+        client.session.linesReceived(self.line("a") + self.line(7))
+        keys = [each.operation.key for each in self.runtime.reserved]
+        self.assertEqual(len({*keys, None}), 3)
+        client = self.client()
+        client.says(self.line("a"))
+        self.assertEqual(self.runtime.reserved[-1].operation.key, keys[0])
+
+    def test_endedInBetween(self) -> None:
+        """
+        A session that ends while it is told of one refusal leaves nothing pending.
+        """
+        client = self.client()
+        told: list[bytes] = []
+
+        def send(line: bytes) -> None:
+            told.append(line)
+            client.session.ended()
+
+        client.session = self.sessions.open(send)
+        client.session.linesReceived(self.line(1) + self.line(1))
+        self.assertEqual(len(told), 1)
+        self.bookAll()
+        self.assertEqual(len(told), 1)
+        self.assertAtRest()
 
 
 class HealthCheckTests(SessionTestCase):

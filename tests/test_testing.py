@@ -193,11 +193,8 @@ class RuntimeBehaviour:
         expected = Trade(
             1242281, 1001, 7, 3, 30000000000, "Promotion credit", NOW, NOW, NOW
         )
-        [event] = self.published
-        self.assertEqual(
-            (event.type, event.data, event.operation),
-            (0, expected, reservation.operation),
-        )
+        self.assertEqual(self.published, [reservation])
+        self.assertEqual((reservation.type, reservation.data), (0, expected))
 
     def test_givenTimes(self: Any) -> None:
         """
@@ -261,10 +258,9 @@ class RuntimeBehaviour:
         expected = Trade(
             1242281, 1001, 7, 6, 30000000000, "Promotion credit", NOW, NOW, NOW
         )
-        [event] = self.published[1:]
-        self.assertEqual(
-            (event.type, event.data, event.operation), (2, expected, deletion)
-        )
+        self.assertEqual(self.published[1:], [reservation])
+        self.assertEqual((reservation.type, reservation.data), (2, expected))
+        self.assertIs(reservation.operation, deletion)
 
     def test_deleteUnknown(self: Any) -> None:
         """

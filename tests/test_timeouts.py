@@ -2,10 +2,11 @@
 Tests for L{creditsync._timeouts}.
 """
 
+from attrs import define
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync._timeouts import EqualTimeouts
+from creditsync._timeouts import EqualTimeouts, TimedTable
 
 
 class EqualTimeoutsTests(SynchronousTestCase):
@@ -45,6 +46,16 @@ class EqualTimeoutsTests(SynchronousTestCase):
         self.clock.advance(4.75)
         self.assertEqual(self.expired, [])
         self.clock.advance(0.25)
+        self.assertEqual(self.expired, ["a"])
+
+    def test_rounded(self) -> None:
+        """
+        An item expires although its end is rounded: 0.01 + 5.0 - 5.0 is less than
+        0.01.
+        """
+        self.clock.advance(0.01)
+        self.timeouts.start("a")
+        self.clock.advance(5.0)
         self.assertEqual(self.expired, ["a"])
 
     def test_expiresOnce(self) -> None:
@@ -327,3 +338,139 @@ class ReentrantTimeoutsTests(SynchronousTestCase):
         self.clock.advance(1)
         self.assertEqual(self.expired, ["failing", "due", "later"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+@define(eq=False)
+class Timed:
+    """
+    What has a timeout in a L{TimedTable}.
+    """
+
+    name: str
+    since: float
+
+
+class TimedTableTests(SynchronousTestCase):
+    """
+    Tests for L{TimedTable}, with timeouts of 5 seconds, whose entries are added and
+    removed by others.
+    """
+
+    def setUp(self) -> None:
+        """
+        Record what expires.
+        """
+        self.clock = Clock()
+        self.expired: list[str] = []
+        self.table = TimedTable(self.clock, 5.0, self.expire)
+
+    def tearDown(self) -> None:
+        """
+        With no entry left, and that told, nothing is scheduled.
+        """
+        self.table.entries.clear()
+        self.table.relax()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def expire(self, entry: Timed) -> None:
+        """
+        Record an entry.
+        """
+        self.expired.append(entry.name)
+
+    def add(self, key: object, since: float | None = None) -> None:
+        """
+        Add an entry.
+        """
+        began = self.clock.seconds() if since is None else since
+        self.table.entries[key] = Timed(str(key), began)
+        self.table.arm()
+
+    def test_anyKey(self) -> None:
+        """
+        Entries have any keys, and expire in their order, each at its time.
+        """
+        self.add(7)
+        self.clock.advance(1)
+        self.add("a")
+        self.add((1, 2))
+        self.clock.advance(3.75)
+        self.assertEqual(self.expired, [])
+        self.clock.advance(0.25)
+        self.assertEqual(self.expired, ["7"])
+        self.assertEqual(list(self.table.entries), ["a", (1, 2)])
+        self.clock.advance(1)
+        self.assertEqual(self.expired, ["7", "a", "(1, 2)"])
+        self.assertEqual(self.table.entries, {})
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_removed(self) -> None:
+        """
+        An entry that was removed does not expire, and the next one does at its own
+        time, though the clock calls at the first one's.
+        """
+        self.add(1)
+        self.clock.advance(2)
+        self.add(2)
+        del self.table.entries[1]
+        self.table.relax()
+        self.clock.advance(3)
+        self.assertEqual(self.expired, [])
+        self.assertEqual([c.getTime() for c in self.clock.getDelayedCalls()], [7])
+        self.clock.advance(2)
+        self.assertEqual(self.expired, ["2"])
+
+    def test_relax(self) -> None:
+        """
+        The delayed call goes with the last entry.
+        """
+        self.add(1)
+        self.add(2)
+        del self.table.entries[1]
+        self.table.relax()
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        del self.table.entries[2]
+        self.table.relax()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.table.relax()
+
+    def test_armTwice(self) -> None:
+        """
+        However often it is armed there is one delayed call.
+        """
+        self.add(1)
+        self.table.arm()
+        self.add(2)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+
+    def test_calledInVain(self) -> None:
+        """
+        If nothing is left when the clock calls, though nobody told, that is all.
+        """
+        self.add(1)
+        self.table.entries.clear()
+        self.clock.advance(5)
+        self.assertEqual(self.expired, [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_replaced(self) -> None:
+        """
+        A key whose entry has expired may be used again.
+        """
+        self.add(1)
+        self.clock.advance(5)
+        self.add(1)
+        self.clock.advance(4.75)
+        self.assertEqual(self.expired, ["1"])
+        self.clock.advance(0.25)
+        self.assertEqual(self.expired, ["1", "1"])
+
+    def test_beganBefore(self) -> None:
+        """
+        An entry that began before it was added expires at the next call of the
+        clock, no later than its time after it was added.
+        """
+        self.clock.advance(10)
+        self.add(1, since=7)
+        self.clock.advance(5)
+        self.assertEqual(self.expired, ["1"])

@@ -15,6 +15,7 @@ from twisted.application.app import ApplicationRunner
 from twisted.application.service import IServiceCollection, MultiService
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.base import ReactorBase
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
@@ -25,6 +26,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import HTTPChannel
 
 import creditsync
+from creditsync._conversation.waiter import _CALLBACKS
 
 PACKAGE = Path(creditsync.__file__).parent
 
@@ -127,6 +129,18 @@ class TwistedTests(SynchronousTestCase):
                 hasattr(owner, name),
                 f"{kind.__name__} has no {name} any more: {purpose}",
             )
+
+    def test_callbacks(self) -> None:
+        """
+        A Deferred has a list of its callbacks, by which C{waiter.py} fires one without
+        callbacks in less time. A callback that is added later runs at once.
+        """
+        deferred: Deferred[int] = Deferred()
+        self.assertEqual(getattr(deferred, _CALLBACKS), [])
+        deferred.called, deferred.result = True, 7
+        self.assertEqual(self.successResultOf(deferred), 7)
+        deferred = Deferred().addCallback(lambda result: result)
+        self.assertEqual(len(getattr(deferred, _CALLBACKS)), 1)
 
     def test_noOthers(self) -> None:
         """

@@ -2,11 +2,13 @@
 The state machines of L{tests.attack.waiters}, for a short while.
 """
 
+from collections.abc import Iterator
 from unittest import mock
 
 from hypothesis import Phase
 from hypothesis.stateful import RuleBasedStateMachine
-from msgspec.structs import replace
+from twisted.internet.defer import AlreadyCalledError
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync._conversation.waiter import Waiter
@@ -47,6 +49,7 @@ class BrokenTests(SynchronousTestCase):
         See a machine fail.
         """
         self.assertRaises(AssertionError, run, machine, 20_000, Phase.generate)
+        self.flushLoggedErrors(AlreadyCalledError)
 
     def test_waiterLeft(self) -> None:
         """
@@ -54,7 +57,9 @@ class BrokenTests(SynchronousTestCase):
         """
 
         def keep(self: Waiters, waiter: Waiter) -> None:
-            waiter.ended.errback(OutcomeUnknown("kept", waiter.order))
+            if waiter.reservation is None:
+                self.entries[waiter] = waiter
+            waiter.fail(Failure(OutcomeUnknown("kept", waiter.order)))
 
         with mock.patch.object(Waiters, "_timedOut", keep):
             self.find(WaitersMachine)
@@ -65,8 +70,9 @@ class BrokenTests(SynchronousTestCase):
         """
         answered = Waiters._answeredBy
 
-        def oldest(self: Waiters, event: TradeEvent) -> list[Waiter]:
-            return answered(self, replace(event, operation=None))
+        def oldest(self: Waiters, event: TradeEvent) -> Iterator[Waiter]:
+            unmarked = TradeEvent(event.type, {"order": event.order})
+            return answered(self, unmarked)
 
         with mock.patch.object(Waiters, "_answeredBy", oldest):
             self.find(WaitersMachine)
@@ -78,7 +84,7 @@ class BrokenTests(SynchronousTestCase):
         start = EqualTimeouts.start
 
         def later(self: EqualTimeouts[int], item: int) -> None:
-            self._seconds = TIMEOUT + 2**-20
+            self._table.seconds = TIMEOUT + 2**-20
             start(self, item)
 
         with mock.patch.object(EqualTimeouts, "start", later):

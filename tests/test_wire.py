@@ -326,11 +326,11 @@ class DecodeNumberTests(_Verdicts):
 
     def test_long(self) -> None:
         """
-        A number may have 64 characters.
+        A number may have 1,000 characters.
         """
-        self.yields(b"1." + b"0" * 62, 1.0)
+        self.yields(b"1." + b"0" * 998, 1.0)
         self.refused(
-            b'{"a":1.' + b"0" * 63 + b"}", "a number has more than 64 characters"
+            b'{"a":1.' + b"0" * 999 + b"}", "a number has more than 1000 characters"
         )
 
     def test_noNumbers(self) -> None:
@@ -1257,3 +1257,144 @@ class ClientRuleTests(SynchronousTestCase):
         text = "it's [1, ] {,}\\' \U0001f600\t\x7f"
         line = wire.success("x", {"comment": text})
         self.assertEqual(wire.decode(line)["data"], {"comment": text})
+
+
+# Comments, and how they are written in JSON.
+_COMMENTS = (
+    ("Promotion credit", b'"Promotion credit"'),
+    ("", b'""'),
+    ("a\nb\r\nc", b'"a\\nb\\r\\nc"'),
+    ("\x85\u2028\u2029\x0b", b'"\\u0085\\u2028\\u2029\\u000b"'),
+    ("it's", b'"it\\u0027s"'),
+    ("a,}b, ]", b'"a\\u002c}b\\u002c ]"'),
+    ("a, b", b'"a, b"'),
+    ("B\xf6ni \U0001f600", b'"B\\u00f6ni \\ud83d\\ude00"'),
+    ('"\\\t\x7f', b'"\\"\\\\\\t\\u007f"'),
+)
+_AMOUNTS = (
+    (30000000000, b"300.0"),
+    (1, b"0.00000001"),
+    (-9999, b"-0.00009999"),
+    (10000, b"0.0001"),
+    (10**15 - 1, b"9999999.99999999"),
+    (10**15 + 1, b"10000000.00000001"),
+    (-(10**18), b"-10000000000.0"),
+)
+
+
+def _trade(comment: str = "x", units: int = 30000000000) -> Trade:
+    return Trade(1, 1001, 7, 3, units, comment, 5, 6, 7)
+
+
+def _written(comment: bytes = b'"x"', amount: bytes = b"300.0") -> bytes:
+    return (
+        b'{"order":1,"login":1001,"cmd":7,"state":3,"profit":%b,"comment":%b,'
+        b'"symbol":"","volume":0,"open_price":0.0,"close_price":0.0,"open_time":5,'
+        b'"close_time":6,"sl":0.0,"tp":0.0,"storage":0.0,"commission":0.0,"reason":7,'
+        b'"timestamp":7}' % (amount, comment)
+    )
+
+
+class EncodeTradesTests(SynchronousTestCase):
+    """
+    Tests for L{wire.encodeTrades}.
+    """
+
+    def test_none(self) -> None:
+        """
+        Of no trades it gives nothing.
+        """
+        self.assertEqual(wire.encodeTrades([]), [])
+
+    def test_comments(self) -> None:
+        """
+        Each trade is one text, whatever its comment, without a line end, an
+        apostrophe or anything but ASCII inside.
+        """
+        self.assertEqual(
+            wire.encodeTrades([_trade(comment) for comment, _ in _COMMENTS]),
+            [_written(comment=written) for _, written in _COMMENTS],
+        )
+
+    def test_amounts(self) -> None:
+        """
+        Each amount is written exactly.
+        """
+        self.assertEqual(
+            wire.encodeTrades([_trade(units=units) for units, _ in _AMOUNTS]),
+            [_written(amount=written) for _, written in _AMOUNTS],
+        )
+
+    @settings(derandomize=True, database=None, deadline=None)
+    @given(
+        st.lists(
+            st.tuples(
+                st.text(
+                    st.characters(exclude_categories=["Cs"])
+                    | st.sampled_from("',}] \n\r\u2028\\\"")
+                ),
+                st.integers(-(10**18), 10**18),
+            )
+        )
+    )
+    def test_asOneByOne(self, trades: list[tuple[str, int]]) -> None:
+        """
+        Together they are written as each is by itself.
+        """
+        made = [_trade(*each) for each in trades]
+        self.assertEqual(
+            wire.encodeTrades(made), [wire.encodeData(trade) for trade in made]
+        )
+
+    def test_others(self) -> None:
+        """
+        A mapping, or a trade that can't be encoded, is an error.
+        """
+        unspeakable: Any = _trade()
+        unspeakable.login = object()
+        lone = _trade("\ud800")
+        for odd in ({"order": 1}, None, unspeakable):
+            self.assertRaises(
+                (AttributeError, TypeError),
+                wire.encodeTrades,
+                [_trade(), odd, _trade()],
+            )
+        self.assertEqual(wire.encodeTrades([lone]), [_written(comment=b'"\\ud800"')])
+
+
+class EventsTests(SynchronousTestCase):
+    """
+    Tests for L{wire.events}.
+    """
+
+    def test_one(self) -> None:
+        """
+        One event is one line.
+        """
+        self.assertEqual(
+            wire.events([0], [b'{"order":1}']),
+            b'{"event":"trade:event","type":0,"data":{"order":1}}\r\n',
+        )
+
+    def test_types(self) -> None:
+        """
+        Several are a line each, in order and each with its type, be they of one type
+        or of different ones.
+        """
+        for types in ([0, 0, 0], [2, 2, 2], [0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 1, 2]):
+            lines = wire.events(types, [b'{"order":1}', b"{}", b'{"order":3}'])
+            self.assertEqual(
+                lines,
+                b'{"event":"trade:event","type":%d,"data":{"order":1}}\r\n'
+                b'{"event":"trade:event","type":%d,"data":{}}\r\n'
+                b'{"event":"trade:event","type":%d,"data":{"order":3}}\r\n'
+                % tuple(types),
+            )
+
+    def test_percent(self) -> None:
+        """
+        Data with what a format could take for its own is written as it is.
+        """
+        data = [b'{"comment":"100%d %b %%"}'] * 2
+        line = b'{"event":"trade:event","type":0,"data":' + data[0] + b"}\r\n"
+        self.assertEqual(wire.events([0, 0], data), line * 2)

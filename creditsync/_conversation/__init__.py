@@ -9,7 +9,9 @@ L{finance<creditsync._conversation.finance>} commands or the other
 L{commands<creditsync._conversation.commands>}, and answers it. A request whose
 response has a C{__deferred} is one of the
 L{waiters<creditsync._conversation.waiters>} until its event comes, which
-L{broadcast<creditsync._conversation.broadcast>} sends to all sessions first.
+L{broadcast<creditsync._conversation.broadcast>} sends to all sessions first. A request
+of the application itself is a L{call<creditsync._conversation.calls>}, the session of
+that one request.
 
 Private: only creditsync itself imports it.
 """

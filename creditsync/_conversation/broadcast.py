@@ -52,27 +52,37 @@ class Broadcast:
         """
         if self._counters is not None:
             self._counters.publishing(events)
-        encoded = self._encoded(events)
+        events, encoded = self._encoded(events)
         receivers = self._currentReceivers()
-        if receivers:
-            lines = b"".join(wire.event(event.type, data) for event, data in encoded)
+        if receivers and encoded:
+            lines = wire.events([event.type for event in events], encoded)
             for session in receivers:
                 session.send(lines)
-        for event, data in encoded:
-            self._waiters.match(event, data)
+        self._waiters.match(events, encoded)
 
-    def _encoded(self, events: Sequence[TradeEvent]) -> list[tuple[TradeEvent, bytes]]:
+    def _encoded(
+        self, events: Sequence[TradeEvent]
+    ) -> tuple[Sequence[TradeEvent], list[bytes]]:
         """
-        Encode the data of each event, once. One that can't be encoded does not
-        stop the others.
+        Encode the data of each event, once: nearly always of all of them in one
+        call. One that can't be encoded does not stop the others.
+
+        @return: The events that could be encoded, and their data.
         """
-        encoded = []
-        for event in events:
-            try:
-                encoded.append((event, wire.encodeData(event.data)))
-            except Exception:
-                self._log.failure("a trade event can't be encoded")
-        return encoded
+        try:
+            return events, wire.encodeTrades([event.data for event in events])
+        except Exception:
+            # Some are not trades, or can't be encoded.
+            each = [(event, self._encodedAlone(event)) for event in events]
+        could = [(event, data) for event, data in each if data is not None]
+        return [event for event, _ in could], [data for _, data in could]
+
+    def _encodedAlone(self, event: TradeEvent) -> bytes | None:
+        try:
+            return wire.encodeData(event.data)
+        except Exception:
+            self._log.failure("a trade event can't be encoded")
+            return None
 
     def _currentReceivers(self) -> list[ISession]:
         """

@@ -3,8 +3,8 @@ The finance commands: what carries out the methods of L{creditsync.methods}.
 
 Each method has two commands: the asynchronous one, which is answered once its
 operation can no longer be lost, and its C{Sync} form, which is answered with
-the data of the trade event. Both go the same way through the runtime, and differ
-in their C{__deferred} only.
+the data of the trade event. Both go the same way through the runtime. They differ in
+the response that they have beside their C{__deferred}.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,14 +31,11 @@ from creditsync.methods import (
 )
 from creditsync.records import (
     DEFERRED,
-    Deferral,
     Deletion,
     Operation,
-    Replay,
     Request,
     Reservation,
     Response,
-    ServiceObject,
 )
 from creditsync.validation import Schemas
 
@@ -47,19 +44,17 @@ def operation(
     method: BookingMethod | DeletingMethod,
     command: str,
     data: dict[str, Any],
-    principal: int,
-    key: str | None,
 ) -> Operation | Deletion:
     """
-    The operation that a request asks for. The rules that a schema can't express
-    are checked here.
+    The operation that the data of a request asks for. The rules that a schema can't
+    express are checked here.
 
     @param command: The name of one of the method's two commands.
     @param data: It has passed the method's schema.
     @raise InvalidData: It breaks one of those rules.
     """
     if isinstance(method, DeletingMethod):
-        return Deletion(command, int(data["order"]), method.cmds, principal, key)
+        return Deletion(command, int(data["order"]), method.cmds)
     try:
         amount = toUnits(data["amount"])
     except ValueError:
@@ -78,8 +73,6 @@ def operation(
         int(data.get("order", 0)),
         None if openTime is None else int(openTime),
         None if closeTime is None else int(closeTime),
-        principal,
-        key,
     )
 
 
@@ -139,23 +132,25 @@ class FinanceCommand:
         @return: The response, with its C{__deferred}.
         """
         assert session.principal is not None
-        asked = operation(
-            self._method,
-            self.name,
-            request.data,
-            session.principal.id,
-            self._key(request),
-        )
+        asked = request.operation
+        if asked is None:
+            asked = operation(self._method, self.name, request.data)
+            request.operation = asked
+        asked.principal = session.principal.id
+        asked.key = self._key(request) if self._isExtIDIdempotent else request.key
         reservation = self._runtime.submit(asked)
         if isinstance(reservation, Reservation):
+            # The reply to a Sync command is the event's data, and nothing more.
+            if self._isSync:
+                return {DEFERRED: reservation}
             return self._accepted(reservation)
         return reservation.addCallbacks(self._accepted, self._notAccepted)
 
     def _key(self, request: Request) -> str | None:
         """
-        The idempotency key of a request, if it has one.
+        The idempotency key of a request, for which its C{extID} will do.
         """
-        if request.key is not None or not self._isExtIDIdempotent:
+        if request.key is not None:
             return request.key
         if request.extID is None:
             return None
@@ -169,21 +164,8 @@ class FinanceCommand:
         return key
 
     def _accepted(self, reservation: Reservation) -> Response:
-        service: ServiceObject
-        if reservation.isReplay:
-            trade = reservation.trade if self._isSync else None
-            service = Replay(reservation.order, trade)
-        else:
-            service = Deferral(
-                reservation.trade.order,
-                reservation.eventType,
-                reservation.operation,
-                None if self._isSync else reservation.whenDurable(),
-            )
-        # The reply to a Sync command is the event's data, or the trade's.
         response = {} if self._isSync else _usualSuccess(reservation)
-        response[DEFERRED] = service
-        return response
+        return {**response, DEFERRED: reservation}
 
     def _notAccepted(self, why: Failure) -> Failure:
         """
@@ -201,11 +183,11 @@ def _usualSuccess(reservation: Reservation) -> dict[str, Any]:
     The data of the reply to an asynchronous command (docs/protocol.rst, "The
     finance family").
     """
-    trade = reservation.trade
+    trade = reservation.data
     return {
         "accepted": True,
         "order": trade.order,
-        "state": REQUEST_STATES[reservation.eventType],
+        "state": REQUEST_STATES[reservation.type],
         "login": trade.login,
         "cmd": trade.cmd,
         "amount": Decimal(fromUnits(trade.profit)),

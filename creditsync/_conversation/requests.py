@@ -1,47 +1,52 @@
 """
-From the members of a line to a request, and to the command that carries it out.
+From lines to requests, and to the commands that carry them out.
 
-Most lines have nothing unusual: L{Requests.plain} makes a request of such a line
-in one step. Any other is decoded first (L{creditsync._wire.decode}), and its
-members are checked by L{Requests.request}. Both ways give the same request.
+Most lines have nothing unusual: L{Requests.plain} reads them, several at once, and
+checks them completely. Any other line is decoded first (L{creditsync._wire.decode});
+then L{Requests.request} checks its members, and L{Requests.command} its data. Both
+ways give the same requests.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
 from creditsync import _wire as wire
+from creditsync._conversation.plain import PlainLines
 from creditsync.counters import UNKNOWN
 from creditsync.errors import Forbidden, InvalidData, ShuttingDown, UnknownCommand
 from creditsync.interfaces import ICommand
+from creditsync.methods import BOOKING_METHODS
 from creditsync.records import ExtID, Principal, Request
 from creditsync.validation import Schemas
 
 
-def _notPlain(line: bytes) -> None:
+def _nonePlain(lines: bytes) -> list[Request]:
     """
     Treat no line as plain.
     """
+    return []
 
 
 class Requests:
     """
     What clients may ask of one server.
 
-    @ivar plain: Makes a request of a line that has nothing unusual. It gives
-        L{None} if the line has, if a site's own schema has to check the
-        envelope too, or if the server is stopping.
+    @ivar plain: Reads lines up to the first that has something unusual
+        (L{PlainLines.read}). It reads none if a site's own schema has to check such
+        lines too, or if the server is stopping.
     """
 
     def __init__(self, commands: Iterable[ICommand], schemas: Schemas) -> None:
         self._commands = {command.name: command for command in commands}
         self._schemas = schemas
         self._isStopping = False
-        hasSite = schemas.hasSite("request")
-        self.plain = _notPlain if hasSite else wire.plainRequest
+        checking = {"request", *(method.schema for method in BOOKING_METHODS)}
+        hasSite = any(map(schemas.hasSite, checking))
+        self.plain = _nonePlain if hasSite else PlainLines().read
 
     def request(self, members: dict[str, Any]) -> Request:
         """
-        Check the envelope.
+        Check the envelope of a line that was decoded.
 
         @raise InvalidData: A member of it breaks the schema.
         @raise ShuttingDown: The server is stopping.
@@ -57,10 +62,13 @@ class Requests:
             members.get("idempotencyKey"),
         )
 
-    def command(self, request: Request, principal: Principal) -> ICommand:
+    def command(
+        self, request: Request, principal: Principal, needsExtID: bool = True
+    ) -> ICommand:
         """
         The command that a request asks for, if it may be carried out.
 
+        @param needsExtID: Whether its replies are told apart by their C{extID}.
         @raise UnknownCommand: There is none of that name.
         @raise Forbidden: The principal's role may not use it.
         @raise InvalidData: A member is missing or breaks its schema.
@@ -70,9 +78,10 @@ class Requests:
             raise UnknownCommand("unknown command")
         if principal.role not in command.roles:
             raise Forbidden(f"this token's role may not use {command.name}")
-        if command.needsExtID and request.extID is None:
-            raise InvalidData(f"extID is required by {command.name}")
-        self._schemas.check(command.schema, request.data, "data")
+        if request.operation is None:
+            if needsExtID and command.needsExtID and request.extID is None:
+                raise InvalidData(f"extID is required by {command.name}")
+            self._schemas.check(command.schema, request.data, "data")
         return command
 
     def refused(
@@ -110,4 +119,4 @@ class Requests:
         Refuse every request from now on.
         """
         self._isStopping = True
-        self.plain = _notPlain
+        self.plain = _nonePlain

@@ -2,17 +2,18 @@
 One conversation with a client, free of any transport.
 
 A L{Session} takes lines and sends lines. Each request goes the same way: it is
-read, authenticated, checked and executed, and it is answered exactly once.
+read, authenticated, checked and executed, and it is answered exactly once. Only how
+it is read differs: L{Session.linesReceived} takes several lines at once, as long as
+nothing in them is unusual, and L{Session.lineReceived} takes any line.
 
-What the command returns is taken by L{Session._respond}, at once or when its
-Deferred fires. If the response has a C{__deferred}, that is intercepted here: the
+If the response of a command has a C{__deferred}, that is intercepted here: the
 response is not sent, and the request waits (L{creditsync._conversation.waiters}).
 Every reply, however its request ended, leaves through L{Session._answer}, which
 is where the audit trail and the counters learn of it.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
@@ -21,7 +22,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from creditsync import _wire as wire
-from creditsync._conversation.admission import Admission
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.requests import Requests
 from creditsync._conversation.waiter import Waiter
@@ -29,21 +29,23 @@ from creditsync._conversation.waiters import Waiters
 from creditsync.audit import AuditTrail
 from creditsync.counters import Counters
 from creditsync.errors import (
+    Busy,
     DuplicateExtID,
     OutcomeUnknown,
     Refusal,
     SessionEnded,
     TechProblem,
+    TooManyRequests,
 )
-from creditsync.interfaces import IAuthenticator, ISession
+from creditsync.interfaces import IAuthenticator, ICommand, ISession
+from creditsync.limits import Limits
 from creditsync.records import (
     DEFERRED,
-    Deferral,
+    ExtID,
     Principal,
-    Replay,
     Request,
+    Reservation,
     Response,
-    ServiceObject,
 )
 
 _log = Logger()
@@ -62,7 +64,7 @@ class Session:
     number: int
     _requests: Requests
     _authenticator: IAuthenticator
-    _admission: Admission
+    _limits: Limits
     _waiters: Waiters
     _broadcast: Broadcast
     _counters: Counters | None
@@ -70,6 +72,8 @@ class Session:
     principal: Principal | None = None
     peer: str = "local"
     _isSubscribed: bool = True
+    # Whether the client has to tell replies apart by their extID.
+    _needsExtID: ClassVar[bool] = True
     # The requests that are waiting, by extID; without one, by the waiter itself.
     _pending: dict[object, Waiter] = Factory(dict)
 
@@ -87,6 +91,36 @@ class Session:
         """
         return len(self._pending)
 
+    def linesReceived(self, lines: bytes) -> int:
+        """
+        Take lines, each with its end, up to the first that has something unusual,
+        and answer them now or later.
+
+        @return: How many. The next one is for L{lineReceived}.
+        """
+        requests = self._requests.plain(lines)
+        if not requests:
+            return 0
+        since = self._waiters.now()
+        try:
+            principal = self._authenticate(requests[0].token)
+        except Exception as e:
+            if not isinstance(e, Refusal):
+                _log.failure("a token could not be judged")
+            for request in requests:
+                self._refuse(e if isinstance(e, Refusal) else _fault(), request)
+            return len(requests)
+        command = self._requests.command
+        for request in requests:
+            try:
+                self._execute(command(request, principal), request, since)
+            except Refusal as refusal:
+                self._refuse(refusal, request)
+            except Exception:
+                _log.failure("a request failed")
+                self._refuse(_fault(), request)
+        return len(requests)
+
     def lineReceived(self, line: bytes) -> None:
         """
         Take one line, without its end, and answer it now or later.
@@ -94,11 +128,11 @@ class Session:
         members: dict[str, Any] = {}
         request: Request | None = None
         try:
-            request = self._requests.plain(line)
-            if request is None:
-                members = wire.decode(line)
-                request = self._requests.request(members)
-            self._execute(request)
+            members = wire.decode(line)
+            request = self._requests.request(members)
+            principal = self._authenticate(request.token)
+            command = self._requests.command(request, principal, self._needsExtID)
+            self._execute(command, request, self._waiters.now())
         except Refusal as refusal:
             self._refuse(refusal, self._requests.refused(request, members, line))
         except Exception:
@@ -113,26 +147,12 @@ class Session:
         """
         self._refuse(refusal, self._requests.refused(None, {}, line))
 
-    def _execute(self, request: Request) -> None:
-        principal = self._authenticator.authenticate(request.token)
+    def _authenticate(self, token: str | None) -> Principal:
+        principal = self._authenticator.authenticate(token)
         if principal is not self.principal:
             self.principal = principal
             self.subscribe(self._isSubscribed)
-        command = self._requests.command(request, principal)
-        if request.extID in self._pending:
-            raise DuplicateExtID(
-                "a request with this extID is already pending on this connection"
-            )
-        self._admission.check(len(self._pending))
-        response = command.execute(self, request)
-        # A response is nearly always a dict, and isinstance is slow to find that
-        # something is no Deferred, which is an abstract base class.
-        if isinstance(response, dict) or not isinstance(response, Deferred):
-            self._respond(response, request)
-            return
-        waiter = self._wait(request)
-        response.addCallback(self._respond, waiter)
-        response.addErrback(self._failed, waiter)
+        return principal
 
     def subscribe(self, subscribed: bool) -> None:
         """
@@ -144,64 +164,106 @@ class Session:
         else:
             self._broadcast.remove(self)
 
-    def _respond(self, response: Response, asked: Request | Waiter) -> None:
+    def _execute(self, command: ICommand, request: Request, since: float) -> None:
         """
-        Do what the response of a command says: answer its request with it, or
-        have the request wait for what its C{__deferred} names.
+        Carry out a request, and do what the response says: answer the request with
+        it, or have it wait for what the C{__deferred} promises.
 
-        @param asked: The request; as a waiter, if the response came later.
+        @param since: The clock's time at which the request arrived.
         """
-        service: ServiceObject | None = None
+        extID, pending, limits = request.extID, self._pending, self._limits
+        if extID in pending:
+            raise DuplicateExtID(
+                "a request with this extID is already pending on this connection"
+            )
+        if len(pending) >= limits.maxPendingPerSession:
+            raise TooManyRequests(f"this session has {len(pending)} requests in flight")
+        if len(self._waiters.entries) >= limits.maxPending:
+            raise Busy("the server has too many requests in flight", "max-pending")
+        response = command.execute(self, request)
+        reservation = None
+        # A response is nearly always a dict, and isinstance is slow to find that
+        # something is no Deferred, which is an abstract base class.
         if isinstance(response, dict):
-            service = response.pop(DEFERRED, None)
-        if not isinstance(service, Deferral):
-            self._answerWith(response, service, asked)
+            reservation = response.pop(DEFERRED, None)
+        elif isinstance(response, Deferred):
+            waiter = Waiter(extID, self, request.command, since)
+            self._wait(waiter)
+            response.addCallback(self._respondLater, waiter)
+            response.addErrback(self._failed, waiter)
             return
-        waiter = self._wait(asked) if isinstance(asked, Request) else asked
-        if service.durable is not None:
-            # Not needed with an event, and the wait for one may be long.
-            waiter.response = response
+        if reservation is None or reservation.isReplay:
+            self._answer(request, _line(extID, response, reservation), reservation)
+            return
+        waiter = Waiter(
+            extID, self, request.command, since, reservation, response or None
+        )
         if self._audit is not None:
-            self._audit.accepted(waiter, service)
-        self._waiters.expect(waiter, service)
+            self._audit.accepted(waiter)
+        self._wait(waiter)
 
-    def _answerWith(
-        self, response: Response, service: Replay | None, asked: Request | Waiter
-    ) -> None:
+    def _respondLater(self, response: Response, waiter: Waiter) -> None:
+        """
+        The same for a request that has been waiting for its response.
+        """
+        reservation: Reservation | None = None
+        if isinstance(response, dict):
+            reservation = response.pop(DEFERRED, None)
+        if reservation is not None and not reservation.isReplay:
+            waiter.reservation, waiter.response = reservation, response or None
+            if self._audit is not None:
+                self._audit.accepted(waiter)
+            self._waiters.reserved(waiter)
+            return
         # Encoded before the wait ends, so that a response for which that fails is
         # still a refusal.
-        if service is None:
-            line = wire.success(asked.extID, response)
-        else:
-            line = wire.replay(asked.extID, wire.encodeData(service.trade or response))
-        if isinstance(asked, Waiter) and not self._waiters.release(asked):
+        line = _line(waiter.extID, response, reservation)
+        if self._waiters.release(waiter):
+            self._answer(waiter, line, reservation)
+        elif reservation is not None and self._audit is not None:
             # It was answered with 504, or its session has ended; the trail tells
             # all the same that nothing more is booked.
-            if service is not None and self._audit is not None:
-                self._audit.replayed(self, asked, service)
-            return
-        self._answer(asked, line, service)
+            self._audit.replayed(self, waiter, reservation)
 
     def _failed(self, why: Failure, waiter: Waiter) -> None:
         """
         Refuse a request whose response was to come later, and failed.
         """
         if self._waiters.release(waiter):
-            _waitFailed(why, self, waiter)
+            self.waitFailed(waiter, why)
         elif not why.check(Refusal):
             _log.failure("a request failed after its time was over", why)
 
-    def _wait(self, request: Request) -> Waiter:
-        extID = request.extID
-        waiter = self._waiters.wait(extID, self, request.command)
-        self._pending[waiter if extID is None else extID] = waiter
-        self._admission.pending += 1
-        # One tuple and no bound methods, as 100,000 requests may be waiting.
-        arguments = (self, waiter)
-        waiter.ended.addCallbacks(
-            _waitEnded, _waitFailed, arguments, errbackArgs=arguments
-        )
-        return waiter
+    def _wait(self, waiter: Waiter) -> None:
+        self._pending[waiter if waiter.extID is None else waiter.extID] = waiter
+        self._waiters.add(waiter)
+
+    def waitEnded(self, waiter: Waiter, data: bytes | None) -> None:
+        """
+        See L{ISession.waitEnded}.
+        """
+        extID = waiter.extID
+        try:
+            if data is None:
+                assert waiter.response is not None
+                data = wire.encodeData(waiter.response)
+            line = wire.reply(extID, data)
+        except Exception:
+            self.waitFailed(waiter, Failure())
+        else:
+            self._answer(waiter, line)
+
+    def waitFailed(self, waiter: Waiter, why: Failure) -> None:
+        """
+        See L{ISession.waitFailed}.
+        """
+        if why.check(SessionEnded):
+            return
+        refusal = why.value
+        if not isinstance(refusal, Refusal):
+            _log.failure("a request failed", why)
+            refusal = _fault(waiter.order)
+        self._refuse(refusal, waiter)
 
     def _refuse(self, refusal: Refusal, asked: Request | Waiter) -> None:
         self._answer(asked, wire.refusal(asked.extID, refusal), refusal)
@@ -210,23 +272,21 @@ class Session:
         self,
         asked: Request | Waiter,
         line: bytes,
-        outcome: Replay | Refusal | None = None,
+        outcome: Reservation | Refusal | None = None,
     ) -> None:
         """
         Send the one reply of a request. Here the audit trail and the counters
         learn of every reply.
 
-        @param outcome: What the reply tells, unless it is a plain success.
+        @param outcome: What the reply tells, unless it is a plain success: a
+            refusal, or what was booked before.
         """
         if isinstance(asked, Waiter):
             key = asked if asked.extID is None else asked.extID
             if self._pending.pop(key, None) is None:
                 # Another of the replies of this turn has made the session end.
                 return
-            self.send(line)
-            self._admission.release(1)
-        else:
-            self.send(line)
+        self.send(line)
         if outcome is not None and self._audit is not None:
             self._audit.answered(self, asked, outcome)
         counters = self._counters
@@ -248,39 +308,17 @@ class Session:
         self._broadcast.remove(self)
         for waiter in pending.values():
             self._waiters.abandon(waiter)
-        self._admission.release(len(pending))
 
 
-def _waitEnded(data: bytes | None, session: Session, waiter: Waiter) -> None:
+def _line(extID: ExtID | None, response: Response, replay: Reservation | None) -> bytes:
     """
-    Answer a request: what it waited for has come.
+    The reply that has a response.
 
-    @param data: The data of the event, which is all the data of a C{*Sync}
-        command's reply; or L{None}, and the reply is the response.
+    @param replay: If the operation was booked before, its reservation.
     """
-    if data is not None:
-        session._answer(waiter, wire.reply(waiter.extID, data))
-        return
-    try:
-        assert waiter.response is not None
-        line = wire.success(waiter.extID, waiter.response)
-    except Exception:
-        _waitFailed(Failure(), session, waiter)
-    else:
-        session._answer(waiter, line)
-
-
-def _waitFailed(why: Failure, session: Session, waiter: Waiter) -> None:
-    """
-    Refuse a request: what it waited for will not come.
-    """
-    if why.check(SessionEnded):
-        return
-    refusal = why.value
-    if not isinstance(refusal, Refusal):
-        _log.failure("a request failed", why)
-        refusal = _fault(waiter.order)
-    session._refuse(refusal, waiter)
+    if replay is None:
+        return wire.success(extID, response)
+    return wire.replay(extID, wire.encodeData(response or replay.data))
 
 
 def _fault(order: int | None = None) -> Refusal:

@@ -4,19 +4,22 @@ All the conversations of one server: how they begin, and what they share.
 
 from collections.abc import Callable, Iterable
 from itertools import count
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from creditsync._conversation.admission import Admission
 from creditsync._conversation.broadcast import Broadcast
+from creditsync._conversation.calls import Call
 from creditsync._conversation.requests import Requests
 from creditsync._conversation.session import Session
 from creditsync._conversation.waiters import Waiters
 from creditsync.audit import AuditTrail
 from creditsync.counters import Counters
 from creditsync.interfaces import IAuthenticator, ICommand
-from creditsync.records import Limits
+from creditsync.records import Limits, Principal
 from creditsync.validation import Schemas
+
+_S = TypeVar("_S", bound=Session)
 
 
 class Sessions:
@@ -24,7 +27,6 @@ class Sessions:
     All the conversations of one server, and what they share.
 
     @ivar requests: What may be asked.
-    @ivar admission: How many requests are in flight.
     @ivar broadcast: Who receives trade events.
     @ivar counters: Where requests are counted, if anywhere.
     @ivar audit: The audit trail, or L{None}.
@@ -43,7 +45,7 @@ class Sessions:
     ) -> None:
         self.requests = Requests(commands, schemas)
         self.authenticator = authenticator
-        self.admission = Admission(limits)
+        self.limits = limits
         self.waiters = waiters
         self.broadcast = Broadcast(authenticator, waiters, counters)
         self.counters = counters
@@ -57,12 +59,24 @@ class Sessions:
         @param send: Called with each line for the client, CR LF at its end,
             or with several at once.
         """
-        return Session(
+        return self._open(Session, send)
+
+    def call(
+        self, command: str, data: object, principal: Principal, key: str | None = None
+    ) -> "Deferred[dict[str, Any]]":
+        """
+        Make a request of the application itself. See L{Call.ask}.
+        """
+        call = self._open(Call, lambda line: None)
+        return call.ask(command, data, principal, key)
+
+    def _open(self, kind: type[_S], send: Callable[[bytes], None]) -> _S:
+        return kind(
             send,
             number=next(self._numbers),
             requests=self.requests,
             authenticator=self.authenticator,
-            admission=self.admission,
+            limits=self.limits,
             waiters=self.waiters,
             broadcast=self.broadcast,
             counters=self.counters,
@@ -74,7 +88,7 @@ class Sessions:
         """
         How many requests are in flight, in all sessions.
         """
-        return self.admission.pending
+        return len(self.waiters)
 
     def stop(self) -> "Deferred[None]":
         """
@@ -83,4 +97,4 @@ class Sessions:
         @return: Fires when no request is in flight any more.
         """
         self.requests.stop()
-        return self.admission.whenIdle()
+        return self.waiters.whenIdle()

@@ -34,6 +34,12 @@ class Supervisor:
         self._interval = _watchdog(environment) / 2
         self._beat: IDelayedCall | None = None
 
+    def starting(self) -> None:
+        """
+        The server listens, and its ledger is being opened.
+        """
+        self._send("STATUS=Starting: opening the ledger.")
+
     def ready(self) -> None:
         """
         The server listens and its ledger is open; or a reload is done.

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from creditsync._process import signals
 from creditsync._process.notify import Supervisor
 from creditsync._process.starting import startErrors
+from creditsync.errors import LedgerProblem
 from creditsync.service import CreditSync
 
 if TYPE_CHECKING:
@@ -34,12 +35,14 @@ class Server(Service):
     a sentence and status 1; a second signal ends the process at once.
 
     @ivar web: The site, or L{None} without one.
+    @ivar isReady: Whether requests are answered, or were.
     """
 
     def __init__(self, reactor: Any, creditSync: CreditSync) -> None:
         self._reactor = reactor
         self.creditSync = creditSync
         self.web: Web | None = None
+        self.isReady = False
 
     def privilegedStartService(self) -> None:
         """
@@ -55,10 +58,11 @@ class Server(Service):
 
     def startService(self) -> None:
         """
-        Open the ledger. C{twistd} calls this after it has forked: a connection
-        to SQLite must not be carried over a fork.
+        Begin to open the ledger. C{twistd} calls this after it has forked: a
+        connection to SQLite must not be carried over a fork.
 
-        @raise CannotStart: The ledger can't be used.
+        @raise CannotStart: The ledger can't be used. If that is found out only
+            when the reactor runs, the process ends all the same.
         """
         super().startService()  # type: ignore[no-untyped-call]
         with startErrors():
@@ -71,6 +75,14 @@ class Server(Service):
             "before", "shutdown", signals.endAtNextSignal
         )
         self.creditSync.whenFailed().addErrback(self._failed)
+        ready = self.creditSync.whenReady()
+        ready.addCallback(lambda _: self._reactor.callWhenRunning(self.ready))
+
+    def ready(self) -> None:
+        """
+        Requests are answered from now on.
+        """
+        self.isReady = True
 
     def stopService(self) -> "Deferred[None]":
         """
@@ -85,14 +97,19 @@ class Server(Service):
 
     def _failed(self, why: Failure) -> None:
         """
-        Stop, as nothing can be booked any more, and have the process end with
-        status 1.
+        Stop, as nothing can be booked, or not any more, and have the process end
+        with status 1.
         """
-        _log.critical(
-            "The trading runtime has failed, and the server stops; the next start"
-            " finds out what was booked. The cause: {why}",
-            why=why.getErrorMessage(),
-        )
+        if self.isReady:
+            _log.critical(
+                "The trading runtime has failed, and the server stops; the next start"
+                " finds out what was booked. The cause: {why}",
+                why=why.getErrorMessage(),
+            )
+        elif why.check(LedgerProblem):
+            _log.critical("{why}", why=why.getErrorMessage())
+        else:
+            _log.failure("the server can't start", why)
         # At the very end, when twistd has removed its pid file.
         atexit.register(_exitFailed)
         # It may be stopping already.
@@ -122,12 +139,19 @@ class SupervisedServer(Server):
 
     def startService(self) -> None:
         """
-        Start, and notify systemd once the reactor runs.
+        Start, and notify systemd.
 
         @raise CannotStart: See L{Server.startService}.
         """
         super().startService()
-        self._reactor.callWhenRunning(self._supervisor.ready)
+        self._supervisor.starting()
+
+    def ready(self) -> None:
+        """
+        Notify systemd, and reload at each SIGHUP from now on.
+        """
+        super().ready()
+        self._supervisor.ready()
         # A signal may come in the middle of anything, so the reactor reloads
         # when that is done.
         signals.reloadAtHangUp(partial(self._reactor.callFromThread, self.reload))

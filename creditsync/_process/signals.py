@@ -8,6 +8,9 @@ SIGTERM, SIGINT    ends it at once    stops it in order   ends it at once
 SIGHUP             waits              reads files again   is ignored
 =================  =================  ==================  ==================
 
+When the reactor runs and the ledger is still being opened, SIGTERM and SIGINT
+already stop it in order, and SIGHUP still waits.
+
 The kernel ignores signals for process 1 of a container unless it has a handler for
 them, so there "at once" needs a handler. Python runs it only between two
 instructions of its own, and so not before a call of SQLite in progress has

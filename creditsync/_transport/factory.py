@@ -5,6 +5,10 @@ Connections are served in reactor turns, with one C{callLater} for all of them. 
 each turn their lines are handled first, in the order of
 L{creditsync._transport.fairness}, and then what is to be sent is written, in one
 write for each connection.
+
+Connections are accepted before their lines can be answered: until
+L{LineFactory.serve} is called, lines wait, and a client that sends more than it may
+have waiting is not read on.
 """
 
 from collections.abc import Collection
@@ -62,10 +66,11 @@ class LineFactory(Factory):
             clock, limits.lineTimeout, LineProtocol.lineTimedOut
         )
         self.finishTimeouts: EqualTimeouts[LineProtocol] = EqualTimeouts(
-            clock, endTimeout, LineProtocol.cutOff
+            clock, endTimeout, self._finishTimedOut
         )
         # The TCP ports that accept its connections.
         self.ports: list[Any] = []
+        self._isServing = False
         self._connections: dict[LineProtocol, None] = {}
         self.scheduler = FairScheduler(clock)
         self._unflushed: list[LineProtocol] = []
@@ -127,12 +132,34 @@ class LineFactory(Factory):
             allClosed, self._allClosed = self._allClosed, None
             allClosed.callback(None)
 
+    def serve(self) -> None:
+        """
+        Handle lines from now on, and first those that wait. Calling it again does
+        nothing.
+        """
+        if self._isServing:
+            return
+        self._isServing = True
+        # A copy, as what a line leads to may end its connection.
+        for connection in list(self._connections):
+            if connection.isWaiting:
+                self.hasLines(connection)
+
     def hasLines(self, connection: LineProtocol) -> None:
         """
         Handle lines of a connection, now or when its turn comes.
         """
+        if not self._isServing:
+            return
         self.scheduler.serve(connection)
         self._turnLater()
+
+    def _finishTimedOut(self, connection: LineProtocol) -> None:
+        if self._isServing:
+            connection.cutOff()
+        else:
+            # It is this side that has not answered yet.
+            self.finishTimeouts.start(connection)
 
     def willFlush(self, connection: LineProtocol) -> None:
         """

@@ -67,6 +67,29 @@ class LineBuffer(Generic[_Connection]):
             self.lines = self.lines[self._at :] + self._takePartial() + b"\n"
             self._at = 0
 
+    def window(self, size: int, count: int) -> bytes:
+        """
+        The first of L{lines}, with their ends: at most so many bytes, but at least
+        one line, and at most so many lines.
+        """
+        lines, at = self.lines, self._at
+        if at or len(lines) > size:
+            end = lines.rfind(b"\n", at, at + size)
+            if end < 0:
+                end = lines.index(b"\n", at)
+            lines = lines[at : end + 1]
+        if lines.count(b"\n") > count:
+            lines = b"\n".join([*lines.split(b"\n", count)[:count], b""])
+        return lines
+
+    def drop(self, count: int) -> None:
+        """
+        Forget the first bytes of L{lines}: whole lines.
+        """
+        self._at += count
+        if self._at == len(self.lines):
+            self.dropLines()
+
     def take(self) -> bytes:
         """
         Take the first of L{lines}, without its end.

@@ -26,52 +26,57 @@ class Output:
     to a pull producer. Any other transport gets everything, and reports to a
     push producer.
 
-    @ivar size: How many bytes have not been written.
+    @ivar chunks: What has not been written.
     @ivar isStalled: Whether what was written has not left: the client does not
         read. Its producer sets it.
     """
 
-    def __init__(self, transport: Any, producer: Any) -> None:
+    # What an endpoint gives: more than ITransport, but not always the same.
+    transport: Any
+    _sendsAtOnce: bool
+
+    def __init__(self, producer: Any) -> None:
         """
-        @param transport: What an endpoint gives: more than C{ITransport}, but
-            not always the same.
         @param producer: Is told to pause and to resume, as by a transport. It
             is registered by L{begin}.
         """
-        self.transport = transport
-        self.size = 0
         self.isStalled = False
-        self._chunks: list[bytes] = []
+        self.chunks: list[bytes] = []
+        # How many bytes there are in the first so many of the chunks. The others
+        # came since then: they are only counted when that is needed.
+        self._size = self._counted = 0
         self._producer = producer
+
+    def begin(self, transport: Any) -> None:
+        """
+        Have the transport report to the producer.
+        """
+        self.transport = transport
         # A wrapper such as TLS shows the methods of the transport below it as
         # its own, but nothing may bypass it.
         self._sendsAtOnce = isinstance(
             transport, FileDescriptor
         ) and not ISSLTransport.providedBy(transport)
+        transport.registerProducer(self._producer, not self._sendsAtOnce)
 
-    def begin(self) -> None:
+    @property
+    def size(self) -> int:
         """
-        Ask the transport to report to the producer.
+        How many bytes have not been written.
         """
-        self.transport.registerProducer(self._producer, not self._sendsAtOnce)
-
-    def add(self, data: bytes) -> None:
-        """
-        Send this with the next L{flush}.
-        """
-        self._chunks.append(data)
-        self.size += len(data)
+        self._size += sum(map(len, self.chunks[self._counted :]))
+        self._counted = len(self.chunks)
+        return self._size
 
     def flush(self) -> None:
         """
         Write what there is, until nothing is left or the client does not read.
         """
-        chunks = self._chunks
+        chunks = self.chunks
         while chunks and not self.isStalled:
             if self.size <= _WRITE:
                 data = b"".join(chunks)
-                chunks.clear()
-                self.size = 0
+                self.clear()
             else:
                 data = self._takeSome()
             self._write(data)
@@ -80,8 +85,8 @@ class Output:
         """
         Forget what was not written.
         """
-        self._chunks.clear()
-        self.size = 0
+        self.chunks.clear()
+        self._size = self._counted = 0
 
     @property
     def unread(self) -> int:
@@ -116,12 +121,13 @@ class Output:
         """
         Take as many chunks as are written at a time, of more than that.
         """
-        chunks = self._chunks
+        chunks = self.chunks
         count, size = 1, len(chunks[0])
         while count < len(chunks) and size + len(chunks[count]) <= _WRITE:
             size += len(chunks[count])
             count += 1
         data = b"".join(chunks[:count])
         del chunks[:count]
-        self.size -= len(data)
+        self._counted -= count
+        self._size -= len(data)
         return data

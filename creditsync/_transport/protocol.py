@@ -39,6 +39,11 @@ from creditsync.errors import LineTooLong
 from creditsync.limits import Limits
 from creditsync.records import Principal
 
+# Bytes of lines that the session is given together, at most: some reads of a busy
+# connection; and after a line that it has not taken so, which is one or two lines.
+_WIDE: Final = 8192
+_NARROW: Final = 256
+
 # Bytes of lines that may wait for their turn while their client is still read.
 _AHEAD: Final = 16384
 
@@ -106,13 +111,16 @@ class LineProtocol(Protocol):
     factory: Connections
     # What an endpoint gives: more than ITransport, but not always the same.
     transport: Any
-    _output: Output
 
     def __init__(self, factory: Connections) -> None:
         self.factory = factory
         self._limits = limits = factory.limits
         self._session: Session = factory.sessions.open(self.send)
         self._input = LineBuffer(self, factory.lineTimeouts, limits.maxLineLength)
+        # Bytes of lines that the session is given together, now and at most: none of
+        # them can be longer than a line may be.
+        self._window = self._widest = min(_WIDE, limits.maxLineLength)
+        self._output = Output(self)
         self._state = State.NEW
         self._isReading = True
         self.isQueued = False
@@ -148,8 +156,7 @@ class LineProtocol(Protocol):
         if ITCPTransport.providedBy(transport):
             transport.setTcpKeepAlive(True)
             transport.setTcpNoDelay(True)
-        self._output = Output(transport, self)
-        self._output.begin()
+        self._output.begin(transport)
         self.factory.opened(self)
         if ISSLTransport.providedBy(transport):
             # A handshake may take as long as a line, the first of which comes
@@ -198,22 +205,41 @@ class LineProtocol(Protocol):
         """
         handled = 0
         most = self._limits.linesPerTurn
-        longest = self._limits.maxLineLength
         seconds = self.factory.clock.seconds
-        input, output = self._input, self._output
+        input, output, session = self._input, self._output, self._session
         while input.lines and not output.isStalled:
-            line = input.take()
-            if len(line) > longest:
-                self._refuseTooLong(line)
-            elif line and not line.isspace():
-                self._session.lineReceived(line)
-            handled += 1
+            # Several lines together, as many as the session takes so.
+            window = input.window(self._window, most - handled)
+            count = window.count(b"\n")
+            taken = 0
+            if len(window) <= self._widest:
+                taken = session.linesReceived(window)
+            if not input.lines:
+                # The connection was lost by it.
+                break
+            if taken == count:
+                input.drop(len(window))
+                self._window = min(2 * self._window, self._widest)
+            else:
+                for _ in range(taken):
+                    input.take()
+                self._handleLine(input.take())
+                taken += 1
+                # The next may be like it, and would be read twice.
+                self._window = min(_NARROW, self._widest)
+            handled += taken
             if handled == most or seconds() >= until:
                 break
         if not input.lines:
             self._balance()
         self._settleShare()
         return handled
+
+    def _handleLine(self, line: bytes) -> None:
+        if len(line) > self._limits.maxLineLength:
+            self._refuseTooLong(line)
+        elif line and not line.isspace():
+            self._session.lineReceived(line)
 
     def _settleShare(self) -> None:
         """
@@ -279,9 +305,9 @@ class LineProtocol(Protocol):
         if not self._state.takesOutput:
             return
         output = self._output
-        if not output.size:
+        if not output.chunks:
             self.factory.willFlush(self)
-        output.add(data)
+        output.chunks.append(data)
         if output.isStalled and output.size > self._limits.maxUnread:
             self.factory.log.warn(
                 "{peer} does not read, its connection is cut off",
@@ -299,7 +325,7 @@ class LineProtocol(Protocol):
         if output.isStalled or not self._state.takesOutput:
             return
         output.flush()
-        if output.size or self._input.lines or self._state.takesInput:
+        if output.chunks or self._input.lines or self._state.takesInput:
             return
         if self._session.isIdle:
             self._sayGoodbye()

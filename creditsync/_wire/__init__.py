@@ -1,22 +1,26 @@
 """
 Lines to values and values to lines: the only place that knows the wire's JSON.
 
-A line comes in by L{plainRequest} if nothing in it is unusual, and otherwise by
-L{decode}, which takes every line or says what is wrong with it; both make the same
-of the same line. Of a line that is refused, L{salvage} reads the C{extID} if it
-can. Lines go out in two steps, because one event goes to many sessions, and its
-data into a reply as well: L{encodeData} makes a JSON text once, L{event} and
-L{reply} put lines around it.
+L{decode} takes a line or says what is wrong with it. Of a line that is refused,
+L{salvage} reads the C{extID} if it can. Lines go out in two steps, because one event
+goes to many sessions, and its data into a reply as well: L{encodeData} and
+L{encodeTrades} make a JSON text once, L{events} and L{reply} put lines around it.
+L{bookings} makes the lines of the audit trail for a whole commit.
 
 Private: nothing outside of creditsync imports it.
 """
 
 from creditsync._wire.decoding import decode as decode
+from creditsync._wire.encoding import amount as amount
 from creditsync._wire.encoding import encodeData as encodeData
+from creditsync._wire.encoding import encodeTrades as encodeTrades
 from creditsync._wire.encoding import event as event
+from creditsync._wire.encoding import events as events
 from creditsync._wire.encoding import refusal as refusal
 from creditsync._wire.encoding import replay as replay
 from creditsync._wire.encoding import reply as reply
 from creditsync._wire.encoding import success as success
-from creditsync._wire.plain import plainRequest as plainRequest
 from creditsync._wire.salvaging import salvage as salvage
+from creditsync._wire.trail import OMITTED as OMITTED
+from creditsync._wire.trail import Booking as Booking
+from creditsync._wire.trail import bookings as bookings

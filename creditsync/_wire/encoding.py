@@ -7,7 +7,7 @@ where they stand inside a string.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
@@ -56,31 +56,44 @@ def encodeData(data: Trade | Mapping[str, Any]) -> bytes:
     """
     if not isinstance(data, Trade):
         return _safe(dict(data))
-    return _encode(
-        _TradeData(
-            data.order,
-            data.login,
-            data.cmd,
-            data.state,
-            _amount(data.profit),
-            _text(data.comment),
-            "",
-            0,
-            0.0,
-            0.0,
-            data.openTime,
-            data.closeTime,
-            0.0,
-            0.0,
-            0.0,
-            0.0,
-            TR_REASON_API,
-            data.timestamp,
-        )
+    return _encode(_tradeData(data))
+
+
+def encodeTrades(trades: Iterable[Any]) -> list[bytes]:
+    """
+    Write the C{data} of many events at once, as L{encodeData} does.
+
+    @param trades: They should be trades: a mapping, or what can't be encoded,
+        raises an error.
+    """
+    # A JSON text has no line ends inside.
+    return _encodeLines(map(_tradeData, trades)).splitlines()
+
+
+def _tradeData(trade: Trade) -> _TradeData:
+    return _TradeData(
+        trade.order,
+        trade.login,
+        trade.cmd,
+        trade.state,
+        amount(trade.profit),
+        _text(trade.comment),
+        "",
+        0,
+        0.0,
+        0.0,
+        trade.openTime,
+        trade.closeTime,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        TR_REASON_API,
+        trade.timestamp,
     )
 
 
-def _amount(units: int) -> float | msgspec.Raw:
+def amount(units: int) -> float | msgspec.Raw:
     """
     What has to be encoded for an amount, to give the text of L{fromUnits}.
     """
@@ -108,6 +121,19 @@ def event(type: int, data: bytes) -> bytes:
     @param data: What L{encodeData} gave.
     """
     return _EVENT % (type, data)
+
+
+def events(types: Sequence[int], encoded: Sequence[bytes]) -> bytes:
+    """
+    Write the lines of trade events, each from a type and its data.
+    """
+    first = types[0]
+    if types.count(first) < len(types):
+        return b"".join(map(event, types, encoded))
+    # Nearly always all of them are of one type. What stands between their data is
+    # then the same everywhere.
+    head, tail = event(first, b"\n").split(b"\n", 1)
+    return head + (tail + head).join(encoded) + tail
 
 
 _EVENT = f'{{"event":"{TRADE_EVENT}","type":%d,"data":%b}}\r\n'.encode("ascii")
@@ -158,7 +184,8 @@ def refusal(extID: ExtID | None, refusal: Refusal) -> bytes:
     return _safe(line) + b"\r\n"
 
 
-_encode = msgspec.json.Encoder(decimal_format="number").encode
+_encoder = msgspec.json.Encoder(decimal_format="number")
+_encode, _encodeLines = _encoder.encode, _encoder.encode_lines
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _COMMA_BEFORE_CLOSER = re.compile(r",(?=\s*[}\]])")
 

@@ -57,7 +57,7 @@ class MemoryLedger:
         The committed trade with this order.
         """
         latest = self._latest.get(order)
-        return None if latest is None else latest.trade
+        return None if latest is None else latest.data
 
     def placeOf(self, order: int) -> int | None:
         """
@@ -81,8 +81,8 @@ class MemoryLedger:
         if booked is None:
             return None
         return Reservation(
-            booked.eventType,
-            booked.trade,
+            booked.type,
+            booked.data,
             booked.operation,
             isReplay=True,
             balance=booked.balance,
@@ -102,7 +102,7 @@ class MemoryLedger:
         The events at the next places after this one, in their order.
         """
         return [
-            TradeEvent(each.eventType, each.trade, place=each.place)
+            TradeEvent(each.type, each.data, place=each.place)
             for each in self._journal[after : after + limit]
         ]
 
@@ -113,21 +113,24 @@ class MemoryLedger:
         @return: Has already fired.
         """
         assert reservations
-        assert all(0 < each.order < self.nextOrder for each in reservations), (
-            "an order was never assigned"
-        )
+        latest, accounts, end = self._latest, self._accounts, self.nextOrder
         journal = self._journal
         for reservation in reservations:
-            trade, asked = reservation.trade, reservation.operation
-            assert reservation.balance is not None and reservation.credit is not None
-            journal.append(reservation)
-            reservation.place = len(journal)
+            trade, asked = reservation.data, reservation.operation
+            balance, credit = reservation.balance, reservation.credit
+            order, login = trade.order, trade.login
+            assert 0 < order < end, "an order was never assigned"
+            assert balance is not None and credit is not None
             if asked.key is not None:
                 self._keyed[asked.principal, asked.key] = reservation
-            self._accounts[trade.login] = Account(
-                trade.login, reservation.balance, reservation.credit
-            )
-            self._latest[trade.order] = reservation
+            account = accounts.get(login)
+            if account is None:
+                accounts[login] = Account(login, balance, credit)
+            else:
+                account.balance, account.credit = balance, credit
+            latest[order] = reservation
+            journal.append(reservation)
+            reservation.place = len(journal)
         return succeed(None)
 
     def addAccounts(self, logins: Iterable[int]) -> list[int]:

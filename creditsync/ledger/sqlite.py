@@ -34,7 +34,7 @@ from functools import cache
 from typing import Any, Final, TypeAlias
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -61,6 +61,7 @@ from creditsync.ledger._opening import (
     releaseLock,
     sync,
     takeLock,
+    versionOf,
 )
 from creditsync.ledger._schema import COLUMNS, SCRIPTS, columns
 from creditsync.ledger._upgrading import Progress, loggedProgress
@@ -88,6 +89,16 @@ _MIN_WIDTH: Final = MEMBERS.index("key")
 # Seconds that a commit waits if another program has the database locked, which
 # none should. After that the commit fails, and the server stops.
 _LOCK_TIMEOUT: Final = 30.0
+
+# Instructions of SQLite's virtual machine, some tenths of a second, after which an
+# opening looks whether it is still wanted. It needs the GIL for that.
+_PROGRESS: Final = 10_000_000
+
+# What opening has made: the connection that writes, the two that read, and the next
+# order.
+_Opened: TypeAlias = tuple[
+    sqlite3.Connection, sqlite3.Connection, sqlite3.Connection, int
+]
 
 
 @implementer(ILedger)
@@ -122,13 +133,17 @@ class SQLiteLedger:
     _hash: bytes = field(default=NO_HASH, init=False)
     _next: int = field(default=0, init=False)
     _mark: int = field(default=0, init=False)
+    _isOpening: bool = field(default=False, init=False)
     _committing: bool = field(default=False, init=False)
     _failed: bool = field(default=False, init=False)
 
-    def open(self) -> None:
+    def open(self) -> "Deferred[None] | None":
         """
-        Lock, create or upgrade, check, and reserve the first order numbers.
+        Lock and check the file. Then, in the other thread, create or upgrade the
+        tables, prove the totals, and reserve the first order numbers.
 
+        @return: L{None} if C{_run} has done so already, or a Deferred that fires
+            when it is done, or fails with one of these:
         @raise LedgerInUse: Another process has it open.
         @raise LedgerDamaged: It breaks an invariant, or is not a creditsync ledger.
         @raise LedgerProblem: It can't be used for another reason.
@@ -149,6 +164,21 @@ class SQLiteLedger:
                 # The first statement creates the file, and giveAway() needs it.
                 writer.execute("PRAGMA user_version")
                 giveAway(path, os.path.dirname(path))
+            # Also known to those who wait for a daemon's start.
+            versionOf(writer, path, len(SCRIPTS))
+            self._held = held.pop_all()
+        self._isOpening = True
+        made: list[_Opened] = []
+        opened = self._run(lambda: made.append(self._prove(writer, path)))
+        return _raisedAtOnce(opened.addBoth(self._opened, made))
+
+    def _prove(self, writer: sqlite3.Connection, path: str) -> _Opened:
+        """
+        Do what takes longer with a large ledger.
+        """
+        assert self._held is not None
+        with explainErrors(path):
+            writer.set_progress_handler(lambda: not self._isOpening, _PROGRESS)
             self.versionFound = prepare(writer, path, SCRIPTS, self._progress)
             order = firstOrder(writer, path)
             self._epoch, self._head, self._hash = journalEnd(writer, path)
@@ -157,24 +187,41 @@ class SQLiteLedger:
             # A power failure could then lose the file, and with it acknowledged
             # operations.
             sync(os.path.dirname(path))
-            reader = held.enter_context(closing(connectReader(path)))
-            stream = held.enter_context(closing(connectReader(path)))
-            self._held = held.pop_all()
-        self._writer, self._reader, self._stream = writer, reader, stream
+            reader, stream = (
+                self._held.enter_context(closing(connectReader(path))) for _ in range(2)
+            )
+            writer.set_progress_handler(None, 0)
+            return writer, reader, stream, order
+
+    def _opened(self, result: Failure | None, made: list[_Opened]) -> Failure | None:
+        isWanted, self._isOpening = self._isOpening, False
+        if isinstance(result, Failure):
+            # If it was only cancelled, the thread may still be at it.
+            if self._held is not None and not result.check(CancelledError):
+                held, self._held = self._held, None
+                held.close()
+            return result
+        [(self._writer, self._reader, self._stream, order)] = made
         self._next, self._mark = order, order + BLOCK
+        if not isWanted:
+            self.close()
+            raise LedgerProblem(f"the ledger {self.path} was closed while it opened")
+        return None
 
     def close(self) -> None:
         """
-        Return the order numbers that were not assigned, and release everything.
+        Return the order numbers that were not assigned, and release everything. If
+        it is being opened, that fails soon, and releases everything then.
 
         No commit may be pending. Calling it again does nothing.
         """
         assert not self._committing, "a commit is pending"
         held, writer = self._held, self._writer
+        if held is None or writer is None:
+            self._isOpening = False
+            return
         self._held = self._writer = self._reader = self._stream = None
         self._mark = self._next
-        if held is None or writer is None:
-            return
         with held:
             if not self._failed:
                 writer.execute(_SET_MARK, (self._next,))
@@ -336,6 +383,19 @@ class SQLiteLedger:
         """
         assert self._reader is not None, "the ledger is not open"
         return self._reader.execute(statement, key).fetchone()
+
+
+def _raisedAtOnce(opened: Deferred[None]) -> Deferred[None] | None:
+    """
+    What has not fired yet; what has fired already is done, or raised.
+    """
+    if not opened.called:
+        return opened
+    problems: list[Failure] = []
+    opened.addErrback(problems.append)
+    for each in problems:
+        each.raiseException()
+    return None
 
 
 def _booking(rows: Sequence[Row], hash: bytes, place: int) -> tuple[str, list[Any]]:

@@ -22,7 +22,7 @@ def waiting(waiter: Waiter, now: float) -> JSON:
 
     @param now: The clock's time.
     """
-    operation = None if waiter.deferral is None else waiter.deferral.operation
+    operation = waiter.operation
     return {
         "order": waiter.order,
         "login": operation.login if isinstance(operation, Operation) else None,

@@ -1,12 +1,12 @@
 """
 Hostile input: what any client may send, and what must not happen.
 
-Five commands, each sound or not: C{waiters} (a state machine over the replies
-that wait), C{fuzz} (lines mutated under the guidance of coverage),
-C{json_corpus} (what is I-JSON and what is not), C{tokens} (bad ones, each of
-its kind, and mutated good ones) and C{floods} (a real server under attack while
-an innocent session is served).
+Six commands, each sound or not: C{waiters} (a state machine over the replies
+that wait), C{fuzz} (lines mutated under the guidance of coverage), C{paths} (the
+fast path of a line against the long one), C{json_corpus} (what is I-JSON and what
+is not), C{tokens} (bad ones, each of its kind, and mutated good ones) and
+C{floods} (a real server under attack while an innocent session is served).
 
-Every judge in here is written from C{docs/protocol.rst} and not from the code
-that it judges.
+Except for C{paths}, every judge in here is written from C{docs/protocol.rst} and not
+from the code that it judges.
 """

@@ -18,7 +18,8 @@ import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 from random import Random
 
 from attrs import Factory, define, field
@@ -95,6 +96,75 @@ def _pump(
     connections: int, text: bytes, deaf: bool = False
 ) -> Callable[[int, float], int]:
     return lambda port, until: Pump(port, connections, text, deaf).run(until)
+
+
+@define
+class Windows:
+    """
+    Connections that send a few lines at once, and the next ones when each of them
+    has its reply: so the server reads and handles them together.
+    """
+
+    _port: int
+    _connections: int
+    _windows: Sequence[bytes]
+    _selector: selectors.BaseSelector = Factory(selectors.DefaultSelector)
+
+    def run(self, until: float) -> int:
+        """
+        @return: The bytes that were sent.
+        """
+        total = sum(self._open() for _ in range(self._connections))
+        while time.monotonic() < until:
+            for key, _ in self._selector.select(0.1):
+                assert isinstance(key.fileobj, socket.socket)
+                total += self._serve(key.fileobj, key.data)
+        return total
+
+    def _open(self) -> int:
+        connection = _connect(self._port)
+        conversation = _Conversation(cycle(self._windows))
+        self._selector.register(connection, selectors.EVENT_READ, conversation)
+        return conversation.say(connection)
+
+    def _serve(self, connection: socket.socket, conversation: "_Conversation") -> int:
+        received = connection.recv(_CHUNK)
+        if not received:
+            raise ConnectionError("the server has closed a connection")
+        return conversation.say(connection) if conversation.isOver(received) else 0
+
+
+@define
+class _Conversation:
+    """
+    One connection of L{Windows}.
+    """
+
+    _windows: Iterator[bytes]
+    _awaited: int = 0
+    _rest: bytes = b""
+
+    def say(self, connection: socket.socket) -> int:
+        window = next(self._windows)
+        self._awaited = window.count(b"\n")
+        connection.sendall(window)
+        return len(window)
+
+    def isOver(self, received: bytes) -> bool:
+        """
+        Whether each line has its reply. Events have no status.
+        """
+        received = self._rest + received
+        self._awaited -= received.count(_STATUS)
+        self._rest = received[1 - len(_STATUS) :]
+        return self._awaited <= 0
+
+
+_STATUS = b'"status":'
+
+
+def _windows(connections: int, *windows: bytes) -> Callable[[int, float], int]:
+    return lambda port, until: Windows(port, connections, windows).run(until)
 
 
 def _connect(port: int) -> socket.socket:
@@ -201,6 +271,23 @@ def _badTokens() -> Iterator[bytes]:
         yield _line("HealthCheck", token=token)
 
 
+# A request that has nothing unusual, but is refused, as this account has no credit.
+_CREDIT = _line("CreditOut", {"login": 1, "amount": -1.5, "comment": "c"})
+_CREDIT = _CREDIT.replace(b": ", b":").replace(b", ", b",")
+# With one or two more, as many of them as fit into 8 KB.
+_CREDITS = _CREDIT * (8192 // len(_CREDIT) - 2)
+# What is unusual in the last one: an escape; a member that comes twice; a number that
+# is no double, or has too many decimals; it is broken over two lines; it is two
+# requests.
+_UNUSUAL = (
+    _CREDITS + _CREDIT.replace(b'"c"', b'"\\u0063"'),
+    _CREDITS + _CREDIT.replace(b'"comment"', b'"login":1,"comment"'),
+    _CREDITS + _CREDIT.replace(b"1.5", b"1e400"),
+    _CREDITS + _CREDIT.replace(b"1.5", b"1e-9"),
+    _CREDITS + _CREDIT.replace(b'"data"', b'\n"data"'),
+    _CREDITS + _CREDIT.rstrip() + _CREDIT,
+)
+
 _BIG = b'{"command":"X","x":"' + b"y" * 65500 + b'"}\n'
 _LONG = b"x" * 65600 + b"\n"
 # As many values as a line may have, and the longest of those that take longest
@@ -210,7 +297,7 @@ _COLONS = b'{"command":"X","x":"' + b":" * 60000 + b'"}\n'
 _BOMB = b"[" * 65000 + b"\n"
 _OBJECTS = b'{"a":' * 13000 + b"\n"
 _NESTED = b'{"command":"X","x":[' + (b"[" * 14 + b"]" * 14 + b",") * 66 + b"0]}\n"
-_NUMBERS = b'{"command":"X","x":[' + (b"0." + b"1" * 62 + b",") * 990 + b"0]}\n"
+_NUMBERS = b'{"command":"X","x":[' + (b"0." + b"1" * 998 + b",") * 65 + b"0]}\n"
 # Lines that are searched for an extID when they are refused.
 _MEMBERS = b"{" + b'"":0,' * 13000 + b"\n"
 _STRINGS = b'{"x":[' + b'"",' * 21000 + b"\n"
@@ -240,6 +327,8 @@ ATTACKS: dict[str, Callable[[int, float], int]] = {
     "unknown commands": _pump(50, _line("X") * 300),
     "wrong data": _pump(50, _line("CreditInSync", {"login": "x", "amount": []}) * 300),
     "bad tokens": _pump(50, b"".join(_badTokens())),
+    "windows of plain lines": _windows(50, _CREDITS + _CREDIT),
+    "windows unusual at their end": _windows(50, *_UNUSUAL),
     "managers": _pump(
         50, (_line("HealthCheck") + _line("GetOperation", {"order": 1})) * 200
     ),
@@ -248,7 +337,14 @@ ATTACKS: dict[str, Callable[[int, float], int]] = {
 
 
 # The attacks of a short run.
-QUICK = ("empty objects", "drippers", "open and close", "nested values", "bad tokens")
+QUICK = (
+    "empty objects",
+    "drippers",
+    "open and close",
+    "windows unusual at their end",
+    "nested values",
+    "bad tokens",
+)
 
 
 def main() -> None:

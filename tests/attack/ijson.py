@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, NoReturn
 
 MOST_MARKS = 1000
-LONGEST_NUMBER = 64
+LONGEST_NUMBER = 1000
 DEEPEST = 16
 GREATEST = 2**53 - 1
 

@@ -125,7 +125,7 @@ _ENDING_CLEARLY = (
     "number, 2^53",
     "number, five thousand digits",
     "number, 1e400",
-    "number, 65 characters",
+    "number, 1001 characters",
     "number, less than the least double",
     "escape, a high surrogate",
     "escape, two high surrogates",

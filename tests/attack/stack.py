@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from creditsync._transport.protocol import LineProtocol
 from creditsync.auth import TokenAuthenticator, mint
+from creditsync.counters import Counters
 from creditsync.events import TradeEvents
 from creditsync.interfaces import IAuthenticator
 from creditsync.records import Limits
@@ -51,11 +52,17 @@ class Stack:
     def __init__(self, authenticator: IAuthenticator | None = None) -> None:
         self.clock = Clock()
         self.ledger = HeldLedger()
+        self.counters = Counters(self.clock, lambda: NOW)
         events = TradeEvents()
         self.service = CreditSync(
             self.clock,
             runtime=TradingRuntime(
-                self.clock, self.ledger, events, now=lambda: NOW, maxQueued=100
+                self.clock,
+                self.ledger,
+                events,
+                now=lambda: NOW,
+                maxQueued=100,
+                counters=self.counters,
             ),
             events=events,
             authenticator=authenticator or TokenAuthenticator(SECRET, now=lambda: NOW),
@@ -63,6 +70,7 @@ class Stack:
             schemas=_SCHEMAS,
             timeout=TIMEOUT,
             limits=LIMITS,
+            counters=self.counters,
         )
         self.service.startService()
 

@@ -2,19 +2,20 @@
 Run state machines over the replies that wait, and the timeouts below them.
 
 Hypothesis does to L{Waiters} whatever can be done to them, at whatever moment,
-also from within the callback of a reply; a model of a few lines says which
+also while a session is told of a reply; a model of a few lines says which
 waits have to end by it, in which order and with what. Time moves by binary
 fractions, so that "exactly when it is due" means that.
 
 The oldest of those who wait for one order and event type is the one who was
-first to say that it does (L{Waiters.expect}): that is the order in which their
-operations were reserved and will be booked.
+first whose order was known (L{Waiters.add}, L{Waiters.reserved}): that is the order
+in which their operations were reserved and will be booked.
 """
 
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
+from unittest import mock
 
 from attrs import define
 from hypothesis import HealthCheck, Phase, settings
@@ -25,14 +26,16 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from hypothesis.strategies import integers, sampled_from
-from twisted.internet.defer import Deferred
+from hypothesis.strategies import booleans, integers, lists, sampled_from, tuples
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
+from creditsync._conversation.crowds import Crowd
 from creditsync._conversation.waiter import Waiter
 from creditsync._conversation.waiters import Waiters
 from creditsync.errors import OutcomeUnknown, SessionEnded
-from creditsync.records import Deferral, Operation, TradeEvent
+from creditsync.records import Operation, Reservation, Trade, TradeEvent
 from tests.attack import command
 from tests.attack.ends import (
     ANY,
@@ -65,7 +68,8 @@ class Wait:
     @ivar due: When it has to end at the latest.
     @ivar event: The order and type that it waits for, once it does.
     @ivar operation: The operation whose event, or commit, it waits for.
-    @ivar reaction: What the callback of its end does.
+    @ivar reaction: What the session does when it is told of the end.
+    @ivar isOpen: Whether its commit has not ended yet, if it waits for one.
     """
 
     waiter: Waiter
@@ -73,7 +77,19 @@ class Wait:
     reaction: str
     event: tuple[int, int] | None = None
     operation: Operation | None = None
-    durable: "Deferred[None] | None" = None
+    isOpen: bool = False
+
+
+class _Durable(Reservation):
+    """
+    The reservation of an operation that is on disk already.
+    """
+
+    def whenDurable(self) -> "Deferred[None]":
+        """
+        See L{Reservation.whenDurable}.
+        """
+        return succeed(None)
 
 
 class WaitersMachine(RuleBasedStateMachine):
@@ -95,6 +111,8 @@ class WaitersMachine(RuleBasedStateMachine):
         self.live: dict[Wait, None] = {}
         self.expecting: dict[Wait, None] = {}
         self.past: list[Wait] = []
+        self.waits: dict[Waiter, Wait] = {}
+        self.reserved: list[Reservation] = []
         self.expectations = Expectations()
         self.wrong: list[BaseException] = []
         self.depth = 0
@@ -106,23 +124,44 @@ class WaitersMachine(RuleBasedStateMachine):
         """
         A request comes.
         """
-        self._wait(reaction)
+        self.waiters.add(self._wait(reaction).waiter)
 
     @rule(which=ANY, order=ORDERS, type=TYPES, operation=OPERATIONS)
     def expect(self, which: int, order: int, type: int, operation: int) -> None:
         """
         Its order is reserved.
         """
-        undecided = [wait for wait in self.live if wait.waiter.deferral is None]
+        undecided = [wait for wait in self.live if wait.waiter.reservation is None]
         if undecided:
-            self._expect(undecided[which % len(undecided)], order, type, operation)
+            wait = undecided[which % len(undecided)]
+            self._expect(wait, order, type, operation)
+            self.waiters.reserved(wait.waiter)
 
     @rule(order=ORDERS, type=TYPES, operation=OPERATIONS, reaction=REACTIONS)
     def waitFor(self, order: int, type: int, operation: int, reaction: str) -> None:
         """
         A request comes, and its order is reserved at once.
         """
-        self._expect(self._wait(reaction), order, type, operation)
+        wait = self._wait(reaction)
+        self._expect(wait, order, type, operation)
+        self.waiters.add(wait.waiter)
+
+    @rule(which=ANY, reaction=REACTIONS)
+    def waitForTheSame(self, which: int, reaction: str) -> None:
+        """
+        A request is repeated under its key, and gets the same reservation.
+        """
+        if self.reserved:
+            self._repeat(self.reserved[which % len(self.reserved)], reaction)
+
+    @rule(order=ORDERS, isDurable=booleans(), reaction=REACTIONS)
+    def waitForCommit(self, order: int, isDurable: bool, reaction: str) -> None:
+        """
+        An asynchronous command comes, and its order is reserved at once;
+        sometimes it is durable already.
+        """
+        wait = self._wait(reaction)
+        self._commits(wait, order, isDurable, self.waiters.add)
 
     @rule(which=ANY, order=ORDERS, isFired=integers(0, 5))
     def expectCommit(self, which: int, order: int, isFired: int) -> None:
@@ -130,39 +169,31 @@ class WaitersMachine(RuleBasedStateMachine):
         An asynchronous command gets its order; sometimes it is durable
         already.
         """
-        undecided = [wait for wait in self.live if wait.waiter.deferral is None]
-        if not undecided:
-            return
-        wait = undecided[which % len(undecided)]
-        wait.durable = Deferred()
-        if isFired == 0:
-            wait.durable.callback(None)
-        deferral = Deferral(order, 0, self.operations[0], wait.durable)
-        ends = self._ending([wait] if isFired == 0 else [], lambda r: r is None)
-        self.expectations.during(ends, self.waiters.expect, wait.waiter, deferral)
+        undecided = [wait for wait in self.live if wait.waiter.reservation is None]
+        if undecided:
+            wait = undecided[which % len(undecided)]
+            self._commits(wait, order, isFired == 0, self.waiters.reserved)
 
     @rule(which=ANY, succeeds=sampled_from([True, True, False]))
     def commit(self, which: int, succeeds: bool) -> None:
         """
         A commit ends, perhaps after its wait did.
         """
-        open = [
-            wait
-            for wait in [*self.live, *self.past[-20:]]
-            if wait.durable is not None and not wait.durable.called
-        ]
+        open = [wait for wait in [*self.live, *self.past[-20:]] if wait.isOpen]
         if not open:
             return
         wait = open[which % len(open)]
-        durable = wait.durable
-        assert durable is not None
+        wait.isOpen = False
+        reservation = wait.waiter.reservation
+        assert reservation is not None
         waits = [wait] if wait in self.live else []
         if succeeds:
             ends = self._ending(waits, lambda result: result is None)
-            self.expectations.during(ends, durable.callback, None)
+            self.expectations.during(ends, reservation.booked)
             return
         ends = self._ending(waits, isFailure(OutcomeUnknown))
-        self.expectations.during(ends, durable.errback, OutcomeUnknown("lost"))
+        lost = Failure(OutcomeUnknown("lost"))
+        self.expectations.during(ends, reservation.lost, lost)
 
     @precondition(lambda self: self.past)
     @rule(which=ANY, order=ORDERS, type=TYPES, operation=OPERATIONS)
@@ -171,9 +202,9 @@ class WaitersMachine(RuleBasedStateMachine):
         An order is reserved after its wait has ended.
         """
         wait = self.past[which % len(self.past)]
-        if wait.waiter.deferral is None:
-            deferral = Deferral(order, type, self.operations[operation])
-            self.waiters.expect(wait.waiter, deferral)
+        if wait.waiter.reservation is None:
+            wait.waiter.reservation = self._reservation(order, type, operation)
+            self.waiters.reserved(wait.waiter)
 
     @rule(order=ORDERS, type=TYPES, operation=OPERATIONS)
     def matchMarked(self, order: int, type: int, operation: int) -> None:
@@ -181,6 +212,35 @@ class WaitersMachine(RuleBasedStateMachine):
         An event with a mark comes, perhaps again.
         """
         self._match(order, type, self.operations[operation])
+
+    @rule(which=ANY)
+    def matchReservation(self, which: int) -> None:
+        """
+        An event comes that is a reservation, perhaps again.
+        """
+        if self.reserved:
+            self._matchEvents([self.reserved[which % len(self.reserved)]])
+
+    @rule(kinds=lists(tuples(ANY, ORDERS, TYPES, integers(0, 3)), max_size=4))
+    def matchBatch(self, kinds: list[tuple[int, int, int, int]]) -> None:
+        """
+        Several events come together, of all kinds.
+        """
+        events: list[TradeEvent] = []
+        for which, order, type, operation in kinds:
+            if which % 2 and self.reserved:
+                events.append(self.reserved[which % len(self.reserved)])
+            else:
+                of = self.operations[operation] if operation < 3 else None
+                events.append(TradeEvent(type, {"order": order}, of))
+        # What one of them sets off would change what the next one has to end.
+        rest = {wait: wait.reaction for wait in self.live}
+        for wait in rest:
+            if wait.reaction != "raise":
+                wait.reaction = "rest"
+        self._matchEvents(events)
+        for wait, reaction in rest.items():
+            wait.reaction = reaction
 
     @rule(order=ORDERS, type=TYPES)
     def matchUnmarked(self, order: int, type: int) -> None:
@@ -260,9 +320,14 @@ class WaitersMachine(RuleBasedStateMachine):
         if self.wrong:
             raise self.wrong[0]
         assert len(self.waiters) == len(self.live), "others wait"
-        tabled = [
-            each for found in self.waiters._byEvent.values() for each in _of(found)
+        live = [wait.waiter for wait in self.live]
+        assert list(self.waiters) == live, "the table has another order"
+        assert [each.since for each in live] == sorted(each.since for each in live)
+        alone = [each for key, each in self.waiters.entries.items() if key is not each]
+        crowds = [
+            each for crowd in self.waiters._crowds.values() for each in _of(crowd)
         ]
+        tabled = alone + crowds
         assert len(tabled) == len(self.expecting), "the tables have too many or too few"
         expecting = {wait.waiter for wait in self.expecting}
         assert set(tabled) == expecting, "the tables have others"
@@ -281,34 +346,73 @@ class WaitersMachine(RuleBasedStateMachine):
             self._advance(TIMEOUT)
         if self.wrong:
             return
-        assert self.waiters._byEvent == {}, "at rest a table is not empty"
+        assert self.waiters._crowds == {}, "at rest a table is not empty"
         assert self.clock.getDelayedCalls() == [], "at rest a delayed call is left"
 
     # How it is done.
 
     def _wait(self, reaction: str) -> Wait:
-        waiter = self.waiters.wait("credit-req-1001", self)
-        wait = Wait(waiter, self.clock.seconds() + TIMEOUT, reaction)
-        waiter.ended.addBoth(self._ended, wait)
+        """
+        A wait that is still to be added.
+        """
+        now = self.clock.seconds()
+        waiter = Waiter("credit-req-1001", self, "CreditInSync", now)  # type: ignore[arg-type]
+        wait = self.waits[waiter] = Wait(waiter, now + TIMEOUT, reaction)
         self.live[wait] = None
         return wait
 
     def _expect(self, wait: Wait, order: int, type: int, operation: int) -> None:
         wait.event, wait.operation = (order, type), self.operations[operation]
         self.expecting[wait] = None
-        deferral = Deferral(order, type, wait.operation)
-        self.waiters.expect(wait.waiter, deferral)
+        wait.waiter.reservation = self._reservation(order, type, operation)
+
+    def _repeat(self, reservation: Reservation, reaction: str) -> None:
+        wait = self._wait(reaction)
+        wait.event = reservation.order, reservation.type
+        wait.operation = reservation.operation  # type: ignore[assignment]
+        self.expecting[wait] = None
+        wait.waiter.reservation = reservation
+        self.waiters.add(wait.waiter)
+
+    def _reservation(self, order: int, type: int, operation: int) -> Reservation:
+        trade = Trade(order, 1001, 7, 3, 1, "x", 0, 0, 0)
+        reservation = Reservation(type, trade, self.operations[operation])
+        self.reserved = [*self.reserved[-5:], reservation]
+        return reservation
+
+    def _commits(
+        self, wait: Wait, order: int, isDurable: bool, call: Callable[[Waiter], None]
+    ) -> None:
+        kind = _Durable if isDurable else Reservation
+        trade = Trade(order, 1001, 7, 3, 1, "x", 0, 0, 0)
+        wait.waiter.reservation = kind(0, trade, self.operations[0])
+        wait.waiter.response = {"accepted": True}
+        wait.isOpen = not isDurable
+        ends = self._ending([wait] if isDurable else [], lambda r: r is None)
+        self.expectations.during(ends, call, wait.waiter)
 
     def _match(self, order: int, type: int, operation: Operation | None) -> None:
-        same = [wait for wait in self.expecting if wait.event == (order, type)]
-        if operation is None:
-            same = same[:1]
-        else:
-            same = [wait for wait in same if wait.operation is operation]
-        data = b"%d" % type
-        ends = self._ending(same, lambda result: result == data)
-        event = TradeEvent(type, {"order": order}, operation)
-        self.expectations.during(ends, self.waiters.match, event, data)
+        self._matchEvents([TradeEvent(type, {"order": order}, operation)])
+
+    def _matchEvents(self, events: list[TradeEvent]) -> None:
+        waits: list[Wait] = []
+        wanted: list[bytes] = []
+        encoded = [b"%d" % number for number in range(len(events))]
+        for event, data in zip(events, encoded, strict=True):
+            place, operation = (event.order, event.type), event.operation
+            same = [
+                wait
+                for wait in self.expecting
+                if wait.event == place and wait not in waits
+            ]
+            if operation is None:
+                same = same[:1]
+            else:
+                same = [wait for wait in same if wait.operation is operation]
+            waits += same
+            wanted += [data] * len(same)
+        ends = self._ending(waits, lambda result: result == wanted.pop(0))
+        self.expectations.during(ends, self.waiters.match, events, encoded)
 
     def _advance(self, seconds: float) -> None:
         now = self.clock.seconds() + seconds
@@ -326,27 +430,41 @@ class WaitersMachine(RuleBasedStateMachine):
                 self.past.append(wait)
             self.expecting.pop(wait, None)
 
-    def _ended(self, result: object, wait: Wait) -> None:
+    def waitEnded(self, waiter: Waiter, data: bytes | None) -> None:
         """
-        The callback of a wait: check its end, and react to it.
+        See L{ISession.waitEnded}.
+        """
+        self._ended(self.waits[waiter], data)
+
+    def waitFailed(self, waiter: Waiter, why: Failure) -> None:
+        """
+        See L{ISession.waitFailed}.
+        """
+        self._ended(self.waits[waiter], why)
+
+    def _ended(self, wait: Wait, result: object) -> None:
+        """
+        Check the end of a wait, and react to it.
         """
         try:
+            assert not wait.waiter.called, "it fired before its session was told"
             self.expectations.ended(wait, result)
             if self.depth < 3:
                 self.depth += 1
                 self._react(wait)
                 self.depth -= 1
         except Exception as e:
-            # The Deferred would swallow it.
+            # The waiter would log it.
             self.wrong.append(e)
         if wait.reaction == "raise":
-            wait.waiter.ended.addErrback(lambda _: None)
-            raise ZeroDivisionError("the callback of a reply has failed")
+            raise ZeroDivisionError("a session has failed")
 
     def _react(self, wait: Wait) -> None:
         order, type = wait.event or (1, 0)
         if wait.reaction == "wait":
-            self._expect(self._wait("match"), order, type, 0)
+            begun = self._wait("match")
+            self._expect(begun, order, type, 0)
+            self.waiters.add(begun.waiter)
         elif wait.reaction == "match":
             self._match(order, type, None)
         elif wait.reaction == "abandon":
@@ -355,15 +473,14 @@ class WaitersMachine(RuleBasedStateMachine):
             self.endAll(0)
 
 
-def _of(found: Any) -> list[Waiter]:
+def _of(crowd: Crowd) -> list[Waiter]:
     """
-    The waits for one event, according to the tables.
+    The waits for one event, according to the crowds.
     """
-    if isinstance(found, Waiter):
-        return [found]
-    byAge = list(found._byAge)
-    byOperation = [each for same in found._byOperation.values() for each in same]
-    assert byAge, "a table that nobody is in"
+    byAge = list(crowd.byAge)
+    byOperation = [each for same in crowd.byOperation.values() for each in same]
+    assert byAge, "a crowd that nobody is in"
+    assert len(byAge) == len(byOperation), "two tables differ"
     assert set(byAge) == set(byOperation), "two tables differ"
     return byAge
 
@@ -378,7 +495,12 @@ def run(machine: Any, steps: int, *phases: Phase) -> None:
     @param phases: Hypothesis's; L{Phase.shrink} shortens what it finds.
     @raise Exception: An invariant is broken; its notes are the steps to it.
     """
-    enough = machine.steps + steps
+    # Sessions that fail on purpose are logged.
+    with mock.patch("creditsync._conversation.waiter._log"):
+        _run(machine, machine.steps + steps, phases)
+
+
+def _run(machine: Any, enough: int, phases: Sequence[Phase]) -> None:
     while machine.steps < enough:
         left = enough - machine.steps
         examples = min(2000, left // _STEPS_PER_RUN + 1)

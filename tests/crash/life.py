@@ -70,7 +70,7 @@ class Life:
 
     def start(self) -> bool:
         """
-        Start the server.
+        Start the server, and wait until its ledger is open.
 
         @return: Whether it started.
         """
@@ -79,6 +79,12 @@ class Life:
         except LedgerProblem:
             return False
         self.server.whenFailed().addErrback(self.failures.append)
+        ready: list[object] = []
+        self.server.whenReady().addCallback(ready.append)
+        while not ready:
+            if self.failures:
+                return False
+            self.clock.advance(_ROUND)
         self.wire.protocol = self.client = self.server.factory.buildProtocol(None)
         self.client.makeConnection(self.wire)
         return True

@@ -107,19 +107,19 @@ POINTS: Final = [
     Point(LOAD, BEFORE, "creditsync.runtime:TradingRuntime.submit", 1, 60),
     Point(LOAD, AFTER, "creditsync.ledger.sqlite:SQLiteLedger.replay", 1, 30),
     *_both(LOAD, "creditsync.ledger.sqlite:SQLiteLedger.newOrder", 1, 30),
-    *_both(LOAD, "creditsync.runtime:TradingRuntime._enqueue", 1, 60),
+    *_both(LOAD, "creditsync.runtime:TradingRuntime._reserve", 1, 60),
     Point(LOAD, AFTER, "creditsync.runtime:TradingRuntime.submit", 1, 60),
-    *_both(LOAD, "creditsync._conversation.waiters:Waiters.expect", 1, 60),
+    *_both(LOAD, "creditsync._conversation.waiters:Waiters.add", 1, 60),
     # The commit: n-th batch.
     Point(LOAD, BEFORE, "creditsync.runtime:TradingRuntime._start", 1, 3),
     *_both(LOAD, "creditsync.ledger.sqlite:SQLiteLedger.commit", 1, 10),
     # The first time is when the ledger is opened.
     *_both(LOAD, "SQL:UPDATE order_mark", 2, 4),
     *_both(LOAD, "SQL:INSERT INTO journal", 1, 10),
-    *_both(LOAD, "creditsync.runtime:TradingRuntime._settle", 1, 10),
+    *_both(LOAD, "creditsync.runtime:TradingRuntime._publish", 1, 10),
     # On the way out: n-th batch, then n-th event, operation, connection.
     *_both(LOAD, "creditsync.events:TradeEvents.publish", 1, 10),
-    *_both(LOAD, "creditsync._conversation.waiters:Waiters.match", 1, 60),
+    *_both(LOAD, "creditsync._conversation.waiters:Waiters.match", 1, 10),
     *_both(LOAD, "creditsync.records:Reservation.booked", 1, 60),
     *_both(LOAD, "creditsync._transport.protocol:LineProtocol.flush", 1, 40),
     *_both(LOAD, "creditsync.service:CreditSync._flush", 1, 10),

@@ -152,15 +152,21 @@ class Server:
         """
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self.process.poll() is None:
-            found = re.search(r"LineFactory starting on (\d+)", self.output.read_text())
-            if found:
-                self.port = int(found[1])
+            if self.hasPort():
                 self._waitForReply()
                 return
             time.sleep(0.02)
         raise AssertionError(
             f"no server: {self.output.read_text()}{self.errors.read_text()}"
         )
+
+    def hasPort(self) -> bool:
+        """
+        Whether the log names the port yet.
+        """
+        found = re.search(r"LineFactory starting on (\d+)", self.output.read_text())
+        self.port = int(found[1]) if found else 0
+        return found is not None
 
     def _waitForReply(self) -> None:
         """

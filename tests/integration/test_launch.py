@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from processes import FOREGROUND, LISTEN, SERVE, TWISTD, Completed, Site
+from processes import FOREGROUND, LISTEN, SERVE, TWISTD, Completed, Server, Site
 from twisted.trial.unittest import SynchronousTestCase
 
 # A server whose wall clock goes forward by an hour at the first byte on stdin.
@@ -222,6 +222,122 @@ class DaemonTests(ProcessTestCase):
             lambda: sentence in (self.site.folder / "twistd.log").read_text()
         )
         assert not (self.site.folder / "twistd.pid").exists()
+
+
+class SlowStartTests(ProcessTestCase):
+    """
+    A server whose ledger takes long to open, because another program has it
+    locked.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        server = self.site.start(*SERVE, *LISTEN)
+        server.signal(signal.SIGTERM)
+        server.end()
+        self.lock = self.site.holdLedger()
+        self.addCleanup(self.lock.close)
+        self.web = self.site.folder / "web"
+
+    def starts(self) -> Server:
+        """
+        Start a server that has begun to open its ledger.
+        """
+        server = Server(self.site, [*SERVE, *LISTEN, f"--web=unix:{self.web}"])
+        self.site.started.append(server)
+        # The file of the lock names its owner.
+        pid = f"{server.process.pid}\n"
+        lock = Path(f"{self.site.ledger}.lock")
+        self.waitUntil(lambda: lock.read_text() == pid and server.hasPort())
+        return server
+
+    def get(self, page: str) -> str:
+        """
+        The answer of the site.
+        """
+        with socket.socket(socket.AF_UNIX) as browser:
+            browser.settimeout(20)
+            browser.connect(str(self.web))
+            browser.sendall(f"GET /{page} HTTP/1.0\r\n\r\n".encode())
+            with browser.makefile("rb") as answer:
+                return answer.read().decode()
+
+    def test_answersLate(self) -> None:
+        """
+        Meanwhile it accepts connections, whose requests it answers when the
+        ledger is open, and its site tells what it does.
+        """
+        server = self.starts()
+        client = server.connect()
+        client.send("a", "b", command="HealthCheck", data={})
+        client.send("credit")
+        assert " 200 " in self.get("health")
+        assert "creditsync_sessions{" in self.get("metrics")
+        ready = self.get("ready")
+        assert " 503 " in ready
+        assert "the server is starting" in ready
+        client.socket.settimeout(0.2)
+        with self.assertRaises(TimeoutError):
+            client.socket.recv(1)
+        client.socket.settimeout(20)
+        self.lock.close()
+        replies = client.replies()
+        got = [next(replies)["extID"] for _ in range(3)]
+        assert got == ["a", "b", "credit"]
+        assert " 200 " in self.get("ready")
+        client.close()
+
+    def test_stop(self) -> None:
+        """
+        SIGTERM refuses the requests that wait, and stops the server in order. A
+        second one ends it at once.
+        """
+        server = self.starts()
+        client = server.connect()
+        client.send("a", "b")
+        assert " 503 " in self.get("ready")
+        server.signal(signal.SIGTERM)
+        got = [(each["extID"], each["error"]) for each in client.replies()]
+        assert got == [("a", "SHUTDOWN"), ("b", "SHUTDOWN")]
+        client.close()
+        # SQLite still waits for the lock.
+        with self.assertRaises(subprocess.TimeoutExpired):
+            server.end(0.5)
+        server.signal(signal.SIGTERM)
+        assert server.end(5) == -signal.SIGTERM
+        assert "Traceback" not in server.output.read_text()
+
+    def test_stopInOrder(self) -> None:
+        """
+        Without a second signal it ends when SQLite has returned, and nothing is
+        left of it.
+        """
+        server = self.starts()
+        server.signal(signal.SIGTERM)
+        self.waitUntil(lambda: "Received SIGTERM" in server.output.read_text())
+        self.lock.close()
+        assert server.end() == -signal.SIGTERM
+        assert "Traceback" not in server.output.read_text()
+        assert Path(f"{self.site.ledger}.lock").read_text() == ""
+        assert self.site.orders() == {}
+
+    def test_damaged(self) -> None:
+        """
+        A ledger that is found to be wrong ends the server with its sentence and
+        a status. What was sent is refused.
+        """
+        self.lock.execute("INSERT INTO account VALUES (1001, 0, 5)")
+        server = self.starts()
+        client = server.connect()
+        client.send("a")
+        self.lock.execute("COMMIT")
+        got = [(each["extID"], each["error"]) for each in client.replies()]
+        assert got == [("a", "SHUTDOWN")]
+        client.close()
+        assert server.end() == 1
+        output = server.output.read_text()
+        assert output.count("account 1001 of the ledger") == 1
+        assert "Traceback" not in output
 
 
 class StopTests(ProcessTestCase):

@@ -423,6 +423,13 @@ class SystemdTests(OperationsTestCase):
         """
         return self.systemd.recv(4096).decode().partition("\n")[0]
 
+    def assertBecomesReady(self) -> None:
+        """
+        Assert that a server reports its start and then that it is ready.
+        """
+        assert self.told() == "STATUS=Starting: opening the ledger."
+        assert self.told() == "READY=1"
+
     def messages(self) -> Iterator[str]:
         """
         The messages received so far.
@@ -438,7 +445,7 @@ class SystemdTests(OperationsTestCase):
         reload and its stop.
         """
         server = self.launch(*SERVE, *LISTEN)
-        assert self.told() == "READY=1"
+        self.assertBecomesReady()
         server.waitForPort()
         server.signal(signal.SIGHUP)
         assert [self.told(), self.told()] == ["RELOADING=1", "READY=1"]
@@ -451,7 +458,7 @@ class SystemdTests(OperationsTestCase):
         A server that can't start never reports that it is ready.
         """
         port = self.site.start(*SERVE, *LISTEN, "--ledger=other.db").port
-        assert self.told() == "READY=1"
+        self.assertBecomesReady()
         ended = self.site.run(*SERVE, f"--listen=tcp:{port}:interface=127.0.0.1")
         assert ended.returncode == 1
         assert list(self.messages()) == []
@@ -462,7 +469,7 @@ class SystemdTests(OperationsTestCase):
         """
         self.site.environment["WATCHDOG_USEC"] = "200000"
         server = self.launch(*SERVE, *LISTEN)
-        assert self.told() == "READY=1"
+        self.assertBecomesReady()
         assert [self.told(), self.told(), self.told()] == ["WATCHDOG=1"] * 3
         server.signal(signal.SIGSTOP)
         assert len(list(self.messages())) < 3

@@ -88,6 +88,16 @@ _WRONG_WITHOUT_EXTID = (
         "INVALID_JSON",
     ),
     ("[]", "INVALID_JSON"),
+    (
+        '{"command":"BalanceIn","__token":"<token>","data":{"login":1,"amount":1}}'
+        '{"command":"BalanceIn","__token":"<token>","data":{"login":1,"amount":1}}',
+        "INVALID_JSON",
+    ),
+)
+# A request that is split over two lines.
+_SPLIT = (
+    '{"command":"BalanceIn","__token":"<token>",',
+    '"data":{"login":1,"amount":1}}',
 )
 
 
@@ -256,6 +266,23 @@ class Market:
         return self._intent(
             token, "wrong", {}, allowed=frozenset({error}), isGood=False, line=line
         )
+
+    def split(self, token: Token) -> list[Intent]:
+        """
+        A request that is split over two lines, neither of which is one.
+        """
+        allowed = frozenset({"INVALID_JSON"})
+        return [
+            self._intent(token, "split", {}, allowed=allowed, isGood=False, line=line)
+            for line in _SPLIT
+        ]
+
+    def plain(self, token: Token) -> Intent:
+        """
+        A new trade whose line has nothing unusual.
+        """
+        number = len(self._history.intents)
+        return self.booking(token, comment=f"{number} {_COMMENTS[0]}")
 
     def tooLong(self, token: Token, length: int) -> Intent:
         """

@@ -42,6 +42,14 @@ def _mint(principal: int, role: int, expires: float, jti: str) -> str:
     return jwt.encode(claims, SECRET, "HS256")
 
 
+def otherOf(number: int) -> Token:
+    """
+    The other token of the n-th client, of a principal and a role of its own.
+    """
+    principal, role, jti = 107 + number, number % 2, f"other-{number}"
+    return Token(_mint(principal, role, _FOREVER, jti), principal, role, jti)
+
+
 def tokenOf(number: int, expires: float | None) -> Token:
     """
     The token of the n-th client. The first two are one principal.
@@ -55,6 +63,8 @@ class Client:
     """
     One client, which has one connection at a time.
 
+    @ivar other: Another token, which some of its requests have: in one connection
+        the principal may change from line to line.
     @ivar unsettled: Requests with a key whose outcome it does not know.
     @ivar isFinishing: Whether it starts nothing new.
     """
@@ -67,10 +77,12 @@ class Client:
         market: Market,
         setting: Setting,
         token: Token,
+        other: Token,
     ) -> None:
         self.name = f"c{number}"
         self.number = number
         self.token = token
+        self.other = other
         self._world = world
         self._random = world.generator()
         self._site = site
@@ -178,7 +190,10 @@ class Client:
         if self._chance("burst", 0.02):
             self._world.happens("burst")
             count = 30
-        intents = [self._choose() for _ in range(min(count, self._left))]
+        if random.random() < 0.15:
+            intents = self._chooseTogether()
+        else:
+            intents = [self._choose() for _ in range(min(count, self._left))]
         self._left -= len(intents)
         if self._chance("too-long", 0.005):
             self._world.happens("too-long")
@@ -200,8 +215,24 @@ class Client:
         if known and self._chance("other-content", 0.03):
             self._world.happens("other-content")
             first = random.choice(known)
-            return market.booking(token, key=first.key)
+            return market.booking(first.token, key=first.key)
         return market.ask(token)
+
+    def _chooseTogether(self) -> list[Intent]:
+        """
+        Requests that the server may read together, but for one among them.
+        """
+        market, random = self._market, self._random
+        tokens = (self.token, self.token, self.token, self.other)
+        count = min(random.randint(2, 9), self._left)
+        intents = [market.plain(random.choice(tokens)) for _ in range(count)]
+        at, drawn = random.randrange(count + 1), random.random()
+        if drawn < 0.2 and self._chance("wrong", 1.0):
+            self._world.happens("wrong")
+            intents[at:at] = market.split(self.token)
+        elif drawn < 0.7:
+            intents[at:at] = [self._choose()]
+        return intents
 
     def _send(self, intents: Sequence[Intent]) -> None:
         """
@@ -213,7 +244,7 @@ class Client:
             if intent.cmd and self._chance("duplicate-extid", 0.02):
                 self._world.happens("duplicate-extid")
                 self._extIDs -= 1
-                lines.append(self._line(self._market.booking(self.token)))
+                lines.append(self._line(self._market.booking(intent.token)))
         if lines:
             self._write(b"".join(lines))
 

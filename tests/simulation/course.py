@@ -14,7 +14,7 @@ from tests.simulation.asking import Market
 from tests.simulation.audience import Audience
 from tests.simulation.books import Books
 from tests.simulation.causes import Causes
-from tests.simulation.clients import Client, tokenOf
+from tests.simulation.clients import Client, otherOf, tokenOf
 from tests.simulation.history import History
 from tests.simulation.replies import Replies
 from tests.simulation.setting import Plan, settingOf
@@ -55,8 +55,11 @@ class Course:
         clients = []
         for number in range(self._setting.clients):
             token = tokenOf(number, self._expires(number))
+            # One that may become invalid is alone: it decides who gets events.
+            isAlone = number in (_EXPIRES, _REVOKED)
+            other = token if isAlone else otherOf(number)
             client = Client(
-                number, self._world, self.site, market, self._setting, token
+                number, self._world, self.site, market, self._setting, token, other
             )
             if number not in self._plan.absent:
                 clients.append(client)

@@ -145,6 +145,8 @@ class ForeignRuntime:
             order, self._nextOrder = self._nextOrder, self._nextOrder + 1
             unasked = self._data(replace(trade, order=order))
             events.insert(0, TradeEvent(ADD, unasked))
+        if self._chance("unwritable-event"):
+            events.insert(0, TradeEvent(ADD, {"order": 0, "unwritable": object()}))
         if self._chance("repeated-event"):
             delay = self._random.random()
             self._world.later(delay, self.events.publish, events)

@@ -294,12 +294,14 @@ class Generation:
     """
     The life of one server process.
 
+    @ivar ready: When its ledger was open, and requests that had come were handled.
     @ivar stopping: From when on it was told to stop, or has failed.
     @ivar ended: When it ended.
     """
 
     number: int
     started: Moment
+    ready: float = float("inf")
     stopping: float = float("inf")
     ended: float = float("inf")
     hasFailed: bool = False

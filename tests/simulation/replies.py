@@ -126,8 +126,10 @@ class Replies:
         """
         reply, delivered, talk = attempt.reply, attempt.delivered, attempt.talk
         assert reply is not None and delivered is not None
-        took = reply.written[0] - delivered[0]
         generation = self._history.generations[talk.generation]
+        # What comes before the server is ready waits, and its time begins then.
+        begun = max(delivered[0], min(generation.ready, reply.written[0]))
+        took = reply.written[0] - begun
         isEnding = reply.written[0] >= generation.stopping
         isFault = self._world.counts["reservation-fails"] > 0 and (
             "the trading runtime failed" in reply.value.get("message", "")

@@ -31,6 +31,7 @@ FAULTS = {
     "expired": "a token expires",
     "revoked": "a token is revoked",
     "over-limit": "a request is refused because there are too many",
+    "slow-start": "a ledger takes seconds to open",
     "slow-commit": "a commit takes seconds",
     "commit-errs-before": "a commit errs and wrote nothing",
     "commit-errs-after": "a commit errs after it wrote all",
@@ -51,6 +52,7 @@ FAULTS = {
     "repeated-event": "a foreign event comes twice",
     "missing-event": "a foreign event never comes",
     "unasked-event": "a foreign event was caused by nobody here",
+    "unwritable-event": "a foreign event can't be written",
 }
 
 

@@ -47,6 +47,7 @@ _PROVOKED = {
     "an observer of trade events failed": "observer-fails",
     "the trading runtime failed": "reservation-fails",
     "a request failed after its time was over": "reservation-fails",
+    "a trade event can't be encoded": "unwritable-event",
 }
 
 
@@ -135,9 +136,13 @@ class Site:
             service.startService()
         except LedgerProblem as why:
             raise Violation("start", f"a server can't start: {why}") from None
+        service.whenReady().addCallback(self._ready, generation)
         service.whenFailed().addErrback(self._failed)
         self.service = service
         self.booted()
+
+    def _ready(self, _: None, generation: Generation) -> None:
+        generation.ready = self._world.now
 
     def _observe(self, events: Any) -> None:
         """
@@ -157,6 +162,9 @@ class Site:
     def _published(self, events: Sequence[TradeEvent]) -> None:
         world = self._world
         for event in events:
+            if event.order == 0:
+                # It can't be written.
+                continue
             publication = Publication(
                 self.generation.number,
                 event.type,

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, execute
 
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Reservation
@@ -37,7 +37,7 @@ def _emptyLedger() -> Mapping[str, bytes]:
     """
     with TemporaryDirectory() as folder:
         path = Path(folder, _NAME)
-        ledger = SQLiteLedger(str(path), lambda function: succeed(None))
+        ledger = SQLiteLedger(str(path), execute)
         ledger.open()
         ledger.close()
         return {_NAME: path.read_bytes()}
@@ -165,6 +165,12 @@ class Storage:
         """
         world, random = self._world, self._random
         done: Deferred[None] = Deferred()
+        if not self._told:
+            # It opens the ledger, and commits nothing.
+            if not self._chance("slow-start", 0.3):
+                return execute(function)
+            world.later(random.random() * 7.0, self._open, function, done, process)
+            return done
         delay = 0.0 if random.random() < 0.2 else random.random() * self._speed
         if world.mayHappen("slow-commit") and random.random() < 0.05:
             world.happens("slow-commit")
@@ -172,6 +178,12 @@ class Storage:
         batch = self._told.popleft()
         world.later(delay, self._execute, function, batch, done, process)
         return done
+
+    def _open(
+        self, function: Callable[[], None], done: "Deferred[None]", process: int
+    ) -> None:
+        if process == self._process:
+            execute(function).chainDeferred(done)
 
     def _execute(
         self,

@@ -214,7 +214,7 @@ def check(row: Row, schemas: Schemas) -> None:
         request = wire.decode(wire.encodeData(members))
         schemas.check("request", request)
         schemas.check(method.schema, request["data"])
-        operation(method, row.command, request["data"], 0, row.key)
+        operation(method, row.command, request["data"])
     except Refusal as e:
         # The column has another name than the member on the wire.
         message = e.message.removeprefix("data.").replace("idempotencyKey", "key")
