@@ -203,7 +203,16 @@ def difference(one: Operation | Deletion, other: Operation | Deletion) -> str | 
     return None
 
 
-class TradeEvent(Struct):
+class _Placed(Struct, kw_only=True):
+    """
+    What may have a place in a journal. It is given by name, so that the arguments of
+    those that inherit it keep their order.
+    """
+
+    place: int | None = None
+
+
+class TradeEvent(_Placed):
     """
     One broadcast of the trading runtime.
 

@@ -268,7 +268,7 @@ class ReadingTests(LedgerTestCase):
         A ledger of an older version is refused, and not upgraded.
         """
         self.patch(reading, "SCRIPTS", (*reading.SCRIPTS, "SELECT 1;"))
-        self.assertIn("start the server once", self.refused(LedgerProblem))
+        self.assertIn("run creditsync upgrade", self.refused(LedgerProblem))
 
     def asNobody(self) -> None:
         """

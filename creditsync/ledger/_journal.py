@@ -89,8 +89,8 @@ def rowsOf(reservations: Sequence[Reservation], head: int) -> list[Row]:
         rows.append(
             (
                 place,
-                each.eventType,
-                *astuple(each.trade),
+                each.type,
+                *astuple(each.data),
                 each.balance,
                 each.credit,
                 asked.principal,

@@ -94,14 +94,10 @@ _LOCK_TIMEOUT: Final = 30.0
 # opening looks whether it is still wanted. It needs the GIL for that.
 _PROGRESS: Final = 10_000_000
 
-# What opening has made: the connection that writes, the one that reads, and the next
+# What opening has made: the connection that writes, the two that read, and the next
 # order.
 _Opened: TypeAlias = tuple[
-    sqlite3.Connection,
-    sqlite3.Connection,
-    sqlite3.Connection,
-    int,
-    tuple[str, int, bytes],
+    sqlite3.Connection, sqlite3.Connection, sqlite3.Connection, int
 ]
 
 
@@ -185,16 +181,17 @@ class SQLiteLedger:
             writer.set_progress_handler(lambda: not self._isOpening, _PROGRESS)
             self.versionFound = prepare(writer, path, SCRIPTS, self._progress)
             order = firstOrder(writer, path)
-            end = journalEnd(writer, path)
+            self._epoch, self._head, self._hash = journalEnd(writer, path)
             writer.execute(_SET_MARK, (order + BLOCK,))
             # SQLite syncs the folder of its new WAL file too, but ignores an error.
             # A power failure could then lose the file, and with it acknowledged
             # operations.
             sync(os.path.dirname(path))
-            reader = self._held.enter_context(closing(connectReader(path)))
-            stream = self._held.enter_context(closing(connectReader(path)))
+            reader, stream = (
+                self._held.enter_context(closing(connectReader(path))) for _ in range(2)
+            )
             writer.set_progress_handler(None, 0)
-            return writer, reader, stream, order, end
+            return writer, reader, stream, order
 
     def _opened(self, result: Failure | None, made: list[_Opened]) -> Failure | None:
         isWanted, self._isOpening = self._isOpening, False
@@ -204,8 +201,7 @@ class SQLiteLedger:
                 held, self._held = self._held, None
                 held.close()
             return result
-        [(self._writer, self._reader, self._stream, order, end)] = made
-        self._epoch, self._head, self._hash = end
+        [(self._writer, self._reader, self._stream, order)] = made
         self._next, self._mark = order, order + BLOCK
         if not isWanted:
             self.close()
@@ -224,8 +220,7 @@ class SQLiteLedger:
         if held is None or writer is None:
             self._isOpening = False
             return
-        self._held = self._writer = self._reader = None
-        self._stream = None
+        self._held = self._writer = self._reader = self._stream = None
         self._mark = self._next
         with held:
             if not self._failed:

@@ -95,7 +95,7 @@ _OPENING: Final = [
     "creditsync.ledger.sqlite:prepare",
     "SQL:PRAGMA journal_mode = wal",
     "creditsync.ledger.sqlite:firstOrder",
-    "creditsync.ledger.sqlite:tryMethods",
+    "creditsync.ledger.sqlite:journalEnd",
     "SQL:UPDATE order_mark",
     "creditsync.ledger.sqlite:sync",
     "creditsync.ledger.sqlite:connectReader",

@@ -1,12 +1,13 @@
 """
-Ledgers that somebody has rewritten, who can write to the file and knows how it is made::
+Ledgers that somebody has rewritten, who can write to the file and knows how it is
+made::
 
     python -m tests.crash.tampering [--rounds N] [--seed N] [--plant BUG]
 
-Each round changes one thing past the triggers, which are there again afterwards: a value,
-a row that is removed, added or moved, a hash, a trade, a total. In half of the rounds all
-hashes are computed anew, so that only the hash that an auditor has noted gives the change
-away. C{creditsync check} must find every one.
+Each round changes one thing past the triggers, which are there again afterwards: a
+value, a row that is removed, added or moved, a hash, a trade, a total. In half of the
+rounds all hashes are computed anew, so that only the hash that an auditor has noted
+gives the change away. C{creditsync check} must find every one.
 """
 
 import json
@@ -119,26 +120,30 @@ class Tamperer:
         ]
         column = self._chance.choice(columns)
         value = "'x'" if column in _TEXTS else f'ifnull("{column}", 0) + 1'
-        [[row]] = self._ledger.execute(
-            f"SELECT rowid FROM {table} ORDER BY random() LIMIT 1"
-        )
+        row = self._anyOf(f"SELECT rowid FROM {table}")
+        if column == "type":
+            value = "(type + 1) % 3"
         if (table, column) == ("trade", "order"):
             value = f'"{column}" + 1000'
         return self._do(f'UPDATE {table} SET "{column}" = {value} WHERE rowid = {row}')
 
+    def _anyOf(self, numbers: str) -> int:
+        """
+        One of the numbers that a statement selects.
+        """
+        found: int = self._chance.choice(self._ledger.execute(numbers).fetchall())[0]
+        return found
+
     def _place(self) -> int:
-        [[last]] = self._ledger.execute("SELECT max(place) FROM journal")
-        return self._chance.randint(1, last)
+        return self._anyOf("SELECT place FROM journal")
 
     def _removed(self) -> str:
         table = self._chance.choice(_TABLES)
         if table == "journal":
             way = self._chance.choice(("=", ">="))
             return self._do(f"DELETE FROM journal WHERE place {way} {self._place()}")
-        return self._do(
-            f"DELETE FROM {table} WHERE rowid IN"
-            f" (SELECT rowid FROM {table} ORDER BY random() LIMIT 1)"
-        )
+        row = self._anyOf(f"SELECT rowid FROM {table}")
+        return self._do(f"DELETE FROM {table} WHERE rowid = {row}")
 
     def _moved(self) -> str:
         one = self._place()
@@ -149,17 +154,14 @@ class Tamperer:
         return f"places {one} and {other} are exchanged"
 
     def _hash(self) -> str:
-        where = "WHERE hash IS NOT NULL ORDER BY random() LIMIT 1"
-        return self._do(
-            "UPDATE journal SET hash = zeroblob(32) WHERE place ="
-            f" (SELECT place FROM journal {where})"
-        )
+        place = self._anyOf("SELECT hi FROM link")
+        return self._do(f"UPDATE journal SET hash = zeroblob(32) WHERE place = {place}")
 
     def _added(self) -> str:
         return self._do(
-            'INSERT INTO journal SELECT max(place) + 1, 0, max("order") + 1, login, cmd,'
-            " 6, profit, comment, open_time, close_time, timestamp, balance, credit,"
-            " principal, command, 0, NULL, NULL, NULL, hash FROM journal"
+            'INSERT INTO journal SELECT max(place) + 1, 0, max("order") + 1, login,'
+            " cmd, 6, profit, comment, open_time, close_time, timestamp, balance,"
+            " credit, principal, command, 0, NULL, NULL, NULL, hash FROM journal"
         )
 
     def _computeHashes(self) -> None:
@@ -194,9 +196,7 @@ def undetected(whole: bytes, path: Path, chance: random.Random) -> str | None:
     path.write_bytes(whole)
     with closing(sqlite3.connect(path, isolation_level=None)) as ledger:
         ledger.execute("PRAGMA synchronous = OFF")
-        [[noted]] = ledger.execute(
-            "SELECT hash FROM journal ORDER BY place DESC LIMIT 1"
-        )
+        [[noted]] = ledger.execute("SELECT hash FROM link ORDER BY hi DESC LIMIT 1")
         before = content(ledger)
         done = Tamperer(ledger, chance).tamper()
         if content(ledger) == before or next(findings(ledger, noted), None):

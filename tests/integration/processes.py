@@ -124,7 +124,7 @@ class Site:
         Make every further commit of the server fail.
         """
         with closing(sqlite3.connect(self.ledger, isolation_level=None)) as other:
-            other.execute("ALTER TABLE trade RENAME TO elsewhere")
+            other.execute("ALTER TABLE journal RENAME TO elsewhere")
 
 
 class Server:
