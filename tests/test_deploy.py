@@ -121,6 +121,7 @@ class MetricTests(SynchronousTestCase):
             "INCORRECT_ORDER": refused,
             "TRADE_NO_MONEY": refused,
             "DUPLICATE_EXTID": refused,
+            "CURSOR_GONE": refused,
             "IDEMPOTENCY_KEY_REUSED": refused,
             "LINE_TOO_LONG": limited,
             "TOO_MANY_REQUESTS": limited,
