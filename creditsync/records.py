@@ -228,7 +228,6 @@ class TradeEvent(_Placed):
     type: int
     data: Trade | Mapping[str, Any]
     operation: Operation | Deletion | None = None
-    place: int | None = None
 
     @property
     def order(self) -> int:

@@ -75,7 +75,7 @@ class Call(Session):
             raise Unauthorized("the principal has expired or was revoked")
         return principal
 
-    def subscribe(self, subscribed: bool) -> None:
+    def subscribe(self, subscribed: bool, after: int | None = None) -> None:
         """
         Refuse to change which events the application receives.
         """

@@ -118,8 +118,8 @@ class MemoryLedger:
                     reservation.type,
                     trade,
                     asked,
-                    reservation.place,
                     isReplay=True,
+                    place=reservation.place,
                     balance=balance,
                     credit=credit,
                 )
