@@ -64,12 +64,14 @@ class TimedTable(Generic[_Timed]):
 
     def _expire(self) -> None:
         self._call = None
-        began = self.clock.seconds() - self.seconds
+        now = self.clock.seconds()
         expired = []
         # First collected, then deleted: finding the first item of a dict gets slower
         # with each item that is deleted from its front.
         for key, entry in self.entries.items():
-            left = entry.since - began
+            # The end is what was asked of the clock: a remainder that is computed in
+            # another way can be too small to move it, for ever.
+            left = entry.since + self.seconds - now
             if left > 0:
                 self._call = self.clock.callLater(left, self._expire)
                 break
