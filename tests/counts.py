@@ -33,6 +33,12 @@ def _counts(service: CreditSync, isClosed: bool) -> Iterator[Count]:
     if isClosed:
         yield "connections", len(service.factory.connections)
         yield "sessions that get events", len(service.sessions.broadcast._receivers)
+        yield "sessions that catch up", service.sessions.broadcast.catchingUp
+    catchUps = service.sessions.broadcast._catchUps
+    if catchUps is not None and not len(catchUps):
+        yield "catch-ups that can go on", len(catchUps._queue)
+        yield "turns of catch-ups", catchUps._call is not None
+        yield "pages of the journal", len(catchUps._pages)
     if isinstance(service.runtime, TradingRuntime):
         yield from _operations(service.runtime)
     if service.sessions.counters is not None:

@@ -178,7 +178,7 @@ class TradeTests(MembersCase):
         The schema of a trade describes the members of an event, in order.
         """
         described = tuple(load("trade")["properties"])
-        sent = tuple(json.loads(wire.encodeData(TRADE)))
+        sent = tuple(json.loads(wire.encodeData(TRADE, "9f3c1a7e-1")))
         self.assertMembers(described, sent, "schemas/trade.json")
 
     def test_export(self) -> None:

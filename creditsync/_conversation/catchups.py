@@ -2,7 +2,7 @@
 Sessions that read the journal until they have caught up with what is published.
 
 A session that subscribes from a place gets every event behind it, and then what is
-booked from now on, without a seam (docs/protocol.rst, "Resuming"). It reads in
+booked from now on, without a seam (docs/protocol.rst, "Resuming events"). It reads in
 pages: the next one only when its client has read the one before, and one page of
 one session in each reactor turn, so that nobody else has to wait for it.
 """
@@ -183,9 +183,8 @@ class CatchUps:
 
     def _pageRead(self, page: _Page, session: ISession, reading: _Reading) -> None:
         self._isReading = self._isFailing = False
-        # First, so that the others go on whatever becomes of this one.
-        self._turnLater()
         self._send(session, reading, page)
+        self._turnLater()
 
     def _pageFailed(self, why: Failure) -> None:
         self._isReading = False
@@ -198,7 +197,11 @@ class CatchUps:
 
     def _send(self, session: ISession, reading: _Reading, page: _Page) -> None:
         # Meanwhile it may have ended, or begun from another place.
-        if self._readings.get(session) is reading:
-            reading.after = page.last
-            if page.lines:
-                session.send(page.lines)
+        if self._readings.get(session) is not reading:
+            return
+        reading.after = page.last
+        try:
+            session.send(page.lines)
+        except Exception:
+            self._log.failure("a session can't be sent the journal")
+            self.stop(session)

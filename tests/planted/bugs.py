@@ -21,8 +21,9 @@ from twisted.python.failure import Failure
 
 from creditsync import _wire as wire
 from creditsync import tap
-from creditsync._conversation import finance, plain
+from creditsync._conversation import broadcast, finance, plain
 from creditsync._conversation.broadcast import Broadcast
+from creditsync._conversation.catchups import CatchUps
 from creditsync._conversation.plain import PlainLines
 from creditsync._conversation.session import Session
 from creditsync._conversation.waiters import Waiters
@@ -558,7 +559,75 @@ _SIMULATION = ("tests.simulation", "--seeds", "60")
 
 _TAMPERING = ("tests.crash.tampering",)
 
+
+def _offByOne() -> None:
+    placeAt = Broadcast.placeAt
+
+    def late(self: Broadcast, cursor: str) -> int:
+        return placeAt(self, cursor) + 1
+
+    Broadcast.placeAt = late  # type: ignore[method-assign]
+
+
+def _missBooked() -> None:
+    begin, goOn = CatchUps.begin, CatchUps._goOn
+    ends: dict[Any, int] = {}
+
+    def begun(self: CatchUps, session: Any, principal: Any, after: int) -> None:
+        ends[session] = self.published
+        begin(self, session, principal, after)
+
+    def gone(self: CatchUps, session: Any, reading: Any) -> None:
+        if reading.after < ends[session]:
+            goOn(self, session, reading)
+            return
+        self.stop(session)
+        self._caughtUp(session, reading.principal)
+
+    CatchUps.begin = begun  # type: ignore[method-assign]
+    CatchUps._goOn = gone  # type: ignore[method-assign]
+
+
+def _doubleBooked() -> None:
+    begin = CatchUps.begin
+
+    def begun(self: CatchUps, session: Any, principal: Any, after: int) -> None:
+        self._caughtUp(session, principal)
+        begin(self, session, principal, after)
+
+    CatchUps.begin = begun  # type: ignore[method-assign]
+
+
+def _ignoreEpoch() -> None:
+    def anywhere(cursor: str, epoch: str, head: int) -> int | None:
+        return min(int(cursor.partition("-")[2]), head)
+
+    broadcast.placeIn = anywhere  # type: ignore[attr-defined]
+
+
+_RESUMING = ("tests.resuming",)
+
 BUGS = {
+    "resume-off-by-one": Bug(
+        "sends a session that resumes not the next event, but the one after it",
+        _offByOne,
+        _RESUMING,
+    ),
+    "catch-up-misses-booked": Bug(
+        "does not send what is booked during a catch-up",
+        _missBooked,
+        _RESUMING,
+    ),
+    "catch-up-doubles-booked": Bug(
+        "sends what is booked during a catch-up twice",
+        _doubleBooked,
+        _RESUMING,
+    ),
+    "epoch-ignored": Bug(
+        "takes the cursors of other ledgers",
+        _ignoreEpoch,
+        _RESUMING,
+    ),
     "acknowledge-before-commit": Bug(
         "says that an operation is booked before it is on disk",
         _acknowledgeBeforeCommit,
