@@ -249,6 +249,8 @@ class SlowStartTests(ProcessTestCase):
         pid = f"{server.process.pid}\n"
         lock = Path(f"{self.site.ledger}.lock")
         self.waitUntil(lambda: lock.read_text() == pid and server.hasPort())
+        # The reactor runs, so that a signal stops it in order.
+        assert " 200 " in self.get("health")
         return server
 
     def get(self, page: str) -> str:
