@@ -18,6 +18,7 @@ from tests.simulation.history import (
     Reply,
     Talk,
     parse,
+    withoutCursor,
 )
 from tests.simulation.world import Violation, World
 
@@ -129,7 +130,7 @@ class Audience:
         if published.raw is not None:
             return line == published.raw
         type, data = self._judge(line)
-        if type != published.type or data != eventData(published.data):
+        if type != published.type or withoutCursor(data) != eventData(published.data):
             return False
         published.raw = line
         return True

@@ -321,3 +321,10 @@ class History:
     bookings: list[Booking] = field(factory=list)
     publications: list[Publication] = field(factory=list)
     generations: list[Generation] = field(factory=list)
+
+
+def withoutCursor(data: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The trade of an event or a reply, without its place.
+    """
+    return {name: value for name, value in data.items() if name != "cursor"}

@@ -18,6 +18,7 @@ from tests.simulation.history import (
     Intent,
     Moment,
     Publication,
+    withoutCursor,
 )
 from tests.simulation.world import Violation
 
@@ -123,7 +124,7 @@ class Waits:
             raise Violation(
                 "own-event", f"{event.data} was its event: {reply.raw!r}", about
             )
-        if reply.value["data"] != eventData(event.data) or (
+        if withoutCursor(reply.value["data"]) != eventData(event.data) or (
             event.dataText not in (None, reply.dataText)
         ):
             raise Violation(
