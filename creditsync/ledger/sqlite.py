@@ -387,12 +387,12 @@ def _booking(reservations: Sequence[Reservation]) -> tuple[str, Sequence[Any]]:
     if all(each.operation.key is None for each in reservations):
         book = _BOOK
         for each in reservations:
-            values += astuple(each.trade)
+            values += astuple(each.data)
     else:
         book = _BOOK_KEYED
         for each in reservations:
             values += _keyed(each)
-            values += astuple(each.trade)
+            values += astuple(each.data)
     count = len(reservations)
     width = len(values) // count
     size = 1 << (count - 1).bit_length()
@@ -427,7 +427,7 @@ def _keyed(reservation: Reservation) -> tuple[Any, ...]:
         asked.principal,
         asked.key,
         asked.command,
-        reservation.eventType,
+        reservation.type,
         asked.order,
         *times,
     )
