@@ -120,9 +120,6 @@ class EqualTimeouts(Generic[_Item]):
     def __len__(self) -> int:
         return len(self._table.entries)
 
-    def __contains__(self, item: _Item) -> bool:
-        return item in self._table.entries
-
     def end(self, item: _Item) -> bool:
         """
         End the timeout of C{item}.

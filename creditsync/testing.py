@@ -109,7 +109,7 @@ class FakeTradingRuntime:
         if self.refusal is not None:
             raise self.refusal
         reservation = self._reserve(operation)
-        self._trades[reservation.order] = reservation.trade
+        self._trades[reservation.order] = reservation.data
         self.reserved.append(reservation)
         return reservation
 
@@ -143,8 +143,8 @@ class FakeTradingRuntime:
         """
         for latest in reversed(self.reserved):
             if latest.order == order:
-                state = REQUEST_STATES[latest.eventType]
-                return succeed(replace(latest.trade, state=state))
+                state = REQUEST_STATES[latest.type]
+                return succeed(replace(latest.data, state=state))
         return succeed(self._trades.get(order))
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":

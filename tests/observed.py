@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import Factory, define, field
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
@@ -15,10 +16,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync.counters import Counters
 from creditsync.events import TradeEvents
 from creditsync.metrics import Metrics
-from creditsync.records import Limits
+from creditsync.records import Limits, Reservation
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
-from creditsync.testing import FakeAuthenticator, HeldLedger
+from creditsync.testing import FakeAuthenticator, FakeTradingRuntime, HeldLedger
 
 NOW = 1767225600.0
 DATA = {"login": 1001, "amount": 300.0, "comment": "Promotion credit"}
@@ -142,3 +143,25 @@ class ObservedTestCase(SynchronousTestCase):
         while self.ledger.commits:
             self.ledger.release()
             self.turns()
+
+
+class LaterRuntime(FakeTradingRuntime):
+    """
+    A runtime that reserves when the test says so.
+    """
+
+    def submit(self, operation: Any) -> Any:
+        """
+        See L{ITradingRuntime.submit}.
+        """
+        self.asked.append((operation, Deferred()))
+        return self.asked[-1][1]
+
+    def reserve(self) -> Reservation:
+        """
+        Give the oldest submission an order.
+        """
+        operation, reserved = self.asked.pop(0)
+        reservation = FakeTradingRuntime.submit(self, operation)
+        reserved.callback(reservation)
+        return reservation

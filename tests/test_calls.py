@@ -38,12 +38,12 @@ from creditsync.errors import (
 )
 from creditsync.events import TradeEvents
 from creditsync.limits import Limits
-from creditsync.records import Principal, Reservation, TradeEvent
+from creditsync.records import Principal, TradeEvent
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
 from creditsync.validation import Schemas
 from tests import counts
-from tests.observed import DATA, NOW, Client, ObservedTestCase
+from tests.observed import DATA, NOW, Client, LaterRuntime, ObservedTestCase
 
 CASHIER = Principal(12, SESSION_MANAGER, math.inf)
 
@@ -731,28 +731,6 @@ class ObservedTests(CallTestCase):
         self.assertEqual((self.counters.acknowledged, self.counters.unbooked), (1, 0))
         [refused] = self.counters.recentlyRefused
         self.assertEqual(refused.session.peer, "the application")
-
-
-class LaterRuntime(FakeTradingRuntime):
-    """
-    A runtime that reserves when the test says so.
-    """
-
-    def submit(self, operation: Any) -> Any:
-        """
-        See L{ITradingRuntime.submit}.
-        """
-        self.asked.append((operation, Deferred()))
-        return self.asked[-1][1]
-
-    def reserve(self) -> Reservation:
-        """
-        Give the oldest submission an order.
-        """
-        operation, reserved = self.asked.pop(0)
-        reservation = FakeTradingRuntime.submit(self, operation)
-        reserved.callback(reservation)
-        return reservation
 
 
 class ForeignTests(SynchronousTestCase):

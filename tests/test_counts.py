@@ -25,7 +25,7 @@ from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
 from creditsync.web import _feed as feed
 from tests import counts
-from tests.observed import DATA, NOW, Client, ObservedTestCase
+from tests.observed import DATA, NOW, Client, LaterRuntime, ObservedTestCase
 from tests.test_client import ClientTestCase
 from tests.test_web import WebTestCase
 
@@ -383,19 +383,6 @@ class ConnectionTests(ObservedTestCase):
             for client in clients:
                 client.goes()
         self.assertEqual(counts.left(self.server, isClosed=True), {})
-
-
-class LaterRuntime(FakeTradingRuntime):
-    """
-    A runtime that reserves when the test says so.
-    """
-
-    def submit(self, operation: Any) -> Any:
-        """
-        See L{ITradingRuntime.submit}.
-        """
-        self.asked.append((operation, Deferred()))
-        return self.asked[-1][1]
 
 
 class ForeignTests(SynchronousTestCase):

@@ -140,9 +140,6 @@ class FinanceCommand:
         asked.key = self._key(request) if self._isExtIDIdempotent else request.key
         reservation = self._runtime.submit(asked)
         if isinstance(reservation, Reservation):
-            # The reply to a Sync command is the event's data, and nothing more.
-            if self._isSync:
-                return {DEFERRED: reservation}
             return self._accepted(reservation)
         return reservation.addCallbacks(self._accepted, self._notAccepted)
 
@@ -164,8 +161,10 @@ class FinanceCommand:
         return key
 
     def _accepted(self, reservation: Reservation) -> Response:
-        response = {} if self._isSync else _usualSuccess(reservation)
-        return {**response, DEFERRED: reservation}
+        # The reply to a Sync command is the event's data, and nothing more.
+        if self._isSync:
+            return {DEFERRED: reservation}
+        return {**_usualSuccess(reservation), DEFERRED: reservation}
 
     def _notAccepted(self, why: Failure) -> Failure:
         """

@@ -108,20 +108,16 @@ class Session:
         try:
             principal = self._authenticate(requests[0].token)
         except Exception as e:
-            if not isinstance(e, Refusal):
-                _log.failure("a token could not be judged")
+            refusal = _refusalOf(e)
             for request in requests:
-                self._refuse(e if isinstance(e, Refusal) else _fault(), request)
+                self._refuse(refusal, request)
             return len(requests)
         command = self._requests.command
         for request in requests:
             try:
                 self._execute(command(request, principal), request, since)
-            except Refusal as refusal:
-                self._refuse(refusal, request)
-            except Exception:
-                _log.failure("a request failed")
-                self._refuse(_fault(), request)
+            except Exception as e:
+                self._refuse(_refusalOf(e), request)
         return len(requests)
 
     def lineReceived(self, line: bytes) -> None:
@@ -136,11 +132,9 @@ class Session:
             principal = self._authenticate(request.token)
             command = self._requests.command(request, principal, self._needsExtID)
             self._execute(command, request, self._waiters.now())
-        except Refusal as refusal:
+        except Exception as e:
+            refusal = _refusalOf(e)
             self._refuse(refusal, self._requests.refused(request, members, line))
-        except Exception:
-            _log.failure("a request failed")
-            self._refuse(_fault(), self._requests.refused(request, members, line))
 
     def refuseUnread(self, line: bytes, refusal: Refusal) -> None:
         """
@@ -332,6 +326,17 @@ class Session:
         self._broadcast.remove(self)
         for waiter in pending.values():
             self._waiters.abandon(waiter)
+
+
+def _refusalOf(why: Exception) -> Refusal:
+    """
+    The reply to a request that failed before anything was reserved. What is no refusal
+    is a fault of the server.
+    """
+    if isinstance(why, Refusal):
+        return why
+    _log.failure("a request failed", Failure(why))
+    return _fault()
 
 
 def _fault(order: int | None = None) -> Refusal:

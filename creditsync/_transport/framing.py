@@ -67,10 +67,12 @@ class LineBuffer(Generic[_Connection]):
             self.lines = self.lines[self._at :] + self._takePartial() + b"\n"
             self._at = 0
 
-    def window(self, size: int, count: int) -> bytes:
+    def window(self, size: int, most: int) -> tuple[bytes, int]:
         """
         The first of L{lines}, with their ends: at most so many bytes, but at least
         one line, and at most so many lines.
+
+        @return: These lines, and how many they are.
         """
         lines, at = self.lines, self._at
         if at or len(lines) > size:
@@ -78,9 +80,10 @@ class LineBuffer(Generic[_Connection]):
             if end < 0:
                 end = lines.index(b"\n", at)
             lines = lines[at : end + 1]
-        if lines.count(b"\n") > count:
-            lines = b"\n".join([*lines.split(b"\n", count)[:count], b""])
-        return lines
+        count = lines.count(b"\n")
+        if count > most:
+            return b"\n".join([*lines.split(b"\n", most)[:most], b""]), most
+        return lines, count
 
     def drop(self, count: int) -> None:
         """

@@ -209,8 +209,7 @@ class LineProtocol(Protocol):
         input, output, session = self._input, self._output, self._session
         while input.lines and not output.isStalled:
             # Several lines together, as many as the session takes so.
-            window = input.window(self._window, most - handled)
-            count = window.count(b"\n")
+            window, count = input.window(self._window, most - handled)
             taken = 0
             if len(window) <= self._widest:
                 taken = session.linesReceived(window)

@@ -120,6 +120,16 @@ class Replies:
         if reply.status != 200 and (isMissing or isWrong):
             raise blame("wire", "its data is not what the contract has", attempt)
 
+    def _begun(self, attempt: Attempt) -> float:
+        """
+        When a request was taken: what comes before the server is ready waits until
+        then.
+        """
+        reply, delivered = attempt.reply, attempt.delivered
+        assert reply is not None and delivered is not None
+        generation = self._history.generations[attempt.talk.generation]
+        return max(delivered[0], min(generation.ready, reply.written[0]))
+
     def _checkTime(self, attempt: Attempt) -> None:
         """
         Every reply comes in time, and a 504 not before its time.
@@ -127,9 +137,7 @@ class Replies:
         reply, delivered, talk = attempt.reply, attempt.delivered, attempt.talk
         assert reply is not None and delivered is not None
         generation = self._history.generations[talk.generation]
-        # What comes before the server is ready waits, and its time begins then.
-        begun = max(delivered[0], min(generation.ready, reply.written[0]))
-        took = reply.written[0] - begun
+        took = reply.written[0] - self._begun(attempt)
         isEnding = reply.written[0] >= generation.stopping
         isFault = self._world.counts["reservation-fails"] > 0 and (
             "the trading runtime failed" in reply.value.get("message", "")
@@ -164,7 +172,8 @@ class Replies:
         if error in ("SHUTDOWN", "UNAUTHORIZED") or not intent.isGood:
             return
         isHeldUp = attempt.talk.wasHeldUp(delivered[0], reply.written[0])
-        if self._causes.wasBad(attempt, delivered[0], delivered[0]) and not isHeldUp:
+        begun = self._begun(attempt)
+        if self._causes.wasBad(attempt, begun, begun) and not isHeldUp:
             raise blame("token", "the token was not good", attempt)
         needsRole = intent.isFinance or intent.command == "GetOperation"
         isForbidden = needsRole and intent.token.role not in ROLES
