@@ -148,13 +148,17 @@ def _keyOnlyInMemory() -> None:
             asked = each.operation
             if asked.key is not None:
                 key = id(self), asked.principal, asked.key
-                remembered[key] = Reservation(
-                    each.eventType, each.trade, asked, isReplay=True
-                )
+                remembered[key] = each
         return commit(self, reservations)
 
     def replay(self: SQLiteLedger, principal: int, key: str) -> Reservation | None:
-        return remembered.get((id(self), principal, key))
+        booked = remembered.get((id(self), principal, key))
+        if booked is None:
+            return None
+        trade, place = booked.data, booked.place
+        return Reservation(
+            booked.type, trade, booked.operation, isReplay=True, place=place
+        )
 
     def unkeyed(reservations: Sequence[Reservation], head: int) -> list[Row]:
         return [(*row[:at], None, *row[at + 1 :]) for row in honest(reservations, head)]
