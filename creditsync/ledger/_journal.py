@@ -54,7 +54,7 @@ _REPLAY: Final = f"""
 """
 _EVENTS: Final = f"""
     SELECT place, type, {columns(TRADE_MEMBERS)} FROM journal
-    WHERE place > ? AND place <= ?
+    WHERE place > ? AND place <= ? ORDER BY place
 """
 _HEAD: Final = """
     SELECT ifnull(max(place), 0), hash, (SELECT epoch FROM life ORDER BY number DESC),
