@@ -302,3 +302,18 @@ class StopTests(JournalCase):
         self.pass_(10)
         got += self.cursors(again)
         self.assertEqual(got, [f"{epoch}-{place}" for place in range(1, 42)])
+
+    def test_goodbye(self) -> None:
+        """
+        Nothing is read for a client to which the server has closed its side, however
+        long that client keeps its own side open.
+        """
+        self.serve()
+        client = self.follow("first")
+        self.pass_(1)
+        self.assertEqual(self.server.sessions.broadcast.catchingUp, 1)
+        client.protocol.readConnectionLost()
+        self.pass_(0.2)
+        self.assertEqual(self.server.sessions.broadcast.catchingUp, 0)
+        self.stop()
+        self.assertResumes(self.cursors(client))
