@@ -392,6 +392,8 @@ class LineProtocol(Protocol):
         ) and not ISSLTransport.providedBy(transport)
         self._state = State.GOODBYE if isClientOpen and canHalfClose else State.CLOSING
         transport.unregisterProducer()
+        # Events are not sent any more, so nothing has to be read for them.
+        self._session.ended()
         if isClientOpen:
             self._read(True)
         if self._state is State.GOODBYE:
