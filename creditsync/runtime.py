@@ -333,8 +333,10 @@ class TradingRuntime(Service):
             eventType,
             trade,
             operation,
-            balance=account.balance,
-            credit=account.credit,
+            False,
+            (),
+            account.balance,
+            account.credit,
         )
         if not queue.reservations:
             self._begin(queue)

@@ -17,7 +17,7 @@ from creditsync import _wire as wire
 from creditsync._money import fromUnits, toUnits
 from creditsync._wire import salvaging
 from creditsync.errors import Busy, IncorrectOrder, InvalidJSON
-from creditsync.records import Trade
+from creditsync.records import Trade, TradeEvent
 
 SEED_REQUEST = b"""{
 "command": "CreditInSync",
@@ -1295,35 +1295,48 @@ def _written(comment: bytes = b'"x"', amount: bytes = b"300.0") -> bytes:
     )
 
 
-class EncodeTradesTests(SynchronousTestCase):
+class EncodeEventsTests(SynchronousTestCase):
     """
-    Tests for L{wire.encodeTrades}.
+    Tests for L{wire.encodeEvents}.
     """
 
     def test_none(self) -> None:
         """
-        Of no trades it gives nothing.
+        Of no events it gives nothing.
         """
-        self.assertEqual(wire.encodeTrades([]), [])
+        self.assertEqual(wire.encodeEvents([], None), ([], []))
 
     def test_comments(self) -> None:
         """
         Each trade is one text, whatever its comment, without a line end, an
         apostrophe or anything but ASCII inside.
         """
+        events = [TradeEvent(0, _trade(comment)) for comment, _ in _COMMENTS]
+        could, encoded = wire.encodeEvents(events, None)
+        self.assertEqual(could, events)
         self.assertEqual(
-            wire.encodeTrades([_trade(comment) for comment, _ in _COMMENTS]),
-            [_written(comment=written) for _, written in _COMMENTS],
+            encoded, [_written(comment=written) for _, written in _COMMENTS]
         )
 
     def test_amounts(self) -> None:
         """
         Each amount is written exactly.
         """
+        events = [TradeEvent(0, _trade(units=units)) for units, _ in _AMOUNTS]
+        _, encoded = wire.encodeEvents(events, None)
+        self.assertEqual(encoded, [_written(amount=written) for _, written in _AMOUNTS])
+
+    def test_places(self) -> None:
+        """
+        An event that has a place has a cursor, if its journal has an epoch.
+        """
+        events = [TradeEvent(0, _trade(), place=7), TradeEvent(0, _trade())]
+        without = _written()
+        withCursor = without[:-1] + b',"cursor":"9f3c1a7e-7"}'
         self.assertEqual(
-            wire.encodeTrades([_trade(units=units) for units, _ in _AMOUNTS]),
-            [_written(amount=written) for _, written in _AMOUNTS],
+            wire.encodeEvents(events, "9f3c1a7e"), (events, [withCursor, without])
         )
+        self.assertEqual(wire.encodeEvents(events, None), (events, [without, without]))
 
     @settings(derandomize=True, database=None, deadline=None)
     @given(
@@ -1341,25 +1354,46 @@ class EncodeTradesTests(SynchronousTestCase):
         """
         Together they are written as each is by itself.
         """
-        made = [_trade(*each) for each in trades]
+        events = [
+            TradeEvent(0, _trade(*each), place=place)
+            for place, each in enumerate(trades)
+        ]
         self.assertEqual(
-            wire.encodeTrades(made), [wire.encodeData(trade) for trade in made]
+            wire.encodeEvents(events, "9f3c1a7e"),
+            (
+                events,
+                [
+                    wire.encodeData(event.data, f"9f3c1a7e-{event.place}")
+                    for event in events
+                ],
+            ),
         )
 
     def test_others(self) -> None:
         """
-        A mapping, or a trade that can't be encoded, is an error.
+        One that can't be encoded is reported and left out, and a mapping is encoded
+        like any other.
         """
         unspeakable: Any = _trade()
         unspeakable.login = object()
-        lone = _trade("\ud800")
-        for odd in ({"order": 1}, None, unspeakable):
-            self.assertRaises(
-                (AttributeError, TypeError),
-                wire.encodeTrades,
-                [_trade(), odd, _trade()],
-            )
-        self.assertEqual(wire.encodeTrades([lone]), [_written(comment=b'"\\ud800"')])
+        good = TradeEvent(0, _trade())
+        other = TradeEvent(0, {"order": 1}, place=3)
+        odd = TradeEvent(0, unspeakable)
+        self.assertEqual(
+            wire.encodeEvents([good, other, odd, good], "9f3c1a7e"),
+            (
+                [good, other, good],
+                [_written(), b'{"order":1,"cursor":"9f3c1a7e-3"}', _written()],
+            ),
+        )
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+
+    def test_loneSurrogate(self) -> None:
+        """
+        Of a trade with a lone surrogate it gives an escape.
+        """
+        _, encoded = wire.encodeEvents([TradeEvent(0, _trade("\ud800"))], None)
+        self.assertEqual(encoded, [_written(comment=b'"\\ud800"')])
 
 
 class EventsTests(SynchronousTestCase):

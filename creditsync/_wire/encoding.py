@@ -95,13 +95,15 @@ def encodeEvents(
 
 
 def _encodeTrades(events: Iterable[Any], epoch: str | None) -> list[bytes]:
-    if epoch is None:
-        trades = [_tradeData(event.data, msgspec.UNSET) for event in events]
-    else:
-        trades = [
-            _tradeData(event.data, _cursor(event, epoch) or msgspec.UNSET)
-            for event in events
-        ]
+    trades = [
+        _tradeData(
+            event.data,
+            msgspec.UNSET
+            if epoch is None or (place := event.place) is None
+            else cursorOf(epoch, place),
+        )
+        for event in events
+    ]
     # A JSON text has no line ends inside.
     return _encodeLines(trades).splitlines()
 

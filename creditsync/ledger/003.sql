@@ -108,7 +108,7 @@ BEGIN
         timestamp = excluded.timestamp, revision = revision + 1,
         place = excluded.place;
     INSERT INTO account (login, balance, credit)
-    SELECT NEW.login, NEW.balance, NEW.credit WHERE NEW.balance IS NOT NULL
+    VALUES (NEW.login, NEW.balance, NEW.credit)
     ON CONFLICT (login) DO UPDATE SET
         balance = excluded.balance, credit = excluded.credit;
 END;

@@ -11,7 +11,6 @@ recompute it with any language: docs/ledger.rst, "The chain of hashes".
 import sqlite3
 from collections.abc import Sequence
 from hashlib import sha256
-from itertools import count
 from typing import Any, Final, TypeAlias
 
 from msgspec.json import Decoder, Encoder
@@ -57,7 +56,7 @@ _REPLAY: Final = f"""
 # thread beside a busy reactor waits each time to get it back.
 _EVENTS: Final = f"""
     SELECT json_group_array(json_array(place, type, {columns(TRADE_MEMBERS)}))
-    FROM journal WHERE place > ? AND place <= ?
+    FROM (SELECT * FROM journal WHERE place > ? AND place <= ? ORDER BY place)
 """
 _HEAD: Final = """
     SELECT ifnull(max(place), 0), hash, (SELECT epoch FROM life ORDER BY number DESC),
@@ -82,13 +81,13 @@ def rowsOf(reservations: Sequence[Reservation], head: int) -> list[Row]:
     The rows that book these reservations, from the place after C{head} on. Each
     reservation gets its place.
     """
-    rows = []
-    for place, each in zip(count(head + 1), reservations):
+    rows: list[Row] = []
+    for place, each in enumerate(reservations, start=head + 1):
+        each.place = place
         asked = each.operation
         openTime = closeTime = None
         if isinstance(asked, Operation):
             openTime, closeTime = asked.openTime, asked.closeTime
-        each.place = place
         rows.append(
             (
                 place,

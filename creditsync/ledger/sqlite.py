@@ -31,6 +31,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from functools import cache
+from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 from attrs import define, field
@@ -408,7 +409,7 @@ def _booking(rows: Sequence[Row], hash: bytes, place: int) -> tuple[str, list[An
     # sqlite3 binds None so slowly that it takes half of the time. So the last columns
     # are left out if no row has a value there.
     width = len(MEMBERS)
-    while width > _MIN_WIDTH and all(row[width - 1] is None for row in rows):
+    while width > _MIN_WIDTH and set(map(itemgetter(width - 1), rows)) == {None}:
         width -= 1
     values: list[Any] = [place, hash]
     for row in rows:
