@@ -276,6 +276,35 @@ class SeamTests(CatchUpCase):
         self.site.turn()
         self.assertEqual(places(client), [8, 9])
 
+    def test_endsWithItsLastPage(self) -> None:
+        """
+        A session that has got everything receives what is published at once, even if
+        that is before its next turn.
+        """
+        self.site.book(5)
+        client = self.client()
+        since(client, "first")
+        self.site.step()
+        self.site.step()
+        self.assertEqual(places(client), [1, 2, 3, 4, 5])
+        self.assertNotIn(client.session, self.site.catchUps)
+        self.site.book(1)
+        self.assertEqual(places(client), [6])
+        self.assertEqual(self.site.pages, [(0, 4), (4, 1)])
+        self.assertAtRest()
+
+    def test_endsWhileItIsSent(self) -> None:
+        """
+        A session that ends because it is sent its last page receives nothing more.
+        """
+        self.site.book(3)
+        client = self.client()
+        since(client, "first")
+        client.session.send = lambda lines: client.session.ended()
+        self.site.turn()
+        self.assertEqual(len(self.site.broadcast._receivers), 0)
+        self.assertAtRest()
+
     def test_subscribeGoesOn(self) -> None:
         """
         C{Subscribe} without C{since} leaves a catch-up as it is.

@@ -164,13 +164,20 @@ class CatchUps:
         if not self._isCurrent(reading.principal):
             session.principal = None
             self.stop(session)
-        elif reading.after >= self.published:
-            self.stop(session)
-            self._caughtUp(session, reading.principal)
-        elif not session.isStalled:
+        elif not self._hasEnded(session, reading) and not session.isStalled:
             # Whoever is stalled reads on later.
             self._queue[session] = None
             self._read(session, reading)
+
+    def _hasEnded(self, session: ISession, reading: _Reading) -> bool:
+        """
+        Whether a session has got everything; then report it.
+        """
+        if reading.after < self.published:
+            return False
+        self.stop(session)
+        self._caughtUp(session, reading.principal)
+        return True
 
     def _read(self, session: ISession, reading: _Reading) -> None:
         after = reading.after
@@ -225,3 +232,7 @@ class CatchUps:
         except Exception:
             self._log.failure("a session can't be sent the journal")
             self.stop(session)
+            return
+        # At once: until its next turn more could be published, again and again.
+        if session in self._readings:
+            self._hasEnded(session, reading)
