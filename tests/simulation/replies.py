@@ -24,7 +24,7 @@ _UNDER_WAY = 5.0
 _LAST_CALL = 0.2
 _NEVER = float("inf")
 # The data of a refusal, by its status; only a 504 may have none.
-_MEMBERS = {422: "order", 503: "retry_after_ms", 504: "order"}
+_MEMBERS = {410: "head", 422: "order", 503: "retry_after_ms", 504: "order"}
 
 
 @define(eq=False)
@@ -116,7 +116,10 @@ class Replies:
         member = _MEMBERS.get(reply.status)
         data = reply.value.get("data", {})
         isMissing = member is not None and reply.status != 504 and not data
-        isWrong = set(data) - {member} or not all(type(v) is int for v in data.values())
+        kind = str if member == "head" else int
+        isWrong = set(data) - {member} or not all(
+            type(v) is kind for v in data.values()
+        )
         if reply.status != 200 and (isMissing or isWrong):
             raise blame("wire", "its data is not what the contract has", attempt)
 
