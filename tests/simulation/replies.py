@@ -91,11 +91,13 @@ class Replies:
         talk, delivered = attempt.talk, attempt.delivered
         if delivered is None:
             return
-        answered = delivered[0] + _TIMEOUT + _UNDER_WAY
+        generation = self._history.generations[talk.generation]
+        # What comes before the server is ready waits until then.
+        taken = max(delivered[0], generation.ready)
+        answered = taken + _TIMEOUT + _UNDER_WAY
         isHeldUp = talk.wasHeldUp(delivered[0], talk.lostAt)
         if talk.lostAt < _NEVER and (answered > talk.lostAt or isHeldUp):
             return
-        generation = self._history.generations[talk.generation]
         end = min(generation.stopping + _LAST_CALL, talk.goodbye[0])
         if delivered[0] < end - _GRACE:
             raise blame("one-reply", "there is no answer", attempt)
