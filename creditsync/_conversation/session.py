@@ -59,7 +59,7 @@ class Session:
 
     @ivar send: Sends lines to the client.
     @ivar isStalled: Whether the client does not read what it is sent. The transport
-        sets it, and calls L{readOn} when that is over.
+        sets it, and calls C{readOn} when that is over.
     """
 
     send: Callable[[bytes], None]
