@@ -34,6 +34,7 @@ class Booking:
 
     @ivar type: The type of its event.
     @ivar trade: The trade as it made it.
+    @ivar cursor: The cursor of its event.
     @ivar order: The order in its reply or event.
     @ivar status: The status of its last reply, or of the first that was 200.
     """
@@ -47,6 +48,7 @@ class Booking:
     order: int = 0
     status: int | None = None
     trade: Trade | None = None
+    cursor: str | None = None
 
     @property
     def isRefused(self) -> bool:
@@ -202,7 +204,9 @@ class Dialogue:
         trade = tradeOf(data)
         if asked.trade not in (None, trade):
             raise Violation(f"{asked} made {trade}, and {asked.trade} was told before")
-        asked.trade = trade
+        if asked.cursor not in (None, data["cursor"]):
+            raise Violation(f"{asked} is at {data['cursor']}, and was before")
+        asked.trade, asked.cursor = trade, data["cursor"]
         if asked.type == ADD and trade.order not in self._deletions:
             self._made[trade.order] = asked
 

@@ -15,8 +15,10 @@ import signal
 import socket
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +30,7 @@ from creditsync.ledger._checking import findings
 from creditsync.ledger._opening import connectReader, upgrade
 from creditsync.ledger._schema import SCRIPTS
 from tests.crash.asked import PRINCIPAL, Asked
+from tests.crash.following import Follower
 from tests.crash.load import Connection, Load
 from tests.crash.record import Record, Violation
 from tests.family import ADD
@@ -51,6 +54,10 @@ class Trial:
     @ivar restarts: Seconds from each start of a process to the first
         acknowledgement of that life.
     @ivar verified: How often the ledger was compared with the record.
+    @ivar follower: A client that follows the journal over all lives.
+    @ivar newcomer: One that follows it in one life, from any place.
+    @ivar followed: How often one of them went on behind a place, and how many events
+        they got.
     """
 
     folder: Path
@@ -61,11 +68,16 @@ class Trial:
     verified: int = 0
     site: Site = field(init=False)
     load: Load = field(init=False)
+    follower: Follower = field(init=False)
+    newcomer: Follower = field(init=False)
+    followed: Counter[str] = Factory(Counter)
     server: Server | None = field(init=False, default=None)
     _token: str = field(init=False)
     _port: int = field(init=False, default=0)
     _started: float = field(init=False, default=0.0)
     _isAcknowledged: bool = field(init=False, default=False)
+    # The last place of the journal when this life began.
+    _head: int = field(init=False, default=0)
     # From now on only repetitions are sent.
     _isLastCall: bool = field(init=False, default=False)
     # Operations that a stopping server refused.
@@ -78,6 +90,7 @@ class Trial:
         self.site = Site(self.folder)
         self.load = Load(self.record, self.random)
         self._token = mint(SECRET, id=PRINCIPAL, role=1, expires=86400, now=time.time())
+        self.follower = self.newcomer = Follower(self._token)
 
     # A life.
 
@@ -90,6 +103,10 @@ class Trial:
         """
         self._port = _freePort(self.random)
         self._isAcknowledged = False
+        self._head = self._headOfDead()
+        # It has at least half of the journal to read.
+        place = self.random.randint(0, self.follower.place // 2)
+        self.newcomer = Follower(self._token, place, self.follower.epoch)
         self._selector = selectors.DefaultSelector()
         self._started = time.monotonic()
         self.server = Server(
@@ -144,6 +161,19 @@ class Trial:
         if not self.drive(lambda: self.record.acknowledged >= wanted):
             raise Violation(f"the server does not answer: {self.complaint()}")
 
+    def driveUntilFollowed(self) -> None:
+        """
+        Continue until those who follow the journal have what it had at the start.
+
+        @raise Violation: They don't get it.
+        """
+        both = self.follower, self.newcomer
+        if not self.drive(lambda: all(each.place >= self._head for each in both)):
+            raise Violation(
+                f"places {[each.place for each in both]} of {self._head} were sent:"
+                f" {self.complaint()}"
+            )
+
     def complaint(self) -> str:
         """
         The server's message about its end, or about its failure to start.
@@ -158,7 +188,10 @@ class Trial:
             time.sleep(0.003)
             return
         for ready, _ in self._selector.select(0.02):
-            self._receive(ready.data)
+            if not ready.data():
+                self._selector.unregister(ready.fileobj)
+        if self.random.random() < 0.005:
+            self._follow(self.follower)
         for each in self._connections:
             self._fill(each)
 
@@ -167,12 +200,30 @@ class Trial:
             for _ in range(CONNECTIONS):
                 connection = Connection(self._port)
                 self._connections.append(connection)
+                receive = partial(self._receive, connection)
                 self._selector.register(
-                    connection.socket, selectors.EVENT_READ, connection
+                    connection.socket, selectors.EVENT_READ, receive
                 )
+            self._follow(self.follower)
+            self._follow(self.newcomer)
         except ConnectionError:
             return bool(self._connections)
         return True
+
+    def _follow(self, follower: Follower) -> None:
+        """
+        Have it go on, on a new connection.
+        """
+        if follower.connection is not None:
+            with suppress(KeyError):
+                self._selector.unregister(follower.connection.socket)
+            follower.drop()
+        with suppress(ConnectionError):
+            follower.connect(self._port)
+            assert follower.connection is not None
+            self._selector.register(
+                follower.connection.socket, selectors.EVENT_READ, follower.receive
+            )
 
     def _fill(self, connection: Connection) -> None:
         lines = []
@@ -185,11 +236,10 @@ class Trial:
         if lines:
             connection.send(b"".join(lines))
 
-    def _receive(self, connection: Connection) -> None:
+    def _receive(self, connection: Connection) -> bool:
         for message in connection.receive():
             self._take(connection, message)
-        if not connection.isOpen:
-            self._selector.unregister(connection.socket)
+        return connection.isOpen
 
     def _take(self, connection: Connection, message: dict[str, Any]) -> None:
         if "event" in message:
@@ -252,6 +302,8 @@ class Trial:
         for connection in connections:
             for message in connection.drain():
                 self._take(connection, message)
+        for follower in (self.follower, self.newcomer):
+            follower.drop(isDead=True)
         deferred, self._deferred = self._deferred, []
         for asked in chain(deferred, *(each.waiting.values() for each in connections)):
             self._sendAgain(asked)
@@ -264,6 +316,9 @@ class Trial:
         self.verified += 1
         with _dead(self.site.ledger) as ledger:
             self.record.check(ledger)
+            for follower in (self.follower, self.newcomer):
+                follower.check(ledger)
+            self.followed += self.newcomer.counts
             if self.verified % _EVERY == 0:
                 prove(ledger)
 
@@ -274,6 +329,7 @@ class Trial:
         """
         self.start()
         self.driveUntilAcknowledged(1)
+        self.driveUntilFollowed()
         self._isLastCall = True
         self.drive(self._isQuiet)
         self.stop()
@@ -283,6 +339,20 @@ class Trial:
         with _dead(self.site.ledger) as ledger:
             self.record.checkAll(ledger)
             prove(ledger)
+        self.followed += self.follower.counts
+        if self.follower.place != self._headOfDead():
+            raise Violation(
+                f"the journal has {self._headOfDead()} places, and"
+                f" {self.follower.place} were sent to the end"
+            )
+
+    def _headOfDead(self) -> int:
+        """
+        The last place in the journal of a dead server.
+        """
+        with _dead(self.site.ledger) as ledger:
+            [[head]] = ledger.execute("SELECT ifnull(max(place), 0) FROM journal")
+        return int(head)
 
     def _isQuiet(self) -> bool:
         return not (self.load.again or any(each.waiting for each in self._connections))

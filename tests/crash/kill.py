@@ -20,7 +20,9 @@ record is held against the ledger: what was acknowledged or seen in an event is
 there, once, under the number that was told and with the data that was told;
 what was refused is not; what was not answered and has no key is there at most
 once; no number ever meant two operations; repetitions got the same data; and
-the ledger passes C{creditsync check}. L{tests.crash.record} has the rules.
+the ledger passes C{creditsync check}. L{tests.crash.record} has the rules. Clients
+that follow the journal, one over all kills and one in each life from anywhere, get it
+without a gap or a repetition: L{tests.crash.following}.
 
     python -m tests.crash.kill --points
 
@@ -88,6 +90,7 @@ class Outcome:
                 "checks of the ledger": trial.verified,
             }
         )
+        self.counts.update(trial.followed)
 
 
 @define

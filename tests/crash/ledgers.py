@@ -37,6 +37,9 @@ _ACCOUNTS: Final = "SELECT login, balance, credit FROM account"
 # How many of the last keys are looked up as for a repeated request.
 _REPLAYS: Final = 5
 
+# How many events are read from the journal at a time.
+_PAGE: Final = 16
+
 
 @define(eq=False)
 class _Contents:
@@ -81,7 +84,8 @@ class Ledgers:
         @param booked: The operations in their order, each with its trade.
         """
         self._contents = [_Contents()]
-        for asked in booked:
+        self._booked = list(booked)
+        for asked in self._booked:
             self._contents.append(self._contents[-1].add(asked))
 
     def check(self, path: Path, fewest: int, most: int, last: int) -> None:
@@ -100,18 +104,17 @@ class Ledgers:
             raise Violation(f"it does not open: {e!r}") from e
         try:
             with closing(connectReader(str(path))) as reader:
-                contents = self._checkRows(reader, fewest, most)
-            self._checkReplays(ledger, contents)
+                count = self._checkRows(reader, fewest, most)
+            self._checkReplays(ledger, self._contents[count])
+            self._checkEvents(ledger, count)
             if ledger.newOrder() <= last:
                 raise Violation(f"the number {last} was told, and is given out again")
         finally:
             ledger.close()
 
-    def _checkRows(
-        self, reader: sqlite3.Connection, fewest: int, most: int
-    ) -> _Contents:
+    def _checkRows(self, reader: sqlite3.Connection, fewest: int, most: int) -> int:
         """
-        @return: The expected content, and the actual one.
+        @return: How many operations it has.
         """
         trades = {row[0]: row for row in reader.execute(_TRADES)}
         count = sum(1 + row[-1] for row in trades.values())
@@ -132,7 +135,7 @@ class Ledgers:
         flaw = Auditor().flaw(lambda each: reader.execute(each).fetchall())
         if flaw is not None:
             raise Violation(f"of its journal: {flaw}")
-        return contents
+        return count
 
     def _checkReplays(self, ledger: SQLiteLedger, contents: _Contents) -> None:
         """
@@ -144,6 +147,29 @@ class Ledgers:
             told = None if replay is None else (replay.eventType, astuple(replay.trade))
             if told != (type, tuple(row)):
                 raise Violation(f"the key {key} is of {(type, row)}, it tells {told}")
+
+    def _checkEvents(self, ledger: SQLiteLedger, count: int) -> None:
+        """
+        Check that a client that goes on behind any place gets all events behind it,
+        and that each cursor that was told is of its operation's place.
+        """
+        if ledger.head != count:
+            raise Violation(f"its journal ends at {ledger.head}, and has {count}")
+        for place, asked in enumerate(self._booked[:count], 1):
+            if asked.cursor not in (None, f"{ledger.epoch}-{place}"):
+                raise Violation(
+                    f"{asked} was told {asked.cursor}, and is at {place} of"
+                    f" {ledger.epoch}"
+                )
+        for after in range(0, count, _PAGE):
+            page = [
+                (each.type, each.place, astuple(each.data))
+                for each in ledger.events(after, _PAGE)
+            ]
+            booked = enumerate(self._booked[after : after + _PAGE], after + 1)
+            wanted = [(a.type, place, a.trade) for place, a in booked if place <= count]
+            if page != wanted:
+                raise Violation(f"behind place {after} are {page}, not {wanted}")
 
 
 def _compare(what: str, found: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> None:

@@ -25,6 +25,7 @@ def underLoad(trial: Trial, count: int) -> None:
     """
     trial.start()
     trial.driveUntilAcknowledged(count)
+    trial.driveUntilFollowed()
     # Without reading: the server's output meanwhile is read when it is dead.
     time.sleep(trial.random.uniform(0, 0.003))
     trial.kill()

@@ -117,6 +117,10 @@ POINTS: Final = [
     *_both(LOAD, "SQL:UPDATE order_mark", 2, 4),
     *_both(LOAD, "SQL:INSERT INTO journal", 1, 10),
     *_both(LOAD, "creditsync.runtime:TradingRuntime._publish", 1, 10),
+    # A page of the journal, to who goes on behind a place.
+    *_both(LOAD, "creditsync._conversation.broadcast:Broadcast.placeAt", 1, 2),
+    *_both(LOAD, "creditsync.ledger.sqlite:SQLiteLedger.events"),
+    *_both(LOAD, "creditsync._conversation.catchups:CatchUps._send"),
     # On the way out: n-th batch, then n-th event, operation, connection.
     *_both(LOAD, "creditsync.events:TradeEvents.publish", 1, 10),
     *_both(LOAD, "creditsync._conversation.waiters:Waiters.match", 1, 10),
