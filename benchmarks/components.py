@@ -292,7 +292,13 @@ def _committing(place: Bench) -> Iterator[Step]:
 
     def commit() -> Run:
         reservations = [
-            Reservation(EV_RECORD_ADD, replace(template, order=ledger.newOrder()), each)
+            Reservation(
+                EV_RECORD_ADD,
+                replace(template, order=ledger.newOrder()),
+                each,
+                balance=0,
+                credit=template.profit,
+            )
             for each in _operations()
         ]
         return lambda: ledger.commit(reservations)

@@ -25,25 +25,19 @@ from twisted.python.deprecate import deprecatedKeywordParameter
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from creditsync._changes import changed
 from creditsync._failing import FailureNotifier
 from creditsync.codes import (
-    EV_RECORD_ADD,
-    EV_RECORD_DELETE,
-    EV_RECORD_UPDATE,
     MAX_TOTAL,
     REQUEST_STATES,
-    TS_CLOSED_NORMAL,
-    TS_DELETED,
 )
 from creditsync.counters import Counters
 from creditsync.errors import (
     Busy,
     IdempotencyKeyReused,
-    IncorrectOrder,
     InvalidData,
     LedgerProblem,
     NoMoney,
-    NotFound,
     OutcomeUnknown,
     ShuttingDown,
     UserNotFound,
@@ -312,10 +306,8 @@ class TradingRuntime(Service):
         queued = len(queue.reservations) + len(self._committing.reservations)
         if queued >= self._maxQueued:
             raise Busy("too many operations are waiting to be booked", "max-queued")
-        if isinstance(operation, Deletion):
-            eventType, trade, change = self._deleted(operation)
-        else:
-            eventType, trade, change = self._changed(operation)
+        existing = self._current(operation.order) if operation.order else None
+        eventType, trade, change = changed(existing, operation, int(self._now()))
         account = self._account(trade.login)
         isCredit = TOTAL_OF[trade.cmd] == CREDIT
         total = change + (account.credit if isCredit else account.balance)
@@ -390,66 +382,6 @@ class TradingRuntime(Service):
         The last operation on an order that is not in the ledger yet.
         """
         return self._queue.orders.get(order) or self._committing.orders.get(order)
-
-    def _changed(self, operation: Operation) -> tuple[int, Trade, int]:
-        """
-        The trade that an operation makes: a new one, even if the operation names
-        an order that does not exist (docs/protocol.rst, "The finance family"),
-        or the next state of an existing one, which keeps the times that the
-        operation does not give.
-
-        @return: The event type, the trade, which has order 0 if it is new,
-            and the change of its account's total.
-        """
-        existing = self._current(operation.order) if operation.order else None
-        now = int(self._now())
-        if existing is None:
-            eventType, order, before = EV_RECORD_ADD, 0, 0
-            openTime = closeTime = now
-        else:
-            _checkUpdate(existing, operation)
-            order, before = existing.order, existing.counted
-            eventType, openTime = EV_RECORD_UPDATE, existing.openTime
-            closeTime = existing.closeTime
-        if operation.openTime is not None:
-            openTime = operation.openTime
-        if operation.closeTime is not None:
-            closeTime = operation.closeTime
-        if closeTime < openTime:
-            raise InvalidData(
-                "data.close_time must not be before data.open_time"
-                f" ({closeTime} is before {openTime})"
-            )
-        amount = operation.amount
-        trade = Trade(
-            order,
-            operation.login,
-            operation.cmd,
-            TS_CLOSED_NORMAL,
-            amount,
-            operation.comment,
-            openTime,
-            closeTime,
-            now,
-        )
-        return eventType, trade, amount - before
-
-    def _deleted(self, deletion: Deletion) -> tuple[int, Trade, int]:
-        """
-        The trade that a deletion makes.
-
-        @return: As L{_changed}.
-        """
-        existing = self._current(deletion.order)
-        if existing is None:
-            raise NotFound(f"there is no order {deletion.order}")
-        if existing.cmd not in deletion.cmds:
-            raise IncorrectOrder(
-                f"order {existing.order} is a different kind of transaction"
-            )
-        _checkNotDeleted(existing)
-        trade = replace(existing, state=TS_DELETED, timestamp=int(self._now()))
-        return EV_RECORD_DELETE, trade, -existing.counted
 
     def _begin(self, queue: _Batch) -> None:
         """
@@ -531,20 +463,3 @@ def _refuseTotal(total: int, kind: str, login: int) -> NoReturn:
         f"data.amount would take the {kind} of account {login} above"
         " 92233720368.54775807"
     )
-
-
-def _checkUpdate(existing: Trade, operation: Operation) -> None:
-    if existing.login != operation.login:
-        raise IncorrectOrder(
-            f"order {existing.order} does not belong to login {operation.login}"
-        )
-    if existing.cmd != operation.cmd:
-        raise IncorrectOrder(
-            f"order {existing.order} is a different kind of transaction"
-        )
-    _checkNotDeleted(existing)
-
-
-def _checkNotDeleted(existing: Trade) -> None:
-    if existing.state == TS_DELETED:
-        raise IncorrectOrder(f"order {existing.order} was deleted")

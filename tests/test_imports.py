@@ -33,6 +33,7 @@ LAYERS: list[set[str]] = [
     {"_conversation.waiter"},
     {"revocations"},
     {
+        "_changes",
         "_wire",
         "validation",
         "auth",
@@ -106,6 +107,7 @@ ONLY_IN: dict[str, set[str]] = {
         "_wire",
         "_timeouts",
         "_conversation.plain",
+        "_changes",
         "ledger",
         "runtime",
         "testing",

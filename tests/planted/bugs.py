@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
 from creditsync import _wire as wire
-from creditsync import tap
+from creditsync import runtime, tap
 from creditsync._conversation import broadcast, finance, plain
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.catchups import CatchUps
@@ -45,7 +45,7 @@ from creditsync.ledger._journal import MEMBERS, Row
 from creditsync.ledger._proving import JournalProof
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.limits import Limits
-from creditsync.records import Operation, Request, Reservation, TradeEvent
+from creditsync.records import Request, Reservation, TradeEvent
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 
@@ -395,13 +395,13 @@ def _fastPathRounds() -> None:
 
 
 def _totalsNotMoved() -> None:
-    changed = TradingRuntime._changed
+    changed = runtime.changed  # type: ignore[attr-defined]
 
-    def unmoved(self: TradingRuntime, operation: Operation) -> tuple[int, Any, int]:
-        type, trade, change = changed(self, operation)
+    def unmoved(*given: Any) -> tuple[int, Any, int]:
+        type, trade, change = changed(*given)
         return type, trade, 0 if type == EV_RECORD_UPDATE else change
 
-    TradingRuntime._changed = unmoved  # type: ignore[method-assign]
+    runtime.changed = unmoved  # type: ignore[attr-defined]
 
 
 def _onlyOneGivenBack() -> None:
