@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync.errors import TechProblem
 from creditsync.ledger import sqlite
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.records import Reservation
+from creditsync.records import Reservation, TradeEvent
 from tests.crash.dialogue import Dialogue
 from tests.crash.disk import Disk
 from tests.crash.disk_errors import FailureNotifier, Injection, attempt, healthy
@@ -148,6 +148,38 @@ class LedgersTests(LifeTestCase):
             f"UPDATE journal {change}",
             trigger,
         ]
+
+    def test_otherCursor(self) -> None:
+        """
+        An operation that is at another place than its client was told is reported.
+        """
+        told = self.booked[1].cursor
+        for wrong in ("0badcafe-2", f"{told[:9]}3"):
+            self.booked[1].cursor = wrong
+            self.refused(f"was told {wrong}, and is at 2 of {told[:8]}$")
+
+    def test_otherEvents(self) -> None:
+        """
+        A journal that is read with an event left out, or as it became later, is
+        reported.
+        """
+        read = SQLiteLedger.events
+
+        def events(ledger: SQLiteLedger, after: int, limit: int) -> list[TradeEvent]:
+            return read(ledger, after, limit)[1:]
+
+        self.patch(SQLiteLedger, "events", events)
+        self.refused("behind place 0 are")
+
+        def later(ledger: SQLiteLedger, after: int, limit: int) -> list[TradeEvent]:
+            found = read(ledger, after, limit)
+            return [
+                TradeEvent(each.type, ledger.trade(each.order), place=each.place)
+                for each in found
+            ]
+
+        self.patch(SQLiteLedger, "events", later)
+        self.refused("behind place 0 are")
 
     def test_lostKey(self) -> None:
         """

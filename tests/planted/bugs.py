@@ -27,6 +27,7 @@ from creditsync._conversation.catchups import CatchUps
 from creditsync._conversation.plain import PlainLines
 from creditsync._conversation.session import Session
 from creditsync._conversation.waiters import Waiters
+from creditsync._cursor import newEpoch
 from creditsync._timeouts import TimedTable
 from creditsync._transport import factory, protocol
 from creditsync._transport.output import Output
@@ -101,8 +102,11 @@ def _eventBeforeCommit() -> None:
             self._ledger, self._events = ledger, events
 
         def commit(self, reservations: Sequence[Reservation]) -> Deferred[None]:
-            self._events.publish(reservations)
+            first = self._ledger.head + 1
             done: Deferred[None] = self._ledger.commit(reservations)
+            for place, each in enumerate(reservations, first):
+                each.place = place
+            self._events.publish(reservations)
             return done
 
         def __getattr__(self, name: str) -> Any:
@@ -610,6 +614,29 @@ def _ignoreEpoch() -> None:
     broadcast.placeIn = anywhere  # type: ignore[attr-defined]
 
 
+def _epochOfEachStart() -> None:
+    journalEnd = sqlite.journalEnd
+
+    def restarted(writer: sqlite3.Connection, path: str) -> tuple[str, int, bytes]:
+        _, place, hash = journalEnd(writer, path)
+        return newEpoch(), place, hash
+
+    sqlite.journalEnd = restarted  # type: ignore[attr-defined]
+
+
+def _eventsAsTheyAreNow() -> None:
+    read = SQLiteLedger.events
+
+    def events(self: SQLiteLedger, after: int, limit: int) -> list[TradeEvent]:
+        found = read(self, after, limit)
+        return [
+            TradeEvent(each.type, self.trade(each.order), place=each.place)
+            for each in found
+        ]
+
+    SQLiteLedger.events = events  # type: ignore[method-assign]
+
+
 _RESUMING = ("tests.resuming",)
 
 BUGS = {
@@ -633,13 +660,25 @@ BUGS = {
         _ignoreEpoch,
         _RESUMING,
     ),
+    "epoch-of-each-start": Bug(
+        "takes no cursor from before its start",
+        _epochOfEachStart,
+        ("tests.crash.kill",),
+    ),
+    "events-as-they-are-now": Bug(
+        "sends trades of the journal as they are now, and not as they were then",
+        _eventsAsTheyAreNow,
+        _SIMULATION,
+    ),
     "acknowledge-before-commit": Bug(
         "says that an operation is booked before it is on disk",
         _acknowledgeBeforeCommit,
         ("tests.crash.kill",),
     ),
     "event-before-commit": Bug(
-        "publishes an event before its commit", _eventBeforeCommit, _SIMULATION
+        "publishes an event before its place is on disk",
+        _eventBeforeCommit,
+        _SIMULATION,
     ),
     "synchronous-normal": Bug(
         "runs SQLite with synchronous=NORMAL",
