@@ -664,6 +664,21 @@ class OwnersTests(SynchronousTestCase):
         )
         self.assertEqual(self.refused(OTHER), sentence)
 
+    def test_readOnlyFolder(self) -> None:
+        """
+        If the user may not write to the ledger's folder, the start says so, whether
+        or not there is a ledger.
+        """
+        os.chmod(self.folder, 0o2750)
+        sentence = (
+            f"this user may not write to the ledger {self.path}: give it write"
+            " permission for that folder, or name another one"
+        )
+        self.assertEqual(self.refused(OTHER), sentence)
+        self.serves().close()
+        os.unlink(f"{self.path}.lock")
+        self.assertEqual(self.refused(OTHER), sentence)
+
     def test_madeByRoot(self) -> None:
         """
         Files that root creates, as C{creditsync account add} does, belong to

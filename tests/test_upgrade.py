@@ -3,6 +3,7 @@ Tests for the upgrade of stored ledgers of older versions: C{tests/ledgers/v1.db
 C{v2.db}, which have the same content.
 """
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -11,11 +12,12 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest import skipIf
 
 from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync.errors import LedgerDamaged
+from creditsync.errors import LedgerDamaged, LedgerProblem
 from creditsync.ledger import _opening as opening
 from creditsync.ledger import _upgrading as upgrading
 from creditsync.ledger import sqlite
@@ -334,6 +336,57 @@ class StoredLedgerTests(StoredLedgerCase):
         self.assertIn("the trigger trade_updated is missing", message)
         self.assertEqual(self.value(self.path, "PRAGMA user_version"), self.version)
         self.assertEqual(list(self.folder.glob("*.v[12]*")), [])
+
+    def test_damaged(self) -> None:
+        """
+        A damaged ledger is refused and keeps its version, so that the creditsync
+        that made it can still read it.
+        """
+        whole = self.path.read_bytes()
+        for change, message in (
+            (
+                "UPDATE account SET credit = 5 WHERE login = 1001",
+                "account 1001 of the ledger",
+            ),
+            ("UPDATE order_mark SET next_order = 3", "its order mark is 3"),
+            (
+                "UPDATE keyed_operation SET state = 4 WHERE key = 'bonus-1'",
+                "has a row that creditsync did not write: CHECK constraint failed",
+            ),
+        ):
+            self.path.write_bytes(whole)
+            with closing(sqlite3.connect(self.path)) as connection, connection:
+                connection.execute(change)
+            self.assertIn(message, str(self.assertRaises(LedgerDamaged, self.opened)))
+            version = self.value(self.path, "PRAGMA user_version")
+            self.assertEqual(version, self.version)
+
+    def test_diskFull(self) -> None:
+        """
+        If there is no space for the copy, nothing of it is left, and the ledger
+        remains as it was.
+        """
+
+        def full(path: str, flags: int = 0) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+        syncing = self.patch(opening, "sync", full)
+        message = str(self.assertRaises(LedgerProblem, self.opened))
+        self.assertIn("No space left on device", message)
+        self.assertEqual(list(self.folder.glob("*.v[12]*")), [])
+        syncing.restore()
+        self.isWhole(self.opened())
+
+    @skipIf(os.geteuid() != 0, "only root can be several users")
+    def test_byRoot(self) -> None:
+        """
+        If root upgrades a ledger, the copy of the old one belongs to its owner too.
+        """
+        for path in (self.folder, self.path):
+            os.chown(path, 54321, 54322)
+        self.opened().close()
+        copy = (self.folder / self.copy).stat()
+        self.assertEqual((copy.st_uid, copy.st_gid), (54321, 54322))
 
 
 class StoredLedger2Tests(StoredLedgerTests):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
+from creditsync.ledger._checking import firstOrder
 from creditsync.ledger._operations import writeMethods
 from creditsync.ledger._schema import APPLICATION_ID
 from creditsync.ledger._upgrading import Progress, changes, runScripts
@@ -56,6 +57,11 @@ def explainErrors(path: str) -> Iterator[None]:
             f"local disk with free space, that this user may write to it and to its "
             f"folder, and that no other program writes to it"
         ) from error
+    except sqlite3.IntegrityError as error:
+        raise LedgerDamaged(
+            f"the ledger {path} has a row that creditsync did not write: {error}; find"
+            f" out which other program wrote to it, or restore a backup"
+        ) from error
     except sqlite3.DatabaseError as error:
         raise LedgerDamaged(
             f"{path} is not a readable SQLite database: {error}; name another file, or "
@@ -77,6 +83,8 @@ def takeLock(path: str) -> int:
     try:
         lock = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
     except PermissionError:
+        if not os.path.exists(name):
+            raise
         # Another user made it, but a descriptor for reading can be locked too.
         lock = os.open(name, os.O_RDONLY)
     try:
@@ -295,7 +303,7 @@ def _checkSchema(writer: sqlite3.Connection, path: str, scripts: Sequence[str]) 
 
 def _backUp(writer: sqlite3.Connection, path: str, version: int) -> None:
     """
-    Copy the ledger, with the permissions of its file. The copy gets its final name
+    Copy the ledger, with the owner and permissions of its file. The copy gets its final name
     when it is complete and on disk; when this returns, the name is on disk too.
     """
     final = f"{path}.v{version}"
@@ -304,10 +312,16 @@ def _backUp(writer: sqlite3.Connection, path: str, version: int) -> None:
     # by itself.
     Path(part).unlink(missing_ok=True)
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    shutil.copymode(path, part)
-    with closing(sqlite3.connect(part)) as copy:
-        writer.backup(copy)
-    sync(part, os.O_RDWR)
+    try:
+        giveAway(part, path)
+        shutil.copymode(path, part)
+        with closing(sqlite3.connect(part)) as copy:
+            writer.backup(copy)
+        sync(part, os.O_RDWR)
+    except BaseException:
+        # If the disk is full, it needs the space.
+        Path(part).unlink()
+        raise
     os.replace(part, final)
     sync(os.path.dirname(final))
 
@@ -325,10 +339,15 @@ def upgrade(
 
     @param version: The version of the ledger, which may be the newest already; 0
         for an empty file.
+    @raise LedgerDamaged: The ledger was damaged before, and remains as it was.
     """
     # If anything fails, open() closes the connection, which rolls it back.
     runScripts(writer, scripts, version, progress)
     writeMethods(writer, path)
+    if 0 < version < len(scripts):
+        # A later proof would find the damage in a ledger that the creditsync which
+        # made it can't open any more.
+        firstOrder(writer, path)
     writer.execute("COMMIT")
 
 
