@@ -303,8 +303,9 @@ def _checkSchema(writer: sqlite3.Connection, path: str, scripts: Sequence[str]) 
 
 def _backUp(writer: sqlite3.Connection, path: str, version: int) -> None:
     """
-    Copy the ledger, with the owner and permissions of its file. The copy gets its final name
-    when it is complete and on disk; when this returns, the name is on disk too.
+    Copy the ledger, with the owner and the permissions of its file. The copy gets its
+    final name when it is complete and on disk; when this returns, the name is on disk
+    too.
     """
     final = f"{path}.v{version}"
     part = final + ".part"
