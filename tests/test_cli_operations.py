@@ -1241,23 +1241,36 @@ class PlaceTests(WatchTestCase):
 
     def test_syncedBeforeItIsThere(self) -> None:
         """
-        The new content is on disk before it takes the place of the old.
+        Events in a file are on disk before their place, and the new content before it
+        takes the place of the old; at the end the folder is synced.
         """
+        said = self.folder.with_suffix(".events").open("w+")
+        self.addCleanup(os.unlink, said.name)
+        self.addCleanup(said.close)
+        paths = {os.fstat(said.fileno()).st_ino: "events"}
+        paths[self.folder.stat().st_ino] = "folder"
         calls: list[str] = []
         for name in ("fsync", "replace"):
             call = getattr(os, name)
 
-            def note(*arguments: Any, name: str = name, call: Any = call) -> None:
-                calls.append(name)
-                call(*arguments)
+            def note(
+                first: Any, *others: Any, name: str = name, call: Any = call
+            ) -> None:
+                file = paths.get(os.stat(first).st_ino, "place")
+                calls.append(f"{name} {file}")
+                call(first, *others)
 
             self.patch(os, name, note)
         self.start()
+        with redirect_stdout(said):
+            self.client.observe(0, {**EVENT, "cursor": "9f3c1a7e-8"})
+            self.clock.advance(0)
+        self.assertEqual(
+            calls, ["fsync events", "fsync place", "replace place", "fsync folder"]
+        )
         self.event(8)
         self.clock.advance(0)
-        self.event(8)
-        self.clock.advance(0)
-        self.assertEqual(calls, ["fsync", "replace"])
+        self.assertEqual(calls.count("replace place"), 1)
 
     def test_gone(self) -> None:
         """

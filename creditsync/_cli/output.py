@@ -10,6 +10,7 @@ that of what it did, and never invites anyone to repeat it (L{printLine}).
 
 import io
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -68,6 +69,18 @@ def printLine(line: str, stream: TextIO | None = None) -> None:
                 f"creditsync: standard output can't be written ({cause}): {line}",
                 sys.stderr,
             )
+
+
+def syncOutput() -> None:
+    """
+    Write what was printed to disk, if stdout is a file.
+
+    @raise OSError: It can't be written.
+    """
+    with suppress(io.UnsupportedOperation):
+        descriptor = sys.stdout.fileno()
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.fsync(descriptor)
 
 
 def discardOutput(stream: TextIO) -> None:

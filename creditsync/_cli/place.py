@@ -10,6 +10,7 @@ from attrs import define, field
 from creditsync import _wire as wire
 from creditsync._client.cursors import checkCursor
 from creditsync.errors import InvalidJSON
+from creditsync.ledger._opening import sync
 
 
 class NoPlace(Exception):
@@ -24,7 +25,8 @@ class PlaceFile:
     A file with a cursor, as the JSON object C{{"cursor":"…"}}.
 
     It is replaced as a whole, and only after the new content is on disk: whatever
-    happens, it has the old place or the new one.
+    happens, it has the old place or the new one. Once L{keep} has returned, it is the
+    new one, even after a power cut.
     """
 
     path: Path
@@ -65,4 +67,5 @@ class PlaceFile:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, self.path)
+        sync(str(draft.parent))
         self._kept = cursor

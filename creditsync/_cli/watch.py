@@ -29,7 +29,7 @@ from creditsync._cli.connection import (
     reportError,
     runWithClient,
 )
-from creditsync._cli.output import discardOutput
+from creditsync._cli.output import discardOutput, syncOutput
 from creditsync._cli.place import NoPlace, PlaceFile
 from creditsync._cli.statuses import DONE, STATUSES, USAGE
 from creditsync._cli.wording import describe
@@ -155,9 +155,9 @@ class Printer:
         try:
             print(self._write(type, data), flush=True)
         except OSError as e:
-            discardOutput(sys.stdout)
             # The client's cursor is still that of the event before.
             self._keepOrClose()
+            discardOutput(sys.stdout)
             self._close(None if isinstance(e, BrokenPipeError) else e)
         else:
             if self._place is not None and self._keeping is None:
@@ -165,14 +165,16 @@ class Printer:
 
     def keep(self) -> None:
         """
-        Keep the place of the last event that was printed.
+        Keep the place of the last event that was printed. An event in a file is on
+        disk before its place is, so that a power cut loses none.
 
-        @raise OSError: It can't be written.
+        @raise OSError: One of them can't be written.
         """
         if self._keeping is not None and self._keeping.active():
             self._keeping.cancel()
         self._keeping = None
         if self._place is not None:
+            syncOutput()
             self._place.keep(self._client.cursor)
 
     def _keepOrClose(self) -> None:
