@@ -264,7 +264,7 @@ class ExportTests(JournalCase):
         A cursor of another ledger, or ahead of this one, ends in a sentence that has
         the last one.
         """
-        for cursor in ("00000000-1", self.cursor(5), "five"):
+        for cursor in ("00000000-1", self.cursor(5), "five", ""):
             code, _ = self.ends("export", "--journal", "--since", cursor)
             self.assertEqual(
                 code,
@@ -325,6 +325,19 @@ class UpgradeTests(CommandTestCase):
             )
             self.assertTrue(os.path.exists(f"old.db.v{version}"))
             self.assertIn("is sound", self.text("check", "--ledger", "old.db"))
+
+    def test_link(self) -> None:
+        """
+        If the ledger is named by a link, the old one is beside the file itself, and
+        that is the path that is printed.
+        """
+        Path("data").mkdir()
+        shutil.copyfile(STORED / "v2.db", "data/real.db")
+        os.symlink("data/real.db", "link.db")
+        text = self.text("upgrade", "--ledger", "link.db")
+        old = os.path.realpath("data/real.db.v2")
+        self.assertTrue(os.path.exists(old))
+        self.assertIn(f"; the old ledger is {old}\n", text)
 
     def test_missing(self) -> None:
         """

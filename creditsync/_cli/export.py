@@ -87,7 +87,9 @@ def run(options: Namespace) -> None:
 def _writeJournal(options: Namespace) -> None:
     time = asISO if options.iso else int
     with errorsAsExit(options):
-        for each in changes(options.ledger, options.since or FIRST, options.login):
+        # An empty text is no cursor: a script may have lost it.
+        since = FIRST if options.since is None else options.since
+        for each in changes(options.ledger, since, options.login):
             members = each.members
             for name in _TIMES:
                 members[name] = _unlessNone(members[name], time)

@@ -67,7 +67,9 @@ def run(options: Namespace) -> None:
     if version == newest:
         printLine(f"{path} has version {version} already")
     else:
+        # It is beside the file to which a link leads.
+        file = os.path.realpath(path) if os.path.islink(path) else path
         printLine(
             f"{path} was upgraded from version {version} to {newest}; the old"
-            f" ledger is {path}.v{version}"
+            f" ledger is {file}.v{version}"
         )
