@@ -1162,6 +1162,10 @@ class CheckTests(LedgerTestCase):
             "UPDATE life SET head = 9",
             "UPDATE life SET number = 2",
             "UPDATE life SET cause = 'copied'",
+            "UPDATE life SET head = 8",
+            "UPDATE life SET epoch = 'ABCDEF01'",
+            "UPDATE life SET epoch = 'abcdef012'",
+            "INSERT INTO life VALUES (2, 'abcdef01', 3, 'restored', 0)",
             "INSERT INTO life VALUES (2, 'abcdef01', 3, 'created', 0)",
             "INSERT INTO life VALUES (2, 'abcdef01', 3, 'copied', 0),"
             " (3, 'abcdef02', 2, 'copied', 0)",
@@ -1170,8 +1174,28 @@ class CheckTests(LedgerTestCase):
             self.plant(script)
             self.assertEqual((script, self.rules()), (script, ["life"]))
             Path(self.path).write_bytes(before)
+        before = Path(self.path).read_bytes()
         self.plant("INSERT INTO life VALUES (2, 'abcdef01', 3, 'copied', 0)")
         self.assertEqual(self.found(), [])
+        Path(self.path).write_bytes(before)
+        # As if nothing had to be recorded up to place 2.
+        self.plant("UPDATE life SET cause = 'upgraded', head = 2")
+        self.assertEqual(
+            self.found(),
+            [
+                ("recorded", f"place {place} has totals from before the upgrade")
+                for place in (1, 2)
+            ],
+        )
+
+    def test_account(self) -> None:
+        """
+        An account that no request can name is reported.
+        """
+        self.plant("INSERT INTO account VALUES (-1, 0, 0)")
+        self.assertEqual(
+            self.found(), [("account", "account -1 does not have a valid login")]
+        )
 
     def test_refused(self) -> None:
         """
@@ -1190,6 +1214,8 @@ class CheckTests(LedgerTestCase):
             "UPDATE life SET epoch = 'x'",
             "DELETE FROM life",
             "INSERT OR REPLACE INTO life SELECT * FROM life",
+            "INSERT OR REPLACE INTO life"
+            " SELECT number + 1, epoch, head, cause, timestamp FROM life",
         ):
             e = self.assertRaises(sqlite3.Error, self.sql, script)
             self.assertIn(type(e), (sqlite3.IntegrityError, sqlite3.OperationalError))

@@ -130,8 +130,9 @@ BEGIN
 END;
 CREATE TRIGGER life_continued BEFORE INSERT ON life
 WHEN NEW.number <> (SELECT ifnull(max(number), 0) + 1 FROM life)
+    OR NEW.epoch IN (SELECT epoch FROM life)
 BEGIN
-    SELECT RAISE(ABORT, 'a life has the next number');
+    SELECT RAISE(ABORT, 'a life has the next number and a new epoch');
 END;
 CREATE TRIGGER life_updated BEFORE UPDATE ON life
 BEGIN

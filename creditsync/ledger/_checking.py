@@ -170,6 +170,11 @@ _DIFFERS: Final = " OR ".join(f't."{name}" <> j."{name}"' for name in TRADE_MEMB
 
 _RULES: Final = (
     _Rule(
+        "account",
+        f"SELECT login FROM account WHERE login NOT BETWEEN 1 AND {MAX_SAFE_INTEGER}",
+        "account {} does not have a valid login",
+    ),
+    _Rule(
         "negative-total",
         "SELECT login, balance, credit FROM account WHERE min(balance, credit) < 0",
         "account {} has balance {} and credit {}, and neither may be below zero",
@@ -240,6 +245,9 @@ _RULES: Final = (
         "SELECT number, epoch FROM life AS l WHERE head > (SELECT ifnull(max(place), 0)"
         " FROM journal) OR head < (SELECT max(head) FROM life WHERE number < l.number)"
         " OR (number = 1) <> (cause IN ('created', 'upgraded'))"
+        " OR cause NOT IN ('created', 'upgraded', 'copied')"
+        " OR (cause = 'created' AND head <> 0)"
+        " OR length(epoch) <> 8 OR epoch GLOB '*[^0-9a-f]*'"
         " OR number > (SELECT count(*) FROM life)"
         " UNION ALL SELECT 1, 'none' WHERE NOT EXISTS (SELECT 1 FROM life)",
         "life {} with epoch {} is not one that the journal can have had",

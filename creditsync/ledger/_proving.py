@@ -139,6 +139,10 @@ class JournalProof:
         if cmd in self._totalAt:
             totals[self._totalAt[cmd]] += units
         if isFormer:
+            # Or the life of the older version was made to last longer, so that
+            # nothing would have to be recorded.
+            if row[11:13] != (None, None):
+                yield "recorded", f"place {place} has totals from before the upgrade"
             return
         missing = [
             name
