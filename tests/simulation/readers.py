@@ -49,11 +49,12 @@ class Reader(Client):
         Follow to the end.
         """
         self.isFinishing = True
+        if self._link is not None:
+            # What it gets now may end the connection.
+            self._link.resume()
         if self._link is None:
             self._connect()
-            return
-        self._link.resume()
-        if self._asked is None and not self.isFollowing:
+        elif self._asked is None and not self.isFollowing:
             self._resume()
 
     def _connect(self) -> None:
