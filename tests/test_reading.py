@@ -28,6 +28,8 @@ from creditsync.ledger import _reading as reading
 from creditsync.ledger import sqlite
 from creditsync.ledger._checking import findings
 from creditsync.ledger._copying import backUp
+from creditsync.ledger._journal import MEMBERS
+from creditsync.ledger._schema import columns
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account, Deletion, Operation, Reservation, Trade
 from tests.totals import withTotals
@@ -35,6 +37,8 @@ from tests.totals import withTotals
 BALANCE_IN, CREDIT_IN, BALANCE_OUT, CREDIT_OUT = 6, 7, 8, 9
 BOOKED, DELETED = 3, 6
 ADD, UPDATE, DELETE = 0, 1, 2
+# The columns of the journal.
+_BUT_PLACE = f"{columns(MEMBERS[1:])}, hash"
 
 
 def booking(
@@ -1209,6 +1213,15 @@ class CheckTests(LedgerTestCase):
             "DELETE FROM journal",
             "DELETE FROM journal WHERE place = 8",
             "INSERT OR REPLACE INTO journal SELECT * FROM journal WHERE place = 3",
+            # The last one; one with the key of an older one, in the next place; and
+            # one in a place further on.
+            "INSERT OR REPLACE INTO journal"
+            " SELECT * FROM journal ORDER BY place DESC LIMIT 1",
+            f"INSERT OR REPLACE INTO journal SELECT"
+            f" (SELECT max(place) + 1 FROM journal), {_BUT_PLACE}"
+            f" FROM journal WHERE key = 'first'",
+            f"INSERT INTO journal SELECT place + 2, {_BUT_PLACE}"
+            f" FROM journal ORDER BY place DESC LIMIT 1",
             "UPDATE link SET hash = NULL",
             "DELETE FROM link",
             "UPDATE life SET epoch = 'x'",
@@ -1226,6 +1239,7 @@ class CheckTests(LedgerTestCase):
         A missing trigger is reported, since totals would no longer move.
         """
         for name in (
+            "journal_appended",
             "journal_booked",
             "journal_updated",
             "journal_deleted",

@@ -201,7 +201,9 @@ class CatchUps:
         lines = b""
         if encoded:
             lines = wire.events([event.type for event in could], encoded)
-        page = _Page(lines, after + len(events))
+        last = events[-1].place
+        assert last is not None, "an event of the journal has no place"
+        page = _Page(lines, last)
         if page.last % _PAGE == 0 and self._readings:
             self._pages[after] = page
             if len(self._pages) > _MAX_PAGES:

@@ -90,11 +90,18 @@ CREATE TABLE life (
     timestamp INTEGER NOT NULL
 ) STRICT;
 
+-- INSERT OR REPLACE deletes the rows in its way without a DELETE trigger.
+CREATE TRIGGER journal_appended BEFORE INSERT ON journal
+WHEN NEW.place IS NOT (SELECT ifnull(max(place), 0) + 1 FROM journal)
+    OR (NEW.key IS NOT NULL AND EXISTS (
+        SELECT 1 FROM journal WHERE principal = NEW.principal AND key = NEW.key
+    ))
+BEGIN
+    SELECT RAISE(ABORT, 'the journal is never changed');
+END;
+
 CREATE TRIGGER journal_booked AFTER INSERT ON journal
 BEGIN
-    -- Also with INSERT OR REPLACE, which deletes a row without a DELETE trigger.
-    SELECT RAISE(ABORT, 'the journal is never changed')
-    WHERE NEW.place <> (SELECT max(place) FROM journal);
     INSERT INTO trade (
         "order", login, cmd, state, profit, comment, open_time, close_time, timestamp,
         place

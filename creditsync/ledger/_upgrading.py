@@ -73,7 +73,11 @@ _WRITE: Final = (
     f"INSERT INTO journal ({columns(MEMBERS)}, hash)"
     f" VALUES ({', '.join('?' * len(MEMBERS))}, ?)"
 )
-_TRIGGER: Final = "SELECT sql FROM sqlite_schema WHERE name = 'journal_booked'"
+# What an insertion into the journal leads to.
+_TRIGGERS: Final = """
+    SELECT name, sql FROM sqlite_schema
+    WHERE name IN ('journal_appended', 'journal_booked')
+"""
 # Rows of one order follow each other, and the last one has the last place.
 _FILL_TRADE: Final = f"""
     INSERT INTO trade ({_TRADE}, revision, place)
@@ -192,8 +196,9 @@ def _copy(writer: sqlite3.Connection, progress: Progress | None) -> int:
     """
     [[total]] = writer.execute(_COUNT)
     # In one step at the end, trades are filled in a fraction of the time.
-    [[trigger]] = writer.execute(_TRIGGER)
-    writer.execute("DROP TRIGGER journal_booked")
+    triggers = writer.execute(_TRIGGERS).fetchall()
+    for name, _ in triggers:
+        writer.execute(f"DROP TRIGGER {name}")
     place, hash = 0, NO_HASH
     former = writer.execute(_FORMER)
     while page := former.fetchmany(_PAGE):
@@ -206,7 +211,8 @@ def _copy(writer: sqlite3.Connection, progress: Progress | None) -> int:
         if progress is not None:
             progress(place, total)
     writer.execute(_FILL_TRADE)
-    writer.execute(trigger)
+    for _, statement in triggers:
+        writer.execute(statement)
     return place
 
 
