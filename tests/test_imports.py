@@ -23,6 +23,7 @@ LAYERS: list[set[str]] = [
         "limits",
         "_cursor",
         "_locking",
+        "_watching",
         "_process.defaults",
         "_process.settling",
         "_process.signals",
