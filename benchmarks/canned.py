@@ -27,7 +27,7 @@ TRADE: Final = Trade(
     closeTime=1_700_000_000,
     timestamp=1_700_000_000,
 )
-_DATA: Final = wire.encodeData(TRADE)
+_DATA: Final = wire.encodeData(TRADE, f"9f3c1a7e-{TRADE.order}")
 _LINE: Final = wire.reply(traffic.FIRST, _DATA)
 
 EVENT: Final = wire.event(EV_RECORD_ADD, _DATA)

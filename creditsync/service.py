@@ -337,6 +337,8 @@ class CreditSync(Service):
         await deferLater(self._reactor, LAST_CALL)
         await self._step("closing the sessions", self.factory.finish())
         self.factory.cutOff()
+        # A connection that was cut off may be lost only in the next turn.
+        self.sessions.broadcast.stop()
         while self._observing:
             observer = self._observing.pop()
             left = maybeDeferred(self._events.removeObserver, observer)

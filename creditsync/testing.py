@@ -86,7 +86,9 @@ class FakeAuthenticator:
 class FakeTradingRuntime:
     """
     Reserves at once, and books when the test calls L{book}. It ignores
-    idempotency keys.
+    idempotency keys, and its events have no places: there is no C{cursor}, and
+    C{since} is refused. A test that needs them has a
+    L{TradingRuntime<creditsync.runtime.TradingRuntime>} on a L{HeldLedger}.
 
     @ivar nextOrder: The number of the next new order.
     @ivar now: The time of booking, in UNIX seconds.

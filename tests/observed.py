@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.counters import Counters
 from creditsync.events import TradeEvents
+from creditsync.ledger.memory import MemoryLedger
 from creditsync.metrics import Metrics
 from creditsync.records import Limits, Reservation
 from creditsync.runtime import TradingRuntime
@@ -22,6 +23,8 @@ from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime, HeldLedger
 
 NOW = 1767225600.0
+# With which the cursors of its events begin.
+EPOCH = "9f3c1a7e"
 DATA = {"login": 1001, "amount": 300.0, "comment": "Promotion credit"}
 
 
@@ -105,7 +108,7 @@ class ObservedTestCase(SynchronousTestCase):
         self.reactor = MemoryReactorClock()
         self.counters = Counters(self.reactor, lambda: NOW + self.reactor.seconds())
         self.events = TradeEvents()
-        self.ledger = HeldLedger()
+        self.ledger = HeldLedger(MemoryLedger(epoch=EPOCH))
         self.authenticator = FakeAuthenticator()
         self.runtime = TradingRuntime(
             self.reactor,

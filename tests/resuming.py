@@ -175,7 +175,7 @@ class Site:
         Let the reactor turn once: what is scheduled meanwhile is for the next turn,
         where L{Clock.advance} would do it at once.
         """
-        for call in self.clock.getDelayedCalls():
+        for call in list(self.clock.getDelayedCalls()):
             if call.active() and call.getTime() <= self.clock.seconds():
                 function, args, keywords = call.func, call.args, call.kw
                 call.cancel()

@@ -749,7 +749,7 @@ class PeerTests(SynchronousTestCase):
             {"login": 1000, "amount": 200.25, "comment": "Promotion credit"}
         )
         times = dict.fromkeys(("open_time", "close_time", "timestamp"), 1_700_000_000)
-        trade |= {"order": 12345, **times}
+        trade |= {"order": 12345, "cursor": "9f3c1a7e-12345", **times}
         self.assertEqual(common.event(trade) + b"\r\n", canned.EVENT)
         self.assertEqual(
             common.reply(traffic.FIRST, trade) + b"\r\n",

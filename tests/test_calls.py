@@ -67,6 +67,7 @@ TRADE = {
     "commission": 0.0,
     "reason": 7,
     "timestamp": 1767225600,
+    "cursor": "9f3c1a7e-1",
 }
 
 

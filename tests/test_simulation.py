@@ -77,6 +77,18 @@ class SeedTests(SynchronousTestCase):
         self.assertEqual(first, again)
         self.assertNotEqual(first, other)
 
+    def test_alone(self) -> None:
+        """
+        A seed that follows another one has the same history as in a process of its
+        own, so that one that was found in a series can be run again.
+        """
+        simulate(Plan(5, requests=60))
+        outcome = simulate(Plan(6, requests=60))
+        alone = run("--seed", "6", "--requests", "60").stdout.splitlines()
+        self.assertEqual(f"hash {outcome.digest}", alone[-2])
+        # The provoked errors are in the log.
+        self.flushLoggedErrors()
+
     def test_violation(self) -> None:
         """
         A server with a bug is detected: its seed is made smaller, its trace is

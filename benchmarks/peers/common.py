@@ -23,6 +23,7 @@ from creditsync.validation import load
 SCHEMA = Path(__file__).parent / "schema.sql"
 TIMEOUT = 5.0
 UNITS = 100_000_000
+EPOCH = "9f3c1a7e"
 SUBSCRIPTIONS = ("Subscribe", "Unsubscribe")
 
 
@@ -115,6 +116,8 @@ class Ledger:
             "commission": 0.0,
             "reason": 7,
             "timestamp": now,
+            # Each order has one event, so this is the event's place as well.
+            "cursor": f"{EPOCH}-{order}",
         }
 
     def book(self, trades: Sequence[dict[str, Any]]) -> None:

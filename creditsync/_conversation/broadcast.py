@@ -136,6 +136,13 @@ class Broadcast:
         if self._catchUps is not None:
             self._catchUps.readOn(session)
 
+    def stop(self) -> None:
+        """
+        Read the journal no more: it will be closed.
+        """
+        if self._catchUps is not None:
+            self._catchUps.stopAll()
+
     def tradeEvents(self, events: Sequence[TradeEvent]) -> None:
         """
         Send events to all sessions that receive them, then answer the requests

@@ -117,6 +117,13 @@ class CatchUps:
         if not self._readings:
             self._pages.clear()
 
+    def stopAll(self) -> None:
+        """
+        Send nothing more to any session.
+        """
+        for session in list(self._readings):
+            self.stop(session)
+
     def readOn(self, session: ISession) -> None:
         """
         The client of a session has read what it was sent.

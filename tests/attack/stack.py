@@ -22,6 +22,7 @@ from creditsync.auth import TokenAuthenticator, mint
 from creditsync.counters import Counters
 from creditsync.events import TradeEvents
 from creditsync.interfaces import IAuthenticator
+from creditsync.ledger.memory import MemoryLedger
 from creditsync.records import Limits
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
@@ -31,6 +32,8 @@ from creditsync.validation import Schemas
 SECRET = "0123456789abcdef0123456789abcdef"
 NOW = 1767225600
 TIMEOUT = 5.0
+# Of every stack, so that two of them can be compared.
+EPOCH = "9f3c1a7e"
 LIMITS = Limits(maxLineLength=8192)
 
 _SCHEMAS = Schemas()
@@ -51,7 +54,7 @@ class Stack:
 
     def __init__(self, authenticator: IAuthenticator | None = None) -> None:
         self.clock = Clock()
-        self.ledger = HeldLedger()
+        self.ledger = HeldLedger(MemoryLedger(epoch=EPOCH))
         self.counters = Counters(self.clock, lambda: NOW)
         events = TradeEvents()
         self.service = CreditSync(

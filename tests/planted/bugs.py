@@ -123,9 +123,10 @@ def _eventBeforeCommit() -> None:
 def _synchronousNormal() -> None:
     prepare = sqlite.prepare
 
-    def hasty(writer: sqlite3.Connection, *arguments: Any) -> None:
-        prepare(writer, *arguments)
+    def hasty(writer: sqlite3.Connection, *arguments: Any) -> int:
+        version = prepare(writer, *arguments)
         writer.execute("PRAGMA synchronous = NORMAL")
+        return version
 
     sqlite.prepare = hasty  # type: ignore[attr-defined]
 
@@ -147,13 +148,17 @@ def _keyOnlyInMemory() -> None:
             asked = each.operation
             if asked.key is not None:
                 key = id(self), asked.principal, asked.key
-                remembered[key] = Reservation(
-                    each.eventType, each.trade, asked, isReplay=True
-                )
+                remembered[key] = each
         return commit(self, reservations)
 
     def replay(self: SQLiteLedger, principal: int, key: str) -> Reservation | None:
-        return remembered.get((id(self), principal, key))
+        booked = remembered.get((id(self), principal, key))
+        if booked is None:
+            return None
+        trade, place = booked.data, booked.place
+        return Reservation(
+            booked.type, trade, booked.operation, isReplay=True, place=place
+        )
 
     def unkeyed(reservations: Sequence[Reservation], head: int) -> list[Row]:
         return [(*row[:at], None, *row[at + 1 :]) for row in honest(reservations, head)]
@@ -303,7 +308,11 @@ def _replyBeforeEvent() -> None:
     def tradeEvents(self: Broadcast, events: Any) -> None:
         if self._counters is not None:
             self._counters.publishing(events)
-        events, encoded = self._encoded(events)
+        catchUps = self._catchUps
+        epoch = None if catchUps is None else catchUps.journal.epoch
+        events, encoded = wire.encodeEvents(events, epoch)
+        if catchUps is not None and events and events[-1].place is not None:
+            catchUps.published = events[-1].place
         self._waiters.match(events, encoded)
         lines = wire.events([event.type for event in events], encoded)
         for session in self._currentReceivers():
@@ -533,18 +542,14 @@ def _timersArmedOnce() -> None:
 
 
 def _neighboursLost() -> None:
-    alone = Broadcast._encodedAlone
+    encode = wire.encodeEvents
 
-    def encoded(self: Broadcast, events: Sequence[TradeEvent]) -> Any:
-        could: list[bytes] = []
-        for event in events:
-            data = alone(self, event)
-            if data is None:
-                break
-            could.append(data)
-        return events[: len(could)], could
+    def encoded(events: Sequence[TradeEvent], epoch: str | None) -> Any:
+        could, lines = encode(events, epoch)
+        lost = next((n for n, each in enumerate(could) if each is not events[n]), None)
+        return could[:lost], lines[:lost]
 
-    Broadcast._encoded = encoded  # type: ignore[method-assign]
+    wire.encodeEvents = encoded
 
 
 def _outputNotCounted() -> None:

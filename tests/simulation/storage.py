@@ -13,9 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from errno import EIO
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.internet.defer import Deferred, execute
@@ -28,19 +26,6 @@ from tests.simulation.history import Booking, History, committed
 from tests.simulation.world import World
 
 _NAME = "ledger.db"
-
-
-@cache
-def _emptyLedger() -> Mapping[str, bytes]:
-    """
-    The file of an empty ledger.
-    """
-    with TemporaryDirectory() as folder:
-        path = Path(folder, _NAME)
-        ledger = SQLiteLedger(str(path), execute)
-        ledger.open()
-        ledger.close()
-        return {_NAME: path.read_bytes()}
 
 
 class _RecordedLedger(SQLiteLedger):
@@ -89,7 +74,8 @@ class Storage:
         self._torn: dict[str, bytes] | None = None
         self._ledger: _RecordedLedger | None = None
         self.bookings: dict[object, Booking] = {}
-        self._place(_emptyLedger())
+        self._place({})
+        self._makeLedger()
 
     def _place(self, files: Mapping[str, bytes]) -> None:
         """
@@ -100,6 +86,15 @@ class Storage:
         place(files, self._folder)
         self._disk = Disk(self._folder)
         self._disk.install()
+
+    def _makeLedger(self) -> None:
+        """
+        Make an empty ledger. SQLite draws its epoch, so it has to be made on the disk
+        of this seed: only there is SQLite's randomness the seed's.
+        """
+        ledger = SQLiteLedger(str(self._folder / _NAME), execute)
+        ledger.open()
+        ledger.close()
 
     def ledger(self) -> SQLiteLedger:
         """

@@ -141,7 +141,9 @@ function encoded({ order, login, profit, comment, time }) {
     `,"profit":${decimal(profit / UNITS)},"comment":${JSON.stringify(comment)}` +
     ',"symbol":"","volume":0,"open_price":0.0,"close_price":0.0' +
     `,"open_time":${time},"close_time":${time},"sl":0.0,"tp":0.0,"storage":0.0` +
-    `,"commission":0.0,"reason":7,"timestamp":${time}}`
+    `,"commission":0.0,"reason":7,"timestamp":${time}` +
+    // Each order has one event, so this is the event's place as well.
+    `,"cursor":"9f3c1a7e-${order}"}`
   );
 }
 

@@ -289,7 +289,7 @@ fn decoded(text: &str) -> Option<Vec<u8>> {
 }
 
 fn encoded(trade: &Trade) -> Vec<u8> {
-    let mut data = Vec::with_capacity(320);
+    let mut data = Vec::with_capacity(352);
     let (whole, rest) = (trade.profit / UNITS, trade.profit % UNITS);
     let decimals = format!("{rest:08}");
     let decimals = decimals.trim_end_matches('0');
@@ -305,7 +305,8 @@ fn encoded(trade: &Trade) -> Vec<u8> {
         data,
         ",\"symbol\":\"\",\"volume\":0,\"open_price\":0.0,\"close_price\":0.0,\
          \"open_time\":{time},\"close_time\":{time},\"sl\":0.0,\"tp\":0.0,\"storage\":0.0,\
-         \"commission\":0.0,\"reason\":7,\"timestamp\":{time}}}"
+         \"commission\":0.0,\"reason\":7,\"timestamp\":{time},\
+         \"cursor\":\"9f3c1a7e-{order}\"}}"
     );
     data
 }
