@@ -436,6 +436,30 @@ class PaceTests(CatchUpCase):
             ],
         )
 
+    def test_restsForRequests(self) -> None:
+        """
+        While a request waits for its event the next page comes a millisecond later, and
+        otherwise in the next reactor turn.
+        """
+        self.site.book(13)
+        client, other = self.client(), self.client()
+        since(client, "first")
+        self.site.step()
+        self.assertEqual(places(client), [1, 2, 3, 4])
+        other.asks(extID="c")
+        got = []
+        for seconds in (0, 0.0009, 0.0002):
+            self.site.clock.advance(seconds)
+            self.site.turn()
+            got.append(places(client))
+        # The first of these was due already.
+        self.assertEqual(got, [[5, 6, 7, 8], [], [9, 10, 11, 12]])
+        self.site.ledger.release()
+        self.site.clock.advance(0.001)
+        self.site.turn()
+        self.assertEqual(places(client), [13, 14])
+        self.assertAtRest()
+
     def test_stalled(self) -> None:
         """
         A client that does not read gets no page, and does not hold up others. When it
