@@ -2,9 +2,9 @@
 Tokens: whether one is valid, and the principal that it is for.
 
 Every command has a token (docs/protocol.rst, "Tokens and roles"). Its algorithm is
-set by the server's configuration, never taken from the token; its times are
-checked against the given clock. A verified token is cached until it expires, so
-a session's next command costs a look-up instead of a signature check.
+that of the key, set by the server's configuration and never taken from the token;
+its times are checked against the given clock. A verified token is cached until it
+expires, so a session's next command costs a look-up instead of a signature check.
 
 An invalid token raises L{Unauthorized} with a fixed sentence: neither the token
 nor an error message of a library is sent back.
@@ -14,41 +14,24 @@ import math
 import re
 import secrets
 import time
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric.ed448 import (
-    Ed448PrivateKey,
-    Ed448PublicKey,
-)
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
-    Ed25519PublicKey,
-)
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from attrs import evolve
 from zope.interface import implementer
 
+from creditsync._jwks import KeyFile as KeyFile
+from creditsync._jwks import describe, quoted, read
+from creditsync._keys import ALGORITHMS as ALGORITHMS
+from creditsync._keys import Key, isJWKSet, privateKey, publicKey
+from creditsync._keys import keyReadings as keyReadings
 from creditsync.codes import ALL_SESSIONS, MAX_SAFE_INTEGER, MAX_TIME
 from creditsync.errors import Unauthorized
 from creditsync.interfaces import IAuthenticator
 from creditsync.records import Principal
 from creditsync.revocations import Revocations
 
-# The algorithms that the server can be configured for (docs/protocol.rst,
-# "Tokens and roles").
-ALGORITHMS: Final = ("HS256", "RS256", "EdDSA")
-_KINDS: Final = {
-    "HS256": "a plain secret",
-    "RS256": "an RSA key in PEM format",
-    "EdDSA": "an Ed25519 or Ed448 key in PEM format",
-}
-
-# RFC 7518, sections 3.2 and 3.3: the minimum, in bytes and bits.
-_MIN_SECRET: Final = 32
-_MIN_MODULUS: Final = 2048
 # Characters. Real tokens have some hundreds, and the cost of decoding one grows
 # with its length.
 _MAX_TOKEN: Final = 8192
@@ -56,18 +39,14 @@ _MAX_TOKEN: Final = 8192
 # check one token would have many spellings.
 _COMPACT: Final = re.compile(r"(?:[A-Za-z0-9_-]*\.){2}[A-Za-z0-9_-]*")
 _MAX_CACHED: Final = 10_000
-# Seconds between two checks whether the revocations have changed, for sessions
-# that receive events.
+# Seconds between two checks whether the revocations and the keys have changed, for
+# sessions that receive events.
 _RECHECK: Final = 1.0
-# The beginning of a key that is not a secret. White space around it is ignored.
-_ARMOURED: Final = (b"-----BEGIN", b"ssh-")
-_CONTROL: Final = re.compile(r"[\0-\x08\x0e-\x1f\x7f]")
 
-_VerifyKey: TypeAlias = bytes | RSAPublicKey | Ed25519PublicKey | Ed448PublicKey
-_SignKey: TypeAlias = bytes | RSAPrivateKey | Ed25519PrivateKey | Ed448PrivateKey
+_LOGINS: Final = range(1, MAX_SAFE_INTEGER + 1)
 
 # PyJWT only verifies the signature. Times and types are checked here, with the given
-# clock and more strictly. The claims aud, iss and sub are ignored.
+# clock and more strictly. The claim sub is ignored.
 _SIGNATURE_ONLY: Final["jwt.types.Options"] = {
     "verify_signature": True,
     "verify_exp": False,
@@ -88,43 +67,74 @@ class TokenAuthenticator:
 
     def __init__(
         self,
-        key: str | bytes,
-        algorithm: str = "HS256",
+        key: str | bytes | KeyFile,
+        algorithm: str | None = None,
         *,
         also: Sequence[str | bytes] = (),
+        audience: str | None = None,
+        issuer: str | None = None,
         leeway: float = 5.0,
         now: Callable[[], float] = time.time,
         revocations: Revocations | None = None,
     ) -> None:
         """
-        @param key: The secret of C{HS256}, or the PEM public key of C{RS256}
-            or C{EdDSA}.
-        @param algorithm: One of L{ALGORITHMS}, the only one that is accepted.
+        @param key: The secret of C{HS256}, the PEM public key of C{RS256} or
+            C{EdDSA}, a JWK Set, or a file that has one and is read again when it
+            changes.
+        @param algorithm: One of L{ALGORITHMS}, the only one that is accepted;
+            C{HS256} if not given. Each key of a JWK Set has its own; if this is
+            given too, keys for others are ignored.
         @param also: Further keys whose tokens are accepted.
+        @param audience: If given, a token's C{aud} must name it.
+        @param issuer: If given, a token's C{iss} must be this.
         @param leeway: Seconds by which a token's C{iat} and C{nbf} may be
             ahead of C{now}, as the issuer's clock may be fast. C{exp} is exact.
         @param now: The UNIX time.
         @raise ValueError: A key can't be used with this algorithm, or is too
             short.
         """
-        self._keys = [_publicKey(each, algorithm) for each in (key, *also)]
-        self._algorithms = [algorithm]
+        self._keyFile = key if isinstance(key, KeyFile) else None
+        fixed = also if isinstance(key, KeyFile) else (key, *also)
+        self._fixed = tuple(k for each in fixed for k in _verifyKeys(each, algorithm))
+        self._audience = audience
+        self._issuer = issuer
         self._leeway = leeway
         self._now = now
         self._revocations = revocations
+        self._files = [each for each in (self._keyFile, revocations) if each]
         self._cached: dict[str | None, Principal] = {}
         self._refreshed = -math.inf
+
+    def describe(self) -> str:
+        """
+        Which tokens are accepted, in a sentence for people.
+        """
+        audience = "any audience"
+        if self._audience is not None:
+            audience = f"audience {quoted(self._audience)}"
+        issuer = "any issuer"
+        if self._issuer is not None:
+            issuer = f"issuer {quoted(self._issuer)}"
+        return (
+            f"{describe(self._keys)}; {audience}; {issuer}; iat and nbf up to"
+            f" {self._leeway:g} s ahead"
+        )
 
     def authenticate(self, token: str | None) -> Principal:
         """
         See L{IAuthenticator.authenticate}.
         """
+        if self._keyFile is not None:
+            self._keyFile.refresh()
         principal = self._cached.get(token)
         if principal is None:
             return self._verify(token)
         if self._now() >= principal.expires:
             del self._cached[token]
             raise Unauthorized("the token has expired")
+        if self._isKeyGone(principal):
+            del self._cached[token]
+            return self._verify(token)
         if self._revocations is not None:
             self._refuseRevoked(principal, self._revocations)
         return principal
@@ -132,18 +142,42 @@ class TokenAuthenticator:
     def isCurrent(self, principal: Principal) -> bool:
         """
         See L{IAuthenticator.isCurrent}. This is called for each session on each
-        event, so the revocations may be up to a second old.
+        event, so the revocations and the keys may be up to a second old.
         """
         now = self._now()
         if now >= principal.expires:
             return False
-        if self._revocations is None:
+        if not self._files:
             return True
         # The difference is negative if the wall clock was set back.
         if not 0 <= now - self._refreshed < _RECHECK:
-            self._revocations.refresh()
+            for file in self._files:
+                file.refresh()
             self._refreshed = now
-        return not self._revocations.isRevoked(principal.jti)
+        if self._isKeyGone(principal):
+            return False
+        return self._revocations is None or not self._revocations.isRevoked(
+            principal.jti
+        )
+
+    @property
+    def _keys(self) -> tuple[Key, ...]:
+        """
+        The keys in force.
+        """
+        if self._keyFile is None:
+            return self._fixed
+        return self._keyFile.keys + self._fixed
+
+    def _isKeyGone(self, principal: Principal) -> bool:
+        """
+        Whether the key that verified a principal's token is no longer in its file.
+        """
+        return (
+            self._keyFile is not None
+            and principal.signedBy is not None
+            and not self._keyFile.has(principal.signedBy)
+        )
 
     def _verify(self, token: str | None) -> Principal:
         """
@@ -151,7 +185,13 @@ class TokenAuthenticator:
         """
         if not token:
             raise Unauthorized("a token is required: __token is missing")
-        principal = _principal(self._claims(token), self._now(), self._leeway)
+        key, claims = self._claims(token)
+        if self._issuer is not None:
+            _checkIssuer(claims, self._issuer)
+        if self._audience is not None:
+            _checkAudience(claims, self._audience)
+        principal = _principal(claims, self._now(), self._leeway)
+        principal.signedBy = key.identity
         if self._revocations is not None:
             self._refuseRevoked(principal, self._revocations)
         if len(self._cached) >= _MAX_CACHED:
@@ -159,16 +199,18 @@ class TokenAuthenticator:
         self._cached[token] = principal
         return principal
 
-    def _claims(self, token: str) -> Mapping[str, Any]:
+    def _claims(self, token: str) -> tuple[Key, Mapping[str, Any]]:
         """
-        The token's claims, after its signature was verified.
+        The token's claims, after its signature was verified, and the key of that.
         """
         if len(token) > _MAX_TOKEN:
             raise Unauthorized("the token is too long")
         if not _COMPACT.fullmatch(token):
             raise Unauthorized("the token is malformed")
         try:
-            decoded = self._decoded(token)
+            key, decoded = self._decoded(token)
+        except Unauthorized:
+            raise
         except jwt.InvalidAlgorithmError:
             raise Unauthorized("the token's algorithm is not accepted here") from None
         except jwt.InvalidSignatureError:
@@ -181,25 +223,33 @@ class TokenAuthenticator:
             # RFC 7515, section 4.1.11: an extension that must be understood, and
             # none is implemented here.
             raise Unauthorized("the token requires an unknown extension")
-        claims: Mapping[str, Any] = decoded["payload"]
-        return claims
+        return key, decoded["payload"]
 
-    def _decoded(self, token: str) -> dict[str, Any]:
+    def _decoded(self, token: str) -> tuple[Key, dict[str, Any]]:
         """
-        Decode a token that was signed with one of the keys.
+        Decode a token, and find the key that it was signed with.
 
-        @raise Exception: It was not, or it is malformed.
+        @raise Unauthorized: Its C{kid} names none.
+        @raise Exception: It was signed with none, or it is malformed.
         """
-        *others, last = self._keys
-        for key in others:
-            with suppress(jwt.InvalidSignatureError):
-                return self._decodedWith(key, token)
-        return self._decodedWith(last, token)
-
-    def _decodedWith(self, key: _VerifyKey, token: str) -> dict[str, Any]:
-        return jwt.decode_complete(
-            token, key, self._algorithms, options=_SIGNATURE_ONLY
-        )
+        kid = jwt.get_unverified_header(token).get("kid")
+        # A kid excludes keys only where both have one: a plain key has none, and
+        # issuers may leave it out.
+        keys = [key for key in self._keys if None in (kid, key.kid) or key.kid == kid]
+        if not keys:
+            raise Unauthorized("the token's kid is not that of a key in use here")
+        failures: list[jwt.InvalidTokenError] = []
+        for key in keys:
+            # Each key has its own algorithm, whatever the token says.
+            try:
+                return key, jwt.decode_complete(
+                    token, key.material, [key.algorithm], options=_SIGNATURE_ONLY
+                )
+            except (jwt.InvalidAlgorithmError, jwt.InvalidSignatureError) as e:
+                failures.append(e)
+        # A key of the token's algorithm says more than the others.
+        failures.sort(key=lambda e: isinstance(e, jwt.InvalidAlgorithmError))
+        raise failures[0]
 
     def _refuseRevoked(self, principal: Principal, revocations: Revocations) -> None:
         revocations.refresh()
@@ -207,24 +257,75 @@ class TokenAuthenticator:
             raise Unauthorized("the token was revoked")
 
 
+def _verifyKeys(key: str | bytes, algorithm: str | None) -> tuple[Key, ...]:
+    """
+    The keys of a secret, a PEM public key or a JWK Set.
+    """
+    data = key.encode() if isinstance(key, str) else key
+    if not isJWKSet(data):
+        return (publicKey(data, _algorithm(algorithm)),)
+    try:
+        return read(data, algorithm, "verify").keys
+    except ValueError as e:
+        raise ValueError(f"the keys {e}") from None
+
+
+def _signKey(key: str | bytes, algorithm: str | None, kid: str | None) -> Key:
+    """
+    The key to sign with, under this C{kid} if it is not L{None}.
+    """
+    data = key.encode() if isinstance(key, str) else key
+    if not isJWKSet(data):
+        return evolve(privateKey(data, _algorithm(algorithm)), kid=kid)
+    try:
+        keys = read(data, algorithm, "sign").keys
+    except ValueError as e:
+        raise ValueError(f"the keys {e}") from None
+    chosen = [each for each in keys if kid in (None, each.kid)]
+    if len(chosen) != 1:
+        raise ValueError(f"name one of the keys by its kid: {describe(keys)}")
+    return chosen[0]
+
+
+def _algorithm(given: str | None) -> str:
+    """
+    The algorithm of a key that does not say what it is for.
+    """
+    return "HS256" if given is None else given
+
+
 def mint(
     key: str | bytes,
-    algorithm: str = "HS256",
+    algorithm: str | None = None,
     *,
     id: int,
     role: int,
     expires: float,
     now: float,
     jti: str | None = None,
+    kid: str | None = None,
+    groups: str | None = None,
+    login: int | None = None,
+    logins: Sequence[int] | None = None,
+    audience: str | None = None,
+    issuer: str | None = None,
 ) -> str:
     """
     Make a token.
 
-    @param key: The secret of C{HS256}, or the PEM private key of C{RS256} or
-        C{EdDSA}.
+    @param key: The secret of C{HS256}, the PEM private key of C{RS256} or C{EdDSA},
+        or a JWK Set with one of these.
+    @param algorithm: C{HS256} if not given, or that of the key in a JWK Set.
     @param expires: How long it is valid, in seconds from C{now}.
     @param now: The UNIX time.
     @param jti: The id by which it can be revoked; a random one if not given.
+    @param kid: Which key of a JWK Set to use; it may be left out if there is only
+        one. With any other key, the C{kid} that the server knows it by.
+    @param groups: Masks of the groups whose accounts the token is for.
+    @param login: The account that a user's token is for.
+    @param logins: The accounts that a customer's token is for.
+    @param audience: The claim C{aud}.
+    @param issuer: The claim C{iss}.
     @raise ValueError: The key can't be used with this algorithm, or is too
         short; or the token would expire after the year 9999.
     """
@@ -236,8 +337,19 @@ def mint(
         "iat": math.floor(now),
         "exp": math.ceil(now + expires),
         "jti": jti or secrets.token_hex(8),
+        "groups": groups,
+        "login": login,
+        "logins": None if logins is None else list(logins),
+        "aud": audience,
+        "iss": issuer,
     }
-    return jwt.encode(claims, _privateKey(key, algorithm), algorithm)
+    signing = _signKey(key, algorithm, kid)
+    return jwt.encode(
+        {name: value for name, value in claims.items() if value is not None},
+        signing.material,
+        signing.algorithm,
+        None if signing.kid is None else {"kid": signing.kid},
+    )
 
 
 def _principal(claims: Mapping[str, Any], now: float, leeway: float) -> Principal:
@@ -263,7 +375,58 @@ def _principal(claims: Mapping[str, Any], now: float, leeway: float) -> Principa
         role=_number(claims, "role", ALL_SESSIONS),
         expires=expires,
         jti=jti,
+        groups=_groups(claims),
+        login=_number(claims, "login", _LOGINS) if "login" in claims else None,
+        logins=_logins(claims),
     )
+
+
+def _groups(claims: Mapping[str, Any]) -> str | None:
+    """
+    The claim C{groups}, or L{None} if the token does not have it.
+    """
+    if "groups" not in claims:
+        return None
+    value = claims["groups"]
+    if not isinstance(value, str):
+        raise Unauthorized("the token's claim groups is not a string")
+    return value
+
+
+def _logins(claims: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """
+    The claim C{logins}, or L{None} if the token does not have it.
+    """
+    if "logins" not in claims:
+        return None
+    value = claims["logins"]
+    if not isinstance(value, list) or not all(
+        type(each) is int and each in _LOGINS for each in value
+    ):
+        raise Unauthorized("the token's claim logins is not a list of logins")
+    return tuple(value)
+
+
+def _checkAudience(claims: Mapping[str, Any], audience: str) -> None:
+    """
+    RFC 7519, section 4.1.3: a string or a list of strings, one of which must be
+    the audience.
+    """
+    if "aud" not in claims:
+        raise Unauthorized("the token lacks the claim aud")
+    value = claims["aud"]
+    named = value if isinstance(value, list) else [value]
+    if not all(isinstance(each, str) for each in named):
+        raise Unauthorized("the token's claim aud is not a string or a list of strings")
+    if audience not in named:
+        raise Unauthorized("the token is for another audience: see its claim aud")
+
+
+def _checkIssuer(claims: Mapping[str, Any], issuer: str) -> None:
+    if "iss" not in claims:
+        raise Unauthorized("the token lacks the claim iss")
+    if claims["iss"] != issuer:
+        raise Unauthorized("the token is from another issuer: see its claim iss")
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:
@@ -295,80 +458,3 @@ def _number(claims: Mapping[str, Any], name: str, allowed: Container[int]) -> in
     if type(value) is not int or value not in allowed:
         raise Unauthorized(f"the token's claim {name} is out of range")
     return value
-
-
-def keyReadings(data: bytes) -> list[bytes]:
-    """
-    Read the content of a key file, or of the environment variable in its place.
-
-    If it is text, which may begin with a byte order mark, the key is the text
-    without the white space around it. Anything else is a binary key, of which each
-    byte counts.
-
-    @return: The key. If earlier releases read another key from this content, that
-        one follows: tokens that they minted are signed with it.
-    """
-    former = data.strip()
-    text = _keyText(data)
-    key = data if text is None else text.encode().strip()
-    if key == former or len(former) < _MIN_SECRET or key.startswith(_ARMOURED):
-        return [key]
-    return [key, former]
-
-
-def _keyText(data: bytes) -> str | None:
-    """
-    The text of a key without its byte order mark, or L{None} if it is binary.
-    """
-    is16 = data.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
-    try:
-        text = data.decode("utf-16" if is16 else "utf-8-sig")
-    except UnicodeDecodeError:
-        return None
-    # Almost any bytes can be decoded as UTF-16, but random ones hardly ever as ASCII
-    # characters in it.
-    isText = not _CONTROL.search(text) and (text.isascii() or not is16)
-    return text if isText else None
-
-
-def _publicKey(key: str | bytes, algorithm: str) -> _VerifyKey:
-    """
-    The key with which tokens are verified.
-    """
-    prepared = _loadKey(key, algorithm)
-    if isinstance(prepared, (RSAPrivateKey, Ed25519PrivateKey, Ed448PrivateKey)):
-        raise ValueError(f"{algorithm} needs the public key here, not the private one")
-    return prepared
-
-
-def _privateKey(key: str | bytes, algorithm: str) -> _SignKey:
-    """
-    The key with which tokens are signed.
-    """
-    prepared = _loadKey(key, algorithm)
-    if isinstance(prepared, (RSAPublicKey, Ed25519PublicKey, Ed448PublicKey)):
-        raise ValueError(f"{algorithm} needs the private key here, not the public one")
-    return prepared
-
-
-def _loadKey(key: str | bytes, algorithm: str) -> _VerifyKey | _SignKey:
-    """
-    Parse a key, and check that it fits the algorithm and is long enough.
-    """
-    key = key.encode() if isinstance(key, str) else key
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"the algorithm must be one of {', '.join(ALGORITHMS)}")
-    if algorithm == "HS256" and len(key) < _MIN_SECRET:
-        raise ValueError(f"an HS256 key must have at least {_MIN_SECRET} bytes")
-    try:
-        prepared: _VerifyKey | _SignKey = jwt.get_algorithm_by_name(
-            algorithm
-        ).prepare_key(key)
-    except Exception:
-        # The library's message may contain parts of the key.
-        raise ValueError(f"{algorithm} needs {_KINDS[algorithm]}") from None
-    if isinstance(prepared, (RSAPrivateKey, RSAPublicKey)) and (
-        prepared.key_size < _MIN_MODULUS
-    ):
-        raise ValueError(f"an RS256 key must have at least {_MIN_MODULUS} bits")
-    return prepared

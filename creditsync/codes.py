@@ -44,8 +44,23 @@ SESSION_DEALER: Final = 2
 SESSION_ADMIN: Final = 3
 SESSION_SYSTEM: Final = 4
 SESSION_FIX: Final = 5
+SESSION_CUSTOMER: Final = 9
+SESSION_CRM_MANAGER: Final = 10
+SESSION_CRM_ADMIN: Final = 11
 
-ALL_SESSIONS: Final = frozenset(range(SESSION_USER, SESSION_FIX + 1))
+# The claim of each role, by the name that people call it by.
+ROLES: Final = {
+    "user": SESSION_USER,
+    "manager": SESSION_MANAGER,
+    "dealer": SESSION_DEALER,
+    "admin": SESSION_ADMIN,
+    "system": SESSION_SYSTEM,
+    "fix": SESSION_FIX,
+    "customer": SESSION_CUSTOMER,
+    "crm-manager": SESSION_CRM_MANAGER,
+    "crm-admin": SESSION_CRM_ADMIN,
+}
+ALL_SESSIONS: Final = frozenset(ROLES.values())
 # docs/protocol.rst, "Tokens and roles": the roles that may use the finance family.
 FINANCE_SESSIONS: Final = frozenset({SESSION_MANAGER, SESSION_DEALER, SESSION_ADMIN})
 

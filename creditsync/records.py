@@ -65,12 +65,22 @@ class Principal(Struct, gc=False):
     @ivar role: One of the C{SESSION_*} codes.
     @ivar expires: The UNIX time from which the token is no longer valid.
     @ivar jti: The token's own id, by which it can be revoked.
+    @ivar groups: Masks of the groups whose accounts it is for, separated by commas;
+        L{None} if the token does not limit them.
+    @ivar login: The account of a user, if the token names it.
+    @ivar logins: The accounts of a customer, if the token names them.
+    @ivar signedBy: What identifies the key of the token, if that key can be taken out
+        of a L{creditsync.auth.KeyFile}.
     """
 
     id: int
     role: int
     expires: float
     jti: str | None = None
+    groups: str | None = None
+    login: int | None = None
+    logins: tuple[int, ...] | None = None
+    signedBy: str | None = None
 
 
 class Trade(Struct, gc=False, rename=NAMES):

@@ -14,10 +14,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from stat import S_ISREG
 from typing import Final, NamedTuple
 
 from twisted.logger import Logger
+
+from creditsync._watching import WatchedFile
 
 # Line numbers in a warning.
 _MAX_NAMED: Final = 5
@@ -94,9 +95,6 @@ class Revocations:
 
     A program that rewrites the file should replace it by a rename. Otherwise half of
     it may be read, with half of the revocations.
-
-    @ivar problem: Why the file can't be read now, so that earlier revocations are
-        in force; L{None} if it can.
     """
 
     _log = Logger()
@@ -105,19 +103,21 @@ class Revocations:
         """
         @raise ValueError: The file can't be read.
         """
-        self.problem: str | None = None
         self._path = path
-        self._version: tuple[int, ...] | None = None
         self._text = ""
         # Positions at which text was appended to a line without a line end.
         self._seams: list[int] = []
         self._list = _List(frozenset(), ())
-        try:
-            self._load()
-        except OSError as e:
-            raise ValueError(f"the revocations in {path} {_unreadable(e)}") from e
-        except ValueError as e:
-            raise ValueError(f"the revocations in {path} {e}") from None
+        self._file = WatchedFile(path, "revocations", self._take, self._log)
+        self._file.read()
+
+    @property
+    def problem(self) -> str | None:
+        """
+        Why the file can't be read now, so that earlier revocations are in force;
+        L{None} if it can.
+        """
+        return self._file.problem
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -137,40 +137,21 @@ class Revocations:
         Read the file again if it has changed. If it can't be read, the revocations
         stay as they were.
         """
-        try:
-            self._load()
-        except OSError as e:
-            # If the cause goes away, the file may still have the version seen last.
-            self._version = None
-            self._complain(_unreadable(e))
-        except ValueError as e:
-            self._complain(str(e))
+        self._file.refresh()
 
     def reload(self) -> None:
         """
         Read the file again, and log its problem even if that was logged before.
         """
-        self.problem = self._version = None
-        self.refresh()
+        self._file.reload()
 
-    def _load(self) -> None:
-        stat = self._path.stat()
-        # A chmod changes only the st_ctime_ns of these.
-        version = stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
-        if version == self._version:
-            return
-        # Set first: a file that is not valid stays so until it changes.
-        self._version = version
-        if not S_ISREG(stat.st_mode):
-            # Reading from a pipe would block the reactor.
-            raise ValueError("are not a regular file")
-        self._take(_decoded(self._path.read_bytes()))
-        self.problem = None
-
-    def _take(self, text: str) -> None:
+    def _take(self, data: bytes) -> None:
         """
         Put the content of the file into force.
+
+        @raise ValueError: It is not text.
         """
+        text = _decoded(data)
         known, former = self._text, self._list
         if not text.startswith(known):
             self._seams = []
@@ -193,23 +174,6 @@ class Revocations:
                 path=str(self._path),
                 count=gone,
             )
-        if self.problem is not None:
-            self._log.info(
-                "The revocations in {path} can be read again.", path=str(self._path)
-            )
-
-    def _complain(self, cause: str) -> None:
-        """
-        Log a problem once, not for each command.
-        """
-        if cause == self.problem:
-            return
-        self.problem = cause
-        self._log.error(
-            "The revocations in {path} {cause}; the previous ones stay in force.",
-            path=str(self._path),
-            cause=cause,
-        )
 
 
 def _decoded(data: bytes) -> str:
@@ -296,7 +260,3 @@ def _lines(numbers: Sequence[int]) -> str:
 
 def _isEnded(text: str) -> bool:
     return text in ("", "\ufeff") or text.endswith(("\n", "\r"))
-
-
-def _unreadable(e: OSError) -> str:
-    return f"can't be read ({e.strerror})"

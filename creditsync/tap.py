@@ -8,14 +8,18 @@ of another Twisted application, see L{creditsync.service}.
 
 import time
 
+from twisted.logger import Logger
+
 from creditsync._process import signals
-from creditsync._process.composition import creditSync, web
+from creditsync._process.composition import authenticator, creditSync, web
 from creditsync._process.keys import keyPath, makeKey
 from creditsync._process.notify import Supervisor
 from creditsync._process.options import Options as Options
 from creditsync._process.server import Server, SupervisedServer
 from creditsync._process.settling import settleProcess
 from creditsync.counters import Counters
+
+_log = Logger()
 
 
 def makeService(options: Options) -> Server:
@@ -29,9 +33,10 @@ def makeService(options: Options) -> Server:
     key = options["secret"] or makeKey(keyPath(options["key"]))
     counters = None if options["web"] is None else Counters(reactor, time.time)
     service = creditSync(reactor, options, key, counters)
+    _log.info("Tokens: {tokens}.", tokens=authenticator(options, key).describe())
     reloads = [service.reload]
-    if options["revocations"]:
-        reloads.append(options["revocations"].reload)
+    files = (options["revocations"], options["keys"])
+    reloads += [file.reload for file in files if file is not None]
     server = SupervisedServer(reactor, service, Supervisor(reactor), reloads)
     if counters is not None:
         server.web = web(reactor, options, service, counters, key)

@@ -105,6 +105,8 @@ MALFORMED = "the token is malformed"
 BADLY_SIGNED = "the token's signature is invalid"
 ALGORITHM = "the token's algorithm is not accepted here"
 EXPIRED = "the token has expired"
+NO_GROUPS = "the token's claim groups is not a string"
+NO_LOGINS = "the token's claim logins is not a list of logins"
 EXTENSION = "the token requires an unknown extension"
 
 
@@ -265,6 +267,8 @@ BAD_TOKENS: list[tuple[str, str | None, str]] = [
     ("role an object", claiming(role={}), outOfRange("role")),
     ("role negative", claiming(role=-1), outOfRange("role")),
     ("role 6", claiming(role=6), outOfRange("role")),
+    ("role 8", claiming(role=8), outOfRange("role")),
+    ("role 12", claiming(role=12), outOfRange("role")),
     ("nbf in six seconds", claiming(nbf=1_700_000_006), toCome("nbf")),
     ("nbf in 5.001 seconds", claiming(nbf=1_700_000_005.001), toCome("nbf")),
     ("nbf in milliseconds", claiming(nbf=1_600_000_000_000), beyond("nbf")),
@@ -279,6 +283,28 @@ BAD_TOKENS: list[tuple[str, str | None, str]] = [
     ("jti a number", claiming(jti=1), "the token's claim jti is not a string"),
     ("jti null", claiming(jti=None), "the token's claim jti is not a string"),
     ("jti a list", claiming(jti=[]), "the token's claim jti is not a string"),
+    ("groups a list", claiming(groups=["real*"]), NO_GROUPS),
+    ("groups null", claiming(groups=None), NO_GROUPS),
+    ("groups a number", claiming(groups=1), NO_GROUPS),
+    ("groups an object", claiming(groups={"real*": True}), NO_GROUPS),
+    ("login a string", claiming(login="1001"), outOfRange("login")),
+    ("login null", claiming(login=None), outOfRange("login")),
+    ("login true", claiming(login=True), outOfRange("login")),
+    ("login a float", claiming(login=1001.0), outOfRange("login")),
+    ("login a list", claiming(login=[1001]), outOfRange("login")),
+    ("login 0", claiming(login=0), outOfRange("login")),
+    ("login negative", claiming(login=-1), outOfRange("login")),
+    ("login 2^53", claiming(login=9_007_199_254_740_992), outOfRange("login")),
+    ("logins a number", claiming(logins=1001), NO_LOGINS),
+    ("logins null", claiming(logins=None), NO_LOGINS),
+    ("logins a string", claiming(logins="1001,1002"), NO_LOGINS),
+    ("logins an object", claiming(logins={"1001": 1}), NO_LOGINS),
+    ("logins with a string", claiming(logins=[1001, "1002"]), NO_LOGINS),
+    ("logins with true", claiming(logins=[1001, True]), NO_LOGINS),
+    ("logins with a float", claiming(logins=[1001.0]), NO_LOGINS),
+    ("logins with 0", claiming(logins=[0]), NO_LOGINS),
+    ("logins with 2^53", claiming(logins=[9_007_199_254_740_992]), NO_LOGINS),
+    ("logins in a list", claiming(logins=[[1001]]), NO_LOGINS),
 ]
 
 # A name, the token, and the principal.
@@ -286,6 +312,22 @@ GOOD_TOKENS: list[tuple[str, str, Principal]] = [
     ("the least", FINE, Principal(id=7, role=1, expires=1_700_000_100.0)),
     ("role 0", claiming(role=0), Principal(7, 0, 1_700_000_100.0)),
     ("role 5", claiming(role=5), Principal(7, 5, 1_700_000_100.0)),
+    ("role 9", claiming(role=9), Principal(7, 9, 1_700_000_100.0)),
+    ("role 10", claiming(role=10), Principal(7, 10, 1_700_000_100.0)),
+    ("role 11", claiming(role=11), Principal(7, 11, 1_700_000_100.0)),
+    (
+        "groups",
+        claiming(groups="real*,!real-vip"),
+        Principal(7, 1, 1_700_000_100.0, groups="real*,!real-vip"),
+    ),
+    ("no groups", claiming(groups=""), Principal(7, 1, 1_700_000_100.0, groups="")),
+    ("login", claiming(login=1001), Principal(7, 1, 1_700_000_100.0, login=1001)),
+    (
+        "logins",
+        claiming(role=9, logins=[1002, 1, 9_007_199_254_740_991]),
+        Principal(7, 9, 1_700_000_100.0, logins=(1002, 1, 9_007_199_254_740_991)),
+    ),
+    ("no logins", claiming(logins=[]), Principal(7, 1, 1_700_000_100.0, logins=())),
     ("id 0", claiming(id=0), Principal(0, 1, 1_700_000_100.0)),
     (
         "id 2^53-1",
@@ -800,6 +842,104 @@ class MintTests(SynchronousTestCase):
             ValueError, mint, RSA_PUBLIC, "RS256", id=1, role=1, expires=1, now=NOW
         )
         self.assertEqual(str(e), "RS256 needs the private key here, not the public one")
+
+
+class ClaimTests(SynchronousTestCase):
+    """
+    Tests for the audience and the issuer of tokens.
+    """
+
+    def assertRefused(self, sentence: str, **claims: object) -> None:
+        """
+        A token with these claims is refused, by a server with an audience and an
+        issuer.
+        """
+        judge = TokenAuthenticator(
+            SECRET, audience="creditsync", issuer="https://id.example", now=Now()
+        )
+        wanted = {"aud": "creditsync", "iss": "https://id.example"}
+        e = self.assertRaises(
+            Unauthorized, judge.authenticate, claiming(**{**wanted, **claims})
+        )
+        self.assertEqual(e.message, sentence)
+
+    def test_match(self) -> None:
+        """
+        The audience is named by itself or in a list.
+        """
+        judge = TokenAuthenticator(
+            SECRET, audience="creditsync", issuer="https://id.example", now=Now()
+        )
+        for aud in ("creditsync", ["creditsync"], ["other", "creditsync"]):
+            token = claiming(aud=aud, iss="https://id.example")
+            self.assertEqual(judge.authenticate(token).id, 7)
+
+    def test_audience(self) -> None:
+        """
+        Without the audience a token is refused, whatever stands in its place.
+        """
+        other = "the token is for another audience: see its claim aud"
+        noList = "the token's claim aud is not a string or a list of strings"
+        self.assertRefused("the token lacks the claim aud", aud=...)
+        for aud in ("", "other", "Creditsync", "creditsync ", [], ["other"], ["c", ""]):
+            self.assertRefused(other, aud=aud)
+        for bad in (None, 1, True, {}, {"creditsync": 1}, ["creditsync", 1], [[]]):
+            self.assertRefused(noList, aud=bad)
+
+    def test_issuer(self) -> None:
+        """
+        The issuer is compared as it is.
+        """
+        self.assertRefused("the token lacks the claim iss", iss=...)
+        for iss in ("", "https://id.example/", None, 1, ["https://id.example"], {}):
+            self.assertRefused(
+                "the token is from another issuer: see its claim iss", iss=iss
+            )
+
+    def test_notAskedFor(self) -> None:
+        """
+        Without these settings both claims are ignored, whatever they are.
+        """
+        judge = TokenAuthenticator(SECRET, now=Now())
+        for value in ("x", None, 1, [], {}):
+            judge.authenticate(claiming(aud=value, iss=value))
+
+    def test_minted(self) -> None:
+        """
+        A minted token has the claims that were asked for, and no other.
+        """
+        judge = TokenAuthenticator(SECRET, audience="a", issuer="i", now=Now())
+        token = mint(
+            SECRET,
+            id=9,
+            role=9,
+            expires=60,
+            now=NOW,
+            jti="one",
+            groups="real*",
+            login=1001,
+            logins=(1002, 1003),
+            audience="a",
+            issuer="i",
+        )
+        self.assertEqual(
+            judge.authenticate(token),
+            Principal(9, 9, 1_700_000_060.0, "one", "real*", 1001, logins=(1002, 1003)),
+        )
+        plain = mint(SECRET, id=9, role=2, expires=60, now=NOW, jti="one")
+        self.assertEqual(
+            jwt.decode(plain, options={"verify_signature": False}),
+            {
+                "id": 9,
+                "role": 2,
+                "iat": 1_700_000_000,
+                "exp": 1_700_000_060,
+                "jti": "one",
+            },
+        )
+        self.assertEqual(
+            jwt.get_unverified_header(plain), {"alg": "HS256", "typ": "JWT"}
+        )
 
 
 class RevocationTests(SynchronousTestCase):

@@ -2,6 +2,7 @@
 Tests for L{creditsync.__main__} and L{creditsync._cli}.
 """
 
+import base64
 import io
 import os
 import subprocess
@@ -27,6 +28,7 @@ from creditsync._cli import serve
 from creditsync.auth import TokenAuthenticator
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account
+from tests.test_auth import b64
 from tests.test_signals import keepSignals
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -89,10 +91,63 @@ class TokenTests(CommandTestCase):
         """
         Each role has the platform's number.
         """
-        for role, number in [("user", 0), ("manager", 1), ("dealer", 2), ("admin", 3)]:
-            said = self.run_("token", "--id", "7", "--role", role)
-            principal = TokenAuthenticator(SECRET).authenticate(said.strip())
-            self.assertEqual((role, principal.role), (role, number))
+        for role, number in [
+            ("user", 0),
+            ("manager", 1),
+            ("dealer", 2),
+            ("admin", 3),
+            ("system", 4),
+            ("fix", 5),
+            ("customer", 9),
+            ("crm-manager", 10),
+            ("crm-admin", 11),
+        ]:
+            for text in (role, str(number)):
+                said = self.run_("token", "--id", "7", "--role", text)
+                principal = TokenAuthenticator(SECRET).authenticate(said.strip())
+                self.assertEqual((text, principal.role), (text, number))
+
+    def test_rights(self) -> None:
+        """
+        The groups and the logins that the token is for are claims of it.
+        """
+        said = self.run_(
+            *("token", "--id", "7", "--groups", "real*,!real-vip"),
+            *("--login", "1001", "--logins", "1002, 1003"),
+        )
+        principal = TokenAuthenticator(SECRET).authenticate(said.strip())
+        self.assertEqual(principal.groups, "real*,!real-vip")
+        self.assertEqual(principal.login, 1001)
+        self.assertEqual(principal.logins, (1002, 1003))
+
+    def test_issuer(self) -> None:
+        """
+        The token names its audience, its issuer and its key.
+        """
+        said = self.run_(
+            *("token", "--id", "7", "--audience", "a", "--issuer", "i", "--kid", "k")
+        )
+        judge = TokenAuthenticator(SECRET, audience="a", issuer="i")
+        self.assertEqual(judge.authenticate(said.strip()).id, 7)
+        self.assertIn(b'"kid":"k"', base64.urlsafe_b64decode(said.split(".")[0] + "=="))
+
+    def test_keySet(self) -> None:
+        """
+        It signs with a key of a JWK Set, which has to be named if there are several.
+        """
+        k, other = (b64(bytes([n]) * 32) for n in (1, 2))
+        Path("creditsync.key").write_text(
+            f'{{"keys":[{{"kty":"oct","kid":"old","k":"{other}"}},'
+            f'{{"kty":"oct","kid":"new","k":"{k}"}}]}}'
+        )
+        said = self.run_("token", "--id", "7", "--kid", "new")
+        TokenAuthenticator(bytes([1]) * 32).authenticate(said.strip())
+        self.assertEnds(
+            'creditsync token: name one of the keys by its kid: HS256 with kid "old",'
+            ' HS256 with kid "new"',
+            "token",
+            "--id=7",
+        )
 
     def test_expires(self) -> None:
         """
@@ -173,6 +228,16 @@ class TokenTests(CommandTestCase):
             ["--id=x"],
             ["--id=9007199254740992"],
             ["--id=7", "--role=god"],
+            ["--id=7", "--role=8"],
+            ["--id=7", "--role=01"],
+            ["--id=7", "--login=0"],
+            ["--id=7", "--login=x"],
+            ["--id=7", "--logins="],
+            ["--id=7", "--logins=1001,,1002"],
+            ["--id=7", "--groups="],
+            ["--id=7", "--kid="],
+            ["--id=7", "--audience="],
+            ["--id=7", "--issuer="],
             ["--id=7", "--expires=0"],
             ["--id=7", "--expires=nan"],
             ["--id=7", "--expires=1e300"],

@@ -15,6 +15,7 @@ from creditsync.__main__ import main
 from creditsync._cli import check_config, serve
 from creditsync.tap import Options
 from tests.certificates import Authority
+from tests.test_keys import KEY_SET
 from tests.test_tap import SECRET, InFolder
 
 
@@ -71,7 +72,7 @@ class FileTests(FileTestCase):
         self.assertEqual(options["limits"].maxPending, 7)
         self.assertEqual(options["accounts"], "known")
         self.assertEqual((options["idempotent-extid"], options["log-json"]), (1, 0))
-        self.assertEqual(options["algorithm"], "HS256")
+        self.assertIsNone(options["algorithm"])
 
     def test_commandLineWins(self) -> None:
         """
@@ -345,6 +346,26 @@ class CheckTests(FileTestCase):
                 " ends with white space, which is; tokens signed with the key as"
                 " earlier releases read it are accepted too",
             ],
+        )
+
+    def test_tokens(self) -> None:
+        """
+        It says which tokens are accepted, and which keys of a JWK Set are ignored.
+        """
+        line = "# Tokens: HS256 without a kid; any audience; any issuer; iat and nbf"
+        self.assertIn(f"{line} up to 5 s ahead.", self.check()[1].splitlines())
+        self.writeKey(KEY_SET.replace("]}", ',{"kty":"EC","kid":"e"}]}'))
+        status, out, errors = self.check("--audience=creditsync", "--issuer=i")
+        self.assertIsNone(status)
+        self.assertIn(
+            '# Tokens: EdDSA with kid "a"; audience "creditsync"; issuer "i"; iat and'
+            " nbf up to 5 s ahead.",
+            out.splitlines(),
+        )
+        self.assertEqual(
+            errors,
+            "creditsync check-config: warning: --key: creditsync.key: key 2"
+            ' ("e") is ignored: its kty is none of oct, RSA, OKP\n',
         )
 
     def test_revoked(self) -> None:

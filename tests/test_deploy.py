@@ -3,16 +3,20 @@ Tests for C{deploy/} and C{docs/operations.rst}: what they name is there.
 """
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from docutils.nodes import section, title
+from docutils.nodes import literal_block, section, title
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import errors
+from creditsync.auth import KeyFile, TokenAuthenticator
 from creditsync.counters import Counters
 from creditsync.errors import Refusal
 from creditsync.events import TradeEvents
@@ -87,6 +91,54 @@ def told(refusal: type[Refusal]) -> set[str]:
             if limits and bool(re.fullmatch(limits[2], limit)) == (limits[1] == "=~"):
                 found.add(name)
     return found
+
+
+class KeySetTests(SynchronousTestCase):
+    """
+    The example of a JWK Set in the guide.
+    """
+
+    def test_runs(self) -> None:
+        """
+        Its commands make a set, find it in order, and mint a token that a server with
+        this set accepts.
+        """
+        tree, _ = rendered(OPERATIONS)
+        [script] = [
+            each.astext()
+            for each in tree.findall(literal_block)
+            if "genpkey" in each.astext()
+        ]
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        ran = subprocess.run(
+            [
+                "sh",
+                "-euc",
+                f'creditsync() {{ "$PYTHON" -m creditsync "$@"; }}\n{script}',
+            ],
+            cwd=folder.name,
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHON": sys.executable,
+                "PYTHONPATH": str(CHECKOUT),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=50,
+        )
+        self.assertEqual((ran.returncode, ran.stderr), (0, ""))
+        *_, accepted, good, token = ran.stdout.splitlines()
+        self.assertEqual(
+            accepted,
+            '# Tokens: EdDSA with kid "2026-01"; any audience; any issuer; iat and nbf'
+            " up to 5 s ahead.",
+        )
+        self.assertEqual(good, "Configuration OK.")
+        keys = KeyFile(Path(folder.name) / "keys.json")
+        principal = TokenAuthenticator(keys).authenticate(token)
+        self.assertEqual((principal.id, principal.role), (7, 1))
 
 
 class MetricTests(SynchronousTestCase):

@@ -23,6 +23,7 @@ LAYERS: list[set[str]] = [
         "limits",
         "_cursor",
         "_locking",
+        "_watching",
         "_process.defaults",
         "_process.settling",
         "_process.signals",
@@ -31,7 +32,8 @@ LAYERS: list[set[str]] = [
     {"records", "_patterns", "_money", "_process.starting"},
     {"interfaces"},
     {"_conversation.waiter"},
-    {"revocations"},
+    {"revocations", "_keys"},
+    {"_jwks"},
     {
         "_changes",
         "_wire",
@@ -96,11 +98,12 @@ ONLY_IN: dict[str, set[str]] = {
     "jsonschema": {"validation"},
     "jsonschema_rs": {"validation"},
     "referencing": {"validation"},
-    "jwt": {"auth"},
-    "cryptography": {"auth"},
+    "jwt": {"auth", "_keys", "_jwks"},
+    "cryptography": {"_keys"},
     "OpenSSL": {"_transport.tls", "_client"},
-    # The schemas are JSON too, and people's commands read lines as any client does.
-    "json": {"_wire", "validation", "logs", "web", "_cli"},
+    # Schemas and JWK Sets are JSON too, and people's commands read lines as any client
+    # does.
+    "json": {"_wire", "_jwks", "validation", "logs", "web", "_cli"},
     # Its JSON is for the wire and for plain lines; the others make records with it.
     "msgspec": {
         "records",

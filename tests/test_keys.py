@@ -9,7 +9,14 @@ from twisted.python.usage import UsageError
 
 from creditsync._process.keys import makeKey
 from creditsync._process.starting import CannotStart
+from tests.test_auth import b64
 from tests.test_tap import SECRET, InFolder, logTo
+
+# The public key of RFC 8037, appendix A.2.
+KEY_SET = (
+    '{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a",'
+    '"x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}'
+)
 
 
 class KeyTests(InFolder):
@@ -140,6 +147,61 @@ class KeyTests(InFolder):
         os.environ["CREDENTIALS_DIRECTORY"] = f"{os.getcwd()}/elsewhere"
         self.parse()
         self.assertEqual(len(lines), 1)
+
+    def test_set(self) -> None:
+        """
+        A JWK Set needs no option, and is not told from others' eyes if its keys are
+        public. A relative path means the folder of the start, of which a daemon goes
+        away.
+        """
+        lines = logTo(self)
+        self.writeKey(KEY_SET, mode=0o644)
+        keys = self.parse()["keys"]
+        os.chdir("/")
+        keys.reload()
+        self.assertIsNone(keys.problem)
+        self.assertEqual([key.kid for key in keys.keys], ["a"])
+        self.assertEqual(lines, [])
+
+    def test_setOfSecrets(self) -> None:
+        """
+        There is a warning if others can read a set that has a secret.
+        """
+        lines = logTo(self)
+        k = b64(SECRET.encode())
+        self.writeKey(f'{{"keys":[{{"kty":"oct","k":"{k}"}}]}}', mode=0o644)
+        self.parse()
+        self.assertEqual([level for level, _ in lines], ["warn"])
+
+    def test_setInVariable(self) -> None:
+        """
+        A JWK Set in the environment is one too, but can't be read again.
+        """
+        self.patch(os, "environb", {b"CREDITSYNC_KEY": KEY_SET.encode()})
+        options = self.parse()
+        self.assertIsNone(options["keys"])
+        self.assertEqual(options["secret"], KEY_SET.encode())
+        self.patch(os, "environb", {b"CREDITSYNC_KEY": KEY_SET[:-1].encode()})
+        self.assertEqual(
+            self.refusal(), "--key: the keys are not valid JSON, as a JWK Set is"
+        )
+
+    def test_badSet(self) -> None:
+        """
+        A wrong set is refused.
+        """
+        self.writeKey(KEY_SET[:-1])
+        path = Path("creditsync.key").absolute()
+        self.assertEqual(
+            self.refusal(),
+            f"--key: the keys in {path} are not valid JSON, as a JWK Set is",
+        )
+        self.writeKey(KEY_SET)
+        self.assertEqual(
+            self.refusal("--algorithm=RS256"),
+            f"--key: the keys in {path} contain none that can verify tokens: key 1"
+            ' ("a") is ignored: it is for EdDSA, and only RS256 is configured',
+        )
 
     def test_made(self) -> None:
         """

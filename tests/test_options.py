@@ -33,7 +33,10 @@ class OptionsTests(InFolder):
         options = self.parse()
         self.assertEqual(options["listen"], ["tcp:8080:interface=127.0.0.1"])
         self.assertEqual(options["ledger"], "creditsync.db")
-        self.assertEqual(options["algorithm"], "HS256")
+        self.assertIsNone(options["algorithm"])
+        self.assertIsNone(options["audience"])
+        self.assertIsNone(options["issuer"])
+        self.assertIsNone(options["keys"])
         self.assertEqual(options["accounts"], "open")
         self.assertEqual(options["timeout"], 5.0)
         self.assertEqual(options["limits"], Limits())
@@ -88,6 +91,13 @@ class OptionsTests(InFolder):
                 stopTimeout=9.5,
             ),
         )
+
+    def test_emptyText(self) -> None:
+        """
+        A text must not be empty, as one from a variable that is not set is.
+        """
+        for name in ("audience", "issuer"):
+            self.assertRefused(f"--{name} is empty", f"--{name}=")
 
     def test_noQuantity(self) -> None:
         """

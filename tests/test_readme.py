@@ -73,12 +73,14 @@ class DocumentTests(SynchronousTestCase):
             name, default = (entry.astext() for entry in row[:2])
             documented[name.removeprefix("--")] = default
         # Options that may be repeated are not among the parameters, and the
-        # defaults of --key and --listen are filled in after the parsing.
+        # defaults of --key, --algorithm and --listen depend on what the key is, or are
+        # filled in after the parsing.
         defaults = {
             **{name: default for name, _, default, *_ in Options.optParameters},
             "listen": DEFAULT_LISTEN,
             "web-origin": None,
             "key": DEFAULT_KEY,
+            "algorithm": "HS256",
             **{name: "off" for name, *_ in Options.optFlags},
         }
         # By name first: the difference of the whole is cut short.

@@ -20,6 +20,7 @@ from creditsync._process.composition import instanceOf
 from creditsync.auth import mint
 from creditsync.errors import Unauthorized
 from creditsync.tap import Options
+from tests.test_auth import b64
 from tests.test_signals import keepSignals
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -146,6 +147,38 @@ class MakeServiceTests(InFolder):
             self.assertRaises(Unauthorized, authenticate, token)
             token = mint(key, id=7, role=1, expires=120, now=now + 90)
             self.assertRaises(Unauthorized, authenticate, token)
+
+    def test_tokens(self) -> None:
+        """
+        The start logs which tokens are accepted, by the options' key file, audience
+        and issuer; a reload reads the file again.
+        """
+        k, other = (b64(bytes([n]) * 32) for n in (1, 2))
+        text = f'{{"keys":[{{"kty":"oct","kid":"k","k":"{k}"}}]}}'
+        self.writeKey(text)
+        lines = logTo(self)
+        server: Any = tap.makeService(self.parse("--audience=a", "--issuer=i"))
+        self.assertIn(
+            (
+                "info",
+                'Tokens: HS256 with kid "k"; audience "a"; issuer "i"; iat and nbf up'
+                " to 5 s ahead.",
+            ),
+            lines,
+        )
+        judge = server.creditSync.sessions.authenticator
+
+        def token(**claims: str) -> str:
+            return mint(text, id=7, role=1, expires=60, now=time.time(), **claims)
+
+        principal = judge.authenticate(token(audience="a", issuer="i"))
+        self.assertRaises(Unauthorized, judge.authenticate, token(audience="a"))
+        self.assertRaises(Unauthorized, judge.authenticate, token(issuer="i"))
+        self.assertTrue(judge.isCurrent(principal))
+        self.writeKey(text.replace(k, other))
+        for each in server._reloads[1:]:
+            each()
+        self.assertFalse(judge.isCurrent(principal))
 
     def test_revocations(self) -> None:
         """

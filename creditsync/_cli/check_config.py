@@ -12,6 +12,7 @@ from pathlib import Path
 
 from twisted.python.usage import UsageError
 
+from creditsync._process.composition import authenticator
 from creditsync._process.keys import TWO_READINGS, keyPath
 from creditsync._process.options import Options
 from creditsync.ledger._opening import inTheWay
@@ -45,6 +46,7 @@ def run(arguments: Sequence[str]) -> None:
         raise SystemExit(f"creditsync check-config: {e}") from e
     for line in _lines(options):
         print(line)
+    print(f"# Tokens: {_tokens(options)}.")
     for warning in _warnings(options):
         print(f"creditsync check-config: warning: {warning}", file=sys.stderr)
     problems = list(_problems(options))
@@ -65,6 +67,13 @@ def _lines(options: Options) -> Iterator[str]:
         value = bool(options[name]) if name in flags else options[name]
         if name != "config" and value not in (None, []):
             yield f"{name} = {_toml(value)}  # {_source(options, name)}"
+
+
+def _tokens(options: Options) -> str:
+    """
+    Which tokens are accepted. A key that has yet to be made is a secret like any.
+    """
+    return authenticator(options, options["secret"] or bytes(32)).describe()
 
 
 def _source(options: Options, name: str) -> str:
@@ -91,6 +100,9 @@ def _warnings(options: Options) -> Iterator[str]:
     if options["revocations"] is not None:
         for warning in options["revocations"].warnings:
             yield f"--revoked: {options['revoked']}: {warning}"
+    if options["keys"] is not None:
+        for warning in options["keys"].warnings:
+            yield f"--key: {keyPath(options['key'])}: {warning}"
     if options["formerSecrets"]:
         yield f"--key: the key {TWO_READINGS}"
 

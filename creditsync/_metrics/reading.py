@@ -3,23 +3,16 @@ One look at a server, for the metrics and the console.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Final, TypeAlias
 
 from attrs import Factory, define
 from twisted.internet.interfaces import IReactorTime
 
+from creditsync import codes
 from creditsync._metrics.reactorlag import ReactorLag
 from creditsync._transport.protocol import LineProtocol
-from creditsync.codes import (
-    SESSION_ADMIN,
-    SESSION_DEALER,
-    SESSION_FIX,
-    SESSION_MANAGER,
-    SESSION_SYSTEM,
-    SESSION_USER,
-)
 from creditsync.counters import Counters
 from creditsync.errors import Unauthorized
 from creditsync.records import Principal
@@ -27,14 +20,7 @@ from creditsync.revocations import Revocations
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 
-ROLES: Final[Mapping[int, str]] = {
-    SESSION_USER: "user",
-    SESSION_MANAGER: "manager",
-    SESSION_DEALER: "dealer",
-    SESSION_ADMIN: "admin",
-    SESSION_SYSTEM: "system",
-    SESSION_FIX: "fix",
-}
+ROLES: Final = {number: name for name, number in codes.ROLES.items()}
 
 Labels: TypeAlias = tuple[str, ...]
 

@@ -53,13 +53,7 @@ def creditSync(
             read=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
         ),
         events=events,
-        authenticator=TokenAuthenticator(
-            key,
-            options["algorithm"],
-            also=options["formerSecrets"],
-            leeway=options["leeway"],
-            revocations=options["revocations"],
-        ),
+        authenticator=authenticator(options, key),
         schemas=options["site"],
         listen=options["listen"],
         timeout=options["timeout"],
@@ -67,6 +61,21 @@ def creditSync(
         isExtIDIdempotent=bool(options["idempotent-extid"]),
         audit=options["trail"] and AuditTrail(options["trail"], reactor, time.time),
         counters=counters,
+    )
+
+
+def authenticator(options: Options, key: bytes) -> TokenAuthenticator:
+    """
+    Make what decides which tokens are accepted.
+    """
+    return TokenAuthenticator(
+        options["keys"] or key,
+        options["algorithm"],
+        also=options["formerSecrets"],
+        audience=options["audience"],
+        issuer=options["issuer"],
+        leeway=options["leeway"],
+        revocations=options["revocations"],
     )
 
 

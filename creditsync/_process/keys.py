@@ -11,6 +11,7 @@ from typing import Final
 
 from twisted.logger import Logger
 
+from creditsync._jwks import hasSecret
 from creditsync._process.defaults import DEFAULT_KEY, KEY_VARIABLE
 from creditsync._process.starting import CannotStart
 from creditsync.auth import keyReadings
@@ -34,6 +35,15 @@ def keyPath(named: str | None) -> Path:
     return Path(named or DEFAULT_KEY)
 
 
+def isFromEnvironment(named: str | None) -> bool:
+    """
+    Whether the key is that of the environment.
+
+    @param named: The value of C{--key}, or L{None} without that option.
+    """
+    return named is None and bool(os.environb.get(KEY_VARIABLE.encode()))
+
+
 def readKey(named: str | None) -> list[bytes]:
     """
     Find and read the key that tokens are signed or verified with.
@@ -43,9 +53,8 @@ def readKey(named: str | None) -> list[bytes]:
     @return: See L{keyReadings}; empty if the file does not exist.
     @raise ValueError: The file can't be read.
     """
-    variable = os.environb.get(KEY_VARIABLE.encode())
-    if variable and named is None:
-        return _readings(KEY_VARIABLE, variable)
+    if isFromEnvironment(named):
+        return _readings(KEY_VARIABLE, os.environb[KEY_VARIABLE.encode()])
     path = keyPath(named)
     try:
         key = path.read_bytes()
@@ -54,11 +63,13 @@ def readKey(named: str | None) -> list[bytes]:
         return []
     except OSError as e:
         raise ValueError(f"the key {path} can't be read ({e.strerror})") from e
-    if mode & 0o077 and b"PUBLIC KEY" not in key and not _isCredential(path):
+    readings = _readings(str(path), key)
+    isPublic = b"PUBLIC KEY" in key or not hasSecret(readings[0])
+    if mode & 0o077 and not isPublic and not _isCredential(path):
         _log.warn(
             "Others can read the key {path}: restrict it with chmod 600.", path=path
         )
-    return _readings(str(path), key)
+    return readings
 
 
 def _readings(source: str, data: bytes) -> list[bytes]:

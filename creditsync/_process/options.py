@@ -11,6 +11,7 @@ from attrs import fields
 from twisted.python import usage
 
 from creditsync import __version__
+from creditsync._keys import isJWKSet
 from creditsync._process import config
 from creditsync._process.defaults import (
     DEFAULT_KEY,
@@ -18,7 +19,7 @@ from creditsync._process.defaults import (
     DEFAULT_LISTEN,
     KEY_VARIABLE,
 )
-from creditsync._process.keys import keyPath, readKey
+from creditsync._process.keys import isFromEnvironment, keyPath, readKey
 from creditsync._process.optiontypes import (
     auditFile,
     folder,
@@ -28,10 +29,11 @@ from creditsync._process.optiontypes import (
     path,
     positive,
     seconds,
+    text,
     webEndpoint,
     webOrigin,
 )
-from creditsync.auth import ALGORITHMS, TokenAuthenticator
+from creditsync.auth import ALGORITHMS, KeyFile, TokenAuthenticator
 from creditsync.limits import Limits, optionName
 from creditsync.revocations import Revocations
 from creditsync.validation import Schemas
@@ -54,8 +56,9 @@ class Options(usage.Options):
     Once parsed, they also have what their values stand for: C{limits}, the
     L{Limits}; C{site}, the compiled L{Schemas}; C{revocations}, the
     L{Revocations} or L{None}; C{trail}, the path of the audit trail or L{None};
-    C{secret}, the key, or L{None} if it has yet to be made; and
-    C{formerSecrets}, the other readings of the key file, see L{readKey}.
+    C{secret}, the key, or L{None} if it has yet to be made; C{formerSecrets}, the
+    other readings of the key file, see L{readKey}; and C{keys}, the L{KeyFile} or
+    L{None} if the key is not a file with a JWK Set.
 
     @ivar given: The names of the options on the command line.
     @ivar filed: The names of those whose value comes from the file of
@@ -90,15 +93,31 @@ class Options(usage.Options):
             None,
             f"The file with the key of the tokens; without it {KEY_VARIABLE} in the"
             f" environment is the key itself, or else {DEFAULT_KEY} is the file. With"
-            " HS256 the file is created if missing.",
+            " HS256 the file is created if missing. A JWK Set is read again whenever"
+            " it changes.",
             path("key"),
         ],
         [
             "algorithm",
             None,
-            "HS256",
-            f"How tokens are signed: {', '.join(ALGORITHMS)}.",
+            None,
+            f"How tokens are signed: {', '.join(ALGORITHMS)}. The default is HS256, or"
+            " with a JWK Set the algorithm of each key.",
             oneOf("algorithm", *ALGORITHMS),
+        ],
+        [
+            "audience",
+            None,
+            None,
+            "What a token's aud must name; without this option aud is ignored.",
+            text("audience"),
+        ],
+        [
+            "issuer",
+            None,
+            None,
+            "What a token's iss must be; without this option iss is ignored.",
+            text("issuer"),
         ],
         [
             "leeway",
@@ -258,7 +277,16 @@ class Options(usage.Options):
         readings = readKey(self["key"])
         self["secret"] = readings[0] if readings else None
         self["formerSecrets"] = readings[1:]
+        self["keys"] = None
         if readings:
-            TokenAuthenticator(readings[0], self["algorithm"], also=readings[1:])
-        elif self["algorithm"] != "HS256":
+            self._checkKey(readings)
+        elif self["algorithm"] not in (None, "HS256"):
             raise ValueError(f"the public key {keyPath(self['key'])} does not exist")
+
+    def _checkKey(self, readings: list[bytes]) -> None:
+        if isJWKSet(readings[0]) and not isFromEnvironment(self["key"]):
+            # A daemon changes its folder before it reads them again.
+            path = keyPath(self["key"]).absolute()
+            self["keys"] = KeyFile(path, self["algorithm"])
+        else:
+            TokenAuthenticator(readings[0], self["algorithm"], also=readings[1:])

@@ -79,6 +79,20 @@ def path(name: str) -> Callable[[str], str]:
     return read
 
 
+def text(name: str) -> Callable[[str], str]:
+    """
+    The type of an option that is any text. An empty one is most likely from an unset
+    variable.
+    """
+
+    def read(text: str) -> str:
+        if not text:
+            raise usage.UsageError(f"--{name} is empty")
+        return text
+
+    return read
+
+
 def listenEndpoint(description: str) -> str:
     """
     The type of C{--listen}.

@@ -159,7 +159,7 @@ def kinds(keys: Keys, algorithm: str) -> Iterator[Kind]:
         *_names(signer),
     ]
     yield from ((what, token, UNAUTHORIZED) for what, token in bad)
-    for role in (0, 4, 5):
+    for role in (0, 4, 5, 9, 10, 11):
         yield f"role {role}", signer.claiming(role=role), FORBIDDEN
     yield from ((what, token, ACCEPTED) for what, token in _good(signer))
 
@@ -365,9 +365,16 @@ def _names(signer: Signer) -> Iterator[tuple[str, str]]:
         2**64,
     ):
         yield f"role {role!r}", signer.claiming(role=role)
-    yield "role twice, the last unknown", signer.raw('"role":9')
+    yield "role twice, the last unknown", signer.raw('"role":8')
     for jti in (None, 1, 1.5, True, [], ["good-1"], {}):
         yield f"jti {jti!r}", signer.claiming(jti=jti)
+    for groups in (None, 1, True, ["real*"], {}):
+        yield f"groups {groups!r}", signer.claiming(groups=groups)
+    for login in (None, True, "1001", 1001.0, 0, -1, 2**53, [1001], {}):
+        yield f"login {login!r}", signer.claiming(login=login)
+        yield f"logins with {login!r}", signer.claiming(logins=[1002, login])
+    for logins in (None, 1001, "1001", {"1001": True}):
+        yield f"logins {logins!r}", signer.claiming(logins=logins)
     yield "jti revoked", signer.claiming(jti=REVOKED)
     yield "jti revoked, of an admin", signer.claiming(jti=REVOKED, role=3, id=9)
     yield "jti twice, the last revoked", signer.raw(f'"jti":"{REVOKED}"')
@@ -385,6 +392,7 @@ def _good(signer: Signer) -> Iterator[tuple[str, str]]:
     yield "good", signer.claiming()
     yield "a dealer", signer.claiming(role=2)
     yield "an admin", signer.claiming(role=3)
+    yield "with rights", signer.claiming(groups="real*", login=1001, logins=[1002])
     yield "the least", signer.claiming(jti=...)
     yield "begins now", signer.claiming(nbf=NOW, iat=NOW)
     yield "of a clock that is ahead", signer.claiming(nbf=NOW + 5, iat=NOW + 5)
