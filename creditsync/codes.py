@@ -44,8 +44,23 @@ SESSION_DEALER: Final = 2
 SESSION_ADMIN: Final = 3
 SESSION_SYSTEM: Final = 4
 SESSION_FIX: Final = 5
+SESSION_CUSTOMER: Final = 9
+SESSION_CRM_MANAGER: Final = 10
+SESSION_CRM_ADMIN: Final = 11
 
-ALL_SESSIONS: Final = frozenset(range(SESSION_USER, SESSION_FIX + 1))
+ALL_SESSIONS: Final = frozenset(
+    {
+        SESSION_USER,
+        SESSION_MANAGER,
+        SESSION_DEALER,
+        SESSION_ADMIN,
+        SESSION_SYSTEM,
+        SESSION_FIX,
+        SESSION_CUSTOMER,
+        SESSION_CRM_MANAGER,
+        SESSION_CRM_ADMIN,
+    }
+)
 # docs/protocol.rst, "Tokens and roles": the roles that may use the finance family.
 FINANCE_SESSIONS: Final = frozenset({SESSION_MANAGER, SESSION_DEALER, SESSION_ADMIN})
 

@@ -265,6 +265,8 @@ BAD_TOKENS: list[tuple[str, str | None, str]] = [
     ("role an object", claiming(role={}), outOfRange("role")),
     ("role negative", claiming(role=-1), outOfRange("role")),
     ("role 6", claiming(role=6), outOfRange("role")),
+    ("role 8", claiming(role=8), outOfRange("role")),
+    ("role 12", claiming(role=12), outOfRange("role")),
     ("nbf in six seconds", claiming(nbf=1_700_000_006), toCome("nbf")),
     ("nbf in 5.001 seconds", claiming(nbf=1_700_000_005.001), toCome("nbf")),
     ("nbf in milliseconds", claiming(nbf=1_600_000_000_000), beyond("nbf")),
@@ -286,6 +288,9 @@ GOOD_TOKENS: list[tuple[str, str, Principal]] = [
     ("the least", FINE, Principal(id=7, role=1, expires=1_700_000_100.0)),
     ("role 0", claiming(role=0), Principal(7, 0, 1_700_000_100.0)),
     ("role 5", claiming(role=5), Principal(7, 5, 1_700_000_100.0)),
+    ("role 9", claiming(role=9), Principal(7, 9, 1_700_000_100.0)),
+    ("role 10", claiming(role=10), Principal(7, 10, 1_700_000_100.0)),
+    ("role 11", claiming(role=11), Principal(7, 11, 1_700_000_100.0)),
     ("id 0", claiming(id=0), Principal(0, 1, 1_700_000_100.0)),
     (
         "id 2^53-1",

@@ -25,7 +25,7 @@ from creditsync.records import (
 )
 from creditsync.testing import FakeAuthenticator
 
-EVERY_ROLE = {0, 1, 2, 3, 4, 5}
+EVERY_ROLE = {0, 1, 2, 3, 4, 5, 9, 10, 11}
 
 
 def request(name: str, **data: Any) -> Request:

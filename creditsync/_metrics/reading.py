@@ -14,6 +14,9 @@ from creditsync._metrics.reactorlag import ReactorLag
 from creditsync._transport.protocol import LineProtocol
 from creditsync.codes import (
     SESSION_ADMIN,
+    SESSION_CRM_ADMIN,
+    SESSION_CRM_MANAGER,
+    SESSION_CUSTOMER,
     SESSION_DEALER,
     SESSION_FIX,
     SESSION_MANAGER,
@@ -34,6 +37,9 @@ ROLES: Final[Mapping[int, str]] = {
     SESSION_ADMIN: "admin",
     SESSION_SYSTEM: "system",
     SESSION_FIX: "fix",
+    SESSION_CUSTOMER: "customer",
+    SESSION_CRM_MANAGER: "crm manager",
+    SESSION_CRM_ADMIN: "crm admin",
 }
 
 Labels: TypeAlias = tuple[str, ...]
