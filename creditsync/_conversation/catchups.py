@@ -4,7 +4,8 @@ Sessions that read the journal until they have caught up with what is published.
 A session that subscribes from a place gets every event behind it, and then what is
 booked from now on, without a seam (docs/protocol.rst, "Resuming events"). It reads in
 pages: the next one only when its client has read the one before, and one page of
-one session in each reactor turn, so that nobody else has to wait for it.
+one session in each reactor turn, so that nobody else has to wait for it. All sessions
+read the same pages, and each is sent the events that its token may see.
 """
 
 from collections import OrderedDict
@@ -18,6 +19,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from creditsync import _wire as wire
+from creditsync._conversation.restricted import linesOf
+from creditsync._conversation.rights import Rights
 from creditsync._cursor import cursorOf
 from creditsync.interfaces import IJournal, ISession
 from creditsync.records import Principal, TradeEvent
@@ -47,10 +50,12 @@ class _Page:
     """
     Lines of events.
 
+    @ivar logins: The account of each.
     @ivar last: The place of the last one.
     """
 
     lines: bytes
+    logins: list[int | None]
     last: int
 
 
@@ -66,6 +71,7 @@ class CatchUps:
     _clock: IReactorTime
     journal: IJournal
     _isCurrent: Callable[[Principal], bool]
+    _rights: Rights
     _caughtUp: Callable[[ISession, Principal], None]
     published: int = 0
     _readings: dict[ISession, _Reading] = Factory(dict)
@@ -181,7 +187,8 @@ class CatchUps:
         lines = b""
         if encoded:
             lines = wire.events([event.type for event in could], encoded)
-        page = _Page(lines, after + len(events))
+        logins = [event.login for event in could]
+        page = _Page(lines, logins, after + len(events))
         if page.last % _PAGE == 0 and self._readings:
             self._pages[after] = page
             if len(self._pages) > _MAX_PAGES:
@@ -207,8 +214,21 @@ class CatchUps:
         if self._readings.get(session) is not reading:
             return
         reading.after = page.last
+        lines = self._visible(reading.principal, page)
+        if not lines:
+            return
         try:
-            session.send(page.lines)
+            session.send(lines)
         except Exception:
             self._log.failure("a session can't be sent the journal")
             self.stop(session)
+
+    def _visible(self, principal: Principal, page: _Page) -> bytes:
+        """
+        The lines of a page that a principal may see.
+        """
+        rights, logins = self._rights, page.logins
+        if rights.accounts(principal) is None:
+            return page.lines
+        maySee = {login: rights.maySee(principal, login) for login in set(logins)}
+        return linesOf(page.lines, [maySee[login] for login in logins])

@@ -90,6 +90,9 @@ CREATE TABLE life (
     timestamp INTEGER NOT NULL
 ) STRICT;
 
+-- By which tokens are restricted to some of the accounts; '' for none.
+ALTER TABLE account ADD COLUMN "group" TEXT NOT NULL DEFAULT '';
+
 CREATE TRIGGER journal_booked AFTER INSERT ON journal
 BEGIN
     -- Also with INSERT OR REPLACE, which deletes a row without a DELETE trigger.

@@ -1,6 +1,6 @@
 """
 The rules of events: after their commit, in booking order, once each, to every
-session whose token is good, and to nobody else.
+session whose token is good and may see the account, and to nobody else.
 """
 
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import define, field
 
-from tests.family import eventData
+from tests.family import USER, eventData
 from tests.simulation.history import (
     NEVER,
     History,
@@ -181,6 +181,7 @@ class _States:
         self._changes = sorted(self._changesOf(talk), key=lambda change: change[0])
         self._next = 0
         self._state = _NOT
+        self._tokens = _Tokens(talk)
 
     def _changesOf(self, talk: Talk) -> Iterator[tuple[Moment, str]]:
         """
@@ -222,6 +223,9 @@ class _States:
             state = _MAY
         if moment >= min(talk.goodbye, talk.closed):
             return _MAY
+        maySee = self._tokens.maySee(published)
+        if maySee != {True} and state != _NOT:
+            state = _MAY if True in maySee else _NOT
         if state == _NOT or not talk.token.isLimited:
             return state
         return self._ofToken(published, state)
@@ -244,3 +248,42 @@ class _States:
             # It was invalid for a while: the session has to send it again.
             return _MAY
         return state
+
+
+class _Tokens:
+    """
+    The tokens that decide what a connection may see: the last one that was accepted,
+    as far as that is known from outside.
+    """
+
+    def __init__(self, talk: Talk) -> None:
+        self._attempts = [each for each in talk.attempts if each.delivered is not None]
+        self._isMixed = any(each.intent.token.role == USER for each in self._attempts)
+        self._accepted = sorted(
+            (each.reply.written, number)
+            for number, each in enumerate(self._attempts)
+            if each.reply is not None and each.status == 200
+        )
+        self._next = 0
+        # The last request of which it is known that its token was accepted. Lines are
+        # read in their order, so no token before it can count.
+        self._last = 0
+
+    def maySee(self, published: Publication) -> set[bool]:
+        """
+        Whether the token may see an event that is published now: both, if that is not
+        known.
+        """
+        if not self._isMixed:
+            return {True}
+        accepted = self._accepted
+        while self._next < len(accepted) and accepted[self._next][0] < published.at:
+            self._last = max(self._last, accepted[self._next][1])
+            self._next += 1
+        login, found = published.data.login, set[bool]()
+        for each in self._attempts[self._last :]:
+            assert each.delivered is not None
+            if each.delivered > published.at:
+                break
+            found.add(each.intent.token.maySee(login))
+        return found
