@@ -93,29 +93,41 @@ class RestrictedReceivers:
             for session in byLogin.get(login, ()) if login is not None else ():
                 own.setdefault(session, []).append(line)
         for session, visible in own.items():
-            self._sendTo(session, b"".join(visible))
+            principal = self._principals.get(session)
+            if principal is not None:
+                self._sendTo({session: principal}, b"".join(visible))
 
     def _sendByMask(self, logins: Sequence[int | None], lines: bytes) -> None:
         groupOf = self._rights.groupOf
         groups = [None if login is None else groupOf(login) for login in logins]
-        distinct = dict.fromkeys(groups)
+        distinct = set(groups)
+        if len(distinct) == 1:
+            for mask in self._masksFor(groups[0]):
+                self._sendTo(self._byMask.get(mask, {}), lines)
+            return
         # The groups of these events that a mask selects.
-        selected: dict[str, tuple[str, ...]] = {}
+        selected: dict[str, frozenset[str | None]] = {}
         for group in distinct:
-            if group is not None:
-                for mask in self._masksFor(group):
-                    selected[mask] = (*selected.get(mask, ()), group)
-        chosen: dict[tuple[str, ...], bytes] = {}
+            alone = frozenset({group})
+            for mask in self._masksFor(group):
+                selected[mask] = selected.get(mask, alone) | alone
+        chosen = {frozenset(distinct): lines}
+        each = lines.splitlines(keepends=True)
         for mask, visible in selected.items():
-            some = lines
-            if len(visible) < len(distinct):
-                if visible not in chosen:
-                    chosen[visible] = linesOf(lines, [g in visible for g in groups])
-                some = chosen[visible]
-            for session in list(self._byMask.get(mask, ())):
-                self._sendTo(session, some)
+            some = chosen.get(visible)
+            if some is None:
+                some = b"".join(compress(each, map(visible.__contains__, groups)))
+                chosen[visible] = some
+            self._sendTo(self._byMask.get(mask, {}), some)
 
-    def _masksFor(self, group: str) -> list[str]:
+    def _masksFor(self, group: str | None) -> list[str]:
+        """
+        The masks that select a group.
+
+        @param group: L{None} is that of an unknown account, which no mask selects.
+        """
+        if group is None:
+            return []
         masks = self._selecting.get(group)
         if masks is None:
             if len(self._selecting) >= _MAX_GROUPS:
@@ -124,15 +136,18 @@ class RestrictedReceivers:
             self._selecting[group] = masks
         return masks
 
-    def _sendTo(self, session: ISession, lines: bytes) -> None:
-        principal = self._principals.get(session)
-        if principal is None:
-            return
-        if self._isCurrent(principal):
-            session.send(lines)
-        else:
-            session.principal = None
-            self.remove(session)
+    def _sendTo(self, sessions: _Sessions, lines: bytes) -> None:
+        """
+        Send lines to those of these sessions whose token is still valid; the others
+        are removed, until they send a valid one.
+        """
+        isCurrent = self._isCurrent
+        for session, principal in list(sessions.items()):
+            if isCurrent(principal):
+                session.send(lines)
+            else:
+                session.principal = None
+                self.remove(session)
 
 
 def linesOf(lines: bytes, isVisible: Sequence[bool]) -> bytes:

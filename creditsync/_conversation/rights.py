@@ -35,10 +35,6 @@ def _all(principal: Principal) -> Accounts:
     return None
 
 
-def _groups(principal: Principal) -> Accounts:
-    return principal.groups
-
-
 def _own(principal: Principal) -> Accounts:
     login = principal.login
     return frozenset({principal.id if login is None else login})
@@ -53,13 +49,14 @@ def _none(principal: Principal) -> Accounts:
 
 
 # A role that is not in this table has no accounts.
-_ROLES: Final[Mapping[int, Callable[[Principal], Accounts]]] = {
+_ROLES: Final[Mapping[int, Callable[[Principal], Accounts] | None]] = {
     SESSION_ADMIN: _all,
-    SESSION_MANAGER: _groups,
-    SESSION_DEALER: _groups,
-    SESSION_SYSTEM: _groups,
-    SESSION_CRM_MANAGER: _groups,
-    SESSION_CRM_ADMIN: _groups,
+    # None: by the claim groups. It is no function, because every credit asks.
+    SESSION_MANAGER: None,
+    SESSION_DEALER: None,
+    SESSION_SYSTEM: None,
+    SESSION_CRM_MANAGER: None,
+    SESSION_CRM_ADMIN: None,
     SESSION_USER: _own,
     SESSION_CUSTOMER: _listed,
     SESSION_FIX: _none,
@@ -88,10 +85,11 @@ class Rights:
         What selects the accounts of a token.
         """
         select = _ROLES.get(principal.role, _none)
-        accounts = select(principal)
-        if accounts is None and self._requireGroups and select is _groups:
+        if select is not None:
+            return select(principal)
+        if principal.groups is None and self._requireGroups:
             return _NO_ACCOUNTS
-        return accounts
+        return principal.groups
 
     def maySee(self, principal: Principal, login: int | None) -> bool:
         """
