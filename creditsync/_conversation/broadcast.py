@@ -59,6 +59,7 @@ class Broadcast:
             self._authenticator.isCurrent,
             self._rights,
             self.add,
+            self._waiters,
             journal.head,
         )
 

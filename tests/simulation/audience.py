@@ -1,10 +1,11 @@
 """
 The rules of events: after their commit, in booking order, once each, to every
-session whose token is good and may see the account, and to nobody else.
+session whose token is good and may see the account, and to nobody else; and from the
+place at which a session asked to begin.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -12,14 +13,16 @@ from attrs import define, field
 from tests.family import USER, eventData
 from tests.simulation.history import (
     NEVER,
+    Attempt,
+    Booking,
     History,
     Moment,
     Publication,
     Reply,
     Talk,
     parse,
-    withoutCursor,
 )
+from tests.simulation.places import Places
 from tests.simulation.world import Violation, World
 
 # Whether a session must receive an event that is published now.
@@ -32,16 +35,92 @@ _SPOILT = re.compile(rb",\s*[}\]]|'|[^\x20-\x7e]")
 _FIRST = ["order", "login", "cmd", "state", "profit", "comment"]
 
 
+# An event line, its position among all lines, and the moment when it left the server.
+_Line = tuple[bytes, int, Moment]
+
+# An event and its position among all lines, and those before it.
+_Way = tuple[Publication, int, "_Way | None"]
+
+
+@define(eq=False)
+class _Part:
+    """
+    The events of a connection between two commands that decide where they come from.
+
+    @ivar begun: The command before them, if there is one.
+    @ivar ended: The command after them, if there is one.
+    """
+
+    lines: Sequence[_Line]
+    begun: Attempt | None
+    ended: Attempt | None
+
+    @property
+    def isResumed(self) -> bool:
+        """
+        Whether they go on behind a place.
+        """
+        return self.begun is not None and self.begun.intent.resumes
+
+    def within(self, moment: Moment, state: str) -> str:
+        """
+        What remains of a state at the edges of this part: on which side of a command
+        an event comes is unknown while that is on its way.
+        """
+        isEdge = False
+        if self.begun is not None:
+            delivered, written = _span(self.begun)
+            if moment < delivered:
+                return _NOT
+            isEdge = moment <= written
+        if self.ended is not None:
+            delivered, written = _span(self.ended)
+            if moment > written:
+                return _NOT
+            isEdge = isEdge or moment >= delivered
+        return _MAY if isEdge else state
+
+
+def _span(attempt: Attempt) -> tuple[Moment, Moment]:
+    assert attempt.delivered is not None and attempt.reply is not None
+    return attempt.delivered, attempt.reply.written
+
+
+def _partsOf(talk: Talk) -> Iterator[_Part]:
+    """
+    Divide the events of a connection.
+    """
+    first, begun = 0, None
+    changes = [each for each in talk.attempts if each.status == 200]
+    for attempt in sorted(changes, key=_position):
+        command = attempt.intent.command
+        isResumed = begun is not None and begun.intent.resumes
+        if attempt.intent.resumes or (isResumed and command == "Unsubscribe"):
+            last = first
+            while last < len(talk.events) and talk.events[last][1] < _position(attempt):
+                last += 1
+            yield _Part(talk.events[first:last], begun, attempt)
+            first, begun = last, attempt
+    yield _Part(talk.events[first:], begun, None)
+
+
+def _position(attempt: Attempt) -> int:
+    assert attempt.reply is not None
+    return attempt.reply.position
+
+
 @define(eq=False)
 class Audience:
     """
     The events that each session must receive, and those that it received.
 
-    @ivar positions: The place of each event among a connection's lines.
+    @ivar positions: The place of each event among a connection's lines, but for those
+        that a session may get after their replies, as it reads the journal.
     """
 
     _world: World
     _history: History
+    _places: Places
     positions: dict[tuple[Talk, Publication], int] = field(factory=dict)
     _judged: dict[bytes, tuple[int, dict[str, Any]]] = field(factory=dict)
 
@@ -56,7 +135,11 @@ class Audience:
         for each in self._history.publications:
             published.setdefault(each.generation, []).append(each)
         for talk in self._history.talks:
-            self._checkTalk(talk, published.get(talk.generation, []))
+            for part in _partsOf(talk):
+                if part.isResumed:
+                    self._checkResumed(talk, part)
+                else:
+                    self._checkLive(talk, part, published.get(talk.generation, []))
 
     def _checkOrder(self) -> None:
         """
@@ -93,46 +176,102 @@ class Audience:
                     (str(booking.trade.order),),
                 )
 
-    def _checkTalk(self, talk: Talk, published: list[Publication]) -> None:
+    def _checkResumed(self, talk: Talk, part: _Part) -> None:
+        """
+        Check that a connection got the events behind its place, each once and in
+        order, and those since then without a seam.
+        """
+        assert part.begun is not None
+        last = self._places.at(part.begun.intent.data["since"])
+        about = talk.name, part.begun.extID
+        if last is None:
+            raise Violation("no-seam", "it goes on behind no place", about)
+        journal = self._places.journal
+        begun = talk.attempts.index(part.begun)
+        tokens = {each.intent.token for each in talk.attempts[begun:]}
+        for line, _, written in part.lines:
+            place = self._places.at(self._judge(line)[1].get("cursor"))
+            # Without a valid token events stop, and go on with those of then; and one
+            # that may not see some leaves them out.
+            mayMiss = place is not None and all(
+                talk.token.isLimited
+                or not all(token.maySee(each.trade.login) for token in tokens)
+                for each in journal[last : place - 1]
+            )
+            if place is None or place <= last or not mayMiss:
+                raise Violation(
+                    "no-seam", f"place {place} comes after {last}: {line!r}", about
+                )
+            last = place
+            booking = journal[place - 1] if place <= len(journal) else None
+            if booking is None or not self._isIt(line, booking):
+                raise Violation("no-seam", f"{line!r} is not of place {place}", about)
+            if not any(token.maySee(booking.trade.login) for token in tokens):
+                raise Violation("no-other-event", f"{line!r} was not for it", about)
+            assert booking.applied is not None
+            if written < booking.applied:
+                raise Violation(
+                    "event-after-commit", f"{line!r} was not on disk", about
+                )
+
+    def _checkLive(self, talk: Talk, part: _Part, published: list[Publication]) -> None:
         """
         Compare what was published with what a connection received.
         """
-        got = iter(talk.events)
-        line = next(got, None)
-        states = _States(self._world, talk)
+        lines, states = part.lines, _States(self._world, talk)
         isLost = talk.lostAt < float("inf")
+        # How many lines may have been told so far, each with how. There is more than
+        # one way only where an event need not be received: another runtime may publish
+        # the same one again.
+        ways: dict[int, _Way | None] = {0: None}
         for each in published:
-            isIt = line is not None and self._isIt(line[0], each)
-            state = states.at(each)
-            about = (talk.name, str(each.data.order))
-            if isIt and state != _NOT:
-                assert line is not None
-                self.positions[talk, each] = line[1]
-                if line[2] < each.at:
-                    raise Violation("event", f"{line[0]!r} comes too early", about)
-                line = next(got, None)
-            elif not isIt and state == _MUST and (line is not None or not isLost):
+            state = part.within(each.at, states.at(each))
+            found: dict[int, _Way | None] = {}
+            for told, way in ways.items():
+                line = lines[told] if told < len(lines) else None
+                isIt = line is not None and self._isIt(line[0], each)
+                if line is not None and isIt and state != _NOT and line[2] >= each.at:
+                    found.setdefault(told + 1, (each, line[1], way))
+                if state != _MUST or (line is None and isLost):
+                    found.setdefault(told, way)
+            if not found:
                 raise Violation(
-                    "every-session", f"{talk.name} got no event of {each.data}", about
+                    "every-session",
+                    f"{talk.name} got no event of {each.data}, or too early",
+                    (talk.name, str(each.data.order)),
                 )
-        if line is not None:
+            ways = found
+        if len(lines) not in ways:
+            line = lines[max(ways)]
             raise Violation(
                 "no-other-event",
                 f"{talk.name} got an event that was not for it, or was spoilt, or came"
                 f" twice or in the wrong order: {line[0]!r}",
                 (talk.name,),
             )
+        way = ways[len(lines)]
+        while way is not None:
+            each, position, way = way
+            self.positions[talk, each] = position
 
-    def _isIt(self, line: bytes, published: Publication) -> bool:
+    def _isIt(self, line: bytes, event: Publication | Booking) -> bool:
         """
-        Whether a line is this event's.
+        Whether a line is this event's: it is the same for all sessions of all
+        processes.
         """
-        if published.raw is not None:
-            return line == published.raw
+        if event.raw is not None:
+            return line == event.raw
+        isBooking = isinstance(event, Booking)
         type, data = self._judge(line)
-        if type != published.type or withoutCursor(data) != eventData(published.data):
+        data = dict(data)
+        cursor = data.pop("cursor", None)
+        trade = event.trade if isBooking else event.data
+        if type != event.type or data != eventData(trade):
             return False
-        published.raw = line
+        self._places.checkEvent(
+            event if isBooking else event.booking, cursor, str(trade.order)
+        )
+        event.raw = line
         return True
 
     def _judge(self, line: bytes) -> tuple[int, dict[str, Any]]:
