@@ -106,6 +106,29 @@ class IJournal(Interface):
         """
 
 
+class IAccountGroups(Interface):
+    """
+    The groups of the accounts of a trading runtime, by which tokens are restricted. The
+    runtime provides it besides L{ITradingRuntime}; without it no account has a group,
+    and there is no C{MngSetAccountGroup}.
+    """
+
+    def groupOf(login: int) -> str:
+        """
+        The group of an account: "" if it has none, or does not exist. This is called
+        for the events and requests of restricted tokens, so it has to be quick.
+        """
+
+    def setGroup(login: int, group: str) -> "Deferred[None]":
+        """
+        Move an account to a group.
+
+        @return: Fires when L{groupOf} says so, and no crash can undo it. It may also
+            fail with what this may raise.
+        @raise creditsync.errors.Refusal: Nothing has changed.
+        """
+
+
 class ITradeEvents(Interface):
     """
     The stream of trade events inside the process.
@@ -197,8 +220,8 @@ class ILedger(Interface):
 
     def account(login: int) -> Account | None:
         """
-        The committed totals of this account; a fresh record that the caller
-        may change.
+        This account with its committed totals and group; a fresh record that the
+        caller may change.
         """
 
     def replay(principal: int, key: str) -> Reservation | None:
@@ -217,6 +240,14 @@ class ILedger(Interface):
 
         @return: Fires when all of it is on disk. If it fails, it is unknown
             what is.
+        """
+
+    def setGroups(groups: Mapping[int, str]) -> "Deferred[None]":
+        """
+        Move accounts to groups, by their logins, and open those that don't exist. No
+        commit may be running, and none may start before this has ended.
+
+        @return: As L{commit}.
         """
 
 

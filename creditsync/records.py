@@ -116,20 +116,32 @@ class Trade(Struct, gc=False, rename=NAMES):
         return self.profit if self.state == TS_CLOSED_NORMAL else 0
 
 
+def loginOf(data: "Trade | Mapping[str, Any]") -> int | None:
+    """
+    The account of a trade record, or L{None} if another runtime's record does not
+    say it.
+    """
+    login = data.login if isinstance(data, Trade) else data.get("login")
+    return login if isinstance(login, int) else None
+
+
 # The members of a trade by their names on the wire and in a ledger.
 TRADE_MEMBERS = Trade.__struct_encode_fields__
 
 
 class Account(Struct, gc=False):
     """
-    An account's totals, in 10⁻⁸ units: the sums of its booked trades.
+    An account: its totals, in 10⁻⁸ units, are the sums of its booked trades.
 
     The runtime modifies them when it reserves an operation.
+
+    @ivar group: By which tokens are restricted to some of the accounts.
     """
 
     login: int
     balance: int = 0
     credit: int = 0
+    group: str = ""
 
 
 class Operation(Struct, eq=False, gc=False, rename=NAMES):
@@ -246,6 +258,13 @@ class TradeEvent(_Placed):
         """
         data = self.data
         return data.order if isinstance(data, Trade) else data["order"]
+
+    @property
+    def login(self) -> int | None:
+        """
+        The account, or L{None} if another runtime's record does not say it.
+        """
+        return loginOf(self.data)
 
 
 class Reservation(TradeEvent, eq=False):

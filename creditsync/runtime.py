@@ -42,7 +42,13 @@ from creditsync.errors import (
     ShuttingDown,
     UserNotFound,
 )
-from creditsync.interfaces import IJournal, ILedger, ITradeEvents, ITradingRuntime
+from creditsync.interfaces import (
+    IAccountGroups,
+    IJournal,
+    ILedger,
+    ITradeEvents,
+    ITradingRuntime,
+)
 from creditsync.methods import CREDIT, TOTAL_OF
 from creditsync.records import (
     Account,
@@ -77,15 +83,19 @@ class _Batch:
     @ivar since: When the first of them was queued.
     @ivar orders: The latest reservation of each order.
     @ivar keys: The reservation of each principal's key.
+    @ivar groups: The groups to which accounts are moved before that.
+    @ivar moves: Those who wait for it.
     """
 
     since: float = 0.0
     reservations: list[Reservation] = Factory(list)
     orders: dict[int, Reservation] = Factory(dict)
     keys: dict[tuple[int, str], Reservation] = Factory(dict)
+    groups: dict[int, str] = Factory(dict)
+    moves: list[Deferred[None]] = Factory(list)
 
 
-@implementer(ITradingRuntime, IJournal)
+@implementer(ITradingRuntime, IJournal, IAccountGroups)
 class TradingRuntime(Service):
     """
     A trading runtime on a ledger. It is a service: starting opens the ledger,
@@ -278,6 +288,36 @@ class TradingRuntime(Service):
 
         return read.addBoth(end)
 
+    def groupOf(self, login: int) -> str:
+        """
+        See L{IAccountGroups.groupOf}.
+        """
+        account = self._accounts.get(login) or self._ledger.account(login)
+        return "" if account is None else account.group
+
+    def setGroup(self, login: int, group: str) -> "Deferred[None]":
+        """
+        See L{IAccountGroups.setGroup}. An account that does not exist is opened, if
+        one would open with its first operation.
+
+        @raise UserNotFound: There is no such account, and none is opened.
+        @raise ShuttingDown: The runtime is stopping, or has failed.
+        @raise Busy: Too many changes are queued.
+        """
+        if not self.running or self._failing.cause is not None:
+            raise ShuttingDown()
+        if self._knownAccountsOnly and self._ledger.account(login) is None:
+            raise UserNotFound(f"there is no account {login}")
+        queue = self._queue
+        if len(queue.moves) >= self._maxQueued:
+            raise Busy("too many accounts are waiting to be moved", "max-queued")
+        if not queue.reservations:
+            self._begin(queue)
+        moved: Deferred[None] = Deferred()
+        queue.groups[login] = group
+        queue.moves.append(moved)
+        return moved
+
     def _withKey(self, principal: int, key: str) -> Reservation | None:
         return (
             self._queue.keys.get((principal, key))
@@ -354,7 +394,7 @@ class TradingRuntime(Service):
             if self._knownAccountsOnly:
                 raise UserNotFound(f"there is no account {login}")
             account = Account(login)
-        cached = _CachedAccount(login, account.balance, account.credit)
+        cached = _CachedAccount(login, account.balance, account.credit, account.group)
         self._accounts[login] = cached
         self._evict()
         return cached
@@ -408,12 +448,16 @@ class TradingRuntime(Service):
 
     async def _mainLoop(self) -> None:
         booked: list[Reservation] = []
-        while self._queue.reservations or booked:
+        while self._queue.reservations or self._queue.moves or booked:
             batch, self._queue = self._queue, _Batch()
             self._committing = batch
             self._batch += 1
             started = self._clock.seconds()
             committed = None
+            if batch.moves:
+                self._publish(booked)
+                booked = []
+                await self._move(batch)
             if batch.reservations:
                 committed = maybeDeferred(self._ledger.commit, batch.reservations)
             # The previous batch is published while this one is written to disk.
@@ -428,6 +472,16 @@ class TradingRuntime(Service):
             booked = batch.reservations
             for reservation in booked:
                 reservation.operation.isBooked = True
+
+    async def _move(self, batch: _Batch) -> None:
+        await maybeDeferred(self._ledger.setGroups, batch.groups)
+        for login, group in batch.groups.items():
+            account = self._accounts.get(login)
+            if account is not None:
+                account.group = group
+        moves, batch.moves = batch.moves, []
+        for moved in moves:
+            moved.callback(None)
 
     def _publish(self, booked: list[Reservation]) -> None:
         if not booked:
@@ -450,6 +504,8 @@ class TradingRuntime(Service):
         for reservation in lost:
             unknown = OutcomeUnknown("the ledger failed", reservation.order)
             reservation.lost(Failure(unknown))
+        for moved in self._committing.moves + self._queue.moves:
+            moved.errback(OutcomeUnknown("the ledger failed"))
         self._failing.fail(why)
 
 

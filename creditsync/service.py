@@ -20,8 +20,14 @@ from twisted.python.deprecate import deprecatedKeywordParameter
 from twisted.python.failure import Failure
 
 from creditsync._conversation.broadcast import Broadcast
-from creditsync._conversation.commands import GetOperation, HealthCheck, Subscription
+from creditsync._conversation.commands import (
+    GetOperation,
+    HealthCheck,
+    SetAccountGroup,
+    Subscription,
+)
 from creditsync._conversation.finance import financeCommands, prove
+from creditsync._conversation.rights import Rights
 from creditsync._conversation.sessions import Sessions
 from creditsync._conversation.waiters import Waiters
 from creditsync._failing import FailureNotifier
@@ -31,7 +37,9 @@ from creditsync.audit import AuditTrail
 from creditsync.counters import Counters
 from creditsync.errors import ShuttingDown
 from creditsync.interfaces import (
+    IAccountGroups,
     IAuthenticator,
+    ICommand,
     IJournal,
     ITradeEvents,
     ITradingRuntime,
@@ -70,6 +78,7 @@ class CreditSync(Service):
         timeout: float = 5.0,
         limits: Limits | None = None,
         isExtIDIdempotent: bool = False,
+        requireGroups: bool = False,
         counters: Counters | None = None,
         audit: AuditTrail | None = None,
         tally: Counters | None = None,
@@ -87,6 +96,8 @@ class CreditSync(Service):
             "Timeout").
         @param isExtIDIdempotent: Take the C{extID} of a finance command as
             its C{idempotencyKey} where it has none.
+        @param requireGroups: A token whose role may be restricted to groups, and that
+            has no claim C{groups}, has no accounts; otherwise it has all.
         @param counters: Where to count for L{creditsync.metrics}, if anywhere;
             a L{TradingRuntime<creditsync.runtime.TradingRuntime>} wants the
             same one.
@@ -101,11 +112,17 @@ class CreditSync(Service):
         self.timeout = timeout
         self._schemas = schemas = schemas or Schemas()
         self.waiters = Waiters(reactor, timeout, counters)
-        broadcast = Broadcast(authenticator, self.waiters, counters)
+        moving: list[ICommand] = []
+        rights = Rights(requireGroups=requireGroups)
+        if IAccountGroups.providedBy(runtime):
+            rights = Rights(runtime.groupOf, requireGroups)
+            moving = [SetAccountGroup(runtime)]
+        broadcast = Broadcast(authenticator, self.waiters, counters, rights)
         self.sessions = Sessions(
             commands=[
-                *financeCommands(runtime, isExtIDIdempotent),
-                GetOperation(runtime, broadcast),
+                *financeCommands(runtime, isExtIDIdempotent, rights),
+                *moving,
+                GetOperation(runtime, broadcast, rights),
                 HealthCheck(reactor, self.waiters, broadcast),
                 Subscription("Subscribe", True, broadcast),
                 Subscription("Unsubscribe", False, broadcast),

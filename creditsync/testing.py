@@ -29,6 +29,7 @@ from creditsync.codes import (
 )
 from creditsync.errors import NotFound, Refusal, Unauthorized
 from creditsync.interfaces import (
+    IAccountGroups,
     IAuthenticator,
     ILedger,
     ITradeEvents,
@@ -66,6 +67,14 @@ class FakeAuthenticator:
         },
     )
 
+    def accept(self, token: str, principal: Principal) -> None:
+        """
+        Accept another token.
+
+        @param principal: Its C{jti} has to be the token, if it is to be revoked.
+        """
+        self._principals[token] = principal
+
     def authenticate(self, token: str | None) -> Principal:
         """
         See L{IAuthenticator.authenticate}.
@@ -81,7 +90,7 @@ class FakeAuthenticator:
         return principal.jti not in self.revoked
 
 
-@implementer(ITradingRuntime)
+@implementer(ITradingRuntime, IAccountGroups)
 @define(eq=False)
 class FakeTradingRuntime:
     """
@@ -94,6 +103,7 @@ class FakeTradingRuntime:
     @ivar now: The time of booking, in UNIX seconds.
     @ivar refusal: Raised for the next operations, unless it is L{None}.
     @ivar reserved: The reservations that are not booked yet, in order.
+    @ivar groups: The groups of accounts, by their logins.
     """
 
     _events: ITradeEvents
@@ -101,6 +111,7 @@ class FakeTradingRuntime:
     now: int = 1767225600
     refusal: Refusal | None = None
     reserved: list[Reservation] = field(init=False, factory=list)
+    groups: dict[int, str] = field(init=False, factory=dict)
     _trades: dict[int, Trade] = field(init=False, factory=dict)
     _failing: FailureNotifier = field(init=False, factory=FailureNotifier)
 
@@ -153,6 +164,19 @@ class FakeTradingRuntime:
         """
         See L{ITradingRuntime.orderOf}.
         """
+        return succeed(None)
+
+    def groupOf(self, login: int) -> str:
+        """
+        See L{IAccountGroups.groupOf}.
+        """
+        return self.groups.get(login, "")
+
+    def setGroup(self, login: int, group: str) -> "Deferred[None]":
+        """
+        See L{IAccountGroups.setGroup}.
+        """
+        self.groups[login] = group
         return succeed(None)
 
     def whenFailed(self) -> "Deferred[None]":
@@ -259,6 +283,12 @@ class HeldLedger:
         done: Deferred[None] = Deferred()
         self.commits.append((list(reservations), done))
         return done
+
+    def setGroups(self, groups: Mapping[int, str]) -> "Deferred[None]":
+        """
+        See L{ILedger.setGroups}. This is not held.
+        """
+        return self._ledger.setGroups(groups)
 
     def release(self) -> None:
         """

@@ -41,6 +41,7 @@ REQUESTS = (
     "request",
     *dict.fromkeys(method.schema for method in FINANCE_METHODS),
     "get_operation",
+    "set_account_group",
     "health_check",
     "subscribe",
 )

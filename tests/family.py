@@ -24,6 +24,8 @@ REQUESTED: Final = {ADD: 10, UPDATE: 11, DELETE: 12}
 
 # Manager, dealer and admin: the roles that may use the finance methods.
 ROLES: Final = (1, 2, 3)
+# The role of a user, who may see only one account.
+USER: Final = 0
 
 
 class Method(NamedTuple):

@@ -22,8 +22,14 @@ from twisted.internet.task import Clock
 
 from creditsync._conversation import catchups
 from creditsync._conversation.broadcast import Broadcast
-from creditsync._conversation.commands import GetOperation, HealthCheck, Subscription
+from creditsync._conversation.commands import (
+    GetOperation,
+    HealthCheck,
+    SetAccountGroup,
+    Subscription,
+)
 from creditsync._conversation.finance import financeCommands
+from creditsync._conversation.rights import Rights
 from creditsync._conversation.sessions import Sessions
 from creditsync._conversation.waiters import Waiters
 from creditsync.events import TradeEvents
@@ -118,11 +124,13 @@ class Site:
         self.runtime.startService()
         self.journal = Journal(self)
         self.waiters = Waiters(self.clock, 5.0)
-        self.broadcast = Broadcast(self.authenticator, self.waiters)
+        rights = Rights(self.runtime.groupOf)
+        self.broadcast = Broadcast(self.authenticator, self.waiters, rights=rights)
         self.sessions = Sessions(
             commands=[
-                *financeCommands(self.runtime),
-                GetOperation(self.runtime, self.broadcast),
+                *financeCommands(self.runtime, rights=rights),
+                SetAccountGroup(self.runtime),
+                GetOperation(self.runtime, self.broadcast, rights),
                 HealthCheck(self.clock, self.waiters, self.broadcast),
                 Subscription("Subscribe", True, self.broadcast),
                 Subscription("Unsubscribe", False, self.broadcast),

@@ -44,11 +44,13 @@ class StreamTests(SessionTestCase):
         self.assertListens(silent, False)
         self.assertListens(refused, False)
 
-    def test_anyRoleListens(self) -> None:
+    def test_unknownAccount(self) -> None:
         """
-        Every session with an accepted token receives events, whatever its role.
+        An event that does not say its account is only for tokens that may see all.
         """
-        self.assertListens(self.listening("user"))
+        for token in ("manager", "dealer", "admin"):
+            self.assertListens(self.listening(token))
+        self.assertListens(self.listening("user"), False)
 
     def test_refusedCommandListens(self) -> None:
         """

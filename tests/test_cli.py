@@ -28,6 +28,7 @@ from creditsync._cli import serve
 from creditsync.auth import TokenAuthenticator
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Account
+from creditsync.validation import Schemas
 from tests.test_auth import b64
 from tests.test_signals import keepSignals
 
@@ -268,6 +269,68 @@ class AccountTests(CommandTestCase):
         self.addCleanup(ledger.close)
         self.assertEqual(ledger.account(1003), Account(1003, 0, 0))
         self.assertIsNone(ledger.account(1004))
+
+    def test_list(self) -> None:
+        """
+        New accounts may have a group. C{list} prints all accounts, by their logins.
+        """
+        self.run_("account", "add", "1002", "1001", "--group", "real\\it's gold")
+        self.run_("account", "add", "1003", "1001", "--group", "demo")
+        self.run_("account", "add", "9007199254740991")
+        self.assertEqual(
+            self.run_("account", "list"),
+            "           login         balance          credit  group\n"
+            "            1001            0.00            0.00  real\\it's gold\n"
+            "            1002            0.00            0.00  real\\it's gold\n"
+            "            1003            0.00            0.00  demo\n"
+            "9007199254740991            0.00            0.00\n",
+        )
+
+    def test_listNothing(self) -> None:
+        """
+        Where there is no ledger, C{list} says so, and makes none.
+        """
+        self.assertEnds(
+            "creditsync account list: there is no ledger"
+            f" {os.path.realpath(self.folder)}/creditsync.db: name another file",
+            *("account", "list"),
+        )
+        self.assertFalse(os.path.exists("creditsync.db"))
+
+    def test_groups(self) -> None:
+        """
+        A group that the server would refuse is refused, and no other.
+        """
+        schemas = Schemas()
+        for group, isGood in [
+            ("", True),
+            ("a", True),
+            ("a!b", True),
+            ("a b", True),
+            ("\u20ac", True),
+            ("x" * 128, True),
+            ("x" * 129, False),
+            ("!a", False),
+            ("a,b", False),
+            ("a*", False),
+            ("*", False),
+            (" a", False),
+            ("a ", False),
+            (" ", False),
+            ("a\nb", False),
+            ("a\n", False),
+            ("\x7f", False),
+            ("a\x85b", False),
+        ]:
+            data = {"login": 1, "group": group}
+            self.assertEqual(
+                (group, schemas.isOurs("set_account_group", data)), (group, isGood)
+            )
+            arguments = ("account", "add", "1", f"--group={group}")
+            if isGood:
+                self.run_(*arguments)
+            else:
+                self.assertIn("a group is a name", self.assertEnds(2, *arguments))
 
     def test_problem(self) -> None:
         """

@@ -22,7 +22,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.__main__ import main
-from creditsync._cli import connection, operations, show, stopping, watch
+from creditsync._cli import account, connection, operations, show, stopping, watch
 from creditsync._cli.connection import principalOf, workAndExit
 from creditsync.client import Answer, CursorGone, OutcomeUnknown, Refused, Unanswered
 
@@ -165,7 +165,7 @@ class ClientTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.stopped: Deferred[None] = Deferred()
         self.runs: list[tuple[Any, ...]] = []
-        for module in (operations, show, watch):
+        for module in (account, operations, show, watch):
             self.patch(
                 module, "runWithClient", lambda *arguments: self.runs.append(arguments)
             )
@@ -297,11 +297,26 @@ class RequestTests(ClientTestCase):
             ("GetOperation", {"order": None, "key": "k1"}, None),
         )
 
+    def test_accountSet(self) -> None:
+        """
+        C{account set} moves an account to a group, or to none.
+        """
+        for group in ("real\\gold", ""):
+            self.assertEqual(
+                self.requestOf("account", "set", "1001", "--group", group),
+                ("MngSetAccountGroup", {"login": 1001, "group": group}, None),
+            )
+
     def test_mistakes(self) -> None:
         """
         Arguments that can't make a valid request are refused.
         """
         for arguments in [
+            ["account", "set", "1001"],
+            ["account", "set", "--group=a"],
+            ["account", "set", "0", "--group=a"],
+            ["account", "set", "1001", "--group=a*"],
+            ["account", "set", "1001", "1002", "--group=a"],
             ["credit-in", "1001", "300"],
             ["credit-in", "0", "300", "x"],
             ["credit-in", "1.0", "300", "x"],
@@ -370,6 +385,25 @@ class AnswerTests(ClientTestCase):
                 f"order 1242281  login 1001  {words[0]} -0.1  Promotion credit"
                 f"  {words[1]}\n",
             )
+
+    def test_accountSet(self) -> None:
+        """
+        C{account set} says where the account is. Until the answer comes, the outcome is
+        unknown.
+        """
+        for group, where in (("real", "in group real"), ("", "in no group")):
+            said = io.StringIO()
+            with redirect_stdout(said):
+                options, _, work = self.command(
+                    "account", "set", "1001", "--group", group
+                )[:3]
+                client: Any = FakeClient()
+                status = Deferred.fromCoroutine(work(self.clock, client, Deferred()))
+                self.assertEqual(options.status, 4)
+                client.answers[0].callback({"login": 1001, "group": group})
+            self.assertEqual(self.successResultOf(status), 0)
+            self.assertEqual(options.status, 0)
+            self.assertEqual(said.getvalue(), f"1001 is {where}\n")
 
     def test_smallAmount(self) -> None:
         """

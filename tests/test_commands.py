@@ -6,11 +6,17 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from creditsync._conversation.broadcast import Broadcast
-from creditsync._conversation.commands import GetOperation, HealthCheck, Subscription
+from creditsync._conversation.commands import (
+    GetOperation,
+    HealthCheck,
+    SetAccountGroup,
+    Subscription,
+)
 from creditsync._conversation.waiter import Waiter
 from creditsync._conversation.waiters import Waiters
 from creditsync.errors import NotFound
@@ -154,6 +160,75 @@ class KnowingRuntime:
         """
         self.asked.append((principal, key))
         return succeed(self.orders.get((principal, key)))
+
+
+class GroupingRuntime:
+    """
+    A runtime that notes where accounts are moved.
+    """
+
+    def __init__(self) -> None:
+        self.moved: list[tuple[int, str]] = []
+        self.done: Deferred[None] = Deferred()
+
+    def setGroup(self, login: int, group: str) -> "Deferred[None]":
+        """
+        See L{IAccountGroups.setGroup}.
+        """
+        self.moved.append((login, group))
+        return self.done
+
+
+class SetAccountGroupTests(SynchronousTestCase):
+    """
+    Tests for L{SetAccountGroup}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make the command.
+        """
+        self.runtime: Any = GroupingRuntime()
+        self.command = SetAccountGroup(self.runtime)
+
+    def test_interface(self) -> None:
+        """
+        L{SetAccountGroup} provides the whole interface.
+        """
+        verifyObject(ICommand, self.command)
+
+    def test_attributes(self) -> None:
+        """
+        Only admins may use it, with or without an C{extID}.
+        """
+        self.assertEqual(self.command.name, "MngSetAccountGroup")
+        self.assertEqual(self.command.schema, "set_account_group")
+        self.assertEqual(self.command.roles, {3})
+        self.assertIs(self.command.needsExtID, False)
+
+    def test_moves(self) -> None:
+        """
+        The reply is the data of the request, once the runtime has moved the account,
+        and the log says who asked for it.
+        """
+        said: list[str] = []
+
+        def observe(event: Any) -> None:
+            said.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        session: Any = AskingSession()
+        asked = request("MngSetAccountGroup", login=1001.0, group="real")
+        response = self.command.execute(session, asked)
+        self.assertEqual(self.runtime.moved, [(1001, "real")])
+        self.assertIs(type(self.runtime.moved[0][0]), int)
+        self.assertNoResult(response)
+        self.runtime.done.callback(None)
+        self.assertEqual(
+            self.successResultOf(response), {"login": 1001, "group": "real"}
+        )
+        self.assertIn("principal 7 has moved account 1001 to group 'real'", said)
 
 
 class AskingSession:

@@ -244,6 +244,7 @@ class CheckTests(FileTestCase):
             'web-origin = ["https://a.example"]  # command line',
             'ledger = "creditsync.db"  # default',
             "idempotent-extid = false  # default",
+            "require-groups = false  # default",
         ):
             self.assertIn(line, lines)
         self.assertEqual(lines.pop(), "Configuration OK.")

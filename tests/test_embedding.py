@@ -5,6 +5,7 @@ Tests for C{docs/embedding.rst}: the code on the page works.
 import gc
 import io
 import json
+import math
 import socket
 import time
 import unittest
@@ -33,8 +34,9 @@ from zope.interface.verify import verifyObject
 
 from creditsync._auditfile import INTERVAL
 from creditsync.errors import LedgerProblem
-from creditsync.interfaces import ITradeEvents, ITradingRuntime
+from creditsync.interfaces import IAccountGroups, ITradeEvents, ITradingRuntime
 from creditsync.ledger.memory import MemoryLedger
+from creditsync.records import Principal
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
 
@@ -99,9 +101,117 @@ class PageTests(SynchronousTestCase):
         Each code block on the page is executed by these tests.
         """
         text = PAGE.read_text("utf-8")
-        self.assertEqual(text.count(".. code-block:: python\n"), 8)
+        self.assertEqual(text.count(".. code-block:: python\n"), 9)
         self.assertEqual(text.count("::\n"), 0)
-        self.assertEqual(text.count(".. code-block::"), 8)
+        self.assertEqual(text.count(".. code-block::"), 9)
+
+
+class GroupTests(SynchronousTestCase):
+    """
+    Tests for a runtime of an application that says the groups of its accounts.
+    """
+
+    def setUp(self) -> None:
+        """
+        Mount a server on it.
+        """
+        self.defined = execute()
+        self.authenticator = FakeAuthenticator()
+        self.groups = {1001: "shop-1", 1002: "back office"}
+        self.mount("GroupedRuntime", self.groups)
+
+    def mount(self, runtime: str, logins: object, requireGroups: bool = False) -> None:
+        """
+        Mount a server on a runtime of the page.
+        """
+        self.reactor = MemoryReactorClock()
+        events = self.defined["ExampleEvents"]()
+        self.runtime = self.defined[runtime](self.reactor, events, logins)
+        self.server = CreditSync(
+            self.reactor,
+            runtime=self.runtime,
+            events=events,
+            authenticator=self.authenticator,
+            listen=[],
+            requireGroups=requireGroups,
+        )
+        self.server.startService()
+
+    def call(self, login: int, groups: str | None, command: str = "CreditIn") -> Any:
+        """
+        Make a request of a manager with these groups.
+
+        @return: The status.
+        """
+        data = {"login": login, "amount": 5, "comment": "gift", "group": "x"}
+        role = 3 if command == "MngSetAccountGroup" else 1
+        principal = Principal(13, role, math.inf, groups=groups)
+        asked = self.server.call(command, data, principal)
+        self.reactor.advance(0)
+        failed: list[Any] = []
+        asked.addErrback(failed.append)
+        self.successResultOf(asked)
+        return failed[0].value.status if failed else 200
+
+    def test_interface(self) -> None:
+        """
+        It provides both interfaces.
+        """
+        verifyObject(ITradingRuntime, self.runtime)
+        verifyObject(IAccountGroups, self.runtime)
+
+    def test_requests(self) -> None:
+        """
+        A request is judged by the groups that the runtime says at the time.
+        """
+        self.assertEqual(self.call(1001, "shop*"), 200)
+        self.assertEqual(self.call(1002, "shop*"), 403)
+        self.groups[1002] = "shop-2"
+        self.assertEqual(self.call(1002, "shop*"), 200)
+        self.assertEqual(self.call(1002, None), 200)
+
+    def test_required(self) -> None:
+        """
+        The claim can be required.
+        """
+        self.mount("GroupedRuntime", self.groups, requireGroups=True)
+        self.assertEqual(self.call(1001, None), 403)
+        self.assertEqual(self.call(1001, "*"), 200)
+
+    def test_events(self) -> None:
+        """
+        A restricted session receives the records of its accounts.
+        """
+        principal = Principal(13, 1, math.inf, "shop", "shop*")
+        self.authenticator.accept("shop", principal)
+        protocol = self.server.factory.buildProtocol(None)
+        assert protocol is not None
+        wire = StringTransport(lenient=True)
+        protocol.makeConnection(wire)
+        protocol.dataReceived(command("HealthCheck", 1, "shop"))
+        self.reactor.advance(0)
+        wire.clear()
+        for login in (1002, 1001):
+            self.call(login, None)
+        [event] = map(json.loads, wire.value().splitlines())
+        self.assertEqual(event["data"]["login"], 1001)
+
+    def test_moves(self) -> None:
+        """
+        Who may move accounts is the runtime's decision; one without groups knows no
+        such command.
+        """
+        self.assertEqual(self.call(1001, None, "MngSetAccountGroup"), 403)
+        self.mount("ExampleRuntime", {1001})
+        self.assertEqual(self.call(1001, None, "MngSetAccountGroup"), 404)
+
+    def test_withoutGroups(self) -> None:
+        """
+        Where the runtime says no groups, accounts have none.
+        """
+        self.mount("ExampleRuntime", {1001})
+        self.assertEqual(self.call(1001, "*"), 200)
+        self.assertEqual(self.call(1001, "shop*"), 403)
 
 
 class ExampleTests(SynchronousTestCase):

@@ -32,7 +32,7 @@ LAYERS: list[set[str]] = [
     {"records", "_patterns", "_money", "_process.starting"},
     {"interfaces"},
     {"_conversation.waiter"},
-    {"revocations", "_keys"},
+    {"revocations", "_keys", "_conversation.rights"},
     {"_jwks"},
     {
         "_changes",
@@ -41,6 +41,7 @@ LAYERS: list[set[str]] = [
         "auth",
         "_timeouts",
         "_conversation.crowds",
+        "_conversation.restricted",
         "_process.config",
         "_process.notify",
         "_transport.fairness",

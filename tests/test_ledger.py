@@ -351,6 +351,38 @@ class LedgerBehaviour:
         self.assertEqual(self.ledger.account(1001), Account(1001, 0, 500))
         self.assertEqual(self.ledger.account(1003), Account(1003, 0, 0))
 
+    def test_addAccountsInGroup(self) -> None:
+        """
+        New accounts may have a group; an existing one keeps its own.
+        """
+        self.ledger.addAccounts([1001], "real")
+        self.assertEqual(self.ledger.addAccounts([1001, 1002], "demo"), [1002])
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 0, "real"))
+        self.assertEqual(self.ledger.account(1002), Account(1002, 0, 0, "demo"))
+
+    def test_setGroups(self) -> None:
+        """
+        Accounts are moved to groups, and opened if they don't exist; their totals stay.
+        """
+        self.commit(trade(1, 500, login=1001))
+        moved = self.ledger.setGroups({1001: "real", 1002: "it's \u20ac"})
+        self.successResultOf(moved)
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 500, "real"))
+        self.assertEqual(self.ledger.account(1002), Account(1002, 0, 0, "it's \u20ac"))
+        self.successResultOf(self.ledger.setGroups({1001: ""}))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 500))
+
+    def test_groupStays(self) -> None:
+        """
+        Bookings leave the group of their account as it is, and give no place to a move.
+        """
+        self.ledger.setGroups({1001: "real"})
+        self.assertEqual(self.ledger.head, 0)
+        self.commit(trade(1, 500, login=1001), trade(2, 70, login=1002))
+        self.assertEqual(self.ledger.account(1001), Account(1001, 0, 500, "real"))
+        self.assertEqual(self.ledger.account(1002), Account(1002, 0, 70, ""))
+        self.assertEqual(self.ledger.head, 2)
+
 
 class KeyBehaviour:
     """
@@ -1037,6 +1069,62 @@ class SQLiteLedgerTests(SQLiteTestCase):
         self.assertEqual(self.value("SELECT profit / 1e8 FROM trade"), 0.12345678)
 
 
+class GroupTests(SQLiteTestCase):
+    """
+    Tests for groups in L{SQLiteLedger}.
+    """
+
+    def test_kept(self) -> None:
+        """
+        Groups outlive the process.
+        """
+        ledger = self.opened()
+        self.successResultOf(ledger.setGroups({1001: "real"}))
+        ledger.close()
+        self.assertEqual(self.opened().account(1001), Account(1001, 0, 0, "real"))
+
+    def test_oneTransaction(self) -> None:
+        """
+        A move is written like a commit: none may begin before it has ended.
+        """
+        writes: list[Callable[[], None]] = []
+        ended: Deferred[None] = Deferred()
+
+        def run(write: Callable[[], None]) -> Deferred[None]:
+            writes.append(write)
+            return ended
+
+        ledger = self.opened(run)
+        moved = ledger.setGroups({1001: "real", 1002: "demo"})
+        self.assertNoResult(moved)
+        self.assertRaises(AssertionError, ledger.setGroups, {1001: "demo"})
+        self.assertIsNone(ledger.account(1001))
+        writes[0]()
+        ended.callback(None)
+        self.successResultOf(moved)
+        self.assertEqual(self.value("SELECT count(*) FROM account"), 2)
+
+    def test_failed(self) -> None:
+        """
+        If a move fails, it is unknown what is on disk, and nothing more is written.
+        """
+        ledger = self.opened(lambda write: fail(OSError("EIO")))
+        self.failureResultOf(ledger.setGroups({1001: "real"}), OSError)
+        self.failureResultOf(ledger.setGroups({1001: "real"}), LedgerProblem)
+
+    def test_nothingElse(self) -> None:
+        """
+        A move leaves the place, the chain and the order numbers as they are.
+        """
+        self.booked(500)
+        ledger = self.opened()
+        before = ledger.head, ledger._hash, ledger._mark, ledger._next
+        self.successResultOf(ledger.setGroups({1001: "real"}))
+        self.assertEqual(
+            (ledger.head, ledger._hash, ledger._mark, ledger._next), before
+        )
+
+
 class UniqueKeyTests(SQLiteTestCase):
     """
     Tests for keys in L{SQLiteLedger}: a booking is unique by its principal and
@@ -1553,7 +1641,7 @@ class OpenTests(SQLiteTestCase):
         A total without any trade is refused.
         """
         self.booked(500)
-        self.sql("INSERT INTO account VALUES (1002, 0, 0), (1003, 1, 0)")
+        self.sql("INSERT INTO account VALUES (1002, 0, 0, ''), (1003, 1, 0, '')")
         self.assertIn("account 1003", self.refused(LedgerDamaged))
 
     def test_tradeBehindTheTriggers(self) -> None:

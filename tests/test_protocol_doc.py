@@ -56,6 +56,7 @@ NOW = 1767225600
 FIRST_ORDER = 1242281
 TOKENS = {
     "MANAGER": mint(SECRET, id=7, role=1, expires=3600, now=NOW),
+    "ADMIN": mint(SECRET, id=9, role=3, expires=3600, now=NOW),
     "USER": mint(SECRET, id=8, role=0, expires=3600, now=NOW),
     "EXPIRED": mint(SECRET, id=7, role=1, expires=3600, now=NOW - 7200),
 }

@@ -128,8 +128,8 @@ class CommandTests(RecipeCase):
         path = "creditsync/service.py"
         self.edit(
             path,
-            "_conversation.commands import ",
-            "_conversation.commands import WhoAmI, ",
+            "_conversation.commands import (",
+            "_conversation.commands import (WhoAmI, ",
         )
         self.insert(path, (ast.keyword, "commands"), instance)
         (self.root / "schemas" / "who_am_i.json").write_text(schema)

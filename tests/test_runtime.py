@@ -5,11 +5,11 @@ Tests for L{creditsync.runtime}.
 import os
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred, execute, maybeDeferred
+from twisted.internet.defer import Deferred, execute, fail, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -29,7 +29,7 @@ from creditsync.errors import (
     UserNotFound,
 )
 from creditsync.events import TradeEvents
-from creditsync.interfaces import ILedger, ITradingRuntime
+from creditsync.interfaces import IAccountGroups, ILedger, ITradingRuntime
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import (
@@ -176,7 +176,8 @@ class RuntimeCase(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         sums: dict[int, Account] = {}
         for each in self.trades():
-            account = sums.setdefault(each.login, Account(each.login))
+            group = self.memory.account(each.login).group
+            account = sums.setdefault(each.login, Account(each.login, group=group))
             if each.state == BOOKED and each.cmd in (BALANCE_IN, BALANCE_OUT):
                 account.balance += each.profit
             if each.state == BOOKED and each.cmd in (CREDIT_IN, CREDIT_OUT):
@@ -2015,3 +2016,169 @@ class SimulationTests(RuntimeCase):
         booked = {trade.order: trade.profit for trade in self.trades()}
         self.assertEqual(booked, profits)
         self.assertGreater(len(booked), 500)
+
+
+class GroupTests(RuntimeCase):
+    """
+    Tests for the groups of accounts.
+    """
+
+    def test_interface(self) -> None:
+        """
+        L{TradingRuntime} says and sets the groups of accounts.
+        """
+        verifyObject(IAccountGroups, self.runtime)
+
+    def test_none(self) -> None:
+        """
+        An account that has no group, or does not exist, is in "".
+        """
+        self.memory.addAccounts([1001])
+        self.assertEqual(self.runtime.groupOf(1001), "")
+        self.assertEqual(self.runtime.groupOf(1002), "")
+
+    def test_ledgers(self) -> None:
+        """
+        The groups of a ledger are known from the beginning, also of an account that has
+        been used.
+        """
+        self.memory.addAccounts([1001], "real")
+        self.assertEqual(self.runtime.groupOf(1001), "real")
+        self.submit(credit())
+        self.assertEqual(self.runtime.groupOf(1001), "real")
+        self.book()
+        self.assertEqual(self.memory.account(1001).group, "real")
+
+    def test_set(self) -> None:
+        """
+        An account is moved in the next turn, and from then on it is in its group, also
+        if it is being used.
+        """
+        self.memory.addAccounts([1001, 1002], "real")
+        self.submit(credit())
+        moved = [self.runtime.setGroup(login, "demo") for login in (1001, 1002)]
+        self.assertNoResult(moved[0])
+        self.assertEqual(self.runtime.groupOf(1001), "real")
+        self.turn()
+        for each in moved:
+            self.assertIsNone(self.successResultOf(each))
+        self.assertEqual(self.runtime.groupOf(1001), "demo")
+        self.assertEqual(self.runtime.groupOf(1002), "demo")
+        self.assertEqual(self.memory.account(1001).group, "demo")
+
+    def test_last(self) -> None:
+        """
+        Of several moves of one account the last one counts.
+        """
+        moved = [self.runtime.setGroup(1001, group) for group in ("a", "b")]
+        self.turn()
+        for each in moved:
+            self.successResultOf(each)
+        self.assertEqual(self.runtime.groupOf(1001), "b")
+
+    def test_betweenCommits(self) -> None:
+        """
+        A move waits for the commit that is running, whose events are published before
+        it, and the next commit waits for the move.
+        """
+        seen: list[object] = []
+        setGroups = self.memory.setGroups
+        moving: Deferred[None] = Deferred()
+
+        def slow(ledger: HeldLedger, groups: Mapping[int, str]) -> Deferred[None]:
+            seen.append((dict(groups), len(self.published)))
+            setGroups(groups)
+            return moving
+
+        self.patch(HeldLedger, "setGroups", slow)
+        self.submit(credit())
+        self.turn()
+        moved = self.runtime.setGroup(1001, "real")
+        self.submit(credit())
+        self.turn()
+        self.assertEqual(seen, [])
+        self.ledger.release()
+        self.assertEqual(seen, [({1001: "real"}, 1)])
+        self.assertNoResult(moved)
+        self.assertEqual(self.ledger.commits, [])
+        moving.callback(None)
+        self.successResultOf(moved)
+        self.assertEqual(self.underCommit(), [[1242282]])
+        self.ledger.release()
+        self.assertEqual([each[0] for each in self.told()], [1242281, 1242282])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_alone(self) -> None:
+        """
+        A move without any operation begins and ends the loop.
+        """
+        for group in ("a", "b"):
+            moved = self.runtime.setGroup(1001, group)
+            self.turn()
+            self.successResultOf(moved)
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.submit(credit())
+        self.book()
+        self.assertEqual(len(self.published), 1)
+
+    def test_opens(self) -> None:
+        """
+        An account that does not exist is opened, as by an operation.
+        """
+        moved = self.runtime.setGroup(1001, "real")
+        self.turn()
+        self.successResultOf(moved)
+        self.assertEqual(self.memory.account(1001), Account(1001, 0, 0, "real"))
+
+    def test_knownOnly(self) -> None:
+        """
+        If accounts must exist, one that doesn't is refused.
+        """
+        self.runtime._knownAccountsOnly = True
+        self.memory.addAccounts([1001])
+        why = self.assertRaises(UserNotFound, self.runtime.setGroup, 1002, "real")
+        self.assertEqual(why.message, "there is no account 1002")
+        moved = self.runtime.setGroup(1001, "real")
+        self.turn()
+        self.successResultOf(moved)
+
+    def test_bound(self) -> None:
+        """
+        Only so many moves can wait.
+        """
+        self.runtime._maxQueued = 2
+        for _ in range(2):
+            self.runtime.setGroup(1001, "real")
+        self.assertRaises(Busy, self.runtime.setGroup, 1001, "real")
+        self.turn()
+        self.runtime.setGroup(1001, "real")
+
+    def test_failed(self) -> None:
+        """
+        If the ledger fails at a move, its outcome and that of what is queued are
+        unknown, what was booked before is published, and nothing more is accepted.
+        """
+        why = OSError("EIO")
+        self.patch(HeldLedger, "setGroups", lambda ledger, groups: fail(why))
+        self.submit(credit())
+        self.turn()
+        first = self.runtime.setGroup(1001, "real")
+        lost = self.submit(credit()).whenDurable()
+        self.ledger.release()
+        self.failureResultOf(first, OutcomeUnknown)
+        self.failureResultOf(lost, OutcomeUnknown)
+        self.failureResultOf(self.runtime.whenFailed(), OSError)
+        self.assertEqual([each[0] for each in self.told()], [1242281])
+        self.assertEqual(self.runtime.groupOf(1001), "")
+        self.assertRaises(ShuttingDown, self.runtime.setGroup, 1001, "real")
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+
+    def test_stop(self) -> None:
+        """
+        A stop carries out the moves that are queued, and accepts no more.
+        """
+        moved = self.runtime.setGroup(1001, "real")
+        stopped = self.runtime.stopService()
+        self.successResultOf(moved)
+        self.successResultOf(stopped)
+        self.assertRaises(ShuttingDown, self.runtime.setGroup, 1001, "real")

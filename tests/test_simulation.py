@@ -540,8 +540,16 @@ class RuleTests(SynchronousTestCase):
         """
         A booking by a role without the right is reported.
         """
-        self.listener().token.role = 0
+        # One that may see every account, as a manager does.
+        self.listener().token.role = 4
         self.assertBreaks("role")
+
+    def test_notItsAccount(self) -> None:
+        """
+        An event of an account that a session's token may not see is reported.
+        """
+        self.listener().token.role = 0
+        self.assertBreaks("no-other-event")
 
     def test_bookedOtherwise(self) -> None:
         """

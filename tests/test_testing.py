@@ -11,12 +11,18 @@ from zope.interface.verify import verifyObject
 
 from creditsync.errors import NoMoney, NotFound, Unauthorized
 from creditsync.events import TradeEvents
-from creditsync.interfaces import IAuthenticator, ILedger, ITradingRuntime
+from creditsync.interfaces import (
+    IAccountGroups,
+    IAuthenticator,
+    ILedger,
+    ITradingRuntime,
+)
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.records import (
     Account,
     Deletion,
     Operation,
+    Principal,
     Reservation,
     Trade,
     TradeEvent,
@@ -72,6 +78,17 @@ class FakeAuthenticatorTests(SynchronousTestCase):
             seen,
             {"manager": (7, 1), "dealer": (8, 2), "admin": (9, 3), "user": (10, 0)},
         )
+
+    def test_accept(self) -> None:
+        """
+        Other tokens can be accepted, and revoked.
+        """
+        principal = Principal(1, 9, 1e9, "customer", logins=(1001,))
+        self.authenticator.accept("customer", principal)
+        self.assertIs(self.authenticator.authenticate("customer"), principal)
+        self.assertTrue(self.authenticator.isCurrent(principal))
+        self.authenticator.revoked.add("customer")
+        self.assertFalse(self.authenticator.isCurrent(principal))
 
     def test_samePrincipal(self) -> None:
         """
@@ -146,6 +163,18 @@ class RuntimeBehaviour:
         The runtime provides the whole interface.
         """
         verifyObject(ITradingRuntime, self.runtime)
+        verifyObject(IAccountGroups, self.runtime)
+
+    def test_groups(self: Any) -> None:
+        """
+        Accounts have no group until they are moved to one.
+        """
+        self.assertEqual(self.runtime.groupOf(1001), "")
+        moved = self.runtime.setGroup(1001, "real")
+        self.book()
+        self.successResultOf(moved)
+        self.assertEqual(self.runtime.groupOf(1001), "real")
+        self.assertEqual(self.runtime.groupOf(1002), "")
 
     def test_new(self: Any) -> None:
         """

@@ -1,26 +1,41 @@
 """
-C{creditsync account}: adds accounts to a ledger that no server has open.
+C{creditsync account}: adds accounts to a ledger that no server has open, moves them to
+groups while a server runs, and lists them.
 """
 
 import os
-from argparse import Namespace
-from typing import Any
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from functools import partial
+from typing import Any, Final
 
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
-from creditsync._cli.arguments import login
-from creditsync._cli.ledger import errorsAsExit
+from creditsync._cli.arguments import group, login
+from creditsync._cli.connection import addConnection, readToken, runWithClient
+from creditsync._cli.ledger import addLedger, errorsAsExit
 from creditsync._cli.output import printLine
+from creditsync._cli.statuses import DONE, STATUSES, UNKNOWN
+from creditsync._cli.wording import exact, printable
 from creditsync._process.defaults import DEFAULT_LEDGER
+from creditsync.client import CreditClient
+from creditsync.ledger._reading import accounts, reading
 from creditsync.ledger.sqlite import SQLiteLedger
+
+_LINE: Final = "{:>16}  {:>14}  {:>14}  {}"
 
 
 def addCommand(commands: Any) -> None:
     """
     Add the subcommand to the command line.
     """
-    parser = commands.add_parser("account", help="add accounts to a ledger")
+    parser = commands.add_parser("account", help="add and list accounts, set groups")
     actions = parser.add_subparsers(required=True, metavar="ACTION", title="actions")
+    _addAdd(actions)
+    _addSet(actions)
+    _addList(actions)
+
+
+def _addAdd(actions: Any) -> None:
     add = actions.add_parser(
         "add",
         help="add accounts",
@@ -29,15 +44,48 @@ def addCommand(commands: Any) -> None:
     )
     add.add_argument("logins", metavar="LOGIN", type=login, nargs="+")
     add.add_argument(
+        "--group",
+        type=group,
+        default="",
+        help="the group of the new accounts (default: none)",
+    )
+    add.add_argument(
         "--ledger",
         metavar="FILE",
         default=DEFAULT_LEDGER,
         help="the ledger's file, created if missing (default: %(default)s)",
     )
-    add.set_defaults(name="account add", run=run)
+    add.set_defaults(name="account add", run=_runAdd)
 
 
-def run(options: Namespace) -> None:
+def _addSet(actions: Any) -> None:
+    parser: ArgumentParser = actions.add_parser(
+        "set",
+        help="move an account to a group",
+        description="Move an account to a group, through a server that runs. The token"
+        " must be an admin's.",
+        epilog=STATUSES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("login", metavar="LOGIN", type=login)
+    parser.add_argument(
+        "--group", type=group, required=True, help='the group, or "" for none'
+    )
+    addConnection(parser)
+    parser.set_defaults(name="account set", run=_runSet)
+
+
+def _addList(actions: Any) -> None:
+    parser = actions.add_parser(
+        "list",
+        help="print all accounts",
+        description="Print each account with its balance, its credit and its group.",
+    )
+    addLedger(parser)
+    parser.set_defaults(name="account list", run=_runList)
+
+
+def _runAdd(options: Namespace) -> None:
     """
     Add the accounts and print which of them are new.
     """
@@ -45,8 +93,49 @@ def run(options: Namespace) -> None:
     with errorsAsExit(options):
         ledger.open()
         try:
-            added = ledger.addAccounts(options.logins)
+            added = ledger.addAccounts(options.logins, options.group)
         finally:
             ledger.close()
     for each in dict.fromkeys(options.logins):
         printLine(f"{each} {'added' if each in added else 'already exists'}")
+
+
+def _runSet(options: Namespace) -> None:
+    runWithClient(options, readToken(options), partial(setGroup, options))
+
+
+async def setGroup(
+    options: Namespace,
+    reactor: Any,
+    client: CreditClient,
+    stopped: "Deferred[None]",
+) -> int:
+    """
+    Move the account, and print where it is.
+
+    @return: The exit status.
+    """
+    stopped.addCallback(lambda _: client.stopService())
+    options.status = UNKNOWN
+    data = {"login": options.login, "group": options.group}
+    await client.request("MngSetAccountGroup", data)
+    options.status = DONE
+    where = f"in group {options.group}" if options.group else "in no group"
+    printLine(f"{options.login} is {where}")
+    return DONE
+
+
+def _runList(options: Namespace) -> None:
+    """
+    Print a line for each account.
+    """
+    with errorsAsExit(options), reading(options.ledger) as ledger:
+        print(_LINE.format("login", "balance", "credit", "group"))
+        for each in accounts(ledger):
+            line = _LINE.format(
+                each.login,
+                exact(each.balance),
+                exact(each.credit),
+                printable(each.group),
+            )
+            print(line.rstrip())

@@ -10,6 +10,11 @@ from decimal import Decimal
 
 from creditsync.codes import MAX_SAFE_INTEGER
 
+# As schemas/common.json has it.
+_GROUP = re.compile(
+    "([^\\0-\\x20!*,\\x7f-\\x9f]([^\\0-\\x1f*,\\x7f-\\x9f]*[^\\0-\\x20*,\\x7f-\\x9f])?)?"
+)
+
 
 def login(argument: str) -> int:
     """
@@ -43,6 +48,19 @@ def amount(argument: str) -> Decimal:
             f"an amount is a number greater than 0, such as 300 or 19.99: {argument}"
         )
     return Decimal(argument)
+
+
+def group(argument: str) -> str:
+    """
+    The name of a group of accounts, or "" for none.
+    """
+    name = text(argument)
+    if len(name) > 128 or not _GROUP.fullmatch(name):
+        raise ArgumentTypeError(
+            "a group is a name of at most 128 characters, without commas, asterisks and"
+            f" an exclamation mark at its beginning: {argument}"
+        )
+    return name
 
 
 def text(argument: str) -> str:

@@ -9,8 +9,7 @@ from typing import Any, Final
 from creditsync import codes
 from creditsync._cli.arguments import login
 from creditsync._cli.ledger import addLedger, addPeriod, asISO, errorsAsExit, moment
-from creditsync._cli.wording import cmdName, printable
-from creditsync._money import fromUnits
+from creditsync._cli.wording import cmdName, exact, printable
 from creditsync.ledger._history import Change, history, totalsAt
 from creditsync.ledger._reading import reading, statement
 from creditsync.methods import TOTALS
@@ -113,8 +112,8 @@ def _printHistory(changes: Iterable[Change]) -> None:
             asISO(trade.timestamp),
             trade.order,
             f"{_TYPES[members['type']]} {cmdName(trade.cmd)}",
-            _amount(trade.profit),
-            *(_recorded(members[name], _amount) for name in TOTALS),
+            exact(trade.profit),
+            *(_recorded(members[name], exact) for name in TOTALS),
             " ".join(_recorded(members[name], str) for name in _REQUESTED_BY),
             printable(trade.comment),
         )
@@ -129,20 +128,20 @@ def _recorded(value: Any, write: Callable[[Any], str]) -> str:
 
 
 def _printTrade(trade: Trade, after: Account) -> None:
-    amount = _amount(trade.profit)
+    amount = exact(trade.profit)
     _print(
         str(trade.order),
         asISO(trade.openTime),
         cmdName(trade.cmd),
         amount if trade.state == codes.TS_CLOSED_NORMAL else f"({amount})",
-        _amount(after.balance),
-        _amount(after.credit),
+        exact(after.balance),
+        exact(after.credit),
         printable(trade.comment),
     )
 
 
 def _printTotals(what: str, totals: Account, time: str = "") -> None:
-    _print("", time, what, "", _amount(totals.balance), _amount(totals.credit), "")
+    _print("", time, what, "", exact(totals.balance), exact(totals.credit), "")
 
 
 def _print(
@@ -153,11 +152,3 @@ def _print(
         f"  {rest}"
     )
     print(line.rstrip())
-
-
-def _amount(units: int) -> str:
-    """
-    An amount, exactly, with at least two decimals.
-    """
-    text = fromUnits(units)
-    return text + "0" if text[-2] == "." else text

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from creditsync import _wire as wire
 from creditsync import codes
+from creditsync._money import fromUnits
 from creditsync.client import Answer
 from creditsync.methods import ofCmd
 
@@ -32,6 +33,14 @@ def printable(comment: str) -> str:
     return "".join(
         each if each.isprintable() else ascii(each)[1:-1] for each in comment
     )
+
+
+def exact(units: int) -> str:
+    """
+    An amount, exactly, with at least two decimals.
+    """
+    text = fromUnits(units)
+    return text + "0" if text[-2] == "." else text
 
 
 def describe(data: Mapping[str, Any]) -> str:

@@ -3,8 +3,9 @@ Who receives trade events.
 
 A session does from the moment at which one of its tokens is accepted, unless it
 has unsubscribed, and for as long as that token is valid (docs/protocol.rst,
-"Trade events"). An event is encoded once: the sessions get it as a line, and the
-requests that were waiting for it get its data as their replies.
+"Trade events"). It receives the events of the accounts that the token may see
+(docs/protocol.rst, "Rights"). An event is encoded once: the sessions get it as a line,
+and the requests that were waiting for it get its data as their replies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from creditsync import _wire as wire
 from creditsync._conversation.catchups import CatchUps
+from creditsync._conversation.restricted import RestrictedReceivers
+from creditsync._conversation.rights import Rights
 from creditsync._conversation.waiters import Waiters
 from creditsync._cursor import FIRST, placeIn
 from creditsync.counters import Counters
@@ -28,14 +31,21 @@ class Broadcast:
     """
     The sessions that receive trade events, each with the principal whose token
     allows it.
+
+    @ivar _receivers: Those that may see all accounts.
     """
 
     _authenticator: IAuthenticator
     _waiters: Waiters
     _counters: Counters | None = None
+    _rights: Rights = Factory(Rights)
     # Of the journal in which events have their places, if there is one.
     _catchUps: CatchUps | None = None
     _receivers: dict[ISession, Principal] = Factory(dict)
+    _restricted: RestrictedReceivers = Factory(
+        lambda self: RestrictedReceivers(self._rights, self._authenticator.isCurrent),
+        takes_self=True,
+    )
 
     def start(self, clock: IReactorTime, journal: IJournal) -> None:
         """
@@ -47,6 +57,7 @@ class Broadcast:
             clock,
             journal,
             self._authenticator.isCurrent,
+            self._rights,
             self.add,
             self._waiters,
             journal.head,
@@ -118,21 +129,29 @@ class Broadcast:
         """
         if self._catchUps is not None:
             if after is not None:
-                self._receivers.pop(session, None)
+                self._forget(session)
                 self._catchUps.begin(session, principal, after)
                 return
             if session in self._catchUps:
                 self._catchUps.renew(session, principal)
                 return
-        self._receivers[session] = principal
+        self._forget(session)
+        if self._rights.accounts(principal) is None:
+            self._receivers[session] = principal
+        else:
+            self._restricted.add(session, principal)
 
     def remove(self, session: ISession) -> None:
         """
         Send no more events to a session.
         """
-        self._receivers.pop(session, None)
+        self._forget(session)
         if self._catchUps is not None:
             self._catchUps.stop(session)
+
+    def _forget(self, session: ISession) -> None:
+        self._receivers.pop(session, None)
+        self._restricted.remove(session)
 
     def readOn(self, session: ISession) -> None:
         """
@@ -150,7 +169,7 @@ class Broadcast:
 
     def tradeEvents(self, events: Sequence[TradeEvent]) -> None:
         """
-        Send events to all sessions that receive them, then answer the requests
+        Send events to all sessions that may see them, then answer the requests
         that were waiting for them: an event's line comes before its reply's.
         """
         if self._counters is not None:
@@ -158,19 +177,21 @@ class Broadcast:
         catchUps = self._catchUps
         epoch = None if catchUps is None else catchUps.journal.epoch
         could, encoded = wire.encodeEvents(events, epoch)
-        receivers = self._currentReceivers()
-        if receivers and encoded:
+        receivers, restricted = self._currentReceivers(), self._restricted
+        if (receivers or restricted) and encoded:
             lines = wire.events([event.type for event in could], encoded)
             for session in receivers:
                 session.send(lines)
+            if restricted:
+                restricted.send([event.login for event in could], lines)
         if catchUps is not None and events and events[-1].place is not None:
             catchUps.published = events[-1].place
         self._waiters.match(could, encoded)
 
     def _currentReceivers(self) -> list[ISession]:
         """
-        The sessions whose token is still valid; the others are removed, until
-        they send a valid one.
+        The sessions that may see all accounts and whose token is still valid; the
+        others are removed, until they send a valid one.
         """
         receivers = self._receivers
         isCurrent = self._authenticator.isCurrent

@@ -4,7 +4,8 @@ Sessions that read the journal until they have caught up with what is published.
 A session that subscribes from a place gets every event behind it, and then what is
 booked from now on, without a seam (docs/protocol.rst, "Resuming events"). It reads in
 pages: the next one only when its client has read the one before, and one page of
-one session in each reactor turn, so that nobody else has to wait for it.
+one session in each reactor turn, so that nobody else has to wait for it. All sessions
+read the same pages, and each is sent the events that its token may see.
 
 While requests wait for their events there is a rest after each page. Without it the
 reactor's thread would never sleep as long as anybody is catching up, and the thread
@@ -22,6 +23,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from creditsync import _wire as wire
+from creditsync._conversation.restricted import linesOf
+from creditsync._conversation.rights import Rights
 from creditsync._cursor import cursorOf
 from creditsync.interfaces import IJournal, ISession
 from creditsync.records import Principal, TradeEvent
@@ -55,10 +58,12 @@ class _Page:
     """
     Lines of events.
 
+    @ivar logins: The account of each.
     @ivar last: The place of the last one.
     """
 
     lines: bytes
+    logins: list[int | None]
     last: int
 
 
@@ -75,6 +80,7 @@ class CatchUps:
     _clock: IReactorTime
     journal: IJournal
     _isCurrent: Callable[[Principal], bool]
+    _rights: Rights
     _caughtUp: Callable[[ISession, Principal], None]
     _waiters: Sized
     published: int = 0
@@ -203,7 +209,7 @@ class CatchUps:
             lines = wire.events([event.type for event in could], encoded)
         last = events[-1].place
         assert last is not None, "an event of the journal has no place"
-        page = _Page(lines, last)
+        page = _Page(lines, [event.login for event in could], last)
         if page.last % _PAGE == 0 and self._readings:
             self._pages[after] = page
             if len(self._pages) > _MAX_PAGES:
@@ -230,7 +236,9 @@ class CatchUps:
             return
         reading.after = page.last
         try:
-            session.send(page.lines)
+            lines = self._visible(reading.principal, page)
+            if lines:
+                session.send(lines)
         except Exception:
             self._log.failure("a session can't be sent the journal")
             self.stop(session)
@@ -238,3 +246,13 @@ class CatchUps:
         # At once: until its next turn more could be published, again and again.
         if session in self._readings:
             self._hasEnded(session, reading)
+
+    def _visible(self, principal: Principal, page: _Page) -> bytes:
+        """
+        The lines of a page that a principal may see.
+        """
+        rights, logins = self._rights, page.logins
+        if rights.accounts(principal) is None:
+            return page.lines
+        maySee = {login: rights.maySee(principal, login) for login in set(logins)}
+        return linesOf(page.lines, [maySee[login] for login in logins])

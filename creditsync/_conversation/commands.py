@@ -4,18 +4,30 @@ The commands that move no money.
 
 from typing import Any
 
-from attrs import define, field
+from attrs import Factory, define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from zope.interface import implementer
 
 import creditsync
 from creditsync._conversation.broadcast import Broadcast
+from creditsync._conversation.rights import Rights
 from creditsync._conversation.waiters import Waiters
-from creditsync.codes import ALL_SESSIONS, FINANCE_SESSIONS, TRADE_EVENT
+from creditsync.codes import (
+    ALL_SESSIONS,
+    FINANCE_SESSIONS,
+    SESSION_ADMIN,
+    TRADE_EVENT,
+)
 from creditsync.errors import NotFound
-from creditsync.interfaces import ICommand, ISession, ITradingRuntime
-from creditsync.records import Request, Response
+from creditsync.interfaces import (
+    IAccountGroups,
+    ICommand,
+    ISession,
+    ITradingRuntime,
+)
+from creditsync.records import Request, Response, loginOf
 
 
 @implementer(ICommand)
@@ -63,6 +75,7 @@ class GetOperation:
 
     _runtime: ITradingRuntime
     _broadcast: Broadcast
+    _rights: Rights = Factory(Rights)
     name = "GetOperation"
     schema = "get_operation"
     roles = FINANCE_SESSIONS
@@ -77,17 +90,23 @@ class GetOperation:
         return Deferred.fromCoroutine(self._find(session, request.data))
 
     async def _find(self, session: ISession, data: dict[str, Any]) -> Response:
-        order = data.get("order")
-        if order is None:
-            assert session.principal is not None
+        principal = session.principal
+        assert principal is not None
+        if "order" in data:
+            order = int(data["order"])
+            missing = NotFound(f"there is no order {order}")
+        else:
             key = data["idempotencyKey"]
-            order = await self._runtime.orderOf(session.principal.id, key)
-            if order is None:
-                raise NotFound("nothing was booked under data.idempotencyKey")
-        trade = await self._runtime.trade(int(order))
-        if trade is None:
-            raise NotFound(f"there is no order {int(order)}")
-        place = self._broadcast.placeOf(int(order))
+            missing = NotFound("nothing was booked under data.idempotencyKey")
+            found = await self._runtime.orderOf(principal.id, key)
+            if found is None:
+                raise missing
+            order = found
+        trade = await self._runtime.trade(order)
+        # What the token may not see is refused in the same words as what isn't there.
+        if trade is None or not self._rights.maySee(principal, loginOf(trade)):
+            raise missing
+        place = self._broadcast.placeOf(order)
         return self._broadcast.located(trade, place)
 
 
@@ -125,3 +144,40 @@ class Subscription:
         after = None if since is None else self._broadcast.placeAt(since)
         session.subscribe(self._subscribed, after)
         return {"chanels": channels, **self._broadcast.withCursor()}
+
+
+@implementer(ICommand)
+@define(eq=False)
+class SetAccountGroup:
+    """
+    Moves an account to a group.
+    """
+
+    _groups: IAccountGroups
+    name = "MngSetAccountGroup"
+    schema = "set_account_group"
+    roles = frozenset({SESSION_ADMIN})
+    needsExtID = False
+
+    _log = Logger()
+
+    def execute(self, session: ISession, request: Request) -> "Deferred[Response]":
+        """
+        See L{ICommand.execute}.
+
+        @return: Fires with the data of the request when the group is in force, and on
+            disk.
+        """
+        assert session.principal is not None
+        login, group = int(request.data["login"]), request.data["group"]
+        moved = self._groups.setGroup(login, group)
+        return moved.addCallback(self._moved, session.principal.id, login, group)
+
+    def _moved(self, _: None, principal: int, login: int, group: str) -> Response:
+        self._log.info(
+            "principal {principal} has moved account {login} to group {group!r}",
+            principal=principal,
+            login=login,
+            group=group,
+        )
+        return {"login": login, "group": group}

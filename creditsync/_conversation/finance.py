@@ -11,15 +11,23 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
-from attrs import define, field
+from attrs import Factory, define, field
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from creditsync._conversation.rights import Rights
 from creditsync._money import fromUnits, toUnits
 from creditsync.codes import FINANCE_SESSIONS, REQUEST_STATES
-from creditsync.errors import InvalidData, MethodProblem, OutcomeUnknown, Refusal
+from creditsync.errors import (
+    Forbidden,
+    InvalidData,
+    MethodProblem,
+    NotFound,
+    OutcomeUnknown,
+    Refusal,
+)
 from creditsync.interfaces import ICommand, ISession, ITradingRuntime
 from creditsync.methods import (
     BOOKING_METHODS,
@@ -33,9 +41,11 @@ from creditsync.records import (
     DEFERRED,
     Deletion,
     Operation,
+    Principal,
     Request,
     Reservation,
     Response,
+    loginOf,
 )
 from creditsync.validation import Schemas
 
@@ -111,6 +121,7 @@ class FinanceCommand:
     _runtime: ITradingRuntime
     _isSync: bool
     _isExtIDIdempotent: bool = False
+    _rights: Rights = Factory(Rights)
     name: str = field(init=False)
     schema: str = field(init=False)
     needsExtID: bool = field(init=False)
@@ -131,17 +142,44 @@ class FinanceCommand:
 
         @return: The response, with its C{__deferred}.
         """
-        assert session.principal is not None
+        principal = session.principal
+        assert principal is not None
         asked = request.operation
         if asked is None:
             asked = operation(self._method, self.name, request.data)
             request.operation = asked
-        asked.principal = session.principal.id
+        asked.principal = principal.id
         asked.key = self._key(request) if self._isExtIDIdempotent else request.key
+        if self._rights.accounts(principal) is not None:
+            if isinstance(asked, Deletion):
+                return Deferred.fromCoroutine(self._delete(principal, asked))
+            if not self._rights.maySee(principal, asked.login):
+                raise Forbidden(f"this token may not use account {asked.login}")
+        return self._submit(asked)
+
+    def _submit(self, asked: Operation | Deletion) -> "Response | Deferred[Response]":
         reservation = self._runtime.submit(asked)
         if isinstance(reservation, Reservation):
             return self._accepted(reservation)
         return reservation.addCallbacks(self._accepted, self._notAccepted)
+
+    async def _delete(self, principal: Principal, asked: Deletion) -> Response:
+        """
+        Submit a deletion, unless the order is of an account that the principal may not
+        see. Then there is no such order, as far as it is told.
+
+        A repetition gets the reply of the first request all the same: a 404 says that
+        nothing was booked under its key (docs/protocol.rst, "Safe retries").
+        """
+        earlier = None
+        if asked.key is not None:
+            earlier = await self._runtime.orderOf(asked.principal, asked.key)
+        if earlier is None:
+            trade = await self._runtime.trade(asked.order)
+            if trade is not None and not self._rights.maySee(principal, loginOf(trade)):
+                raise NotFound(f"there is no order {asked.order}")
+        response = self._submit(asked)
+        return await response if isinstance(response, Deferred) else response
 
     def _key(self, request: Request) -> str | None:
         """
@@ -194,14 +232,18 @@ def _usualSuccess(reservation: Reservation) -> dict[str, Any]:
 
 
 def financeCommands(
-    runtime: ITradingRuntime, isExtIDIdempotent: bool = False
+    runtime: ITradingRuntime,
+    isExtIDIdempotent: bool = False,
+    rights: Rights | None = None,
 ) -> Iterator[FinanceCommand]:
     """
     Both commands of every method.
 
     @param isExtIDIdempotent: Use the C{extID} of a request that has no
         C{idempotencyKey} as one.
+    @param rights: Which accounts a token may use.
     """
+    rights = rights or Rights()
     for method in FINANCE_METHODS:
         for isSync in (False, True):
-            yield FinanceCommand(method, runtime, isSync, isExtIDIdempotent)
+            yield FinanceCommand(method, runtime, isSync, isExtIDIdempotent, rights)

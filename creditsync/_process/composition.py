@@ -59,6 +59,7 @@ def creditSync(
         timeout=options["timeout"],
         limits=limits,
         isExtIDIdempotent=bool(options["idempotent-extid"]),
+        requireGroups=bool(options["require-groups"]),
         audit=options["trail"] and AuditTrail(options["trail"], reactor, time.time),
         counters=counters,
     )

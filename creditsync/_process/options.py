@@ -177,6 +177,12 @@ class Options(usage.Options):
     ]
     optFlags: list[list[Any]] = [  # noqa: RUF012 - as usage.Options has it
         [
+            "require-groups",
+            None,
+            "Give tokens of managers, dealers and other staff that have no claim groups"
+            " no accounts, instead of all.",
+        ],
+        [
             "idempotent-extid",
             None,
             "Use a request's extID as its idempotencyKey where it has none: for"

@@ -90,6 +90,9 @@ CREATE TABLE life (
     timestamp INTEGER NOT NULL
 ) STRICT;
 
+-- By which tokens are restricted to some of the accounts; '' for none.
+ALTER TABLE account ADD COLUMN "group" TEXT NOT NULL DEFAULT '';
+
 -- INSERT OR REPLACE deletes the rows in its way without a DELETE trigger.
 CREATE TRIGGER journal_appended BEFORE INSERT ON journal
 WHEN NEW.place IS NOT (SELECT ifnull(max(place), 0) + 1 FROM journal)

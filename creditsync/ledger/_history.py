@@ -92,7 +92,7 @@ def totalsAt(connection: sqlite3.Connection, login: int, time: int) -> Account:
     row = connection.execute(_TOTALS_AT, (login, time)).fetchone()
     if row is not None and row[0] is not None:
         return Account(login, row[0], row[1])
-    totals = dict.fromkeys(TOTALS, 0)
+    totals: dict[str, Any] = dict.fromkeys(TOTALS, 0)
     total, last = totalOf(connection), -1
     for cmd, units, timestamp, _ in connection.execute(_FORMER, (login,)):
         totals[total[cmd]] += units

@@ -222,6 +222,16 @@ def statement(
     return Statement(replace(account), _lines(account, trades, totals))
 
 
+def accounts(connection: sqlite3.Connection) -> Iterator[Account]:
+    """
+    All accounts, by their logins.
+    """
+    for row in connection.execute(
+        'SELECT login, balance, credit, "group" FROM account ORDER BY login'
+    ):
+        yield Account(*row)
+
+
 def checkAccount(connection: sqlite3.Connection, login: int) -> None:
     """
     @raise LedgerProblem: There is no such account.

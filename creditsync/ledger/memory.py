@@ -5,7 +5,7 @@ It behaves like the one on disk, except that nothing outlives the process and a
 commit is complete when it returns.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
@@ -34,6 +34,7 @@ class MemoryLedger:
     _places: dict[int, int] = field(factory=dict, init=False)
     # The balance and the credit of each login.
     _accounts: dict[int, tuple[int, int]] = field(factory=dict, init=False)
+    _groups: dict[int, str] = field(factory=dict, init=False)
     _keyed: dict[tuple[int, str], Reservation] = field(factory=dict, init=False)
 
     def open(self) -> None:
@@ -69,10 +70,12 @@ class MemoryLedger:
 
     def account(self, login: int) -> Account | None:
         """
-        This account's committed totals.
+        This account, with its committed totals.
         """
         totals = self._accounts.get(login)
-        return None if totals is None else Account(login, *totals)
+        if totals is None:
+            return None
+        return Account(login, *totals, self._groups.get(login, ""))
 
     def replay(self, principal: int, key: str) -> Reservation | None:
         """
@@ -125,12 +128,23 @@ class MemoryLedger:
                 )
         return succeed(None)
 
-    def addAccounts(self, logins: Iterable[int]) -> list[int]:
+    def setGroups(self, groups: Mapping[int, str]) -> Deferred[None]:
         """
-        Open accounts with empty totals.
+        Move accounts to groups, and open those that don't exist.
+
+        @return: Has already fired.
+        """
+        self.addAccounts(groups)
+        self._groups.update(groups)
+        return succeed(None)
+
+    def addAccounts(self, logins: Iterable[int], group: str = "") -> list[int]:
+        """
+        Open accounts with empty totals in a group.
 
         @return: Those that did not exist before.
         """
         new = [login for login in dict.fromkeys(logins) if login not in self._accounts]
         self._accounts.update((login, (0, 0)) for login in new)
+        self._groups.update(dict.fromkeys(new, group))
         return new

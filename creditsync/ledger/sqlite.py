@@ -28,7 +28,7 @@ is skipped, so no number is ever assigned twice.
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import cache
 from operator import itemgetter
@@ -83,6 +83,11 @@ _MAX_ROWS: Final = 1024
 _NO_VALUE: Final = 0.5
 
 _SET_MARK: Final = "UPDATE order_mark SET next_order = ?"
+
+_SET_GROUP: Final = """
+    INSERT INTO account (login, "group") VALUES (?, ?)
+    ON CONFLICT (login) DO UPDATE SET "group" = excluded."group"
+"""
 
 # The columns of a row without a key and without requested times.
 _MIN_WIDTH: Final = MEMBERS.index("key")
@@ -279,10 +284,10 @@ class SQLiteLedger:
 
     def account(self, login: int) -> Account | None:
         """
-        The committed totals of this account.
+        This account, with its committed totals.
         """
         row = self._read(
-            "SELECT login, balance, credit FROM account WHERE login = ?", login
+            'SELECT login, balance, credit, "group" FROM account WHERE login = ?', login
         )
         return None if row is None else Account(*row)
 
@@ -317,9 +322,30 @@ class SQLiteLedger:
         self._committing = True
         return maybeDeferred(self._book, reservations).addBoth(self._ended)
 
-    def addAccounts(self, logins: Iterable[int]) -> list[int]:
+    def setGroups(self, groups: Mapping[int, str]) -> Deferred[None]:
         """
-        Open accounts with empty totals, in one transaction.
+        Move accounts to groups, and open those that don't exist, in one transaction.
+
+        @return: As L{commit}.
+        """
+        writer = self._writer
+        assert writer is not None, "the ledger is not open"
+        assert not self._committing, "a commit is pending"
+        if self._failed:
+            return fail(LedgerProblem("a previous commit failed: reopen the ledger"))
+        self._committing = True
+        end = self._mark, self._head, self._hash
+
+        def write() -> None:
+            with writer:
+                writer.execute("BEGIN IMMEDIATE")
+                writer.executemany(_SET_GROUP, list(groups.items()))
+
+        return self._run(write).addCallback(lambda _: end).addBoth(self._ended)
+
+    def addAccounts(self, logins: Iterable[int], group: str = "") -> list[int]:
+        """
+        Open accounts with empty totals in a group, in one transaction.
 
         @return: Those that did not exist before.
         """
@@ -330,7 +356,8 @@ class SQLiteLedger:
         with writer:
             writer.execute("BEGIN IMMEDIATE")
             writer.executemany(
-                "INSERT INTO account (login) VALUES (?)", [(login,) for login in new]
+                'INSERT INTO account (login, "group") VALUES (?, ?)',
+                [(login, group) for login in new],
             )
         return new
 

@@ -40,6 +40,7 @@ def seeds() -> Iterator[bytes]:
     data = {
         "delete": '{"order":1}',
         "get_operation": '{"order":1}',
+        "set_account_group": '{"login":1001,"group":"real"}',
         "health_check": "{}",
         "subscribe": '{"chanels":["trade:event"]}',
     }

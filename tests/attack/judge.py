@@ -22,6 +22,8 @@ from tests.family import DELETION_SCHEMA, DELETIONS, METHODS, ROLES, units
 
 Outcome = tuple[int, str | None]
 
+ADMIN = 3
+
 OK: Outcome = (200, None)
 TIMED_OUT: Outcome = (504, "SYNC_TIMEOUT")
 
@@ -33,6 +35,7 @@ FINANCE: dict[str, tuple[str, int | None]] = {
 OTHERS = {
     "HealthCheck": "health_check",
     "GetOperation": "get_operation",
+    "MngSetAccountGroup": "set_account_group",
     "Subscribe": "subscribe",
     "Unsubscribe": "subscribe",
 }
@@ -168,6 +171,8 @@ def _outcomes(members: dict[str, Any], tokens: Mapping[str, int]) -> set[Outcome
     if finance is None and command not in OTHERS:
         return {(404, "UNKNOWN_COMMAND")}
     if (finance or command == "GetOperation") and role not in ROLES:
+        return {(403, "FORBIDDEN")}
+    if command == "MngSetAccountGroup" and role != ADMIN:
         return {(403, "FORBIDDEN")}
     if isSync and "extID" not in members:
         return {(400, "INVALID_DATA")}

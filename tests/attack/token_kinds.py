@@ -365,7 +365,7 @@ def _names(signer: Signer) -> Iterator[tuple[str, str]]:
         2**64,
     ):
         yield f"role {role!r}", signer.claiming(role=role)
-    yield "role twice, the last unknown", signer.raw('"role":8')
+    yield "role twice, the last unknown", signer.raw('"role":12')
     for jti in (None, 1, 1.5, True, [], ["good-1"], {}):
         yield f"jti {jti!r}", signer.claiming(jti=jti)
     for groups in (None, 1, True, ["real*"], {}):

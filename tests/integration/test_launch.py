@@ -328,7 +328,7 @@ class SlowStartTests(ProcessTestCase):
         A ledger that is found to be wrong ends the server with its sentence and
         a status. What was sent is refused.
         """
-        self.lock.execute("INSERT INTO account VALUES (1001, 0, 5)")
+        self.lock.execute("INSERT INTO account VALUES (1001, 0, 5, '')")
         server = self.starts()
         client = server.connect()
         client.send("a")

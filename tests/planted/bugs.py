@@ -21,10 +21,12 @@ from twisted.python.failure import Failure
 
 from creditsync import _wire as wire
 from creditsync import runtime, tap
-from creditsync._conversation import broadcast, finance, plain
+from creditsync._conversation import broadcast, finance, plain, restricted, rights
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.catchups import CatchUps
+from creditsync._conversation.commands import GetOperation
 from creditsync._conversation.plain import PlainLines
+from creditsync._conversation.rights import Rights
 from creditsync._conversation.session import Session
 from creditsync._conversation.waiters import Waiters
 from creditsync._cursor import newEpoch
@@ -36,6 +38,8 @@ from creditsync.auth import TokenAuthenticator
 from creditsync.codes import EV_RECORD_UPDATE
 from creditsync.errors import (
     Busy,
+    Forbidden,
+    NotFound,
     OutcomeUnknown,
     SessionEnded,
     TechProblem,
@@ -637,6 +641,94 @@ def _eventsAsTheyAreNow() -> None:
     SQLiteLedger.events = events  # type: ignore[method-assign]
 
 
+_RIGHTS = ("tests.rights",)
+
+
+def _eventsForAll() -> None:
+    def addAll(
+        self: Broadcast, session: Any, principal: Any, after: Any = None
+    ) -> None:
+        add(self, session, principal, after)
+        if self._catchUps is None or session not in self._catchUps:
+            self._forget(session)
+            self._receivers[session] = principal
+
+    add = Broadcast.add
+    Broadcast.add = addAll  # type: ignore[method-assign]
+
+
+def _catchUpsForAll() -> None:
+    CatchUps._visible = lambda self, principal, page: page.lines  # type: ignore[method-assign]
+
+
+def _exclusionsFirst() -> None:
+    def matches(mask: str, group: str) -> bool:
+        fitting = [
+            isSelected
+            for isSelected, parts in rights._patterns(mask)
+            if rights._fits(parts, group)
+        ]
+        return bool(fitting) and all(fitting)
+
+    rights.matches = matches  # type: ignore[assignment]
+    restricted.matches = matches  # type: ignore[assignment, attr-defined]
+
+
+def _exclusionsIgnored() -> None:
+    def matches(mask: str, group: str) -> bool:
+        return any(
+            isSelected and rights._fits(parts, group)
+            for isSelected, parts in rights._patterns(mask)
+        )
+
+    rights.matches = matches  # type: ignore[assignment]
+    restricted.matches = matches  # type: ignore[assignment, attr-defined]
+
+
+def _formerTokenListens() -> None:
+    authenticate = Session._authenticate
+
+    def lazy(self: Session, token: str | None) -> Any:
+        if self.principal is None:
+            return authenticate(self, token)
+        self.principal = self._authenticator.authenticate(token)
+        return self.principal
+
+    Session._authenticate = lazy  # type: ignore[method-assign]
+
+
+def _lookUpTellsForbidden() -> None:
+    find = GetOperation._find
+
+    async def telling(self: GetOperation, session: Any, data: Any) -> Any:
+        try:
+            return await find(self, session, data)
+        except NotFound:
+            trade = await self._runtime.trade(int(data.get("order", 0)))
+            if trade is not None:
+                raise Forbidden("this token may not see this order") from None
+            raise
+
+    GetOperation._find = telling  # type: ignore[method-assign]
+
+
+def _rightsOfTheFirstGroup() -> None:
+    groups: dict[tuple[int, int], str] = {}
+    maySee = Rights.maySee
+
+    def remembering(self: Rights, principal: Any, login: Any) -> bool:
+        groupOf = self.groupOf
+        self.groupOf = lambda login: groups.setdefault(
+            (id(self), login), groupOf(login)
+        )
+        try:
+            return maySee(self, principal, login)
+        finally:
+            self.groupOf = groupOf
+
+    Rights.maySee = remembering  # type: ignore[method-assign]
+
+
 _RESUMING = ("tests.resuming",)
 
 BUGS = {
@@ -705,6 +797,39 @@ BUGS = {
         "checks a journal without looking for the hash that was noted",
         _notedHashNotLookedFor,
         _TAMPERING,
+    ),
+    "events-for-all": Bug(
+        "sends an event to a session that may not see it", _eventsForAll, _RIGHTS
+    ),
+    "catch-ups-for-all": Bug(
+        "sends all of the journal to a session that may see a part of it",
+        _catchUpsForAll,
+        _RIGHTS,
+    ),
+    "exclusions-first": Bug(
+        "lets an exclusion decide that comes second in its mask",
+        _exclusionsFirst,
+        _RIGHTS,
+    ),
+    "exclusions-ignored": Bug(
+        "overlooks an exclusion if a later pattern selects the group",
+        _exclusionsIgnored,
+        _RIGHTS,
+    ),
+    "former-token-listens": Bug(
+        "goes on to send what a session's former token may see",
+        _formerTokenListens,
+        _RIGHTS,
+    ),
+    "look-up-tells-forbidden": Bug(
+        "tells an order that a token may not see from one that does not exist",
+        _lookUpTellsForbidden,
+        _RIGHTS,
+    ),
+    "first-group-for-ever": Bug(
+        "goes on to judge an account by the group that it had first",
+        _rightsOfTheFirstGroup,
+        _RIGHTS,
     ),
     "waiter-after-hand-over": Bug(
         "lets a waiter stand only after the operation was handed over",

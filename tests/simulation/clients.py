@@ -46,7 +46,9 @@ def otherOf(number: int) -> Token:
     """
     The other token of the n-th client, of a principal and a role of its own.
     """
-    principal, role, jti = 107 + number, number % 2, f"other-{number}"
+    role, jti = number % 2, f"other-{number}"
+    # A user may see only the account of its own number.
+    principal = 107 + number if role else 1001 + number // 2 % 2
     return Token(_mint(principal, role, _FOREVER, jti), principal, role, jti)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from attrs import define, field
 
 from creditsync import records
-from tests.family import Trade, units
+from tests.family import USER, Trade, units
 
 # A moment: seconds, and the turn of the world.
 Moment = tuple[float, int]
@@ -65,6 +65,12 @@ class Token:
         Whether it is, or may become, invalid.
         """
         return self.expires is not None or self.revoked is not None
+
+    def maySee(self, login: int) -> bool:
+        """
+        Whether it may see an account: a user has only the one of its own number.
+        """
+        return self.role != USER or self.principal == login
 
 
 @define(eq=False)

@@ -1,0 +1,165 @@
+"""
+Which accounts a token may see and touch: one rule for events, commands and look-ups
+(docs/protocol.rst, "Rights").
+
+The role of a token decides what selects its accounts: a mask of groups, logins, or
+nothing at all.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+from attrs import define
+
+from creditsync.codes import (
+    SESSION_ADMIN,
+    SESSION_CRM_ADMIN,
+    SESSION_CRM_MANAGER,
+    SESSION_CUSTOMER,
+    SESSION_DEALER,
+    SESSION_FIX,
+    SESSION_MANAGER,
+    SESSION_SYSTEM,
+    SESSION_USER,
+)
+from creditsync.records import Principal
+
+# A mask of groups, or logins; None stands for all accounts.
+Accounts: TypeAlias = str | frozenset[int] | None
+
+_NO_ACCOUNTS: Final[frozenset[int]] = frozenset()
+
+
+def _all(principal: Principal) -> Accounts:
+    return None
+
+
+def _own(principal: Principal) -> Accounts:
+    login = principal.login
+    return frozenset({principal.id if login is None else login})
+
+
+def _listed(principal: Principal) -> Accounts:
+    return frozenset(principal.logins or ())
+
+
+def _none(principal: Principal) -> Accounts:
+    return _NO_ACCOUNTS
+
+
+# A role that is not in this table has no accounts.
+_ROLES: Final[Mapping[int, Callable[[Principal], Accounts] | None]] = {
+    SESSION_ADMIN: _all,
+    # None: by the claim groups. It is no function, because every credit asks.
+    SESSION_MANAGER: None,
+    SESSION_DEALER: None,
+    SESSION_SYSTEM: None,
+    SESSION_CRM_MANAGER: None,
+    SESSION_CRM_ADMIN: None,
+    SESSION_USER: _own,
+    SESSION_CUSTOMER: _listed,
+    SESSION_FIX: _none,
+}
+
+
+def _ungrouped(login: int) -> str:
+    return ""
+
+
+@define(eq=False)
+class Rights:
+    """
+    The rights of all tokens of a server.
+
+    @ivar groupOf: The group of an account, "" by default.
+    @ivar _requireGroups: Whether a token that could have groups, and has none, has no
+        accounts. Otherwise it has all.
+    """
+
+    groupOf: Callable[[int], str] = _ungrouped
+    _requireGroups: bool = False
+
+    def accounts(self, principal: Principal) -> Accounts:
+        """
+        What selects the accounts of a token.
+        """
+        select = _ROLES.get(principal.role, _none)
+        if select is not None:
+            return select(principal)
+        if principal.groups is None and self._requireGroups:
+            return _NO_ACCOUNTS
+        return principal.groups
+
+    def maySee(self, principal: Principal, login: int | None) -> bool:
+        """
+        Whether a token may see and touch an account.
+
+        @param login: L{None} if it is unknown: then only a token for all accounts may.
+        """
+        accounts = self.accounts(principal)
+        if accounts is None:
+            return True
+        if login is None:
+            return False
+        if isinstance(accounts, str):
+            return matches(accounts, self.groupOf(login))
+        return login in accounts
+
+    def seesGroup(self, principal: Principal, group: str) -> bool:
+        """
+        Whether a token may see all accounts of a group.
+        """
+        accounts = self.accounts(principal)
+        if isinstance(accounts, str):
+            return matches(accounts, group)
+        return accounts is None
+
+
+@lru_cache(maxsize=10_000)
+def matches(mask: str, group: str) -> bool:
+    """
+    Whether a mask selects a group: the first of its patterns that fits decides.
+    """
+    for isSelected, parts in _patterns(mask):
+        if _fits(parts, group):
+            return isSelected
+    return False
+
+
+@lru_cache(maxsize=1000)
+def _patterns(mask: str) -> tuple[tuple[bool, list[str]], ...]:
+    """
+    The patterns of a mask: whether each selects or excludes, and its text, divided at
+    the asterisks.
+    """
+    patterns = []
+    for each in mask.split(","):
+        text = each.strip(" ")
+        pattern = text.removeprefix("!").strip(" ")
+        # An empty one would select the accounts without a group: with a comma too
+        # many, a token would have more accounts than was meant.
+        if text:
+            patterns.append((pattern == text, pattern.split("*")))
+    return tuple(patterns)
+
+
+def _fits(parts: list[str], group: str) -> bool:
+    """
+    Whether a group has these parts in their order, the first at its beginning and the
+    last at its end. No regular expression: for one with many asterisks that would
+    take too long.
+    """
+    first, *others = parts
+    if not others:
+        return group == first
+    *between, last = others
+    start, end = len(first), len(group) - len(last)
+    if start > end or not (group.startswith(first) and group.endswith(last)):
+        return False
+    for part in between:
+        found = group.find(part, start, end)
+        if found < 0:
+            return False
+        start = found + len(part)
+    return True
