@@ -12,7 +12,7 @@ to fill.
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from attrs import Factory, define
 from incremental import Version
@@ -48,17 +48,28 @@ from creditsync.errors import (
     ShuttingDown,
     UserNotFound,
 )
-from creditsync.interfaces import IJournal, ILedger, ITradeEvents, ITradingRuntime
+from creditsync.interfaces import (
+    IJournal,
+    ILedger,
+    ILookups,
+    ITradeEvents,
+    ITradingRuntime,
+)
 from creditsync.methods import CREDIT, TOTAL_OF
 from creditsync.records import (
     Account,
     Deletion,
+    FoundTrades,
+    GroupedTrade,
     Operation,
     Reservation,
     Trade,
     TradeEvent,
+    TradeFilter,
     difference,
 )
+
+_T = TypeVar("_T")
 
 # Cached accounts, so that a busy one is not read from the ledger for each of its
 # operations. Those with pending operations stay cached even beyond this.
@@ -91,7 +102,7 @@ class _Batch:
     keys: dict[tuple[int, str], Reservation] = Factory(dict)
 
 
-@implementer(ITradingRuntime, IJournal)
+@implementer(ITradingRuntime, IJournal, ILookups)
 class TradingRuntime(Service):
     """
     A trading runtime on a ledger. It is a service: starting opens the ledger,
@@ -121,7 +132,7 @@ class TradingRuntime(Service):
         @param knownAccountsOnly: Refuse a login without an account, instead of
             opening one with its first operation.
         @param counters: Counts what is booked, or L{None}.
-        @param read: Calls a blocking function that reads the journal, in another
+        @param read: Calls a blocking function that reads the ledger, in another
             thread or at once, and fires with its result.
         """
         self._read = read
@@ -283,6 +294,26 @@ class TradingRuntime(Service):
             return result
 
         return read.addBoth(end)
+
+    def account(self, login: int) -> "Deferred[Account | None]":
+        """
+        See L{ILookups.account}.
+        """
+        return succeed(self._ledger.account(login))
+
+    def groups(self) -> "Deferred[Sequence[str]]":
+        """
+        See L{ILookups.groups}.
+        """
+        return self._read(self._ledger.groups)
+
+    def search(
+        self, filter: TradeFilter, page: Callable[[Sequence[GroupedTrade]], _T]
+    ) -> "Deferred[FoundTrades[_T]]":
+        """
+        See L{ILookups.search}.
+        """
+        return self._read(lambda: self._ledger.search(filter, page))
 
     def _withKey(self, principal: int, key: str) -> Reservation | None:
         return (

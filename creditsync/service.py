@@ -22,6 +22,8 @@ from twisted.python.failure import Failure
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.commands import GetOperation, HealthCheck, Subscription
 from creditsync._conversation.finance import financeCommands, prove
+from creditsync._conversation.lookups import Lookups, lookupCommands
+from creditsync._conversation.rights import Rights
 from creditsync._conversation.sessions import Sessions
 from creditsync._conversation.waiters import Waiters
 from creditsync._failing import FailureNotifier
@@ -102,10 +104,12 @@ class CreditSync(Service):
         self._schemas = schemas = schemas or Schemas()
         self.waiters = Waiters(reactor, timeout, counters)
         broadcast = Broadcast(authenticator, self.waiters, counters)
+        lookups = Lookups(reactor, runtime, broadcast, Rights(), limits, timeout)
         self.sessions = Sessions(
             commands=[
                 *financeCommands(runtime, isExtIDIdempotent),
                 GetOperation(runtime, broadcast),
+                *lookupCommands(lookups),
                 HealthCheck(reactor, self.waiters, broadcast),
                 Subscription("Subscribe", True, broadcast),
                 Subscription("Unsubscribe", False, broadcast),
