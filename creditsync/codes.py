@@ -65,6 +65,9 @@ MAX_DEPTH: Final = 16
 # look-up of 1,000 orders has. To decode tens of thousands of values would delay other
 # clients.
 MAX_MARKS: Final = 1100
+# The maximum number of bytes in the rows of a reply. 50,000 trades have some 10 MB, and
+# more only if most characters of their comments have to be escaped.
+MAX_ROWS_SIZE: Final = 16 * 1024 * 1024
 # The maximum number of characters in a number. The time to convert digits to an
 # integer grows with the square of their number.
 MAX_NUMBER: Final = 1000

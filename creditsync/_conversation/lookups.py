@@ -8,7 +8,7 @@ Orders are looked up with the trading runtime itself. The other look-ups need wh
 a trading runtime may lack, L{ILookups}; without it they are refused.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
 from attrs import define, field
@@ -22,7 +22,7 @@ from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.filters import filterOf
 from creditsync._conversation.lookupqueue import LookupQueue
 from creditsync._conversation.rights import Rights, matches
-from creditsync.codes import FINANCE_SESSIONS, SESSION_USER
+from creditsync.codes import FINANCE_SESSIONS, MAX_ROWS_SIZE, SESSION_USER
 from creditsync.errors import (
     InvalidData,
     TookTooLong,
@@ -32,7 +32,7 @@ from creditsync.errors import (
 )
 from creditsync.interfaces import ICommand, ILookups, ISession, ITradingRuntime
 from creditsync.limits import Limits
-from creditsync.records import Principal, Request, Response, Trade
+from creditsync.records import GroupedTrade, Principal, Request, Response, Trade
 
 _T = TypeVar("_T")
 
@@ -182,10 +182,20 @@ async def _tradesByFilter(
     def seesGroup(group: str) -> bool:
         return matches(mask, group) and lookups.rights.seesGroup(principal, group)
 
+    size = 0
+
+    def encode(page: Sequence[GroupedTrade]) -> bytes:
+        nonlocal size
+        rows = wire.encodeGroupedRows(page)
+        size += len(rows)
+        if size > MAX_ROWS_SIZE:
+            raise InvalidData(
+                f"the rows have more than {MAX_ROWS_SIZE} bytes: ask for fewer"
+            )
+        return rows
+
     filter = filterOf(data, seesGroup, lookups.searchSeconds)
-    found = await lookups.search(
-        session, lambda: provider.search(filter, wire.encodeGroupedRows)
-    )
+    found = await lookups.search(session, lambda: provider.search(filter, encode))
     return wire.encodeFound(found)
 
 

@@ -70,11 +70,12 @@ class Output:
 
     def addedLong(self, data: bytes) -> None:
         """
-        Note a chunk longer than L{WRITE}.
+        Note that the last chunk is longer than L{WRITE}.
         """
         if data.find(b"\n") == len(data) - 1:
             # One line: the reply of a look-up. The next look-up of this client begins
-            # only when it has read this.
+            # only when it has read this. A view can be divided without copying it.
+            self.chunks[-1] = memoryview(data)
             self._asked += len(data)
 
     @property
@@ -136,21 +137,24 @@ class Output:
 
     def _takeSome(self) -> bytes:
         """
-        Take as many chunks as are written at a time, of more than that; of a longer
-        one, a part.
+        Take as many chunks as are written at a time, of more than that; of a long
+        reply, a part.
         """
         chunks = self.chunks
-        if len(chunks[0]) > WRITE:
-            first = memoryview(chunks[0])
+        first = chunks[0]
+        if isinstance(first, memoryview) and len(first) > WRITE:
             chunks[0] = first[WRITE:]
             self._size -= WRITE
+            self._asked -= WRITE
             return bytes(first[:WRITE])
-        count, size = 1, len(chunks[0])
+        count, size = 1, len(first)
         while count < len(chunks) and size + len(chunks[count]) <= WRITE:
             size += len(chunks[count])
             count += 1
-        data = b"".join(chunks[:count])
+        taken = chunks[:count]
+        data = b"".join(taken)
         del chunks[:count]
         self._counted -= count
         self._size -= len(data)
+        self._asked -= sum(len(each) for each in taken if isinstance(each, memoryview))
         return data
