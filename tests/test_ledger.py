@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, execute, fail
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -170,6 +171,21 @@ class LedgerBehaviour:
         self.assertEqual(self.ledger.events(1, 1), [TradeEvent(ADD, two, place=2)])
         self.assertEqual(self.ledger.events(2, 5), [TradeEvent(UPDATE, three, place=3)])
         self.assertEqual(self.ledger.events(3, 5), [])
+
+    def test_eventsOfAnyText(self) -> None:
+        """
+        The journal has each comment and each amount as it was.
+        """
+        texts = ["", "a\0b\x1f\x7f", "\u2028é😀\ufffe", "\"\\/'", ",]", "[1]", "null"]
+        trades = [
+            replace(trade(1 + at % 3, amount), comment=text)
+            for at, text in enumerate(texts)
+            for amount in (1, 2**53 - 1)
+        ]
+        for each in trades:
+            self.commit(each)
+        found = [each.data for each in self.ledger.events(0, 100)]
+        self.assertEqual(found, trades)
 
     def test_noTotals(self) -> None:
         """
