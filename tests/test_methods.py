@@ -116,7 +116,7 @@ class TableTests(SynchronousTestCase):
         The totals in the table are those of an account.
         """
         self.assertEqual(
-            ("login", *methods.TOTALS),
+            ("login", *methods.TOTALS, "group"),
             Account.__struct_fields__,
         )
 
