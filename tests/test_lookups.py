@@ -640,6 +640,18 @@ class SearchTests(Case):
         self.assertEqual(self.replies(), [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_groupsNeverCome(self) -> None:
+        """
+        Another look-up that never ends is no fault of its client.
+        """
+        self.runtime.groups = Deferred
+        self.say("GetGroups")
+        self.clock.advance(0)
+        self.clock.advance(3.5)
+        [reply] = self.replies()
+        self.assertEqual((reply["status"], reply["error"]), (503, "BUSY"))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_fault(self) -> None:
         """
         A search that fails is a fault of the server, and is logged.

@@ -24,6 +24,7 @@ from creditsync._conversation.lookupqueue import LookupQueue
 from creditsync._conversation.rights import Rights, matches
 from creditsync.codes import FINANCE_SESSIONS, MAX_ROWS_SIZE, SESSION_USER
 from creditsync.errors import (
+    Busy,
     InvalidData,
     TookTooLong,
     TradeNotFound,
@@ -125,13 +126,19 @@ class Lookups:
             ) from None
         return found
 
-    def inTurn(
+    async def inTurn(
         self, session: ISession, begin: "Callable[[], Deferred[_T]]"
-    ) -> "Deferred[_T]":
+    ) -> _T:
         """
         Begin when it is the turn of this look-up, which takes less time than a search.
+
+        @raise Busy: It takes too long, which is not the fault of its client.
         """
-        return self._orders.add(session, begin)
+        try:
+            found: _T = await self._orders.add(session, begin)
+        except TookTooLong:
+            raise Busy("the trading runtime takes too long") from None
+        return found
 
     def pause(self) -> "Deferred[None]":
         """
