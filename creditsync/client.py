@@ -18,7 +18,7 @@ booked is still tried again, since only that can find out.
 """
 
 import random as _random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -61,7 +61,19 @@ __all__ = [
 Amount: TypeAlias = Decimal | int | float
 
 # Commands that change nothing, and therefore need no key.
-_READ_ONLY = frozenset({"GetOperation", "HealthCheck", "Subscribe", "Unsubscribe"})
+_READ_ONLY = frozenset(
+    {
+        "GetAccountByLogin",
+        "GetGroups",
+        "GetOperation",
+        "GetTradeByOrder",
+        "GetTradeByOrders",
+        "HealthCheck",
+        "MngGetTradesByFilter",
+        "Subscribe",
+        "Unsubscribe",
+    }
+)
 
 # Tracebacks and documentation name these by the path that applications import.
 for _each in (Answer, CursorGone, OutcomeUnknown, Refused, Unanswered):
@@ -312,6 +324,51 @@ class CreditClient(ClientService):
         """
         data = present({"order": order, "idempotencyKey": key})
         return self.request("GetOperation", data)
+
+    def getTradeByOrder(self, order: int) -> "Deferred[Answer]":
+        """
+        Look up a trade as it is now.
+
+        @return: Fires with the trade; fails with L{Refused} of status 404 if there is
+            none, or none that the token may see.
+        """
+        return self.request("GetTradeByOrder", {"order": order})
+
+    def getTradeByOrders(self, orders: Sequence[int]) -> "Deferred[Answer]":
+        """
+        Look up trades as they are now.
+
+        @param orders: Up to 1,000.
+        @return: Fires with C{structure} and C{rows}, which are in this order; fails
+            with L{Refused} of status 404 if there is one of them that the token may
+            not see, or that does not exist.
+        """
+        return self.request("GetTradeByOrders", {"orders": list(orders)})
+
+    def getTradesByFilter(self, **members: Any) -> "Deferred[Answer]":
+        """
+        Find trades.
+
+        @param members: Those of docs/protocol.rst, "Look-ups", such as
+            C{where=[["login", "==", 1001]], limit=10}.
+        @return: Fires with C{structure}, C{rows}, C{count} and C{totals}.
+        """
+        return self.request("MngGetTradesByFilter", members)
+
+    def getAccountByLogin(self, login: int) -> "Deferred[Answer]":
+        """
+        Look up an account, with its totals as C{Decimal}.
+
+        @return: Fires with the account; fails with L{Refused} of status 404 if there
+            is none, or none that the token may see.
+        """
+        return self.request("GetAccountByLogin", {"login": login})
+
+    def getGroups(self) -> "Deferred[Answer]":
+        """
+        List the groups of accounts that the token may see, as C{groups}.
+        """
+        return self.request("GetGroups", {})
 
     def healthCheck(self) -> "Deferred[Answer]":
         """

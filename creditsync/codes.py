@@ -76,9 +76,13 @@ MAX_SAFE_INTEGER: Final = 2**53 - 1
 MAX_TIME: Final = 253402300799
 # The maximum nesting of arrays and objects in a line.
 MAX_DEPTH: Final = 16
-# The maximum number of commas and opening brackets in a line. No command has nearly
-# as many members, and decoding tens of thousands of values would delay other clients.
-MAX_MARKS: Final = 1000
+# The maximum number of commas and opening brackets in a line: a little more than a
+# look-up of 1,000 orders has. To decode tens of thousands of values would delay other
+# clients.
+MAX_MARKS: Final = 1100
+# The maximum number of bytes in the rows of a reply. 50,000 trades have some 10 MB, and
+# more only if most characters of their comments have to be escaped.
+MAX_ROWS_SIZE: Final = 16 * 1024 * 1024
 # The maximum number of characters in a number. The time to convert digits to an
 # integer grows with the square of their number.
 MAX_NUMBER: Final = 1000

@@ -118,6 +118,15 @@ class NotFound(Refusal):
     spoken = Spoken.AFTER_KEY
 
 
+class TradeNotFound(Refusal):
+    """
+    There is no such order, or it belongs to an account that the token may not see.
+    The look-ups that the platform has too call it so.
+    """
+
+    status, error = 404, "TRADE_NOT_FOUND"
+
+
 class IncorrectOrder(Refusal):
     """
     The order exists, but belongs to another login, is a different kind of
@@ -251,6 +260,12 @@ class OutcomeUnknown(Refusal):
 SPOKEN: Final[Mapping[str, Spoken]] = {
     kind.error: kind.spoken for kind in Refusal.__subclasses__()
 }
+
+
+class TookTooLong(Exception):
+    """
+    A search was given up, because its time was over.
+    """
 
 
 class SessionEnded(Exception):

@@ -4,7 +4,7 @@ another.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -13,6 +13,8 @@ from zope.interface import Attribute, Interface
 from creditsync.records import (
     Account,
     Deletion,
+    FoundTrades,
+    GroupedTrade,
     Operation,
     Principal,
     Request,
@@ -20,7 +22,10 @@ from creditsync.records import (
     Response,
     Trade,
     TradeEvent,
+    TradeFilter,
 )
+
+_T = TypeVar("_T")
 
 TradeObserver: TypeAlias = Callable[[Sequence[TradeEvent]], None]
 
@@ -129,6 +134,42 @@ class IAccountGroups(Interface):
         """
 
 
+class ILookups(Interface):
+    """
+    What a trading runtime can look up besides single orders. The runtime provides it
+    besides L{ITradingRuntime}; without it C{GetAccountByLogin}, C{GetGroups} and
+    C{MngGetTradesByFilter} are refused.
+    """
+
+    def account(login: int) -> "Deferred[Account | None]":
+        """
+        Look up an account with its booked totals.
+
+        @return: Fires with L{None} if there is no such account.
+        """
+
+    def groups() -> "Deferred[Sequence[str]]":
+        """
+        List the groups of all accounts.
+
+        @return: Fires with each of them once.
+        """
+
+    def search(
+        filter: TradeFilter, page: Callable[[Sequence[GroupedTrade]], _T]
+    ) -> "Deferred[FoundTrades[_T]]":
+        """
+        Find the booked and deleted trades that a filter selects, as they are at one
+        moment. The next call follows when this one has ended.
+
+        @param page: Called for some hundred of the trades that are returned at a
+            time, in their order; in any thread.
+        @return: Fires with what C{page} has returned, and with what the filter selects.
+            Fails with L{TookTooLong<creditsync.errors.TookTooLong>} if the filter's
+            time is over.
+        """
+
+
 class ITradeEvents(Interface):
     """
     The stream of trade events inside the process.
@@ -229,6 +270,23 @@ class ILedger(Interface):
         What was committed under this key, as it was booked.
         """
 
+    def groups() -> list[str]:
+        """
+        List the groups of all accounts, each once. Other threads may call this too
+        while the ledger is open.
+        """
+
+    def search(
+        filter: TradeFilter, page: Callable[[Sequence[GroupedTrade]], _T]
+    ) -> FoundTrades[_T]:
+        """
+        Find the committed trades that a filter selects: see L{ILookups.search}.
+        Other threads may call this too while the ledger is open; a commit does not
+        wait for it.
+
+        @raise creditsync.errors.TookTooLong: The filter's time is over.
+        """
+
     def commit(reservations: Sequence[Reservation]) -> "Deferred[None]":
         """
         Append these reservations to the journal, in this order, and give each its
@@ -277,6 +335,7 @@ class ISession(Interface):
 
     number: int = Attribute("Its serial number on this server, from 1.")
     isStalled: bool = Attribute("Whether its client does not read what it is sent.")
+    isIdle: bool = Attribute("Whether it has no request that waits for its reply.")
     peer: str = Attribute("The client's address, for people to read.")
     principal: Principal | None = Attribute(
         "The principal of the last token that was accepted, while that is valid."

@@ -61,6 +61,9 @@ class Limits:
     maxQueued: int = _limit(
         50_000, Scope.SERVER, "Operations not yet committed; then 503 BUSY."
     )
+    maxLookups: int = _limit(
+        16, Scope.CLIENT, "Look-ups of one token's id that wait; then 503 BUSY."
+    )
     maxUnread: int = _limit(
         4 * 1024 * 1024,
         Scope.CLIENT,

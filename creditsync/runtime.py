@@ -12,7 +12,7 @@ to fill.
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from attrs import Factory, define
 from incremental import Version
@@ -46,6 +46,7 @@ from creditsync.interfaces import (
     IAccountGroups,
     IJournal,
     ILedger,
+    ILookups,
     ITradeEvents,
     ITradingRuntime,
 )
@@ -53,12 +54,17 @@ from creditsync.methods import CREDIT, TOTAL_OF
 from creditsync.records import (
     Account,
     Deletion,
+    FoundTrades,
+    GroupedTrade,
     Operation,
     Reservation,
     Trade,
     TradeEvent,
+    TradeFilter,
     difference,
 )
+
+_T = TypeVar("_T")
 
 # Cached accounts, so that a busy one is not read from the ledger for each of its
 # operations. Those with pending operations stay cached even beyond this.
@@ -95,7 +101,7 @@ class _Batch:
     moves: list[Deferred[None]] = Factory(list)
 
 
-@implementer(ITradingRuntime, IJournal, IAccountGroups)
+@implementer(ITradingRuntime, IJournal, IAccountGroups, ILookups)
 class TradingRuntime(Service):
     """
     A trading runtime on a ledger. It is a service: starting opens the ledger,
@@ -125,7 +131,7 @@ class TradingRuntime(Service):
         @param knownAccountsOnly: Refuse a login without an account, instead of
             opening one with its first operation.
         @param counters: Counts what is booked, or L{None}.
-        @param read: Calls a blocking function that reads the journal, in another
+        @param read: Calls a blocking function that reads the ledger, in another
             thread or at once, and fires with its result.
         """
         self._read = read
@@ -317,6 +323,26 @@ class TradingRuntime(Service):
         queue.groups[login] = group
         queue.moves.append(moved)
         return moved
+
+    def account(self, login: int) -> "Deferred[Account | None]":
+        """
+        See L{ILookups.account}.
+        """
+        return succeed(self._ledger.account(login))
+
+    def groups(self) -> "Deferred[Sequence[str]]":
+        """
+        See L{ILookups.groups}.
+        """
+        return self._read(self._ledger.groups)
+
+    def search(
+        self, filter: TradeFilter, page: Callable[[Sequence[GroupedTrade]], _T]
+    ) -> "Deferred[FoundTrades[_T]]":
+        """
+        See L{ILookups.search}.
+        """
+        return self._read(lambda: self._ledger.search(filter, page))
 
     def _withKey(self, principal: int, key: str) -> Reservation | None:
         return (

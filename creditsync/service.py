@@ -27,6 +27,7 @@ from creditsync._conversation.commands import (
     Subscription,
 )
 from creditsync._conversation.finance import financeCommands, prove
+from creditsync._conversation.lookups import Lookups, lookupCommands
 from creditsync._conversation.rights import Rights
 from creditsync._conversation.sessions import Sessions
 from creditsync._conversation.waiters import Waiters
@@ -118,11 +119,13 @@ class CreditSync(Service):
             rights = Rights(runtime.groupOf, requireGroups)
             moving = [SetAccountGroup(runtime)]
         broadcast = Broadcast(authenticator, self.waiters, counters, rights)
+        lookups = Lookups(reactor, runtime, broadcast, rights, limits, timeout)
         self.sessions = Sessions(
             commands=[
                 *financeCommands(runtime, isExtIDIdempotent, rights),
                 *moving,
                 GetOperation(runtime, broadcast, rights),
+                *lookupCommands(lookups),
                 HealthCheck(reactor, self.waiters, broadcast),
                 Subscription("Subscribe", True, broadcast),
                 Subscription("Unsubscribe", False, broadcast),

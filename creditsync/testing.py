@@ -5,8 +5,8 @@ They implement their interfaces completely, but without a disk, a clock or
 signatures.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from attrs import Factory, define, field
 from msgspec.structs import replace
@@ -39,12 +39,17 @@ from creditsync.ledger.memory import MemoryLedger
 from creditsync.records import (
     Account,
     Deletion,
+    FoundTrades,
+    GroupedTrade,
     Operation,
     Principal,
     Reservation,
     Trade,
     TradeEvent,
+    TradeFilter,
 )
+
+_T = TypeVar("_T")
 
 
 @implementer(IAuthenticator)
@@ -275,6 +280,20 @@ class HeldLedger:
         See L{ILedger.replay}.
         """
         return self._ledger.replay(principal, key)
+
+    def groups(self) -> list[str]:
+        """
+        See L{ILedger.groups}.
+        """
+        return self._ledger.groups()
+
+    def search(
+        self, filter: TradeFilter, page: Callable[[Sequence[GroupedTrade]], _T]
+    ) -> FoundTrades[_T]:
+        """
+        See L{ILedger.search}.
+        """
+        return self._ledger.search(filter, page)
 
     def commit(self, reservations: Sequence[Reservation]) -> "Deferred[None]":
         """

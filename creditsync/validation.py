@@ -40,9 +40,14 @@ from creditsync.methods import FINANCE_METHODS
 REQUESTS = (
     "request",
     *dict.fromkeys(method.schema for method in FINANCE_METHODS),
+    "get_account_by_login",
+    "get_groups",
     "get_operation",
+    "get_trade_by_order",
+    "get_trade_by_orders",
     "set_account_group",
     "health_check",
+    "mng_get_trades_by_filter",
     "subscribe",
 )
 COMMON = "common"
@@ -282,6 +287,9 @@ def _explain(error: ValidationError, prefix: str) -> str:
     subject = _name(path, prefix)
     if keyword == "not" and subject in _MISPLACED:
         return f"{subject} {_MISPLACED[subject]}"
+    if keyword == "enum" and isinstance(error.instance, str):
+        # Otherwise a client would have to guess which of its words is meant.
+        return f'{subject} is "{error.instance:.64}", expected {_choice(required)}'
     sentence = _SENTENCES.get(keyword)
     if sentence is None:
         return f"{subject}: {error.message}"
@@ -304,6 +312,14 @@ def _either(types: str | list[str]) -> str:
     """
     names = [types] if isinstance(types, str) else types
     return " or ".join(_TYPES[name] for name in names)
+
+
+def _choice(values: list[Any]) -> str:
+    """
+    The values that C{enum} allows.
+    """
+    *others, last = map(str, values)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _exactlyOne(forms: list[Any]) -> str:
@@ -336,6 +352,7 @@ _MISPLACED = {
 _SENTENCES: dict[str, Callable[[Any], str]] = {
     "type": lambda types: f"must be {_either(types)}",
     "required": lambda names: "is required",
+    "enum": lambda values: f"must be {_choice(values)}",
     "minimum": "must be at least {}".format,
     "maximum": "must be at most {}".format,
     "exclusiveMinimum": "must be greater than {}".format,

@@ -455,6 +455,52 @@ class LineTests(ClientTestCase):
         self.ask(self.client.getOperation(key="k"))
         self.assertEqual(self.sent()["data"], {"idempotencyKey": "k"})
 
+    def test_lookups(self) -> None:
+        """
+        Each of the platform's look-ups is sent by its name, without a key.
+        """
+        client = self.client
+        filter = {"where": [["login", "==", 1]], "limit": 2}
+        for ask, command, data in (
+            (lambda: client.getTradeByOrder(7), "GetTradeByOrder", {"order": 7}),
+            (
+                lambda: client.getTradeByOrders((7, 8)),
+                "GetTradeByOrders",
+                {"orders": [7, 8]},
+            ),
+            (
+                lambda: client.getTradesByFilter(**filter),
+                "MngGetTradesByFilter",
+                filter,
+            ),
+            (lambda: client.getAccountByLogin(1), "GetAccountByLogin", {"login": 1}),
+            (lambda: client.getGroups(), "GetGroups", {}),
+        ):
+            self.ask(ask())
+            request = self.sent()
+            self.assertEqual((request["command"], request["data"]), (command, data))
+            self.assertNotIn("idempotencyKey", request)
+
+    def test_rows(self) -> None:
+        """
+        Money is C{Decimal} in rows and totals too, however long the reply is.
+        """
+        result = self.client.getTradesByFilter()
+        [request] = self.server.requests()
+        rows = [[order, 0.5, "a, [b]"] for order in range(50_000)]
+        data = {
+            "structure": ["order", "profit", "comment"],
+            "rows": rows,
+            "count": 50_000,
+            "totals": {"balance": 0.1, "credit": 3},
+        }
+        reply = {"extID": request["extID"], "status": 200, "data": data}
+        self.server.receive(json.dumps(reply).encode() + b"\r\n")
+        answer = self.successResultOf(result)
+        self.assertEqual(len(answer["rows"]), 50_000)
+        self.assertEqual(repr(answer["rows"][1]), "[1, Decimal('0.5'), 'a, [b]']")
+        self.assertEqual(repr(answer["totals"]["balance"]), "Decimal('0.1')")
+
     def test_anyCommand(self) -> None:
         """
         A command without a method of its own can be sent by its name, with a
@@ -1043,7 +1089,7 @@ class PatienceTests(ClientTestCase):
         for error in (
             *("INVALID_JSON", "INVALID_DATA", "UNAUTHORIZED", "FORBIDDEN"),
             *("UNKNOWN_COMMAND", "DUPLICATE_EXTID", "LINE_TOO_LONG", "TECH_PROBLEM"),
-            *("CURSOR_GONE", "OF_A_LATER_VERSION"),
+            *("CURSOR_GONE", "TRADE_NOT_FOUND", "OF_A_LATER_VERSION"),
         ):
             for isLost in (False, True):
                 end = self.end(error, order=7, isLost=isLost)
@@ -1085,6 +1131,7 @@ class PatienceTests(ClientTestCase):
                 *("INVALID_JSON", "INVALID_DATA", "UNAUTHORIZED", "FORBIDDEN"),
                 *("UNKNOWN_COMMAND", "DUPLICATE_EXTID", "LINE_TOO_LONG"),
                 *("TECH_PROBLEM", "IDEMPOTENCY_KEY_REUSED", "CURSOR_GONE"),
+                "TRADE_NOT_FOUND",
                 *("USER_NOT_FOUND", "NOT_FOUND", "INCORRECT_ORDER", "TRADE_NO_MONEY"),
                 *("TOO_MANY_REQUESTS", "BUSY", "SHUTDOWN", "SYNC_TIMEOUT"),
             },
@@ -1400,17 +1447,18 @@ class GarbageTests(ClientTestCase):
 
     def test_tooLong(self) -> None:
         """
-        A line of more than 65,536 bytes ends the connection.
+        A line that is longer than the reply of any look-up ends the connection.
         """
-        self.assertGarbage(b'{"a":"' + b"a" * 65536 + b'"}\r\n')
+        self.assertGarbage(b'{"a":"' + b"a" * (16 * 1024 * 1024 + 65536) + b'"}\r\n')
 
     def test_endless(self) -> None:
         """
         A line without an end ends the connection instead of filling the
         memory.
         """
+        self.server.receive(b" " * 65536)
         for _ in range(16):
-            self.server.receive(b" " * 4096)
+            self.server.receive(b" " * 1024 * 1024)
         self.server.receive(b" ")
         self.assertFalse(self.server.transport.aborted)
         self.assertGarbage(b"  ")

@@ -36,7 +36,7 @@ OPERATIONS = CHECKOUT / "docs" / "operations.rst"
 LIMITS = {
     "LINE_TOO_LONG": {"max-line-length"},
     "TOO_MANY_REQUESTS": {"max-pending-per-session"},
-    "BUSY": {"max-pending", "max-queued"},
+    "BUSY": {"max-lookups", "max-pending", "max-queued"},
 }
 
 _SELECTED = re.compile(r"requests_total\{status=~\"([^\"]+)\"\}")
@@ -170,6 +170,7 @@ class MetricTests(SynchronousTestCase):
             "UNKNOWN_COMMAND": refused,
             "USER_NOT_FOUND": refused,
             "NOT_FOUND": refused,
+            "TRADE_NOT_FOUND": refused,
             "INCORRECT_ORDER": refused,
             "TRADE_NO_MONEY": refused,
             "DUPLICATE_EXTID": refused,
@@ -177,7 +178,7 @@ class MetricTests(SynchronousTestCase):
             "IDEMPOTENCY_KEY_REUSED": refused,
             "LINE_TOO_LONG": limited,
             "TOO_MANY_REQUESTS": limited,
-            "BUSY": full,
+            "BUSY": full | limited,
             "SHUTDOWN": set(),
             "TECH_PROBLEM": failing,
             "SYNC_TIMEOUT": failing,

@@ -78,6 +78,7 @@ class SpokenTests(KeyCase):
                 "UNKNOWN_COMMAND": BEFORE,
                 "USER_NOT_FOUND": AFTER,
                 "NOT_FOUND": AFTER,
+                "TRADE_NOT_FOUND": BEFORE,
                 "INCORRECT_ORDER": AFTER,
                 "TRADE_NO_MONEY": AFTER,
                 "DUPLICATE_EXTID": BEFORE,

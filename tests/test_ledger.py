@@ -1641,7 +1641,7 @@ class OpenTests(SQLiteTestCase):
         A total without any trade is refused.
         """
         self.booked(500)
-        self.sql("INSERT INTO account VALUES (1002, 0, 0, ''), (1003, 1, 0, '')")
+        self.sql("INSERT INTO account (login, balance) VALUES (1002, 0), (1003, 1)")
         self.assertIn("account 1003", self.refused(LedgerDamaged))
 
     def test_tradeBehindTheTriggers(self) -> None:

@@ -1286,6 +1286,58 @@ class UnreadTests(RecordedTestCase):
         client.session.send(b"x" * 20_000)
         self.assertTrue(client.wire.disconnected)
 
+    def stalls(self, line: bytes) -> Connection:
+        """
+        Connect a client whose write buffer is full after the first write, and send
+        it a line.
+        """
+        client = self.connect()
+        write = client.wire.write
+
+        def full(data: bytes) -> None:
+            write(data)
+            client.protocol.pauseProducing()
+
+        self.patch(client.wire, "write", full)
+        client.session.send(line)
+        self.clock.advance(0)
+        self.assertEqual([len(data) for data in client.wire.writes], [65_536])
+        return client
+
+    def test_longReply(self) -> None:
+        """
+        A reply that is longer than what it may leave unread is written as it reads.
+        Only what was sent besides counts.
+        """
+        client = self.stalls(b"x" * 199_999 + b"\n")
+        client.session.send(b"y" * 100)
+        self.assertFalse(client.wire.disconnected)
+        for _ in range(3):
+            client.protocol.resumeProducing()
+        self.assertEqual(
+            [len(data) for data in client.wire.writes],
+            [65_536, 65_536, 65_536, 200_000 - 3 * 65_536 + 100],
+        )
+        client.session.send(b"y" * 101)
+        self.assertTrue(client.wire.disconnected)
+
+    def test_besideALongReply(self) -> None:
+        """
+        What was sent besides a long reply has its bound.
+        """
+        client = self.stalls(b"x" * 199_999 + b"\n")
+        client.session.send(b"y" * 101)
+        self.assertTrue(client.wire.disconnected)
+
+    def test_longEvents(self) -> None:
+        """
+        Several lines are no reply, however long they are together.
+        """
+        client = self.connect()
+        client.protocol.pauseProducing()
+        client.session.send((b"x" * 99_999 + b"\n") * 2)
+        self.assertTrue(client.wire.disconnected)
+
     def test_heldBack(self) -> None:
         """
         What is said meanwhile is held back, and written when it reads again.

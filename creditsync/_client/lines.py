@@ -9,13 +9,18 @@ from typing import Any
 
 from creditsync import _wire as wire
 from creditsync._client.outcomes import Answer, Data, Refused
+from creditsync.codes import MAX_ROWS_SIZE
 from creditsync.errors import InvalidJSON
 
-# Bytes in one line, either way, without its end: the server's own default.
+# Bytes in a line that is sent, without its end: the server's own default.
 MAX_LINE_LENGTH = 65536
 
+# Bytes in a line that is received, without its end: the rows of a look-up, and what
+# else a line has.
+MAX_REPLY_LENGTH = MAX_ROWS_SIZE + MAX_LINE_LENGTH
+
 # The members of a trade and of an accepted command that are money.
-_MONEY = ("profit", "amount")
+_MONEY = ("profit", "amount", "balance", "credit")
 
 
 class UnexpectedLine(Exception):
@@ -75,8 +80,8 @@ def checkLength(line: bytes | bytearray) -> None:
 
     @raise UnexpectedLine: It is too long.
     """
-    if len(line) > MAX_LINE_LENGTH + len(b"\r"):
-        raise UnexpectedLine(f"a line has more than {MAX_LINE_LENGTH} bytes")
+    if len(line) > MAX_REPLY_LENGTH + len(b"\r"):
+        raise UnexpectedLine(f"a line has more than {MAX_REPLY_LENGTH} bytes")
 
 
 def decodeReply(members: Data) -> Answer | Refused:
@@ -117,7 +122,18 @@ def _exact(data: Data) -> Data:
     value, and the two types can't be added.
     """
     for name in _MONEY:
-        value = data.get(name)
-        if isinstance(value, float):
-            data[name] = Decimal(repr(value))
+        if name in data:
+            data[name] = _decimal(data[name])
+    if isinstance(data.get("totals"), dict):
+        _exact(data["totals"])
+    structure, rows = data.get("structure"), data.get("rows")
+    if isinstance(structure, list) and isinstance(rows, list):
+        for at, name in enumerate(structure):
+            if name in _MONEY:
+                for row in rows:
+                    row[at] = _decimal(row[at])
     return data
+
+
+def _decimal(value: Any) -> Any:
+    return Decimal(repr(value)) if isinstance(value, float) else value

@@ -9,6 +9,7 @@ the front of the queue, in their order.
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import count
+from math import inf
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -186,7 +187,7 @@ class Pipeline:
         See L{Owner.lineReceived
         <creditsync._client.connection.Owner.lineReceived>}.
         """
-        members = wire.decode(line)
+        members = wire.decode(line, maxMarks=inf)
         if "event" in members:
             self.subscription.received(members)
         else:

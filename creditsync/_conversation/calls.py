@@ -8,6 +8,7 @@ What a session asks of a client is answered here: a call has no token but a prin
 no C{extID}, and it receives no events.
 """
 
+from math import inf
 from typing import Any, ClassVar
 
 from attrs import define
@@ -103,7 +104,7 @@ class Call(Session):
             result.errback(outcome.with_traceback(None))
             return
         try:
-            data = wire.decode(line)["data"]
+            data = wire.decode(line, maxMarks=inf)["data"]
         except Exception:
             # Only data of another runtime can be such that no client may send it.
             _log.failure("a reply can't be read")

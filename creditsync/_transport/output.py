@@ -14,7 +14,7 @@ from twisted.internet.interfaces import ISSLTransport
 
 # Bytes that are written at a time: what a transport buffers before it asks its
 # producer to pause. More would only wait there, as a copy for each connection.
-_WRITE: Final = 65536
+WRITE: Final = 65536
 
 
 class Output:
@@ -41,10 +41,10 @@ class Output:
             is registered by L{begin}.
         """
         self.isStalled = False
-        self.chunks: list[bytes] = []
+        self.chunks: list[bytes | memoryview] = []
         # How many bytes there are in the first so many of the chunks. The others
         # came since then: they are only counted when that is needed.
-        self._size = self._counted = 0
+        self._size = self._counted = self._asked = 0
         self._producer = producer
 
     def begin(self, transport: Any) -> None:
@@ -68,13 +68,31 @@ class Output:
         self._counted = len(self.chunks)
         return self._size
 
+    def addedLong(self, data: bytes) -> None:
+        """
+        Note that the last chunk is longer than L{WRITE}.
+        """
+        if data.find(b"\n") == len(data) - 1:
+            # One line: the reply of a look-up. The next look-up of this client begins
+            # only when it has read this. A view can be divided without copying it.
+            self.chunks[-1] = memoryview(data)
+            self._asked += len(data)
+
+    @property
+    def excess(self) -> int:
+        """
+        How many bytes have not been written, without long replies: a client that has
+        asked for one has to have the time to read it.
+        """
+        return self.size - self._asked
+
     def flush(self) -> None:
         """
         Write what there is, until nothing is left or the client does not read.
         """
         chunks = self.chunks
         while chunks and not self.isStalled:
-            if self.size <= _WRITE:
+            if self.size <= WRITE:
                 data = b"".join(chunks)
                 self.clear()
             else:
@@ -86,7 +104,7 @@ class Output:
         Forget what was not written.
         """
         self.chunks.clear()
-        self._size = self._counted = 0
+        self._size = self._counted = self._asked = 0
 
     @property
     def unread(self) -> int:
@@ -119,15 +137,24 @@ class Output:
 
     def _takeSome(self) -> bytes:
         """
-        Take as many chunks as are written at a time, of more than that.
+        Take as many chunks as are written at a time, of more than that; of a long
+        reply, a part.
         """
         chunks = self.chunks
-        count, size = 1, len(chunks[0])
-        while count < len(chunks) and size + len(chunks[count]) <= _WRITE:
+        first = chunks[0]
+        if isinstance(first, memoryview) and len(first) > WRITE:
+            chunks[0] = first[WRITE:]
+            self._size -= WRITE
+            self._asked -= WRITE
+            return bytes(first[:WRITE])
+        count, size = 1, len(first)
+        while count < len(chunks) and size + len(chunks[count]) <= WRITE:
             size += len(chunks[count])
             count += 1
-        data = b"".join(chunks[:count])
+        taken = chunks[:count]
+        data = b"".join(taken)
         del chunks[:count]
         self._counted -= count
         self._size -= len(data)
+        self._asked -= sum(len(each) for each in taken if isinstance(each, memoryview))
         return data

@@ -33,7 +33,7 @@ from creditsync._conversation.sessions import Sessions
 from creditsync._timeouts import EqualTimeouts
 from creditsync._transport.fairness import FairScheduler
 from creditsync._transport.framing import LineBuffer
-from creditsync._transport.output import Output
+from creditsync._transport.output import WRITE, Output
 from creditsync._transport.states import State
 from creditsync.errors import LineTooLong
 from creditsync.limits import Limits
@@ -319,7 +319,9 @@ class LineProtocol(Protocol):
         if not output.chunks:
             self.factory.willFlush(self)
         output.chunks.append(data)
-        if output.isStalled and output.size > self._limits.maxUnread:
+        if len(data) > WRITE:
+            output.addedLong(data)
+        if output.isStalled and output.excess > self._limits.maxUnread:
             self.factory.log.warn(
                 "{peer} does not read, its connection is cut off",
                 peer=self._session.peer,

@@ -20,6 +20,10 @@ from creditsync._wire.encoding import refusal as refusal
 from creditsync._wire.encoding import replay as replay
 from creditsync._wire.encoding import reply as reply
 from creditsync._wire.encoding import success as success
+from creditsync._wire.rows import encodeFound as encodeFound
+from creditsync._wire.rows import encodeGroupedRows as encodeGroupedRows
+from creditsync._wire.rows import encodeRows as encodeRows
+from creditsync._wire.rows import encodeTable as encodeTable
 from creditsync._wire.salvaging import salvage as salvage
 from creditsync._wire.trail import OMITTED as OMITTED
 from creditsync._wire.trail import Booking as Booking

@@ -21,7 +21,7 @@ from creditsync.errors import InvalidJSON
 _ESCAPE: Final = ord("\\")
 
 
-def decode(line: bytes) -> dict[str, Any]:
+def decode(line: bytes, maxMarks: float = MAX_MARKS) -> dict[str, Any]:
     """
     Read one line as one I-JSON object.
 
@@ -29,13 +29,15 @@ def decode(line: bytes) -> dict[str, Any]:
     exactly the value which was written, and a C{Decimal} otherwise.
 
     @param line: The line, with or without its end.
+    @param maxMarks: How many commas and opening brackets it may have: a reply may have
+        any number.
     @raise InvalidJSON: It is anything else; the message says what.
     """
     if line.startswith(BOM_UTF8):
         raise InvalidJSON("the line begins with a byte order mark")
-    if line.count(b",") + line.count(b"[") + line.count(b"{") > MAX_MARKS:
+    if line.count(b",") + line.count(b"[") + line.count(b"{") > maxMarks:
         raise InvalidJSON(
-            f"the line has more than {MAX_MARKS} commas and opening brackets"
+            f"the line has more than {maxMarks} commas and opening brackets"
         )
     try:
         value = _parse(line)

@@ -65,6 +65,8 @@ def encodeData(data: Response, cursor: str | None = None) -> bytes:
         cursor, data = data.cursor, data.data
     if isinstance(data, Trade):
         return _encode(_tradeData(data, cursor or msgspec.UNSET))
+    if isinstance(data, bytes):
+        return data
     return _safe(dict(data) if cursor is None else {**data, "cursor": cursor})
 
 

@@ -52,6 +52,9 @@ CREATE TABLE journal (
 ) STRICT;
 CREATE UNIQUE INDEX journal_key ON journal (principal, key) WHERE key IS NOT NULL;
 
+-- By which tokens are restricted to some of the accounts.
+ALTER TABLE account ADD COLUMN "group" TEXT NOT NULL DEFAULT '';
+
 -- One row for each commit: its first and last place, and its hash.
 CREATE VIEW link AS
 SELECT ifnull(lag(place) OVER (ORDER BY place), 0) + 1 AS lo, place AS hi, hash
@@ -89,9 +92,6 @@ CREATE TABLE life (
     -- when it began
     timestamp INTEGER NOT NULL
 ) STRICT;
-
--- By which tokens are restricted to some of the accounts; '' for none.
-ALTER TABLE account ADD COLUMN "group" TEXT NOT NULL DEFAULT '';
 
 -- INSERT OR REPLACE deletes the rows in its way without a DELETE trigger.
 CREATE TRIGGER journal_appended BEFORE INSERT ON journal

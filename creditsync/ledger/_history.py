@@ -16,7 +16,7 @@ from creditsync.ledger._journal import MEMBERS, journalEnd
 from creditsync.ledger._operations import totalOf
 from creditsync.ledger._reading import checkAccount, reading
 from creditsync.ledger._schema import columns
-from creditsync.methods import TOTALS
+from creditsync.methods import BALANCE, CREDIT, TOTALS
 from creditsync.records import TRADE_MEMBERS, Account, Trade
 
 # The C{--since} of somebody who wants all of the journal, instead of a cursor.
@@ -103,7 +103,7 @@ def totalsAt(connection: sqlite3.Connection, login: int, time: int) -> Account:
             f" known from its last change before the ledger was upgraded on, which was"
             f" at {last} (UNIX seconds)"
         )
-    return Account(login, **totals)
+    return Account(login, totals[BALANCE], totals[CREDIT])
 
 
 def changes(path: str, since: str, login: int | None = None) -> Iterator[Change]:

@@ -5,7 +5,9 @@ It behaves like the one on disk, except that nothing outlives the process and a
 commit is complete when it returns.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
@@ -13,7 +15,18 @@ from zope.interface import implementer
 
 from creditsync._cursor import newEpoch
 from creditsync.interfaces import ILedger
-from creditsync.records import Account, Reservation, Trade, TradeEvent
+from creditsync.ledger._filtering import copied, search
+from creditsync.records import (
+    Account,
+    FoundTrades,
+    GroupedTrade,
+    Reservation,
+    Trade,
+    TradeEvent,
+    TradeFilter,
+)
+
+_T = TypeVar("_T")
 
 
 @implementer(ILedger)
@@ -82,6 +95,29 @@ class MemoryLedger:
         The operation that was committed with this key.
         """
         return self._keyed.get((principal, key))
+
+    def groups(self) -> list[str]:
+        """
+        The groups of all accounts.
+        """
+        return sorted({account.group for account in self._allAccounts()})
+
+    def search(
+        self, filter: TradeFilter, page: Callable[[Sequence[GroupedTrade]], _T]
+    ) -> FoundTrades[_T]:
+        """
+        The committed trades that a filter selects. They are copied for each search,
+        which is for tests.
+        """
+        trades = (self._journal[place - 1][1] for place in self._places.values())
+        with closing(copied(trades, self._allAccounts())) as connection:
+            return search(connection, filter, page)
+
+    def _allAccounts(self) -> Iterator[Account]:
+        for login in self._accounts:
+            account = self.account(login)
+            assert account is not None
+            yield account
 
     @property
     def head(self) -> int:

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import cache
 from operator import itemgetter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
@@ -43,6 +43,7 @@ from creditsync._locking import ALONE, folderLocked
 from creditsync.errors import Busy, LedgerProblem
 from creditsync.interfaces import ILedger
 from creditsync.ledger._checking import firstOrder
+from creditsync.ledger._filtering import groups, search
 from creditsync.ledger._journal import (
     MEMBERS,
     NO_HASH,
@@ -64,9 +65,20 @@ from creditsync.ledger._opening import (
     takeLock,
     versionOf,
 )
+from creditsync.ledger._reading import reading
 from creditsync.ledger._schema import COLUMNS, SCRIPTS, columns
 from creditsync.ledger._upgrading import Progress, loggedProgress
-from creditsync.records import Account, Reservation, Trade, TradeEvent
+from creditsync.records import (
+    Account,
+    FoundTrades,
+    GroupedTrade,
+    Reservation,
+    Trade,
+    TradeEvent,
+    TradeFilter,
+)
+
+_T = TypeVar("_T")
 
 # The mark, the last place and the last hash that are on disk.
 _End: TypeAlias = tuple[int, int, bytes]
@@ -297,6 +309,22 @@ class SQLiteLedger:
         """
         assert self._reader is not None, "the ledger is not open"
         return replayed(self._reader, principal, key)
+
+    def groups(self) -> list[str]:
+        """
+        The groups of all accounts. Another thread may call this.
+        """
+        with reading(self.path) as connection:
+            return groups(connection)
+
+    def search(
+        self, filter: TradeFilter, page: Callable[[Sequence[GroupedTrade]], _T]
+    ) -> FoundTrades[_T]:
+        """
+        The committed trades that a filter selects. Another thread may call this.
+        """
+        with reading(self.path) as connection:
+            return search(connection, filter, page)
 
     def commit(self, reservations: Sequence[Reservation]) -> Deferred[None]:
         """

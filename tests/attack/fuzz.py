@@ -39,9 +39,18 @@ def seeds() -> Iterator[bytes]:
     """
     data = {
         "delete": '{"order":1}',
+        "get_account_by_login": '{"login":1001}',
+        "get_groups": "{}",
         "get_operation": '{"order":1}',
         "set_account_group": '{"login":1001,"group":"real"}',
+        "get_trade_by_order": '{"order":1}',
+        "get_trade_by_orders": '{"orders":[1,2]}',
         "health_check": "{}",
+        "mng_get_trades_by_filter": (
+            '{"where":[["comment","like","P%"]],"whereNotIn":[["cmd",[6]]],'
+            '"whereBetween":[["profit",[0,1]]],"orderBy":[["login","desc"]],'
+            '"groupFilter":"*","limit":5,"offset":0,"tradeType":4}'
+        ),
         "subscribe": '{"chanels":["trade:event"]}',
     }
     for name in COMMANDS:

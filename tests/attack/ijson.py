@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, NoReturn
 
-MOST_MARKS = 1000
+MOST_MARKS = 1100
 LONGEST_NUMBER = 1000
 DEEPEST = 16
 GREATEST = 2**53 - 1

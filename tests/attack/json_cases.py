@@ -496,10 +496,10 @@ LINES: dict[str, tuple[bytes, tuple[int, str | None] | None]] = {
     "8000 quotation marks": (b'"' * 8000, NOT_JSON),
     "8000 backslashes": (b'{"' + b"\\" * 8000 + b'":1}', NO_COMMAND),
     "8001 backslashes": (b'{"' + b"\\" * 8001 + b'":1}', NOT_JSON),
-    "998 commas and 2 brackets": (b'{"x":[' + b"0," * 998 + b"0]}", NO_COMMAND),
-    "999 commas and 2 brackets": (b'{"x":[' + b"0," * 999 + b"0]}", NOT_JSON),
+    "1098 commas and 2 brackets": (b'{"x":[' + b"0," * 1098 + b"0]}", NO_COMMAND),
+    "1099 commas and 2 brackets": (b'{"x":[' + b"0," * 1099 + b"0]}", NOT_JSON),
     "1000 brackets": (b'{"x":[' + b"[],{}," * 332 + b"[],0]}", NOT_JSON),
-    "1001 commas in a string": (b'{"x":"' + b"," * 1001 + b'"}', NOT_JSON),
+    "1101 commas in a string": (b'{"x":"' + b"," * 1101 + b'"}', NOT_JSON),
     "8192 bytes": (b'{"x":"' + b"y" * 8184 + b'"}', NO_COMMAND),
 }
 

@@ -26,6 +26,7 @@ ADMIN = 3
 
 OK: Outcome = (200, None)
 TIMED_OUT: Outcome = (504, "SYNC_TIMEOUT")
+_BUSY: Outcome = (503, "BUSY")
 
 # The schema of each finance method's data, and its cmd or None for a deletion.
 FINANCE: dict[str, tuple[str, int | None]] = {
@@ -38,6 +39,21 @@ OTHERS = {
     "MngSetAccountGroup": "set_account_group",
     "Subscribe": "subscribe",
     "Unsubscribe": "subscribe",
+    "GetTradeByOrder": "get_trade_by_order",
+    "GetTradeByOrders": "get_trade_by_orders",
+    "MngGetTradesByFilter": "mng_get_trades_by_filter",
+    "GetAccountByLogin": "get_account_by_login",
+    "GetGroups": "get_groups",
+}
+# Which roles may use a look-up, and how it may end if its data is valid.
+_LOOKUPS: dict[str, tuple[tuple[int, ...], set[Outcome]]] = {
+    "GetOperation": (ROLES, {OK, (404, "NOT_FOUND")}),
+    "GetTradeByOrder": ((0, *ROLES), {OK, (404, "TRADE_NOT_FOUND")}),
+    "GetTradeByOrders": ((0, *ROLES), {OK, (404, "TRADE_NOT_FOUND"), _BUSY}),
+    # tests.attack.filters says which of them.
+    "MngGetTradesByFilter": (ROLES, {OK, (400, "INVALID_DATA"), _BUSY}),
+    "GetAccountByLogin": ((0, *ROLES), {OK, (404, "USER_NOT_FOUND")}),
+    "GetGroups": (ROLES, {OK, _BUSY}),
 }
 _REFUSED_LATER = {
     (400, "INVALID_DATA"),
@@ -170,7 +186,8 @@ def _outcomes(members: dict[str, Any], tokens: Mapping[str, int]) -> set[Outcome
     finance = FINANCE.get(command.removesuffix("Sync"))
     if finance is None and command not in OTHERS:
         return {(404, "UNKNOWN_COMMAND")}
-    if (finance or command == "GetOperation") and role not in ROLES:
+    roles, outcomes = _LOOKUPS.get(command, (range(6), {OK}))
+    if role not in (ROLES if finance else roles):
         return {(403, "FORBIDDEN")}
     if command == "MngSetAccountGroup" and role != ADMIN:
         return {(403, "FORBIDDEN")}
@@ -181,11 +198,9 @@ def _outcomes(members: dict[str, Any], tokens: Mapping[str, int]) -> set[Outcome
         return {(400, "INVALID_DATA")}
     if finance is not None:
         return _bookingOutcomes({} if finance[1] is None else data)
-    if command == "GetOperation":
-        return {OK, (404, "NOT_FOUND")}
     if OTHERS[command] == "subscribe" and set(data["chanels"]) != {"trade:event"}:
         return {(404, "NOT_FOUND")}
-    return {OK}
+    return outcomes
 
 
 def _bookingOutcomes(data: dict[str, Any]) -> set[Outcome]:

@@ -25,6 +25,7 @@ from creditsync._conversation import broadcast, finance, plain, restricted, righ
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.catchups import CatchUps
 from creditsync._conversation.commands import GetOperation
+from creditsync._conversation.lookups import Lookups
 from creditsync._conversation.plain import PlainLines
 from creditsync._conversation.rights import Rights
 from creditsync._conversation.session import Session
@@ -44,13 +45,14 @@ from creditsync.errors import (
     SessionEnded,
     TechProblem,
     TooManyRequests,
+    TradeNotFound,
 )
-from creditsync.ledger import sqlite
+from creditsync.ledger import _filtering, sqlite
 from creditsync.ledger._journal import MEMBERS, Row
 from creditsync.ledger._proving import JournalProof
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.limits import Limits
-from creditsync.records import Request, Reservation, TradeEvent
+from creditsync.records import Principal, Request, Reservation, TradeEvent
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 
@@ -729,9 +731,47 @@ def _rightsOfTheFirstGroup() -> None:
     Rights.maySee = remembering  # type: ignore[method-assign]
 
 
+def _tellHidden() -> None:
+    async def found(self: Lookups, principal: Principal, order: int) -> Any:
+        trade: Any = await self.runtime.trade(order)
+        if trade is None:
+            raise TradeNotFound(f"there is no order {order}")
+        if not self.rights.maySee(principal, trade.login):
+            raise Forbidden("the account is outside of the token's groups")
+        return trade
+
+    Lookups.visible = found  # type: ignore[method-assign]
+
+
+def _filterAllGroups() -> None:
+    _filtering._IS_SEEN = "length(?)"  # type: ignore[misc]
+
+
+def _likeIgnoresCase() -> None:
+    like = {"like": "lower({}) GLOB lower(?)"}
+    _filtering._FORMS = {**_filtering._FORMS, **like}  # type: ignore[misc]
+
+
+_FILTERS = ("tests.attack.filters",)
+
 _RESUMING = ("tests.resuming",)
 
 BUGS = {
+    "look-up-tells-hidden": Bug(
+        "tells an order that is hidden from one that does not exist",
+        _tellHidden,
+        _FILTERS,
+    ),
+    "filter-sees-all": Bug(
+        "finds trades of groups that the token may not see",
+        _filterAllGroups,
+        _FILTERS,
+    ),
+    "like-ignores-case": Bug(
+        "finds trades that are like a pattern but for case",
+        _likeIgnoresCase,
+        _FILTERS,
+    ),
     "resume-off-by-one": Bug(
         "sends a session that resumes not the next event, but the one after it",
         _offByOne,

@@ -1,0 +1,259 @@
+"""
+Searches in a ledger by the filters of clients.
+
+No word of a client becomes SQL text: fields and operators are looked up in the tables
+of L{creditsync._fields}, and values are parameters.
+
+A search is several statements in one read transaction: the sums over all selected
+trades, the numbers of those to return, and these trades in pages. SQLite makes each
+page one JSON text, because a thread needs the GIL after each row that it fetches, and
+beside a busy reactor can wait 5 ms for it each time. Sorting only the numbers
+takes less memory than sorting the trades.
+
+The only index is the order, so nearly every filter scans all trades. A filter is given
+up when its time is over.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+from msgspec.json import decode, encode
+from msgspec.structs import astuple
+
+from creditsync._fields import FIELDS, GROUP, LIKE, OPERATORS
+from creditsync.codes import TS_CLOSED_NORMAL, UNITS_PER_ONE
+from creditsync.errors import TookTooLong
+from creditsync.ledger._schema import COLUMNS, columns
+from creditsync.methods import BALANCE, CREDIT, TOTAL_OF
+from creditsync.records import (
+    TRADE_MEMBERS,
+    Account,
+    Condition,
+    FoundTrades,
+    GroupedTrade,
+    Trade,
+    TradeFilter,
+)
+
+_T = TypeVar("_T")
+
+# Trades of a page. To decode and to encode one keeps the GIL for about 1 ms.
+_PAGE: Final = 400
+
+# Instructions of SQLite's virtual machine, some hundredths of a second, after which a
+# search looks whether its time is over. It needs the GIL for that.
+_PROGRESS: Final = 1_000_000
+
+_GROUP: Final = '(SELECT "group" FROM account WHERE account.login = trade.login)'
+
+# A condition with the parameters' places. json_each() makes a list of one parameter.
+_FORMS: Final = {
+    **{name: f"{{}} {sql} ?" for name, sql in OPERATORS.items()},
+    "in": "{} IN (SELECT value FROM json_each(?))",
+    "between": "{} BETWEEN ? AND ?",
+}
+
+_IS_SEEN: Final = (
+    'login IN (SELECT login FROM account WHERE "group" IN'
+    " (SELECT value FROM json_each(?)))"
+)
+
+_TRADES: Final = f"""
+    SELECT json_group_array(json_array({COLUMNS}, {_GROUP}))
+    FROM trade WHERE "order" IN (SELECT value FROM json_each(?))
+"""
+
+
+def groups(connection: sqlite3.Connection) -> list[str]:
+    """
+    The groups of all accounts, each once.
+    """
+    return [
+        group
+        for (group,) in connection.execute(
+            'SELECT DISTINCT "group" FROM account ORDER BY "group"'
+        )
+    ]
+
+
+def search(
+    connection: sqlite3.Connection,
+    filter: TradeFilter,
+    page: Callable[[Sequence[GroupedTrade]], _T],
+    now: Callable[[], float] = time.monotonic,
+) -> FoundTrades[_T]:
+    """
+    Find the trades that a filter selects; see L{creditsync.interfaces.ILookups.search}.
+
+    @param connection: In a transaction, so that all of it is as it is at one moment.
+    @raise TookTooLong: The filter's time is over.
+    """
+    with _bounded(connection, filter.seconds, now) as check:
+        where, values = _where(connection, filter)
+        [sums] = connection.execute(_sums(where), values)
+        count, balance, balanceRest, credit, creditRest = sums
+        orders = []
+        if count > filter.offset:
+            orders = _orders(connection, filter, where, values)
+        pages = []
+        for start in range(0, len(orders), _PAGE):
+            pages.append(page(_trades(connection, orders[start : start + _PAGE])))
+            check()
+        return FoundTrades(
+            pages,
+            count,
+            balance * UNITS_PER_ONE + balanceRest,
+            credit * UNITS_PER_ONE + creditRest,
+        )
+
+
+@contextmanager
+def _bounded(
+    connection: sqlite3.Connection, seconds: float, now: Callable[[], float]
+) -> Iterator[Callable[[], None]]:
+    """
+    Bound the time of what is executed.
+
+    @return: A function that checks the time between the statements.
+    """
+    end = now() + seconds
+
+    def check() -> None:
+        if now() > end:
+            raise TookTooLong()
+
+    connection.set_progress_handler(lambda: now() > end, _PROGRESS)
+    try:
+        yield check
+    except sqlite3.OperationalError as e:
+        if e.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        raise TookTooLong() from None
+    finally:
+        connection.set_progress_handler(None, 0)
+
+
+def _where(
+    connection: sqlite3.Connection, filter: TradeFilter
+) -> tuple[str, list[int | str]]:
+    """
+    The conditions in SQL, and their parameters.
+    """
+    terms, values = [], []
+    for condition in filter.conditions:
+        term = _FORMS[condition.operator].format(_expression(condition.field))
+        terms.append(f"NOT ({term})" if condition.isNegated else term)
+        values += _parameters(condition)
+    # The last one, because it is expensive. It is left out if it would select all,
+    # which is as certain as with it: the transaction sees no other groups.
+    known = groups(connection)
+    seen = [group for group in known if filter.seesGroup(group)]
+    if len(seen) < len(known):
+        terms.append(_IS_SEEN)
+        values.append(encode(seen).decode())
+    return " AND ".join(terms) or "true", values
+
+
+def _expression(name: str) -> str:
+    """
+    A field in SQL.
+    """
+    field = FIELDS[name]
+    if name == GROUP:
+        return _GROUP
+    if field.member is not None:
+        return columns([field.member])
+    return f"{field.neutral!r}"
+
+
+def _parameters(condition: Condition) -> list[int | str]:
+    if condition.operator == "in":
+        return [encode(condition.values).decode()]
+    if condition.operator == LIKE:
+        [pattern] = condition.values
+        assert isinstance(pattern, str)
+        return [pattern.translate(_GLOB)]
+    return list(condition.values)
+
+
+# From the wildcards of LIKE to those of GLOB, which have no other meaning in LIKE.
+_GLOB: Final = str.maketrans(
+    {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"},
+)
+
+
+def _sums(where: str) -> str:
+    """
+    The statement for the number of the selected trades and their totals, each as its
+    whole part and the rest in units: a sum of units may exceed SQLite's integers.
+    """
+    sums = ["count(*)"]
+    for total in (BALANCE, CREDIT):
+        cmds = ", ".join(str(cmd) for cmd, name in TOTAL_OF.items() if name == total)
+        counts = f"state = {TS_CLOSED_NORMAL} AND cmd IN ({cmds})"
+        for part in ("/", "%"):
+            amount = f"iif({counts}, profit {part} {UNITS_PER_ONE}, 0)"
+            sums.append(f"ifnull(sum({amount}), 0)")
+    return f"SELECT {', '.join(sums)} FROM trade WHERE {where}"
+
+
+def _orders(
+    connection: sqlite3.Connection,
+    filter: TradeFilter,
+    where: str,
+    values: Sequence[int | str],
+) -> list[int]:
+    """
+    The numbers of the trades to return, in their order.
+    """
+    order = [
+        _expression(name) + (" DESC" if isDescending else "")
+        for name, isDescending in filter.orderBy
+        # A value that all trades have does not order them, and SQL would take the
+        # number 7 for the seventh column.
+        if FIELDS[name].neutral is None
+    ]
+    [(found,)] = connection.execute(
+        f"""
+        SELECT json_group_array(number) FROM (
+            SELECT "order" AS number FROM trade WHERE {where}
+            ORDER BY {", ".join([*order, '"order"'])} LIMIT ? OFFSET ?
+        )
+        """,
+        [*values, filter.limit, filter.offset],
+    )
+    orders: list[int] = decode(found)
+    return orders
+
+
+def _trades(
+    connection: sqlite3.Connection, orders: Sequence[int]
+) -> list[GroupedTrade]:
+    [(found,)] = connection.execute(_TRADES, (encode(orders).decode(),))
+    trades: dict[int, GroupedTrade] = {
+        members[0]: (Trade(*members), group) for *members, group in decode(found)
+    }
+    return [trades[order] for order in orders]
+
+
+def copied(trades: Iterable[Trade], accounts: Iterable[Account]) -> sqlite3.Connection:
+    """
+    Copy trades and accounts to a database in memory, which can be searched.
+    """
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.executescript(
+        f"""
+        CREATE TABLE trade ({COLUMNS}, PRIMARY KEY ("order")) WITHOUT ROWID;
+        CREATE TABLE account (login INTEGER PRIMARY KEY, "group" TEXT NOT NULL);
+        """
+    )
+    marks = ", ".join("?" * len(TRADE_MEMBERS))
+    connection.executemany(f"INSERT INTO trade VALUES ({marks})", map(astuple, trades))
+    connection.executemany(
+        "INSERT INTO account VALUES (?, ?)",
+        ((account.login, account.group) for account in accounts),
+    )
+    return connection
