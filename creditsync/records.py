@@ -144,6 +144,7 @@ class Operation(Struct, eq=False, gc=False, rename=NAMES):
     @ivar key: The C{idempotencyKey}, by which a repeated request of the same
         principal is recognized, or L{None}.
     @ivar isBooked: Set by the runtime when the operation is on disk.
+    @ivar role: The C{role} of the token, or L{None} if there was none.
     """
 
     command: str
@@ -157,6 +158,7 @@ class Operation(Struct, eq=False, gc=False, rename=NAMES):
     principal: int = 0
     key: str | None = None
     isBooked: bool = False
+    role: int | None = None
 
 
 class Deletion(Struct, eq=False, gc=False):
@@ -165,6 +167,7 @@ class Deletion(Struct, eq=False, gc=False):
 
     @ivar cmds: The C{OP_*} codes of the trades that the command may delete.
     @ivar isBooked: Set by the runtime when the operation is on disk.
+    @ivar role: The C{role} of the token, or L{None} if there was none.
     """
 
     command: str
@@ -173,10 +176,13 @@ class Deletion(Struct, eq=False, gc=False):
     principal: int = 0
     key: str | None = None
     isBooked: bool = False
+    role: int | None = None
 
 
 # Members of an operation that are not in the data of its request.
-_NOT_DATA = frozenset({"command", "cmd", "principal", "idempotencyKey", "isBooked"})
+_NOT_DATA = frozenset(
+    {"command", "cmd", "principal", "idempotencyKey", "isBooked", "role"}
+)
 
 # The members of the data of a request that makes or updates a trade.
 DATA_MEMBERS = tuple(

@@ -389,8 +389,10 @@ class KeyBehaviour:
         request.
         """
         operation = asked("promo-1")
+        operation.role = 2
         self.book(Reservation(ADD, trade(1), operation))
         replay = self.replay("promo-1")
+        self.assertEqual(replay.operation.role, 2)
         self.assertEqual((replay.eventType, replay.trade), (0, trade(1)))
         self.assertIsNone(difference(operation, replay.operation))
         self.assertEqual(

@@ -137,6 +137,7 @@ class FinanceCommand:
             asked = operation(self._method, self.name, request.data)
             request.operation = asked
         asked.principal = session.principal.id
+        asked.role = session.principal.role
         asked.key = self._key(request) if self._isExtIDIdempotent else request.key
         reservation = self._runtime.submit(asked)
         if isinstance(reservation, Reservation):

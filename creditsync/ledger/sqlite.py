@@ -75,7 +75,7 @@ _End: TypeAlias = tuple[int, int, bytes]
 BLOCK: Final = 100_000
 
 # Rows of the largest statement. SQLite allows 32,766 parameters, and a row has up to
-# 19.
+# 20.
 _MAX_ROWS: Final = 1024
 
 # All values of a row that is skipped. The first value of a real row is an integer,
