@@ -309,6 +309,26 @@ class Reservation(TradeEvent, eq=False):
             durable.errback(why)
 
 
+class Movement(Struct, gc=False):
+    """
+    What an operation moves, or the sum of what several of a kind moved: what the rules
+    of a site judge and add up.
+
+    @ivar principal: The C{id} of the token, or L{None} if it was not recorded.
+    @ivar role: The role of the token, or L{None}.
+    @ivar method: The name of the asynchronous command.
+    @ivar amount: What counts, without a sign, in 10⁻⁸ units.
+    @ivar group: The group of the account.
+    """
+
+    principal: int | None
+    role: int | None
+    login: int
+    method: str
+    amount: int
+    group: str = ""
+
+
 # The member of a response that tells the session what to do with it. The session
 # takes it out first, so that no client ever sees it (docs/protocol.rst, "Runtime
 # flow").

@@ -32,6 +32,8 @@ def makeService(options: Options) -> Server:
     reloads = [service.reload]
     if options["revocations"]:
         reloads.append(options["revocations"].reload)
+    if options["rules"]:
+        reloads.append(options["rules"].reload)
     server = SupervisedServer(reactor, service, Supervisor(reactor), reloads)
     if counters is not None:
         server.web = web(reactor, options, service, counters, key)

@@ -38,6 +38,7 @@ from creditsync.ledger.memory import MemoryLedger
 from creditsync.records import (
     Account,
     Deletion,
+    Movement,
     Operation,
     Principal,
     Reservation,
@@ -213,6 +214,12 @@ class HeldLedger:
         See L{ILedger.trade}.
         """
         return self._ledger.trade(order)
+
+    def movements(self, day: int, upTo: int) -> list[Movement]:
+        """
+        See L{ILedger.movements}.
+        """
+        return self._ledger.movements(day, upTo)
 
     def account(self, login: int) -> Account | None:
         """

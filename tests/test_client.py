@@ -1068,6 +1068,7 @@ class PatienceTests(ClientTestCase):
         """
         for error in (
             *("USER_NOT_FOUND", "NOT_FOUND", "INCORRECT_ORDER", "TRADE_NO_MONEY"),
+            "LIMIT_EXCEEDED",
         ):
             self.assertIsInstance(self.end(error, order=7, isLost=False), Refused)
             lost = self.end(error, order=None, isLost=True)
@@ -1086,7 +1087,8 @@ class PatienceTests(ClientTestCase):
                 *("UNKNOWN_COMMAND", "DUPLICATE_EXTID", "LINE_TOO_LONG"),
                 *("TECH_PROBLEM", "IDEMPOTENCY_KEY_REUSED", "CURSOR_GONE"),
                 *("USER_NOT_FOUND", "NOT_FOUND", "INCORRECT_ORDER", "TRADE_NO_MONEY"),
-                *("TOO_MANY_REQUESTS", "BUSY", "SHUTDOWN", "SYNC_TIMEOUT"),
+                *("LIMIT_EXCEEDED", "TOO_MANY_REQUESTS", "BUSY", "SHUTDOWN"),
+                "SYNC_TIMEOUT",
             },
         )
 

@@ -23,13 +23,14 @@ LAYERS: list[set[str]] = [
         "limits",
         "_cursor",
         "_locking",
+        "_masks",
         "_process.defaults",
         "_process.settling",
         "_process.signals",
     },
     {"errors", "methods"},
     {"records", "_patterns", "_money", "_process.starting"},
-    {"interfaces"},
+    {"interfaces", "_bookingrules"},
     {"_conversation.waiter"},
     {"revocations"},
     {
@@ -51,6 +52,7 @@ LAYERS: list[set[str]] = [
     {
         "_conversation.catchups",
         "_conversation.plain",
+        "_rulebook",
         "_conversation.waiters",
         "_auditfile",
         "events",

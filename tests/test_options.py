@@ -36,8 +36,9 @@ class OptionsTests(InFolder):
         self.assertEqual(options["algorithm"], "HS256")
         self.assertEqual(options["accounts"], "open")
         self.assertEqual(options["timeout"], 5.0)
-        self.assertEqual(options["limits"], Limits())
+        self.assertEqual(options["serverLimits"], Limits())
         self.assertIsNone(options["revocations"])
+        self.assertIsNone(options["rules"])
         self.assertIsNone(options["secret"])
 
     def test_listenRepeats(self) -> None:
@@ -75,7 +76,7 @@ class OptionsTests(InFolder):
             *("--stop-timeout", "9.5"),
         )
         self.assertEqual(
-            options["limits"],
+            options["serverLimits"],
             Limits(
                 maxLineLength=1,
                 lineTimeout=2.5,

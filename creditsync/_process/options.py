@@ -11,6 +11,7 @@ from attrs import fields
 from twisted.python import usage
 
 from creditsync import __version__
+from creditsync._bookingrules import RulesFile
 from creditsync._process import config
 from creditsync._process.defaults import (
     DEFAULT_KEY,
@@ -51,9 +52,10 @@ class Options(usage.Options):
     """
     The options of the server.
 
-    Once parsed, they also have what their values stand for: C{limits}, the
-    L{Limits}; C{site}, the compiled L{Schemas}; C{revocations}, the
-    L{Revocations} or L{None}; C{trail}, the path of the audit trail or L{None};
+    Once parsed, they also have what their values stand for: C{serverLimits}, the
+    L{Limits}; C{rules}, the L{RulesFile} of C{limits} or L{None}; C{site}, the
+    compiled L{Schemas}; C{revocations}, the L{Revocations} or L{None}; C{trail}, the
+    path of the audit trail or L{None};
     C{secret}, the key, or L{None} if it has yet to be made; and
     C{formerSecrets}, the other readings of the key file, see L{readKey}.
 
@@ -137,6 +139,14 @@ class Options(usage.Options):
             "open: an account opens with its first operation; known: it must exist"
             " (see: creditsync account add).",
             oneOf("accounts", "open", "known"),
+        ],
+        [
+            "limits",
+            None,
+            None,
+            "A TOML file of rules that bound how much may be booked, in one operation"
+            " and on one day.",
+            path("limits"),
         ],
         [
             "timeout",
@@ -223,7 +233,7 @@ class Options(usage.Options):
         """
         self._fillFromFile()
         self["listen"] = self["listen"] or [DEFAULT_LISTEN]
-        self["limits"] = Limits(
+        self["serverLimits"] = Limits(
             **{limit.name: self[optionName(limit.name)] for limit in fields(Limits)}
         )
         with namingOption("schemas"):
@@ -233,6 +243,10 @@ class Options(usage.Options):
             if self["revoked"] is not None:
                 # A daemon changes its folder before it reads them again.
                 self["revocations"] = Revocations(Path(self["revoked"]).absolute())
+        with namingOption("limits"):
+            self["rules"] = None
+            if self["limits"] is not None:
+                self["rules"] = RulesFile(Path(self["limits"]).absolute())
         with namingOption("audit"):
             self["trail"] = self["audit"] and auditFile(self["audit"])
         if self["log-json"] and self.parent is not None:

@@ -53,6 +53,7 @@ from creditsync.ledger._journal import (
     replayed,
     rowsOf,
 )
+from creditsync.ledger._movements import movements
 from creditsync.ledger._opening import (
     checkFiles,
     connectReader,
@@ -64,9 +65,10 @@ from creditsync.ledger._opening import (
     takeLock,
     versionOf,
 )
+from creditsync.ledger._reading import reading
 from creditsync.ledger._schema import COLUMNS, SCRIPTS, columns
 from creditsync.ledger._upgrading import Progress, loggedProgress
-from creditsync.records import Account, Reservation, Trade, TradeEvent
+from creditsync.records import Account, Movement, Reservation, Trade, TradeEvent
 
 # The mark, the last place and the last hash that are on disk.
 _End: TypeAlias = tuple[int, int, bytes]
@@ -276,6 +278,20 @@ class SQLiteLedger:
         """
         assert self._stream is not None, "the ledger is not open"
         return events(self._stream, after, limit)
+
+    def movements(self, day: int, upTo: int) -> list[Movement]:
+        """
+        The sums of what was booked on this day, up to this place. Another thread may
+        call this: it has a connection of its own.
+
+        @raise LedgerProblem: The ledger can't be read, or was closed meanwhile.
+        """
+        with reading(self.path) as connection:
+            connection.set_progress_handler(lambda: self._held is None, _PROGRESS)
+            found = movements(connection, day, upTo)
+        if self._held is None:
+            raise LedgerProblem(f"the ledger {self.path} was closed while it was read")
+        return found
 
     def account(self, login: int) -> Account | None:
         """
