@@ -45,7 +45,7 @@ class Goal:
         return value >= self.bound if self.isLeast else value <= self.bound
 
     def __str__(self) -> str:
-        return f"{'≥' if self.isLeast else '≤'} {self.bound:g}"
+        return f"{'≥' if self.isLeast else '≤'} {self.bound:,.10g}"
 
 
 def _ofEcho(peer: str) -> Callable[[Results], float]:
@@ -95,6 +95,21 @@ def _audit(nanoseconds: Mapping[str, float]) -> float:
     What the trail adds to the whole way of a credit.
     """
     return nanoseconds["running, with an audit trail"] - nanoseconds["running"]
+
+
+def _beside(case: str, name: str) -> Callable[[Results], float]:
+    """
+    The median of a figure beside sessions that catch up.
+    """
+    return lambda results: median(each[name] for each in results["rounds"][case])
+
+
+def _added(results: Results) -> float:
+    """
+    The most memory in MiB that sessions that catch up add.
+    """
+    rounds = [each for case in results["rounds"].values() for each in case]
+    return max(float(each["peak"] - each["before"]) for each in rounds) / 2**20
 
 
 def _start(name: str) -> Callable[[Results], float]:
@@ -221,6 +236,24 @@ GOALS: Final = (
         5,
         _start("answer"),
     ),
+    *(
+        Goal(
+            f"p99 of a credit beside sessions that catch up, {case}, ms",
+            "catchup",
+            False,
+            20,
+            _beside(case, "p99"),
+        )
+        for case in ("all read the same", "each reads a part")
+    ),
+    Goal(
+        "events per second that such sessions get together, all read the same",
+        "catchup",
+        True,
+        1_000_000,
+        _beside("all read the same", "rate"),
+    ),
+    Goal("memory that such sessions add, MiB", "catchup", False, 64, _added),
 )
 
 

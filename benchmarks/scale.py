@@ -74,7 +74,7 @@ def _server(place: Bench, port: int, ledger: Path) -> list[str]:
     return module("benchmarks.peers.forgetful", *given)
 
 
-def _health(port: int, token: bytes) -> dict[str, Any]:
+def health(port: int, token: bytes) -> dict[str, Any]:
     """
     Ask for the server's health, and wait for as long as it takes to start.
     """
@@ -99,7 +99,7 @@ def _serving(place: Bench, ledger: Path) -> Iterator[tuple[int, int, dict[str, f
     command = _server(place, port, ledger)
     with running(command, place.serverCPU, port, _PATIENCE) as pid:
         opened = time.perf_counter() - start
-        _health(port, token)
+        health(port, token)
         yield port, pid, {"open": opened, "answer": time.perf_counter() - start}
 
 
@@ -134,7 +134,7 @@ def _waiting(count: int) -> Prepare:
             # Once a later request has a reply, the server has read all of
             # them.
             subscribe(session, 1, token, False)
-        pending = _health(port, token)["pending"]
+        pending = health(port, token)["pending"]
         if pending != count:
             raise Wrong(f"{pending} requests wait, and not {count}")
 

@@ -48,6 +48,7 @@ from benchmarks.load import Connection, Load, Ring, Unexpected, verified
 from benchmarks.peers import common
 from benchmarks.peers.forgetful import FORGOTTEN, forgetting
 from benchmarks.processes import Wrong, freePort, module, running
+from benchmarks.readers import Reader, Readers
 from creditsync.auth import mint
 from creditsync.events import TradeEvents
 from creditsync.ledger._checking import findings
@@ -927,6 +928,120 @@ class BroadcastTests(SynchronousTestCase):
         """
         cpu = {"10": [120.0, 520.0], "110": [320.0, 720.0], "1010": [2120.0, 2520.0]}
         self.assertEqual(slopes(cpu), {"110": 2.0, "1010": 2.0})
+
+
+class CatchUpTests(SynchronousTestCase):
+    """
+    Tests for the sessions of L{benchmarks.catchup}.
+    """
+
+    REPLY = b'{"extID":"r","status":200,"data":{"chanels":["trade:event"]}}\r\n'
+
+    def setUp(self) -> None:
+        """
+        A session that reads, and its server.
+        """
+        ours, self.server = socketpair()
+        self.addCleanup(self.server.close)
+        self.addCleanup(ours.close)
+        self.readers = Readers()
+        self.reader = Reader(ours, 0, 3)
+        self.readers.add(self.reader)
+
+    def send(self, *places: int, reply: bytes = REPLY) -> None:
+        """
+        Send a reply, and events with these places.
+        """
+        line = (
+            b'{"event":"trade:event","type":0,"data":{"order":5,"cursor":"e-%d"}}\r\n'
+        )
+        self.server.sendall(reply + b"".join(line % each for each in places))
+
+    def test_first(self) -> None:
+        """
+        A session asks for everything, and is disconnected when it has got it.
+        """
+        self.reader.begin("e-0", TOKEN)
+        self.assertIn(b'"since":"first"', self.server.recv(4096))
+        self.send(1, 2, 3)
+        self.readers.read()
+        self.assertEqual(self.readers.reading, {})
+        self.assertEqual(self.server.recv(1), b"")
+
+    def test_part(self) -> None:
+        """
+        A session that begins behind a place names it, and counts from there.
+        """
+        self.reader.place, self.reader.last = 7, 9
+        self.reader.begin("e-7", TOKEN)
+        self.assertIn(b'"since":"e-7"', self.server.recv(4096))
+        self.send(8, 9)
+        self.readers.read()
+        self.assertEqual(self.reader.place, 9)
+
+    def test_inPieces(self) -> None:
+        """
+        Lines may come in any pieces.
+        """
+        self.send(1, 2, 3)
+        buffer = bytearray(4096)
+        received = self.reader.socket.recv(4096)
+        done = []
+        for start in range(0, len(received), 100):
+            piece = received[start : start + 100]
+            buffer[: len(piece)] = piece
+            done.append(self.reader.take(buffer, len(piece)))
+        self.assertEqual(done, [False, False, True])
+
+    def test_missing(self) -> None:
+        """
+        An event that is missing, or that comes twice, is noticed at the end.
+        """
+        for places in ((1, 3, 4), (1, 2, 2)):
+            reader = Reader(self.reader.socket, 0, 3)
+            self.send(*places)
+            buffer = bytearray(4096)
+            size = self.reader.socket.recv_into(buffer)
+            self.assertRaises(Wrong, reader.take, buffer, size)
+
+    def test_refused(self) -> None:
+        """
+        A session that is refused is noticed.
+        """
+        self.send(reply=b'{"extID":"r","status":410,"error":"CURSOR_GONE"}\r\n')
+        self.assertRaises(Wrong, self.readers.read)
+
+    def test_cutOff(self) -> None:
+        """
+        A connection that ends before everything has come is noticed.
+        """
+        self.send(1, 2)
+        self.server.close()
+        self.assertRaises(Wrong, self.readers.read)
+
+    def test_goals(self) -> None:
+        """
+        The goals have the medians of all rounds, and the most memory.
+        """
+        each = {"p99": 5.0, "rate": 2e6, "before": 60 << 20, "peak": 70 << 20}
+        slow = {**each, "p99": 30.0, "peak": 125 << 20}
+        results = {
+            "command": "catchup",
+            "rounds": {
+                "alone": [{"before": 60 << 20, "peak": 60 << 20}],
+                "all read the same": [each, slow, each],
+                "each reads a part": [slow, slow, each],
+            },
+        }
+        self.assertEqual(
+            [(value, bound, met) for _, value, bound, met in goals.reached(results)],
+            [
+                (5.0, "≤ 20", "met"),
+                (30.0, "≤ 20", "not met"),
+                (2e6, "≥ 1,000,000", "met"),
+                (65.0, "≤ 64", "not met"),
+            ],
+        )
 
 
 class FillTests(SynchronousTestCase):

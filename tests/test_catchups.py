@@ -276,6 +276,35 @@ class SeamTests(CatchUpCase):
         self.site.turn()
         self.assertEqual(places(client), [8, 9])
 
+    def test_endsWithItsLastPage(self) -> None:
+        """
+        A session that has got everything receives what is published at once, even if
+        that is before its next turn.
+        """
+        self.site.book(5)
+        client = self.client()
+        since(client, "first")
+        self.site.step()
+        self.site.step()
+        self.assertEqual(places(client), [1, 2, 3, 4, 5])
+        self.assertNotIn(client.session, self.site.catchUps)
+        self.site.book(1)
+        self.assertEqual(places(client), [6])
+        self.assertEqual(self.site.pages, [(0, 4), (4, 1)])
+        self.assertAtRest()
+
+    def test_endsWhileItIsSent(self) -> None:
+        """
+        A session that ends because it is sent its last page receives nothing more.
+        """
+        self.site.book(3)
+        client = self.client()
+        since(client, "first")
+        client.session.send = lambda lines: client.session.ended()
+        self.site.turn()
+        self.assertEqual(len(self.site.broadcast._receivers), 0)
+        self.assertAtRest()
+
     def test_subscribeGoesOn(self) -> None:
         """
         C{Subscribe} without C{since} leaves a catch-up as it is.
@@ -435,6 +464,30 @@ class PaceTests(CatchUpCase):
                 ([], [5, 6, 7, 8]),
             ],
         )
+
+    def test_restsForRequests(self) -> None:
+        """
+        While a request waits for its event the next page comes a millisecond later, and
+        otherwise in the next reactor turn.
+        """
+        self.site.book(13)
+        client, other = self.client(), self.client()
+        since(client, "first")
+        self.site.step()
+        self.assertEqual(places(client), [1, 2, 3, 4])
+        other.asks(extID="c")
+        got = []
+        for seconds in (0, 0.0009, 0.0002):
+            self.site.clock.advance(seconds)
+            self.site.turn()
+            got.append(places(client))
+        # The first of these was due already.
+        self.assertEqual(got, [[5, 6, 7, 8], [], [9, 10, 11, 12]])
+        self.site.ledger.release()
+        self.site.clock.advance(0.001)
+        self.site.turn()
+        self.assertEqual(places(client), [13, 14])
+        self.assertAtRest()
 
     def test_stalled(self) -> None:
         """

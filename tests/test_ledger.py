@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, execute, fail
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -261,6 +262,21 @@ class LedgerBehaviour:
         self.moved(ADD, 2, 11, DAY - 30)
         self.moved(ADD, 3, 12, DAY + 5)
         self.assertEqual(self.movements(20454, 3), [(7, 1, 1001, "CreditIn", 22)])
+
+    def test_eventsOfAnyText(self) -> None:
+        """
+        The journal has each comment and each amount as it was.
+        """
+        texts = ["", "a\0b\x1f\x7f", "\u2028é😀\ufffe", "\"\\/'", ",]", "[1]", "null"]
+        trades = [
+            replace(trade(1 + at % 3, amount), comment=text)
+            for at, text in enumerate(texts)
+            for amount in (1, 2**53 - 1)
+        ]
+        for each in trades:
+            self.commit(each)
+        found = [each.data for each in self.ledger.events(0, 100)]
+        self.assertEqual(found, trades)
 
     def test_noTotals(self) -> None:
         """

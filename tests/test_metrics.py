@@ -215,6 +215,22 @@ class MetricsTests(ObservedTestCase):
         self.assertEqual(found["creditsync_unread_bytes{}"], 100)
         self.assertEqual(found["creditsync_stalled_sessions{}"], 1)
 
+    def test_catchingUp(self) -> None:
+        """
+        A session that subscribes from an earlier place is shown until it has got
+        everything.
+        """
+        client = Client(self.server)
+        client.asks()
+        self.commits()
+        name = "creditsync_catching_up_sessions{}"
+        self.assertEqual(values(self.metrics)[name], 0)
+        data = {"chanels": ["trade:event"], "since": "first"}
+        client.asks("Subscribe", "s", data)
+        self.assertEqual(values(self.metrics)[name], 1)
+        self.turns()
+        self.assertEqual(values(self.metrics)[name], 0)
+
     def test_otherRegistry(self) -> None:
         """
         An application can register the metrics in a registry of its own.

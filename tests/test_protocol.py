@@ -1406,6 +1406,44 @@ class UnreadTests(RecordedTestCase):
         self.assertAtRest()
 
 
+class LateServiceTests(RecordedTestCase):
+    """
+    Connections from before the time when lines are handled.
+    """
+
+    def setUp(self) -> None:
+        """
+        Make a factory that does not handle lines yet.
+        """
+        super().setUp()
+        self.factory = LineFactory(
+            self.clock,
+            self.factory.sessions,
+            Limits(),
+            7.0,
+        )
+
+    def test_inputEnds(self) -> None:
+        """
+        A client that has closed its side has the whole time for its replies, from
+        the moment when its lines are handled.
+        """
+        client = self.connect()
+        client.says(b"one\n")
+        client.saysNoMore()
+        self.clock.advance(6)
+        client.session.isIdle = False
+        self.factory.serve()
+        self.clock.advance(0)
+        self.assertEqual(client.session.lines, [b"one"])
+        self.clock.pump([3.4, 3.4])
+        self.assertFalse(client.wire.disconnected)
+        self.clock.advance(0.3)
+        self.assertTrue(client.wire.disconnected)
+        client.isGone()
+        self.assertAtRest()
+
+
 class AtOnceTests(RecordedTestCase):
     """
     What is said through a socket is sent at once, as far as the system takes it.

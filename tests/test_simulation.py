@@ -15,14 +15,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync._conversation.waiter import Waiter
 from tests.simulation.course import Course
-from tests.simulation.history import Attempt, Booking, Talk
+from tests.simulation.history import Attempt, Booking, Reply, Talk
 from tests.simulation.running import prepared, simulate
 from tests.simulation.setting import FAULTS, Plan, faultsOf
 from tests.simulation.world import Violation, World
 
 ROOT = Path(__file__).parent.parent
 # A seed with neither a foreign runtime nor tight limits.
-CALM = Plan(seed=3, requests=100, without=frozenset(FAULTS))
+CALM = Plan(seed=22, requests=100, without=frozenset(FAULTS))
 
 
 def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -191,9 +191,38 @@ class RuleTests(SynchronousTestCase):
 
     def listener(self) -> Talk:
         """
-        A connection that receives events.
+        A connection that receives what is published.
         """
-        return max(self.history.talks, key=lambda talk: len(talk.events))
+        return max(
+            (talk for talk in self.history.talks if not self.resumes(talk)),
+            key=lambda talk: len(talk.events),
+        )
+
+    def reader(self) -> Talk:
+        """
+        A connection that goes on behind a place.
+        """
+        return max(
+            filter(self.resumes, self.history.talks),
+            key=lambda talk: len(talk.events),
+        )
+
+    def resumes(self, talk: Talk) -> bool:
+        """
+        Whether a connection goes on behind a place.
+        """
+        return any(each.intent.resumes for each in talk.attempts)
+
+    def answer(self, isIt: Callable[[Attempt], bool]) -> Reply:
+        """
+        The first successful reply to such a request.
+        """
+        return next(
+            each.reply
+            for talk in self.history.talks
+            for each in talk.attempts
+            if each.reply is not None and each.status == 200 and isIt(each)
+        )
 
     def booking(self, isRight: Callable[[Booking], object]) -> Booking:
         """
@@ -310,6 +339,10 @@ class RuleTests(SynchronousTestCase):
         for talk in self.history.talks:
             comment = booking.trade.comment.split(" ")[0].encode()
             mark = b'"comment":"' + comment + b" "
+            isIt = [mark in line for line, *_ in talk.events]
+            if self.resumes(talk) and any(isIt):
+                # What comes behind it can't come without it.
+                del talk.events[isIt.index(True) :]
             talk.events = [each for each in talk.events if mark not in each[0]]
         self.assertBreaks("durability")
 
@@ -336,6 +369,119 @@ class RuleTests(SynchronousTestCase):
         events = self.listener().events
         events.insert(2, events[2])
         self.assertRaises(Violation, self.course.judge)
+
+    def test_resumedMissing(self) -> None:
+        """
+        A session that goes on behind a place and misses an event is reported.
+        """
+        del self.reader().events[3]
+        self.assertBreaks("no-seam")
+
+    def test_resumedTwice(self) -> None:
+        """
+        A session that goes on behind a place and gets an event twice is reported.
+        """
+        events = self.reader().events
+        events.insert(2, events[2])
+        self.assertBreaks("no-seam")
+
+    def test_resumedLater(self) -> None:
+        """
+        A session that does not begin with the next event is reported.
+        """
+        del self.reader().events[0]
+        self.assertBreaks("no-seam")
+
+    def test_resumedOtherwise(self) -> None:
+        """
+        An event of the journal that differs from that of then is reported.
+        """
+        events = self.reader().events
+        line, *rest = events[3]
+        events[3] = line.replace(b'"volume":0,', b'"volume":0.0,'), *rest  # type: ignore[assignment]
+        self.assertBreaks("no-seam")
+
+    def test_resumedEarly(self) -> None:
+        """
+        An event of the journal that is sent before its commit is reported.
+        """
+        events = self.reader().events
+        line, position, _ = events[3]
+        events[3] = line, position, (0.0, 0)
+        self.assertBreaks("event-after-commit")
+
+    def test_cursor(self) -> None:
+        """
+        A reply with the cursor of another event is reported.
+        """
+        reply = next(self.synced()).reply
+        assert reply is not None
+        booked = reply.value["data"]
+        booked["cursor"] = booked["cursor"][:9] + "1000"
+        self.assertBreaks("cursor")
+
+    def test_head(self) -> None:
+        """
+        A reply with the place of an event that is to come is reported.
+        """
+        for command in ("HealthCheck", "Subscribe"):
+            reply = self.answer(lambda each, name=command: each.intent.command == name)  # type: ignore[misc]
+            data = reply.value["data"]
+            cursor, data["cursor"] = data["cursor"], data["cursor"][:9] + "1000"
+            self.assertBreaks("answer")
+            data["cursor"] = cursor
+
+    def test_lastChange(self) -> None:
+        """
+        A look-up with the cursor of another change is reported.
+        """
+        reply = self.answer(lambda each: each.intent.command == "GetOperation")
+        data = reply.value["data"]
+        data["cursor"] = data["cursor"][:9] + "1000"
+        self.assertBreaks("answer")
+
+    def test_gone(self) -> None:
+        """
+        A place of this ledger that is refused is reported.
+        """
+        reply = self.answer(lambda each: each.intent.resumes)
+        head = reply.value["data"]["cursor"]
+        refusal = {"error": "CURSOR_GONE", "message": "gone", "data": {"head": head}}
+        reply.status = 410
+        reply.value = {"extID": "", "status": 410, **refusal}
+        self.assertBreaks("status")
+
+    def test_takenElsewhere(self) -> None:
+        """
+        A place of another ledger that is taken is reported.
+        """
+        attempt = next(each for each in self.reader().attempts if each.intent.resumes)
+        attempt.intent.data = {**attempt.intent.data, "since": "0badcafe-1"}
+        self.assertBreaks("no-seam")
+
+    def test_wrongHead(self) -> None:
+        """
+        A refused place of another ledger, with a head that was none, is reported.
+        """
+        attempt = next(each for each in self.reader().attempts if each.intent.resumes)
+        assert attempt.reply is not None
+        self.reader().events.clear()
+        attempt.intent.data = {**attempt.intent.data, "since": "0badcafe-1"}
+        head = {"data": {"head": f"{self.history.epoch}-1000"}}
+        refusal = {"error": "CURSOR_GONE", "message": "gone", **head}
+        attempt.reply.status = 410
+        attempt.reply.value = {"extID": "", "status": 410, **refusal}
+        self.assertBreaks("status")
+
+    def test_notToTheEnd(self) -> None:
+        """
+        A client that follows the journal and lacks its last event is reported.
+        """
+        head = self.course.site.storage.head
+        for reader in self.course._readers:
+            reader.check(head)
+            violation = self.assertRaises(Violation, reader.check, head + 1)
+            self.assertEqual(violation.rule, "no-seam")
 
     def test_eventOrder(self) -> None:
         """
@@ -423,7 +569,9 @@ class RuleTests(SynchronousTestCase):
         """
         A trade with another time than that of its booking is reported.
         """
-        booking = self.booking(lambda each: each.type == 0)
+        booking = self.booking(
+            lambda each: each.type == 0 and "open_time" not in each.intent.data
+        )
         trade = booking.trade
         booking.trade = trade._replace(
             open_time=trade.open_time + 100,
@@ -453,6 +601,22 @@ class RuleTests(SynchronousTestCase):
         """
         self.course.site.storage.execute("DROP TRIGGER journal_updated")
         self.course.site.storage.execute("UPDATE journal SET asked_open_time = 1")
+        self.assertLedgerBreaks("journal")
+
+    def test_epoch(self) -> None:
+        """
+        A ledger that begins another life by itself is reported.
+        """
+        self.history.epoch = "0badcafe"
+        self.assertLedgerBreaks("epoch")
+
+    def test_places(self) -> None:
+        """
+        A booking that has another place than before is reported.
+        """
+        storage = self.course.site.storage
+        storage.execute("DROP TRIGGER journal_updated")
+        storage.execute("UPDATE journal SET place = 1000 WHERE place = 1")
         self.assertLedgerBreaks("journal")
 
     def test_totals(self) -> None:

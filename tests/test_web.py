@@ -976,6 +976,19 @@ class FeedTests(WebTestCase):
         self.assertEqual(snapshot["sessions"]["count"], 60)
         self.commits()
 
+    def test_catchingUp(self) -> None:
+        """
+        The console shows how many sessions are being sent earlier events.
+        """
+        client = Client(self.server)
+        client.asks()
+        self.commits()
+        client.asks("Subscribe", "s", {"chanels": ["trade:event"], "since": "first"})
+        client.protocol.pauseProducing()
+        [_, (_, snapshot)] = self.ask("/feed").events()
+        self.assertEqual(snapshot["sessions"]["catchingUp"], 1)
+        client.goes()
+
 
 OUT = {"login": 1001, "amount": -1.0, "comment": "Out"}
 

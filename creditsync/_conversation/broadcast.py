@@ -44,7 +44,12 @@ class Broadcast:
         @param journal: It is open.
         """
         self._catchUps = CatchUps(
-            clock, journal, self._authenticator.isCurrent, self.add, journal.head
+            clock,
+            journal,
+            self._authenticator.isCurrent,
+            self.add,
+            self._waiters,
+            journal.head,
         )
 
     @property

@@ -127,6 +127,12 @@ ALWAYS: Final[tuple[Row, ...]] = (
         lambda it: it.sessions.stalled,
     ),
     Row(
+        "gauge",
+        "catching_up_sessions",
+        "Sessions that are being sent earlier trade events (Subscribe with since).",
+        lambda it: it.service.sessions.broadcast.catchingUp,
+    ),
+    Row(
         "counter",
         "aborted_readers",
         "Connections closed because the client left too much unread (max-unread).",

@@ -66,7 +66,7 @@ class LineFactory(Factory):
             clock, limits.lineTimeout, LineProtocol.lineTimedOut
         )
         self.finishTimeouts: EqualTimeouts[LineProtocol] = EqualTimeouts(
-            clock, endTimeout, self._finishTimedOut
+            clock, endTimeout, LineProtocol.cutOff
         )
         # The TCP ports that accept its connections.
         self.ports: list[Any] = []
@@ -142,6 +142,8 @@ class LineFactory(Factory):
         self._isServing = True
         # A copy, as what a line leads to may end its connection.
         for connection in list(self._connections):
+            if connection.isEnding:
+                self.finishTimeouts.start(connection)
             if connection.isWaiting:
                 self.hasLines(connection)
 
@@ -154,11 +156,12 @@ class LineFactory(Factory):
         self.scheduler.serve(connection)
         self._turnLater()
 
-    def _finishTimedOut(self, connection: LineProtocol) -> None:
+    def inputEnded(self, connection: LineProtocol) -> None:
+        """
+        Cut a connection off if it does not end in time, which begins when requests are
+        answered.
+        """
         if self._isServing:
-            connection.cutOff()
-        else:
-            # It is this side that has not answered yet.
             self.finishTimeouts.start(connection)
 
     def willFlush(self, connection: LineProtocol) -> None:

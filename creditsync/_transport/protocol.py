@@ -84,6 +84,11 @@ class Connections(typing.Protocol):
         Call its C{handleLines}, now or in its turn.
         """
 
+    def inputEnded(self, connection: "LineProtocol") -> None:
+        """
+        Cut it off if it does not end in time.
+        """
+
     def willFlush(self, connection: "LineProtocol") -> None:
         """
         Call its C{flush}, at the latest in the next reactor turn.
@@ -257,6 +262,13 @@ class LineProtocol(Protocol):
         """
         return bool(self._input.lines) and not self._output.isStalled
 
+    @property
+    def isEnding(self) -> bool:
+        """
+        Whether no more input is taken.
+        """
+        return not self._state.takesInput
+
     def _refuseTooLong(self, line: bytes) -> None:
         most = self._limits.maxLineLength
         refusal = LineTooLong(f"a line has at most {most} bytes")
@@ -379,7 +391,7 @@ class LineProtocol(Protocol):
     def _endInput(self, state: State) -> None:
         self._state = state
         self._input.dropPartial()
-        self.factory.finishTimeouts.start(self)
+        self.factory.inputEnded(self)
         self.factory.willFlush(self)
 
     def _sayGoodbye(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
-from msgspec.json import Encoder
+from msgspec.json import Decoder, Encoder
 from msgspec.structs import astuple
 
 from creditsync.codes import EV_RECORD_DELETE
@@ -48,13 +48,16 @@ MEMBERS: Final = ("place", "type", *TRADE_MEMBERS, "balance", "credit", *ASKED)
 NO_HASH: Final = bytes(32)
 
 _encodeLines: Final = Encoder().encode_lines
+_decode: Final = Decoder().decode
 
 _REPLAY: Final = f"""
     SELECT {columns(MEMBERS)} FROM journal WHERE principal = ? AND key = ?
 """
+# One row with everything in a JSON array: sqlite3 releases the GIL for each row, and a
+# thread beside a busy reactor waits each time to get it back.
 _EVENTS: Final = f"""
-    SELECT place, type, {columns(TRADE_MEMBERS)} FROM journal
-    WHERE place > ? AND place <= ? ORDER BY place
+    SELECT json_group_array(json_array(place, type, {columns(TRADE_MEMBERS)}))
+    FROM (SELECT * FROM journal WHERE place > ? AND place <= ? ORDER BY place)
 """
 _HEAD: Final = """
     SELECT ifnull(max(place), 0), hash, (SELECT epoch FROM life ORDER BY number DESC),
@@ -155,9 +158,10 @@ def events(connection: sqlite3.Connection, after: int, limit: int) -> list[Trade
 
     @param limit: How many at most.
     """
+    [(rows,)] = connection.execute(_EVENTS, (after, after + limit))
     return [
         TradeEvent(type, Trade(*trade), place=place)
-        for place, type, *trade in connection.execute(_EVENTS, (after, after + limit))
+        for place, type, *trade in _decode(rows)
     ]
 
 

@@ -6,7 +6,9 @@ rows of a day are found from its end: behind the last row from before that day.
 """
 
 import sqlite3
-from typing import Final
+from typing import Any, Final
+
+from msgspec.json import Decoder
 
 from creditsync.codes import EV_RECORD_DELETE, EV_RECORD_UPDATE, SECONDS_PER_DAY
 from creditsync.methods import METHOD_OF
@@ -30,15 +32,28 @@ _START: Final = """
     )
 """
 
+_decode: Final = Decoder(list[Any]).decode
+
 _OF_DAY: Final = "place > ? AND place <= ? AND timestamp >= ? AND timestamp < ?"
 
-# An added or deleted trade counts with its amount.
-_SUMS: Final = f"""
-    SELECT principal, role, login, cmd, type = {EV_RECORD_DELETE},
-           sum(abs(profit) / {_PART}), sum(abs(profit) % {_PART})
-    FROM journal WHERE {_OF_DAY} AND type <> {EV_RECORD_UPDATE}
-    GROUP BY principal, role, login, cmd, type
+# Sums of amounts, by what rules look at. They come in one row, as a JSON array: sqlite3
+# releases the GIL for each row, and a thread beside a busy reactor waits each time to
+# get it back.
+_SUMMED: Final = f"""
+    SELECT json_group_array(json_array(
+        principal, role, login, cmd, type = {EV_RECORD_DELETE}, large, small
+    )) FROM (
+        SELECT principal, role, login, cmd, type,
+               sum(amount / {_PART}) AS large, sum(amount % {_PART}) AS small
+        FROM ({{}}) GROUP BY principal, role, login, cmd, type
+    )
 """
+
+# An added or deleted trade counts with its amount.
+_OTHERS: Final = _SUMMED.format(f"""
+    SELECT *, abs(profit) AS amount FROM journal
+    WHERE {_OF_DAY} AND type <> {EV_RECORD_UPDATE}
+""")
 
 _IS_UPDATED: Final = f"""
     SELECT 1 FROM journal WHERE {_OF_DAY} AND type = {EV_RECORD_UPDATE} LIMIT 1
@@ -46,8 +61,8 @@ _IS_UPDATED: Final = f"""
 
 # An updated trade may have been made at any time before. There is no index for that
 # either: this reads the whole journal.
-_UPDATES: Final = f"""
-    SELECT principal, role, login, cmd, max(abs(profit), abs(profit - former))
+_UPDATES: Final = _SUMMED.format(f"""
+    SELECT *, max(abs(profit), abs(profit - former)) AS amount
     FROM (
         SELECT place, timestamp, type, principal, role, login, cmd, profit,
                lag(profit, 1, 0) OVER (PARTITION BY "order" ORDER BY place) AS former
@@ -55,7 +70,7 @@ _UPDATES: Final = f"""
             SELECT "order" FROM journal WHERE {_OF_DAY} AND type = {EV_RECORD_UPDATE}
         )
     ) WHERE {_OF_DAY} AND type = {EV_RECORD_UPDATE}
-"""
+""")
 
 
 def movements(connection: sqlite3.Connection, day: int, upTo: int) -> list[Movement]:
@@ -66,7 +81,12 @@ def movements(connection: sqlite3.Connection, day: int, upTo: int) -> list[Movem
     begin, end = day * SECONDS_PER_DAY, (day + 1) * SECONDS_PER_DAY
     [[start]] = select(_START, (begin - _SET_BACK, upTo))
     period = start, upTo, begin, end
-    found = [
+    [[found]] = select(_OTHERS, period)
+    sums = _decode(found)
+    if select(_IS_UPDATED, period).fetchone() is not None:
+        [[found]] = select(_UPDATES, (*period, *period))
+        sums += _decode(found)
+    return [
         Movement(
             principal,
             role,
@@ -74,15 +94,5 @@ def movements(connection: sqlite3.Connection, day: int, upTo: int) -> list[Movem
             METHOD_OF[cmd, bool(isDeleted)],
             large * _PART + small,
         )
-        for principal, role, login, cmd, isDeleted, large, small in select(
-            _SUMS, period
-        )
+        for principal, role, login, cmd, isDeleted, large, small in sums
     ]
-    if select(_IS_UPDATED, period).fetchone() is not None:
-        found += [
-            Movement(principal, role, login, METHOD_OF[cmd, False], amount)
-            for principal, role, login, cmd, amount in select(
-                _UPDATES, (*period, *period)
-            )
-        ]
-    return found

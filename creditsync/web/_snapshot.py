@@ -17,7 +17,7 @@ stands for what is not known::
      "queue": {"operations": 8, "oldest": 0.002},
      "commits": {"total": 1234, "operations": 98765, "last": 1767225600.1},
      "sessions": {"count": 2, "isPartial": false, "roles": {"manager": 2, …},
-                  "unread": 0, "inFlight": 8, "stalled": 0, "shown": [
+                  "unread": 0, "inFlight": 8, "stalled": 0, "catchingUp": 0, "shown": [
          {"peer": "127.0.0.1:5123", "role": "manager", "principal": 7,
           "unread": 0, "isStalled": false, "inFlight": 8}, …]},
      "trades": [
@@ -146,5 +146,6 @@ def _sessions(metrics: Metrics) -> JSON:
         "unread": sums.unread,
         "inFlight": sum(each.session.inFlight for each in connections),
         "stalled": sums.stalled,
+        "catchingUp": metrics.service.sessions.broadcast.catchingUp,
         "shown": [rows.session(each) for each in busiest[:_SHOWN]],
     }

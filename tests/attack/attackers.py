@@ -19,7 +19,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import cycle
+from contextlib import closing
+from itertools import cycle, islice
 from random import Random
 
 from attrs import Factory, define, field
@@ -102,7 +103,8 @@ def _pump(
 class Windows:
     """
     Connections that send a few lines at once, and the next ones when each of them
-    has its reply: so the server reads and handles them together.
+    has its reply: so the server reads and handles them together. Each connection
+    begins at another place among the windows.
     """
 
     _port: int
@@ -114,16 +116,17 @@ class Windows:
         """
         @return: The bytes that were sent.
         """
-        total = sum(self._open() for _ in range(self._connections))
+        total = sum(self._open(number) for number in range(self._connections))
         while time.monotonic() < until:
             for key, _ in self._selector.select(0.1):
                 assert isinstance(key.fileobj, socket.socket)
                 total += self._serve(key.fileobj, key.data)
         return total
 
-    def _open(self) -> int:
+    def _open(self, number: int) -> int:
         connection = _connect(self._port)
-        conversation = _Conversation(cycle(self._windows))
+        first = number * len(self._windows) // self._connections
+        conversation = _Conversation(islice(cycle(self._windows), first, None))
         self._selector.register(connection, selectors.EVENT_READ, conversation)
         return conversation.say(connection)
 
@@ -271,6 +274,38 @@ def _badTokens() -> Iterator[bytes]:
         yield _line("HealthCheck", token=token)
 
 
+def _since(cursor: str) -> bytes:
+    """
+    The line that asks for all events behind a place.
+    """
+    return _line("Subscribe", {"chanels": ["trade:event"], "since": cursor})
+
+
+_FIRST = _since("first")
+# Events that the journal has when one of these attacks begins.
+_JOURNAL = 50_000
+TRADES = {
+    "catch-ups begun again and again": _JOURNAL,
+    "catch-ups that nobody reads": _JOURNAL,
+    "catch-ups from everywhere": _JOURNAL,
+}
+
+
+def _fromEverywhere(port: int, until: float) -> int:
+    """
+    Connections that read a page of the journal here and one there, so that the server
+    has to read each page for one of them.
+    """
+    with closing(_connect(port)) as connection:
+        connection.sendall(_line("HealthCheck"))
+        with connection.makefile("rb") as lines:
+            cursor = json.loads(lines.readline())["data"]["cursor"]
+    epoch = cursor.partition("-")[0]
+    random = Random(0)
+    places = [random.randrange(_JOURNAL) for _ in range(2000)]
+    return Windows(port, 100, [_since(f"{epoch}-{each}") for each in places]).run(until)
+
+
 # A request that has nothing unusual, but is refused, as this account has no credit.
 _CREDIT = _line("CreditOut", {"login": 1, "amount": -1.5, "comment": "c"})
 _CREDIT = _CREDIT.replace(b": ", b":").replace(b", ", b",")
@@ -333,6 +368,9 @@ ATTACKS: dict[str, Callable[[int, float], int]] = {
         50, (_line("HealthCheck") + _line("GetOperation", {"order": 1})) * 200
     ),
     "deaf managers": _pump(50, _line("HealthCheck") * 300, deaf=True),
+    "catch-ups begun again and again": _pump(50, _FIRST * 300),
+    "catch-ups that nobody reads": _pump(500, _FIRST, deaf=True),
+    "catch-ups from everywhere": _fromEverywhere,
 }
 
 
@@ -344,6 +382,9 @@ QUICK = (
     "windows unusual at their end",
     "nested values",
     "bad tokens",
+    "catch-ups begun again and again",
+    "catch-ups that nobody reads",
+    "catch-ups from everywhere",
 )
 
 

@@ -24,8 +24,9 @@ from typing import Any
 
 from attrs import Factory, define, field
 
+from benchmarks.fill import fill
 from tests.attack import command
-from tests.attack.attackers import ATTACKS, QUICK
+from tests.attack.attackers import ATTACKS, QUICK, TRADES
 from tests.figures import Figures
 from tests.integration.processes import LISTEN, SERVE, Client, Server, Site
 
@@ -191,12 +192,16 @@ class Memory(Thread):
 
 
 @contextmanager
-def serving(serve: Sequence[str]) -> Iterator[Server]:
+def serving(serve: Sequence[str], trades: int = 0) -> Iterator[Server]:
     """
     A server on a core of its own.
+
+    @param trades: How many trades its ledger has.
     """
     with TemporaryDirectory() as folder:
         site = Site(Path(folder))
+        if trades:
+            fill(site.ledger, trades)
         try:
             # A process that it starts inherits its core, as its threads do.
             with _onCore(0):
@@ -232,7 +237,7 @@ def attack(name: str | None, serve: Sequence[str], seconds: float) -> Result:
     @param name: One of L{ATTACKS}, or L{None} for no attack.
     @return: The result.
     """
-    with serving(serve) as server, _onCore(1):
+    with serving(serve, TRADES.get(name or "", 0)) as server, _onCore(1):
         innocent = Innocent(server.connect())
         innocent.ask(_QUIET)
         innocent.latencies.clear()

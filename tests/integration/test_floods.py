@@ -15,7 +15,7 @@ from tests.integration.processes import SERVE
 SECONDS = 0.3
 
 
-@pytest.mark.parametrize("name", QUICK[:4])
+@pytest.mark.parametrize("name", [*QUICK[:4], "catch-ups from everywhere"])
 def test_attack(name: str) -> None:
     """
     An attack reaches the server, and nothing goes wrong there.

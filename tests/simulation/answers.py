@@ -10,7 +10,8 @@ from attrs import define
 from tests.family import ADD, REQUESTED, acceptedData, eventData
 from tests.simulation.audience import Audience
 from tests.simulation.causes import Causes
-from tests.simulation.history import Attempt, Booking, History, Intent, withoutCursor
+from tests.simulation.history import Attempt, Booking, History, Intent
+from tests.simulation.places import Places
 from tests.simulation.world import Violation
 
 
@@ -35,6 +36,7 @@ class Answers:
     _history: History
     _causes: Causes
     _audience: Audience
+    _places: Places
 
     def checkBookings(self) -> None:
         """
@@ -51,21 +53,30 @@ class Answers:
         assert reply is not None
         data = reply.value["data"]
         if intent.command.endswith("ubscribe"):
-            isRight = withoutCursor(data) == {"chanels": ["trade:event"]}
+            isRight = self._isSubscribed(attempt, dict(data))
         elif intent.command == "HealthCheck":
-            names = ["status", "version", "uptime", "pending"]
-            isRight = list(withoutCursor(data)) == names and data[
-                "pending"
-            ] <= self._waiting(attempt)
+            isRight = self._isHealth(attempt, dict(data))
         elif self._history.isForeign:
             isRight = True
         elif intent.command == "GetOperation":
-            isRight = self._isVersion(attempt, data)
+            isRight = self._isVersion(attempt, dict(data))
         else:
             self._checkBooked(attempt)
             return
         if not isRight:
             raise blame("answer", "this is not the answer", attempt)
+
+    def _isSubscribed(self, attempt: Attempt, data: dict[str, Any]) -> bool:
+        isHead = self._places.isHead(attempt, data.pop("cursor", None))
+        if attempt.intent.resumes and not self._places.mayResume(attempt):
+            return False
+        return isHead and data == {"chanels": ["trade:event"]}
+
+    def _isHealth(self, attempt: Attempt, data: dict[str, Any]) -> bool:
+        isHead = self._places.isHead(attempt, data.pop("cursor", None))
+        names = ["status", "version", "uptime", "pending"]
+        isRight = list(data) == names and data["pending"] <= self._waiting(attempt)
+        return isHead and isRight
 
     def _waiting(self, attempt: Attempt) -> int:
         """
@@ -87,7 +98,7 @@ class Answers:
         """
         Whether an order was, or was going to be, in this state.
         """
-        data = withoutCursor(data)
+        cursor = data.pop("cursor", None)
         order = attempt.intent.data.get("order", data["order"])
         if data["order"] != order:
             return False
@@ -98,7 +109,11 @@ class Answers:
         for booking in current:
             for state in {data["state"], booking.trade.state}:
                 if data == eventData(booking.trade._replace(state=state)):
-                    return state == booking.trade.state or state in REQUESTED.values()
+                    isBooked = state == booking.trade.state
+                    shown = booking if isBooked else None
+                    return self._places.isLastChange(attempt, shown, cursor) and (
+                        isBooked or state in REQUESTED.values()
+                    )
         # An operation that was reserved and never handed to the ledger can't
         # be compared.
         return data["state"] in REQUESTED.values()
@@ -137,10 +152,12 @@ class Answers:
         """
         reply = attempt.reply
         assert reply is not None
-        raw = None if booking.published is None else booking.published.dataText
+        raw = booking.dataText
         if raw is not None and raw != reply.dataText:
             raise blame("answer", f"the event has {raw!r}", attempt)
-        if withoutCursor(reply.value["data"]) != eventData(booking.trade):
+        data = dict(reply.value["data"])
+        self._places.checkEvent(booking, data.pop("cursor", None), attempt.extID)
+        if data != eventData(booking.trade):
             raise blame("answer", f"booked is {booking.trade}", attempt)
 
     def _checkIntent(self, intent: Intent) -> None:

@@ -94,6 +94,19 @@ _WRONG_WITHOUT_EXTID = (
         "INVALID_JSON",
     ),
 )
+# Places of no ledger, and of another one; the last three break the schema.
+_OTHER_PLACES = (
+    "0badcafe-1",
+    "0BADCAFE-1",
+    "-1",
+    "1",
+    "0badcafe-01",
+    "f" * 64,
+    "f" * 65,
+    "",
+    "0badcafe 1",
+)
+_BROKEN_PLACES = _OTHER_PLACES[-3:]
 # A request that is split over two lines.
 _SPLIT = (
     '{"command":"BalanceIn","__token":"<token>",',
@@ -111,6 +124,8 @@ class Market:
     _history: History
     _hasKeys: bool
     orders: dict[int, tuple[int, int]] = field(factory=dict)
+    # The cursors that were received, the latest one last.
+    _cursors: dict[str, None] = field(factory=dict)
     _parsed: dict[bytes, Mapping[str, Any]] = field(factory=dict)
 
     def heard(self, line: bytes) -> None:
@@ -123,8 +138,11 @@ class Market:
 
     def learn(self, data: Mapping[str, Any]) -> None:
         """
-        Learn from a trade.
+        Learn from a trade, and from anything with a cursor.
         """
+        if "cursor" in data:
+            self._cursors.pop(data["cursor"], None)
+            self._cursors[data["cursor"]] = None
         if "order" in data and "login" in data:
             self.orders[data["order"]] = data["login"], data["cmd"]
 
@@ -244,8 +262,64 @@ class Market:
         )
 
     def _subscription(self, token: Token) -> Intent:
-        command = self._random.choice(("Subscribe", "Subscribe", "Unsubscribe"))
+        random = self._random
+        command = random.choice(("Subscribe", "Subscribe", "Unsubscribe"))
+        if command == "Subscribe" and random.random() < 0.5:
+            return self.resume(token, self._place())
         return self._intent(token, command, {"chanels": ["trade:event"]})
+
+    def _place(self) -> str:
+        """
+        A place that is, or may be, one of this ledger.
+        """
+        random = self._random
+        if not self._cursors or random.random() < 0.2:
+            return "first"
+        latest = list(self._cursors)[-1]
+        if random.random() < 0.7:
+            return random.choice(list(self._cursors)[-200:])
+        # Some events before it, or ahead of it.
+        epoch, _, place = latest.partition("-")
+        return f"{epoch}-{max(0, int(place) + random.randint(-9, 3))}"
+
+    def resume(self, token: Token, since: str | None) -> Intent:
+        """
+        Go on behind a place; without one, from now on.
+        """
+        data = {"chanels": ["trade:event"]}
+        if since is None:
+            return self._intent(token, "Subscribe", data)
+        allowed = frozenset(
+            {"INVALID_DATA" if self._history.isForeign else "CURSOR_GONE"}
+        )
+        return self._intent(
+            token,
+            "Subscribe",
+            {**data, "since": since},
+            allowed=allowed,
+            isGood=not self._history.isForeign,
+        )
+
+    def resumeElsewhere(self, token: Token) -> Intent:
+        """
+        Go on behind a place that this ledger can't have.
+        """
+        since = self._random.choice((*_OTHER_PLACES, self._ahead()))
+        isBroken = self._history.isForeign or since in _BROKEN_PLACES
+        return self._intent(
+            token,
+            "Subscribe",
+            {"chanels": ["trade:event"], "since": since},
+            allowed=frozenset({"INVALID_DATA" if isBroken else "CURSOR_GONE"}),
+            isGood=False,
+        )
+
+    def _ahead(self) -> str:
+        """
+        A place of this ledger that it will never reach.
+        """
+        epoch = next(reversed(self._cursors), "0badcafe-1").partition("-")[0]
+        return f"{epoch}-{self._random.choice((10**6, 10**15, 10**16))}"
 
     def _health(self, token: Token) -> Intent:
         return self._intent(token, "HealthCheck", {})

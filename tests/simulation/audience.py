@@ -1,10 +1,11 @@
 """
 The rules of events: after their commit, in booking order, once each, to every
-session whose token is good, and to nobody else.
+session whose token is good, and to nobody else; and from the place at which a session
+asked to begin.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -12,14 +13,16 @@ from attrs import define, field
 from tests.family import eventData
 from tests.simulation.history import (
     NEVER,
+    Attempt,
+    Booking,
     History,
     Moment,
     Publication,
     Reply,
     Talk,
     parse,
-    withoutCursor,
 )
+from tests.simulation.places import Places
 from tests.simulation.world import Violation, World
 
 # Whether a session must receive an event that is published now.
@@ -32,16 +35,89 @@ _SPOILT = re.compile(rb",\s*[}\]]|'|[^\x20-\x7e]")
 _FIRST = ["order", "login", "cmd", "state", "profit", "comment"]
 
 
+# An event line, its position among all lines, and the moment when it left the server.
+_Line = tuple[bytes, int, Moment]
+
+
+@define(eq=False)
+class _Part:
+    """
+    The events of a connection between two commands that decide where they come from.
+
+    @ivar begun: The command before them, if there is one.
+    @ivar ended: The command after them, if there is one.
+    """
+
+    lines: Sequence[_Line]
+    begun: Attempt | None
+    ended: Attempt | None
+
+    @property
+    def isResumed(self) -> bool:
+        """
+        Whether they go on behind a place.
+        """
+        return self.begun is not None and self.begun.intent.resumes
+
+    def within(self, moment: Moment, state: str) -> str:
+        """
+        What remains of a state at the edges of this part: on which side of a command
+        an event comes is unknown while that is on its way.
+        """
+        isEdge = False
+        if self.begun is not None:
+            delivered, written = _span(self.begun)
+            if moment < delivered:
+                return _NOT
+            isEdge = moment <= written
+        if self.ended is not None:
+            delivered, written = _span(self.ended)
+            if moment > written:
+                return _NOT
+            isEdge = isEdge or moment >= delivered
+        return _MAY if isEdge else state
+
+
+def _span(attempt: Attempt) -> tuple[Moment, Moment]:
+    assert attempt.delivered is not None and attempt.reply is not None
+    return attempt.delivered, attempt.reply.written
+
+
+def _partsOf(talk: Talk) -> Iterator[_Part]:
+    """
+    Divide the events of a connection.
+    """
+    first, begun = 0, None
+    changes = [each for each in talk.attempts if each.status == 200]
+    for attempt in sorted(changes, key=_position):
+        command = attempt.intent.command
+        isResumed = begun is not None and begun.intent.resumes
+        if attempt.intent.resumes or (isResumed and command == "Unsubscribe"):
+            last = first
+            while last < len(talk.events) and talk.events[last][1] < _position(attempt):
+                last += 1
+            yield _Part(talk.events[first:last], begun, attempt)
+            first, begun = last, attempt
+    yield _Part(talk.events[first:], begun, None)
+
+
+def _position(attempt: Attempt) -> int:
+    assert attempt.reply is not None
+    return attempt.reply.position
+
+
 @define(eq=False)
 class Audience:
     """
     The events that each session must receive, and those that it received.
 
-    @ivar positions: The place of each event among a connection's lines.
+    @ivar positions: The place of each event among a connection's lines, but for those
+        that a session may get after their replies, as it reads the journal.
     """
 
     _world: World
     _history: History
+    _places: Places
     positions: dict[tuple[Talk, Publication], int] = field(factory=dict)
     _judged: dict[bytes, tuple[int, dict[str, Any]]] = field(factory=dict)
 
@@ -56,7 +132,11 @@ class Audience:
         for each in self._history.publications:
             published.setdefault(each.generation, []).append(each)
         for talk in self._history.talks:
-            self._checkTalk(talk, published.get(talk.generation, []))
+            for part in _partsOf(talk):
+                if part.isResumed:
+                    self._checkResumed(talk, part)
+                else:
+                    self._checkLive(talk, part, published.get(talk.generation, []))
 
     def _checkOrder(self) -> None:
         """
@@ -93,17 +173,46 @@ class Audience:
                     (str(booking.trade.order),),
                 )
 
-    def _checkTalk(self, talk: Talk, published: list[Publication]) -> None:
+    def _checkResumed(self, talk: Talk, part: _Part) -> None:
+        """
+        Check that a connection got the events behind its place, each once and in
+        order, and those since then without a seam.
+        """
+        assert part.begun is not None
+        last = self._places.at(part.begun.intent.data["since"])
+        about = talk.name, part.begun.extID
+        if last is None:
+            raise Violation("no-seam", "it goes on behind no place", about)
+        for line, _, written in part.lines:
+            place = self._places.at(self._judge(line)[1].get("cursor"))
+            # Without a valid token events stop, and go on with those of then.
+            mayMiss = talk.token.isLimited
+            if place is None or place <= last or (place > last + 1 and not mayMiss):
+                raise Violation(
+                    "no-seam", f"place {place} comes after {last}: {line!r}", about
+                )
+            last = place
+            journal = self._places.journal
+            booking = journal[place - 1] if place <= len(journal) else None
+            if booking is None or not self._isIt(line, booking):
+                raise Violation("no-seam", f"{line!r} is not of place {place}", about)
+            assert booking.applied is not None
+            if written < booking.applied:
+                raise Violation(
+                    "event-after-commit", f"{line!r} was not on disk", about
+                )
+
+    def _checkLive(self, talk: Talk, part: _Part, published: list[Publication]) -> None:
         """
         Compare what was published with what a connection received.
         """
-        got = iter(talk.events)
+        got = iter(part.lines)
         line = next(got, None)
         states = _States(self._world, talk)
         isLost = talk.lostAt < float("inf")
         for each in published:
             isIt = line is not None and self._isIt(line[0], each)
-            state = states.at(each)
+            state = part.within(each.at, states.at(each))
             about = (talk.name, str(each.data.order))
             if isIt and state != _NOT:
                 assert line is not None
@@ -123,16 +232,24 @@ class Audience:
                 (talk.name,),
             )
 
-    def _isIt(self, line: bytes, published: Publication) -> bool:
+    def _isIt(self, line: bytes, event: Publication | Booking) -> bool:
         """
-        Whether a line is this event's.
+        Whether a line is this event's: it is the same for all sessions of all
+        processes.
         """
-        if published.raw is not None:
-            return line == published.raw
+        if event.raw is not None:
+            return line == event.raw
+        isBooking = isinstance(event, Booking)
         type, data = self._judge(line)
-        if type != published.type or withoutCursor(data) != eventData(published.data):
+        data = dict(data)
+        cursor = data.pop("cursor", None)
+        trade = event.trade if isBooking else event.data
+        if type != event.type or data != eventData(trade):
             return False
-        published.raw = line
+        self._places.checkEvent(
+            event if isBooking else event.booking, cursor, str(trade.order)
+        )
+        event.raw = line
         return True
 
     def _judge(self, line: bytes) -> tuple[int, dict[str, Any]]:

@@ -40,6 +40,8 @@ class Books:
     _trades: dict[int, tuple[Trade, int]] = field(factory=dict)
     _keys: dict[tuple[int, str], int] = field(factory=dict)
     _seen: int = 0
+    # The last place of the journal.
+    head: int = 0
     _auditor: Auditor = field(factory=Auditor)
     # Since when each order exists, and since when it is deleted.
     since: dict[int, tuple[float, int]] = field(factory=dict)
@@ -74,6 +76,24 @@ class Books:
         flaw = self._auditor.flaw(storage.rows)
         if flaw is not None:
             raise Violation("journal", flaw)
+        self._checkPlaces(storage)
+
+    def _checkPlaces(self, storage: Storage) -> None:
+        """
+        Each booking has its place, and the journal's places are those of one life.
+        """
+        [[epoch]] = storage.rows("SELECT epoch FROM life")
+        if self._history.epoch not in ("", epoch):
+            raise Violation("epoch", f"{self._history.epoch} has become {epoch}")
+        self._history.epoch = epoch
+        orders = storage.rows('SELECT place, "order" FROM journal ORDER BY place')
+        wanted = [
+            (each.place, each.trade.order)
+            for each in self._history.bookings
+            if each.place is not None
+        ]
+        if orders != wanted:
+            raise Violation("places", f"the journal has {orders}, not {wanted}")
 
     def _compare(
         self, found: dict[Any, Any], wanted: dict[Any, Any], what: str
@@ -114,6 +134,8 @@ class Books:
             if before.state == DELETED or not isSame:
                 raise Violation("order", f"{before} can't become {trade}", about)
         self._checkIntent(booking, before)
+        self.head += 1
+        booking.place = self.head
         self._trades[trade.order] = trade, revision + 1
         if booking.key is not None:
             key = booking.principal, booking.key

@@ -12,6 +12,7 @@ from creditsync.records import Limits
 from tests.family import ROLES, TOTALS, Trade
 from tests.simulation.books import Books
 from tests.simulation.history import Attempt, Booking, History, Intent, Moment
+from tests.simulation.places import Places
 from tests.simulation.setting import Setting
 from tests.simulation.world import World
 
@@ -26,6 +27,7 @@ class Causes:
     _history: History
     _setting: Setting
     _books: Books
+    _places: Places
     _byKey: dict[tuple[int, str], list[Intent]] = field(
         init=False, factory=lambda: defaultdict(list)
     )
@@ -84,6 +86,8 @@ class Causes:
             return intent.isFinance
         if error == "TRADE_NO_MONEY" and not self._history.isForeign:
             return error in intent.allowed and self._lacksMoney(attempt)
+        if error == "CURSOR_GONE":
+            return error in intent.allowed and self._places.isGone(attempt)
         if error == "NOT_FOUND" and intent.isGood and not self._history.isForeign:
             return error in intent.allowed and self._isUnknown(attempt)
         return error in intent.allowed

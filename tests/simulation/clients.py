@@ -50,6 +50,14 @@ def otherOf(number: int) -> Token:
     return Token(_mint(principal, role, _FOREVER, jti), principal, role, jti)
 
 
+def readerTokenOf(number: int) -> Token:
+    """
+    The token of a client that follows the journal.
+    """
+    principal, jti = 207 + number, f"reader-{number}"
+    return Token(_mint(principal, 1, _FOREVER, jti), principal, 1, jti)
+
+
 def tokenOf(number: int, expires: float | None) -> Token:
     """
     The token of the n-th client. The first two are one principal.
@@ -216,6 +224,9 @@ class Client:
             self._world.happens("other-content")
             first = random.choice(known)
             return market.booking(first.token, key=first.key)
+        if self._chance("other-place", 0.02):
+            self._world.happens("other-place")
+            return market.resumeElsewhere(token)
         return market.ask(token)
 
     def _chooseTogether(self) -> list[Intent]:

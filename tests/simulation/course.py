@@ -16,8 +16,10 @@ from tests.simulation.books import Books
 from tests.simulation.causes import Causes
 from tests.simulation.clients import Client, otherOf, tokenOf
 from tests.simulation.history import History
+from tests.simulation.places import Places
+from tests.simulation.readers import Reader
 from tests.simulation.replies import Replies
-from tests.simulation.setting import Plan, settingOf
+from tests.simulation.setting import CLIENTS, Plan, settingOf
 from tests.simulation.site import Log, Site
 from tests.simulation.waits import Waits
 from tests.simulation.world import BEGINNING, Violation, World
@@ -36,7 +38,7 @@ class Course:
         self._plan = plan
         self._log = log
         self._random = world.generator()
-        self._setting = setting = settingOf(world.generator(), plan.requests)
+        self.setting = setting = settingOf(world.generator(), plan.requests)
         self.history = history = History(setting.isForeign)
         self.site = Site(world, history, setting, folder)
         self._books = self.newBooks()
@@ -44,28 +46,52 @@ class Course:
         # About as long as the clients need for all their requests.
         self._length = plan.requests / setting.clients * setting.pace / 1.9
         self._clients = self._people(market)
+        self._readers = self._followers(market)
+        self.site.storage.handed = self._commitBegins
 
     def newBooks(self) -> Books:
         """
         Empty books.
         """
-        return Books(self._world, self.history, self._setting.isExtIDIdempotent)
+        return Books(self._world, self.history, self.setting.isExtIDIdempotent)
 
     def _people(self, market: Market) -> list[Client]:
         clients = []
-        for number in range(self._setting.clients):
+        for number in range(self.setting.clients):
             token = tokenOf(number, self._expires(number))
             # One that may become invalid is alone: it decides who gets events.
             isAlone = number in (_EXPIRES, _REVOKED)
             other = token if isAlone else otherOf(number)
             client = Client(
-                number, self._world, self.site, market, self._setting, token, other
+                number, self._world, self.site, market, self.setting, token, other
             )
             if number not in self._plan.absent:
                 clients.append(client)
             else:
                 client.isFinishing = True
         return clients
+
+    def _followers(self, market: Market) -> list[Reader]:
+        """
+        The clients that follow the journal.
+        """
+        numbers = range(CLIENTS, CLIENTS + self.setting.readers)
+        return [
+            Reader(number, self._world, self.site, market, self.setting)
+            for number in numbers
+            if number not in self._plan.absent
+        ]
+
+    def _commitBegins(self) -> None:
+        """
+        Perhaps lose a reader before the commit ends.
+        """
+        world, random = self._world, self._random
+        if not world.mayHappen("dropped-in-commit") or random.random() > 0.05:
+            return
+        for reader in self._readers[:1]:
+            world.happens("dropped-in-commit")
+            world.later(random.random() * self.setting.speed, reader.drop)
 
     def _expires(self, number: int) -> float | None:
         drawn = self._random.random()
@@ -91,8 +117,9 @@ class Course:
         self._log.check(self._world)
 
     def _booted(self) -> None:
-        if not self._setting.isForeign:
+        if not self.setting.isForeign:
             self._books.check(self.site.storage)
+            self.site.generation.head = self._books.head
 
     # What befalls them.
 
@@ -129,7 +156,7 @@ class Course:
             strike()
 
     def _one(self) -> Client:
-        return self._random.choice(self._clients)
+        return self._random.choice([*self._clients, *self._readers])
 
     def _jump(self) -> float:
         return 2.0 + self._random.choice((10.0, 4000.0)) * self._random.random()
@@ -152,7 +179,7 @@ class Course:
         while not all(client.isDone for client in self._clients):
             world.run(world.now + max(0.1, self._length / 20))
             # Each unfinished line may delay its client by this time.
-            lineTimeout = self._setting.limits.lineTimeout
+            lineTimeout = self.setting.limits.lineTimeout
             if world.now > 20 * self._length + 100 + 20 * lineTimeout:
                 raise Violation("clients", "they do not come to an end")
 
@@ -163,13 +190,16 @@ class Course:
         world = self._world
         world.faults = frozenset()
         for _ in range(1000):
-            for client in self._clients:
+            for client in [*self._clients, *self._readers]:
                 # One after the other, as only one connection may be allowed.
                 world.later(8.0 * self._random.random(), client.finish)
             world.run(world.now + 10.0)
-            if not any(client.unsettled for client in self._trusted()):
+            unsettled = any(client.unsettled for client in self._trusted())
+            if not unsettled and all(each.isFollowing for each in self._readers):
                 break
         else:
+            if not unsettled:
+                raise Violation("no-seam", "a reader can't go on")
             [first, *_] = [c for c in self._trusted() if c.unsettled]
             intent = next(iter(first.unsettled))
             raise Violation(
@@ -179,6 +209,8 @@ class Course:
             )
         # The last stall is over, and every wait.
         world.run(world.now + 45.0)
+        for reader in self._readers:
+            reader.check(self.site.storage.head)
 
     def _trusted(self) -> list[Client]:
         """
@@ -212,7 +244,7 @@ class Course:
             raise Violation("stop", "the server does not stop")
         if self.site.reactor.getDelayedCalls():
             raise Violation("rest", "timers are left after the stop")
-        if not self._setting.isForeign:
+        if not self.setting.isForeign:
             self._books.check(self.site.storage)
 
     def judge(self) -> None:
@@ -220,12 +252,13 @@ class Course:
         Check everything that was recorded against the rules.
         """
         world, history = self._world, self.history
-        audience = Audience(world, history)
+        places = Places(history)
+        audience = Audience(world, history, places)
         audience.check()
-        causes = Causes(world, history, self._setting, self._books)
-        answers = Answers(history, causes, audience)
-        Replies(world, history, self._setting, causes, answers).check()
-        if self._setting.isForeign:
+        causes = Causes(world, history, self.setting, self._books, places)
+        answers = Answers(history, causes, audience, places)
+        Replies(world, history, self.setting, causes, answers).check()
+        if self.setting.isForeign:
             Waits(history, self.site.foreign).check()
         else:
             answers.checkBookings()

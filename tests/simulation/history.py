@@ -102,6 +102,13 @@ class Intent:
         return self.command.endswith("Sync")
 
     @property
+    def resumes(self) -> bool:
+        """
+        Whether it is a C{Subscribe} from a place.
+        """
+        return self.command == "Subscribe" and "since" in self.data
+
+    @property
     def isFinance(self) -> bool:
         """
         Whether it can move money.
@@ -242,6 +249,8 @@ class Booking:
 
     @ivar handed: When the ledger was told.
     @ivar applied: When its transaction was on disk, or L{None} while it isn't.
+    @ivar place: Its place in the journal, once it is known to be on disk.
+    @ivar raw: The line of its event, as it was seen first, in whichever process.
     @ivar isDoubtful: Whether only the next server can tell if it is.
     @ivar isLost: Whether it never will be.
     """
@@ -256,8 +265,21 @@ class Booking:
     applied: Moment | None = None
     isDoubtful: bool = False
     isLost: bool = False
+    place: int | None = None
+    raw: bytes | None = None
     published: "Publication | None" = None
     intent: Intent | None = None
+
+    @property
+    def dataText(self) -> bytes | None:
+        """
+        The text of C{data}, if any client has got its event.
+        """
+        return None if self.raw is None else _dataOf(self.raw)
+
+
+def _dataOf(line: bytes) -> bytes:
+    return line[line.index(b'"data":') + 7 : -1]
 
 
 @define(eq=False)
@@ -266,27 +288,38 @@ class Publication:
     An event as it was published.
 
     @ivar data: The trade in it.
-    @ivar raw: Its line, as it was seen first.
     @ivar operation: The operation with which it was marked, if it was.
     """
 
     generation: int
     type: int
-    data: dict[str, Any]
+    data: Trade
     at: Moment
     wall: float
     booking: Booking | None = None
-    raw: bytes | None = None
     operation: object = None
+    _raw: bytes | None = field(init=False, default=None)
+
+    @property
+    def raw(self) -> bytes | None:
+        """
+        Its line, as it was seen first.
+        """
+        return self._raw if self.booking is None else self.booking.raw
+
+    @raw.setter
+    def raw(self, line: bytes) -> None:
+        if self.booking is None:
+            self._raw = line
+        else:
+            self.booking.raw = line
 
     @property
     def dataText(self) -> bytes | None:
         """
         The text of C{data}, if any client has got it.
         """
-        if self.raw is None:
-            return None
-        return self.raw[self.raw.index(b'"data":') + 7 : -1]
+        return None if self.raw is None else _dataOf(self.raw)
 
 
 @define(eq=False)
@@ -294,6 +327,7 @@ class Generation:
     """
     The life of one server process.
 
+    @ivar head: The last place that it found in its ledger.
     @ivar ready: When its ledger was open, and requests that had come were handled.
     @ivar stopping: From when on it was told to stop, or has failed.
     @ivar ended: When it ended.
@@ -301,6 +335,7 @@ class Generation:
 
     number: int
     started: Moment
+    head: int = 0
     ready: float = float("inf")
     stopping: float = float("inf")
     ended: float = float("inf")
@@ -313,18 +348,14 @@ class Generation:
 class History:
     """
     All of it.
+
+    @ivar epoch: That of the ledger, the same in all processes.
     """
 
     isForeign: bool
+    epoch: str = ""
     intents: list[Intent] = field(factory=list)
     talks: list[Talk] = field(factory=list)
     bookings: list[Booking] = field(factory=list)
     publications: list[Publication] = field(factory=list)
     generations: list[Generation] = field(factory=list)
-
-
-def withoutCursor(data: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    The trade of an event or a reply, without its place.
-    """
-    return {name: value for name, value in data.items() if name != "cursor"}

@@ -24,7 +24,7 @@ _UNDER_WAY = 5.0
 _LAST_CALL = 0.2
 _NEVER = float("inf")
 # The data of a refusal, by its status; only a 504 may have none.
-_MEMBERS = {422: "order", 503: "retry_after_ms", 504: "order"}
+_MEMBERS = {410: "head", 422: "order", 503: "retry_after_ms", 504: "order"}
 
 
 @define(eq=False)
@@ -91,11 +91,13 @@ class Replies:
         talk, delivered = attempt.talk, attempt.delivered
         if delivered is None:
             return
-        answered = delivered[0] + _TIMEOUT + _UNDER_WAY
+        generation = self._history.generations[talk.generation]
+        # What comes before the server is ready waits until then.
+        taken = max(delivered[0], generation.ready)
+        answered = taken + _TIMEOUT + _UNDER_WAY
         isHeldUp = talk.wasHeldUp(delivered[0], talk.lostAt)
         if talk.lostAt < _NEVER and (answered > talk.lostAt or isHeldUp):
             return
-        generation = self._history.generations[talk.generation]
         end = min(generation.stopping + _LAST_CALL, talk.goodbye[0])
         if delivered[0] < end - _GRACE:
             raise blame("one-reply", "there is no answer", attempt)
@@ -116,7 +118,10 @@ class Replies:
         member = _MEMBERS.get(reply.status)
         data = reply.value.get("data", {})
         isMissing = member is not None and reply.status != 504 and not data
-        isWrong = set(data) - {member} or not all(type(v) is int for v in data.values())
+        kind = str if member == "head" else int
+        isWrong = set(data) - {member} or not all(
+            type(v) is kind for v in data.values()
+        )
         if reply.status != 200 and (isMissing or isWrong):
             raise blame("wire", "its data is not what the contract has", attempt)
 

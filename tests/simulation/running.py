@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from attrs import define, field
 
+from creditsync._conversation import catchups
 from tests.crash.vfs import repeatable
 from tests.simulation.course import Course
 from tests.simulation.setting import Plan, faultsOf
@@ -75,9 +77,23 @@ def prepared(world: World, plan: Plan) -> Iterator[Course]:
     ):
         course = Course(world, plan, Path(folder).resolve(), log)
         try:
-            yield course
+            with _pagesOf(course.setting.page):
+                yield course
         finally:
             course.site.storage.end()
+
+
+@contextmanager
+def _pagesOf(size: int) -> Iterator[None]:
+    """
+    Have so many events in a page of the journal.
+    """
+    catchUps: Any = catchups
+    real, catchUps._PAGE = catchUps._PAGE, size
+    try:
+        yield
+    finally:
+        catchUps._PAGE = real
 
 
 @contextmanager

@@ -11,6 +11,9 @@ from attrs import define, evolve
 from creditsync.records import Limits
 from tests.simulation.network import Conditions
 
+# The clients that follow the journal have the numbers after those of all others.
+CLIENTS, READERS = 7, 2
+
 # Every kind of fault, with a description.
 FAULTS = {
     "cut": "a line arrives in pieces",
@@ -53,6 +56,11 @@ FAULTS = {
     "missing-event": "a foreign event never comes",
     "unasked-event": "a foreign event was caused by nobody here",
     "unwritable-event": "a foreign event can't be written",
+    "slow-page": "a page of the journal takes its time",
+    "page-errs": "a page of the journal can't be read",
+    "other-place": "a place is of no ledger, of another one, or ahead",
+    "dropped-in-page": "a client goes in the middle of a page of the journal",
+    "dropped-in-commit": "a client goes in the middle of a commit",
 }
 
 
@@ -82,6 +90,8 @@ class Setting:
     @ivar speed: The greatest usual duration of a commit, in seconds.
     @ivar clients: How many clients there are.
     @ivar requests: How many requests they send in all, beside the last retries.
+    @ivar readers: How many clients follow the journal.
+    @ivar page: How many events a page of the journal has.
     """
 
     isForeign: bool
@@ -93,6 +103,8 @@ class Setting:
     speed: float
     clients: int
     requests: int
+    readers: int
+    page: int
 
 
 def faultsOf(seed: int) -> frozenset[str]:
@@ -108,11 +120,14 @@ def settingOf(random: Random, requests: int) -> Setting:
     """
     Draw a setting.
     """
+    isForeign, isMarked = random.random() < 0.2, random.random() < 0.6
+    isExtIDIdempotent = random.random() < 0.1
+    limits = _limits(random)
     return Setting(
-        isForeign=random.random() < 0.2,
-        isMarked=random.random() < 0.6,
-        isExtIDIdempotent=random.random() < 0.1,
-        limits=_limits(random),
+        isForeign=isForeign,
+        isMarked=isMarked,
+        isExtIDIdempotent=isExtIDIdempotent,
+        limits=limits,
         conditions=Conditions(
             latency=random.choice((0.0, 0.001, 0.02, 0.3)),
             grain=random.choice((0.0, 0.001, 0.01)),
@@ -121,8 +136,11 @@ def settingOf(random: Random, requests: int) -> Setting:
         ),
         pace=random.choice((0.02, 0.1, 0.5)),
         speed=random.choice((0.0, 0.002, 0.05, 0.5, 6.0)),
-        clients=random.randint(3, 7),
+        clients=random.randint(3, CLIENTS),
         requests=requests,
+        # Each keeps a connection, and at least one is left for all others.
+        readers=0 if isForeign else min(READERS, limits.maxConnections - 1),
+        page=random.choice((1, 3, 16, 128)),
     )
 
 

@@ -11,7 +11,7 @@ import re
 from attrs import evolve
 
 from tests.simulation.running import Outcome, simulate
-from tests.simulation.setting import FAULTS, Plan
+from tests.simulation.setting import CLIENTS, FAULTS, READERS, Plan
 
 # The maximum number of runs for shrinking.
 _RUNS = 80
@@ -66,7 +66,7 @@ def shrink(outcome: Outcome) -> Outcome:
     for fault in happened:
         without = shrinking.plan.without | {fault}
         shrinking.attempt(evolve(shrinking.plan, without=without))
-    for client in range(7):
+    for client in range(CLIENTS + READERS):
         absent = shrinking.plan.absent | {client}
         shrinking.attempt(evolve(shrinking.plan, absent=absent))
     return shrinking.best

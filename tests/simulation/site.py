@@ -48,6 +48,7 @@ _PROVOKED = {
     "the trading runtime failed": "reservation-fails",
     "a request failed after its time was over": "reservation-fails",
     "a trade event can't be encoded": "unwritable-event",
+    "the journal can't be read, trying again each second": "page-errs",
 }
 
 
@@ -117,6 +118,7 @@ class Site:
                 now=world.wall,
                 maxQueued=setting.limits.maxQueued,
                 counters=counters,
+                read=self.storage.read,
             )
         self._observe(events)
         service = CreditSync(

@@ -16,7 +16,7 @@ from errno import EIO
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, fail
 
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Reservation
@@ -49,6 +49,7 @@ class Storage:
 
     @ivar bookings: The commits of this server's ledger, by operation.
     @ivar crashed: Called when the power is cut inside of a commit.
+    @ivar handed: Called when a commit begins.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Storage:
         self._told: deque[list[Booking]] = deque()
         self._torn: dict[str, bytes] | None = None
         self._ledger: _RecordedLedger | None = None
+        self.handed: Callable[[], object] = lambda: None
         self.bookings: dict[object, Booking] = {}
         self._place({})
         self._makeLedger()
@@ -127,6 +129,37 @@ class Storage:
             connection.execute(statement)
             connection.commit()
 
+    # The journal.
+
+    @property
+    def head(self) -> int:
+        """
+        Its last place.
+        """
+        [[head]] = self.rows("SELECT ifnull(max(place), 0) FROM journal")
+        return int(head)
+
+    def read(self, function: Callable[[], Any]) -> "Deferred[Any]":
+        """
+        Read a page of the journal elsewhere: it has what was on disk at some moment
+        before it comes.
+        """
+        if self._chance("page-errs", 0.02):
+            return fail(sqlite3.OperationalError("disk I/O error"))
+        read: Deferred[Any] = execute(function)
+        if not self._chance("slow-page", 0.2):
+            return read
+        late: Deferred[Any] = Deferred()
+        delay = self._random.random() * 2.0
+        self._world.later(delay, self._pageCame, read, late, self._process)
+        return late
+
+    def _pageCame(
+        self, read: "Deferred[Any]", late: "Deferred[Any]", process: int
+    ) -> None:
+        if process == self._process:
+            read.chainDeferred(late)
+
     # Commits.
 
     def _tell(self, reservations: Sequence[Reservation]) -> None:
@@ -153,6 +186,7 @@ class Storage:
         self._history.bookings += batch
         orders = " ".join(str(each.order) for each in reservations)
         self._world.note("ledger", f"is told {orders}")
+        self.handed()
 
     def _run(self, function: Callable[[], None], process: int) -> "Deferred[None]":
         """

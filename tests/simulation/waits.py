@@ -18,7 +18,6 @@ from tests.simulation.history import (
     Intent,
     Moment,
     Publication,
-    withoutCursor,
 )
 from tests.simulation.world import Violation
 
@@ -124,7 +123,7 @@ class Waits:
             raise Violation(
                 "own-event", f"{event.data} was its event: {reply.raw!r}", about
             )
-        if withoutCursor(reply.value["data"]) != eventData(event.data) or (
+        if reply.value["data"] != eventData(event.data) or (
             event.dataText not in (None, reply.dataText)
         ):
             raise Violation(
