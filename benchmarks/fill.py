@@ -75,6 +75,6 @@ def _batches(trades: int, accounts: int) -> Iterator[list[Row]]:
             login, profit = 1000 + order % accounts, 100_000_000 * (100 + order % 900)
             credit[login] += profit
             trade = (order, login, 7, 3, profit, "Promotion credit", *(_TIME,) * 3)
-            asked = (7, "CreditIn", 0, None, None, None)
+            asked = (7, 1, "CreditIn", 0, None, None, None)
             rows.append((order, 0, *trade, 0, credit[login], *asked))
         yield rows

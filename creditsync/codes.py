@@ -70,6 +70,9 @@ TRADE_EVENT: Final = "trade:event"
 # Amounts are integers in units of 10⁻⁸ of the account's currency.
 UNITS_PER_ONE: Final = 100_000_000
 
+# UNIX time has no leap seconds.
+SECONDS_PER_DAY: Final = 86_400
+
 # RFC 7493 (I-JSON), section 2.2: integers up to this are exact in every double.
 MAX_SAFE_INTEGER: Final = 2**53 - 1
 # The end of the year 9999, in UNIX seconds. Later values are probably milliseconds.

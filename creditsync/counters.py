@@ -92,6 +92,7 @@ class Counters:
     @ivar took: Seconds from a request to the writing of its reply, by command.
     @ivar refusals: By command, status and error.
     @ivar limits: Refusals by the limit that was reached.
+    @ivar rules: Refusals by the rule of the site that was applied.
     @ivar timeouts: Requests that timed out (504).
     @ivar late: Bookings whose waiters had ended before.
     @ivar unmatched: Events that no request to this server had caused.
@@ -110,6 +111,7 @@ class Counters:
     took: dict[str, Histogram] = field(init=False, factory=dict)
     refusals: dict[tuple[str, int, str], int] = field(init=False, factory=dict)
     limits: dict[str, int] = field(init=False, factory=dict)
+    rules: dict[str, int] = field(init=False, factory=dict)
     timeouts: int = field(init=False, default=0)
     late: int = field(init=False, default=0)
     unmatched: int = field(init=False, default=0)
@@ -161,6 +163,8 @@ class Counters:
         self.refusals[key] = self.refusals.get(key, 0) + 1
         if refusal.limit is not None:
             self.limited(refusal.limit)
+        if refusal.rule is not None:
+            self.rules[refusal.rule] = self.rules.get(refusal.rule, 0) + 1
         self.recentlyRefused.append(
             RecentRefusal(self.now(), session, command, asked.extID, refusal)
         )

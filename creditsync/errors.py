@@ -43,12 +43,14 @@ class Refusal(Exception):
     @ivar message: A sentence that names the member or the cause.
     @ivar data: The C{data} of the reply, or L{None}.
     @ivar limit: The option of the limit that was reached, or L{None}.
+    @ivar rule: The name of the site's rule that was applied, or L{None}.
     """
 
     status: ClassVar[int] = 500
     error: ClassVar[str] = "TECH_PROBLEM"
     spoken: ClassVar[Spoken] = Spoken.BEFORE_KEY
     limit: str | None = None
+    rule: str | None = None
 
     def __init__(self, message: str, data: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -144,6 +146,19 @@ class NoMoney(Refusal):
 
     status, error = 409, "TRADE_NO_MONEY"
     spoken = Spoken.AFTER_KEY
+
+
+class LimitExceeded(Refusal):
+    """
+    A rule of the site does not allow the operation.
+    """
+
+    status, error = 409, "LIMIT_EXCEEDED"
+    spoken = Spoken.AFTER_KEY
+
+    def __init__(self, message: str, rule: str) -> None:
+        super().__init__(message)
+        self.rule = rule
 
 
 class DuplicateExtID(Refusal):

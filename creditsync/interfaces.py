@@ -15,6 +15,7 @@ from creditsync.records import (
     Deletion,
     FoundTrades,
     GroupedTrade,
+    Movement,
     Operation,
     Principal,
     Request,
@@ -257,6 +258,21 @@ class ILedger(Interface):
         @param after: A place up to the head, or 0 for the beginning.
         @param limit: How many events to read at most.
         @return: The committed events at the next places, in their order.
+        """
+
+    def movements(day: int, upTo: int) -> Sequence[Movement]:
+        """
+        Add up what was booked on one day. Other threads may call this too; it may take
+        seconds, for which no commit waits.
+
+        A trade that is made, or deleted, moves its amount. An update moves its new
+        amount, or what that differs from the amount before if that is more.
+
+        @param day: The UTC day by its number, counted from 1970-01-01: the
+            C{timestamp} of a trade divided by 86,400.
+        @param upTo: The last place to look at.
+        @return: Sums for all combinations of principal, role, login and method.
+        @raise creditsync.errors.LedgerProblem: It can't be read.
         """
 
     def account(login: int) -> Account | None:

@@ -138,6 +138,12 @@ _OF_CMD: Final = {method.cmd: method for method in BOOKING_METHODS}
 # The total that a trade counts for, by its cmd.
 TOTAL_OF: Final = {method.cmd: method.total for method in BOOKING_METHODS}
 
+# The name of the method that moves a trade, by its cmd and whether it is deleted.
+METHOD_OF: Final = {
+    **{(method.cmd, False): method.name for method in BOOKING_METHODS},
+    **{(cmd, True): method.name for method in DELETING_METHODS for cmd in method.cmds},
+}
+
 
 def ofCmd(cmd: object) -> BookingMethod | None:
     """

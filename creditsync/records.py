@@ -168,6 +168,7 @@ class Operation(Struct, eq=False, gc=False, rename=NAMES):
     @ivar key: The C{idempotencyKey}, by which a repeated request of the same
         principal is recognized, or L{None}.
     @ivar isBooked: Set by the runtime when the operation is on disk.
+    @ivar role: The C{role} of the token, or L{None} if there was none.
     """
 
     command: str
@@ -181,6 +182,7 @@ class Operation(Struct, eq=False, gc=False, rename=NAMES):
     principal: int = 0
     key: str | None = None
     isBooked: bool = False
+    role: int | None = None
 
 
 class Deletion(Struct, eq=False, gc=False):
@@ -189,6 +191,7 @@ class Deletion(Struct, eq=False, gc=False):
 
     @ivar cmds: The C{OP_*} codes of the trades that the command may delete.
     @ivar isBooked: Set by the runtime when the operation is on disk.
+    @ivar role: The C{role} of the token, or L{None} if there was none.
     """
 
     command: str
@@ -197,10 +200,13 @@ class Deletion(Struct, eq=False, gc=False):
     principal: int = 0
     key: str | None = None
     isBooked: bool = False
+    role: int | None = None
 
 
 # Members of an operation that are not in the data of its request.
-_NOT_DATA = frozenset({"command", "cmd", "principal", "idempotencyKey", "isBooked"})
+_NOT_DATA = frozenset(
+    {"command", "cmd", "principal", "idempotencyKey", "isBooked", "role"}
+)
 
 # The members of the data of a request that makes or updates a trade.
 DATA_MEMBERS = tuple(
@@ -332,6 +338,26 @@ class Reservation(TradeEvent, eq=False):
         """
         for durable in self.awaited:
             durable.errback(why)
+
+
+class Movement(Struct, gc=False):
+    """
+    What an operation moves, or the sum of what several of a kind moved: what the rules
+    of a site judge and add up.
+
+    @ivar principal: The C{id} of the token, or L{None} if it was not recorded.
+    @ivar role: The role of the token, or L{None}.
+    @ivar method: The name of the asynchronous command.
+    @ivar amount: What counts, without a sign, in 10⁻⁸ units.
+    @ivar group: The group of the account.
+    """
+
+    principal: int | None
+    role: int | None
+    login: int
+    method: str
+    amount: int
+    group: str = ""
 
 
 # The member of a response that tells the session what to do with it. The session

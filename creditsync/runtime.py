@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from creditsync._changes import changed
 from creditsync._failing import FailureNotifier
+from creditsync._rulebook import RuleBook
 from creditsync.codes import (
     MAX_TOTAL,
     REQUEST_STATES,
@@ -124,6 +125,7 @@ class TradingRuntime(Service):
         counters: Counters | None = None,
         tally: Counters | None = None,
         read: "Callable[[Callable[[], Any]], Deferred[Any]]" = maybeDeferred,
+        rules: RuleBook | None = None,
     ) -> None:
         """
         @param now: The time of booking, in UNIX seconds.
@@ -133,7 +135,9 @@ class TradingRuntime(Service):
         @param counters: Counts what is booked, or L{None}.
         @param read: Calls a blocking function that reads the ledger, in another
             thread or at once, and fires with its result.
+        @param rules: Bounds what may be booked, or L{None}.
         """
+        self._rules = rules
         self._read = read
         self._reading: Deferred[None] | None = None
         self._clock = clock
@@ -165,6 +169,9 @@ class TradingRuntime(Service):
         @raise creditsync.errors.LedgerProblem: It can't be used.
         """
         self._opening = self._ledger.open()
+        if self._rules is not None:
+            opening, rules = self._opening or succeed(None), self._rules
+            self._opening = opening.addCallback(lambda _: rules.start())
         if self._opening is None:
             self._opened()
             return None
@@ -228,6 +235,7 @@ class TradingRuntime(Service):
         @raise NotFound: There is no order to delete.
         @raise NoMoney: More would be taken out than there is.
         @raise UserNotFound: There is no such account.
+        @raise LimitExceeded: A rule does not allow it.
         @raise InvalidData: The times are in the wrong order, or a total would
             exceed what the ledger can store.
         @raise IdempotencyKeyReused: The key was used for a different request.
@@ -379,6 +387,9 @@ class TradingRuntime(Service):
         total = change + (account.credit if isCredit else account.balance)
         if not 0 <= total <= MAX_TOTAL:
             _refuseTotal(total, TOTAL_OF[trade.cmd], trade.login)
+        movement = None
+        if self._rules is not None:
+            movement = self._rules.judge(operation, trade, change)
         if not trade.order:
             trade.order = self._ledger.newOrder()
         # The order is reserved: from here on nothing may refuse the operation.
@@ -396,6 +407,8 @@ class TradingRuntime(Service):
             account.balance,
             account.credit,
         )
+        if self._rules is not None and movement is not None:
+            self._rules.reserved(reservation, movement)
         if not queue.reservations:
             self._begin(queue)
         queue.reservations.append(reservation)

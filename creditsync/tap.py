@@ -35,7 +35,7 @@ def makeService(options: Options) -> Server:
     service = creditSync(reactor, options, key, counters)
     _log.info("Tokens: {tokens}.", tokens=authenticator(options, key).describe())
     reloads = [service.reload]
-    files = (options["revocations"], options["keys"])
+    files = (options["revocations"], options["keys"], options["rules"])
     reloads += [file.reload for file in files if file is not None]
     server = SupervisedServer(reactor, service, Supervisor(reactor), reloads)
     if counters is not None:

@@ -41,6 +41,7 @@ from creditsync.records import (
     Deletion,
     FoundTrades,
     GroupedTrade,
+    Movement,
     Operation,
     Principal,
     Reservation,
@@ -242,6 +243,12 @@ class HeldLedger:
         See L{ILedger.trade}.
         """
         return self._ledger.trade(order)
+
+    def movements(self, day: int, upTo: int) -> list[Movement]:
+        """
+        See L{ILedger.movements}.
+        """
+        return self._ledger.movements(day, upTo)
 
     def account(self, login: int) -> Account | None:
         """

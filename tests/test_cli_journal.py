@@ -226,6 +226,7 @@ class ExportTests(JournalCase):
                 "balance": 0.0,
                 "credit": 300.0,
                 "principal": 7,
+                "role": None,
                 "command": "CreditInSync",
                 "asked_order": 0,
                 "key": "promo-1",

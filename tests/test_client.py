@@ -1114,6 +1114,7 @@ class PatienceTests(ClientTestCase):
         """
         for error in (
             *("USER_NOT_FOUND", "NOT_FOUND", "INCORRECT_ORDER", "TRADE_NO_MONEY"),
+            "LIMIT_EXCEEDED",
         ):
             self.assertIsInstance(self.end(error, order=7, isLost=False), Refused)
             lost = self.end(error, order=None, isLost=True)
@@ -1133,7 +1134,8 @@ class PatienceTests(ClientTestCase):
                 *("TECH_PROBLEM", "IDEMPOTENCY_KEY_REUSED", "CURSOR_GONE"),
                 "TRADE_NOT_FOUND",
                 *("USER_NOT_FOUND", "NOT_FOUND", "INCORRECT_ORDER", "TRADE_NO_MONEY"),
-                *("TOO_MANY_REQUESTS", "BUSY", "SHUTDOWN", "SYNC_TIMEOUT"),
+                *("LIMIT_EXCEEDED", "TOO_MANY_REQUESTS", "BUSY", "SHUTDOWN"),
+                "SYNC_TIMEOUT",
             },
         )
 

@@ -68,8 +68,8 @@ class FileTests(FileTestCase):
         )
         self.assertEqual(options["ledger"], "/x/ledger.db")
         self.assertEqual(options["timeout"], 3.0)
-        self.assertEqual(options["limits"].lineTimeout, 2.5)
-        self.assertEqual(options["limits"].maxPending, 7)
+        self.assertEqual(options["serverLimits"].lineTimeout, 2.5)
+        self.assertEqual(options["serverLimits"].maxPending, 7)
         self.assertEqual(options["accounts"], "known")
         self.assertEqual((options["idempotent-extid"], options["log-json"]), (1, 0))
         self.assertIsNone(options["algorithm"])
@@ -94,8 +94,8 @@ class FileTests(FileTestCase):
             options = self.parse(*arguments)
             self.assertEqual(options["listen"], ["tcp:2"])
             self.assertEqual(options["timeout"], 5.0)
-            self.assertEqual(options["limits"].maxPending, 9)
-            self.assertEqual(options["limits"].maxQueued, 8)
+            self.assertEqual(options["serverLimits"].maxPending, 9)
+            self.assertEqual(options["serverLimits"].maxQueued, 8)
             self.assertEqual(
                 options.given, {"listen", "timeout", "max-pending", "config"}
             )
@@ -106,7 +106,7 @@ class FileTests(FileTestCase):
         A key that is not an option is refused by its name: also a table, the
         name of an attribute, and another configuration file.
         """
-        for key in ("lisen", "maxPending", "max_pending", "limits", "config", "secret"):
+        for key in ("lisen", "maxPending", "max_pending", "rules", "config", "secret"):
             self.assertRefused(f"unknown option {key}", f'{key} = "x"')
         self.assertRefused("unknown option server", "[server]\ntimeout = 1")
 
@@ -249,7 +249,55 @@ class CheckTests(FileTestCase):
             self.assertIn(line, lines)
         self.assertEqual(lines.pop(), "Configuration OK.")
         self.write("\n".join(lines))
-        self.assertEqual(self.parse("--config=c.toml")["limits"].maxPending, 9)
+        self.assertEqual(self.parse("--config=c.toml")["serverLimits"].maxPending, 9)
+
+    def test_rules(self) -> None:
+        """
+        It shows the rules of the file of C{--limits} as comments, and reports what is
+        wrong with them.
+        """
+        self.writeKey()
+        self.write('limits = "l.toml"')
+        Path("l.toml").write_text(
+            """
+            [[limit]]
+            name = "large"
+            max-amount = 10000
+            max-per-day = 0.5
+            per = "all"
+            over = "request"
+            [[limit]]
+            name = "small"
+            max-per-day = 1
+            roles = ["admin", "dealer"]
+            principals = [8, 7]
+            logins = [1001]
+            groups = "real*"
+            commands = ["CreditIn", "BalanceIn"]
+            """
+        )
+        status, out, errors = self.check("c.toml")
+        self.assertEqual((status, errors), (None, ""))
+        lines = out.splitlines()
+        for line in (
+            'limits = "l.toml"  # c.toml',
+            '# limit "large": at most 10000.0 in one operation and 0.5 a day in all, or'
+            " request",
+            '# limit "small" (roles dealer, admin; principals 7, 8; logins 1001; groups'
+            " real*; commands BalanceIn, CreditIn): at most 1.0 a day for each"
+            " principal, or refuse",
+        ):
+            self.assertIn(line, lines)
+        self.write("\n".join(lines[:-1]))
+        self.parse("--config=c.toml")
+        Path("l.toml").write_text("[[limit]]\nname = 7")
+        status, out, _ = self.check("--limits=l.toml")
+        path = Path("l.toml").absolute()
+        self.assertEqual(
+            status,
+            f"creditsync check-config: --limits: the limits in {path} are wrong: limit"
+            " 1: name must be 1 to 64 printable characters: 7",
+        )
 
     def test_makesNothing(self) -> None:
         """

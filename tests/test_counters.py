@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync._conversation.waiter import Waiter
 from creditsync.codes import EV_RECORD_ADD
 from creditsync.counters import SECONDS, SIZES, Counters, Histogram
-from creditsync.errors import LedgerProblem
-from creditsync.records import Operation, Trade, TradeEvent
+from creditsync.errors import LedgerProblem, LimitExceeded, NoMoney
+from creditsync.records import Operation, Request, Trade, TradeEvent
 from tests.observed import NOW, Client, ObservedTestCase
 
 
@@ -194,6 +194,26 @@ class RequestTests(ObservedTestCase):
         self.commits()
         self.assertEqual(self.counters.late, 1)
         self.assertEqual((self.counters.acknowledged, self.counters.booked), (0, 1))
+
+    def test_rules(self) -> None:
+        """
+        What a rule of the site refuses is counted by its name too.
+        """
+        rule = LimitExceeded("no", "large")
+        request = Request("CreditIn", "a", None, {})
+        session = Client(self.server).protocol.session
+        for _ in range(2):
+            self.counters.refused(session, request, rule)
+        self.counters.refused(session, request, NoMoney("no"))
+        self.assertEqual(self.counters.rules, {"large": 2})
+        self.assertEqual(
+            self.counters.refusals,
+            {
+                ("CreditIn", 409, "LIMIT_EXCEEDED"): 2,
+                ("CreditIn", 409, "TRADE_NO_MONEY"): 1,
+            },
+        )
+        self.assertEqual(self.counters.limits, {})
 
     def test_refusedRecently(self) -> None:
         """

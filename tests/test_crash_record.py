@@ -85,12 +85,12 @@ class RecordTests(SynchronousTestCase):
         [[place]] = self.ledger.execute("SELECT count(*) + 1 FROM journal")
         trade = [order, 1001, 7, state, profit, comment, NOW, NOW, NOW]
         totals = [0, sum(profits.values())]
-        who = [7, asked.command, 0, asked.key, None, None]
+        who = [7, 1, asked.command, 0, asked.key, None, None]
         row = [place, asked.type, *trade, *totals, *who]
         text = json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
         self.hash = sha256(self.hash + text.encode()).digest()
         self.ledger.execute(
-            f"INSERT INTO journal VALUES ({', '.join('?' * 20)})", [*row, self.hash]
+            f"INSERT INTO journal VALUES ({', '.join('?' * 21)})", [*row, self.hash]
         )
 
     def acknowledge(self, asked: Asked) -> None:

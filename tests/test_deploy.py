@@ -173,6 +173,7 @@ class MetricTests(SynchronousTestCase):
             "TRADE_NOT_FOUND": refused,
             "INCORRECT_ORDER": refused,
             "TRADE_NO_MONEY": refused,
+            "LIMIT_EXCEEDED": refused,
             "DUPLICATE_EXTID": refused,
             "CURSOR_GONE": refused,
             "IDEMPOTENCY_KEY_REUSED": refused,
@@ -269,6 +270,9 @@ class CommandTests(InFolder):
         revoked = Path(folder.name, "revoked")
         revoked.touch()
         config = config.replace("/etc/creditsync/revoked", str(revoked))
+        limits = Path(folder.name, "limits.toml")
+        limits.touch()
+        config = config.replace("/etc/creditsync/limits.toml", str(limits))
         Path("c.toml").write_text(config)
         unit = (DEPLOY / "creditsync.service").read_text()
         [command] = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 from test_family import SEED, Client
 from test_idempotency import KeyCase
 
+from creditsync._bookingrules import Rule
+from creditsync._rulebook import RuleBook
 from creditsync.errors import SPOKEN, InvalidData, Refusal, Spoken
 from creditsync.records import Limits
 from creditsync.runtime import TradingRuntime
@@ -81,6 +83,7 @@ class SpokenTests(KeyCase):
                 "TRADE_NOT_FOUND": BEFORE,
                 "INCORRECT_ORDER": AFTER,
                 "TRADE_NO_MONEY": AFTER,
+                "LIMIT_EXCEEDED": AFTER,
                 "DUPLICATE_EXTID": BEFORE,
                 "CURSOR_GONE": BEFORE,
                 "LINE_TOO_LONG": BEFORE,
@@ -211,6 +214,18 @@ class SpokenTests(KeyCase):
         self.done(key="first")
         data = {**SEED, "amount": -300}
         self.assertAfter("TRADE_NO_MONEY", lambda: None, "CreditOutSync", data)
+
+    def test_limitExceeded(self) -> None:
+        """
+        C{LIMIT_EXCEEDED} comes after the key: the site has a new rule.
+        """
+
+        def limit() -> None:
+            ledger = self.runtime._ledger
+            self.runtime._rules = RuleBook(ledger, [Rule("none", 0)], lambda: 0)
+            self.successResultOf(self.runtime._rules.start())
+
+        self.assertAfter("LIMIT_EXCEEDED", limit)
 
     def test_incorrectOrder(self) -> None:
         """

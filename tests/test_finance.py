@@ -359,7 +359,7 @@ class FamilyOperationTests(FinanceCase):
 
     def test_principalAndKey(self) -> None:
         """
-        The principal and the key are part of the operation.
+        The principal, the role and the key are part of the operation.
         """
         booking = {"login": 1001, "amount": 1, "comment": "Why"}
         for name, data in (("CreditIn", booking), ("DeleteCredit", {"order": 1242281})):
@@ -367,6 +367,7 @@ class FamilyOperationTests(FinanceCase):
             self.assertEqual((operation.principal, operation.key), (7, "promo-1"))
             operation = self.asked(name, data)
             self.assertEqual((operation.principal, operation.key), (7, None))
+            self.assertEqual(operation.role, MANAGER)
 
 
 class KnownOperationTests(FinanceCase):

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -29,6 +30,7 @@ from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import (
     Account,
     Deletion,
+    Movement,
     Operation,
     Reservation,
     Trade,
@@ -40,6 +42,8 @@ from tests.totals import withTotals
 BALANCE_IN, CREDIT_IN, BALANCE_OUT, CREDIT_OUT = 6, 7, 8, 9
 BOOKED, DELETED = 3, 6
 ADD, UPDATE, DELETE = 0, 1, 2
+# 2026-01-01T00:00:00Z, the day 20454.
+DAY = 1767225600
 
 
 def trade(
@@ -171,6 +175,93 @@ class LedgerBehaviour:
         self.assertEqual(self.ledger.events(1, 1), [TradeEvent(ADD, two, place=2)])
         self.assertEqual(self.ledger.events(2, 5), [TradeEvent(UPDATE, three, place=3)])
         self.assertEqual(self.ledger.events(3, 5), [])
+
+    def moved(
+        self,
+        type: int,
+        order: int,
+        profit: int,
+        timestamp: int,
+        who: tuple[int, int] = (7, 1),
+        cmd: int = CREDIT_IN,
+    ) -> None:
+        """
+        Book what somebody asked for at this time.
+        """
+        state = DELETED if type == DELETE else BOOKED
+        each = trade(order, profit, cmd=cmd, state=state)
+        each.timestamp = timestamp
+        principal, role = who
+        operation = asked(None, principal, each=each)
+        operation.role = role
+        batch = [Reservation(type, each, operation)]
+        self.successResultOf(self.ledger.commit(withTotals(self.ledger, batch)))
+
+    def movements(self, day: int, upTo: int) -> list[tuple[object, ...]]:
+        """
+        The sums of a day, by principal, role and method.
+        """
+        sums: Counter[tuple[object, ...]] = Counter()
+        for each in self.ledger.movements(day, upTo):
+            self.assertIsInstance(each, Movement)
+            sums[each.principal, each.role, each.login, each.method] += each.amount
+        return sorted((*key, amount) for key, amount in sums.items())
+
+    def test_movements(self) -> None:
+        """
+        The operations of a day are added up by principal, role, login and method,
+        without their signs.
+        """
+        self.assertEqual(self.movements(20454, 0), [])
+        self.moved(ADD, 1, 5, DAY - 1)
+        self.moved(ADD, 2, 10**18, DAY)
+        self.moved(ADD, 3, 9 * 10**18, DAY, cmd=BALANCE_IN)
+        for _ in range(3):
+            self.moved(UPDATE, 3, 9 * 10**18, DAY, cmd=BALANCE_IN)
+        self.moved(ADD, self.ledger.newOrder(), 7, DAY, (8, 2))
+        self.moved(ADD, self.ledger.newOrder(), 8, DAY, (8, 1))
+        self.moved(ADD, self.ledger.newOrder(), -6, DAY + 86399, cmd=CREDIT_OUT)
+        self.moved(DELETE, 2, 10**18, DAY + 86399, (9, 3))
+        self.moved(ADD, self.ledger.newOrder(), 11, DAY + 86400)
+        self.assertEqual(
+            self.movements(20454, self.ledger.head),
+            [
+                (7, 1, 1001, "BalanceIn", 36 * 10**18),
+                (7, 1, 1001, "CreditIn", 10**18),
+                (7, 1, 1001, "CreditOut", 6),
+                (8, 1, 1001, "CreditIn", 8),
+                (8, 2, 1001, "CreditIn", 7),
+                (9, 3, 1001, "DeleteCredit", 10**18),
+            ],
+        )
+        self.assertEqual(
+            self.movements(20453, self.ledger.head), [(7, 1, 1001, "CreditIn", 5)]
+        )
+        self.assertEqual(self.movements(20454, 2), [(7, 1, 1001, "CreditIn", 10**18)])
+
+    def test_movedByUpdates(self) -> None:
+        """
+        An update moves its new amount, or the difference if that is more, also of a
+        trade from before the day.
+        """
+        self.moved(ADD, 1, 500, DAY - 5 * 86400)
+        self.moved(UPDATE, 1, 300, DAY - 2 * 86400)
+        self.moved(UPDATE, 1, 20, DAY, (8, 1))
+        self.moved(UPDATE, 1, 30, DAY + 1, (9, 1))
+        self.assertEqual(
+            self.movements(20454, self.ledger.head),
+            [(8, 1, 1001, "CreditIn", 280), (9, 1, 1001, "CreditIn", 30)],
+        )
+        self.assertEqual(self.movements(20454, 3), [(8, 1, 1001, "CreditIn", 280)])
+
+    def test_movedWhenClockWasSet(self) -> None:
+        """
+        What was booked before the clock was set back over midnight is not forgotten.
+        """
+        self.moved(ADD, 1, 10, DAY + 30)
+        self.moved(ADD, 2, 11, DAY - 30)
+        self.moved(ADD, 3, 12, DAY + 5)
+        self.assertEqual(self.movements(20454, 3), [(7, 1, 1001, "CreditIn", 22)])
 
     def test_eventsOfAnyText(self) -> None:
         """
@@ -437,8 +528,10 @@ class KeyBehaviour:
         request.
         """
         operation = asked("promo-1")
+        operation.role = 2
         self.book(Reservation(ADD, trade(1), operation))
         replay = self.replay("promo-1")
+        self.assertEqual(replay.operation.role, 2)
         self.assertEqual((replay.eventType, replay.trade), (0, trade(1)))
         self.assertIsNone(difference(operation, replay.operation))
         self.assertEqual(
@@ -1123,6 +1216,55 @@ class GroupTests(SQLiteTestCase):
         self.assertEqual(
             (ledger.head, ledger._hash, ledger._mark, ledger._next), before
         )
+
+
+class MovementsTests(SQLiteTestCase):
+    """
+    Tests for L{SQLiteLedger.movements} in another thread.
+    """
+
+    def test_closed(self) -> None:
+        """
+        A ledger that is closed while its day is added up ends that with an error.
+        """
+        ledger = self.opened()
+        add = sqlite.movements
+
+        def closing(*arguments: Any) -> list[Movement]:
+            found = add(*arguments)
+            ledger.close()
+            return found
+
+        self.patch(sqlite, "movements", closing)
+        e = self.assertRaises(LedgerProblem, ledger.movements, 20454, 0)
+        self.assertIn("was closed while it was read", str(e))
+
+    def test_interrupted(self) -> None:
+        """
+        It does not keep the stop waiting for a long journal.
+        """
+        ledger = self.opened()
+        self.patch(sqlite, "_PROGRESS", 1)
+
+        def closing(connection: sqlite3.Connection, *_: int) -> list[Movement]:
+            ledger.close()
+            return connection.execute("SELECT count(*) FROM journal").fetchall()
+
+        self.patch(sqlite, "movements", closing)
+        e = self.assertRaises(LedgerProblem, ledger.movements, 20454, 0)
+        self.assertIn("interrupted", str(e))
+
+    def test_leavesNothing(self) -> None:
+        """
+        It leaves no lock and no connection: the next server can start.
+        """
+        ledger = self.opened()
+        ledger.movements(20454, 0)
+        ledger.close()
+        self.assertEqual(
+            os.listdir(os.path.dirname(self.path)).count("ledger.db-wal"), 0
+        )
+        self.opened()
 
 
 class UniqueKeyTests(SQLiteTestCase):

@@ -102,7 +102,7 @@ class RowTests(SynchronousTestCase):
         for name, limit in ALL.items():
             default, help, _ = parameters[name]
             self.assertEqual((default, help), (limit.default, limit.metadata["help"]))
-            value = getattr(options["limits"], limit.name)
+            value = getattr(options["serverLimits"], limit.name)
             self.assertEqual((value, type(value)), (7, type(limit.default)), name)
 
 

@@ -284,6 +284,7 @@ class SchemaOfLedgerTests(MembersCase):
                 "balance",
                 "credit",
                 "principal",
+                "role",
                 "command",
                 "asked_order",
                 "key",

@@ -39,8 +39,9 @@ class OptionsTests(InFolder):
         self.assertIsNone(options["keys"])
         self.assertEqual(options["accounts"], "open")
         self.assertEqual(options["timeout"], 5.0)
-        self.assertEqual(options["limits"], Limits())
+        self.assertEqual(options["serverLimits"], Limits())
         self.assertIsNone(options["revocations"])
+        self.assertIsNone(options["rules"])
         self.assertIsNone(options["secret"])
 
     def test_listenRepeats(self) -> None:
@@ -78,7 +79,7 @@ class OptionsTests(InFolder):
             *("--stop-timeout", "9.5"),
         )
         self.assertEqual(
-            options["limits"],
+            options["serverLimits"],
             Limits(
                 maxLineLength=1,
                 lineTimeout=2.5,

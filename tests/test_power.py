@@ -114,7 +114,7 @@ class LedgersTests(LifeTestCase):
         twice = (
             'INSERT INTO journal SELECT max(place) + 1, 0, max("order") + 1, login,'
             " cmd, 6, profit, comment, open_time, close_time, timestamp, balance,"
-            " credit, principal, command, 0, NULL, NULL, NULL, hash FROM journal"
+            " credit, principal, role, command, 0, NULL, NULL, NULL, hash FROM journal"
         )
         self.refused(
             "asked for, and it has", "UPDATE order_mark SET next_order = 99", twice

@@ -944,13 +944,14 @@ class CheckTests(LedgerTestCase):
         """
         row = (
             "SELECT {0}, type, 3, login, cmd, state, profit, comment, open_time,"
-            " close_time, timestamp, 60, 350, principal, command, 0, NULL, NULL, NULL,"
-            " {1} FROM journal WHERE place = 3"
+            " close_time, timestamp, 60, 350, principal, role, command, 0, NULL, NULL,"
+            " NULL, {1} FROM journal WHERE place = 3"
         )
         for script, rules in (
             ("UPDATE journal SET comment = 'x' WHERE place = 2", ["trade", "chain"]),
             ("UPDATE journal SET command = 'x' WHERE place = 7", ["chain"]),
             ("UPDATE journal SET principal = 8 WHERE place = 7", ["chain"]),
+            ("UPDATE journal SET role = 3 WHERE place = 7", ["chain"]),
             ("UPDATE journal SET key = 'x' WHERE place = 7", ["chain"]),
             ("UPDATE journal SET key = NULL WHERE place = 7", ["chain"]),
             (

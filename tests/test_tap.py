@@ -180,6 +180,22 @@ class MakeServiceTests(InFolder):
             each()
         self.assertFalse(judge.isCurrent(principal))
 
+    def test_rules(self) -> None:
+        """
+        The runtime applies the rules of the file, which is read again on a reload.
+        Without one it has no rules.
+        """
+        server: Any = tap.makeService(self.parse())
+        self.assertIsNone(server.creditSync.runtime._rules)
+        Path("l.toml").write_text('[[limit]]\nname = "n"\nmax-amount = 1')
+        options = self.parse("--limits=l.toml")
+        server = tap.makeService(options)
+        self.assertIn(options["rules"].reload, server._reloads)
+        rules = server.creditSync.runtime._rules
+        self.assertEqual(options["rules"].use, rules.use)
+        self.assertEqual([rule.name for rule in rules._rules], ["n"])
+        self.assertIs(rules._ledger, server.creditSync.runtime._ledger)
+
     def test_revocations(self) -> None:
         """
         The file of revoked tokens is read again on a reload, and the metrics

@@ -156,7 +156,13 @@ class StoredLedgerTests(StoredLedgerCase):
         The journal has what the old version had recorded, by order and revision,
         and nothing that it had not.
         """
-        self.opened().close()
+        ledger = self.opened()
+        # All of it was booked on 1970-01-01: the amount of each row of JOURNAL, as
+        # it is not known what its updates were before.
+        moved = [each.amount for each in ledger.movements(0, ledger.head)]
+        self.assertEqual(sum(moved), sum(abs(row[2]) for row in JOURNAL))
+        self.assertEqual(ledger.movements(1, ledger.head), [])
+        ledger.close()
         with closing(sqlite3.connect(self.path)) as connection:
             rows = connection.execute(
                 'SELECT type, "order", profit, comment, timestamp, principal, command,'

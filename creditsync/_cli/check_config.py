@@ -12,6 +12,7 @@ from pathlib import Path
 
 from twisted.python.usage import UsageError
 
+from creditsync._bookingrules import Rule
 from creditsync._process.composition import authenticator
 from creditsync._process.keys import TWO_READINGS, keyPath
 from creditsync._process.options import Options
@@ -67,6 +68,17 @@ def _lines(options: Options) -> Iterator[str]:
         value = bool(options[name]) if name in flags else options[name]
         if name != "config" and value not in (None, []):
             yield f"{name} = {_toml(value)}  # {_source(options, name)}"
+    if options["rules"] is not None:
+        yield from map(_described, options["rules"].rules)
+
+
+def _described(rule: Rule) -> str:
+    """
+    A rule as a comment: it is in a file of its own.
+    """
+    bounds = " and ".join(filter(None, (rule.inOne, rule.onOneDay)))
+    conditions = f" ({rule.conditions})" if rule.conditions else ""
+    return f'# limit "{rule.name}"{conditions}: at most {bounds}, or {rule.over}'
 
 
 def _tokens(options: Options) -> str:

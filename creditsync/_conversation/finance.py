@@ -149,6 +149,7 @@ class FinanceCommand:
             asked = operation(self._method, self.name, request.data)
             request.operation = asked
         asked.principal = principal.id
+        asked.role = principal.role
         asked.key = self._key(request) if self._isExtIDIdempotent else request.key
         if self._rights.accounts(principal) is not None:
             if isinstance(asked, Deletion):

@@ -65,6 +65,13 @@ ALWAYS: Final[tuple[Row, ...]] = (
     ),
     Row(
         "counter",
+        "rule_refusals",
+        "Operations refused by a rule of the file of --limits, by its name.",
+        lambda it: {(name,): n for name, n in it.counters.rules.items()},
+        ("rule",),
+    ),
+    Row(
+        "counter",
         "token_rejections",
         "Requests without a valid token.",
         lambda it: rejections(it.counters),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.threads import deferToThreadPool
 
 from creditsync._process.options import Options
+from creditsync._rulebook import RuleBook
 from creditsync.audit import AuditTrail
 from creditsync.auth import TokenAuthenticator
 from creditsync.counters import Counters
@@ -33,13 +34,18 @@ def creditSync(
     """
     Make the server, not yet started.
     """
-    limits: Limits = options["limits"]
+    limits: Limits = options["serverLimits"]
     events = TradeEvents()
     ledger = SQLiteLedger(
         # A daemon changes its folder before it opens the ledger.
         os.path.abspath(options["ledger"]),
         OwnThread(reactor),
     )
+    read = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+    rules = None
+    if options["rules"] is not None:
+        rules = RuleBook(ledger, options["rules"].rules, time.time, read)
+        options["rules"].use = rules.use
     return CreditSync(
         reactor,
         runtime=TradingRuntime(
@@ -50,7 +56,8 @@ def creditSync(
             maxQueued=limits.maxQueued,
             knownAccountsOnly=options["accounts"] == "known",
             counters=counters,
-            read=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
+            read=read,
+            rules=rules,
         ),
         events=events,
         authenticator=authenticator(options, key),

@@ -11,6 +11,7 @@ from attrs import fields
 from twisted.python import usage
 
 from creditsync import __version__
+from creditsync._bookingrules import RulesFile
 from creditsync._keys import isJWKSet
 from creditsync._process import config
 from creditsync._process.defaults import (
@@ -53,12 +54,12 @@ class Options(usage.Options):
     """
     The options of the server.
 
-    Once parsed, they also have what their values stand for: C{limits}, the
-    L{Limits}; C{site}, the compiled L{Schemas}; C{revocations}, the
-    L{Revocations} or L{None}; C{trail}, the path of the audit trail or L{None};
-    C{secret}, the key, or L{None} if it has yet to be made; C{formerSecrets}, the
-    other readings of the key file, see L{readKey}; and C{keys}, the L{KeyFile} or
-    L{None} if the key is not a file with a JWK Set.
+    Once parsed, they also have what their values stand for: C{serverLimits}, the
+    L{Limits}; C{rules}, the L{RulesFile} of C{limits} or L{None}; C{site}, the
+    compiled L{Schemas}; C{revocations}, the L{Revocations} or L{None}; C{trail}, the
+    path of the audit trail or L{None}; C{secret}, the key, or L{None} if it has yet to
+    be made; C{formerSecrets}, the other readings of the key file, see L{readKey}; and
+    C{keys}, the L{KeyFile} or L{None} if the key is not a file with a JWK Set.
 
     @ivar given: The names of the options on the command line.
     @ivar filed: The names of those whose value comes from the file of
@@ -158,6 +159,14 @@ class Options(usage.Options):
             oneOf("accounts", "open", "known"),
         ],
         [
+            "limits",
+            None,
+            None,
+            "A TOML file of rules that bound how much may be booked, in one operation"
+            " and on one day.",
+            path("limits"),
+        ],
+        [
             "timeout",
             None,
             5.0,
@@ -248,7 +257,7 @@ class Options(usage.Options):
         """
         self._fillFromFile()
         self["listen"] = self["listen"] or [DEFAULT_LISTEN]
-        self["limits"] = Limits(
+        self["serverLimits"] = Limits(
             **{limit.name: self[optionName(limit.name)] for limit in fields(Limits)}
         )
         with namingOption("schemas"):
@@ -258,6 +267,10 @@ class Options(usage.Options):
             if self["revoked"] is not None:
                 # A daemon changes its folder before it reads them again.
                 self["revocations"] = Revocations(Path(self["revoked"]).absolute())
+        with namingOption("limits"):
+            self["rules"] = None
+            if self["limits"] is not None:
+                self["rules"] = RulesFile(Path(self["limits"]).absolute())
         with namingOption("audit"):
             self["trail"] = self["audit"] and auditFile(self["audit"])
         if self["log-json"] and self.parent is not None:

@@ -13,8 +13,8 @@ ALTER TABLE keyed_operation RENAME TO former_key;
 CREATE INDEX former_key_order ON former_key ("order", revision);
 
 -- One row for each operation, in the order of booking; never changed, never deleted.
--- NULL in balance, credit, principal, command and asked_order means that an older
--- version did not record it.
+-- NULL in balance, credit, principal, role, command and asked_order means that an
+-- older version did not record it.
 CREATE TABLE journal (
     -- 1, 2, 3 ... without a gap
     place            INTEGER PRIMARY KEY,
@@ -39,6 +39,8 @@ CREATE TABLE journal (
     credit           INTEGER,
     -- the id of the token that requested it
     principal        INTEGER,
+    -- the role of that token: 1 manager, 2 dealer, 3 admin
+    role             INTEGER,
     command          TEXT,
     -- as requested: 0 and NULL where the request named none
     asked_order      INTEGER,

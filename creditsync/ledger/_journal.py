@@ -33,6 +33,7 @@ Row: TypeAlias = tuple[Any, ...]
 # What was requested, and by whom. Those that most rows lack are the last.
 ASKED: Final = (
     "principal",
+    "role",
     "command",
     "asked_order",
     "key",
@@ -96,6 +97,7 @@ def rowsOf(reservations: Sequence[Reservation], head: int) -> list[Row]:
                 each.balance,
                 each.credit,
                 asked.principal,
+                asked.role,
                 asked.command,
                 asked.order,
                 asked.key,
@@ -116,11 +118,15 @@ def replayed(
     if row is None:
         return None
     place, eventType, *trade = row[: 2 + len(TRADE_MEMBERS)]
-    balance, credit, _, command, order, _, openTime, closeTime = row[2 + len(trade) :]
+    balance, credit, _, role, command, order, _, openTime, closeTime = row[
+        2 + len(trade) :
+    ]
     booked = Trade(*trade)
     asked: Operation | Deletion
     if eventType == EV_RECORD_DELETE:
-        asked = Deletion(command, order, frozenset({booked.cmd}), principal, key)
+        asked = Deletion(
+            command, order, frozenset({booked.cmd}), principal, key, role=role
+        )
     else:
         asked = Operation(
             command=command,
@@ -133,6 +139,7 @@ def replayed(
             closeTime=closeTime,
             principal=principal,
             key=key,
+            role=role,
         )
     return Reservation(
         eventType,

@@ -41,7 +41,8 @@ _TRADE: Final = columns(TRADE_MEMBERS)
 # The type of a trade's last change is known from the trade itself.
 _FORMER: Final = f"""
     SELECT type, {_TRADE}, NULL, NULL,
-           principal, command, asked_order, key, asked_open_time, asked_close_time
+           principal, NULL, command, asked_order, key, asked_open_time,
+           asked_close_time
     FROM (
         SELECT iif(revision = 0, 0, iif(state = 6, 2, 1)) AS type, {_TRADE}, revision,
                NULL AS principal, NULL AS key, NULL AS command, NULL AS asked_order,

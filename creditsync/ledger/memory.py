@@ -5,6 +5,7 @@ It behaves like the one on disk, except that nothing outlives the process and a
 commit is complete when it returns.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import TypeVar
@@ -14,12 +15,17 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from creditsync._cursor import newEpoch
+from creditsync.codes import EV_RECORD_DELETE, SECONDS_PER_DAY
 from creditsync.interfaces import ILedger
 from creditsync.ledger._filtering import copied, search
+from creditsync.methods import METHOD_OF
 from creditsync.records import (
     Account,
+    Deletion,
     FoundTrades,
     GroupedTrade,
+    Movement,
+    Operation,
     Reservation,
     Trade,
     TradeEvent,
@@ -41,8 +47,10 @@ class MemoryLedger:
 
     nextOrder: int = 1
     epoch: str = field(factory=newEpoch)
-    # The type and the trade of each event.
-    _journal: list[tuple[int, Trade]] = field(factory=list, init=False)
+    # The type, the trade and the operation of each event.
+    _journal: list[tuple[int, Trade, Operation | Deletion]] = field(
+        factory=list, init=False
+    )
     # The last place of each order.
     _places: dict[int, int] = field(factory=dict, init=False)
     # The balance and the credit of each login.
@@ -133,8 +141,23 @@ class MemoryLedger:
         events = self._journal[after : after + limit]
         return [
             TradeEvent(type, trade, place=place)
-            for place, (type, trade) in enumerate(events, after + 1)
+            for place, (type, trade, _) in enumerate(events, after + 1)
         ]
+
+    def movements(self, day: int, upTo: int) -> list[Movement]:
+        """
+        The sums of what was booked on this day, up to this place.
+        """
+        before: dict[int, int] = {}
+        sums: Counter[tuple[int | None, int | None, int, str]] = Counter()
+        for type, trade, asked in self._journal[:upTo]:
+            former = before.get(trade.order, 0)
+            before[trade.order] = trade.profit
+            if trade.timestamp // SECONDS_PER_DAY == day:
+                method = METHOD_OF[trade.cmd, type == EV_RECORD_DELETE]
+                key = asked.principal, asked.role, trade.login, method
+                sums[key] += max(abs(trade.profit), abs(trade.profit - former))
+        return [Movement(*key, amount) for key, amount in sums.items()]
 
     def commit(self, reservations: Sequence[Reservation]) -> Deferred[None]:
         """
@@ -149,7 +172,7 @@ class MemoryLedger:
             assert 0 < trade.order < end, "an order was never assigned"
             balance, credit = reservation.balance, reservation.credit
             assert balance is not None and credit is not None
-            journal.append((reservation.type, trade))
+            journal.append((reservation.type, trade, asked))
             reservation.place = self._places[trade.order] = len(journal)
             accounts[trade.login] = balance, credit
             if asked.key is not None:

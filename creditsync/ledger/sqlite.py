@@ -54,6 +54,7 @@ from creditsync.ledger._journal import (
     replayed,
     rowsOf,
 )
+from creditsync.ledger._movements import movements
 from creditsync.ledger._opening import (
     checkFiles,
     connectReader,
@@ -72,6 +73,7 @@ from creditsync.records import (
     Account,
     FoundTrades,
     GroupedTrade,
+    Movement,
     Reservation,
     Trade,
     TradeEvent,
@@ -87,7 +89,7 @@ _End: TypeAlias = tuple[int, int, bytes]
 BLOCK: Final = 100_000
 
 # Rows of the largest statement. SQLite allows 32,766 parameters, and a row has up to
-# 19.
+# 20.
 _MAX_ROWS: Final = 1024
 
 # All values of a row that is skipped. The first value of a real row is an integer,
@@ -293,6 +295,20 @@ class SQLiteLedger:
         """
         assert self._stream is not None, "the ledger is not open"
         return events(self._stream, after, limit)
+
+    def movements(self, day: int, upTo: int) -> list[Movement]:
+        """
+        The sums of what was booked on this day, up to this place. Another thread may
+        call this: it has a connection of its own.
+
+        @raise LedgerProblem: The ledger can't be read, or was closed meanwhile.
+        """
+        with reading(self.path) as connection:
+            connection.set_progress_handler(lambda: self._held is None, _PROGRESS)
+            found = movements(connection, day, upTo)
+        if self._held is None:
+            raise LedgerProblem(f"the ledger {self.path} was closed while it was read")
+        return found
 
     def account(self, login: int) -> Account | None:
         """

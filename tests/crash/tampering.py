@@ -161,7 +161,7 @@ class Tamperer:
         return self._do(
             'INSERT INTO journal SELECT max(place) + 1, 0, max("order") + 1, login,'
             " cmd, 6, profit, comment, open_time, close_time, timestamp, balance,"
-            " credit, principal, command, 0, NULL, NULL, NULL, hash FROM journal"
+            " credit, principal, role, command, 0, NULL, NULL, NULL, hash FROM journal"
         )
 
     def _computeHashes(self) -> None:

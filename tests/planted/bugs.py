@@ -31,6 +31,7 @@ from creditsync._conversation.rights import Rights
 from creditsync._conversation.session import Session
 from creditsync._conversation.waiters import Waiters
 from creditsync._cursor import newEpoch
+from creditsync._rulebook import RuleBook
 from creditsync._timeouts import TimedTable
 from creditsync._transport import factory, protocol
 from creditsync._transport.output import Output
@@ -50,9 +51,17 @@ from creditsync.errors import (
 from creditsync.ledger import _filtering, sqlite
 from creditsync.ledger._journal import MEMBERS, Row
 from creditsync.ledger._proving import JournalProof
+from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.limits import Limits
-from creditsync.records import Principal, Request, Reservation, TradeEvent
+from creditsync.records import (
+    Movement,
+    Principal,
+    Request,
+    Reservation,
+    Trade,
+    TradeEvent,
+)
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 
@@ -500,6 +509,32 @@ def _plainAsAWhole(isTaken: Callable[[int, int], bool]) -> None:
     Session.linesReceived = receiving  # type: ignore[method-assign]
 
 
+def _limitCountsCommittedOnly() -> None:
+    reserved = RuleBook.reserved
+
+    def late(self: RuleBook, reservation: Reservation, movement: Movement) -> None:
+        durable = reservation.whenDurable()
+        durable.addCallback(lambda _: reserved(self, reservation, movement))
+
+    RuleBook.reserved = late  # type: ignore[method-assign]
+
+
+def _limitForgetsAtRestart() -> None:
+    def movements(self: MemoryLedger, day: int, upTo: int) -> list[Movement]:
+        return []
+
+    MemoryLedger.movements = movements  # type: ignore[method-assign]
+
+
+def _limitCountsWhatAnUpdateLeaves() -> None:
+    judge = RuleBook.judge
+
+    def judging(self: RuleBook, operation: Any, trade: Trade, change: int) -> Movement:
+        return judge(self, operation, trade, trade.profit)
+
+    RuleBook.judge = judging  # type: ignore[method-assign]
+
+
 def _requestsSplitOverLines() -> None:
     _plainAsAWhole(lambda values, lines: values < lines)
 
@@ -756,6 +791,8 @@ _FILTERS = ("tests.attack.filters",)
 
 _RESUMING = ("tests.resuming",)
 
+_LIMITED = ("tests.limited",)
+
 BUGS = {
     "look-up-tells-hidden": Bug(
         "tells an order that is hidden from one that does not exist",
@@ -786,6 +823,21 @@ BUGS = {
         "sends what is booked during a catch-up twice",
         _doubleBooked,
         _RESUMING,
+    ),
+    "limit-counts-committed-only": Bug(
+        "counts for a limit only what is on disk",
+        _limitCountsCommittedOnly,
+        _LIMITED,
+    ),
+    "limit-forgets-at-restart": Bug(
+        "begins each limit of a day anew when it starts",
+        _limitForgetsAtRestart,
+        _LIMITED,
+    ),
+    "limit-counts-what-is-left": Bug(
+        "counts of an update only what it leaves, not what it takes away",
+        _limitCountsWhatAnUpdateLeaves,
+        _LIMITED,
     ),
     "epoch-ignored": Bug(
         "takes the cursors of other ledgers",

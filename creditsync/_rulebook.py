@@ -1,0 +1,234 @@
+"""
+The rules in force, and what counts for each of them today.
+
+The runtime asks L{RuleBook.judge} in the same step in which it reserves an operation,
+and then has it counted with L{RuleBook.reserved}. So nothing can come between the two,
+and what is not on disk yet counts like what is. Once it is counted an operation stays
+so: it is booked, or the runtime fails and the next start counts what is on disk.
+
+At the start, and when the rules change, the sums of the day are read from the ledger.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from attrs import Factory, define, field
+from twisted.internet.defer import Deferred, maybeDeferred
+
+from creditsync._bookingrules import Rule
+from creditsync._money import fromUnits
+from creditsync.codes import SECONDS_PER_DAY
+from creditsync.errors import LimitExceeded
+from creditsync.interfaces import ILedger
+from creditsync.methods import METHOD_OF
+from creditsync.records import Deletion, Movement, Operation, Reservation, Trade
+
+# In 10⁻⁸ units, by the number of the rule and the key of the sum.
+_Sums: TypeAlias = defaultdict[tuple[int, int | None], int]
+
+# Days whose sums are kept. With the one before, a clock that is set back over midnight
+# finds what it has left.
+_DAYS: Final = 2
+
+
+class _Excess(NamedTuple):
+    """
+    Why a rule does not allow a movement.
+    """
+
+    rule: Rule
+    sentence: str
+
+
+@define(eq=False)
+class _Day:
+    """
+    Rules, and their sums for the last days on which something counted.
+    """
+
+    rules: tuple[Rule, ...]
+    _sums: dict[int, _Sums] = field(default=Factory(dict), init=False)
+
+    def excess(self, movement: Movement, day: int) -> _Excess | None:
+        """
+        Why a movement is not allowed, if it is not: by the first rule for which no
+        request helps, or else by the first.
+        """
+        sums = self._on(day)
+        found = None
+        for number, rule in enumerate(self.rules):
+            sentence = _broken(rule, number, movement, sums)
+            if sentence is not None:
+                excess = _Excess(rule, sentence)
+                if not rule.mayBeRequested:
+                    return excess
+                found = found or excess
+        return found
+
+    def count(self, movement: Movement, day: int) -> None:
+        """
+        Add a movement to the sums.
+        """
+        _add(self.rules, movement, self._on(day))
+
+    def restore(self, sums: _Sums, day: int) -> None:
+        """
+        Put the sums of what was booked before under what was counted since.
+        """
+        for key, units in self._on(day).items():
+            sums[key] += units
+        self._sums[day] = sums
+
+    def _on(self, day: int) -> _Sums:
+        sums = self._sums.get(day)
+        if sums is None:
+            sums = self._sums[day] = defaultdict(int)
+            while len(self._sums) > _DAYS:
+                del self._sums[next(iter(self._sums))]
+        return sums
+
+
+@define(eq=False)
+class RuleBook:
+    """
+    The rules of a runtime.
+
+    @ivar groupOf: The group of an account.
+    @ivar _read: Calls a blocking function that reads the ledger, in another thread or
+        at once, and fires with its result.
+    @ivar _coming: The rules that are to come into force when their sums are read. They
+        count already.
+    @ivar _last: The last operation that was reserved.
+    """
+
+    _ledger: ILedger
+    _rules: Sequence[Rule]
+    _now: Callable[[], float]
+    _read: "Callable[[Callable[[], Any]], Deferred[Any]]" = maybeDeferred
+    groupOf: Callable[[int], str] = lambda login: ""
+    _day: _Day = field(default=Factory(lambda: _Day(())), init=False)
+    _coming: _Day | None = field(default=None, init=False)
+    _last: Reservation | None = field(default=None, init=False)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """
+        The rules in force.
+        """
+        return self._day.rules
+
+    def judge(
+        self, operation: Operation | Deletion, trade: Trade, change: int
+    ) -> Movement:
+        """
+        Apply the rules to an operation.
+
+        @param trade: What it makes.
+        @param change: Of the account's total, in 10⁻⁸ units.
+        @return: What the operation moves.
+        @raise LimitExceeded: A rule does not allow it.
+        """
+        movement = Movement(
+            operation.principal,
+            operation.role,
+            trade.login,
+            METHOD_OF[trade.cmd, isinstance(operation, Deletion)],
+            # An update may take away more than it leaves.
+            max(abs(trade.profit), abs(change)),
+            self.groupOf(trade.login),
+        )
+        excess = self._day.excess(movement, trade.timestamp // SECONDS_PER_DAY)
+        if excess is not None:
+            raise LimitExceeded(excess.sentence, excess.rule.name)
+        return movement
+
+    def reserved(self, reservation: Reservation, movement: Movement) -> None:
+        """
+        Count an operation that was judged in this step.
+        """
+        self._last = reservation
+        day = reservation.data.timestamp // SECONDS_PER_DAY
+        self._day.count(movement, day)
+        if self._coming is not None:
+            self._coming.count(movement, day)
+
+    def start(self) -> "Deferred[None]":
+        """
+        Put the first rules into force. The ledger has just been opened.
+
+        @return: As L{use}.
+        """
+        return self.use(self._rules)
+
+    def use(self, rules: Sequence[Rule]) -> "Deferred[None]":
+        """
+        Put rules into force as soon as it is known what counts for them today. Until
+        then the former ones are.
+
+        @return: Fires when they are, or others that were to be used later. It fails if
+            the ledger can't be read, and then the former ones stay.
+        """
+        return Deferred.fromCoroutine(self._use(_Day(tuple(rules))))
+
+    async def _use(self, coming: _Day) -> None:
+        self._coming = coming
+        try:
+            day, sums = await self._summedUp(coming.rules)
+            # Others may have been put into its place meanwhile.
+            if self._coming is coming:
+                coming.restore(sums, day)
+                self._day = coming
+        finally:
+            if self._coming is coming:
+                self._coming = None
+
+    async def _summedUp(self, rules: Sequence[Rule]) -> tuple[int, _Sums]:
+        """
+        The present day, and its sums up to the last operation that was reserved when
+        this was called.
+        """
+        last, upTo = self._last, self._ledger.head
+        if last is not None and not last.operation.isBooked:
+            # It is not in the ledger yet. What is reserved after it gets later places.
+            await last.whenDurable()
+            assert last.place is not None
+            upTo = last.place
+        day = int(self._now()) // SECONDS_PER_DAY
+        sums = await self._read(
+            lambda: _summed(rules, self._ledger.movements(day, upTo))
+        )
+        return day, sums
+
+
+def _broken(rule: Rule, number: int, movement: Movement, sums: _Sums) -> str | None:
+    """
+    A sentence about why a rule does not allow a movement, if it does not.
+    """
+    if not rule.binds(movement):
+        return None
+    if rule.maxAmount is not None and movement.amount > rule.maxAmount:
+        why = f"{rule.inOne}, and this counts {fromUnits(movement.amount)}"
+    elif rule.maxPerDay is not None:
+        # Not [], which would add a sum for each that is refused.
+        before = sums.get((number, rule.keyOf(movement)), 0)
+        if before + movement.amount <= rule.maxPerDay:
+            return None
+        why = f"{rule.onOneDay}, which this would exceed"
+    else:
+        return None
+    request = "; ask for it with MngCreateFinanceRequest" * rule.mayBeRequested
+    return f'the limit "{rule.name}" allows at most {why}{request}'
+
+
+def _add(rules: Sequence[Rule], movement: Movement, sums: _Sums) -> None:
+    for number, rule in enumerate(rules):
+        if rule.maxPerDay is not None and rule.binds(movement):
+            sums[number, rule.keyOf(movement)] += movement.amount
+
+
+def _summed(rules: Sequence[Rule], movements: Iterable[Movement]) -> _Sums:
+    sums: _Sums = defaultdict(int)
+    for movement in movements:
+        _add(rules, movement, sums)
+    return sums
