@@ -13,19 +13,34 @@ def matches(mask: str, group: str) -> bool:
     """
     Whether a mask selects a group. Exclusions alone select nothing.
     """
+    for isSelected, parts in _patterns(mask):
+        if _fits(parts, group):
+            return isSelected
+    return False
+
+
+@lru_cache(maxsize=1000)
+def _patterns(mask: str) -> tuple[tuple[bool, list[str]], ...]:
+    """
+    The patterns of a mask: whether each selects or excludes, and its text, divided at
+    the asterisks.
+    """
+    patterns = []
     for each in mask.split(","):
         text = each.strip(" ")
         pattern = text.removeprefix("!").strip(" ")
-        # A comma too many must not select the accounts without a group.
-        if text and _fits(pattern.split("*"), group):
-            return pattern == text
-    return False
+        # An empty one would select the accounts without a group: with a comma too
+        # many, a token would have more accounts than was meant.
+        if text:
+            patterns.append((pattern == text, pattern.split("*")))
+    return tuple(patterns)
 
 
 def _fits(parts: list[str], group: str) -> bool:
     """
     Whether a group has these parts in their order, the first at its beginning and the
-    last at its end. A regular expression with many asterisks would take too long.
+    last at its end. No regular expression: for one with many asterisks that would
+    take too long.
     """
     first, *others = parts
     if not others:

@@ -138,6 +138,8 @@ class TradingRuntime(Service):
         @param rules: Bounds what may be booked, or L{None}.
         """
         self._rules = rules
+        if rules is not None:
+            rules.groupOf = self.groupOf
         self._read = read
         self._reading: Deferred[None] | None = None
         self._clock = clock

@@ -16,8 +16,9 @@ from zope.interface.verify import verifyObject
 
 from creditsync._conversation import lookups
 from creditsync._conversation.lookups import LOOKUPS
-from creditsync._conversation.rights import Rights, matches
+from creditsync._conversation.rights import Rights
 from creditsync._conversation.session import Session
+from creditsync._masks import matches
 from creditsync.errors import TookTooLong
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ICommand, ILookups, ITradeEvents, ITradingRuntime

@@ -13,8 +13,9 @@ from creditsync._conversation import catchups, restricted
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.finance import financeCommands
 from creditsync._conversation.restricted import RestrictedReceivers
-from creditsync._conversation.rights import Rights, matches
+from creditsync._conversation.rights import Rights
 from creditsync._conversation.waiters import Waiters
+from creditsync._masks import matches
 from creditsync.records import Operation, Principal, Trade, TradeEvent
 from tests.resuming import CHANNELS, Site
 from tests.rights import Course

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync._conversation.rights import Rights, matches
+from creditsync._conversation.rights import Rights
+from creditsync._masks import matches
 from creditsync.codes import ALL_SESSIONS
 from creditsync.records import Principal
 

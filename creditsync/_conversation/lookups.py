@@ -21,7 +21,8 @@ from creditsync import _wire as wire
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.filters import filterOf
 from creditsync._conversation.lookupqueue import LookupQueue
-from creditsync._conversation.rights import Rights, matches
+from creditsync._conversation.rights import Rights
+from creditsync._masks import matches
 from creditsync.codes import FINANCE_SESSIONS, MAX_ROWS_SIZE, SESSION_USER
 from creditsync.errors import (
     Busy,

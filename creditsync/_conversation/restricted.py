@@ -14,7 +14,8 @@ from typing import Final
 
 from attrs import Factory, define
 
-from creditsync._conversation.rights import Accounts, Rights, matches
+from creditsync._conversation.rights import Accounts, Rights
+from creditsync._masks import matches
 from creditsync.interfaces import ISession
 from creditsync.records import Principal
 

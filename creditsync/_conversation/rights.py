@@ -7,11 +7,11 @@ nothing at all.
 """
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Final, TypeAlias
 
 from attrs import define
 
+from creditsync._masks import matches
 from creditsync.codes import (
     SESSION_ADMIN,
     SESSION_CRM_ADMIN,
@@ -114,52 +114,3 @@ class Rights:
         if isinstance(accounts, str):
             return matches(accounts, group)
         return accounts is None
-
-
-@lru_cache(maxsize=10_000)
-def matches(mask: str, group: str) -> bool:
-    """
-    Whether a mask selects a group: the first of its patterns that fits decides.
-    """
-    for isSelected, parts in _patterns(mask):
-        if _fits(parts, group):
-            return isSelected
-    return False
-
-
-@lru_cache(maxsize=1000)
-def _patterns(mask: str) -> tuple[tuple[bool, list[str]], ...]:
-    """
-    The patterns of a mask: whether each selects or excludes, and its text, divided at
-    the asterisks.
-    """
-    patterns = []
-    for each in mask.split(","):
-        text = each.strip(" ")
-        pattern = text.removeprefix("!").strip(" ")
-        # An empty one would select the accounts without a group: with a comma too
-        # many, a token would have more accounts than was meant.
-        if text:
-            patterns.append((pattern == text, pattern.split("*")))
-    return tuple(patterns)
-
-
-def _fits(parts: list[str], group: str) -> bool:
-    """
-    Whether a group has these parts in their order, the first at its beginning and the
-    last at its end. No regular expression: for one with many asterisks that would
-    take too long.
-    """
-    first, *others = parts
-    if not others:
-        return group == first
-    *between, last = others
-    start, end = len(first), len(group) - len(last)
-    if start > end or not (group.startswith(first) and group.endswith(last)):
-        return False
-    for part in between:
-        found = group.find(part, start, end)
-        if found < 0:
-            return False
-        start = found + len(part)
-    return True

@@ -72,6 +72,8 @@ _UPDATES: Final = _SUMMED.format(f"""
     ) WHERE {_OF_DAY} AND type = {EV_RECORD_UPDATE}
 """)
 
+_GROUPS: Final = 'SELECT login, "group" FROM account WHERE "group" <> \'\''
+
 
 def movements(connection: sqlite3.Connection, day: int, upTo: int) -> list[Movement]:
     """
@@ -86,6 +88,7 @@ def movements(connection: sqlite3.Connection, day: int, upTo: int) -> list[Movem
     if select(_IS_UPDATED, period).fetchone() is not None:
         [[found]] = select(_UPDATES, (*period, *period))
         sums += _decode(found)
+    groups = dict(select(_GROUPS))
     return [
         Movement(
             principal,
@@ -93,6 +96,7 @@ def movements(connection: sqlite3.Connection, day: int, upTo: int) -> list[Movem
             login,
             METHOD_OF[cmd, bool(isDeleted)],
             large * _PART + small,
+            groups.get(login, ""),
         )
         for principal, role, login, cmd, isDeleted, large, small in sums
     ]

@@ -157,7 +157,10 @@ class MemoryLedger:
                 method = METHOD_OF[trade.cmd, type == EV_RECORD_DELETE]
                 key = asked.principal, asked.role, trade.login, method
                 sums[key] += max(abs(trade.profit), abs(trade.profit - former))
-        return [Movement(*key, amount) for key, amount in sums.items()]
+        return [
+            Movement(*key, amount, self._groups.get(key[2], ""))
+            for key, amount in sums.items()
+        ]
 
     def commit(self, reservations: Sequence[Reservation]) -> Deferred[None]:
         """

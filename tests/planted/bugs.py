@@ -19,8 +19,8 @@ from attrs import define, evolve
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
+from creditsync import _bookingrules, _masks, runtime, tap
 from creditsync import _wire as wire
-from creditsync import runtime, tap
 from creditsync._conversation import broadcast, finance, plain, restricted, rights
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.catchups import CatchUps
@@ -702,24 +702,24 @@ def _exclusionsFirst() -> None:
     def matches(mask: str, group: str) -> bool:
         fitting = [
             isSelected
-            for isSelected, parts in rights._patterns(mask)
-            if rights._fits(parts, group)
+            for isSelected, parts in _masks._patterns(mask)
+            if _masks._fits(parts, group)
         ]
         return bool(fitting) and all(fitting)
 
-    rights.matches = matches  # type: ignore[assignment]
-    restricted.matches = matches  # type: ignore[assignment, attr-defined]
+    for module in (rights, restricted, _bookingrules):
+        module.matches = matches  # type: ignore[attr-defined]
 
 
 def _exclusionsIgnored() -> None:
     def matches(mask: str, group: str) -> bool:
         return any(
-            isSelected and rights._fits(parts, group)
-            for isSelected, parts in rights._patterns(mask)
+            isSelected and _masks._fits(parts, group)
+            for isSelected, parts in _masks._patterns(mask)
         )
 
-    rights.matches = matches  # type: ignore[assignment]
-    restricted.matches = matches  # type: ignore[assignment, attr-defined]
+    for module in (rights, restricted, _bookingrules):
+        module.matches = matches  # type: ignore[attr-defined]
 
 
 def _formerTokenListens() -> None:
