@@ -118,13 +118,32 @@ class Answers:
         # be compared.
         return data["state"] in REQUESTED.values()
 
+    def _taken(self, intent: Intent) -> Booking | None:
+        """
+        The booking of a deletion that was taken for that of an equal one. When the
+        ledger was compared, none of their replies had been read yet.
+        """
+        for other in self._history.intents if intent.isDelete else ():
+            isEqual = (
+                other.isDelete
+                and other.data == intent.data
+                and (other.command, other.key) == (intent.command, intent.key)
+                and other.token.principal == intent.token.principal
+            )
+            isTold = any(attempt.status == 200 for attempt in other.attempts)
+            if isEqual and other.bookings and not isTold:
+                intent.bookings, other.bookings = other.bookings, []
+                intent.bookings[0].intent = intent
+                return intent.bookings[0]
+        return None
+
     def _checkBooked(self, attempt: Attempt) -> None:
         """
         A 200 is sent once the operation is on disk, with the booked data.
         """
         reply, intent = attempt.reply, attempt.intent
         assert reply is not None
-        booking = intent.bookings[0] if intent.bookings else None
+        booking = intent.bookings[0] if intent.bookings else self._taken(intent)
         if booking is None or booking.applied is None:
             raise blame("durability", "this was never booked", attempt)
         if booking.applied > reply.written:
