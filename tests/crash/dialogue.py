@@ -204,9 +204,10 @@ class Dialogue:
         trade = tradeOf(data)
         if asked.trade not in (None, trade):
             raise Violation(f"{asked} made {trade}, and {asked.trade} was told before")
-        if asked.cursor not in (None, data["cursor"]):
-            raise Violation(f"{asked} is at {data['cursor']}, and was before")
-        asked.trade, asked.cursor = trade, data["cursor"]
+        cursor = data.get("cursor")
+        if cursor is None or asked.cursor not in (None, cursor):
+            raise Violation(f"{asked} is at {cursor}, and was at {asked.cursor}")
+        asked.trade, asked.cursor = trade, cursor
         if asked.type == ADD and trade.order not in self._deletions:
             self._made[trade.order] = asked
 

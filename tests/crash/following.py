@@ -103,8 +103,8 @@ class Follower:
         if not self._isFollowing:
             return
         data = message["data"]
-        epoch, _, place = data["cursor"].partition("-")
-        if epoch != (self.epoch or epoch) or int(place) != self.place + 1:
+        epoch, _, place = data.get("cursor", "").partition("-")
+        if epoch != (self.epoch or epoch) or place != str(self.place + 1):
             raise Violation(f"after place {self.place} of {self.epoch}: {message}")
         self.epoch, self.place = epoch, int(place)
         self._new.append((message["type"], tradeOf(data)))

@@ -96,10 +96,14 @@ def plant(name: str | None) -> None:
 def _acknowledgeBeforeCommit() -> None:
     commit = SQLiteLedger.commit
     last: dict[int, Deferred[None]] = {}
+    places: dict[int, int] = {}
 
     def early(
         self: SQLiteLedger, reservations: Sequence[Reservation]
     ) -> Deferred[None]:
+        first = places.get(id(self), self.head) + 1
+        for place, each in enumerate(reservations, first):
+            each.place = places[id(self)] = place
         done = last.get(id(self), succeed(None))
         done.addCallback(lambda _: commit(self, reservations))
         done.addErrback(lambda _: None)

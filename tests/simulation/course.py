@@ -209,6 +209,11 @@ class Course:
             )
         # The last stall is over, and every wait.
         world.run(world.now + 45.0)
+        if not all(each.isFollowing for each in self._readers):
+            # One had still to leave, and comes back.
+            for reader in self._readers:
+                reader.finish()
+            world.run(world.now + 45.0)
         for reader in self._readers:
             reader.check(self.site.storage.head)
 
