@@ -109,7 +109,7 @@ class FakeTradingRuntime:
     @ivar now: The time of booking, in UNIX seconds.
     @ivar refusal: Raised for the next operations, unless it is L{None}.
     @ivar reserved: The reservations that are not booked yet, in order.
-    @ivar groups: The groups of accounts, by their logins.
+    @ivar groupOfLogin: The group of each account.
     """
 
     _events: ITradeEvents
@@ -117,7 +117,7 @@ class FakeTradingRuntime:
     now: int = 1767225600
     refusal: Refusal | None = None
     reserved: list[Reservation] = field(init=False, factory=list)
-    groups: dict[int, str] = field(init=False, factory=dict)
+    groupOfLogin: dict[int, str] = field(init=False, factory=dict)
     _trades: dict[int, Trade] = field(init=False, factory=dict)
     _failing: FailureNotifier = field(init=False, factory=FailureNotifier)
 
@@ -176,13 +176,13 @@ class FakeTradingRuntime:
         """
         See L{IAccountGroups.groupOf}.
         """
-        return self.groups.get(login, "")
+        return self.groupOfLogin.get(login, "")
 
     def setGroup(self, login: int, group: str) -> "Deferred[None]":
         """
         See L{IAccountGroups.setGroup}.
         """
-        self.groups[login] = group
+        self.groupOfLogin[login] = group
         return succeed(None)
 
     def whenFailed(self) -> "Deferred[None]":
