@@ -33,7 +33,8 @@ from creditsync._cli.output import discardOutput, syncOutput
 from creditsync._cli.place import NoPlace, PlaceFile
 from creditsync._cli.statuses import DONE, STATUSES, USAGE
 from creditsync._cli.wording import describe
-from creditsync._client.cursors import FIRST, checkCursor
+from creditsync._client.cursors import checkCursor
+from creditsync._cursor import FIRST
 from creditsync.client import CreditClient, CursorGone, Data, Unanswered
 
 # Seconds between two health checks. They find out whether the server is still

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from attrs import define
 
-from creditsync._cursor import cursorOf, placeIn
+from creditsync._cursor import FIRST, cursorOf, placeIn
 from creditsync.codes import MAX_SAFE_INTEGER
 from creditsync.errors import LedgerProblem
 from creditsync.ledger._journal import MEMBERS, journalEnd
@@ -18,9 +18,6 @@ from creditsync.ledger._reading import checkAccount, reading
 from creditsync.ledger._schema import columns
 from creditsync.methods import TOTALS
 from creditsync.records import TRADE_MEMBERS, Account, Trade
-
-# The C{--since} of somebody who wants all of the journal, instead of a cursor.
-FIRST: Final = "first"
 
 # Places that are read in one transaction.
 _PAGE: Final = 10_000
@@ -111,7 +108,7 @@ def changes(path: str, since: str, login: int | None = None) -> Iterator[Change]
     Read the journal behind a place, up to its present end. It is read in pages, and
     between two of them the server can reuse its C{-wal} file.
 
-    @param since: A cursor, or L{FIRST}.
+    @param since: A cursor, or L{FIRST<creditsync._cursor.FIRST>}.
     @param login: Only the changes of this account.
     @raise LedgerProblem: The cursor is not of this ledger.
     """
