@@ -79,7 +79,8 @@ def run(options: Namespace) -> None:
         options.parser.error("--at is one moment: it can't be used with --from or --to")
     with errorsAsExit(options), reading(options.ledger) as ledger:
         if options.history:
-            _printHistory(history(ledger, options.login, options.start, options.end))
+            period = options.start, options.end
+            _printHistory(history(ledger, options.ledger, options.login, *period))
         elif options.at is not None:
             totals = totalsAt(ledger, options.login, options.at)
             _print(*_HEADINGS)

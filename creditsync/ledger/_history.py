@@ -12,7 +12,7 @@ from attrs import define
 from creditsync._cursor import FIRST, cursorOf, placeIn
 from creditsync.codes import MAX_SAFE_INTEGER
 from creditsync.errors import LedgerProblem
-from creditsync.ledger._journal import MEMBERS, journalEnd
+from creditsync.ledger._journal import FORMER, MEMBERS, journalEnd
 from creditsync.ledger._operations import totalOf
 from creditsync.ledger._reading import checkAccount, reading
 from creditsync.ledger._schema import columns
@@ -35,11 +35,9 @@ _TOTALS_AT: Final = """
     WHERE login = ? AND timestamp <= ? ORDER BY place DESC LIMIT 1
 """
 # What an older version has left of an account: the last row of each order.
-_FORMER: Final = """
+_FORMER: Final = f"""
     SELECT cmd, profit * (state = 3), timestamp, max(place) FROM journal
-    WHERE login = ?
-        AND place <= (SELECT max(head) FROM life WHERE cause = 'upgraded')
-    GROUP BY "order"
+    WHERE login = ? AND place <= ({FORMER}) GROUP BY "order"
 """
 
 
@@ -60,6 +58,7 @@ class Change:
 
 def history(
     connection: sqlite3.Connection,
+    path: str,
     login: int,
     start: int | None = None,
     end: int | None = None,
@@ -68,10 +67,11 @@ def history(
     Read each change of an account's trades with C{start <= timestamp < end}, in the
     order of booking.
 
+    @param path: The ledger's, for messages.
     @raise LedgerProblem: There is no such account.
     """
     checkAccount(connection, login)
-    epoch, _, _ = journalEnd(connection, "")
+    epoch, _, _ = journalEnd(connection, path)
     period = (0 if start is None else start, MAX_SAFE_INTEGER if end is None else end)
     for row in connection.execute(_HISTORY, (login, *period)):
         yield _change(epoch, row)
