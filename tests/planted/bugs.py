@@ -41,6 +41,7 @@ from creditsync.errors import (
     TechProblem,
     TooManyRequests,
 )
+from creditsync.ledger import _opening as opening
 from creditsync.ledger import sqlite
 from creditsync.ledger._journal import MEMBERS, Row
 from creditsync.ledger._proving import JournalProof
@@ -131,10 +132,10 @@ def _eventBeforeCommit() -> None:
 def _synchronousNormal() -> None:
     prepare = sqlite.prepare
 
-    def hasty(writer: sqlite3.Connection, *arguments: Any) -> int:
-        version = prepare(writer, *arguments)
+    def hasty(writer: sqlite3.Connection, *arguments: Any) -> tuple[int, int]:
+        found = prepare(writer, *arguments)
         writer.execute("PRAGMA synchronous = NORMAL")
-        return version
+        return found
 
     sqlite.prepare = hasty  # type: ignore[attr-defined]
 
@@ -144,7 +145,7 @@ def _orderNumbersReused() -> None:
         greatest = writer.execute('SELECT max("order") FROM trade').fetchone()[0]
         return (greatest or 0) + 1
 
-    sqlite.firstOrder = firstOrder  # type: ignore[attr-defined]
+    opening.firstOrder = firstOrder  # type: ignore[attr-defined]
 
 
 def _keyOnlyInMemory() -> None:
