@@ -9,7 +9,7 @@ from typing import Any, Final
 from creditsync import codes
 from creditsync._cli.arguments import login
 from creditsync._cli.ledger import addLedger, addPeriod, asISO, errorsAsExit, moment
-from creditsync._cli.wording import cmdName, printable
+from creditsync._cli.wording import cmdName, printable, typeName
 from creditsync._money import fromUnits
 from creditsync.ledger._history import Change, history, totalsAt
 from creditsync.ledger._reading import reading, statement
@@ -31,11 +31,6 @@ _HISTORY_HEADINGS: Final = (
 )
 _HISTORY: Final = "{:>18}  {:20}  {:>10}  {:18}  {:>14}  {:>14}  {:>14}  {}  {}"
 _REQUESTED_BY: Final = ("principal", "command")
-_TYPES: Final = {
-    codes.EV_RECORD_ADD: "add",
-    codes.EV_RECORD_UPDATE: "update",
-    codes.EV_RECORD_DELETE: "delete",
-}
 
 
 def addCommand(commands: Any) -> None:
@@ -113,7 +108,7 @@ def _printHistory(changes: Iterable[Change]) -> None:
             change.cursor,
             asISO(trade.timestamp),
             trade.order,
-            f"{_TYPES[members['type']]} {cmdName(trade.cmd)}",
+            f"{typeName(members['type'])} {cmdName(trade.cmd)}",
             _amount(trade.profit),
             *(_recorded(members[name], _amount) for name in TOTALS),
             " ".join(_recorded(members[name], str) for name in _REQUESTED_BY),
