@@ -9,6 +9,7 @@ from attrs import Factory, define, field
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -146,6 +147,18 @@ class ObservedTestCase(SynchronousTestCase):
         while self.ledger.commits:
             self.ledger.release()
             self.turns()
+
+
+def turnOnce(clock: Clock) -> None:
+    """
+    Let a reactor turn once: what is scheduled meanwhile is for the next turn, where
+    L{Clock.advance} would do it at once.
+    """
+    for call in list(clock.getDelayedCalls()):
+        if call.active() and call.getTime() <= clock.seconds():
+            function, args, keywords = call.func, call.args, call.kw
+            call.cancel()
+            function(*args, **keywords)
 
 
 class LaterRuntime(FakeTradingRuntime):

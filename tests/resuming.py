@@ -39,6 +39,7 @@ from creditsync.runtime import TradingRuntime
 from creditsync.testing import FakeAuthenticator, HeldLedger
 from creditsync.validation import Schemas
 from tests.figures import Figures
+from tests.observed import turnOnce
 from tests.planted.bugs import plant
 from tests.test_session import Client
 
@@ -183,14 +184,9 @@ class Site:
 
     def step(self) -> None:
         """
-        Let the reactor turn once: what is scheduled meanwhile is for the next turn,
-        where L{Clock.advance} would do it at once.
+        Let the reactor turn once.
         """
-        for call in list(self.clock.getDelayedCalls()):
-            if call.active() and call.getTime() <= self.clock.seconds():
-                function, args, keywords = call.func, call.args, call.kw
-                call.cancel()
-                function(*args, **keywords)
+        turnOnce(self.clock)
 
     def turn(self) -> None:
         """

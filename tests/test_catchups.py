@@ -688,6 +688,29 @@ class ForeignTests(SessionTestCase):
             [{"order": 5, "cursor": "upstream-2"}, {"order": 5}],
         )
 
+    def test_gap(self) -> None:
+        """
+        After a page in which places are missing, its last event is not sent again.
+        """
+        journal = ForeignJournal()
+        journal.head = 3
+        journal.events = lambda after, limit: succeed(  # type: ignore[method-assign]
+            [
+                TradeEvent(0, {"order": place}, place=place)
+                for place in (1, 3)
+                if after < place
+            ]
+        )
+        self.sessions.broadcast.start(self.clock, journal)  # type: ignore[arg-type]
+        client = self.client()
+        since(client, "first")
+        for _ in range(5):
+            self.clock.advance(0)
+        _, *events = client.hears()
+        self.assertEqual(
+            [event["data"]["cursor"] for event in events], ["upstream-1", "upstream-3"]
+        )
+
 
 class SQLiteTests(SynchronousTestCase):
     """

@@ -132,6 +132,20 @@ class HistoryTests(JournalCase):
         code, _ = self.ends("statement", "1003", "--history")
         self.assertEqual(code, "creditsync statement: there is no account 1003")
 
+    def test_damaged(self) -> None:
+        """
+        If the end of the journal is missing, the ledger is named.
+        """
+        with closing(sqlite3.connect("creditsync.db")) as connection:
+            connection.executescript(
+                "DROP TRIGGER journal_deleted;"
+                "DELETE FROM journal WHERE place = (SELECT max(place) FROM journal);"
+            )
+        code, _ = self.ends("statement", "1001", "--history")
+        self.assertIn(
+            "the journal of the ledger creditsync.db ends at place 3", str(code)
+        )
+
 
 class AtTests(JournalCase):
     """

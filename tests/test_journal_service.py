@@ -22,7 +22,7 @@ from creditsync.records import Limits, Operation
 from creditsync.runtime import TradingRuntime
 from creditsync.service import GOODBYE, LAST_CALL, CreditSync
 from creditsync.testing import FakeAuthenticator
-from tests.observed import NOW, Client
+from tests.observed import NOW, Client, turnOnce
 from tests.resuming import CHANNELS, SCHEMAS
 
 # Places of the ledger, and of a page: to read all of it takes longer than a stop.
@@ -143,7 +143,7 @@ class JournalCase(SynchronousTestCase):
         """
         for _ in range(round(seconds / 0.1) + 1):
             self.reactor.rightNow += 0.1
-            self.step()
+            turnOnce(self.reactor)
 
     def client(self) -> Client:
         """
@@ -176,17 +176,6 @@ class JournalCase(SynchronousTestCase):
         return [
             line["data"]["cursor"] for line in self.heard(client) if "event" in line
         ]
-
-    def step(self) -> None:
-        """
-        Let the reactor turn once: what is scheduled meanwhile is for the next turn,
-        where L{Clock.advance} would do it at once.
-        """
-        for call in list(self.reactor.getDelayedCalls()):
-            if call.active() and call.getTime() <= self.reactor.seconds():
-                function, args, keywords = call.func, call.args, call.kw
-                call.cancel()
-                function(*args, **keywords)
 
 
 class SlowOpeningTests(JournalCase):
@@ -246,7 +235,7 @@ class StopTests(JournalCase):
             self.serve()
             client = self.follow("first")
             for _ in range(turns):
-                self.step()
+                turnOnce(self.reactor)
             self.stop()
             self.assertResumes(self.cursors(client))
 
@@ -292,7 +281,7 @@ class StopTests(JournalCase):
         """
         self.serve()
         client = self.follow("first")
-        self.step()
+        turnOnce(self.reactor)
         self.runtime.submit(Operation("CreditIn", 7, 1001, 100_000_000, "x"))
         self.stop()
         got = self.cursors(client)

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from attrs import Factory, define
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, execute, fail
 from twisted.trial.unittest import SynchronousTestCase
@@ -102,6 +103,26 @@ def folder(test: SynchronousTestCase) -> str:
     made = tempfile.TemporaryDirectory()
     test.addCleanup(made.cleanup)
     return os.path.realpath(made.name)
+
+
+@define(eq=False)
+class Later:
+    """
+    A thread in which nothing runs until the test says so.
+
+    @ivar jobs: What is to run in it.
+    @ivar done: Is to fire when the next job has ended.
+    """
+
+    jobs: list[Callable[[], None]] = Factory(list)
+    done: "Deferred[None]" = Factory(Deferred)
+
+    def __call__(self, job: Callable[[], None]) -> "Deferred[None]":
+        """
+        Take a job.
+        """
+        self.jobs.append(job)
+        return self.done
 
 
 class LedgerBehaviour:
@@ -972,22 +993,16 @@ class SQLiteLedgerTests(SQLiteTestCase):
         A commit is written by the function given for that, and is neither
         visible nor acknowledged before.
         """
-        jobs: list[Callable[[], None]] = []
-        done: Deferred[None] = Deferred()
-
-        def later(job: Callable[[], None]) -> Deferred[None]:
-            jobs.append(job)
-            return done
-
+        later = Later()
         ledger = self.opened(later)
         committed = ledger.commit(
             withTotals(ledger, booking(trade(ledger.newOrder(), 500)))
         )
         self.assertIsNone(ledger.trade(1))
-        [job] = jobs
+        [job] = later.jobs
         job()
         self.assertNoResult(committed)
-        done.callback(None)
+        later.done.callback(None)
         self.assertIsNone(self.successResultOf(committed))
         self.assertEqual(ledger.trade(1), trade(1, 500))
 
@@ -1058,19 +1073,13 @@ class SQLiteLedgerTests(SQLiteTestCase):
         Another thread reads the journal while a commit is under way, and sees what
         was committed before.
         """
-        jobs: list[Callable[[], None]] = []
-        done: Deferred[None] = Deferred()
-
-        def later(job: Callable[[], None]) -> Deferred[None]:
-            jobs.append(job)
-            return done
-
+        later = Later()
         ledger = self.opened(later)
         first = ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder()))))
-        jobs.pop()()
-        done.callback(None)
+        later.jobs.pop()()
+        later.done.callback(None)
         self.successResultOf(first)
-        done = Deferred()
+        later.done = Deferred()
         second = ledger.commit(withTotals(ledger, booking(trade(ledger.newOrder(), 2))))
         assert ledger._writer is not None
         found: list[Any] = []
@@ -1082,9 +1091,9 @@ class SQLiteLedgerTests(SQLiteTestCase):
             thread.join(10)
 
         ledger._writer.set_trace_callback(read)
-        jobs.pop()()
+        later.jobs.pop()()
         ledger._writer.set_trace_callback(None)
-        done.callback(None)
+        later.done.callback(None)
         self.successResultOf(second)
         self.assertEqual([each.place for each in found[0]], [1])
         self.assertEqual([each.place for each in ledger.events(0, 9)], [1, 2])
@@ -1318,24 +1327,18 @@ class UniqueKeyTests(SQLiteTestCase):
         A key is not visible before its batch is on disk, and then together
         with its trade.
         """
-        jobs: list[Callable[[], None]] = []
-        done: Deferred[None] = Deferred()
-
-        def later(job: Callable[[], None]) -> Deferred[None]:
-            jobs.append(job)
-            return done
-
+        later = Later()
         ledger = self.opened(later)
         order = ledger.newOrder()
         committed = ledger.commit(
             withTotals(ledger, [Reservation(ADD, trade(order), asked("promo-1"))])
         )
         self.assertIsNone(ledger.replay(7, "promo-1"))
-        [job] = jobs
+        [job] = later.jobs
         job()
         self.assertIsNotNone(ledger.replay(7, "promo-1"))
         self.assertEqual(ledger.trade(1), trade(1))
-        done.callback(None)
+        later.done.callback(None)
         self.successResultOf(committed)
 
     def test_failedBatch(self) -> None:

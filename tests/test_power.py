@@ -269,9 +269,10 @@ class PowerTests(LifeTestCase):
         """
         prepare = sqlite.prepare
 
-        def hasty(writer: sqlite3.Connection, *arguments: Any) -> None:
-            prepare(writer, *arguments)
+        def hasty(writer: sqlite3.Connection, *arguments: Any) -> tuple[int, int]:
+            found = prepare(writer, *arguments)
             writer.execute("PRAGMA synchronous = NORMAL")
+            return found
 
         self.patch(sqlite, "prepare", hasty)
         self.assertIn("were acknowledged", self.examined().violations[0])

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from creditsync._cli.arguments import login
 from creditsync._cli.ledger import addLedger, addPeriod, asISO, errorsAsExit
+from creditsync._cursor import FIRST
 from creditsync._money import fromUnits
-from creditsync.ledger._history import FIRST, changes
+from creditsync.ledger._history import changes
 from creditsync.ledger._reading import reading, trades
 from creditsync.methods import TOTALS
 from creditsync.records import TRADE_MEMBERS, Trade

@@ -9,7 +9,7 @@ from typing import Any, Final
 from creditsync import codes
 from creditsync._cli.arguments import login
 from creditsync._cli.ledger import addLedger, addPeriod, asISO, errorsAsExit, moment
-from creditsync._cli.wording import cmdName, exact, printable
+from creditsync._cli.wording import cmdName, exact, printable, typeName
 from creditsync.ledger._history import Change, history, totalsAt
 from creditsync.ledger._reading import reading, statement
 from creditsync.methods import TOTALS
@@ -30,11 +30,6 @@ _HISTORY_HEADINGS: Final = (
 )
 _HISTORY: Final = "{:>18}  {:20}  {:>10}  {:18}  {:>14}  {:>14}  {:>14}  {}  {}"
 _REQUESTED_BY: Final = ("principal", "command")
-_TYPES: Final = {
-    codes.EV_RECORD_ADD: "add",
-    codes.EV_RECORD_UPDATE: "update",
-    codes.EV_RECORD_DELETE: "delete",
-}
 
 
 def addCommand(commands: Any) -> None:
@@ -78,7 +73,8 @@ def run(options: Namespace) -> None:
         options.parser.error("--at is one moment: it can't be used with --from or --to")
     with errorsAsExit(options), reading(options.ledger) as ledger:
         if options.history:
-            _printHistory(history(ledger, options.login, options.start, options.end))
+            period = options.start, options.end
+            _printHistory(history(ledger, options.ledger, options.login, *period))
         elif options.at is not None:
             totals = totalsAt(ledger, options.login, options.at)
             _print(*_HEADINGS)
@@ -111,7 +107,7 @@ def _printHistory(changes: Iterable[Change]) -> None:
             change.cursor,
             asISO(trade.timestamp),
             trade.order,
-            f"{_TYPES[members['type']]} {cmdName(trade.cmd)}",
+            f"{typeName(members['type'])} {cmdName(trade.cmd)}",
             exact(trade.profit),
             *(_recorded(members[name], exact) for name in TOTALS),
             " ".join(_recorded(members[name], str) for name in _REQUESTED_BY),

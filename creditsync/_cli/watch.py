@@ -32,20 +32,15 @@ from creditsync._cli.connection import (
 from creditsync._cli.output import discardOutput, syncOutput
 from creditsync._cli.place import NoPlace, PlaceFile
 from creditsync._cli.statuses import DONE, STATUSES, USAGE
-from creditsync._cli.wording import describe
-from creditsync._client.cursors import FIRST, checkCursor
+from creditsync._cli.wording import describe, typeName
+from creditsync._client.cursors import checkCursor
+from creditsync._cursor import FIRST
 from creditsync.client import CreditClient, CursorGone, Data, Unanswered
 
 # Seconds between two health checks. They find out whether the server is still
 # there and still accepts the token: once it has expired, no more events come, and
 # nothing else says so.
 HEARTBEAT: Final = 10.0
-
-_TYPES: Final = {
-    codes.EV_RECORD_ADD: "add",
-    codes.EV_RECORD_UPDATE: "update",
-    codes.EV_RECORD_DELETE: "delete",
-}
 
 
 def addCommand(commands: Any) -> None:
@@ -117,7 +112,7 @@ def asText(type: int, data: Data) -> str:
     A trade event for people, with its time in UTC.
     """
     when = _time(data.get("timestamp"))
-    return f"{when}  {_TYPES.get(type, f'type {type}'):6}  {describe(data)}"
+    return f"{when}  {typeName(type):6}  {describe(data)}"
 
 
 def _time(timestamp: Any) -> str:

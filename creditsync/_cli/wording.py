@@ -12,6 +12,11 @@ from creditsync._money import fromUnits
 from creditsync.client import Answer
 from creditsync.methods import ofCmd
 
+_TYPES: Final[dict[Any, str]] = {
+    codes.EV_RECORD_ADD: "add",
+    codes.EV_RECORD_UPDATE: "update",
+    codes.EV_RECORD_DELETE: "delete",
+}
 _STATES: Final[dict[Any, str]] = {
     codes.TS_CLOSED_NORMAL: "booked",
     codes.TS_DELETED: "deleted",
@@ -24,6 +29,13 @@ def cmdName(cmd: Any) -> str:
     """
     method = ofCmd(cmd)
     return f"cmd {cmd}" if method is None else method.subcommand
+
+
+def typeName(type: Any) -> str:
+    """
+    What an event of a type did to its trade.
+    """
+    return _TYPES.get(type, f"type {type}")
 
 
 def printable(comment: str) -> str:

@@ -12,9 +12,6 @@ from attrs import Factory, define
 
 from creditsync._client.outcomes import Data
 
-# Behind this are all events of the ledger.
-FIRST = "first"
-
 # How many events are remembered to recognize one that is repeated. More than a
 # server sends in one page of a catch-up.
 REMEMBERED = 4096

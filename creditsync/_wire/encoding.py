@@ -98,12 +98,7 @@ def encodeEvents(
 
 def _encodeTrades(events: Iterable[Any], epoch: str | None) -> list[bytes]:
     trades = [
-        _tradeData(
-            event.data,
-            msgspec.UNSET
-            if epoch is None or (place := event.place) is None
-            else cursorOf(epoch, place),
-        )
+        _tradeData(event.data, _cursor(event, epoch) or msgspec.UNSET)
         for event in events
     ]
     # A JSON text has no line ends inside.

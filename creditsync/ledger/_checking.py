@@ -16,6 +16,7 @@ from attrs import define
 
 from creditsync.codes import MAX_SAFE_INTEGER
 from creditsync.errors import LedgerDamaged
+from creditsync.ledger._journal import FORMER
 from creditsync.ledger._operations import methodDifferences, totalOf
 from creditsync.ledger._proving import JournalProof
 from creditsync.ledger._schema import SCRIPTS
@@ -195,13 +196,12 @@ _RULES: Final = (
     _Rule(
         "revision",
         # Of what an older version had booked, the journal may lack some changes.
-        "WITH former (head) AS (SELECT max(head) FROM life WHERE cause = 'upgraded')"
-        ' SELECT "order", revision, rows - 1 FROM trade JOIN ('
+        'SELECT "order", revision, rows - 1 FROM trade JOIN ('
         '     SELECT "order", count(*) AS rows, min(place) AS first FROM journal'
         '     GROUP BY "order"'
         ' ) USING ("order")'
         " WHERE revision <> rows - 1 AND (revision < rows - 1"
-        "     OR first > ifnull((SELECT head FROM former), 0))",
+        f"     OR first > ({FORMER}))",
         "order {} has revision {}, but the journal has {} changes of it",
     ),
     _Rule(

@@ -9,18 +9,15 @@ from typing import Any, Final
 
 from attrs import define
 
-from creditsync._cursor import cursorOf, placeIn
+from creditsync._cursor import FIRST, cursorOf, placeIn
 from creditsync.codes import MAX_SAFE_INTEGER
 from creditsync.errors import LedgerProblem
-from creditsync.ledger._journal import MEMBERS, journalEnd
+from creditsync.ledger._journal import FORMER, MEMBERS, journalEnd
 from creditsync.ledger._operations import totalOf
 from creditsync.ledger._reading import checkAccount, reading
 from creditsync.ledger._schema import columns
 from creditsync.methods import BALANCE, CREDIT, TOTALS
 from creditsync.records import TRADE_MEMBERS, Account, Trade
-
-# The C{--since} of somebody who wants all of the journal, instead of a cursor.
-FIRST: Final = "first"
 
 # Places that are read in one transaction.
 _PAGE: Final = 10_000
@@ -38,11 +35,9 @@ _TOTALS_AT: Final = """
     WHERE login = ? AND timestamp <= ? ORDER BY place DESC LIMIT 1
 """
 # What an older version has left of an account: the last row of each order.
-_FORMER: Final = """
+_FORMER: Final = f"""
     SELECT cmd, profit * (state = 3), timestamp, max(place) FROM journal
-    WHERE login = ?
-        AND place <= (SELECT max(head) FROM life WHERE cause = 'upgraded')
-    GROUP BY "order"
+    WHERE login = ? AND place <= ({FORMER}) GROUP BY "order"
 """
 
 
@@ -63,6 +58,7 @@ class Change:
 
 def history(
     connection: sqlite3.Connection,
+    path: str,
     login: int,
     start: int | None = None,
     end: int | None = None,
@@ -71,10 +67,11 @@ def history(
     Read each change of an account's trades with C{start <= timestamp < end}, in the
     order of booking.
 
+    @param path: The ledger's, for messages.
     @raise LedgerProblem: There is no such account.
     """
     checkAccount(connection, login)
-    epoch, _, _ = journalEnd(connection, "")
+    epoch, _, _ = journalEnd(connection, path)
     period = (0 if start is None else start, MAX_SAFE_INTEGER if end is None else end)
     for row in connection.execute(_HISTORY, (login, *period)):
         yield _change(epoch, row)
@@ -111,7 +108,7 @@ def changes(path: str, since: str, login: int | None = None) -> Iterator[Change]
     Read the journal behind a place, up to its present end. It is read in pages, and
     between two of them the server can reuse its C{-wal} file.
 
-    @param since: A cursor, or L{FIRST}.
+    @param since: A cursor, or L{FIRST<creditsync._cursor.FIRST>}.
     @param login: Only the changes of this account.
     @raise LedgerProblem: The cursor is not of this ledger.
     """

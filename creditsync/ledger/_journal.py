@@ -44,6 +44,10 @@ ASKED: Final = (
 # The columns of a row, all but its hash.
 MEMBERS: Final = ("place", "type", *TRADE_MEMBERS, "balance", "credit", *ASKED)
 
+# The last place that is from an older version of the ledger, or 0: up to it less was
+# recorded.
+FORMER: Final = "SELECT ifnull(max(head), 0) FROM life WHERE cause = 'upgraded'"
+
 # Before the first commit.
 NO_HASH: Final = bytes(32)
 

@@ -232,11 +232,12 @@ def prepare(
     path: str,
     scripts: Sequence[str],
     progress: Progress | None = None,
-) -> int:
+) -> tuple[int, int]:
     """
-    Check that the file is a ledger of the newest version, or make it one.
+    Check that the file is a sound ledger of the newest version, or make it one.
 
-    @return: The version that it had; 0 for a new one.
+    @return: The version that it had, 0 for a new one; and the first order number that
+        may be assigned.
     """
     version = versionOf(writer, path, len(scripts))
     # Durability depends on these settings, and SQLite silently ignores one that it
@@ -257,8 +258,7 @@ def prepare(
         _checkSchema(writer, path, scripts[:version])
     if 0 < version < len(scripts):
         _backUp(writer, path, version)
-    upgrade(writer, path, scripts, version, progress)
-    return version
+    return version, upgrade(writer, path, scripts, version, progress)
 
 
 def versionOf(connection: sqlite3.Connection, path: str, newest: int) -> int:
@@ -333,23 +333,23 @@ def upgrade(
     scripts: Sequence[str],
     version: int = 0,
     progress: Progress | None = None,
-) -> None:
+) -> int:
     """
-    Upgrade to the newest version, and write the methods of this build to the table
-    C{operation}, in one transaction.
+    Upgrade to the newest version, write the methods of this build to the table
+    C{operation}, and prove totals and mark, in one transaction: a later proof would
+    find the damage in a ledger that the creditsync which made it can't open any more.
 
     @param version: The version of the ledger, which may be the newest already; 0
         for an empty file.
+    @return: The first order number that may be assigned.
     @raise LedgerDamaged: The ledger was damaged before, and remains as it was.
     """
     # If anything fails, open() closes the connection, which rolls it back.
     runScripts(writer, scripts, version, progress)
     writeMethods(writer, path)
-    if 0 < version < len(scripts):
-        # A later proof would find the damage in a ledger that the creditsync which
-        # made it can't open any more.
-        firstOrder(writer, path)
+    order = firstOrder(writer, path)
     writer.execute("COMMIT")
+    return order
 
 
 def _value(connection: sqlite3.Connection, statement: str) -> Any:

@@ -19,7 +19,7 @@ from creditsync.codes import (
     TS_CLOSED_NORMAL,
     TS_DELETED,
 )
-from creditsync.ledger._journal import MEMBERS, NO_HASH, Row, chained
+from creditsync.ledger._journal import FORMER, MEMBERS, NO_HASH, Row, chained
 from creditsync.ledger._operations import totalOf
 from creditsync.ledger._schema import columns
 from creditsync.methods import TOTALS
@@ -29,8 +29,6 @@ _PAGE: Final = 1000
 
 _ROWS: Final = f"SELECT {columns(MEMBERS)}, hash FROM journal ORDER BY place"
 _CHANGED: Final = 'SELECT DISTINCT "order" FROM journal WHERE type <> 0'
-# The last place that is from an older version.
-_FORMER: Final = "SELECT ifnull(max(head), 0) FROM life WHERE cause = 'upgraded'"
 
 _STATE_OF: Final = {
     EV_RECORD_ADD: TS_CLOSED_NORMAL,
@@ -41,6 +39,9 @@ _STATE_OF: Final = {
 # The values of a row that have to be recorded, except in rows from an older version.
 _RECORDED: Final = ("balance", "credit", "principal", "command", "asked_order")
 _RECORDED_AT: Final = tuple(MEMBERS.index(name) for name in _RECORDED)
+
+# The account's totals in a row, in the order of L{TOTALS}.
+_TOTALS: Final = slice(MEMBERS.index("balance"), MEMBERS.index("credit") + 1)
 
 # A rule's name and what is wrong.
 Problem = tuple[str, str]
@@ -77,7 +78,7 @@ class JournalProof:
         select = self._connection.execute
         self._isNoted = self.noted in (None, NO_HASH)
         self._changed = frozenset(order for [order] in select(_CHANGED))
-        [[self._former]] = select(_FORMER)
+        [[self._former]] = select(FORMER)
         self._totalAt = {
             cmd: TOTALS.index(total) for cmd, total in totalOf(self._connection).items()
         }
@@ -124,7 +125,7 @@ class JournalProof:
         """
         Whether this row is a possible continuation of the rows before it.
         """
-        place, _, order, login, cmd, state, profit = row[:7]
+        place, _, order, login, cmd = row[:5]
         isFormer = place <= self._former
         before = self._before.get(order)
         if order in self._changed:
@@ -132,16 +133,14 @@ class JournalProof:
         wrong = _wrongChange(row, before, isFormer)
         if wrong is not None:
             yield "change", f"place {place} {wrong}"
-        units = profit * (state == TS_CLOSED_NORMAL)
-        if before is not None:
-            units -= before[6] * (before[5] == TS_CLOSED_NORMAL)
+        units = _counted(row) - (0 if before is None else _counted(before))
         totals = self._totals.setdefault(login, [0] * len(TOTALS))
         if cmd in self._totalAt:
             totals[self._totalAt[cmd]] += units
         if isFormer:
             # Or the life of the older version was made to last longer, so that
             # nothing would have to be recorded.
-            if row[11:13] != (None, None):
+            if row[_TOTALS] != (None, None):
                 yield "recorded", f"place {place} has totals from before the upgrade"
             return
         missing = [
@@ -151,13 +150,22 @@ class JournalProof:
         ]
         if missing:
             yield "recorded", f"place {place} has no {missing[0]}"
-        elif totals != list(row[11:13]):
+        elif totals != list(row[_TOTALS]):
+            balance, credit = row[_TOTALS]
             yield (
                 "total-after",
-                f"place {place} has balance {row[11]} and credit {row[12]} of account"
+                f"place {place} has balance {balance} and credit {credit} of account"
                 f" {login}, expected {_listed(totals)}",
             )
-            totals[:] = row[11:13]
+            totals[:] = row[_TOTALS]
+
+
+def _counted(row: Row) -> int:
+    """
+    The part of a row's trade in the account's total.
+    """
+    state, profit = row[5:7]
+    return profit if state == TS_CLOSED_NORMAL else 0
 
 
 def _listed(totals: Sequence[int]) -> str:

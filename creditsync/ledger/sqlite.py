@@ -42,7 +42,6 @@ from zope.interface import implementer
 from creditsync._locking import ALONE, folderLocked
 from creditsync.errors import Busy, LedgerProblem
 from creditsync.interfaces import ILedger
-from creditsync.ledger._checking import firstOrder
 from creditsync.ledger._filtering import groups, search
 from creditsync.ledger._journal import (
     MEMBERS,
@@ -199,8 +198,7 @@ class SQLiteLedger:
         assert self._held is not None
         with explainErrors(path):
             writer.set_progress_handler(lambda: not self._isOpening, _PROGRESS)
-            self.versionFound = prepare(writer, path, SCRIPTS, self._progress)
-            order = firstOrder(writer, path)
+            self.versionFound, order = prepare(writer, path, SCRIPTS, self._progress)
             self._epoch, self._head, self._hash = journalEnd(writer, path)
             writer.execute(_SET_MARK, (order + BLOCK,))
             # SQLite syncs the folder of its new WAL file too, but ignores an error.

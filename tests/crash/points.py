@@ -94,7 +94,7 @@ _OPENING: Final = [
     "creditsync.ledger.sqlite:_connect",
     "creditsync.ledger.sqlite:prepare",
     "SQL:PRAGMA journal_mode = wal",
-    "creditsync.ledger.sqlite:firstOrder",
+    "creditsync.ledger._opening:firstOrder",
     "creditsync.ledger.sqlite:journalEnd",
     "SQL:UPDATE order_mark",
     "creditsync.ledger.sqlite:sync",

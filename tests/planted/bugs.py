@@ -49,6 +49,7 @@ from creditsync.errors import (
     TradeNotFound,
 )
 from creditsync.ledger import _filtering, sqlite
+from creditsync.ledger import _opening as opening
 from creditsync.ledger._journal import MEMBERS, Row
 from creditsync.ledger._proving import JournalProof
 from creditsync.ledger.memory import MemoryLedger
@@ -146,10 +147,10 @@ def _eventBeforeCommit() -> None:
 def _synchronousNormal() -> None:
     prepare = sqlite.prepare
 
-    def hasty(writer: sqlite3.Connection, *arguments: Any) -> int:
-        version = prepare(writer, *arguments)
+    def hasty(writer: sqlite3.Connection, *arguments: Any) -> tuple[int, int]:
+        found = prepare(writer, *arguments)
         writer.execute("PRAGMA synchronous = NORMAL")
-        return version
+        return found
 
     sqlite.prepare = hasty  # type: ignore[attr-defined]
 
@@ -159,7 +160,7 @@ def _orderNumbersReused() -> None:
         greatest = writer.execute('SELECT max("order") FROM trade').fetchone()[0]
         return (greatest or 0) + 1
 
-    sqlite.firstOrder = firstOrder  # type: ignore[attr-defined]
+    opening.firstOrder = firstOrder  # type: ignore[attr-defined]
 
 
 def _keyOnlyInMemory() -> None:
