@@ -16,7 +16,9 @@ from creditsync._conversation.restricted import RestrictedReceivers
 from creditsync._conversation.rights import Rights
 from creditsync._conversation.waiters import Waiters
 from creditsync._masks import matches
+from creditsync.codes import ALL_SESSIONS
 from creditsync.records import Operation, Principal, Trade, TradeEvent
+from creditsync.service import CreditSync
 from tests.resuming import CHANNELS, Site
 from tests.rights import Course
 from tests.test_session import Client, SessionTestCase
@@ -27,6 +29,8 @@ GROUPS: Final = {1001: "real", 1002: "real-vip", 1003: "demo", 1004: ""}
 OK: Final = (200, None)
 FORBIDDEN: Final = (403, "FORBIDDEN")
 NOT_FOUND: Final = (404, "NOT_FOUND")
+NO_TRADE: Final = (404, "TRADE_NOT_FOUND")
+NO_USER: Final = (404, "USER_NOT_FOUND")
 INCORRECT: Final = (409, "INCORRECT_ORDER")
 
 _CREDIT: Final = {"amount": 1, "comment": "x"}
@@ -34,6 +38,7 @@ _DEBIT: Final = {"amount": -1, "comment": "x"}
 
 # Each request about an account or one of its orders, and what comes of it: for a token
 # of the finance family that may see the account; for one that may not; for any other.
+# The key "k" is that of order 1.
 REQUESTS: Final[list[tuple[str, dict[str, Any], Any, Any, Any]]] = [
     ("CreditIn", _CREDIT, OK, FORBIDDEN, FORBIDDEN),
     ("CreditInSync", _CREDIT, OK, FORBIDDEN, FORBIDDEN),
@@ -53,13 +58,35 @@ REQUESTS: Final[list[tuple[str, dict[str, Any], Any, Any, Any]]] = [
     # An order of the other kind.
     ("DeleteBalance", {"order": 1}, INCORRECT, NOT_FOUND, FORBIDDEN),
     ("GetOperation", {"order": 1}, OK, NOT_FOUND, FORBIDDEN),
+    ("GetOperation", {"idempotencyKey": "k"}, OK, NOT_FOUND, FORBIDDEN),
     # An order that does not exist.
     ("DeleteCredit", {"order": 9}, NOT_FOUND, NOT_FOUND, FORBIDDEN),
     ("GetOperation", {"order": 9}, NOT_FOUND, NOT_FOUND, FORBIDDEN),
 ]
 
-# What a token may do with an account: everything; receive its events; nothing.
-ALL, HEARS, NOTHING, DEAF = "all", "hears", "nothing", "neither"
+# The look-ups of an account or one of its orders: what comes of them for the same
+# tokens; for a user whose own account it is; for any other user; for all others.
+LOOKUPS: Final[list[tuple[str, dict[str, Any], Any, Any, Any, Any, Any]]] = [
+    ("GetTradeByOrder", {"order": 1}, OK, NO_TRADE, OK, NO_TRADE, FORBIDDEN),
+    ("GetTradeByOrder", {"order": 9}, *[NO_TRADE] * 4, FORBIDDEN),
+    ("GetTradeByOrders", {"orders": [2, 1]}, OK, NO_TRADE, OK, NO_TRADE, FORBIDDEN),
+    ("GetTradeByOrders", {"orders": [1, 9]}, *[NO_TRADE] * 4, FORBIDDEN),
+    ("GetAccountByLogin", {"login": 0}, OK, NO_USER, OK, NO_USER, FORBIDDEN),
+]
+
+# What is about no account.
+FOR_EVERYBODY: Final[dict[str, dict[str, Any]]] = {
+    "HealthCheck": {},
+    "Subscribe": CHANNELS,
+    "Unsubscribe": CHANNELS,
+}
+
+# What a token may do with an account. One of the finance family: all, or nothing; a
+# user: see it because it is its own, or not; any other: receive its events, or not.
+ALL, NOTHING = "all", "nothing"
+OWN, FOREIGN = "own", "foreign"
+HEARS, DEAF = "hears", "deaf"
+SEES: Final = (ALL, OWN, HEARS)
 
 
 def token(
@@ -76,8 +103,7 @@ def token(
 
 
 # Tokens, and what each may do with the accounts of C{real}, C{real-vip}, C{demo}, and
-# without a group: a manager's, dealer's or admin's is "all" or "nothing", any other
-# "hears" or "neither".
+# without a group.
 TOKENS: Final[list[tuple[Principal, str, str, str, str]]] = [
     (token(3), ALL, ALL, ALL, ALL),
     (token(3, "demo"), ALL, ALL, ALL, ALL),
@@ -101,10 +127,10 @@ TOKENS: Final[list[tuple[Principal, str, str, str, str]]] = [
     (token(10, "real*"), HEARS, HEARS, DEAF, DEAF),
     (token(11), HEARS, HEARS, HEARS, HEARS),
     (token(11, "!*vip,real*"), HEARS, DEAF, DEAF, DEAF),
-    (token(0), DEAF, DEAF, DEAF, DEAF),
-    (token(0, id=1003), DEAF, DEAF, HEARS, DEAF),
-    (token(0, login=1002, id=1003), DEAF, HEARS, DEAF, DEAF),
-    (token(0, "*", logins=(1001,)), DEAF, DEAF, DEAF, DEAF),
+    (token(0), FOREIGN, FOREIGN, FOREIGN, FOREIGN),
+    (token(0, id=1003), FOREIGN, FOREIGN, OWN, FOREIGN),
+    (token(0, login=1002, id=1003), FOREIGN, OWN, FOREIGN, FOREIGN),
+    (token(0, "*", logins=(1001,)), FOREIGN, FOREIGN, FOREIGN, FOREIGN),
     (token(9), DEAF, DEAF, DEAF, DEAF),
     (token(9, logins=(1001, 1004)), HEARS, DEAF, DEAF, HEARS),
     (token(9, "*", 1002, (1003,)), DEAF, DEAF, HEARS, DEAF),
@@ -142,13 +168,17 @@ class RightsCase(SynchronousTestCase):
             self.site.ledger.release()
             self.site.turn()
 
-    def book(self, login: int, cmd: int = 7) -> int:
+    def book(
+        self, login: int, cmd: int = 7, principal: int = 0, key: str | None = None
+    ) -> int:
         """
         Have something booked.
 
         @return: Its order.
         """
-        asked = Operation("CreditIn", cmd, login, 5_00000000, "x")
+        asked = Operation(
+            "CreditIn", cmd, login, 5_00000000, "x", principal=principal, key=key
+        )
         order: int = self.site.runtime.submit(asked).order
         return order
 
@@ -175,10 +205,21 @@ class RightsCase(SynchronousTestCase):
         """
         The outcome of a request.
         """
+        reply = self.reply(client, command, data, name, **more)
+        return reply["status"], reply.get("error")
+
+    def reply(
+        self, client: Client, command: str, data: object, name: str = "t", **more: Any
+    ) -> Any:
+        """
+        The reply to a request.
+        """
         client.asks(command, "r", data, name, **more)
         self.settle()
-        [(_, status, error)] = client.outcomes()
-        return status, error
+        # The pause after a search.
+        self.site.clock.advance(0.02)
+        [reply] = client.replies()
+        return reply
 
 
 class MatrixTests(RightsCase):
@@ -199,7 +240,7 @@ class MatrixTests(RightsCase):
                 expected = [
                     login
                     for login, right in zip(GROUPS, rights, strict=True)
-                    if right in (ALL, HEARS)
+                    if right in SEES
                 ]
                 self.assertEqual(self.heard(client), expected)
 
@@ -213,7 +254,7 @@ class MatrixTests(RightsCase):
             self.settle()
             for client, row in zip(clients, TOKENS, strict=True):
                 with self.subTest((row[0], login)):
-                    hears = row[number] in (ALL, HEARS)
+                    hears = row[number] in SEES
                     self.assertEqual(self.heard(client), [login] * hears)
 
     def test_catchUp(self) -> None:
@@ -231,7 +272,7 @@ class MatrixTests(RightsCase):
                 expected = [
                     login
                     for login, right in zip(GROUPS, rights, strict=True)
-                    if right in (ALL, HEARS)
+                    if right in SEES
                 ]
                 self.assertEqual(self.heard(client), expected)
 
@@ -243,16 +284,120 @@ class MatrixTests(RightsCase):
             for login, right in zip(GROUPS, rights, strict=True):
                 self.site = self.started()
                 client = self.client(principal)
+                self.book(login, 7, principal.id, "k")
                 for command, data, all, nothing, other in REQUESTS:
-                    orders = {1: self.book(login, 7), 2: self.book(login, 6)}
-                    self.settle()
                     expected = {ALL: all, NOTHING: nothing}.get(right, other)
-                    about = {"login": login, **data} if "amount" in data else {**data}
-                    if "order" in data:
-                        about["order"] = orders.get(data["order"], 1_000_000)
                     with self.subTest((principal, login, command, data)):
-                        found = self.outcome(client, command, about)
+                        found = self.outcome(client, command, self.about(login, data))
                         self.assertEqual(found, expected)
+
+    def test_lookups(self) -> None:
+        """
+        So has each look-up.
+        """
+        for principal, *rights in TOKENS:
+            for login, right in zip(GROUPS, rights, strict=True):
+                self.site = self.started()
+                client = self.client(principal)
+                for command, data, all, nothing, own, foreign, other in LOOKUPS:
+                    expected = {ALL: all, NOTHING: nothing, OWN: own, FOREIGN: foreign}
+                    with self.subTest((principal, login, command, data)):
+                        found = self.outcome(client, command, self.about(login, data))
+                        self.assertEqual(found, expected.get(right, other))
+
+    def about(self, login: int, data: dict[str, Any]) -> dict[str, Any]:
+        """
+        Fill in the account and its orders.
+        """
+        orders = {1: self.book(login, 7), 2: self.book(login, 6), 9: 1_000_000}
+        self.settle()
+        data = dict(data)
+        if "amount" in data or "login" in data:
+            data["login"] = login
+        if "order" in data:
+            data["order"] = orders[data["order"]]
+        if "orders" in data:
+            data["orders"] = [orders[order] for order in data["orders"]]
+        return data
+
+    def test_found(self) -> None:
+        """
+        A filter finds the trades that the token may see, and there are the groups of
+        their accounts; whatever it asks for.
+        """
+        for login in GROUPS:
+            self.book(login)
+        self.settle()
+        filters = [{}, {"groupFilter": "*"}, {"where": [["group", "!=", "x"]]}]
+        filters += [{"where": [["login", "==", login]]} for login in GROUPS]
+        for principal, *rights in TOKENS:
+            client = self.client(principal)
+            seen = [
+                login
+                for login, right in zip(GROUPS, rights, strict=True)
+                if right == ALL
+            ]
+            isAllowed = ALL in rights or NOTHING in rights
+            for number, data in enumerate(filters, -2):
+                expected = (
+                    seen if number < 1 else [n for n in seen if n == 1000 + number]
+                )
+                with self.subTest((principal, data)):
+                    found = self.reply(client, "MngGetTradesByFilter", data)
+                    if isAllowed:
+                        logins = [row[1] for row in found["data"]["rows"]]
+                        count, totals = found["data"]["count"], found["data"]["totals"]
+                        self.assertEqual((logins, count), (expected, len(expected)))
+                        self.assertEqual(totals["credit"], 5.0 * len(expected))
+                    else:
+                        self.assertEqual(found["error"], "FORBIDDEN")
+            with self.subTest(principal):
+                found = self.reply(client, "GetGroups", {})
+                if isAllowed:
+                    groups = sorted(GROUPS[login] for login in seen)
+                    self.assertEqual(found["data"], {"groups": groups})
+                else:
+                    self.assertEqual(found["error"], "FORBIDDEN")
+
+    def test_move(self) -> None:
+        """
+        Only admins may move an account.
+        """
+        for principal, *_ in TOKENS:
+            client = self.client(principal)
+            for login, group in GROUPS.items():
+                data = {"login": login, "group": group}
+                with self.subTest((principal, login)):
+                    found = self.outcome(client, "MngSetAccountGroup", data)
+                    expected = OK if principal.role == 3 else FORBIDDEN
+                    self.assertEqual(found, expected)
+
+    def test_forEverybody(self) -> None:
+        """
+        What is about no account is for every token.
+        """
+        for principal, *_ in TOKENS:
+            client = self.client(principal)
+            for command, data in FOR_EVERYBODY.items():
+                with self.subTest((principal, command)):
+                    self.assertEqual(self.outcome(client, command, data), OK)
+
+    def test_everyCommand(self) -> None:
+        """
+        All commands are in one of these tables, and so are all roles.
+        """
+        named = {row[0] for row in (*REQUESTS, *LOOKUPS)} | set(FOR_EVERYBODY)
+        named |= {"MngGetTradesByFilter", "GetGroups", "MngSetAccountGroup"}
+        service = CreditSync(
+            self.site.clock,
+            runtime=self.site.runtime,
+            events=self.site.events,
+            authenticator=self.site.authenticator,
+            listen=[],
+        )
+        for sessions in (self.site.sessions, service.sessions):
+            self.assertEqual(set(sessions.requests._commands), named)
+        self.assertEqual({row[0].role for row in TOKENS}, ALL_SESSIONS)
 
 
 class CommandTests(RightsCase):
