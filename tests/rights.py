@@ -99,7 +99,7 @@ class Course:
         things = (
             [self.book] * 3
             + [self.credit, self.update, self.delete, self.lookUp] * 2
-            + [self.renew, self.revoke, self.move, self.catchUp, self.leave]
+            + [self.find, self.renew, self.revoke, self.move, self.catchUp, self.leave]
         )
         for _ in range(STEPS):
             self.random.choice(things)()
@@ -158,6 +158,8 @@ class Course:
         while self.site.ledger.commits:
             self.site.ledger.release()
             self.site.turn()
+        # The pause after a search.
+        self.site.clock.advance(0.02)
 
     def ask(self, command: str, data: Any) -> tuple[Principal, Any]:
         """
@@ -203,10 +205,12 @@ class Course:
             self.site.runtime.submit(Operation("CreditIn", 7, login, 100, "x"))
         self.settle()
 
-    def _judge(self, token: Principal, reply: Any, *expected: Any) -> None:
+    def _judge(
+        self, token: Principal, reply: Any, *expected: Any, users: bool = False
+    ) -> None:
         if reply is not None:
             told = reply["status"], reply.get("error"), reply.get("message")
-            if token.role not in (1, 2, 3):
+            if token.role not in ((0, 1, 2, 3) if users else (1, 2, 3)):
                 _same(told[:2], (403, "FORBIDDEN"))
             else:
                 _same(told[: len(expected)], expected)
@@ -261,15 +265,65 @@ class Course:
 
     def lookUp(self) -> None:
         """
-        Look an order up.
+        Look an order or its account up.
         """
         order, trade = self._order()
-        token, reply = self.ask("GetOperation", {"order": order})
-        if trade is None or not self.maySee(token, trade.login):
-            missing = f"there is no order {order}"
-            self._judge(token, reply, 404, "NOT_FOUND", missing)
+        login = 1000 if trade is None else trade.login
+        command, data, missing = self.random.choice(
+            (
+                ("GetOperation", {"order": order}, ("NOT_FOUND", "order", order)),
+                (
+                    "GetTradeByOrder",
+                    {"order": order},
+                    ("TRADE_NOT_FOUND", "order", order),
+                ),
+                (
+                    "GetTradeByOrders",
+                    {"orders": [order]},
+                    ("TRADE_NOT_FOUND", "order", order),
+                ),
+                (
+                    "GetAccountByLogin",
+                    {"login": login},
+                    ("USER_NOT_FOUND", "account", login),
+                ),
+            )
+        )
+        token, reply = self.ask(command, data)
+        if token.role == 0 and command == "GetOperation":
+            self._judge(token, reply)
+        elif trade is None or not self.maySee(token, trade.login):
+            error, kind, number = missing
+            there = f"there is no {kind} {number}"
+            self._judge(token, reply, 404, error, there, users=True)
         else:
-            self._judge(token, reply, 200)
+            self._judge(token, reply, 200, users=True)
+
+    def find(self) -> None:
+        """
+        Look for all trades, and for the groups.
+        """
+        token, reply = self.ask("MngGetTradesByFilter", {})
+        self._judge(token, reply, 200)
+        if reply is not None and reply["status"] == 200:
+            _same(
+                [row[0] for row in reply["data"]["rows"]],
+                [
+                    n
+                    for n in sorted(self.trades)
+                    if self.maySee(token, self.trades[n].login)
+                ],
+            )
+        token, reply = self.ask("GetGroups", {})
+        self._judge(token, reply, 200)
+        if reply is not None and reply["status"] == 200:
+            known = {trade.login for trade in self.trades.values()} | set(self.groups)
+            groups = {
+                self.groups.get(login, "")
+                for login in known
+                if self.maySee(token, login)
+            }
+            _same(reply["data"]["groups"], sorted(groups))
 
     def renew(self) -> None:
         """
