@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from itertools import chain
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -301,7 +302,10 @@ class LedgerTests(SynchronousTestCase):
         """
         Ledgers with two trades of two accounts.
         """
-        ledgers = [MemoryLedger(), SQLiteLedger(self.mktemp(), maybeDeferred)]
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        onDisk = SQLiteLedger(f"{folder.name}/ledger.db", maybeDeferred)
+        ledgers = [MemoryLedger(), onDisk]
         for ledger in ledgers:
             ledger.open()
             self.addCleanup(ledger.close)
