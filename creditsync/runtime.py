@@ -25,17 +25,17 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from creditsync._accounts import AccountCache
-from creditsync._changes import changed
+from creditsync._changes import changed, pendingState
 from creditsync._failing import FailureNotifier
 from creditsync._ledgerreader import LedgerReader
 from creditsync._rulebook import RuleBook
 from creditsync.codes import (
     MAX_TOTAL,
-    REQUEST_STATES,
 )
 from creditsync.counters import Counters
 from creditsync.errors import (
     Busy,
+    Forbidden,
     IdempotencyKeyReused,
     InvalidData,
     LedgerProblem,
@@ -45,14 +45,15 @@ from creditsync.errors import (
 )
 from creditsync.interfaces import (
     IAccountGroups,
+    IFinanceRequests,
     ILedger,
     ITradeEvents,
     ITradingRuntime,
 )
 from creditsync.methods import CREDIT, TOTAL_OF
 from creditsync.records import (
-    Deletion,
-    Operation,
+    AnyOperation,
+    Decision,
     Reservation,
     Trade,
     difference,
@@ -81,7 +82,7 @@ class _Batch:
     moves: list[Deferred[None]] = Factory(list)
 
 
-@implementer(ITradingRuntime, IAccountGroups)
+@implementer(ITradingRuntime, IAccountGroups, IFinanceRequests)
 class TradingRuntime(LedgerReader, Service):
     """
     A trading runtime on a ledger. It is a service: starting opens the ledger,
@@ -105,6 +106,7 @@ class TradingRuntime(LedgerReader, Service):
         tally: Counters | None = None,
         read: "Callable[[Callable[[], Any]], Deferred[Any]]" = maybeDeferred,
         rules: RuleBook | None = None,
+        selfApproval: bool = False,
     ) -> None:
         """
         @param now: The time of booking, in UNIX seconds.
@@ -115,8 +117,10 @@ class TradingRuntime(LedgerReader, Service):
         @param read: Calls a blocking function that reads the ledger, in another
             thread or at once, and fires with its result.
         @param rules: Bounds what may be booked, or L{None}.
+        @param selfApproval: Let a principal approve its own finance requests.
         """
         self._rules = rules
+        self._selfApproval = selfApproval
         super().__init__(ledger, read)
         self._clock = clock
         self._events = events
@@ -202,13 +206,14 @@ class TradingRuntime(LedgerReader, Service):
         """
         return self._failing.whenFailed()
 
-    def submit(self, operation: Operation | Deletion) -> Reservation:
+    def submit(self, operation: AnyOperation) -> Reservation:
         """
         See L{ITradingRuntime.submit}.
 
         @raise IncorrectOrder: The order exists, but this operation can't change
             it.
-        @raise NotFound: There is no order to delete.
+        @raise NotFound: There is no order to delete, or to decide.
+        @raise Forbidden: A principal would approve its own finance request.
         @raise NoMoney: More would be taken out than there is.
         @raise UserNotFound: There is no such account.
         @raise LimitExceeded: A rule does not allow it.
@@ -233,8 +238,7 @@ class TradingRuntime(LedgerReader, Service):
         latest = self._pending(order)
         if latest is None:
             return succeed(self._ledger.trade(order))
-        state = REQUEST_STATES[latest.type]
-        return succeed(replace(latest.data, state=state))
+        return succeed(replace(latest.data, state=pendingState(latest)))
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
         """
@@ -278,7 +282,7 @@ class TradingRuntime(LedgerReader, Service):
             or self._ledger.replay(principal, key)
         )
 
-    def _earlier(self, operation: Operation | Deletion, key: str) -> Reservation | None:
+    def _earlier(self, operation: AnyOperation, key: str) -> Reservation | None:
         """
         The reservation of an earlier request with the same key, or L{None}.
 
@@ -292,7 +296,7 @@ class TradingRuntime(LedgerReader, Service):
             raise IdempotencyKeyReused(member, earlier.order)
         return earlier
 
-    def _reserve(self, operation: Operation | Deletion) -> Reservation:
+    def _reserve(self, operation: AnyOperation) -> Reservation:
         if self._failing.cause is not None:
             raise ShuttingDown()
         queue = self._queue
@@ -301,6 +305,8 @@ class TradingRuntime(LedgerReader, Service):
             raise Busy("too many operations are waiting to be booked", "max-queued")
         existing = self._current(operation.order) if operation.order else None
         eventType, trade, change = changed(existing, operation, int(self._now()))
+        if isinstance(operation, Decision) and operation.isApproval:
+            self._checkApprover(operation)
         account = self._accounts.account(trade.login)
         isCredit = TOTAL_OF[trade.cmd] == CREDIT
         total = change + (account.credit if isCredit else account.balance)
@@ -348,6 +354,21 @@ class TradingRuntime(LedgerReader, Service):
         The last operation on an order that is not in the ledger yet.
         """
         return self._queue.orders.get(order) or self._committing.orders.get(order)
+
+    def _checkApprover(self, approval: Decision) -> None:
+        """
+        @raise Forbidden: It is the principal who has made the request.
+        """
+        pending = self._pending(approval.order)
+        if pending is None:
+            maker = self._ledger.principalOf(approval.order)
+        else:
+            maker = pending.operation.principal
+        if maker == approval.principal and not self._selfApproval:
+            raise Forbidden(
+                f"the finance request {approval.order} is for another to approve: this"
+                " token's principal has made it"
+            )
 
     def _begin(self, queue: _Batch) -> None:
         """
