@@ -48,7 +48,8 @@ REQUESTS: Final[list[tuple[str, dict[str, Any], Any, Any, Any]]] = [
     ("BalanceInSync", _CREDIT, OK, FORBIDDEN, FORBIDDEN),
     ("BalanceOut", _DEBIT, OK, FORBIDDEN, FORBIDDEN),
     ("BalanceOutSync", _DEBIT, OK, FORBIDDEN, FORBIDDEN),
-    # Order 1 stands for a credit of the account, order 2 for a balance.
+    # Order 1 stands for a credit of the account, order 2 for a balance, order 3 for a
+    # finance request, order 4 for one that the token's own principal has made.
     ("CreditInSync", {**_CREDIT, "order": 1}, OK, FORBIDDEN, FORBIDDEN),
     ("BalanceInSync", {**_CREDIT, "order": 2}, OK, FORBIDDEN, FORBIDDEN),
     ("DeleteCredit", {"order": 1}, OK, NOT_FOUND, FORBIDDEN),
@@ -57,10 +58,25 @@ REQUESTS: Final[list[tuple[str, dict[str, Any], Any, Any, Any]]] = [
     ("DeleteBalanceSync", {"order": 2}, OK, NOT_FOUND, FORBIDDEN),
     # An order of the other kind.
     ("DeleteBalance", {"order": 1}, INCORRECT, NOT_FOUND, FORBIDDEN),
+    (
+        *("MngCreateFinanceRequest", {**_CREDIT, "cmd": 7}),
+        *(OK, FORBIDDEN, FORBIDDEN),
+    ),
+    ("MngApproveFinanceRequest", {"order": 3}, OK, NOT_FOUND, FORBIDDEN),
+    ("MngApproveFinanceRequestSync", {"order": 3}, OK, NOT_FOUND, FORBIDDEN),
+    ("MngDeclineFinanceRequest", {"order": 3}, OK, NOT_FOUND, FORBIDDEN),
+    ("MngApproveFinanceRequest", {"order": 4}, FORBIDDEN, NOT_FOUND, FORBIDDEN),
+    ("MngApproveFinanceRequestSync", {"order": 4}, FORBIDDEN, NOT_FOUND, FORBIDDEN),
+    ("MngDeclineFinanceRequest", {"order": 4}, OK, NOT_FOUND, FORBIDDEN),
+    ("MngApproveFinanceRequest", {"order": 1}, INCORRECT, NOT_FOUND, FORBIDDEN),
+    ("MngDeclineFinanceRequest", {"order": 1}, INCORRECT, NOT_FOUND, FORBIDDEN),
     ("GetOperation", {"order": 1}, OK, NOT_FOUND, FORBIDDEN),
+    ("GetOperation", {"order": 3}, OK, NOT_FOUND, FORBIDDEN),
     ("GetOperation", {"idempotencyKey": "k"}, OK, NOT_FOUND, FORBIDDEN),
     # An order that does not exist.
     ("DeleteCredit", {"order": 9}, NOT_FOUND, NOT_FOUND, FORBIDDEN),
+    ("MngApproveFinanceRequest", {"order": 9}, NOT_FOUND, NOT_FOUND, FORBIDDEN),
+    ("MngDeclineFinanceRequest", {"order": 9}, NOT_FOUND, NOT_FOUND, FORBIDDEN),
     ("GetOperation", {"order": 9}, NOT_FOUND, NOT_FOUND, FORBIDDEN),
 ]
 
@@ -68,6 +84,7 @@ REQUESTS: Final[list[tuple[str, dict[str, Any], Any, Any, Any]]] = [
 # tokens; for a user whose own account it is; for any other user; for all others.
 LOOKUPS: Final[list[tuple[str, dict[str, Any], Any, Any, Any, Any, Any]]] = [
     ("GetTradeByOrder", {"order": 1}, OK, NO_TRADE, OK, NO_TRADE, FORBIDDEN),
+    ("GetTradeByOrder", {"order": 3}, OK, NO_TRADE, OK, NO_TRADE, FORBIDDEN),
     ("GetTradeByOrder", {"order": 9}, *[NO_TRADE] * 4, FORBIDDEN),
     ("GetTradeByOrders", {"orders": [2, 1]}, OK, NO_TRADE, OK, NO_TRADE, FORBIDDEN),
     ("GetTradeByOrders", {"orders": [1, 9]}, *[NO_TRADE] * 4, FORBIDDEN),
@@ -168,17 +185,13 @@ class RightsCase(SynchronousTestCase):
             self.site.ledger.release()
             self.site.turn()
 
-    def book(
-        self, login: int, cmd: int = 7, principal: int = 0, key: str | None = None
-    ) -> int:
+    def book(self, login: int, cmd: int = 7, **more: Any) -> int:
         """
         Have something booked.
 
         @return: Its order.
         """
-        asked = Operation(
-            "CreditIn", cmd, login, 5_00000000, "x", principal=principal, key=key
-        )
+        asked = Operation("CreditIn", cmd, login, 5_00000000, "x", **more)
         order: int = self.site.runtime.submit(asked).order
         return order
 
@@ -284,11 +297,12 @@ class MatrixTests(RightsCase):
             for login, right in zip(GROUPS, rights, strict=True):
                 self.site = self.started()
                 client = self.client(principal)
-                self.book(login, 7, principal.id, "k")
+                self.book(login, principal=principal.id, key="k")
                 for command, data, all, nothing, other in REQUESTS:
                     expected = {ALL: all, NOTHING: nothing}.get(right, other)
                     with self.subTest((principal, login, command, data)):
-                        found = self.outcome(client, command, self.about(login, data))
+                        about = self.about(login, data, principal.id)
+                        found = self.outcome(client, command, about)
                         self.assertEqual(found, expected)
 
     def test_lookups(self) -> None:
@@ -305,11 +319,15 @@ class MatrixTests(RightsCase):
                         found = self.outcome(client, command, self.about(login, data))
                         self.assertEqual(found, expected.get(right, other))
 
-    def about(self, login: int, data: dict[str, Any]) -> dict[str, Any]:
+    def about(
+        self, login: int, data: dict[str, Any], principal: int = 0
+    ) -> dict[str, Any]:
         """
         Fill in the account and its orders.
         """
         orders = {1: self.book(login, 7), 2: self.book(login, 6), 9: 1_000_000}
+        orders[3] = self.book(login, isRequest=True)
+        orders[4] = self.book(login, principal=principal, isRequest=True)
         self.settle()
         data = dict(data)
         if "amount" in data or "login" in data:

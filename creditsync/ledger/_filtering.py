@@ -10,8 +10,8 @@ page one JSON text, because a thread needs the GIL after each row that it fetche
 beside a busy reactor can wait 5 ms for it each time. Sorting only the numbers
 takes less memory than sorting the trades.
 
-The only index is the order, so nearly every filter scans all trades. A filter is given
-up when its time is over.
+The only index is the order, and one of the finance requests that wait for approval, so
+nearly every other filter scans all trades. A filter is given up when its time is over.
 
 Whether a trade may be seen is the first condition, although it is an expensive one.
 Otherwise the time of a search would tell how many hidden trades meet the others, and a
@@ -29,7 +29,7 @@ from msgspec.json import decode, encode
 from msgspec.structs import astuple
 
 from creditsync._fields import FIELDS, GROUP, LIKE, OPERATORS
-from creditsync.codes import TS_CLOSED_NORMAL, UNITS_PER_ONE
+from creditsync.codes import TS_CLOSED_NORMAL, TS_FINANCE_OPEN_PENDING, UNITS_PER_ONE
 from creditsync.errors import TookTooLong
 from creditsync.ledger._schema import COLUMNS, columns
 from creditsync.methods import BALANCE, CREDIT, TOTAL_OF
@@ -63,6 +63,9 @@ _FORMS: Final = {
     "in": "{} IN (SELECT value FROM json_each(?))",
     "between": "{} BETWEEN ? AND ?",
 }
+
+# What selects the finance requests that wait for approval.
+_WAITS: Final = Condition("state", "==", (TS_FINANCE_OPEN_PENDING,))
 
 # Fields that are the same for all trades of an account, in SQL about accounts.
 _OF_ACCOUNT: Final = {"login": "login", GROUP: '"group"'}
@@ -208,6 +211,9 @@ def _all(terms: Sequence[_Term]) -> _Term:
 
 def _term(condition: Condition, expression: str) -> _Term:
     sql = _FORMS[condition.operator].format(expression)
+    if condition == _WAITS:
+        # For the index trade_waiting SQLite has to see the number.
+        sql += f" AND state = {TS_FINANCE_OPEN_PENDING}"
     return f"NOT ({sql})" if condition.isNegated else sql, _parameters(condition)
 
 
