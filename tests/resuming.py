@@ -203,6 +203,17 @@ class Site:
         ):
             self.clock.advance(0)
 
+    def settle(self) -> None:
+        """
+        Let all that was asked for be done.
+        """
+        self.turn()
+        while self.ledger.commits:
+            self.ledger.release()
+            self.turn()
+        # The pause after a search.
+        self.clock.advance(0.02)
+
 
 def since(client: Client, cursor: object, token: str = "manager") -> None:
     """

@@ -150,17 +150,6 @@ class Course:
                 if token is not None and self.maySee(token, event.data.login):
                     listener.expected.append((event.type, event.order))
 
-    def settle(self) -> None:
-        """
-        Let all that was asked for be done.
-        """
-        self.site.turn()
-        while self.site.ledger.commits:
-            self.site.ledger.release()
-            self.site.turn()
-        # The pause after a search.
-        self.site.clock.advance(0.02)
-
     def ask(self, command: str, data: Any) -> tuple[Principal, Any]:
         """
         Have a client ask for something, mostly with its token.
@@ -175,7 +164,7 @@ class Course:
         if isAccepted:
             listener.token = token
         listener.client.asks(command, "r", data, token.jti)
-        self.settle()
+        self.site.settle()
         [reply] = self.hear(listener)
         if not isAccepted:
             _same(reply["status"], 401)
@@ -203,7 +192,7 @@ class Course:
         for _ in range(self.random.randint(1, 4)):
             login = self.random.choice(LOGINS)
             self.site.runtime.submit(Operation("CreditIn", 7, login, 100, "x"))
-        self.settle()
+        self.site.settle()
 
     def _judge(
         self, token: Principal, reply: Any, *expected: Any, users: bool = False
@@ -360,7 +349,7 @@ class Course:
         _same(reply["status"], 200 if isAdmin else 403)
         if not isAdmin:
             self.site.runtime.setGroup(login, group)
-            self.settle()
+            self.site.settle()
         self.groups[login] = group
 
     def catchUp(self) -> None:
@@ -379,7 +368,7 @@ class Course:
             assert isinstance(event.data, Trade)
             if self.maySee(token, event.data.login):
                 listener.expected.append((event.type, event.order))
-        self.settle()
+        self.site.settle()
         _same(len(self.hear(listener)), 1)
 
     def leave(self) -> None:

@@ -1,6 +1,5 @@
 """
-Tests for L{creditsync._bookingrules} and L{creditsync._masks}: rules, and the file that
-they are read from.
+Tests for L{creditsync._bookingrules}: rules, and the file that they are read from.
 """
 
 import os
@@ -14,7 +13,6 @@ from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync._bookingrules import Rule, RulesFile, readRules
-from creditsync._masks import matches
 from creditsync.errors import LedgerProblem
 from creditsync.records import Movement
 from tests.test_readme import CHECKOUT
@@ -298,41 +296,6 @@ class BindingTests(SynchronousTestCase):
         self.assertEqual(
             found, {"principal": 7, "login": 1001, "role": DEALER, "all": None}
         )
-
-
-class MaskTests(SynchronousTestCase):
-    """
-    Tests for L{matches}.
-    """
-
-    def test_table(self) -> None:
-        """
-        The first pattern that fits decides.
-        """
-        for mask, group, isSelected in (
-            ("*", "", True),
-            ("*", "demo", True),
-            ("real", "real", True),
-            ("real", "Real", False),
-            ("real", "real2", False),
-            (r"real\*", r"real\vip", True),
-            (r"real\*", "real", False),
-            ("*vip", r"real\vip", True),
-            ("r*l*v*p", r"real\vip", True),
-            ("aba*aba", "ababa", False),
-            ("aba*aba", "abaaba", True),
-            ("a**b", "ab", True),
-            ("demo, real", "real", True),
-            (r"!real\vip,real\*", r"real\vip", False),
-            (r"!real\vip,real\*", r"real\a", True),
-            (r"real\*,!real\vip", r"real\vip", True),
-            ("!demo", "real", False),
-            ("!demo,*", "real", True),
-            ("demo,", "", False),
-            ("", "", False),
-            ("*a" * 30, "a" * 29 + "b", False),
-        ):
-            self.assertEqual(matches(mask, group), isSelected, (mask, group))
 
 
 class RulesFileTests(RulesCase):

@@ -18,7 +18,6 @@ from creditsync._conversation import lookups
 from creditsync._conversation.lookups import LOOKUPS
 from creditsync._conversation.rights import Rights
 from creditsync._conversation.session import Session
-from creditsync._masks import matches
 from creditsync.errors import TookTooLong
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ICommand, ILookups, ITradeEvents, ITradingRuntime
@@ -817,26 +816,3 @@ class CallTests(Case):
         result = self.service.call("MngGetTradesByFilter", {}, principal)
         self.clock.advance(0)
         self.assertEqual(len(self.successResultOf(result)["rows"]), 60)
-
-
-class MaskTests(SynchronousTestCase):
-    """
-    Tests for L{matches}.
-    """
-
-    def test_masks(self) -> None:
-        """
-        The first pattern that fits decides.
-        """
-        for mask, group, expected in [
-            ("*", "", True),
-            ("real*", "real\\eu", True),
-            ("real*", "Real", False),
-            ("!test,*", "test", False),
-            ("*,!test", "test", True),
-            ("!test", "real", False),
-            ("a*b*c", "a-b-b-c", True),
-            ("a*ab", "ab", False),
-            ("", "", False),
-        ]:
-            self.assertIs(matches(mask, group), expected, (mask, group))

@@ -176,15 +176,6 @@ class RightsCase(SynchronousTestCase):
             site.ledger.setGroups({login: group})
         return site
 
-    def settle(self) -> None:
-        """
-        Let all that was asked for be done.
-        """
-        self.site.turn()
-        while self.site.ledger.commits:
-            self.site.ledger.release()
-            self.site.turn()
-
     def book(self, login: int, cmd: int = 7, **more: Any) -> int:
         """
         Have something booked.
@@ -209,7 +200,7 @@ class RightsCase(SynchronousTestCase):
         """
         The accounts of the events that a client has received since the last call.
         """
-        self.settle()
+        self.site.settle()
         return [each["data"]["login"] for each in client.hears() if each.get("event")]
 
     def outcome(
@@ -228,9 +219,7 @@ class RightsCase(SynchronousTestCase):
         The reply to a request.
         """
         client.asks(command, "r", data, name, **more)
-        self.settle()
-        # The pause after a search.
-        self.site.clock.advance(0.02)
+        self.site.settle()
         [reply] = client.replies()
         return reply
 
@@ -247,7 +236,7 @@ class MatrixTests(RightsCase):
         clients = [self.client(row[0], f"t{n}") for n, row in enumerate(TOKENS)]
         for login in GROUPS:
             self.book(login)
-        self.settle()
+        self.site.settle()
         for client, (principal, *rights) in zip(clients, TOKENS, strict=True):
             with self.subTest(principal):
                 expected = [
@@ -264,7 +253,7 @@ class MatrixTests(RightsCase):
         clients = [self.client(row[0], f"t{n}") for n, row in enumerate(TOKENS)]
         for number, login in enumerate(GROUPS, 1):
             self.book(login)
-            self.settle()
+            self.site.settle()
             for client, row in zip(clients, TOKENS, strict=True):
                 with self.subTest((row[0], login)):
                     hears = row[number] in SEES
@@ -276,7 +265,7 @@ class MatrixTests(RightsCase):
         """
         for login in GROUPS:
             self.book(login)
-        self.settle()
+        self.site.settle()
         for principal, *rights in TOKENS:
             with self.subTest(principal):
                 client = self.client(principal)
@@ -328,7 +317,7 @@ class MatrixTests(RightsCase):
         orders = {1: self.book(login, 7), 2: self.book(login, 6), 9: 1_000_000}
         orders[3] = self.book(login, isRequest=True)
         orders[4] = self.book(login, principal=principal, isRequest=True)
-        self.settle()
+        self.site.settle()
         data = dict(data)
         if "amount" in data or "login" in data:
             data["login"] = login
@@ -345,7 +334,7 @@ class MatrixTests(RightsCase):
         """
         for login in GROUPS:
             self.book(login)
-        self.settle()
+        self.site.settle()
         filters = [{}, {"groupFilter": "*"}, {"where": [["group", "!=", "x"]]}]
         filters += [{"where": [["login", "==", login]]} for login in GROUPS]
         for principal, *rights in TOKENS:
@@ -429,12 +418,12 @@ class CommandTests(RightsCase):
         not exist.
         """
         self.book(1003)
-        self.settle()
+        self.site.settle()
         client = self.client(token(1, "real*"))
         for command in ("GetOperation", "DeleteCredit", "DeleteCreditSync"):
             for order in (1, 2):
                 client.asks(command, "r", {"order": order}, "t")
-                self.settle()
+                self.site.settle()
                 self.assertEqual(
                     client.hears(),
                     [
@@ -511,7 +500,7 @@ class CommandTests(RightsCase):
         """
         self.book(1003)
         self.book(1002)
-        self.settle()
+        self.site.settle()
         client = self.client(token(1, "real*"))
         for order in (1, 2):
             client.asks(
@@ -534,7 +523,7 @@ class CommandTests(RightsCase):
         was booked.
         """
         self.book(1003)
-        self.settle()
+        self.site.settle()
         client = self.client(token(1))
         data = {"order": 1}
         first = self.outcome(client, "DeleteCreditSync", data, idempotencyKey="k")
@@ -568,7 +557,7 @@ class CommandTests(RightsCase):
             for login in GROUPS
         )
         self.assertEqual(client.session.linesReceived(lines), 4)
-        self.settle()
+        self.site.settle()
         self.assertEqual(
             client.outcomes(),
             [
@@ -587,7 +576,7 @@ class CommandTests(RightsCase):
             asked = self.site.sessions.call(
                 "CreditIn", {"login": login, **_CREDIT}, token(1, "real*")
             )
-            self.settle()
+            self.site.settle()
             if expected is None:
                 self.assertEqual(self.successResultOf(asked)["login"], login)
             else:
@@ -608,7 +597,7 @@ class StreamTests(RightsCase):
         self.site.authenticator.accept("narrow", token(1, "demo"))
         client.asks("CreditInSync", "r", {"login": 1001, **_CREDIT}, "t")
         client.asks("HealthCheck", "h", {}, "narrow")
-        self.settle()
+        self.site.settle()
         self.assertEqual(
             [(each.get("event"), each.get("extID")) for each in client.hears()],
             [(None, "h"), (None, "r")],
@@ -697,7 +686,7 @@ class StreamTests(RightsCase):
         self.patch(catchups, "_PAGE", 1)
         for _ in range(4):
             self.book(1001)
-        self.settle()
+        self.site.settle()
         client = self.client(token(1, "real*"))
         client.asks("Subscribe", "s", {**CHANNELS, "since": "first"}, "t")
         self.site.step()
@@ -711,7 +700,7 @@ class StreamTests(RightsCase):
         """
         client = self.client(token(1, "real*"))
         client.asks("Subscribe", "s", {**CHANNELS, "since": "first"}, "t")
-        self.settle()
+        self.site.settle()
         for login in GROUPS:
             self.book(login)
         self.assertEqual(self.heard(client), [1001, 1002])
@@ -728,7 +717,7 @@ class StreamTests(RightsCase):
         ]
         for login in (1003, 1001, 1004, 1003, 1002, 1001):
             self.book(login)
-        self.settle()
+        self.site.settle()
         self.assertEqual(
             [self.heard(each) for each in clients],
             [
