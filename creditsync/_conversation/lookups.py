@@ -34,7 +34,14 @@ from creditsync.errors import (
 )
 from creditsync.interfaces import ICommand, ILookups, ISession, ITradingRuntime
 from creditsync.limits import Limits
-from creditsync.records import GroupedTrade, Principal, Request, Response, Trade
+from creditsync.records import (
+    GroupedTrade,
+    Principal,
+    Request,
+    Response,
+    Trade,
+    loginOf,
+)
 
 _T = TypeVar("_T")
 
@@ -105,7 +112,7 @@ class Lookups:
         @raise TradeNotFound: There is none by this order.
         """
         trade = await self.runtime.trade(order)
-        if trade is None or not self.rights.maySee(principal, _loginOf(trade)):
+        if trade is None or not self.rights.maySee(principal, loginOf(trade)):
             raise TradeNotFound(f"there is no order {order}")
         return trade
 
@@ -146,11 +153,6 @@ class Lookups:
         Give the others a turn of the reactor.
         """
         return deferLater(self._clock, 0)
-
-
-def _loginOf(trade: Trade | Mapping[str, Any]) -> int | None:
-    login = trade.login if isinstance(trade, Trade) else trade.get("login")
-    return login if isinstance(login, int) else None
 
 
 async def _tradeByOrder(
