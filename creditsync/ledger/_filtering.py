@@ -52,6 +52,11 @@ _PAGE: Final = 400
 # between two statements has no effect.
 _AGAIN: Final = 0.01
 
+# Seconds of matching groups with masks, after which other threads get the GIL for the
+# time of a wake-up. Otherwise a reactor would wait for 5 ms each time it needs it.
+_SLICE: Final = 0.001
+_REST: Final = 0.0001
+
 # A condition in SQL, and its parameters.
 _Term: TypeAlias = tuple[str, list[int | str | None]]
 
@@ -176,11 +181,8 @@ def _where(
             ofTrade.append(_term(condition, _expression(condition.field)))
         else:
             ofAccount.append(_term(condition, column))
-    known, seen = groups(connection), []
-    for group in known:
-        check()
-        if filter.seesGroup(group):
-            seen.append(group)
+    known = groups(connection)
+    seen = _seen(known, filter.seesGroup, check)
     # It is left out if it would select all, which is as certain as with it: the
     # transaction sees no other groups.
     if len(seen) < len(known):
@@ -188,6 +190,24 @@ def _where(
     elif all(condition.field != GROUP for condition in filter.conditions):
         return _all(ofAccount + ofTrade)
     return _all([_ofAccounts(connection, ofAccount), *ofTrade])
+
+
+def _seen(
+    known: Sequence[str], seesGroup: Callable[[str], bool], check: Callable[[], None]
+) -> list[str]:
+    """
+    The groups that may be seen. There may be thousands, and long masks.
+    """
+    seen = []
+    began = time.monotonic()
+    for group in known:
+        if seesGroup(group):
+            seen.append(group)
+        if time.monotonic() - began > _SLICE:
+            check()
+            time.sleep(_REST)
+            began = time.monotonic()
+    return seen
 
 
 def _ofAccounts(connection: sqlite3.Connection, terms: Sequence[_Term]) -> _Term:
