@@ -180,7 +180,9 @@ def _rules(document: Mapping[str, Any]) -> tuple[Rule, ...]:
             raise ValueError(f"have an unknown member {name}: write [[limit]]")
     if "limit" not in document:
         # Most likely the file was being written. Not to bound anything has to be meant.
-        raise ValueError("have no [[limit]]; if there are to be none, write limit = []")
+        raise ValueError(
+            "have no [[limit]] (if there are to be none, write limit = [])"
+        )
     tables = document["limit"]
     if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
         raise ValueError("have a limit that is not a list of tables: write [[limit]]")

@@ -254,7 +254,7 @@ class ReadTests(RulesCase):
         A file without a rule is refused, as it is most likely incomplete. That there
         are to be none has to be written.
         """
-        why = "have no [[limit]]; if there are to be none, write limit = []"
+        why = "have no [[limit]] (if there are to be none, write limit = [])"
         for text in ("", "\n", "# [[limit]]\n"):
             self.assertRefused(why, text)
         self.assertEqual(self.read("limit = []"), ())
