@@ -38,7 +38,7 @@ _DEBIT: Final = {"amount": -1, "comment": "x"}
 
 # Each request about an account or one of its orders, and what comes of it: for a token
 # of the finance family that may see the account; for one that may not; for any other.
-# The key "k" is that of order 1.
+# The key "k" stands for that of a credit.
 REQUESTS: Final[list[tuple[str, dict[str, Any], Any, Any, Any]]] = [
     ("CreditIn", _CREDIT, OK, FORBIDDEN, FORBIDDEN),
     ("CreditInSync", _CREDIT, OK, FORBIDDEN, FORBIDDEN),
@@ -119,39 +119,57 @@ def token(
     return Principal(id, role, inf, "t", groups, login, logins)
 
 
-# Tokens, and what each may do with the accounts of C{real}, C{real-vip}, C{demo}, and
+YES, NO = True, False
+
+# A mask of groups, and whether it selects C{real}, C{real-vip}, C{demo}, and accounts
 # without a group.
+MASKS: Final[list[tuple[str | None, bool, bool, bool, bool]]] = [
+    (None, YES, YES, YES, YES),
+    ("*", YES, YES, YES, YES),
+    ("", NO, NO, NO, NO),
+    ("real", YES, NO, NO, NO),
+    ("Real*", NO, NO, NO, NO),
+    ("real*", YES, YES, NO, NO),
+    (" real-*, demo ", NO, YES, YES, NO),
+    ("*vip,demo", NO, YES, YES, NO),
+    ("!*vip,real*", YES, NO, NO, NO),
+    ("real*,!*vip", YES, YES, NO, NO),
+    ("!real*,*", NO, NO, YES, YES),
+    ("!real*,!demo", NO, NO, NO, NO),
+    ("!,*", YES, YES, YES, NO),
+    ("*e*a*,,", YES, YES, NO, NO),
+]
+
+# What a role makes of it: where the mask selects the account, and where it does not.
+BY_ROLE: Final[dict[int, tuple[str, str]]] = {
+    3: (ALL, ALL),
+    1: (ALL, NOTHING),
+    2: (ALL, NOTHING),
+    4: (HEARS, DEAF),
+    10: (HEARS, DEAF),
+    11: (HEARS, DEAF),
+    0: (FOREIGN, FOREIGN),
+    9: (DEAF, DEAF),
+    5: (DEAF, DEAF),
+}
+
+# Tokens, and what each may do with these accounts: all roles with all masks, and those
+# that are for single accounts.
 TOKENS: Final[list[tuple[Principal, str, str, str, str]]] = [
-    (token(3), ALL, ALL, ALL, ALL),
-    (token(3, "demo"), ALL, ALL, ALL, ALL),
-    (token(1), ALL, ALL, ALL, ALL),
-    (token(2), ALL, ALL, ALL, ALL),
-    (token(1, "*"), ALL, ALL, ALL, ALL),
-    (token(1, ""), NOTHING, NOTHING, NOTHING, NOTHING),
-    (token(1, "real"), ALL, NOTHING, NOTHING, NOTHING),
-    (token(1, "Real*"), NOTHING, NOTHING, NOTHING, NOTHING),
-    (token(1, "real*"), ALL, ALL, NOTHING, NOTHING),
-    (token(2, "real*"), ALL, ALL, NOTHING, NOTHING),
-    (token(1, "*vip,demo"), NOTHING, ALL, ALL, NOTHING),
-    (token(1, "!*vip,real*"), ALL, NOTHING, NOTHING, NOTHING),
-    (token(1, "real*,!*vip"), ALL, ALL, NOTHING, NOTHING),
-    (token(2, "!real*,*"), NOTHING, NOTHING, ALL, ALL),
-    (token(2, "!real*,!demo"), NOTHING, NOTHING, NOTHING, NOTHING),
-    (token(2, "!,*"), ALL, ALL, ALL, NOTHING),
-    (token(4), HEARS, HEARS, HEARS, HEARS),
-    (token(4, "demo"), DEAF, DEAF, HEARS, DEAF),
-    (token(10), HEARS, HEARS, HEARS, HEARS),
-    (token(10, "real*"), HEARS, HEARS, DEAF, DEAF),
-    (token(11), HEARS, HEARS, HEARS, HEARS),
-    (token(11, "!*vip,real*"), HEARS, DEAF, DEAF, DEAF),
-    (token(0), FOREIGN, FOREIGN, FOREIGN, FOREIGN),
+    *(
+        (
+            token(role, mask),
+            *((yes if first else no), (yes if second else no)),
+            *((yes if third else no), (yes if fourth else no)),
+        )
+        for role, (yes, no) in BY_ROLE.items()
+        for mask, first, second, third, fourth in MASKS
+    ),
     (token(0, id=1003), FOREIGN, FOREIGN, OWN, FOREIGN),
     (token(0, login=1002, id=1003), FOREIGN, OWN, FOREIGN, FOREIGN),
     (token(0, "*", logins=(1001,)), FOREIGN, FOREIGN, FOREIGN, FOREIGN),
-    (token(9), DEAF, DEAF, DEAF, DEAF),
     (token(9, logins=(1001, 1004)), HEARS, DEAF, DEAF, HEARS),
     (token(9, "*", 1002, (1003,)), DEAF, DEAF, HEARS, DEAF),
-    (token(5), DEAF, DEAF, DEAF, DEAF),
     (token(5, "*", 1001, (1001,), 1001), DEAF, DEAF, DEAF, DEAF),
 ]
 
@@ -231,17 +249,20 @@ class MatrixTests(RightsCase):
 
     def test_events(self) -> None:
         """
-        A session receives the events of the accounts that its token may see.
+        A session receives the events of the accounts that its token may see, those of
+        finance requests too.
         """
         clients = [self.client(row[0], f"t{n}") for n, row in enumerate(TOKENS)]
         for login in GROUPS:
             self.book(login)
+            self.book(login, isRequest=True)
         self.site.settle()
         for client, (principal, *rights) in zip(clients, TOKENS, strict=True):
             with self.subTest(principal):
                 expected = [
                     login
                     for login, right in zip(GROUPS, rights, strict=True)
+                    for _ in ("credit", "request")
                     if right in SEES
                 ]
                 self.assertEqual(self.heard(client), expected)
@@ -283,10 +304,12 @@ class MatrixTests(RightsCase):
         Each request about an account has the outcome that the token has a right to.
         """
         for principal, *rights in TOKENS:
+            self.site = self.started()
+            client = self.client(principal)
             for login, right in zip(GROUPS, rights, strict=True):
-                self.site = self.started()
-                client = self.client(principal)
-                self.book(login, principal=principal.id, key="k")
+                # Withdrawals need something to take out.
+                self.book(login, 6)
+                self.book(login, principal=principal.id, key=f"k{login}")
                 for command, data, all, nothing, other in REQUESTS:
                     expected = {ALL: all, NOTHING: nothing}.get(right, other)
                     with self.subTest((principal, login, command, data)):
@@ -299,9 +322,9 @@ class MatrixTests(RightsCase):
         So has each look-up.
         """
         for principal, *rights in TOKENS:
+            self.site = self.started()
+            client = self.client(principal)
             for login, right in zip(GROUPS, rights, strict=True):
-                self.site = self.started()
-                client = self.client(principal)
                 for command, data, all, nothing, own, foreign, other in LOOKUPS:
                     expected = {ALL: all, NOTHING: nothing, OWN: own, FOREIGN: foreign}
                     with self.subTest((principal, login, command, data)):
@@ -314,18 +337,30 @@ class MatrixTests(RightsCase):
         """
         Fill in the account and its orders.
         """
-        orders = {1: self.book(login, 7), 2: self.book(login, 6), 9: 1_000_000}
-        orders[3] = self.book(login, isRequest=True)
-        orders[4] = self.book(login, principal=principal, isRequest=True)
-        self.site.settle()
         data = dict(data)
         if "amount" in data or "login" in data:
             data["login"] = login
+        if "idempotencyKey" in data:
+            data["idempotencyKey"] = f"k{login}"
         if "order" in data:
-            data["order"] = orders[data["order"]]
+            data["order"] = self.order(login, data["order"], principal)
         if "orders" in data:
-            data["orders"] = [orders[order] for order in data["orders"]]
+            data["orders"] = [self.order(login, n, principal) for n in data["orders"]]
+        self.site.settle()
         return data
+
+    def order(self, login: int, number: int, principal: int) -> int:
+        """
+        The order that stands for a number in the tables.
+        """
+        if number == 9:
+            return 1_000_000
+        if number == 2:
+            return self.book(login, 6)
+        more = {1: {}, 3: {"isRequest": True}}.get(
+            number, {"isRequest": True, "principal": principal}
+        )
+        return self.book(login, **more)
 
     def test_found(self) -> None:
         """
