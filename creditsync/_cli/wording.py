@@ -20,6 +20,8 @@ _TYPES: Final[dict[Any, str]] = {
 _STATES: Final[dict[Any, str]] = {
     codes.TS_CLOSED_NORMAL: "booked",
     codes.TS_DELETED: "deleted",
+    codes.TS_FINANCE_OPEN_PENDING: "waits for approval",
+    codes.TS_FINANCE_DECLINED: "declined",
 }
 
 
