@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from creditsync.codes import EV_RECORD_ADD, TS_FINANCE_OPEN_PENDING
-from creditsync.interfaces import ILookups
+from creditsync.interfaces import IFinanceRequests, ILookups, ITradingRuntime
 from creditsync.records import (
     Condition,
     FoundTrades,
@@ -43,11 +43,14 @@ class Approvals:
     The finance requests that wait for approval.
 
     @ivar isComplete: Whether those made before the start are among them.
+    @ivar _makers: Who has made those of them that were asked about.
     @ivar _ended: The orders that may have ended while the search for those of before
         the start runs; L{None} if it doesn't.
     """
 
+    _runtime: ITradingRuntime
     isComplete: bool = field(init=False, default=False)
+    _makers: dict[int, int | None] = field(init=False, factory=dict)
     _waiting: dict[int, TradeEvent] = field(init=False, factory=dict)
     _ended: set[int] | None = field(init=False, default=None)
 
@@ -66,12 +69,22 @@ class Approvals:
         time = data.timestamp if isinstance(data, Trade) else data.get("timestamp")
         return time if isinstance(time, int) else None
 
-    def newest(self, most: int) -> Iterator[TradeEvent]:
+    def newest(self, most: int) -> Iterator[tuple[TradeEvent, int | None]]:
         """
-        The events that made the newest ones. Those of before the start have no
-        operation.
+        The newest ones, each with who has made it: the C{id} of the token, or L{None}
+        if that is not known.
         """
-        return islice(reversed(self._waiting.values()), most)
+        for event in islice(reversed(self._waiting.values()), most):
+            yield event, self._maker(event)
+
+    def _maker(self, event: TradeEvent) -> int | None:
+        if event.operation is not None:
+            return event.operation.principal
+        if not IFinanceRequests.providedBy(self._runtime):
+            return None
+        if event.order not in self._makers:
+            self._makers[event.order] = self._runtime.makerOf(event.order)
+        return self._makers[event.order]
 
     def observe(self, events: Sequence[TradeEvent]) -> None:
         """
@@ -85,29 +98,31 @@ class Approvals:
                 if len(waiting) < MAX_KEPT:
                     waiting[event.order] = event
             elif event.type != EV_RECORD_ADD:
-                waiting.pop(event.order, None)
+                if waiting.pop(event.order, None) is not None:
+                    self._makers.pop(event.order, None)
                 if self._ended is not None:
                     self._ended.add(event.order)
 
     def find(
         self,
-        runtime: ILookups,
         seconds: float,
         inTurn: "Callable[[Callable[[], Deferred[Any]]], Deferred[Any]]",
-    ) -> "Deferred[None]":
+    ) -> None:
         """
-        Find those that were made before the start.
+        Find those that were made before the start, if the trading runtime can.
 
         @param seconds: How long the search may take.
         @param inTurn: Begins it when it is its turn.
-        @return: Fires when it is over; that it fails is only logged.
         """
+        runtime = self._runtime
+        if not ILookups.providedBy(runtime):
+            return
         wanted = TradeFilter(
             _IS_WAITING, (("order", True),), MAX_KEPT, 0, _all, seconds
         )
         self._ended = set()
         found = inTurn(lambda: runtime.search(wanted, list))
-        return found.addCallback(self._found).addErrback(self._notFound)
+        found.addCallback(self._found).addErrback(self._notFound)
 
     def _found(self, found: FoundTrades[list[GroupedTrade]]) -> None:
         ended, self._ended = self._ended or set(), None

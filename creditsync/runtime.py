@@ -275,6 +275,15 @@ class TradingRuntime(LedgerReader, Service):
         queue.moves.append(moved)
         return moved
 
+    def makerOf(self, order: int) -> int | None:
+        """
+        See L{IFinanceRequests.makerOf}.
+        """
+        pending = self._pending(order)
+        if pending is None:
+            return self._ledger.principalOf(order)
+        return pending.operation.principal
+
     def _withKey(self, principal: int, key: str) -> Reservation | None:
         return (
             self._queue.keys.get((principal, key))
@@ -359,11 +368,7 @@ class TradingRuntime(LedgerReader, Service):
         """
         @raise Forbidden: It is the principal who has made the request.
         """
-        pending = self._pending(approval.order)
-        if pending is None:
-            maker = self._ledger.principalOf(approval.order)
-        else:
-            maker = pending.operation.principal
+        maker = self.makerOf(approval.order)
         if maker == approval.principal and not self._selfApproval:
             raise Forbidden(
                 f"the finance request {approval.order} is for another to approve: this"

@@ -43,7 +43,6 @@ from creditsync.interfaces import (
     IAuthenticator,
     ICommand,
     IJournal,
-    ILookups,
     ITradeEvents,
     ITradingRuntime,
     TradeObserver,
@@ -116,7 +115,7 @@ class CreditSync(Service):
         self._schemas = schemas = schemas or Schemas()
         self.waiters = Waiters(reactor, timeout, counters)
         # Nobody looks at it without metrics.
-        self.approvals = None if counters is None else Approvals()
+        self.approvals = None if counters is None else Approvals(runtime)
         moving: list[ICommand] = []
         rights = Rights(requireGroups=requireGroups)
         if IAccountGroups.providedBy(runtime):
@@ -302,11 +301,9 @@ class CreditSync(Service):
         if IJournal.providedBy(self.runtime):
             # Not sooner: only now is it open.
             self.sessions.broadcast.start(self._reactor, self.runtime)
-        if self.approvals is not None and ILookups.providedBy(self.runtime):
+        if self.approvals is not None:
             lookups = self._lookups
-            self.approvals.find(
-                self.runtime, lookups.searchSeconds, lookups.searchItself
-            )
+            self.approvals.find(lookups.searchSeconds, lookups.searchItself)
         self.factory.serve()
         waiting, self._starting = self._starting or [], None
         for each in waiting:

@@ -141,7 +141,11 @@ def _addDecline(actions: Any) -> None:
         _STATUSES,
     )
     parser.add_argument("orders", metavar="ORDER", type=order, nargs="+")
-    parser.add_argument("--comment", type=text, help="why")
+    parser.add_argument(
+        "--comment",
+        type=text,
+        help="becomes the comment of the requests (default: theirs stay)",
+    )
     _addJSON(parser, "print each answer of the server as a JSON object")
     parser.set_defaults(run=_runDecline)
 
@@ -247,15 +251,11 @@ async def create(
         method.name,
         options.login,
         signed(method, options.amount),
-        comment,
+        options.comment,
         key=options.key,
     )
     options.status = DONE
-    if not options.json:
-        data = Answer(
-            {**data, "profit": data["amount"], "comment": comment}, data.isReplay
-        )
-    printLine(answerLine(data, options.json))
+    printLine(_acceptedLine(comment, data, options.json))
     return DONE
 
 
@@ -263,7 +263,7 @@ def _runDecline(options: Namespace) -> None:
     def decline(client: CreditClient, order: int) -> Awaitable[Answer]:
         return client.declineFinanceRequest(order, options.comment)
 
-    _run(partial(decide, decline, _declinedLine), options)
+    _run(partial(decide, decline, partial(_acceptedLine, options.comment)), options)
 
 
 def _approve(client: CreditClient, order: int) -> Awaitable[Answer]:
@@ -310,7 +310,12 @@ async def decide(
     return next(status for status in _GRAVITY if status in statuses)
 
 
-def _declinedLine(data: Answer, asJSON: bool) -> str:
-    if asJSON:
-        return wire.encodeData(data).decode("ascii")
-    return f"order {data['order']}  declined"
+def _acceptedLine(comment: str | None, data: Answer, asJSON: bool) -> str:
+    """
+    What was accepted, as a trade on one line. The reply has neither its comment nor its
+    C{profit}.
+    """
+    if not asJSON:
+        shown = {**data, "profit": data["amount"], "comment": comment or ""}
+        data = Answer(shown, data.isReplay)
+    return answerLine(data, asJSON)

@@ -69,7 +69,7 @@ def describe(data: Mapping[str, Any]) -> str:
         printable(str(data.get("comment", ""))),
         _STATES.get(state, f"state {state}"),
     ]
-    return "  ".join(words)
+    return "  ".join(filter(None, words))
 
 
 def _plain(profit: Any) -> str:

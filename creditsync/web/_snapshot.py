@@ -40,8 +40,8 @@ C{sessions.shown} those with most unread and in flight, C{trades}, C{refusals} a
 C{approvals.shown} the newest first. C{isPartial} says that there are more sessions than
 were looked at. C{queue} is L{None} where the trading runtime is not the embedded one.
 C{approvals} are the finance requests that wait for approval; C{isComplete} says that
-those made before the server started are among them, of which C{principal} is not
-known. C{extID} is a string or a number, or L{None} if the request had none.
+those made before the server started are among them. C{extID} is a string or a number,
+or L{None} if the request had none.
 
 To add a figure, add a member here, and to C{static/index.html} an element whose
 C{data-figure} names it.
@@ -139,13 +139,16 @@ def _queue(metrics: Metrics) -> JSON | None:
 
 
 def _approvals(metrics: Metrics) -> JSON:
-    approvals = metrics.service.approvals or Approvals()
+    approvals = metrics.service.approvals or Approvals(metrics.service.runtime)
     since = approvals.since
     return {
         "count": len(approvals),
         "oldest": None if since is None else max(0.0, metrics.counters.now() - since),
         "isComplete": approvals.isComplete,
-        "shown": [rows.event(each) for each in approvals.newest(_SHOWN)],
+        "shown": [
+            {**rows.event(event), "principal": maker}
+            for event, maker in approvals.newest(_SHOWN)
+        ],
     }
 
 
