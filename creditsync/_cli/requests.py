@@ -302,8 +302,9 @@ async def decide(
             reportError(options, f"order {each}: {e.message}")
         except Unanswered as e:
             statuses.append(INTERRUPTED if stopped.called else FAILED)
+            why = "interrupted" if stopped.called else e
             left = ", ".join(map(str, orders[number:]))
-            reportError(options, f"{e}; left: {left}")
+            reportError(options, f"{why}; left: {left}")
             break
         else:
             printLine(line(data, options.json))
