@@ -871,6 +871,19 @@ class FeedTests(WebTestCase):
         self.assertEqual(snapshot["point"]["p99"], None)
         self.commits()
 
+    def test_noApprovals(self) -> None:
+        """
+        Without finance requests it is known that there are none, unless the server
+        doesn't count.
+        """
+        self.turns()
+        nothing = {"count": 0, "oldest": None, "isComplete": True, "shown": []}
+        [_, (_, snapshot)] = self.ask("/feed").events()
+        self.assertEqual(snapshot["approvals"], nothing)
+        self.server.approvals = None
+        [_, (_, snapshot)] = self.ask("/feed").events()
+        self.assertEqual(snapshot["approvals"], {**nothing, "isComplete": False})
+
     def test_approvals(self) -> None:
         """
         The finance requests that wait are counted, and the newest of them are shown

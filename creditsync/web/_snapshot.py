@@ -139,7 +139,10 @@ def _queue(metrics: Metrics) -> JSON | None:
 
 
 def _approvals(metrics: Metrics) -> JSON:
-    approvals = metrics.service.approvals or Approvals(metrics.service.runtime)
+    approvals = metrics.service.approvals
+    if approvals is None:
+        # The application counts elsewhere.
+        approvals = Approvals(metrics.service.runtime)
     since = approvals.since
     return {
         "count": len(approvals),
