@@ -16,10 +16,11 @@ from typing import Any
 
 import msgspec
 from attrs import define, evolve
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
-from creditsync import _bookingrules, _masks, runtime, tap
+from creditsync import _bookingrules, _changes, _masks, runtime, tap
 from creditsync import _wire as wire
 from creditsync._conversation import broadcast, finance, plain, restricted, rights
 from creditsync._conversation.broadcast import Broadcast
@@ -56,6 +57,8 @@ from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.limits import Limits
 from creditsync.records import (
+    AnyOperation,
+    Decision,
     Movement,
     Principal,
     Request,
@@ -524,6 +527,49 @@ def _limitCountsCommittedOnly() -> None:
     RuleBook.reserved = late  # type: ignore[method-assign]
 
 
+def _makerApproves() -> None:
+    TradingRuntime._checkApprover = lambda self, approval: None  # type: ignore[method-assign]
+
+
+def _decidedIn(*states: int) -> None:
+    """
+    Let finance requests in further states be decided.
+    """
+    decided = _changes._decided
+
+    def decide(existing: Trade, decision: Decision, now: int) -> tuple[int, Trade, int]:
+        if existing.state in states:
+            existing = replace(existing, state=17)
+        return decided(existing, decision, now)
+
+    _changes._decided = decide
+
+
+def _approvedTwice() -> None:
+    _decidedIn(3)
+
+
+def _declinedIsOpen() -> None:
+    _decidedIn(18)
+
+
+def _approvalsJudgedByTheLedger() -> None:
+    current = TradingRuntime._current
+    reserve = TradingRuntime._reserve
+
+    def reserving(self: TradingRuntime, operation: AnyOperation) -> Reservation:
+        def booked(order: int) -> Trade | None:
+            return self._ledger.trade(order) or current(self, order)
+
+        isDecision = isinstance(operation, Decision)
+        TradingRuntime._current = (  # type: ignore[method-assign]
+            (lambda _, order: booked(order)) if isDecision else current
+        )
+        return reserve(self, operation)
+
+    TradingRuntime._reserve = reserving  # type: ignore[method-assign]
+
+
 def _limitForgetsAtRestart() -> None:
     def movements(self: MemoryLedger, day: int, upTo: int) -> list[Movement]:
         return []
@@ -798,7 +844,29 @@ _RESUMING = ("tests.resuming",)
 
 _LIMITED = ("tests.limited",)
 
+_APPROVING = ("tests.approving",)
+
 BUGS = {
+    "maker-approves": Bug(
+        "lets who has made a finance request approve it",
+        _makerApproves,
+        _APPROVING,
+    ),
+    "approved-twice": Bug(
+        "books a finance request for each who approves it",
+        _approvedTwice,
+        _APPROVING,
+    ),
+    "approvals-judged-by-the-ledger": Bug(
+        "books a second approval while the first one is not on disk yet",
+        _approvalsJudgedByTheLedger,
+        _APPROVING,
+    ),
+    "declined-is-open": Bug(
+        "approves a finance request that was declined",
+        _declinedIsOpen,
+        _APPROVING,
+    ),
     "look-up-tells-hidden": Bug(
         "tells an order that is hidden from one that does not exist",
         _tellHidden,
