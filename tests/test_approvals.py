@@ -300,6 +300,18 @@ class ServerTests(ObservedTestCase):
         self.assertEqual(client.outcomes(), [("a", 200), ("b", 200)])
         self.assertEqual(len(self.server.approvals), 0)
 
+    def test_pending(self) -> None:
+        """
+        The maker of a request that is not on disk yet is known: it can't approve it.
+        """
+        client = Client(self.server)
+        data = {"login": 1001, "cmd": 7, "amount": 300.0, "comment": "For the move"}
+        client.asks("MngCreateFinanceRequest", "a", data)
+        client.asks("MngApproveFinanceRequest", "b", {"order": 1})
+        client.asks("MngApproveFinanceRequest", "c", {"order": 1}, token="dealer")
+        self.commits()
+        self.assertEqual(client.outcomes(), [("b", 403), ("a", 200), ("c", 200)])
+
     def test_restart(self) -> None:
         """
         After a start those that wait are known, with their makers.
