@@ -150,7 +150,7 @@ def underWay(type: int, request: "Request") -> int:
     return REQUESTED[ADD if request.approves else type]
 
 
-def acceptedData(type: int, trade: Trade, request: "Request") -> dict[str, Any]:
+def acceptedData(type: int, trade: Trade) -> dict[str, Any]:
     """
     The data of the reply to the asynchronous form of a command ("The finance
     family").
@@ -158,9 +158,7 @@ def acceptedData(type: int, trade: Trade, request: "Request") -> dict[str, Any]:
     return {
         "accepted": True,
         "order": trade.order,
-        "state": (
-            trade.state if trade.state in (WAITS, DECLINED) else underWay(type, request)
-        ),
+        "state": REQUESTED[type],
         "login": trade.login,
         "cmd": trade.cmd,
         "amount": Decimal(trade.profit).scaleb(-8),

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 
 from creditsync import _bookingrules, _changes, _masks, runtime, tap
 from creditsync import _wire as wire
+from creditsync._accounts import AccountCache
 from creditsync._conversation import broadcast, finance, plain, restricted, rights
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.catchups import CatchUps
@@ -367,13 +368,13 @@ def _noTimeToRetry() -> None:
 
 
 def _judgedByTheLedgerAlone() -> None:
-    settled = TradingRuntime._account
+    settled = AccountCache.account
 
-    def account(self: TradingRuntime, login: int) -> Any:
-        self._accounts.pop(login, None)
+    def account(self: AccountCache, login: int) -> Any:
+        self.cached.pop(login, None)
         return settled(self, login)
 
-    TradingRuntime._account = account  # type: ignore[method-assign]
+    AccountCache.account = account  # type: ignore[method-assign]
 
 
 def _failedCommitIsNothing() -> None:

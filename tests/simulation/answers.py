@@ -154,7 +154,7 @@ class Answers:
         if intent.isSync:
             self._checkTrade(attempt, booking)
         else:
-            accepted = acceptedData(booking.type, booking.trade, booking.request)
+            accepted = acceptedData(booking.type, booking.trade)
             if reply.value["data"] != accepted:
                 raise blame("answer", f"accepted is {accepted}", attempt)
         published = booking.published
