@@ -7,7 +7,7 @@ nothing is read while requests come and go.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 from attrs import define, field
@@ -35,6 +35,13 @@ _log = Logger()
 
 def _all(group: str) -> bool:
     return True
+
+
+def _asMade(trades: Sequence[GroupedTrade]) -> list[TradeEvent]:
+    """
+    The events that would have made these, in the opposite order.
+    """
+    return [TradeEvent(EV_RECORD_ADD, trade) for trade, _ in reversed(trades)]
 
 
 @define(eq=False)
@@ -121,13 +128,12 @@ class Approvals:
             _IS_WAITING, (("order", True),), MAX_KEPT, 0, _all, seconds
         )
         self._ended = set()
-        found = inTurn(lambda: runtime.search(wanted, list))
+        found = inTurn(lambda: runtime.search(wanted, _asMade))
         found.addCallback(self._found).addErrback(self._notFound)
 
-    def _found(self, found: FoundTrades[list[GroupedTrade]]) -> None:
+    def _found(self, found: FoundTrades[list[TradeEvent]]) -> None:
         ended, self._ended = self._ended or set(), None
-        trades = [trade for page in found.pages for trade, _ in page]
-        events = (TradeEvent(EV_RECORD_ADD, trade) for trade in reversed(trades))
+        events = chain.from_iterable(reversed(found.pages))
         before = {each.order: each for each in events if each.order not in ended}
         self._waiting = {**before, **self._waiting}
         self.isComplete = True

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from attrs import Factory, define
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -55,6 +55,26 @@ def decided(order: int, state: int) -> TradeEvent:
     return TradeEvent(1, trade(order, state), asked)
 
 
+@define
+class Search:
+    """
+    A search that ends when the test says so.
+
+    @ivar page: What makes something of each page.
+    """
+
+    page: Any
+    ended: "Deferred[FoundTrades[Any]]" = Factory(Deferred)
+
+    def finds(self, *trades: Trade) -> None:
+        """
+        End it with these trades, the first of which have a page of their own.
+        """
+        rows: list[GroupedTrade] = [(each, "real") for each in trades]
+        pages = [self.page(each) for each in (rows[:2], rows[2:])]
+        self.ended.callback(FoundTrades(pages, len(rows), 0, 0))
+
+
 @implementer(ILookups, IFinanceRequests)
 @define(eq=False)
 class Runtime:
@@ -67,16 +87,16 @@ class Runtime:
 
     makers: dict[int, int] = Factory(dict)
     asked: list[int] = Factory(list)
-    found: Any = None
     filters: list[Any] = Factory(list)
+    searches: "list[Search]" = Factory(list)
 
     def search(self, filter: Any, page: Any) -> "Deferred[FoundTrades[Any]]":
         """
         See L{ILookups.search}.
         """
         self.filters.append(filter)
-        done: Deferred[FoundTrades[Any]] = self.found
-        return done
+        self.searches.append(Search(page))
+        return self.searches[-1].ended
 
     def account(self, login: int) -> Any:
         """
@@ -96,14 +116,6 @@ class Runtime:
         return self.makers.get(order)
 
 
-def foundTrades(*trades: Trade) -> FoundTrades[list[GroupedTrade]]:
-    """
-    The result of a search, in two pages.
-    """
-    rows: list[GroupedTrade] = [(each, "real") for each in trades]
-    return FoundTrades([rows[:1], rows[1:]], len(rows), 0, 0)
-
-
 class ApprovalsTests(SynchronousTestCase):
     """
     What is known of the finance requests that wait.
@@ -119,11 +131,13 @@ class ApprovalsTests(SynchronousTestCase):
         """
         return [event.order for event, _ in self.approvals.newest(99)]
 
-    def find(self) -> None:
+    def find(self) -> "Search":
         """
         Begin to search for those made before the start.
         """
         self.approvals.find(3.0, lambda begin: begin())
+        [search] = self.runtime.searches
+        return search
 
     def test_cameAndWent(self) -> None:
         """
@@ -199,11 +213,10 @@ class ApprovalsTests(SynchronousTestCase):
         Those made before the start are found by one search for the newest of all
         accounts, and stand before those that have come meanwhile.
         """
-        self.runtime.found = Deferred()
-        self.find()
+        search = self.find()
         self.assertFalse(self.approvals.isComplete)
         self.approvals.observe([made(9)])
-        self.runtime.found.callback(foundTrades(trade(8), trade(7), trade(5)))
+        search.finds(trade(8), trade(7), trade(5))
         self.assertTrue(self.approvals.isComplete)
         self.assertEqual(self.orders(), [9, 8, 7, 5])
         [filter] = self.runtime.filters
@@ -223,20 +236,18 @@ class ApprovalsTests(SynchronousTestCase):
         What is decided while the search runs is not among them, whatever the search has
         seen.
         """
-        self.runtime.found = Deferred()
-        self.find()
+        search = self.find()
         self.approvals.observe([decided(7, 3), made(9), decided(9, 18)])
-        self.runtime.found.callback(foundTrades(trade(9), trade(8), trade(7)))
+        search.finds(trade(9), trade(8), trade(7))
         self.assertEqual(self.orders(), [8])
 
     def test_madeMeanwhile(self) -> None:
         """
         One that is made while the search runs counts once, with its maker.
         """
-        self.runtime.found = Deferred()
-        self.find()
+        search = self.find()
         self.approvals.observe([made(9, 8)])
-        self.runtime.found.callback(foundTrades(trade(9)))
+        search.finds(trade(9))
         [(event, maker)] = self.approvals.newest(9)
         self.assertEqual((event.order, maker), (9, 8))
 
@@ -246,8 +257,7 @@ class ApprovalsTests(SynchronousTestCase):
         shown.
         """
         self.runtime.makers = {7: 70}
-        self.runtime.found = succeed(foundTrades(trade(8), trade(7), trade(5)))
-        self.find()
+        self.find().finds(trade(8), trade(7), trade(5))
         for _ in range(2):
             makers = [maker for _, maker in self.approvals.newest(2)]
             self.assertEqual(makers, [None, 70])
@@ -262,9 +272,8 @@ class ApprovalsTests(SynchronousTestCase):
         log: list[Any] = []
         globalLogPublisher.addObserver(log.append)
         self.addCleanup(globalLogPublisher.removeObserver, log.append)
-        self.runtime.found = fail(TookTooLong())
         self.approvals.observe([made(9)])
-        self.find()
+        self.find().ended.errback(TookTooLong())
         self.assertFalse(self.approvals.isComplete)
         self.assertEqual(self.orders(), [9])
         [text] = [formatEvent(each) for each in log if "why" in each]
