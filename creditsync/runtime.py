@@ -31,6 +31,7 @@ from creditsync._ledgerreader import LedgerReader
 from creditsync._rulebook import RuleBook
 from creditsync.codes import (
     MAX_TOTAL,
+    TS_FINANCE_OPEN_PENDING,
 )
 from creditsync.counters import Counters
 from creditsync.errors import (
@@ -280,9 +281,10 @@ class TradingRuntime(LedgerReader, Service):
         See L{IFinanceRequests.makerOf}.
         """
         pending = self._pending(order)
-        if pending is None:
-            return self._ledger.principalOf(order)
-        return pending.operation.principal
+        if pending is not None and pending.data.state == TS_FINANCE_OPEN_PENDING:
+            return pending.operation.principal
+        # If a decision is pending, what is on disk is still the request.
+        return self._ledger.principalOf(order)
 
     def _withKey(self, principal: int, key: str) -> Reservation | None:
         return (

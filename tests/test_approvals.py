@@ -321,6 +321,19 @@ class ServerTests(ObservedTestCase):
         self.commits()
         self.assertEqual(client.outcomes(), [("b", 403), ("a", 200), ("c", 200)])
 
+    def test_makerOfUndecided(self) -> None:
+        """
+        While a decision is not on disk, the maker of the request is still the maker.
+        """
+        client = Client(self.server)
+        data = {"login": 1001, "cmd": 7, "amount": 300.0, "comment": "For the move"}
+        client.asks("MngCreateFinanceRequest", data=data)
+        self.commits()
+        client.asks("MngDeclineFinanceRequest", "b", {"order": 1}, token="dealer")
+        self.turns()
+        self.assertEqual(self.runtime.makerOf(1), 7)
+        self.commits()
+
     def test_restart(self) -> None:
         """
         After a start those that wait are known, with their makers.
