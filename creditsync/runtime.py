@@ -373,8 +373,8 @@ class TradingRuntime(LedgerReader, Service):
         maker = self.makerOf(approval.order)
         if maker == approval.principal and not self._selfApproval:
             raise Forbidden(
-                f"the finance request {approval.order} is for another to approve: this"
-                " token's principal has made it"
+                f"finance request {approval.order} was made by this token's principal:"
+                " another one has to approve it"
             )
 
     def _begin(self, queue: _Batch) -> None:
