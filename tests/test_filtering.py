@@ -3,6 +3,7 @@ Tests for L{creditsync.ledger._filtering}. What filters select is tested by
 L{tests.attack.filters}, against a plain reference.
 """
 
+import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -305,8 +306,8 @@ class LedgerTests(SynchronousTestCase):
         """
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        onDisk = SQLiteLedger(f"{folder.name}/ledger.db", maybeDeferred)
-        ledgers = [MemoryLedger(), onDisk]
+        path = os.path.join(folder.name, "creditsync.db")
+        ledgers = [MemoryLedger(), SQLiteLedger(path, maybeDeferred)]
         for ledger in ledgers:
             ledger.open()
             self.addCleanup(ledger.close)
