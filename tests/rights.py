@@ -87,6 +87,8 @@ class Course:
         self.tokens: list[Principal] = []
         self.numbers = count(1)
         self.revoked: set[str | None] = set()
+        # The principals of finance requests, by their orders.
+        self.makers: dict[int, int] = {}
         self.listeners = [Listener(Client(self.site.sessions)) for _ in range(5)]
         self.site.events.addObserver(self.publish)
 
@@ -99,7 +101,8 @@ class Course:
         things = (
             [self.book] * 3
             + [self.credit, self.update, self.delete, self.lookUp] * 2
-            + [self.find, self.renew, self.revoke, self.move, self.catchUp, self.leave]
+            + [self.find, self.request, self.decide, self.decide]
+            + [self.renew, self.revoke, self.move, self.catchUp, self.leave]
         )
         for _ in range(STEPS):
             self.random.choice(things)()
@@ -249,6 +252,41 @@ class Course:
             self._judge(token, reply, 404, "NOT_FOUND", missing)
         elif (trade.cmd, trade.state) != (7, 3):
             self._judge(token, reply, 409, "INCORRECT_ORDER")
+        else:
+            self._judge(token, reply, 200)
+
+    def request(self) -> None:
+        """
+        Make a finance request.
+        """
+        login = self.random.choice(LOGINS)
+        data = {"login": login, "cmd": 7, "amount": 1, "comment": "x"}
+        token, reply = self.ask("MngCreateFinanceRequest", data)
+        if self.maySee(token, login):
+            self._judge(token, reply, 200)
+        else:
+            self._judge(token, reply, 403, "FORBIDDEN")
+        if reply is not None and reply["status"] == 200:
+            self.makers[reply["data"]["order"]] = token.id
+
+    def decide(self) -> None:
+        """
+        Approve or decline a finance request, or try to.
+        """
+        order, trade = self._order()
+        if self.makers and self.random.random() < 0.7:
+            order = self.random.choice([*self.makers])
+            trade = self.trades[order]
+        forms = ("ApproveFinanceRequest", "ApproveFinanceRequestSync")
+        form = self.random.choice((*forms, "DeclineFinanceRequest"))
+        token, reply = self.ask(f"Mng{form}", {"order": order})
+        if trade is None or not self.maySee(token, trade.login):
+            missing = f"there is no order {order}"
+            self._judge(token, reply, 404, "NOT_FOUND", missing)
+        elif trade.state != 17:
+            self._judge(token, reply, 409, "INCORRECT_ORDER")
+        elif form in forms and self.makers[order] == token.id:
+            self._judge(token, reply, 403, "FORBIDDEN")
         else:
             self._judge(token, reply, 200)
 
