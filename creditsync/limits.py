@@ -49,8 +49,8 @@ class Limits:
     lineTimeout: float = _limit(
         30.0,
         Scope.CLIENT,
-        "Seconds that a line may take to arrive, or a client may pause in reading a long"
-        " reply.",
+        "Seconds that a line may take to arrive, or a client may pause in reading a"
+        " long reply.",
     )
     linesPerTurn: int = _limit(
         32, Scope.NONE, "Lines of one connection handled before others' turn."

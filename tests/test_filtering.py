@@ -207,10 +207,14 @@ class SearchTests(SynchronousTestCase):
         )
         self.assertEqual(seen, ["g0"])
 
-    def steps(self, trades: Sequence[Trade], *conditions: Condition) -> int:
+    def steps(
+        self, trades: Sequence[Trade], *conditions: Condition, hidden: str = "g2"
+    ) -> int:
         """
         Count the instructions of a search by one who may see the accounts 0 and 1,
         and finds nothing.
+
+        @param hidden: The group of account 2.
         """
         count = 0
 
@@ -218,7 +222,8 @@ class SearchTests(SynchronousTestCase):
             nonlocal count
             count += 1
 
-        accounts = [Account(login, group=f"g{login}") for login in range(3)]
+        groups = ("g0", "g1", hidden)
+        accounts = [Account(login, group=group) for login, group in enumerate(groups)]
         with closing(copied(trades, accounts)) as connection:
             connection.set_progress_handler(step, 1)
             seen = asked(*conditions, groups=frozenset({"g0", "g1"}))
@@ -253,6 +258,20 @@ class SearchTests(SynchronousTestCase):
             differences.add(hidden - missing)
         # Of the look-up of the account.
         self.assertEqual(len(differences), 1)
+
+    def test_hiddenGroup(self) -> None:
+        """
+        It does not depend on the names of hidden groups.
+        """
+        trades = [trade(n) for n in range(1, 100)]
+        conditions = [
+            Condition("group", "==", ("g2",)),
+            Condition("group", "like", ("%x%",)),
+        ]
+        costs = {
+            self.steps(trades, *conditions, hidden=group) for group in ("g2", "g3")
+        }
+        self.assertEqual(len(costs), 1)
 
     def test_accounts(self) -> None:
         """

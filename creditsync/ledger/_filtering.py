@@ -186,7 +186,7 @@ def _where(
     # It is left out if it would select all, which is as certain as with it: the
     # transaction sees no other groups.
     if len(seen) < len(known):
-        ofAccount.append((_IS_SEEN, [encode(seen).decode()]))
+        ofAccount.insert(0, (_IS_SEEN, [encode(seen).decode()]))
     elif all(condition.field != GROUP for condition in filter.conditions):
         return _all(ofAccount + ofTrade)
     return _all([_ofAccounts(connection, ofAccount), *ofTrade])
