@@ -407,6 +407,16 @@ def connect(
     return connected
 
 
+def retryDelay(failures: int, jitter: float) -> float:
+    """
+    Seconds to wait before connecting again.
+
+    @param failures: How many tries in a row have failed before this one.
+    @param jitter: From 0 to 1, at random, so that nodes don't come all at once.
+    """
+    return min(0.1 * 2.0 ** min(failures, 30), 5.0) * (1 + jitter) / 2
+
+
 def _settled(connection: Connection) -> Deferred[Connection]:
     """
     Make the settings of a new connection.
