@@ -73,6 +73,7 @@ LAYERS: list[set[str]] = [
     {"_conversation.broadcast"},
     {
         "runtime",
+        "postgres",
         "audit",
         "client",
         "_conversation.commands",
@@ -100,7 +101,7 @@ LAYERS: list[set[str]] = [
 # Third-party and standard libraries, and the only modules that import them.
 ONLY_IN: dict[str, set[str]] = {
     "sqlite3": {"ledger"},
-    "psycopg": {"ledger"},
+    "psycopg": {"postgres"},
     "jsonschema": {"validation"},
     "jsonschema_rs": {"validation"},
     "referencing": {"validation"},
