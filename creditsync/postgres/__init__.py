@@ -1,4 +1,8 @@
 """
-Many nodes on one PostgreSQL: a connection in the reactor, the doorbell by which nodes
-hear of one another's bookings, and what a start checks.
+Many servers on one PostgreSQL that act as one: the engine judges and books.
+
+L{creditsync.postgres._runtime} is the trading runtime. It collects what is submitted
+into batches, and each batch is one call of the function in C{book.sql}, which is one
+transaction (L{creditsync.postgres._booking}). What the other nodes have booked is read
+from the journal (L{creditsync.postgres._feed}).
 """

@@ -1,0 +1,238 @@
+"""
+Batches of operations, as the function of C{book.sql} takes them, and its verdicts.
+
+The function judges; here is only what its words mean for the client. A verdict comes as
+one row for each operation, in the order of submission.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from attrs import define
+
+from creditsync.errors import (
+    IdempotencyKeyReused,
+    IncorrectOrder,
+    InvalidData,
+    NoMoney,
+    NotFound,
+    Refusal,
+    UserNotFound,
+)
+from creditsync.methods import TOTAL_OF
+from creditsync.postgres._schema import STREAM
+from creditsync.records import Deletion, Operation, Trade
+
+# The SQLSTATE of a node that was shut out.
+FENCED: Final = "CS001"
+
+# The types of the function's parameters, in their order.
+_PARAMETERS: Final = (
+    "integer",
+    "integer",
+    "bigint",
+    "bigint",
+    "bigint",
+    "boolean",
+    "bigint[]",
+    "text[]",
+    "bigint[]",
+    "bigint[]",
+    "bigint[]",
+    "smallint[]",
+    "bigint[]",
+    "text[]",
+    "bigint[]",
+    "bigint[]",
+    "bigint[]",
+    "bigint[]",
+    "text[]",
+    "bigint[]",
+    "smallint[]",
+    "integer[]",
+)
+
+BOOK: Final = (
+    f"SELECT * FROM book_1({', '.join(f'%s::{each}' for each in _PARAMETERS)})"
+)
+
+
+class Verdict(NamedTuple):
+    """
+    What became of an operation.
+
+    @ivar item: Its number in the batch, from 1.
+    @ivar verdict: C{booked}; C{replay} if it was booked before under its key, and
+        C{twin} if that was in this batch; or why it was refused.
+    @ivar detail: The member that differs, of a C{key reused}.
+    @ivar seq: Its place; for a C{twin} the item that was booked.
+    """
+
+    item: int
+    verdict: str
+    detail: str | None
+    seq: int | None
+    type: int | None
+    order: int
+    login: int
+    cmd: int
+    state: int
+    profit: int
+    comment: str
+    openTime: int
+    closeTime: int
+    timestamp: int
+    balance: int | None
+    credit: int | None
+
+    @property
+    def trade(self) -> Trade:
+        """
+        The trade as it was booked.
+        """
+        return Trade(*self[5:14])
+
+
+@define
+class Submission:
+    """
+    An operation on its way into a batch.
+
+    @ivar fresh: The order that is reserved for it, which it gets if it names none that
+        exists; 0 for a deletion.
+    """
+
+    operation: Operation | Deletion
+    fresh: int
+
+
+def values(
+    node: int,
+    incarnation: int,
+    batch: int,
+    now: int,
+    knownAccountsOnly: bool,
+    submissions: Sequence[Submission],
+) -> tuple[Any, ...]:
+    """
+    The parameters of L{BOOK}.
+
+    @param now: The time of booking, in UNIX seconds.
+    """
+    keys = sorted(
+        {
+            (each.operation.principal, each.operation.key)
+            for each in submissions
+            if each.operation.key is not None
+        }
+    )
+    numberOf: dict[tuple[int, str | None], int] = {
+        pair: number for number, pair in enumerate(keys, 1)
+    }
+    orders = {each.operation.order for each in submissions}
+    orders.update(each.fresh for each in submissions)
+    orders.discard(0)
+    columns = zip(*(_row(each, numberOf) for each in submissions), strict=True)
+    return (
+        STREAM,
+        node,
+        incarnation,
+        batch,
+        now,
+        knownAccountsOnly,
+        [principal for principal, _ in keys],
+        [key for _, key in keys],
+        sorted(orders),
+        *map(list, columns),
+    )
+
+
+def _row(
+    submission: Submission, numberOf: Mapping[tuple[int, str | None], int]
+) -> tuple[Any, ...]:
+    asked = submission.operation
+    number = numberOf.get((asked.principal, asked.key))
+    if isinstance(asked, Deletion):
+        return (
+            sum(1 << cmd for cmd in asked.cmds),
+            None,
+            None,
+            None,
+            None,
+            asked.order,
+            None,
+            None,
+            None,
+            asked.command,
+            asked.principal,
+            asked.role,
+            number,
+        )
+    return (
+        None,
+        asked.login,
+        asked.cmd,
+        asked.amount,
+        asked.comment,
+        asked.order,
+        asked.openTime,
+        asked.closeTime,
+        submission.fresh,
+        asked.command,
+        asked.principal,
+        asked.role,
+        number,
+    )
+
+
+def refusal(verdict: Verdict, asked: Operation | Deletion) -> Refusal | None:
+    """
+    What the client is told, unless the operation was booked, now or before.
+    """
+    make = _REFUSALS.get(verdict.verdict)
+    return None if make is None else make(verdict, asked)
+
+
+def _otherLogin(verdict: Verdict, asked: Operation | Deletion) -> Refusal:
+    assert isinstance(asked, Operation)
+    return IncorrectOrder(
+        f"order {verdict.order} does not belong to login {asked.login}"
+    )
+
+
+def _tooGreat(verdict: Verdict, asked: Operation | Deletion) -> Refusal:
+    return InvalidData(
+        f"data.amount would take the {TOTAL_OF[verdict.cmd]} of account"
+        f" {verdict.login} above 92233720368.54775807"
+    )
+
+
+def _times(verdict: Verdict, asked: Operation | Deletion) -> Refusal:
+    return InvalidData(
+        "data.close_time must not be before data.open_time"
+        f" ({verdict.closeTime} is before {verdict.openTime})"
+    )
+
+
+def _keyReused(verdict: Verdict, asked: Operation | Deletion) -> Refusal:
+    assert verdict.detail is not None
+    return IdempotencyKeyReused(verdict.detail, verdict.order)
+
+
+_REFUSALS: Final[Mapping[str, Callable[[Verdict, Operation | Deletion], Refusal]]] = {
+    "not found": lambda verdict, _: NotFound(f"there is no order {verdict.order}"),
+    "other login": _otherLogin,
+    "other kind": lambda verdict, _: IncorrectOrder(
+        f"order {verdict.order} is a different kind of transaction"
+    ),
+    "deleted": lambda verdict, _: IncorrectOrder(f"order {verdict.order} was deleted"),
+    "times": _times,
+    "no account": lambda verdict, _: UserNotFound(
+        f"there is no account {verdict.login}"
+    ),
+    "no money": lambda verdict, _: NoMoney(
+        f"account {verdict.login} does not have enough {TOTAL_OF[verdict.cmd]}"
+    ),
+    "too great": _tooGreat,
+    "key reused": _keyReused,
+}

@@ -1,0 +1,89 @@
+"""
+A node without a server: what it sends to the engine, and what comes back.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import psycopg
+from attrs import define, field
+
+from creditsync.postgres._booking import BOOK, Submission, Verdict, values
+from creditsync.postgres._schema import newMethods, newStream, upgrade
+from creditsync.records import Deletion, Operation
+from tests.postgres.ground import Database
+
+# The time of booking: 2026-01-01T00:00:00Z.
+NOW = 1767225600
+
+
+def makeTables(database: Database) -> None:
+    """
+    Make the tables of a new ledger, whose epoch is C{0a1b2c3d}.
+    """
+    with psycopg.connect(database.dsn(), autocommit=True) as connection:
+        connection.execute(upgrade(0).encode())
+        for statement, parameters in (newStream("0a1b2c3d", NOW), newMethods()):
+            connection.execute(statement.encode(), parameters)
+
+
+@define(eq=False)
+class Node:
+    """
+    A node, which waits for each statement.
+
+    @ivar number: Which gives it its order numbers, too: the nth million.
+    @ivar knownAccountsOnly: Whether accounts have to exist.
+    """
+
+    database: Database
+    number: int = 1
+    incarnation: int = 1
+    knownAccountsOnly: bool = False
+    batch: int = 0
+    connection: "psycopg.Connection[Any]" = field(init=False)
+    _orders: Iterator[int] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """
+        Connect, and put the node into its table.
+        """
+        self.connection = psycopg.connect(self.database.dsn(), autocommit=True)
+        self._orders = count(self.number * 1_000_000)
+        self.connection.execute(
+            "INSERT INTO node VALUES (%s, %s, 0, %s, 'test') ON CONFLICT DO NOTHING",
+            (self.number, f"node {self.number}", self.incarnation),
+        )
+
+    def submitted(self, operations: Sequence[Operation | Deletion]) -> list[Submission]:
+        """
+        Reserve the orders of operations.
+        """
+        return [
+            Submission(each, 0 if isinstance(each, Deletion) else next(self._orders))
+            for each in operations
+        ]
+
+    def book(self, *operations: Operation | Deletion, now: int = NOW) -> list[Verdict]:
+        """
+        Book one batch.
+        """
+        self.batch += 1
+        parameters = values(
+            self.number,
+            self.incarnation,
+            self.batch,
+            now,
+            self.knownAccountsOnly,
+            self.submitted(operations),
+        )
+        rows = self.connection.execute(BOOK.encode(), parameters).fetchall()
+        return [Verdict(*row) for row in rows]
+
+    def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """
+        What a statement selects.
+        """
+        cursor = self.connection.execute(statement.encode(), parameters or None)
+        return cursor.fetchall() if cursor.description else []
