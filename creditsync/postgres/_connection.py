@@ -155,6 +155,18 @@ class Connection:
         return self._session.pgconn.backend_pid
 
     @property
+    def place(self) -> str:
+        """
+        The server, its database and the user, for people.
+        """
+        session = self._session.pgconn
+        user, host, port, database = (
+            each.decode(errors="replace")
+            for each in (session.user, session.host, session.port, session.db)
+        )
+        return f"postgresql://{user}@{host}:{port}/{database}"
+
+    @property
     def version(self) -> int:
         """
         The major version of the server.
@@ -373,7 +385,11 @@ def connect(
     @return: Fires with the connection. Fails with L{ConnectionLost}. Cancelling it
         ends the try.
     """
-    given = conninfo_to_dict(conninfo)
+    try:
+        given = conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        # Whose text may have a part of the password in it.
+        raise ConnectionLost("not a valid connection string") from None
     defaults = {name: _DEFAULTS[name] for name in _DEFAULTS if name not in given}
     complete = make_conninfo(
         conninfo,
