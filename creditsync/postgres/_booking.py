@@ -195,9 +195,7 @@ def refusal(verdict: Verdict, asked: Operation | Deletion) -> Refusal | None:
 
 def _otherLogin(verdict: Verdict, asked: Operation | Deletion) -> Refusal:
     assert isinstance(asked, Operation)
-    return IncorrectOrder(
-        f"order {verdict.order} does not belong to login {asked.login}"
-    )
+    return IncorrectOrder(f"order {asked.order} does not belong to login {asked.login}")
 
 
 def _tooGreat(verdict: Verdict, asked: Operation | Deletion) -> Refusal:
@@ -220,12 +218,12 @@ def _keyReused(verdict: Verdict, asked: Operation | Deletion) -> Refusal:
 
 
 _REFUSALS: Final[Mapping[str, Callable[[Verdict, Operation | Deletion], Refusal]]] = {
-    "not found": lambda verdict, _: NotFound(f"there is no order {verdict.order}"),
+    "not found": lambda _, asked: NotFound(f"there is no order {asked.order}"),
     "other login": _otherLogin,
-    "other kind": lambda verdict, _: IncorrectOrder(
-        f"order {verdict.order} is a different kind of transaction"
+    "other kind": lambda _, asked: IncorrectOrder(
+        f"order {asked.order} is a different kind of transaction"
     ),
-    "deleted": lambda verdict, _: IncorrectOrder(f"order {verdict.order} was deleted"),
+    "deleted": lambda _, asked: IncorrectOrder(f"order {asked.order} was deleted"),
     "times": _times,
     "no account": lambda verdict, _: UserNotFound(
         f"there is no account {verdict.login}"

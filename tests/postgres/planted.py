@@ -1,0 +1,144 @@
+"""
+Bugs that are planted into C{book.sql}, one for each rule: the state machine of
+C{tests/postgres/conformance.py} has to find each of them. ::
+
+    python -m tests.postgres.planted
+"""
+
+import sys
+import time
+from importlib.resources import files
+from typing import Final
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.postgres import ground
+from tests.postgres.conformance import ConformanceMachine
+from tests.postgres.engine import Node, makeTables
+
+# What is planted in book.sql: a line, and what stands there instead.
+PLANTED: Final = {
+    "a total below zero": ("ELSIF total + change < 0 THEN", "ELSIF false THEN"),
+    "a total that is too great": (
+        "IF change > 0 AND total > max_total - change THEN",
+        "IF total = max_total THEN",
+    ),
+    "an order of another login": (
+        "IF t_logins[t] <> op.login THEN",
+        "IF t_logins[t] < op.login THEN",
+    ),
+    "an order of another kind": (
+        "ELSIF t_cmds[t] <> op.cmd THEN",
+        "ELSIF t_cmds[t] < op.cmd THEN",
+    ),
+    "an update of a deleted order": (
+        "ELSIF t_states[t] = 6 THEN\n                    refusal := 'deleted';",
+        "ELSIF false THEN\n                    refusal := 'deleted';",
+    ),
+    "what an update adds": (
+        "change := op.amount - t_profits[t];",
+        "change := op.amount;",
+    ),
+    "the times of an update": (
+        "opened := t_opens[t];\n                closed := t_closes[t];\n"
+        "                IF t_logins",
+        "opened := this_time;\n                closed := this_time;\n"
+        "                IF t_logins",
+    ),
+    "times in the wrong order": (
+        "IF refusal IS NULL AND closed < opened THEN",
+        "IF false THEN",
+    ),
+    "what differs under a key": (
+        "WHEN first.asked_order IS DISTINCT FROM op.asked_order\n",
+        "WHEN false\n",
+    ),
+    "a deletion under its key": ("IF first.type = 2 THEN", "IF false THEN"),
+    "a key that was refused": (
+        "WHERE each.seq IS NULL AND each.item IS NULL",
+        "WHERE false",
+    ),
+    "an account that was refused": ("WHERE NOT each.changed", "WHERE false"),
+    "a revision": ("each.changes - 1, base", "0, base"),
+    "a hash": ("former || convert_to", "convert_to"),
+    "the total that counts": (
+        "CASE WHEN (credit_cmds >> of_cmd) & 1 = 1\n"
+        "                    THEN a_credits[a] ELSE a_balances[a] END",
+        "a_credits[a]",
+    ),
+}
+
+# Examples of the machine, which takes less than a minute for so many.
+EXAMPLES: Final = 400
+
+
+def run(examples: int = EXAMPLES) -> None:
+    """
+    Run the machine.
+
+    @raise AssertionError: The ledgers differ.
+    """
+    run_state_machine_as_test(
+        ConformanceMachine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=6,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=(Phase.generate,),
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def plant(node: Node, name: str) -> None:
+    """
+    Plant a bug.
+    """
+    former, planted = PLANTED[name]
+    script = files("creditsync.postgres").joinpath("book.sql").read_text("utf-8")
+    assert script.count(former) == 1, former
+    script = script.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1)
+    node.rows(script.replace(former, planted))
+
+
+def isFound(name: str) -> bool:
+    """
+    Whether the machine finds a planted bug.
+    """
+    database = ground.database()
+    makeTables(database)
+    nodes = [Node(database, 1), Node(database, 2)]
+    ConformanceMachine.nodes = nodes
+    try:
+        plant(nodes[0], name)
+        run()
+    except AssertionError:
+        return True
+    finally:
+        for node in nodes:
+            node.connection.close()
+        database.drop()
+    return False
+
+
+def main() -> int:
+    """
+    Plant one bug after the other.
+
+    @return: How many were not found.
+    """
+    missed = 0
+    for name in PLANTED:
+        began = time.monotonic()
+        found = isFound(name)
+        missed += not found
+        seconds = time.monotonic() - began
+        print(f"{name}: {'found' if found else 'MISSED'} in {seconds:.1f} s")
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
