@@ -8,9 +8,9 @@ No password is ever in a sentence: a server is named by its user, host and datab
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from secrets import token_hex
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import psycopg
 from attrs import define
@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 
 from creditsync.errors import LedgerProblem
 from creditsync.methods import BOOKING_METHODS
-from creditsync.postgres._connection import Connection, ConnectionLost
+from creditsync.postgres._connection import ConnectionLost, Row
 from creditsync.postgres._schema import (
     IS_MADE,
     METHODS,
@@ -77,6 +77,32 @@ _HINTS: Final = (
     ("timeout expired", "check the host and the port, and that no firewall is between"),
     ("too many clients", "raise max_connections, or stop what holds connections"),
 )
+
+
+class ISession(Protocol):
+    """
+    What a check needs of a connection.
+    """
+
+    @property
+    def place(self) -> str:
+        """
+        The server, for people.
+        """
+
+    @property
+    def backend(self) -> int:
+        """
+        The process that serves the connection, as the server has introduced it.
+        """
+
+    def execute(
+        self, statement: str, values: Sequence[Any] = ()
+    ) -> Deferred[list[Row]]:
+        """
+        Execute a statement.
+        """
+
 
 # Parts of a connection string, and what is in none of them unless it was taken apart at
 # the wrong place.
@@ -140,7 +166,7 @@ def unreachable(conninfo: str, why: BaseException) -> LedgerProblem:
 
 
 def check(
-    connection: Connection, now: Callable[[], float] = time.time
+    connection: ISession, now: Callable[[], float] = time.time
 ) -> Deferred[list[str]]:
     """
     Check the server and its tables, and make or upgrade these.
@@ -152,7 +178,7 @@ def check(
     return Deferred.fromCoroutine(_check(connection, now))
 
 
-async def _check(connection: Connection, now: Callable[[], float]) -> list[str]:
+async def _check(connection: ISession, now: Callable[[], float]) -> list[str]:
     place = connection.place
     try:
         [row] = await connection.execute(_FACTS)
@@ -198,7 +224,7 @@ def _problems(facts: _Facts, place: str) -> Iterator[str]:
         )
 
 
-def _warnings(facts: _Facts, connection: Connection) -> Iterator[str]:
+def _warnings(facts: _Facts, connection: ISession) -> Iterator[str]:
     """
     What a node can work with, and its operator should know.
     """
@@ -224,7 +250,7 @@ def _warnings(facts: _Facts, connection: Connection) -> Iterator[str]:
 
 
 async def _makeTables(
-    connection: Connection, facts: _Facts, now: Callable[[], float]
+    connection: ISession, facts: _Facts, now: Callable[[], float]
 ) -> None:
     """
     Make the tables, or bring them up to date.
@@ -259,7 +285,7 @@ async def _makeTables(
     )
 
 
-async def _version(connection: Connection) -> int:
+async def _version(connection: ISession) -> int:
     """
     The version of the tables; 0 if there are none.
     """
@@ -280,7 +306,7 @@ async def _version(connection: Connection) -> int:
 
 
 async def _upgrade(
-    connection: Connection, version: int, now: Callable[[], float]
+    connection: ISession, version: int, now: Callable[[], float]
 ) -> None:
     """
     Make what a version lacks, and begin the journal: all of it, or nothing.
@@ -292,7 +318,7 @@ async def _upgrade(
     await connection.execute(";\n".join(statements))
 
 
-async def _checkRights(connection: Connection, facts: _Facts) -> None:
+async def _checkRights(connection: ISession, facts: _Facts) -> None:
     needed = [(name, right) for name, rights in RIGHTS.items() for right in rights]
     names, rights = map(list, zip(*needed, strict=True))
     lacking = await connection.execute(_LACKING, [names, rights])
@@ -301,14 +327,14 @@ async def _checkRights(connection: Connection, facts: _Facts) -> None:
         raise LedgerProblem(_grant(connection, facts.role, listed))
 
 
-def _grant(connection: Connection, role: str, lacking: str) -> str:
+def _grant(connection: ISession, role: str, lacking: str) -> str:
     return (
         f"the role {role} lacks rights at {connection.place}: as the tables' owner,"
         f" GRANT it {lacking}"
     )
 
 
-async def _checkMethods(connection: Connection) -> None:
+async def _checkMethods(connection: ISession) -> None:
     """
     Check that this build and the tables count alike; add methods that are new.
     """

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.errors import LedgerProblem
-from creditsync.postgres import _connection, _schema, _starting
+from creditsync.postgres import _schema, _session, _starting
 from creditsync.postgres._connection import Connection, ConnectionLost, connect
 from creditsync.postgres._starting import RIGHTS, check, placeOf, unreachable
 from tests.postgres import ground, pooler
@@ -295,7 +295,7 @@ async def test_tooOld(database: ground.Database) -> None:
     """
     A server that is too old.
     """
-    with patch.object(_connection, "LEAST_VERSION", 99):
+    with patch.object(_session, "LEAST_VERSION", 99):
         said = await problem(database.dsn())
     assert said.endswith("and 99 is the oldest that is supported: upgrade it")
 
