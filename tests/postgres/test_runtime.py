@@ -630,8 +630,8 @@ class DisturbedTests(RuntimeCase):
             critical,
             [
                 "PostgreSQL has lost acknowledged operations, and this node"
-                " acknowledges nothing more: node a has acknowledged batch 2 with place 2, but"
-                " PostgreSQL has its batches only up to 1."
+                " acknowledges nothing more: node a has acknowledged batch 2 with place"
+                " 2, but PostgreSQL has its batches only up to 1."
             ],
         )
         self.assertEqual(
