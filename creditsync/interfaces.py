@@ -84,6 +84,18 @@ class ITradingRuntime(Interface):
         """
 
 
+class IReadiness(Interface):
+    """
+    Whether a trading runtime can book just now. The runtime may provide it besides
+    L{ITradingRuntime}, if it can recover by itself.
+    """
+
+    problem: str | None = Attribute(
+        "Why nothing can be booked at the moment, as a phrase for operators; L{None} if"
+        " it can."
+    )
+
+
 class IJournal(Interface):
     """
     All events of a trading runtime, from the first: what clients need to resume the

@@ -169,6 +169,8 @@ class Operation(Struct, eq=False, gc=False, rename=NAMES):
         principal is recognized, or L{None}.
     @ivar isBooked: Set by the runtime when the operation is on disk.
     @ivar role: The C{role} of the token, or L{None} if there was none.
+    @ivar reserved: The order that its reservation will have, if the runtime knows it
+        before: a request whose time is over is told that.
     """
 
     command: str
@@ -183,6 +185,7 @@ class Operation(Struct, eq=False, gc=False, rename=NAMES):
     key: str | None = None
     isBooked: bool = False
     role: int | None = None
+    reserved: int | None = None
 
 
 class Deletion(Struct, eq=False, gc=False):
@@ -202,10 +205,23 @@ class Deletion(Struct, eq=False, gc=False):
     isBooked: bool = False
     role: int | None = None
 
+    @property
+    def reserved(self) -> int:
+        """
+        The order that its reservation will have.
+        """
+        return self.order
+
+
+class BookedElsewhere(Deletion, eq=False, gc=False):
+    """
+    The mark of an event that another node has booked: it is no request of this one.
+    """
+
 
 # Members of an operation that are not in the data of its request.
 _NOT_DATA = frozenset(
-    {"command", "cmd", "principal", "idempotencyKey", "isBooked", "role"}
+    {"command", "cmd", "principal", "idempotencyKey", "isBooked", "role", "reserved"}
 )
 
 # The members of the data of a request that makes or updates a trade.

@@ -8,7 +8,8 @@ one row for each operation, in the order of submission.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from attrs import define
+from attrs import Factory, define
+from twisted.internet.defer import Deferred
 
 from creditsync.errors import (
     IdempotencyKeyReused,
@@ -21,7 +22,7 @@ from creditsync.errors import (
 )
 from creditsync.methods import TOTAL_OF
 from creditsync.postgres._schema import STREAM
-from creditsync.records import Deletion, Operation, Trade
+from creditsync.records import Deletion, Operation, Reservation, Trade
 
 # The SQLSTATE of a node that was shut out.
 FENCED: Final = "CS001"
@@ -55,6 +56,13 @@ _PARAMETERS: Final = (
 BOOK: Final = (
     f"SELECT * FROM book_1({', '.join(f'%s::{each}' for each in _PARAMETERS)})"
 )
+
+# The verdicts on what was booked at these places.
+VERDICTS: Final = """
+    SELECT item, 'booked', NULL, seq, type, "order", login, cmd, state, profit, comment,
+           open_time, close_time, timestamp, balance, credit
+    FROM event WHERE stream = %s AND seq BETWEEN %s AND %s ORDER BY seq
+"""
 
 
 class Verdict(NamedTuple):
@@ -93,17 +101,21 @@ class Verdict(NamedTuple):
         return Trade(*self[5:14])
 
 
-@define
+@define(eq=False)
 class Submission:
     """
     An operation on its way into a batch.
 
     @ivar fresh: The order that is reserved for it, which it gets if it names none that
         exists; 0 for a deletion.
+    @ivar reserved: Fires with its reservation, or fails with what refuses it.
+    @ivar settled: Fires after that, for those who look it up.
     """
 
     operation: Operation | Deletion
     fresh: int
+    reserved: "Deferred[Reservation]" = Factory(Deferred)
+    settled: "list[Deferred[None]]" = Factory(list)
 
 
 def values(

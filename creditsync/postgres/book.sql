@@ -466,25 +466,30 @@ BEGIN
         );
 
         -- The last change of each order, with its place.
-        INSERT INTO trade (
-            "order", login, cmd, state, profit, comment, open_time, close_time,
-            timestamp, revision, seq
-        )
-        SELECT orders[each.at], t_logins[each.at], t_cmds[each.at], t_states[each.at],
-               t_profits[each.at], t_comments[each.at], t_opens[each.at],
-               t_closes[each.at], this_time, each.changes - 1, base + each.number
-        FROM (
+        -- A new one fails if its number was assigned before: see _numbers.py.
+        FOR op IN
             SELECT array_position(orders, made."order") AS at, max(made.number) AS number,
-                   count(*) AS changes
-            FROM unnest(r_orders, r_numbers) AS made ("order", number)
+                   count(*) AS changes, min(made.type) = 0 AS is_new
+            FROM unnest(r_orders, r_numbers, r_types) AS made ("order", number, type)
             WHERE made.number IS NOT NULL
             GROUP BY made."order"
-        ) AS each
-        ON CONFLICT ("order") DO UPDATE SET
-            state = excluded.state, profit = excluded.profit,
-            comment = excluded.comment, open_time = excluded.open_time,
-            close_time = excluded.close_time, timestamp = excluded.timestamp,
-            revision = trade.revision + excluded.revision + 1, seq = excluded.seq;
+        LOOP
+            t := op.at;
+            IF op.is_new THEN
+                INSERT INTO trade VALUES (
+                    orders[t], t_logins[t], t_cmds[t], t_states[t], t_profits[t],
+                    t_comments[t], t_opens[t], t_closes[t], this_time,
+                    op.changes - 1, base + op.number
+                );
+            ELSE
+                UPDATE trade SET
+                    state = t_states[t], profit = t_profits[t], comment = t_comments[t],
+                    open_time = t_opens[t], close_time = t_closes[t],
+                    timestamp = this_time, revision = revision + op.changes,
+                    seq = base + op.number
+                WHERE "order" = orders[t];
+            END IF;
+        END LOOP;
         IF cardinality(keys) > 0 THEN
             UPDATE keyed SET seq = base + r_numbers[each.item]
             FROM unnest(key_principals, keys, key_items) AS each (principal, key, item)
@@ -507,5 +512,33 @@ BEGIN
         state, profit, comment, open_time, close_time, timestamp, balance,
         credit, item
     );
+END
+$$;
+
+-- Move an account to a group, and open one that does not exist unless accounts have to
+-- exist. Returns NULL if it has to, or the number of the move. The locks are in the order
+-- of above.
+CREATE FUNCTION move_1(
+    this_stream integer,
+    this_login  bigint,
+    this_group  text,
+    known_only  boolean
+) RETURNS bigint LANGUAGE plpgsql
+SET enable_seqscan = off
+AS $$
+DECLARE
+    last bigint;
+BEGIN
+    IF NOT known_only THEN
+        INSERT INTO account (login) VALUES (this_login) ON CONFLICT DO NOTHING;
+    END IF;
+    UPDATE account SET "group" = this_group WHERE login = this_login;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    PERFORM FROM stream WHERE id = this_stream FOR UPDATE;
+    SELECT coalesce(max(number), 0) INTO last FROM moved;
+    INSERT INTO moved VALUES (last + 1, this_login, this_group);
+    RETURN last + 1;
 END
 $$;

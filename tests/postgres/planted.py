@@ -60,7 +60,7 @@ PLANTED: Final = {
         "WHERE false",
     ),
     "an account that was refused": ("WHERE NOT each.changed", "WHERE false"),
-    "a revision": ("each.changes - 1, base", "0, base"),
+    "a revision": ("op.changes - 1, base", "0, base"),
     "a hash": ("former || convert_to", "convert_to"),
     "the total that counts": (
         "CASE WHEN (credit_cmds >> of_cmd) & 1 = 1\n"
