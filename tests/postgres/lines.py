@@ -57,6 +57,20 @@ class Line:
     isDoubtful: bool = False
     _lost: FailureNotifier = field(factory=FailureNotifier)
 
+    @property
+    def place(self) -> str:
+        """
+        The server, for people.
+        """
+        return "postgresql://here"
+
+    @property
+    def backend(self) -> int:
+        """
+        The process that serves it.
+        """
+        return self.connection.info.backend_pid
+
     def execute(
         self, statement: str, values: Sequence[Any] = ()
     ) -> "Deferred[list[tuple[Any, ...]]]":

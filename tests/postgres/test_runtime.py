@@ -352,7 +352,7 @@ class BookingTests(RuntimeCase):
         node.lines.isCut = True
         started = node.runtime.startService()
         problem = self.failureResultOf(started, LedgerProblem).getErrorMessage()
-        self.assertEqual(problem, "PostgreSQL can't be reached: refused")
+        self.assertEqual(problem, "refused")
 
 
 class NodesTests(RuntimeCase):
