@@ -23,7 +23,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from creditsync._cursor import newEpoch
 from creditsync._failing import FailureNotifier
 from creditsync.counters import Counters
 from creditsync.errors import (
@@ -49,7 +48,8 @@ from creditsync.postgres._lane import Lane, Lost
 from creditsync.postgres._lookups import Lookups, Readers
 from creditsync.postgres._numbers import RESERVE, Numbers
 from creditsync.postgres._queues import Queues
-from creditsync.postgres._schema import STREAM, prepare
+from creditsync.postgres._schema import EPOCH, STREAM
+from creditsync.postgres._starting import check
 from creditsync.records import (
     Account,
     Deletion,
@@ -167,7 +167,9 @@ class PostgresRuntime(Service):
     async def _open(self) -> None:
         try:
             reader = await self._readers.of("reader")
-            self.epoch = await prepare(reader, newEpoch(), int(self._now()))
+            for warning in await check(reader, self._now):
+                self._log.warn("{warning}", warning=warning)
+            [(self.epoch,)] = await reader.execute(EPOCH, [STREAM])
             for lane in self.lanes:
                 await lane.open()
             await self._numbers.start()

@@ -51,7 +51,7 @@ RIGHTS: Final = {
     "link": ("SELECT", "INSERT"),
     "event": ("SELECT", "INSERT"),
     "trade": ("SELECT", "INSERT", "UPDATE"),
-    "account": ("SELECT", "INSERT", "UPDATE"),
+    "account": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "moved": ("SELECT", "INSERT"),
     "keyed": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "block": ("SELECT", "UPDATE"),

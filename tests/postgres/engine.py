@@ -3,6 +3,7 @@ A node without a server: what it sends to the engine, and what comes back.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import count
 from typing import Any
 
@@ -12,6 +13,7 @@ from attrs import define, field
 from creditsync.postgres._booking import BOOK, Submission, Verdict, values
 from creditsync.postgres._schema import newMethods, newStream, upgrade
 from creditsync.records import Deletion, Operation
+from tests.postgres import ground
 from tests.postgres.ground import Database
 
 # The time of booking: 2026-01-01T00:00:00Z.
@@ -26,6 +28,31 @@ def makeTables(database: Database) -> None:
         connection.execute(upgrade(0).encode())
         for statement, parameters in (newStream("0a1b2c3d", NOW), newMethods()):
             connection.execute(statement.encode(), parameters)
+
+
+@cache
+def _used() -> Database:
+    database = ground.database()
+    makeTables(database)
+    return database
+
+
+# All but the tables "version" and "operation", which no test changes.
+_EMPTY = """
+    TRUNCATE event, link, trade, account, keyed, moved, node, life, stream;
+    UPDATE block SET next = 64;
+    INSERT INTO stream VALUES (1, '0a1b2c3d');
+"""
+
+
+def emptied() -> Database:
+    """
+    A database with the tables of a new ledger. The tests of this process use it one
+    after the other, which is faster than to make one for each.
+    """
+    database = _used()
+    database.rows(_EMPTY)
+    return database
 
 
 @define(eq=False)

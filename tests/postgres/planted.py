@@ -100,7 +100,7 @@ def plant(node: Node, name: str) -> None:
     former, planted = PLANTED[name]
     script = files("creditsync.postgres").joinpath("book.sql").read_text("utf-8")
     assert script.count(former) == 1, former
-    script = script.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1)
+    script = script.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
     node.rows(script.replace(former, planted))
 
 

@@ -33,7 +33,7 @@ class ConformanceTests(SynchronousTestCase):
         """
         Verdicts, records, totals, keys, and the journal with its hashes are the same.
         """
-        run(20)
+        run(15)
 
     def test_moneyIsFound(self) -> None:
         """

@@ -42,8 +42,7 @@ from creditsync.records import (
     TradeEvent,
     TradeFilter,
 )
-from tests.postgres import ground
-from tests.postgres.engine import NOW
+from tests.postgres.engine import NOW, emptied
 from tests.postgres.lines import Lines
 from tests.postgres.test_book import credit, deletion, withdrawal
 
@@ -106,8 +105,7 @@ class RuntimeCase(SynchronousTestCase):
         """
         Start a node.
         """
-        self.database = ground.database()
-        self.addCleanup(self.database.drop)
+        self.database = emptied()
         self.node = self.start()
 
     def start(self, name: str = "a", **options: Any) -> Node:
