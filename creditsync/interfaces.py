@@ -96,6 +96,18 @@ class IReadiness(Interface):
     )
 
 
+class IQueue(Interface):
+    """
+    What a trading runtime has yet to book, for metrics and readiness. The runtime may
+    provide it besides L{ITradingRuntime}.
+    """
+
+    queued: int = Attribute("How many operations wait for their commit.")
+    queuedSince: float | None = Attribute(
+        "When the oldest of them was queued, by the clock, or L{None}."
+    )
+
+
 class IJournal(Interface):
     """
     All events of a trading runtime, from the first: what clients need to resume the

@@ -48,6 +48,7 @@ from creditsync.interfaces import (
     IJournal,
     ILedger,
     ILookups,
+    IQueue,
     ITradeEvents,
     ITradingRuntime,
 )
@@ -102,7 +103,7 @@ class _Batch:
     moves: list[Deferred[None]] = Factory(list)
 
 
-@implementer(ITradingRuntime, IJournal, IAccountGroups, ILookups)
+@implementer(ITradingRuntime, IQueue, IJournal, IAccountGroups, ILookups)
 class TradingRuntime(Service):
     """
     A trading runtime on a ledger. It is a service: starting opens the ledger,

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.threads import deferToThreadPool
 
+from creditsync._process.address import isPostgres
 from creditsync._process.options import Options
 from creditsync._rulebook import RuleBook
 from creditsync.audit import AuditTrail
 from creditsync.auth import TokenAuthenticator
 from creditsync.counters import Counters
 from creditsync.events import TradeEvents
+from creditsync.interfaces import ITradeEvents, ITradingRuntime
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.ledger.thread import OwnThread
 from creditsync.limits import Limits
@@ -36,6 +38,29 @@ def creditSync(
     """
     limits: Limits = options["serverLimits"]
     events = TradeEvents()
+    make = _node if isPostgres(options["ledger"]) else _embedded
+    return CreditSync(
+        reactor,
+        runtime=make(reactor, options, events, counters),
+        events=events,
+        authenticator=authenticator(options, key),
+        schemas=options["site"],
+        listen=options["listen"],
+        timeout=options["timeout"],
+        limits=limits,
+        isExtIDIdempotent=bool(options["idempotent-extid"]),
+        requireGroups=bool(options["require-groups"]),
+        audit=options["trail"] and AuditTrail(options["trail"], reactor, time.time),
+        counters=counters,
+    )
+
+
+def _embedded(
+    reactor: Any, options: Options, events: ITradeEvents, counters: Counters | None
+) -> ITradingRuntime:
+    """
+    The trading runtime on a file.
+    """
     ledger = SQLiteLedger(
         # A daemon changes its folder before it opens the ledger.
         os.path.abspath(options["ledger"]),
@@ -46,28 +71,38 @@ def creditSync(
     if options["rules"] is not None:
         rules = RuleBook(ledger, options["rules"].rules, time.time, read)
         options["rules"].use = rules.use
-    return CreditSync(
+    return TradingRuntime(
         reactor,
-        runtime=TradingRuntime(
-            reactor,
-            ledger,
-            events,
-            now=time.time,
-            maxQueued=limits.maxQueued,
-            knownAccountsOnly=options["accounts"] == "known",
-            counters=counters,
-            read=read,
-            rules=rules,
-        ),
-        events=events,
-        authenticator=authenticator(options, key),
-        schemas=options["site"],
-        listen=options["listen"],
-        timeout=options["timeout"],
-        limits=limits,
-        isExtIDIdempotent=bool(options["idempotent-extid"]),
-        requireGroups=bool(options["require-groups"]),
-        audit=options["trail"] and AuditTrail(options["trail"], reactor, time.time),
+        ledger,
+        events,
+        now=time.time,
+        maxQueued=options["serverLimits"].maxQueued,
+        knownAccountsOnly=options["accounts"] == "known",
+        counters=counters,
+        read=read,
+        rules=rules,
+    )
+
+
+def _node(
+    reactor: Any, options: Options, events: ITradeEvents, counters: Counters | None
+) -> ITradingRuntime:
+    """
+    The trading runtime of a node on PostgreSQL.
+    """
+    # What PostgreSQL needs is loaded only where it is used.
+    from creditsync.postgres._connection import connect
+    from creditsync.postgres._runtime import PostgresRuntime
+
+    node = options["node"]
+    return PostgresRuntime(
+        reactor,
+        lambda use: connect(reactor, options["ledger"], f"creditsync {node} {use}"),
+        events,
+        node=node,
+        now=time.time,
+        maxQueued=options["serverLimits"].maxQueued,
+        knownAccountsOnly=options["accounts"] == "known",
         counters=counters,
     )
 
@@ -98,12 +133,14 @@ def web(
     from creditsync.web._service import Web
     from creditsync.web.root import Root
 
+    ledger = options["ledger"]
+    isShared = isPostgres(ledger)
     root = Root(
         Metrics(reactor, service, counters, options["revocations"]),
         run=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
-        ledger=os.path.abspath(options["ledger"]),
+        ledger=None if isShared else os.path.abspath(ledger),
         origins=options["web-origin"],
-        instance=instanceOf(options["ledger"], key),
+        instance=instanceOf(options["node"] if isShared else ledger, key),
     )
     return Web(reactor, options["web"], root)
 

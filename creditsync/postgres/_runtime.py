@@ -36,6 +36,7 @@ from creditsync.interfaces import (
     IAccountGroups,
     IJournal,
     ILookups,
+    IQueue,
     IReadiness,
     ITradeEvents,
     ITradingRuntime,
@@ -70,7 +71,7 @@ _MAX_PLACES: Final = 10_000
 _MOVE: Final = "SELECT move_1(%s, %s, %s::text, %s)"
 
 
-@implementer(ITradingRuntime, IJournal, IAccountGroups, ILookups, IReadiness)
+@implementer(ITradingRuntime, IQueue, IReadiness, IJournal, IAccountGroups, ILookups)
 class PostgresRuntime(Service):
     """
     A node. It is a service: starting connects it, stopping books what is queued.
@@ -179,7 +180,7 @@ class PostgresRuntime(Service):
         except BaseException as e:
             self._close()
             if isinstance(e, ConnectionLost):
-                raise LedgerProblem(f"PostgreSQL can't be reached: {e}") from e
+                raise LedgerProblem(str(e)) from e
             if isinstance(e, psycopg.Error):
                 raise LedgerProblem(f"PostgreSQL refuses: {str(e).strip()}") from e
             raise
@@ -214,7 +215,7 @@ class PostgresRuntime(Service):
     @property
     def problem(self) -> str | None:
         """
-        See L{IReadiness.problem}.
+        See L{IReadiness}.
         """
         if self._loss is not None:
             return self._loss
@@ -223,14 +224,14 @@ class PostgresRuntime(Service):
     @property
     def queued(self) -> int:
         """
-        How many operations are waiting for their verdict.
+        See L{IQueue}.
         """
         return self._queues.count
 
     @property
     def queuedSince(self) -> float | None:
         """
-        When the oldest of them was queued, by the clock, or L{None}.
+        See L{IQueue}.
         """
         return self._queues.since
 
