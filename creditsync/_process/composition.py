@@ -81,6 +81,7 @@ def _embedded(
         counters=counters,
         read=read,
         rules=rules,
+        selfApproval=bool(options["self-approval"]),
     )
 
 
@@ -104,6 +105,7 @@ def _node(
         maxQueued=options["serverLimits"].maxQueued,
         knownAccountsOnly=options["accounts"] == "known",
         counters=counters,
+        selfApproval=bool(options["self-approval"]),
     )
 
 

@@ -34,6 +34,7 @@ from creditsync.errors import (
 )
 from creditsync.interfaces import (
     IAccountGroups,
+    IFinanceRequests,
     IJournal,
     ILookups,
     IQueue,
@@ -41,6 +42,7 @@ from creditsync.interfaces import (
     ITradeEvents,
     ITradingRuntime,
 )
+from creditsync.postgres._booking import Site
 from creditsync.postgres._connection import Connection, ConnectionLost
 from creditsync.postgres._doorbell import Doorbell
 from creditsync.postgres._feed import Feed
@@ -53,10 +55,9 @@ from creditsync.postgres._schema import EPOCH, STREAM
 from creditsync.postgres._starting import check
 from creditsync.records import (
     Account,
-    Deletion,
+    AnyOperation,
     FoundTrades,
     GroupedTrade,
-    Operation,
     Reservation,
     Trade,
     TradeEvent,
@@ -71,7 +72,15 @@ _MAX_PLACES: Final = 10_000
 _MOVE: Final = "SELECT move_1(%s, %s, %s::text, %s)"
 
 
-@implementer(ITradingRuntime, IQueue, IReadiness, IJournal, IAccountGroups, ILookups)
+@implementer(
+    ITradingRuntime,
+    IFinanceRequests,
+    IQueue,
+    IReadiness,
+    IJournal,
+    IAccountGroups,
+    ILookups,
+)
 class PostgresRuntime(Service):
     """
     A node. It is a service: starting connects it, stopping books what is queued.
@@ -90,6 +99,7 @@ class PostgresRuntime(Service):
         now: Callable[[], float],
         maxQueued: int,
         knownAccountsOnly: bool = False,
+        selfApproval: bool = False,
         counters: Counters | None = None,
         lanes: int = 1,
         random: Callable[[], float] = random,
@@ -101,6 +111,7 @@ class PostgresRuntime(Service):
         @param now: The time of booking, in UNIX seconds.
         @param maxQueued: How many operations may be waiting for their verdict.
         @param knownAccountsOnly: Refuse a login without an account.
+        @param selfApproval: A principal may approve its own finance request.
         @param counters: Counts what is booked, or L{None}.
         @param lanes: How many batches may be under way at a time. The operations of an
             account are always in one of them.
@@ -113,6 +124,7 @@ class PostgresRuntime(Service):
         if counters is not None:
             counters.books = True
         owner = token_hex(8)
+        site = Site(knownAccountsOnly, selfApproval)
         self.lanes = [
             Lane(
                 clock,
@@ -122,7 +134,7 @@ class PostgresRuntime(Service):
                 owner,
                 now,
                 random,
-                knownAccountsOnly,
+                site,
             )
             for number in range(lanes)
         ]
@@ -243,7 +255,7 @@ class PostgresRuntime(Service):
 
     # What is submitted.
 
-    def submit(self, operation: Operation | Deletion) -> "Deferred[Reservation]":
+    def submit(self, operation: AnyOperation) -> "Deferred[Reservation]":
         """
         See L{ITradingRuntime.submit}. Refusals by what is stored come by the Deferred.
 

@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 from attrs import define, field
 
-from creditsync.postgres._booking import BOOK, Submission, Verdict, values
+from creditsync.postgres._booking import BOOK, Site, Submission, Verdict, values
 from creditsync.postgres._schema import newMethods, newStream, upgrade
-from creditsync.records import Deletion, Operation
+from creditsync.records import AnyOperation, Operation
 from tests.postgres import ground
 from tests.postgres.ground import Database
 
@@ -61,13 +61,13 @@ class Node:
     A node, which waits for each statement.
 
     @ivar number: Which gives it its order numbers, too: the nth million.
-    @ivar knownAccountsOnly: Whether accounts have to exist.
+    @ivar site: What is allowed.
     """
 
     database: Database
     number: int = 1
     incarnation: int = 1
-    knownAccountsOnly: bool = False
+    site: Site = field(factory=Site)
     batch: int = 0
     connection: "psycopg.Connection[Any]" = field(init=False)
     _orders: Iterator[int] = field(init=False)
@@ -83,16 +83,16 @@ class Node:
             (self.number, f"node {self.number}", self.incarnation),
         )
 
-    def submitted(self, operations: Sequence[Operation | Deletion]) -> list[Submission]:
+    def submitted(self, operations: Sequence[AnyOperation]) -> list[Submission]:
         """
         Reserve the orders of operations.
         """
         return [
-            Submission(each, 0 if isinstance(each, Deletion) else next(self._orders))
+            Submission(each, next(self._orders) if isinstance(each, Operation) else 0)
             for each in operations
         ]
 
-    def book(self, *operations: Operation | Deletion, now: int = NOW) -> list[Verdict]:
+    def book(self, *operations: AnyOperation, now: int = NOW) -> list[Verdict]:
         """
         Book one batch.
         """
@@ -102,7 +102,7 @@ class Node:
             self.incarnation,
             self.batch,
             now,
-            self.knownAccountsOnly,
+            self.site,
             self.submitted(operations),
         )
         rows = self.connection.execute(BOOK.encode(), parameters).fetchall()

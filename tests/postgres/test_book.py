@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.ledger._journal import MEMBERS, NO_HASH, chained
 from creditsync.ledger._schema import columns
-from creditsync.postgres._booking import FENCED, Verdict
+from creditsync.postgres._booking import FENCED, Site, Verdict
 from creditsync.records import Deletion, Operation
 from tests.postgres import ground
 from tests.postgres.engine import NOW, Node, emptied
@@ -273,7 +273,7 @@ class BookTests(EngineCase):
         An operation may need an account that exists. That comes after the rules of
         the order.
         """
-        self.node.knownAccountsOnly = True
+        self.node.site = Site(knownAccountsOnly=True)
         self.assertEqual(words(self.node.book(credit())), ["no account"])
         self.node.rows("INSERT INTO account (login) VALUES (1001)")
         self.assertEqual(words(self.node.book(credit())), ["booked"])
