@@ -19,7 +19,6 @@ from creditsync.audit import AuditTrail
 from creditsync.auth import TokenAuthenticator
 from creditsync.counters import Counters
 from creditsync.events import TradeEvents
-from creditsync.interfaces import ITradeEvents, ITradingRuntime
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.ledger.thread import OwnThread
 from creditsync.limits import Limits
@@ -27,6 +26,7 @@ from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 
 if TYPE_CHECKING:
+    from creditsync.postgres._runtime import PostgresRuntime
     from creditsync.web._service import Web
 
 
@@ -38,10 +38,10 @@ def creditSync(
     """
     limits: Limits = options["serverLimits"]
     events = TradeEvents()
-    make = _node if isPostgres(options["ledger"]) else _embedded
+    runtimeOn = _onPostgres if isPostgres(options["ledger"]) else _onFile
     return CreditSync(
         reactor,
-        runtime=make(reactor, options, events, counters),
+        runtime=runtimeOn(reactor, options, events, counters),
         events=events,
         authenticator=authenticator(options, key),
         schemas=options["site"],
@@ -55,11 +55,11 @@ def creditSync(
     )
 
 
-def _embedded(
-    reactor: Any, options: Options, events: ITradeEvents, counters: Counters | None
-) -> ITradingRuntime:
+def _onFile(
+    reactor: Any, options: Options, events: TradeEvents, counters: Counters | None
+) -> TradingRuntime:
     """
-    The trading runtime on a file.
+    Make the trading runtime of a server that has its ledger for itself.
     """
     ledger = SQLiteLedger(
         # A daemon changes its folder before it opens the ledger.
@@ -85,27 +85,27 @@ def _embedded(
     )
 
 
-def _node(
-    reactor: Any, options: Options, events: ITradeEvents, counters: Counters | None
-) -> ITradingRuntime:
+def _onPostgres(
+    reactor: Any, options: Options, events: TradeEvents, counters: Counters | None
+) -> "PostgresRuntime":
     """
-    The trading runtime of a node on PostgreSQL.
+    Make the trading runtime of one server among several.
     """
     # What PostgreSQL needs is loaded only where it is used.
     from creditsync.postgres._connection import connect
     from creditsync.postgres._runtime import PostgresRuntime
 
-    node = options["node"]
+    address, node = options["ledger"], options["node"]
     return PostgresRuntime(
         reactor,
-        lambda use: connect(reactor, options["ledger"], f"creditsync {node} {use}"),
+        lambda use: connect(reactor, address, f"creditsync {node} {use}"),
         events,
         node=node,
         now=time.time,
         maxQueued=options["serverLimits"].maxQueued,
         knownAccountsOnly=options["accounts"] == "known",
-        counters=counters,
         selfApproval=bool(options["self-approval"]),
+        counters=counters,
     )
 
 
@@ -135,16 +135,22 @@ def web(
     from creditsync.web._service import Web
     from creditsync.web.root import Root
 
-    ledger = options["ledger"]
-    isShared = isPostgres(ledger)
     root = Root(
         Metrics(reactor, service, counters, options["revocations"]),
         run=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
-        ledger=None if isShared else os.path.abspath(ledger),
+        ledger=_fileOf(options),
         origins=options["web-origin"],
-        instance=instanceOf(options["node"] if isShared else ledger, key),
+        instance=instanceOf(options["node"] or options["ledger"], key),
     )
     return Web(reactor, options["web"], root)
+
+
+def _fileOf(options: Options) -> str | None:
+    """
+    The file that the console searches. A ledger on PostgreSQL is none.
+    """
+    ledger: str = options["ledger"]
+    return None if isPostgres(ledger) else os.path.abspath(ledger)
 
 
 def instanceOf(ledger: str, key: bytes) -> str:
@@ -153,6 +159,8 @@ def instanceOf(ledger: str, key: bytes) -> str:
 
     On one machine the ledger identifies it. Machines that are copies of one
     another, such as containers, differ at least in their keys.
+
+    @param ledger: The ledger's file, or the name of a node.
     """
     place = os.fsencode(f"{socket.gethostname()}:{os.path.abspath(ledger)}")
     return blake2b(place, key=blake2b(key).digest(), digest_size=16).hexdigest()

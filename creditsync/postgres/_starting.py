@@ -8,13 +8,13 @@ No password is ever in a sentence: a server is named by its user, host and datab
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from secrets import token_hex
 from typing import Any, Final, Protocol
 
 import psycopg
 from attrs import define
 from twisted.internet.defer import Deferred
 
+from creditsync._cursor import newEpoch
 from creditsync.errors import LedgerProblem
 from creditsync.methods import BOOKING_METHODS
 from creditsync.postgres._connection import ConnectionLost, Row
@@ -253,7 +253,7 @@ async def _upgrade(
     Make what a version lacks, and begin the journal: all of it, or nothing.
     """
     statements = [upgrade(version)]
-    for statement, values in (newStream(token_hex(4), int(now())), newMethods()):
+    for statement, values in (newStream(newEpoch(), int(now())), newMethods()):
         literals = [psycopg.sql.Literal(value).as_string() for value in values]
         statements.append(statement.replace("%s", "{}").format(*literals))
     await connection.execute(";\n".join(statements))
