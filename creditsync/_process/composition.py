@@ -81,6 +81,7 @@ def _onFile(
         counters=counters,
         read=read,
         rules=rules,
+        selfApproval=bool(options["self-approval"]),
     )
 
 
@@ -103,6 +104,7 @@ def _onPostgres(
         now=time.time,
         maxQueued=options["serverLimits"].maxQueued,
         knownAccountsOnly=options["accounts"] == "known",
+        selfApproval=bool(options["self-approval"]),
         counters=counters,
     )
 

@@ -34,12 +34,15 @@ from creditsync.errors import (
 )
 from creditsync.interfaces import (
     IAccountGroups,
+    IFinanceRequests,
     IJournal,
     ILookups,
+    IQueue,
     IReadiness,
     ITradeEvents,
     ITradingRuntime,
 )
+from creditsync.postgres._booking import Site
 from creditsync.postgres._connection import Connection, ConnectionLost
 from creditsync.postgres._doorbell import Doorbell
 from creditsync.postgres._feed import Feed
@@ -52,10 +55,9 @@ from creditsync.postgres._schema import EPOCH, STREAM
 from creditsync.postgres._starting import check
 from creditsync.records import (
     Account,
-    Deletion,
+    AnyOperation,
     FoundTrades,
     GroupedTrade,
-    Operation,
     Reservation,
     Trade,
     TradeEvent,
@@ -70,7 +72,15 @@ _MAX_PLACES: Final = 10_000
 _MOVE: Final = "SELECT move_1(%s, %s, %s::text, %s)"
 
 
-@implementer(ITradingRuntime, IJournal, IAccountGroups, ILookups, IReadiness)
+@implementer(
+    ITradingRuntime,
+    IFinanceRequests,
+    IQueue,
+    IReadiness,
+    IJournal,
+    IAccountGroups,
+    ILookups,
+)
 class PostgresRuntime(Service):
     """
     A node. It is a service: starting connects it, stopping books what is queued.
@@ -89,6 +99,7 @@ class PostgresRuntime(Service):
         now: Callable[[], float],
         maxQueued: int,
         knownAccountsOnly: bool = False,
+        selfApproval: bool = False,
         counters: Counters | None = None,
         lanes: int = 1,
         random: Callable[[], float] = random,
@@ -100,6 +111,7 @@ class PostgresRuntime(Service):
         @param now: The time of booking, in UNIX seconds.
         @param maxQueued: How many operations may be waiting for their verdict.
         @param knownAccountsOnly: Refuse a login without an account.
+        @param selfApproval: A principal may approve its own finance request.
         @param counters: Counts what is booked, or L{None}.
         @param lanes: How many batches may be under way at a time. The operations of an
             account are always in one of them.
@@ -112,6 +124,7 @@ class PostgresRuntime(Service):
         if counters is not None:
             counters.books = True
         owner = token_hex(8)
+        site = Site(knownAccountsOnly, selfApproval)
         self.lanes = [
             Lane(
                 clock,
@@ -121,7 +134,7 @@ class PostgresRuntime(Service):
                 owner,
                 now,
                 random,
-                knownAccountsOnly,
+                site,
             )
             for number in range(lanes)
         ]
@@ -214,7 +227,7 @@ class PostgresRuntime(Service):
     @property
     def problem(self) -> str | None:
         """
-        See L{IReadiness.problem}.
+        See L{IReadiness}.
         """
         if self._loss is not None:
             return self._loss
@@ -223,14 +236,14 @@ class PostgresRuntime(Service):
     @property
     def queued(self) -> int:
         """
-        How many operations are waiting for their verdict.
+        See L{IQueue}.
         """
         return self._queues.count
 
     @property
     def queuedSince(self) -> float | None:
         """
-        When the oldest of them was queued, by the clock, or L{None}.
+        See L{IQueue}.
         """
         return self._queues.since
 
@@ -242,7 +255,7 @@ class PostgresRuntime(Service):
 
     # What is submitted.
 
-    def submit(self, operation: Operation | Deletion) -> "Deferred[Reservation]":
+    def submit(self, operation: AnyOperation) -> "Deferred[Reservation]":
         """
         See L{ITradingRuntime.submit}. Refusals by what is stored come by the Deferred.
 

@@ -49,7 +49,7 @@ RIGHTS: Final = {
     "link": ("SELECT", "INSERT"),
     "event": ("SELECT", "INSERT"),
     "trade": ("SELECT", "INSERT", "UPDATE"),
-    "account": ("SELECT", "INSERT", "UPDATE"),
+    "account": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "moved": ("SELECT", "INSERT"),
     "keyed": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "block": ("SELECT", "UPDATE"),

@@ -54,15 +54,9 @@ class Line:
     use: str
     connection: "psycopg.Connection[Any]"
     notified: Any = None
+    place: str = "a test's database"
     isDoubtful: bool = False
     _lost: FailureNotifier = field(factory=FailureNotifier)
-
-    @property
-    def place(self) -> str:
-        """
-        The server, for people.
-        """
-        return "postgresql://here"
 
     @property
     def backend(self) -> int:

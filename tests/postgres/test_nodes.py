@@ -4,13 +4,16 @@ line says, and that several of them act as one.
 """
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.processes import LISTEN, SERVE, Client, Server, Site
+from tests.integration.processes import CHECKOUT, LISTEN, SERVE, Client, Server, Site
 from tests.postgres import ground
 
 pytestmark = pytest.mark.timeout(120)
@@ -176,3 +179,69 @@ def test_passwords(site: Site, database: ground.Database) -> None:
         database.rows(f"DROP OWNED BY {role}")
         database.rows(f"DROP ROLE {role}")
         database.rows(f"DROP ROLE {ground.BY_PASSWORD}")
+
+
+def take(client: Client, count: int) -> list[dict[str, Any]]:
+    """
+    The next messages of a client.
+    """
+    return list(islice(client.messages(), count))
+
+
+def data(comment: str, amount: int = 300, **members: Any) -> dict[str, Any]:
+    """
+    The data of a request.
+    """
+    return {"login": 1001, "amount": amount, "comment": comment, **members}
+
+
+def test_oneServer(site: Site, database: ground.Database) -> None:
+    """
+    The second node updates what the first has booked, refuses what the sum of both does
+    not allow, and the first hears of it.
+    """
+    one, other = (start(site, database, node).connect() for node in ("one", "other"))
+    other.send("up", command="HealthCheck", data={})
+    take(other, 1)
+    one.send("a")
+    added, reply = take(one, 2)
+    assert added["data"] == reply["data"]
+    assert take(other, 1) == [added]
+    order = reply["data"]["order"]
+    assert order % 64 == 1001 % 64
+    other.send("b", data=data("less", 200, order=order))
+    updated, reply = take(other, 2)
+    assert (updated["type"], reply["data"]["profit"]) == (1, 200.0)
+    assert take(one, 1) == [updated]
+    other.send("c", command="CreditOutSync", data=data("all", -201))
+    [refusal] = take(other, 1)
+    assert (refusal["status"], refusal["error"]) == (409, "TRADE_NO_MONEY")
+
+
+def test_terminated(site: Site, database: ground.Database) -> None:
+    """
+    All connections of a node are terminated while it books: it goes on by itself, and
+    each request is booked once.
+    """
+    client = start(site, database, "one").connect()
+    for number in range(5):
+        names = [f"{number}-{each}" for each in range(40)]
+        client.send(*names)
+        database.terminateBackends("creditsync one %")
+        replies = {reply["extID"]: reply for reply in islice(client.replies(), 40)}
+        assert {reply["status"] for reply in replies.values()} == {200}
+        assert set(replies) == set(names)
+    rows = database.rows('SELECT count(*), count(DISTINCT "order") FROM event')
+    assert rows == [(200, 200)]
+
+
+def test_disturbed() -> None:
+    """
+    Three nodes whose connections are terminated all the time book each key once, and
+    publish the same journal.
+    """
+    command = [sys.executable, "-m", "tests.postgres.disturbed", "--seconds", "2"]
+    done = subprocess.run(
+        command, cwd=CHECKOUT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
