@@ -26,6 +26,7 @@ from zope.interface import implementer
 
 from creditsync._bookingrules import Rule
 from creditsync._failing import FailureNotifier
+from creditsync.codes import TS_FINANCE_OPEN_PENDING
 from creditsync.counters import Counters
 from creditsync.errors import (
     Busy,
@@ -164,6 +165,7 @@ class PostgresRuntime(Service):
         self._places: OrderedDict[int, int] = OrderedDict()
         self._readers = Readers(connect)
         self._lookups = Lookups(self._readers)
+        self._makers: dict[int, int | None] = {}
         self._opening: Deferred[None] | None = None
         self._isReadingGroups = False
         self._loss: str | None = None
@@ -194,8 +196,9 @@ class PostgresRuntime(Service):
                 await lane.open()
             await self._numbers.start()
             await self._groups.start(reader)
-            # Last: what is behind it is published.
             await self.feed.start()
+            # Behind that: a request that is decided meanwhile is still published.
+            self._makers = await self._lookups.makers()
         except BaseException as e:
             self._close()
             if isinstance(e, ConnectionLost):
@@ -317,6 +320,8 @@ class PostgresRuntime(Service):
         for event in events:
             assert event.place is not None
             self._found(event.order, event.place)
+            if isinstance(event.data, Trade):
+                self._noteMaker(event, event.data)
         self._events.publish(events)
         for event in events:
             if isinstance(event, Reservation) and event.awaited:
@@ -332,6 +337,19 @@ class PostgresRuntime(Service):
             places.move_to_end(order)
             if len(places) > _MAX_PLACES:
                 places.popitem(last=False)
+
+    def makerOf(self, order: int) -> int | None:
+        """
+        See L{IFinanceRequests.makerOf}.
+        """
+        return self._makers.get(order)
+
+    def _noteMaker(self, event: TradeEvent, trade: Trade) -> None:
+        if trade.state == TS_FINANCE_OPEN_PENDING:
+            assert event.operation is not None
+            self._makers[trade.order] = event.operation.principal
+        else:
+            self._makers.pop(trade.order, None)
 
     def _failed(self, why: Failure) -> None:
         """

@@ -387,11 +387,16 @@ class BookingTests(RuntimeCase):
             )
         )
         self.assertEqual((made.type, made.data.state, made.credit), (0, 17, 0))
+        other = self.start("b")
+        self.assertEqual(other.runtime.makerOf(made.order), 7)
+        self.assertEqual(self.node.runtime.makerOf(made.order), 7)
         approve = "MngApproveFinanceRequest"
         self.refused(Decision(approve, made.order, True, principal=7), Forbidden)
         done = self.booked(Decision(approve, made.order, True, principal=8))
         self.assertEqual((done.type, done.data.state, done.credit), (1, 3, 5))
         self.refused(Decision(approve, made.order, True, principal=8), IncorrectOrder)
+        other.clock.advance(1)
+        self.assertIsNone(other.runtime.makerOf(made.order))
 
     def test_stop(self) -> None:
         """
