@@ -368,6 +368,8 @@ class PostgresRuntime(Service):
                     " acknowledges nothing more: {why}.",
                     why=why.getErrorMessage(),
                 )
+            # Places may have been given a second time.
+            self.feed.stop()
             self._queues.giveUp(self._loss)
             return
         self._log.failure("the ledger failed, no more operations are booked", why)
