@@ -308,12 +308,7 @@ class ConformanceMachine(RuleBasedStateMachine):
             node.site = site
         self._register(site)
 
-    @rule(rules=st.sampled_from(RULES), later=st.sampled_from((0, 86400)))
-    def change(self, rules: tuple[Rule, ...], later: int) -> None:
-        """
-        Put other rules into force, maybe on the next day.
-        """
-        self.now += later
+    def _change(self, rules: tuple[Rule, ...]) -> None:
         for books in self.books:
             books.now = self.now
             books.rules.use(rules)
@@ -328,17 +323,27 @@ class ConformanceMachine(RuleBasedStateMachine):
     @rule(
         drawn=st.lists(st.tuples(operations(), st.booleans()), min_size=1, max_size=12),
         number=st.integers(0, 1),
-        later=st.sampled_from((0, 0, 60)),
+        later=st.sampled_from((0, 0, 60, 86400)),
+        rules=st.sampled_from((None, None, *RULES)),
+        filter=st.none() | filters(),
     )
     def book(
-        self, drawn: list[tuple[AnyOperation, bool]], number: int, later: int
+        self,
+        drawn: list[tuple[AnyOperation, bool]],
+        number: int,
+        later: int,
+        rules: tuple[Rule, ...] | None,
+        filter: TradeFilter | None,
     ) -> None:
         """
-        Book a batch on each of them, through one of the nodes.
+        Book a batch on each of them, through one of the nodes, and search them.
 
         @param drawn: The operations, each with whether it fits the order that it names.
+        @param rules: Put into force before that.
         """
         self.now += later
+        if rules is not None:
+            self._change(rules)
         asked = [each for each, _ in drawn]
         for each, fits in drawn:
             each.order = self._named(each.order)
@@ -362,12 +367,10 @@ class ConformanceMachine(RuleBasedStateMachine):
             if outcome[0] == "booked" and outcome[1] == 0:
                 trade = outcome[3]
                 self.made[trade.order] = trade.login, trade.cmd
+        if filter is not None:
+            self._search(filter)
 
-    @rule(filter=filters())
-    def search(self, filter: TradeFilter) -> None:
-        """
-        Search all of them.
-        """
+    def _search(self, filter: TradeFilter) -> None:
         outcomes = [books.ledger.search(filter, list) for books in self.books]
         assert outcomes[0] == outcomes[1]
         [node, *_] = self.nodes
