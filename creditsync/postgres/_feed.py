@@ -219,6 +219,8 @@ class Feed:
         if connection is None:
             connection = await self._connect("feed")
             try:
+                if not self._isRunning:
+                    raise ConnectionLost("the node has stopped")
                 await self._checkSource(connection)
             except BaseException:
                 connection.close()

@@ -60,6 +60,8 @@ RIGHTS: Final = {
     "keyed": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "block": ("SELECT", "UPDATE"),
     "operation": ("SELECT",),
+    "rule": ("SELECT", "INSERT"),
+    "counted": ("SELECT", "INSERT", "UPDATE"),
 }
 _LACKING: Final = """
     SELECT name, privilege
