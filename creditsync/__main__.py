@@ -68,6 +68,7 @@ def _parser() -> ArgumentParser:
         demo,
         export,
         operations,
+        postgres,
         requests,
         show,
         statement,
@@ -91,7 +92,8 @@ def _parser() -> ArgumentParser:
     )
     reading = (statement, check, backup, export, upgrade)
     for module in (
-        *(token, account, operations, requests, show, watch, bulk, *reading, demo),
+        *(token, account, operations, requests, show, watch, bulk, *reading),
+        *(postgres, demo),
     ):
         module.addCommand(commands)
     return parser

@@ -13,7 +13,7 @@ def matches(mask: str, group: str) -> bool:
     """
     Whether a mask selects a group. Exclusions alone select nothing.
     """
-    for isSelected, parts in _patterns(mask):
+    for isSelected, parts in patternsOf(mask):
         if _fits(parts, group):
             return isSelected
     return False
@@ -21,7 +21,7 @@ def matches(mask: str, group: str) -> bool:
 
 # Few: clients send masks too, and one of a thousand characters takes 70 KB.
 @lru_cache(maxsize=100)
-def _patterns(mask: str) -> tuple[tuple[bool, list[str]], ...]:
+def patternsOf(mask: str) -> tuple[tuple[bool, list[str]], ...]:
     """
     The patterns of a mask: whether each selects or excludes, and its text, divided at
     the asterisks.

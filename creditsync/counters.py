@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IReactorTime
 from creditsync._conversation.waiter import Waiter
 from creditsync.errors import Refusal
 from creditsync.interfaces import ISession
-from creditsync.records import ExtID, Request, TradeEvent
+from creditsync.records import BookedElsewhere, ExtID, Request, TradeEvent
 
 # Upper bounds of histograms: seconds, and operations in a batch.
 SECONDS: Final = (
@@ -181,7 +181,7 @@ class Counters:
         """
         An event came for which no request is waiting.
         """
-        if event.operation is None:
+        if event.operation is None or isinstance(event.operation, BookedElsewhere):
             self.unmatched += 1
         elif event.operation.command.endswith("Sync"):
             self.late += 1

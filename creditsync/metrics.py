@@ -32,11 +32,11 @@ from creditsync import __version__
 from creditsync._bookingrules import RulesFile
 from creditsync._metrics.reactorlag import ReactorLag
 from creditsync._metrics.reading import Reading
-from creditsync._metrics.table import ALWAYS, OF_BOOKING, OF_QUEUE, Row
+from creditsync._metrics.table import ALWAYS, OF_BOOKING, OF_NODE, OF_QUEUE, Row
 from creditsync.auth import KeyFile
 from creditsync.counters import Counters, Histogram
+from creditsync.interfaces import IClustered, IQueue
 from creditsync.revocations import Revocations
-from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 
 _FAMILIES: Final[Mapping[str, Any]] = {
@@ -65,12 +65,12 @@ class Metrics(Collector):
     revocations: Revocations | None = None
     keys: KeyFile | None = None
     rules: RulesFile | None = None
-    runtime: TradingRuntime | None = field(init=False)
+    runtime: IQueue | None = field(init=False)
     reactorLag: ReactorLag = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         runtime = self.service.runtime
-        self.runtime = runtime if isinstance(runtime, TradingRuntime) else None
+        self.runtime = runtime if IQueue.providedBy(runtime) else None
         self.reactorLag = ReactorLag(self.clock)
 
     def read(self) -> Reading:
@@ -99,6 +99,8 @@ class Metrics(Collector):
             rows += OF_BOOKING
         if self.runtime is not None:
             rows += OF_QUEUE
+        if IClustered.providedBy(self.service.runtime):
+            rows += OF_NODE
         for row in rows:
             yield _family(row, reading)
         yield InfoMetricFamily(

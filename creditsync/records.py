@@ -171,6 +171,8 @@ class Operation(Struct, eq=False, gc=False, rename=NAMES):
     @ivar role: The C{role} of the token, or L{None} if there was none.
     @ivar isRequest: Whether it only makes a finance request, which moves no money
         until another principal approves it.
+    @ivar reserved: The order that its reservation will have, if the runtime knows it
+        before: a request whose time is over is told that.
     """
 
     command: str
@@ -186,6 +188,7 @@ class Operation(Struct, eq=False, gc=False, rename=NAMES):
     isBooked: bool = False
     role: int | None = None
     isRequest: bool = False
+    reserved: int | None = None
 
 
 class Deletion(Struct, eq=False, gc=False):
@@ -204,6 +207,19 @@ class Deletion(Struct, eq=False, gc=False):
     key: str | None = None
     isBooked: bool = False
     role: int | None = None
+
+    @property
+    def reserved(self) -> int:
+        """
+        The order that its reservation will have.
+        """
+        return self.order
+
+
+class BookedElsewhere(Deletion, eq=False, gc=False):
+    """
+    The mark of an event that another node has booked: it is no request of this one.
+    """
 
 
 class Decision(Struct, eq=False, gc=False):
@@ -226,6 +242,13 @@ class Decision(Struct, eq=False, gc=False):
     isBooked: bool = False
     role: int | None = None
 
+    @property
+    def reserved(self) -> int:
+        """
+        The order that its reservation will have.
+        """
+        return self.order
+
 
 # What a trading runtime can be asked to do.
 AnyOperation: TypeAlias = Operation | Deletion | Decision
@@ -241,6 +264,7 @@ _NOT_DATA = frozenset(
         "isBooked",
         "role",
         "isRequest",
+        "reserved",
     }
 )
 

@@ -48,6 +48,7 @@ from creditsync.interfaces import (
     IAccountGroups,
     IFinanceRequests,
     ILedger,
+    IQueue,
     ITradeEvents,
     ITradingRuntime,
 )
@@ -83,7 +84,7 @@ class _Batch:
     moves: list[Deferred[None]] = Factory(list)
 
 
-@implementer(ITradingRuntime, IAccountGroups, IFinanceRequests)
+@implementer(ITradingRuntime, IQueue, IAccountGroups, IFinanceRequests)
 class TradingRuntime(LedgerReader, Service):
     """
     A trading runtime on a ledger. It is a service: starting opens the ledger,

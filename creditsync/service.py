@@ -43,6 +43,7 @@ from creditsync.interfaces import (
     IAuthenticator,
     ICommand,
     IJournal,
+    IReadiness,
     ITradeEvents,
     ITradingRuntime,
     TradeObserver,
@@ -195,6 +196,8 @@ class CreditSync(Service):
             return "the server is stopping or has not started"
         if self._starting is not None:
             return "the server is starting: the trading runtime is not ready yet"
+        if IReadiness.providedBy(self.runtime) and self.runtime.problem is not None:
+            return self.runtime.problem
         return None if self._ports else "the server does not listen"
 
     def call(

@@ -30,7 +30,14 @@ LAYERS: list[set[str]] = [
         "_process.signals",
     },
     {"errors", "methods"},
-    {"records", "_fields", "_patterns", "_money", "_process.starting"},
+    {
+        "records",
+        "_fields",
+        "_patterns",
+        "_money",
+        "_process.address",
+        "_process.starting",
+    },
     {"interfaces", "_bookingrules"},
     {"_conversation.waiter"},
     {"revocations", "_keys", "_conversation.rights"},
@@ -76,6 +83,7 @@ LAYERS: list[set[str]] = [
     {"_conversation.broadcast"},
     {
         "runtime",
+        "postgres",
         "audit",
         "client",
         "_conversation.commands",
@@ -103,7 +111,7 @@ LAYERS: list[set[str]] = [
 # Third-party and standard libraries, and the only modules that import them.
 ONLY_IN: dict[str, set[str]] = {
     "sqlite3": {"ledger"},
-    "psycopg": {"ledger"},
+    "psycopg": {"postgres"},
     "jsonschema": {"validation"},
     "jsonschema_rs": {"validation"},
     "referencing": {"validation"},
@@ -121,6 +129,7 @@ ONLY_IN: dict[str, set[str]] = {
         "_conversation.plain",
         "_changes",
         "ledger",
+        "postgres",
         "runtime",
         "testing",
     },

@@ -8,7 +8,14 @@ from typing import Any, Final
 
 from creditsync import codes
 from creditsync._cli.arguments import login
-from creditsync._cli.ledger import addLedger, addPeriod, asISO, errorsAsExit, moment
+from creditsync._cli.ledger import (
+    addLedger,
+    addPeriod,
+    asISO,
+    errorsAsExit,
+    ledgerFile,
+    moment,
+)
 from creditsync._cli.wording import changeName, cmdName, exact, printable
 from creditsync.ledger._history import Change, history, totalsAt
 from creditsync.ledger._reading import reading, statement
@@ -72,10 +79,14 @@ def run(options: Namespace) -> None:
     """
     if options.at is not None and (options.start, options.end) != (None, None):
         options.parser.error("--at is one moment: it can't be used with --from or --to")
-    with errorsAsExit(options), reading(options.ledger) as ledger:
+    with (
+        errorsAsExit(options),
+        ledgerFile(options, options.login) as path,
+        reading(path) as ledger,
+    ):
         if options.history:
             period = options.start, options.end
-            _printHistory(history(ledger, options.ledger, options.login, *period))
+            _printHistory(history(ledger, path, options.login, *period))
         elif options.at is not None:
             totals = totalsAt(ledger, options.login, options.at)
             _print(*_HEADINGS)

@@ -190,7 +190,9 @@ class Session:
         if isinstance(response, dict):
             reservation = response.pop(DEFERRED, None)
         elif isinstance(response, Deferred):
-            waiter = Waiter(extID, self, request.command, since)
+            waiter = Waiter(
+                extID, self, request.command, since, asked=request.operation
+            )
             self._wait(waiter)
             response.addCallback(self._respondLater, waiter)
             response.addErrback(self._failed, waiter)

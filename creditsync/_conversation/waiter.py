@@ -37,6 +37,7 @@ class Waiter(Deferred[bytes | None]):
         yet reserved the order.
     @ivar response: The reply's data where it waits for a commit; an event brings
         its own.
+    @ivar asked: The operation of the request, if it has one and is not reserved yet.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Waiter(Deferred[bytes | None]):
         since: float,
         reservation: Reservation | None = None,
         response: Response | None = None,
+        asked: AnyOperation | None = None,
     ) -> None:
         # Not by super(), which takes longer than all the rest of this.
         Deferred.__init__(self)
@@ -56,6 +58,7 @@ class Waiter(Deferred[bytes | None]):
         self.since = since
         self.reservation = reservation
         self.response = response
+        self.asked = asked
 
     def end(self, data: bytes | None) -> None:
         """
@@ -86,9 +89,11 @@ class Waiter(Deferred[bytes | None]):
     @property
     def order(self) -> int | None:
         """
-        The order, if it is reserved.
+        The order, if it is reserved, or known before that.
         """
-        return None if self.reservation is None else self.reservation.data.order
+        if self.reservation is not None:
+            return self.reservation.data.order
+        return None if self.asked is None else self.asked.reserved
 
     @property
     def operation(self) -> AnyOperation | None:

@@ -1,0 +1,306 @@
+"""
+The events of all nodes, in the order of their places.
+
+What this node has booked is published from its reservations, as soon as all before it
+is; what other nodes have booked is read from the journal. A reader may see this node's
+own rows before the answer to their batch is here: they are held back until then,
+because an event that is published before its request waits for it answers nobody.
+
+Places have no gaps, and a row is seen only after all rows before it. A gap would mean
+that something is badly wrong, so it stops the node: what lies behind it is never
+published.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from itertools import count
+from typing import Any, Final
+
+import psycopg
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from creditsync.errors import LedgerDamaged
+from creditsync.postgres._connection import Connection, ConnectionLost, retryDelay
+from creditsync.postgres._lane import Lane, Lost
+from creditsync.postgres._schema import STREAM
+from creditsync.records import (
+    BookedElsewhere,
+    Reservation,
+    Trade,
+    TradeEvent,
+)
+
+_log = Logger()
+
+# Rows that are read at a time.
+LIMIT: Final = 500
+
+HEAD: Final = """
+    SELECT coalesce(max(hi), 0) FROM link WHERE stream = %s
+"""
+_ROWS: Final = """
+    SELECT seq, node, batch, item, type, "order", login, cmd, state, profit, comment,
+           open_time, close_time, timestamp, command, principal, key, role
+    FROM event WHERE stream = %s AND seq > %s ORDER BY seq LIMIT %s
+"""
+# Who has booked what was published last.
+_SOURCE: Final = "SELECT node, batch, item FROM event WHERE stream = %s AND seq = %s"
+
+
+@define(eq=False)
+class _Row:
+    event: TradeEvent
+    source: tuple[int, int, int]
+
+
+@define(eq=False)
+class Feed:
+    """
+    What publishes.
+
+    @ivar _publish: Takes the next events.
+    @ivar _fail: Called with what must stop the node.
+    @ivar _lanes: Of this node.
+    @ivar cursor: The last place that was published.
+    @ivar readAt: When the journal was last read to its end, by the clock.
+    """
+
+    _clock: IReactorTime
+    _connect: Callable[[str], Deferred[Connection]]
+    _publish: Callable[[Sequence[TradeEvent]], None]
+    _fail: Callable[[Failure], None]
+    _lanes: Collection[Lane]
+    _random: Callable[[], float]
+    cursor: int = field(init=False, default=0)
+    readAt: float = field(init=False, default=0.0)
+    _source: tuple[int, int, int] | None = field(init=False, default=None)
+    _own: dict[int, tuple[Reservation, tuple[int, int, int]]] = field(
+        init=False, factory=dict
+    )
+    _rows: deque[_Row] = field(init=False, factory=deque)
+    _later: list[tuple[int, int, Callable[[], None]]] = field(init=False, factory=list)
+    _numbers: "count[int]" = field(init=False, factory=count)
+    _connection: Connection | None = field(init=False, default=None)
+    _isReading: bool = field(init=False, default=False)
+    _isWanted: bool = field(init=False, default=False)
+    _isRunning: bool = field(init=False, default=False)
+    _failures: int = field(init=False, default=0)
+    _timer: IDelayedCall | None = field(init=False, default=None)
+
+    async def start(self) -> None:
+        """
+        Begin behind all that is there.
+
+        @raise ConnectionLost: The server can't be reached.
+        """
+        connection = await self._connect("feed")
+        try:
+            [(self.cursor,)] = await connection.execute(HEAD, [STREAM])
+            source: list[Any] = await connection.execute(_SOURCE, [STREAM, self.cursor])
+        except BaseException:
+            connection.close()
+            raise
+        for found in source:
+            self._source = found
+        self._connection = connection
+        self.readAt = self._clock.seconds()
+        self._isRunning = True
+
+    def stop(self) -> None:
+        """
+        Publish nothing more.
+        """
+        self._isRunning = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @property
+    def isCut(self) -> bool:
+        """
+        Whether the journal can't be read just now.
+        """
+        return self._failures > 0
+
+    @property
+    def held(self) -> int:
+        """
+        How many events are here and can't be published yet.
+        """
+        return len(self._own) + len(self._rows)
+
+    def heard(self) -> None:
+        """
+        Look whether there is anything new.
+        """
+        self._isWanted = True
+        if self._isRunning and not self._isReading and self._timer is None:
+            self._read()
+
+    def settled(
+        self, booked: Sequence[tuple[Reservation, tuple[int, int, int]]]
+    ) -> None:
+        """
+        Publish what this node has booked, as soon as all before it is published.
+
+        @param booked: With their places, and their node, batch and item.
+        """
+        for reservation, source in booked:
+            assert reservation.place is not None
+            self._own[reservation.place] = reservation, source
+        self._advance()
+
+    def whenPublished(self, place: int, call: Callable[[], None]) -> None:
+        """
+        Call something when a place is published: at once if it is.
+        """
+        if place <= self.cursor:
+            call()
+        else:
+            heapq.heappush(self._later, (place, next(self._numbers), call))
+            self.heard()
+
+    def _advance(self) -> None:
+        events: list[TradeEvent] = []
+        cursor, rows, own = self.cursor, self._rows, self._own
+        while True:
+            cursor += 1
+            row = rows[0] if rows else None
+            assert row is None or row.event.place == cursor
+            settled = own.pop(cursor, None)
+            if settled is not None:
+                event, self._source = settled
+                events.append(event)
+            elif row is None or self._isHeld(row):
+                break
+            else:
+                self._source = row.source
+                events.append(row.event)
+            if row is not None:
+                rows.popleft()
+        self.cursor = cursor - 1
+        if events:
+            self._publish(events)
+        while self._later and self._later[0][0] <= self.cursor:
+            heapq.heappop(self._later)[2]()
+        if own and not rows:
+            # Another node has booked before it.
+            self.heard()
+
+    def _isHeld(self, row: _Row) -> bool:
+        """
+        Whether a row is this node's own: its batch is not settled.
+        """
+        node, batch, _ = row.source
+        for lane in self._lanes:
+            if lane.node == node:
+                if batch > lane.batch:
+                    self._fail(Failure(lane.fenced()))
+                return True
+        return False
+
+    def _read(self) -> None:
+        self._isReading, self._isWanted = True, False
+        after = self.cursor + len(self._rows)
+        reading = Deferred.fromCoroutine(self._next(after))
+        reading.addCallback(self._taken, after)
+        reading.addErrback(self._readFailed)
+
+    async def _next(self, after: int) -> Sequence[tuple[Any, ...]]:
+        connection = self._connection
+        if connection is None:
+            connection = await self._connect("feed")
+            try:
+                if not self._isRunning:
+                    raise ConnectionLost("the node has stopped")
+                await self._checkSource(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return await connection.execute(_ROWS, [STREAM, after, LIMIT])
+
+    async def _checkSource(self, connection: Connection) -> None:
+        """
+        Prove that the server still has what was published last.
+
+        @raise Lost: It does not.
+        """
+        cursor, source = self.cursor, self._source
+        found = await connection.execute(_SOURCE, [STREAM, cursor])
+        if source is not None and found != [source]:
+            [(head,)] = await connection.execute(HEAD, [STREAM])
+            raise Lost(
+                f"this node has published events up to place {cursor}, but PostgreSQL"
+                f" has others now, up to place {head}"
+            )
+
+    def _taken(self, rows: Sequence[tuple[Any, ...]], after: int) -> None:
+        self._isReading = False
+        self._failures = 0
+        if not self._isRunning:
+            return
+        for place, *row in rows:
+            after += 1
+            if place != after:
+                raise LedgerDamaged(
+                    f"the journal has place {place} where {after} should be: nothing"
+                    " behind that is published; find out who has changed the tables"
+                    " of the ledger, or restore a backup"
+                )
+            # What this node has booked may have been published meanwhile.
+            if place > self.cursor + len(self._rows):
+                self._rows.append(_row(place, row))
+        self._advance()
+        if len(rows) < LIMIT:
+            self.readAt = self._clock.seconds()
+        if len(rows) == LIMIT or self._isWanted:
+            self.heard()
+
+    def _readFailed(self, why: Failure) -> None:
+        self._isReading = False
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if not self._isRunning:
+            return
+        if not why.check(ConnectionLost, psycopg.Error):
+            self._isRunning = False
+            self._fail(why)
+            return
+        if not self._failures:
+            _log.warn(
+                "The connection that reads the journal is lost: {why}",
+                why=why.getErrorMessage().strip(),
+            )
+        wait = retryDelay(self._failures, self._random())
+        self._failures += 1
+        self._timer = self._clock.callLater(wait, self._again)
+
+    def _again(self) -> None:
+        self._timer = None
+        self.heard()
+
+
+def _row(place: int, row: Sequence[Any]) -> _Row:
+    node, batch, item, type, *trade = row[:-4]
+    command, principal, key, role = row[-4:]
+    booked = Trade(*trade)
+    mark = BookedElsewhere(
+        command or "",
+        booked.order,
+        frozenset(),
+        principal or 0,
+        key,
+        isBooked=True,
+        role=role,
+    )
+    return _Row(TradeEvent(type, booked, mark, place=place), (node, batch, item))

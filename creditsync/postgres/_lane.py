@@ -1,0 +1,344 @@
+"""
+What books: one connection, on which one batch is under way at a time.
+
+If the connection breaks before the answer, the outcome of the batch is unknown. The
+lane then connects again and raises its incarnation. That waits for a batch which the
+server is still carrying out, and shuts one out which it has not begun. So after that
+the journal tells: it has the batch by its number, or else the same batch is sent again.
+Nobody is told anything meanwhile.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import psycopg
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from creditsync.errors import LedgerProblem
+from creditsync.postgres._booking import (
+    BOOK,
+    FENCED,
+    VERDICTS,
+    Site,
+    Submission,
+    Verdict,
+    values,
+)
+from creditsync.postgres._connection import Connection, ConnectionLost, retryDelay
+from creditsync.postgres._schema import STREAM
+
+_log = Logger()
+
+# Operations of a batch at most.
+MAX_BATCH: Final = 200
+
+# The node takes part from now on, and whoever had its name before is shut out.
+_ENLIST: Final = """
+    INSERT INTO node (id, name, lane, incarnation, owner)
+    SELECT coalesce(max(id), 0) + 1, %s, %s, 1, %s FROM node
+    ON CONFLICT (name, lane) DO UPDATE
+    SET incarnation = node.incarnation + 1, owner = excluded.owner
+    RETURNING id, incarnation
+"""
+_LAST_BATCH: Final = "SELECT coalesce(max(batch), 0) FROM link WHERE node = %s"
+_RAISE: Final = """
+    UPDATE node SET incarnation = incarnation + 1
+    WHERE id = %s AND owner = %s RETURNING incarnation
+"""
+_LINK: Final = "SELECT lo, hi FROM link WHERE node = %s AND batch = %s"
+# A commit of its own that changes nothing; when it is replicated, all before it is.
+_PROVE: Final = "SELECT FROM node WHERE id = %s FOR UPDATE"
+
+# Before the commit, so certainly nothing has happened: try again.
+_AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
+# The classes of SQLSTATE that are the server's state and may pass: resources, operator
+# intervention, system errors, a transaction that may only read after a failover.
+_PASSING: Final = ("08", "25", "40", "53", "55", "57", "58")
+# A number that was assigned before.
+_TAKEN: Final = "trade_pkey"
+
+
+class Fenced(LedgerProblem):
+    """
+    Another process has this node's name.
+    """
+
+
+class Lost(Exception):
+    """
+    The server lacks what it had acknowledged.
+    """
+
+
+class NumberTaken(Exception):
+    """
+    A new order's number was assigned before; nothing has happened.
+    """
+
+
+@define(eq=False)
+class Lane:
+    """
+    One connection that books.
+
+    @ivar node: Its number in the journal.
+    @ivar batch: The number of the last batch.
+    @ivar unknowns: How many batches of unknown outcome were settled.
+    @ivar retries: How many times a batch was judged again, because of a lock.
+    @ivar site: What is allowed from the next batch on.
+    @ivar judgedBy: What was allowed in the last one.
+    @ivar problem: Why nothing can be booked just now, or L{None}.
+    """
+
+    _clock: IReactorTime
+    _connect: Callable[[str], Deferred[Connection]]
+    name: str
+    number: int
+    _owner: str
+    _now: Callable[[], float]
+    _random: Callable[[], float]
+    site: Site
+    node: int = field(init=False, default=0)
+    batch: int = field(init=False, default=0)
+    unknowns: int = field(init=False, default=0)
+    retries: int = field(init=False, default=0)
+    problem: str | None = field(init=False, default=None)
+    judgedBy: Site = field(init=False, factory=Site)
+    _incarnation: int = field(init=False, default=0)
+    _connection: Connection | None = field(init=False, default=None)
+    # The last batch that was acknowledged, and its last place.
+    _acknowledged: tuple[int, int] | None = field(init=False, default=None)
+    _pause: Deferred[None] | None = field(init=False, default=None)
+    _isClosed: bool = field(init=False, default=False)
+
+    async def open(self) -> None:
+        """
+        Connect, and shut out whoever has booked under this name.
+
+        @raise ConnectionLost: The server can't be reached.
+        @raise psycopg.Error: It refuses.
+        """
+        connection = await self._connect("writer")
+        try:
+            [(self.node, self._incarnation)] = await self._enlist(connection)
+            [(self.batch,)] = await connection.execute(_LAST_BATCH, [self.node])
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+    async def _enlist(self, connection: Connection) -> list[tuple[Any, ...]]:
+        while True:
+            try:
+                return await connection.execute(
+                    _ENLIST, [self.name, self.number, self._owner]
+                )
+            except (
+                # Another new node has taken the same number.
+                psycopg.errors.UniqueViolation,
+                # A batch of whoever had this name is still under way.
+                psycopg.errors.LockNotAvailable,
+            ):
+                continue
+
+    def close(self) -> None:
+        """
+        End the connection, and what is under way.
+        """
+        self._isClosed = True
+        if self._pause is not None:
+            self._pause.cancel()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    async def _wait(self, failures: int) -> None:
+        """
+        Wait before the next try.
+
+        @raise CancelledError: The lane was closed.
+        """
+        if self._isClosed:
+            raise CancelledError
+        self._pause = deferLater(self._clock, retryDelay(failures, self._random()))
+        try:
+            await self._pause
+        finally:
+            self._pause = None
+
+    async def book(self, submissions: Sequence[Submission]) -> list[Verdict | None]:
+        """
+        Book a batch, however long that takes.
+
+        @return: The verdict on each; L{None} for one that was not booked, and whose
+            verdict is lost with a connection: it has to be submitted again.
+        @raise Fenced: Another process has this node's name.
+        @raise Lost: The server has lost something.
+        @raise NumberTaken: Nothing is booked.
+        @raise psycopg.Error: A fault of this program.
+        """
+        self.batch += 1
+        isUnknown = False
+        failures = 0
+        while True:
+            try:
+                connection = self._connection or await self._again()
+                found = None
+                if isUnknown:
+                    found = await self._found(connection, submissions)
+                    isUnknown = False
+                    self.unknowns += 1
+                if found is None:
+                    found = await self._book(connection, submissions)
+                await self._prove(connection)
+            except ConnectionLost as lost:
+                isUnknown = isUnknown or lost.wasSent
+                self._broken(str(lost))
+                continue
+            except psycopg.Error as error:
+                failures += 1
+                await self._refused(error, failures)
+                continue
+            places = [each.seq for each in found if each and each.verdict == "booked"]
+            if places:
+                last = max(place for place in places if place is not None)
+                self._acknowledged = self.batch, last
+            return found
+
+    async def _book(
+        self, connection: Connection, submissions: Sequence[Submission]
+    ) -> list[Verdict | None]:
+        now, self.judgedBy = int(self._now()), self.site
+        rows = await connection.execute(
+            BOOK,
+            values(
+                self.node,
+                self._incarnation,
+                self.batch,
+                now,
+                self.judgedBy,
+                submissions,
+            ),
+        )
+        return [Verdict(*row) for row in rows]
+
+    async def _found(
+        self, connection: Connection, submissions: Sequence[Submission]
+    ) -> list[Verdict | None] | None:
+        """
+        What was booked of a batch whose answer was lost, or L{None} if it was not
+        carried out.
+        """
+        link = await connection.execute(_LINK, [self.node, self.batch])
+        if not link:
+            return None
+        [(lo, hi)] = link
+        verdicts: list[Verdict | None] = [None] * len(submissions)
+        for row in await connection.execute(VERDICTS, [STREAM, lo, hi]):
+            verdict = Verdict(*row)
+            verdicts[verdict.item - 1] = verdict
+        return verdicts
+
+    async def _prove(self, connection: Connection) -> None:
+        """
+        Make sure that what was committed is where it has to be.
+        """
+        warned = False
+        while connection.isDoubtful:
+            if not warned:
+                warned = True
+                _log.warn(
+                    "PostgreSQL has given up waiting for its synchronous standby:"
+                    " nothing is acknowledged until a commit has reached it."
+                )
+            await self._wait(0)
+            await connection.execute(_PROVE, [self.node])
+
+    async def _refused(self, error: psycopg.Error, failures: int) -> None:
+        """
+        Wait, if the statement can be tried again.
+        """
+        state = error.sqlstate or ""
+        if state == FENCED:
+            raise self.fenced() from error
+        if error.diag.constraint_name == _TAKEN:
+            raise NumberTaken from error
+        if state in _AGAIN:
+            self.retries += 1
+            if state == "40001":
+                return
+        elif state.startswith(_PASSING):
+            # Another server may be the one to write to now.
+            self._broken(str(error))
+        else:
+            raise error
+        await self._wait(failures - 1)
+
+    def fenced(self) -> Fenced:
+        return Fenced(
+            f"another process books as node {self.name}: give each its own --node"
+        )
+
+    def _broken(self, why: str) -> None:
+        """
+        Go on with another connection.
+        """
+        if self.problem is None:
+            self.problem = "PostgreSQL can't be reached"
+            _log.warn("The connection that books is lost: {why}", why=why.strip())
+        self._disconnect()
+
+    async def _again(self) -> Connection:
+        """
+        Connect again, however long it takes, and raise the incarnation.
+        """
+        failures = 0
+        while not self._isClosed:
+            connection = None
+            try:
+                connection = await self._connect("writer")
+                if self._isClosed:
+                    raise CancelledError
+                raised = await connection.execute(_RAISE, [self.node, self._owner])
+                if not raised:
+                    raise self.fenced()
+                [(self._incarnation,)] = raised
+                await self._prove(connection)
+                await self._checkLoss(connection)
+            except (ConnectionLost, psycopg.Error) as error:
+                if connection is not None:
+                    connection.close()
+                if self.problem is None:
+                    self._broken(str(error))
+                await self._wait(failures)
+                failures += 1
+                continue
+            except BaseException:
+                if connection is not None:
+                    connection.close()
+                raise
+            self._connection = connection
+            self.problem = None
+            _log.info("The connection that books is there again.")
+            return connection
+        raise CancelledError
+
+    async def _checkLoss(self, connection: Connection) -> None:
+        if self._acknowledged is None:
+            return
+        batch, hi = self._acknowledged
+        link = await connection.execute(_LINK, [self.node, batch])
+        if [each[1] for each in link] == [hi]:
+            return
+        [(last,)] = await connection.execute(_LAST_BATCH, [self.node])
+        raise Lost(
+            f"node {self.name} has acknowledged batch {batch} with place {hi}, but"
+            f" PostgreSQL has its batches only up to {last}"
+        )

@@ -1,0 +1,295 @@
+"""
+What was submitted and has no verdict yet.
+
+Each lane takes what has queued since its last batch, and books that. Its requests are
+told in the order of submission, in one reactor turn: each then waits for its event
+before that can be published.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import psycopg
+from attrs import define, field
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from creditsync.counters import Counters
+from creditsync.errors import InvalidData, OutcomeUnknown
+from creditsync.postgres._booking import Submission, Verdict, refusal
+from creditsync.postgres._connection import ConnectionLost
+from creditsync.postgres._feed import Feed
+from creditsync.postgres._lane import MAX_BATCH, Lane, NumberTaken
+from creditsync.postgres._numbers import SLOTS, Numbers
+from creditsync.records import AnyOperation, Operation, Reservation
+
+_log = Logger()
+
+# Seconds after which the reserving of numbers is tried again.
+_RETRY: Final = 0.1
+
+
+@define(eq=False)
+class _Queue:
+    """
+    The operations that one lane is to book.
+
+    @ivar since: When the first of them was queued.
+    @ivar loop: Fires when all are booked; L{None} if there is nothing to do.
+    """
+
+    lane: Lane
+    waiting: deque[Submission] = field(init=False, factory=deque)
+    since: float = field(init=False, default=0.0)
+    wake: IDelayedCall | None = field(init=False, default=None)
+    loop: Deferred[None] | None = field(init=False, default=None)
+
+
+@define(eq=False)
+class Queues:
+    """
+    All that a node has yet to book.
+
+    @ivar _booked: Called after each batch of which something was booked.
+    @ivar _failed: Called with what keeps a lane from booking.
+    @ivar count: How many operations have no verdict.
+    @ivar cause: Why no further batch may begin, and none is answered, or L{None}.
+    """
+
+    _clock: IReactorTime
+    _feed: Feed
+    _numbers: Numbers
+    _lanes: Sequence[Lane]
+    _booked: Callable[[], None]
+    _failed: Callable[[Failure], None]
+    _counters: Counters | None = None
+    count: int = field(init=False, default=0)
+    cause: str | None = field(init=False, default=None)
+    _queues: list[_Queue] = field(init=False)
+    _byOrder: dict[int, Submission] = field(init=False, factory=dict)
+    _byKey: dict[tuple[int, str], Submission] = field(init=False, factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self._queues = [_Queue(lane) for lane in self._lanes]
+
+    @property
+    def since(self) -> float | None:
+        """
+        When the oldest operation was queued, by the clock, or L{None}.
+        """
+        busy = [each.since for each in self._queues if each.loop or each.wake]
+        return min(busy, default=None)
+
+    def submit(self, operation: AnyOperation) -> "Deferred[Reservation]":
+        """
+        Queue an operation.
+
+        @return: Fires with its reservation, or fails with what refuses it.
+        @raise Busy: There is no number for it.
+        """
+        if "\0" in getattr(operation, "comment", ""):
+            raise InvalidData("data.comment has a character that can't be stored")
+        if not isinstance(operation, Operation):
+            fresh, slot = 0, operation.order % SLOTS
+        else:
+            fresh, slot = self._numbers.take(operation.login), operation.login % SLOTS
+            operation.reserved = operation.order or fresh
+        submission = Submission(operation, fresh)
+        self.count += 1
+        if fresh:
+            self._byOrder[fresh] = submission
+        if operation.key is not None:
+            self._byKey[operation.principal, operation.key] = submission
+        # All operations of an account are in one lane.
+        queue = self._queues[slot % len(self._queues)]
+        queue.waiting.append(submission)
+        if queue.wake is None and queue.loop is None:
+            queue.since = self._clock.seconds()
+            # Not now: whatever else arrives in this reactor turn shares the batch.
+            queue.wake = self._clock.callLater(0, self._start, queue)
+        return submission.reserved
+
+    def settledOrder(self, order: int) -> Deferred[None]:
+        """
+        Wait for the verdict on the operation for which a number was reserved, if it
+        has none yet.
+        """
+        return _settled(self._byOrder.get(order))
+
+    def settledKey(self, principal: int, key: str) -> Deferred[None]:
+        """
+        The same for the last operation with a key.
+        """
+        return _settled(self._byKey.get((principal, key)))
+
+    async def drain(self) -> None:
+        """
+        Wait until all is booked.
+        """
+        for queue in self._queues:
+            if queue.wake is not None:
+                queue.wake.cancel()
+                self._start(queue)
+        for queue in self._queues:
+            if queue.loop is not None:
+                await queue.loop
+
+    def giveUp(self, cause: str) -> None:
+        """
+        Book nothing more. What is left may be booked all the same.
+        """
+        self.cause = cause
+        for queue in self._queues:
+            left, queue.waiting = queue.waiting, deque()
+            for each in left:
+                unknown = OutcomeUnknown(cause, each.operation.reserved)
+                self._end(each, Failure(unknown))
+
+    def _start(self, queue: _Queue) -> None:
+        queue.wake = None
+        ended: Deferred[None] = Deferred()
+        queue.loop = ended
+        looping = Deferred.fromCoroutine(self._mainLoop(queue))
+        looping.addErrback(self._failed)
+
+        def end(_: object) -> None:
+            queue.loop = None
+            ended.callback(None)
+
+        looping.addCallback(end)
+
+    async def _mainLoop(self, queue: _Queue) -> None:
+        while queue.waiting and self.cause is None:
+            waiting = queue.waiting
+            batch = [waiting.popleft() for _ in range(min(len(waiting), MAX_BATCH))]
+            since, started = queue.since, self._clock.seconds()
+            queue.since = started
+            try:
+                verdicts = await queue.lane.book(batch)
+            except NumberTaken:
+                queue.waiting.extendleft(reversed(batch))
+                await self._renumber(batch)
+                continue
+            except BaseException:
+                queue.waiting.extendleft(reversed(batch))
+                raise
+            if self.cause is not None:
+                # Meanwhile another lane has found out that nothing is to be trusted.
+                queue.waiting.extendleft(reversed(batch))
+                self.giveUp(self.cause)
+                return
+            count = self._settle(queue, batch, verdicts)
+            if count and self._counters is not None:
+                self._counters.committed(count, since, started)
+
+    async def _renumber(self, batch: Sequence[Submission]) -> None:
+        """
+        Take other numbers for a batch. A request whose time was over before has been
+        told the former one.
+        """
+        _log.warn(
+            "Order numbers of this node were assigned before, as after the loss of"
+            " committed work: it takes others."
+        )
+        while True:
+            try:
+                await self._numbers.renew()
+                break
+            except (ConnectionLost, psycopg.Error):
+                await deferLater(self._clock, _RETRY)
+        for each in batch:
+            asked = each.operation
+            if isinstance(asked, Operation):
+                self._byOrder.pop(each.fresh, None)
+                each.fresh = self._numbers.take(asked.login)
+                asked.reserved = asked.order or each.fresh
+                self._byOrder[each.fresh] = each
+
+    def _settle(
+        self,
+        queue: _Queue,
+        batch: Sequence[Submission],
+        verdicts: Sequence[Verdict | None],
+    ) -> int:
+        """
+        Tell each request what its operation has become, and then publish.
+
+        @return: How many were booked.
+        """
+        again = [each for each, of in zip(batch, verdicts, strict=True) if of is None]
+        queue.waiting.extendleft(reversed(again))
+        lane, reservations = queue.lane, {}
+        for verdict in verdicts:
+            if verdict is not None and verdict.verdict == "booked":
+                asked = batch[verdict.item - 1].operation
+                asked.isBooked = True
+                reservations[verdict.item] = _reservation(verdict, asked)
+        for submission, verdict in zip(batch, verdicts, strict=True):
+            if verdict is not None:
+                refused = refusal(verdict, submission.operation, lane.judgedBy)
+                if refused is not None:
+                    self._end(submission, Failure(refused))
+                else:
+                    self._answer(submission, verdict, reservations)
+        self._feed.settled(
+            [(each, (lane.node, lane.batch, n)) for n, each in reservations.items()]
+        )
+        if reservations:
+            self._booked()
+        return len(reservations)
+
+    def _answer(
+        self,
+        submission: Submission,
+        verdict: Verdict,
+        reservations: dict[int, Reservation],
+    ) -> None:
+        assert verdict.seq is not None
+        if verdict.verdict == "booked":
+            self._end(submission, reservations[verdict.item])
+        elif verdict.verdict == "twin":
+            self._end(submission, reservations[verdict.seq])
+        else:
+            replay = _reservation(verdict, submission.operation)
+            replay.isReplay = True
+            # Not sooner: its client may begin to read at the place that it is told.
+            self._feed.whenPublished(verdict.seq, lambda: self._end(submission, replay))
+
+    def _end(self, submission: Submission, outcome: Reservation | Failure) -> None:
+        """
+        An operation has its verdict.
+        """
+        self.count -= 1
+        asked = submission.operation
+        if self._byOrder.get(submission.fresh) is submission:
+            del self._byOrder[submission.fresh]
+        key = asked.principal, asked.key or ""
+        if self._byKey.get(key) is submission:
+            del self._byKey[key]
+        submission.reserved.callback(outcome)
+        for each in submission.settled:
+            each.callback(None)
+
+
+def _settled(submission: Submission | None) -> Deferred[None]:
+    if submission is None:
+        return succeed(None)
+    settled: Deferred[None] = Deferred()
+    submission.settled.append(settled)
+    return settled
+
+
+def _reservation(verdict: Verdict, asked: AnyOperation) -> Reservation:
+    assert verdict.type is not None
+    return Reservation(
+        verdict.type,
+        verdict.trade,
+        asked,
+        balance=verdict.balance,
+        credit=verdict.credit,
+        place=verdict.seq,
+    )

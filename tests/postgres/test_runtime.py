@@ -1,0 +1,776 @@
+"""
+Tests for L{creditsync.postgres._runtime} and what it is made of, on a real PostgreSQL
+whose answers come when the test says so.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from creditsync._bookingrules import Rule
+from creditsync.errors import (
+    Busy,
+    Forbidden,
+    IncorrectOrder,
+    LedgerDamaged,
+    LedgerProblem,
+    LimitExceeded,
+    NoMoney,
+    NotFound,
+    OutcomeUnknown,
+    ShuttingDown,
+    UserNotFound,
+)
+from creditsync.events import TradeEvents
+from creditsync.interfaces import (
+    IAccountGroups,
+    IJournal,
+    ILookups,
+    IQueue,
+    IReadiness,
+    ITradingRuntime,
+)
+from creditsync.postgres._lane import Fenced
+from creditsync.postgres._runtime import PostgresRuntime
+from creditsync.records import (
+    Account,
+    BookedElsewhere,
+    Condition,
+    Decision,
+    Operation,
+    Reservation,
+    Trade,
+    TradeEvent,
+    TradeFilter,
+)
+from tests.postgres.engine import NOW, emptied
+from tests.postgres.lines import Lines
+from tests.postgres.test_book import credit, deletion, withdrawal
+
+
+class Node:
+    """
+    A runtime with what it has said.
+    """
+
+    def __init__(self, test: "RuntimeCase", name: str = "a", **options: Any) -> None:
+        self.clock = Clock()
+        self.lines = Lines(test.database)
+        events = TradeEvents()
+        events.addObserver(self.publish)
+        self.published: list[TradeEvent] = []
+        self.log: list[str] = []
+        options = {"maxQueued": 1000, **options}
+        self.runtime = PostgresRuntime(
+            self.clock,
+            self.lines.connect,
+            events,
+            node=name,
+            now=lambda: NOW + 0.75,
+            random=lambda: 0.5,
+            **options,
+        )
+
+    def publish(self, events: Sequence[TradeEvent]) -> None:
+        """
+        Note what is published.
+        """
+        self.published += events
+        self.log += [f"event {event.place}" for event in events]
+
+    def submit(self, operation: Any) -> "Deferred[Reservation]":
+        """
+        Submit an operation, and note when its reservation is known.
+        """
+
+        def known(reservation: Reservation) -> Reservation:
+            self.log.append(f"reservation {reservation.place}")
+            return reservation
+
+        return self.runtime.submit(operation).addCallback(known)
+
+    @property
+    def places(self) -> list[int | None]:
+        """
+        The places that were published.
+        """
+        return [event.place for event in self.published]
+
+
+class RuntimeCase(SynchronousTestCase):
+    """
+    Tests with a database and a node of their own.
+    """
+
+    def setUp(self) -> None:
+        """
+        Start a node.
+        """
+        self.database = emptied()
+        self.node = self.start()
+
+    def start(self, name: str = "a", **options: Any) -> Node:
+        """
+        Start a node, which the end of the test stops.
+        """
+        node = Node(self, name, **options)
+        self.successResultOf(node.runtime.startService())
+        self.addCleanup(self.stop, node)
+        return node
+
+    def stop(self, node: Node) -> None:
+        """
+        A stopped node leaves no connection and no delayed call.
+        """
+        node.lines.held.clear()
+        while node.lines.statements:
+            node.lines.statements.popleft().answer()
+        stopped = node.runtime.stopService()
+        stopped.addErrback(lambda _: None)
+        stopped.cancel()
+        self.assertEqual(node.lines.open, [])
+        self.assertEqual(node.clock.getDelayedCalls(), [])
+
+    def booked(self, operation: Any, node: Node | None = None) -> Reservation:
+        """
+        Have an operation booked.
+        """
+        node = node or self.node
+        reserved = node.submit(operation)
+        node.clock.advance(0)
+        return self.successResultOf(reserved)
+
+    def refused(self, operation: Any, why: type[Exception]) -> Any:
+        """
+        Have an operation refused.
+        """
+        reserved = self.node.submit(operation)
+        self.node.clock.advance(0)
+        return self.failureResultOf(reserved, why).value
+
+
+class BookingTests(RuntimeCase):
+    """
+    Tests for one node without disturbances.
+    """
+
+    def test_interfaces(self) -> None:
+        """
+        It provides all that the server may want of a runtime.
+        """
+        for each in (
+            *(ITradingRuntime, IQueue, IReadiness),
+            *(IJournal, IAccountGroups, ILookups),
+        ):
+            verifyObject(each, self.node.runtime)
+
+    def test_booked(self) -> None:
+        """
+        The reservation has what was booked. It is known before it is published, as the
+        same object, and its commit is reported after that.
+        """
+        reserved = self.node.submit(credit(login=1001))
+        self.assertNoResult(reserved)
+        reserved.addCallback(
+            lambda it: (
+                it.whenDurable().addCallback(lambda _: self.node.log.append("durable"))
+                and it
+            )
+        )
+        self.node.clock.advance(0)
+        self.assertEqual(self.node.log, ["reservation 1", "event 1", "durable"])
+        [event] = self.node.published
+        # 1001 % 64 == 41, and the first number that can be reserved is 64.
+        self.assertEqual(
+            event.data,
+            Trade(105, 1001, 7, 3, 300, "Promotion credit", NOW, NOW, NOW),
+        )
+        assert isinstance(event, Reservation)
+        self.assertEqual((event.balance, event.credit), (0, 300))
+        self.assertTrue(event.operation.isBooked)
+
+    def test_batch(self) -> None:
+        """
+        All requests of a batch are told in their order, before the first event.
+        """
+        for amount in (1, 2, 3):
+            self.node.submit(credit(amount))
+        self.node.clock.advance(0)
+        self.assertEqual(
+            self.node.log,
+            [
+                *("reservation 1", "reservation 2", "reservation 3"),
+                *("event 1", "event 2", "event 3"),
+            ],
+        )
+
+    def test_refused(self) -> None:
+        """
+        A refusal comes later, with the words that the other ledgers have.
+        """
+        problem = self.refused(withdrawal(5), NoMoney)
+        self.assertEqual(problem.message, "account 1001 does not have enough credit")
+        self.refused(deletion(5), NotFound)
+        made = self.booked(credit()).order
+        self.refused(credit(order=made, login=1002), IncorrectOrder)
+        self.assertEqual(self.node.places, [1])
+
+    def test_key(self) -> None:
+        """
+        A repetition gets what was booked; in the same batch, the same reservation.
+        """
+        first, second = (self.node.submit(credit(key="a")) for _ in range(2))
+        self.node.clock.advance(0)
+        self.assertIs(self.successResultOf(first), self.successResultOf(second))
+        third = self.booked(credit(key="a"))
+        self.assertTrue(third.isReplay)
+        self.assertEqual((third.order, third.place), (105, 1))
+        self.assertEqual(self.node.places, [1])
+
+    def test_reserved(self) -> None:
+        """
+        The order is known as soon as an operation is submitted.
+        """
+        one, other = credit(), credit(order=7)
+        self.node.submit(one)
+        self.node.submit(other)
+        self.assertEqual((one.reserved, other.reserved), (105, 7))
+        self.assertEqual(deletion(9).reserved, 9)
+
+    def test_busy(self) -> None:
+        """
+        The queue has a bound.
+        """
+        node = self.start("b", maxQueued=1)
+        node.submit(credit())
+        self.assertRaises(Busy, node.runtime.submit, credit())
+        node.clock.advance(0)
+        node.runtime.submit(credit())
+        node.clock.advance(0)
+
+    def test_largeBatch(self) -> None:
+        """
+        A batch has at most 200 operations.
+        """
+        for _ in range(201):
+            self.node.submit(credit())
+        self.node.clock.advance(0)
+        self.assertEqual(
+            self.database.rows("SELECT hi FROM link ORDER BY hi"), [(200,), (201,)]
+        )
+
+    def test_manyNumbers(self) -> None:
+        """
+        The numbers of one slot go beyond a block, and each is given once.
+        """
+        take = self.node.runtime._numbers.take
+        taken = [take(1001) for _ in range(20_000)]
+        self.assertEqual(len(set(taken)), 20_000)
+        self.assertEqual({each % 64 for each in taken}, {1001 % 64})
+
+    def test_lookups(self) -> None:
+        """
+        Trades, keys, accounts, groups and searches are read from the database.
+        """
+        runtime = self.node.runtime
+        made = self.booked(credit(key="a")).order
+        trade = self.successResultOf(runtime.trade(made))
+        self.assertEqual((trade.profit, runtime.placeOf(made)), (300, 1))
+        self.assertIsNone(self.successResultOf(runtime.trade(5)))
+        self.assertEqual(self.successResultOf(runtime.orderOf(7, "a")), made)
+        self.assertIsNone(self.successResultOf(runtime.orderOf(8, "a")))
+        self.assertEqual(
+            self.successResultOf(runtime.account(1001)), Account(1001, 0, 300)
+        )
+        self.assertIsNone(self.successResultOf(runtime.account(1002)))
+        self.assertEqual(self.successResultOf(runtime.groups()), [""])
+        found = self.successResultOf(
+            runtime.search(
+                TradeFilter(
+                    (
+                        Condition("comment", "like", ("Promo%",)),
+                        Condition("login", "in", (1001, 1002)),
+                        Condition("profit", "between", (1, 2), True),
+                        Condition("symbol", "==", ("",)),
+                    ),
+                    (("comment", True),),
+                    10,
+                    0,
+                    lambda group: True,
+                    5.0,
+                ),
+                list,
+            )
+        )
+        self.assertEqual(found.pages, [[(trade, "")]])
+        self.assertEqual((found.count, found.balance, found.credit), (1, 0, 300))
+        [event] = self.successResultOf(runtime.events(0, 10))
+        self.assertEqual((event.place, event.data), (1, trade))
+        self.assertEqual(runtime.head, 1)
+
+    def test_lookupWaits(self) -> None:
+        """
+        While an operation has no verdict nobody is told that there is none.
+        """
+        asked = credit(key="a")
+        self.node.lines.held.add("writer")
+        self.node.submit(asked)
+        self.node.clock.advance(0)
+        byKey = self.node.runtime.orderOf(7, "a")
+        byOrder = self.node.runtime.trade(105)
+        self.assertNoResult(byKey)
+        self.node.lines.statements.popleft().answer()
+        self.assertEqual(self.successResultOf(byKey), 105)
+        self.assertEqual(self.successResultOf(byOrder).order, 105)
+
+    def test_groups(self) -> None:
+        """
+        An account is moved on one node, and the others know it when they next look.
+        """
+        other = self.start("b")
+        self.successResultOf(self.node.runtime.setGroup(1001, "real"))
+        self.assertEqual(self.node.runtime.groupOf(1001), "real")
+        self.assertEqual(other.runtime.groupOf(1001), "")
+        other.clock.advance(1)
+        self.assertEqual(other.runtime.groupOf(1001), "real")
+        self.assertEqual(self.start("c").runtime.groupOf(1001), "real")
+        known = self.start("d", knownAccountsOnly=True)
+        self.failureResultOf(known.runtime.setGroup(5, "real"), UserNotFound)
+
+    def test_rules(self) -> None:
+        """
+        The rules of a site hold for all nodes, whatever was booked before them, and
+        can be changed.
+        """
+        self.booked(credit(60))
+        rule = Rule("a day", maxPerDay=100 * 10**8, over="request")
+        other = self.start("b", rules=[rule])
+        amount = 100 * 10**8 - 60
+        self.booked(credit(amount), other)
+        reserved = other.submit(credit(1))
+        other.clock.advance(0)
+        why = self.failureResultOf(reserved, LimitExceeded).value
+        self.assertEqual(
+            (why.message, why.rule),
+            (
+                'the limit "a day" allows at most 100.0 a day for each principal, which'
+                " this would exceed; ask for it with MngCreateFinanceRequest",
+                "a day",
+            ),
+        )
+        self.successResultOf(
+            other.runtime.useRules([evolve(rule, maxPerDay=101 * 10**8)])
+        )
+        self.booked(credit(1), other)
+        self.successResultOf(self.node.runtime.useRules([Rule("one", maxAmount=5)]))
+        self.assertEqual(
+            self.refused(credit(6), LimitExceeded).message,
+            'the limit "one" allows at most 0.00000005 in one operation, and this'
+            " counts 0.00000006",
+        )
+
+    def test_financeRequests(self) -> None:
+        """
+        A finance request is approved by another principal.
+        """
+        made = self.booked(
+            Operation(
+                *("MngCreateFinanceRequest", 7, 1001, 5, "x"),
+                principal=7,
+                isRequest=True,
+            )
+        )
+        self.assertEqual((made.type, made.data.state, made.credit), (0, 17, 0))
+        other = self.start("b")
+        self.assertEqual(other.runtime.makerOf(made.order), 7)
+        self.assertEqual(self.node.runtime.makerOf(made.order), 7)
+        approve = "MngApproveFinanceRequest"
+        self.refused(Decision(approve, made.order, True, principal=7), Forbidden)
+        done = self.booked(Decision(approve, made.order, True, principal=8))
+        self.assertEqual((done.type, done.data.state, done.credit), (1, 3, 5))
+        self.refused(Decision(approve, made.order, True, principal=8), IncorrectOrder)
+        other.clock.advance(1)
+        self.assertIsNone(other.runtime.makerOf(made.order))
+
+    def test_stop(self) -> None:
+        """
+        What is queued is booked before the end, and nothing is accepted after.
+        """
+        reserved = self.node.submit(credit())
+        self.successResultOf(self.node.runtime.stopService())
+        self.assertEqual(self.successResultOf(reserved).place, 1)
+        self.assertRaises(ShuttingDown, self.node.runtime.submit, credit())
+
+    def test_unreachable(self) -> None:
+        """
+        A start without a server says so.
+        """
+        node = Node(self, "b")
+        node.lines.isCut = True
+        started = node.runtime.startService()
+        problem = self.failureResultOf(started, LedgerProblem).getErrorMessage()
+        self.assertEqual(problem, "refused")
+
+
+class NodesTests(RuntimeCase):
+    """
+    Tests for two nodes on one database.
+    """
+
+    def setUp(self) -> None:
+        """
+        Start a second node.
+        """
+        super().setUp()
+        self.other = self.start("b")
+
+    def test_elsewhere(self) -> None:
+        """
+        What one node has booked is published by the other, with a mark that is no
+        operation of its own.
+        """
+        self.booked(credit(key="k"))
+        self.other.clock.advance(1)
+        [event] = self.other.published
+        self.assertEqual(event.data, self.node.published[0].data)
+        assert isinstance(event.operation, BookedElsewhere)
+        self.assertTrue(event.operation.isBooked)
+        self.assertEqual(event.operation.key, "k")
+
+    def test_inOrder(self) -> None:
+        """
+        A node that books behind another's events publishes those first.
+        """
+        for amount in (1, 2):
+            self.booked(credit(amount))
+        self.booked(credit(3), self.other)
+        self.assertEqual(
+            self.other.log, ["reservation 3", "event 1", "event 2", "event 3"]
+        )
+        self.node.clock.advance(1)
+        self.assertEqual(self.node.places, [1, 2, 3])
+
+    def test_sameKey(self) -> None:
+        """
+        The same request to both is booked once. The second is answered when its node
+        has published what it is told.
+        """
+        first = self.booked(credit(key="a"))
+        self.other.lines.held.add("feed")
+        reserved = self.other.submit(credit(key="a"))
+        self.other.clock.advance(0)
+        self.assertNoResult(reserved)
+        self.other.lines.statements.popleft().answer()
+        second = self.successResultOf(reserved)
+        self.assertTrue(second.isReplay)
+        self.assertEqual(second.data, first.data)
+        self.assertEqual(self.other.log, ["event 1", "reservation 1"])
+
+    def test_readBeforeTheAnswer(self) -> None:
+        """
+        Rows of this node are held back while their batch has no answer, and so is all
+        behind them.
+        """
+        self.node.lines.held.add("writer")
+        reserved = self.node.submit(credit())
+        self.node.clock.advance(0)
+        [statement] = self.node.lines.statements
+        statement.perform()
+        self.booked(credit(), self.other)
+        self.node.clock.advance(1)
+        self.assertEqual(self.node.log, [])
+        self.node.lines.statements.popleft().answer()
+        self.assertEqual(self.node.log, ["reservation 1", "event 1", "event 2"])
+        self.assertIs(self.node.published[0], self.successResultOf(reserved))
+
+    def test_gap(self) -> None:
+        """
+        A place that is missing stops the node, and nothing behind it is published.
+        """
+        for amount in (1, 2, 3):
+            self.booked(credit(amount))
+        self.database.rows("DELETE FROM event WHERE seq = 2")
+        failed = self.other.runtime.whenFailed()
+        self.other.clock.advance(1)
+        problem = self.failureResultOf(failed, LedgerDamaged).getErrorMessage()
+        self.assertIn("place 3 where 2 should be", problem)
+        self.assertEqual(self.other.places, [])
+        self.assertEqual(len(self.flushLoggedErrors(LedgerDamaged)), 1)
+        self.assertRaises(ShuttingDown, self.other.runtime.submit, credit())
+
+    def test_fenced(self) -> None:
+        """
+        Of two processes with the same name, the first books no more.
+        """
+        later = self.start("a")
+        failed = self.node.runtime.whenFailed()
+        reserved = self.node.submit(credit())
+        self.node.clock.advance(0)
+        self.failureResultOf(failed, Fenced)
+        unknown = self.failureResultOf(reserved, OutcomeUnknown).value
+        self.assertEqual(unknown.data, {"order": 105})
+        self.booked(credit(), later)
+        self.flushLoggedErrors(Fenced)
+
+    def test_fencedAtRest(self) -> None:
+        """
+        It also notices by the events of the second.
+        """
+        later = self.start("a")
+        self.booked(credit(), later)
+        failed = self.node.runtime.whenFailed()
+        self.node.clock.advance(1)
+        self.failureResultOf(failed, Fenced)
+        self.flushLoggedErrors(Fenced)
+
+    def test_numbersTaken(self) -> None:
+        """
+        Numbers that are given out a second time are replaced before anything is booked
+        under them.
+        """
+        self.booked(credit(key="a"))
+        self.database.rows("UPDATE block SET next = 64")
+        again = self.start("c")
+        reserved = self.booked(credit(5), again)
+        self.assertNotEqual(reserved.order, 105)
+        self.assertEqual(
+            self.database.rows('SELECT count(*), count(DISTINCT "order") FROM event'),
+            [(2, 2)],
+        )
+
+
+class DisturbedTests(RuntimeCase):
+    """
+    Tests for connections that break.
+    """
+
+    def held(self, *operations: Any) -> "list[Deferred[Reservation]]":
+        """
+        Send a batch whose answer is held.
+        """
+        self.node.lines.held.add("writer")
+        reserved = [self.node.submit(each) for each in operations]
+        self.node.clock.advance(0)
+        return reserved
+
+    def cut(self, isBooked: bool) -> None:
+        """
+        Break the connection that books before its answer.
+        """
+        [statement] = self.node.lines.statements
+        if isBooked:
+            statement.perform()
+        self.node.lines.held.clear()
+        statement.line.lose()
+
+    def test_bookedUnknown(self) -> None:
+        """
+        A batch whose answer is lost is found by its number.
+        """
+        [reserved] = self.held(credit())
+        self.cut(True)
+        self.assertEqual(self.successResultOf(reserved).place, 1)
+        self.assertEqual(self.node.log, ["reservation 1", "event 1"])
+        self.assertEqual(self.database.rows("SELECT count(*) FROM event"), [(1,)])
+        self.assertEqual(self.node.runtime.lanes[0].unknowns, 1)
+
+    def test_notBookedUnknown(self) -> None:
+        """
+        One that was not carried out is sent again.
+        """
+        [reserved] = self.held(credit())
+        self.cut(False)
+        self.assertEqual(self.successResultOf(reserved).place, 1)
+        self.assertEqual(self.database.rows("SELECT count(*) FROM event"), [(1,)])
+
+    def test_partlyBooked(self) -> None:
+        """
+        What was refused in a batch whose answer is lost is judged again, and what was
+        a repetition is one again.
+        """
+        self.booked(credit(key="a"))
+        replay, refused, booked = self.held(
+            credit(key="a"), withdrawal(500), credit(700)
+        )
+        self.cut(True)
+        self.assertEqual(self.successResultOf(booked).place, 2)
+        self.assertTrue(self.successResultOf(replay).isReplay)
+        self.assertEqual(self.successResultOf(refused).place, 3)
+
+    def test_shutOut(self) -> None:
+        """
+        A batch that the server begins only after the node has connected again is shut
+        out, as it was sent again.
+        """
+        [reserved] = self.held(credit())
+        [statement] = self.node.lines.statements
+        self.cut(False)
+        self.successResultOf(reserved)
+        late = self.node.lines.of("reader").perform(statement.text, statement.values)
+        self.assertEqual(late.value.sqlstate, "CS001")
+
+    def test_away(self) -> None:
+        """
+        While the server is away the node is not ready; then it goes on by itself, and
+        books once.
+        """
+        [reserved] = self.held(credit())
+        self.node.lines.isCut = True
+        self.cut(True)
+        self.node.clock.pump([1] * 20)
+        self.assertNoResult(reserved)
+        self.assertEqual(self.node.runtime.problem, "PostgreSQL can't be reached")
+        self.node.lines.isCut = False
+        self.node.clock.pump([1] * 10)
+        self.assertEqual(self.successResultOf(reserved).place, 1)
+        self.assertIsNone(self.node.runtime.problem)
+
+    def test_doubtful(self) -> None:
+        """
+        A commit that came with a warning is acknowledged when a later one has none.
+        """
+        self.node.lines.doubtful = 2
+        reserved = self.node.submit(credit())
+        self.node.clock.advance(0)
+        self.assertNoResult(reserved)
+        self.node.clock.advance(0.1)
+        self.assertNoResult(reserved)
+        self.assertEqual(self.node.published, [])
+        self.node.clock.advance(0.1)
+        self.assertEqual(self.successResultOf(reserved).place, 1)
+
+    def test_doubtfulOrLost(self) -> None:
+        """
+        If the server has lost it by then, it is booked again, and was never told.
+        """
+        self.node.lines.doubtful = 1
+        reserved = self.node.submit(credit())
+        self.node.clock.advance(0)
+        for table in ("event", "link", "trade", "account"):
+            self.database.rows(f"DELETE FROM {table}")
+        self.node.lines.of("writer").lose()
+        self.node.clock.advance(1)
+        self.assertEqual(self.successResultOf(reserved).place, 1)
+        self.assertEqual(self.node.places, [1])
+
+    def lost(self) -> list[str]:
+        """
+        Have the server lose the last batch, and the connection that books.
+
+        @return: What is logged as critical after that.
+        """
+        critical: list[str] = []
+
+        def observe(event: Any) -> None:
+            if event["log_level"].name == "critical":
+                critical.append(event["log_format"].format(**event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        self.database.rows("DELETE FROM link WHERE batch = 2")
+        self.database.rows("DELETE FROM event WHERE batch = 2")
+        self.node.lines.of("writer").lose()
+        return critical
+
+    def test_loss(self) -> None:
+        """
+        A server that lacks what was acknowledged is noticed: nothing more is
+        acknowledged, and the log names the numbers.
+        """
+        self.booked(credit())
+        self.booked(credit())
+        critical = self.lost()
+        reserved = self.node.submit(credit())
+        self.node.clock.advance(1)
+        self.failureResultOf(reserved, OutcomeUnknown)
+        self.assertEqual(
+            critical,
+            [
+                "PostgreSQL has lost acknowledged operations, and this node"
+                " acknowledges nothing more: node a has acknowledged batch 2 with place"
+                " 2, but PostgreSQL has its batches only up to 1."
+            ],
+        )
+        self.assertEqual(
+            self.node.runtime.problem, "PostgreSQL has lost acknowledged operations"
+        )
+        self.assertRaises(ShuttingDown, self.node.runtime.submit, credit())
+        other = self.start("b")
+        for _ in range(3):
+            self.booked(credit(), other)
+        self.node.clock.pump([1] * 3)
+        self.assertEqual(self.node.places, [1, 2])
+
+    def test_lossSeenByOneLane(self) -> None:
+        """
+        What another lane has under way then is not acknowledged either.
+        """
+        node = self.start("two", lanes=2)
+        self.booked(credit(login=1), node)
+        self.booked(credit(login=1), node)
+        first, second = (each for each in node.lines.open if each.use == "writer")
+        node.lines.held.add("writer")
+        reserved = node.submit(credit(login=2))
+        node.clock.advance(0)
+        [statement] = node.lines.statements
+        assert statement.line is first
+        statement.perform()
+        node.lines.held.clear()
+        self.database.rows("DELETE FROM link WHERE hi = 2")
+        second.lose()
+        unknown = node.submit(credit(login=1))
+        node.clock.advance(1)
+        self.failureResultOf(unknown, OutcomeUnknown)
+        self.assertNoResult(reserved)
+        statement.answer()
+        node.lines.statements.clear()
+        self.failureResultOf(reserved, OutcomeUnknown)
+        self.assertEqual(node.places, [1, 2])
+
+    def test_lossOfPublished(self) -> None:
+        """
+        Also by what reads: what was published is another event now.
+        """
+        self.booked(credit())
+        self.booked(credit())
+        critical = self.lost()
+        self.node.lines.of("feed").lose()
+        self.node.clock.pump([1] * 3)
+        self.assertEqual(len(critical), 1)
+        self.assertIn("up to place 2, but PostgreSQL has others now", critical[0])
+
+    def test_feedBroken(self) -> None:
+        """
+        A connection that reads and breaks loses no event and doubles none.
+        """
+        other = self.start("b")
+        self.booked(credit(), other)
+        self.node.clock.advance(1)
+        self.node.lines.of("feed").lose()
+        self.booked(credit(), other)
+        self.node.clock.pump([1] * 3)
+        self.assertEqual(self.node.places, [1, 2])
+
+    def test_lockTimeout(self) -> None:
+        """
+        A lock that is held too long has certainly changed nothing: the batch is tried
+        again.
+        """
+        self.booked(credit())
+        writer = self.node.lines.of("writer")
+        writer.connection.execute("SET lock_timeout = '20ms'")
+        reader = self.node.lines.of("reader").connection
+        with reader.transaction():
+            reader.execute("SELECT FROM account FOR UPDATE")
+            reserved = self.node.submit(credit())
+            self.node.clock.advance(0)
+            self.assertNoResult(reserved)
+        self.node.clock.advance(1)
+        self.assertEqual(self.successResultOf(reserved).place, 2)
+        self.assertEqual(self.node.runtime.lanes[0].retries, 1)
