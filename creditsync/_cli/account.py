@@ -1,10 +1,11 @@
 """
-C{creditsync account}: adds accounts to a ledger that no server has open, moves them to
-groups while a server runs, and lists them.
+C{creditsync account}: adds accounts to a ledger that no server has open, or on
+PostgreSQL, moves them to groups while a server runs, and lists them.
 """
 
 import os
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Container
 from functools import partial
 from typing import Any, Final
 
@@ -12,13 +13,14 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from creditsync._cli.arguments import group, login
 from creditsync._cli.connection import addConnection, readToken, runWithClient
-from creditsync._cli.ledger import addLedger, errorsAsExit
+from creditsync._cli.ledger import addLedger, errorsAsExit, ledger, opened
 from creditsync._cli.output import printLine
 from creditsync._cli.statuses import DONE, STATUSES, UNKNOWN
 from creditsync._cli.wording import exact, printable
+from creditsync._process.address import isPostgres, withPsycopg
 from creditsync._process.defaults import DEFAULT_LEDGER
 from creditsync.client import CreditClient
-from creditsync.ledger._reading import accounts, reading
+from creditsync.ledger._reading import accounts
 from creditsync.ledger.sqlite import SQLiteLedger
 
 _LINE: Final = "{:>16}  {:>14}  {:>14}  {}"
@@ -40,7 +42,8 @@ def _addAdd(actions: Any) -> None:
         "add",
         help="add accounts",
         description="Add accounts that do not exist yet, for a server that runs with"
-        " --accounts known. The server must be stopped meanwhile.",
+        " --accounts known. The server must be stopped meanwhile; the nodes on a"
+        " PostgreSQL need not be.",
     )
     add.add_argument("logins", metavar="LOGIN", type=login, nargs="+")
     add.add_argument(
@@ -51,9 +54,11 @@ def _addAdd(actions: Any) -> None:
     )
     add.add_argument(
         "--ledger",
-        metavar="FILE",
+        metavar="LEDGER",
+        type=ledger,
         default=DEFAULT_LEDGER,
-        help="the ledger's file, created if missing (default: %(default)s)",
+        help="the ledger's file, created if missing, or the address of a PostgreSQL"
+        " (default: %(default)s)",
     )
     add.set_defaults(name="account add", run=_runAdd)
 
@@ -89,15 +94,26 @@ def _runAdd(options: Namespace) -> None:
     """
     Add the accounts and print which of them are new.
     """
-    ledger = SQLiteLedger(os.path.abspath(options.ledger), maybeDeferred)
+    add = _addOnPostgres if isPostgres(options.ledger) else _addToFile
     with errorsAsExit(options):
-        ledger.open()
-        try:
-            added = ledger.addAccounts(options.logins, options.group)
-        finally:
-            ledger.close()
+        added = add(options)
     for each in dict.fromkeys(options.logins):
         printLine(f"{each} {'added' if each in added else 'already exists'}")
+
+
+def _addToFile(options: Namespace) -> Container[int]:
+    file = SQLiteLedger(os.path.abspath(options.ledger), maybeDeferred)
+    file.open()
+    try:
+        return file.addAccounts(options.logins, options.group)
+    finally:
+        file.close()
+
+
+def _addOnPostgres(options: Namespace) -> Container[int]:
+    with withPsycopg():
+        from creditsync.postgres._accounts import addAccounts
+    return addAccounts(options.ledger, options.name, options.logins, options.group)
 
 
 def _runSet(options: Namespace) -> None:
@@ -129,9 +145,9 @@ def _runList(options: Namespace) -> None:
     """
     Print a line for each account.
     """
-    with errorsAsExit(options), reading(options.ledger) as ledger:
+    with errorsAsExit(options), opened(options) as source:
         print(_LINE.format("login", "balance", "credit", "group"))
-        for each in accounts(ledger):
+        for each in accounts(source):
             line = _LINE.format(
                 each.login,
                 exact(each.balance),

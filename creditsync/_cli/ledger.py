@@ -2,8 +2,8 @@
 What the commands that open a ledger share: the options that select the ledger
 and a period, how times are written, and how errors become an exit status.
 
-All of them but C{creditsync account add} open it read-only, with a server running
-on it or not.
+All of them but C{creditsync account add} and C{creditsync upgrade} open it read-only,
+with a server running on it or not.
 """
 
 import math
@@ -13,9 +13,17 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from creditsync._process.address import (
+    PASSWORD_GIVEN,
+    hasPassword,
+    isPostgres,
+    withPsycopg,
+)
 from creditsync._process.defaults import DEFAULT_LEDGER
 from creditsync.codes import MAX_SAFE_INTEGER, MAX_TIME
 from creditsync.errors import LedgerProblem
+from creditsync.ledger._reading import reading
+from creditsync.ledger._source import Source
 
 
 def addLedger(parser: ArgumentParser) -> None:
@@ -24,11 +32,39 @@ def addLedger(parser: ArgumentParser) -> None:
     """
     parser.add_argument(
         "--ledger",
-        metavar="FILE",
+        metavar="LEDGER",
+        type=ledger,
         default=DEFAULT_LEDGER,
-        help="the ledger's file; it is only read, and may be in use (default:"
-        " %(default)s)",
+        help="the ledger's file, or the address of a PostgreSQL, such as"
+        " postgresql://user@host/database; it is only read, and may be in use"
+        " (default: %(default)s)",
     )
+
+
+def ledger(text: str) -> str:
+    """
+    Read the name of a ledger.
+    """
+    if isPostgres(text) and hasPassword(text):
+        raise ArgumentTypeError(PASSWORD_GIVEN)
+    return text
+
+
+@contextmanager
+def opened(options: Namespace) -> Iterator[Source]:
+    """
+    Open the ledger to read it as it is at this moment.
+
+    @raise LedgerProblem: It can't be read.
+    """
+    if isPostgres(options.ledger):
+        with withPsycopg():
+            from creditsync.postgres import _reading
+        with _reading.reading(options.ledger, options.name) as source:
+            yield source
+    else:
+        with reading(options.ledger) as file:
+            yield file
 
 
 def addPeriod(parser: ArgumentParser) -> None:

@@ -8,10 +8,17 @@ from typing import Any, Final
 
 from creditsync import codes
 from creditsync._cli.arguments import login
-from creditsync._cli.ledger import addLedger, addPeriod, asISO, errorsAsExit, moment
+from creditsync._cli.ledger import (
+    addLedger,
+    addPeriod,
+    asISO,
+    errorsAsExit,
+    moment,
+    opened,
+)
 from creditsync._cli.wording import changeName, cmdName, exact, printable
 from creditsync.ledger._history import Change, history, totalsAt
-from creditsync.ledger._reading import reading, statement
+from creditsync.ledger._reading import statement
 from creditsync.methods import TOTALS
 from creditsync.records import Account, Trade
 
@@ -72,7 +79,7 @@ def run(options: Namespace) -> None:
     """
     if options.at is not None and (options.start, options.end) != (None, None):
         options.parser.error("--at is one moment: it can't be used with --from or --to")
-    with errorsAsExit(options), reading(options.ledger) as ledger:
+    with errorsAsExit(options), opened(options) as ledger:
         if options.history:
             period = options.start, options.end
             _printHistory(history(ledger, options.ledger, options.login, *period))

@@ -9,8 +9,9 @@ from typing import Any
 
 from twisted.internet.defer import maybeDeferred
 
-from creditsync._cli.ledger import errorsAsExit
+from creditsync._cli.ledger import errorsAsExit, ledger
 from creditsync._cli.output import printLine
+from creditsync._process.address import isPostgres, withPsycopg
 from creditsync._process.defaults import DEFAULT_LEDGER
 from creditsync.errors import LedgerProblem
 from creditsync.ledger._schema import SCRIPTS
@@ -30,13 +31,15 @@ def addCommand(commands: Any) -> None:
         description="Upgrade a ledger to the version of this creditsync, as the server"
         " does at its start. The server must be stopped meanwhile. The old ledger is"
         " kept beside it, as FILE.v and its version. The upgrade may be interrupted at"
-        " any point, and is then done by the next start.",
+        " any point, and is then done by the next start. On PostgreSQL the nodes need"
+        " not be stopped, and nothing is kept.",
     )
     parser.add_argument(
         "--ledger",
-        metavar="FILE",
+        metavar="LEDGER",
+        type=ledger,
         default=DEFAULT_LEDGER,
-        help="the ledger's file (default: %(default)s)",
+        help="the ledger's file, or the address of a PostgreSQL (default: %(default)s)",
     )
     parser.set_defaults(name="upgrade", run=run)
 
@@ -45,6 +48,32 @@ def run(options: Namespace) -> None:
     """
     Upgrade, and print how far it is.
     """
+    if isPostgres(options.ledger):
+        _upgradePostgres(options)
+    else:
+        _upgradeFile(options)
+
+
+def _upgradePostgres(options: Namespace) -> None:
+    with errorsAsExit(options):
+        with withPsycopg():
+            from creditsync.postgres._blocking import connected
+            from creditsync.postgres._reading import versionOf
+        with connected(options.ledger, options.name) as session:
+            former, place = versionOf(session), session.place
+            if not former:
+                raise LedgerProblem(
+                    f"there is no ledger at {place}: run creditsync init"
+                )
+            session.check()
+            version = versionOf(session)
+    if version == former:
+        printLine(f"{place} has version {version} already")
+    else:
+        printLine(f"{place} was upgraded from version {former} to {version}")
+
+
+def _upgradeFile(options: Namespace) -> None:
     path = options.ledger
     with errorsAsExit(options):
         if not os.path.exists(path):
@@ -59,17 +88,17 @@ def run(options: Namespace) -> None:
                 last = time.monotonic()
                 printLine(f"{done} of {total} rows")
 
-        ledger = SQLiteLedger(os.path.abspath(path), maybeDeferred, progress)
-        ledger.open()
-        version = ledger.versionFound
-        ledger.close()
+        file = SQLiteLedger(os.path.abspath(path), maybeDeferred, progress)
+        file.open()
+        version = file.versionFound
+        file.close()
     newest = len(SCRIPTS)
     if version == newest:
         printLine(f"{path} has version {version} already")
     else:
         # It is beside the file to which a link leads.
-        file = os.path.realpath(path) if os.path.islink(path) else path
+        target = os.path.realpath(path) if os.path.islink(path) else path
         printLine(
             f"{path} was upgraded from version {version} to {newest}; the old"
-            f" ledger is {file}.v{version}"
+            f" ledger is {target}.v{version}"
         )

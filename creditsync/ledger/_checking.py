@@ -41,7 +41,7 @@ _WRONG_TOTALS: Final = """
     SELECT login, NULL, NULL, balance, credit
     FROM booked WHERE login NOT IN (SELECT login FROM account)
     UNION ALL
-    SELECT DISTINCT login, NULL, NULL, 0, 0
+    SELECT DISTINCT login, CAST(NULL AS bigint), CAST(NULL AS bigint), 0, 0
     FROM trade WHERE state <> 3 AND login NOT IN (SELECT login FROM account)
                      AND login NOT IN (SELECT login FROM booked)
 """
@@ -243,8 +243,9 @@ _RULES: Final = (
     ),
     Rule(
         "life",
-        "SELECT number, epoch FROM life AS l WHERE head > (SELECT coalesce(max(place), 0)"
-        " FROM journal) OR head < (SELECT max(head) FROM life WHERE number < l.number)"
+        "SELECT number, epoch FROM life AS l"
+        " WHERE head > (SELECT coalesce(max(place), 0) FROM journal)"
+        " OR head < (SELECT max(head) FROM life WHERE number < l.number)"
         " OR (number = 1) <> (cause IN ('created', 'upgraded'))"
         " OR cause NOT IN ('created', 'upgraded', 'copied')"
         " OR (cause = 'created' AND head <> 0)"
