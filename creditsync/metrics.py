@@ -31,9 +31,9 @@ from twisted.internet.interfaces import IReactorTime
 from creditsync import __version__
 from creditsync._metrics.reactorlag import ReactorLag
 from creditsync._metrics.reading import Reading
-from creditsync._metrics.table import ALWAYS, OF_BOOKING, OF_QUEUE, Row
+from creditsync._metrics.table import ALWAYS, OF_BOOKING, OF_NODE, OF_QUEUE, Row
 from creditsync.counters import Counters, Histogram
-from creditsync.interfaces import IQueue
+from creditsync.interfaces import IClustered, IQueue
 from creditsync.revocations import Revocations
 from creditsync.service import CreditSync
 
@@ -91,6 +91,8 @@ class Metrics(Collector):
             rows += OF_BOOKING
         if self.runtime is not None:
             rows += OF_QUEUE
+        if IClustered.providedBy(self.service.runtime):
+            rows += OF_NODE
         for row in rows:
             yield _family(row, reading)
         yield InfoMetricFamily(

@@ -5,7 +5,7 @@ One look at a server, for the metrics and the console.
 from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from attrs import Factory, define
 from twisted.internet.interfaces import IReactorTime
@@ -16,7 +16,7 @@ from creditsync._metrics.reactorlag import ReactorLag
 from creditsync._transport.protocol import LineProtocol
 from creditsync.counters import Counters
 from creditsync.errors import Unauthorized
-from creditsync.interfaces import IQueue
+from creditsync.interfaces import IClustered, INode, IQueue
 from creditsync.records import Principal
 from creditsync.revocations import Revocations
 from creditsync.service import CreditSync
@@ -54,6 +54,15 @@ class Reading:
         """
         oldest = next(iter(self.service.waiters), None)
         return 0.0 if oldest is None else self._now - oldest.since
+
+    @property
+    def node(self) -> INode:
+        """
+        The server as one of several.
+        """
+        runtime = self.service.runtime
+        assert IClustered.providedBy(runtime)
+        return cast(IClustered, runtime).state
 
     @property
     def queued(self) -> int:

@@ -258,3 +258,62 @@ OF_QUEUE: Final[tuple[Row, ...]] = (
         lambda it: it.oldestQueued,
     ),
 )
+
+# Of one of several servers on one ledger.
+OF_NODE: Final[tuple[Row, ...]] = (
+    Row(
+        "gauge",
+        "node_cannot_book",
+        "1 while this server can't book, as PostgreSQL can't be reached or has lost"
+        " something, otherwise 0.",
+        lambda it: it.service.problem is not None,
+    ),
+    Row(
+        "gauge",
+        "node_synchronous",
+        "1 if PostgreSQL has each commit wait for a second machine, otherwise 0.",
+        lambda it: it.node.isSynchronous,
+    ),
+    Row(
+        "gauge",
+        "node_lanes",
+        "Batches that this server can have under way at a time.",
+        lambda it: it.node.laneCount,
+    ),
+    Row(
+        "counter",
+        "node_unknowns_settled",
+        "Commits whose outcome was unknown, and was found out.",
+        lambda it: it.node.unknowns,
+    ),
+    Row(
+        "counter",
+        "node_lock_retries",
+        "Batches judged again because another server had locked the same accounts.",
+        lambda it: it.node.retries,
+    ),
+    Row(
+        "gauge",
+        "node_doorbell_heard",
+        "1 while notifications of PostgreSQL arrive, otherwise 0.",
+        lambda it: it.node.isHeard,
+    ),
+    Row(
+        "counter",
+        "node_doorbell_rings",
+        "Notifications of other servers that have arrived.",
+        lambda it: it.node.rings,
+    ),
+    Row(
+        "gauge",
+        "node_held_events",
+        "Events that are known and can't be published yet.",
+        lambda it: it.node.held,
+    ),
+    Row(
+        "gauge",
+        "node_read_age_seconds",
+        "How long ago the journal was last read to its end.",
+        lambda it: it.node.readAge,
+    ),
+)

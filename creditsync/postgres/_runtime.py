@@ -37,6 +37,7 @@ from creditsync.errors import (
 )
 from creditsync.interfaces import (
     IAccountGroups,
+    IClustered,
     IFinanceRequests,
     IJournal,
     ILookups,
@@ -57,6 +58,7 @@ from creditsync.postgres._numbers import RESERVE, Numbers
 from creditsync.postgres._queues import Queues
 from creditsync.postgres._schema import EPOCH, STREAM
 from creditsync.postgres._starting import check
+from creditsync.postgres._state import NodeState
 from creditsync.records import (
     Account,
     AnyOperation,
@@ -84,6 +86,7 @@ _MOVE: Final = "SELECT move_1(%s, %s, %s::text, %s)"
     IJournal,
     IAccountGroups,
     ILookups,
+    IClustered,
 )
 class PostgresRuntime(Service):
     """
@@ -153,6 +156,7 @@ class PostgresRuntime(Service):
         )
         self._numbers = Numbers(self._reserveNumbers)
         self._groups = Groups()
+        self.state = NodeState(clock, self.lanes, self.feed, self.doorbell)
         self._queues = Queues(
             clock,
             self.feed,
@@ -241,6 +245,9 @@ class PostgresRuntime(Service):
         """
         if self._loss is not None:
             return self._loss
+        if self.feed.isCut:
+            # The lanes may have nothing to do, and not have noticed.
+            return "PostgreSQL can't be reached"
         return next((lane.problem for lane in self.lanes if lane.problem), None)
 
     @property
@@ -309,7 +316,9 @@ class PostgresRuntime(Service):
     async def _readGroups(self) -> None:
         # If it can't be read now, it can later.
         with suppress(ConnectionLost, psycopg.Error):
-            await self._groups.read(await self._readers.of("reader"))
+            reader = await self._readers.of("reader")
+            await self._groups.read(reader)
+            await self.state.look(reader)
 
     def _groupsRead(self, result: object) -> None:
         self._isReadingGroups = False
@@ -368,6 +377,8 @@ class PostgresRuntime(Service):
                     " acknowledges nothing more: {why}.",
                     why=why.getErrorMessage(),
                 )
+            # Places may have been given a second time.
+            self.feed.stop()
             self._queues.giveUp(self._loss)
             return
         self._log.failure("the ledger failed, no more operations are booked", why)

@@ -39,6 +39,12 @@ _FACTS: Final = """
            coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)
 """
 
+# Whether a commit waits for a second machine. Engines that speak this protocol and lack
+# the setting do so by themselves.
+IS_SYNCHRONOUS: Final = (
+    "SELECT coalesce(current_setting('synchronous_standby_names', true), '*') <> ''"
+)
+
 # What a node does with each table. It changes nothing that was booked, so the role of
 # its connections need not be able to.
 RIGHTS: Final = {

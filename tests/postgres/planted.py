@@ -34,8 +34,10 @@ PLANTED: Final = {
         "ELSIF t_cmds[t] < op.cmd THEN",
     ),
     "an update of a deleted order": (
-        "ELSIF t_states[t] = 6 THEN\n                    refusal := 'deleted';",
-        "ELSIF false THEN\n                    refusal := 'deleted';",
+        "ELSIF t_cmds[t] <> op.cmd THEN\n                    refusal := 'other kind';\n"
+        "                ELSIF t_states[t] = 6",
+        "ELSIF t_cmds[t] <> op.cmd THEN\n                    refusal := 'other kind';\n"
+        "                ELSIF false",
     ),
     "what an update adds": (
         "change := op.amount - t_profits[t];",
@@ -160,8 +162,8 @@ def isFound(name: str) -> bool:
     makeTables(database)
     nodes = [Node(database, 1), Node(database, 2)]
     ConformanceMachine.nodes = nodes
+    plant(nodes[0], name)
     try:
-        plant(nodes[0], name)
         run()
     except (AssertionError, psycopg.Error):
         # Some break a constraint of the tables.
