@@ -134,6 +134,13 @@ class IClustered(Interface):
 
     state: INode = Attribute("Of this server.")
 
+    def whenPublished(place: int) -> "Deferred[None]":
+        """
+        Wait until this server has published the event at a place.
+
+        @return: Fires then, and also if no server has booked so far.
+        """
+
 
 class IJournal(Interface):
     """
