@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from attrs import evolve
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from twisted.internet.defer import execute
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
 
 from creditsync._bookingrules import Rule
@@ -39,15 +39,19 @@ from creditsync.postgres._booking import (
     values,
 )
 from creditsync.postgres._limits import REGISTER, registered
+from creditsync.postgres._searching import search
 from creditsync.records import (
     AnyOperation,
+    Condition,
     Decision,
     Deletion,
     Operation,
     Reservation,
+    TradeFilter,
 )
 from creditsync.runtime import TradingRuntime
 from tests.postgres.engine import NOW, Node
+from tests.postgres.lines import Line, Lines
 
 LOGINS = (1001, 1002, 1065)
 KEYS = (None, None, None, "a", "b", "c")
@@ -114,11 +118,11 @@ Outcome = tuple[Any, ...]
 def operations(draw: Callable[[st.SearchStrategy[Any]], Any]) -> AnyOperation:
     """
     An operation; its order is the number of one of those made so far, from the end, or
-    -1 for none, or -2 for one that does not exist.
+    -1 for none, -2 for one that does not exist, and -3 for the next that is made.
     """
     principal = draw(st.sampled_from((7, 7, 8)))
     key = draw(st.sampled_from(KEYS))
-    order = draw(st.integers(-2, 6))
+    order = draw(st.integers(-3, 6))
     isSync = draw(st.booleans())
     deciding = draw(st.sampled_from((None,) * 6 + DECIDING))
     if deciding is not None:
@@ -164,6 +168,51 @@ def operations(draw: Callable[[st.SearchStrategy[Any]], Any]) -> AnyOperation:
         principal,
         key,
         role=draw(st.sampled_from((None, 1, 2))),
+    )
+
+
+# Values of each field, and some that none has.
+_VALUES: dict[str, tuple[int | str, ...]] = {
+    "order": (1, 2, 3, 5, 10**15),
+    "login": LOGINS,
+    "cmd": (6, 7, 8, 9, 2**62),
+    "state": (3, 6, 17, 18),
+    "profit": (-(10**18), -1, 1, 2, 2**62),
+    "comment": ("", "a", "b", "%a%", "_", "[a]", "*", "\\", "é%"),
+    "group": ("", "real", "r%", "R%"),
+    "symbol": ("", "x"),
+    "volume": (0, 1),
+    "reason": (7, 8),
+    "open_time": (0, NOW),
+    "update_time": (NOW, NOW + 60),
+}
+
+
+@st.composite
+def filters(draw: Callable[[st.SearchStrategy[Any]], Any]) -> TradeFilter:
+    """
+    A filter of trades.
+    """
+    conditions = []
+    for _ in range(draw(st.integers(0, 3))):
+        name = draw(st.sampled_from(sorted(_VALUES)))
+        value = st.sampled_from(_VALUES[name])
+        operators = ["==", "!=", ">", "<", ">=", "<=", "in", "between"]
+        if isinstance(_VALUES[name][0], str):
+            operators.append("like")
+        operator = draw(st.sampled_from(operators))
+        count = {"in": draw(st.integers(0, 3)), "between": 2}.get(operator, 1)
+        values = tuple(draw(value) for _ in range(count))
+        conditions.append(Condition(name, operator, values, draw(st.booleans())))
+    order = st.tuples(st.sampled_from(sorted(_VALUES)), st.booleans())
+    seen = draw(st.sampled_from(("all", "real", "none")))
+    return TradeFilter(
+        tuple(conditions),
+        tuple(draw(st.lists(order, max_size=2))),
+        draw(st.sampled_from((1, 2, 1000))),
+        draw(st.sampled_from((0, 0, 1))),
+        lambda group: seen == "all" or group == seen,
+        10.0,
     )
 
 
@@ -249,7 +298,7 @@ class ConformanceMachine(RuleBasedStateMachine):
         memory = MemoryLedger()
         sqlite = SQLiteLedger(self.path, execute)
         self.books = [Books(memory, site), Books(sqlite, site)]
-        self.orders: list[int] = []
+        self.made: dict[int, tuple[int, int]] = {}
         self.now = NOW
         memory.addAccounts(sorted(existing), "real")
         sqlite.addAccounts(sorted(existing), "real")
@@ -259,12 +308,7 @@ class ConformanceMachine(RuleBasedStateMachine):
             node.site = site
         self._register(site)
 
-    @rule(rules=st.sampled_from(RULES), later=st.sampled_from((0, 86400)))
-    def change(self, rules: tuple[Rule, ...], later: int) -> None:
-        """
-        Put other rules into force, maybe on the next day.
-        """
-        self.now += later
+    def _change(self, rules: tuple[Rule, ...]) -> None:
         for books in self.books:
             books.now = self.now
             books.rules.use(rules)
@@ -277,17 +321,34 @@ class ConformanceMachine(RuleBasedStateMachine):
         connection.execute(REGISTER.encode(), registered(site.rules, self.now))
 
     @rule(
-        asked=st.lists(operations(), min_size=1, max_size=12),
+        drawn=st.lists(st.tuples(operations(), st.booleans()), min_size=1, max_size=12),
         number=st.integers(0, 1),
-        later=st.sampled_from((0, 0, 60)),
+        later=st.sampled_from((0, 0, 60, 86400)),
+        rules=st.sampled_from((None, None, *RULES)),
+        filter=st.none() | filters(),
     )
-    def book(self, asked: list[AnyOperation], number: int, later: int) -> None:
+    def book(
+        self,
+        drawn: list[tuple[AnyOperation, bool]],
+        number: int,
+        later: int,
+        rules: tuple[Rule, ...] | None,
+        filter: TradeFilter | None,
+    ) -> None:
         """
-        Book a batch on each of them, through one of the nodes.
+        Book a batch on each of them, through one of the nodes, and search them.
+
+        @param drawn: The operations, each with whether it fits the order that it names.
+        @param rules: Put into force before that.
         """
         self.now += later
-        for each in asked:
+        if rules is not None:
+            self._change(rules)
+        asked = [each for each, _ in drawn]
+        for each, fits in drawn:
             each.order = self._named(each.order)
+            if fits and isinstance(each, Operation) and each.order in self.made:
+                each.login, each.cmd = self.made[each.order]
         outcomes = []
         for books in self.books:
             books.now = self.now
@@ -302,12 +363,31 @@ class ConformanceMachine(RuleBasedStateMachine):
         theirs = self._onPostgres(asked, fresh, self.nodes[number])
         for ours, other in zip(outcomes[0], theirs, strict=True):
             assert other == ours, (other, ours)
-        self.orders += [order for order in fresh if order < UNUSED]
+        for outcome in outcomes[0]:
+            if outcome[0] == "booked" and outcome[1] == 0:
+                trade = outcome[3]
+                self.made[trade.order] = trade.login, trade.cmd
+        if filter is not None:
+            self._search(filter)
+
+    def _search(self, filter: TradeFilter) -> None:
+        outcomes = [books.ledger.search(filter, list) for books in self.books]
+        assert outcomes[0] == outcomes[1]
+        [node, *_] = self.nodes
+        line: Any = Line(Lines(node.database), "search", node.connection)
+        found: list[Any] = []
+        searching = Deferred.fromCoroutine(search(line, filter, list))
+        searching.addBoth(found.append)
+        assert found == [outcomes[0]], (found, outcomes[0])
 
     def _named(self, order: int) -> int:
         if order == -1:
             return 0
-        made = self.orders[-1 - order :][:1] if order >= 0 else []
+        if order == -3:
+            ledger = self.books[0].ledger
+            assert isinstance(ledger, MemoryLedger)
+            return ledger.nextOrder
+        made = [*self.made][-1 - order :][:1] if order >= 0 else []
         return made[0] if made else UNKNOWN * UNUSED
 
     def _onPostgres(
