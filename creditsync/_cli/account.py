@@ -113,7 +113,9 @@ def _addToFile(options: Namespace) -> Container[int]:
 def _addOnPostgres(options: Namespace) -> Container[int]:
     with withPsycopg():
         from creditsync.postgres._accounts import addAccounts
-    return addAccounts(options.ledger, options.name, options.logins, options.group)
+        from creditsync.postgres._blocking import connected
+    with connected(options.ledger, options.name) as session:
+        return addAccounts(session, options.logins, options.group)
 
 
 def _runSet(options: Namespace) -> None:

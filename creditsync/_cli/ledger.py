@@ -41,9 +41,20 @@ def addLedger(parser: ArgumentParser) -> None:
     )
 
 
+def address(text: str) -> str:
+    """
+    The type of an argument that names a PostgreSQL.
+    """
+    if not isPostgres(text):
+        raise ArgumentTypeError(
+            "must be an address such as postgresql://user@host/database"
+        )
+    return ledger(text)
+
+
 def ledger(text: str) -> str:
     """
-    Read the name of a ledger.
+    The type of an argument that names a ledger.
     """
     if isPostgres(text) and hasPassword(text):
         raise ArgumentTypeError(PASSWORD_GIVEN)

@@ -63,7 +63,8 @@ def _upgradePostgres(options: Namespace) -> None:
             former, place = versionOf(session), session.place
             if not former:
                 raise LedgerProblem(
-                    f"there is no ledger at {place}: run creditsync init"
+                    f"{place} has no tables: run creditsync init as their owner, or"
+                    " start a node"
                 )
             session.check()
             version = versionOf(session)

@@ -1,40 +1,36 @@
 """
-Accounts that a command adds, beside nodes that book.
+Accounts that are opened before their first operation, while nodes run.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Collection, Sequence
 
-from creditsync.postgres._blocking import connected
-from creditsync.postgres._reading import checkVersion
+from creditsync.postgres._blocking import CommandSession
 from creditsync.postgres._schema import STREAM
 
-_ADD: Final = """
-    INSERT INTO account (login) SELECT unnest(%s::bigint[])
-    ON CONFLICT DO NOTHING RETURNING login
+_ADD = """
+    INSERT INTO account (login) SELECT unnest(%s::bigint[]) ON CONFLICT DO NOTHING
+    RETURNING login
 """
-_MOVE: Final = (
-    "SELECT move_1(%s, login, %s::text, true) FROM unnest(%s::bigint[]) login"
-)
+_MOVE = "SELECT move_1(%s, %s, %s, true)"
 
 
 def addAccounts(
-    address: str, command: str, logins: Sequence[int], group: str
-) -> list[int]:
+    session: CommandSession, logins: Sequence[int], group: str
+) -> Collection[int]:
     """
-    Open accounts with empty totals in a group, in one transaction.
+    Open accounts.
 
-    @param command: Who does it, for the server's administrator.
-    @return: Those that did not exist before.
-    @raise LedgerProblem: Nothing was added, and why.
+    @param group: Of those that are new.
+    @return: The logins that are.
+    @raise LedgerProblem: There are no tables.
     """
-    with connected(address, command) as session:
-        checkVersion(session)
-        with session.session.transaction():
-            # In the order of all locks: the accounts, sorted, and then the journal's,
-            # which nodes wait for to learn the groups in their order.
-            rows = session.rows(_ADD, [sorted(set(logins))])
-            added = [login for (login,) in rows]
-            if group and added:
-                session.rows(_MOVE, [STREAM, group, added])
-        return added
+    session.checkReadable()
+    with session.session.transaction():
+        # In the order of all locks: the accounts, sorted, and then the journal's, which
+        # gives the moves their order.
+        rows = session.rows(_ADD, [sorted(set(logins))])
+        added = sorted(login for (login,) in rows)
+        if group:
+            for login in added:
+                session.rows(_MOVE, [STREAM, login, group])
+    return added

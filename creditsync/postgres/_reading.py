@@ -15,12 +15,11 @@ from typing import Any, Final, TypeAlias
 from attrs import define, field
 from psycopg.types.numeric import IntLoader
 
-from creditsync.errors import LedgerProblem
 from creditsync.ledger._journal import MEMBERS
 from creditsync.ledger._schema import columns
 from creditsync.ledger._source import Rows
 from creditsync.postgres._blocking import CommandSession, connected
-from creditsync.postgres._schema import IS_MADE, SCRIPTS, STREAM, VERSION
+from creditsync.postgres._schema import IS_MADE, STREAM, VERSION
 
 _Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
@@ -94,9 +93,9 @@ def reading(address: str, command: str) -> Iterator[PostgresSource]:
     with connected(address, command) as session:
         # All of these numbers are whole ones: sums.
         session.session.adapters.register_loader("numeric", IntLoader)
+        session.checkReadable()
         session.rows(_BEGIN)
         session.rows(_PLAN)
-        checkVersion(session)
         with ExitStack() as cursors:
             yield PostgresSource(session, cursors)
 
@@ -110,21 +109,3 @@ def versionOf(session: CommandSession) -> int:
         return 0
     [(version,)] = session.rows(VERSION)
     return int(version)
-
-
-def checkVersion(session: CommandSession) -> None:
-    """
-    @raise LedgerProblem: There is no ledger, or one of another version.
-    """
-    version, newest = versionOf(session), len(SCRIPTS)
-    if version == 0:
-        raise LedgerProblem(
-            f"there is no ledger at {session.place}: run creditsync init, or name"
-            " another database"
-        )
-    if version != newest:
-        cure = "creditsync upgrade" if version < newest else "a newer creditsync"
-        raise LedgerProblem(
-            f"the ledger at {session.place} has version {version}, but this creditsync"
-            f" reads version {newest}: run {cure}"
-        )

@@ -4,18 +4,31 @@ same operations, and compares what becomes of them.
 
 The runtime judges for memory and SQLite, book.sql for PostgreSQL, where two nodes take
 turns. All three get the same order numbers, so that every number and every hash of
-their journals can be compared.
+their journals can be compared. ::
+
+    python -m tests.postgres.conformance --examples 5000 --seed 7
 """
 
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
+import psycopg
 from attrs import evolve
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
 
@@ -29,7 +42,6 @@ from creditsync.ledger._reading import reading
 from creditsync.ledger._schema import COLUMNS, columns
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.methods import BOOKING_METHODS, DELETING_METHODS, syncName
 from creditsync.postgres._booking import (
     BOOK,
     Site,
@@ -42,52 +54,21 @@ from creditsync.postgres._limits import REGISTER, registered
 from creditsync.postgres._searching import search
 from creditsync.records import (
     AnyOperation,
-    Condition,
-    Decision,
-    Deletion,
     Operation,
     Reservation,
     TradeFilter,
 )
 from creditsync.runtime import TradingRuntime
-from tests.postgres.engine import NOW, Node
+from tests.figures import Figures
+from tests.postgres import ground
+from tests.postgres.drawn import LOGINS, REPEATED, RULES, filters, operations
+from tests.postgres.engine import NOW, Node, makeTables
 from tests.postgres.lines import Line, Lines
 
-LOGINS = (1001, 1002, 1065)
-KEYS = (None, None, None, "a", "b", "c")
 # An order that nobody makes.
 UNKNOWN = 7
 # Far from the orders that are made: a reserved number that stays unused.
 UNUSED = 1_000_000
-
-# The commands that decide finance requests.
-DECIDING = (
-    ("MngApproveFinanceRequest", True),
-    ("MngApproveFinanceRequestSync", True),
-    ("MngDeclineFinanceRequest", False),
-)
-
-# Rules of a site, of which one set is in force at a time. Often there are none, as they
-# refuse much of the rest.
-RULES: tuple[tuple[Rule, ...], ...] = (
-    *((),) * 5,
-    (Rule("one", maxAmount=2),),
-    (Rule("day", maxPerDay=6),),
-    (
-        Rule("login", maxPerDay=4, per="login", over="request"),
-        Rule("group", maxAmount=1, groups="!demo,re*l", roles=frozenset({1, 2})),
-    ),
-    (
-        Rule(
-            "all",
-            maxPerDay=5,
-            per="all",
-            commands=frozenset({"CreditOut", "DeleteCredit", "BalanceIn"}),
-        ),
-        Rule("seven", maxPerDay=8, per="role", principals=frozenset({7})),
-        Rule("1002", maxAmount=0, logins=frozenset({1002}), over="request"),
-    ),
-)
 
 TABLES = ("rule", "counted", "event", "link", "trade", "account", "keyed")
 
@@ -112,108 +93,6 @@ SAME = (
 
 # What became of an operation: the words for a refusal, or what was booked.
 Outcome = tuple[Any, ...]
-
-
-@st.composite
-def operations(draw: Callable[[st.SearchStrategy[Any]], Any]) -> AnyOperation:
-    """
-    An operation; its order is the number of one of those made so far, from the end, or
-    -1 for none, -2 for one that does not exist, and -3 for the next that is made.
-    """
-    principal = draw(st.sampled_from((7, 7, 8)))
-    key = draw(st.sampled_from(KEYS))
-    order = draw(st.integers(-3, 6))
-    isSync = draw(st.booleans())
-    deciding = draw(st.sampled_from((None,) * 6 + DECIDING))
-    if deciding is not None:
-        command, isApproval = deciding
-        comment = draw(st.sampled_from(("", "", "why")))
-        return Decision(command, order, isApproval, comment, principal, key, role=1)
-    deleting = draw(st.sampled_from((None, None, None, *DELETING_METHODS)))
-    if deleting is not None:
-        return Deletion(
-            syncName(deleting) if isSync else deleting.name,
-            order,
-            deleting.cmds,
-            principal,
-            key,
-            role=1,
-        )
-    method = draw(st.sampled_from(BOOKING_METHODS))
-    times = st.sampled_from((None, None, None, 0, NOW - 1, NOW + 1))
-    if draw(st.sampled_from((False, False, False, True))):
-        return Operation(
-            "MngCreateFinanceRequest",
-            method.cmd,
-            draw(st.sampled_from(LOGINS)),
-            method.sign * draw(st.sampled_from((1, 2, 10**18))),
-            draw(st.sampled_from(("a", "b"))),
-            -1,
-            draw(times),
-            None,
-            principal,
-            key,
-            role=1,
-            isRequest=True,
-        )
-    return Operation(
-        syncName(method) if isSync else method.name,
-        method.cmd,
-        draw(st.sampled_from(LOGINS)),
-        method.sign * draw(st.sampled_from((1, 2, 3, 10**18, 2**63 - 1))),
-        draw(st.sampled_from(("", "a", '"\\\n\t', "é😀"))),
-        draw(st.sampled_from((-1, order))),
-        draw(times),
-        draw(times),
-        principal,
-        key,
-        role=draw(st.sampled_from((None, 1, 2))),
-    )
-
-
-# Values of each field, and some that none has.
-_VALUES: dict[str, tuple[int | str, ...]] = {
-    "order": (1, 2, 3, 5, 10**15),
-    "login": LOGINS,
-    "cmd": (6, 7, 8, 9, 2**62),
-    "state": (3, 6, 17, 18),
-    "profit": (-(10**18), -1, 1, 2, 2**62),
-    "comment": ("", "a", "b", "%a%", "_", "[a]", "*", "\\", "é%"),
-    "group": ("", "real", "r%", "R%"),
-    "symbol": ("", "x"),
-    "volume": (0, 1),
-    "reason": (7, 8),
-    "open_time": (0, NOW),
-    "update_time": (NOW, NOW + 60),
-}
-
-
-@st.composite
-def filters(draw: Callable[[st.SearchStrategy[Any]], Any]) -> TradeFilter:
-    """
-    A filter of trades.
-    """
-    conditions = []
-    for _ in range(draw(st.integers(0, 3))):
-        name = draw(st.sampled_from(sorted(_VALUES)))
-        value = st.sampled_from(_VALUES[name])
-        operators = ["==", "!=", ">", "<", ">=", "<=", "in", "between"]
-        if isinstance(_VALUES[name][0], str):
-            operators.append("like")
-        operator = draw(st.sampled_from(operators))
-        count = {"in": draw(st.integers(0, 3)), "between": 2}.get(operator, 1)
-        values = tuple(draw(value) for _ in range(count))
-        conditions.append(Condition(name, operator, values, draw(st.booleans())))
-    order = st.tuples(st.sampled_from(sorted(_VALUES)), st.booleans())
-    seen = draw(st.sampled_from(("all", "real", "none")))
-    return TradeFilter(
-        tuple(conditions),
-        tuple(draw(st.lists(order, max_size=2))),
-        draw(st.sampled_from((1, 2, 1000))),
-        draw(st.sampled_from((0, 0, 1))),
-        lambda group: seen == "all" or group == seen,
-        10.0,
-    )
 
 
 class Books:
@@ -299,6 +178,7 @@ class ConformanceMachine(RuleBasedStateMachine):
         sqlite = SQLiteLedger(self.path, execute)
         self.books = [Books(memory, site), Books(sqlite, site)]
         self.made: dict[int, tuple[int, int]] = {}
+        self.keyed: list[AnyOperation] = []
         self.now = NOW
         memory.addAccounts(sorted(existing), "real")
         sqlite.addAccounts(sorted(existing), "real")
@@ -321,7 +201,9 @@ class ConformanceMachine(RuleBasedStateMachine):
         connection.execute(REGISTER.encode(), registered(site.rules, self.now))
 
     @rule(
-        drawn=st.lists(st.tuples(operations(), st.booleans()), min_size=1, max_size=12),
+        drawn=st.lists(
+            st.tuples(operations(), st.booleans(), REPEATED), min_size=1, max_size=12
+        ),
         number=st.integers(0, 1),
         later=st.sampled_from((0, 0, 60, 86400)),
         rules=st.sampled_from((None, None, *RULES)),
@@ -329,7 +211,7 @@ class ConformanceMachine(RuleBasedStateMachine):
     )
     def book(
         self,
-        drawn: list[tuple[AnyOperation, bool]],
+        drawn: list[tuple[AnyOperation, bool, int | None]],
         number: int,
         later: int,
         rules: tuple[Rule, ...] | None,
@@ -338,17 +220,14 @@ class ConformanceMachine(RuleBasedStateMachine):
         """
         Book a batch on each of them, through one of the nodes, and search them.
 
-        @param drawn: The operations, each with whether it fits the order that it names.
+        @param drawn: The operations, each with whether it fits the order that it names,
+            and the number of one with a key, from the end, which is repeated instead.
         @param rules: Put into force before that.
         """
         self.now += later
         if rules is not None:
             self._change(rules)
-        asked = [each for each, _ in drawn]
-        for each, fits in drawn:
-            each.order = self._named(each.order)
-            if fits and isinstance(each, Operation) and each.order in self.made:
-                each.login, each.cmd = self.made[each.order]
+        asked = [self._asked(*each) for each in drawn]
         outcomes = []
         for books in self.books:
             books.now = self.now
@@ -379,6 +258,18 @@ class ConformanceMachine(RuleBasedStateMachine):
         searching = Deferred.fromCoroutine(search(line, filter, list))
         searching.addBoth(found.append)
         assert found == [outcomes[0]], (found, outcomes[0])
+
+    def _asked(
+        self, operation: AnyOperation, fits: bool, repeated: int | None
+    ) -> AnyOperation:
+        if repeated is not None and repeated < len(self.keyed):
+            return copied(self.keyed[-1 - repeated])
+        operation.order = order = self._named(operation.order)
+        if fits and isinstance(operation, Operation) and order in self.made:
+            operation.login, operation.cmd = self.made[order]
+        if operation.key is not None:
+            self.keyed.append(copied(operation))
+        return operation
 
     def _named(self, order: int) -> int:
         if order == -1:
@@ -448,3 +339,72 @@ def copied(operation: AnyOperation) -> AnyOperation:
     """
     members = {name: getattr(operation, name) for name in operation.__struct_fields__}
     return type(operation)(**members)
+
+
+@contextmanager
+def connected() -> Iterator[list[Node]]:
+    """
+    Connect the machine's two nodes to a database of their own.
+    """
+    database = ground.database()
+    try:
+        makeTables(database)
+        nodes = [Node(database, 1), Node(database, 2)]
+        ConformanceMachine.nodes = nodes
+        try:
+            yield nodes
+        finally:
+            for node in nodes:
+                node.connection.close()
+    finally:
+        database.drop()
+
+
+def run(examples: int, seeded: int | None = None) -> None:
+    """
+    Run the machine.
+
+    @param seeded: Which examples; always the same ones if it is L{None}.
+    @raise AssertionError: The ledgers differ.
+    """
+    machine: Any = ConformanceMachine
+    if seeded is not None:
+        machine = seed(seeded)(machine)
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=6,
+            deadline=None,
+            database=None,
+            derandomize=seeded is None,
+            phases=(Phase.generate,),
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """
+    Run the command.
+
+    @return: The exit status.
+    """
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    with connected():
+        try:
+            run(options.examples, options.seed)
+        except (AssertionError, psycopg.Error) as e:
+            print(f"VIOLATION: {e}")
+            return 1
+    Figures(examples=options.examples).show(options.json)
+    print(f"sound: {options.examples} lives of a ledger are the same on all three")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -84,6 +84,26 @@ class SameOutputTests(ImportCase):
             ).rstrip("\n"),
         )
 
+    def test_goneCursor(self) -> None:
+        """
+        A cursor of another ledger is an error.
+        """
+        gone = ("export", "--journal", "--since", "00000000-1")
+        sentence = self.fails(*gone, "--ledger", self.address)
+        self.assertIn("00000000-1 is not one of the ledger", sentence)
+
+    def test_goesOn(self) -> None:
+        """
+        It is sound after a node has booked, too.
+        """
+        node = Node(self.database, number=3)
+        self.addCleanup(node.connection.close)
+        self.database.rows("UPDATE block SET next = 64000000")
+        for keys in ("abc", "def", "ghi"):
+            node.book(*(credit(key=key) for key in keys))
+        said = self.run_("check", "--ledger", self.address)
+        self.assertIn(f"head: place {self.head + 9}, hash ", said)
+
     def test_accounts(self) -> None:
         """
         So are its accounts, with their groups.
@@ -182,6 +202,24 @@ class CommandTests(ImportCase):
         self.assertFound(
             "DELETE FROM event WHERE seq = 2",
             ("place", "the journal has place 3 where 2 should be"),
+        )
+
+    def test_trade(self) -> None:
+        """
+        A trade is what the journal's last row of it made it.
+        """
+        self.assertFound(
+            "UPDATE trade SET comment = 'x' WHERE \"order\" = 1000000",
+            ("trade", "order 1000000 is not what place 3 of the journal made it"),
+        )
+
+    def test_method(self) -> None:
+        """
+        The methods are those of this creditsync.
+        """
+        self.database.rows("UPDATE operation SET sign = -sign WHERE cmd = 7")
+        self.assertLessEqual(
+            {"operation", "sign"}, {rule for rule, _ in self.problems()}
         )
 
     def test_total(self) -> None:
@@ -314,8 +352,9 @@ class CommandTests(ImportCase):
         """
         role = f"reader_{self.database.name}"
         self.database.rows(
-            f"CREATE ROLE {role} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public"
-            f" TO {role}"
+            f"CREATE ROLE {role} LOGIN;"
+            f" ALTER ROLE {role} SET default_transaction_read_only = on;"
+            f" GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
         )
         self.addCleanup(self.database.rows, f"DROP OWNED BY {role}; DROP ROLE {role}")
         address = self.address.replace(f"{ground.SUPERUSER}@", f"{role}@")
@@ -383,7 +422,7 @@ class NoLedgerTests(ImportCase):
                 e = self.assertRaises(
                     SystemExit, self.run_, *command, "--ledger", self.address
                 )
-                self.assertIn(f"there is no ledger at {self.address}: run", str(e.code))
+                self.assertIn("has no tables: run creditsync init", str(e.code))
 
     def test_password(self) -> None:
         """
@@ -405,7 +444,7 @@ class NoLedgerTests(ImportCase):
         self.database.rows("INSERT INTO version VALUES (99)")
         e = self.assertRaises(SystemExit, self.run_, "check", "--ledger", self.address)
         self.assertIn(
-            "has version 99, but this creditsync reads version 1: run a newer"
-            " creditsync",
+            "have version 99, but this creditsync supports versions up to 1: run the"
+            " newer creditsync that made them",
             str(e.code),
         )
