@@ -1,6 +1,6 @@
 """
-A Twisted client of the server: one connection, many requests, a Deferred for
-each.
+A Twisted client of the server, or of several that act as one: one connection, many
+requests, a Deferred for each.
 
 A request is encoded once and then tried until a reply ends it, or its time is
 over. All tries of an operation carry the same C{idempotencyKey}, so that the
@@ -34,6 +34,7 @@ from creditsync._client.backoff import Backoff
 from creditsync._client.connection import Connection
 from creditsync._client.cursors import checkCursor
 from creditsync._client.deliveries import Observer
+from creditsync._client.endpoints import InTurn
 from creditsync._client.lines import encode, present
 from creditsync._client.outcomes import (
     Amount,
@@ -83,8 +84,8 @@ _log = Logger()
 
 class CreditClient(FinanceRequests, ClientService):
     """
-    A client of one server, as a service: it connects when it is started, and
-    again whenever the connection is lost.
+    A client as a service: it connects when it is started, and again whenever the
+    connection is lost, to the next server if there are several.
 
     Operations that are in flight together have no order among themselves once
     one of them has to be tried again. If the order matters, wait for each answer.
@@ -92,7 +93,7 @@ class CreditClient(FinanceRequests, ClientService):
 
     def __init__(
         self,
-        endpoint: IStreamClientEndpoint,
+        endpoint: IStreamClientEndpoint | Sequence[IStreamClientEndpoint],
         token: str | Callable[[], str],
         *,
         clock: IReactorTime,
@@ -103,6 +104,8 @@ class CreditClient(FinanceRequests, ClientService):
         maxInFlight: int = 500,
     ) -> None:
         """
+        @param endpoint: The server's; or those of several that act as one, which are
+            tried in turn.
         @param token: The JWT; or, where it has to be renewed, a function that
             returns it, called for each try.
         @param random: Returns a number from 0 to 1, which spreads the waits of
@@ -117,6 +120,7 @@ class CreditClient(FinanceRequests, ClientService):
         @param maxInFlight: How many requests may be in flight; further ones
             queue. It must not exceed the server's limit for one session.
         """
+        endpoints = endpoint if isinstance(endpoint, Sequence) else [endpoint]
         backoff = Backoff(random)
         self._pipeline = pipeline = Pipeline(
             clock,
@@ -126,10 +130,12 @@ class CreditClient(FinanceRequests, ClientService):
             timeout=timeout,
             patience=patience,
             maxInFlight=maxInFlight,
+            servers=len(endpoints),
         )
+        where = endpoints[0] if len(endpoints) == 1 else InTurn(endpoints, clock)
         factory = Factory.forProtocol(lambda: Connection(pipeline, clock, timeout))
         factory.noisy = False
-        super().__init__(endpoint, factory, backoff.reconnectDelay, clock)
+        super().__init__(where, factory, backoff.reconnectDelay, clock)
         if observer is not None:
             self._observe(observer)
 

@@ -112,6 +112,8 @@ class INode(Interface):
     The state of one of several servers that act as one, for its metrics.
     """
 
+    name: str = Attribute("Which no other has.")
+    incarnation: int = Attribute("How often it has connected to book, over all starts.")
     isSynchronous: bool = Attribute(
         "Whether a commit waits until it is on a second machine."
     )
@@ -120,7 +122,9 @@ class INode(Interface):
     retries: int = Attribute("How many batches were judged again because of a lock.")
     isHeard: bool = Attribute("Whether notifications of other nodes arrive.")
     rings: int = Attribute("How many of them have arrived.")
+    polls: int = Attribute("How often it has looked without being notified.")
     held: int = Attribute("How many events are known and can't be published yet.")
+    behind: int = Attribute("How many were booked, at the last look, and are not here.")
     readAge: float = Attribute(
         "Seconds since the journal was last read to its end, in which other nodes'"
         " events may be missing here."
@@ -133,6 +137,13 @@ class IClustered(Interface):
     """
 
     state: INode = Attribute("Of this server.")
+
+    def whenPublished(place: int) -> "Deferred[None]":
+        """
+        Wait until this server has published the event at a place.
+
+        @return: Fires then, and also if no server has booked so far.
+        """
 
 
 class IJournal(Interface):

@@ -17,11 +17,11 @@ from zope.interface import implementer
 
 from creditsync._conversation import catchups
 from creditsync.events import TradeEvents
-from creditsync.interfaces import IJournal
+from creditsync.interfaces import IClustered, IJournal
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Operation, TradeEvent
 from creditsync.runtime import TradingRuntime
-from tests.resuming import CHANNELS, EPOCH, Course, Read, Site, places, since
+from tests.resuming import CHANNELS, EPOCH, Course, Journal, Read, Site, places, since
 from tests.test_session import Client, SessionTestCase
 
 
@@ -180,6 +180,111 @@ class PlaceTests(CatchUpCase):
         client.asks("GetOperation", "g", {"order": 1})
         [reply] = client.hears()
         self.assertEqual(reply["data"]["cursor"], "9f3c1a7e-1")
+
+
+@implementer(IClustered)
+class JournalOfSeveral(Journal):
+    """
+    A journal in which other servers book too.
+
+    @ivar reached: Fires when this server has published what a test asked for.
+    """
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.wanted: list[int] = []
+        self.reached: Deferred[None] = Deferred()
+
+    def whenPublished(self, place: int) -> "Deferred[None]":
+        """
+        See L{IClustered.whenPublished}.
+        """
+        self.wanted.append(place)
+        self.reached = Deferred()
+        return self.reached
+
+
+class AheadTests(CatchUpCase):
+    """
+    The places that a client has from another server, which has published more.
+    """
+
+    def setUp(self) -> None:
+        """
+        Publish three events.
+        """
+        super().setUp()
+        self.journal = JournalOfSeveral(self.site)
+        self.site.broadcast.start(self.site.clock, self.journal)  # type: ignore[arg-type]
+        self.site.book(3)
+
+    def test_waits(self) -> None:
+        """
+        The reply waits until this server has published that place, and the events go
+        on behind it.
+        """
+        client = self.client()
+        since(client, f"{EPOCH}-4")
+        self.assertEqual(client.hears(), [])
+        self.assertEqual(self.journal.wanted, [4])
+        self.site.book(1)
+        client.hears()
+        self.journal.reached.callback(None)
+        [reply] = client.hears()
+        self.assertEqual(reply["data"]["cursor"], f"{EPOCH}-4")
+        # A catch-up rests while requests wait, and this one still did.
+        self.site.clock.advance(1.0)
+        self.site.book(1)
+        self.assertEqual(places(client), [5])
+        self.assertAtRest()
+
+    def test_nowhere(self) -> None:
+        """
+        A place that no server has booked is 410.
+        """
+        client = self.client()
+        since(client, f"{EPOCH}-9")
+        self.journal.reached.callback(None)
+        [reply] = client.hears()
+        self.assertEqual((reply["status"], reply["error"]), (410, "CURSOR_GONE"))
+        self.assertAtRest()
+
+    def test_tooLong(self) -> None:
+        """
+        If that takes too long, the client is to try again.
+        """
+        client = self.client()
+        since(client, f"{EPOCH}-4")
+        self.site.clock.advance(1.0)
+        [reply] = client.hears()
+        self.assertEqual((reply["status"], reply["error"]), (503, "BUSY"))
+        self.assertAtRest()
+
+    def test_changesItsMind(self) -> None:
+        """
+        What the client asks for meanwhile is what counts.
+        """
+        client = self.client()
+        since(client, f"{EPOCH}-4")
+        client.asks("Unsubscribe", "none", CHANNELS)
+        self.assertEqual(
+            [(each["extID"], each["status"]) for each in client.hears()],
+            [("s", 503), ("none", 200)],
+        )
+        self.site.book(1)
+        self.assertEqual(client.hears(), [])
+        self.assertAtRest()
+
+    def test_leaves(self) -> None:
+        """
+        For a client that is gone nothing is waited for.
+        """
+        client = self.client()
+        since(client, f"{EPOCH}-4")
+        client.session.ended()
+        self.assertEqual(self.site.broadcast._ahead, {})
+        self.site.book(1)
+        self.assertAtRest()
 
 
 class SeamTests(CatchUpCase):

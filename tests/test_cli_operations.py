@@ -641,7 +641,11 @@ class EndpointTests(ClientTestCase):
         The endpoint to which a command connects, as text.
         """
         options = self.command("show", "5", *arguments)[0]
-        return repr(connection._endpoint(MemoryReactorClock(), options))
+        reactor = MemoryReactorClock()
+        return " ".join(
+            repr(connection._endpoint(reactor, options, where))
+            for where in connection.servers(options)
+        )
 
     def test_default(self) -> None:
         """
@@ -659,6 +663,16 @@ class EndpointTests(ClientTestCase):
             self.where("--connect", "two.example:2"), "<HostnameEndpoint two.example:2>"
         )
 
+    def test_several(self) -> None:
+        """
+        There may be several servers, in the environment too.
+        """
+        both = "<HostnameEndpoint a.example:1> <HostnameEndpoint b.example:2>"
+        given = ("--connect", "a.example:1", "--connect", "b.example:2")
+        self.assertEqual(self.where(*given), both)
+        os.environ["CREDITSYNC_CONNECT"] = "a.example:1 b.example:2"
+        self.assertEqual(self.where(), both)
+
     def test_ipv6(self) -> None:
         """
         An IPv6 address is in brackets.
@@ -673,7 +687,8 @@ class EndpointTests(ClientTestCase):
         """
         reactor = MemoryReactorClock()
         options = self.command("show", "5", "--connect", "unix:/run/creditsync")[0]
-        connection._endpoint(reactor, options).connect(None)  # type: ignore[arg-type]
+        [where] = connection.servers(options)
+        connection._endpoint(reactor, options, where).connect(None)  # type: ignore[arg-type]
         self.assertEqual(reactor.unixClients[0][0], "/run/creditsync")
 
     def test_mistakes(self) -> None:
@@ -685,7 +700,8 @@ class EndpointTests(ClientTestCase):
             said = io.StringIO()
             with redirect_stderr(said):
                 e = self.assertRaises(
-                    SystemExit, connection._endpoint, MemoryReactorClock(), options
+                    *(SystemExit, connection._endpoint),
+                    *(MemoryReactorClock(), options, text),
                 )
             self.assertEqual(e.code, 2)
             self.assertIn("--connect takes HOST:PORT or an endpoint", said.getvalue())
@@ -705,7 +721,7 @@ class WorkTests(ClientTestCase):
         self.said = io.StringIO()
         self.work: Deferred[int] = Deferred()
         self.works: list[tuple[Any, ...]] = []
-        self.options = options = Namespace(name="credit-in", connect="127.0.0.1:8080")
+        self.options = options = Namespace(name="credit-in", connect=["127.0.0.1:8080"])
 
         async def work(*arguments: Any) -> int:
             self.works.append(arguments)

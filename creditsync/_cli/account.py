@@ -1,11 +1,11 @@
 """
-C{creditsync account}: adds accounts to a ledger that no server has open, moves them to
-groups while a server runs, and lists them.
+C{creditsync account}: adds accounts to a ledger that no server has open, or on
+PostgreSQL, moves them to groups while a server runs, and lists them.
 """
 
 import os
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Collection
+from collections.abc import Container
 from functools import partial
 from typing import Any, Final
 
@@ -13,14 +13,14 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from creditsync._cli.arguments import group, login
 from creditsync._cli.connection import addConnection, readToken, runWithClient
-from creditsync._cli.ledger import addLedger, errorsAsExit, ledger, ledgerFile
+from creditsync._cli.ledger import addLedger, errorsAsExit, ledger, opened
 from creditsync._cli.output import printLine
 from creditsync._cli.statuses import DONE, STATUSES, UNKNOWN
 from creditsync._cli.wording import exact, printable
 from creditsync._process.address import isPostgres, withPsycopg
 from creditsync._process.defaults import DEFAULT_LEDGER
 from creditsync.client import CreditClient
-from creditsync.ledger._reading import accounts, reading
+from creditsync.ledger._reading import accounts
 from creditsync.ledger.sqlite import SQLiteLedger
 
 _LINE: Final = "{:>16}  {:>14}  {:>14}  {}"
@@ -42,7 +42,8 @@ def _addAdd(actions: Any) -> None:
         "add",
         help="add accounts",
         description="Add accounts that do not exist yet, for a server that runs with"
-        " --accounts known. The server must be stopped meanwhile.",
+        " --accounts known. The server must be stopped meanwhile; the nodes on a"
+        " PostgreSQL need not be.",
     )
     add.add_argument("logins", metavar="LOGIN", type=login, nargs="+")
     add.add_argument(
@@ -53,9 +54,9 @@ def _addAdd(actions: Any) -> None:
     )
     add.add_argument(
         "--ledger",
-        metavar="FILE",
-        default=DEFAULT_LEDGER,
+        metavar="LEDGER",
         type=ledger,
+        default=DEFAULT_LEDGER,
         help="the ledger's file, created if missing, or the address of a PostgreSQL"
         " (default: %(default)s)",
     )
@@ -93,14 +94,14 @@ def _runAdd(options: Namespace) -> None:
     """
     Add the accounts and print which of them are new.
     """
-    add = _addToPostgres if isPostgres(options.ledger) else _addToFile
+    add = _addOnPostgres if isPostgres(options.ledger) else _addToFile
     with errorsAsExit(options):
         added = add(options)
     for each in dict.fromkeys(options.logins):
         printLine(f"{each} {'added' if each in added else 'already exists'}")
 
 
-def _addToFile(options: Namespace) -> Collection[int]:
+def _addToFile(options: Namespace) -> Container[int]:
     file = SQLiteLedger(os.path.abspath(options.ledger), maybeDeferred)
     file.open()
     try:
@@ -109,11 +110,11 @@ def _addToFile(options: Namespace) -> Collection[int]:
         file.close()
 
 
-def _addToPostgres(options: Namespace) -> Collection[int]:
+def _addOnPostgres(options: Namespace) -> Container[int]:
     with withPsycopg():
         from creditsync.postgres._accounts import addAccounts
         from creditsync.postgres._blocking import connected
-    with connected(options.ledger, "account") as session:
+    with connected(options.ledger, options.name) as session:
         return addAccounts(session, options.logins, options.group)
 
 
@@ -146,13 +147,9 @@ def _runList(options: Namespace) -> None:
     """
     Print a line for each account.
     """
-    with (
-        errorsAsExit(options),
-        ledgerFile(options, hasJournal=False) as path,
-        reading(path) as found,
-    ):
+    with errorsAsExit(options), opened(options) as source:
         print(_LINE.format("login", "balance", "credit", "group"))
-        for each in accounts(found):
+        for each in accounts(source):
             line = _LINE.format(
                 each.login,
                 exact(each.balance),

@@ -3,13 +3,19 @@ C{creditsync backup}: copies a ledger, which may be in use.
 """
 
 from argparse import ArgumentParser, Namespace
-from typing import Any
+from typing import Any, Final
 
 from creditsync._cli.ledger import addLedger, errorsAsExit
 from creditsync._cli.output import printLine
 from creditsync._process.address import isPostgres
 from creditsync.errors import LedgerProblem
 from creditsync.ledger._copying import backUp
+
+_ON_POSTGRES: Final = (
+    "a ledger on PostgreSQL is backed up with PostgreSQL's own programs: pg_dump copies"
+    " it as it is at one moment, pg_basebackup and an archive of its log bring it back"
+    " to any moment; after a restore run creditsync init --restored"
+)
 
 
 def addCommand(commands: Any) -> None:
@@ -37,10 +43,6 @@ def run(options: Namespace) -> None:
     """
     with errorsAsExit(options):
         if isPostgres(options.ledger):
-            raise LedgerProblem(
-                "it copies a file: of a PostgreSQL take pg_basebackup with an archive"
-                " of its WAL, pg_dump, or your provider's backups, and see"
-                ' docs/cluster.rst, "Backup and restore"'
-            )
+            raise LedgerProblem(_ON_POSTGRES)
         backUp(options.ledger, options.copy, options.force)
         printLine(f"{options.copy} is a sound copy of {options.ledger}")

@@ -10,27 +10,27 @@ from argparse import (
     Namespace,
     RawDescriptionHelpFormatter,
 )
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import chain
+from collections.abc import Iterable
 from typing import Any
 
-from creditsync._cli.ledger import addLedger, errorsAsExit, pictured
+from creditsync._cli.ledger import addLedger, errorsAsExit, opened
 from creditsync._process.address import isPostgres
 from creditsync.ledger._checking import Finding, findings
 from creditsync.ledger._journal import journalEnd
-from creditsync.ledger._reading import counts, reading
+from creditsync.ledger._reading import counts
 
 _DESCRIPTION = """\
 Prove that a ledger is sound: SQLite's own check of the file, the schema, totals
 that are the sums of their trades and not below zero, order numbers below the
 mark, and legal trades. Prove that the journal has no gap, that its hashes are
-those of its rows, and that trades and totals are what it adds up to.
+those of its rows, and that trades and totals are what it adds up to. On PostgreSQL
+prove also that each row is in the commit that it names, and that the keys are those
+of the journal.
 
 It prints a line for each problem. If there is none, it prints the journal's last
 place and its hash: note the hash elsewhere, and --head HASH proves later that
 nothing up to there was rewritten. While it runs, the file that ends in -wal grows
-with what the server books.
+with what the server books, and PostgreSQL keeps what is changed.
 """
 
 _STATUSES = """\
@@ -80,14 +80,14 @@ def run(options: Namespace) -> None:
     """
     found: list[Finding] = []
     with errorsAsExit(options):
-        with _file(options) as (path, others), reading(path) as ledger:
-            for problem in chain(others, findings(ledger, options.head)):
+        with opened(options) as ledger:
+            for problem in _findings(options, ledger):
                 found.append(problem)
                 if not options.json:
                     print(f"{problem.rule}: {problem.message}")
             size = {} if found else counts(ledger)
-            head = None if found else _head(ledger, path)
-        # Not inside reading(): its end raises if the ledger has changed meanwhile.
+            head = None if found else _head(ledger, options.ledger)
+        # Not inside opened(): its end raises if the ledger has changed meanwhile.
         if options.json:
             members = {"sound": not found, "problems": _members(found), "head": head}
             print(json.dumps(members))
@@ -99,16 +99,12 @@ def run(options: Namespace) -> None:
         raise SystemExit(1)
 
 
-@contextmanager
-def _file(options: Namespace) -> Iterator[tuple[str, list[Finding]]]:
-    """
-    The ledger's file, and what is wrong with what no file has.
-    """
-    if not isPostgres(options.ledger):
-        yield options.ledger, []
-        return
-    with pictured(options) as (path, broken):
-        yield path, [Finding(*each) for each in broken]
+def _findings(options: Namespace, ledger: Any) -> Iterable[Finding]:
+    if isPostgres(options.ledger):
+        from creditsync.postgres import _checking
+
+        return _checking.findings(ledger, options.head)
+    return findings(ledger, options.head)
 
 
 def _head(ledger: Any, path: str) -> dict[str, int | str]:

@@ -54,9 +54,11 @@ def addConnection(parser: ArgumentParser) -> None:
         "--connect",
         metavar="WHERE",
         type=text,
-        default=os.environ.get(CONNECT_VARIABLE) or DEFAULT_CONNECT,
-        help="HOST:PORT, or a Twisted client endpoint such as tls:HOST:PORT (default:"
-        f" {CONNECT_VARIABLE} in the environment, or else {DEFAULT_CONNECT})",
+        action="append",
+        help="HOST:PORT, or a Twisted client endpoint such as tls:HOST:PORT; may be"
+        " given several times, for servers that act as one and are tried in turn"
+        f" (default: {CONNECT_VARIABLE} in the environment, where spaces separate"
+        f" them, or else {DEFAULT_CONNECT})",
     )
     group.add_argument(
         "--token",
@@ -156,7 +158,7 @@ def runWithClient(
 
     def makeClient(reactor: Any) -> CreditClient:
         return CreditClient(
-            _endpoint(reactor, options),
+            [_endpoint(reactor, options, where) for where in servers(options)],
             token,
             clock=reactor,
             patience=options.timeout,
@@ -251,17 +253,25 @@ async def _connect(
     except CancelledError:
         raise
     except Exception as e:
-        raise Unanswered(f"no connection to {options.connect}: {e}") from e
+        where = " or ".join(servers(options))
+        raise Unanswered(f"no connection to {where}: {e}") from e
     healthCheck = client.healthCheck()
     stopped.addCallback(lambda _: healthCheck.cancel())
     await healthCheck
 
 
-def _endpoint(reactor: Any, options: Namespace) -> IStreamClientEndpoint:
+def servers(options: Namespace) -> list[str]:
     """
-    The endpoint of C{--connect}.
+    What C{--connect} or the environment says, or else the default.
     """
-    where = options.connect
+    given: list[str] = options.connect or os.environ.get(CONNECT_VARIABLE, "").split()
+    return given or [DEFAULT_CONNECT]
+
+
+def _endpoint(reactor: Any, options: Namespace, where: str) -> IStreamClientEndpoint:
+    """
+    The endpoint of one of them.
+    """
     found = re.fullmatch(r"(\[[^\[\]]+\]|[^:\[\]]+):([0-9]{1,5})", where)
     try:
         if found:

@@ -7,15 +7,22 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from functools import partial
 from io import TextIOWrapper
 from typing import Any, Final
 
 from creditsync._cli.arguments import login
-from creditsync._cli.ledger import addLedger, addPeriod, asISO, errorsAsExit, ledgerFile
+from creditsync._cli.ledger import (
+    addLedger,
+    addPeriod,
+    asISO,
+    errorsAsExit,
+    opened,
+)
 from creditsync._cursor import FIRST
 from creditsync._money import fromUnits
 from creditsync.ledger._history import changes
-from creditsync.ledger._reading import reading, trades
+from creditsync.ledger._reading import trades
 from creditsync.methods import TOTALS
 from creditsync.records import TRADE_MEMBERS, Trade
 
@@ -42,7 +49,8 @@ def addCommand(commands: Any) -> None:
         " signed; state is 3 for a booked trade, 6 for a deleted one, 17 for a finance"
         " request that waits for approval and 18 for a declined one. Prefer a file"
         " to a pipe that is read slowly: until the export ends, the ledger's file that"
-        " ends in -wal grows with what the server books. With --journal, write"
+        " ends in -wal grows with what the server books, and PostgreSQL keeps what is"
+        " changed. With --journal, write"
         " everything that was booked, change by change, as JSON lines: each has the"
         " cursor with which a later export goes on behind it.",
     )
@@ -88,10 +96,11 @@ def run(options: Namespace) -> None:
 
 def _writeJournal(options: Namespace) -> None:
     time = asISO if options.iso else int
-    with errorsAsExit(options), ledgerFile(options, options.login) as path:
+    with errorsAsExit(options):
         # An empty text is no cursor: a script may have lost it.
         since = FIRST if options.since is None else options.since
-        for each in changes(path, since, options.login):
+        pages = partial(opened, options)
+        for each in changes(pages, options.ledger, since, options.login):
             members = each.members
             for name in _TIMES:
                 members[name] = _unlessNone(members[name], time)
@@ -116,11 +125,7 @@ def _writeTrades(options: Namespace) -> None:
     }
     # The attributes are in the order of the members.
     columns = [(name, writers.get(name, str)) for name in Trade.__struct_fields__]
-    with (
-        errorsAsExit(options),
-        ledgerFile(options, options.login) as path,
-        reading(path) as ledger,
-    ):
+    with errorsAsExit(options), opened(options) as ledger:
         rows = csv.writer(sys.stdout)
         rows.writerow(TRADE_MEMBERS)
         rows.writerows(

@@ -2,8 +2,8 @@
 What the commands that open a ledger share: the options that select the ledger
 and a period, how times are written, and how errors become an exit status.
 
-All of them but C{creditsync account add} open it read-only, with a server running
-on it or not.
+All of them but C{creditsync account add} and C{creditsync upgrade} open it read-only,
+with a server running on it or not.
 """
 
 import math
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
-from tempfile import TemporaryDirectory
 
 from creditsync._process.address import (
     PASSWORD_GIVEN,
@@ -23,6 +22,8 @@ from creditsync._process.address import (
 from creditsync._process.defaults import DEFAULT_LEDGER
 from creditsync.codes import MAX_SAFE_INTEGER, MAX_TIME
 from creditsync.errors import LedgerProblem
+from creditsync.ledger._reading import reading
+from creditsync.ledger._source import Source
 
 
 def addLedger(parser: ArgumentParser) -> None:
@@ -31,11 +32,12 @@ def addLedger(parser: ArgumentParser) -> None:
     """
     parser.add_argument(
         "--ledger",
-        metavar="FILE",
-        default=DEFAULT_LEDGER,
+        metavar="LEDGER",
         type=ledger,
-        help="the ledger's file, or the address of a PostgreSQL; it is only read, and"
-        " may be in use (default: %(default)s)",
+        default=DEFAULT_LEDGER,
+        help="the ledger's file, or the address of a PostgreSQL, such as"
+        " postgresql://user@host/database; it is only read, and may be in use"
+        " (default: %(default)s)",
     )
 
 
@@ -60,46 +62,20 @@ def ledger(text: str) -> str:
 
 
 @contextmanager
-def ledgerFile(
-    options: Namespace, login: int | None = None, hasJournal: bool = True
-) -> Iterator[str]:
+def opened(options: Namespace) -> Iterator[Source]:
     """
-    The file of the ledger: of one on PostgreSQL, a temporary file that has what it has
-    at this moment.
+    Open the ledger to read it as it is at this moment.
 
-    @param login: Only what is of this account is needed.
-    @param hasJournal: Whether the journal and the trades are.
-    @return: Its path.
-    @raise LedgerProblem: There is none.
+    @raise LedgerProblem: It can't be read.
     """
-    if not isPostgres(options.ledger):
-        yield options.ledger
-        return
-    with pictured(options, login, hasJournal) as (path, _):
-        yield path
-
-
-@contextmanager
-def pictured(
-    options: Namespace, login: int | None = None, hasJournal: bool = True
-) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """
-    The same for a ledger on PostgreSQL only.
-
-    @return: The path, and the rules that only PostgreSQL can break, and does.
-    """
-    with withPsycopg():
-        from creditsync.postgres._blocking import connected
-        from creditsync.postgres._picture import pictureOf
-    with TemporaryDirectory(prefix="creditsync-") as folder:
-        path = f"{folder}/ledger.db"
-        with connected(options.ledger, options.name) as session:
-            place = session.place
-            broken = pictureOf(session, path, login, hasJournal)
-        try:
-            yield path, broken
-        except LedgerProblem as e:
-            raise LedgerProblem(str(e).replace(f"ledger {path}", place)) from e
+    if isPostgres(options.ledger):
+        with withPsycopg():
+            from creditsync.postgres import _reading
+        with _reading.reading(options.ledger, options.name) as source:
+            yield source
+    else:
+        with reading(options.ledger) as file:
+            yield file
 
 
 def addPeriod(parser: ArgumentParser) -> None:

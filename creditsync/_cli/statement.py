@@ -13,12 +13,12 @@ from creditsync._cli.ledger import (
     addPeriod,
     asISO,
     errorsAsExit,
-    ledgerFile,
     moment,
+    opened,
 )
 from creditsync._cli.wording import changeName, cmdName, exact, printable
 from creditsync.ledger._history import Change, history, totalsAt
-from creditsync.ledger._reading import reading, statement
+from creditsync.ledger._reading import statement
 from creditsync.methods import TOTALS
 from creditsync.records import Account, Trade
 
@@ -79,14 +79,10 @@ def run(options: Namespace) -> None:
     """
     if options.at is not None and (options.start, options.end) != (None, None):
         options.parser.error("--at is one moment: it can't be used with --from or --to")
-    with (
-        errorsAsExit(options),
-        ledgerFile(options, options.login) as path,
-        reading(path) as ledger,
-    ):
+    with errorsAsExit(options), opened(options) as ledger:
         if options.history:
             period = options.start, options.end
-            _printHistory(history(ledger, path, options.login, *period))
+            _printHistory(history(ledger, options.ledger, options.login, *period))
         elif options.at is not None:
             totals = totalsAt(ledger, options.login, options.at)
             _print(*_HEADINGS)

@@ -11,7 +11,7 @@ from twisted.internet.defer import maybeDeferred
 
 from creditsync._cli.ledger import errorsAsExit, ledger
 from creditsync._cli.output import printLine
-from creditsync._process.address import isPostgres
+from creditsync._process.address import isPostgres, withPsycopg
 from creditsync._process.defaults import DEFAULT_LEDGER
 from creditsync.errors import LedgerProblem
 from creditsync.ledger._schema import SCRIPTS
@@ -31,14 +31,15 @@ def addCommand(commands: Any) -> None:
         description="Upgrade a ledger to the version of this creditsync, as the server"
         " does at its start. The server must be stopped meanwhile. The old ledger is"
         " kept beside it, as FILE.v and its version. The upgrade may be interrupted at"
-        " any point, and is then done by the next start.",
+        " any point, and is then done by the next start. On PostgreSQL the nodes need"
+        " not be stopped, and nothing is kept.",
     )
     parser.add_argument(
         "--ledger",
-        metavar="FILE",
-        default=DEFAULT_LEDGER,
+        metavar="LEDGER",
         type=ledger,
-        help="the ledger's file (default: %(default)s)",
+        default=DEFAULT_LEDGER,
+        help="the ledger's file, or the address of a PostgreSQL (default: %(default)s)",
     )
     parser.set_defaults(name="upgrade", run=run)
 
@@ -47,13 +48,35 @@ def run(options: Namespace) -> None:
     """
     Upgrade, and print how far it is.
     """
+    if isPostgres(options.ledger):
+        _upgradePostgres(options)
+    else:
+        _upgradeFile(options)
+
+
+def _upgradePostgres(options: Namespace) -> None:
+    with errorsAsExit(options):
+        with withPsycopg():
+            from creditsync.postgres._blocking import connected
+            from creditsync.postgres._reading import versionOf
+        with connected(options.ledger, options.name) as session:
+            former, place = versionOf(session), session.place
+            if not former:
+                raise LedgerProblem(
+                    f"{place} has no tables: run creditsync init as their owner, or"
+                    " start a node"
+                )
+            session.check()
+            version = versionOf(session)
+    if version == former:
+        printLine(f"{place} has version {version} already")
+    else:
+        printLine(f"{place} was upgraded from version {former} to {version}")
+
+
+def _upgradeFile(options: Namespace) -> None:
     path = options.ledger
     with errorsAsExit(options):
-        if isPostgres(path):
-            raise LedgerProblem(
-                "it upgrades a file: creditsync init brings the tables of a PostgreSQL"
-                " up to date"
-            )
         if not os.path.exists(path):
             raise LedgerProblem(f"there is no ledger {path}: name another file")
         if not os.path.getsize(path):
@@ -66,17 +89,17 @@ def run(options: Namespace) -> None:
                 last = time.monotonic()
                 printLine(f"{done} of {total} rows")
 
-        opened = SQLiteLedger(os.path.abspath(path), maybeDeferred, progress)
-        opened.open()
-        version = opened.versionFound
-        opened.close()
+        file = SQLiteLedger(os.path.abspath(path), maybeDeferred, progress)
+        file.open()
+        version = file.versionFound
+        file.close()
     newest = len(SCRIPTS)
     if version == newest:
         printLine(f"{path} has version {version} already")
     else:
         # It is beside the file to which a link leads.
-        file = os.path.realpath(path) if os.path.islink(path) else path
+        target = os.path.realpath(path) if os.path.islink(path) else path
         printLine(
             f"{path} was upgraded from version {version} to {newest}; the old"
-            f" ledger is {file}.v{version}"
+            f" ledger is {target}.v{version}"
         )

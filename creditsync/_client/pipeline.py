@@ -6,7 +6,7 @@ goes out under an C{extID} of its own. Those whose connection was lost go back t
 the front of the queue, in their order.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from itertools import count
 from math import inf
@@ -25,6 +25,7 @@ from creditsync._client.outcomes import Answer, Data, Refused
 from creditsync._client.request import Request
 from creditsync._timeouts import EqualTimeouts
 from creditsync._transport.tls import SPEAKS_TLS
+from creditsync.errors import ShuttingDown
 
 # Seconds that a connection may take to close in order when the client stops.
 GOODBYE = 2.0
@@ -38,6 +39,7 @@ class Pipeline:
 
     @ivar subscription: The client's trade events.
     @ivar _isRunning: Tells whether the client still wants a connection.
+    @ivar _servers: How many servers there are to connect to.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Pipeline:
         timeout: float,
         patience: float,
         maxInFlight: int,
+        servers: int = 1,
     ) -> None:
         self._clock = clock
         self._token = token
@@ -61,8 +64,11 @@ class Pipeline:
         # connections are cut again and again.
         self._window = maxInFlight
         self._connection: Connection | None = None
-        # Why the last connection was of no use, if it was not.
+        # Why the last connection was of no use, if it was not; and of the last one to
+        # each server, whether that is permanent.
         self._uselessness = ""
+        self._servers = servers
+        self._arePermanent: deque[bool] = deque(maxlen=servers)
         self._extIDs = count(1)
         self._queue: OrderedDict[Request, None] = OrderedDict()
         # By extID; None stands for a command of the subscription.
@@ -126,16 +132,20 @@ class Pipeline:
 
     def uselessConnection(self, cause: str, isPermanent: bool) -> None:
         """
-        End what need not wait for another connection: everything, if that would
-        not help; else health checks, which ask for the state of this moment.
+        End what need not wait for another connection, once that is so with each
+        server: everything, if that would not help; else health checks, which ask for
+        the state of this moment.
 
         What may have been booked is tried again all the same, as only that can
         find out.
         """
         self._uselessness = cause
+        self._arePermanent.append(isPermanent)
+        if len(self._arePermanent) < self._servers:
+            return
         for request in self._patience.waiting():
             isCheck = request.command == "HealthCheck"
-            if (isPermanent or isCheck) and not request.mayHaveHappened:
+            if (all(self._arePermanent) or isCheck) and not request.mayHaveHappened:
                 self._fail(request, request.unfinished(cause))
 
     # The way out.
@@ -204,6 +214,7 @@ class Pipeline:
         if connection is not None:
             connection.hasAnswered = True
             self._uselessness = ""
+            self._arePermanent.clear()
         self._timeouts.end(extID)
         request = self._inFlight.pop(extID)
         self._window = min(self._window + 1, self._maxInFlight)
@@ -214,6 +225,11 @@ class Pipeline:
             self.subscription.tokenJudged(reply)
             request.extID = None
             self._answered(request, reply)
+        if self._servers > 1 and _isStopping(reply) and not self._inFlight:
+            # What it still has to answer it does, and then it ends by itself, or stays
+            # and takes nothing more.
+            assert connection is not None
+            connection.giveUp(str(reply))
         self._pump()
 
     def _unaddressedRefusal(self, connection: Connection, refusal: Refused) -> None:
@@ -292,6 +308,13 @@ class Pipeline:
         self.subscription.stop()
         for request in self._patience.waiting():
             self._fail(request, request.unfinished("the client was stopped"))
+
+
+def _isStopping(reply: Answer | Refused) -> bool:
+    """
+    Whether a server takes no more operations, for a time that is not known.
+    """
+    return isinstance(reply, Refused) and reply.error == ShuttingDown.error
 
 
 def _cancel(result: Any, call: IDelayedCall) -> Any:

@@ -9,10 +9,12 @@ and the requests that were waiting for it get its data as their replies.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from attrs import Factory, define
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from creditsync import _wire as wire
 from creditsync._conversation.catchups import CatchUps
@@ -20,10 +22,14 @@ from creditsync._conversation.restricted import RestrictedReceivers
 from creditsync._conversation.rights import Rights
 from creditsync._conversation.waiters import Waiters
 from creditsync._cursor import FIRST, placeIn
+from creditsync.codes import MAX_SAFE_INTEGER
 from creditsync.counters import Counters
-from creditsync.errors import CursorGone, InvalidData
-from creditsync.interfaces import IAuthenticator, IJournal, ISession
+from creditsync.errors import Busy, CursorGone, InvalidData
+from creditsync.interfaces import IAuthenticator, IClustered, IJournal, ISession
 from creditsync.records import Located, Principal, Response, Trade, TradeEvent
+
+# Seconds for which a place of another server is waited for.
+_AHEAD: Final = 1.0
 
 
 @define(eq=False, repr=False)
@@ -33,6 +39,7 @@ class Broadcast:
     allows it.
 
     @ivar _receivers: Those that may see all accounts.
+    @ivar _ahead: Those that wait for a place which another server has published.
     """
 
     _authenticator: IAuthenticator
@@ -42,6 +49,7 @@ class Broadcast:
     # Of the journal in which events have their places, if there is one.
     _catchUps: CatchUps | None = None
     _receivers: dict[ISession, Principal] = Factory(dict)
+    _ahead: "dict[ISession, Deferred[None]]" = Factory(dict)
     _restricted: RestrictedReceivers = Factory(
         lambda self: RestrictedReceivers(self._rights, self._authenticator.isCurrent),
         takes_self=True,
@@ -99,6 +107,32 @@ class Broadcast:
             return None
         return min(place, catchUps.published)
 
+    def whenPublished(self, session: ISession, cursor: str) -> "Deferred[None] | None":
+        """
+        Wait for a place that a client may have from another server, which was quicker
+        to publish it. What the session asks for meanwhile ends the wait.
+
+        @return: Fires when L{placeAt} can tell, or L{None} if it can now. Fails with
+            L{Busy} if that takes too long.
+        """
+        catchUps = self._catchUps
+        if catchUps is None or not IClustered.providedBy(catchUps.journal):
+            return None
+        place = placeIn(cursor, catchUps.journal.epoch, MAX_SAFE_INTEGER)
+        if place is None or place <= catchUps.published:
+            return None
+        self._forgetAhead(session)
+        waiting: Deferred[None] = catchUps.journal.whenPublished(place)
+        self._ahead[session] = waiting
+        waiting.addTimeout(_AHEAD, catchUps.clock)
+
+        def end(result: Any) -> Any:
+            if self._ahead.get(session) is waiting:
+                del self._ahead[session]
+            return result
+
+        return waiting.addBoth(end).addErrback(_stillAhead)
+
     def placeAt(self, cursor: str) -> int:
         """
         The place that a client has from an event.
@@ -129,6 +163,7 @@ class Broadcast:
         """
         if self._catchUps is not None:
             if after is not None:
+                self._forgetAhead(session)
                 self._forget(session)
                 self._catchUps.begin(session, principal, after)
                 return
@@ -145,9 +180,15 @@ class Broadcast:
         """
         Send no more events to a session.
         """
+        self._forgetAhead(session)
         self._forget(session)
         if self._catchUps is not None:
             self._catchUps.stop(session)
+
+    def _forgetAhead(self, session: ISession) -> None:
+        waiting = self._ahead.pop(session, None)
+        if waiting is not None:
+            waiting.cancel()
 
     def _forget(self, session: ISession) -> None:
         self._receivers.pop(session, None)
@@ -199,3 +240,11 @@ class Broadcast:
             session.principal = None
             del receivers[session]
         return list(receivers)
+
+
+def _stillAhead(why: Failure) -> None:
+    """
+    @raise Busy: The wait was ended before it was over.
+    """
+    why.trap(CancelledError, TimeoutError)
+    raise Busy("this server has not yet heard of data.since") from why.value

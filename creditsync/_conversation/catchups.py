@@ -77,7 +77,7 @@ class CatchUps:
     @ivar _waiters: The requests that are waiting for their events.
     """
 
-    _clock: IReactorTime
+    clock: IReactorTime
     journal: IJournal
     _isCurrent: Callable[[Principal], bool]
     _rights: Rights
@@ -153,7 +153,7 @@ class CatchUps:
             return
         if len(self._waiters):
             seconds = max(seconds, _REST)
-        self._call = self._clock.callLater(seconds, self._turn)
+        self._call = self.clock.callLater(seconds, self._turn)
 
     def _turn(self) -> None:
         """

@@ -2,6 +2,7 @@
 The commands that move no money.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from attrs import Factory, define, field
@@ -124,7 +125,9 @@ class Subscription:
     roles = ALL_SESSIONS
     needsExtID = False
 
-    def execute(self, session: ISession, request: Request) -> dict[str, Any]:
+    def execute(
+        self, session: ISession, request: Request
+    ) -> "Response | Deferred[Response]":
         """
         See L{ICommand.execute}.
 
@@ -141,6 +144,17 @@ class Subscription:
                     f"data.chanels names an unknown channel, there is {TRADE_EVENT}"
                 )
         since = request.data.get("since") if self._subscribed else None
+        if since is not None:
+            waiting = self._broadcast.whenPublished(session, since)
+            if waiting is not None:
+                return waiting.addCallback(
+                    lambda _: self._subscribe(session, channels, since)
+                )
+        return self._subscribe(session, channels, since)
+
+    def _subscribe(
+        self, session: ISession, channels: Sequence[str], since: str | None
+    ) -> Response:
         after = None if since is None else self._broadcast.placeAt(since)
         session.subscribe(self._subscribed, after)
         return {"chanels": channels, **self._broadcast.withCursor()}

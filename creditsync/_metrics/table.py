@@ -284,6 +284,13 @@ OF_NODE: Final[tuple[Row, ...]] = (
     ),
     Row(
         "gauge",
+        "node_incarnation",
+        "How often the server of this name has connected to book, over all starts.",
+        lambda it: {(it.node.name,): it.node.incarnation},
+        ("node",),
+    ),
+    Row(
+        "gauge",
         "node_synchronous",
         "1 if PostgreSQL has each commit wait for a second machine, otherwise 0.",
         lambda it: it.node.isSynchronous,
@@ -317,6 +324,19 @@ OF_NODE: Final[tuple[Row, ...]] = (
         "node_doorbell_rings",
         "Notifications of other servers that have arrived.",
         lambda it: it.node.rings,
+    ),
+    Row(
+        "counter",
+        "node_polls",
+        "How often this server has looked for events without being notified.",
+        lambda it: it.node.polls,
+    ),
+    Row(
+        "gauge",
+        "node_behind_events",
+        "Events that were booked, when this server looked last, and are not published"
+        " here.",
+        lambda it: it.node.behind,
     ),
     Row(
         "gauge",

@@ -150,19 +150,19 @@ def web(
             options["rules"],
         ),
         run=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
-        ledger=_fileOf(options),
+        ledger=_ledgerOf(options),
         origins=options["web-origin"],
         instance=instanceOf(options["node"] or options["ledger"], key),
     )
     return Web(reactor, options["web"], root)
 
 
-def _fileOf(options: Options) -> str | None:
+def _ledgerOf(options: Options) -> str:
     """
-    The file that the console searches. A ledger on PostgreSQL is none.
+    The ledger that the console searches.
     """
     ledger: str = options["ledger"]
-    return None if isPostgres(ledger) else os.path.abspath(ledger)
+    return ledger if isPostgres(ledger) else os.path.abspath(ledger)
 
 
 def instanceOf(ledger: str, key: bytes) -> str:

@@ -9,7 +9,7 @@ server runs, or on a copy.
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from attrs import define
@@ -20,6 +20,7 @@ from creditsync.ledger._journal import FORMER
 from creditsync.ledger._operations import methodDifferences, totalOf
 from creditsync.ledger._proving import JournalProof
 from creditsync.ledger._schema import SCRIPTS
+from creditsync.ledger._source import Source
 from creditsync.ledger._upgrading import changes
 from creditsync.methods import TOTALS
 from creditsync.records import TRADE_MEMBERS
@@ -28,25 +29,25 @@ from creditsync.records import TRADE_MEMBERS
 # that have trades but no account.
 _WRONG_TOTALS: Final = """
     WITH booked AS (
-        SELECT login, ifnull({balance}, 0) AS balance, ifnull({credit}, 0) AS credit
+        SELECT login, coalesce({balance}, 0) AS balance, coalesce({credit}, 0) AS credit
         FROM trade WHERE state = 3 GROUP BY login
     )
     SELECT login, account.balance, account.credit,
-           ifnull(booked.balance, 0), ifnull(booked.credit, 0)
+           coalesce(booked.balance, 0), coalesce(booked.credit, 0)
     FROM account LEFT JOIN booked USING (login)
-    WHERE account.balance <> ifnull(booked.balance, 0)
-       OR account.credit <> ifnull(booked.credit, 0)
+    WHERE account.balance <> coalesce(booked.balance, 0)
+       OR account.credit <> coalesce(booked.credit, 0)
     UNION ALL
     SELECT login, NULL, NULL, balance, credit
     FROM booked WHERE login NOT IN (SELECT login FROM account)
     UNION ALL
-    SELECT DISTINCT login, NULL, NULL, 0, 0
+    SELECT DISTINCT login, CAST(NULL AS bigint), CAST(NULL AS bigint), 0, 0
     FROM trade WHERE state <> 3 AND login NOT IN (SELECT login FROM account)
                      AND login NOT IN (SELECT login FROM booked)
 """
 
 # {0} selects the trades that count for a total, as the table operation says.
-_SUM: Final = "sum(profit) {0}"
+SUM: Final = "sum(profit) {0}"
 
 # sum() fails as soon as it exceeds 64 bits, even if later trades would bring it
 # back. Summing quotients and remainders separately avoids that.
@@ -92,13 +93,13 @@ def _wrongTotals(connection: sqlite3.Connection) -> Iterator[Any]:
     processors = _processors()
     connection.execute(f"PRAGMA threads = {processors if processors > 1 else 0}")
     try:
-        yield from connection.execute(_wrongTotalsBy(connection, _SUM))
+        yield from connection.execute(wrongTotalsBy(connection, SUM))
     except sqlite3.OperationalError as e:
         # This is raised before the first row, when all sums are computed. So no
         # row has been yielded yet.
         if str(e) != "integer overflow":
             raise
-        yield from connection.execute(_wrongTotalsBy(connection, _EXACT_SUM))
+        yield from connection.execute(wrongTotalsBy(connection, _EXACT_SUM))
 
 
 def _processors() -> int:
@@ -110,7 +111,7 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _wrongTotalsBy(connection: sqlite3.Connection, sum: str) -> str:
+def wrongTotalsBy(connection: Source, sum: str) -> str:
     """
     The statement that finds wrong totals with this expression for a sum.
     """
@@ -125,13 +126,13 @@ def _wrongTotalsBy(connection: sqlite3.Connection, sum: str) -> str:
     )
 
 
-def _markAndLast(connection: sqlite3.Connection) -> tuple[int | None, int]:
+def _markAndLast(connection: Source) -> tuple[int | None, int]:
     """
     The first order number that is not reserved, and the last order.
     """
     [row] = connection.execute(
         "SELECT (SELECT max(next_order) FROM order_mark),"
-        ' ifnull((SELECT max("order") FROM trade), 0)'
+        ' coalesce((SELECT max("order") FROM trade), 0)'
     )
     mark, last = row
     return mark, last
@@ -151,7 +152,7 @@ class Finding:
 
 
 @define
-class _Rule:
+class Rule:
     """
     A rule that every ledger has to keep.
 
@@ -170,84 +171,85 @@ _THE_PLACE: Final = "place {} of the journal "
 _DIFFERS: Final = " OR ".join(f't."{name}" <> j."{name}"' for name in TRADE_MEMBERS)
 
 _RULES: Final = (
-    _Rule(
+    Rule(
         "account",
         f"SELECT login FROM account WHERE login NOT BETWEEN 1 AND {MAX_SAFE_INTEGER}",
         "account {} does not have a valid login",
     ),
-    _Rule(
+    Rule(
         "negative-total",
-        "SELECT login, balance, credit FROM account WHERE min(balance, credit) < 0",
+        "SELECT login, balance, credit FROM account WHERE balance < 0 OR credit < 0",
         "account {} has balance {} and credit {}, and neither may be below zero",
     ),
-    _Rule(
+    Rule(
         "trade",
         'SELECT t."order", t.place FROM trade AS t'
         f" LEFT JOIN journal AS j USING (place) WHERE j.place IS NULL OR {_DIFFERS}",
         "order {} is not what place {} of the journal made it",
     ),
-    _Rule(
+    Rule(
         "last-change",
         'SELECT j.place, j."order" FROM journal AS j'
         ' LEFT JOIN trade AS t USING ("order")'
         ' WHERE t."order" IS NULL OR t.place < j.place',
         _THE_PLACE + "changed order {}, whose trade is missing or older",
     ),
-    _Rule(
+    Rule(
         "revision",
         # Of what an older version had booked, the journal may lack some changes.
         'SELECT "order", revision, rows - 1 FROM trade JOIN ('
         '     SELECT "order", count(*) AS rows, min(place) AS first FROM journal'
         '     GROUP BY "order"'
-        ' ) USING ("order")'
+        ' ) AS booked USING ("order")'
         " WHERE revision <> rows - 1 AND (revision < rows - 1"
         f"     OR first > ({FORMER}))",
         "order {} has revision {}, but the journal has {} changes of it",
     ),
-    _Rule(
+    Rule(
         "order",
         'SELECT place, "order" FROM journal'
         f' WHERE "order" NOT BETWEEN 1 AND {MAX_SAFE_INTEGER}',
         _THE_PLACE + "has order {}, which is not a valid order number",
     ),
-    _Rule(
+    Rule(
         "login",
         "SELECT place, login FROM journal"
         f" WHERE login NOT BETWEEN 1 AND {MAX_SAFE_INTEGER}",
         _THE_PLACE + "has login {}, which is not a valid login",
     ),
-    _Rule(
+    Rule(
         "cmd",
         "SELECT place, cmd FROM journal WHERE cmd NOT IN (SELECT cmd FROM operation)",
         _THE_PLACE + "has cmd {}, which is not in the table operation",
     ),
-    _Rule(
+    Rule(
         "sign",
         "SELECT place, cmd, profit FROM journal JOIN operation USING (cmd)"
         " WHERE sign(profit) <> operation.sign",
         _THE_PLACE + "has cmd {} and profit {}: the sign is wrong",
     ),
-    _Rule(
+    Rule(
         "times",
         "SELECT place, open_time, close_time FROM journal"
         " WHERE open_time < 0 OR close_time < open_time",
         _THE_PLACE + "opens at {} and closes at {}",
     ),
-    _Rule(
+    Rule(
         "asked",
         'SELECT place, "order" FROM journal'
         ' WHERE (type <> 0 AND asked_order <> "order")'
         " OR asked_open_time <> open_time OR asked_close_time <> close_time",
         _THE_PLACE + "booked order {}, but requested another order or other times",
     ),
-    _Rule(
+    Rule(
         "life",
-        "SELECT number, epoch FROM life AS l WHERE head > (SELECT ifnull(max(place), 0)"
-        " FROM journal) OR head < (SELECT max(head) FROM life WHERE number < l.number)"
+        "SELECT number, epoch FROM life AS l"
+        " WHERE head > (SELECT coalesce(max(place), 0) FROM journal)"
+        " OR head < (SELECT max(head) FROM life WHERE number < l.number)"
         " OR (number = 1) <> (cause IN ('created', 'upgraded'))"
         " OR cause NOT IN ('created', 'upgraded', 'copied')"
         " OR (cause = 'created' AND head <> 0)"
-        " OR length(epoch) <> 8 OR epoch GLOB '*[^0-9a-f]*'"
+        " OR length(epoch) <> 8 OR trim(epoch, '0123456789abcdef') <> ''"
         " OR number > (SELECT count(*) FROM life)"
         " UNION ALL SELECT 1, 'none' WHERE NOT EXISTS (SELECT 1 FROM life)",
         "life {} with epoch {} is not one that the journal can have had",
@@ -266,28 +268,47 @@ def findings(
     try:
         for message in changes(connection, SCRIPTS):
             yield Finding("schema", message)
-        for message in methodDifferences(connection):
-            yield Finding("operation", message)
         for [message] in connection.execute("PRAGMA integrity_check"):
             if message != "ok":
                 yield Finding("integrity", message)
-        yield from _markFindings(connection)
-        for login, balance, credit, *sums in _wrongTotals(connection):
-            yield Finding(
-                "total",
-                f"account {login} has balance {balance} and credit {credit}, but its"
-                f" trades add up to balance {sums[0]} and credit {sums[1]}",
-            )
-        for rule in _RULES:
-            for row in connection.execute(rule.broken):
-                yield Finding(rule.name, rule.message.format(*row))
-        for name, message in JournalProof(connection, noted).problems():
-            yield Finding(name, message)
+        yield from contentFindings(connection, _wrongTotals(connection), noted)
     except sqlite3.DatabaseError as e:
         yield Finding("unreadable", f"the rest can't be read: {e}")
 
 
-def _markFindings(connection: sqlite3.Connection) -> Iterator[Finding]:
+def contentFindings(
+    connection: Source, wrongTotals: Iterable[Any], noted: bytes | None
+) -> Iterator[Finding]:
+    """
+    Check all rules about what is in the tables.
+
+    @param wrongTotals: The rows of L{wrongTotalsBy}.
+    @param noted: See L{findings}.
+    """
+    for message in methodDifferences(connection):
+        yield Finding("operation", message)
+    yield from _markFindings(connection)
+    for login, balance, credit, *sums in wrongTotals:
+        yield Finding(
+            "total",
+            f"account {login} has balance {balance} and credit {credit}, but its"
+            f" trades add up to balance {sums[0]} and credit {sums[1]}",
+        )
+    yield from ruleFindings(connection, _RULES)
+    for name, message in JournalProof(connection, noted).problems():
+        yield Finding(name, message)
+
+
+def ruleFindings(connection: Source, rules: Iterable[Rule]) -> Iterator[Finding]:
+    """
+    Check rules.
+    """
+    for rule in rules:
+        for row in connection.execute(rule.broken):
+            yield Finding(rule.name, rule.message.format(*row))
+
+
+def _markFindings(connection: Source) -> Iterator[Finding]:
     mark, last = _markAndLast(connection)
     if mark is None:
         yield Finding("order-mark", "there is no order mark")

@@ -3,8 +3,8 @@ Reading the journal of a ledger: what was booked, change by change, and the tota
 account as they were.
 """
 
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from attrs import define
@@ -14,8 +14,9 @@ from creditsync.codes import MAX_SAFE_INTEGER
 from creditsync.errors import LedgerProblem
 from creditsync.ledger._journal import FORMER, MEMBERS, journalEnd
 from creditsync.ledger._operations import totalOf
-from creditsync.ledger._reading import checkAccount, reading
+from creditsync.ledger._reading import checkAccount
 from creditsync.ledger._schema import columns
+from creditsync.ledger._source import Source
 from creditsync.methods import BALANCE, CREDIT, TOTALS
 from creditsync.records import TRADE_MEMBERS, Account, Trade
 
@@ -27,7 +28,7 @@ _HISTORY: Final = f"""
     {_COLUMNS} WHERE login = ? AND timestamp >= ? AND timestamp < ? ORDER BY place
 """
 _FROM: Final = f"""
-    {_COLUMNS} WHERE place > ? AND place <= ? AND login = ifnull(?, login)
+    {_COLUMNS} WHERE place > ? AND place <= ? AND login = coalesce(?, login)
     ORDER BY place
 """
 _TOTALS_AT: Final = """
@@ -36,8 +37,11 @@ _TOTALS_AT: Final = """
 """
 # What an older version has left of an account: the last row of each order.
 _FORMER: Final = f"""
-    SELECT cmd, profit * (state = 3), timestamp, max(place) FROM journal
-    WHERE login = ? AND place <= ({FORMER}) GROUP BY "order"
+    SELECT cmd, CASE state WHEN 3 THEN profit ELSE 0 END, timestamp FROM journal
+    WHERE place IN (
+        SELECT max(place) FROM journal
+        WHERE login = ? AND place <= ({FORMER}) GROUP BY "order"
+    )
 """
 
 
@@ -57,7 +61,7 @@ class Change:
 
 
 def history(
-    connection: sqlite3.Connection,
+    connection: Source,
     path: str,
     login: int,
     start: int | None = None,
@@ -77,7 +81,7 @@ def history(
         yield _change(epoch, row)
 
 
-def totalsAt(connection: sqlite3.Connection, login: int, time: int) -> Account:
+def totalsAt(connection: Source, login: int, time: int) -> Account:
     """
     The totals of an account after all that was booked up to this time, and in this
     second.
@@ -91,7 +95,7 @@ def totalsAt(connection: sqlite3.Connection, login: int, time: int) -> Account:
         return Account(login, row[0], row[1])
     totals: dict[str, Any] = dict.fromkeys(TOTALS, 0)
     total, last = totalOf(connection), -1
-    for cmd, units, timestamp, _ in connection.execute(_FORMER, (login,)):
+    for cmd, units, timestamp in connection.execute(_FORMER, (login,)):
         totals[total[cmd]] += units
         last = max(last, timestamp)
     if last > time:
@@ -103,16 +107,23 @@ def totalsAt(connection: sqlite3.Connection, login: int, time: int) -> Account:
     return Account(login, totals[BALANCE], totals[CREDIT])
 
 
-def changes(path: str, since: str, login: int | None = None) -> Iterator[Change]:
+def changes(
+    opened: Callable[[], AbstractContextManager[Source]],
+    path: str,
+    since: str,
+    login: int | None = None,
+) -> Iterator[Change]:
     """
     Read the journal behind a place, up to its present end. It is read in pages, and
     between two of them the server can reuse its C{-wal} file.
 
+    @param opened: Opens the ledger, to read it as it is at that moment.
+    @param path: Its name, for messages.
     @param since: A cursor, or L{FIRST<creditsync._cursor.FIRST>}.
     @param login: Only the changes of this account.
     @raise LedgerProblem: The cursor is not of this ledger.
     """
-    with reading(path) as connection:
+    with opened() as connection:
         epoch, head, _ = journalEnd(connection, path)
     place = 0 if since == FIRST else placeIn(since, epoch, head)
     if place is None:
@@ -122,7 +133,7 @@ def changes(path: str, since: str, login: int | None = None) -> Iterator[Change]
         )
     while place < head:
         end = min(place + _PAGE, head)
-        with reading(path) as connection:
+        with opened() as connection:
             rows = connection.execute(_FROM, (place, end, login)).fetchall()
         for row in rows:
             yield _change(epoch, row)

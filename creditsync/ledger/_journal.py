@@ -23,6 +23,7 @@ from creditsync.codes import (
 )
 from creditsync.errors import LedgerDamaged
 from creditsync.ledger._schema import columns
+from creditsync.ledger._source import Source
 from creditsync.methods import DECISIONS
 from creditsync.records import (
     TRADE_MEMBERS,
@@ -53,7 +54,7 @@ MEMBERS: Final = ("place", "type", *TRADE_MEMBERS, "balance", "credit", *ASKED)
 
 # The last place that is from an older version of the ledger, or 0: up to it less was
 # recorded.
-FORMER: Final = "SELECT ifnull(max(head), 0) FROM life WHERE cause = 'upgraded'"
+FORMER: Final = "SELECT coalesce(max(head), 0) FROM life WHERE cause = 'upgraded'"
 
 # Before the first commit.
 NO_HASH: Final = bytes(32)
@@ -71,11 +72,12 @@ _EVENTS: Final = f"""
     FROM (SELECT * FROM journal WHERE place > ? AND place <= ? ORDER BY place)
 """
 _HEAD: Final = """
-    SELECT ifnull(max(place), 0), hash, (SELECT epoch FROM life ORDER BY number DESC),
-           (SELECT max(place) FROM (
-               SELECT place FROM trade ORDER BY "order" DESC LIMIT 1
-           ))
-    FROM journal
+    SELECT coalesce(last.place, 0), last.hash,
+           (SELECT epoch FROM life ORDER BY number DESC LIMIT 1),
+           (SELECT place FROM trade ORDER BY "order" DESC LIMIT 1)
+    FROM (SELECT 1) AS one
+    LEFT JOIN (SELECT place, hash FROM journal ORDER BY place DESC LIMIT 1) AS last
+        ON true
 """
 
 
@@ -187,7 +189,7 @@ def events(connection: sqlite3.Connection, after: int, limit: int) -> list[Trade
     ]
 
 
-def journalEnd(connection: sqlite3.Connection, path: str) -> tuple[str, int, bytes]:
+def journalEnd(connection: Source, path: str) -> tuple[str, int, bytes]:
     """
     The epoch, the last place, and the last hash.
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from creditsync.errors import LedgerProblem
+from creditsync.ledger._source import Source
 from creditsync.methods import BOOKING_METHODS, TOTALS, BookingMethod
 
 _COLUMNS: Final = ("cmd", *TOTALS, "sign", "label")
@@ -45,7 +46,7 @@ def writeMethods(
     writer.executemany(_WRITE, wanted.values())
 
 
-def methodDifferences(connection: sqlite3.Connection) -> Iterator[str]:
+def methodDifferences(connection: Source) -> Iterator[str]:
     """
     Describe how the rows differ from the methods.
     """
@@ -58,7 +59,7 @@ def methodDifferences(connection: sqlite3.Connection) -> Iterator[str]:
             )
 
 
-def totalOf(connection: sqlite3.Connection) -> dict[int, str]:
+def totalOf(connection: Source) -> dict[int, str]:
     """
     The total that the trades of each C{cmd} count for.
     """
@@ -82,7 +83,7 @@ def _wanted(methods: Sequence[BookingMethod]) -> dict[int, tuple[Any, ...]]:
     }
 
 
-def _found(connection: sqlite3.Connection) -> dict[int, tuple[Any, ...]]:
+def _found(connection: Source) -> dict[int, tuple[Any, ...]]:
     return {row[0]: row for row in connection.execute(_READ)}
 
 

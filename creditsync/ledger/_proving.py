@@ -6,7 +6,6 @@ It is one pass over all rows, in the order of their places. It remembers only or
 that were changed, because an order that was only added has no more than one row.
 """
 
-import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -24,6 +23,7 @@ from creditsync.codes import (
 from creditsync.ledger._journal import FORMER, MEMBERS, NO_HASH, Row, chained
 from creditsync.ledger._operations import totalOf
 from creditsync.ledger._schema import columns
+from creditsync.ledger._source import Source
 from creditsync.methods import TOTALS
 
 # Rows that are fetched at a time.
@@ -66,7 +66,7 @@ class JournalProof:
     @ivar _before: The last row of each order that was changed.
     """
 
-    _connection: sqlite3.Connection
+    _connection: Source
     noted: bytes | None = None
     _last: int = field(default=0, init=False)
     _hash: bytes = field(default=NO_HASH, init=False)

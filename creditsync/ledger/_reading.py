@@ -28,6 +28,7 @@ from creditsync.errors import LedgerDamaged, LedgerProblem
 from creditsync.ledger._opening import connectReader, mayUse, ownerOf, versionOf
 from creditsync.ledger._operations import totalOf
 from creditsync.ledger._schema import COLUMNS, SCRIPTS
+from creditsync.ledger._source import Source
 from creditsync.records import Account, Trade
 
 _CANT_OPEN: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
@@ -150,7 +151,7 @@ def _why(error: sqlite3.OperationalError, path: str) -> str:
 
 
 def trades(
-    connection: sqlite3.Connection,
+    connection: Source,
     login: int | None = None,
     start: int | None = None,
     end: int | None = None,
@@ -166,7 +167,7 @@ def trades(
 
 
 def _select(
-    connection: sqlite3.Connection,
+    connection: Source,
     login: int | None,
     start: int | None,
     end: int | None,
@@ -176,7 +177,7 @@ def _select(
     return (
         Trade(*row)
         for row in connection.execute(
-            f"SELECT {COLUMNS} FROM trade WHERE login = ifnull(?, login)"
+            f"SELECT {COLUMNS} FROM trade WHERE login = coalesce(?, login)"
             f" AND open_time >= ? AND open_time < ? ORDER BY {order}",
             (login, 0 if start is None else start, _NEVER if end is None else end),
         )
@@ -198,7 +199,7 @@ class Statement:
 
 
 def statement(
-    connection: sqlite3.Connection,
+    connection: Source,
     login: int,
     start: int | None = None,
     end: int | None = None,
@@ -222,7 +223,7 @@ def statement(
     return Statement(replace(account), _lines(account, trades, totals))
 
 
-def accounts(connection: sqlite3.Connection) -> Iterator[Account]:
+def accounts(connection: Source) -> Iterator[Account]:
     """
     All accounts, by their logins.
     """
@@ -232,7 +233,7 @@ def accounts(connection: sqlite3.Connection) -> Iterator[Account]:
         yield Account(*row)
 
 
-def checkAccount(connection: sqlite3.Connection, login: int) -> None:
+def checkAccount(connection: Source, login: int) -> None:
     """
     @raise LedgerProblem: There is no such account.
     """
@@ -258,7 +259,7 @@ def _count(account: Account, trade: Trade, totals: Mapping[int, str]) -> None:
     setattr(account, name, getattr(account, name) + trade.counted)
 
 
-def counts(connection: sqlite3.Connection) -> dict[str, int]:
+def counts(connection: Source) -> dict[str, int]:
     """
     The numbers of trades, accounts and keys.
     """

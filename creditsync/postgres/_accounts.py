@@ -26,6 +26,8 @@ def addAccounts(
     """
     session.checkReadable()
     with session.session.transaction():
+        # In the order of all locks: the accounts, sorted, and then the journal's, which
+        # gives the moves their order.
         rows = session.rows(_ADD, [sorted(set(logins))])
         added = sorted(login for (login,) in rows)
         if group:

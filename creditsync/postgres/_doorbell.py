@@ -50,6 +50,7 @@ class Doorbell:
 
     @ivar isHeard: Whether notifications arrive.
     @ivar heardRings: How many of other nodes have arrived.
+    @ivar polls: How often nothing was waited for.
     """
 
     _reactor: Any
@@ -58,6 +59,7 @@ class Doorbell:
     _random: Callable[[], float] = random.random
     isHeard: bool = field(init=False, default=False)
     heardRings: int = field(init=False, default=0)
+    polls: int = field(init=False, default=0)
     _name: str = field(init=False, factory=lambda: token_hex(8))
     _isRunning: bool = field(init=False, default=False)
     # One that listens, and one that rings: a pooler may let a notification through
@@ -108,6 +110,7 @@ class Doorbell:
         self._polling = self._reactor.callLater(
             POLL if self.isHeard else POLL_UNHEARD, self._poll
         )
+        self.polls += 1
         self._heard()
 
     def _open(self) -> None:

@@ -87,6 +87,7 @@ class Lane:
 
     @ivar node: Its number in the journal.
     @ivar batch: The number of the last batch.
+    @ivar incarnation: Raised by each connection that books.
     @ivar unknowns: How many batches of unknown outcome were settled.
     @ivar retries: How many times a batch was judged again, because of a lock.
     @ivar site: What is allowed from the next batch on.
@@ -104,11 +105,11 @@ class Lane:
     site: Site
     node: int = field(init=False, default=0)
     batch: int = field(init=False, default=0)
+    incarnation: int = field(init=False, default=0)
     unknowns: int = field(init=False, default=0)
     retries: int = field(init=False, default=0)
     problem: str | None = field(init=False, default=None)
     judgedBy: Site = field(init=False, factory=Site)
-    _incarnation: int = field(init=False, default=0)
     _connection: Connection | None = field(init=False, default=None)
     # The last batch that was acknowledged, and its last place.
     _acknowledged: tuple[int, int] | None = field(init=False, default=None)
@@ -124,7 +125,7 @@ class Lane:
         """
         connection = await self._connect("writer")
         try:
-            [(self.node, self._incarnation)] = await self._enlist(connection)
+            [(self.node, self.incarnation)] = await self._enlist(connection)
             [(self.batch,)] = await connection.execute(_LAST_BATCH, [self.node])
         except BaseException:
             connection.close()
@@ -220,7 +221,7 @@ class Lane:
             BOOK,
             values(
                 self.node,
-                self._incarnation,
+                self.incarnation,
                 self.batch,
                 now,
                 self.judgedBy,
@@ -309,7 +310,7 @@ class Lane:
                 raised = await connection.execute(_RAISE, [self.node, self._owner])
                 if not raised:
                     raise self.fenced()
-                [(self._incarnation,)] = raised
+                [(self.incarnation,)] = raised
                 await self._prove(connection)
                 await self._checkLoss(connection)
             except (ConnectionLost, psycopg.Error) as error:

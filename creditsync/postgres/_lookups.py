@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from creditsync.errors import Busy
 from creditsync.postgres._connection import Connection, ConnectionLost
+from creditsync.postgres._feed import HEAD, Feed
 from creditsync.postgres._schema import STREAM
 from creditsync.postgres._searching import COLUMNS, GROUPS, search
 from creditsync.records import (
@@ -157,6 +158,16 @@ class Lookups:
             TradeEvent(type, Trade(*members), place=place)
             for place, type, *members in rows
         ]
+
+    async def published(self, feed: Feed, place: int) -> None:
+        """
+        Wait until a place is published, if any node has booked so far.
+        """
+        [(head,)] = await self._read(HEAD, [STREAM])
+        if place <= head:
+            reached: Deferred[None] = Deferred()
+            feed.whenPublished(place, lambda: reached.callback(None))
+            await reached
 
     async def account(self, login: int) -> Account | None:
         """

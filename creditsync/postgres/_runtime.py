@@ -419,6 +419,12 @@ class PostgresRuntime(Service):
         """
         return self.feed.cursor
 
+    def whenPublished(self, place: int) -> "Deferred[None]":
+        """
+        See L{IClustered.whenPublished}.
+        """
+        return Deferred.fromCoroutine(self._lookups.published(self.feed, place))
+
     def placeOf(self, order: int) -> int | None:
         """
         See L{IJournal.placeOf}; known if L{trade} has just been called for it.

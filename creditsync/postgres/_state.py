@@ -11,8 +11,9 @@ from zope.interface import implementer
 from creditsync.interfaces import INode
 from creditsync.postgres._connection import Connection
 from creditsync.postgres._doorbell import Doorbell
-from creditsync.postgres._feed import Feed
+from creditsync.postgres._feed import HEAD, Feed
 from creditsync.postgres._lane import Lane
+from creditsync.postgres._schema import STREAM
 from creditsync.postgres._starting import IS_SYNCHRONOUS
 
 # Seconds between two looks at what may be changed while the server runs.
@@ -32,6 +33,8 @@ class NodeState:
     _doorbell: Doorbell
     isSynchronous: bool = field(init=False, default=False)
     _lookedAt: float | None = field(init=False, default=None)
+    # The last place of the journal, then.
+    _head: int = field(init=False, default=0)
 
     async def look(self, connection: Connection) -> None:
         """
@@ -41,6 +44,21 @@ class NodeState:
         if self._lookedAt is None or now - self._lookedAt >= _LOOK:
             self._lookedAt = now
             [(self.isSynchronous,)] = await connection.execute(IS_SYNCHRONOUS)
+            [(self._head,)] = await connection.execute(HEAD, [STREAM])
+
+    @property
+    def name(self) -> str:
+        """
+        See L{INode.name}.
+        """
+        return next(iter(self._lanes)).name
+
+    @property
+    def incarnation(self) -> int:
+        """
+        See L{INode.incarnation}.
+        """
+        return next(iter(self._lanes)).incarnation
 
     @property
     def laneCount(self) -> int:
@@ -76,6 +94,20 @@ class NodeState:
         See L{INode.rings}.
         """
         return self._doorbell.heardRings
+
+    @property
+    def polls(self) -> int:
+        """
+        See L{INode.polls}.
+        """
+        return self._doorbell.polls
+
+    @property
+    def behind(self) -> int:
+        """
+        See L{INode.behind}.
+        """
+        return max(0, self._head - self._feed.cursor)
 
     @property
     def held(self) -> int:

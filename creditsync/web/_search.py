@@ -9,9 +9,10 @@ The response is a JSON object::
      "note": "a sentence that says what was searched"}
 
 An order is looked up in the trading runtime. A login is searched for in the ledger
-from the newest order down, for a bounded time. An C{extID} is not part of a trade:
-the search finds requests that are pending or were recently answered or refused
-under it, and what was booked under it as C{idempotencyKey}. One search at a time
+from the newest order down, for a bounded time; on PostgreSQL by an index. An C{extID}
+is not part of a trade: the search finds requests that are pending or were recently
+answered or refused under it, and what was booked under it as C{idempotencyKey}. One
+search at a time
 reads the ledger, in a thread; further ones get 503.
 """
 
@@ -26,6 +27,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.server import NOT_DONE_YET
 
+from creditsync._process.address import isPostgres
 from creditsync.codes import MAX_SAFE_INTEGER
 from creditsync.errors import Busy, InvalidData, LedgerProblem, Refusal
 from creditsync.ledger._searching import Found, tradesByKey, tradesOf
@@ -49,7 +51,8 @@ class Searching:
     """
     The searches of one server.
 
-    @ivar ledger: The path of the SQLite ledger, if there is one.
+    @ivar ledger: The path of the SQLite ledger, or the address of the PostgreSQL, if
+        there is one.
     @ivar run: Runs a blocking function in a thread.
     """
 
@@ -75,9 +78,7 @@ class Searching:
         """
         The account's newest trades.
         """
-        found = await self._read(
-            lambda path: tradesOf(path, login, MAX_TRADES, MAX_SECONDS)
-        )
+        found = await self._read(lambda ledger: _tradesOf(ledger, login))
         note = "the whole ledger was searched"
         if found.downTo:
             note = f"only orders down to {found.downTo} were searched"
@@ -92,7 +93,7 @@ class Searching:
         """
         All that is known about an C{extID}.
         """
-        booked = await self._read(lambda path: tradesByKey(path, extID, MAX_TRADES))
+        booked = await self._read(lambda ledger: _tradesByKey(ledger, extID))
         orders = {trade.order: trade for trade in booked.trades}
         for waiter in list(self.metrics.counters.recentlyAnswered):
             order = waiter.order
@@ -111,18 +112,18 @@ class Searching:
 
     async def _read(self, search: Callable[[str], Found]) -> Found:
         """
-        Search the ledger's file, if there is one.
+        Search the ledger, if there is one that can be searched.
 
         @raise Busy: Another search is reading it.
         """
-        path = self.ledger
-        if path is None:
+        ledger = self.ledger
+        if ledger is None:
             return Found()
         if self._isReading:
             raise Busy("another search is running, try again")
         self._isReading = True
         try:
-            return await self.run(lambda: search(path))
+            return await self.run(lambda: search(ledger))
         finally:
             self._isReading = False
 
@@ -183,6 +184,23 @@ class SearchPage(SignedIn):
         if why.check(LedgerProblem):
             message = why.getErrorMessage()
         return respondError(request, 500, "TECH_PROBLEM", message)
+
+
+def _tradesOf(ledger: str, login: int) -> Found:
+    if isPostgres(ledger):
+        # What PostgreSQL needs is loaded only where it is used.
+        from creditsync.postgres import _console
+
+        return _console.tradesOf(ledger, login, MAX_TRADES, MAX_SECONDS)
+    return tradesOf(ledger, login, MAX_TRADES, MAX_SECONDS)
+
+
+def _tradesByKey(ledger: str, key: str) -> Found:
+    if isPostgres(ledger):
+        from creditsync.postgres import _console
+
+        return _console.tradesByKey(ledger, key, MAX_TRADES, MAX_SECONDS)
+    return tradesByKey(ledger, key, MAX_TRADES)
 
 
 def _finish(request: Request, body: bytes) -> None:

@@ -15,6 +15,8 @@ stands for what is not known::
          {"order": 1242281, "login": 1001, "command": "CreditInSync",
           "extID": "credit-req-1001", "peer": "127.0.0.1:5123", "age": 0.02}, …]},
      "queue": {"operations": 8, "oldest": 0.002},
+     "node": {"name": "node-1", "incarnation": 3, "behind": 0, "readAge": 0.2,
+              "isHeard": true, "isSynchronous": true, "unknowns": 0, "retries": 0},
      "commits": {"total": 1234, "operations": 98765, "last": 1767225600.1},
      "sessions": {"count": 2, "isPartial": false, "roles": {"manager": 2, …},
                   "unread": 0, "inFlight": 8, "stalled": 0, "catchingUp": 0, "shown": [
@@ -38,7 +40,8 @@ stands for what is not known::
 The lists are bounded: C{waiters.shown} has the longest waiting,
 C{sessions.shown} those with most unread and in flight, C{trades}, C{refusals} and
 C{approvals.shown} the newest first. C{isPartial} says that there are more sessions than
-were looked at. C{queue} is L{None} where the trading runtime is not the embedded one.
+were looked at. C{queue} is L{None} where the trading runtime does not tell what it has
+queued, and C{node} where the server is not one of several.
 C{approvals} are the finance requests that wait for approval; C{isComplete} says that
 those made before the server started are among them. C{extID} is a string or a number,
 or L{None} if the request had none.
@@ -53,6 +56,7 @@ from typing import Final
 import creditsync
 from creditsync._approvals import Approvals
 from creditsync._metrics.reading import SessionSums
+from creditsync.interfaces import IClustered
 from creditsync.metrics import Metrics
 from creditsync.web import _rows as rows
 from creditsync.web._history import History, someConnections
@@ -81,6 +85,7 @@ def snapshot(metrics: Metrics, history: History) -> JSON:
         "outcomes": _outcomes(history),
         "waiters": _waiters(metrics),
         "queue": _queue(metrics),
+        "node": _node(metrics),
         "commits": {
             "total": sum(counters.commits.counts),
             "operations": counters.booked,
@@ -152,6 +157,22 @@ def _approvals(metrics: Metrics) -> JSON:
             {**rows.event(event), "principal": maker}
             for event, maker in approvals.newest(_SHOWN)
         ],
+    }
+
+
+def _node(metrics: Metrics) -> JSON | None:
+    if not IClustered.providedBy(metrics.service.runtime):
+        return None
+    node = metrics.read().node
+    return {
+        "name": node.name,
+        "incarnation": node.incarnation,
+        "behind": node.behind,
+        "readAge": round(node.readAge, 3),
+        "isHeard": node.isHeard,
+        "isSynchronous": node.isSynchronous,
+        "unknowns": node.unknowns,
+        "retries": node.retries,
     }
 
 

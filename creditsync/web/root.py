@@ -42,7 +42,7 @@ class Root(SiteResource):
         """
         @param run: Runs a blocking function in a thread.
         @param ledger: The path of the SQLite ledger in which logins and keys
-            are searched.
+            are searched, or the address of a PostgreSQL.
         @param registry: What C{metrics} serves; by default these metrics and
             those of the process.
         @param origins: Those under which a proxy serves this site, such as

@@ -443,6 +443,19 @@ class NodesTests(RuntimeCase):
         self.assertTrue(event.operation.isBooked)
         self.assertEqual(event.operation.key, "k")
 
+    def test_cursorAhead(self) -> None:
+        """
+        A place that another node has published is waited for; one that nobody has
+        booked is not.
+        """
+        place = self.booked(credit(), self.other).place
+        assert place is not None
+        here = self.node.runtime.whenPublished(place)
+        self.assertEqual(self.node.places, [place])
+        self.successResultOf(here)
+        self.successResultOf(self.node.runtime.whenPublished(place))
+        self.successResultOf(self.node.runtime.whenPublished(place + 1))
+
     def test_inOrder(self) -> None:
         """
         A node that books behind another's events publishes those first.

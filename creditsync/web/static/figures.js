@@ -11,6 +11,8 @@ import { APPROVALS, OUTCOMES, REFUSALS, SESSIONS, TRADES, WAITERS, urgency } fro
 // Seconds of reactor lag, and unread bytes, that are worth a warning.
 const LAG = 0.1;
 const UNREAD = 1024 ** 2;
+// Seconds for which a node may not have read the journal.
+const BEHIND = 5;
 
 let timeout = 5;
 
@@ -37,6 +39,7 @@ export const show = (snapshot) => {
   showRates(snapshot.point);
   showWaits(snapshot);
   showLedger(snapshot);
+  showNode(snapshot);
   showSessions(snapshot);
   showApprovals(snapshot);
   showTables(snapshot);
@@ -99,6 +102,25 @@ const showLedger = ({ queue, point, commits, time }) => {
   setText("last-commit", commits.last === null ? "none yet"
     : `${seconds(time - commits.last)} ago`);
   setText("batch", point.commits ? rate(point.booked / point.commits) : NONE);
+};
+
+// Of one of several servers.
+const showNode = ({ node }) => {
+  $("node").hidden = node === null;
+  if (node === null) return;
+  const { name, incarnation, behind, readAge, unknowns, retries } = node;
+  setText("node-title", `Node ${text(name)}`);
+  setText("node-facts", [
+    `connected ${number(incarnation)} times`,
+    `journal read ${seconds(readAge)} ago`,
+    `${number(behind)} events behind`,
+    node.isHeard ? "notifications arrive" : "notifications don't arrive",
+    node.isSynchronous ? "commits are on two machines" : "commits are on one machine",
+    `${number(unknowns)} unknown outcomes settled`,
+    `${number(retries)} batches judged again`,
+  ].join(" · "));
+  flag("node", readAge > BEHIND ? "bad"
+    : node.isHeard && node.isSynchronous ? "" : "warn");
 };
 
 const showSessions = ({ sessions }) => {
