@@ -68,6 +68,7 @@ def _parser() -> ArgumentParser:
         demo,
         export,
         operations,
+        postgres,
         show,
         statement,
         token,
@@ -89,7 +90,8 @@ def _parser() -> ArgumentParser:
         "check-config", help="check the options that the server would have"
     )
     reading = (statement, check, backup, export, upgrade)
-    for module in (token, account, operations, show, watch, bulk, *reading, demo):
+    changing = (token, account, operations, show, watch, bulk)
+    for module in (*changing, *reading, postgres, demo):
         module.addCommand(commands)
     return parser
 

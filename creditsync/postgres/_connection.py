@@ -24,7 +24,6 @@ import psycopg
 from attrs import Factory, define, field
 from psycopg import generators
 from psycopg.adapt import PyFormat, Transformer
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.abc import PGresult
@@ -35,41 +34,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from creditsync._failing import FailureNotifier
+from creditsync.postgres._session import SETTINGS, complete, tooOld
 
 Row: TypeAlias = tuple[Any, ...]
-
-# What the connection string says goes before this. The kernel notices a host that is
-# gone within 5 + 3 x 2 s when nothing is sent, and within 10 s when something is.
-_DEFAULTS: Final[dict[str, str | int]] = {
-    "connect_timeout": 5,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-}
-
-# Each session's, whatever the role or the database has as its own.
-_SETTINGS: Final = {
-    "default_transaction_isolation": "read committed",
-    # A deadlock or a lock that is held too long comes before the commit: try again.
-    "lock_timeout": "2s",
-    # A connection waits for rows or notifications as long as the server runs.
-    "idle_session_timeout": "0",
-    # A backend whose client is gone lets go of its locks within this time.
-    "client_connection_check_interval": "1s",
-    # Compiling takes longer than any statement of this server.
-    "jit": "off",
-}
-
-# A role may have it off, or local; what waits for more than this server's disk is the
-# administrator's choice.
-_DURABLE: Final = (
-    "SELECT set_config('synchronous_commit', 'on', false)"
-    " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
-)
-
-# The oldest that its makers still mend; older ones lack settings of the above.
-LEAST_VERSION: Final = 15
 
 # The SQLSTATE of a commit that did not wait for its standby to the end: the server
 # returns success, and says so only in a warning.
@@ -153,6 +120,18 @@ class Connection:
         The number of the process that serves it.
         """
         return self._session.pgconn.backend_pid
+
+    @property
+    def place(self) -> str:
+        """
+        The server, its database and the user, for people.
+        """
+        session = self._session.pgconn
+        user, host, port, database = (
+            each.decode(errors="replace")
+            for each in (session.user, session.host, session.port, session.db)
+        )
+        return f"postgresql://{user}@{host}:{port}/{database}"
 
     @property
     def version(self) -> int:
@@ -373,20 +352,16 @@ def connect(
     @return: Fires with the connection. Fails with L{ConnectionLost}. Cancelling it
         ends the try.
     """
-    given = conninfo_to_dict(conninfo)
-    defaults = {name: _DEFAULTS[name] for name in _DEFAULTS if name not in given}
-    complete = make_conninfo(
-        conninfo,
-        **defaults,
-        application_name=applicationName,
-        client_encoding="UTF8",
-    )
+    try:
+        whole = complete(conninfo, applicationName)
+    except ValueError as e:
+        raise ConnectionLost(str(e)) from None
     connected: Deferred[Connection] = Deferred()
 
     def inThread() -> None:
         outcome: psycopg.Connection[Row] | Failure
         try:
-            outcome = psycopg.connect(complete, autocommit=True)
+            outcome = psycopg.connect(whole, autocommit=True)
         except Exception:
             outcome = Failure()
         # At the end of the process nobody asks any more.
@@ -421,14 +396,10 @@ def _settled(connection: Connection) -> Deferred[Connection]:
     """
     Make the settings of a new connection.
     """
-    version = connection.version
-    if version < LEAST_VERSION:
+    problem = tooOld(connection.version)
+    if problem is not None:
         connection.close()
-        raise ConnectionLost(
-            f"the server is PostgreSQL {version}, and {LEAST_VERSION} is the oldest"
-            " that is supported: upgrade it"
-        )
-    settings = "; ".join(f"SET {name} = '{_SETTINGS[name]}'" for name in _SETTINGS)
+        raise ConnectionLost(problem)
 
     def failed(why: Failure) -> Failure:
         connection.close()
@@ -436,7 +407,7 @@ def _settled(connection: Connection) -> Deferred[Connection]:
             return why
         return Failure(ConnectionLost(why.getErrorMessage().strip()))
 
-    done = connection.execute(settings + "; " + _DURABLE)
+    done = connection.execute(SETTINGS)
     return done.addCallbacks(lambda _: connection, failed)
 
 

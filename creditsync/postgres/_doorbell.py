@@ -2,8 +2,9 @@
 How a node hears that another one has booked something.
 
 After its commit a node rings: it notifies all that listen, on a connection that is
-used for nothing else. A notification in the transaction of the booking would make all
-commits of the server wait for one another; so would one that waits for the disk.
+used for nothing else, and it listens on another one. A notification in the transaction
+of the booking would make all commits of the server wait for one another; so would one
+that waits for the disk.
 
 A notification may be lost: its node dies before it has rung, a connection breaks, a
 pooler swallows it without a word. So there is a poll underneath, and each node hears
@@ -58,8 +59,13 @@ class Doorbell:
     heardRings: int = field(init=False, default=0)
     _name: str = field(init=False, factory=lambda: token_hex(8))
     _isRunning: bool = field(init=False, default=False)
-    _connecting: Deferred[Any] | None = field(init=False, default=None)
-    _connection: Connection | None = field(init=False, default=None)
+    # One that listens, and one that rings: a pooler may let a notification through
+    # where it was made, and nowhere else.
+    _connections: list[Connection] = field(init=False, factory=list)
+    _ringer: Connection | None = field(init=False, default=None)
+    # Whether there are connections, or soon will be.
+    _isOpen: bool = field(init=False, default=False)
+    _opening: Deferred[None] | None = field(init=False, default=None)
     _failures: int = field(init=False, default=0)
     _isRinging: bool = field(init=False, default=False)
     _isWanted: bool = field(init=False, default=False)
@@ -75,7 +81,9 @@ class Doorbell:
         """
         self._isRunning = True
         self._poll()
-        self._open()
+        # Unless who was told has stopped it.
+        if self._isRunning:
+            self._open()
 
     def stop(self) -> None:
         """
@@ -86,11 +94,7 @@ class Doorbell:
             if timer is not None and timer.active():
                 timer.cancel()
         self._polling = self._timer = None
-        connecting, self._connecting = self._connecting, None
-        if connecting is not None:
-            connecting.cancel()
-        if self._connection is not None:
-            self._connection.close()
+        self._end(Failure(CancelledError()))
 
     def ring(self) -> None:
         """
@@ -110,51 +114,52 @@ class Doorbell:
         Connect and listen.
         """
         self._timer = None
-        self._connecting = connecting = self._connect()
-        connecting.addCallback(self._listen).addErrback(self._failed)
+        self._isOpen = True
+        self._opening = Deferred.fromCoroutine(self._begin())
+        self._opening.addErrback(self._end)
 
-    def _listen(self, connection: Connection) -> Deferred[None]:
-        def listening(_: object) -> None:
-            self._connecting = None
-            self._connection = connection
-            self._failures = 0
-            connection.whenLost().addErrback(self._lost)
-            # What was booked before this was perhaps not heard.
-            self._heard()
+    async def _begin(self) -> None:
+        for _ in range(2):
+            connection = await self._connect()
+            self._connections.append(connection)
+            connection.whenLost().addErrback(self._end)
+        listener, ringer = self._connections
+        listener.notified = self._notified
+        await listener.execute(f"LISTEN {_CHANNEL}")
+        self._opening = None
+        self._ringer = ringer
+        self._failures = 0
+        # What was booked before this was perhaps not heard.
+        self._heard()
+        if self._ringer is not None:
             self._try()
             self._ringNow()
 
-        def failed(why: Failure) -> Failure:
-            connection.close()
-            return why
-
-        connection.notified = self._notified
-        done = connection.execute(f"LISTEN {_CHANNEL}")
-        return done.addCallbacks(listening, failed)
-
-    def _lost(self, why: Failure) -> None:
+    def _end(self, why: Failure) -> None:
         """
-        The connection has ended.
+        One of the connections has ended, or could not be made: connect again, later.
         """
-        self._connection = None
-        self.isHeard = False
-        self._isRinging = False
+        if not self._isOpen:
+            # By one of the steps here.
+            return
+        self._isOpen = self.isHeard = self._isRinging = False
+        self._ringer = None
+        opening, self._opening = self._opening, None
+        connections, self._connections = self._connections, []
+        if opening is not None:
+            opening.cancel()
+        for each in connections:
+            each.close()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self._failed(why)
-
-    def _failed(self, why: Failure) -> None:
-        """
-        Connect again, later.
-        """
-        self._connecting = None
+        self._timer = None
         if not self._isRunning:
-            why.trap(CancelledError, ConnectionLost)
             return
         if not self._failures and not self._hasWarned:
             _log.warn(
-                "The connection for notifications was lost or can't be made:"
-                " {why}. Until it is there, other nodes' events are found by polling.",
+                "The connections for notifications were lost or can't be made:"
+                " {why}. Until they are there, other nodes' events are found by"
+                " polling.",
                 why=why.getErrorMessage(),
             )
         wait = retryDelay(self._failures, self._random())
@@ -181,8 +186,7 @@ class Doorbell:
                 " {seconds} s. Let --ledger name the server itself.",
                 seconds=POLL_UNHEARD,
             )
-        assert self._connection is not None
-        self._connection.close()
+        self._end(Failure(ConnectionLost("notifications don't arrive")))
 
     def _notified(self, channel: str, payload: str, backend: int) -> None:
         if payload.removesuffix(_TRIAL) == self._name:
@@ -197,7 +201,7 @@ class Doorbell:
             self._heard()
 
     def _ringNow(self) -> None:
-        if self._isWanted and not self._isRinging and self._connection is not None:
+        if self._isWanted and not self._isRinging and self._ringer is not None:
             self._isWanted = False
             self._isRinging = True
             self._send(self._name).addCallback(self._rung)
@@ -210,13 +214,12 @@ class Doorbell:
         """
         @return: Fires when that is done, or has failed.
         """
-        assert self._connection is not None
-        connection = self._connection
+        assert self._ringer is not None
 
         def failed(why: Failure) -> None:
             if not why.check(ConnectionLost):
                 # The server refuses: its queue of notifications is full, for instance.
                 _log.warn("A notification failed: {why}", why=why.getErrorMessage())
 
-        done = connection.execute(_NOTIFY, [payload])
+        done = self._ringer.execute(_NOTIFY, [payload])
         return done.addCallbacks(lambda _: None, failed)

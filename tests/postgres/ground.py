@@ -78,7 +78,7 @@ def binaries(version: int = 18) -> Path:
 
     here: Path = POSTGRES_VERSIONS[version]
     with suppress(PermissionError):
-        subprocess.run([here / "postgres", "--version"], check=True, **_asServer())
+        subprocess.run([here / "postgres", "--version"], check=True, **asServer())
         return here
     # Only root may enter the folder of this Python: a copy for the server's user.
     copy = _temporaryFolder() / "postgresql"
@@ -93,7 +93,7 @@ def _user() -> pwd.struct_passwd | None:
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 
 
-def _asServer() -> dict[str, Any]:
+def asServer() -> dict[str, Any]:
     """
     The arguments for a process of the server's user.
     """
@@ -191,7 +191,7 @@ class Server:
     def _run(self, program: str, *arguments: str | Path) -> None:
         done = subprocess.run(
             [binaries(self.version) / program, *arguments],
-            **{**_asServer(), "stdout": subprocess.PIPE},
+            **{**asServer(), "stdout": subprocess.PIPE},
             stderr=subprocess.STDOUT,
             check=False,
         )
@@ -209,7 +209,7 @@ class Server:
                     *("-h", "127.0.0.1", "-p", str(self.port), "-k", self.folder),
                     *(f"--{name}={value}" for name, value in settings.items()),
                 ],
-                **{**_asServer(), "stdout": log},
+                **{**asServer(), "stdout": log},
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 preexec_fn=_endWithParent,

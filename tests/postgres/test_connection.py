@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from creditsync.postgres import _connection
+from creditsync.postgres import _session
 from creditsync.postgres._connection import (
     Connection,
     ConnectionLost,
@@ -453,7 +453,7 @@ async def test_tooOld(database: ground.Database) -> None:
     """
     A server of a version that is not supported is not used.
     """
-    with patch.object(_connection, "LEAST_VERSION", 99):
+    with patch.object(_session, "LEAST_VERSION", 99):
         failure = await error(connected(database), ConnectionLost)
     assert "and 99 is the oldest that is supported" in str(failure)
     ground.until(lambda: not database.backends())

@@ -21,7 +21,7 @@ from creditsync._failing import FailureNotifier
 from creditsync.postgres import _doorbell
 from creditsync.postgres._connection import Connection, ConnectionLost, connect
 from creditsync.postgres._doorbell import Doorbell
-from tests.postgres import ground
+from tests.postgres import ground, pooler
 from tests.postgres.proxy import Proxy
 
 pytestmark = pytest.mark.timeout(120)
@@ -105,9 +105,10 @@ class DoorbellTests(SynchronousTestCase):
 
     def connected(self) -> FakeConnection:
         """
-        Let the last try succeed, and LISTEN.
+        Let the last try succeed, and LISTEN. The two connections are one here.
         """
         connection = FakeConnection()
+        self.tries[-1].callback(connection)
         self.tries[-1].callback(connection)
         [(statement, _, done)] = connection.statements
         self.assertEqual(statement, "LISTEN creditsync")
@@ -127,6 +128,7 @@ class DoorbellTests(SynchronousTestCase):
         """
         self.doorbell.start()
         connection = FakeConnection()
+        self.tries[-1].callback(connection)
         self.tries[-1].callback(connection)
         self.heard.clear()
         [(_, _, done)] = connection.statements
@@ -212,13 +214,13 @@ class DoorbellTests(SynchronousTestCase):
         self.connected()
         with capturedLogs() as logs:
             self.clock.advance(5.0)
-            self.assertEqual(len(self.tries), 1)
-            self.clock.advance(0.1)
             self.assertEqual(len(self.tries), 2)
+            self.clock.advance(0.1)
+            self.assertEqual(len(self.tries), 3)
             self.connected()
             self.clock.advance(5.0)
             self.clock.advance(0.1)
-        self.assertEqual(len(self.tries), 3)
+        self.assertEqual(len(self.tries), 5)
         [warning] = logs
         self.assertIn("don't arrive", warning["log_format"])
         self.assertFalse(self.doorbell.isHeard)
@@ -239,7 +241,7 @@ class DoorbellTests(SynchronousTestCase):
             self.hear(connection, connection.payloads()[-1])
             connection.statements[-1][2].callback([])
             self.clock.advance(5.0)
-        self.assertEqual(len(self.tries), 1)
+        self.assertEqual(len(self.tries), 2)
 
     def test_connectsAgain(self) -> None:
         """
@@ -274,18 +276,20 @@ class DoorbellTests(SynchronousTestCase):
         """
         A stop ends all that is under way, whenever it comes.
         """
-        for steps in range(4):
+        for steps in range(5):
             self.setUp()
             self.doorbell.start()
-            if steps == 1:
-                self.tries[-1].callback(FakeConnection())
-            if steps == 2:
-                self.connected()
-            if steps == 3:
-                self.connected().lose()
+            connection = FakeConnection()
+            for _ in range(min(steps, 2)):
+                self.tries[-1].callback(connection)
+            if steps > 2:
+                connection.statements[0][2].callback([])
+            if steps == 4:
+                connection.lose()
             self.doorbell.stop()
             self.assertEqual(self.clock.getDelayedCalls(), [], steps)
-            self.assertEqual(len(self.tries), 1)
+            self.assertEqual(connection.isClosed, steps > 0)
+            self.assertEqual(len(self.tries), min(steps, 1) + 1)
 
     def test_stoppedByWhoHears(self) -> None:
         """
@@ -437,3 +441,31 @@ async def test_muted(nodes: Any, database: ground.Database) -> None:
         proxy.isMuted = False
         await becomes(lambda: one.doorbell.isHeard)
     proxy.close()
+
+
+@pooler.needed
+@pytest_twisted.ensureDeferred
+async def test_pooled(nodes: Any, database: ground.Database) -> None:
+    """
+    A node behind a pooler that gives each transaction to another connection does not
+    hear, and polls; its rings are heard by those that can.
+    """
+    folder = database.server.folder / database.name
+    folder.mkdir()
+    between = pooler.Pooler(folder, database, "transaction")
+    with patch.object(_doorbell, "TEST", 0.5):
+        deaf = nodes("deaf", between.dsn())
+        hearing = nodes("hearing", database.dsn())
+        with capturedLogs() as logs:
+            await becomes(
+                lambda: any("don't arrive" in each["log_format"] for each in logs)
+            )
+        before = deaf.heard
+        await becomes(lambda: deaf.heard > before + 3)
+        await becomes(lambda: hearing.doorbell.isHeard)
+        rings = hearing.doorbell.heardRings
+        deaf.doorbell.ring()
+        await becomes(lambda: hearing.doorbell.heardRings > rings)
+        assert not deaf.doorbell.isHeard
+        deaf.doorbell.stop()
+    between.close()

@@ -1,0 +1,123 @@
+"""
+C{creditsync init} makes the tables of a ledger on PostgreSQL, and C{creditsync import}
+moves a ledger from SQLite to them.
+"""
+
+import sys
+import time
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from typing import Any
+
+from creditsync._cli.ledger import errorsAsExit
+from creditsync._cli.output import printLine
+from creditsync._process.address import (
+    PASSWORD_GIVEN,
+    hasPassword,
+    isPostgres,
+    withPsycopg,
+)
+
+# Seconds between two lines.
+_PAUSE = 2.0
+
+
+def addCommand(commands: Any) -> None:
+    """
+    Add the subcommands to the command line.
+    """
+    init: ArgumentParser = commands.add_parser(
+        "init",
+        help="make the tables of a ledger on PostgreSQL",
+        description="Make the tables of a ledger on PostgreSQL, or bring them up to"
+        " date, as the first node does at its start: for a site whose nodes have a"
+        " role that may not. What keeps nodes from booking there, and what they would"
+        " warn of, is said here too.",
+    )
+    init.set_defaults(name="init", run=_init)
+    move: ArgumentParser = commands.add_parser(
+        "import",
+        help="move a ledger from SQLite to PostgreSQL",
+        description="Move a ledger from SQLite to PostgreSQL: its journal with places,"
+        " hashes, keys and epoch, its accounts with their groups, and its order"
+        " numbers. The server of FILE must be stopped, and no node started. All of it"
+        " is one transaction, in which both ledgers are read and compared before the"
+        " commit; if anything fails, nothing was moved, and FILE is never changed.",
+    )
+    move.add_argument("file", metavar="FILE")
+    move.set_defaults(name="import", run=_import)
+    for parser in (init, move):
+        parser.add_argument(
+            "--ledger",
+            metavar="ADDRESS",
+            required=True,
+            type=_address,
+            help="where PostgreSQL is, such as postgresql://user@host/database; its"
+            " password comes from PGPASSWORD or ~/.pgpass",
+        )
+
+
+def _address(text: str) -> str:
+    if not isPostgres(text):
+        raise ArgumentTypeError(
+            "must be an address such as postgresql://user@host/database"
+        )
+    if hasPassword(text):
+        raise ArgumentTypeError(PASSWORD_GIVEN)
+    return text
+
+
+def _init(options: Namespace) -> None:
+    with errorsAsExit(options):
+        with withPsycopg():
+            from creditsync.postgres._blocking import connected
+        with connected(options.ledger, "init") as session:
+            warnings = session.check()
+            place = session.place
+    _warn(options, warnings)
+    printLine(f"{place} has the tables of a ledger")
+
+
+def _import(options: Namespace) -> None:
+    with errorsAsExit(options):
+        with withPsycopg():
+            from creditsync.postgres._blocking import connected
+            from creditsync.postgres._importing import importLedger
+        with connected(options.ledger, "import") as session:
+            warnings = session.check()
+            imported = importLedger(options.file, session, _reporting())
+            place = session.place
+    _warn(options, warnings)
+    printLine(
+        f"{options.file} was imported to {place}: {imported.trades} trades,"
+        f" {imported.accounts} accounts"
+    )
+    printLine(f"head: place {imported.head}, hash {imported.hash.hex()}")
+    if imported.isDoubtful:
+        _warn(
+            options,
+            [
+                "The commit did not wait until a standby had it. Don't delete"
+                f" {options.file} before one has."
+            ],
+        )
+    printLine(f"Start no server on {options.file} any more.")
+
+
+def _warn(options: Namespace, warnings: list[str]) -> None:
+    for each in warnings:
+        print(f"creditsync {options.name}: warning: {each}", file=sys.stderr)
+
+
+def _reporting() -> Any:
+    """
+    What prints how far it is, now and then.
+    """
+    last = time.monotonic()
+
+    def report(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _PAUSE:
+            last = time.monotonic()
+            printLine(text)
+
+    return report

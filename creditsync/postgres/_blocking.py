@@ -1,0 +1,94 @@
+"""
+A connection to PostgreSQL for commands, which have nothing else to do than to wait.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from attrs import define
+from twisted.internet.defer import Deferred, execute
+from twisted.python.failure import Failure
+
+from creditsync.errors import LedgerProblem
+from creditsync.postgres._connection import Row
+from creditsync.postgres._session import SETTINGS, complete, tooOld
+from creditsync.postgres._starting import check, placeOf, unreachable
+
+
+@define(eq=False)
+class CommandSession:
+    """
+    A session whose Deferreds have fired already.
+
+    @ivar place: See L{Connection<creditsync.postgres._connection.Connection>}.
+    """
+
+    session: "psycopg.Connection[Row]"
+    place: str
+
+    @property
+    def backend(self) -> int:
+        """
+        See L{Connection<creditsync.postgres._connection.Connection>}.
+        """
+        return self.session.pgconn.backend_pid
+
+    def execute(
+        self, statement: str, values: Sequence[Any] = ()
+    ) -> Deferred[list[Row]]:
+        """
+        See L{Connection<creditsync.postgres._connection.Connection>}.
+        """
+        return execute(self.rows, statement, values)
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[Row]:
+        """
+        Execute a statement, and wait for its rows.
+        """
+        cursor = self.session.execute(statement.encode(), values or None)
+        while cursor.nextset():
+            pass
+        return cursor.fetchall() if cursor.description else []
+
+    def check(self) -> list[str]:
+        """
+        Check the server as a start does, and make its tables.
+
+        @return: What its operator should know.
+        @raise LedgerProblem: It can't be used.
+        """
+        # All of its steps have waited, so it is done.
+        outcomes: list[list[str] | Failure] = []
+        check(self).addBoth(outcomes.append)
+        [outcome] = outcomes
+        if isinstance(outcome, Failure):
+            outcome.raiseException()
+        return outcome
+
+
+@contextmanager
+def connected(conninfo: str, command: str) -> Iterator[CommandSession]:
+    """
+    Connect, and turn what fails into a sentence.
+
+    @param command: Who connects, for the server's administrator.
+    @raise LedgerProblem: It can't be connected to, or the connection has ended.
+    """
+    place = placeOf(conninfo)
+    try:
+        whole = complete(conninfo, f"creditsync {command}")
+        session = psycopg.connect(whole, autocommit=True)
+    except (ValueError, psycopg.OperationalError) as e:
+        raise unreachable(conninfo, e) from None
+    with session:
+        problem = tooOld(session.info.server_version // 10000)
+        if problem is not None:
+            raise LedgerProblem(f"PostgreSQL can't be used at {place}: {problem}")
+        try:
+            session.execute(SETTINGS.encode())
+            yield CommandSession(session, place)
+        except psycopg.Error as e:
+            cause = " ".join(str(e).split())
+            raise LedgerProblem(f"PostgreSQL has failed at {place}: {cause}") from e

@@ -1,0 +1,351 @@
+"""
+What a start finds out about its PostgreSQL: whether it can be used at all, in one
+sentence if not; what its operator should know; and whether it has tables, which are
+made if not.
+
+No password is ever in a sentence: a server is named by its user, host and database.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from secrets import token_hex
+from typing import Any, Final, Protocol
+
+import psycopg
+from attrs import define
+from psycopg.conninfo import conninfo_to_dict
+from twisted.internet.defer import Deferred
+
+from creditsync.errors import LedgerProblem
+from creditsync.methods import BOOKING_METHODS
+from creditsync.postgres._connection import ConnectionLost, Row
+from creditsync.postgres._schema import (
+    IS_MADE,
+    METHODS,
+    SCRIPTS,
+    VERSION,
+    newMethods,
+    newStream,
+    upgrade,
+    wanted,
+)
+
+_FACTS: Final = """
+    SELECT current_user, current_schema(), pg_is_in_recovery(),
+           current_setting('transaction_read_only') = 'on',
+           current_setting('server_encoding'),
+           current_setting('synchronous_standby_names', true),
+           coalesce(current_setting('fsync', true), 'on') = 'on',
+           pg_backend_pid(),
+           coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)
+"""
+
+# What a node does with each table. It changes nothing that was booked, so the role of
+# its connections need not be able to.
+RIGHTS: Final = {
+    "version": ("SELECT",),
+    "stream": ("SELECT", "UPDATE"),
+    "life": ("SELECT",),
+    "node": ("SELECT", "INSERT", "UPDATE"),
+    "link": ("SELECT", "INSERT"),
+    "event": ("SELECT", "INSERT"),
+    "trade": ("SELECT", "INSERT", "UPDATE"),
+    "account": ("SELECT", "INSERT", "UPDATE"),
+    "moved": ("SELECT", "INSERT"),
+    "keyed": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "block": ("SELECT", "UPDATE"),
+    "operation": ("SELECT",),
+}
+_LACKING: Final = """
+    SELECT name, privilege
+    FROM unnest(%s::text[], %s::text[]) AS needed (name, privilege)
+    WHERE NOT has_table_privilege(to_regclass(name), privilege)
+"""
+
+# The errors of two nodes that make or upgrade the tables at the same time: there is
+# one, or the other is about to make it. The same errors come from other programs'
+# tables of these names.
+_ALREADY: Final = ("42P07", "42P06", "42710", "42723", "23505", "40P01", "55P03")
+_TRIES: Final = 3
+
+# What libpq says, and what to do then.
+_HINTS: Final = (
+    ("no password supplied", "give it in PGPASSWORD or ~/.pgpass"),
+    ("password authentication failed", "check PGPASSWORD or ~/.pgpass"),
+    ("Connection refused", "check the host and the port, and that it runs"),
+    ("timeout expired", "check the host and the port, and that no firewall is between"),
+    ("too many clients", "raise max_connections, or stop what holds connections"),
+)
+
+
+class ISession(Protocol):
+    """
+    What a check needs of a connection.
+    """
+
+    @property
+    def place(self) -> str:
+        """
+        The server, for people.
+        """
+
+    @property
+    def backend(self) -> int:
+        """
+        The process that serves the connection, as the server has introduced it.
+        """
+
+    def execute(
+        self, statement: str, values: Sequence[Any] = ()
+    ) -> Deferred[list[Row]]:
+        """
+        Execute a statement.
+        """
+
+
+# Parts of a connection string, and what is in none of them unless it was taken apart at
+# the wrong place.
+_ODD: Final = (("host", "@"), ("port", "[^0-9,]"), ("dbname", "[@/]"), ("user", "[@/]"))
+
+
+@define
+class _Facts:
+    role: str
+    schema: str | None
+    isStandby: bool
+    isReadOnly: bool
+    encoding: str
+    standbys: str | None
+    isSafe: bool
+    backend: int
+    mayCreate: bool
+
+
+def placeOf(conninfo: str) -> str:
+    """
+    Name the server of a connection string, without its password.
+
+    @raise LedgerProblem: It is not a connection string.
+    """
+    try:
+        given = conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        given = {"host": "@"}
+    parts = {name: str(value) for name, value in given.items() if value is not None}
+    if any(re.search(odd, parts.get(name, "")) for name, odd in _ODD):
+        # Nothing of it is repeated, nor of what psycopg says: it may be a part of a
+        # password with such a character.
+        raise LedgerProblem(
+            "--ledger is not a valid connection string of PostgreSQL, such as"
+            " postgresql://creditsync@db.example.com/creditsync; an @ or / within one"
+            " of its parts is written as %40 or %2F"
+        )
+    if "service" in parts:
+        return f"service {parts['service']}"
+    user = f"{parts['user']}@" if "user" in parts else ""
+    host = parts.get("host", parts.get("hostaddr", ""))
+    port = f":{parts['port']}" if "port" in parts else ""
+    return f"postgresql://{user}{host}{port}/{parts.get('dbname', '')}"
+
+
+def unreachable(conninfo: str, why: BaseException) -> LedgerProblem:
+    """
+    The sentence for a server that can't be connected to.
+
+    @param why: The L{ConnectionLost}.
+    """
+    cause = " ".join(str(why).split())
+    for prefix in ("connection failed: ", "connection is bad: "):
+        cause = cause.removeprefix(prefix)
+    hints = [hint for text, hint in _HINTS if text in cause]
+    advice = f"; {hints[0]}" if hints else ""
+    return LedgerProblem(
+        f"PostgreSQL can't be used at {placeOf(conninfo)}: {cause}{advice}"
+    )
+
+
+def check(
+    connection: ISession, now: Callable[[], float] = time.time
+) -> Deferred[list[str]]:
+    """
+    Check the server and its tables, and make or upgrade these.
+
+    @param now: The time, in UNIX seconds.
+    @return: Fires with sentences of which the operator should be warned. Fails with
+        L{LedgerProblem} if a node can't book there.
+    """
+    return Deferred.fromCoroutine(_check(connection, now))
+
+
+async def _check(connection: ISession, now: Callable[[], float]) -> list[str]:
+    place = connection.place
+    try:
+        [row] = await connection.execute(_FACTS)
+        facts = _Facts(*row)
+        for problem in _problems(facts, place):
+            raise LedgerProblem(problem)
+        await _makeTables(connection, facts, now)
+        await _checkRights(connection, facts)
+        await _checkMethods(connection)
+    except psycopg.Error as e:
+        cause = " ".join(str(e).split())
+        raise LedgerProblem(f"PostgreSQL can't be used at {place}: {cause}") from e
+    except ConnectionLost as e:
+        raise LedgerProblem(
+            f"the connection to {place} was lost: {' '.join(str(e).split())}"
+        ) from e
+    return list(_warnings(facts, connection))
+
+
+def _problems(facts: _Facts, place: str) -> Iterator[str]:
+    """
+    What keeps any node from booking there.
+    """
+    if facts.isStandby:
+        yield (
+            f"{place} is a read-only standby: name its primary, or all hosts with"
+            " target_session_attrs=read-write"
+        )
+    if facts.isReadOnly:
+        yield (
+            f"{place} is read-only for the role {facts.role}: set"
+            " default_transaction_read_only to off for it"
+        )
+    if facts.encoding != "UTF8":
+        yield (
+            f"{place} has the encoding {facts.encoding}, in which not every comment can"
+            " be stored: create a database with ENCODING 'UTF8'"
+        )
+    if facts.schema is None:
+        yield (
+            f"the search_path of the role {facts.role} names no schema that it may use"
+            f" at {place}: create one, or set the search_path"
+        )
+
+
+def _warnings(facts: _Facts, connection: ISession) -> Iterator[str]:
+    """
+    What a node can work with, and its operator should know.
+    """
+    place = connection.place
+    if facts.backend != connection.backend:
+        yield (
+            f"A connection pooler answers at {place}: it may swallow notifications, so"
+            " that events of other nodes are found by polling only, and it passes"
+            " settings on to other programs. Let --ledger name the server itself."
+        )
+    if not facts.standbys:
+        yield (
+            f"{place} has no synchronous replication: if its machine is lost, so is"
+            " what was acknowledged last. The nodes notice that after a failover, and"
+            " stop. Set synchronous_standby_names unless the storage itself is"
+            " replicated."
+        )
+    if not facts.isSafe:
+        yield (
+            f"{place} has fsync turned off: a crash of its machine may lose what was"
+            " acknowledged, and damage the rest. Turn it on."
+        )
+
+
+async def _makeTables(
+    connection: ISession, facts: _Facts, now: Callable[[], float]
+) -> None:
+    """
+    Make the tables, or bring them up to date.
+    """
+    place, error = connection.place, None
+    for _ in range(_TRIES):
+        version = await _version(connection)
+        if version > len(SCRIPTS):
+            raise LedgerProblem(
+                f"the tables at {place} have version {version}, but this creditsync"
+                f" supports versions up to {len(SCRIPTS)}: run the newer creditsync"
+                " that made them"
+            )
+        if version == len(SCRIPTS):
+            return
+        if not facts.mayCreate:
+            raise LedgerProblem(
+                f"{place} has {'old' if version else 'no'} tables, and the role"
+                f" {facts.role} may not make new ones: run creditsync init as one that"
+                f' may, or GRANT CREATE ON SCHEMA "{facts.schema}" TO "{facts.role}"'
+            )
+        try:
+            await _upgrade(connection, version, now)
+        except psycopg.Error as e:
+            if e.sqlstate not in _ALREADY:
+                raise
+            error = e
+    raise LedgerProblem(
+        f"the tables can't be made at {place}, as another program has some of these"
+        f" names ({' '.join(str(error).split())}): give creditsync a database or a"
+        " schema of its own"
+    )
+
+
+async def _version(connection: ISession) -> int:
+    """
+    The version of the tables; 0 if there are none.
+    """
+    [(isMade,)] = await connection.execute(IS_MADE)
+    if not isMade:
+        return 0
+    try:
+        [(version,)] = await connection.execute(VERSION)
+    except psycopg.Error as e:
+        if e.sqlstate == "42501":
+            [(role,)] = await connection.execute("SELECT current_user")
+            raise LedgerProblem(_grant(connection, role, "SELECT on version")) from e
+        raise LedgerProblem(
+            f'another program has a table "version" at {connection.place}: give'
+            " creditsync a database or a schema of its own"
+        ) from e
+    return int(version)
+
+
+async def _upgrade(
+    connection: ISession, version: int, now: Callable[[], float]
+) -> None:
+    """
+    Make what a version lacks, and begin the journal: all of it, or nothing.
+    """
+    statements = [upgrade(version)]
+    for statement, values in (newStream(token_hex(4), int(now())), newMethods()):
+        literals = [psycopg.sql.Literal(value).as_string() for value in values]
+        statements.append(statement.replace("%s", "{}").format(*literals))
+    await connection.execute(";\n".join(statements))
+
+
+async def _checkRights(connection: ISession, facts: _Facts) -> None:
+    needed = [(name, right) for name, rights in RIGHTS.items() for right in rights]
+    names, rights = map(list, zip(*needed, strict=True))
+    lacking = await connection.execute(_LACKING, [names, rights])
+    if lacking:
+        listed = ", ".join(f"{right} on {name}" for name, right in lacking)
+        raise LedgerProblem(_grant(connection, facts.role, listed))
+
+
+def _grant(connection: ISession, role: str, lacking: str) -> str:
+    return (
+        f"the role {role} lacks rights at {connection.place}: as the tables' owner,"
+        f" GRANT it {lacking}"
+    )
+
+
+async def _checkMethods(connection: ISession) -> None:
+    """
+    Check that this build and the tables count alike; add methods that are new.
+    """
+    known = {row[0]: row for row in await connection.execute(METHODS)}
+    ours: dict[object, Any] = {each.cmd: wanted(each) for each in BOOKING_METHODS}
+    for cmd, row in sorted(known.items()):
+        if cmd not in ours or ours[cmd][:-1] != row[:-1]:
+            raise LedgerProblem(
+                f"the tables at {connection.place} have transactions of cmd {cmd},"
+                " which this creditsync does not know or would count differently: run"
+                " the creditsync that booked them"
+            )
+    if set(ours) - set(known):
+        await connection.execute(*newMethods())
