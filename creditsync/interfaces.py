@@ -12,11 +12,10 @@ from zope.interface import Attribute, Interface
 
 from creditsync.records import (
     Account,
-    Deletion,
+    AnyOperation,
     FoundTrades,
     GroupedTrade,
     Movement,
-    Operation,
     Principal,
     Request,
     Reservation,
@@ -44,7 +43,7 @@ class ITradingRuntime(Interface):
     """
 
     def submit(
-        operation: Operation | Deletion,
+        operation: AnyOperation,
     ) -> "Reservation | Deferred[Reservation]":
         """
         Reserve a new order, or reuse the one that is named, and queue the
@@ -93,6 +92,18 @@ class IReadiness(Interface):
     problem: str | None = Attribute(
         "Why nothing can be booked at the moment, as a phrase for operators; L{None} if"
         " it can."
+    )
+
+
+class IQueue(Interface):
+    """
+    What a trading runtime has yet to book, for metrics and readiness. The runtime may
+    provide it besides L{ITradingRuntime}.
+    """
+
+    queued: int = Attribute("How many operations wait for their commit.")
+    queuedSince: float | None = Attribute(
+        "When the oldest of them was queued, by the clock, or L{None}."
     )
 
 
@@ -181,6 +192,18 @@ class ILookups(Interface):
             Fails with L{TookTooLong<creditsync.errors.TookTooLong>} if the filter's
             time is over.
         """
+
+
+class IFinanceRequests(Interface):
+    """
+    A trading runtime whose C{submit} takes finance requests too: an C{Operation} with
+    C{isRequest}, which makes a trade in state 17, and a C{Decision} about one. The
+    runtime provides it besides L{ITradingRuntime}; without it there are no commands for
+    finance requests.
+
+    A request is approved or declined at most once, and approved only by another
+    principal than the one that has made it.
+    """
 
 
 class ITradeEvents(Interface):
@@ -291,6 +314,12 @@ class ILedger(Interface):
         """
         This account with its committed totals and group; a fresh record that the
         caller may change.
+        """
+
+    def principalOf(order: int) -> int | None:
+        """
+        Who has requested the last committed change of this order: the C{id} of the
+        token; L{None} if that is not recorded.
         """
 
     def replay(principal: int, key: str) -> Reservation | None:

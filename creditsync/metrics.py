@@ -33,8 +33,8 @@ from creditsync._metrics.reactorlag import ReactorLag
 from creditsync._metrics.reading import Reading
 from creditsync._metrics.table import ALWAYS, OF_BOOKING, OF_QUEUE, Row
 from creditsync.counters import Counters, Histogram
+from creditsync.interfaces import IQueue
 from creditsync.revocations import Revocations
-from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 
 _FAMILIES: Final[Mapping[str, Any]] = {
@@ -51,7 +51,7 @@ class Metrics(Collector):
 
     @ivar revocations: What the service's authenticator reads, if it reads such a
         file.
-    @ivar runtime: The service's trading runtime, if it is the embedded one.
+    @ivar runtime: The service's trading runtime, if it tells what it has queued.
     @ivar reactorLag: Whoever made this starts and stops it.
     """
 
@@ -59,12 +59,12 @@ class Metrics(Collector):
     service: CreditSync
     counters: Counters
     revocations: Revocations | None = None
-    runtime: TradingRuntime | None = field(init=False)
+    runtime: IQueue | None = field(init=False)
     reactorLag: ReactorLag = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         runtime = self.service.runtime
-        self.runtime = runtime if isinstance(runtime, TradingRuntime) else None
+        self.runtime = runtime if IQueue.providedBy(runtime) else None
         self.reactorLag = ReactorLag(self.clock)
 
     def read(self) -> Reading:

@@ -245,11 +245,23 @@ class CheckTests(FileTestCase):
             'ledger = "creditsync.db"  # default',
             "idempotent-extid = false  # default",
             "require-groups = false  # default",
+            "self-approval = false  # default",
         ):
             self.assertIn(line, lines)
         self.assertEqual(lines.pop(), "Configuration OK.")
         self.write("\n".join(lines))
         self.assertEqual(self.parse("--config=c.toml")["serverLimits"].maxPending, 9)
+
+    def test_postgres(self) -> None:
+        """
+        It names a PostgreSQL without its password, and looks for no file.
+        """
+        self.writeKey()
+        self.write('ledger = "postgresql://me:s3cret@db/name"\nnode = "a"')
+        status, out, errors = self.check("c.toml")
+        self.assertEqual((status, errors), (None, ""))
+        self.assertIn('ledger = "postgresql://me@db/name"  # c.toml', out)
+        self.assertNotIn("s3cret", out)
 
     def test_rules(self) -> None:
         """

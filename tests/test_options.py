@@ -4,8 +4,10 @@ Tests for L{creditsync._process.options} and L{creditsync._process.optiontypes}.
 
 import io
 import os
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 from twisted.python.usage import UsageError
 
@@ -43,6 +45,75 @@ class OptionsTests(InFolder):
         self.assertIsNone(options["revocations"])
         self.assertIsNone(options["rules"])
         self.assertIsNone(options["secret"])
+
+    def test_postgres(self) -> None:
+        """
+        A server on PostgreSQL has a name.
+        """
+        address = "postgresql://creditsync@db.example.com/creditsync"
+        options = self.parse("--ledger", address, "--node", "berlin-1")
+        self.assertEqual(options["ledger"], address)
+        self.assertEqual(options["node"], "berlin-1")
+
+    def test_unfitting(self) -> None:
+        """
+        A file has no nodes, and a PostgreSQL no nameless ones.
+        """
+        address = "postgresql://db/creditsync"
+        self.assertRefused(
+            "--node is for servers that share a PostgreSQL, and --ledger names a file:"
+            " creditsync.db",
+            "--node=a",
+        )
+        self.assertRefused(
+            "--node is missing: on PostgreSQL each server has a name of its own, which"
+            " it keeps when it is started again",
+            "--ledger",
+            address,
+        )
+        self.assertRefused(
+            "--node must be 1 to 40 letters, digits, dots, hyphens and underscores, and"
+            " begin with a letter or a digit: two words",
+            "--node=two words",
+        )
+        Path("limits.toml").write_text("")
+        self.assertRefused(
+            "--limits can't be used with PostgreSQL yet: each server would count only"
+            " what it has booked itself",
+            *("--ledger", address, "--node=a", "--limits=limits.toml"),
+        )
+
+    def test_passwordOfPostgres(self) -> None:
+        """
+        A password is refused on the command line, where everybody can read it, and
+        taken from a file. It is not repeated, nor is anything of a malformed address.
+        """
+        address = "postgresql://me:s3cret@db/creditsync"
+        self.assertRefused(
+            "--ledger: everybody on this machine can read a password on a command"
+            " line: leave it out of the address, and give it in PGPASSWORD or"
+            " ~/.pgpass",
+            *("--ledger", address, "--node=a"),
+        )
+        Path("site.toml").write_text(f'ledger = "{address}"\nnode = "a"\n')
+        options = self.parse("--config=site.toml")
+        self.assertEqual(options["ledger"], address)
+        Path("site.toml").write_text('ledger = "postgresql://me:s3@cret@db/"\n')
+        e = self.assertRaises(UsageError, self.parse, "--config=site.toml", "--node=a")
+        self.assertNotIn("cret", str(e))
+        self.assertIn("is not a valid connection string", str(e))
+
+    def test_withoutPsycopg(self) -> None:
+        """
+        Without psycopg it is said what to install.
+        """
+        # The import of a module that is None here fails.
+        with patch.dict(sys.modules, {"psycopg": None}):  # type: ignore[dict-item]
+            sys.modules.pop("creditsync.postgres._session", None)
+            e = self.assertRaises(
+                UsageError, self.parse, "--ledger=postgresql://db/x", "--node=a"
+            )
+        self.assertTrue(str(e).endswith("pip install 'creditsync[postgres]'"))
 
     def test_listenRepeats(self) -> None:
         """

@@ -13,6 +13,7 @@ from pathlib import Path
 from twisted.python.usage import UsageError
 
 from creditsync._bookingrules import Rule
+from creditsync._process.address import isPostgres
 from creditsync._process.composition import authenticator
 from creditsync._process.keys import TWO_READINGS, keyPath
 from creditsync._process.options import Options
@@ -67,9 +68,19 @@ def _lines(options: Options) -> Iterator[str]:
     for name in ("listen", "web-origin", *names):
         value = bool(options[name]) if name in flags else options[name]
         if name != "config" and value not in (None, []):
-            yield f"{name} = {_toml(value)}  # {_source(options, name)}"
+            shown = _withoutPassword(str(value)) if name == "ledger" else value
+            yield f"{name} = {_toml(shown)}  # {_source(options, name)}"
     if options["rules"] is not None:
         yield from map(_described, options["rules"].rules)
+
+
+def _withoutPassword(ledger: str) -> str:
+    if not isPostgres(ledger):
+        return ledger
+    # What PostgreSQL needs is loaded only where it is used.
+    from creditsync.postgres._session import placeOf
+
+    return placeOf(ledger)
 
 
 def _described(rule: Rule) -> str:
@@ -125,15 +136,23 @@ def _problems(options: Options) -> Iterator[str]:
     """
     if options["secret"] is None:
         yield from _uncreatable("key", keyPath(options["key"]))
-    yield from _uncreatable("ledger", Path(options["ledger"]))
+    if not isPostgres(options["ledger"]):
+        yield from _unusable(options["ledger"])
+    if options["audit"]:
+        yield from _uncreatable("audit", Path(options["audit"]))
+
+
+def _unusable(ledger: str) -> Iterator[str]:
+    """
+    What keeps a file from being opened as the ledger.
+    """
+    yield from _uncreatable("ledger", Path(ledger))
     both = os.R_OK | os.W_OK
     # A lock that can only be read locks as well.
     for end, mode in (("-wal", both), ("-shm", both), (".lock", os.R_OK)):
-        problem = inTheWay(os.path.realpath(options["ledger"]) + end, mode)
+        problem = inTheWay(os.path.realpath(ledger) + end, mode)
         if problem:
             yield f"--ledger: {problem}"
-    if options["audit"]:
-        yield from _uncreatable("audit", Path(options["audit"]))
 
 
 def _uncreatable(option: str, path: Path) -> Iterator[str]:

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from creditsync.interfaces import ISession
-from creditsync.records import Deletion, ExtID, Operation, Reservation, Response
+from creditsync.records import AnyOperation, ExtID, Reservation, Response
 
 _log = Logger()
 
@@ -48,7 +48,7 @@ class Waiter(Deferred[bytes | None]):
         since: float,
         reservation: Reservation | None = None,
         response: Response | None = None,
-        asked: Operation | Deletion | None = None,
+        asked: AnyOperation | None = None,
     ) -> None:
         # Not by super(), which takes longer than all the rest of this.
         Deferred.__init__(self)
@@ -96,7 +96,7 @@ class Waiter(Deferred[bytes | None]):
         return None if self.asked is None else self.asked.reserved
 
     @property
-    def operation(self) -> Operation | Deletion | None:
+    def operation(self) -> AnyOperation | None:
         """
         The operation whose event it waits for, if it is reserved.
         """

@@ -15,9 +15,9 @@ from creditsync._metrics.reactorlag import ReactorLag
 from creditsync._transport.protocol import LineProtocol
 from creditsync.counters import Counters
 from creditsync.errors import Unauthorized
+from creditsync.interfaces import IQueue
 from creditsync.records import Principal
 from creditsync.revocations import Revocations
-from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 
 ROLES: Final = {number: name for name, number in codes.ROLES.items()}
@@ -34,7 +34,7 @@ class Reading:
         self,
         clock: IReactorTime,
         service: CreditSync,
-        runtime: TradingRuntime | None,
+        runtime: IQueue | None,
         counters: Counters,
         reactorLag: ReactorLag,
         revocations: Revocations | None,

@@ -231,7 +231,7 @@ OF_BOOKING: Final[tuple[Row, ...]] = (
     ),
 )
 
-# Of the embedded runtime.
+# Of a runtime that tells what it has queued.
 OF_QUEUE: Final[tuple[Row, ...]] = (
     Row(
         "gauge",

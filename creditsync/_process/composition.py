@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.threads import deferToThreadPool
 
+from creditsync._process.address import isPostgres
 from creditsync._process.options import Options
 from creditsync._rulebook import RuleBook
 from creditsync.audit import AuditTrail
@@ -25,6 +26,7 @@ from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 
 if TYPE_CHECKING:
+    from creditsync.postgres._runtime import PostgresRuntime
     from creditsync.web._service import Web
 
 
@@ -36,6 +38,29 @@ def creditSync(
     """
     limits: Limits = options["serverLimits"]
     events = TradeEvents()
+    runtimeOn = _onPostgres if isPostgres(options["ledger"]) else _onFile
+    return CreditSync(
+        reactor,
+        runtime=runtimeOn(reactor, options, events, counters),
+        events=events,
+        authenticator=authenticator(options, key),
+        schemas=options["site"],
+        listen=options["listen"],
+        timeout=options["timeout"],
+        limits=limits,
+        isExtIDIdempotent=bool(options["idempotent-extid"]),
+        requireGroups=bool(options["require-groups"]),
+        audit=options["trail"] and AuditTrail(options["trail"], reactor, time.time),
+        counters=counters,
+    )
+
+
+def _onFile(
+    reactor: Any, options: Options, events: TradeEvents, counters: Counters | None
+) -> TradingRuntime:
+    """
+    Make the trading runtime of a server that has its ledger for itself.
+    """
     ledger = SQLiteLedger(
         # A daemon changes its folder before it opens the ledger.
         os.path.abspath(options["ledger"]),
@@ -46,28 +71,40 @@ def creditSync(
     if options["rules"] is not None:
         rules = RuleBook(ledger, options["rules"].rules, time.time, read)
         options["rules"].use = rules.use
-    return CreditSync(
+    return TradingRuntime(
         reactor,
-        runtime=TradingRuntime(
-            reactor,
-            ledger,
-            events,
-            now=time.time,
-            maxQueued=limits.maxQueued,
-            knownAccountsOnly=options["accounts"] == "known",
-            counters=counters,
-            read=read,
-            rules=rules,
-        ),
-        events=events,
-        authenticator=authenticator(options, key),
-        schemas=options["site"],
-        listen=options["listen"],
-        timeout=options["timeout"],
-        limits=limits,
-        isExtIDIdempotent=bool(options["idempotent-extid"]),
-        requireGroups=bool(options["require-groups"]),
-        audit=options["trail"] and AuditTrail(options["trail"], reactor, time.time),
+        ledger,
+        events,
+        now=time.time,
+        maxQueued=options["serverLimits"].maxQueued,
+        knownAccountsOnly=options["accounts"] == "known",
+        counters=counters,
+        read=read,
+        rules=rules,
+        selfApproval=bool(options["self-approval"]),
+    )
+
+
+def _onPostgres(
+    reactor: Any, options: Options, events: TradeEvents, counters: Counters | None
+) -> "PostgresRuntime":
+    """
+    Make the trading runtime of one server among several.
+    """
+    # What PostgreSQL needs is loaded only where it is used.
+    from creditsync.postgres._connection import connect
+    from creditsync.postgres._runtime import PostgresRuntime
+
+    address, node = options["ledger"], options["node"]
+    return PostgresRuntime(
+        reactor,
+        lambda use: connect(reactor, address, f"creditsync {node} {use}"),
+        events,
+        node=node,
+        now=time.time,
+        maxQueued=options["serverLimits"].maxQueued,
+        knownAccountsOnly=options["accounts"] == "known",
+        selfApproval=bool(options["self-approval"]),
         counters=counters,
     )
 
@@ -101,11 +138,19 @@ def web(
     root = Root(
         Metrics(reactor, service, counters, options["revocations"]),
         run=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
-        ledger=os.path.abspath(options["ledger"]),
+        ledger=_fileOf(options),
         origins=options["web-origin"],
-        instance=instanceOf(options["ledger"], key),
+        instance=instanceOf(options["node"] or options["ledger"], key),
     )
     return Web(reactor, options["web"], root)
+
+
+def _fileOf(options: Options) -> str | None:
+    """
+    The file that the console searches. A ledger on PostgreSQL is none.
+    """
+    ledger: str = options["ledger"]
+    return None if isPostgres(ledger) else os.path.abspath(ledger)
 
 
 def instanceOf(ledger: str, key: bytes) -> str:
@@ -114,6 +159,8 @@ def instanceOf(ledger: str, key: bytes) -> str:
 
     On one machine the ledger identifies it. Machines that are copies of one
     another, such as containers, differ at least in their keys.
+
+    @param ledger: The ledger's file, or the name of a node.
     """
     place = os.fsencode(f"{socket.gethostname()}:{os.path.abspath(ledger)}")
     return blake2b(place, key=blake2b(key).digest(), digest_size=16).hexdigest()

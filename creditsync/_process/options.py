@@ -14,6 +14,12 @@ from creditsync import __version__
 from creditsync._bookingrules import RulesFile
 from creditsync._keys import isJWKSet
 from creditsync._process import config
+from creditsync._process.address import (
+    PASSWORD_GIVEN,
+    hasPassword,
+    isPostgres,
+    withPsycopg,
+)
 from creditsync._process.defaults import (
     DEFAULT_KEY,
     DEFAULT_LEDGER,
@@ -26,6 +32,7 @@ from creditsync._process.optiontypes import (
     folder,
     listenEndpoint,
     namingOption,
+    nodeName,
     oneOf,
     path,
     positive,
@@ -35,6 +42,7 @@ from creditsync._process.optiontypes import (
     webOrigin,
 )
 from creditsync.auth import ALGORITHMS, KeyFile, TokenAuthenticator
+from creditsync.errors import LedgerProblem
 from creditsync.limits import Limits, optionName
 from creditsync.revocations import Revocations
 from creditsync.validation import Schemas
@@ -85,8 +93,17 @@ class Options(usage.Options):
             "ledger",
             None,
             DEFAULT_LEDGER,
-            "The ledger's file, created if missing.",
+            "The ledger's file, created if missing; or the address of a PostgreSQL,"
+            " such as postgresql://user@host/database, on which several servers act as"
+            " one.",
             path("ledger"),
+        ],
+        [
+            "node",
+            None,
+            None,
+            "With PostgreSQL: the name of this server among those that book there.",
+            nodeName("node"),
         ],
         [
             "key",
@@ -192,6 +209,11 @@ class Options(usage.Options):
             " no accounts, instead of all.",
         ],
         [
+            "self-approval",
+            None,
+            "Let a principal approve the finance requests that it has made itself.",
+        ],
+        [
             "idempotent-extid",
             None,
             "Use a request's extID as its idempotencyKey where it has none: for"
@@ -256,6 +278,7 @@ class Options(usage.Options):
         Add what the values stand for.
         """
         self._fillFromFile()
+        self._checkLedger()
         self["listen"] = self["listen"] or [DEFAULT_LISTEN]
         self["serverLimits"] = Limits(
             **{limit.name: self[optionName(limit.name)] for limit in fields(Limits)}
@@ -286,6 +309,39 @@ class Options(usage.Options):
         self.given = frozenset(self._touched)
         if self["config"] is not None:
             self.filed = config.fill(self, Path(self["config"]), self.given)
+
+    def _checkLedger(self) -> None:
+        """
+        @raise usage.UsageError: C{--ledger} and C{--node} don't fit together, or
+            can't be used.
+        """
+        address = self["ledger"]
+        if not isPostgres(address):
+            if self["node"] is not None:
+                raise usage.UsageError(
+                    "--node is for servers that share a PostgreSQL, and --ledger names"
+                    f" a file: {address}"
+                )
+            return
+        if self["node"] is None:
+            raise usage.UsageError(
+                "--node is missing: on PostgreSQL each server has a name of its own,"
+                " which it keeps when it is started again"
+            )
+        if "ledger" in self.given and hasPassword(address):
+            raise usage.UsageError(f"--ledger: {PASSWORD_GIVEN}")
+        if self["limits"] is not None:
+            raise usage.UsageError(
+                "--limits can't be used with PostgreSQL yet: each server would count"
+                " only what it has booked itself"
+            )
+        try:
+            with withPsycopg():
+                # What PostgreSQL needs is loaded only where it is used.
+                from creditsync.postgres._session import placeOf
+            placeOf(address)
+        except LedgerProblem as e:
+            raise usage.UsageError(str(e)) from e
 
     def _takeKey(self) -> None:
         """

@@ -11,6 +11,7 @@ from pathlib import Path
 from twisted.python import usage
 
 from creditsync._auditfile import checkKind
+from creditsync._process.address import NODE
 from creditsync._transport import listening
 
 
@@ -88,6 +89,22 @@ def text(name: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if not text:
             raise usage.UsageError(f"--{name} is empty")
+        return text
+
+    return read
+
+
+def nodeName(name: str) -> Callable[[str], str]:
+    """
+    The type of an option that names a server among several.
+    """
+
+    def read(text: str) -> str:
+        if not NODE.fullmatch(text):
+            raise usage.UsageError(
+                f"--{name} must be 1 to 40 letters, digits, dots, hyphens and"
+                f" underscores, and begin with a letter or a digit: {text}"
+            )
         return text
 
     return read

@@ -76,7 +76,7 @@ CREATE TABLE event (
     login       bigint NOT NULL,
     -- one of the table operation
     cmd         smallint NOT NULL,
-    -- 3 booked, 6 deleted, 17 a request that moves nothing, 18 one that was declined
+    -- 3 booked, 6 deleted; a finance request is 17, or 18 if it was declined
     state       smallint NOT NULL CHECK (state IN (3, 6, 10, 11, 12, 17, 18)),
     -- signed: withdrawals are negative
     profit      bigint NOT NULL,
@@ -122,6 +122,7 @@ CREATE TABLE trade (
     seq        bigint NOT NULL
 );
 CREATE INDEX trade_login ON trade (login);
+CREATE INDEX trade_waiting ON trade (seq) WHERE state = 17;
 
 -- The accounts. Whoever books on one locks its row first.
 CREATE TABLE account (

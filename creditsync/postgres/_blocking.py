@@ -13,8 +13,14 @@ from twisted.python.failure import Failure
 
 from creditsync.errors import LedgerProblem
 from creditsync.postgres._connection import Row
-from creditsync.postgres._session import SETTINGS, complete, tooOld
-from creditsync.postgres._starting import check, placeOf, unreachable
+from creditsync.postgres._session import (
+    SETTINGS,
+    complete,
+    placeOf,
+    tooOld,
+    unreachable,
+)
+from creditsync.postgres._starting import check
 
 
 @define(eq=False)
@@ -80,8 +86,8 @@ def connected(conninfo: str, command: str) -> Iterator[CommandSession]:
     try:
         whole = complete(conninfo, f"creditsync {command}")
         session = psycopg.connect(whole, autocommit=True)
-    except (ValueError, psycopg.OperationalError) as e:
-        raise unreachable(conninfo, e) from None
+    except psycopg.OperationalError as e:
+        raise LedgerProblem(unreachable(conninfo, str(e))) from None
     with session:
         problem = tooOld(session.info.server_version // 10000)
         if problem is not None:

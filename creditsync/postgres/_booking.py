@@ -12,6 +12,7 @@ from attrs import Factory, define
 from twisted.internet.defer import Deferred
 
 from creditsync.errors import (
+    Forbidden,
     IdempotencyKeyReused,
     IncorrectOrder,
     InvalidData,
@@ -22,10 +23,19 @@ from creditsync.errors import (
 )
 from creditsync.methods import TOTAL_OF
 from creditsync.postgres._schema import STREAM
-from creditsync.records import Deletion, Operation, Reservation, Trade
+from creditsync.records import (
+    AnyOperation,
+    Deletion,
+    Operation,
+    Reservation,
+    Trade,
+)
 
 # The SQLSTATE of a node that was shut out.
 FENCED: Final = "CS001"
+
+# The kinds of operations.
+_MAKES, _REQUESTS, _DELETES, _APPROVES, _DECLINES = range(5)
 
 # The types of the function's parameters, in their order.
 _PARAMETERS: Final = (
@@ -35,9 +45,11 @@ _PARAMETERS: Final = (
     "bigint",
     "bigint",
     "boolean",
+    "boolean",
     "bigint[]",
     "text[]",
     "bigint[]",
+    "smallint[]",
     "bigint[]",
     "bigint[]",
     "smallint[]",
@@ -101,18 +113,31 @@ class Verdict(NamedTuple):
         return Trade(*self[5:14])
 
 
+@define(frozen=True)
+class Site:
+    """
+    What a site allows.
+
+    @ivar knownAccountsOnly: Refuse a login without an account.
+    @ivar selfApproval: A principal may approve its own finance request.
+    """
+
+    knownAccountsOnly: bool = False
+    selfApproval: bool = False
+
+
 @define(eq=False)
 class Submission:
     """
     An operation on its way into a batch.
 
     @ivar fresh: The order that is reserved for it, which it gets if it names none that
-        exists; 0 for a deletion.
+        exists; 0 if it can only change an order.
     @ivar reserved: Fires with its reservation, or fails with what refuses it.
     @ivar settled: Fires after that, for those who look it up.
     """
 
-    operation: Operation | Deletion
+    operation: AnyOperation
     fresh: int
     reserved: "Deferred[Reservation]" = Factory(Deferred)
     settled: "list[Deferred[None]]" = Factory(list)
@@ -123,7 +148,7 @@ def values(
     incarnation: int,
     batch: int,
     now: int,
-    knownAccountsOnly: bool,
+    site: Site,
     submissions: Sequence[Submission],
 ) -> tuple[Any, ...]:
     """
@@ -151,7 +176,8 @@ def values(
         incarnation,
         batch,
         now,
-        knownAccountsOnly,
+        site.knownAccountsOnly,
+        site.selfApproval,
         [principal for principal, _ in keys],
         [key for _, key in keys],
         sorted(orders),
@@ -164,13 +190,20 @@ def _row(
 ) -> tuple[Any, ...]:
     asked = submission.operation
     number = numberOf.get((asked.principal, asked.key))
-    if isinstance(asked, Deletion):
+    if not isinstance(asked, Operation):
+        kind, deletable, comment = _DELETES, None, None
+        if isinstance(asked, Deletion):
+            deletable = sum(1 << cmd for cmd in asked.cmds)
+        else:
+            kind = _APPROVES if asked.isApproval else _DECLINES
+            comment = asked.comment
         return (
-            sum(1 << cmd for cmd in asked.cmds),
+            kind,
+            deletable,
             None,
             None,
             None,
-            None,
+            comment,
             asked.order,
             None,
             None,
@@ -181,6 +214,7 @@ def _row(
             number,
         )
     return (
+        _REQUESTS if asked.isRequest else _MAKES,
         None,
         asked.login,
         asked.cmd,
@@ -197,7 +231,7 @@ def _row(
     )
 
 
-def refusal(verdict: Verdict, asked: Operation | Deletion) -> Refusal | None:
+def refusal(verdict: Verdict, asked: AnyOperation) -> Refusal | None:
     """
     What the client is told, unless the operation was booked, now or before.
     """
@@ -205,37 +239,47 @@ def refusal(verdict: Verdict, asked: Operation | Deletion) -> Refusal | None:
     return None if make is None else make(verdict, asked)
 
 
-def _otherLogin(verdict: Verdict, asked: Operation | Deletion) -> Refusal:
+def _otherLogin(verdict: Verdict, asked: AnyOperation) -> Refusal:
     assert isinstance(asked, Operation)
     return IncorrectOrder(f"order {asked.order} does not belong to login {asked.login}")
 
 
-def _tooGreat(verdict: Verdict, asked: Operation | Deletion) -> Refusal:
+def _tooGreat(verdict: Verdict, asked: AnyOperation) -> Refusal:
     return InvalidData(
         f"data.amount would take the {TOTAL_OF[verdict.cmd]} of account"
         f" {verdict.login} above 92233720368.54775807"
     )
 
 
-def _times(verdict: Verdict, asked: Operation | Deletion) -> Refusal:
+def _times(verdict: Verdict, asked: AnyOperation) -> Refusal:
     return InvalidData(
         "data.close_time must not be before data.open_time"
         f" ({verdict.closeTime} is before {verdict.openTime})"
     )
 
 
-def _keyReused(verdict: Verdict, asked: Operation | Deletion) -> Refusal:
+def _keyReused(verdict: Verdict, asked: AnyOperation) -> Refusal:
     assert verdict.detail is not None
     return IdempotencyKeyReused(verdict.detail, verdict.order)
 
 
-_REFUSALS: Final[Mapping[str, Callable[[Verdict, Operation | Deletion], Refusal]]] = {
+_REFUSALS: Final[Mapping[str, Callable[[Verdict, AnyOperation], Refusal]]] = {
     "not found": lambda _, asked: NotFound(f"there is no order {asked.order}"),
     "other login": _otherLogin,
     "other kind": lambda _, asked: IncorrectOrder(
         f"order {asked.order} is a different kind of transaction"
     ),
     "deleted": lambda _, asked: IncorrectOrder(f"order {asked.order} was deleted"),
+    "not approved": lambda _, asked: IncorrectOrder(
+        f"order {asked.order} is a finance request that was not approved"
+    ),
+    "no request": lambda _, asked: IncorrectOrder(
+        f"order {asked.order} is not a finance request that waits for approval"
+    ),
+    "own request": lambda _, asked: Forbidden(
+        f"the finance request {asked.order} is for another to approve: this token's"
+        " principal has made it"
+    ),
     "times": _times,
     "no account": lambda verdict, _: UserNotFound(
         f"there is no account {verdict.login}"

@@ -34,7 +34,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from creditsync._failing import FailureNotifier
-from creditsync.postgres._session import SETTINGS, complete, tooOld
+from creditsync.postgres._session import (
+    SETTINGS,
+    complete,
+    placeOf,
+    tooOld,
+    unreachable,
+)
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -81,6 +87,10 @@ class Connection:
     """
     One session of a server.
 
+    @ivar place: The server, its database and the user, for people.
+    @ivar backend: The process that serves the connection, as the server has introduced
+        it.
+    @ivar version: The major version of the server.
     @ivar notified: Called with the channel, the payload, and the backend that has
         notified, for each notification.
     @ivar isDoubtful: Whether the commit of the last statement may not have reached the
@@ -94,6 +104,9 @@ class Connection:
     notified: Callable[[str, str, int], None] = lambda *_: None
     isDoubtful: bool = field(init=False, default=False)
     notices: list[Notice] = field(init=False, factory=list)
+    place: str = field(init=False)
+    backend: int = field(init=False)
+    version: int = field(init=False)
     _descriptor: int = field(init=False)
     _waiting: deque[_Statement] = field(init=False, factory=deque)
     _current: _Statement | None = field(init=False, default=None)
@@ -110,35 +123,17 @@ class Connection:
         # libpq closes its descriptor by itself when the connection breaks, and the
         # reactor would not find it any more to forget it: it has one of its own.
         self._descriptor = os.dup(self._session.fileno())
-        self._session.add_notice_handler(self._noticed)
-        self._session.add_notify_handler(self._notifiedBy)
-        self._reactor.addReader(self)
-
-    @property
-    def backend(self) -> int:
-        """
-        The number of the process that serves it.
-        """
-        return self._session.pgconn.backend_pid
-
-    @property
-    def place(self) -> str:
-        """
-        The server, its database and the user, for people.
-        """
         session = self._session.pgconn
         user, host, port, database = (
             each.decode(errors="replace")
             for each in (session.user, session.host, session.port, session.db)
         )
-        return f"postgresql://{user}@{host}:{port}/{database}"
-
-    @property
-    def version(self) -> int:
-        """
-        The major version of the server.
-        """
-        return self._session.pgconn.server_version // 10000
+        self.place = f"postgresql://{user}@{host}:{port}/{database}"
+        self.backend = session.backend_pid
+        self.version = session.server_version // 10000
+        self._session.add_notice_handler(self._noticed)
+        self._session.add_notify_handler(self._notifiedBy)
+        self._reactor.addReader(self)
 
     def execute(
         self, statement: str, values: Sequence[Any] = ()
@@ -351,11 +346,10 @@ def connect(
     @param applicationName: What the server's administrator sees.
     @return: Fires with the connection. Fails with L{ConnectionLost}. Cancelling it
         ends the try.
+    @raise LedgerProblem: It is not a connection string.
     """
-    try:
-        whole = complete(conninfo, applicationName)
-    except ValueError as e:
-        raise ConnectionLost(str(e)) from None
+    placeOf(conninfo)
+    whole = complete(conninfo, applicationName)
     connected: Deferred[Connection] = Deferred()
 
     def inThread() -> None:
@@ -372,7 +366,8 @@ def connect(
             if isinstance(outcome, psycopg.Connection):
                 outcome.close()
         elif isinstance(outcome, Failure):
-            connected.errback(ConnectionLost(outcome.getErrorMessage().strip()))
+            cause = unreachable(conninfo, outcome.getErrorMessage())
+            connected.errback(ConnectionLost(cause))
         else:
             connected.callback(Connection(reactor, outcome))
 
@@ -399,7 +394,9 @@ def _settled(connection: Connection) -> Deferred[Connection]:
     problem = tooOld(connection.version)
     if problem is not None:
         connection.close()
-        raise ConnectionLost(problem)
+        raise ConnectionLost(
+            f"PostgreSQL can't be used at {connection.place}: {problem}"
+        )
 
     def failed(why: Failure) -> Failure:
         connection.close()

@@ -23,6 +23,7 @@ from creditsync.postgres._booking import (
     BOOK,
     FENCED,
     VERDICTS,
+    Site,
     Submission,
     Verdict,
     values,
@@ -98,7 +99,7 @@ class Lane:
     _owner: str
     _now: Callable[[], float]
     _random: Callable[[], float]
-    _knownAccountsOnly: bool = False
+    _site: Site
     node: int = field(init=False, default=0)
     batch: int = field(init=False, default=0)
     unknowns: int = field(init=False, default=0)
@@ -219,7 +220,7 @@ class Lane:
                 self._incarnation,
                 self.batch,
                 now,
-                self._knownAccountsOnly,
+                self._site,
                 submissions,
             ),
         )

@@ -25,7 +25,7 @@ from creditsync.postgres._connection import ConnectionLost
 from creditsync.postgres._feed import Feed
 from creditsync.postgres._lane import MAX_BATCH, Lane, NumberTaken
 from creditsync.postgres._numbers import SLOTS, Numbers
-from creditsync.records import Deletion, Operation, Reservation
+from creditsync.records import AnyOperation, Operation, Reservation
 
 _log = Logger()
 
@@ -84,18 +84,18 @@ class Queues:
         busy = [each.since for each in self._queues if each.loop or each.wake]
         return min(busy, default=None)
 
-    def submit(self, operation: Operation | Deletion) -> "Deferred[Reservation]":
+    def submit(self, operation: AnyOperation) -> "Deferred[Reservation]":
         """
         Queue an operation.
 
         @return: Fires with its reservation, or fails with what refuses it.
         @raise Busy: There is no number for it.
         """
-        if isinstance(operation, Deletion):
+        if "\0" in getattr(operation, "comment", ""):
+            raise InvalidData("data.comment has a character that can't be stored")
+        if not isinstance(operation, Operation):
             fresh, slot = 0, operation.order % SLOTS
         else:
-            if "\0" in operation.comment:
-                raise InvalidData("data.comment has a character that can't be stored")
             fresh, slot = self._numbers.take(operation.login), operation.login % SLOTS
             operation.reserved = operation.order or fresh
         submission = Submission(operation, fresh)
@@ -278,7 +278,7 @@ def _settled(submission: Submission | None) -> Deferred[None]:
     return settled
 
 
-def _reservation(verdict: Verdict, asked: Operation | Deletion) -> Reservation:
+def _reservation(verdict: Verdict, asked: AnyOperation) -> Reservation:
     assert verdict.type is not None
     return Reservation(
         verdict.type,

@@ -23,7 +23,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from creditsync._cursor import newEpoch
 from creditsync._failing import FailureNotifier
 from creditsync.counters import Counters
 from creditsync.errors import (
@@ -35,12 +34,15 @@ from creditsync.errors import (
 )
 from creditsync.interfaces import (
     IAccountGroups,
+    IFinanceRequests,
     IJournal,
     ILookups,
+    IQueue,
     IReadiness,
     ITradeEvents,
     ITradingRuntime,
 )
+from creditsync.postgres._booking import Site
 from creditsync.postgres._connection import Connection, ConnectionLost
 from creditsync.postgres._doorbell import Doorbell
 from creditsync.postgres._feed import Feed
@@ -49,13 +51,13 @@ from creditsync.postgres._lane import Lane, Lost
 from creditsync.postgres._lookups import Lookups, Readers
 from creditsync.postgres._numbers import RESERVE, Numbers
 from creditsync.postgres._queues import Queues
-from creditsync.postgres._schema import STREAM, prepare
+from creditsync.postgres._schema import EPOCH, STREAM
+from creditsync.postgres._starting import check
 from creditsync.records import (
     Account,
-    Deletion,
+    AnyOperation,
     FoundTrades,
     GroupedTrade,
-    Operation,
     Reservation,
     Trade,
     TradeEvent,
@@ -70,7 +72,15 @@ _MAX_PLACES: Final = 10_000
 _MOVE: Final = "SELECT move_1(%s, %s, %s::text, %s)"
 
 
-@implementer(ITradingRuntime, IJournal, IAccountGroups, ILookups, IReadiness)
+@implementer(
+    ITradingRuntime,
+    IFinanceRequests,
+    IQueue,
+    IReadiness,
+    IJournal,
+    IAccountGroups,
+    ILookups,
+)
 class PostgresRuntime(Service):
     """
     A node. It is a service: starting connects it, stopping books what is queued.
@@ -89,6 +99,7 @@ class PostgresRuntime(Service):
         now: Callable[[], float],
         maxQueued: int,
         knownAccountsOnly: bool = False,
+        selfApproval: bool = False,
         counters: Counters | None = None,
         lanes: int = 1,
         random: Callable[[], float] = random,
@@ -100,6 +111,7 @@ class PostgresRuntime(Service):
         @param now: The time of booking, in UNIX seconds.
         @param maxQueued: How many operations may be waiting for their verdict.
         @param knownAccountsOnly: Refuse a login without an account.
+        @param selfApproval: A principal may approve its own finance request.
         @param counters: Counts what is booked, or L{None}.
         @param lanes: How many batches may be under way at a time. The operations of an
             account are always in one of them.
@@ -112,6 +124,7 @@ class PostgresRuntime(Service):
         if counters is not None:
             counters.books = True
         owner = token_hex(8)
+        site = Site(knownAccountsOnly, selfApproval)
         self.lanes = [
             Lane(
                 clock,
@@ -121,7 +134,7 @@ class PostgresRuntime(Service):
                 owner,
                 now,
                 random,
-                knownAccountsOnly,
+                site,
             )
             for number in range(lanes)
         ]
@@ -167,7 +180,9 @@ class PostgresRuntime(Service):
     async def _open(self) -> None:
         try:
             reader = await self._readers.of("reader")
-            self.epoch = await prepare(reader, newEpoch(), int(self._now()))
+            for warning in await check(reader, self._now):
+                self._log.warn("{warning}", warning=warning)
+            [(self.epoch,)] = await reader.execute(EPOCH, [STREAM])
             for lane in self.lanes:
                 await lane.open()
             await self._numbers.start()
@@ -177,7 +192,7 @@ class PostgresRuntime(Service):
         except BaseException as e:
             self._close()
             if isinstance(e, ConnectionLost):
-                raise LedgerProblem(f"PostgreSQL can't be reached: {e}") from e
+                raise LedgerProblem(str(e)) from e
             if isinstance(e, psycopg.Error):
                 raise LedgerProblem(f"PostgreSQL refuses: {str(e).strip()}") from e
             raise
@@ -212,7 +227,7 @@ class PostgresRuntime(Service):
     @property
     def problem(self) -> str | None:
         """
-        See L{IReadiness.problem}.
+        See L{IReadiness}.
         """
         if self._loss is not None:
             return self._loss
@@ -221,14 +236,14 @@ class PostgresRuntime(Service):
     @property
     def queued(self) -> int:
         """
-        How many operations are waiting for their verdict.
+        See L{IQueue}.
         """
         return self._queues.count
 
     @property
     def queuedSince(self) -> float | None:
         """
-        When the oldest of them was queued, by the clock, or L{None}.
+        See L{IQueue}.
         """
         return self._queues.since
 
@@ -240,7 +255,7 @@ class PostgresRuntime(Service):
 
     # What is submitted.
 
-    def submit(self, operation: Operation | Deletion) -> "Deferred[Reservation]":
+    def submit(self, operation: AnyOperation) -> "Deferred[Reservation]":
         """
         See L{ITradingRuntime.submit}. Refusals by what is stored come by the Deferred.
 

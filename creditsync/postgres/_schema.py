@@ -7,11 +7,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Final
 
-import psycopg
-
-from creditsync.errors import LedgerProblem
 from creditsync.methods import BOOKING_METHODS, TOTALS, BookingMethod
-from creditsync.postgres._connection import Connection
 
 # The nth makes version n from version n - 1. Nodes of two releases may book at the same
 # time, so a script leaves alone what the one before it has made and its release uses: a
@@ -25,16 +21,12 @@ SCRIPTS: Final[tuple[str, ...]] = tuple(
 STREAM: Final = 1
 
 # Whether there are tables, and which version they have.
-_IS_MADE: Final = "SELECT to_regclass('version') IS NOT NULL"
-_VERSION: Final = "SELECT coalesce(max(number), 0) FROM version"
-_EPOCH: Final = "SELECT epoch FROM stream WHERE id = %s"
-
-# Two nodes that make the same tables at the same time: one of them fails, and finds
-# them made. As often as that, at most.
-_TRIES: Final = 5
+IS_MADE: Final = "SELECT to_regclass('version') IS NOT NULL"
+VERSION: Final = "SELECT coalesce(max(number), 0) FROM version"
+EPOCH: Final = "SELECT epoch FROM stream WHERE id = %s"
 
 _COLUMNS: Final = ("cmd", *TOTALS, "sign", "label")
-_METHODS: Final = f"SELECT {', '.join(_COLUMNS)} FROM operation"
+METHODS: Final = f"SELECT {', '.join(_COLUMNS)} FROM operation"
 
 
 def upgrade(version: int) -> str:
@@ -89,50 +81,3 @@ def wanted(method: BookingMethod) -> tuple[object, ...]:
     """
     counts = (int(name == method.total) for name in TOTALS)
     return (method.cmd, *counts, method.sign, method.label)
-
-
-async def prepare(connection: Connection, epoch: str, timestamp: int) -> str:
-    """
-    Make the tables, or bring them up to date.
-
-    @param epoch: For a new journal.
-    @return: The journal's epoch.
-    @raise LedgerProblem: They can't be used.
-    """
-    for left in reversed(range(_TRIES)):
-        try:
-            await _upgrade(connection)
-            break
-        except (psycopg.errors.UniqueViolation, psycopg.errors.ProgrammingError) as e:
-            # A permission that is missing is a ProgrammingError too.
-            if not left:
-                raise LedgerProblem(
-                    f"the tables of the ledger can't be made: {str(e).strip()}"
-                ) from e
-    for statement, values in (newStream(epoch, timestamp), newMethods()):
-        await connection.execute(statement, values)
-    wantedRows = {wanted(method) for method in BOOKING_METHODS}
-    unknown = set(await connection.execute(_METHODS)) - wantedRows
-    if unknown:
-        described = ", ".join(f"cmd {row[0]} ({row[-1]})" for row in sorted(unknown))
-        raise LedgerProblem(
-            f"the ledger has methods that this creditsync does not know or counts"
-            f" differently, {described}: run the creditsync that wrote it"
-        )
-    [(found,)] = await connection.execute(_EPOCH, [STREAM])
-    assert isinstance(found, str)
-    return found
-
-
-async def _upgrade(connection: Connection) -> None:
-    version = 0
-    [(isMade,)] = await connection.execute(_IS_MADE)
-    if isMade:
-        [(version,)] = await connection.execute(_VERSION)
-    if version > len(SCRIPTS):
-        raise LedgerProblem(
-            f"the ledger has version {version}, but this creditsync supports versions"
-            f" up to {len(SCRIPTS)}: run the newer creditsync that wrote it"
-        )
-    if version < len(SCRIPTS):
-        await connection.execute(upgrade(version))

@@ -1,12 +1,17 @@
 """
 What every session of a server has, whoever connects: what the connection string does
-not say, and the settings that must hold.
+not say, the settings that must hold, and what is said if there is none.
+
+No password is ever in a sentence: a server is named by its user, host and database.
 """
 
+import re
 from typing import Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from creditsync.errors import LedgerProblem
 
 # What the connection string says goes before this. The kernel notices a host that is
 # gone within 5 + 3 x 2 s when nothing is sent, and within 10 s when something is.
@@ -46,17 +51,66 @@ SETTINGS: Final = "; ".join(
 )
 
 
-def complete(conninfo: str, applicationName: str) -> str:
-    """
-    A connection string with everything that it does not say.
+# What libpq says, and what to do then.
+_HINTS: Final = (
+    ("no password supplied", "give it in PGPASSWORD or ~/.pgpass"),
+    ("password authentication failed", "check PGPASSWORD or ~/.pgpass"),
+    ("Connection refused", "check the host and the port, and that it runs"),
+    ("timeout expired", "check the host and the port, and that no firewall is between"),
+    ("too many clients", "raise max_connections, or stop what holds connections"),
+)
 
-    @raise ValueError: It is not one.
+# Parts of a connection string, and what is in none of them unless it was taken apart at
+# the wrong place.
+_ODD: Final = (("host", "@"), ("port", "[^0-9,]"), ("dbname", "[@/]"), ("user", "[@/]"))
+
+
+def placeOf(conninfo: str) -> str:
+    """
+    Name the server of a connection string, without its password.
+
+    @raise LedgerProblem: It is not a connection string.
     """
     try:
         given = conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError:
-        # Whose text may have a part of the password in it.
-        raise ValueError("this is not a connection string of PostgreSQL") from None
+        given = {"host": "@"}
+    parts = {name: str(value) for name, value in given.items() if value is not None}
+    if any(re.search(odd, parts.get(name, "")) for name, odd in _ODD):
+        # Nothing of it is repeated, nor of what psycopg says: it may be a part of a
+        # password with such a character.
+        raise LedgerProblem(
+            "--ledger is not a valid connection string of PostgreSQL, such as"
+            " postgresql://creditsync@db.example.com/creditsync; an @ or / within one"
+            " of its parts is written as %40 or %2F"
+        )
+    if "service" in parts:
+        return f"service {parts['service']}"
+    user = f"{parts['user']}@" if "user" in parts else ""
+    host = parts.get("host", parts.get("hostaddr", ""))
+    port = f":{parts['port']}" if "port" in parts else ""
+    return f"postgresql://{user}{host}{port}/{parts.get('dbname', '')}"
+
+
+def unreachable(conninfo: str, cause: str) -> str:
+    """
+    The sentence for a server that can't be connected to.
+
+    @param cause: What psycopg has said.
+    """
+    cause = " ".join(cause.split())
+    for prefix in ("connection failed: ", "connection is bad: "):
+        cause = cause.removeprefix(prefix)
+    hints = [hint for text, hint in _HINTS if text in cause]
+    advice = f"; {hints[0]}" if hints else ""
+    return f"PostgreSQL can't be used at {placeOf(conninfo)}: {cause}{advice}"
+
+
+def complete(conninfo: str, applicationName: str) -> str:
+    """
+    A connection string with everything that it does not say.
+    """
+    given = conninfo_to_dict(conninfo)
     return make_conninfo(
         conninfo,
         **{name: _DEFAULTS[name] for name in _DEFAULTS if name not in given},

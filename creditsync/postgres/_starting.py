@@ -6,17 +6,15 @@ made if not.
 No password is ever in a sentence: a server is named by its user, host and database.
 """
 
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from secrets import token_hex
 from typing import Any, Final, Protocol
 
 import psycopg
 from attrs import define
-from psycopg.conninfo import conninfo_to_dict
 from twisted.internet.defer import Deferred
 
+from creditsync._cursor import newEpoch
 from creditsync.errors import LedgerProblem
 from creditsync.methods import BOOKING_METHODS
 from creditsync.postgres._connection import ConnectionLost, Row
@@ -51,7 +49,7 @@ RIGHTS: Final = {
     "link": ("SELECT", "INSERT"),
     "event": ("SELECT", "INSERT"),
     "trade": ("SELECT", "INSERT", "UPDATE"),
-    "account": ("SELECT", "INSERT", "UPDATE"),
+    "account": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "moved": ("SELECT", "INSERT"),
     "keyed": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "block": ("SELECT", "UPDATE"),
@@ -68,15 +66,6 @@ _LACKING: Final = """
 # tables of these names.
 _ALREADY: Final = ("42P07", "42P06", "42710", "42723", "23505", "40P01", "55P03")
 _TRIES: Final = 3
-
-# What libpq says, and what to do then.
-_HINTS: Final = (
-    ("no password supplied", "give it in PGPASSWORD or ~/.pgpass"),
-    ("password authentication failed", "check PGPASSWORD or ~/.pgpass"),
-    ("Connection refused", "check the host and the port, and that it runs"),
-    ("timeout expired", "check the host and the port, and that no firewall is between"),
-    ("too many clients", "raise max_connections, or stop what holds connections"),
-)
 
 
 class ISession(Protocol):
@@ -104,11 +93,6 @@ class ISession(Protocol):
         """
 
 
-# Parts of a connection string, and what is in none of them unless it was taken apart at
-# the wrong place.
-_ODD: Final = (("host", "@"), ("port", "[^0-9,]"), ("dbname", "[@/]"), ("user", "[@/]"))
-
-
 @define
 class _Facts:
     role: str
@@ -120,49 +104,6 @@ class _Facts:
     isSafe: bool
     backend: int
     mayCreate: bool
-
-
-def placeOf(conninfo: str) -> str:
-    """
-    Name the server of a connection string, without its password.
-
-    @raise LedgerProblem: It is not a connection string.
-    """
-    try:
-        given = conninfo_to_dict(conninfo)
-    except psycopg.ProgrammingError:
-        given = {"host": "@"}
-    parts = {name: str(value) for name, value in given.items() if value is not None}
-    if any(re.search(odd, parts.get(name, "")) for name, odd in _ODD):
-        # Nothing of it is repeated, nor of what psycopg says: it may be a part of a
-        # password with such a character.
-        raise LedgerProblem(
-            "--ledger is not a valid connection string of PostgreSQL, such as"
-            " postgresql://creditsync@db.example.com/creditsync; an @ or / within one"
-            " of its parts is written as %40 or %2F"
-        )
-    if "service" in parts:
-        return f"service {parts['service']}"
-    user = f"{parts['user']}@" if "user" in parts else ""
-    host = parts.get("host", parts.get("hostaddr", ""))
-    port = f":{parts['port']}" if "port" in parts else ""
-    return f"postgresql://{user}{host}{port}/{parts.get('dbname', '')}"
-
-
-def unreachable(conninfo: str, why: BaseException) -> LedgerProblem:
-    """
-    The sentence for a server that can't be connected to.
-
-    @param why: The L{ConnectionLost}.
-    """
-    cause = " ".join(str(why).split())
-    for prefix in ("connection failed: ", "connection is bad: "):
-        cause = cause.removeprefix(prefix)
-    hints = [hint for text, hint in _HINTS if text in cause]
-    advice = f"; {hints[0]}" if hints else ""
-    return LedgerProblem(
-        f"PostgreSQL can't be used at {placeOf(conninfo)}: {cause}{advice}"
-    )
 
 
 def check(
@@ -312,7 +253,7 @@ async def _upgrade(
     Make what a version lacks, and begin the journal: all of it, or nothing.
     """
     statements = [upgrade(version)]
-    for statement, values in (newStream(token_hex(4), int(now())), newMethods()):
+    for statement, values in (newStream(newEpoch(), int(now())), newMethods()):
         literals = [psycopg.sql.Literal(value).as_string() for value in values]
         statements.append(statement.replace("%s", "{}").format(*literals))
     await connection.execute(";\n".join(statements))

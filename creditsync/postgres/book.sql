@@ -13,15 +13,19 @@ CREATE FUNCTION book_1(
     this_time        bigint,
     -- whether an operation needs an account that exists
     known_only       boolean,
+    -- whether a principal may approve a finance request of its own
+    self_approval    boolean,
     -- each key once, sorted
     key_principals   bigint[],
     keys             text[],
     -- all orders that are named or reserved here, each once
     orders           bigint[],
-    -- for each operation, in the order of submission: NULL, or for a deletion the cmds
-    -- that it may delete, as bits
+    -- for each operation, in the order of submission: 0 makes or updates a trade, 1 makes
+    -- a finance request, 2 deletes, 3 approves, 4 declines
+    kinds            smallint[],
+    -- the cmds that a deletion may delete, as bits; NULL for the others
     deletables       bigint[],
-    -- what it asks for; all but asked_orders NULL for a deletion
+    -- what it asks for; NULL where it asks for nothing of that kind
     logins           bigint[],
     cmds             smallint[],
     amounts          bigint[],
@@ -29,7 +33,7 @@ CREATE FUNCTION book_1(
     asked_orders     bigint[],
     asked_open_times bigint[],
     asked_close_times bigint[],
-    -- the number that was reserved for it; NULL for a deletion
+    -- the number that was reserved for it; NULL if it can only change an order
     fresh_orders     bigint[],
     commands         text[],
     principals       bigint[],
@@ -87,9 +91,12 @@ DECLARE
     t_comments  text[];
     t_opens     bigint[];
     t_closes    bigint[];
+    -- the item that changed it last, if that is in this batch
+    t_items     integer[];
     -- the operation
     refusal     text;
     event_type  smallint;
+    maker       bigint;
     of_login    bigint;
     of_cmd      smallint;
     to_state    smallint;
@@ -153,9 +160,9 @@ BEGIN
         SELECT trade.login FROM trade
         WHERE "order" = ANY (orders)
             AND "order" IN (
-                SELECT deleted.asked
-                FROM unnest(asked_orders, deletables) AS deleted (asked, cmds)
-                WHERE deleted.cmds IS NOT NULL
+                SELECT changed.asked FROM unnest(asked_orders, kinds)
+                    AS changed (asked, kind)
+                WHERE changed.kind >= 2
             )
     ) AS each
     WHERE each.login IS NOT NULL;
@@ -190,17 +197,19 @@ BEGIN
     INTO t_logins, t_cmds, t_states, t_profits, t_comments, t_opens, t_closes
     FROM unnest(orders) WITH ORDINALITY AS each ("order", number)
     LEFT JOIN trade ON trade."order" = each."order";
+    t_items := array_fill(NULL::integer, ARRAY[cardinality(orders)]);
     SELECT coalesce(sum(1::bigint << operation.cmd), 0) INTO credit_cmds
     FROM operation WHERE operation.credit = 1;
 
     FOR op IN
         SELECT * FROM unnest(
-            deletables, logins, cmds, amounts, comments, asked_orders,
-            asked_open_times, asked_close_times, fresh_orders, commands, key_numbers
+            kinds, deletables, logins, cmds, amounts, comments, asked_orders,
+            asked_open_times, asked_close_times, fresh_orders, commands, principals,
+            key_numbers
         ) WITH ORDINALITY AS each (
-            deletable, login, cmd, amount, comment, asked_order,
-            asked_open_time, asked_close_time, fresh_order, command, key_number,
-            item
+            kind, deletable, login, cmd, amount, comment, asked_order,
+            asked_open_time, asked_close_time, fresh_order, command, principal,
+            key_number, item
         )
     LOOP
         -- Its key.
@@ -226,17 +235,14 @@ BEGIN
                 r_times[op.item] := first.timestamp;
                 r_balances[op.item] := first.balance;
                 r_credits[op.item] := first.credit;
-                IF first.type = 2 THEN
-                    -- The request had only its order.
-                    first.login := NULL;
-                    first.profit := NULL;
-                    first.comment := NULL;
-                END IF;
+                -- NULL where a command does not say it, and then nothing differs. An
+                -- empty comment leaves that of a finance request as it is.
                 r_details[op.item] := CASE
                     WHEN first.command IS DISTINCT FROM op.command THEN 'command'
-                    WHEN first.login IS DISTINCT FROM op.login THEN 'data.login'
-                    WHEN first.profit IS DISTINCT FROM op.amount THEN 'data.amount'
-                    WHEN first.comment IS DISTINCT FROM op.comment THEN 'data.comment'
+                    WHEN first.cmd <> op.cmd THEN 'data.cmd'
+                    WHEN first.login <> op.login THEN 'data.login'
+                    WHEN first.profit <> op.amount THEN 'data.amount'
+                    WHEN first.comment <> nullif(op.comment, '') THEN 'data.comment'
                     WHEN first.asked_order IS DISTINCT FROM op.asked_order
                         THEN 'data.order'
                     WHEN first.asked_open_time IS DISTINCT FROM op.asked_open_time
@@ -251,9 +257,10 @@ BEGIN
                 r_orders[op.item] := r_orders[a];
                 r_details[op.item] := CASE
                     WHEN commands[a] <> op.command THEN 'command'
-                    WHEN logins[a] IS DISTINCT FROM op.login THEN 'data.login'
-                    WHEN amounts[a] IS DISTINCT FROM op.amount THEN 'data.amount'
-                    WHEN comments[a] IS DISTINCT FROM op.comment THEN 'data.comment'
+                    WHEN r_cmds[a] <> op.cmd THEN 'data.cmd'
+                    WHEN r_logins[a] <> op.login THEN 'data.login'
+                    WHEN r_profits[a] <> op.amount THEN 'data.amount'
+                    WHEN r_comments[a] <> nullif(op.comment, '') THEN 'data.comment'
                     WHEN asked_orders[a] <> op.asked_order THEN 'data.order'
                     WHEN asked_open_times[a] IS DISTINCT FROM op.asked_open_time
                         THEN 'data.open_time'
@@ -272,9 +279,7 @@ BEGIN
         -- What it makes of the trade that it names, or of none.
         refusal := NULL;
         t := array_position(orders, op.asked_order);
-        IF op.deletable IS NOT NULL THEN
-            event_type := 2;
-            to_state := 6;
+        IF op.kind >= 2 THEN
             of_login := t_logins[t];
             of_cmd := t_cmds[t];
             to_profit := t_profits[t];
@@ -283,19 +288,50 @@ BEGIN
             closed := t_closes[t];
             IF of_login IS NULL THEN
                 refusal := 'not found';
-            ELSIF (op.deletable >> of_cmd) & 1 = 0 THEN
-                refusal := 'other kind';
-            ELSIF t_states[t] = 6 THEN
-                refusal := 'deleted';
+            ELSIF op.kind = 2 THEN
+                event_type := 2;
+                to_state := 6;
+                change := -to_profit;
+                IF (op.deletable >> of_cmd) & 1 = 0 THEN
+                    refusal := 'other kind';
+                ELSIF t_states[t] = 6 THEN
+                    refusal := 'deleted';
+                ELSIF t_states[t] <> 3 THEN
+                    refusal := 'not approved';
+                END IF;
+            ELSIF t_states[t] <> 17 THEN
+                refusal := 'no request';
+            ELSE
+                event_type := 1;
+                to_comment := coalesce(nullif(op.comment, ''), to_comment);
+                IF op.kind = 4 THEN
+                    to_state := 18;
+                    change := 0;
+                ELSE
+                    to_state := 3;
+                    change := to_profit;
+                    closed := greatest(this_time, opened);
+                    -- Whoever has changed it last has made it: it still waits.
+                    IF t_items[t] IS NOT NULL THEN
+                        maker := principals[t_items[t]];
+                    ELSE
+                        SELECT event.principal INTO maker
+                        FROM trade JOIN event
+                            ON event.stream = this_stream AND event.seq = trade.seq
+                        WHERE trade."order" = op.asked_order;
+                    END IF;
+                    IF maker = op.principal AND NOT self_approval THEN
+                        refusal := 'own request';
+                    END IF;
+                END IF;
             END IF;
-            change := CASE WHEN t_states[t] = 3 THEN -to_profit ELSE 0 END;
         ELSE
-            to_state := 3;
+            to_state := CASE op.kind WHEN 1 THEN 17 ELSE 3 END;
             of_login := op.login;
             of_cmd := op.cmd;
             to_profit := op.amount;
             to_comment := op.comment;
-            change := op.amount;
+            change := CASE op.kind WHEN 1 THEN 0 ELSE op.amount END;
             IF t IS NULL OR t_logins[t] IS NULL THEN
                 IF t IS NOT NULL THEN
                     missing := missing || op.asked_order;
@@ -314,7 +350,9 @@ BEGIN
                     refusal := 'other kind';
                 ELSIF t_states[t] = 6 THEN
                     refusal := 'deleted';
-                ELSIF t_states[t] = 3 THEN
+                ELSIF t_states[t] <> 3 THEN
+                    refusal := 'not approved';
+                ELSE
                     change := op.amount - t_profits[t];
                 END IF;
             END IF;
@@ -336,7 +374,7 @@ BEGIN
                 ELSIF total + change < 0 THEN
                     refusal := 'no money';
                 END IF;
-            ELSIF op.deletable IS NOT NULL THEN
+            ELSIF op.kind >= 2 THEN
                 -- The order was made after the look at its login.
                 RAISE serialization_failure;
             ELSE
@@ -373,6 +411,7 @@ BEGIN
         t_comments[t] := to_comment;
         t_opens[t] := opened;
         t_closes[t] := closed;
+        t_items[t] := op.item;
         r_types[op.item] := event_type;
         r_states[op.item] := to_state;
         r_profits[op.item] := to_profit;

@@ -29,12 +29,19 @@ from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.methods import BOOKING_METHODS, DELETING_METHODS, syncName
 from creditsync.postgres._booking import (
     BOOK,
+    Site,
     Submission,
     Verdict,
     refusal,
     values,
 )
-from creditsync.records import Deletion, Operation, Reservation
+from creditsync.records import (
+    AnyOperation,
+    Decision,
+    Deletion,
+    Operation,
+    Reservation,
+)
 from creditsync.runtime import TradingRuntime
 from tests.postgres.engine import NOW, Node
 
@@ -44,6 +51,13 @@ KEYS = (None, None, None, "a", "b", "c")
 UNKNOWN = 7
 # Far from the orders that are made: a reserved number that stays unused.
 UNUSED = 1_000_000
+
+# The commands that decide finance requests.
+DECIDING = (
+    ("MngApproveFinanceRequest", True),
+    ("MngApproveFinanceRequestSync", True),
+    ("MngDeclineFinanceRequest", False),
+)
 
 TABLES = ("event", "link", "trade", "account", "keyed")
 
@@ -71,7 +85,7 @@ Outcome = tuple[Any, ...]
 
 
 @st.composite
-def operations(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Operation | Deletion:
+def operations(draw: Callable[[st.SearchStrategy[Any]], Any]) -> AnyOperation:
     """
     An operation; its order is the number of one of those made so far, from the end, or
     -1 for none, or -2 for one that does not exist.
@@ -80,6 +94,11 @@ def operations(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Operation | Del
     key = draw(st.sampled_from(KEYS))
     order = draw(st.integers(-2, 6))
     isSync = draw(st.booleans())
+    deciding = draw(st.sampled_from((None,) * 6 + DECIDING))
+    if deciding is not None:
+        command, isApproval = deciding
+        comment = draw(st.sampled_from(("", "", "why")))
+        return Decision(command, order, isApproval, comment, principal, key, role=1)
     deleting = draw(st.sampled_from((None, None, None, *DELETING_METHODS)))
     if deleting is not None:
         return Deletion(
@@ -92,6 +111,21 @@ def operations(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Operation | Del
         )
     method = draw(st.sampled_from(BOOKING_METHODS))
     times = st.sampled_from((None, None, None, 0, NOW - 1, NOW + 1))
+    if draw(st.sampled_from((False, False, False, True))):
+        return Operation(
+            "MngCreateFinanceRequest",
+            method.cmd,
+            draw(st.sampled_from(LOGINS)),
+            method.sign * draw(st.sampled_from((1, 2, 10**18))),
+            draw(st.sampled_from(("a", "b"))),
+            -1,
+            draw(times),
+            None,
+            principal,
+            key,
+            role=1,
+            isRequest=True,
+        )
     return Operation(
         syncName(method) if isSync else method.name,
         method.cmd,
@@ -112,7 +146,7 @@ class Books:
     A ledger in this process, and the runtime that judges for it.
     """
 
-    def __init__(self, ledger: ILedger, knownAccountsOnly: bool) -> None:
+    def __init__(self, ledger: ILedger, site: Site) -> None:
         self.ledger = ledger
         self.clock = Clock()
         self.now = NOW
@@ -122,11 +156,12 @@ class Books:
             TradeEvents(),
             now=lambda: self.now,
             maxQueued=10_000,
-            knownAccountsOnly=knownAccountsOnly,
+            knownAccountsOnly=site.knownAccountsOnly,
+            selfApproval=site.selfApproval,
         )
         self.runtime.startService()
 
-    def book(self, asked: list[Operation | Deletion]) -> list[Outcome]:
+    def book(self, asked: list[AnyOperation]) -> list[Outcome]:
         """
         Book one batch.
         """
@@ -172,8 +207,11 @@ class ConformanceMachine(RuleBasedStateMachine):
 
     nodes: ClassVar[list[Node]] = []
 
-    @initialize(known=st.booleans(), existing=st.sets(st.sampled_from(LOGINS)))
-    def open(self, known: bool, existing: set[int]) -> None:
+    @initialize(
+        site=st.builds(Site, st.booleans(), st.booleans()),
+        existing=st.sets(st.sampled_from(LOGINS)),
+    )
+    def open(self, site: Site, existing: set[int]) -> None:
         """
         Open three empty ledgers with the same accounts.
         """
@@ -182,7 +220,7 @@ class ConformanceMachine(RuleBasedStateMachine):
         self.nodes[0].rows(f"TRUNCATE {', '.join(TABLES)}")
         memory = MemoryLedger()
         sqlite = SQLiteLedger(self.path, execute)
-        self.books = [Books(memory, known), Books(sqlite, known)]
+        self.books = [Books(memory, site), Books(sqlite, site)]
         self.orders: list[int] = []
         self.now = NOW
         memory.addAccounts(sorted(existing), "real")
@@ -190,14 +228,14 @@ class ConformanceMachine(RuleBasedStateMachine):
         for login in sorted(existing):
             self.nodes[0].rows("INSERT INTO account VALUES (%s, 'real')", login)
         for node in self.nodes:
-            node.knownAccountsOnly = known
+            node.site = site
 
     @rule(
         asked=st.lists(operations(), min_size=1, max_size=12),
         number=st.integers(0, 1),
         later=st.sampled_from((0, 0, 60)),
     )
-    def book(self, asked: list[Operation | Deletion], number: int, later: int) -> None:
+    def book(self, asked: list[AnyOperation], number: int, later: int) -> None:
         """
         Book a batch on each of them, through one of the nodes.
         """
@@ -227,11 +265,11 @@ class ConformanceMachine(RuleBasedStateMachine):
         return made[0] if made else UNKNOWN * UNUSED
 
     def _onPostgres(
-        self, asked: list[Operation | Deletion], fresh: list[int], node: Node
+        self, asked: list[AnyOperation], fresh: list[int], node: Node
     ) -> list[Outcome]:
         node.batch += 1
         submitted = [
-            Submission(each, 0 if isinstance(each, Deletion) else order)
+            Submission(each, order if isinstance(each, Operation) else 0)
             for each, order in zip(asked, fresh, strict=True)
         ]
         rows = node.connection.execute(
@@ -241,7 +279,7 @@ class ConformanceMachine(RuleBasedStateMachine):
                 node.incarnation,
                 node.batch,
                 self.now,
-                node.knownAccountsOnly,
+                node.site,
                 submitted,
             ),
         ).fetchall()
@@ -278,7 +316,7 @@ class ConformanceMachine(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-def copied(operation: Operation | Deletion) -> Operation | Deletion:
+def copied(operation: AnyOperation) -> AnyOperation:
     """
     An equal operation, as each runtime marks its own.
     """

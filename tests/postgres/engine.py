@@ -3,15 +3,17 @@ A node without a server: what it sends to the engine, and what comes back.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import count
 from typing import Any
 
 import psycopg
 from attrs import define, field
 
-from creditsync.postgres._booking import BOOK, Submission, Verdict, values
+from creditsync.postgres._booking import BOOK, Site, Submission, Verdict, values
 from creditsync.postgres._schema import newMethods, newStream, upgrade
-from creditsync.records import Deletion, Operation
+from creditsync.records import AnyOperation, Operation
+from tests.postgres import ground
 from tests.postgres.ground import Database
 
 # The time of booking: 2026-01-01T00:00:00Z.
@@ -28,19 +30,44 @@ def makeTables(database: Database) -> None:
             connection.execute(statement.encode(), parameters)
 
 
+@cache
+def _used() -> Database:
+    database = ground.database()
+    makeTables(database)
+    return database
+
+
+# All but the tables "version" and "operation", which no test changes.
+_EMPTY = """
+    TRUNCATE event, link, trade, account, keyed, moved, node, life, stream;
+    UPDATE block SET next = 64;
+    INSERT INTO stream VALUES (1, '0a1b2c3d');
+"""
+
+
+def emptied() -> Database:
+    """
+    A database with the tables of a new ledger. The tests of this process use it one
+    after the other, which is faster than to make one for each.
+    """
+    database = _used()
+    database.rows(_EMPTY)
+    return database
+
+
 @define(eq=False)
 class Node:
     """
     A node, which waits for each statement.
 
     @ivar number: Which gives it its order numbers, too: the nth million.
-    @ivar knownAccountsOnly: Whether accounts have to exist.
+    @ivar site: What is allowed.
     """
 
     database: Database
     number: int = 1
     incarnation: int = 1
-    knownAccountsOnly: bool = False
+    site: Site = field(factory=Site)
     batch: int = 0
     connection: "psycopg.Connection[Any]" = field(init=False)
     _orders: Iterator[int] = field(init=False)
@@ -56,16 +83,16 @@ class Node:
             (self.number, f"node {self.number}", self.incarnation),
         )
 
-    def submitted(self, operations: Sequence[Operation | Deletion]) -> list[Submission]:
+    def submitted(self, operations: Sequence[AnyOperation]) -> list[Submission]:
         """
         Reserve the orders of operations.
         """
         return [
-            Submission(each, 0 if isinstance(each, Deletion) else next(self._orders))
+            Submission(each, next(self._orders) if isinstance(each, Operation) else 0)
             for each in operations
         ]
 
-    def book(self, *operations: Operation | Deletion, now: int = NOW) -> list[Verdict]:
+    def book(self, *operations: AnyOperation, now: int = NOW) -> list[Verdict]:
         """
         Book one batch.
         """
@@ -75,7 +102,7 @@ class Node:
             self.incarnation,
             self.batch,
             now,
-            self.knownAccountsOnly,
+            self.site,
             self.submitted(operations),
         )
         rows = self.connection.execute(BOOK.encode(), parameters).fetchall()

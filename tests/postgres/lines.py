@@ -54,8 +54,16 @@ class Line:
     use: str
     connection: "psycopg.Connection[Any]"
     notified: Any = None
+    place: str = "a test's database"
     isDoubtful: bool = False
     _lost: FailureNotifier = field(factory=FailureNotifier)
+
+    @property
+    def backend(self) -> int:
+        """
+        The process that serves it.
+        """
+        return self.connection.info.backend_pid
 
     def execute(
         self, statement: str, values: Sequence[Any] = ()

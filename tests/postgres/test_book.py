@@ -12,10 +12,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.ledger._journal import MEMBERS, NO_HASH, chained
 from creditsync.ledger._schema import columns
-from creditsync.postgres._booking import FENCED, Verdict
+from creditsync.postgres._booking import FENCED, Site, Verdict
 from creditsync.records import Deletion, Operation
 from tests.postgres import ground
-from tests.postgres.engine import NOW, Node, makeTables
+from tests.postgres.engine import NOW, Node, emptied
 
 # A row of the journal as the chain of hashes has it.
 ROW = columns(["seq" if name == "place" else name for name in MEMBERS])
@@ -78,9 +78,7 @@ class EngineCase(SynchronousTestCase):
         """
         Make the tables of a ledger, and a node.
         """
-        self.database = ground.database()
-        self.addCleanup(self.database.drop)
-        makeTables(self.database)
+        self.database = emptied()
         self.node = self.another(1)
 
     def another(self, number: int) -> Node:
@@ -275,7 +273,7 @@ class BookTests(EngineCase):
         An operation may need an account that exists. That comes after the rules of
         the order.
         """
-        self.node.knownAccountsOnly = True
+        self.node.site = Site(knownAccountsOnly=True)
         self.assertEqual(words(self.node.book(credit())), ["no account"])
         self.node.rows("INSERT INTO account (login) VALUES (1001)")
         self.assertEqual(words(self.node.book(credit())), ["booked"])

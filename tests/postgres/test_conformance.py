@@ -3,6 +3,7 @@ The state machine of C{tests/postgres/conformance.py}, for a short while, and so
 the bugs that it has to find.
 """
 
+import psycopg
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.postgres import ground
@@ -33,25 +34,25 @@ class ConformanceTests(SynchronousTestCase):
         """
         Verdicts, records, totals, keys, and the journal with its hashes are the same.
         """
-        run(20)
+        run(15)
 
     def test_moneyIsFound(self) -> None:
         """
         An engine that lets a total fall below zero is found.
         """
         plant(self.node, "a total below zero")
-        self.assertRaises(AssertionError, run)
+        self.assertRaises((AssertionError, psycopg.Error), run)
 
     def test_orderIsFound(self) -> None:
         """
         An engine that lets an order of another login be updated is found.
         """
         plant(self.node, "an order of another login")
-        self.assertRaises(AssertionError, run)
+        self.assertRaises((AssertionError, psycopg.Error), run)
 
     def test_hashIsFound(self) -> None:
         """
         An engine whose hashes are not chained is found.
         """
         plant(self.node, "a hash")
-        self.assertRaises(AssertionError, run)
+        self.assertRaises((AssertionError, psycopg.Error), run)

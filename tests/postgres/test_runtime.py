@@ -28,6 +28,7 @@ from creditsync.interfaces import (
     IAccountGroups,
     IJournal,
     ILookups,
+    IQueue,
     IReadiness,
     ITradingRuntime,
 )
@@ -42,8 +43,7 @@ from creditsync.records import (
     TradeEvent,
     TradeFilter,
 )
-from tests.postgres import ground
-from tests.postgres.engine import NOW
+from tests.postgres.engine import NOW, emptied
 from tests.postgres.lines import Lines
 from tests.postgres.test_book import credit, deletion, withdrawal
 
@@ -106,8 +106,7 @@ class RuntimeCase(SynchronousTestCase):
         """
         Start a node.
         """
-        self.database = ground.database()
-        self.addCleanup(self.database.drop)
+        self.database = emptied()
         self.node = self.start()
 
     def start(self, name: str = "a", **options: Any) -> Node:
@@ -159,7 +158,10 @@ class BookingTests(RuntimeCase):
         """
         It provides all that the server may want of a runtime.
         """
-        for each in (ITradingRuntime, IJournal, IAccountGroups, ILookups, IReadiness):
+        for each in (
+            *(ITradingRuntime, IQueue, IReadiness),
+            *(IJournal, IAccountGroups, ILookups),
+        ):
             verifyObject(each, self.node.runtime)
 
     def test_booked(self) -> None:
@@ -352,7 +354,7 @@ class BookingTests(RuntimeCase):
         node.lines.isCut = True
         started = node.runtime.startService()
         problem = self.failureResultOf(started, LedgerProblem).getErrorMessage()
-        self.assertEqual(problem, "PostgreSQL can't be reached: refused")
+        self.assertEqual(problem, "refused")
 
 
 class NodesTests(RuntimeCase):
@@ -630,8 +632,8 @@ class DisturbedTests(RuntimeCase):
             critical,
             [
                 "PostgreSQL has lost acknowledged operations, and this node"
-                " acknowledges nothing more: node a has acknowledged batch 2 with place 2, but"
-                " PostgreSQL has its batches only up to 1."
+                " acknowledges nothing more: node a has acknowledged batch 2 with place"
+                " 2, but PostgreSQL has its batches only up to 1."
             ],
         )
         self.assertEqual(

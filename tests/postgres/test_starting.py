@@ -15,9 +15,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.errors import LedgerProblem
-from creditsync.postgres import _schema, _session, _starting
+from creditsync.postgres import _schema, _session
 from creditsync.postgres._connection import Connection, ConnectionLost, connect
-from creditsync.postgres._starting import RIGHTS, check, placeOf, unreachable
+from creditsync.postgres._session import placeOf, unreachable
+from creditsync.postgres._starting import RIGHTS, check
 from tests.postgres import ground, pooler
 
 pytestmark = pytest.mark.timeout(120)
@@ -75,7 +76,7 @@ async def problem(dsn: str) -> str:
     try:
         await checked(dsn)
     except ConnectionLost as e:
-        said = str(unreachable(dsn, e))
+        said = str(e)
     except LedgerProblem as e:
         said = str(e)
     else:
@@ -435,12 +436,10 @@ class PlaceTests(SynchronousTestCase):
         """
         What can be done about a refusal is said with it.
         """
-        said = unreachable(
-            "postgresql://db/", ConnectionLost("FATAL: too many clients")
-        )
+        said = unreachable("postgresql://db/", "FATAL:  too many clients\n")
         self.assertEqual(
-            str(said),
+            said,
             "PostgreSQL can't be used at postgresql://db/: FATAL: too many clients;"
             " raise max_connections, or stop what holds connections",
         )
-        self.assertEqual(len(_starting._HINTS), 5)
+        self.assertEqual(len(_session._HINTS), 5)
