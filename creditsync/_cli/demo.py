@@ -1,11 +1,15 @@
 """
 C{creditsync demo}: runs the server on a temporary ledger, and sends it the request
-of C{docs/protocol.rst}, "A credit", over TCP.
+of C{docs/protocol.rst}, "A credit", over TCP. With several nodes these are on a
+temporary PostgreSQL, and the event of the first one's credit comes on the others too.
 """
 
 import json
+import re
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -14,13 +18,15 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.error import ConnectError
-from twisted.internet.task import react
+from twisted.internet.task import deferLater, react
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.usage import UsageError
 
 from creditsync import __version__
 from creditsync._cli.arguments import text
+from creditsync._cli.ledger import errorsAsExit
 from creditsync._cli.output import printLine
+from creditsync._cli.ownpostgres import ownPostgres
 from creditsync._cli.statuses import INTERRUPTED
 from creditsync._cli.stopping import untilStopped
 from creditsync._process.composition import creditSync
@@ -49,8 +55,9 @@ def addCommand(commands: Any) -> None:
         "demo",
         help="try the server with one credit",
         description="Run the server on a temporary ledger, send it one credit over"
-        " TCP and print what goes each way; then serve until Ctrl-C. It leaves no"
-        " files behind.",
+        " TCP and print what goes each way; then serve until Ctrl-C. With --nodes 2"
+        " there are two servers on a temporary PostgreSQL, and the event of the first"
+        " one's credit comes on the second, too. It leaves no files behind.",
     )
     parser.add_argument(
         "--once", action="store_true", help="exit after the first credit"
@@ -62,7 +69,20 @@ def addCommand(commands: Any) -> None:
         help=f"a tcp: endpoint (default: {DEFAULT_LISTEN}, or any free port if that"
         " is taken)",
     )
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--nodes",
+        metavar="NUMBER",
+        type=_number,
+        default=1,
+        help="run so many servers that act as one, on a PostgreSQL of their own",
+    )
+    parser.set_defaults(name="demo", run=run)
+
+
+def _number(argument: str) -> int:
+    if not re.fullmatch("[1-9]", argument):
+        raise ArgumentTypeError(f"must be a number from 1 to 9: {argument}")
+    return int(argument)
 
 
 def _endpoint(argument: str) -> str:
@@ -80,62 +100,95 @@ def run(options: Namespace) -> None:
     """
     Run the demo in the global reactor.
     """
-    react(demo, (options.listen, options.once))
+    with errorsAsExit(options):
+        react(demo, (options.listen, options.once, options.nodes))
 
 
-async def demo(reactor: Any, listen: str | None, once: bool) -> None:
+async def demo(reactor: Any, listen: str | None, once: bool, nodes: int = 1) -> None:
     """
     Serve, send one credit, and go on serving.
 
     @param once: Do not go on.
-    @raise SystemExit: The server can't start, or the credit was not booked.
+    @param nodes: How many servers there are.
+    @raise SystemExit: A server can't start, or the credit was not booked.
     """
     settleProcess(reactor)
     with (
         TemporaryDirectory(prefix="creditsync-demo-") as folder,
+        ExitStack() as stack,
         untilStopped(reactor, lambda: INTERRUPTED) as stopped,
     ):
         key = makeKey(Path(folder, "creditsync.key"))
-        server = _start(reactor, folder, key, listen)
+        ledger = f"{folder}/creditsync.db"
+        if nodes > 1:
+            # From here on a signal ends this in order.
+            await deferLater(reactor, 0)
+            ledger = stack.enter_context(ownPostgres())
+        servers: list[Server] = []
         try:
-            address = server.creditSync.ports[0].getHost()
-            assert isinstance(address, (IPv4Address, IPv6Address))
+            for number in range(nodes):
+                name = f"node-{number + 1}" if nodes > 1 else None
+                arguments = _arguments(folder, ledger, name)
+                servers.append(_start(reactor, arguments, key, listen, number > 0))
+            addresses = [_addressOf(server) for server in servers]
             token = mint(
                 key, id=7, role=SESSION_MANAGER, expires=86400, now=time.time()
             )
-            printLine(f"creditsync {__version__} on {address.host}:{address.port}\n")
-            await _show(reactor, address, token)
+            for address in addresses:
+                printLine(f"creditsync {__version__} on {address.host}:{address.port}")
+            printLine("")
+            await _show(reactor, addresses, token)
             if once:
                 return
-            _invite(address, token)
+            _invite(addresses[-1], token)
             await stopped
         finally:
-            await maybeDeferred(server.stopService)
+            for server in servers:
+                await maybeDeferred(server.stopService)
 
 
-def _start(reactor: Any, folder: str, key: bytes, listen: str | None) -> Server:
+def _arguments(folder: str, ledger: str, node: str | None) -> list[str]:
     """
-    Start the server, on any free port if the usual one is taken.
+    The options of one server.
+    """
+    named = [] if node is None else ["--node", node]
+    return ["--ledger", ledger, "--key", f"{folder}/creditsync.key", *named]
 
+
+def _addressOf(server: Server) -> _Address:
+    address = server.creditSync.ports[0].getHost()
+    assert isinstance(address, (IPv4Address, IPv6Address))
+    return address
+
+
+def _start(
+    reactor: Any,
+    arguments: Sequence[str],
+    key: bytes,
+    listen: str | None,
+    isFurther: bool,
+) -> Server:
+    """
+    Start a server, on any free port if the usual one is taken.
+
+    @param isFurther: Whether another one has the usual port already.
     @raise CannotStart: It can't start.
     """
+    if isFurther:
+        return _startOn(reactor, arguments, key, _ANY_PORT)
     try:
-        return _startOn(reactor, folder, key, listen or DEFAULT_LISTEN)
+        return _startOn(reactor, arguments, key, listen or DEFAULT_LISTEN)
     except CannotStart:
         if listen is not None:
             raise
     printLine("Port 8080 is taken; using another one.")
-    return _startOn(reactor, folder, key, _ANY_PORT)
+    return _startOn(reactor, arguments, key, _ANY_PORT)
 
 
-def _startOn(reactor: Any, folder: str, key: bytes, listen: str) -> Server:
+def _startOn(reactor: Any, arguments: Sequence[str], key: bytes, listen: str) -> Server:
     options = Options()
     options.parseOptions(  # type: ignore[no-untyped-call]
-        [
-            *("--listen", listen),
-            *("--ledger", f"{folder}/creditsync.db"),
-            *("--key", f"{folder}/creditsync.key"),
-        ]
+        ["--listen", listen, *arguments]
     )
     server = Server(reactor, creditSync(reactor, options, key))
     server.privilegedStartService()
@@ -148,19 +201,35 @@ class _Conversation(LineOnlyReceiver):
     A client that prints what it receives.
 
     @ivar reply: Fires with the reply to its request.
+    @ivar event: Fires with an event.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
+        """
+        @param name: Stands in front of each line, if there are several clients.
+        """
+        self._name = name
         self.reply: Deferred[dict[str, Any]] = Deferred()
+        self.event: Deferred[dict[str, Any]] = Deferred()
+
+    def say(self, line: str, shown: str | None = None) -> None:
+        """
+        Send a line, and print it.
+
+        @param shown: What is printed instead.
+        """
+        printLine(f"{self._name}-> {shown or line}")
+        self.sendLine(line.encode())  # type: ignore[no-untyped-call]
 
     def lineReceived(self, line: bytes) -> None:
         """
         Print a line from the server.
         """
-        printLine(f"<- {line.decode('ascii')}")
+        printLine(f"{self._name}<- {line.decode('ascii')}")
         message = json.loads(line)
-        if "event" not in message and not self.reply.called:
-            self.reply.callback(message)
+        awaited = self.event if "event" in message else self.reply
+        if not awaited.called:
+            awaited.callback(message)
 
 
 def _request(extID: str, token: str) -> str:
@@ -178,19 +247,39 @@ def _request(extID: str, token: str) -> str:
     )
 
 
-async def _show(reactor: Any, address: _Address, token: str) -> None:
+def _listening(token: str) -> str:
+    """
+    The request of a client that only wants to receive events, with a token.
+    """
+    request = {"command": "HealthCheck", "extID": "health-1", "__token": token}
+    return json.dumps({**request, "data": {}}, separators=(",", ":"))
+
+
+async def _show(reactor: Any, addresses: Sequence[_Address], token: str) -> None:
     """
     Send one credit and print what goes each way.
 
-    @raise SystemExit: There was no reply, or it was not booked.
+    @raise SystemExit: There was no reply, or it was not booked, or its event did not
+        come from all servers.
     """
-    endpoint = HostnameEndpoint(reactor, address.host, address.port)
+    shown = f"{token[:12]}..."
     try:
-        client = await connectProtocol(endpoint, _Conversation())
-        printLine(f"-> {_request('credit-req-1001', f'{token[:12]}...')}")
-        client.sendLine(_request("credit-req-1001", token).encode())
-        reply = await client.reply.addTimeout(_PATIENCE, reactor)
-        client.transport.loseConnection()
+        clients = []
+        for number, address in enumerate(addresses, 1):
+            name = f"node-{number} " if len(addresses) > 1 else ""
+            endpoint = HostnameEndpoint(reactor, address.host, address.port)
+            clients.append(await connectProtocol(endpoint, _Conversation(name)))
+        first, *others = clients
+        for each in others:
+            each.say(_listening(token), _listening(shown))
+            await each.reply.addTimeout(_PATIENCE, reactor)
+        extID = "credit-req-1001"
+        first.say(_request(extID, token), _request(extID, shown))
+        reply = await first.reply.addTimeout(_PATIENCE, reactor)
+        for each in others:
+            await each.event.addTimeout(_PATIENCE, reactor)
+        for each in clients:
+            each.transport.loseConnection()
     except (ConnectError, TimeoutError) as e:
         raise SystemExit(f"creditsync demo: the server didn't answer: {e}") from e
     if reply["status"] != 200 or reply["data"]["profit"] != 300.0:

