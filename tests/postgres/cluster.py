@@ -19,7 +19,7 @@ from typing import Any, Final
 from attrs import define, field
 
 from creditsync.auth import mint
-from tests.integration.processes import CHECKOUT, SECRET
+from tests.integration.processes import CHECKOUT, SECRET, SERVE
 from tests.postgres import ground
 from tests.postgres.judge import Violation
 from tests.postgres.told import PRINCIPAL
@@ -33,12 +33,12 @@ class Node:
     """
     One node, started as often as it has to be.
 
-    @ivar dsn: Where its ledger is.
+    @ivar ledger: Where that is.
     @ivar plant: A bug of L{tests.planted.bugs}, or L{None}.
     """
 
     name: str
-    dsn: str
+    ledger: str
     folder: Path
     plant: str | None = None
     options: Sequence[str] = ()
@@ -50,14 +50,14 @@ class Node:
         Start it, and wait until it answers.
         """
         self.folder.mkdir(exist_ok=True)
-        key = self.folder / "key"
+        key = self.folder / "creditsync.key"
         key.write_text(SECRET)
         key.chmod(0o600)
-        command = [sys.executable, "-m", "tests.postgres.serve"]
+        command = SERVE
         if self.plant is not None:
-            command += ["--plant", self.plant]
-        command += ["--listen", f"tcp:{self.port}:interface=127.0.0.1"]
-        command += ["--ledger", self.dsn, "--node", self.name]
+            command = [sys.executable, "-m", "tests.planted.server", self.plant]
+        command = [*command, "--listen", f"tcp:{self.port}:interface=127.0.0.1"]
+        command += ["--ledger", self.ledger, "--node", self.name]
         environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -137,6 +137,19 @@ class Node:
         return "\n".join(text.splitlines()[-lines:])
 
 
+def address(database: ground.Database, port: int | None = None) -> str:
+    """
+    What C{--ledger} says.
+
+    @param port: Of what is between a node and the server, if anything is.
+    """
+    port = port or database.server.port
+    return (
+        f"postgresql://{ground.SUPERUSER}@127.0.0.1:{port}/{database.name}"
+        "?sslmode=disable&gssencmode=disable"
+    )
+
+
 @define(eq=False)
 class Cluster:
     """
@@ -162,18 +175,18 @@ class Cluster:
 
 @contextmanager
 def nodes(
-    *dsns: str, plant: str | None = None, options: Sequence[str] = ()
+    *ledgers: str, plant: str | None = None, options: Sequence[str] = ()
 ) -> Iterator[Cluster]:
     """
     Run nodes, whose names are C{a}, C{b}, C{c} ...
 
-    @param dsns: Where the ledger is for each.
+    @param ledgers: Where the ledger is for each.
     """
     with tempfile.TemporaryDirectory(prefix="nodes-") as folder:
         cluster = Cluster(
             [
-                Node(name, dsn, Path(folder) / name, plant, options)
-                for name, dsn in zip("abcdefgh", dsns, strict=False)
+                Node(name, ledger, Path(folder) / name, plant, options)
+                for name, ledger in zip("abcdefgh", ledgers, strict=False)
             ]
         )
         try:

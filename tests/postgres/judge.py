@@ -192,7 +192,7 @@ class _Reading:
             or (before.login, before.cmd) != (event.login, event.cmd)
         ):
             yield f"{event} can't follow {before}"
-        if event.state != (DELETED if event.type == DELETE else BOOKED):
+        if (event.state == DELETED) != (event.type == DELETE):
             yield f"{event} has a wrong state"
         if event.order >= self.next or event.order % _SLOTS != event.login % _SLOTS:
             yield f"{event} has an order that no node can have reserved for it"

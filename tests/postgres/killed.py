@@ -22,7 +22,7 @@ from argparse import Namespace
 
 from tests.figures import Figures
 from tests.postgres import ground
-from tests.postgres.cluster import nodes
+from tests.postgres.cluster import address, nodes
 from tests.postgres.crowd import Client, Crowd, Load
 from tests.postgres.judge import Violation, judge
 from tests.postgres.suite import parser, run
@@ -41,7 +41,7 @@ async def underLoad(options: Namespace, figures: Figures) -> None:
     chance = random.Random(options.seed)
     told = Told()
     load = Load(told, chance, float("inf"))
-    with nodes(*[database.dsn()] * 3, plant=options.plant) as cluster:
+    with nodes(*[address(database)] * 3, plant=options.plant) as cluster:
         clients = [Client(load, cluster.ports, 4, each % 2 == 0) for each in range(4)]
         async with Crowd(load, clients) as crowd:
             await crowd.acknowledged(50)
@@ -78,7 +78,7 @@ async def quiet(options: Namespace, figures: Figures) -> None:
     chance = random.Random(options.seed)
     told = Told()
     latest: list[float] = []
-    with nodes(*[database.dsn()] * 2, plant=options.plant) as cluster:
+    with nodes(*[address(database)] * 2, plant=options.plant) as cluster:
         node, other = cluster.nodes
         load = Load(told, chance, 0)
         client = Client(load, lambda: [other.port])

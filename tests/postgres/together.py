@@ -27,7 +27,7 @@ from attrs import Factory, define
 
 from tests.figures import Figures
 from tests.postgres import ground
-from tests.postgres.cluster import nodes
+from tests.postgres.cluster import address, nodes
 from tests.postgres.crowd import Client, Crowd, Load
 from tests.postgres.judge import Violation, judge
 from tests.postgres.suite import parser, run
@@ -88,7 +88,7 @@ async def pairs(options: Namespace, figures: Figures) -> None:
     database = ground.database()
     chance = random.Random(options.seed)
     told = Told()
-    with nodes(*[database.dsn()] * 2, plant=options.plant) as cluster:
+    with nodes(*[address(database)] * 2, plant=options.plant) as cluster:
         halves = [Load(told, chance, 0) for _ in cluster.nodes]
         clients = [
             Client(half, lambda node=node: [node.port], _WINDOW, follows)
@@ -134,7 +134,7 @@ async def hot(options: Namespace, figures: Figures) -> None:
         shared=8,
     )
     reader = Reader(database.dsn())
-    with nodes(*[database.dsn()] * 4, plant=options.plant) as cluster:
+    with nodes(*[address(database)] * 4, plant=options.plant) as cluster:
         clients = [
             Client(load, lambda node=node: [node.port], _WINDOW, number % 2 == 0)
             for number, node in enumerate(cluster.nodes)
