@@ -120,6 +120,7 @@ class Client:
         replies don't wait for their events, as long as it catches up.
     @ivar place: Of the last event that it has heard, or 0.
     @ivar token: With which it asks.
+    @ivar mine: What it and nobody else is to send.
     @ivar waiting: What it waits for, by C{extID}.
     """
 
@@ -129,6 +130,7 @@ class Client:
     follows: bool = True
     place: int = 0
     waiting: dict[str, Asked] = field(init=False, factory=dict)
+    mine: deque[Asked] = field(init=False, factory=deque)
     token: str = field(init=False)
     _transport: asyncio.Transport | None = field(init=False, default=None)
     # Whether events count.
@@ -171,6 +173,14 @@ class Client:
             finally:
                 self._ended()
             await asyncio.sleep(0.02)
+
+    def ask(self, asked: Asked) -> None:
+        """
+        Have it, and nobody else, send an operation.
+        """
+        self.mine.append(asked)
+        if self._transport is not None:
+            self.fill()
 
     def leave(self) -> None:
         """
@@ -239,7 +249,7 @@ class Client:
             return
         lines = []
         while len(self.waiting) < self.window:
-            asked = self.load.next()
+            asked = self.mine.popleft() if self.mine else self.load.next()
             if asked is None:
                 break
             asked.sent += 1
