@@ -407,6 +407,12 @@ class Crowd:
             f"{count} acknowledgements",
         )
 
+    async def settled(self, asked: Asked) -> None:
+        """
+        Let them talk until an operation is settled.
+        """
+        await self.until(lambda: asked.isSettled, f"{asked} is answered")
+
     async def finish(self) -> None:
         """
         Send nothing new, and wait until all is settled and all have heard the same.

@@ -198,7 +198,7 @@ async def everyByte(options: Namespace, figures: Figures) -> None:
             # Without a key: booked twice, it would be there twice.
             asked = told.ask("CreditInSync", False, login=1001, amount=1)
             client.ask(asked)
-            await site.crowd.until(lambda: asked.isSettled, f"{asked} is answered")
+            await site.crowd.settled(asked)
 
         await book()
         for way in ("toServer", "toClient"):
@@ -228,7 +228,7 @@ async def listeners(options: Namespace, figures: Figures) -> None:
         async def book(how: str, limit: float) -> None:
             asked = site.told.ask("CreditInSync", login=1001, amount=1)
             one.ask(asked)
-            await site.crowd.until(lambda: asked.isSettled, "it is answered")
+            await site.crowd.settled(asked)
             answered = time.monotonic()
             place = int(asked.answers[0]["cursor"].partition("-")[2])
             await site.crowd.until(
@@ -273,10 +273,10 @@ async def stranded(options: Namespace, figures: Figures) -> None:
                 await site.crowd.rest(0.2)
                 reset()
                 # Sent again on another connection, it is refused: there is no credit.
-                await site.crowd.until(lambda: asked.isSettled, "it is answered")
+                await site.crowd.settled(asked)
                 credit = told.ask("CreditInSync", login=login, amount=9)
                 there.ask(credit)
-                await site.crowd.until(lambda: credit.isSettled, "it is answered")
+                await site.crowd.settled(credit)
             await site.crowd.rest(0.3)
             if asked.refusal != "TRADE_NO_MONEY":
                 raise Violation(f"not refused: {asked}")
