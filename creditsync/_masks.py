@@ -13,14 +13,14 @@ def matches(mask: str, group: str) -> bool:
     """
     Whether a mask selects a group. Exclusions alone select nothing.
     """
-    for isSelected, parts in _patterns(mask):
+    for isSelected, parts in patternsOf(mask):
         if _fits(parts, group):
             return isSelected
     return False
 
 
 @lru_cache(maxsize=1000)
-def _patterns(mask: str) -> tuple[tuple[bool, list[str]], ...]:
+def patternsOf(mask: str) -> tuple[tuple[bool, list[str]], ...]:
     """
     The patterns of a mask: whether each selects or excludes, and its text, divided at
     the asterisks.

@@ -231,17 +231,32 @@ def _broken(rule: Rule, number: int, movement: Movement, sums: _Sums) -> str | N
     if not rule.binds(movement):
         return None
     if rule.maxAmount is not None and movement.amount > rule.maxAmount:
-        why = f"{rule.inOne}, and this counts {fromUnits(movement.amount)}"
-    elif rule.maxPerDay is not None:
+        return tooMuchInOne(rule, movement.amount)
+    if rule.maxPerDay is not None:
         # Not [], which would add a sum for each that is refused.
         before = sums.get((number, rule.keyOf(movement)), 0)
-        if before + movement.amount <= rule.maxPerDay:
-            return None
-        why = f"{rule.onOneDay}, which this would exceed"
-    else:
-        return None
+        if before + movement.amount > rule.maxPerDay:
+            return tooMuchOnOneDay(rule)
+    return None
+
+
+def tooMuchInOne(rule: Rule, amount: int) -> str:
+    """
+    Why a rule does not allow a movement of this amount.
+    """
+    return _allows(rule, f"{rule.inOne}, and this counts {fromUnits(amount)}")
+
+
+def tooMuchOnOneDay(rule: Rule) -> str:
+    """
+    Why a rule does not allow a movement after all that was moved on the day.
+    """
+    return _allows(rule, f"{rule.onOneDay}, which this would exceed")
+
+
+def _allows(rule: Rule, atMost: str) -> str:
     request = "; ask for it with MngCreateFinanceRequest" * rule.mayBeRequested
-    return f'the limit "{rule.name}" allows at most {why}{request}'
+    return f'the limit "{rule.name}" allows at most {atMost}{request}'
 
 
 def _add(rules: Sequence[Rule], movement: Movement, sums: _Sums) -> None:

@@ -76,12 +76,6 @@ class OptionsTests(InFolder):
             " begin with a letter or a digit: two words",
             "--node=two words",
         )
-        Path("limits.toml").write_text("")
-        self.assertRefused(
-            "--limits can't be used with PostgreSQL yet: each server would count only"
-            " what it has booked itself",
-            *("--ledger", address, "--node=a", "--limits=limits.toml"),
-        )
 
     def test_passwordOfPostgres(self) -> None:
         """

@@ -1409,7 +1409,7 @@ class BackUpTests(LedgerTestCase):
         """
         mark = 7
         for _ in range(400):
-            moved = copying._movedOn(mark)
+            moved = copying.movedOn(mark)
             self.assertGreater(moved, mark + (2**53 - mark) // 256 - 1)
             mark = moved
         self.assertLess(mark, 2**53 - 100_000_000)

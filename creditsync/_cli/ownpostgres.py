@@ -182,7 +182,8 @@ def _wait(process: "subprocess.Popen[bytes]", folder: Path) -> None:
     state = folder / "data" / "postmaster.pid"
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(FileNotFoundError):
-            if state.read_text().splitlines()[-1].strip() == "ready":
+            # Its last line, as soon as there is one.
+            if state.read_text().rstrip().endswith("ready"):
                 return
         time.sleep(0.02)
     said = " ".join((folder / "log").read_text(errors="replace").split())

@@ -33,6 +33,13 @@ def addCommand(commands: Any) -> None:
         " role that may not. What keeps nodes from booking there, and what they would"
         " warn of, is said here too.",
     )
+    init.add_argument(
+        "--restored",
+        action="store_true",
+        help="the database was restored from a backup, or has lost something in a"
+        " failover: begin another epoch, in which cursors of before are recognized,"
+        " and shut out all nodes; start them again afterwards",
+    )
     init.set_defaults(name="init", run=_init)
     move: ArgumentParser = commands.add_parser(
         "import",
@@ -70,11 +77,14 @@ def _init(options: Namespace) -> None:
     with errorsAsExit(options):
         with withPsycopg():
             from creditsync.postgres._blocking import connected
+            from creditsync.postgres._restoring import beginLife
         with connected(options.ledger, "init") as session:
-            warnings = session.check()
+            _warn(options, session.check())
             place = session.place
-    _warn(options, warnings)
-    printLine(f"{place} has the tables of a ledger")
+            printLine(f"{place} has the tables of a ledger")
+            if options.restored:
+                epoch, head = beginLife(session, time.time)
+                printLine(f"it begins the life {epoch} behind place {head}")
 
 
 def _import(options: Namespace) -> None:

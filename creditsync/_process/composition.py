@@ -96,7 +96,8 @@ def _onPostgres(
     from creditsync.postgres._runtime import PostgresRuntime
 
     address, node = options["ledger"], options["node"]
-    return PostgresRuntime(
+    rules = options["rules"]
+    runtime = PostgresRuntime(
         reactor,
         lambda use: connect(reactor, address, f"creditsync {node} {use}"),
         events,
@@ -105,8 +106,12 @@ def _onPostgres(
         maxQueued=options["serverLimits"].maxQueued,
         knownAccountsOnly=options["accounts"] == "known",
         selfApproval=bool(options["self-approval"]),
+        rules=() if rules is None else rules.rules,
         counters=counters,
     )
+    if rules is not None:
+        rules.use = runtime.useRules
+    return runtime
 
 
 def authenticator(options: Options, key: bytes) -> TokenAuthenticator:

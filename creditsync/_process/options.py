@@ -330,11 +330,6 @@ class Options(usage.Options):
             )
         if "ledger" in self.given and hasPassword(address):
             raise usage.UsageError(f"--ledger: {PASSWORD_GIVEN}")
-        if self["limits"] is not None:
-            raise usage.UsageError(
-                "--limits can't be used with PostgreSQL yet: each server would count"
-                " only what it has booked itself"
-            )
         try:
             with withPsycopg():
                 # What PostgreSQL needs is loaded only where it is used.

@@ -121,11 +121,11 @@ def _beginLife(copy: sqlite3.Connection) -> None:
     [[head]] = copy.execute("SELECT ifnull(max(place), 0) FROM journal")
     beginLife(copy, head, "copied")
     for [mark] in copy.execute("SELECT next_order FROM order_mark").fetchall():
-        copy.execute("UPDATE order_mark SET next_order = ?", (_movedOn(mark),))
+        copy.execute("UPDATE order_mark SET next_order = ?", (movedOn(mark),))
     copy.execute("COMMIT")
 
 
-def _movedOn(mark: int) -> int:
+def movedOn(mark: int) -> int:
     """
     An order number so far behind the mark that the ledger never gets there. It is
     random, so that two copies of one ledger don't go on with the same number.

@@ -158,6 +158,39 @@ CREATE TABLE block (
 );
 INSERT INTO block VALUES (1, 64);
 
+-- The conditions of all rules that some node has, or had, in its file of --limits. What
+-- meets the conditions of one that counts is added up for it by every node.
+CREATE TABLE rule (
+    -- the digest of all that follows
+    id         text PRIMARY KEY,
+    -- 1, 2, 3 ...
+    number     bigint NOT NULL UNIQUE,
+    -- whether sums are kept: for each principal, login or role, or one for all
+    counts     boolean NOT NULL,
+    per        text NOT NULL,
+    -- NULL where there is no such condition
+    roles      smallint[],
+    principals bigint[],
+    logins     bigint[],
+    -- the cmds of the trades that are made or updated, and of those that are deleted, as
+    -- bits
+    booked     bigint,
+    deleted    bigint,
+    -- of groups, as LIKE has them; the first that matches decides
+    patterns   text[],
+    excludes   boolean[]
+);
+
+-- What counts for each rule on each UTC day, in 10⁻⁸ units. A day is the number of days
+-- since 1970-01-01; a key is a principal, a login or a role, and 0 if there is one sum.
+CREATE TABLE counted (
+    day    bigint NOT NULL,
+    rule   text NOT NULL,
+    key    bigint NOT NULL,
+    amount numeric NOT NULL DEFAULT 0,
+    PRIMARY KEY (day, rule, key)
+) WITH (fillfactor = 70);
+
 -- The methods: the total for which the trades of each cmd count.
 CREATE TABLE operation (
     cmd     smallint PRIMARY KEY,

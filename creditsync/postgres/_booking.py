@@ -11,17 +11,21 @@ from typing import Any, Final, NamedTuple
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
 
+from creditsync._bookingrules import Rule
+from creditsync._rulebook import tooMuchInOne, tooMuchOnOneDay
 from creditsync.errors import (
     Forbidden,
     IdempotencyKeyReused,
     IncorrectOrder,
     InvalidData,
+    LimitExceeded,
     NoMoney,
     NotFound,
     Refusal,
     UserNotFound,
 )
 from creditsync.methods import TOTAL_OF
+from creditsync.postgres._limits import allowed
 from creditsync.postgres._schema import STREAM
 from creditsync.records import (
     AnyOperation,
@@ -46,6 +50,10 @@ _PARAMETERS: Final = (
     "bigint",
     "boolean",
     "boolean",
+    "text[]",
+    "numeric[]",
+    "numeric[]",
+    "boolean[]",
     "bigint[]",
     "text[]",
     "bigint[]",
@@ -84,7 +92,8 @@ class Verdict(NamedTuple):
     @ivar item: Its number in the batch, from 1.
     @ivar verdict: C{booked}; C{replay} if it was booked before under its key, and
         C{twin} if that was in this batch; or why it was refused.
-    @ivar detail: The member that differs, of a C{key reused}.
+    @ivar detail: The member that differs, of a C{key reused}; the number of the rule
+        that does not allow it, whose C{profit} is what would count.
     @ivar seq: Its place; for a C{twin} the item that was booked.
     """
 
@@ -120,10 +129,12 @@ class Site:
 
     @ivar knownAccountsOnly: Refuse a login without an account.
     @ivar selfApproval: A principal may approve its own finance request.
+    @ivar rules: Bound what may be booked. They are registered.
     """
 
     knownAccountsOnly: bool = False
     selfApproval: bool = False
+    rules: tuple[Rule, ...] = ()
 
 
 @define(eq=False)
@@ -178,6 +189,7 @@ def values(
         now,
         site.knownAccountsOnly,
         site.selfApproval,
+        *allowed(site.rules),
         [principal for principal, _ in keys],
         [key for _, key in keys],
         sorted(orders),
@@ -231,12 +243,25 @@ def _row(
     )
 
 
-def refusal(verdict: Verdict, asked: AnyOperation) -> Refusal | None:
+def refusal(verdict: Verdict, asked: AnyOperation, site: Site) -> Refusal | None:
     """
     What the client is told, unless the operation was booked, now or before.
+
+    @param site: By which it was judged.
     """
+    if verdict.verdict in _OVER:
+        assert verdict.detail is not None
+        rule = site.rules[int(verdict.detail) - 1]
+        return LimitExceeded(_OVER[verdict.verdict](rule, verdict.profit), rule.name)
     make = _REFUSALS.get(verdict.verdict)
     return None if make is None else make(verdict, asked)
+
+
+# How much a rule does not allow.
+_OVER: Final[Mapping[str, Callable[[Rule, int], str]]] = {
+    "over amount": tooMuchInOne,
+    "over day": lambda rule, _: tooMuchOnOneDay(rule),
+}
 
 
 def _otherLogin(verdict: Verdict, asked: AnyOperation) -> Refusal:

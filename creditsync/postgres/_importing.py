@@ -23,13 +23,13 @@ from creditsync.ledger._opening import releaseLock, takeLock
 from creditsync.ledger._reading import reading
 from creditsync.ledger._schema import columns
 from creditsync.postgres._blocking import CommandSession
+from creditsync.postgres._numbers import SLOTS
+from creditsync.postgres._restoring import blockAfter
 from creditsync.postgres._schema import STREAM
 from creditsync.records import TRADE_MEMBERS
 
 Row = tuple[Any, ...]
 
-# Numbers are reserved in blocks that begin with a multiple of this.
-_SLOTS: Final = 64
 _NODE: Final = 0
 # Rows that are fetched at a time, and between two reports.
 _PAGE: Final = 5000
@@ -172,7 +172,7 @@ class _Mover:
             for name in _EMPTY
             if self._session.rows(f"SELECT 1 FROM {name} LIMIT 1")
         ]
-        if filled or first != _SLOTS:
+        if filled or first != SLOTS:
             what = filled[0] if filled else "block"
             raise LedgerProblem(
                 f"the tables at {self._session.place} are in use already: there are"
@@ -201,7 +201,7 @@ class _Mover:
         self._session.rows(
             "UPDATE stream SET epoch = %s WHERE id = %s", [epoch, STREAM]
         )
-        self._session.rows("UPDATE block SET next = %s", [_blockAfter(mark)])
+        self._session.rows("UPDATE block SET next = %s", [blockAfter(mark)])
 
     def _copyJournal(self) -> None:
         links: list[Row] = []
@@ -308,10 +308,3 @@ class _Mover:
                 f"what was committed at {self._session.place} is not there: restore"
                 " the database, and import again"
             )
-
-
-def _blockAfter(mark: int) -> int:
-    """
-    The first block behind all numbers that the ledger has reserved.
-    """
-    return -(-mark // _SLOTS) * _SLOTS or _SLOTS

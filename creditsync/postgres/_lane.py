@@ -89,6 +89,8 @@ class Lane:
     @ivar batch: The number of the last batch.
     @ivar unknowns: How many batches of unknown outcome were settled.
     @ivar retries: How many times a batch was judged again, because of a lock.
+    @ivar site: What is allowed from the next batch on.
+    @ivar judgedBy: What was allowed in the last one.
     @ivar problem: Why nothing can be booked just now, or L{None}.
     """
 
@@ -99,12 +101,13 @@ class Lane:
     _owner: str
     _now: Callable[[], float]
     _random: Callable[[], float]
-    _site: Site
+    site: Site
     node: int = field(init=False, default=0)
     batch: int = field(init=False, default=0)
     unknowns: int = field(init=False, default=0)
     retries: int = field(init=False, default=0)
     problem: str | None = field(init=False, default=None)
+    judgedBy: Site = field(init=False, factory=Site)
     _incarnation: int = field(init=False, default=0)
     _connection: Connection | None = field(init=False, default=None)
     # The last batch that was acknowledged, and its last place.
@@ -212,7 +215,7 @@ class Lane:
     async def _book(
         self, connection: Connection, submissions: Sequence[Submission]
     ) -> list[Verdict | None]:
-        now = int(self._now())
+        now, self.judgedBy = int(self._now()), self.site
         rows = await connection.execute(
             BOOK,
             values(
@@ -220,7 +223,7 @@ class Lane:
                 self._incarnation,
                 self.batch,
                 now,
-                self._site,
+                self.judgedBy,
                 submissions,
             ),
         )

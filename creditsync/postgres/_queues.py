@@ -225,7 +225,11 @@ class Queues:
                 reservations[verdict.item] = _reservation(verdict, asked)
         for submission, verdict in zip(batch, verdicts, strict=True):
             if verdict is not None:
-                self._answer(submission, verdict, reservations)
+                refused = refusal(verdict, submission.operation, lane.judgedBy)
+                if refused is not None:
+                    self._end(submission, Failure(refused))
+                else:
+                    self._answer(submission, verdict, reservations)
         self._feed.settled(
             [(each, (lane.node, lane.batch, n)) for n, each in reservations.items()]
         )
@@ -239,10 +243,6 @@ class Queues:
         verdict: Verdict,
         reservations: dict[int, Reservation],
     ) -> None:
-        refused = refusal(verdict, submission.operation)
-        if refused is not None:
-            self._end(submission, Failure(refused))
-            return
         assert verdict.seq is not None
         if verdict.verdict == "booked":
             self._end(submission, reservations[verdict.item])

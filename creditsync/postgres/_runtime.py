@@ -16,6 +16,7 @@ from secrets import token_hex
 from typing import Any, Final, TypeVar
 
 import psycopg
+from attrs import evolve
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -23,6 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from creditsync._bookingrules import Rule
 from creditsync._failing import FailureNotifier
 from creditsync.counters import Counters
 from creditsync.errors import (
@@ -48,6 +50,7 @@ from creditsync.postgres._doorbell import Doorbell
 from creditsync.postgres._feed import Feed
 from creditsync.postgres._groups import Groups
 from creditsync.postgres._lane import Lane, Lost
+from creditsync.postgres._limits import REGISTER, registered
 from creditsync.postgres._lookups import Lookups, Readers
 from creditsync.postgres._numbers import RESERVE, Numbers
 from creditsync.postgres._queues import Queues
@@ -100,6 +103,7 @@ class PostgresRuntime(Service):
         maxQueued: int,
         knownAccountsOnly: bool = False,
         selfApproval: bool = False,
+        rules: Sequence[Rule] = (),
         counters: Counters | None = None,
         lanes: int = 1,
         random: Callable[[], float] = random,
@@ -112,6 +116,7 @@ class PostgresRuntime(Service):
         @param maxQueued: How many operations may be waiting for their verdict.
         @param knownAccountsOnly: Refuse a login without an account.
         @param selfApproval: A principal may approve its own finance request.
+        @param rules: Bound what may be booked.
         @param counters: Counts what is booked, or L{None}.
         @param lanes: How many batches may be under way at a time. The operations of an
             account are always in one of them.
@@ -125,6 +130,7 @@ class PostgresRuntime(Service):
             counters.books = True
         owner = token_hex(8)
         site = Site(knownAccountsOnly, selfApproval)
+        self._rules = tuple(rules)
         self.lanes = [
             Lane(
                 clock,
@@ -183,6 +189,7 @@ class PostgresRuntime(Service):
             for warning in await check(reader, self._now):
                 self._log.warn("{warning}", warning=warning)
             [(self.epoch,)] = await reader.execute(EPOCH, [STREAM])
+            await self.useRules(self._rules)
             for lane in self.lanes:
                 await lane.open()
             await self._numbers.start()
@@ -269,6 +276,21 @@ class PostgresRuntime(Service):
         if self._queues.count >= self._maxQueued:
             raise Busy("too many operations are waiting to be booked", "max-queued")
         return self._queues.submit(operation)
+
+    def useRules(self, rules: Sequence[Rule]) -> "Deferred[None]":
+        """
+        Put rules into force, from the next batch on.
+
+        @return: Fires when they are. If it fails, the former ones stay.
+        """
+        return Deferred.fromCoroutine(self._useRules(tuple(rules)))
+
+    async def _useRules(self, rules: tuple[Rule, ...]) -> None:
+        if rules:
+            reader = await self._readers.of("reader")
+            await reader.execute(REGISTER, registered(rules, int(self._now())))
+        for lane in self.lanes:
+            lane.site = evolve(lane.site, rules=rules)
 
     # What is published.
 

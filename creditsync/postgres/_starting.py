@@ -54,6 +54,8 @@ RIGHTS: Final = {
     "keyed": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "block": ("SELECT", "UPDATE"),
     "operation": ("SELECT",),
+    "rule": ("SELECT", "INSERT"),
+    "counted": ("SELECT", "INSERT", "UPDATE"),
 }
 _LACKING: Final = """
     SELECT name, privilege

@@ -1,6 +1,118 @@
+-- Whether an operation meets the conditions of a rule.
+CREATE FUNCTION binds_1(
+    rule         rule,
+    principal    bigint,
+    role         smallint,
+    login        bigint,
+    cmd          smallint,
+    is_deletion  boolean,
+    of_group     text
+) RETURNS boolean LANGUAGE sql STABLE
+AS $$
+    SELECT (rule.roles IS NULL OR coalesce(role = ANY (rule.roles), false))
+        AND (rule.principals IS NULL OR principal = ANY (rule.principals))
+        AND (rule.logins IS NULL OR login = ANY (rule.logins))
+        AND (rule.booked IS NULL OR (
+            CASE WHEN is_deletion THEN rule.deleted ELSE rule.booked END >> cmd
+        ) & 1 = 1)
+        AND (rule.patterns IS NULL OR coalesce((
+            SELECT NOT each.excludes
+            FROM unnest(rule.patterns, rule.excludes) WITH ORDINALITY
+                AS each (pattern, excludes, number)
+            WHERE coalesce(of_group, '') LIKE each.pattern
+            ORDER BY each.number LIMIT 1
+        ), false))
+$$;
+
+-- The key of the sum for which it counts.
+CREATE FUNCTION key_1(
+    rule rule, principal bigint, login bigint, role smallint
+) RETURNS bigint LANGUAGE sql IMMUTABLE
+AS $$
+    SELECT CASE rule.per
+        WHEN 'principal' THEN principal
+        WHEN 'login' THEN login
+        WHEN 'role' THEN coalesce(role, -1)
+        ELSE 0
+    END
+$$;
+
+-- Register the conditions of rules that are not in the table yet, and add up what has
+-- counted for them on the present day. While this holds the stream no batch is
+-- committed, and one that has begun before is judged again.
+CREATE FUNCTION register_1(
+    this_stream    integer,
+    this_time      bigint,
+    new_ids        text[],
+    new_definition json[]
+) RETURNS void LANGUAGE plpgsql
+AS $$
+DECLARE
+    of_day   CONSTANT bigint := this_time / 86400;
+    start    bigint;
+    updated  bigint[];
+    last     bigint;
+    new_rule rule;
+    n        integer;
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM unnest(new_ids) AS each (id)
+        WHERE each.id NOT IN (SELECT rule.id FROM rule)
+    ) THEN
+        RETURN;
+    END IF;
+    PERFORM FROM stream WHERE id = this_stream FOR UPDATE;
+    SELECT coalesce(max(rule.number), 0) INTO last FROM rule;
+    -- An hour, as a clock may have been set back by so much.
+    SELECT coalesce(max(found.seq), 0) INTO start FROM (
+        SELECT event.seq FROM event
+        WHERE event.stream = this_stream AND event.timestamp < of_day * 86400 - 3600
+        ORDER BY event.seq DESC LIMIT 1
+    ) AS found;
+    SELECT coalesce(array_agg(DISTINCT event."order"), '{}') INTO updated FROM event
+    WHERE event.stream = this_stream AND event.seq > start
+        AND event.timestamp / 86400 = of_day AND event.type = 1;
+    FOR n IN 1 .. cardinality(new_ids) LOOP
+        CONTINUE WHEN EXISTS (SELECT FROM rule WHERE rule.id = new_ids[n]);
+        last := last + 1;
+        new_rule := json_populate_record(NULL::rule, new_definition[n]);
+        new_rule.id := new_ids[n];
+        new_rule.number := last;
+        INSERT INTO rule SELECT new_rule.*;
+        CONTINUE WHEN NOT new_rule.counts;
+        INSERT INTO counted (day, rule, key, amount)
+        SELECT of_day, new_rule.id,
+               key_1(new_rule, each.principal, each.login, each.role),
+               sum(CASE each.type WHEN 1
+                   THEN greatest(abs(each.profit), abs(each.profit - each.former))
+                   ELSE abs(each.profit) END)
+        FROM (
+            SELECT event.*, changes.former FROM event
+            LEFT JOIN (
+                -- An updated trade may have been made at any time before.
+                SELECT event.seq, lag(event.profit, 1, 0::bigint) OVER (
+                    PARTITION BY event."order" ORDER BY event.seq
+                ) AS former
+                FROM event
+                WHERE cardinality(updated) > 0 AND event.stream = this_stream
+                    AND event."order" = ANY (updated)
+            ) AS changes ON changes.seq = event.seq
+            WHERE event.stream = this_stream AND event.seq > start
+                AND event.timestamp / 86400 = of_day AND event.state NOT IN (17, 18)
+        ) AS each
+        LEFT JOIN account ON account.login = each.login
+        WHERE binds_1(
+            new_rule, each.principal, each.role, each.login, each.cmd, each.type = 2,
+            account."group"
+        )
+        GROUP BY 3;
+    END LOOP;
+END
+$$;
+
 -- Book one batch of a node: one statement, one transaction, one commit.
 --
--- The order of all locks, everywhere: node, keys, accounts, stream. Each kind is locked in
+-- The order of all locks, everywhere: node, keys, accounts, sums, stream. Each kind is locked in
 -- sorted order, so that two nodes wait for one another and never in a circle.
 --
 -- What is judged here is judged nowhere else; the words for it are in _booking.py.
@@ -15,6 +127,12 @@ CREATE FUNCTION book_1(
     known_only       boolean,
     -- whether a principal may approve a finance request of its own
     self_approval    boolean,
+    -- the rules of this node: their conditions, which are in the table rule, what they
+    -- allow in one operation and on one day, and whether a finance request is a way out
+    rule_ids         text[],
+    rule_amounts     numeric[],
+    rule_days        numeric[],
+    rule_requests    boolean[],
     -- each key once, sorted
     key_principals   bigint[],
     keys             text[],
@@ -93,6 +211,15 @@ DECLARE
     t_closes    bigint[];
     -- the item that changed it last, if that is in this batch
     t_items     integer[];
+    -- of the rules: those of this node, in its order, and then the others
+    rules       rule[];
+    rules_read  bigint;
+    of_day      CONSTANT bigint := this_time / 86400;
+    sum_ids     text[];
+    sum_amounts numeric[];
+    groups      text[];
+    moved       bigint;
+    broken      integer;
     -- the operation
     refusal     text;
     event_type  smallint;
@@ -183,8 +310,9 @@ BEGIN
     -- Each of these statements sees what was committed before the locks were taken.
     SELECT array_agg(account.login ORDER BY account.login),
            array_agg(account.balance ORDER BY account.login),
-           array_agg(account.credit ORDER BY account.login)
-    INTO a_logins, a_balances, a_credits
+           array_agg(account.credit ORDER BY account.login),
+           array_agg(account."group" ORDER BY account.login)
+    INTO a_logins, a_balances, a_credits, groups
     FROM account WHERE account.login = ANY (a_logins);
     a_changed := array_fill(false, ARRAY[coalesce(cardinality(a_logins), 0)]);
     SELECT array_agg(trade.login ORDER BY each.number),
@@ -201,15 +329,62 @@ BEGIN
     SELECT coalesce(sum(1::bigint << operation.cmd), 0) INTO credit_cmds
     FROM operation WHERE operation.credit = 1;
 
+    SELECT coalesce(max(rule.number), 0) INTO rules_read FROM rule;
+    IF rules_read > 0 THEN
+        SELECT array_agg(rule ORDER BY each.number NULLS LAST, rule.number)
+        INTO rules
+        FROM rule LEFT JOIN unnest(rule_ids) WITH ORDINALITY AS each (id, number)
+            ON each.id = rule.id;
+        -- The sums for which something may count, locked in sorted order. What an order
+        -- of this batch has is known from the operation that makes it.
+        WITH each AS (
+            SELECT DISTINCT rule.id, key_1(rule, op.principal, of.login, op.role) AS key
+            FROM unnest(
+                kinds, principals, roles, asked_orders, logins, cmds
+            ) AS op (kind, principal, role, asked, login, cmd)
+            CROSS JOIN LATERAL (
+                SELECT coalesce(
+                           op.login, t_logins[array_position(orders, op.asked)],
+                           logins[array_position(fresh_orders, op.asked)]
+                       ) AS login,
+                       coalesce(
+                           op.cmd, t_cmds[array_position(orders, op.asked)],
+                           cmds[array_position(fresh_orders, op.asked)]
+                       ) AS cmd
+            ) AS of
+            CROSS JOIN unnest(rules) AS rule
+            WHERE rule.counts AND of.login IS NOT NULL AND binds_1(
+                rule, op.principal, op.role, of.login, of.cmd, op.kind = 2,
+                groups[array_position(a_logins, of.login)]
+            )
+        ), kept AS (
+            INSERT INTO counted (day, rule, key)
+            SELECT of_day, each.id, each.key FROM each ORDER BY each.id, each.key
+            ON CONFLICT (day, rule, key) DO UPDATE SET amount = 0 WHERE false
+        )
+        SELECT array_agg(each.id || ' ' || each.key) INTO sum_ids FROM each;
+        SELECT array_agg(counted.amount ORDER BY each.number) INTO sum_amounts
+        FROM unnest(sum_ids) WITH ORDINALITY AS each (id, number)
+        JOIN counted ON counted.day = of_day
+            AND counted.rule = split_part(each.id, ' ', 1)
+            AND counted.key = split_part(each.id, ' ', 2)::bigint;
+    END IF;
+    IF EXISTS (
+        SELECT FROM unnest(rule_ids) AS each (id)
+        WHERE each.id NOT IN (SELECT rule.id FROM rule)
+    ) THEN
+        RAISE EXCEPTION 'a rule of this node is not registered';
+    END IF;
+
     FOR op IN
         SELECT * FROM unnest(
             kinds, deletables, logins, cmds, amounts, comments, asked_orders,
             asked_open_times, asked_close_times, fresh_orders, commands, principals,
-            key_numbers
+            roles, key_numbers
         ) WITH ORDINALITY AS each (
             kind, deletable, login, cmd, amount, comment, asked_order,
             asked_open_time, asked_close_time, fresh_order, command, principal,
-            key_number, item
+            role, key_number, item
         )
     LOOP
         -- Its key.
@@ -382,6 +557,36 @@ BEGIN
             END IF;
         END IF;
 
+        -- Whether the rules of this node allow it: the first for which no request helps
+        -- refuses, or else the first. An update may take away more than it leaves.
+        moved := greatest(abs(to_profit), abs(change));
+        broken := NULL;
+        IF refusal IS NULL AND to_state <> 18 THEN
+            FOR i IN 1 .. coalesce(cardinality(rule_ids), 0) LOOP
+                CONTINUE WHEN rule_requests[i] AND (op.kind IN (1, 3) OR broken > 0);
+                CONTINUE WHEN NOT binds_1(
+                    rules[i], op.principal, op.role, of_login, of_cmd, op.kind = 2,
+                    groups[a]
+                );
+                IF moved > rule_amounts[i] THEN
+                    refusal := 'over amount';
+                ELSIF moved + sum_amounts[array_position(
+                    sum_ids,
+                    rules[i].id || ' ' || key_1(rules[i], op.principal, of_login, op.role)
+                )] > rule_days[i] THEN
+                    refusal := 'over day';
+                ELSE
+                    CONTINUE;
+                END IF;
+                broken := i;
+                EXIT WHEN NOT rule_requests[i];
+            END LOOP;
+        END IF;
+        IF broken IS NOT NULL THEN
+            r_details[op.item] := broken;
+            r_profits[op.item] := moved;
+        END IF;
+
         r_verdicts[op.item] := coalesce(refusal, 'booked');
         r_orders[op.item] := orders[t];
         r_logins[op.item] := of_login;
@@ -404,6 +609,20 @@ BEGIN
             a_balances[a] := total + change;
         END IF;
         a_changed[a] := true;
+        IF to_state NOT IN (17, 18) THEN
+            FOR i IN 1 .. coalesce(cardinality(rules), 0) LOOP
+                IF rules[i].counts AND binds_1(
+                    rules[i], op.principal, op.role, of_login, of_cmd, op.kind = 2,
+                    groups[a]
+                ) THEN
+                    broken := array_position(
+                        sum_ids, rules[i].id || ' '
+                            || key_1(rules[i], op.principal, of_login, op.role)
+                    );
+                    sum_amounts[broken] := sum_amounts[broken] + moved;
+                END IF;
+            END LOOP;
+        END IF;
         t_logins[t] := of_login;
         t_cmds[t] := of_cmd;
         t_states[t] := to_state;
@@ -443,11 +662,23 @@ BEGIN
         FROM unnest(a_logins, a_balances, a_credits, a_changed)
             AS each (login, balance, credit, changed)
         WHERE account.login = each.login AND each.changed;
+        IF sum_ids IS NOT NULL THEN
+            UPDATE counted SET amount = each.amount
+            FROM unnest(sum_ids, sum_amounts) AS each (id, amount)
+            WHERE counted.day = of_day
+                AND counted.rule = split_part(each.id, ' ', 1)
+                AND counted.key = split_part(each.id, ' ', 2)::bigint
+                AND counted.amount <> each.amount;
+        END IF;
 
         -- Last, and held until the commit, so that places are seen in their order.
         PERFORM FROM stream WHERE id = this_stream FOR UPDATE;
         IF NOT FOUND THEN
             RAISE EXCEPTION 'there is no stream %', this_stream;
+        END IF;
+        -- A rule that was registered meanwhile has not counted this batch.
+        IF rules_read <> (SELECT coalesce(max(rule.number), 0) FROM rule) THEN
+            RAISE serialization_failure;
         END IF;
         IF cardinality(missing) > 0 THEN
             -- Another node may have made it meanwhile. Judged again it will be found.

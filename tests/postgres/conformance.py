@@ -13,11 +13,14 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from attrs import evolve
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from twisted.internet.defer import execute
 from twisted.internet.task import Clock
 
+from creditsync._bookingrules import Rule
+from creditsync._rulebook import RuleBook
 from creditsync.errors import Refusal
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ILedger
@@ -35,6 +38,7 @@ from creditsync.postgres._booking import (
     refusal,
     values,
 )
+from creditsync.postgres._limits import REGISTER, registered
 from creditsync.records import (
     AnyOperation,
     Decision,
@@ -59,7 +63,28 @@ DECIDING = (
     ("MngDeclineFinanceRequest", False),
 )
 
-TABLES = ("event", "link", "trade", "account", "keyed")
+# Rules of a site, of which one set is in force at a time.
+RULES = (
+    (),
+    (Rule("one", maxAmount=2),),
+    (Rule("day", maxPerDay=6),),
+    (
+        Rule("login", maxPerDay=4, per="login", over="request"),
+        Rule("group", maxAmount=1, groups="!demo,re*l", roles=frozenset({1, 2})),
+    ),
+    (
+        Rule(
+            "all",
+            maxPerDay=5,
+            per="all",
+            commands=frozenset({"CreditOut", "DeleteCredit", "BalanceIn"}),
+        ),
+        Rule("seven", maxPerDay=8, per="role", principals=frozenset({7})),
+        Rule("1002", maxAmount=0, logins=frozenset({1002}), over="request"),
+    ),
+)
+
+TABLES = ("rule", "counted", "event", "link", "trade", "account", "keyed")
 
 # What SQLite's ledger and PostgreSQL's select alike.
 SAME = (
@@ -150,6 +175,7 @@ class Books:
         self.ledger = ledger
         self.clock = Clock()
         self.now = NOW
+        self.rules = RuleBook(ledger, site.rules, lambda: self.now)
         self.runtime = TradingRuntime(
             self.clock,
             ledger,
@@ -158,6 +184,7 @@ class Books:
             maxQueued=10_000,
             knownAccountsOnly=site.knownAccountsOnly,
             selfApproval=site.selfApproval,
+            rules=self.rules,
         )
         self.runtime.startService()
 
@@ -187,7 +214,7 @@ def said(refused: Refusal) -> Outcome:
     """
     All that a client is told by a refusal.
     """
-    return type(refused).__name__, refused.message, refused.data
+    return type(refused).__name__, refused.message, refused.data, refused.rule
 
 
 def booked(reservation: Reservation) -> Outcome:
@@ -208,7 +235,7 @@ class ConformanceMachine(RuleBasedStateMachine):
     nodes: ClassVar[list[Node]] = []
 
     @initialize(
-        site=st.builds(Site, st.booleans(), st.booleans()),
+        site=st.builds(Site, st.booleans(), st.booleans(), st.sampled_from(RULES)),
         existing=st.sets(st.sampled_from(LOGINS)),
     )
     def open(self, site: Site, existing: set[int]) -> None:
@@ -229,6 +256,24 @@ class ConformanceMachine(RuleBasedStateMachine):
             self.nodes[0].rows("INSERT INTO account VALUES (%s, 'real')", login)
         for node in self.nodes:
             node.site = site
+        self._register(site)
+
+    @rule(rules=st.sampled_from(RULES), later=st.sampled_from((0, 86400)))
+    def change(self, rules: tuple[Rule, ...], later: int) -> None:
+        """
+        Put other rules into force, maybe on the next day.
+        """
+        self.now += later
+        for books in self.books:
+            books.now = self.now
+            books.rules.use(rules)
+        for node in self.nodes:
+            node.site = evolve(node.site, rules=rules)
+        self._register(self.nodes[0].site)
+
+    def _register(self, site: Site) -> None:
+        connection = self.nodes[0].connection
+        connection.execute(REGISTER.encode(), registered(site.rules, self.now))
 
     @rule(
         asked=st.lists(operations(), min_size=1, max_size=12),
@@ -286,7 +331,7 @@ class ConformanceMachine(RuleBasedStateMachine):
         verdicts = [Verdict(*row) for row in rows]
         outcomes: list[Outcome] = []
         for verdict, operation in zip(verdicts, asked, strict=True):
-            refused = refusal(verdict, operation)
+            refused = refusal(verdict, operation, node.site)
             if refused is not None:
                 outcomes.append(said(refused))
                 continue

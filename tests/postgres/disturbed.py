@@ -1,305 +1,289 @@
 """
-Connections that break at any moment, between nodes and a PostgreSQL that is killed.
+Several nodes in one process, on a real PostgreSQL, whose connections are terminated all
+the time. The same requests go to two nodes under the same key. ::
 
-    python -m tests.postgres.disturbed --servers 20 --backends 200 --cuts 500 \\
-        --step 1 --listeners 200
+    python -m tests.postgres.disturbed --seconds 60 --nodes 3 --kill 5
 
- - The server is killed under load, and started again.
- - The processes that serve the nodes' connections are terminated under load.
- - A proxy cuts connections under load, at random.
- - It cuts the connection that books at each byte of what is sent for a batch, and at
-   each byte of the answer.
- - The processes that serve the listening connections are terminated; then notifications
-   are swallowed. Events of one node are told by the other in time all the same.
- - What a node has sent arrives only after its connection was reset, and the node has
-   settled the batch on another one: it is shut out.
+With C{--kill} the server is killed too, after so many seconds each time.
 
-No node ends, none is started again, and everything is answered: what had an unknown
-outcome is settled before anybody is told anything. At the end of each part a judge
-recomputes the whole ledger, and compares it with all that was told.
+In the end each key must be booked once, every answer must be what the journal has, and
+every node must have published the whole journal, in its order.
 """
 
-import asyncio
 import random
+import sys
 import time
-from argparse import Namespace
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from argparse import ArgumentParser
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
-from attrs import define
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.python.failure import Failure
 
-from tests.figures import Figures
+from creditsync.errors import Refusal
+from creditsync.events import TradeEvents
+from creditsync.ledger._journal import MEMBERS, NO_HASH, chained
+from creditsync.ledger._schema import columns
+from creditsync.postgres._connection import connect
+from creditsync.postgres._runtime import PostgresRuntime
+from creditsync.records import Operation, Reservation, Trade, TradeEvent
 from tests.postgres import ground
-from tests.postgres.cluster import Cluster, address, nodes
-from tests.postgres.crowd import Client, Crowd, Load
-from tests.postgres.judge import Violation, judge
-from tests.postgres.proxy import Proxy
-from tests.postgres.suite import parser, run
-from tests.postgres.told import Told
 
-# Seconds within which an event is told by another node: when notifications arrive,
-# and when only polls find it. Both with what a busy machine needs.
-_HEARD = 2.0
-_POLLED = 3.0
+LOGINS = range(1001, 1013)
+# Operations that each node has under way at a time.
+WINDOW = 40
+# Seconds between two disturbances.
+PAUSE = 0.05
 
 
 @define(eq=False)
-class Site:
+class Node:
     """
-    Two nodes behind a proxy each, and clients.
+    A node, and what it has said.
     """
 
+    name: str
+    runtime: PostgresRuntime
+    published: list[TradeEvent] = field(factory=list)
+
+
+@define(eq=False)
+class Run:
+    """
+    One run.
+
+    @ivar answers: What was said to each request: its key, and the order or the error.
+    """
+
+    reactor: Any
     database: ground.Database
-    proxies: list[Proxy]
-    cluster: Cluster
-    crowd: Crowd
-    random: random.Random
+    chance: random.Random
+    nodes: list[Node] = field(factory=list)
+    answers: list[tuple[str, Trade | str]] = field(factory=list)
+    terminated: int = 0
+    killed: int = 0
+    _key: int = 0
+    _isOver: bool = False
+    _waiting: list[Deferred[None]] = field(factory=list)
 
-    @property
-    def told(self) -> Told:
+    async def start(self, count: int) -> None:
         """
-        What the clients were told.
+        Start the nodes.
         """
-        return self.crowd.told
-
-
-@contextmanager
-def _proxies(server: ground.Server, count: int) -> Iterator[list[Proxy]]:
-    proxies = [Proxy(server.port) for _ in range(count)]
-    try:
-        yield proxies
-    finally:
-        for each in proxies:
-            each.close()
-
-
-@asynccontextmanager
-async def _site(
-    options: Namespace,
-    figures: Figures,
-    part: str,
-    left: float = float("inf"),
-    server: ground.Server | None = None,
-) -> AsyncIterator[Site]:
-    """
-    Run a site, and at the end have it judged.
-
-    @param left: How many operations there are.
-    """
-    database = (server or ground.shared()).database()
-    chance = random.Random(options.seed)
-    load = Load(Told(), chance, left)
-    with _proxies(database.server, 2) as proxies:
-        ledgers = [address(database, each.port) for each in proxies]
-        with nodes(*ledgers, plant=options.plant) as cluster:
-            clients = [
-                Client(load, lambda node=node: [node.port], 4, follows)
-                for node in cluster.nodes
-                for follows in (True, False)
-            ]
-            async with Crowd(load, clients) as crowd:
-                site = Site(database, proxies, cluster, crowd, chance)
-                yield site
-                await crowd.finish()
-            cluster.check()
-        told = site.told
-        journal = judge(database.dsn())
-        told.compare(journal)
-        if told.counts["without an answer"]:
-            raise Violation("a node has ended a connection")
-    database.drop()
-    figures[f"{part}: booked"] = len(journal.events)
-    for name in ("acknowledged", "replies 503", "replies 504"):
-        figures[f"{part}: {name}"] = told.counts[name]
-
-
-async def servers(options: Namespace, figures: Figures) -> None:
-    """
-    Kill the server.
-    """
-    server = ground.start()
-    latest = 0.0
-    async with _site(options, figures, "servers", server=server) as site:
-        for _ in range(options.servers):
-            await site.crowd.acknowledged(site.random.randint(1, 300))
-            await site.crowd.rest(site.random.random() / 10)
-            await asyncio.to_thread(server.kill)
-            await site.crowd.rest(site.random.random() / 2)
-            await asyncio.to_thread(server.start)
-            started = time.monotonic()
-            await site.crowd.acknowledged(50)
-            latest = max(latest, time.monotonic() - started)
-    server.kill()
-    figures["servers: killed"] = options.servers
-    figures["servers: 50 acknowledged after a start, s, at most"] = round(latest, 1)
-
-
-async def backends(options: Namespace, figures: Figures) -> None:
-    """
-    Terminate the processes that serve the nodes' connections.
-    """
-    await _repeat(
-        options,
-        figures,
-        "backends",
-        options.backends,
-        lambda site: site.database.terminateBackends(
-            f"%{site.random.choice(['writer', 'writer', 'feed', 'reader', 'a %', ''])}"
-        ),
-    )
-
-
-async def cuts(options: Namespace, figures: Figures) -> None:
-    """
-    Cut connections.
-    """
-
-    def cut(site: Site) -> int:
-        proxy = site.random.choice(site.proxies)
-        return proxy.cut(site.random.choice(["writer", "writer", "feed", ""]))
-
-    await _repeat(options, figures, "cuts", options.cuts, cut)
-
-
-async def _repeat(
-    options: Namespace,
-    figures: Figures,
-    part: str,
-    count: int,
-    disturb: Callable[[Site], int],
-) -> None:
-    """
-    Disturb until so many connections were ended.
-    """
-    ended = 0
-    async with _site(options, figures, part) as site:
-        await site.crowd.acknowledged(50)
-        while ended < count:
-            ended += await asyncio.to_thread(disturb, site)
-            if site.random.random() < 0.3:
-                # Again, before the nodes have settled anything.
-                await site.crowd.rest(site.random.random() / 20)
-            else:
-                await site.crowd.acknowledged(site.random.randint(1, 60))
-    figures[f"{part}: connections ended"] = ended
-
-
-async def everyByte(options: Namespace, figures: Figures) -> None:
-    """
-    Cut at the bytes of the exchange that books.
-    """
-    cuts = 0
-    async with _site(options, figures, "everyByte", left=0) as site:
-        told, load, proxy = site.told, site.crowd.load, site.proxies[0]
-        client = site.crowd.clients[1]
-        proxy.application = "writer"
-
-        async def book() -> None:
-            # Without a key: booked twice, it would be there twice.
-            asked = told.ask("CreditInSync", False, login=1001, amount=1)
-            client.ask(asked)
-            await site.crowd.settled(asked)
-
-        await book()
-        for way in ("toServer", "toClient"):
-            before = getattr(proxy, way)
-            await book()
-            size = getattr(proxy, way) - before
-            for byte in range(site.random.randrange(options.step), size, options.step):
-                proxy.cutAfter(way, byte)
-                await book()
-                proxy.unlimited()
-                cuts += 1
-            figures[f"everyByte: bytes {way}"] = size
-        assert not load.again
-    if told.counts["replies 504"]:
-        raise Violation("an outcome stayed unknown")
-    figures["everyByte: cuts"] = cuts
-
-
-async def listeners(options: Namespace, figures: Figures) -> None:
-    """
-    Terminate what listens, then mute it.
-    """
-    times: dict[str, list[float]] = {"heard": [], "terminated": [], "muted": []}
-    async with _site(options, figures, "listeners", left=0) as site:
-        one, other = site.crowd.clients[1], site.crowd.clients[2]
-
-        async def book(how: str, limit: float) -> None:
-            asked = site.told.ask("CreditInSync", login=1001, amount=1)
-            one.ask(asked)
-            await site.crowd.settled(asked)
-            answered = time.monotonic()
-            place = int(asked.answers[0]["cursor"].partition("-")[2])
-            await site.crowd.until(
-                lambda: other.place >= place, f"place {place} is told, {how}", limit
+        for number in range(count):
+            name, events = f"n{number}", TradeEvents()
+            runtime = PostgresRuntime(
+                self.reactor,
+                lambda use, name=name: connect(  # type: ignore[misc]
+                    self.reactor, self.database.dsn(), f"{name} {use}"
+                ),
+                events,
+                node=name,
+                now=time.time,
+                maxQueued=10_000,
+                lanes=1 + number % 2,
             )
-            times[how].append(time.monotonic() - answered)
+            node = Node(name, runtime)
+            events.addObserver(node.published.extend)
+            await runtime.startService()
+            self.nodes.append(node)
 
-        for _ in range(20):
-            await book("heard", _HEARD)
-        ended = 0
-        while ended < options.listeners:
-            ended += await asyncio.to_thread(
-                site.database.terminateBackends, "%doorbell"
-            )
-            await book("terminated", _POLLED)
-            await site.crowd.rest(site.random.random() / 5)
-        for proxy in site.proxies:
-            proxy.isMuted = True
-            proxy.cut("doorbell")
-        for _ in range(20):
-            await book("muted", _POLLED)
-    figures["listeners: terminated"] = ended
-    for how, seconds in times.items():
-        figures[f"listeners: told elsewhere, s, at most, {how}"] = round(
-            max(seconds, default=0), 3
+    async def drive(self, seconds: float, kill: float) -> None:
+        """
+        Send requests for so long, and wait for all answers.
+        """
+        disturbing = LoopingCall(self._disturb)
+        disturbing.start(PAUSE, now=False).addErrback(self._broken)
+        killing = LoopingCall(self._kill)
+        if kill:
+            killing.start(kill, now=False).addErrback(self._broken)
+        for node in self.nodes:
+            for _ in range(WINDOW):
+                self._ask(node)
+        await deferLater(self.reactor, seconds)
+        for each in (disturbing, killing):
+            if each.running:
+                each.stop()
+        self._isOver = True
+        await DeferredList(self._waiting)
+        # One poll, and a little more.
+        await deferLater(self.reactor, 2.0)
+
+    def _ask(self, node: Node) -> None:
+        """
+        Send the next request to this node, and often to another one too.
+        """
+        if self._isOver:
+            return
+        self._key += 1
+        key, chance = str(self._key), self.chance
+        amount = chance.choice((3, 2, 1, -1, -2))
+        asked = {
+            "command": "CreditIn" if amount > 0 else "CreditOut",
+            "cmd": 7 if amount > 0 else 9,
+            "login": chance.choice(LOGINS),
+            "amount": amount,
+            "comment": f"for {key}",
+            "principal": 7,
+            "role": 1,
+            "key": key,
+        }
+        where = [node]
+        if chance.random() < 0.5:
+            where.append(chance.choice(self.nodes))
+        done = [self._submit(each, Operation(**asked)) for each in where]  # type: ignore[arg-type]
+        answered: Deferred[None] = Deferred()
+        self._waiting.append(answered)
+
+        def next(_: object) -> None:
+            self._waiting.remove(answered)
+            answered.callback(None)
+            self.reactor.callLater(0, self._ask, node)
+
+        DeferredList(done).addCallback(next)
+
+    def _submit(self, node: Node, operation: Operation) -> Deferred[None]:
+        assert operation.key is not None
+        key = operation.key
+
+        def booked(reservation: Reservation) -> None:
+            self.answers.append((key, reservation.data))
+
+        def refused(why: Failure) -> None:
+            why.trap(Refusal)
+            self.answers.append((key, why.value.error))  # type: ignore[attr-defined]
+
+        return node.runtime.submit(operation).addCallbacks(booked, refused)
+
+    def _disturb(self) -> None:
+        """
+        Terminate some connection of some node, or all of one kind.
+        """
+        use = self.chance.choice(("writer", "feed", "reader", "doorbell", "%"))
+        name = self.chance.choice([*(node.name for node in self.nodes), "n_"])
+        self.terminated += self.database.terminateBackends(f"{name} {use}")
+
+    def _kill(self) -> None:
+        self.database.server.restart()
+        self.killed += 1
+
+    def _broken(self, why: Failure) -> None:
+        why.printTraceback()
+
+    def problems(self) -> list[str]:
+        """
+        What is wrong in the end.
+        """
+        rows = self.database.rows(
+            f"SELECT seq, {columns(MEMBERS[1:])} FROM event ORDER BY seq"
         )
+        at = {name: number for number, name in enumerate(MEMBERS)}
+        found = []
+        if [row[0] for row in rows] != [*range(1, len(rows) + 1)]:
+            found.append("the journal has a gap")
+        hash = NO_HASH
+        for lo, hi, expected in self.database.rows(
+            "SELECT lo, hi, hash FROM link ORDER BY hi"
+        ):
+            hash = chained(hash, rows[lo - 1 : hi])
+            if hash != expected:
+                found.append(f"the hash at place {hi} is wrong")
+                break
+        keys = Counter(row[at["key"]] for row in rows)
+        found += [f"key {key} is booked twice" for key, n in keys.items() if n > 1]
+        orders = Counter(row[at["order"]] for row in rows)
+        found += [
+            f"order {order} is given twice" for order, n in orders.items() if n > 1
+        ]
+        booked = {row[at["key"]]: row[at["order"]] for row in rows}
+        told: dict[str, int] = {}
+        for key, answer in self.answers:
+            if isinstance(answer, Trade):
+                told[key] = answer.order
+                if booked.get(key) != answer.order:
+                    found.append(f"key {key} was told order {answer.order}")
+        found += [f"key {key} was told nobody" for key in booked if key not in told]
+        for node in self.nodes:
+            places = [event.place for event in node.published]
+            if places != [row[0] for row in rows]:
+                found.append(f"{node.name} has published {len(places)} events")
+            published = [event.order for event in node.published]
+            if published != [row[at["order"]] for row in rows]:
+                found.append(f"{node.name} has published other events")
+            if node.runtime.problem is not None:
+                found.append(f"{node.name}: {node.runtime.problem}")
+        wrong = self.database.rows(
+            "SELECT login FROM account WHERE credit <> (SELECT sum(profit) FROM trade"
+            " WHERE trade.login = account.login)"
+        )
+        found += [f"the total of account {login} is wrong" for (login,) in wrong]
+        return found
 
 
-async def stranded(options: Namespace, figures: Figures) -> None:
+async def run(
+    reactor: Any, seconds: float, nodes: int, seed: int, kill: float
+) -> list[str]:
     """
-    Have a batch arrive after another one has settled it.
-    """
-    async with _site(options, figures, "stranded", left=0) as site:
-        told = site.told
-        here, there = site.crowd.clients[1], site.crowd.clients[2]
-        for number in range(options.stranded):
-            login = 2001 + number
-            # Without a key, which would keep it from being booked twice.
-            asked = told.ask("CreditOutSync", False, login=login, amount=-5)
-            with site.proxies[0].stranded("writer") as reset:
-                here.ask(asked)
-                await site.crowd.rest(0.2)
-                reset()
-                # Sent again on another connection, it is refused: there is no credit.
-                await site.crowd.settled(asked)
-                credit = told.ask("CreditInSync", login=login, amount=9)
-                there.ask(credit)
-                await site.crowd.settled(credit)
-            await site.crowd.rest(0.3)
-            if asked.refusal != "TRADE_NO_MONEY":
-                raise Violation(f"not refused: {asked}")
-    figures["stranded: batches"] = options.stranded
+    Run once.
 
-
-def main() -> None:
+    @return: What is wrong.
     """
-    Run what the command line asks for.
-    """
-    options = parser("Disturb what is between nodes and PostgreSQL.")
-    add = options.add_argument
-    add("--servers", type=int, default=2, help="kills of the server")
-    add("--backends", type=int, default=20, help="connections terminated")
-    add("--cuts", type=int, default=40, help="connections cut")
-    add("--step", type=int, default=40, help="bytes from one cut to the next")
-    add("--listeners", type=int, default=8, help="listening connections terminated")
-    add("--stranded", type=int, default=3, help="batches that arrive late")
-    run(
-        options.parse_args(),
-        [stranded, everyByte, listeners, backends, cuts, servers],
+    server = ground.start() if kill else ground.shared()
+    database = server.database()
+    this = Run(reactor, database, random.Random(seed))
+    try:
+        await this.start(nodes)
+        await this.drive(seconds, kill)
+        problems = this.problems()
+        for node in this.nodes:
+            await node.runtime.stopService()
+    finally:
+        database.drop()
+    lanes = [lane for node in this.nodes for lane in node.runtime.lanes]
+    unknown = sum(lane.unknowns for lane in lanes)
+    booked = len(this.nodes[0].published)
+    print(
+        f"{booked} operations booked, {len(this.answers)} answers,"
+        f" {this.terminated} connections terminated, {this.killed} kills,"
+        f" {unknown} unknown outcomes settled, {len(problems)} problems"
     )
+    return problems
+
+
+def main(arguments: Sequence[str]) -> int:
+    """
+    Run the command.
+    """
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kill", type=float, default=0.0)
+    options = parser.parse_args(arguments)
+    from twisted.internet import reactor
+
+    status = 1
+
+    def end(problems: Any) -> None:
+        nonlocal status
+        if isinstance(problems, Failure):
+            problems.printTraceback()
+        else:
+            for each in problems:
+                print(each)
+            status = 1 if problems else 0
+        reactor.stop()  # type: ignore[attr-defined]
+
+    running = run(reactor, options.seconds, options.nodes, options.seed, options.kill)
+    reactor.callWhenRunning(  # type: ignore[attr-defined]
+        lambda: Deferred.fromCoroutine(running).addBoth(end)
+    )
+    reactor.run()  # type: ignore[attr-defined]
+    return status
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

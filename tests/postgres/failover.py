@@ -47,7 +47,8 @@ class Pair:
     """
 
     def __init__(self) -> None:
-        self.primary = ground.start()
+        # The default is 5 s, which a promotion may have to wait.
+        self.primary = ground.start(wal_retrieve_retry_interval="100ms")
         self.database = self.primary.database()
         self.standby = self.primary.standby()
         self.proxy = Proxy(self.primary.port)

@@ -86,6 +86,19 @@ PLANTED: Final = {
         "CASE op.kind WHEN 1 THEN 0 ELSE op.amount END",
         "op.amount",
     ),
+    "what a rule has counted": (
+        "sum_amounts[broken] := sum_amounts[broken] + moved;",
+        "NULL;",
+    ),
+    "what an update counts": (
+        "moved := greatest(abs(to_profit), abs(change));",
+        "moved := abs(to_profit);",
+    ),
+    "what was booked before there was a rule": (
+        "sum(CASE each.type WHEN 1",
+        "sum(CASE each.type WHEN 5",
+    ),
+    "a rule for which no request helps": ("EXIT WHEN NOT rule_requests[i];", "EXIT;"),
     "when an approval closes": (
         "closed := greatest(this_time, opened);",
         "closed := this_time;",

@@ -10,9 +10,11 @@ from typing import Any
 import psycopg
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync._bookingrules import Rule
 from creditsync.ledger._journal import MEMBERS, NO_HASH, chained
 from creditsync.ledger._schema import columns
 from creditsync.postgres._booking import FENCED, Site, Verdict
+from creditsync.postgres._limits import REGISTER, registered
 from creditsync.records import Deletion, Operation
 from tests.postgres import ground
 from tests.postgres.engine import NOW, Node, emptied
@@ -387,6 +389,38 @@ class NodesTests(EngineCase):
             self.other.rows("SET lock_timeout = '50ms'")
             with self.assertRaises(psycopg.errors.LockNotAvailable):
                 self.other.rows("UPDATE node SET incarnation = 2 WHERE id = 1")
+
+    def test_rulesAcrossNodes(self) -> None:
+        """
+        What another node is about to book counts for a rule.
+        """
+        site = Site(rules=(Rule("day", maxPerDay=100, per="principal"),))
+        self.node.rows(REGISTER, *registered(site.rules, NOW))
+        self.node.site = self.other.site = site
+        with self.node.connection.transaction():
+            self.node.book(credit(60, login=1))
+            booking = self.held(self.other, credit(60, login=2), credit(40, login=2))
+        self.assertEqual(words(booking.result(10)), ["over day", "booked"])
+        # A node without the rule counts for it too.
+        self.assertEqual(words(self.another(3).book(credit(1))), ["booked"])
+        self.assertEqual(self.node.rows("SELECT key, amount FROM counted"), [(7, 101)])
+        self.assertSound()
+
+    def test_registeredMeanwhile(self) -> None:
+        """
+        A batch that has begun before a rule was registered, and ends after it, is
+        judged again.
+        """
+        rules = (Rule("day", maxPerDay=100, per="all"),)
+        self.node.book(credit(60))
+        self.node.site = Site(rules=rules)
+        with self.node.connection.transaction():
+            self.node.rows(REGISTER, *registered(rules, NOW))
+            booking = self.held(self.other, credit(30, login=2))
+        with self.assertRaises(psycopg.errors.SerializationFailure):
+            booking.result(10)
+        self.assertEqual(words(self.other.book(credit(30, login=2))), ["booked"])
+        self.assertEqual(words(self.node.book(credit(11))), ["over day"])
 
     def test_hammered(self) -> None:
         """

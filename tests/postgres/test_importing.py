@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+import psycopg
 import pytest
 from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
@@ -21,7 +22,7 @@ from creditsync.__main__ import main
 from creditsync.ledger._journal import MEMBERS
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.postgres import _importing
-from creditsync.postgres._importing import _blockAfter
+from creditsync.postgres._restoring import blockAfter
 from creditsync.records import Deletion, Operation, Reservation, Trade
 from tests.postgres import ground
 from tests.postgres.engine import NOW, Node, makeTables
@@ -383,7 +384,7 @@ class ImportTests(ImportCase):
         """
         marks = [1, 63, 64, 65, 128, 100_001]
         self.assertEqual(
-            [_blockAfter(mark) for mark in marks], [64, 64, 64, 128, 128, 100_032]
+            [blockAfter(mark) for mark in marks], [64, 64, 64, 128, 128, 100_032]
         )
 
 
@@ -401,6 +402,32 @@ class InitTests(ImportCase):
             self.assertEqual(said, f"{self.address} has the tables of a ledger\n")
         self.assertEqual(self.database.rows("SELECT number FROM version"), [(1,)])
         self.assertIn("creditsync init: warning: ", self.said)
+
+    def test_restored(self) -> None:
+        """
+        A database that was restored begins a life of its own: with another epoch, with
+        order numbers that nobody can know, and without the nodes that still run.
+        """
+        self.run_("init", "--ledger", self.address)
+        node = Node(self.database)
+        self.addCleanup(node.connection.close)
+        node.book(change(0, 0, 5).operation)
+        [(_, before)] = self.database.rows("SELECT id, epoch FROM stream")
+        said = self.run_("init", "--restored", "--ledger", self.address)
+        [(_, epoch)] = self.database.rows("SELECT id, epoch FROM stream")
+        self.assertNotEqual(epoch, before)
+        self.assertIn(f"begins the life {epoch} behind place 1", said)
+        lives = "SELECT number, epoch, head, cause FROM life ORDER BY number"
+        self.assertEqual(
+            self.database.rows(lives),
+            [(1, before, 0, "created"), (2, epoch, 1, "copied")],
+        )
+        [(first,)] = self.database.rows("SELECT next FROM block")
+        self.assertGreater(first, 10**12)
+        self.assertEqual(first % 64, 0)
+        with self.assertRaises(psycopg.Error) as raised:
+            node.book(change(0, 0, 5).operation)
+        self.assertEqual(raised.exception.sqlstate, "CS001")
 
     def test_unreachable(self) -> None:
         """

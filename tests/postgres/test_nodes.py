@@ -4,6 +4,8 @@ line says, and that several of them act as one.
 """
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.processes import LISTEN, SERVE, Client, Server, Site
+from tests.integration.processes import CHECKOUT, LISTEN, SERVE, Client, Server, Site
 from tests.postgres import ground
 
 pytestmark = pytest.mark.timeout(120)
@@ -231,3 +233,15 @@ def test_terminated(site: Site, database: ground.Database) -> None:
         assert set(replies) == set(names)
     rows = database.rows('SELECT count(*), count(DISTINCT "order") FROM event')
     assert rows == [(200, 200)]
+
+
+def test_disturbed() -> None:
+    """
+    Three nodes whose connections are terminated all the time book each key once, and
+    publish the same journal.
+    """
+    command = [sys.executable, "-m", "tests.postgres.disturbed", "--seconds", "2"]
+    done = subprocess.run(
+        command, cwd=CHECKOUT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -6,17 +6,21 @@ whose answers come when the test says so.
 from collections.abc import Sequence
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from creditsync._bookingrules import Rule
 from creditsync.errors import (
     Busy,
+    Forbidden,
     IncorrectOrder,
     LedgerDamaged,
     LedgerProblem,
+    LimitExceeded,
     NoMoney,
     NotFound,
     OutcomeUnknown,
@@ -38,6 +42,8 @@ from creditsync.records import (
     Account,
     BookedElsewhere,
     Condition,
+    Decision,
+    Operation,
     Reservation,
     Trade,
     TradeEvent,
@@ -336,6 +342,56 @@ class BookingTests(RuntimeCase):
         self.assertEqual(self.start("c").runtime.groupOf(1001), "real")
         known = self.start("d", knownAccountsOnly=True)
         self.failureResultOf(known.runtime.setGroup(5, "real"), UserNotFound)
+
+    def test_rules(self) -> None:
+        """
+        The rules of a site hold for all nodes, whatever was booked before them, and
+        can be changed.
+        """
+        self.booked(credit(60))
+        rule = Rule("a day", maxPerDay=100 * 10**8, over="request")
+        other = self.start("b", rules=[rule])
+        amount = 100 * 10**8 - 60
+        self.booked(credit(amount), other)
+        reserved = other.submit(credit(1))
+        other.clock.advance(0)
+        why = self.failureResultOf(reserved, LimitExceeded).value
+        self.assertEqual(
+            (why.message, why.rule),
+            (
+                'the limit "a day" allows at most 100.0 a day for each principal, which'
+                " this would exceed; ask for it with MngCreateFinanceRequest",
+                "a day",
+            ),
+        )
+        self.successResultOf(
+            other.runtime.useRules([evolve(rule, maxPerDay=101 * 10**8)])
+        )
+        self.booked(credit(1), other)
+        self.successResultOf(self.node.runtime.useRules([Rule("one", maxAmount=5)]))
+        self.assertEqual(
+            self.refused(credit(6), LimitExceeded).message,
+            'the limit "one" allows at most 0.00000005 in one operation, and this'
+            " counts 0.00000006",
+        )
+
+    def test_financeRequests(self) -> None:
+        """
+        A finance request is approved by another principal.
+        """
+        made = self.booked(
+            Operation(
+                *("MngCreateFinanceRequest", 7, 1001, 5, "x"),
+                principal=7,
+                isRequest=True,
+            )
+        )
+        self.assertEqual((made.type, made.data.state, made.credit), (0, 17, 0))
+        approve = "MngApproveFinanceRequest"
+        self.refused(Decision(approve, made.order, True, principal=7), Forbidden)
+        done = self.booked(Decision(approve, made.order, True, principal=8))
+        self.assertEqual((done.type, done.data.state, done.credit), (1, 3, 5))
+        self.refused(Decision(approve, made.order, True, principal=8), IncorrectOrder)
 
     def test_stop(self) -> None:
         """

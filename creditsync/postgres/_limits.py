@@ -1,0 +1,95 @@
+"""
+The rules of a site on PostgreSQL.
+
+What a rule binds is known to the database by its conditions: a row of the table C{rule}
+for each that some node has. All nodes add up what meets them, so a sum holds for all of
+them, whatever each has in its own file. What a rule allows is each node's own business,
+and goes with each batch.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any, Final
+
+from msgspec.json import encode
+
+from creditsync._bookingrules import Rule
+from creditsync._masks import patternsOf
+from creditsync.methods import METHOD_OF
+from creditsync.postgres._schema import STREAM
+
+REGISTER: Final = "SELECT register_1(%s, %s, %s::text[], %s::json[])"
+
+
+def registered(rules: Sequence[Rule], now: int) -> tuple[Any, ...]:
+    """
+    The parameters of L{REGISTER}.
+    """
+    texts = [_definition(rule) for rule in rules]
+    return STREAM, now, [idOf(rule) for rule in rules], texts
+
+
+def allowed(rules: Sequence[Rule]) -> tuple[list[Any], ...]:
+    """
+    What rules allow, as a batch says it.
+    """
+    return (
+        [idOf(rule) for rule in rules],
+        [rule.maxAmount for rule in rules],
+        [rule.maxPerDay for rule in rules],
+        [rule.mayBeRequested for rule in rules],
+    )
+
+
+@lru_cache(maxsize=1000)
+def idOf(rule: Rule) -> str:
+    """
+    What tells conditions apart.
+    """
+    return sha256(_definition(rule).encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=1000)
+def _definition(rule: Rule) -> str:
+    """
+    The conditions of a rule, in JSON: the columns of the table C{rule}.
+    """
+    patterns = None if rule.groups is None else patternsOf(rule.groups)
+    return encode(
+        {
+            "counts": rule.maxPerDay is not None,
+            "per": rule.per,
+            "roles": _sorted(rule.roles),
+            "principals": _sorted(rule.principals),
+            "logins": _sorted(rule.logins),
+            "booked": _bits(rule, False),
+            "deleted": _bits(rule, True),
+            "patterns": patterns and [_like(parts) for _, parts in patterns],
+            "excludes": patterns and [not isSelected for isSelected, _ in patterns],
+        }
+    ).decode()
+
+
+def _sorted(values: frozenset[int] | None) -> list[int] | None:
+    return None if values is None else sorted(values)
+
+
+def _bits(rule: Rule, isDeletion: bool) -> int | None:
+    """
+    The cmds whose trades the commands of a rule make, or delete.
+    """
+    if rule.commands is None:
+        return None
+    return sum(
+        1 << cmd
+        for (cmd, deletes), name in METHOD_OF.items()
+        if deletes == isDeletion and name in rule.commands
+    )
+
+
+def _like(parts: Sequence[str]) -> str:
+    return "%".join(part.translate(_ESCAPED) for part in parts)
+
+
+_ESCAPED: Final = str.maketrans({each: f"\\{each}" for each in "\\%_"})
