@@ -120,6 +120,7 @@ class Client:
         replies don't wait for their events, as long as it catches up.
     @ivar place: Of the last event that it has heard, or 0.
     @ivar token: With which it asks.
+    @ivar heard: The last place of which it has ever heard.
     @ivar mine: What it and nobody else is to send.
     @ivar waiting: What it waits for, by C{extID}.
     """
@@ -130,6 +131,7 @@ class Client:
     follows: bool = True
     place: int = 0
     waiting: dict[str, Asked] = field(init=False, factory=dict)
+    heard: int = field(init=False, default=0)
     mine: deque[Asked] = field(init=False, factory=deque)
     token: str = field(init=False)
     _transport: asyncio.Transport | None = field(init=False, default=None)
@@ -237,6 +239,7 @@ class Client:
         if not self._isHearing:
             return
         place = self.told.heard(message)
+        self.heard = max(self.heard, place)
         if place != self.place + 1 and (self.follows or self.place):
             raise Violation(f"after place {self.place} came {message}")
         self.place = place
