@@ -23,6 +23,7 @@ def parser(description: str) -> ArgumentParser:
     parser = ArgumentParser(description=description)
     add = parser.add_argument
     add("--seed", type=int, default=secrets.randbelow(10**6))
+    add("--part", action="append", metavar="NAME", help="only this one")
     add("--plant", choices=BUGS, metavar="NAME", help="plant a bug")
     add("--json", type=Path, help="write the figures to this file")
     return parser
@@ -38,6 +39,8 @@ def run(
     @param parts: Each adds its figures.
     """
     figures = Figures(seed=options.seed)
+    if options.part:
+        parts = [each for each in parts if each.__name__ in options.part]
     violation = None
     for part in parts:
         started = time.monotonic()
