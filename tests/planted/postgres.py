@@ -193,7 +193,7 @@ POSTGRES: Final[dict[str, tuple[str, Callable[[], None], tuple[str, ...]]]] = {
     "places-without-lock": (
         "gives places out under a lock that ends before the commit",
         _placesWithoutLock,
-        _by("together", "hot"),
+        _by("together", "beside"),
     ),
     "accounts-not-locked": (
         "judges by totals that another node is about to change",
@@ -253,7 +253,7 @@ POSTGRES: Final[dict[str, tuple[str, Callable[[], None], tuple[str, ...]]]] = {
     "foreign-rows-unmarked": (
         "gives a waiter the event of another node's operation on its order",
         _foreignRowsUnmarked,
-        _by("cases", "slowAnswer"),
+        _by("cases", "slowFeed"),
     ),
     "gap-skipped": (
         "goes on behind a place that is missing",

@@ -97,7 +97,7 @@ async def _site(
                 for node in cluster.nodes
                 for follows in (True, False)
             ]
-            async with Crowd(load, clients) as crowd:
+            async with Crowd(load, clients, cluster.check) as crowd:
                 site = Site(database, proxies, cluster, crowd, chance)
                 yield site
                 await crowd.finish()
@@ -198,7 +198,11 @@ async def everyByte(options: Namespace, figures: Figures) -> None:
             # Without a key: booked twice, it would be there twice.
             asked = told.ask("CreditInSync", False, login=1001, amount=1)
             client.ask(asked)
-            await site.crowd.settled(asked)
+            await site.crowd.until(
+                lambda: asked.isSettled or asked.unknown, "it is answered"
+            )
+            if asked.unknown:
+                raise Violation(f"its outcome stays unknown: {asked}")
 
         await book()
         for way in ("toServer", "toClient"):
@@ -278,8 +282,9 @@ async def stranded(options: Namespace, figures: Figures) -> None:
                 there.ask(credit)
                 await site.crowd.settled(credit)
             await site.crowd.rest(0.3)
-            if asked.refusal != "TRADE_NO_MONEY":
-                raise Violation(f"not refused: {asked}")
+            late = "SELECT seq FROM event WHERE login = %s AND profit < 0"
+            if asked.refusal != "TRADE_NO_MONEY" or site.database.rows(late, login):
+                raise Violation(f"not refused, or booked all the same: {asked}")
     figures["stranded: batches"] = options.stranded
 
 

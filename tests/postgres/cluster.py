@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from json import dumps, loads
@@ -35,6 +37,7 @@ class Node:
 
     @ivar ledger: Where that is.
     @ivar plant: A bug of L{tests.planted.bugs}, or L{None}.
+    @ivar web: The port of its site.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Node:
     plant: str | None = None
     options: Sequence[str] = ()
     port: int = field(factory=ground.freePort)
+    web: int = field(factory=ground.freePort)
     process: "subprocess.Popen[bytes] | None" = field(init=False, default=None)
 
     def start(self, *, wait: bool = True) -> None:
@@ -58,6 +62,7 @@ class Node:
             command = [sys.executable, "-m", "tests.planted.server", self.plant]
         command = [*command, "--listen", f"tcp:{self.port}:interface=127.0.0.1"]
         command += ["--ledger", self.ledger, "--node", self.name]
+        command += ["--web", f"tcp:{self.web}:interface=127.0.0.1"]
         environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -112,6 +117,17 @@ class Node:
                 if "event" not in message:
                     return message
         raise OSError("the connection has ended")
+
+    def ready(self) -> int:
+        """
+        The status of its C{/ready}.
+        """
+        address = f"http://127.0.0.1:{self.web}/ready"
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as e:
+            return e.code
 
     def kill(self) -> None:
         """

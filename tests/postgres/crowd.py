@@ -345,10 +345,13 @@ class _Connection(asyncio.Protocol):
 class Crowd:
     """
     Some clients, which go on until they are told to finish.
+
+    @ivar _also: Called all the while; raises L{Violation} if something is wrong.
     """
 
     load: Load
     clients: list[Client]
+    _also: Callable[[], object] = bool
     _tasks: "list[asyncio.Task[None]]" = field(init=False, factory=list)
 
     async def __aenter__(self) -> "Crowd":
@@ -389,6 +392,7 @@ class Crowd:
         """
         @raise Violation: Somebody was told something wrong.
         """
+        self._also()
         for each in self._tasks:
             if each.done():
                 each.result()

@@ -19,8 +19,6 @@ was told.
 import asyncio
 import random
 import time
-import urllib.error
-import urllib.request
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -105,7 +103,7 @@ def _site(options: Namespace, count: int, *more: str) -> Iterator[tuple[Pair, Cl
             nodes(
                 *[pair.address] * count,
                 plant=options.plant,
-                options=["--timeout", _TIMEOUT, *more],
+                options=["--timeout", _TIMEOUT],
             )
         )
         yield pair, cluster
@@ -160,24 +158,13 @@ async def lossy(options: Namespace, figures: Figures) -> None:
     lost = 0
     for number in range(options.losses):
         chance = random.Random(options.seed + number)
-        with ExitStack() as stack:
-            web = [ground.freePort() for _ in range(2)]
-            pair, cluster = stack.enter_context(_site(options, 2))
-            for node, port in zip(cluster.nodes, web, strict=True):
-                node.kill()
-                node.options = [
-                    *node.options,
-                    *("--web", f"tcp:{port}:interface=127.0.0.1"),
-                ]
-                await asyncio.to_thread(node.start)
-            lost += await _lose(pair, cluster.nodes, web, chance)
+        with _site(options, 2) as (pair, cluster):
+            lost += await _lose(pair, cluster.nodes, chance)
     figures["losses noticed"] = options.losses
     figures["acknowledged and lost"] = lost
 
 
-async def _lose(
-    pair: Pair, nodes: list[Node], web: list[int], chance: random.Random
-) -> int:
+async def _lose(pair: Pair, nodes: list[Node], chance: random.Random) -> int:
     """
     Book on one node only, or on both; then lose some of that.
 
@@ -200,7 +187,7 @@ async def _lose(
         await asyncio.to_thread(pair.failOver)
         promoted = load.told.counts["acknowledged"]
         [(head,)] = pair.database.rows("SELECT coalesce(max(hi), 0) FROM link")
-        for node, port in zip(nodes, web, strict=True):
+        for node in nodes:
             await crowd.until(
                 lambda node=node: _CRITICAL in node.log(1000),
                 f"node {node.name} notices the loss behind place {head}",
@@ -209,7 +196,7 @@ async def _lose(
             lines = [each for each in node.log(1000).splitlines() if _CRITICAL in each]
             if len(lines) != 1:
                 raise Violation(f"node {node.name} has said: {lines}")
-            ready = await asyncio.to_thread(_ready, port)
+            ready = await asyncio.to_thread(node.ready)
             if ready != 503:
                 raise Violation(f"/ready of node {node.name} is {ready}")
         await crowd.rest(1)
@@ -217,14 +204,6 @@ async def _lose(
         if after:
             raise Violation(f"{after} acknowledged after a loss")
     return max(load.told.events) - head
-
-
-def _ready(port: int) -> int:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as it:
-            return int(it.status)
-    except urllib.error.HTTPError as e:
-        return e.code
 
 
 async def doubtful(options: Namespace, figures: Figures) -> None:

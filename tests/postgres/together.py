@@ -7,8 +7,8 @@ Several nodes on one PostgreSQL, without disturbances.
    booked once, and both are told the same.
  - Four nodes book on few accounts and change the same orders: no total falls below
    zero, and each request is answered with the event of its own operation.
- - A reader reads what is behind the last place that it has seen, over and over beside
-   the four: no place is missed, and none comes late.
+ - They book on many accounts. Here and there a reader reads what is behind the last
+   place that it has seen, over and over: no place is missed, and none comes late.
 
 Every client hears all events of its node, each once and in order, before the replies to
 their operations. At the end a judge recomputes the whole ledger, and compares it with
@@ -49,12 +49,17 @@ class Reader:
     problem: str | None = None
     _isOver: threading.Event = Factory(threading.Event)
 
+    def check(self) -> None:
+        """
+        @raise Violation: A place was missing, or came late.
+        """
+        if self.problem is not None:
+            raise Violation(self.problem)
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """
         Read in a thread.
-
-        @raise Violation: A place was missing, or came late.
         """
         thread = threading.Thread(target=self._read)
         thread.start()
@@ -63,8 +68,6 @@ class Reader:
         finally:
             self._isOver.set()
             thread.join()
-        if self.problem is not None:
-            raise Violation(self.problem)
 
     def _read(self) -> None:
         statement = "SELECT seq FROM event WHERE seq > %s ORDER BY seq"
@@ -95,7 +98,7 @@ async def pairs(options: Namespace, figures: Figures) -> None:
             for half, node in zip(halves, cluster.nodes, strict=True)
             for follows in (True, False)
         ]
-        async with Crowd(halves[0], clients) as crowd:
+        async with Crowd(halves[0], clients, cluster.check) as crowd:
             left = options.pairs
             while left:
                 # Few at a time, so that both nodes have them at the same time.
@@ -122,38 +125,52 @@ async def pairs(options: Namespace, figures: Figures) -> None:
 
 async def hot(options: Namespace, figures: Figures) -> None:
     """
-    Book from four nodes on few accounts, beside a reader.
+    Book on few accounts, and change few orders.
+    """
+    await _book(options, figures, "hot", range(1001, 1004), 8)
+
+
+async def beside(options: Namespace, figures: Figures) -> None:
+    """
+    Book on many accounts, so that nothing but its places keeps the nodes from booking
+    at the same time.
+    """
+    await _book(options, figures, "beside", range(1001, 9001), 2000)
+
+
+async def _book(
+    options: Namespace, figures: Figures, part: str, logins: range, shared: int
+) -> None:
+    """
+    Book from four nodes beside a reader.
     """
     database = ground.database()
     told = Told()
-    load = Load(
-        told,
-        random.Random(options.seed),
-        options.operations,
-        logins=range(1001, 1004),
-        shared=8,
-    )
+    chance = random.Random(options.seed)
+    load = Load(told, chance, options.operations, logins, shared)
     reader = Reader(database.dsn())
     with nodes(*[address(database)] * 4, plant=options.plant) as cluster:
         clients = [
             Client(load, lambda node=node: [node.port], _WINDOW, number % 2 == 0)
             for number, node in enumerate(cluster.nodes)
         ]
+
+        def check() -> None:
+            cluster.check()
+            reader.check()
+
         with reader.reading():
             started = time.monotonic()
-            async with Crowd(load, clients) as crowd:
-                await crowd.until(
-                    lambda: load.left <= 0 or reader.problem, "all is sent", 3600
-                )
+            async with Crowd(load, clients, check) as crowd:
+                await crowd.until(lambda: load.left <= 0, "all is sent", 3600)
                 seconds = time.monotonic() - started
                 await crowd.finish()
-        cluster.check()
-        _compare(database, told, figures, "hot")
+        check()
+        _compare(database, told, figures, part)
     if reader.place != len(told.events):
         raise Violation(f"{reader.place} places were read of {len(told.events)}")
-    figures["hot: places read beside the writers"] = reader.place
-    figures["hot: reads"] = reader.reads
-    figures["hot: operations/s"] = round(options.operations / seconds)
+    figures[f"{part}: reads beside the writers"] = reader.reads
+    figures[f"{part}: operations/s"] = round(options.operations / seconds)
 
 
 def _compare(
@@ -175,8 +192,8 @@ def main() -> None:
     """
     options = parser("Let several nodes book together.")
     options.add_argument("--pairs", type=int, default=1000)
-    options.add_argument("--operations", type=int, default=4000, help="of four nodes")
-    run(options.parse_args(), [pairs, hot])
+    options.add_argument("--operations", type=int, default=3000, help="of four nodes")
+    run(options.parse_args(), [pairs, hot, beside])
 
 
 if __name__ == "__main__":
