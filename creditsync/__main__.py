@@ -69,6 +69,7 @@ def _parser() -> ArgumentParser:
         export,
         operations,
         postgres,
+        requests,
         show,
         statement,
         token,
@@ -90,8 +91,10 @@ def _parser() -> ArgumentParser:
         "check-config", help="check the options that the server would have"
     )
     reading = (statement, check, backup, export, upgrade)
-    changing = (token, account, operations, show, watch, bulk)
-    for module in (*changing, *reading, postgres, demo):
+    for module in (
+        *(token, account, operations, requests, show, watch, bulk, *reading),
+        *(postgres, demo),
+    ):
         module.addCommand(commands)
     return parser
 

@@ -107,6 +107,34 @@ class IQueue(Interface):
     )
 
 
+class INode(Interface):
+    """
+    The state of one of several servers that act as one, for its metrics.
+    """
+
+    isSynchronous: bool = Attribute(
+        "Whether a commit waits until it is on a second machine."
+    )
+    laneCount: int = Attribute("How many batches can be under way at a time.")
+    unknowns: int = Attribute("How many commits of unknown outcome were settled.")
+    retries: int = Attribute("How many batches were judged again because of a lock.")
+    isHeard: bool = Attribute("Whether notifications of other nodes arrive.")
+    rings: int = Attribute("How many of them have arrived.")
+    held: int = Attribute("How many events are known and can't be published yet.")
+    readAge: float = Attribute(
+        "Seconds since the journal was last read to its end, in which other nodes'"
+        " events may be missing here."
+    )
+
+
+class IClustered(Interface):
+    """
+    A trading runtime of one of several servers, besides L{ITradingRuntime}.
+    """
+
+    state: INode = Attribute("Of this server.")
+
+
 class IJournal(Interface):
     """
     All events of a trading runtime, from the first: what clients need to resume the
@@ -204,6 +232,13 @@ class IFinanceRequests(Interface):
     A request is approved or declined at most once, and approved only by another
     principal than the one that has made it.
     """
+
+    def makerOf(order: int) -> int | None:
+        """
+        Who has made a finance request that waits for approval: the C{id} of the token;
+        L{None} if that is not known. This is called for the console, so it has to be
+        quick.
+        """
 
 
 class ITradeEvents(Interface):

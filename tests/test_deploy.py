@@ -10,8 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from docutils.nodes import literal_block, section, title
+from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -22,6 +24,7 @@ from creditsync.errors import Refusal
 from creditsync.events import TradeEvents
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.metrics import Metrics, exposition, registry
+from creditsync.postgres._runtime import PostgresRuntime
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator
@@ -53,26 +56,36 @@ def alerts() -> list[str]:
 
 def exported() -> set[str]:
     """
-    The names of all samples that a server has for Prometheus.
+    The names of all samples that a server has for Prometheus, with a ledger of its own
+    or as one of several.
     """
     reactor, events = MemoryReactorClock(), TradeEvents()
     counters = Counters(reactor, lambda: 0.0)
-    runtime = TradingRuntime(
-        reactor, MemoryLedger(), events, now=lambda: 0.0, maxQueued=1, counters=counters
-    )
-    service = CreditSync(
-        reactor,
-        runtime=runtime,
-        events=events,
-        authenticator=FakeAuthenticator(),
-        listen=[],
-        counters=counters,
-    )
-    text, _ = exposition(registry(Metrics(reactor, service, counters)), "")
+    common: dict[str, Any] = {
+        "now": lambda: 0.0,
+        "maxQueued": 1,
+        "counters": counters,
+    }
     names = set()
-    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)", text.decode(), re.MULTILINE):
-        suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
-        names |= {name + suffix for suffix in suffixes}
+    for runtime in (
+        TradingRuntime(reactor, MemoryLedger(), events, **common),
+        PostgresRuntime(reactor, lambda use: Deferred(), events, node="a", **common),
+    ):
+        service = CreditSync(
+            reactor,
+            runtime=runtime,
+            events=events,
+            authenticator=FakeAuthenticator(),
+            listen=[],
+            counters=counters,
+        )
+        text, _ = exposition(registry(Metrics(reactor, service, counters)), "")
+        for name, kind in re.findall(
+            r"^# TYPE (\S+) (\S+)", text.decode(), re.MULTILINE
+        ):
+            isHistogram = kind == "histogram"
+            suffixes = ("_bucket", "_sum", "_count") if isHistogram else ("",)
+            names |= {name + suffix for suffix in suffixes}
     return names
 
 
@@ -271,7 +284,7 @@ class CommandTests(InFolder):
         revoked.touch()
         config = config.replace("/etc/creditsync/revoked", str(revoked))
         limits = Path(folder.name, "limits.toml")
-        limits.touch()
+        limits.write_text("limit = []")
         config = config.replace("/etc/creditsync/limits.toml", str(limits))
         Path("c.toml").write_text(config)
         unit = (DEPLOY / "creditsync.service").read_text()

@@ -5,6 +5,7 @@ groups while a server runs, and lists them.
 
 import os
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Collection
 from functools import partial
 from typing import Any, Final
 
@@ -12,10 +13,11 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from creditsync._cli.arguments import group, login
 from creditsync._cli.connection import addConnection, readToken, runWithClient
-from creditsync._cli.ledger import addLedger, errorsAsExit
+from creditsync._cli.ledger import addLedger, errorsAsExit, ledger, ledgerFile
 from creditsync._cli.output import printLine
 from creditsync._cli.statuses import DONE, STATUSES, UNKNOWN
 from creditsync._cli.wording import exact, printable
+from creditsync._process.address import isPostgres, withPsycopg
 from creditsync._process.defaults import DEFAULT_LEDGER
 from creditsync.client import CreditClient
 from creditsync.ledger._reading import accounts, reading
@@ -53,7 +55,9 @@ def _addAdd(actions: Any) -> None:
         "--ledger",
         metavar="FILE",
         default=DEFAULT_LEDGER,
-        help="the ledger's file, created if missing (default: %(default)s)",
+        type=ledger,
+        help="the ledger's file, created if missing, or the address of a PostgreSQL"
+        " (default: %(default)s)",
     )
     add.set_defaults(name="account add", run=_runAdd)
 
@@ -89,15 +93,28 @@ def _runAdd(options: Namespace) -> None:
     """
     Add the accounts and print which of them are new.
     """
-    ledger = SQLiteLedger(os.path.abspath(options.ledger), maybeDeferred)
+    add = _addToPostgres if isPostgres(options.ledger) else _addToFile
     with errorsAsExit(options):
-        ledger.open()
-        try:
-            added = ledger.addAccounts(options.logins, options.group)
-        finally:
-            ledger.close()
+        added = add(options)
     for each in dict.fromkeys(options.logins):
         printLine(f"{each} {'added' if each in added else 'already exists'}")
+
+
+def _addToFile(options: Namespace) -> Collection[int]:
+    file = SQLiteLedger(os.path.abspath(options.ledger), maybeDeferred)
+    file.open()
+    try:
+        return file.addAccounts(options.logins, options.group)
+    finally:
+        file.close()
+
+
+def _addToPostgres(options: Namespace) -> Collection[int]:
+    with withPsycopg():
+        from creditsync.postgres._accounts import addAccounts
+        from creditsync.postgres._blocking import connected
+    with connected(options.ledger, "account") as session:
+        return addAccounts(session, options.logins, options.group)
 
 
 def _runSet(options: Namespace) -> None:
@@ -129,9 +146,13 @@ def _runList(options: Namespace) -> None:
     """
     Print a line for each account.
     """
-    with errorsAsExit(options), reading(options.ledger) as ledger:
+    with (
+        errorsAsExit(options),
+        ledgerFile(options, hasJournal=False) as path,
+        reading(path) as found,
+    ):
         print(_LINE.format("login", "balance", "credit", "group"))
-        for each in accounts(ledger):
+        for each in accounts(found):
             line = _LINE.format(
                 each.login,
                 exact(each.balance),

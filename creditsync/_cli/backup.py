@@ -7,6 +7,8 @@ from typing import Any
 
 from creditsync._cli.ledger import addLedger, errorsAsExit
 from creditsync._cli.output import printLine
+from creditsync._process.address import isPostgres
+from creditsync.errors import LedgerProblem
 from creditsync.ledger._copying import backUp
 
 
@@ -34,5 +36,11 @@ def run(options: Namespace) -> None:
     Make the copy.
     """
     with errorsAsExit(options):
+        if isPostgres(options.ledger):
+            raise LedgerProblem(
+                "it copies a file: of a PostgreSQL take pg_basebackup with an archive"
+                " of its WAL, pg_dump, or your provider's backups, and see"
+                ' docs/cluster.rst, "Backup and restore"'
+            )
         backUp(options.ledger, options.copy, options.force)
         printLine(f"{options.copy} is a sound copy of {options.ledger}")

@@ -10,9 +10,13 @@ from argparse import (
     Namespace,
     RawDescriptionHelpFormatter,
 )
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
-from creditsync._cli.ledger import addLedger, errorsAsExit
+from creditsync._cli.ledger import addLedger, errorsAsExit, pictured
+from creditsync._process.address import isPostgres
 from creditsync.ledger._checking import Finding, findings
 from creditsync.ledger._journal import journalEnd
 from creditsync.ledger._reading import counts, reading
@@ -76,13 +80,13 @@ def run(options: Namespace) -> None:
     """
     found: list[Finding] = []
     with errorsAsExit(options):
-        with reading(options.ledger) as ledger:
-            for problem in findings(ledger, options.head):
+        with _file(options) as (path, others), reading(path) as ledger:
+            for problem in chain(others, findings(ledger, options.head)):
                 found.append(problem)
                 if not options.json:
                     print(f"{problem.rule}: {problem.message}")
             size = {} if found else counts(ledger)
-            head = None if found else _head(ledger, options.ledger)
+            head = None if found else _head(ledger, path)
         # Not inside reading(): its end raises if the ledger has changed meanwhile.
         if options.json:
             members = {"sound": not found, "problems": _members(found), "head": head}
@@ -93,6 +97,18 @@ def run(options: Namespace) -> None:
             print(f"head: place {head['place']}, hash {head['hash']}")
     if found:
         raise SystemExit(1)
+
+
+@contextmanager
+def _file(options: Namespace) -> Iterator[tuple[str, list[Finding]]]:
+    """
+    The ledger's file, and what is wrong with what no file has.
+    """
+    if not isPostgres(options.ledger):
+        yield options.ledger, []
+        return
+    with pictured(options) as (path, broken):
+        yield path, [Finding(*each) for each in broken]
 
 
 def _head(ledger: Any, path: str) -> dict[str, int | str]:

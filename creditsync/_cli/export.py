@@ -11,7 +11,7 @@ from io import TextIOWrapper
 from typing import Any, Final
 
 from creditsync._cli.arguments import login
-from creditsync._cli.ledger import addLedger, addPeriod, asISO, errorsAsExit
+from creditsync._cli.ledger import addLedger, addPeriod, asISO, errorsAsExit, ledgerFile
 from creditsync._cursor import FIRST
 from creditsync._money import fromUnits
 from creditsync.ledger._history import changes
@@ -39,7 +39,8 @@ def addCommand(commands: Any) -> None:
         help="write trades as CSV, or the journal as JSON lines",
         description="Write trades as CSV (UTF-8) to standard output, in the order of"
         " their numbers, all as they were at one moment. profit is the exact amount,"
-        " signed; state is 3 for a booked trade and 6 for a deleted one. Prefer a file"
+        " signed; state is 3 for a booked trade, 6 for a deleted one, 17 for a finance"
+        " request that waits for approval and 18 for a declined one. Prefer a file"
         " to a pipe that is read slowly: until the export ends, the ledger's file that"
         " ends in -wal grows with what the server books. With --journal, write"
         " everything that was booked, change by change, as JSON lines: each has the"
@@ -87,10 +88,10 @@ def run(options: Namespace) -> None:
 
 def _writeJournal(options: Namespace) -> None:
     time = asISO if options.iso else int
-    with errorsAsExit(options):
+    with errorsAsExit(options), ledgerFile(options, options.login) as path:
         # An empty text is no cursor: a script may have lost it.
         since = FIRST if options.since is None else options.since
-        for each in changes(options.ledger, since, options.login):
+        for each in changes(path, since, options.login):
             members = each.members
             for name in _TIMES:
                 members[name] = _unlessNone(members[name], time)
@@ -115,7 +116,11 @@ def _writeTrades(options: Namespace) -> None:
     }
     # The attributes are in the order of the members.
     columns = [(name, writers.get(name, str)) for name in Trade.__struct_fields__]
-    with errorsAsExit(options), reading(options.ledger) as ledger:
+    with (
+        errorsAsExit(options),
+        ledgerFile(options, options.login) as path,
+        reading(path) as ledger,
+    ):
         rows = csv.writer(sys.stdout)
         rows.writerow(TRADE_MEMBERS)
         rows.writerows(

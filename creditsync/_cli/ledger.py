@@ -12,7 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
+from tempfile import TemporaryDirectory
 
+from creditsync._process.address import (
+    PASSWORD_GIVEN,
+    hasPassword,
+    isPostgres,
+    withPsycopg,
+)
 from creditsync._process.defaults import DEFAULT_LEDGER
 from creditsync.codes import MAX_SAFE_INTEGER, MAX_TIME
 from creditsync.errors import LedgerProblem
@@ -26,9 +33,73 @@ def addLedger(parser: ArgumentParser) -> None:
         "--ledger",
         metavar="FILE",
         default=DEFAULT_LEDGER,
-        help="the ledger's file; it is only read, and may be in use (default:"
-        " %(default)s)",
+        type=ledger,
+        help="the ledger's file, or the address of a PostgreSQL; it is only read, and"
+        " may be in use (default: %(default)s)",
     )
+
+
+def address(text: str) -> str:
+    """
+    The type of an argument that names a PostgreSQL.
+    """
+    if not isPostgres(text):
+        raise ArgumentTypeError(
+            "must be an address such as postgresql://user@host/database"
+        )
+    return ledger(text)
+
+
+def ledger(text: str) -> str:
+    """
+    The type of an argument that names a ledger.
+    """
+    if isPostgres(text) and hasPassword(text):
+        raise ArgumentTypeError(PASSWORD_GIVEN)
+    return text
+
+
+@contextmanager
+def ledgerFile(
+    options: Namespace, login: int | None = None, hasJournal: bool = True
+) -> Iterator[str]:
+    """
+    The file of the ledger: of one on PostgreSQL, a temporary file that has what it has
+    at this moment.
+
+    @param login: Only what is of this account is needed.
+    @param hasJournal: Whether the journal and the trades are.
+    @return: Its path.
+    @raise LedgerProblem: There is none.
+    """
+    if not isPostgres(options.ledger):
+        yield options.ledger
+        return
+    with pictured(options, login, hasJournal) as (path, _):
+        yield path
+
+
+@contextmanager
+def pictured(
+    options: Namespace, login: int | None = None, hasJournal: bool = True
+) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """
+    The same for a ledger on PostgreSQL only.
+
+    @return: The path, and the rules that only PostgreSQL can break, and does.
+    """
+    with withPsycopg():
+        from creditsync.postgres._blocking import connected
+        from creditsync.postgres._picture import pictureOf
+    with TemporaryDirectory(prefix="creditsync-") as folder:
+        path = f"{folder}/ledger.db"
+        with connected(options.ledger, options.name) as session:
+            place = session.place
+            broken = pictureOf(session, path, login, hasJournal)
+        try:
+            yield path, broken
+        except LedgerProblem as e:
+            raise LedgerProblem(str(e).replace(f"ledger {path}", place)) from e
 
 
 def addPeriod(parser: ArgumentParser) -> None:

@@ -5,17 +5,12 @@ moves a ledger from SQLite to them.
 
 import sys
 import time
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from creditsync._cli.ledger import errorsAsExit
+from creditsync._cli.ledger import address, errorsAsExit
 from creditsync._cli.output import printLine
-from creditsync._process.address import (
-    PASSWORD_GIVEN,
-    hasPassword,
-    isPostgres,
-    withPsycopg,
-)
+from creditsync._process.address import withPsycopg
 
 # Seconds between two lines.
 _PAUSE = 2.0
@@ -57,20 +52,10 @@ def addCommand(commands: Any) -> None:
             "--ledger",
             metavar="ADDRESS",
             required=True,
-            type=_address,
+            type=address,
             help="where PostgreSQL is, such as postgresql://user@host/database; its"
             " password comes from PGPASSWORD or ~/.pgpass",
         )
-
-
-def _address(text: str) -> str:
-    if not isPostgres(text):
-        raise ArgumentTypeError(
-            "must be an address such as postgresql://user@host/database"
-        )
-    if hasPassword(text):
-        raise ArgumentTypeError(PASSWORD_GIVEN)
-    return text
 
 
 def _init(options: Namespace) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from twisted.internet.defer import maybeDeferred
 
-from creditsync._cli.ledger import errorsAsExit
+from creditsync._cli.ledger import errorsAsExit, ledger
 from creditsync._cli.output import printLine
+from creditsync._process.address import isPostgres
 from creditsync._process.defaults import DEFAULT_LEDGER
 from creditsync.errors import LedgerProblem
 from creditsync.ledger._schema import SCRIPTS
@@ -36,6 +37,7 @@ def addCommand(commands: Any) -> None:
         "--ledger",
         metavar="FILE",
         default=DEFAULT_LEDGER,
+        type=ledger,
         help="the ledger's file (default: %(default)s)",
     )
     parser.set_defaults(name="upgrade", run=run)
@@ -47,6 +49,11 @@ def run(options: Namespace) -> None:
     """
     path = options.ledger
     with errorsAsExit(options):
+        if isPostgres(path):
+            raise LedgerProblem(
+                "it upgrades a file: creditsync init brings the tables of a PostgreSQL"
+                " up to date"
+            )
         if not os.path.exists(path):
             raise LedgerProblem(f"there is no ledger {path}: name another file")
         if not os.path.getsize(path):
@@ -59,10 +66,10 @@ def run(options: Namespace) -> None:
                 last = time.monotonic()
                 printLine(f"{done} of {total} rows")
 
-        ledger = SQLiteLedger(os.path.abspath(path), maybeDeferred, progress)
-        ledger.open()
-        version = ledger.versionFound
-        ledger.close()
+        opened = SQLiteLedger(os.path.abspath(path), maybeDeferred, progress)
+        opened.open()
+        version = opened.versionFound
+        opened.close()
     newest = len(SCRIPTS)
     if version == newest:
         printLine(f"{path} has version {version} already")

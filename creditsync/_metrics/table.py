@@ -109,6 +109,18 @@ ALWAYS: Final[tuple[Row, ...]] = (
     ),
     Row(
         "gauge",
+        "finance_requests",
+        "Finance requests that wait for approval, 100000 at most.",
+        lambda it: it.approvals,
+    ),
+    Row(
+        "gauge",
+        "oldest_finance_request_seconds",
+        "How long the oldest of these has waited; 0 if there is none.",
+        lambda it: it.oldestApproval,
+    ),
+    Row(
+        "gauge",
         "sessions",
         "Open connections, by the role of their last valid token.",
         lambda it: {(role,): it.sessions.roles[role] for role in _ROLES},
@@ -163,6 +175,20 @@ ALWAYS: Final[tuple[Row, ...]] = (
         "1 while the file of revoked tokens can't be used and its last good version"
         " is in force, otherwise 0.",
         lambda it: it.areRevocationsStale,
+    ),
+    Row(
+        "gauge",
+        "keys_stale",
+        "1 while the JWK Set can't be used and its last good version is in force,"
+        " otherwise 0.",
+        lambda it: it.areKeysStale,
+    ),
+    Row(
+        "gauge",
+        "limits_stale",
+        "1 while the former limits of what may be booked are in force because their"
+        " last reload failed, otherwise 0.",
+        lambda it: it.areLimitsStale,
     ),
 )
 
@@ -244,5 +270,64 @@ OF_QUEUE: Final[tuple[Row, ...]] = (
         "oldest_queued_seconds",
         "How long the oldest of these operations has waited; 0 if there is none.",
         lambda it: it.oldestQueued,
+    ),
+)
+
+# Of one of several servers on one ledger.
+OF_NODE: Final[tuple[Row, ...]] = (
+    Row(
+        "gauge",
+        "node_cannot_book",
+        "1 while this server can't book, as PostgreSQL can't be reached or has lost"
+        " something, otherwise 0.",
+        lambda it: it.service.problem is not None,
+    ),
+    Row(
+        "gauge",
+        "node_synchronous",
+        "1 if PostgreSQL has each commit wait for a second machine, otherwise 0.",
+        lambda it: it.node.isSynchronous,
+    ),
+    Row(
+        "gauge",
+        "node_lanes",
+        "Batches that this server can have under way at a time.",
+        lambda it: it.node.laneCount,
+    ),
+    Row(
+        "counter",
+        "node_unknowns_settled",
+        "Commits whose outcome was unknown, and was found out.",
+        lambda it: it.node.unknowns,
+    ),
+    Row(
+        "counter",
+        "node_lock_retries",
+        "Batches judged again because another server had locked the same accounts.",
+        lambda it: it.node.retries,
+    ),
+    Row(
+        "gauge",
+        "node_doorbell_heard",
+        "1 while notifications of PostgreSQL arrive, otherwise 0.",
+        lambda it: it.node.isHeard,
+    ),
+    Row(
+        "counter",
+        "node_doorbell_rings",
+        "Notifications of other servers that have arrived.",
+        lambda it: it.node.rings,
+    ),
+    Row(
+        "gauge",
+        "node_held_events",
+        "Events that are known and can't be published yet.",
+        lambda it: it.node.held,
+    ),
+    Row(
+        "gauge",
+        "node_read_age_seconds",
+        "How long ago the journal was last read to its end.",
+        lambda it: it.node.readAge,
     ),
 )

@@ -122,7 +122,7 @@ CREATE TABLE trade (
     seq        bigint NOT NULL
 );
 CREATE INDEX trade_login ON trade (login);
-CREATE INDEX trade_waiting ON trade (seq) WHERE state = 17;
+CREATE INDEX trade_waiting ON trade ("order") WHERE state = 17;
 
 -- The accounts. Whoever books on one locks its row first.
 CREATE TABLE account (

@@ -4,7 +4,7 @@ A connection to PostgreSQL for commands, which have nothing else to do than to w
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from attrs import define
@@ -20,7 +20,9 @@ from creditsync.postgres._session import (
     tooOld,
     unreachable,
 )
-from creditsync.postgres._starting import check
+from creditsync.postgres._starting import check, checkReadable
+
+_T = TypeVar("_T")
 
 
 @define(eq=False)
@@ -65,13 +67,27 @@ class CommandSession:
         @return: What its operator should know.
         @raise LedgerProblem: It can't be used.
         """
-        # All of its steps have waited, so it is done.
-        outcomes: list[list[str] | Failure] = []
-        check(self).addBoth(outcomes.append)
-        [outcome] = outcomes
-        if isinstance(outcome, Failure):
-            outcome.raiseException()
-        return outcome
+        return _waited(check(self))
+
+    def checkReadable(self) -> None:
+        """
+        Check that there is a ledger that this build can read.
+
+        @raise LedgerProblem: There is none.
+        """
+        _waited(checkReadable(self))
+
+
+def _waited(done: Deferred[_T]) -> _T:
+    """
+    The result of steps that have all waited.
+    """
+    outcomes: list[_T | Failure] = []
+    done.addBoth(outcomes.append)
+    [outcome] = outcomes
+    if isinstance(outcome, Failure):
+        outcome.raiseException()
+    return outcome
 
 
 @contextmanager

@@ -302,8 +302,8 @@ _REFUSALS: Final[Mapping[str, Callable[[Verdict, AnyOperation], Refusal]]] = {
         f"order {asked.order} is not a finance request that waits for approval"
     ),
     "own request": lambda _, asked: Forbidden(
-        f"the finance request {asked.order} is for another to approve: this token's"
-        " principal has made it"
+        f"finance request {asked.order} was made by this token's principal: another one"
+        " has to approve it"
     ),
     "times": _times,
     "no account": lambda verdict, _: UserNotFound(

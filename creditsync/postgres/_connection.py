@@ -269,7 +269,7 @@ class Connection:
         self._reactor.removeWriter(self)
         os.close(self._descriptor)
         self._session.close()
-        cause = cause.strip()
+        cause = " ".join(cause.split())
         current, self._current, self._steps = self._current, None, None
         waiting, self._waiting = self._waiting, deque()
         if current is not None:

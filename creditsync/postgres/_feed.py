@@ -67,7 +67,7 @@ class Feed:
     @ivar _fail: Called with what must stop the node.
     @ivar _lanes: Of this node.
     @ivar cursor: The last place that was published.
-    @ivar lag: Seconds since which something is known to be there and is not published.
+    @ivar readAt: When the journal was last read to its end, by the clock.
     """
 
     _clock: IReactorTime
@@ -77,6 +77,7 @@ class Feed:
     _lanes: Collection[Lane]
     _random: Callable[[], float]
     cursor: int = field(init=False, default=0)
+    readAt: float = field(init=False, default=0.0)
     _source: tuple[int, int, int] | None = field(init=False, default=None)
     _own: dict[int, tuple[Reservation, tuple[int, int, int]]] = field(
         init=False, factory=dict
@@ -107,6 +108,7 @@ class Feed:
         for found in source:
             self._source = found
         self._connection = connection
+        self.readAt = self._clock.seconds()
         self._isRunning = True
 
     def stop(self) -> None:
@@ -120,6 +122,13 @@ class Feed:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    @property
+    def isCut(self) -> bool:
+        """
+        Whether the journal can't be read just now.
+        """
+        return self._failures > 0
 
     @property
     def held(self) -> int:
@@ -210,6 +219,8 @@ class Feed:
         if connection is None:
             connection = await self._connect("feed")
             try:
+                if not self._isRunning:
+                    raise ConnectionLost("the node has stopped")
                 await self._checkSource(connection)
             except BaseException:
                 connection.close()
@@ -249,6 +260,8 @@ class Feed:
             if place > self.cursor + len(self._rows):
                 self._rows.append(_row(place, row))
         self._advance()
+        if len(rows) < LIMIT:
+            self.readAt = self._clock.seconds()
         if len(rows) == LIMIT or self._isWanted:
             self.heard()
 

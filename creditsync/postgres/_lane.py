@@ -304,6 +304,8 @@ class Lane:
             connection = None
             try:
                 connection = await self._connect("writer")
+                if self._isClosed:
+                    raise CancelledError
                 raised = await connection.execute(_RAISE, [self.node, self._owner])
                 if not raised:
                     raise self.fenced()

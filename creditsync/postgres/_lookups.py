@@ -38,6 +38,11 @@ _EVENTS: Final = f"""
     SELECT seq, type, {COLUMNS} FROM event
     WHERE stream = %s AND seq > %s AND seq <= %s ORDER BY seq
 """
+_WAITING: Final = """
+    SELECT trade."order", event.principal FROM trade JOIN event
+        ON event.stream = %s AND event.seq = trade.seq
+    WHERE trade.state = 17
+"""
 _ACCOUNT: Final = """
     SELECT login, balance, credit, "group" FROM account WHERE login = %s
 """
@@ -136,6 +141,12 @@ class Lookups:
             assert isinstance(order, int)
             return order
         return None
+
+    async def makers(self) -> dict[int, int | None]:
+        """
+        Who has made each finance request that waits for approval.
+        """
+        return dict(await self._read(_WAITING, [STREAM]))
 
     async def events(self, after: int, limit: int) -> Sequence[TradeEvent]:
         """

@@ -57,7 +57,7 @@ class Queues:
     @ivar _booked: Called after each batch of which something was booked.
     @ivar _failed: Called with what keeps a lane from booking.
     @ivar count: How many operations have no verdict.
-    @ivar isStopped: Whether no further batch may begin.
+    @ivar cause: Why no further batch may begin, and none is answered, or L{None}.
     """
 
     _clock: IReactorTime
@@ -68,7 +68,7 @@ class Queues:
     _failed: Callable[[Failure], None]
     _counters: Counters | None = None
     count: int = field(init=False, default=0)
-    isStopped: bool = field(init=False, default=False)
+    cause: str | None = field(init=False, default=None)
     _queues: list[_Queue] = field(init=False)
     _byOrder: dict[int, Submission] = field(init=False, factory=dict)
     _byKey: dict[tuple[int, str], Submission] = field(init=False, factory=dict)
@@ -142,7 +142,7 @@ class Queues:
         """
         Book nothing more. What is left may be booked all the same.
         """
-        self.isStopped = True
+        self.cause = cause
         for queue in self._queues:
             left, queue.waiting = queue.waiting, deque()
             for each in left:
@@ -163,7 +163,7 @@ class Queues:
         looping.addCallback(end)
 
     async def _mainLoop(self, queue: _Queue) -> None:
-        while queue.waiting and not self.isStopped:
+        while queue.waiting and self.cause is None:
             waiting = queue.waiting
             batch = [waiting.popleft() for _ in range(min(len(waiting), MAX_BATCH))]
             since, started = queue.since, self._clock.seconds()
@@ -177,6 +177,11 @@ class Queues:
             except BaseException:
                 queue.waiting.extendleft(reversed(batch))
                 raise
+            if self.cause is not None:
+                # Meanwhile another lane has found out that nothing is to be trusted.
+                queue.waiting.extendleft(reversed(batch))
+                self.giveUp(self.cause)
+                return
             count = self._settle(queue, batch, verdicts)
             if count and self._counters is not None:
                 self._counters.committed(count, since, started)

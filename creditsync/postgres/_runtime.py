@@ -26,6 +26,7 @@ from zope.interface import implementer
 
 from creditsync._bookingrules import Rule
 from creditsync._failing import FailureNotifier
+from creditsync.codes import TS_FINANCE_OPEN_PENDING
 from creditsync.counters import Counters
 from creditsync.errors import (
     Busy,
@@ -36,6 +37,7 @@ from creditsync.errors import (
 )
 from creditsync.interfaces import (
     IAccountGroups,
+    IClustered,
     IFinanceRequests,
     IJournal,
     ILookups,
@@ -56,6 +58,7 @@ from creditsync.postgres._numbers import RESERVE, Numbers
 from creditsync.postgres._queues import Queues
 from creditsync.postgres._schema import EPOCH, STREAM
 from creditsync.postgres._starting import check
+from creditsync.postgres._state import NodeState
 from creditsync.records import (
     Account,
     AnyOperation,
@@ -83,6 +86,7 @@ _MOVE: Final = "SELECT move_1(%s, %s, %s::text, %s)"
     IJournal,
     IAccountGroups,
     ILookups,
+    IClustered,
 )
 class PostgresRuntime(Service):
     """
@@ -152,6 +156,7 @@ class PostgresRuntime(Service):
         )
         self._numbers = Numbers(self._reserveNumbers)
         self._groups = Groups()
+        self.state = NodeState(clock, self.lanes, self.feed, self.doorbell)
         self._queues = Queues(
             clock,
             self.feed,
@@ -164,6 +169,7 @@ class PostgresRuntime(Service):
         self._places: OrderedDict[int, int] = OrderedDict()
         self._readers = Readers(connect)
         self._lookups = Lookups(self._readers)
+        self._makers: dict[int, int | None] = {}
         self._opening: Deferred[None] | None = None
         self._isReadingGroups = False
         self._loss: str | None = None
@@ -194,8 +200,9 @@ class PostgresRuntime(Service):
                 await lane.open()
             await self._numbers.start()
             await self._groups.start(reader)
-            # Last: what is behind it is published.
             await self.feed.start()
+            # Behind that: a request that is decided meanwhile is still published.
+            self._makers = await self._lookups.makers()
         except BaseException as e:
             self._close()
             if isinstance(e, ConnectionLost):
@@ -238,6 +245,9 @@ class PostgresRuntime(Service):
         """
         if self._loss is not None:
             return self._loss
+        if self.feed.isCut:
+            # The lanes may have nothing to do, and not have noticed.
+            return "PostgreSQL can't be reached"
         return next((lane.problem for lane in self.lanes if lane.problem), None)
 
     @property
@@ -306,7 +316,9 @@ class PostgresRuntime(Service):
     async def _readGroups(self) -> None:
         # If it can't be read now, it can later.
         with suppress(ConnectionLost, psycopg.Error):
-            await self._groups.read(await self._readers.of("reader"))
+            reader = await self._readers.of("reader")
+            await self._groups.read(reader)
+            await self.state.look(reader)
 
     def _groupsRead(self, result: object) -> None:
         self._isReadingGroups = False
@@ -317,6 +329,8 @@ class PostgresRuntime(Service):
         for event in events:
             assert event.place is not None
             self._found(event.order, event.place)
+            if isinstance(event.data, Trade):
+                self._noteMaker(event, event.data)
         self._events.publish(events)
         for event in events:
             if isinstance(event, Reservation) and event.awaited:
@@ -332,6 +346,19 @@ class PostgresRuntime(Service):
             places.move_to_end(order)
             if len(places) > _MAX_PLACES:
                 places.popitem(last=False)
+
+    def makerOf(self, order: int) -> int | None:
+        """
+        See L{IFinanceRequests.makerOf}.
+        """
+        return self._makers.get(order)
+
+    def _noteMaker(self, event: TradeEvent, trade: Trade) -> None:
+        if trade.state == TS_FINANCE_OPEN_PENDING:
+            assert event.operation is not None
+            self._makers[trade.order] = event.operation.principal
+        else:
+            self._makers.pop(trade.order, None)
 
     def _failed(self, why: Failure) -> None:
         """
@@ -350,6 +377,8 @@ class PostgresRuntime(Service):
                     " acknowledges nothing more: {why}.",
                     why=why.getErrorMessage(),
                 )
+            # Places may have been given a second time.
+            self.feed.stop()
             self._queues.giveUp(self._loss)
             return
         self._log.failure("the ledger failed, no more operations are booked", why)

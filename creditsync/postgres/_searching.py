@@ -3,17 +3,20 @@ Searches by the filters of clients, on a connection that is used for nothing els
 
 As in L{creditsync.ledger._filtering}, no word of a client becomes SQL text. A search is
 several statements in one read-only transaction, whose snapshot is of one moment.
+
+Whether a trade may be seen is looked at before everything else: otherwise the time of a
+search would tell how many hidden trades meet the other conditions.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import psycopg
 
 from creditsync._fields import FIELDS, GROUP, LIKE, OPERATORS, Kind
-from creditsync.codes import MAX_TOTAL, TS_CLOSED_NORMAL
+from creditsync.codes import MAX_TOTAL, TS_CLOSED_NORMAL, TS_FINANCE_OPEN_PENDING
 from creditsync.errors import TookTooLong
 from creditsync.methods import BALANCE, CREDIT, TOTAL_OF
 from creditsync.postgres._connection import Connection, ConnectionLost
@@ -36,9 +39,25 @@ GROUPS: Final = 'SELECT DISTINCT "group" FROM account ORDER BY "group"'
 COLUMNS: Final = ", ".join(f'"{name}"' for name in TRADE_MEMBERS)
 
 _GROUP: Final = '(SELECT "group" FROM account WHERE account.login = trade.login)'
-_IS_SEEN: Final = (
-    'login IN (SELECT login FROM account WHERE "group" = ANY (%s::text[]))'
-)
+_IS_SEEN: Final = '"group" = ANY (%s::text[])'
+# What may be seen. OFFSET keeps PostgreSQL from looking at other conditions first.
+_OF_ACCOUNTS: Final = """
+    (SELECT * FROM trade WHERE login IN (SELECT login FROM account WHERE {}) OFFSET 0)
+    AS trade
+"""
+# Fields that are the same for all trades of an account.
+_OF_ACCOUNT: Final = ("login", GROUP)
+
+# A condition in SQL, and its parameters.
+_Term: TypeAlias = tuple[str, list[Any]]
+
+# What selects the finance requests that wait for approval. Their index is for this
+# very number.
+_WAITS: Final = Condition("state", "==", (TS_FINANCE_OPEN_PENDING,))
+
+# Seconds of matching groups with masks, after which the reactor has its turn.
+_SLICE: Final = 0.001
+
 _TRADES: Final = f'SELECT {COLUMNS}, {_GROUP} FROM trade WHERE "order" = ANY (%s)'
 
 # In the order of bytes, as in other ledgers, whatever the database sorts by.
@@ -69,26 +88,32 @@ async def search(
     await execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
         known = [group for (group,) in await bounded(GROUPS, ())]
-        where, values = _where(filter, known)
-        [sums] = await bounded(_sums(where), values)
+        seen = []
+        began = now()
+        for group in known:
+            if filter.seesGroup(group):
+                seen.append(group)
+            if now() - began > _SLICE:
+                await bounded("SELECT", ())
+                began = now()
+        trades, where, values = _where(filter, None if seen == known else seen)
+        [sums] = await bounded(f"SELECT {_SUMS} FROM {trades} WHERE {where}", values)
         count, balance, credit = sums
         orders: list[int] = []
         if count > filter.offset:
             order = _ordered(filter)
-            found = await bounded(
-                f'SELECT "order" FROM trade WHERE {where} ORDER BY {order}'
+            rows = await bounded(
+                f'SELECT "order" FROM {trades} WHERE {where} ORDER BY {order}'
                 " LIMIT %s OFFSET %s",
                 [*values, filter.limit, filter.offset],
             )
-            orders = [number for (number,) in found]
+            orders = [number for (number,) in rows]
         pages = []
         for start in range(0, len(orders), _PAGE):
             numbers = orders[start : start + _PAGE]
-            trades: dict[int, GroupedTrade] = {
-                row[0]: (Trade(*row[:-1]), row[-1])
-                for row in await bounded(_TRADES, [numbers])
-            }
-            pages.append(page([trades[number] for number in numbers]))
+            rows = await bounded(_TRADES, [numbers])
+            found = {row[0]: (Trade(*row[:-1]), row[-1]) for row in rows}
+            pages.append(page([found[number] for number in numbers]))
         return FoundTrades(pages, count, int(balance), int(credit))
     except psycopg.errors.QueryCanceled as e:
         raise TookTooLong() from e
@@ -97,25 +122,42 @@ async def search(
             await execute("ROLLBACK")
 
 
-def _where(filter: TradeFilter, known: Sequence[str]) -> tuple[str, list[Any]]:
+def _where(
+    filter: TradeFilter, seen: Sequence[str] | None
+) -> tuple[str, str, list[Any]]:
     """
-    The conditions in SQL, and their parameters.
+    The trades that may be seen, the conditions in SQL, and the parameters of both.
 
-    @param known: All groups.
+    @param seen: The groups that may be seen, or L{None} for all.
     """
-    terms, values = [], []
+    ofAccount: list[_Term] = []
+    ofTrade: list[_Term] = []
     for condition in filter.conditions:
-        term, parameters = _condition(condition)
-        terms.append(f"NOT ({term})" if condition.isNegated else term)
-        values += parameters
-    seen = [group for group in known if filter.seesGroup(group)]
-    if len(seen) < len(known):
-        terms.append(_IS_SEEN)
-        values.append(seen)
-    return " AND ".join(terms) or "true", values
+        isOfAccount = condition.field in _OF_ACCOUNT
+        (ofAccount if isOfAccount else ofTrade).append(_condition(condition))
+    if seen is not None:
+        ofAccount.insert(0, (_IS_SEEN, [seen]))
+    elif all(condition.field != GROUP for condition in filter.conditions):
+        where, values = _all(ofAccount + ofTrade)
+        return "trade", where, values
+    accounts, first = _all(ofAccount)
+    where, values = _all(ofTrade)
+    return _OF_ACCOUNTS.format(accounts), where, first + values
 
 
-def _condition(condition: Condition) -> tuple[str, list[Any]]:
+def _all(terms: Sequence[_Term]) -> _Term:
+    values = [value for _, each in terms for value in each]
+    return " AND ".join(sql for sql, _ in terms) or "true", values
+
+
+def _condition(condition: Condition) -> _Term:
+    term, values = _term(condition)
+    return f"NOT ({term})" if condition.isNegated else term, values
+
+
+def _term(condition: Condition) -> _Term:
+    if condition == _WAITS:
+        return f"state = {TS_FINANCE_OPEN_PENDING}", []
     field, given = _expression(condition.field), list(condition.values)
     kind = "text" if FIELDS[condition.field].kind is Kind.TEXT else "bigint"
     if kind == "bigint" and any(abs(int(each)) > MAX_TOTAL for each in given):
@@ -136,27 +178,26 @@ def _expression(name: str) -> str:
     """
     field = FIELDS[name]
     if name == GROUP:
-        return f"{_GROUP} {_BYTES}"
+        return f'"group" {_BYTES}'
     if field.member is None:
         return f"{field.neutral!r}"
     return f'"{field.member}"' + (f" {_BYTES}" if field.kind is Kind.TEXT else "")
 
 
-def _sums(where: str) -> str:
-    """
-    The statement for the number of the selected trades and their totals.
-    """
-    sums = ["count(*)"]
-    for total in (BALANCE, CREDIT):
-        cmds = ", ".join(str(cmd) for cmd, name in TOTAL_OF.items() if name == total)
-        counts = f"state = {TS_CLOSED_NORMAL} AND cmd IN ({cmds})"
-        sums.append(f"coalesce(sum(profit) FILTER (WHERE {counts}), 0)")
-    return f"SELECT {', '.join(sums)} FROM trade WHERE {where}"
+def _counted(total: str) -> str:
+    cmds = ", ".join(str(cmd) for cmd, name in TOTAL_OF.items() if name == total)
+    counts = f"state = {TS_CLOSED_NORMAL} AND cmd IN ({cmds})"
+    return f"coalesce(sum(profit) FILTER (WHERE {counts}), 0)"
+
+
+# The number of the selected trades, and their totals.
+_SUMS: Final = f"count(*), {_counted(BALANCE)}, {_counted(CREDIT)}"
 
 
 def _ordered(filter: TradeFilter) -> str:
     order = [
-        _expression(name) + (" DESC" if isDescending else "")
+        (f"{_GROUP} {_BYTES}" if name == GROUP else _expression(name))
+        + (" DESC" if isDescending else "")
         for name, isDescending in filter.orderBy
         # A value that all trades have does not order them, and SQL would take the
         # number 7 for the seventh column.

@@ -39,6 +39,12 @@ _FACTS: Final = """
            coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)
 """
 
+# Whether a commit waits for a second machine. Engines that speak this protocol and lack
+# the setting do so by themselves.
+IS_SYNCHRONOUS: Final = (
+    "SELECT coalesce(current_setting('synchronous_standby_names', true), '*') <> ''"
+)
+
 # What a node does with each table. It changes nothing that was booked, so the role of
 # its connections need not be able to.
 RIGHTS: Final = {
@@ -201,12 +207,6 @@ async def _makeTables(
     place, error = connection.place, None
     for _ in range(_TRIES):
         version = await _version(connection)
-        if version > len(SCRIPTS):
-            raise LedgerProblem(
-                f"the tables at {place} have version {version}, but this creditsync"
-                f" supports versions up to {len(SCRIPTS)}: run the newer creditsync"
-                " that made them"
-            )
         if version == len(SCRIPTS):
             return
         if not facts.mayCreate:
@@ -245,7 +245,31 @@ async def _version(connection: ISession) -> int:
             f'another program has a table "version" at {connection.place}: give'
             " creditsync a database or a schema of its own"
         ) from e
+    if version > len(SCRIPTS):
+        raise LedgerProblem(
+            f"the tables at {connection.place} have version {version}, but this"
+            f" creditsync supports versions up to {len(SCRIPTS)}: run the newer"
+            " creditsync that made them"
+        )
     return int(version)
+
+
+def checkReadable(connection: ISession) -> Deferred[None]:
+    """
+    Check that there is a ledger that this build can read, on a standby too.
+
+    @return: Fails with L{LedgerProblem} if not.
+    """
+    return Deferred.fromCoroutine(_checkReadable(connection))
+
+
+async def _checkReadable(connection: ISession) -> None:
+    version = await _version(connection)
+    if version < len(SCRIPTS):
+        raise LedgerProblem(
+            f"{connection.place} has {'old' if version else 'no'} tables: run"
+            " creditsync init as their owner, or start a node"
+        )
 
 
 async def _upgrade(

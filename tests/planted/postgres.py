@@ -238,12 +238,12 @@ POSTGRES: Final[dict[str, tuple[str, Callable[[], None], tuple[str, ...]]]] = {
     "notice-ignored": (
         "acknowledges a commit that did not wait for its standby",
         _noticeIgnored,
-        _by("failover", "doubtful"),
+        _by("promoted", "doubtful"),
     ),
     "loss-not-noticed": (
         "goes on after a failover that has lost what it had acknowledged",
         _lossNotNoticed,
-        _by("failover", "lossy"),
+        _by("promoted", "lossy"),
     ),
     "own-rows-published": (
         "publishes its own rows before it has the answer to their batch",

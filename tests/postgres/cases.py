@@ -291,8 +291,8 @@ def main() -> None:
     options = parser("Have rare things happen to several nodes.")
     add = options.add_argument
     add("--operations", type=int, default=600, help="with slow answers; with a pooler")
-    add("--rounds", type=int, default=2, help="starts under a name that is taken")
-    add("--seconds", type=float, default=3.0, help="beside an open transaction")
+    add("--rounds", type=int, default=1, help="starts under a name that is taken")
+    add("--seconds", type=float, default=2.0, help="beside an open transaction")
     run(options.parse_args(), [gap, slowAnswer, slowFeed, sameName, pooler, snapshot])
 
 

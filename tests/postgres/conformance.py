@@ -4,19 +4,32 @@ same operations, and compares what becomes of them.
 
 The runtime judges for memory and SQLite, book.sql for PostgreSQL, where two nodes take
 turns. All three get the same order numbers, so that every number and every hash of
-their journals can be compared.
+their journals can be compared. ::
+
+    python -m tests.postgres.conformance --examples 5000 --seed 7
 """
 
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
+import psycopg
 from attrs import evolve
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from twisted.internet.defer import execute
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
 
 from creditsync._bookingrules import Rule
@@ -29,7 +42,6 @@ from creditsync.ledger._reading import reading
 from creditsync.ledger._schema import COLUMNS, columns
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.methods import BOOKING_METHODS, DELETING_METHODS, syncName
 from creditsync.postgres._booking import (
     BOOK,
     Site,
@@ -39,50 +51,24 @@ from creditsync.postgres._booking import (
     values,
 )
 from creditsync.postgres._limits import REGISTER, registered
+from creditsync.postgres._searching import search
 from creditsync.records import (
     AnyOperation,
-    Decision,
-    Deletion,
     Operation,
     Reservation,
+    TradeFilter,
 )
 from creditsync.runtime import TradingRuntime
-from tests.postgres.engine import NOW, Node
+from tests.figures import Figures
+from tests.postgres import ground
+from tests.postgres.drawn import LOGINS, REPEATED, RULES, filters, operations
+from tests.postgres.engine import NOW, Node, makeTables
+from tests.postgres.lines import Line, Lines
 
-LOGINS = (1001, 1002, 1065)
-KEYS = (None, None, None, "a", "b", "c")
 # An order that nobody makes.
 UNKNOWN = 7
 # Far from the orders that are made: a reserved number that stays unused.
 UNUSED = 1_000_000
-
-# The commands that decide finance requests.
-DECIDING = (
-    ("MngApproveFinanceRequest", True),
-    ("MngApproveFinanceRequestSync", True),
-    ("MngDeclineFinanceRequest", False),
-)
-
-# Rules of a site, of which one set is in force at a time.
-RULES = (
-    (),
-    (Rule("one", maxAmount=2),),
-    (Rule("day", maxPerDay=6),),
-    (
-        Rule("login", maxPerDay=4, per="login", over="request"),
-        Rule("group", maxAmount=1, groups="!demo,re*l", roles=frozenset({1, 2})),
-    ),
-    (
-        Rule(
-            "all",
-            maxPerDay=5,
-            per="all",
-            commands=frozenset({"CreditOut", "DeleteCredit", "BalanceIn"}),
-        ),
-        Rule("seven", maxPerDay=8, per="role", principals=frozenset({7})),
-        Rule("1002", maxAmount=0, logins=frozenset({1002}), over="request"),
-    ),
-)
 
 TABLES = ("rule", "counted", "event", "link", "trade", "account", "keyed")
 
@@ -107,63 +93,6 @@ SAME = (
 
 # What became of an operation: the words for a refusal, or what was booked.
 Outcome = tuple[Any, ...]
-
-
-@st.composite
-def operations(draw: Callable[[st.SearchStrategy[Any]], Any]) -> AnyOperation:
-    """
-    An operation; its order is the number of one of those made so far, from the end, or
-    -1 for none, or -2 for one that does not exist.
-    """
-    principal = draw(st.sampled_from((7, 7, 8)))
-    key = draw(st.sampled_from(KEYS))
-    order = draw(st.integers(-2, 6))
-    isSync = draw(st.booleans())
-    deciding = draw(st.sampled_from((None,) * 6 + DECIDING))
-    if deciding is not None:
-        command, isApproval = deciding
-        comment = draw(st.sampled_from(("", "", "why")))
-        return Decision(command, order, isApproval, comment, principal, key, role=1)
-    deleting = draw(st.sampled_from((None, None, None, *DELETING_METHODS)))
-    if deleting is not None:
-        return Deletion(
-            syncName(deleting) if isSync else deleting.name,
-            order,
-            deleting.cmds,
-            principal,
-            key,
-            role=1,
-        )
-    method = draw(st.sampled_from(BOOKING_METHODS))
-    times = st.sampled_from((None, None, None, 0, NOW - 1, NOW + 1))
-    if draw(st.sampled_from((False, False, False, True))):
-        return Operation(
-            "MngCreateFinanceRequest",
-            method.cmd,
-            draw(st.sampled_from(LOGINS)),
-            method.sign * draw(st.sampled_from((1, 2, 10**18))),
-            draw(st.sampled_from(("a", "b"))),
-            -1,
-            draw(times),
-            None,
-            principal,
-            key,
-            role=1,
-            isRequest=True,
-        )
-    return Operation(
-        syncName(method) if isSync else method.name,
-        method.cmd,
-        draw(st.sampled_from(LOGINS)),
-        method.sign * draw(st.sampled_from((1, 2, 3, 10**18, 2**63 - 1))),
-        draw(st.sampled_from(("", "a", '"\\\n\t', "é😀"))),
-        draw(st.sampled_from((-1, -1, order))),
-        draw(times),
-        draw(times),
-        principal,
-        key,
-        role=draw(st.sampled_from((None, 1, 2))),
-    )
 
 
 class Books:
@@ -248,7 +177,8 @@ class ConformanceMachine(RuleBasedStateMachine):
         memory = MemoryLedger()
         sqlite = SQLiteLedger(self.path, execute)
         self.books = [Books(memory, site), Books(sqlite, site)]
-        self.orders: list[int] = []
+        self.made: dict[int, tuple[int, int]] = {}
+        self.keyed: list[AnyOperation] = []
         self.now = NOW
         memory.addAccounts(sorted(existing), "real")
         sqlite.addAccounts(sorted(existing), "real")
@@ -258,12 +188,7 @@ class ConformanceMachine(RuleBasedStateMachine):
             node.site = site
         self._register(site)
 
-    @rule(rules=st.sampled_from(RULES), later=st.sampled_from((0, 86400)))
-    def change(self, rules: tuple[Rule, ...], later: int) -> None:
-        """
-        Put other rules into force, maybe on the next day.
-        """
-        self.now += later
+    def _change(self, rules: tuple[Rule, ...]) -> None:
         for books in self.books:
             books.now = self.now
             books.rules.use(rules)
@@ -276,17 +201,33 @@ class ConformanceMachine(RuleBasedStateMachine):
         connection.execute(REGISTER.encode(), registered(site.rules, self.now))
 
     @rule(
-        asked=st.lists(operations(), min_size=1, max_size=12),
+        drawn=st.lists(
+            st.tuples(operations(), st.booleans(), REPEATED), min_size=1, max_size=12
+        ),
         number=st.integers(0, 1),
-        later=st.sampled_from((0, 0, 60)),
+        later=st.sampled_from((0, 0, 60, 86400)),
+        rules=st.sampled_from((None, None, *RULES)),
+        filter=st.none() | filters(),
     )
-    def book(self, asked: list[AnyOperation], number: int, later: int) -> None:
+    def book(
+        self,
+        drawn: list[tuple[AnyOperation, bool, int | None]],
+        number: int,
+        later: int,
+        rules: tuple[Rule, ...] | None,
+        filter: TradeFilter | None,
+    ) -> None:
         """
-        Book a batch on each of them, through one of the nodes.
+        Book a batch on each of them, through one of the nodes, and search them.
+
+        @param drawn: The operations, each with whether it fits the order that it names,
+            and the number of one with a key, from the end, which is repeated instead.
+        @param rules: Put into force before that.
         """
         self.now += later
-        for each in asked:
-            each.order = self._named(each.order)
+        if rules is not None:
+            self._change(rules)
+        asked = [self._asked(*each) for each in drawn]
         outcomes = []
         for books in self.books:
             books.now = self.now
@@ -301,12 +242,43 @@ class ConformanceMachine(RuleBasedStateMachine):
         theirs = self._onPostgres(asked, fresh, self.nodes[number])
         for ours, other in zip(outcomes[0], theirs, strict=True):
             assert other == ours, (other, ours)
-        self.orders += [order for order in fresh if order < UNUSED]
+        for outcome in outcomes[0]:
+            if outcome[0] == "booked" and outcome[1] == 0:
+                trade = outcome[3]
+                self.made[trade.order] = trade.login, trade.cmd
+        if filter is not None:
+            self._search(filter)
+
+    def _search(self, filter: TradeFilter) -> None:
+        outcomes = [books.ledger.search(filter, list) for books in self.books]
+        assert outcomes[0] == outcomes[1]
+        [node, *_] = self.nodes
+        line: Any = Line(Lines(node.database), "search", node.connection)
+        found: list[Any] = []
+        searching = Deferred.fromCoroutine(search(line, filter, list))
+        searching.addBoth(found.append)
+        assert found == [outcomes[0]], (found, outcomes[0])
+
+    def _asked(
+        self, operation: AnyOperation, fits: bool, repeated: int | None
+    ) -> AnyOperation:
+        if repeated is not None and repeated < len(self.keyed):
+            return copied(self.keyed[-1 - repeated])
+        operation.order = order = self._named(operation.order)
+        if fits and isinstance(operation, Operation) and order in self.made:
+            operation.login, operation.cmd = self.made[order]
+        if operation.key is not None:
+            self.keyed.append(copied(operation))
+        return operation
 
     def _named(self, order: int) -> int:
         if order == -1:
             return 0
-        made = self.orders[-1 - order :][:1] if order >= 0 else []
+        if order == -3:
+            ledger = self.books[0].ledger
+            assert isinstance(ledger, MemoryLedger)
+            return ledger.nextOrder
+        made = [*self.made][-1 - order :][:1] if order >= 0 else []
         return made[0] if made else UNKNOWN * UNUSED
 
     def _onPostgres(
@@ -367,3 +339,72 @@ def copied(operation: AnyOperation) -> AnyOperation:
     """
     members = {name: getattr(operation, name) for name in operation.__struct_fields__}
     return type(operation)(**members)
+
+
+@contextmanager
+def connected() -> Iterator[list[Node]]:
+    """
+    Connect the machine's two nodes to a database of their own.
+    """
+    database = ground.database()
+    try:
+        makeTables(database)
+        nodes = [Node(database, 1), Node(database, 2)]
+        ConformanceMachine.nodes = nodes
+        try:
+            yield nodes
+        finally:
+            for node in nodes:
+                node.connection.close()
+    finally:
+        database.drop()
+
+
+def run(examples: int, seeded: int | None = None) -> None:
+    """
+    Run the machine.
+
+    @param seeded: Which examples; always the same ones if it is L{None}.
+    @raise AssertionError: The ledgers differ.
+    """
+    machine: Any = ConformanceMachine
+    if seeded is not None:
+        machine = seed(seeded)(machine)
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=6,
+            deadline=None,
+            database=None,
+            derandomize=seeded is None,
+            phases=(Phase.generate,),
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """
+    Run the command.
+
+    @return: The exit status.
+    """
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    with connected():
+        try:
+            run(options.examples, options.seed)
+        except (AssertionError, psycopg.Error) as e:
+            print(f"VIOLATION: {e}")
+            return 1
+    Figures(examples=options.examples).show(options.json)
+    print(f"sound: {options.examples} lives of a ledger are the same on all three")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

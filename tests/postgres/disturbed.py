@@ -16,6 +16,7 @@ import time
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from attrs import define, field
@@ -30,6 +31,7 @@ from creditsync.ledger._schema import columns
 from creditsync.postgres._connection import connect
 from creditsync.postgres._runtime import PostgresRuntime
 from creditsync.records import Operation, Reservation, Trade, TradeEvent
+from tests.figures import Figures
 from tests.postgres import ground
 
 LOGINS = range(1001, 1013)
@@ -224,7 +226,12 @@ class Run:
 
 
 async def run(
-    reactor: Any, seconds: float, nodes: int, seed: int, kill: float
+    reactor: Any,
+    seconds: float,
+    nodes: int,
+    seed: int,
+    kill: float,
+    figures: Figures,
 ) -> list[str]:
     """
     Run once.
@@ -243,12 +250,14 @@ async def run(
     finally:
         database.drop()
     lanes = [lane for node in this.nodes for lane in node.runtime.lanes]
-    unknown = sum(lane.unknowns for lane in lanes)
-    booked = len(this.nodes[0].published)
-    print(
-        f"{booked} operations booked, {len(this.answers)} answers,"
-        f" {this.terminated} connections terminated, {this.killed} kills,"
-        f" {unknown} unknown outcomes settled, {len(problems)} problems"
+    figures.update(
+        {
+            "operations booked": len(this.nodes[0].published),
+            "answers": len(this.answers),
+            "connections terminated": this.terminated,
+            "kills of the server": this.killed,
+            "unknown outcomes settled": sum(lane.unknowns for lane in lanes),
+        }
     )
     return problems
 
@@ -262,22 +271,27 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kill", type=float, default=0.0)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     from twisted.internet import reactor
 
-    status = 1
+    figures, status = Figures(), 1
 
     def end(problems: Any) -> None:
         nonlocal status
+        figures.show(options.json)
         if isinstance(problems, Failure):
             problems.printTraceback()
+        elif problems:
+            print(f"VIOLATION: {'; '.join(problems)}")
         else:
-            for each in problems:
-                print(each)
-            status = 1 if problems else 0
+            print("sound: each key is booked once, and each node has published all")
+            status = 0
         reactor.stop()  # type: ignore[attr-defined]
 
-    running = run(reactor, options.seconds, options.nodes, options.seed, options.kill)
+    running = run(
+        reactor, options.seconds, options.nodes, options.seed, options.kill, figures
+    )
     reactor.callWhenRunning(  # type: ignore[attr-defined]
         lambda: Deferred.fromCoroutine(running).addBoth(end)
     )

@@ -285,15 +285,19 @@ class Server:
             cursor = connection.execute(statement.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
-    def database(self, encoding: str = "UTF8") -> "Database":
+    def database(
+        self, encoding: str = "UTF8", template: str = "template0"
+    ) -> "Database":
         """
-        Make an empty database.
+        Make a database.
+
+        @param template: What it is a copy of.
         """
         name = f"test_{os.getpid()}_{next(self._numbers)}"
-        statement = sql.SQL(
-            "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LOCALE 'C'"
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING {} LOCALE 'C'")
+        text = statement.format(
+            sql.Identifier(name), sql.Identifier(template), sql.Literal(encoding)
         )
-        text = statement.format(sql.Identifier(name), sql.Literal(encoding))
         self.rows(text.as_string())
         return Database(self, name)
 
@@ -390,6 +394,12 @@ class Database:
             " AND backend_type = 'client backend' AND application_name LIKE %s"
         )
         return len(self.rows(statement, application))
+
+    def copy(self) -> "Database":
+        """
+        Make a copy, while nobody is connected.
+        """
+        return self.server.database(template=self.name)
 
     def drop(self) -> None:
         """

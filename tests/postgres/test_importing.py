@@ -73,7 +73,7 @@ class ImportCase(SynchronousTestCase):
         self.address = (
             f"postgresql://{ground.SUPERUSER}@127.0.0.1:{port}/{self.database.name}"
         )
-        self.said = ""
+        self.said = self.output = ""
 
     def fill(self, source: str | None = "v2.db") -> None:
         """
@@ -113,8 +113,8 @@ class ImportCase(SynchronousTestCase):
             try:
                 main()
             finally:
-                self.said = errors.getvalue()
-        return output.getvalue()
+                self.said, self.output = errors.getvalue(), output.getvalue()
+        return self.output
 
     def import_(self) -> str:
         """

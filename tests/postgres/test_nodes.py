@@ -3,6 +3,7 @@ Tests with servers as processes of their own, on a real PostgreSQL: what their c
 line says, and that several of them act as one.
 """
 
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
@@ -84,6 +87,67 @@ def test_eventOnBoth(site: Site, database: ground.Database) -> None:
     assert event(later, "second") == seen[0]
     [(credit,)] = database.rows("SELECT credit FROM account WHERE login = 1001")
     assert credit == 600_00000000
+
+
+def test_metrics(site: Site, database: ground.Database) -> None:
+    """
+    What operators see of a node.
+    """
+    port = ground.freePort()
+    command = [*SERVE, *LISTEN, "--ledger", address(database), "--node", "one"]
+    one = site.start(*command, "--web", f"tcp:{port}")
+    other = start(site, database, "other")
+
+    def metrics() -> dict[str, float]:
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as page:
+            text = page.read().decode()
+        found = re.findall(r"^creditsync_node_(\w+) (\S+)$", text, re.MULTILINE)
+        return {name: float(value) for name, value in found}
+
+    ground.until(lambda: metrics()["doorbell_heard"])
+    client = other.connect()
+    client.send("a")
+    assert next(client.replies())["status"] == 200
+    ground.until(lambda: metrics()["doorbell_rings_total"] >= 1)
+    found = metrics()
+    assert found["read_age_seconds"] < 5
+    assert found["lanes"] == 1
+    for name in ("cannot_book", "synchronous", "held_events", "lock_retries_total"):
+        assert found[name] == 0, name
+    assert found["unknowns_settled_total"] == 0
+    assert one.process.poll() is None
+
+
+def test_cannotBook(site: Site) -> None:
+    """
+    A node whose PostgreSQL is gone is not ready, which it says by itself, and is ready
+    again when that is back: it books what it could not.
+    """
+    server = ground.start()
+    database = server.database()
+    port = ground.freePort()
+    command = [*SERVE, *LISTEN, "--ledger", address(database), "--node", "one"]
+    node = site.start(*command, "--web", f"tcp:{port}")
+
+    def ready() -> str:
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/ready", timeout=20) as page:
+                return str(page.read(), "utf-8")
+        except HTTPError as e:
+            return str(e.read(), "utf-8")
+
+    client = node.connect()
+    client.send("before")
+    assert next(client.replies())["status"] == 200
+    server.kill()
+    ground.until(lambda: "PostgreSQL can't be reached" in ready())
+    client.send("meanwhile")
+    server.start()
+    ground.until(lambda: '"ready"' in ready())
+    reply = next(each for each in client.replies() if each["extID"] == "meanwhile")
+    assert reply["status"] in (200, 504)
+    ground.until(lambda: database.rows("SELECT count(*) FROM event") == [(2,)])
+    server.kill()
 
 
 def test_retryOnAnother(site: Site, database: ground.Database) -> None:

@@ -387,11 +387,16 @@ class BookingTests(RuntimeCase):
             )
         )
         self.assertEqual((made.type, made.data.state, made.credit), (0, 17, 0))
+        other = self.start("b")
+        self.assertEqual(other.runtime.makerOf(made.order), 7)
+        self.assertEqual(self.node.runtime.makerOf(made.order), 7)
         approve = "MngApproveFinanceRequest"
         self.refused(Decision(approve, made.order, True, principal=7), Forbidden)
         done = self.booked(Decision(approve, made.order, True, principal=8))
         self.assertEqual((done.type, done.data.state, done.credit), (1, 3, 5))
         self.refused(Decision(approve, made.order, True, principal=8), IncorrectOrder)
+        other.clock.advance(1)
+        self.assertIsNone(other.runtime.makerOf(made.order))
 
     def test_stop(self) -> None:
         """
@@ -696,6 +701,37 @@ class DisturbedTests(RuntimeCase):
             self.node.runtime.problem, "PostgreSQL has lost acknowledged operations"
         )
         self.assertRaises(ShuttingDown, self.node.runtime.submit, credit())
+        other = self.start("b")
+        for _ in range(3):
+            self.booked(credit(), other)
+        self.node.clock.pump([1] * 3)
+        self.assertEqual(self.node.places, [1, 2])
+
+    def test_lossSeenByOneLane(self) -> None:
+        """
+        What another lane has under way then is not acknowledged either.
+        """
+        node = self.start("two", lanes=2)
+        self.booked(credit(login=1), node)
+        self.booked(credit(login=1), node)
+        first, second = (each for each in node.lines.open if each.use == "writer")
+        node.lines.held.add("writer")
+        reserved = node.submit(credit(login=2))
+        node.clock.advance(0)
+        [statement] = node.lines.statements
+        assert statement.line is first
+        statement.perform()
+        node.lines.held.clear()
+        self.database.rows("DELETE FROM link WHERE hi = 2")
+        second.lose()
+        unknown = node.submit(credit(login=1))
+        node.clock.advance(1)
+        self.failureResultOf(unknown, OutcomeUnknown)
+        self.assertNoResult(reserved)
+        statement.answer()
+        node.lines.statements.clear()
+        self.failureResultOf(reserved, OutcomeUnknown)
+        self.assertEqual(node.places, [1, 2])
 
     def test_lossOfPublished(self) -> None:
         """

@@ -191,8 +191,8 @@ def main() -> None:
     Run what the command line asks for.
     """
     options = parser("Let several nodes book together.")
-    options.add_argument("--pairs", type=int, default=1000)
-    options.add_argument("--operations", type=int, default=3000, help="of four nodes")
+    options.add_argument("--pairs", type=int, default=600)
+    options.add_argument("--operations", type=int, default=2000, help="of four nodes")
     run(options.parse_args(), [pairs, hot, beside])
 
 
