@@ -73,6 +73,7 @@ LAYERS: list[set[str]] = [
     {"_conversation.broadcast"},
     {
         "runtime",
+        "gateway",
         "audit",
         "client",
         "_conversation.commands",

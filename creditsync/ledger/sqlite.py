@@ -84,6 +84,9 @@ _T = TypeVar("_T")
 # The mark, the last place and the last hash that are on disk.
 _End: TypeAlias = tuple[int, int, bytes]
 
+# Gives statements, each with its parameters.
+Also: TypeAlias = Callable[[], Iterable[tuple[str, Sequence[Any]]]]
+
 # Order numbers reserved at a time.
 BLOCK: Final = 100_000
 
@@ -340,16 +343,34 @@ class SQLiteLedger:
         with reading(self.path) as connection:
             return search(connection, filter, page)
 
-    def commit(self, reservations: Sequence[Reservation]) -> Deferred[None]:
+    def noteOrder(self, order: int) -> None:
+        """
+        Take note of an order that another system has assigned. It may be committed
+        from now on, and the numbers of L{newOrder} are above it.
+        """
+        self._next = max(self._next, order + 1)
+
+    def select(self, statement: str, *values: int | str) -> list[tuple[Any, ...]]:
+        """
+        The committed rows that a statement selects.
+        """
+        assert self._reader is not None, "the ledger is not open"
+        return self._reader.execute(statement, values).fetchall()
+
+    def commit(
+        self, reservations: Sequence[Reservation], also: Also | None = None
+    ) -> Deferred[None]:
         """
         Append these reservations to the journal in one transaction, which also
         updates their trades and their accounts' totals.
 
+        @param also: Gives what else the transaction executes, once the reservations
+            have their places.
         @return: Fires when all of it is on disk. If it fails, it is unknown what
             is on disk, and every later commit fails at once: only opening the
             ledger again can tell.
         """
-        assert reservations
+        assert reservations or also
         assert not self._committing, "a commit is pending"
         # Such an order could be above the mark, and the next start would then
         # report a damaged ledger.
@@ -362,7 +383,7 @@ class SQLiteLedger:
         if self._failed:
             return fail(LedgerProblem("a previous commit failed: reopen the ledger"))
         self._committing = True
-        return maybeDeferred(self._book, reservations).addBoth(self._ended)
+        return maybeDeferred(self._book, reservations, also).addBoth(self._ended)
 
     def setGroups(self, groups: Mapping[int, str]) -> Deferred[None]:
         """
@@ -403,7 +424,9 @@ class SQLiteLedger:
             )
         return new
 
-    def _book(self, reservations: Sequence[Reservation]) -> Deferred[_End]:
+    def _book(
+        self, reservations: Sequence[Reservation], also: Also | None
+    ) -> Deferred[_End]:
         """
         Write the batch in the other thread. If less than half a block of order
         numbers is left, reserve more first.
@@ -413,11 +436,14 @@ class SQLiteLedger:
         writer = self._writer
         assert writer is not None, "the ledger is not open"
         rows = rowsOf(reservations, self._head)
-        place, hash = rows[-1][0], chained(self._hash, rows)
+        place, hash = self._head, self._hash
+        if rows:
+            place, hash = rows[-1][0], chained(hash, rows)
         statements = [
             _booking(rows[at : at + _MAX_ROWS], hash, place)
             for at in range(0, len(rows), _MAX_ROWS)
         ]
+        others = [] if also is None else list(also())
         mark = self._mark
         low = mark - self._next < BLOCK // 2
         if low:
@@ -428,9 +454,9 @@ class SQLiteLedger:
                 writer.execute(_SET_MARK, (mark,))
             # This ends the transaction, if one was begun.
             with writer:
-                if len(statements) > 1:
+                if len(statements) + len(others) > 1:
                     writer.execute("BEGIN IMMEDIATE")
-                for statement, values in statements:
+                for statement, values in (*statements, *others):
                     writer.execute(statement, values)
 
         end = mark, place, hash
