@@ -40,14 +40,16 @@ class Refusal(Exception):
 
     @cvar spoken: Whether the server decides this before or after it looks up the
         key; before, if it is not certain.
+    @ivar status: As in HTTP. Nearly always that of the class, as C{error}.
+    @ivar error: The name on the wire.
     @ivar message: A sentence that names the member or the cause.
     @ivar data: The C{data} of the reply, or L{None}.
     @ivar limit: The option of the limit that was reached, or L{None}.
     @ivar rule: The name of the site's rule that was applied, or L{None}.
     """
 
-    status: ClassVar[int] = 500
-    error: ClassVar[str] = "TECH_PROBLEM"
+    status: int = 500
+    error: str = "TECH_PROBLEM"
     spoken: ClassVar[Spoken] = Spoken.BEFORE_KEY
     limit: str | None = None
     rule: str | None = None

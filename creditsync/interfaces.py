@@ -84,6 +84,23 @@ class ITradingRuntime(Interface):
         """
 
 
+class IOperations(Interface):
+    """
+    What a trading runtime knows of an operation before it has an order. The runtime
+    provides it besides L{ITradingRuntime} if it reserves elsewhere, and C{GetOperation}
+    then asks it about keys.
+    """
+
+    def operation(
+        principal: int, key: str
+    ) -> "Deferred[Trade | Mapping[str, Any] | None]":
+        """
+        Look up what was requested under a key.
+
+        @return: As L{ITradingRuntime.trade}. If the order is not known yet, it is 0.
+        """
+
+
 class IJournal(Interface):
     """
     All events of a trading runtime, from the first: what clients need to resume the

@@ -13,12 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE
-from creditsync.gateway._intents import (
-    IIntentLog,
-    Intent,
-    MemoryIntentLog,
-    SQLiteIntentLog,
-)
+from creditsync.gateway._intents import IIntentLog, Intent
+from creditsync.gateway._memorylog import MemoryIntentLog
+from creditsync.gateway._sqlitelog import SQLiteIntentLog
 from creditsync.gateway._states import IllegalMove, State
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Deletion, Operation, Reservation, Trade

@@ -113,6 +113,7 @@ ONLY_IN: dict[str, set[str]] = {
     "json": {"_wire", "_jwks", "validation", "logs", "web", "_cli"},
     # Its JSON is for the wire and for plain lines; the others make records with it.
     "msgspec": {
+        "gateway",
         "records",
         "_wire",
         "_timeouts",

@@ -2,6 +2,7 @@
 The commands that move no money.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import Factory, define, field
@@ -24,10 +25,11 @@ from creditsync.errors import NotFound
 from creditsync.interfaces import (
     IAccountGroups,
     ICommand,
+    IOperations,
     ISession,
     ITradingRuntime,
 )
-from creditsync.records import Request, Response, loginOf
+from creditsync.records import Principal, Request, Response, Trade, loginOf
 
 
 @implementer(ICommand)
@@ -98,14 +100,25 @@ class GetOperation:
         else:
             key = data["idempotencyKey"]
             missing = NotFound("nothing was booked under data.idempotencyKey")
+            if IOperations.providedBy(self._runtime):
+                trade = await self._runtime.operation(principal.id, key)
+                return self._shown(principal, trade, missing)
             found = await self._runtime.orderOf(principal.id, key)
             if found is None:
                 raise missing
             order = found
-        trade = await self._runtime.trade(order)
+        return self._shown(principal, await self._runtime.trade(order), missing)
+
+    def _shown(
+        self,
+        principal: Principal,
+        trade: Trade | Mapping[str, Any] | None,
+        missing: NotFound,
+    ) -> Response:
         # What the token may not see is refused in the same words as what isn't there.
         if trade is None or not self._rights.maySee(principal, loginOf(trade)):
             raise missing
+        order = trade.order if isinstance(trade, Trade) else trade["order"]
         place = self._broadcast.placeOf(order)
         return self._broadcast.located(trade, place)
 
