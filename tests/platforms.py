@@ -43,6 +43,8 @@ class Platform:
     @ivar booked: The order of each booking of a new trade, as it was made.
     @ivar refusals: The next operation of a login gets this status and error.
     @ivar showsQueued: Whether look-ups find what is only queued.
+    @ivar showsEarly: Whether what is accepted is broadcast, in its state of then.
+    @ivar applied: What was booked for requests: the comment of each.
     @ivar makesNew: Whether an update makes a new trade, as it does for an order that
         the platform has forgotten.
     """
@@ -53,6 +55,8 @@ class Platform:
     booked: list[int] = Factory(list)
     refusals: dict[int, tuple[int, str]] = Factory(dict)
     showsQueued: bool = True
+    showsEarly: bool = False
+    applied: list[str] = Factory(list)
     makesNew: bool = False
     accounts: dict[int, dict[str, Any]] = Factory(dict)
     heard: list[tuple[str, dict[str, Any]]] = Factory(list)
@@ -106,13 +110,15 @@ class Platform:
                 "close_time": data.get("close_time", data.get("open_time", now)),
                 "update_time": now,
             }
+            if self.showsEarly:
+                self._change(0, order)
             self._queue.append(lambda: self._book(order))
         else:
             changes = {**record}
             for name in ("open_time", "close_time"):
                 if name in data:
                     changes[name] = data[name]
-            self._queue.append(lambda: self._change(1, order, **changes, state=3))
+            self._queue.append(lambda: self._update(order, changes))
         return {
             "status": 200,
             "data": {"accepted": True, "order": order, "state": state},
@@ -120,13 +126,23 @@ class Platform:
 
     def _book(self, order: int) -> None:
         self.booked.append(order)
-        self._change(0, order, state=3)
+        self.applied.append(self.trades[order]["comment"])
+        self._change(1 if self.showsEarly else 0, order, state=3)
+
+    def _update(self, order: int, changes: dict[str, Any]) -> None:
+        if self.trades[order]["state"] == 3:
+            self.applied.append(changes["comment"])
+            self._change(1, order, **changes)
 
     def _delete(self, order: int) -> dict[str, Any]:
         if order not in self.trades or self.trades[order]["state"] == 6:
             return refused(409, "INCORRECT_ORDER")
-        self._queue.append(lambda: self._change(2, order, state=6))
+        self._queue.append(lambda: self._remove(order))
         return {"status": 200, "data": {"accepted": True, "order": order, "state": 12}}
+
+    def _remove(self, order: int) -> None:
+        if self.trades[order]["state"] == 3:
+            self._change(2, order, state=6)
 
     def _change(self, type: int, order: int, **members: Any) -> None:
         record = self.trades[order]
@@ -263,8 +279,8 @@ class Link:
     losesReply: list[str] = Factory(list)
     sent: list[Sent] = Factory(list)
     _observer: IUpstreamObserver | None = None
-    _waiting: dict[int, Sent] = field(factory=dict, init=False)
-    _overdue: set[int] = field(factory=set, init=False)
+    _waiting: dict[Sent, None] = field(factory=dict, init=False)
+    _overdue: set[Sent] = field(factory=set, init=False)
 
     def start(self, observer: IUpstreamObserver) -> None:
         """
@@ -297,7 +313,7 @@ class Link:
         if self._observer is not None:
             self._observer.interrupted()
         self._overdue.update(waiting)
-        for each in waiting.values():
+        for each in waiting:
             each.done.callback(unknown("the connection was lost"))
 
     def stop(self) -> "Deferred[None]":
@@ -332,7 +348,7 @@ class Link:
             sent.done.callback(unsent("no connection"))
             return sent.done
         self.sent.append(sent)
-        self._waiting[sent.number] = sent
+        self._waiting[sent] = None
         self.clock.callLater(self.timeout, self._timedOut, sent)
         if command in self.losesRequest:
             self.losesRequest.remove(command)
@@ -354,8 +370,9 @@ class Link:
             self.clock.callLater(0, arrive)
 
     def _timedOut(self, sent: Sent) -> None:
-        if self._waiting.pop(sent.number, None) is not None:
-            self._overdue.add(sent.number)
+        if sent in self._waiting:
+            del self._waiting[sent]
+            self._overdue.add(sent)
             sent.done.callback(unknown("no reply in time"))
 
     def deliverRequest(self, at: int = 0) -> None:
@@ -381,10 +398,11 @@ class Link:
         if not self.replies:
             return
         sent, reply = self.replies.pop(at) if isLast else self.replies[at]
-        if self._waiting.pop(sent.number, None) is not None:
+        if sent in self._waiting:
+            del self._waiting[sent]
             sent.done.callback(outcomeOf(reply))
-        elif sent.number in self._overdue and self._observer is not None:
-            self._overdue.remove(sent.number)
+        elif sent in self._overdue and self._observer is not None:
+            self._overdue.remove(sent)
             if sent.tag is None:
                 return
             self._observer.repliedLate(sent.tag, outcomeOf(reply))

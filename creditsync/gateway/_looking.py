@@ -11,7 +11,7 @@ from attrs import define
 
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import isContentOf, rowsOf, tradeOf
+from creditsync.gateway._records import rowsOf, tradeOf
 from creditsync.gateway._upstream import IUpstream
 from creditsync.records import Trade
 
@@ -63,7 +63,8 @@ async def lookAt(upstream: IUpstream, order: int) -> Look:
 
 async def lookFor(upstream: IUpstream, intent: Intent) -> list[Trade] | None:
     """
-    Look for the trades that an intent may have made.
+    Look for the trades that an intent may have made: those of its account, its kind and
+    its time.
 
     @return: L{None} if the platform does not show it.
     """
@@ -75,7 +76,7 @@ async def lookFor(upstream: IUpstream, intent: Intent) -> list[Trade] | None:
     found = await search(upstream, where)
     if found is None or len(found) >= PAGE:
         return None
-    return [trade for trade in found if trade and isContentOf(intent, trade)]
+    return [trade for trade in found if trade is not None]
 
 
 async def search(

@@ -3,7 +3,7 @@ What the platform shows of operations: by events, which may overtake replies, an
 look-ups.
 """
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -22,7 +22,7 @@ from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._looking import lookAt, lookFor
-from creditsync.gateway._records import isResultOf
+from creditsync.gateway._records import isContentOf, isResultOf
 from creditsync.gateway._settling import Settling
 from creditsync.gateway._states import State
 from creditsync.records import Trade
@@ -267,20 +267,23 @@ class Seeing(Settling):
         """
         What the platform shows of the content of an operation without an order.
         """
-        own = [trade for trade in found if not self._isKnown(course.intent, trade)]
+        own = [
+            trade
+            for trade in found
+            if isContentOf(course.intent, trade) and not self._isTaken(trade)
+        ]
         if not own:
-            self._unseen(course, "the platform does not show it")
+            self._unseen(course, _absence(course.intent, found))
         elif len(own) > 1:
-            orders = ", ".join(str(trade.order) for trade in own)
-            self.hold(course, f"the platform has several such trades: {orders}")
+            self.hold(course, f"the platform has several such trades: {_orders(own)}")
         elif own[0].state in FINAL:
             self.settle(course, own[0])
         else:
             self.accept(course, own[0].order)
 
-    def _isKnown(self, intent: Intent, trade: Trade) -> bool:
+    def _isTaken(self, trade: Trade) -> bool:
         """
-        Whether a trade is one that was there before, or of another operation.
+        Whether a trade was there before, or is of another operation.
         """
         return (
             self._journal.current(trade.order) is not None
@@ -313,3 +316,18 @@ class Seeing(Settling):
         if course.intent.state is State.NEW:
             course.intent.move(State.REFUSED, "a fault of the gateway")
             self.refuse(course, TechProblem("the gateway failed"))
+
+
+def _orders(trades: Iterable[Trade]) -> str:
+    return ", ".join(str(trade.order) for trade in trades)
+
+
+def _absence(intent: Intent, found: Iterable[Trade]) -> str:
+    """
+    What a look-up shows that does not show an intent's trade: for the person who has to
+    decide, above all those that it may have become when somebody changed it.
+    """
+    changed = [trade for trade in found if trade.comment == intent.comment]
+    if not changed:
+        return "the platform does not show it"
+    return f"the platform shows only what differs from it: {_orders(changed)}"
