@@ -149,8 +149,9 @@ class Operations(Seeing):
         asked = course.intent.operation
         before = 0 if course.former is None else course.former.counted
         movement = self._rules.judge(asked, trade, trade.counted - before)
-        course.counted = self._promise(course, trade)
-        self._rules.reserved(course.counted, movement)
+        if movement is not None:
+            course.counted = self._promise(course, trade)
+            self._rules.reserved(course.counted, movement)
 
     def _setTime(self, intent: Intent) -> None:
         """

@@ -28,6 +28,7 @@ from creditsync.errors import (
     OutcomeUnknown,
     Refusal,
     ShuttingDown,
+    UnknownCommand,
 )
 from creditsync.gateway._catchup import CatchUp
 from creditsync.gateway._courses import Course
@@ -49,6 +50,8 @@ from creditsync.interfaces import (
 )
 from creditsync.records import (
     Account,
+    AnyOperation,
+    Decision,
     Deletion,
     FoundTrades,
     GroupedTrade,
@@ -177,12 +180,11 @@ class GatewayRuntime(Service):
 
     # What clients request.
 
-    def submit(
-        self, operation: Operation | Deletion
-    ) -> "Reservation | Deferred[Reservation]":
+    def submit(self, operation: AnyOperation) -> "Reservation | Deferred[Reservation]":
         """
         See L{ITradingRuntime.submit}.
 
+        @raise UnknownCommand: Finance requests are made and decided at the platform.
         @raise IdempotencyKeyReused: The key was used for a different request.
         @raise Busy: Nothing was sent: the platform can't be reached, or the account is
             blocked by an operation whose outcome is unknown.
@@ -190,6 +192,10 @@ class GatewayRuntime(Service):
         """
         if not self.running or self._failing.cause is not None:
             raise ShuttingDown()
+        if isinstance(operation, Decision) or getattr(operation, "isRequest", False):
+            raise UnknownCommand(
+                "finance requests are made and decided at the platform itself"
+            )
         if operation.key is not None:
             earlier = self._earlier(operation, operation.key)
             if earlier is not None:
