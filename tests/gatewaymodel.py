@@ -32,6 +32,8 @@ from tests.platforms import NOW, Link, Platform
 
 LOGINS = (1001, 1002, 1003, 1004)
 
+WAYS = ("one-shot", "two-phase")
+
 # What a client's request may end with.
 BOOKED, REFUSED, UNKNOWN, LOST = "booked", "refused", "unknown", "lost"
 
@@ -120,6 +122,7 @@ class World:
         self.platform = Platform(self.now)
         self.platform.showsQueued = self.random.random() < 0.7
         self.platform.showsEarly = self.random.random() < 0.3
+        self.way = self.random.choice(WAYS)
         self.log = HeldIntentLog()
         self.log.isHeld = True
         self.wrong: list[str] = []
@@ -156,6 +159,7 @@ class World:
             events,
             now=self.now,
             maxQueued=50,
+            way=self.way,
             alarm=self.alarms.append,
         )
         self.gateway.startService()
@@ -404,6 +408,9 @@ class World:
             self.wrong.append(f"{attempt.request.comment} has no answer")
         self._judgeIntents()
         self._judgeJournal()
+        for order, record in self.platform.trades.items():
+            if record["state"] not in (3, 6, 18):
+                self.wrong.append(f"order {order} is left in state {record['state']}")
 
     def _bookings(self, request: Request) -> int:
         return self.platform.applied.count(request.comment)
@@ -447,12 +454,13 @@ class World:
         return any(
             (each["comment"], each["profit"] * ONE) == (intent.comment, intent.amount)
             for each in self.platform.trades.values()
+            if each["state"] in (3, 6)
         )
 
     def _judgeJournal(self, but: Collection[int] = ()) -> None:
         ledger = self.log.ledger
         for order, record in self.platform.trades.items():
-            if order in but:
+            if order in but or record["state"] not in (3, 6):
                 continue
             trade = ledger.trade(order)
             want = record["login"], record["state"], int(record["profit"] * ONE)

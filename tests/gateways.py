@@ -133,6 +133,7 @@ class GatewayTestCase(SynchronousTestCase):
     """
 
     isAutomatic = True
+    way = "one-shot"
 
     def setUp(self) -> None:
         """
@@ -159,6 +160,7 @@ class GatewayTestCase(SynchronousTestCase):
             events,
             now=self.now,
             maxQueued=100,
+            way=self.way,
             alarm=self.alarms.append,
         )
         self.successResultOf(self.gateway.startService())

@@ -45,6 +45,9 @@ class Platform:
     @ivar showsQueued: Whether look-ups find what is only queued.
     @ivar showsEarly: Whether what is accepted is broadcast, in its state of then.
     @ivar applied: What was booked for requests: the comment of each.
+    @ivar approvesTwice: Whether it books a finance request once more that is approved
+        again.
+    @ivar lacks: The commands that it does not have.
     @ivar makesNew: Whether an update makes a new trade, as it does for an order that
         the platform has forgotten.
     """
@@ -58,6 +61,8 @@ class Platform:
     showsEarly: bool = False
     applied: list[str] = Factory(list)
     makesNew: bool = False
+    approvesTwice: bool = False
+    lacks: set[str] = Factory(set)
     accounts: dict[int, dict[str, Any]] = Factory(dict)
     heard: list[tuple[str, dict[str, Any]]] = Factory(list)
     _queue: list[Callable[[], None]] = Factory(list)
@@ -70,10 +75,16 @@ class Platform:
         @return: The members of the reply.
         """
         self.heard.append((command, dict(data)))
+        if command in self.lacks:
+            return refused(404, "UNKNOWN_COMMAND")
         if command in CMDS:
             return self._finance(command, data)
         if command in ("DeleteCredit", "DeleteBalance"):
             return self._delete(data["order"])
+        if command == "MngCreateFinanceRequest":
+            return self._create(data)
+        if command in ("MngApproveFinanceRequest", "MngDeclineFinanceRequest"):
+            return self._decide(command, data["order"])
         if command == "GetTradeByOrder":
             return self._tradeByOrder(data["order"])
         if command == "MngGetTradesByFilter":
@@ -86,6 +97,44 @@ class Platform:
         if command == "GetGroups":
             return {"status": 200, "data": {"groups": ["real"]}}
         return refused(404, "UNKNOWN_COMMAND")
+
+    def _create(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        if data["login"] in self.refusals:
+            return refused(*self.refusals.pop(data["login"]))
+        order = self.nextOrder
+        self.nextOrder += 1
+        self.trades[order] = {
+            "order": order,
+            "login": data["login"],
+            "cmd": data["cmd"],
+            "state": 17,
+            "profit": data["amount"],
+            "comment": data["comment"],
+            "open_time": data["open_time"],
+            "close_time": data["open_time"],
+            "update_time": int(self.now()),
+        }
+        if self.showsEarly:
+            self._change(0, order)
+        return {"status": 200, "data": {"accepted": True, "order": order, "state": 17}}
+
+    def _decide(self, command: str, order: int) -> dict[str, Any]:
+        trade = self.trades.get(order)
+        isPending = trade is not None and trade["state"] == 17
+        isAgain = self.approvesTwice and trade is not None and trade["state"] in (3, 10)
+        if not (isPending or (isAgain and command == "MngApproveFinanceRequest")):
+            return refused(409, "INCORRECT_ORDER")
+        assert trade is not None
+        if command == "MngDeclineFinanceRequest":
+            self._change(1, order, state=18)
+            return {"status": 200, "data": {"accepted": True, "order": order}}
+        if trade["login"] in self.refusals:
+            return refused(*self.refusals.pop(trade["login"]))
+        if self.showsEarly:
+            self._change(1, order, state=10)
+        trade["state"] = 10
+        self._queue.append(lambda: self._book(order))
+        return {"status": 200, "data": {"accepted": True, "order": order, "state": 10}}
 
     def _finance(self, command: str, data: Mapping[str, Any]) -> dict[str, Any]:
         if data["login"] in self.refusals:

@@ -683,6 +683,15 @@ class ChangeTests(GatewayTestCase):
         self.wait(20)
         self.assertEqual(self.platform.trades[5001]["profit"], 100)
 
+    def test_lookRefused(self) -> None:
+        """
+        That the platform refuses a look-up does not mean that the order is absent.
+        """
+        self.platform.lacks.add("GetTradeByOrder")
+        for asked in (operation(200, order=5001), deletion(5002)):
+            self.assertIsInstance(self.refusalOf(self.request(asked)), Busy)
+        self.assertEqual(list(self.platform.trades), [5001])
+
     def test_lostReply(self) -> None:
         """
         An update whose reply is lost is looked up.

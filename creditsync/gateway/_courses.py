@@ -13,6 +13,7 @@ from attrs import Factory, define
 from twisted.internet.defer import Deferred
 
 from creditsync.codes import EV_RECORD_ADD
+from creditsync.errors import Refusal
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._records import isContentOf
 from creditsync.gateway._states import State
@@ -40,6 +41,7 @@ class Course:
     @ivar callers: Those that wait for its reservation.
     @ivar reservation: What they got.
     @ivar counted: What the rules of the site have counted.
+    @ivar refusal: What the platform has refused its approval with.
     @ivar kept: Events that have overtaken its reply.
     @ivar isAsking: Whether a request for it is in flight.
     @ivar isLooking: Whether it is being looked up.
@@ -51,6 +53,7 @@ class Course:
     callers: list[Deferred[Reservation]] = Factory(list)
     reservation: Reservation | None = None
     counted: Reservation | None = None
+    refusal: Refusal | None = None
     kept: list[KeptEvent] = Factory(list)
     isAsking: bool = False
     isLooking: bool = False

@@ -123,6 +123,13 @@ class IIntentLog(Interface):
         Whether an intent has this content, of those that were not refused.
         """
 
+    def withContent(
+        content: tuple[int, int, int, str, int | None],
+    ) -> Intent | None:
+        """
+        The last new trade of this content, refused or not.
+        """
+
     def versions(order: int) -> Sequence[Trade]:
         """
         All records of an order in the journal.

@@ -76,6 +76,19 @@ class MemoryIntentLog:
             for each in self._kept()
         )
 
+    def withContent(
+        self, content: tuple[int, int, int, str, int | None]
+    ) -> Intent | None:
+        """
+        See L{IIntentLog.withContent}.
+        """
+        found = [
+            evolve(each)
+            for _, each in sorted(self._rows.items())
+            if each.content == content and each.type == EV_RECORD_ADD
+        ]
+        return firstOf(found[::-1])
+
     def _kept(self) -> list[Intent]:
         every = [each for _, each in sorted(self._rows.items())]
         return [each for each in every if each.state not in FREE]

@@ -73,9 +73,12 @@ class Operations(Seeing):
 
     def _outOfPatience(self, course: Course) -> None:
         """
-        Nothing was sent, and its client will not wait for much longer.
+        Its client will not wait for much longer: it gets the order, if there is one,
+        or that nothing was sent.
         """
         intent = course.intent
+        if intent.state is State.PENDING:
+            self.reveal(course)
         if intent.state is State.NEW:
             intent.move(State.REFUSED, "it had to wait for too long")
             self.refuse(
@@ -103,7 +106,6 @@ class Operations(Seeing):
                 intent.move(State.REFUSED, e.message)
                 self.refuse(course, e)
             return
-        self._patience.end(course)
         intent.move(State.SENT, "sent")
         self.courses.note(course)
         await self.send(course)
@@ -268,6 +270,11 @@ class Operations(Seeing):
         stray = Course(intent, self._clock.seconds())
         self.courses.resume(stray)
         self._run(self.send(stray), stray)
+
+    async def sweep(self) -> None:
+        """
+        Remove from the platform what was made in vain.
+        """
 
     def stop(self) -> None:
         """

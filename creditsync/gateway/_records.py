@@ -84,6 +84,18 @@ def requestOf(intent: Intent) -> tuple[str, dict[str, Any]]:
     return command, data
 
 
+def creationOf(intent: Intent) -> dict[str, Any]:
+    """
+    The data of the finance request for an intent.
+    """
+    return {
+        "cmd": intent.cmd,
+        **_content(intent),
+        "gw_source": "creditsync",
+        "gw_uuid": str(intent.number),
+    }
+
+
 def _content(intent: Intent) -> dict[str, Any]:
     data: dict[str, Any] = {
         "login": intent.login,

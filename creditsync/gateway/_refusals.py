@@ -18,6 +18,17 @@ class PlatformRefusal(Refusal):
         self.error = outcome.error
 
 
+class Declined(Refusal):
+    """
+    Somebody at the platform has declined the finance request of an operation.
+    """
+
+    status, error = 409, "DECLINED"
+
+    def __init__(self, order: int) -> None:
+        super().__init__(f"order {order} was declined at the platform")
+
+
 def platformRefusal(outcome: Outcome) -> Refusal:
     """
     What a client gets for a refusal.

@@ -6,7 +6,7 @@ subscribe. What is known of an operation at any moment it tells from what is dur
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
@@ -40,6 +40,7 @@ from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.gateway._records import shown, tradeOf
 from creditsync.gateway._settling import Timing
 from creditsync.gateway._states import State
+from creditsync.gateway._twophase import TwoPhases
 from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
 from creditsync.interfaces import (
     IJournal,
@@ -64,6 +65,14 @@ from creditsync.records import (
 )
 
 _T = TypeVar("_T")
+
+# The ways to have a platform make a new trade.
+ONE_SHOT: Final = "one-shot"
+TWO_PHASE: Final = "two-phase"
+WAYS: Final[Mapping[str, type[Operations]]] = {
+    ONE_SHOT: Operations,
+    TWO_PHASE: TwoPhases,
+}
 
 _log = Logger()
 
@@ -90,6 +99,7 @@ class GatewayRuntime(Service):
         *,
         now: Callable[[], float],
         maxQueued: int,
+        way: str = ONE_SHOT,
         timing: Timing | None = None,
         read: "Callable[[Callable[[], Any]], Deferred[Any]]" = maybeDeferred,
         rules: RuleBook | None = None,
@@ -98,6 +108,7 @@ class GatewayRuntime(Service):
         """
         @param now: The UNIX time.
         @param maxQueued: How many operations may be under way.
+        @param way: One of L{WAYS}: how a new trade is made.
         @param read: Calls a blocking function that reads the ledger, in another thread
             or at once, and fires with its result.
         @param rules: Bounds what may be booked, or L{None}.
@@ -112,7 +123,7 @@ class GatewayRuntime(Service):
         self._clock = clock
         self._failing = FailureNotifier()
         self.journal = Journal(clock, log, events, self._failing.fail, alarm)
-        self.operations = Operations(
+        self.operations = WAYS[way](
             clock,
             upstream,
             log,
@@ -126,6 +137,9 @@ class GatewayRuntime(Service):
         self._tick = LoopingCall(self._look)
         self._tick.clock = clock
         self._interval = timing.interval
+        self._sweeping = LoopingCall(self.operations.sweep)
+        self._sweeping.clock = clock
+        self._sweepInterval = timing.sweep
         self._opening: Deferred[None] | None = None
 
     # The service.
@@ -150,6 +164,9 @@ class GatewayRuntime(Service):
             self.operations.courses.resume(Course(intent, self._clock.seconds()))
         self._upstream.start(self)
         self._tick.start(self._interval, now=False)
+        self._sweeping.start(self._sweepInterval, now=False).addErrback(
+            lambda why: _log.failure("the sweep failed", why)
+        )
 
     def stopService(self) -> "Deferred[None]":
         """
@@ -164,6 +181,8 @@ class GatewayRuntime(Service):
             self._log.ledger.close()
             return succeed(None)
         self._tick.stop()
+        if self._sweeping.running:
+            self._sweeping.stop()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:

@@ -207,8 +207,11 @@ class Seeing(Settling):
             self.reveal(course)
         self._releaseKept(course)
         if intent.isOpen:
-            self._finalWaits.end(course)
-            self._finalWaits.start(course)
+            self._lookLater(course)
+
+    def _lookLater(self, course: Course) -> None:
+        self._finalWaits.end(course)
+        self._finalWaits.start(course)
 
     def reconcileAll(self) -> None:
         """

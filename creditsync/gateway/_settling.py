@@ -38,6 +38,7 @@ class Timing:
         it is looked up.
     @ivar quiet: How long something that was sent may be unseen before it is held.
     @ivar interval: Between two look-ups of what is not final.
+    @ivar sweep: Between two looks for what was made in vain.
     @ivar keep: How long events are kept that may belong to a reply to come.
     """
 
@@ -46,6 +47,7 @@ class Timing:
     quiet: float = 120.0
     interval: float = 30.0
     keep: float = 60.0
+    sweep: float = 60.0
 
 
 class Settling:

@@ -204,15 +204,28 @@ class SQLiteIntentLog:
         """
         See L{IIntentLog.isTaken}.
         """
+        return any(each.state not in FREE for each in self._withContent(content))
+
+    def withContent(
+        self, content: tuple[int, int, int, str, int | None]
+    ) -> Intent | None:
+        """
+        See L{IIntentLog.withContent}.
+        """
+        return firstOf(self._withContent(content))
+
+    def _withContent(
+        self, content: tuple[int, int, int, str, int | None]
+    ) -> list[Intent]:
         login, _, _, _, openTime = content
         assert openTime is not None
         found = self._find(
             f"WHERE login = ? AND open_time = ? AND type = {EV_RECORD_ADD}"
-            f" AND state NOT IN {_IS_FREE}",
+            " ORDER BY number DESC",
             login,
             openTime,
         )
-        return any(each.content == content for each in found)
+        return [each for each in found if each.content == content]
 
     def versions(self, order: int) -> list[Trade]:
         """
