@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE
+from creditsync.errors import LedgerProblem
 from creditsync.gateway._intents import IIntentLog, Intent
 from creditsync.gateway._memorylog import MemoryIntentLog
 from creditsync.gateway._sqlitelog import SQLiteIntentLog
@@ -333,7 +334,7 @@ class SQLiteIntentLogTests(LogTests, SynchronousTestCase):
         """
         Open the log.
         """
-        ledger = SQLiteLedger(self.path, execute)
+        ledger = SQLiteLedger(self.path, execute, isGateways=True)
         self.log = SQLiteIntentLog(ledger)
         self.successResultOf(self.log.open())
         self.addCleanup(ledger.close)
@@ -362,6 +363,29 @@ class SQLiteIntentLogTests(LogTests, SynchronousTestCase):
         self.reopen()
         self.assertEqual([each.state for each in self.log.unfinished()], [State.SENT])
         self.assertIsNone(self.log.ledger.trade(55))
+
+    def test_kind(self) -> None:
+        """
+        A gateway's ledger is not for a server that books itself, nor the other way
+        round.
+        """
+        self.write(intent())
+        self.log.ledger.close()
+        own = SQLiteLedger(self.path, execute)
+        why = self.assertRaises(LedgerProblem, own.open)
+        self.assertIn("start with --upstream", str(why))
+        self.begin()
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "own.db")
+            own = SQLiteLedger(path, execute)
+            own.open()
+            order = own.newOrder()
+            rows = withTotals(own, [booking(intent(), order)])
+            self.successResultOf(own.commit(rows))
+            own.close()
+            other = SQLiteLedger(path, execute, isGateways=True)
+            why = self.assertRaises(LedgerProblem, other.open)
+            self.assertIn("a gateway needs another ledger", str(why))
 
     def test_ordersOfThePlatform(self) -> None:
         """

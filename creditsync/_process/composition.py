@@ -4,12 +4,15 @@ runtime, the ledger, the events, the authenticator and the site meet.
 """
 
 import os
+import random
 import socket
 import time
 from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+from twisted.internet.endpoints import clientFromString
 from twisted.internet.threads import deferToThreadPool
 
 from creditsync._process.options import Options
@@ -18,11 +21,16 @@ from creditsync.audit import AuditTrail
 from creditsync.auth import TokenAuthenticator
 from creditsync.counters import Counters
 from creditsync.events import TradeEvents
+from creditsync.interfaces import ITradingRuntime
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.ledger.thread import OwnThread
 from creditsync.limits import Limits
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
+
+# The part of the timeout for which an operation may wait for its turn: its client is to
+# get to know that nothing was sent.
+_PATIENCE: Final = 0.8
 
 if TYPE_CHECKING:
     from creditsync.web._service import Web
@@ -40,15 +48,18 @@ def creditSync(
         # A daemon changes its folder before it opens the ledger.
         os.path.abspath(options["ledger"]),
         OwnThread(reactor),
+        isGateways=options["upstream"] is not None,
     )
     read = partial(deferToThreadPool, reactor, reactor.getThreadPool())
     rules = None
     if options["rules"] is not None:
         rules = RuleBook(ledger, options["rules"].rules, time.time, read)
         options["rules"].use = rules.use
-    return CreditSync(
-        reactor,
-        runtime=TradingRuntime(
+    runtime: ITradingRuntime
+    if options["upstream"] is not None:
+        runtime = _gateway(reactor, options, ledger, events, rules)
+    else:
+        runtime = TradingRuntime(
             reactor,
             ledger,
             events,
@@ -59,7 +70,10 @@ def creditSync(
             read=read,
             rules=rules,
             selfApproval=bool(options["self-approval"]),
-        ),
+        )
+    return CreditSync(
+        reactor,
+        runtime=runtime,
         events=events,
         authenticator=authenticator(options, key),
         schemas=options["site"],
@@ -70,6 +84,42 @@ def creditSync(
         requireGroups=bool(options["require-groups"]),
         audit=options["trail"] and AuditTrail(options["trail"], reactor, time.time),
         counters=counters,
+    )
+
+
+def _gateway(
+    reactor: Any,
+    options: Options,
+    ledger: SQLiteLedger,
+    events: TradeEvents,
+    rules: RuleBook | None,
+) -> ITradingRuntime:
+    """
+    Make the runtime that has another platform book.
+    """
+    # What --upstream needs is loaded only where it is used.
+    from creditsync.gateway._runtime import GatewayRuntime
+    from creditsync.gateway._settling import Timing
+    from creditsync.gateway._sqlitelog import SQLiteIntentLog
+    from creditsync.gateway._upstream import TokenFile, Upstream
+
+    return GatewayRuntime(
+        reactor,
+        SQLiteIntentLog(ledger),
+        Upstream(
+            reactor,
+            clientFromString(reactor, options["upstream"]),
+            # A daemon changes its folder before it reads it again.
+            TokenFile(Path(options["upstream-token"]).absolute()),
+            random=random.random,
+        ),
+        events,
+        now=time.time,
+        maxQueued=options["serverLimits"].maxQueued,
+        way=options["way"],
+        timing=Timing(patience=_PATIENCE * options["timeout"]),
+        read=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
+        rules=rules,
     )
 
 

@@ -4,10 +4,12 @@ refuse one that can't be used with a C{usage.UsageError}.
 """
 
 import math
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from twisted.internet.endpoints import clientFromString
 from twisted.python import usage
 
 from creditsync._auditfile import checkKind
@@ -110,6 +112,42 @@ def webEndpoint(description: str) -> str:
 
     _checkEndpoint("web", onLoopback(description))
     return description
+
+
+def upstreamEndpoint(description: str) -> str:
+    """
+    The type of C{--upstream}.
+    """
+    # By now the reactor is chosen: twistd parses its own options first.
+    from twisted.internet import reactor
+
+    try:
+        clientFromString(reactor, description)
+    except Exception as e:
+        raise usage.UsageError(
+            f"--upstream {description} is not a valid endpoint: {e}"
+        ) from e
+    return description
+
+
+def wayOf(profile: str | None, named: str | None) -> str:
+    """
+    How a platform makes a new trade.
+
+    @param profile: The file that C{creditsync gateway probe} has written, if any.
+    @param named: What C{--upstream-way} says, if anything.
+    @raise ValueError: The profile can't be read, or does not allow it.
+    @raise OSError: The same.
+    """
+    isSound = False
+    if profile is not None:
+        try:
+            isSound = tomllib.loads(Path(profile).read_text("utf-8"))["two-phase"]
+        except (tomllib.TOMLDecodeError, KeyError) as e:
+            raise ValueError(f"{profile} is not a profile: {e}") from e
+    if named == "two-phase" and isSound is not True:
+        raise ValueError("two-phase needs a profile in which the probe has passed")
+    return named or ("two-phase" if isSound is True else "one-shot")
 
 
 def webOrigin(text: str) -> str:

@@ -42,6 +42,7 @@ from creditsync.ledger._journal import (
 from creditsync.ledger._movements import movements
 from creditsync.ledger._opening import (
     checkFiles,
+    checkKind,
     connectReader,
     explainErrors,
     giveAway,
@@ -110,6 +111,8 @@ class SQLiteLedger:
         when the function has returned.
     @ivar _progress: Called during an upgrade with the number of rows that are
         written, and of all; by default the log has it every few seconds.
+    @ivar _isGateways: Whether the orders are those of another platform. A ledger is of
+        one kind for ever.
     @ivar versionFound: The version that the file had; 0 for a new one.
     @ivar _next: The order number to assign next.
     @ivar _mark: The first number that is not reserved on disk.
@@ -120,6 +123,7 @@ class SQLiteLedger:
     path: str
     _run: Callable[[Callable[[], None]], Deferred[None]]
     _progress: Progress = field(factory=loggedProgress)
+    _isGateways: bool = False
     versionFound: int = field(default=0, init=False)
     _held: ExitStack | None = field(default=None, init=False)
     _writer: sqlite3.Connection | None = field(default=None, init=False)
@@ -178,6 +182,7 @@ class SQLiteLedger:
             writer.set_progress_handler(lambda: not self._isOpening, _PROGRESS)
             self.versionFound, order = prepare(writer, path, SCRIPTS, self._progress)
             self._epoch, self._head, self._hash = journalEnd(writer, path)
+            checkKind(writer, path, self._isGateways)
             writer.execute(_SET_MARK, (order + BLOCK,))
             # SQLite syncs the folder of its new WAL file too, but ignores an error.
             # A power failure could then lose the file, and with it acknowledged
