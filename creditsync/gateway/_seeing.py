@@ -206,10 +206,11 @@ class Seeing(Settling):
         if intent.type != EV_RECORD_ADD or self._journal.current(order) is None:
             self.reveal(course)
         self._releaseKept(course)
-        if intent.isOpen:
-            self._lookLater(course)
+        self._lookLater(course)
 
     def _lookLater(self, course: Course) -> None:
+        if not (course.intent.isOpen and self.isRunning):
+            return
         self._finalWaits.end(course)
         self._finalWaits.start(course)
 
@@ -236,12 +237,16 @@ class Seeing(Settling):
         if intent.order:
             look = await lookAt(self._upstream, intent.order)
             course.isLooking = False
-            if look.isKnown and intent.isOpen:
+            if not look.isKnown:
+                self._lookLater(course)
+            elif intent.isOpen:
                 self._shown(course, look.trade, look.isOther)
             return
         found = await lookFor(self._upstream, intent)
         course.isLooking = False
-        if found is not None and intent.isOpen and not intent.order:
+        if found is None:
+            self._lookLater(course)
+        elif intent.isOpen and not intent.order:
             self._found(course, found)
 
     def _shown(self, course: Course, trade: Trade | None, isOther: bool) -> None:
