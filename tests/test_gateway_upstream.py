@@ -281,6 +281,40 @@ class UpstreamTests(SynchronousTestCase):
         self.clock.advance(1)
         self.assertEqual([each["command"] for each in self.sent()], ["Subscribe"])
 
+    def test_names(self) -> None:
+        """
+        A command may have another name on the platform.
+        """
+        self.upstream = Upstream(
+            self.clock,
+            self.endpoint,  # type: ignore[arg-type]
+            TokenFile(self.file),
+            random=lambda: 1.0,
+            names={"CreditIn": "MngCreditIn"},
+        )
+        self.connect()
+        self.upstream.request("CreditIn", {"login": 1})
+        self.assertEqual(self.sent()[-1]["command"], "MngCreditIn")
+
+    def test_overdue(self) -> None:
+        """
+        A reply may be overdue long before a silent connection is given up.
+        """
+        self.upstream = Upstream(
+            self.clock,
+            self.endpoint,  # type: ignore[arg-type]
+            TokenFile(self.file),
+            random=lambda: 1.0,
+            timeout=2.5,
+        )
+        self.connect()
+        for _ in range(4):
+            self.assertTrue(self.upstream.isConnected)
+            asked = self.upstream.request("CreditIn", {"login": 1})
+            self.clock.advance(2.5)
+            self.assertEqual(self.successResultOf(asked).kind, Kind.UNKNOWN)
+        self.assertFalse(self.upstream.isConnected)
+
     def test_silence(self) -> None:
         """
         A request without a reply is unknown, and one that came with the connection

@@ -85,7 +85,15 @@ class OptionsTests(InFolder):
         self.assertEqual(self.parse(*gateway, profile)["way"], "one-shot")
         Path("p.toml").write_text("two-phases = true\n")
         self.assertRefused(
-            "--upstream-profile: p.toml is not a profile: 'two-phase'",
+            "--upstream-profile: p.toml is not a profile: two-phase must be true or"
+            " false",
+            *gateway,
+            profile,
+        )
+        Path("p.toml").write_text("two-phase = false\n[commands]\nCreditIn = 1\n")
+        self.assertRefused(
+            "--upstream-profile: p.toml is not a profile: a command's name must be a"
+            " string",
             *gateway,
             profile,
         )

@@ -32,6 +32,10 @@ from creditsync.service import CreditSync
 # get to know that nothing was sent.
 _PATIENCE: Final = 0.8
 
+# The part of it after which a reply of the platform is overdue, so that a look-up can
+# still answer the client.
+_REPLY: Final = 0.5
+
 if TYPE_CHECKING:
     from creditsync.web._service import Web
 
@@ -101,7 +105,7 @@ def _gateway(
     from creditsync.gateway._runtime import GatewayRuntime
     from creditsync.gateway._settling import Timing
     from creditsync.gateway._sqlitelog import SQLiteIntentLog
-    from creditsync.gateway._upstream import TokenFile, Upstream
+    from creditsync.gateway._upstream import REPLY_TIMEOUT, TokenFile, Upstream
 
     return GatewayRuntime(
         reactor,
@@ -112,6 +116,8 @@ def _gateway(
             # A daemon changes its folder before it reads it again.
             TokenFile(Path(options["upstream-token"]).absolute()),
             random=random.random,
+            timeout=min(REPLY_TIMEOUT, _REPLY * options["timeout"]),
+            names=options["profile"]["commands"],
         ),
         events,
         now=time.time,

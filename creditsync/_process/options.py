@@ -29,6 +29,7 @@ from creditsync._process.optiontypes import (
     oneOf,
     path,
     positive,
+    profileOf,
     seconds,
     text,
     upstreamEndpoint,
@@ -58,7 +59,8 @@ class Options(usage.Options):
 
     Once parsed, they also have what their values stand for: C{serverLimits}, the
     L{Limits}; C{rules}, the L{RulesFile} of C{limits} or L{None}; C{site}, the
-    compiled L{Schemas}; C{way}, how the platform behind a gateway makes a new trade;
+    compiled L{Schemas}; C{profile}, what is known of the platform behind a
+    gateway, and C{way}, how that makes a new trade;
     C{revocations}, the L{Revocations} or L{None}; C{trail}, the path of the audit trail
     or L{None}; C{secret}, the key, or L{None} if it has yet to be made;
     C{formerSecrets}, the other readings of the key file, see L{readKey}; and
@@ -311,7 +313,8 @@ class Options(usage.Options):
             if self["limits"] is not None:
                 self["rules"] = RulesFile(Path(self["limits"]).absolute())
         with namingOption("upstream-profile"):
-            self["way"] = wayOf(self["upstream-profile"], self["upstream-way"])
+            self["profile"] = profileOf(self["upstream-profile"])
+            self["way"] = wayOf(self["profile"], self["upstream-way"])
         self._checkUpstream()
         with namingOption("audit"):
             self["trail"] = self["audit"] and auditFile(self["audit"])

@@ -44,6 +44,10 @@ from creditsync.gateway._outcomes import Kind, Outcome, outcomeOf, unknown, unse
 # Seconds to wait for a reply, after which the outcome is unknown.
 REPLY_TIMEOUT: Final = 10.0
 
+# Seconds without any line after which a connection on which a reply is overdue is given
+# up.
+SILENCE: Final = 10.0
+
 # Seconds after which a token that the platform refuses is read and tried again.
 TOKEN_RETRY: Final = 5.0
 
@@ -158,7 +162,6 @@ class _Request:
     body: bytes
     tag: object
     token: str = ""
-    since: float = 0.0
     isIntroduction: bool = False
     done: "Deferred[Outcome]" = Factory(Deferred)
 
@@ -198,14 +201,17 @@ class Upstream:
         random: Callable[[], float],
         timeout: float = REPLY_TIMEOUT,
         maxInFlight: int = MAX_IN_FLIGHT,
+        names: Mapping[str, str] | None = None,
     ) -> None:
         """
+        @param names: What the platform calls commands that it has under another name.
         @param random: Returns a number from 0 to 1.
         @param timeout: Seconds to wait for a reply.
         """
         self._clock = clock
         self._token = token
         self._maxInFlight = maxInFlight
+        self._names = names or {}
         self._backoff = Backoff(random)
         self._observer: IUpstreamObserver | None = None
         self._connection: Connection | None = None
@@ -225,7 +231,7 @@ class Upstream:
         self._timeouts: EqualTimeouts[str] = EqualTimeouts(
             clock, timeout, self._timedOut
         )
-        factory = ProtocolFactory.forProtocol(lambda: Connection(self, clock, timeout))
+        factory = ProtocolFactory.forProtocol(lambda: Connection(self, clock, SILENCE))
         factory.noisy = False
         self._service = ClientService(
             endpoint, factory, self._backoff.reconnectDelay, clock
@@ -280,7 +286,8 @@ class Upstream:
         self._isIntroducing = True
         # Whether the platform has this command does not matter: a token that is not
         # refused was accepted.
-        body = encode("Subscribe", {"chanels": [TRADE_EVENT]})
+        name = self._names.get("Subscribe", "Subscribe")
+        body = encode(name, {"chanels": [TRADE_EVENT]})
         request = _Request(body, None, isIntroduction=True)
         request.done.addCallback(self._introduced)
         self._send(request)
@@ -332,7 +339,8 @@ class Upstream:
         for extID in inFlight:
             self._timeouts.end(extID)
             self._remember(self._overdue, extID, inFlight[extID].tag)
-        self._interrupt(connection.cause or "the connection to the platform was lost")
+        lost = "the connection to the platform was lost"
+        self._interrupt(lost if connection.hasAnswered else connection.cause or lost)
         for request in inFlight.values():
             request.done.callback(outcome)
         for request in queued:
@@ -354,7 +362,8 @@ class Upstream:
         See L{IUpstream.request}.
         """
         try:
-            request = _Request(encode(command, data), tag)
+            name = self._names.get(command, command)
+            request = _Request(encode(name, data), tag)
         except Exception as e:
             request = _Request(b"", tag)
             request.done.callback(unsent(f"it can't be written: {e}"))
@@ -383,7 +392,6 @@ class Upstream:
         except Exception as e:
             request.done.callback(unsent(f"it can't be written: {e}"))
             return
-        request.since = self._clock.seconds()
         self._inFlight[extID] = request
         self._timeouts.start(extID)
         self.figures.requests += 1
@@ -473,7 +481,8 @@ class Upstream:
         self.figures.lost += 1
         self._remember(self._overdue, extID, request.tag)
         request.done.callback(unknown(NO_REPLY))
-        if self._connection is not None and self._heard <= request.since:
+        isSilent = self._clock.seconds() - self._heard >= SILENCE
+        if self._connection is not None and isSilent:
             # Nothing at all has come: another connection may be better.
             self._connection.giveUp(NO_REPLY)
         self._pump()
