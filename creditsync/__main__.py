@@ -67,6 +67,7 @@ def _parser() -> ArgumentParser:
         check,
         demo,
         export,
+        gateway,
         operations,
         show,
         statement,
@@ -89,7 +90,10 @@ def _parser() -> ArgumentParser:
         "check-config", help="check the options that the server would have"
     )
     reading = (statement, check, backup, export, upgrade)
-    for module in (token, account, operations, show, watch, bulk, *reading, demo):
+    for module in (
+        *(token, account, operations, show, watch, bulk),
+        *(*reading, gateway, demo),
+    ):
         module.addCommand(commands)
     return parser
 

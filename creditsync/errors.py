@@ -40,16 +40,14 @@ class Refusal(Exception):
 
     @cvar spoken: Whether the server decides this before or after it looks up the
         key; before, if it is not certain.
-    @ivar status: As in HTTP. Nearly always that of the class, as C{error}.
-    @ivar error: The name on the wire.
     @ivar message: A sentence that names the member or the cause.
     @ivar data: The C{data} of the reply, or L{None}.
     @ivar limit: The option of the limit that was reached, or L{None}.
     @ivar rule: The name of the site's rule that was applied, or L{None}.
     """
 
-    status: int = 500
-    error: str = "TECH_PROBLEM"
+    status: ClassVar[int] = 500
+    error: ClassVar[str] = "TECH_PROBLEM"
     spoken: ClassVar[Spoken] = Spoken.BEFORE_KEY
     limit: str | None = None
     rule: str | None = None
@@ -163,6 +161,16 @@ class LimitExceeded(Refusal):
         self.rule = rule
 
 
+class PlatformRefused(Refusal):
+    """
+    The platform behind a gateway has refused the operation, with an error that this
+    server does not have itself.
+    """
+
+    status, error = 409, "PLATFORM_REFUSED"
+    spoken = Spoken.AFTER_KEY
+
+
 class DuplicateExtID(Refusal):
     """
     A request with this C{extID} is already pending on the same connection.
@@ -204,6 +212,14 @@ class IdempotencyKeyReused(Refusal):
     spoken = Spoken.BY_KEY
 
     def __init__(self, member: str, order: int) -> None:
+        """
+        @param order: That of the first request, or 0 if it is not known.
+        """
+        if not order:
+            super().__init__(
+                f"{member} differs from the first request with this idempotencyKey"
+            )
+            return
         super().__init__(
             f"{member} differs from the first request with this idempotencyKey,"
             f" which has order {order}",

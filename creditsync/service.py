@@ -23,6 +23,7 @@ from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.commands import (
     GetOperation,
     HealthCheck,
+    ResolveOperation,
     SetAccountGroup,
     Subscription,
 )
@@ -41,6 +42,7 @@ from creditsync.interfaces import (
     IAccountGroups,
     IAuthenticator,
     ICommand,
+    IHeldOperations,
     IJournal,
     ITradeEvents,
     ITradingRuntime,
@@ -118,6 +120,8 @@ class CreditSync(Service):
         if IAccountGroups.providedBy(runtime):
             rights = Rights(runtime.groupOf, requireGroups)
             moving = [SetAccountGroup(runtime)]
+        if IHeldOperations.providedBy(runtime):
+            moving.append(ResolveOperation(runtime))
         broadcast = Broadcast(authenticator, self.waiters, counters, rights)
         lookups = Lookups(reactor, runtime, broadcast, rights, limits, timeout)
         self.sessions = Sessions(

@@ -166,6 +166,48 @@ class ServiceTests(SynchronousTestCase):
         [reply] = self.received()
         self.assertEqual((reply["status"], reply["error"]), (503, "BUSY"))
 
+    def test_resolved(self) -> None:
+        """
+        An admin decides what became of a held operation, which frees its key and its
+        account, or answers its repetition.
+        """
+        self.link.losesRequest += ["CreditIn"] * 2
+        self.credit(idempotencyKey="k")
+        self.wait(160)
+        absent = {"operation": 1, "outcome": "absent"}
+        self.received()
+        self.send("MngResolveOperation", absent)
+        self.send("MngResolveOperation", absent, __token="admin")
+        self.send("MngResolveOperation", absent, __token="admin")
+        forbidden, done, again = self.received()
+        self.assertEqual(forbidden["status"], 403)
+        self.assertEqual(done["data"], absent)
+        self.assertEqual((again["status"], again["error"]), (404, "NOT_FOUND"))
+        self.credit(idempotencyKey="k")
+        self.wait(160)
+        self.received()
+        order = self.platform.person(1001, 7, 300)
+        self.platform.person(1002, 7, 300)
+        self.turn()
+        self.received()
+        booked = {"operation": 2, "outcome": "booked"}
+        for wrong in (order + 1, order + 2):
+            self.send(
+                "MngResolveOperation", {**booked, "order": wrong}, __token="admin"
+            )
+        self.assertEqual([each["status"] for each in self.received()], [409, 404])
+        self.send("MngResolveOperation", booked, __token="admin")
+        self.assertEqual([each["status"] for each in self.received()], [400])
+        self.send("MngResolveOperation", {**booked, "order": order}, __token="admin")
+        [done] = self.received()
+        self.assertEqual(done["data"], booked)
+        self.credit(idempotencyKey="k")
+        [reply] = self.received()
+        self.assertEqual((reply["data"]["order"], reply["replayed"]), (order, True))
+        intent = self.log.withKey(7, "k")
+        assert intent is not None
+        self.assertEqual(intent.decidedBy, "principal 9")
+
     def test_refused(self) -> None:
         """
         The client gets the platform's own refusal.
@@ -174,6 +216,19 @@ class ServiceTests(SynchronousTestCase):
         self.credit()
         [reply] = self.received()
         self.assertEqual((reply["status"], reply["error"]), (409, "TRADE_NO_MONEY"))
+
+    def test_refusedUnknown(self) -> None:
+        """
+        An error that clients of this server do not know gets the name of one that they
+        do.
+        """
+        self.platform.refusals[1001] = 423, "ACCOUNT_LOCKED"
+        self.credit()
+        [reply] = self.received()
+        self.assertEqual(
+            (reply["status"], reply["error"], reply["message"]),
+            (409, "PLATFORM_REFUSED", "the platform: 423 ACCOUNT_LOCKED, because"),
+        )
 
     def test_away(self) -> None:
         """

@@ -192,7 +192,7 @@ class TwoPhaseTests(GatewayTestCase):
         durable = self.successResultOf(reserved).whenDurable()
         self.wait(10)
         why = self.failureResultOf(durable, Refusal).value
-        self.assertEqual((why.status, why.error), (409, "DECLINED"))
+        self.assertEqual((why.status, why.error), (409, "PLATFORM_REFUSED"))
         self.assertIsNone(self.successResultOf(self.gateway.operation(7, "k")))
 
     def test_timeout(self) -> None:

@@ -25,6 +25,7 @@ from creditsync.errors import NotFound
 from creditsync.interfaces import (
     IAccountGroups,
     ICommand,
+    IHeldOperations,
     IOperations,
     ISession,
     ITradingRuntime,
@@ -157,6 +158,31 @@ class Subscription:
         after = None if since is None else self._broadcast.placeAt(since)
         session.subscribe(self._subscribed, after)
         return {"chanels": channels, **self._broadcast.withCursor()}
+
+
+@implementer(ICommand)
+@define(eq=False)
+class ResolveOperation:
+    """
+    Decides what became of an operation that is held.
+    """
+
+    _held: IHeldOperations
+    name = "MngResolveOperation"
+    schema = "resolve_operation"
+    roles = frozenset({SESSION_ADMIN})
+    needsExtID = False
+
+    def execute(self, session: ISession, request: Request) -> "Deferred[Response]":
+        """
+        See L{ICommand.execute}.
+
+        @return: Fires with the number and the outcome of the operation.
+        """
+        assert session.principal is not None
+        data = request.data
+        order = int(data["order"]) if data["outcome"] == "booked" else None
+        return self._held.resolve(int(data["operation"]), order, session.principal.id)
 
 
 @implementer(ICommand)

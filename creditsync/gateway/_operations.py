@@ -21,6 +21,7 @@ from creditsync.codes import (
 from creditsync.errors import (
     Busy,
     IncorrectOrder,
+    NotFound,
     Refusal,
 )
 from creditsync.gateway._courses import Course
@@ -248,6 +249,42 @@ class Operations(Seeing):
             intent.cmd,
             intent.amount,
         )
+
+    # What people decide.
+
+    async def decideAbsent(self, course: Course, who: str) -> None:
+        """
+        A person says that an operation was never booked, and never will be.
+        """
+        intent = course.intent
+        intent.move(State.ABSENT, "a person has decided that it was never booked")
+        intent.decidedBy = who
+        await self._journal.keep(intent)
+        self._end(course)
+
+    async def decideBooked(self, course: Course, order: int, who: str) -> None:
+        """
+        A person says that the platform has booked an operation as this order.
+
+        @raise NotFound: There is no such order, or it is not booked.
+        @raise IncorrectOrder: It can't be its trade.
+        @raise Busy: The platform does not show it.
+        """
+        intent = course.intent
+        trade = await self.existing(order)
+        if trade is None or trade.state not in FINAL:
+            raise NotFound(f"there is no booked order {order}")
+        isFit = (trade.login, trade.cmd) == (intent.login, intent.cmd)
+        logged = self._log.withOrder(order)
+        isAnothers = logged is not None and logged.number != intent.number
+        isOther = intent.type != EV_RECORD_ADD and order != intent.order
+        if not isFit or isAnothers or isOther:
+            raise IncorrectOrder(
+                f"order {order} can't be the trade of operation {intent.number}"
+            )
+        if intent.state is State.HELD:
+            intent.decidedBy = who
+            await self.settle(course, trade)
 
     def _deleteStray(self, course: Course, order: int) -> None:
         """

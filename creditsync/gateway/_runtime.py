@@ -43,6 +43,7 @@ from creditsync.gateway._states import State
 from creditsync.gateway._twophase import TwoPhases
 from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
 from creditsync.interfaces import (
+    IHeldOperations,
     IJournal,
     ILookups,
     IOperations,
@@ -58,6 +59,7 @@ from creditsync.records import (
     GroupedTrade,
     Operation,
     Reservation,
+    Response,
     Trade,
     TradeEvent,
     TradeFilter,
@@ -81,7 +83,14 @@ def _logAlarm(text: str) -> None:
     _log.critical("{text}", text=text)
 
 
-@implementer(ITradingRuntime, IJournal, ILookups, IOperations, IUpstreamObserver)
+@implementer(
+    ITradingRuntime,
+    IJournal,
+    ILookups,
+    IOperations,
+    IHeldOperations,
+    IUpstreamObserver,
+)
 class GatewayRuntime(Service):
     """
     A trading runtime in front of a platform. It is a service: starting opens the log
@@ -332,6 +341,41 @@ class GatewayRuntime(Service):
         return Reservation(
             intent.type, event.data, intent.operation, isReplay=True, place=event.place
         )
+
+    # What people decide.
+
+    def resolve(
+        self, number: int, order: int | None, principal: int
+    ) -> "Deferred[Response]":
+        """
+        See L{IHeldOperations.resolve}.
+
+        @raise NotFound: There is no such operation, or it is not held.
+        @raise IncorrectOrder: That order can't be its trade.
+        @raise Busy: The platform does not show the order.
+        """
+        return Deferred.fromCoroutine(self._resolve(number, order, principal))
+
+    async def _resolve(
+        self, number: int, order: int | None, principal: int
+    ) -> Response:
+        course = self.operations.courses.withNumber(number)
+        if course is None or course.intent.state is not State.HELD:
+            raise NotFound(f"there is no held operation {number}")
+        who = f"principal {principal}"
+        if order is None:
+            await self.operations.decideAbsent(course, who)
+        else:
+            await self.operations.decideBooked(course, order, who)
+        intent = course.intent
+        _log.warn(
+            "{who} has decided that operation {number} of account {login} is {state}",
+            who=who,
+            number=number,
+            login=intent.login,
+            state=intent.state.value,
+        )
+        return {"operation": number, "outcome": intent.state.value}
 
     # What clients look up.
 

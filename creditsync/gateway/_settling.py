@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from attrs import define
 from msgspec.structs import replace
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -96,9 +97,11 @@ class Settling:
         asked = course.intent.operation
         return Reservation(course.intent.type, trade, asked)
 
-    def settle(self, course: Course, trade: Trade) -> None:
+    def settle(self, course: Course, trade: Trade) -> "Deferred[None]":
         """
         The platform's final record is there.
+
+        @return: Fires when that is durable, and published.
         """
         intent = course.intent
         intent.order = trade.order
@@ -117,7 +120,7 @@ class Settling:
         else:
             self.reveal(course)
             durable = self._journal.book(trade, intent)
-        durable.addCallback(self._booked, course)
+        return durable.addCallback(self._booked, course)
 
     def _booked(self, _: None, course: Course) -> None:
         intent = course.intent

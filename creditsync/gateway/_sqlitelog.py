@@ -49,7 +49,7 @@ _WRITE: Final = (
     f" VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (number) DO UPDATE SET "
     + ", ".join(f"{name} = excluded.{name}" for name in _CHANGING)
 )
-_READ: Final = f"SELECT {', '.join(_COLUMNS)} FROM intent"
+READ: Final = f"SELECT {', '.join(_COLUMNS)} FROM intent"
 _IS_FREE: Final = f"({', '.join(repr(state.value) for state in sorted(FREE, key=str))})"
 _IS_OPEN: Final = f"({', '.join(repr(state.value) for state in sorted(OPEN, key=str))})"
 
@@ -272,7 +272,7 @@ class SQLiteIntentLog:
         return self.ledger.commit(reservations, statements).addCallback(written)
 
     def _find(self, condition: str, *values: int | str) -> list[Intent]:
-        rows = self.ledger.select(f"{_READ} {condition}", *values)
+        rows = self.ledger.select(f"{READ} {condition}", *values)
         return [intentOf(row) for row in rows]
 
 

@@ -26,7 +26,7 @@ from creditsync.gateway._looking import search
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.gateway._records import creationOf
-from creditsync.gateway._refusals import Declined, platformRefusal
+from creditsync.gateway._refusals import declined, platformRefusal
 from creditsync.gateway._states import FINAL, State
 from creditsync.records import Trade
 
@@ -136,7 +136,7 @@ class TwoPhases(Operations):
         ):
             super()._shown(course, trade, isOther)
         elif state == TS_FINANCE_DECLINED:
-            why = course.refusal or Declined(course.intent.order)
+            why = course.refusal or declined(course.intent.order)
             self._run(self._neverHappened(course, why, why.message), course)
         elif course.refusal is not None:
             self._run(self._declineChosen(course, course.refusal), course)

@@ -1,0 +1,179 @@
+"""
+C{creditsync gateway}: what people do about a gateway, and what they have to know of it.
+"""
+
+import json
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from creditsync._cli.arguments import operation, order
+from creditsync._cli.connection import addConnection, readToken, runWithClient
+from creditsync._cli.ledger import addLedger, errorsAsExit
+from creditsync._cli.output import printLine
+from creditsync._cli.statuses import DONE, STATUSES, UNKNOWN
+from creditsync._cli.wording import exact, printable
+from creditsync.client import CreditClient
+from creditsync.methods import METHOD_OF
+
+
+def addCommand(commands: Any) -> None:
+    """
+    Add the subcommand to the command line.
+    """
+    parser = commands.add_parser(
+        "gateway", help="held operations of a server in front of another platform"
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION", title="actions")
+    _addReading(
+        actions,
+        "held",
+        "list the operations that wait for a person",
+        "List the operations of which the gateway can't find out what became of them,"
+        " each with what to look for at the platform. A server may have the ledger"
+        " open.",
+        _runHeld,
+    )
+    _addReading(
+        actions,
+        "report",
+        "summarize the log of a gateway",
+        "Count the operations of a gateway by their states, and list those that are not"
+        " settled, and those that people have decided. A server may have the ledger"
+        " open.",
+        _runReport,
+    )
+    _addResolve(actions)
+
+
+def _addReading(actions: Any, name: str, help: str, text: str, run: Any) -> None:
+    parser = actions.add_parser(name, help=help, description=text)
+    addLedger(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead")
+    parser.set_defaults(name=f"gateway {name}", run=run)
+
+
+def _addResolve(actions: Any) -> None:
+    parser: ArgumentParser = actions.add_parser(
+        "resolve",
+        help="decide what became of a held operation",
+        description="Decide what became of a held operation, through the gateway that"
+        " runs. The token must be an admin's.",
+        epilog=STATUSES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "operation", metavar="NUMBER", type=operation, help="its number in the log"
+    )
+    outcome = parser.add_mutually_exclusive_group(required=True)
+    outcome.add_argument(
+        "--booked",
+        metavar="ORDER",
+        type=order,
+        help="the platform has booked it as this order",
+    )
+    outcome.add_argument(
+        "--absent",
+        action="store_true",
+        help="it was never booked and never will be; its key is free again",
+    )
+    addConnection(parser)
+    parser.set_defaults(name="gateway resolve", run=_runResolve)
+
+
+def _runHeld(options: Namespace) -> None:
+    # What it needs is loaded only where it is used.
+    from creditsync.gateway._listing import held
+
+    with errorsAsExit(options):
+        found = list(held(options.ledger))
+    if options.json:
+        print(json.dumps([_members(each) for each in found]))
+        return
+    for each in found:
+        printLine(_described(each))
+
+
+def _runReport(options: Namespace) -> None:
+    from creditsync.gateway._listing import report
+
+    with errorsAsExit(options):
+        found = report(options.ledger)
+    if options.json:
+        kinds = ("unsettled", "decided")
+        lists = {kind: [_members(each) for each in found[kind]] for kind in kinds}
+        print(json.dumps({**found, **lists}))
+        return
+    counts = ", ".join(f"{count} {state}" for state, count in found["counts"].items())
+    printLine(f"operations: {counts or 'none'}")
+    caughtUp = found["caughtUp"]
+    printLine(f"complete up to: {_moment(caughtUp) if caughtUp else 'not yet known'}")
+    for kind in ("unsettled", "decided"):
+        for each in found[kind]:
+            printLine(f"{kind}: {_described(each)}")
+
+
+def _described(intent: Any) -> str:
+    """
+    An operation in one line.
+    """
+    method = METHOD_OF.get((intent.cmd, intent.type == 2), "operation")
+    order = f" of order {intent.order}" if intent.order else ""
+    decided = f", decided by {intent.decidedBy}" if intent.decidedBy else ""
+    return (
+        f"{intent.number}: {method}{order} of account {intent.login},"
+        f" {exact(intent.amount)}, {printable(intent.comment)!r}, sent"
+        f" {_moment(intent.sentAt)}, is {intent.state.value}: {intent.why}{decided}"
+    )
+
+
+def _moment(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _members(intent: Any) -> dict[str, Any]:
+    return {
+        "operation": intent.number,
+        "state": intent.state.value,
+        "type": intent.type,
+        "order": intent.order or None,
+        "login": intent.login,
+        "cmd": intent.cmd,
+        "amount": exact(intent.amount),
+        "comment": intent.comment,
+        "open_time": intent.openTime,
+        "principal": intent.operation.principal,
+        "key": intent.operation.key,
+        "sent_at": intent.sentAt,
+        "why": intent.why,
+        "decided_by": intent.decidedBy or None,
+    }
+
+
+def _runResolve(options: Namespace) -> None:
+    runWithClient(options, readToken(options), partial(resolve, options))
+
+
+async def resolve(
+    options: Namespace,
+    reactor: Any,
+    client: CreditClient,
+    stopped: "Deferred[None]",
+) -> int:
+    """
+    Decide, and print what was decided.
+
+    @return: The exit status.
+    """
+    stopped.addCallback(lambda _: client.stopService())
+    data: dict[str, Any] = {"operation": options.operation, "outcome": "absent"}
+    if options.booked is not None:
+        data |= {"outcome": "booked", "order": options.booked}
+    options.status = UNKNOWN
+    done = await client.request("MngResolveOperation", data)
+    options.status = DONE
+    printLine(f"operation {done['operation']} is {done['outcome']}")
+    return DONE
