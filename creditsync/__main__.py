@@ -69,6 +69,7 @@ def _parser() -> ArgumentParser:
         export,
         gateway,
         operations,
+        requests,
         show,
         statement,
         token,
@@ -91,7 +92,7 @@ def _parser() -> ArgumentParser:
     )
     reading = (statement, check, backup, export, upgrade)
     for module in (
-        *(token, account, operations, show, watch, bulk),
+        *(token, account, operations, requests, show, watch, bulk),
         *(*reading, gateway, demo),
     ):
         module.addCommand(commands)
