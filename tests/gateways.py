@@ -19,7 +19,7 @@ from creditsync.codes import (
 )
 from creditsync.errors import OutcomeUnknown, Refusal
 from creditsync.events import TradeEvents
-from creditsync.gateway._intents import Intent
+from creditsync.gateway._intents import Alarm, Intent
 from creditsync.gateway._memorylog import MemoryIntentLog
 from creditsync.gateway._runtime import GatewayRuntime
 from creditsync.records import Deletion, Operation, Reservation, Trade, TradeEvent
@@ -88,6 +88,7 @@ class HeldIntentLog(MemoryIntentLog):
         intents: Collection[Intent],
         reservations: Sequence[Reservation],
         mark: int,
+        alarms: Sequence[Alarm] = (),
     ) -> "Deferred[None]":
         """
         See L{IIntentLog<creditsync.gateway._intents.IIntentLog>}. What is written is
@@ -95,7 +96,7 @@ class HeldIntentLog(MemoryIntentLog):
         """
         copies = {evolve(each): each for each in intents}
         done: Deferred[None] = Deferred()
-        self._writes.append(((copies, reservations, mark), done))
+        self._writes.append(((copies, reservations, mark, alarms), done))
         if not self.isHeld:
             self.release()
         return done
@@ -105,8 +106,8 @@ class HeldIntentLog(MemoryIntentLog):
         Let the oldest write end.
         """
         if self._writes:
-            (copies, reservations, mark), done = self._writes.pop(0)
-            super().write(list(copies), reservations, mark)
+            (copies, reservations, mark, alarms), done = self._writes.pop(0)
+            super().write(list(copies), reservations, mark, alarms)
             for copy, original in copies.items():
                 original.place = copy.place
             done.callback(None)

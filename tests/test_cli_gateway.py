@@ -40,7 +40,8 @@ class GatewayCommandTests(SynchronousTestCase):
         two.move(State.HELD)
         two.move(State.ABSENT, "a person has decided that it was never booked")
         two.decidedBy = "principal 9"
-        self.successResultOf(log.write([one, two, three], [], 1767225600))
+        alarm = (1767225600, "order 7 is gone")
+        self.successResultOf(log.write([one, two, three], [], 1767225600, [alarm]))
         ledger.close()
 
     def run_(self, *arguments: str) -> str:
@@ -103,13 +104,14 @@ class GatewayCommandTests(SynchronousTestCase):
             ],
         )
         self.assertEqual(
-            [line.split(",")[0] for line in lines[2:]],
+            [line.split(",")[0] for line in lines[2:5]],
             [
                 "unsettled: 1: CreditIn of account 1001",
                 "unsettled: 3: CreditIn of account 1001",
                 "decided: 2: CreditIn of account 1001",
             ],
         )
+        self.assertEqual(lines[5], "alarm: 2026-01-01 00:00:00 UTC: order 7 is gone")
         self.assertTrue(lines[4].endswith("never booked, decided by principal 9"))
         found = json.loads(self.run_("report", "--ledger", self.path, "--json"))
         self.assertEqual(found["counts"], {"absent": 1, "held": 1, "unseen": 1})

@@ -954,6 +954,78 @@ class CatchUpTests(GatewayTestCase):
         self.assertEqual(self.events(), [])
 
 
+class VerificationTests(GatewayTestCase):
+    """
+    What was booked is looked at again.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have two operations booked.
+        """
+        super().setUp()
+        for login in (1001, 1002):
+            self.request(operation(login=login))
+            self.platform.work()
+            self.turn()
+        self.events()
+
+    def again(self) -> None:
+        """
+        Connect again, after a while.
+        """
+        self.link.cut()
+        self.wait(300)
+        self.link.connect()
+        self.turn(20)
+
+    def test_sound(self) -> None:
+        """
+        What is as it was, or was changed and caught up, is no alarm.
+        """
+        self.platform.change(5001, profit=7)
+        self.turn()
+        self.again()
+        self.assertEqual(self.alarms, [])
+
+    def test_gone(self) -> None:
+        """
+        A booking that the platform has lost is an alarm, once, and is not repeated at
+        the platform.
+        """
+        del self.platform.trades[5001]
+        self.again()
+        self.again()
+        self.assertEqual(
+            self.alarms,
+            ["order 5001, which the platform had booked, is not booked there any more"],
+        )
+        self.assertEqual([text for _, text in self.log.alarms], self.alarms)
+        self.assertEqual(list(self.platform.trades), [5002])
+
+    def test_changed(self) -> None:
+        """
+        A change that no event and no catch-up has brought is an alarm, and comes into
+        the journal.
+        """
+        self.wait(200)
+        self.platform.person(1003, 6, 1)
+        self.turn()
+        self.platform.trades[5001].update(profit=7, update_time=NOW + 1)
+        self.events()
+        self.again()
+        self.assertIn("changed there without an event", self.alarms[0])
+        self.assertEqual(self.events(), [(UPDATE, 5001, BOOKED, 7)])
+
+    def test_lookUpsFail(self) -> None:
+        """
+        If the platform does not show orders, nothing follows from it.
+        """
+        self.platform.lacks.add("GetTradeByOrder")
+        self.again()
+        self.assertEqual(self.alarms, [])
+
+
 class RestartTests(GatewayTestCase):
     """
     The end of the gateway at any point, and its next start.

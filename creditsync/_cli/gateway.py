@@ -114,6 +114,8 @@ def _runReport(options: Namespace) -> None:
     for kind in ("unsettled", "decided"):
         for each in found[kind]:
             printLine(f"{kind}: {_described(each)}")
+    for time, text in found["alarms"]:
+        printLine(f"alarm: {_moment(time)}: {text}")
 
 
 def _described(intent: Any) -> str:

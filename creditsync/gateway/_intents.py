@@ -9,6 +9,7 @@ The log stands in the ledger's own database.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from typing import TypeAlias
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -80,6 +81,10 @@ class Intent:
         return self.state in OPEN
 
 
+# The UNIX time, and what people should know.
+Alarm: TypeAlias = tuple[int, str]
+
+
 class IIntentLog(Interface):
     """
     The intents of a gateway, and the ledger in which they stand.
@@ -146,12 +151,15 @@ class IIntentLog(Interface):
         """
 
     def write(
-        intents: Collection[Intent], reservations: Sequence[Reservation], mark: int
+        intents: Collection[Intent],
+        reservations: Sequence[Reservation],
+        mark: int,
+        alarms: Sequence[Alarm] = (),
     ) -> "Deferred[None]":
         """
-        Make intents and reservations durable, in one transaction. The next may begin
-        only when this has ended. An intent without a place that is booked gets the
-        place of its order.
+        Make intents, reservations and alarms durable, in one transaction. The next may
+        begin only when this has ended. An intent without a place that is booked gets
+        the place of its order.
 
         @return: Fires when all of it is on disk. If it fails, it is unknown what is.
         """

@@ -29,7 +29,7 @@ from creditsync.codes import (
     TS_CLOSED_NORMAL,
     TS_DELETED,
 )
-from creditsync.gateway._intents import IIntentLog, Intent
+from creditsync.gateway._intents import Alarm, IIntentLog, Intent
 from creditsync.interfaces import ITradeEvents
 from creditsync.methods import CREDIT, METHOD_OF, TOTAL_OF
 from creditsync.records import Deletion, Operation, Reservation, Trade
@@ -51,6 +51,7 @@ class _Batch:
     orders: dict[int, Trade] = Factory(dict)
     totals: dict[int, list[int]] = Factory(dict)
     waiting: list[Deferred[None]] = Factory(list)
+    alarms: list[Alarm] = Factory(list)
 
 
 class Journal:
@@ -187,6 +188,13 @@ class Journal:
         self.touch()
         return durable
 
+    def note(self, time: int, text: str) -> None:
+        """
+        Keep what people should know.
+        """
+        self._queue.alarms.append((time, text))
+        self.touch()
+
     def touch(self) -> None:
         """
         See that what has changed is committed.
@@ -207,7 +215,7 @@ class Journal:
         ended.callback(None)
 
     async def _commitAll(self) -> None:
-        while self._queue.waiting or self.mark != self._log.mark:
+        while self._queue.waiting or self._queue.alarms or self.mark != self._log.mark:
             batch, self._queue = self._queue, _Batch()
             self._committing = batch
             await maybeDeferred(
@@ -215,6 +223,7 @@ class Journal:
                 list(batch.intents.values()),
                 batch.reservations,
                 self.mark,
+                batch.alarms,
             )
             self._committing = _Batch()
             for reservation in batch.reservations:

@@ -16,6 +16,7 @@ _UNSETTLED: Final = (
     f"{READ} WHERE state IN ('sent', 'pending', 'accepted', 'unseen', 'held')"
     " ORDER BY number"
 )
+_ALARMS: Final = "SELECT timestamp, text FROM alarm ORDER BY number DESC LIMIT 100"
 _DECIDED: Final = f"{READ} WHERE decided_by <> '' ORDER BY number"
 
 
@@ -25,7 +26,8 @@ def report(path: str) -> Mapping[str, Any]:
 
     @return: C{counts}, the number of operations by state; C{unsettled} and C{decided},
         the L{Intent}s whose outcome is not known and those that a person has decided;
-        C{caughtUp}, the platform's time up to which the journal is complete.
+        C{alarms}, the last hundred, each with its time; C{caughtUp}, the platform's
+        time up to which the journal is complete.
     @raise LedgerProblem: It can't be read, or is not a gateway's.
     """
     with reading(path) as ledger:
@@ -36,6 +38,7 @@ def report(path: str) -> Mapping[str, Any]:
             "counts": dict(ledger.execute(_COUNTS).fetchall()),
             "unsettled": [intentOf(row) for row in ledger.execute(_UNSETTLED)],
             "decided": [intentOf(row) for row in ledger.execute(_DECIDED)],
+            "alarms": ledger.execute(_ALARMS).fetchall()[::-1],
             "caughtUp": mark,
         }
 

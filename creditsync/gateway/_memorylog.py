@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from creditsync.codes import EV_RECORD_ADD
-from creditsync.gateway._intents import IIntentLog, Intent, firstOf, givePlaces
+from creditsync.gateway._intents import Alarm, IIntentLog, Intent, firstOf, givePlaces
 from creditsync.gateway._states import FREE, State
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.records import Reservation, Trade
@@ -26,6 +26,7 @@ class MemoryIntentLog:
     ledger: MemoryLedger = Factory(MemoryLedger)
     mark: int = field(default=0, init=False)
     _rows: dict[int, Intent] = field(factory=dict, init=False)
+    alarms: list[Alarm] = field(factory=list, init=False)
     _number: int = field(default=0, init=False)
 
     def open(self) -> "Deferred[None]":
@@ -119,12 +120,14 @@ class MemoryIntentLog:
         intents: Collection[Intent],
         reservations: Sequence[Reservation],
         mark: int,
+        alarms: Sequence[Alarm] = (),
     ) -> "Deferred[None]":
         """
         See L{IIntentLog.write}.
 
         @return: Has already fired.
         """
+        self.alarms.extend(alarms)
         if reservations:
             self.ledger.commit(reservations)
         givePlaces(intents, reservations, self.ledger.placeOf)

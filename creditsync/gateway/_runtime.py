@@ -19,7 +19,7 @@ from zope.interface import implementer
 from creditsync._failing import FailureNotifier
 from creditsync._money import toUnits
 from creditsync._rulebook import RuleBook
-from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE
+from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE, SECONDS_PER_DAY
 from creditsync.errors import (
     Busy,
     IdempotencyKeyReused,
@@ -42,6 +42,7 @@ from creditsync.gateway._settling import Timing
 from creditsync.gateway._states import State
 from creditsync.gateway._twophase import TwoPhases
 from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
+from creditsync.gateway._verification import Verification
 from creditsync.interfaces import (
     IHeldOperations,
     IJournal,
@@ -131,6 +132,9 @@ class GatewayRuntime(Service):
         self._rules = rules
         self._clock = clock
         self._failing = FailureNotifier()
+        self._now = now
+        self._tell = alarm
+        alarm = self._alarm
         self.journal = Journal(clock, log, events, self._failing.fail, alarm)
         self.operations = WAYS[way](
             clock,
@@ -143,6 +147,9 @@ class GatewayRuntime(Service):
             rules=rules,
         )
         self.catchUp = CatchUp(upstream, self.journal, self.operations.looked, now)
+        self.verification = Verification(upstream, log, self.journal, alarm, now)
+        self._verifying = LoopingCall(self.verification.start)
+        self._verifying.clock = clock
         self._tick = LoopingCall(self._look)
         self._tick.clock = clock
         self._interval = timing.interval
@@ -150,6 +157,10 @@ class GatewayRuntime(Service):
         self._sweeping.clock = clock
         self._sweepInterval = timing.sweep
         self._opening: Deferred[None] | None = None
+
+    def _alarm(self, text: str) -> None:
+        self._tell(text)
+        self.journal.note(int(self._now()), text)
 
     # The service.
 
@@ -173,6 +184,7 @@ class GatewayRuntime(Service):
             self.operations.courses.resume(Course(intent, self._clock.seconds()))
         self._upstream.start(self)
         self._tick.start(self._interval, now=False)
+        self._verifying.start(SECONDS_PER_DAY, now=False)
         self._sweeping.start(self._sweepInterval, now=False).addErrback(
             lambda why: _log.failure("the sweep failed", why)
         )
@@ -190,6 +202,7 @@ class GatewayRuntime(Service):
             self._log.ledger.close()
             return succeed(None)
         self._tick.stop()
+        self._verifying.stop()
         if self._sweeping.running:
             self._sweeping.stop()
         return Deferred.fromCoroutine(self._stop())
@@ -503,6 +516,7 @@ class GatewayRuntime(Service):
         _log.info("the platform is connected")
         self.catchUp.interrupted()
         self._look()
+        self.verification.start()
 
     def _look(self) -> None:
         """

@@ -33,7 +33,7 @@ FINAL: Final = (TS_CLOSED_NORMAL, TS_DELETED)
 _UNDER_WAY: Final = frozenset(REQUEST_STATES.values())
 
 # Seconds after which the platform does not change anything of a past second.
-_SETTLED: Final = 5
+SETTLED: Final = 5
 
 # Events that are kept at most.
 MAX_KEPT: Final = 10_000
@@ -77,7 +77,7 @@ class Seeing(Settling):
         if self._isOurs(trade):
             return
         # Of the present second, an event may already have brought a later record.
-        isOver = trade.timestamp + _SETTLED < self._now()
+        isOver = trade.timestamp + SETTLED < self._now()
         if isOver and trade.state in FINAL and self._journal.isChange(trade):
             self._journal.book(trade)
         else:

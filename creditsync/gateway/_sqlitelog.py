@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE
-from creditsync.gateway._intents import IIntentLog, Intent, firstOf, givePlaces
+from creditsync.gateway._intents import Alarm, IIntentLog, Intent, firstOf, givePlaces
 from creditsync.gateway._states import FREE, OPEN, State
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.methods import DELETING_METHODS
@@ -255,6 +255,7 @@ class SQLiteIntentLog:
         intents: Collection[Intent],
         reservations: Sequence[Reservation],
         mark: int,
+        alarms: Sequence[Alarm] = (),
     ) -> "Deferred[None]":
         """
         See L{IIntentLog.write}.
@@ -263,6 +264,8 @@ class SQLiteIntentLog:
         def statements() -> Iterable[tuple[str, Sequence[Any]]]:
             givePlaces(intents, reservations, self.ledger.placeOf)
             yield from ((_WRITE, rowOf(intent)) for intent in intents)
+            for alarm in alarms:
+                yield "INSERT INTO alarm (timestamp, text) VALUES (?, ?)", alarm
             if mark != self.mark:
                 yield "UPDATE caught_up SET update_time = ?", (mark,)
 

@@ -57,5 +57,12 @@ CREATE TABLE IF NOT EXISTS caught_up (
 ) STRICT;
 INSERT OR IGNORE INTO caught_up VALUES (1, 0);
 
+-- What people should know, in the order in which it became known.
+CREATE TABLE IF NOT EXISTS alarm (
+    number    INTEGER PRIMARY KEY,
+    timestamp INTEGER NOT NULL,
+    text      TEXT NOT NULL
+) STRICT;
+
 -- To recognize an event that comes twice.
 CREATE INDEX IF NOT EXISTS intent_journal_order ON journal ("order");
