@@ -17,36 +17,50 @@ from creditsync._process.options import Options
 from creditsync._process.starting import CannotStart
 
 
-class _TwistdOptions(twistd.ServerOptions):  # type: ignore[name-defined,misc]
-    """
-    The command line of a C{twistd} whose only plugin is this server.
-    """
-
-    synopsis = "Usage: creditsync"
-    subCommands = (("serve", None, Options, "Run the server."),)
-    loadedPlugins = {  # noqa: RUF012 - as ServerOptions has it
-        "serve": ServiceMaker("creditsync", "creditsync.tap", "", "creditsync")
-    }
-
-
 def run(arguments: Sequence[str]) -> None:
     """
     Serve until a signal comes.
 
     @param arguments: Options of the server, L{Options}.
     """
-    config = _TwistdOptions()
+    maker = ServiceMaker("creditsync", "creditsync.tap", "", "creditsync")
+    runService("serve", "Run the server.", Options, maker, arguments)
+
+
+def runService(
+    name: str,
+    help: str,
+    options: type[Options],
+    maker: ServiceMaker,
+    arguments: Sequence[str],
+) -> None:
+    """
+    Run a service in the foreground, as a subcommand.
+
+    @param arguments: Its options.
+    """
+
+    class TwistdOptions(twistd.ServerOptions):  # type: ignore[name-defined,misc]
+        """
+        The command line of a C{twistd} whose only plugin is this.
+        """
+
+        synopsis = "Usage: creditsync"
+        subCommands = ((name, None, options, help),)
+        loadedPlugins = {name: maker}  # noqa: RUF012 - as ServerOptions has it
+
+    config = TwistdOptions()
     try:
-        config.parseOptions(["--nodaemon", "--pidfile=", "serve", *arguments])
+        config.parseOptions(["--nodaemon", "--pidfile=", name, *arguments])
     except UsageError as e:
-        _end(e, 2)
+        _end(name, e, 2)
     try:
         twistd.runApp(config)
     except CannotStart as e:
-        _end(e, 1)
+        _end(name, e, 1)
 
 
-def _end(why: BaseException, status: int) -> NoReturn:
+def _end(name: str, why: BaseException, status: int) -> NoReturn:
     # twistd has redirected sys.stderr to its log.
-    print(f"creditsync serve: {why}", file=sys.__stderr__)
+    print(f"creditsync {name}: {why}", file=sys.__stderr__)
     sys.exit(status)

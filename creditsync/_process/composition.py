@@ -6,6 +6,7 @@ runtime, the ledger, the events, the authenticator and the site meet.
 import os
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,12 @@ from twisted.internet.threads import deferToThreadPool
 
 from creditsync._process.options import Options
 from creditsync._rulebook import RuleBook
+from creditsync._sandbox.life import Life
 from creditsync.audit import AuditTrail
 from creditsync.auth import TokenAuthenticator
 from creditsync.counters import Counters
 from creditsync.events import TradeEvents
+from creditsync.interfaces import ILedger
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.ledger.thread import OwnThread
 from creditsync.limits import Limits
@@ -29,18 +32,27 @@ if TYPE_CHECKING:
 
 
 def creditSync(
-    reactor: Any, options: Options, key: bytes, counters: Counters | None = None
+    reactor: Any,
+    options: Options,
+    key: bytes,
+    counters: Counters | None = None,
+    sandbox: Life | None = None,
 ) -> CreditSync:
     """
     Make the server, not yet started.
+
+    @param sandbox: Whose ledger and trading runtime it has, if it is for the sandbox.
     """
     limits: Limits = options["serverLimits"]
     events = TradeEvents()
-    ledger = SQLiteLedger(
+    ledger: ILedger = SQLiteLedger(
         # A daemon changes its folder before it opens the ledger.
         os.path.abspath(options["ledger"]),
         OwnThread(reactor),
     )
+    runtime: Callable[..., TradingRuntime] = TradingRuntime
+    if sandbox is not None:
+        ledger, runtime = sandbox.ledger(ledger), sandbox.runtime
     read = partial(deferToThreadPool, reactor, reactor.getThreadPool())
     rules = None
     if options["rules"] is not None:
@@ -48,7 +60,7 @@ def creditSync(
         options["rules"].use = rules.use
     return CreditSync(
         reactor,
-        runtime=TradingRuntime(
+        runtime=runtime(
             reactor,
             ledger,
             events,
