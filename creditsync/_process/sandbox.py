@@ -4,7 +4,7 @@ C{creditsync sandbox} as a process: its options, and the service that they stand
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from twisted.logger import Logger
 from twisted.python import usage
@@ -19,13 +19,15 @@ from creditsync._process.server import Server, SupervisedServer
 from creditsync._process.settling import settleProcess
 from creditsync._sandbox.life import Life
 from creditsync._sandbox.script import Script, seedOf
-from creditsync._sandbox.service import DELAY, OURS, Sandbox
+from creditsync._sandbox.service import DELAY, OURS, REQUESTS, Sandbox
 from creditsync.service import CreditSync
 
 _log = Logger()
 
-# Options of the server that mean nothing for a platform.
-_NOT_TAKEN = ("audit", "web", "limits")
+# Options of the server that mean nothing for a platform, and flags that have one value
+# for it: there are no keys, and who has made a finance request may approve it.
+_NOT_TAKEN: Final = ("audit", "limits", "web", "web-origin")
+_DECIDED: Final = {"idempotent-extid": 0, "self-approval": 1}
 
 
 class Options(ServerOptions):
@@ -69,12 +71,22 @@ class Options(ServerOptions):
             None,
             "Have the Sync commands and GetOperation too, which no platform has.",
         ],
-        *(each for each in ServerOptions.optFlags if each[0] != "idempotent-extid"),
+        [
+            "no-requests",
+            None,
+            "Have no finance requests, as older platforms.",
+        ],
+        *(each for each in ServerOptions.optFlags if each[0] not in _DECIDED),
     ]
 
     def __init__(self) -> None:
         super().__init__()
-        self.update({**dict.fromkeys(_NOT_TAKEN), "idempotent-extid": 0, "fault": []})
+        # It has collected those of the base class too.
+        for name in (*_NOT_TAKEN, *_DECIDED):
+            ending = "" if name in _DECIDED else "="
+            self.longOpt = [each for each in self.longOpt if each != name + ending]
+            self.synonyms.pop(name)
+        self.update({**dict.fromkeys(_NOT_TAKEN), **_DECIDED, "fault": []})
         self.docs["fault"] = (
             "A fault and how often it happens, such as lose-reply=0.1; may be given"
             " several times."
@@ -139,13 +151,16 @@ def sandboxOf(reactor: Any, options: Options, key: bytes) -> Sandbox:
     def make(life: Life) -> CreditSync:
         return creditSync(reactor, within, key, sandbox=life)
 
+    unknown = frozenset() if options["sync"] else OURS
+    if options["no-requests"]:
+        unknown |= REQUESTS
     return Sandbox(
         reactor,
         make,
         options["script"],
         listen=options["listen"],
         delay=options["delay"],
-        unknown=() if options["sync"] else OURS,
+        unknown=unknown,
     )
 
 

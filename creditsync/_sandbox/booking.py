@@ -18,15 +18,19 @@ from twisted.python.components import proxyForInterface
 from zope.interface import implementer_only
 
 from creditsync._sandbox.script import Script
+from creditsync.codes import EV_RECORD_ADD, TS_CLOSED_NORMAL
 from creditsync.interfaces import (
     IAccountGroups,
+    IFinanceRequests,
     ILedger,
     ILookups,
     ITradingRuntime,
 )
+from creditsync.methods import ofCmd
 from creditsync.records import (
     Account,
-    Deletion,
+    AnyOperation,
+    Decision,
     FoundTrades,
     GroupedTrade,
     Operation,
@@ -48,12 +52,21 @@ class PlatformLedger(proxyForInterface(ILedger, "_ledger")):  # type: ignore[mis
     _log = Logger()
 
     def __init__(
-        self, ledger: ILedger, clock: IReactorTime, script: Script, delay: float
+        self,
+        ledger: ILedger,
+        clock: IReactorTime,
+        script: Script,
+        delay: float,
+        lost: Sequence[int] = (),
     ) -> None:
         """
         @param delay: Seconds from the beginning of a commit to its end.
+        @param lost: The orders that the last crash has lost.
         """
         self._ledger = ledger
+        self._lost = list(lost)
+        # The new orders that are not on disk.
+        self._given: dict[int, None] = {}
         self._clock = clock
         self._script = script
         self._delay = delay
@@ -68,10 +81,27 @@ class PlatformLedger(proxyForInterface(ILedger, "_ledger")):  # type: ignore[mis
         self._isFlushing = False
         self._isSettled = self._isLost = False
 
+    @property
+    def lost(self) -> list[int]:
+        """
+        The new orders that are not on disk, of this life and of those before it.
+        """
+        return [*self._lost, *self._given]
+
+    def newOrder(self) -> int:
+        """
+        See L{ILedger.newOrder}. One that was lost may come again.
+        """
+        if self._lost and self._script.happens("repeat-order") is not None:
+            order = self._lost.pop(0)
+        else:
+            order = self._ledger.newOrder()
+        self._given[order] = None
+        return order
+
     def commit(self, reservations: Sequence[Reservation]) -> "Deferred[None]":
         """
-        See L{ILedger.commit}. It is a whole one even when the process is gone: then
-        nothing is written.
+        See L{ILedger.commit}. When the process is gone, nothing is written.
         """
         if self._isLost:
             return succeed(None)
@@ -93,7 +123,15 @@ class PlatformLedger(proxyForInterface(ILedger, "_ledger")):  # type: ignore[mis
             self._flushLater(lag or 0.0)
             ended.callback(None)
         else:
-            maybeDeferred(self._ledger.commit, begun).chainDeferred(ended)
+            self._write(begun).chainDeferred(ended)
+
+    def _write(self, reservations: list[Reservation]) -> "Deferred[None]":
+        written = maybeDeferred(self._ledger.commit, reservations)
+        return written.addCallback(self._onDisk, reservations)
+
+    def _onDisk(self, _: None, reservations: list[Reservation]) -> None:
+        for each in reservations:
+            self._given.pop(each.order, None)
 
     def _flushLater(self, seconds: float) -> None:
         if self._flushAt is None and not self._isFlushing:
@@ -116,7 +154,7 @@ class PlatformLedger(proxyForInterface(ILedger, "_ledger")):  # type: ignore[mis
             self._flushAt.cancel()
         self._flushAt = None
         self._isFlushing = True
-        written = maybeDeferred(self._ledger.commit, list(self._tail))
+        written = self._write(list(self._tail))
         written.addErrback(lambda why: self._log.failure("a flush failed", why))
         written.addCallback(self._written, len(self._tail))
 
@@ -203,7 +241,7 @@ class _Accepted(Reservation, eq=False):
         return succeed(None)
 
 
-@implementer_only(ITradingRuntime, IAccountGroups, ILookups, IService)
+@implementer_only(ITradingRuntime, IAccountGroups, IFinanceRequests, ILookups, IService)
 class PlatformRuntime(TradingRuntime):
     """
     A trading runtime that answers before it books.
@@ -215,15 +253,44 @@ class PlatformRuntime(TradingRuntime):
     script: Script
     platform: PlatformLedger
 
-    def submit(self, operation: Operation | Deletion) -> Reservation:
+    def submit(self, operation: AnyOperation) -> Reservation:
         """
         See L{ITradingRuntime.submit}.
         """
         operation.key = None
         if isinstance(operation, Operation) and self._isUnseen(operation.order):
             operation.order = 0
+        if isinstance(operation, Decision) and self._isApprovedTwice(operation):
+            return self._approveAgain(operation)
         made = super().submit(operation)
         return _Accepted(made.type, made.data, made.operation)
+
+    def _isApprovedTwice(self, decision: Decision) -> bool:
+        trade = self._current(decision.order)
+        if trade is None or trade.state != TS_CLOSED_NORMAL or not decision.isApproval:
+            return False
+        return self.script.happens("approve-twice") is not None
+
+    def _approveAgain(self, decision: Decision) -> Reservation:
+        """
+        Book what a request asked for once more. A ledger has each order once, so this
+        is another one; the reply names that of the request.
+        """
+        trade = self._current(decision.order)
+        assert trade is not None
+        method = ofCmd(trade.cmd)
+        assert method is not None
+        again = Operation(
+            method.name,
+            trade.cmd,
+            trade.login,
+            trade.profit,
+            trade.comment,
+            principal=decision.principal,
+            role=decision.role,
+        )
+        super().submit(again)
+        return _Accepted(EV_RECORD_ADD, trade, again)
 
     def trade(self, order: int) -> "Deferred[Any]":
         """

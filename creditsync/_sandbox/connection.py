@@ -28,6 +28,9 @@ CONTROL: Final = "SandboxFault"
 # Bytes of a line that has not ended, from which on it is left to the server.
 _LONGEST: Final = 1 << 20
 
+# Requests whose replies are awaited, at most: some are lost.
+_MOST_ASKED: Final = 10_000
+
 
 @implementer(IHalfCloseableProtocol)
 class Connection(ProtocolWrapper):
@@ -80,6 +83,8 @@ class Connection(ProtocolWrapper):
         if command != name:
             data = wire.encodeData({**members, "command": command}) + b"\r\n"
         if line.extID is not None:
+            if len(self._asked) >= _MOST_ASKED:
+                del self._asked[next(iter(self._asked))]
             self._asked[type(line.extID), line.extID] = command
         self._pass(Where.REQUEST, command, data, members, self.handOn)
 

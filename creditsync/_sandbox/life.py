@@ -2,7 +2,7 @@
 One life of the sandbox's process: all that a crash ends.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -36,10 +36,12 @@ class Life:
         delay: float,
         unknown: Collection[str],
         crashed: Callable[[], None],
+        lost: Sequence[int] = (),
     ) -> None:
         """
         @param delay: Seconds from an operation's being accepted to its being booked.
         @param crashed: Called after a crash, when the connections are closed.
+        @param lost: The orders that the last crash has lost.
         """
         self._clock = clock
         self.script = script
@@ -50,6 +52,7 @@ class Life:
         self._delay = delay
         self._crashed = crashed
         self._ledger: PlatformLedger | None = None
+        self._lost = lost
         self._calls: set[IDelayedCall] = set()
 
     def ledger(self, ledger: ILedger) -> ILedger:
@@ -58,7 +61,7 @@ class Life:
 
         @param ledger: What outlives it.
         """
-        made = PlatformLedger(ledger, self._clock, self.script, self._delay)
+        made = PlatformLedger(ledger, self._clock, self.script, self._delay, self._lost)
         self._ledger = made
         return made
 
@@ -73,6 +76,14 @@ class Life:
         made = PlatformRuntime(*arguments, **named)
         made.script, made.platform = self.script, self._ledger
         return made
+
+    @property
+    def lost(self) -> Sequence[int]:
+        """
+        The orders that are lost, after a crash.
+        """
+        assert self._ledger is not None
+        return self._ledger.lost
 
     def registerProtocol(self, connection: Any) -> None:
         """

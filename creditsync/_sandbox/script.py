@@ -74,7 +74,7 @@ class Setting:
         What C{SandboxFault} says of it.
         """
         return {
-            "fault": self.fault.name,
+            "name": self.fault.name,
             "rate": self.rate,
             "times": self.times,
             "seconds": self.seconds,

@@ -18,12 +18,20 @@ from creditsync._sandbox.connection import Connection
 from creditsync._sandbox.life import Life
 from creditsync._sandbox.script import Script
 from creditsync._transport import listening
-from creditsync.methods import FINANCE_METHODS, syncName
+from creditsync.methods import FINANCE_METHODS, REQUEST_METHODS, commands
 from creditsync.service import CreditSync
 
 # The commands that only this server has, and no platform.
 OURS: Final = frozenset(
-    ["GetOperation", *(syncName(method) for method in FINANCE_METHODS)]
+    name
+    for method in (*FINANCE_METHODS, *REQUEST_METHODS)
+    for name in commands(method)
+    if name != method.name
+) | {"GetOperation"}
+
+# The commands for finance requests.
+REQUESTS: Final = frozenset(
+    name for method in REQUEST_METHODS for name in commands(method)
 )
 
 # Seconds from an operation's being accepted to its being booked, unless it is set.
@@ -49,6 +57,7 @@ class Sandbox(Service):
     A platform for tests.
 
     @ivar script: What goes wrong.
+    @ivar unknown: Commands that the platform does not have.
     @ivar crashes: How often it has crashed.
     """
 
@@ -79,13 +88,14 @@ class Sandbox(Service):
         self.factory = SandboxFactory(self)
         self._endpoints = [listening.endpoint(reactor, each) for each in listen]
         self._delay = delay
-        self._unknown = unknown
+        self.unknown = unknown
         self._life: Life | None = None
+        self._lost: Sequence[int] = ()
         self._ending: Deferred[None] | None = None
         self._next: IDelayedCall | None = None
         self._ports: list[IListeningPort] = []
         self._failing = FailureNotifier()
-        self._starting: list[Deferred[None]] = []
+        self._starting: list[Deferred[None]] | None = []
         self.crashes = 0
 
     @property
@@ -104,10 +114,13 @@ class Sandbox(Service):
 
     def whenReady(self) -> "Deferred[None]":
         """
-        Wait until requests are answered.
+        Wait until requests are answered for the first time.
         """
         ready: Deferred[None] = Deferred()
-        self._starting.append(ready)
+        if self._starting is None:
+            ready.callback(None)
+        else:
+            self._starting.append(ready)
         return ready
 
     def whenFailed(self) -> "Deferred[None]":
@@ -155,7 +168,12 @@ class Sandbox(Service):
 
     def _begin(self) -> None:
         life = Life(
-            self._reactor, self.script, self._delay, self._unknown, self._crashed
+            self._reactor,
+            self.script,
+            self._delay,
+            self.unknown,
+            self._crashed,
+            self._lost,
         )
         life.server = server = self._make(life)
         server.startService()
@@ -164,7 +182,7 @@ class Sandbox(Service):
         server.whenReady().addCallback(self._ready)
 
     def _ready(self, _: object) -> None:
-        waiting, self._starting = self._starting, []
+        waiting, self._starting = self._starting or [], None
         for each in waiting:
             each.callback(None)
 
@@ -187,6 +205,8 @@ class Sandbox(Service):
 
     def _ended(self, _: object, life: Life) -> None:
         self._ending = None
+        # Not sooner: some of them were just being written.
+        self._lost = life.lost
         if self.running:
             self._next = self._reactor.callLater(life.downFor, self._again)
 

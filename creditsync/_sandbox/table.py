@@ -356,9 +356,19 @@ FAULTS: Final = (
         " an update makes a new trade.",
     ),
     Fault(
+        "approve-twice",
+        Where.BOOKING,
+        "A finance request that was approved can be approved again, and books again.",
+    ),
+    Fault(
         "lost-tail",
         Where.BOOKING,
         "What is booked is on disk only later, and a crash before that loses it.",
         seconds=1.0,
+    ),
+    Fault(
+        "repeat-order",
+        Where.BOOKING,
+        "The number of an order that a crash has lost is given to another one.",
     ),
 )
