@@ -232,6 +232,8 @@ class PlatformTests(SynchronousTestCase):
         protocol.readConnectionLost()
         self.assertEqual(self.client.told(0.02), [("reply", 1, 200)])
         self.assertFalse(self.client.isOpen)
+        self.platform.sandbox.crash()
+        self.platform.passes(1)
         protocol.writeConnectionLost()
 
     def test_lost(self) -> None:
@@ -306,6 +308,8 @@ class LifeTests(SynchronousTestCase):
         self.assertEqual(len(self.platform.booked()), 1)
         self.assertEqual(self.platform.clock.getDelayedCalls(), [])
         self.assertFalse(self.platform.client().isOpen)
+        self.platform.sandbox.reload()
+        self.assertEqual(self.platform.sandbox.ports, [])
 
     def test_stopWhileDown(self) -> None:
         """

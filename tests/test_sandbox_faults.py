@@ -330,6 +330,41 @@ class EventTests(FaultTestCase):
         self.assertCrashed()
         self.assertEqual(self.platform.booked(), [(FIRST, 3, "Promotion credit")])
 
+    def test_silentRequest(self) -> None:
+        """
+        The event of a finance request is left out, and that of its approval is not.
+        """
+        self.fault("silent-request")
+        self.client.send("MngCreateFinanceRequest", 1, REQUEST)
+        self.assertEqual(self.client.told(), [ACCEPTED])
+        self.client.send("MngApproveFinanceRequest", 1, {"order": FIRST})
+        self.assertEqual(self.client.told(), [ACCEPTED, BOOKED])
+
+    def test_addedUpdate(self) -> None:
+        """
+        The event of an approval looks like that of a new trade; that of a deletion
+        looks like itself.
+        """
+        self.fault("added-update")
+        self.client.ask("MngCreateFinanceRequest", 1, REQUEST)
+        self.client.told()
+        self.client.ask("MngApproveFinanceRequest", 2, {"order": FIRST})
+        self.platform.passes(1)
+        self.client.send("DeleteCredit", 3, {"order": FIRST})
+        self.platform.passes(1)
+        events = [line for line in self.client.lines() if "event" in line]
+        self.assertEqual(
+            [(event["type"], event["data"]["state"]) for event in events],
+            [(0, 3), (2, 6)],
+        )
+        self.fault("added-update", rate=0)
+        self.client.ask("MngCreateFinanceRequest", 4, REQUEST)
+        self.client.told()
+        self.client.ask("MngApproveFinanceRequest", 5, {"order": FIRST + 1})
+        self.platform.passes(1)
+        [event] = [line for line in self.client.lines() if "event" in line]
+        self.assertEqual((event["type"], event["data"]["state"]), (1, 3))
+
 
 class BetweenTests(FaultTestCase):
     """

@@ -72,7 +72,7 @@ class ScriptTests(SynchronousTestCase):
             script.set("lose-reply", 0.5)
         beside.set("late-reply", 0.5)
         found = [
-            [script.first(Where.REPLY, "CreditIn") for _ in range(100)]
+            [script.first(Where.REPLY, "CreditIn", {}) for _ in range(100)]
             for script in (alone, beside)
         ]
         names = [[each and each.fault.name for each in course] for course in found]
@@ -103,10 +103,10 @@ class ScriptTests(SynchronousTestCase):
         """
         script = quiet()
         script.set("lose-reply", commands=["CreditIn"])
-        self.assertIsNone(script.first(Where.REPLY, "CreditOut"))
-        self.assertIsNone(script.first(Where.REPLY, None))
-        self.assertIsNone(script.first(Where.REQUEST, "CreditIn"))
-        self.assertIsNotNone(script.first(Where.REPLY, "CreditIn"))
+        self.assertIsNone(script.first(Where.REPLY, "CreditOut", {}))
+        self.assertIsNone(script.first(Where.REPLY, None, {}))
+        self.assertIsNone(script.first(Where.REQUEST, "CreditIn", {}))
+        self.assertIsNotNone(script.first(Where.REPLY, "CreditIn", {}))
 
     def test_seconds(self) -> None:
         """

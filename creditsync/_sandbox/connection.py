@@ -6,7 +6,7 @@ A line passes unless a fault happens to it (L{creditsync._sandbox.table}). What 
 request passes as it is, and the server refuses it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import inf
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from creditsync import _wire as wire
 from creditsync._sandbox.life import Life
-from creditsync._sandbox.table import Line, Where
+from creditsync._sandbox.table import Line, Where, orderOf
 from creditsync.errors import InvalidJSON, Refusal, UnknownCommand
 
 # The command that sets faults.
@@ -51,6 +51,7 @@ class Connection(ProtocolWrapper):
         self._held: dict[int, list[bytes]] = {}
         # Whether nothing passes any more, and whether the server knows.
         self._isOver = self._isLost = False
+        self._hasProducer = False
 
     # What arrives.
 
@@ -135,7 +136,7 @@ class Connection(ProtocolWrapper):
             self._pass(Where.REPLY, command, data, members, self.deliver)
             return
         self._pass(Where.EVENT, None, data, members, self.deliver)
-        for held in self._held.pop(_orderOf(members), []):
+        for held in self._held.pop(orderOf(members), []):
             self.deliver(held)
 
     def deliver(self, data: bytes) -> None:
@@ -156,7 +157,7 @@ class Connection(ProtocolWrapper):
         """
         Have a line pass, or a fault happen to it.
         """
-        setting = self._life.script.first(where, command)
+        setting = self._life.script.first(where, command, members)
         if setting is None:
             on(data)
             return
@@ -179,10 +180,7 @@ class Connection(ProtocolWrapper):
         """
         Hold a reply until the event of its order was sent.
         """
-        order = _orderOf(line.members)
-        if order is None:
-            self.deliver(line.data)
-            return
+        order = orderOf(line.members)
         self._held.setdefault(order, []).append(line.data)
         self.later(line.seconds, lambda _: self._release(order), b"")
 
@@ -218,10 +216,27 @@ class Connection(ProtocolWrapper):
         Close it, and tell the server.
         """
         self._isOver = True
-        if not self._isLost:
-            self._lost(Failure(ConnectionLost()))
-            self.transport.unregisterProducer()
-            self.transport.loseConnection()
+        if self._isLost:
+            return
+        self._lost(Failure(ConnectionLost()))
+        if self._hasProducer:
+            # A transport with a producer would stay open.
+            self.unregisterProducer()
+        self.transport.loseConnection()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """
+        The server wants to know when what it has written has left.
+        """
+        self._hasProducer = True
+        self.transport.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """
+        The server does not want to know it any more.
+        """
+        self._hasProducer = False
+        self.transport.unregisterProducer()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -259,11 +274,3 @@ def _decoded(data: bytes) -> dict[str, Any]:
         return wire.decode(data, maxMarks=inf)
     except InvalidJSON:
         return {}
-
-
-def _orderOf(members: Mapping[str, Any]) -> Any:
-    """
-    The order that an event or a reply is about.
-    """
-    data = members.get("data")
-    return data.get("order") if isinstance(data, dict) else None

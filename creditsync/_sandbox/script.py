@@ -204,13 +204,21 @@ class Script:
         """
         return [each for each in self._settings.values() if each.rate or each.happened]
 
-    def first(self, where: Where, command: str | None = None) -> Setting | None:
+    def first(
+        self, where: Where, command: str | None, members: Mapping[str, Any]
+    ) -> Setting | None:
         """
-        Throw the dice of every fault that acts somewhere, and take the first in the
-        order of the table that happens.
+        Throw the dice of every fault that may happen to a line, and take the first in
+        the order of the table that happens.
+
+        @param members: Those of the line.
         """
         # All of them, so that none changes what happens to the others.
-        found = [each for each in self._at[where] if each.throw(command)]
+        found = [
+            each
+            for each in self._at[where]
+            if each.fault.mayHappen(members) and each.throw(command)
+        ]
         if not found:
             return None
         found[0].take()

@@ -14,6 +14,12 @@ from typing import Any, Final
 from attrs import define
 
 from creditsync import _wire as wire
+from creditsync.codes import (
+    EV_RECORD_ADD,
+    EV_RECORD_UPDATE,
+    TS_CLOSED_NORMAL,
+    TS_FINANCE_OPEN_PENDING,
+)
 from creditsync.errors import Refusal, TechProblem, TooManyRequests, Unauthorized
 from creditsync.records import ExtID
 
@@ -110,6 +116,7 @@ class Fault:
         those of the booking.
     @ivar seconds: The time that it takes, unless it is set.
     @ivar rate: How often it happens, unless it is set.
+    @ivar mayHappen: Whether it may happen to a line with these members.
     """
 
     name: str
@@ -118,6 +125,35 @@ class Fault:
     does: _Does | None = None
     seconds: float = 0.0
     rate: float = 0.0
+    mayHappen: Callable[[Mapping[str, Any]], bool] = lambda members: True
+
+
+def _member(members: Mapping[str, Any], name: str) -> Any:
+    data = members.get("data")
+    return data.get(name) if isinstance(data, Mapping) else None
+
+
+def orderOf(members: Mapping[str, Any]) -> Any:
+    """
+    The order that an event or a reply is about, or L{None}.
+    """
+    return _member(members, "order")
+
+
+def _hasOrder(members: Mapping[str, Any]) -> bool:
+    return orderOf(members) is not None
+
+
+def _isOfRequest(members: Mapping[str, Any]) -> bool:
+    """
+    Whether this is the event of a finance request that waits.
+    """
+    return bool(_member(members, "state") == TS_FINANCE_OPEN_PENDING)
+
+
+def _isBookedUpdate(members: Mapping[str, Any]) -> bool:
+    isUpdate = members.get("type") == EV_RECORD_UPDATE
+    return bool(isUpdate and _member(members, "state") == TS_CLOSED_NORMAL)
 
 
 def _lose(connection: Connection, line: Line) -> None:
@@ -160,6 +196,11 @@ def _deliverAndCrash(connection: Connection, line: Line) -> None:
 
 def _sayNothing(connection: Connection, line: Line) -> None:
     connection.deliver(wire.success(line.extID, {}))
+
+
+def _add(connection: Connection, line: Line) -> None:
+    update, add = (b'"type":%d,' % each for each in (EV_RECORD_UPDATE, EV_RECORD_ADD))
+    connection.deliver(line.data.replace(update, add, 1))
 
 
 def _refuse(refusal: Refusal) -> _Does:
@@ -257,6 +298,7 @@ FAULTS: Final = (
         "The reply is sent after the event of its order, or when the time is over.",
         _hold,
         seconds=5.0,
+        mayHappen=_hasOrder,
     ),
     Fault(
         "odd-reply",
@@ -321,6 +363,20 @@ FAULTS: Final = (
         "The platform crashes when it has booked, before the event.",
         _crash,
         seconds=0.5,
+    ),
+    Fault(
+        "silent-request",
+        Where.EVENT,
+        "That a finance request was made is not an event.",
+        _lose,
+        mayHappen=_isOfRequest,
+    ),
+    Fault(
+        "added-update",
+        Where.EVENT,
+        "The event of an update, or of an approval, has the type of a new trade.",
+        _add,
+        mayHappen=_isBookedUpdate,
     ),
     Fault(
         "quotes",
