@@ -135,9 +135,8 @@ def _decided(existing: Trade, decision: Decision, now: int) -> tuple[int, Trade,
         raise IncorrectOrder(
             f"order {existing.order} is not a finance request that waits for approval"
         )
-    trade = replace(existing, timestamp=now)
-    if decision.comment is not None:
-        trade.comment = decision.comment
+    decision.comment = decision.comment or existing.comment
+    trade = replace(existing, comment=decision.comment, timestamp=now)
     if not decision.isApproval:
         trade.state = TS_FINANCE_DECLINED
         return EV_RECORD_UPDATE, trade, 0

@@ -211,7 +211,8 @@ class Decision(Struct, eq=False, gc=False):
     The approval or the refusal of a finance request.
 
     @ivar isApproval: Whether the trade is booked; otherwise it is declined.
-    @ivar comment: Becomes the comment of the trade; L{None} leaves it as it is.
+    @ivar comment: Becomes the comment of the trade. "" leaves that as it is: then the
+        runtime sets this to it, so that a repetition finds it again.
     @ivar isBooked: Set by the runtime when the decision is on disk.
     @ivar role: The C{role} of the token, or L{None} if there was none.
     """
@@ -219,7 +220,7 @@ class Decision(Struct, eq=False, gc=False):
     command: str
     order: int
     isApproval: bool
-    comment: str | None = None
+    comment: str = ""
     principal: int = 0
     key: str | None = None
     isBooked: bool = False
@@ -266,10 +267,10 @@ def difference(earlier: AnyOperation, repeated: AnyOperation) -> str | None:
     """
     for member, attribute in _CONTENT.items():
         asked = getattr(repeated, attribute, None)
-        if asked != getattr(earlier, attribute, None) and not (
-            # It leaves the comment as it is.
-            member == "data.comment" and asked is None
-        ):
+        if asked != getattr(earlier, attribute, None):
+            if attribute == "comment" and not asked:
+                # A decision that leaves the comment as it is.
+                continue
             return member
     return None
 

@@ -76,7 +76,9 @@ def operation(
         return _booking(method, command, data)
     if method.isApproval is None:
         return _financeRequest(command, data)
-    return Decision(command, int(data["order"]), method.isApproval, data.get("comment"))
+    return Decision(
+        command, int(data["order"]), method.isApproval, data.get("comment", "")
+    )
 
 
 def _booking(method: BookingMethod, command: str, data: dict[str, Any]) -> Operation:
