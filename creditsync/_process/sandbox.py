@@ -169,5 +169,7 @@ def _announce(sandbox: Sandbox) -> None:
     Name the ports in the log, for those who wait for them.
     """
     for port in sandbox.ports:
-        number = getattr(port.getHost(), "port", None)
-        _log.info("The sandbox is ready on port {port}.", port=number)
+        host = port.getHost()
+        number = getattr(host, "port", None)
+        place = getattr(host, "name", host) if number is None else f"port {number}"
+        _log.info("The sandbox is ready on {place}.", place=place)

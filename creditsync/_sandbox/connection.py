@@ -113,6 +113,11 @@ class Connection(ProtocolWrapper):
         """
         Take bytes from the server.
         """
+        isTouched = self._out or self._held or self._life.script.touchesOutput
+        if not isTouched and data.endswith(b"\r\n"):
+            # These are whole lines to which nothing can happen.
+            self.deliver(data)
+            return
         *lines, self._out = (self._out + data).split(b"\r\n")
         for line in lines:
             self._line(line + b"\r\n")

@@ -88,6 +88,7 @@ class Script:
     The faults of one sandbox.
 
     @ivar names: What clients call a renamed command, by its own name.
+    @ivar touchesOutput: Whether something may happen to what is sent.
     """
 
     def __init__(self, seed: int | str = 0) -> None:
@@ -99,6 +100,14 @@ class Script:
             setting.rate, setting.seconds = fault.rate, fault.seconds
             self._settings[fault.name] = setting
             self._at[fault.where].append(setting)
+        self._settled()
+
+    def _settled(self) -> None:
+        self.touchesOutput = any(
+            each.rate
+            for where in (Where.REPLY, Where.EVENT, Where.BETWEEN)
+            for each in self._at[where]
+        )
 
     def set(
         self,
@@ -128,6 +137,7 @@ class Script:
             raise ValueError(f"the commands of {name} must be a list of strings")
         setting.rate, setting.times = float(rate), times
         setting.seconds, setting.commands = float(seconds), commands
+        self._settled()
         return setting
 
     def clear(self) -> None:
