@@ -190,7 +190,7 @@ class SandboxProcess:
         """
         Set a fault.
 
-        @param members: C{rate}, C{times}, C{seconds} and C{commands}.
+        @param members: C{rate}, C{after}, C{times}, C{seconds} and C{commands}.
         """
         self.ask("SandboxFault", {"name": name, **members})
 

@@ -143,7 +143,9 @@ class PageTests(InFolder):
             script.commandOf("MngConfirmFinanceRequest"), "MngApproveFinanceRequest"
         )
         members = {name for each in tomllib.loads(text)["fault"] for name in each}
-        self.assertEqual(members, {"name", "rate", "times", "commands", "seconds"})
+        self.assertEqual(
+            members, {"name", "rate", "after", "times", "commands", "seconds"}
+        )
 
     def test_container(self) -> None:
         """

@@ -4,12 +4,14 @@ Tests for L{creditsync._process.sandbox}.
 
 from pathlib import Path
 
+from attrs import define
+from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.usage import UsageError
 
-from creditsync._process.sandbox import Options, sandboxOf
+from creditsync._process.sandbox import Options, announce, sandboxOf
 from creditsync._sandbox.service import DELAY
-from tests.test_tap import SECRET, InFolder
+from tests.test_tap import SECRET, InFolder, logTo
 
 
 class OptionsTests(InFolder):
@@ -120,10 +122,37 @@ class OptionsTests(InFolder):
         self.assertRefused("unknown option web", "--config", "sandbox.toml")
 
 
+@define
+class Port:
+    """
+    A listening port.
+    """
+
+    host: object
+
+    def getHost(self) -> object:
+        """
+        See L{IListeningPort.getHost}.
+        """
+        return self.host
+
+
 class CompositionTests(InFolder):
     """
-    Tests for L{sandboxOf}.
+    Tests for L{sandboxOf} and L{announce}.
     """
+
+    def test_announced(self) -> None:
+        """
+        The log names each port, or the file of a socket.
+        """
+        log = logTo(self)
+        places = [IPv4Address("TCP", "127.0.0.1", 8080), UNIXAddress(b"/run/s")]
+        announce([Port(place) for place in places])
+        self.assertEqual(
+            [text for _, text in log],
+            ["The sandbox is ready on port 8080.", "The sandbox is ready on /run/s."],
+        )
 
     def test_commands(self) -> None:
         """

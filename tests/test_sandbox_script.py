@@ -97,6 +97,15 @@ class ScriptTests(SynchronousTestCase):
         self.assertEqual((setting.happened, setting.times), (2, 0))
         self.assertEqual(script.settings(), [setting])
 
+    def test_after(self) -> None:
+        """
+        A fault may let a number of occasions pass first.
+        """
+        script = quiet()
+        setting = script.set("lose-reply", after=2, times=1)
+        self.assertEqual(course(script)[:5], [False, False, True, False, False])
+        self.assertEqual((setting.happened, setting.after, setting.times), (1, 0, 0))
+
     def test_commands(self) -> None:
         """
         A fault may be for some commands.
@@ -144,6 +153,7 @@ class ScriptTests(SynchronousTestCase):
             {
                 "name": "lose-reply",
                 "rate": 0.25,
+                "after": 0,
                 "times": 3,
                 "seconds": 0.0,
                 "commands": ["CreditIn"],
@@ -169,6 +179,7 @@ class ScriptTests(SynchronousTestCase):
             ("[[fault]]\nname = 'staff'\nrate = true", "the rate of staff"),
             ("[[fault]]\nname = 'staff'\nrate = nan", "the rate of staff"),
             ("[[fault]]\nname = 'staff'\ntimes = -1", "the times of staff"),
+            ("[[fault]]\nname = 'staff'\nafter = 1.5", "the after of staff"),
             ("[[fault]]\nname = 'staff'\ntimes = 1.5", "the times of staff"),
             ("[[fault]]\nname = 'staff'\nseconds = -1", "the seconds of staff"),
             ("[[fault]]\nname = 'staff'\nseconds = inf", "the seconds of staff"),
@@ -222,6 +233,7 @@ class ControlTests(SynchronousTestCase):
         lost = {
             "name": "lose-reply",
             "rate": 1.0,
+            "after": 0,
             "times": 1,
             "seconds": 0.0,
             "commands": None,

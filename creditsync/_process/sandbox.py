@@ -3,6 +3,8 @@ C{creditsync sandbox} as a process: its options, and the service that they stand
 """
 
 import copy
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -133,7 +135,7 @@ def makeService(options: Options) -> Server:
     settleProcess(reactor)
     key = options["secret"] or makeKey(keyPath(options["key"]))
     sandbox = sandboxOf(reactor, options, key)
-    sandbox.whenReady().addCallback(lambda _: _announce(sandbox))
+    sandbox.whenReady().addCallback(lambda _: announce(sandbox.ports))
     reloads = [sandbox.reload]
     files = (options["revocations"], options["keys"])
     reloads += [file.reload for file in files if file is not None]
@@ -164,12 +166,12 @@ def sandboxOf(reactor: Any, options: Options, key: bytes) -> Sandbox:
     )
 
 
-def _announce(sandbox: Sandbox) -> None:
+def announce(ports: Iterable[Any]) -> None:
     """
     Name the ports in the log, for those who wait for them.
     """
-    for port in sandbox.ports:
+    for port in ports:
         host = port.getHost()
         number = getattr(host, "port", None)
-        place = getattr(host, "name", host) if number is None else f"port {number}"
+        place = f"port {number}" if number else os.fsdecode(getattr(host, "name", "?"))
         _log.info("The sandbox is ready on {place}.", place=place)

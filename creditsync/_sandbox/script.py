@@ -9,6 +9,7 @@ to set one fault changes nothing for the others. ::
     [[fault]]
     name = "lose-reply"
     rate = 0.1                # of those that it may happen to; 1 by default
+    after = 1                 # so many times it does not happen first; 0 by default
     times = 3                 # at most; without a limit by default
     seconds = 2.0             # for those that take a time
     commands = ["CreditIn"]   # all by default
@@ -27,7 +28,7 @@ from attrs import define, field
 
 from creditsync._sandbox.table import FAULTS, Fault, Where
 
-_MEMBERS = ("name", "rate", "times", "seconds", "commands")
+_MEMBERS = ("name", "rate", "after", "times", "seconds", "commands")
 
 
 @define(eq=False)
@@ -36,6 +37,7 @@ class Setting:
     How one fault is set.
 
     @ivar rate: How often it happens, from 0 to 1.
+    @ivar after: How often it does not happen first, although the dice say so.
     @ivar times: How often it may still happen, or L{None}.
     @ivar commands: The commands to which it may happen, or L{None} for all.
     @ivar happened: How often it has happened.
@@ -44,6 +46,7 @@ class Setting:
     fault: Fault
     random: Random
     rate: float = 0.0
+    after: int = 0
     times: int | None = None
     seconds: float = 0.0
     commands: Collection[str] | None = None
@@ -59,7 +62,12 @@ class Setting:
             return False
         if self.commands is not None and command not in self.commands:
             return False
-        return self.random.random() < self.rate
+        if self.random.random() >= self.rate:
+            return False
+        if self.after:
+            self.after -= 1
+            return False
+        return True
 
     def take(self) -> None:
         """
@@ -76,6 +84,7 @@ class Setting:
         return {
             "name": self.fault.name,
             "rate": self.rate,
+            "after": self.after,
             "times": self.times,
             "seconds": self.seconds,
             "commands": None if self.commands is None else sorted(self.commands),
@@ -113,6 +122,7 @@ class Script:
         self,
         name: str,
         rate: float = 1.0,
+        after: int = 0,
         times: int | None = None,
         seconds: float | None = None,
         commands: Collection[str] | None = None,
@@ -127,15 +137,16 @@ class Script:
             raise ValueError(f"there is no fault {name}")
         if not _isNumber(rate) or not 0 <= rate <= 1:
             raise ValueError(f"the rate of {name} must be a number from 0 to 1")
-        if times is not None and (type(times) is not int or times < 0):
-            raise ValueError(f"the times of {name} must be a whole number")
+        for member, count in (("after", after), ("times", times)):
+            if count is not None and (type(count) is not int or count < 0):
+                raise ValueError(f"the {member} of {name} must be a whole number")
         if seconds is None:
             seconds = setting.fault.seconds
         if not _isNumber(seconds) or not 0 <= seconds <= 3600:
             raise ValueError(f"the seconds of {name} must be a number from 0 to 3600")
         if commands is not None and not _areNames(commands):
             raise ValueError(f"the commands of {name} must be a list of strings")
-        setting.rate, setting.times = float(rate), times
+        setting.rate, setting.after, setting.times = float(rate), after, times
         setting.seconds, setting.commands = float(seconds), commands
         self._settled()
         return setting

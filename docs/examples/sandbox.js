@@ -54,7 +54,7 @@ class Sandbox {
     });
   }
 
-  // Set a fault: { name, rate, times, seconds, commands }.
+  // Set a fault: { name, rate, after, times, seconds, commands }.
   fault(setting) {
     return this.ask('SandboxFault', setting);
   }
