@@ -7,7 +7,7 @@ a bare checkout, where C{twistd} doesn't find the plugin.
 
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from twisted.application.service import ServiceMaker
 from twisted.python.usage import UsageError
@@ -17,39 +17,35 @@ from creditsync._process.options import Options
 from creditsync._process.starting import CannotStart
 
 
+class TwistdOptions(twistd.ServerOptions):  # type: ignore[name-defined,misc]
+    """
+    The command line of a C{twistd} whose only plugin is this server.
+    """
+
+    synopsis = "Usage: creditsync"
+    subCommands = (("serve", None, Options, "Run the server."),)
+    loadedPlugins = {  # noqa: RUF012 - as ServerOptions has it
+        "serve": ServiceMaker("creditsync", "creditsync.tap", "", "creditsync")
+    }
+
+
 def run(arguments: Sequence[str]) -> None:
     """
     Serve until a signal comes.
 
     @param arguments: Options of the server, L{Options}.
     """
-    maker = ServiceMaker("creditsync", "creditsync.tap", "", "creditsync")
-    runService("serve", "Run the server.", Options, maker, arguments)
+    runTwistd(TwistdOptions(), "serve", arguments)
 
 
-def runService(
-    name: str,
-    help: str,
-    options: type[Options],
-    maker: ServiceMaker,
-    arguments: Sequence[str],
-) -> None:
+def runTwistd(config: Any, name: str, arguments: Sequence[str]) -> None:
     """
-    Run a service in the foreground, as a subcommand.
+    Run the plugin of a C{twistd} in the foreground.
 
-    @param arguments: Its options.
+    @param config: Its command line.
+    @param name: The name of the subcommand, for C{twistd} and for ours.
+    @param arguments: The options of the plugin.
     """
-
-    class TwistdOptions(twistd.ServerOptions):  # type: ignore[name-defined,misc]
-        """
-        The command line of a C{twistd} whose only plugin is this.
-        """
-
-        synopsis = "Usage: creditsync"
-        subCommands = ((name, None, options, help),)
-        loadedPlugins = {name: maker}  # noqa: RUF012 - as ServerOptions has it
-
-    config = TwistdOptions()
     try:
         config.parseOptions(["--nodaemon", "--pidfile=", name, *arguments])
     except UsageError as e:
