@@ -64,7 +64,7 @@ class Platform:
                 self.clock,
                 ledger,
                 events,
-                now=lambda: NOW,
+                now=lambda: NOW + self.clock.seconds(),
                 maxQueued=1000,
                 selfApproval=True,
             ),

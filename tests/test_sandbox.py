@@ -9,7 +9,9 @@ import json
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.testing import StringTransport
+from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -17,6 +19,7 @@ from creditsync._sandbox.script import Script
 from creditsync._sandbox.service import OURS, REQUESTS
 from creditsync.interfaces import IJournal, ILookups, ITradingRuntime
 from creditsync.ledger.memory import MemoryLedger
+from tests.piped import Piped
 from tests.sandboxed import CREDIT, Platform
 
 REQUEST = {"login": 1001, "cmd": 7, "amount": 300.0, "comment": "Promotion credit"}
@@ -252,6 +255,64 @@ class PlatformTests(SynchronousTestCase):
         """
         self.client.protocol.writeSequence([b'{"extID":1,', b'"status":200}\r\n'])
         self.assertEqual(self.client.lines(), [{"extID": 1, "status": 200}])
+
+
+class Conversation(LineOnlyReceiver):
+    """
+    A client that is connected by an endpoint.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.isOpen = True
+
+    def lineReceived(self, line: bytes) -> None:
+        """
+        Keep a line.
+        """
+        self.lines.append(line)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        Keep that it has ended.
+        """
+        self.isOpen = False
+
+
+class PipedTests(SynchronousTestCase):
+    """
+    A sandbox behind an endpoint in memory, where the suites of a gateway find it.
+    """
+
+    def test_conversation(self) -> None:
+        """
+        Requests, replies, events, and the end of a connection go through it, and
+        another one can be made.
+        """
+        platform = Platform()
+        factory = Factory.forProtocol(Conversation)
+        endpoint = Piped(platform.clock, platform.sandbox.factory)
+        client = self.successResultOf(endpoint.connect(factory))
+        request = {"command": "CreditIn", "extID": 1, "__token": "manager"}
+        client.sendLine(json.dumps({**request, "data": CREDIT}).encode())
+        platform.passes(1)
+        kinds = [line[:10] for line in client.lines]
+        self.assertEqual(kinds, [b'{"extID":1', b'{"event":"'])
+        platform.sandbox.crash()
+        platform.passes(0.1)
+        self.assertFalse(client.isOpen)
+        refused = self.successResultOf(endpoint.connect(factory))
+        platform.passes(1)
+        self.assertFalse(refused.isOpen)
+        again = self.successResultOf(endpoint.connect(factory))
+        again.transport.loseConnection()
+        platform.passes(0.1)
+        self.assertFalse(again.isOpen)
+        life = platform.sandbox.life
+        assert life is not None
+        self.assertEqual(life.connections, {})
+        self.successResultOf(platform.stop())
+        self.assertEqual(platform.clock.getDelayedCalls(), [])
 
 
 class LifeTests(SynchronousTestCase):
