@@ -8,7 +8,7 @@ import json
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.testing import StringTransport
 from twisted.protocols.basic import LineOnlyReceiver
@@ -238,6 +238,18 @@ class PlatformTests(SynchronousTestCase):
         self.platform.sandbox.crash()
         self.platform.passes(1)
         protocol.writeConnectionLost()
+
+    def test_handshake(self) -> None:
+        """
+        The server learns of the end of a TLS handshake, which would time out otherwise.
+        """
+        protocol = self.client.protocol
+        self.assertTrue(IHandshakeListener.providedBy(protocol))
+        ended: list[bool] = []
+        server = protocol.wrappedProtocol
+        self.patch(type(server), "handshakeCompleted", lambda _: ended.append(True))
+        protocol.handshakeCompleted()
+        self.assertEqual(ended, [True])
 
     def test_lost(self) -> None:
         """

@@ -422,20 +422,35 @@ class BookingTests(FaultTestCase):
 
     def test_unseenQueue(self) -> None:
         """
-        An order that was accepted is not found until it is booked: not by a look-up,
-        and not by an update, which makes a new trade.
+        An order that was accepted is not found until it is booked: not by a look-up or
+        a deletion, and not by an update, which makes a new trade.
         """
+        self.fault("slow-queue", times=1)
         self.fault("unseen-queue")
         self.client.ask("CreditIn", 1)
         found = self.client.ask("GetTradeByOrder", 2, {"order": FIRST})
         self.assertEqual((found["status"], found["error"]), (404, "TRADE_NOT_FOUND"))
+        deleted = self.client.ask("DeleteCredit", 5, {"order": FIRST})
+        self.assertEqual((deleted["status"], deleted["error"]), (404, "NOT_FOUND"))
         update = self.client.ask("CreditIn", 3, {**CREDIT, "order": FIRST})
         self.assertEqual(
             (update["data"]["order"], update["data"]["state"]), (FIRST + 1, 10)
         )
-        self.assertEqual(self.client.told(), [BOOKED, ("event", FIRST + 1, 3)])
+        self.assertEqual(self.client.told(3), [BOOKED, ("event", FIRST + 1, 3)])
         found = self.client.ask("GetTradeByOrder", 4, {"order": FIRST})
         self.assertEqual(found["data"]["state"], 3)
+
+    def test_unseenChange(self) -> None:
+        """
+        Of an order that was booked, only what is queued is not found.
+        """
+        self.credit()
+        self.fault("unseen-queue")
+        self.client.ask("DeleteCredit", 2, {"order": FIRST})
+        found = self.client.ask("GetTradeByOrder", 3, {"order": FIRST})
+        self.assertEqual(found["data"]["state"], 3)
+        again = self.client.ask("DeleteCredit", 4, {"order": FIRST})
+        self.assertEqual(again["status"], 409)
 
     def test_approveTwice(self) -> None:
         """

@@ -19,6 +19,7 @@ from zope.interface import implementer_only
 
 from creditsync._sandbox.script import Script
 from creditsync.codes import EV_RECORD_ADD, TS_CLOSED_NORMAL
+from creditsync.errors import NotFound
 from creditsync.interfaces import (
     IAccountGroups,
     IFinanceRequests,
@@ -258,12 +259,21 @@ class PlatformRuntime(TradingRuntime):
         See L{ITradingRuntime.submit}.
         """
         operation.key = None
-        if isinstance(operation, Operation) and self._isUnseen(operation.order):
-            operation.order = 0
+        if self._isUnseen(operation.order):
+            self._overlook(operation)
         if isinstance(operation, Decision) and self._isApprovedTwice(operation):
             return self._approveAgain(operation)
         made = super().submit(operation)
         return _Accepted(made.type, made.data, made.operation)
+
+    def _overlook(self, operation: AnyOperation) -> None:
+        """
+        @raise NotFound: It can't do without the order.
+        """
+        if isinstance(operation, Operation):
+            operation.order = 0
+        elif self._ledger.trade(operation.order) is None:
+            raise NotFound(f"there is no order {operation.order}")
 
     def _isApprovedTwice(self, decision: Decision) -> bool:
         trade = self._current(decision.order)

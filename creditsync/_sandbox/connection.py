@@ -11,7 +11,7 @@ from math import inf
 from typing import Any, Final
 
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
@@ -32,7 +32,7 @@ _LONGEST: Final = 1 << 20
 _MOST_ASKED: Final = 10_000
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IHandshakeListener)
 class Connection(ProtocolWrapper):
     """
     One connection.
@@ -55,10 +55,18 @@ class Connection(ProtocolWrapper):
 
     # What arrives.
 
+    def handshakeCompleted(self) -> None:
+        """
+        TLS is established.
+        """
+        self.wrappedProtocol.handshakeCompleted()
+
     def dataReceived(self, data: bytes) -> None:
         """
         Take bytes as they arrive.
         """
+        if self._isOver:
+            return
         *lines, self._in = (self._in + data).split(b"\n")
         for line in lines:
             self._request(line + b"\n")
@@ -166,7 +174,6 @@ class Connection(ProtocolWrapper):
         if setting is None:
             on(data)
             return
-        self._life.downFor = setting.seconds
         part = setting.random.randrange(len(data))
         assert setting.fault.does is not None
         setting.fault.does(self, Line(data, members, setting.seconds, part))
@@ -202,11 +209,11 @@ class Connection(ProtocolWrapper):
         # The server is writing to it, or being given a line.
         self._life.later(0, self.end)
 
-    def crash(self) -> None:
+    def crash(self, seconds: float) -> None:
         """
         End the process.
         """
-        self._life.crash()
+        self._life.crash(seconds)
 
     # The end.
 

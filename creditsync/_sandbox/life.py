@@ -119,12 +119,15 @@ class Life:
         delayed = self._clock.callLater(seconds, call)
         self._calls.add(delayed)
 
-    def crash(self) -> None:
+    def crash(self, seconds: float) -> None:
         """
         Lose all that is only in memory. What was sent so far still leaves.
+
+        @param seconds: How long it is down.
         """
         if self.isOver:
             return
+        self.downFor = seconds
         self.isOver = True
         for connection in self.connections:
             connection.stop()

@@ -191,8 +191,7 @@ class Sandbox(Service):
         Lose all that is only in memory, and begin again after a time.
         """
         if self._life is not None:
-            self._life.downFor = seconds
-            self._life.crash()
+            self._life.crash(seconds)
 
     def _crashed(self) -> None:
         life, self._life = self._life, None

@@ -97,9 +97,9 @@ class Connection(typing.Protocol):
         Send this, and close the connection.
         """
 
-    def crash(self) -> None:
+    def crash(self, seconds: float) -> None:
         """
-        End the process.
+        End the process, which is there again after so many seconds.
         """
 
 
@@ -186,12 +186,12 @@ def _cutInside(connection: Connection, line: Line) -> None:
 
 
 def _crash(connection: Connection, line: Line) -> None:
-    connection.crash()
+    connection.crash(line.seconds)
 
 
 def _deliverAndCrash(connection: Connection, line: Line) -> None:
     connection.deliver(line.data)
-    connection.crash()
+    connection.crash(line.seconds)
 
 
 def _sayNothing(connection: Connection, line: Line) -> None:
@@ -408,8 +408,8 @@ FAULTS: Final = (
     Fault(
         "unseen-queue",
         Where.BOOKING,
-        "An order that is accepted and not booked is not found: a look-up is a 404, and"
-        " an update makes a new trade.",
+        "An order that is accepted and not booked is not found: a look-up, a deletion"
+        " and an approval are a 404, and an update makes a new trade.",
     ),
     Fault(
         "approve-twice",
