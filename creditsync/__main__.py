@@ -72,6 +72,7 @@ def _parser() -> ArgumentParser:
         demo,
         export,
         operations,
+        requests,
         show,
         statement,
         token,
@@ -94,7 +95,9 @@ def _parser() -> ArgumentParser:
     )
     commands.add_parser("sandbox", help="be a trading platform, for tests")
     reading = (statement, check, backup, export, upgrade)
-    for module in (token, account, operations, show, watch, bulk, *reading, demo):
+    for module in (
+        *(token, account, operations, requests, show, watch, bulk, *reading, demo),
+    ):
         module.addCommand(commands)
     return parser
 

@@ -3,10 +3,12 @@ Tests for L{creditsync.ledger._filtering}. What filters select is tested by
 L{tests.attack.filters}, against a plain reference.
 """
 
+import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from itertools import chain
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -203,7 +205,10 @@ class LedgerTests(SynchronousTestCase):
         """
         Ledgers with two trades of two accounts.
         """
-        ledgers = [MemoryLedger(), SQLiteLedger(self.mktemp(), maybeDeferred)]
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = os.path.join(folder.name, "creditsync.db")
+        ledgers = [MemoryLedger(), SQLiteLedger(path, maybeDeferred)]
         for ledger in ledgers:
             ledger.open()
             self.addCleanup(ledger.close)

@@ -130,6 +130,32 @@ class MetricsTests(ObservedTestCase):
         path.write_bytes(b"x\n")
         self.assertEqual(values(self.metrics)[name], 0.0)
 
+    def test_financeRequests(self) -> None:
+        """
+        Those that wait for approval are counted, and the oldest has its age; both are
+        missing as long as those of before the start are not known.
+        """
+        names = ("finance_requests", "oldest_finance_request_seconds")
+        one, other = (f"creditsync_{name}{{}}" for name in names)
+        self.assertNotIn(one, values(self.metrics))
+        self.assertNotIn(other, values(self.metrics))
+        self.turns()
+        found = values(self.metrics)
+        self.assertEqual((found[one], found[other]), (0.0, 0.0))
+        client = Client(self.server)
+        for login in (1001, 1002):
+            data = {"login": login, "cmd": 6, "amount": 300.0}
+            client.asks("MngCreateFinanceRequest", login, data)
+            self.commits()
+        self.reactor.advance(60)
+        found = values(self.metrics)
+        self.assertEqual((found[one], found[other]), (2.0, 60.0))
+        client.asks("MngApproveFinanceRequest", "b", {"order": 1}, "dealer")
+        client.asks("MngDeclineFinanceRequest", "c", {"order": 2}, "dealer")
+        self.commits()
+        found = values(self.metrics)
+        self.assertEqual((found[one], found[other]), (0.0, 0.0))
+
     def test_openMetrics(self) -> None:
         """
         A scraper that accepts OpenMetrics gets what its stricter parser

@@ -9,6 +9,7 @@ a trading runtime may lack, L{ILookups}; without it they are refused.
 """
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from math import inf
 from typing import Any, Final, TypeAlias, TypeVar
 
 from attrs import define, field
@@ -23,7 +24,12 @@ from creditsync._conversation.filters import filterOf
 from creditsync._conversation.lookupqueue import LookupQueue
 from creditsync._conversation.rights import Rights
 from creditsync._masks import matches
-from creditsync.codes import FINANCE_SESSIONS, MAX_ROWS_SIZE, SESSION_USER
+from creditsync.codes import (
+    FINANCE_SESSIONS,
+    MAX_ROWS_SIZE,
+    SESSION_ADMIN,
+    SESSION_USER,
+)
 from creditsync.errors import (
     Busy,
     InvalidData,
@@ -50,6 +56,16 @@ _PAUSE: Final = 0.02
 
 # Orders that are looked up in one reactor turn, in about a millisecond.
 _ORDERS: Final = 50
+
+
+class _Itself:
+    """
+    The server, where it has a look-up of its own. To L{LookupQueue} it is a session.
+    """
+
+    principal: Final = Principal(0, SESSION_ADMIN, inf)
+    isStalled: Final = False
+    isIdle: Final = False
 
 
 @define(eq=False)
@@ -126,6 +142,15 @@ class Lookups:
                 " conditions, or ask for fewer rows"
             ) from None
         return found
+
+    def searchItself(self, begin: "Callable[[], Deferred[_T]]") -> "Deferred[_T]":
+        """
+        Begin a search of the server's own when it is its turn.
+
+        @return: Fails with L{TookTooLong<creditsync.errors.TookTooLong>} if it does.
+        """
+        itself: Any = _Itself
+        return self._searches.add(itself, begin)
 
     async def inTurn(
         self, session: ISession, begin: "Callable[[], Deferred[_T]]"

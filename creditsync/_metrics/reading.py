@@ -11,6 +11,7 @@ from attrs import Factory, define
 from twisted.internet.interfaces import IReactorTime
 
 from creditsync import codes
+from creditsync._approvals import Approvals
 from creditsync._metrics.reactorlag import ReactorLag
 from creditsync._transport.protocol import LineProtocol
 from creditsync.counters import Counters
@@ -68,6 +69,31 @@ class Reading:
         """
         since = None if self._runtime is None else self._runtime.queuedSince
         return 0.0 if since is None else self._now - since
+
+    @property
+    def approvals(self) -> dict[Labels, int]:
+        """
+        How many finance requests wait for approval; nothing if that is not known.
+        """
+        approvals = self._approvals
+        return {} if approvals is None else {(): len(approvals)}
+
+    @property
+    def oldestApproval(self) -> dict[Labels, float]:
+        """
+        Seconds for which the oldest of them has waited, 0 if there is none; nothing if
+        that is not known.
+        """
+        approvals = self._approvals
+        if approvals is None:
+            return {}
+        now, since = self.counters.now(), approvals.since
+        return {(): 0.0 if since is None else max(0.0, now - since)}
+
+    @property
+    def _approvals(self) -> Approvals | None:
+        approvals = self.service.approvals
+        return None if approvals is None or not approvals.isComplete else approvals
 
     @cached_property
     def sessions(self) -> "SessionSums":

@@ -109,6 +109,18 @@ ALWAYS: Final[tuple[Row, ...]] = (
     ),
     Row(
         "gauge",
+        "finance_requests",
+        "Finance requests that wait for approval, 100000 at most.",
+        lambda it: it.approvals,
+    ),
+    Row(
+        "gauge",
+        "oldest_finance_request_seconds",
+        "How long the oldest of these has waited; 0 if there is none.",
+        lambda it: it.oldestApproval,
+    ),
+    Row(
+        "gauge",
         "sessions",
         "Open connections, by the role of their last valid token.",
         lambda it: {(role,): it.sessions.roles[role] for role in _ROLES},
