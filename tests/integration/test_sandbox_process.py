@@ -230,6 +230,30 @@ class ProcessTests(SynchronousTestCase):
         self.assertNotIn(b"\n", sent)
         self.assertTrue(b'{"extID":2,"status":200,"data":{"acc'.startswith(sent[:30]))
 
+    def test_command(self) -> None:
+        """
+        With C{--sync} and without lines in between, the command can talk to it.
+        """
+        between = [f"--fault={name}=0" for name in ("quotes", "notices", "staff")]
+        sandbox = self.start("--sync", *between)
+        (sandbox.folder / "token").write_text(sandbox.token())
+        (sandbox.folder / "token").chmod(0o600)
+        ended = subprocess.run(
+            [
+                *(sys.executable, "-m", "creditsync", "credit-in", "1001", "300", "x"),
+                *("--connect", f"{sandbox.host}:{sandbox.port}", "--token", "token"),
+            ],
+            cwd=sandbox.folder,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        self.assertEqual((ended.returncode, ended.stderr), (0, ""))
+        account = sandbox.ask("GetAccountByLogin", {"login": 1001})
+        self.assertEqual(account["credit"], 300.0)
+
     def test_noStart(self) -> None:
         """
         If it does not start, the error has its log.
