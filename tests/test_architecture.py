@@ -69,11 +69,11 @@ class PublicTests(SynchronousTestCase):
 
     def test_documents(self) -> None:
         """
-        The public modules are those that the documents for applications name, and
-        the one for a site's logs.
+        The public modules are those that the documents for applications and for
+        integrators name, and the one for a site's logs.
         """
         named = set()
-        for page in ("embedding.rst", "client.rst"):
+        for page in ("embedding.rst", "client.rst", "sandbox.rst"):
             text = (DOCS / page).read_text("utf-8")
             for found in re.findall(r"\bcreditsync(?:\.\w+)+", text):
                 parts = found.split(".")

@@ -383,6 +383,7 @@ class MainTests(CommandTestCase):
         commands = (
             "serve token account credit-in credit-out balance-in balance-out delete"
             " show watch bulk statement check backup export demo"
+            " sandbox"
         )
         for command in commands.split():
             self.assertRegex(said.getvalue(), rf"\n    {command}\s")

@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -17,11 +18,12 @@ from twisted.internet.threads import deferToThreadPool
 
 from creditsync._process.options import Options
 from creditsync._rulebook import RuleBook
+from creditsync._sandbox.life import Life
 from creditsync.audit import AuditTrail
 from creditsync.auth import TokenAuthenticator
 from creditsync.counters import Counters
 from creditsync.events import TradeEvents
-from creditsync.interfaces import ITradingRuntime
+from creditsync.interfaces import ILedger, ITradingRuntime
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.ledger.thread import OwnThread
 from creditsync.limits import Limits
@@ -41,10 +43,16 @@ if TYPE_CHECKING:
 
 
 def creditSync(
-    reactor: Any, options: Options, key: bytes, counters: Counters | None = None
+    reactor: Any,
+    options: Options,
+    key: bytes,
+    counters: Counters | None = None,
+    sandbox: Life | None = None,
 ) -> CreditSync:
     """
     Make the server, not yet started.
+
+    @param sandbox: Whose ledger and trading runtime it has, if it is for the sandbox.
     """
     limits: Limits = options["serverLimits"]
     events = TradeEvents()
@@ -63,9 +71,13 @@ def creditSync(
     if options["upstream"] is not None:
         runtime = _gateway(reactor, options, ledger, events, rules)
     else:
-        runtime = TradingRuntime(
+        booked: ILedger = ledger
+        make: Callable[..., TradingRuntime] = TradingRuntime
+        if sandbox is not None:
+            booked, make = sandbox.ledger(ledger), sandbox.runtime
+        runtime = make(
             reactor,
-            ledger,
+            booked,
             events,
             now=time.time,
             maxQueued=limits.maxQueued,
