@@ -362,6 +362,10 @@ class BookingTests(GatewayTestCase):
         self.wait(10)
         self.assertEqual(self.states(), ["held"])
         self.assertIn("several such trades: 5001, 6001", self.alarms[0])
+        self.platform.work()
+        self.wait(40)
+        self.assertEqual(self.states(), ["held"])
+        self.assertEqual(len(self.events()), 1)
 
     def test_slowQueue(self) -> None:
         """
@@ -942,6 +946,26 @@ class CatchUpTests(GatewayTestCase):
         self.begin()
         self.assertEqual([event[1] for event in self.events()], [5001, 5002])
 
+    def test_keptIsNotCaughtUp(self) -> None:
+        """
+        A change that is kept for an operation in flight is not lost if the gateway is
+        killed then, however long it takes until the next start.
+        """
+        self.platform.person(1001, 6, 1)
+        self.turn()
+        self.wait(500)
+        self.link.losesReply.append("CreditIn")
+        self.request(operation())
+        self.platform.person(1001, 6, 2)
+        self.turn()
+        self.wait(5)
+        self.platform.person(1002, 6, 3)
+        self.turn()
+        self.kill()
+        self.wait(1000)
+        self.begin()
+        self.assertIn((ADD, 5003, BOOKED, 2), self.events())
+
     def test_history(self) -> None:
         """
         A new gateway begins with what changes from then on.
@@ -1010,7 +1034,7 @@ class VerificationTests(GatewayTestCase):
         """
         self.wait(200)
         self.platform.person(1003, 6, 1)
-        self.turn()
+        self.wait(31)
         self.platform.trades[5001].update(profit=7, update_time=NOW + 1)
         self.events()
         self.again()

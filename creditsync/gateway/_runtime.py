@@ -146,7 +146,13 @@ class GatewayRuntime(Service):
             timing=timing,
             rules=rules,
         )
-        self.catchUp = CatchUp(upstream, self.journal, self.operations.looked, now)
+        self.catchUp = CatchUp(
+            upstream,
+            self.journal,
+            self.operations.looked,
+            now,
+            self.operations.oldestKept,
+        )
         self.verification = Verification(upstream, log, self.journal, alarm, now)
         self._verifying = LoopingCall(self.verification.start)
         self._verifying.clock = clock
@@ -542,7 +548,6 @@ class GatewayRuntime(Service):
         trade = tradeOf(data)
         if trade is not None:
             self.operations.seen(trade)
-            self.catchUp.noticed(trade)
 
     def repliedLate(self, tag: object, outcome: Outcome) -> None:
         """
