@@ -14,7 +14,14 @@ from creditsync.errors import (
     ShuttingDown,
 )
 from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
-from creditsync.interfaces import IJournal, ILookups, IOperations, ITradingRuntime
+from creditsync.interfaces import (
+    IAccountGroups,
+    IHeldOperations,
+    IJournal,
+    ILookups,
+    IOperations,
+    ITradingRuntime,
+)
 from tests.gateways import ONE, GatewayTestCase, deletion, operation
 from tests.platforms import NOW
 
@@ -31,7 +38,10 @@ class BookingTests(GatewayTestCase):
         """
         It provides its interfaces.
         """
-        for each in (ITradingRuntime, IJournal, ILookups, IOperations):
+        for each in (
+            *(ITradingRuntime, IJournal, ILookups, IOperations),
+            *(IHeldOperations, IAccountGroups),
+        ):
             verifyObject(each, self.gateway)
         verifyObject(IUpstreamObserver, self.gateway)
         verifyObject(IUpstream, self.link)
@@ -829,9 +839,23 @@ class ForeignTests(GatewayTestCase):
         self.turn()
         self.assertEqual(self.events(), [])
 
+    def test_groups(self) -> None:
+        """
+        Groups of accounts are the gateway's own, and durable when that is said.
+        """
+        moved = self.gateway.setGroup(1001, "real")
+        self.assertEqual(self.gateway.groupOf(1001), "")
+        self.turn()
+        self.successResultOf(moved)
+        self.assertEqual(self.gateway.groupOf(1001), "real")
+        self.assertEqual(self.successResultOf(self.gateway.groups()), ["real"])
+        self.platform.person(1001, 6, 1)
+        self.turn()
+        self.assertEqual(self.gateway.groupOf(1001), "real")
+
     def test_lookUps(self) -> None:
         """
-        Accounts and groups are the platform's, trades of before the gateway too.
+        The totals of accounts are the platform's, trades of before the gateway too.
         """
         self.platform.accounts[1001] = {
             "login": 1001,
@@ -841,16 +865,14 @@ class ForeignTests(GatewayTestCase):
         }
         found = self.gateway.account(1001)
         missing = self.gateway.account(1002)
-        groups = self.gateway.groups()
         self.turn()
         account = self.successResultOf(found)
         assert account is not None
         self.assertEqual(
             (account.balance, account.credit, account.group),
-            (1_050_000_000, 200_000_000, "real"),
+            (1_050_000_000, 200_000_000, ""),
         )
         self.assertIsNone(self.successResultOf(missing))
-        self.assertEqual(self.successResultOf(groups), ["real"])
         old = self.gateway.trade(5001)
         self.turn()
         self.assertIsNone(self.successResultOf(old))
