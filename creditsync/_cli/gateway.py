@@ -155,7 +155,8 @@ async def _probe(reactor: Any, options: Namespace) -> None:
     @raise SystemExit: With status 1 if one shot is not sound, or there is no platform.
     """
     from creditsync.gateway._probe import Arrival, Probe, profileOf
-    from creditsync.gateway._upstream import TokenFile, Upstream
+    from creditsync.gateway._tokenfile import TokenFile
+    from creditsync.gateway._upstream import Upstream
 
     names: dict[str, str] = {}
     if options.profile.exists():

@@ -105,7 +105,8 @@ def _gateway(
     from creditsync.gateway._runtime import GatewayRuntime
     from creditsync.gateway._settling import Timing
     from creditsync.gateway._sqlitelog import SQLiteIntentLog
-    from creditsync.gateway._upstream import REPLY_TIMEOUT, TokenFile, Upstream
+    from creditsync.gateway._tokenfile import TokenFile
+    from creditsync.gateway._upstream import REPLY_TIMEOUT, Upstream
 
     return GatewayRuntime(
         reactor,
