@@ -62,12 +62,14 @@ class Case:
     together: int = 1
     masks: int = 0
 
-    def tokens(self, place: Bench) -> Iterator[bytes]:
+    def tokens(self, place: Bench, token: bytes) -> Iterator[bytes]:
         """
         A token for each session, with all accounts in the end.
+
+        @param token: One without a mask.
         """
-        masks = [f"group-{n}*,*" for n in range(self.masks)] or [None]
-        return cycle([place.token(mask).encode("ascii") for mask in masks])
+        masks = [f"group-{n}*,*" for n in range(self.masks)]
+        return cycle([place.token(each).encode("ascii") for each in masks] or [token])
 
 
 CASES: Final = {
@@ -86,7 +88,7 @@ def measure(place: Bench, size: int, events: int, case: Case, peer: str) -> Meas
     """
     port = freePort()
     token = place.token().encode("ascii")
-    tokens = case.tokens(place)
+    tokens = case.tokens(place, token)
     server = PEERS[case.peer or peer]
     command = server.command(place, port, Shape(size, 1))
     try:

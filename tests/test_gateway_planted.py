@@ -117,23 +117,23 @@ def _catchUpByOffset() -> Iterable[Patch]:
                 every = list(more or ())
             for trade in every or page:
                 if trade is not None:
-                    self._greatest = max(self._greatest, trade.timestamp)
                     self._seen(trade)
             if offset or len(page) < _catchup.PAGE:
                 break
             offset += len(page)
         self.isComplete = True
-        self._advance()
 
     yield _catchup.CatchUp, "_read", read
 
 
 def _eventAdvancesMark() -> Iterable[Patch]:
-    def noticed(self: _catchup.CatchUp, trade: Trade) -> None:
-        self._greatest = max(self._greatest, trade.timestamp)
-        self._advance()
+    received = GatewayRuntime.eventReceived
 
-    yield _catchup.CatchUp, "noticed", noticed
+    def advance(self: GatewayRuntime, type: int, data: Any) -> None:
+        received(self, type, data)
+        self.journal.mark = max(self.journal.mark, data["timestamp"])
+
+    yield GatewayRuntime, "eventReceived", advance
 
 
 def _model() -> bool:

@@ -14,7 +14,14 @@ from creditsync.errors import (
     ShuttingDown,
 )
 from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
-from creditsync.interfaces import IJournal, ILookups, IOperations, ITradingRuntime
+from creditsync.interfaces import (
+    IAccountGroups,
+    IHeldOperations,
+    IJournal,
+    ILookups,
+    IOperations,
+    ITradingRuntime,
+)
 from tests.gateways import ONE, GatewayTestCase, deletion, operation
 from tests.platforms import NOW
 
@@ -31,7 +38,10 @@ class BookingTests(GatewayTestCase):
         """
         It provides its interfaces.
         """
-        for each in (ITradingRuntime, IJournal, ILookups, IOperations):
+        for each in (
+            *(ITradingRuntime, IJournal, ILookups, IOperations),
+            *(IHeldOperations, IAccountGroups),
+        ):
             verifyObject(each, self.gateway)
         verifyObject(IUpstreamObserver, self.gateway)
         verifyObject(IUpstream, self.link)
@@ -362,6 +372,10 @@ class BookingTests(GatewayTestCase):
         self.wait(10)
         self.assertEqual(self.states(), ["held"])
         self.assertIn("several such trades: 5001, 6001", self.alarms[0])
+        self.platform.work()
+        self.wait(40)
+        self.assertEqual(self.states(), ["held"])
+        self.assertEqual(len(self.events()), 1)
 
     def test_slowQueue(self) -> None:
         """
@@ -825,9 +839,23 @@ class ForeignTests(GatewayTestCase):
         self.turn()
         self.assertEqual(self.events(), [])
 
+    def test_groups(self) -> None:
+        """
+        Groups of accounts are the gateway's own, and durable when that is said.
+        """
+        moved = self.gateway.setGroup(1001, "real")
+        self.assertEqual(self.gateway.groupOf(1001), "")
+        self.turn()
+        self.successResultOf(moved)
+        self.assertEqual(self.gateway.groupOf(1001), "real")
+        self.assertEqual(self.successResultOf(self.gateway.groups()), ["real"])
+        self.platform.person(1001, 6, 1)
+        self.turn()
+        self.assertEqual(self.gateway.groupOf(1001), "real")
+
     def test_lookUps(self) -> None:
         """
-        Accounts and groups are the platform's, trades of before the gateway too.
+        The totals of accounts are the platform's, trades of before the gateway too.
         """
         self.platform.accounts[1001] = {
             "login": 1001,
@@ -837,16 +865,14 @@ class ForeignTests(GatewayTestCase):
         }
         found = self.gateway.account(1001)
         missing = self.gateway.account(1002)
-        groups = self.gateway.groups()
         self.turn()
         account = self.successResultOf(found)
         assert account is not None
         self.assertEqual(
             (account.balance, account.credit, account.group),
-            (1_050_000_000, 200_000_000, "real"),
+            (1_050_000_000, 200_000_000, ""),
         )
         self.assertIsNone(self.successResultOf(missing))
-        self.assertEqual(self.successResultOf(groups), ["real"])
         old = self.gateway.trade(5001)
         self.turn()
         self.assertIsNone(self.successResultOf(old))
@@ -942,6 +968,26 @@ class CatchUpTests(GatewayTestCase):
         self.begin()
         self.assertEqual([event[1] for event in self.events()], [5001, 5002])
 
+    def test_keptIsNotCaughtUp(self) -> None:
+        """
+        A change that is kept for an operation in flight is not lost if the gateway is
+        killed then, however long it takes until the next start.
+        """
+        self.platform.person(1001, 6, 1)
+        self.turn()
+        self.wait(500)
+        self.link.losesReply.append("CreditIn")
+        self.request(operation())
+        self.platform.person(1001, 6, 2)
+        self.turn()
+        self.wait(5)
+        self.platform.person(1002, 6, 3)
+        self.turn()
+        self.kill()
+        self.wait(1000)
+        self.begin()
+        self.assertIn((ADD, 5003, BOOKED, 2), self.events())
+
     def test_history(self) -> None:
         """
         A new gateway begins with what changes from then on.
@@ -1010,7 +1056,7 @@ class VerificationTests(GatewayTestCase):
         """
         self.wait(200)
         self.platform.person(1003, 6, 1)
-        self.turn()
+        self.wait(31)
         self.platform.trades[5001].update(profit=7, update_time=NOW + 1)
         self.events()
         self.again()

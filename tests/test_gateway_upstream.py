@@ -21,10 +21,10 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from creditsync.gateway._outcomes import Kind, Outcome, outcomeOf
+from creditsync.gateway._tokenfile import TokenFile
 from creditsync.gateway._upstream import (
     IUpstream,
     IUpstreamObserver,
-    TokenFile,
     Upstream,
 )
 

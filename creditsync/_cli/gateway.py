@@ -3,21 +3,42 @@ C{creditsync gateway}: what people do about a gateway, and what they have to kno
 """
 
 import json
+import random
+import time
+import tomllib
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.task import react
 
-from creditsync._cli.arguments import operation, order
-from creditsync._cli.connection import addConnection, readToken, runWithClient
+from creditsync._cli.arguments import login, operation, order
+from creditsync._cli.connection import (
+    addConnection,
+    exitWith,
+    readToken,
+    runWithClient,
+)
 from creditsync._cli.ledger import addLedger, errorsAsExit
 from creditsync._cli.output import printLine
-from creditsync._cli.statuses import DONE, STATUSES, UNKNOWN
+from creditsync._cli.statuses import DONE, FAILED, STATUSES, UNKNOWN
 from creditsync._cli.wording import exact, printable
 from creditsync.client import CreditClient
 from creditsync.methods import METHOD_OF
+
+_PROBE_STATUSES: Final = """\
+exit status:
+  0    the profile is written, and one shot at least is sound
+  1    it is not, or there is no platform
+  2    the command line is wrong
+"""
+
+# Seconds within which the platform has to accept the token.
+_CONNECT: Final = 15.0
 
 
 def addCommand(commands: Any) -> None:
@@ -47,6 +68,7 @@ def addCommand(commands: Any) -> None:
         _runReport,
     )
     _addResolve(actions)
+    _addProbe(actions)
 
 
 def _addReading(actions: Any, name: str, help: str, text: str, run: Any) -> None:
@@ -84,6 +106,89 @@ def _addResolve(actions: Any) -> None:
     parser.set_defaults(name="gateway resolve", run=_runResolve)
 
 
+def _addProbe(actions: Any) -> None:
+    parser: ArgumentParser = actions.add_parser(
+        "probe",
+        help="find out which ways are sound on a platform",
+        description="Find out which ways are sound on a platform, and write a profile"
+        " for --upstream-profile. It books two credits of 0.01 on a test account and"
+        " deletes them again, and makes two finance requests.",
+        epilog=_PROBE_STATUSES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--upstream", metavar="ENDPOINT", required=True, help="as for the server"
+    )
+    parser.add_argument(
+        "--upstream-token",
+        metavar="FILE",
+        required=True,
+        type=Path,
+        help="as for the server",
+    )
+    parser.add_argument(
+        "--login",
+        metavar="LOGIN",
+        required=True,
+        type=login,
+        help="a test account of the platform",
+    )
+    parser.add_argument(
+        "--profile",
+        metavar="FILE",
+        required=True,
+        type=Path,
+        help="the file to write; commands in it that have other names are used, and"
+        " kept",
+    )
+    parser.set_defaults(name="gateway probe", run=_runProbe)
+
+
+def _runProbe(options: Namespace) -> None:
+    react(_probe, (options,))
+
+
+async def _probe(reactor: Any, options: Namespace) -> None:
+    """
+    Try everything, and write the profile.
+
+    @raise SystemExit: With status 1 if one shot is not sound, or there is no platform.
+    """
+    from creditsync.gateway._probe import Arrival, Probe, profileOf
+    from creditsync.gateway._tokenfile import TokenFile
+    from creditsync.gateway._upstream import Upstream
+
+    names: dict[str, str] = {}
+    if options.profile.exists():
+        names = tomllib.loads(options.profile.read_text("utf-8")).get("commands", {})
+    upstream = Upstream(
+        reactor,
+        clientFromString(reactor, options.upstream),
+        TokenFile(options.upstream_token),
+        random=random.random,
+        names=names,
+    )
+    arrival = Arrival()
+    upstream.start(arrival)
+    try:
+        await arrival.arrived.addTimeout(_CONNECT, reactor)
+    except TimeoutError:
+        exitWith(options, FAILED, f"there is no platform: {upstream.problem}")
+    # No earlier trade of this account has these seconds.
+    probe = Probe(reactor, upstream, options.login, int(time.time()) - 3600)
+    for each in await probe.run():
+        printLine(f"{each.way}: {'yes' if each.isMet else 'NO '} {each.text}")
+    await upstream.stop()
+    text = profileOf(probe)
+    if names:
+        rows = (f"{name} = {json.dumps(other)}" for name, other in names.items())
+        text += "\n".join(["", "[commands]", *rows, ""])
+    options.profile.write_text(text, "utf-8")
+    printLine(f"written: {options.profile}")
+    if not probe.isSound("one-shot"):
+        raise SystemExit(FAILED)
+
+
 def _runHeld(options: Namespace) -> None:
     # What it needs is loaded only where it is used.
     from creditsync.gateway._listing import held
@@ -114,8 +219,8 @@ def _runReport(options: Namespace) -> None:
     for kind in ("unsettled", "decided"):
         for each in found[kind]:
             printLine(f"{kind}: {_described(each)}")
-    for time, text in found["alarms"]:
-        printLine(f"alarm: {_moment(time)}: {text}")
+    for when, text in found["alarms"]:
+        printLine(f"alarm: {_moment(when)}: {text}")
 
 
 def _described(intent: Any) -> str:

@@ -176,6 +176,20 @@ ALWAYS: Final[tuple[Row, ...]] = (
         " is in force, otherwise 0.",
         lambda it: it.areRevocationsStale,
     ),
+    Row(
+        "gauge",
+        "keys_stale",
+        "1 while the JWK Set can't be used and its last good version is in force,"
+        " otherwise 0.",
+        lambda it: it.areKeysStale,
+    ),
+    Row(
+        "gauge",
+        "limits_stale",
+        "1 while the former limits of what may be booked are in force because their"
+        " last reload failed, otherwise 0.",
+        lambda it: it.areLimitsStale,
+    ),
 )
 
 # Of a runtime that counts what it books.

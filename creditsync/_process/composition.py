@@ -117,7 +117,8 @@ def _gateway(
     from creditsync.gateway._runtime import GatewayRuntime
     from creditsync.gateway._settling import Timing
     from creditsync.gateway._sqlitelog import SQLiteIntentLog
-    from creditsync.gateway._upstream import REPLY_TIMEOUT, TokenFile, Upstream
+    from creditsync.gateway._tokenfile import TokenFile
+    from creditsync.gateway._upstream import REPLY_TIMEOUT, Upstream
 
     return GatewayRuntime(
         reactor,
@@ -168,7 +169,14 @@ def web(
     from creditsync.web.root import Root
 
     root = Root(
-        Metrics(reactor, service, counters, options["revocations"]),
+        Metrics(
+            reactor,
+            service,
+            counters,
+            options["revocations"],
+            options["keys"],
+            options["rules"],
+        ),
         run=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
         ledger=os.path.abspath(options["ledger"]),
         origins=options["web-origin"],

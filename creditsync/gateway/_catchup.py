@@ -7,7 +7,7 @@ leaves the pages read so far because it changed again.
 
 Where it begins is the mark: the greatest C{update_time} up to which the journal has all
 changes, less a margin for clocks and for what was on its way. The mark is durable, and
-while the stream may have a gap nothing moves it but the end of a catch-up.
+only the end of a catch-up moves it: an event proves nothing about those before it.
 """
 
 from collections.abc import Callable
@@ -31,8 +31,7 @@ class CatchUp:
     """
     Completes the journal.
 
-    @ivar isComplete: Whether the journal has all changes, and events bring those to
-        come.
+    @ivar isComplete: Whether it has ended since the connection was made.
     """
 
     def __init__(
@@ -41,17 +40,19 @@ class CatchUp:
         journal: Journal,
         seen: Callable[[Trade], None],
         now: Callable[[], float],
+        oldestKept: Callable[[], int | None],
     ) -> None:
         """
         @param seen: Called with each record.
+        @param oldestKept: The time of the oldest change that was seen and is not in the
+            journal yet, or L{None}.
         """
         self._upstream = upstream
         self._journal = journal
         self._seen = seen
         self._now = now
+        self._oldestKept = oldestKept
         self.isComplete = False
-        # The greatest update_time that was seen since the stream has begun anew.
-        self._greatest = 0
         self._isRunning = False
         # How often the stream was interrupted.
         self._gaps = 0
@@ -62,20 +63,6 @@ class CatchUp:
         """
         self.isComplete = False
         self._gaps += 1
-        self._greatest = 0
-
-    def noticed(self, trade: Trade) -> None:
-        """
-        An event has brought this record.
-        """
-        self._greatest = max(self._greatest, trade.timestamp)
-        if self.isComplete:
-            self._advance()
-
-    def _advance(self) -> None:
-        if self._greatest > self._journal.mark:
-            self._journal.mark = self._greatest
-            self._journal.touch()
 
     def start(self) -> None:
         """
@@ -94,15 +81,16 @@ class CatchUp:
             self.start()
 
     async def _read(self, gaps: int) -> None:
-        since = self._journal.mark or int(self._now())
-        where: list[list[Any]] = [["update_time", ">=", max(0, since - MARGIN)]]
+        greatest = self._journal.mark or int(self._now())
+        since = max(0, greatest - MARGIN)
+        where: list[list[Any]] = [["update_time", ">=", since]]
         while True:
             page = await search(self._upstream, where)
             if page is None or gaps != self._gaps:
                 return
             for trade in page:
                 if trade is not None:
-                    self._greatest = max(self._greatest, trade.timestamp)
+                    greatest = max(greatest, trade.timestamp)
                     self._seen(trade)
             if len(page) < PAGE and len(where) == 1:
                 break
@@ -110,9 +98,16 @@ class CatchUp:
             if following is None:
                 return
             where = following
-        self._greatest = max(self._greatest, since)
         self.isComplete = True
-        self._advance()
+        self._advance(greatest)
+
+    def _advance(self, greatest: int) -> None:
+        # What is only in memory would be lost in a crash.
+        kept = self._oldestKept()
+        end = greatest if kept is None else min(greatest, kept)
+        if end > self._journal.mark:
+            self._journal.mark = end
+            self._journal.touch()
 
 
 def _following(

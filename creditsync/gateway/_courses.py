@@ -65,7 +65,8 @@ class Course:
         """
         intent = self.intent
         isNameless = not intent.order and intent.type == EV_RECORD_ADD
-        return isNameless and intent.isOpen and isContentOf(intent, trade)
+        isSought = intent.isOpen and not intent.isAmbiguous
+        return isNameless and isSought and isContentOf(intent, trade)
 
     def mayClaim(self, trade: Trade) -> bool:
         """

@@ -9,7 +9,7 @@ The log stands in the ledger's own database.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -18,6 +18,9 @@ from zope.interface import Attribute, Interface
 from creditsync.gateway._states import OPEN, State, checkMove
 from creditsync.interfaces import ILedger
 from creditsync.records import Deletion, Operation, Reservation, Trade
+
+# How the reason begins for which an ambiguous operation is held.
+SEVERAL: Final = "the platform has several such trades"
 
 
 @define(eq=False)
@@ -72,6 +75,14 @@ class Intent:
         What identifies it at the platform while its order is not known.
         """
         return self.login, self.cmd, self.amount, self.comment, self.openTime
+
+    @property
+    def isAmbiguous(self) -> bool:
+        """
+        Whether the platform has shown several trades that it may have made: then its
+        content does not identify it any more.
+        """
+        return self.why.startswith(SEVERAL)
 
     @property
     def isOpen(self) -> bool:

@@ -51,6 +51,7 @@ class _Batch:
     orders: dict[int, Trade] = Factory(dict)
     totals: dict[int, list[int]] = Factory(dict)
     waiting: list[Deferred[None]] = Factory(list)
+    groups: dict[int, str] = Factory(dict)
     alarms: list[Alarm] = Factory(list)
 
 
@@ -188,6 +189,15 @@ class Journal:
         self.touch()
         return durable
 
+    def move(self, login: int, group: str) -> "Deferred[None]":
+        """
+        Move an account to a group.
+
+        @return: Fires when that is durable.
+        """
+        self._queue.groups[login] = group
+        return self._durable()
+
     def note(self, time: int, text: str) -> None:
         """
         Keep what people should know.
@@ -218,6 +228,8 @@ class Journal:
         while self._queue.waiting or self._queue.alarms or self.mark != self._log.mark:
             batch, self._queue = self._queue, _Batch()
             self._committing = batch
+            if batch.groups:
+                await maybeDeferred(self._log.ledger.setGroups, batch.groups)
             await maybeDeferred(
                 self._log.write,
                 list(batch.intents.values()),

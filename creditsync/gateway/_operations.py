@@ -121,6 +121,9 @@ class Operations(Seeing):
         asked = intent.operation
         if asked.order:
             existing = await self.existing(asked.order)
+            if intent.state is not State.NEW:
+                # It was refused meanwhile, and another may be changing the trade.
+                raise Busy("it had to wait for too long")
         type, trade, _ = changed(existing, asked, int(self._now()))
         intent.type = type
         intent.order = trade.order

@@ -5,8 +5,8 @@ It takes requests, hands them to L{Operations}, and gives the journal to those w
 subscribe. What is known of an operation at any moment it tells from what is durable.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
@@ -17,13 +17,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from creditsync._failing import FailureNotifier
-from creditsync._money import toUnits
 from creditsync._rulebook import RuleBook
 from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE, SECONDS_PER_DAY
 from creditsync.errors import (
     Busy,
     IdempotencyKeyReused,
-    InvalidData,
     NotFound,
     OutcomeUnknown,
     Refusal,
@@ -43,7 +41,9 @@ from creditsync.gateway._states import State
 from creditsync.gateway._twophase import TwoPhases
 from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
 from creditsync.gateway._verification import Verification
+from creditsync.gateway._views import Views
 from creditsync.interfaces import (
+    IAccountGroups,
     IHeldOperations,
     IJournal,
     ILookups,
@@ -52,22 +52,15 @@ from creditsync.interfaces import (
     ITradingRuntime,
 )
 from creditsync.records import (
-    Account,
     AnyOperation,
     Decision,
     Deletion,
-    FoundTrades,
-    GroupedTrade,
     Operation,
     Reservation,
     Response,
     Trade,
-    TradeEvent,
-    TradeFilter,
     difference,
 )
-
-_T = TypeVar("_T")
 
 # The ways to have a platform make a new trade.
 ONE_SHOT: Final = "one-shot"
@@ -90,9 +83,10 @@ def _logAlarm(text: str) -> None:
     ILookups,
     IOperations,
     IHeldOperations,
+    IAccountGroups,
     IUpstreamObserver,
 )
-class GatewayRuntime(Service):
+class GatewayRuntime(Views, Service):
     """
     A trading runtime in front of a platform. It is a service: starting opens the log
     and connects, stopping disconnects and closes the log.
@@ -130,6 +124,8 @@ class GatewayRuntime(Service):
         self._maxQueued = maxQueued
         self._read = read
         self._rules = rules
+        if rules is not None:
+            rules.groupOf = self.groupOf
         self._clock = clock
         self._failing = FailureNotifier()
         self._now = now
@@ -146,7 +142,13 @@ class GatewayRuntime(Service):
             timing=timing,
             rules=rules,
         )
-        self.catchUp = CatchUp(upstream, self.journal, self.operations.looked, now)
+        self.catchUp = CatchUp(
+            upstream,
+            self.journal,
+            self.operations.looked,
+            now,
+            self.operations.oldestKept,
+        )
         self.verification = Verification(upstream, log, self.journal, alarm, now)
         self._verifying = LoopingCall(self.verification.start)
         self._verifying.clock = clock
@@ -440,73 +442,6 @@ class GatewayRuntime(Service):
             return course.intent
         return self._log.withKey(principal, key)
 
-    @property
-    def epoch(self) -> str:
-        """
-        See L{IJournal.epoch}.
-        """
-        return self._log.ledger.epoch
-
-    @property
-    def head(self) -> int:
-        """
-        See L{IJournal.head}.
-        """
-        return self._log.ledger.head
-
-    def placeOf(self, order: int) -> int | None:
-        """
-        See L{IJournal.placeOf}.
-        """
-        return self._log.ledger.placeOf(order)
-
-    def events(self, after: int, limit: int) -> "Deferred[Sequence[TradeEvent]]":
-        """
-        See L{IJournal.events}.
-        """
-        return self._read(lambda: self._log.ledger.events(after, limit))
-
-    def account(self, login: int) -> "Deferred[Account | None]":
-        """
-        See L{ILookups.account}: as the platform has it.
-        """
-        return Deferred.fromCoroutine(self._account(login))
-
-    async def _account(self, login: int) -> Account | None:
-        outcome = await self._upstream.request("GetAccountByLogin", {"login": login})
-        if isAbsence(outcome):
-            return None
-        data = outcome.data
-        if outcome.kind is not Kind.DONE or data.get("login") != login:
-            raise Busy("the platform does not answer a look-up")
-        try:
-            balance, credit = toUnits(data["balance"]), toUnits(data["credit"])
-        except (KeyError, TypeError, ValueError):
-            raise InvalidData("the platform's account can't be read") from None
-        group = data.get("group", "")
-        return Account(login, balance, credit, group if isinstance(group, str) else "")
-
-    def groups(self) -> "Deferred[Sequence[str]]":
-        """
-        See L{ILookups.groups}: those that the gateway's token may see.
-        """
-        return Deferred.fromCoroutine(self._groups())
-
-    async def _groups(self) -> Sequence[str]:
-        outcome = await self._upstream.request("GetGroups", {})
-        groups = outcome.data.get("groups")
-        if outcome.kind is not Kind.DONE or not isinstance(groups, list):
-            raise Busy("the platform does not answer a look-up")
-        return [each for each in groups if isinstance(each, str)]
-
-    def search(
-        self, filter: TradeFilter, page: Callable[[Sequence[GroupedTrade]], _T]
-    ) -> "Deferred[FoundTrades[_T]]":
-        """
-        See L{ILookups.search}: among what the journal has.
-        """
-        return self._read(lambda: self._log.ledger.search(filter, page))
-
     # What the platform tells.
 
     def connected(self) -> None:
@@ -542,7 +477,6 @@ class GatewayRuntime(Service):
         trade = tradeOf(data)
         if trade is not None:
             self.operations.seen(trade)
-            self.catchUp.noticed(trade)
 
     def repliedLate(self, tag: object, outcome: Outcome) -> None:
         """

@@ -20,7 +20,7 @@ from creditsync.codes import (
 )
 from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
-from creditsync.gateway._intents import Intent
+from creditsync.gateway._intents import SEVERAL, Intent
 from creditsync.gateway._looking import lookAt, lookFor
 from creditsync.gateway._records import isContentOf, isResultOf
 from creditsync.gateway._settling import Settling
@@ -132,6 +132,24 @@ class Seeing(Settling):
                 else:
                     course.kept.append(each)
 
+    def _letGo(self, course: Course) -> None:
+        """
+        Nothing that was kept for an operation can tell what became of it.
+        """
+        kept, course.kept = course.kept, []
+        self._kept -= len(kept)
+        for each in kept:
+            self.foreign(each.trade)
+
+    def oldestKept(self) -> int | None:
+        """
+        The time of the oldest change that is kept, and so not in the journal yet.
+        """
+        times = [
+            each.trade.timestamp for course in self.courses for each in course.kept
+        ]
+        return min(times, default=None)
+
     def _releaseKept(self, course: Course) -> None:
         """
         The reply has come, or will not come: what was kept for it gets its meaning.
@@ -242,6 +260,9 @@ class Seeing(Settling):
             elif intent.isOpen:
                 self._shown(course, look.trade, look.isOther)
             return
+        if intent.isAmbiguous:
+            course.isLooking = False
+            return
         found = await lookFor(self._upstream, intent)
         course.isLooking = False
         if found is None:
@@ -283,7 +304,10 @@ class Seeing(Settling):
         if not own:
             self._unseen(course, _absence(course.intent, found))
         elif len(own) > 1:
-            self.hold(course, f"the platform has several such trades: {_orders(own)}")
+            self.hold(course, f"{SEVERAL}: {_orders(own)}")
+            self._letGo(course)
+            for trade in own:
+                self.foreign(trade)
         elif own[0].state in FINAL:
             self.settle(course, own[0])
         else:

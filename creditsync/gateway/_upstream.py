@@ -17,7 +17,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from itertools import count
 from math import inf
-from pathlib import Path
 from typing import Any, Final
 
 from attrs import Factory, define
@@ -40,6 +39,7 @@ from creditsync._timeouts import EqualTimeouts
 from creditsync.codes import TRADE_EVENT
 from creditsync.errors import InvalidJSON
 from creditsync.gateway._outcomes import Kind, Outcome, outcomeOf, unknown, unsent
+from creditsync.gateway._tokenfile import TokenFile
 
 # Seconds to wait for a reply, after which the outcome is unknown.
 REPLY_TIMEOUT: Final = 10.0
@@ -117,38 +117,6 @@ class IUpstream(Interface):
         @param tag: Identifies it if its reply comes late.
         @return: Fires with what is known of it; never fails.
         """
-
-
-@define(eq=False)
-class TokenFile:
-    """
-    The token for the platform, in a file that somebody renews.
-    """
-
-    _path: Path
-    _token: str = ""
-
-    def current(self) -> str:
-        """
-        The token that was read last.
-
-        @raise OSError: The file can't be read.
-        @raise ValueError: It has no token.
-        """
-        return self._token or self.read()
-
-    def read(self) -> str:
-        """
-        Read the file again.
-
-        @raise OSError: It can't be read.
-        @raise ValueError: It has no token.
-        """
-        token = self._path.read_text("ascii").strip()
-        if not token:
-            raise ValueError(f"the token file {self._path} is empty")
-        self._token = token
-        return token
 
 
 @define(eq=False)

@@ -79,7 +79,7 @@ CREATE TABLE trade (
     place      INTEGER NOT NULL
 ) STRICT;
 
-CREATE INDEX trade_waiting ON trade (place) WHERE state = 17;
+CREATE INDEX trade_waiting ON trade ("order") WHERE state = 17;
 
 -- The lives of this ledger, the present one last. A copy begins a life of its own, so
 -- that a cursor of one is not mistaken for a cursor of the other.
