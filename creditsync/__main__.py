@@ -35,8 +35,8 @@ def main() -> None:
     ours = ("-h", "--help", "--version")
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ours):
         arguments.insert(0, "serve")
-    if arguments[0] == "serve":
-        return _serve(arguments[1:])
+    if arguments[0] in ("serve", "sandbox"):
+        return _serve(arguments[0], arguments[1:])
     signals.prepare()
     replaceClosedStreams()
     with outputErrorsAsExit(arguments[0]):
@@ -48,9 +48,13 @@ def main() -> None:
         return options.run(options)  # type: ignore[no-any-return]
 
 
-def _serve(arguments: list[str]) -> None:
+def _serve(command: str, arguments: list[str]) -> None:
     # Before the imports, which take most of the time until the ledger is opened.
     signals.prepareServer()
+    if command == "sandbox":
+        from creditsync._cli import sandbox
+
+        return sandbox.run(arguments)
     from creditsync._cli import serve
 
     serve.run(arguments)
@@ -58,8 +62,8 @@ def _serve(arguments: list[str]) -> None:
 
 def _parser() -> ArgumentParser:
     """
-    The parser of the commands. C{serve} and C{check-config} are only listed:
-    they parse their options as C{twistd} does.
+    The parser of the commands. C{serve}, C{sandbox} and C{check-config} are only
+    listed: they parse their options as C{twistd} does.
     """
     from creditsync._cli import (
         account,
@@ -67,6 +71,7 @@ def _parser() -> ArgumentParser:
         check,
         demo,
         export,
+        gateway,
         operations,
         postgres,
         requests,
@@ -90,10 +95,11 @@ def _parser() -> ArgumentParser:
     commands.add_parser(
         "check-config", help="check the options that the server would have"
     )
+    commands.add_parser("sandbox", help="be a trading platform, for tests")
     reading = (statement, check, backup, export, upgrade)
     for module in (
-        *(token, account, operations, requests, show, watch, bulk, *reading),
-        *(postgres, demo),
+        *(token, account, operations, requests, show, watch, bulk),
+        *(*reading, gateway, postgres, demo),
     ):
         module.addCommand(commands)
     return parser

@@ -161,6 +161,16 @@ class LimitExceeded(Refusal):
         self.rule = rule
 
 
+class PlatformRefused(Refusal):
+    """
+    The platform behind a gateway has refused the operation, with an error that this
+    server does not have itself.
+    """
+
+    status, error = 409, "PLATFORM_REFUSED"
+    spoken = Spoken.AFTER_KEY
+
+
 class DuplicateExtID(Refusal):
     """
     A request with this C{extID} is already pending on the same connection.
@@ -202,6 +212,14 @@ class IdempotencyKeyReused(Refusal):
     spoken = Spoken.BY_KEY
 
     def __init__(self, member: str, order: int) -> None:
+        """
+        @param order: That of the first request, or 0 if it is not known.
+        """
+        if not order:
+            super().__init__(
+                f"{member} differs from the first request with this idempotencyKey"
+            )
+            return
         super().__init__(
             f"{member} differs from the first request with this idempotencyKey,"
             f" which has order {order}",

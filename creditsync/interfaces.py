@@ -146,6 +146,41 @@ class IClustered(Interface):
         """
 
 
+class IOperations(Interface):
+    """
+    What a trading runtime knows of an operation before it has an order. The runtime
+    provides it besides L{ITradingRuntime} if it reserves elsewhere, and C{GetOperation}
+    then asks it about keys.
+    """
+
+    def operation(
+        principal: int, key: str
+    ) -> "Deferred[Trade | Mapping[str, Any] | None]":
+        """
+        Look up what was requested under a key.
+
+        @return: As L{ITradingRuntime.trade}. If the order is not known yet, it is 0.
+        """
+
+
+class IHeldOperations(Interface):
+    """
+    Operations that wait for a person's decision. A gateway provides it besides
+    L{ITradingRuntime}; without it there is no C{MngResolveOperation}.
+    """
+
+    def resolve(number: int, order: int | None, principal: int) -> "Deferred[Response]":
+        """
+        Decide what became of an operation.
+
+        @param order: That of its trade, or L{None} if it was never booked.
+        @param principal: The C{id} of the token of the one who decides.
+        @return: Fires with C{operation} and C{outcome} when the decision is durable. It
+            may fail with what this may raise.
+        @raise creditsync.errors.Refusal: Nothing has changed.
+        """
+
+
 class IJournal(Interface):
     """
     All events of a trading runtime, from the first: what clients need to resume the

@@ -24,6 +24,7 @@ from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.commands import (
     GetOperation,
     HealthCheck,
+    ResolveOperation,
     SetAccountGroup,
     Subscription,
 )
@@ -42,6 +43,7 @@ from creditsync.interfaces import (
     IAccountGroups,
     IAuthenticator,
     ICommand,
+    IHeldOperations,
     IJournal,
     IReadiness,
     ITradeEvents,
@@ -122,6 +124,8 @@ class CreditSync(Service):
         if IAccountGroups.providedBy(runtime):
             rights = Rights(runtime.groupOf, requireGroups)
             moving = [SetAccountGroup(runtime)]
+        if IHeldOperations.providedBy(runtime):
+            moving.append(ResolveOperation(runtime))
         broadcast = Broadcast(authenticator, self.waiters, counters, rights)
         self._lookups = lookups = Lookups(
             reactor, runtime, broadcast, rights, limits, timeout

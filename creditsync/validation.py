@@ -46,6 +46,7 @@ REQUESTS = (
     "get_trade_by_order",
     "get_trade_by_orders",
     "set_account_group",
+    "resolve_operation",
     "health_check",
     "mng_get_trades_by_filter",
     *(method.schema for method in REQUEST_METHODS),

@@ -69,11 +69,11 @@ class PublicTests(SynchronousTestCase):
 
     def test_documents(self) -> None:
         """
-        The public modules are those that the documents for applications name, and
-        the one for a site's logs.
+        The public modules are those that the documents for applications and for
+        integrators name, and the one for a site's logs.
         """
         named = set()
-        for page in ("embedding.rst", "client.rst"):
+        for page in ("embedding.rst", "client.rst", "sandbox.rst"):
             text = (DOCS / page).read_text("utf-8")
             for found in re.findall(r"\bcreditsync(?:\.\w+)+", text):
                 parts = found.split(".")
@@ -89,8 +89,13 @@ class PublicTests(SynchronousTestCase):
         is said why they don't.
         """
         bare = {name for name in MODULES if not re.search(r"\._(?!_)", name)}
-        packages = {"creditsync", "creditsync.ledger", "creditsync.postgres"}
-        packages.add("creditsync.web")
+        packages = {
+            "creditsync",
+            "creditsync.gateway",
+            "creditsync.ledger",
+            "creditsync.postgres",
+            "creditsync.web",
+        }
         self.assertEqual(bare - packages, listed(0) | listed(1))
         self.assertEqual(listed(0) & listed(1), set())
 

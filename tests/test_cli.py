@@ -382,7 +382,7 @@ class MainTests(CommandTestCase):
             self.assertRaises(SystemExit, main)
         commands = (
             "serve token account credit-in credit-out balance-in balance-out delete"
-            " show watch bulk statement check backup export demo init import"
+            " show watch bulk statement check backup export demo init import sandbox"
         )
         for command in commands.split():
             self.assertRegex(said.getvalue(), rf"\n    {command}\s")

@@ -1114,7 +1114,7 @@ class PatienceTests(ClientTestCase):
         """
         for error in (
             *("USER_NOT_FOUND", "NOT_FOUND", "INCORRECT_ORDER", "TRADE_NO_MONEY"),
-            "LIMIT_EXCEEDED",
+            *("LIMIT_EXCEEDED", "PLATFORM_REFUSED"),
         ):
             self.assertIsInstance(self.end(error, order=7, isLost=False), Refused)
             lost = self.end(error, order=None, isLost=True)
@@ -1135,7 +1135,7 @@ class PatienceTests(ClientTestCase):
                 "TRADE_NOT_FOUND",
                 *("USER_NOT_FOUND", "NOT_FOUND", "INCORRECT_ORDER", "TRADE_NO_MONEY"),
                 *("LIMIT_EXCEEDED", "TOO_MANY_REQUESTS", "BUSY", "SHUTDOWN"),
-                "SYNC_TIMEOUT",
+                *("SYNC_TIMEOUT", "PLATFORM_REFUSED"),
             },
         )
 

@@ -196,7 +196,7 @@ class LogTests(FileTestCase):
         """
         self.write("log-json = true")
         for argument in ("--log-json", "--config=c.toml"):
-            config = serve._TwistdOptions()
+            config = serve.TwistdOptions()
             config.parseOptions(["--nodaemon", "serve", argument])
             self.assertEqual(
                 f"{config['logger'].__module__}.{config['logger'].__name__}",

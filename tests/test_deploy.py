@@ -187,6 +187,7 @@ class MetricTests(SynchronousTestCase):
             "INCORRECT_ORDER": refused,
             "TRADE_NO_MONEY": refused,
             "LIMIT_EXCEEDED": refused,
+            "PLATFORM_REFUSED": refused,
             "DUPLICATE_EXTID": refused,
             "CURSOR_GONE": refused,
             "IDEMPOTENCY_KEY_REUSED": refused,

@@ -84,6 +84,7 @@ class SpokenTests(KeyCase):
                 "INCORRECT_ORDER": AFTER,
                 "TRADE_NO_MONEY": AFTER,
                 "LIMIT_EXCEEDED": AFTER,
+                "PLATFORM_REFUSED": AFTER,
                 "DUPLICATE_EXTID": BEFORE,
                 "CURSOR_GONE": BEFORE,
                 "LINE_TOO_LONG": BEFORE,

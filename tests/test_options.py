@@ -109,6 +109,60 @@ class OptionsTests(InFolder):
             )
         self.assertTrue(str(e).endswith("pip install 'creditsync[postgres]'"))
 
+    def test_upstream(self) -> None:
+        """
+        A gateway needs a token, and options of a gateway need a platform.
+        """
+        token = "--upstream-token=token"
+        options = self.parse("--upstream=tls:platform.example:443", token)
+        self.assertEqual(options["way"], "one-shot")
+        self.assertRefused("--upstream needs --upstream-token", "--upstream=tcp:h:1")
+        self.assertRefused("--upstream-token needs --upstream", token)
+        self.assertRefused(
+            "--accounts known can't be used with --upstream: accounts are those of the"
+            " platform",
+            "--upstream=tcp:h:1",
+            token,
+            "--accounts=known",
+        )
+        self.assertRefused(
+            "--upstream nope:1 is not a valid endpoint: Unknown endpoint type: 'nope'",
+            "--upstream=nope:1",
+        )
+
+    def test_way(self) -> None:
+        """
+        Two phases are the way if the probe has found them sound, and only then.
+        """
+        gateway = ("--upstream=tcp:h:1", "--upstream-token=token")
+        self.assertRefused(
+            "--upstream-profile: two-phase needs a profile in which the probe has"
+            " passed",
+            *gateway,
+            "--upstream-way=two-phase",
+        )
+        profile = "--upstream-profile=p.toml"
+        Path("p.toml").write_text("two-phase = true\n")
+        self.assertEqual(self.parse(*gateway, profile)["way"], "two-phase")
+        asked = self.parse(*gateway, profile, "--upstream-way=one-shot")
+        self.assertEqual(asked["way"], "one-shot")
+        Path("p.toml").write_text("two-phase = false\n")
+        self.assertEqual(self.parse(*gateway, profile)["way"], "one-shot")
+        Path("p.toml").write_text("two-phases = true\n")
+        self.assertRefused(
+            "--upstream-profile: p.toml is not a profile: two-phase must be true or"
+            " false",
+            *gateway,
+            profile,
+        )
+        Path("p.toml").write_text("two-phase = false\n[commands]\nCreditIn = 1\n")
+        self.assertRefused(
+            "--upstream-profile: p.toml is not a profile: a command's name must be a"
+            " string",
+            *gateway,
+            profile,
+        )
+
     def test_listenRepeats(self) -> None:
         """
         Each C{--listen} adds an endpoint.

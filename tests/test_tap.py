@@ -19,6 +19,8 @@ from creditsync import tap
 from creditsync._process.composition import instanceOf
 from creditsync.auth import mint
 from creditsync.errors import Unauthorized
+from creditsync.gateway._runtime import GatewayRuntime
+from creditsync.gateway._twophase import TwoPhases
 from creditsync.tap import Options
 from tests.test_auth import b64
 from tests.test_signals import keepSignals
@@ -195,6 +197,24 @@ class MakeServiceTests(InFolder):
         self.assertEqual(options["rules"].use, rules.use)
         self.assertEqual([rule.name for rule in rules._rules], ["n"])
         self.assertIs(rules._ledger, server.creditSync.runtime._ledger)
+
+    def test_upstream(self) -> None:
+        """
+        With a platform behind it, the server has that book, by the way that the options
+        have.
+        """
+        Path("p.toml").write_text("two-phase = true\n")
+        options = self.parse(
+            "--upstream=tcp:h:1",
+            "--upstream-token=token",
+            "--upstream-profile=p.toml",
+            "--timeout=10",
+        )
+        runtime = tap.makeService(options).creditSync.runtime
+        self.assertIsInstance(runtime, GatewayRuntime)
+        self.assertIsInstance(runtime.operations, TwoPhases)
+        self.assertEqual(runtime.operations._timing.patience, 8.0)
+        self.assertEqual(runtime._upstream._token._path, Path("token").absolute())
 
     def test_revocations(self) -> None:
         """

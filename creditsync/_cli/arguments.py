@@ -30,6 +30,13 @@ def order(argument: str) -> int:
     return _positive("an order", argument)
 
 
+def operation(argument: str) -> int:
+    """
+    The number of an operation in the log of a gateway.
+    """
+    return _positive("an operation", argument)
+
+
 def _positive(what: str, argument: str) -> int:
     # Longer ones are too great, and int() is slow with very long ones.
     number = int(argument) if re.fullmatch("[0-9]{1,16}", argument) else 0

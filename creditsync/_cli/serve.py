@@ -7,7 +7,7 @@ a bare checkout, where C{twistd} doesn't find the plugin.
 
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from twisted.application.service import ServiceMaker
 from twisted.python.usage import UsageError
@@ -17,7 +17,7 @@ from creditsync._process.options import Options
 from creditsync._process.starting import CannotStart
 
 
-class _TwistdOptions(twistd.ServerOptions):  # type: ignore[name-defined,misc]
+class TwistdOptions(twistd.ServerOptions):  # type: ignore[name-defined,misc]
     """
     The command line of a C{twistd} whose only plugin is this server.
     """
@@ -35,18 +35,28 @@ def run(arguments: Sequence[str]) -> None:
 
     @param arguments: Options of the server, L{Options}.
     """
-    config = _TwistdOptions()
+    runTwistd(TwistdOptions(), "serve", arguments)
+
+
+def runTwistd(config: Any, name: str, arguments: Sequence[str]) -> None:
+    """
+    Run the plugin of a C{twistd} in the foreground.
+
+    @param config: Its command line.
+    @param name: The name of the subcommand, for C{twistd} and for ours.
+    @param arguments: The options of the plugin.
+    """
     try:
-        config.parseOptions(["--nodaemon", "--pidfile=", "serve", *arguments])
+        config.parseOptions(["--nodaemon", "--pidfile=", name, *arguments])
     except UsageError as e:
-        _end(e, 2)
+        _end(name, e, 2)
     try:
         twistd.runApp(config)
     except CannotStart as e:
-        _end(e, 1)
+        _end(name, e, 1)
 
 
-def _end(why: BaseException, status: int) -> NoReturn:
+def _end(name: str, why: BaseException, status: int) -> NoReturn:
     # twistd has redirected sys.stderr to its log.
-    print(f"creditsync serve: {why}", file=sys.__stderr__)
+    print(f"creditsync {name}: {why}", file=sys.__stderr__)
     sys.exit(status)

@@ -2,7 +2,7 @@
 The commands that move no money.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, define, field
@@ -25,10 +25,12 @@ from creditsync.errors import NotFound
 from creditsync.interfaces import (
     IAccountGroups,
     ICommand,
+    IHeldOperations,
+    IOperations,
     ISession,
     ITradingRuntime,
 )
-from creditsync.records import Request, Response, loginOf
+from creditsync.records import Principal, Request, Response, Trade, loginOf
 
 
 @implementer(ICommand)
@@ -99,14 +101,25 @@ class GetOperation:
         else:
             key = data["idempotencyKey"]
             missing = NotFound("nothing was booked under data.idempotencyKey")
+            if IOperations.providedBy(self._runtime):
+                trade = await self._runtime.operation(principal.id, key)
+                return self._shown(principal, trade, missing)
             found = await self._runtime.orderOf(principal.id, key)
             if found is None:
                 raise missing
             order = found
-        trade = await self._runtime.trade(order)
+        return self._shown(principal, await self._runtime.trade(order), missing)
+
+    def _shown(
+        self,
+        principal: Principal,
+        trade: Trade | Mapping[str, Any] | None,
+        missing: NotFound,
+    ) -> Response:
         # What the token may not see is refused in the same words as what isn't there.
         if trade is None or not self._rights.maySee(principal, loginOf(trade)):
             raise missing
+        order = trade.order if isinstance(trade, Trade) else trade["order"]
         place = self._broadcast.placeOf(order)
         return self._broadcast.located(trade, place)
 
@@ -158,6 +171,31 @@ class Subscription:
         after = None if since is None else self._broadcast.placeAt(since)
         session.subscribe(self._subscribed, after)
         return {"chanels": channels, **self._broadcast.withCursor()}
+
+
+@implementer(ICommand)
+@define(eq=False)
+class ResolveOperation:
+    """
+    Decides what became of an operation that is held.
+    """
+
+    _held: IHeldOperations
+    name = "MngResolveOperation"
+    schema = "resolve_operation"
+    roles = frozenset({SESSION_ADMIN})
+    needsExtID = False
+
+    def execute(self, session: ISession, request: Request) -> "Deferred[Response]":
+        """
+        See L{ICommand.execute}.
+
+        @return: Fires with the number and the outcome of the operation.
+        """
+        assert session.principal is not None
+        data = request.data
+        order = int(data["order"]) if data["outcome"] == "booked" else None
+        return self._held.resolve(int(data["operation"]), order, session.principal.id)
 
 
 @implementer(ICommand)

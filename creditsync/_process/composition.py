@@ -4,26 +4,41 @@ runtime, the ledger, the events, the authenticator and the site meet.
 """
 
 import os
+import random
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import clientFromString
 from twisted.internet.threads import deferToThreadPool
 
 from creditsync._process.address import isPostgres
 from creditsync._process.options import Options
 from creditsync._rulebook import RuleBook
+from creditsync._sandbox.life import Life
 from creditsync.audit import AuditTrail
 from creditsync.auth import TokenAuthenticator
 from creditsync.counters import Counters
 from creditsync.events import TradeEvents
+from creditsync.interfaces import ILedger, ITradingRuntime
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.ledger.thread import OwnThread
 from creditsync.limits import Limits
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
+
+# The part of the timeout for which an operation may wait for its turn: its client is to
+# get to know that nothing was sent.
+_PATIENCE: Final = 0.8
+
+# The part of it after which a reply of the platform is overdue, so that a look-up can
+# still answer the client.
+_REPLY: Final = 0.5
 
 if TYPE_CHECKING:
     from creditsync.postgres._runtime import PostgresRuntime
@@ -31,17 +46,28 @@ if TYPE_CHECKING:
 
 
 def creditSync(
-    reactor: Any, options: Options, key: bytes, counters: Counters | None = None
+    reactor: Any,
+    options: Options,
+    key: bytes,
+    counters: Counters | None = None,
+    sandbox: Life | None = None,
 ) -> CreditSync:
     """
     Make the server, not yet started.
+
+    @param sandbox: Whose ledger and trading runtime it has, if it is for the sandbox.
     """
     limits: Limits = options["serverLimits"]
     events = TradeEvents()
-    runtimeOn = _onPostgres if isPostgres(options["ledger"]) else _onFile
+    if options["upstream"] is not None:
+        runtime = _gateway(reactor, options, events)
+    elif isPostgres(options["ledger"]):
+        runtime = _onPostgres(reactor, options, events, counters)
+    else:
+        runtime = _onFile(reactor, options, events, counters, sandbox)
     return CreditSync(
         reactor,
-        runtime=runtimeOn(reactor, options, events, counters),
+        runtime=runtime,
         events=events,
         authenticator=authenticator(options, key),
         schemas=options["site"],
@@ -56,22 +82,21 @@ def creditSync(
 
 
 def _onFile(
-    reactor: Any, options: Options, events: TradeEvents, counters: Counters | None
+    reactor: Any,
+    options: Options,
+    events: TradeEvents,
+    counters: Counters | None,
+    sandbox: Life | None,
 ) -> TradingRuntime:
     """
     Make the trading runtime of a server that has its ledger for itself.
     """
-    ledger = SQLiteLedger(
-        # A daemon changes its folder before it opens the ledger.
-        os.path.abspath(options["ledger"]),
-        OwnThread(reactor),
-    )
+    ledger: ILedger = _sqlite(reactor, options)
+    make: Callable[..., TradingRuntime] = TradingRuntime
+    if sandbox is not None:
+        ledger, make = sandbox.ledger(ledger), sandbox.runtime
     read = partial(deferToThreadPool, reactor, reactor.getThreadPool())
-    rules = None
-    if options["rules"] is not None:
-        rules = RuleBook(ledger, options["rules"].rules, time.time, read)
-        options["rules"].use = rules.use
-    return TradingRuntime(
+    return make(
         reactor,
         ledger,
         events,
@@ -80,7 +105,7 @@ def _onFile(
         knownAccountsOnly=options["accounts"] == "known",
         counters=counters,
         read=read,
-        rules=rules,
+        rules=_rules(options, ledger, read),
         selfApproval=bool(options["self-approval"]),
     )
 
@@ -112,6 +137,65 @@ def _onPostgres(
     if rules is not None:
         rules.use = runtime.useRules
     return runtime
+
+
+def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRuntime:
+    """
+    Make the runtime that has another platform book.
+    """
+    # What --upstream needs is loaded only where it is used.
+    from creditsync.gateway._runtime import GatewayRuntime
+    from creditsync.gateway._settling import Timing
+    from creditsync.gateway._sqlitelog import SQLiteIntentLog
+    from creditsync.gateway._tokenfile import TokenFile
+    from creditsync.gateway._upstream import REPLY_TIMEOUT, Upstream
+
+    ledger = _sqlite(reactor, options)
+    read = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+    return GatewayRuntime(
+        reactor,
+        SQLiteIntentLog(ledger),
+        Upstream(
+            reactor,
+            clientFromString(reactor, options["upstream"]),
+            # A daemon changes its folder before it reads it again.
+            TokenFile(Path(options["upstream-token"]).absolute()),
+            random=random.random,
+            timeout=min(REPLY_TIMEOUT, _REPLY * options["timeout"]),
+            names=options["profile"]["commands"],
+        ),
+        events,
+        now=time.time,
+        maxQueued=options["serverLimits"].maxQueued,
+        way=options["way"],
+        timing=Timing(patience=_PATIENCE * options["timeout"]),
+        read=read,
+        rules=_rules(options, ledger, read),
+    )
+
+
+def _sqlite(reactor: Any, options: Options) -> SQLiteLedger:
+    return SQLiteLedger(
+        # A daemon changes its folder before it opens the ledger.
+        os.path.abspath(options["ledger"]),
+        OwnThread(reactor),
+        isGateways=options["upstream"] is not None,
+    )
+
+
+def _rules(
+    options: Options,
+    ledger: ILedger,
+    read: "Callable[[Callable[[], Any]], Deferred[Any]]",
+) -> RuleBook | None:
+    """
+    Make the rules of the site, which are read again on SIGHUP.
+    """
+    if options["rules"] is None:
+        return None
+    rules = RuleBook(ledger, options["rules"].rules, time.time, read)
+    options["rules"].use = rules.use
+    return rules
 
 
 def authenticator(options: Options, key: bytes) -> TokenAuthenticator:

@@ -36,8 +36,11 @@ from creditsync._process.optiontypes import (
     oneOf,
     path,
     positive,
+    profileOf,
     seconds,
     text,
+    upstreamEndpoint,
+    wayOf,
     webEndpoint,
     webOrigin,
 )
@@ -64,9 +67,11 @@ class Options(usage.Options):
 
     Once parsed, they also have what their values stand for: C{serverLimits}, the
     L{Limits}; C{rules}, the L{RulesFile} of C{limits} or L{None}; C{site}, the
-    compiled L{Schemas}; C{revocations}, the L{Revocations} or L{None}; C{trail}, the
-    path of the audit trail or L{None}; C{secret}, the key, or L{None} if it has yet to
-    be made; C{formerSecrets}, the other readings of the key file, see L{readKey}; and
+    compiled L{Schemas}; C{profile}, what is known of the platform behind a
+    gateway, and C{way}, how that makes a new trade;
+    C{revocations}, the L{Revocations} or L{None}; C{trail}, the path of the audit trail
+    or L{None}; C{secret}, the key, or L{None} if it has yet to be made;
+    C{formerSecrets}, the other readings of the key file, see L{readKey}; and
     C{keys}, the L{KeyFile} or L{None} if the key is not a file with a JWK Set.
 
     @ivar given: The names of the options on the command line.
@@ -184,6 +189,37 @@ class Options(usage.Options):
             path("limits"),
         ],
         [
+            "upstream",
+            None,
+            None,
+            "A platform that books in place of this server: a Twisted endpoint to"
+            " connect to, such as tcp:HOST:PORT or tls:HOST:PORT.",
+            upstreamEndpoint,
+        ],
+        [
+            "upstream-token",
+            None,
+            None,
+            "The file with the gateway's token for that platform, read again when the"
+            " platform refuses it.",
+            path("upstream-token"),
+        ],
+        [
+            "upstream-profile",
+            None,
+            None,
+            "What creditsync gateway probe has found out about that platform.",
+            path("upstream-profile"),
+        ],
+        [
+            "upstream-way",
+            None,
+            None,
+            "How that platform makes a new trade: one-shot, or two-phase if the profile"
+            " allows it, which is the default then.",
+            oneOf("upstream-way", "one-shot", "two-phase"),
+        ],
+        [
             "timeout",
             None,
             5.0,
@@ -294,6 +330,10 @@ class Options(usage.Options):
             self["rules"] = None
             if self["limits"] is not None:
                 self["rules"] = RulesFile(Path(self["limits"]).absolute())
+        with namingOption("upstream-profile"):
+            self["profile"] = profileOf(self["upstream-profile"])
+            self["way"] = wayOf(self["profile"], self["upstream-way"])
+        self._checkUpstream()
         with namingOption("audit"):
             self["trail"] = self["audit"] and auditFile(self["audit"])
         if self["log-json"] and self.parent is not None:
@@ -301,6 +341,28 @@ class Options(usage.Options):
             self.parent["logger"] = "creditsync.logs.json"
         with namingOption("key"):
             self._takeKey()
+
+    def _checkUpstream(self) -> None:
+        """
+        @raise usage.UsageError: An option of the gateway lacks another one, or can't be
+            used with it.
+        """
+        if self["upstream"] is None:
+            for name in ("upstream-token", "upstream-profile", "upstream-way"):
+                if self[name] is not None:
+                    raise usage.UsageError(f"--{name} needs --upstream")
+        elif self["upstream-token"] is None:
+            raise usage.UsageError("--upstream needs --upstream-token")
+        elif isPostgres(self["ledger"]):
+            raise usage.UsageError(
+                "--ledger must name a file with --upstream: a gateway has its ledger for"
+                " itself"
+            )
+        elif self["accounts"] == "known":
+            raise usage.UsageError(
+                "--accounts known can't be used with --upstream: accounts are those of"
+                " the platform"
+            )
 
     def _fillFromFile(self) -> None:
         """

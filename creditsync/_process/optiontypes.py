@@ -4,10 +4,13 @@ refuse one that can't be used with a C{usage.UsageError}.
 """
 
 import math
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from twisted.internet.endpoints import clientFromString
 from twisted.python import usage
 
 from creditsync._auditfile import checkKind
@@ -127,6 +130,58 @@ def webEndpoint(description: str) -> str:
 
     _checkEndpoint("web", onLoopback(description))
     return description
+
+
+def upstreamEndpoint(description: str) -> str:
+    """
+    The type of C{--upstream}.
+    """
+    # By now the reactor is chosen: twistd parses its own options first.
+    from twisted.internet import reactor
+
+    try:
+        clientFromString(reactor, description)
+    except Exception as e:
+        raise usage.UsageError(
+            f"--upstream {description} is not a valid endpoint: {e}"
+        ) from e
+    return description
+
+
+def profileOf(path: str | None) -> dict[str, Any]:
+    """
+    What is known about the platform behind a gateway.
+
+    @param path: The file that C{creditsync gateway probe} has written, if any.
+    @return: C{two-phase}, whether two phases are sound; C{commands}, the names of
+        those that have other names there.
+    @raise ValueError: It is not a profile.
+    @raise OSError: It can't be read.
+    """
+    if path is None:
+        return {"two-phase": False, "commands": {}}
+    try:
+        found = tomllib.loads(Path(path).read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f"{path} is not a profile: {e}") from e
+    isSound, commands = found.get("two-phase"), found.get("commands", {})
+    if not isinstance(isSound, bool) or not isinstance(commands, dict):
+        raise ValueError(f"{path} is not a profile: two-phase must be true or false")
+    if not all(isinstance(name, str) for name in commands.values()):
+        raise ValueError(f"{path} is not a profile: a command's name must be a string")
+    return {"two-phase": isSound, "commands": commands}
+
+
+def wayOf(profile: Mapping[str, Any], named: str | None) -> str:
+    """
+    How a platform makes a new trade.
+
+    @param named: What C{--upstream-way} says, if anything.
+    @raise ValueError: The profile does not allow it.
+    """
+    if named == "two-phase" and not profile["two-phase"]:
+        raise ValueError("two-phase needs a profile in which the probe has passed")
+    return named or ("two-phase" if profile["two-phase"] else "one-shot")
 
 
 def webOrigin(text: str) -> str:

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from creditsync._process import signals
 from creditsync._process.notify import Supervisor
 from creditsync._process.starting import startErrors
+from creditsync._sandbox.service import Sandbox
 from creditsync.errors import LedgerProblem
 from creditsync.service import CreditSync
 
@@ -38,7 +39,7 @@ class Server(Service):
     @ivar isReady: Whether requests are answered, or were.
     """
 
-    def __init__(self, reactor: Any, creditSync: CreditSync) -> None:
+    def __init__(self, reactor: Any, creditSync: CreditSync | Sandbox) -> None:
         self._reactor = reactor
         self.creditSync = creditSync
         self.web: Web | None = None
@@ -126,7 +127,7 @@ class SupervisedServer(Server):
     def __init__(
         self,
         reactor: Any,
-        creditSync: CreditSync,
+        creditSync: CreditSync | Sandbox,
         supervisor: Supervisor,
         reloads: Sequence[Callable[[], object]],
     ) -> None:

@@ -286,6 +286,29 @@ def versionOf(connection: sqlite3.Connection, path: str, newest: int) -> int:
     return version
 
 
+def checkKind(connection: sqlite3.Connection, path: str, isGateways: bool) -> None:
+    """
+    Check that the orders of a ledger come from where they are to come from now: from
+    this server, or from the platform behind it. Either would give an order twice that
+    the other has given.
+
+    @raise LedgerProblem: They don't.
+    """
+    tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'intent'"
+    isOne = bool(_value(connection, tables))
+    if isOne and not isGateways:
+        raise LedgerProblem(
+            f"the ledger {path} is a gateway's: start with --upstream, or name another"
+            f" ledger"
+        )
+    isUsed = _value(connection, "SELECT max(place) FROM journal") is not None
+    if isGateways and isUsed and not isOne:
+        raise LedgerProblem(
+            f"the ledger {path} has bookings of this server's own: a gateway needs"
+            f" another ledger"
+        )
+
+
 def _checkSchema(writer: sqlite3.Connection, path: str, scripts: Sequence[str]) -> None:
     """
     Check that tables and triggers are as their scripts made them. After an

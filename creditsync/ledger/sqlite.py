@@ -42,6 +42,7 @@ from creditsync.ledger._journal import (
 from creditsync.ledger._movements import movements
 from creditsync.ledger._opening import (
     checkFiles,
+    checkKind,
     connectReader,
     explainErrors,
     giveAway,
@@ -69,6 +70,9 @@ _T = TypeVar("_T")
 
 # The mark, the last place and the last hash that are on disk.
 _End: TypeAlias = tuple[int, int, bytes]
+
+# Gives statements, each with its parameters.
+Also: TypeAlias = Callable[[], Iterable[tuple[str, Sequence[Any]]]]
 
 # Order numbers reserved at a time.
 BLOCK: Final = 100_000
@@ -107,6 +111,8 @@ class SQLiteLedger:
         when the function has returned.
     @ivar _progress: Called during an upgrade with the number of rows that are
         written, and of all; by default the log has it every few seconds.
+    @ivar _isGateways: Whether the orders are those of another platform. A ledger is of
+        one kind for ever.
     @ivar versionFound: The version that the file had; 0 for a new one.
     @ivar _next: The order number to assign next.
     @ivar _mark: The first number that is not reserved on disk.
@@ -117,6 +123,7 @@ class SQLiteLedger:
     path: str
     _run: Callable[[Callable[[], None]], Deferred[None]]
     _progress: Progress = field(factory=loggedProgress)
+    _isGateways: bool = False
     versionFound: int = field(default=0, init=False)
     _held: ExitStack | None = field(default=None, init=False)
     _writer: sqlite3.Connection | None = field(default=None, init=False)
@@ -175,6 +182,7 @@ class SQLiteLedger:
             writer.set_progress_handler(lambda: not self._isOpening, _PROGRESS)
             self.versionFound, order = prepare(writer, path, SCRIPTS, self._progress)
             self._epoch, self._head, self._hash = journalEnd(writer, path)
+            checkKind(writer, path, self._isGateways)
             writer.execute(_SET_MARK, (order + BLOCK,))
             # SQLite syncs the folder of its new WAL file too, but ignores an error.
             # A power failure could then lose the file, and with it acknowledged
@@ -326,16 +334,34 @@ class SQLiteLedger:
         with reading(self.path) as connection:
             return search(connection, filter, page)
 
-    def commit(self, reservations: Sequence[Reservation]) -> Deferred[None]:
+    def noteOrder(self, order: int) -> None:
+        """
+        Take note of an order that another system has assigned. It may be committed
+        from now on, and the numbers of L{newOrder} are above it.
+        """
+        self._next = max(self._next, order + 1)
+
+    def select(self, statement: str, *values: int | str) -> list[tuple[Any, ...]]:
+        """
+        The committed rows that a statement selects.
+        """
+        assert self._reader is not None, "the ledger is not open"
+        return self._reader.execute(statement, values).fetchall()
+
+    def commit(
+        self, reservations: Sequence[Reservation], also: Also | None = None
+    ) -> Deferred[None]:
         """
         Append these reservations to the journal in one transaction, which also
         updates their trades and their accounts' totals.
 
+        @param also: Gives what else the transaction executes, once the reservations
+            have their places.
         @return: Fires when all of it is on disk. If it fails, it is unknown what
             is on disk, and every later commit fails at once: only opening the
             ledger again can tell.
         """
-        assert reservations
+        assert reservations or also
         assert not self._committing, "a commit is pending"
         # Such an order could be above the mark, and the next start would then
         # report a damaged ledger.
@@ -348,7 +374,7 @@ class SQLiteLedger:
         if self._failed:
             return fail(LedgerProblem("a previous commit failed: reopen the ledger"))
         self._committing = True
-        return maybeDeferred(self._book, reservations).addBoth(self._ended)
+        return maybeDeferred(self._book, reservations, also).addBoth(self._ended)
 
     def setGroups(self, groups: Mapping[int, str]) -> Deferred[None]:
         """
@@ -389,7 +415,9 @@ class SQLiteLedger:
             )
         return new
 
-    def _book(self, reservations: Sequence[Reservation]) -> Deferred[_End]:
+    def _book(
+        self, reservations: Sequence[Reservation], also: Also | None
+    ) -> Deferred[_End]:
         """
         Write the batch in the other thread. If less than half a block of order
         numbers is left, reserve more first.
@@ -399,11 +427,14 @@ class SQLiteLedger:
         writer = self._writer
         assert writer is not None, "the ledger is not open"
         rows = rowsOf(reservations, self._head)
-        place, hash = rows[-1][0], chained(self._hash, rows)
+        place, hash = self._head, self._hash
+        if rows:
+            place, hash = rows[-1][0], chained(hash, rows)
         statements = [
             appending(rows[at : at + MAX_ROWS], hash, place)
             for at in range(0, len(rows), MAX_ROWS)
         ]
+        others = [] if also is None else list(also())
         mark = self._mark
         low = mark - self._next < BLOCK // 2
         if low:
@@ -414,9 +445,9 @@ class SQLiteLedger:
                 writer.execute(_SET_MARK, (mark,))
             # This ends the transaction, if one was begun.
             with writer:
-                if len(statements) > 1:
+                if len(statements) + len(others) > 1:
                     writer.execute("BEGIN IMMEDIATE")
-                for statement, values in statements:
+                for statement, values in (*statements, *others):
                     writer.execute(statement, values)
 
         end = mark, place, hash

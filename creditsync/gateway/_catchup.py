@@ -1,0 +1,126 @@
+"""
+The changes of the time without a connection.
+
+They are read from the platform's look-ups by C{(update_time, order)}: a page goes on
+behind the last row of the one before it. An offset would skip a row for each one that
+leaves the pages read so far because it changed again.
+
+Where it begins is the mark: the greatest C{update_time} up to which the journal has all
+changes, less a margin for clocks and for what was on its way. The mark is durable, and
+only the end of a catch-up moves it: an event proves nothing about those before it.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from creditsync.gateway._journal import Journal
+from creditsync.gateway._looking import PAGE, search
+from creditsync.gateway._upstream import IUpstream
+from creditsync.records import Trade
+
+# Seconds before the mark from which changes are read again.
+MARGIN: Final = 120
+
+_log = Logger()
+
+
+class CatchUp:
+    """
+    Completes the journal.
+
+    @ivar isComplete: Whether it has ended since the connection was made.
+    """
+
+    def __init__(
+        self,
+        upstream: IUpstream,
+        journal: Journal,
+        seen: Callable[[Trade], None],
+        now: Callable[[], float],
+        oldestKept: Callable[[], int | None],
+    ) -> None:
+        """
+        @param seen: Called with each record.
+        @param oldestKept: The time of the oldest change that was seen and is not in the
+            journal yet, or L{None}.
+        """
+        self._upstream = upstream
+        self._journal = journal
+        self._seen = seen
+        self._now = now
+        self._oldestKept = oldestKept
+        self.isComplete = False
+        self._isRunning = False
+        # How often the stream was interrupted.
+        self._gaps = 0
+
+    def interrupted(self) -> None:
+        """
+        From now on changes may be missed.
+        """
+        self.isComplete = False
+        self._gaps += 1
+
+    def start(self) -> None:
+        """
+        Read the changes since the mark, unless that is just being done.
+        """
+        if not self._isRunning and self._upstream.isConnected:
+            self._isRunning = True
+            done = Deferred.fromCoroutine(self._read(self._gaps))
+            done.addErrback(lambda why: _log.failure("a catch-up failed", why))
+            done.addBoth(self._ended, self._gaps)
+
+    def _ended(self, _: object, gaps: int) -> None:
+        self._isRunning = False
+        if gaps != self._gaps:
+            # The stream was interrupted meanwhile.
+            self.start()
+
+    async def _read(self, gaps: int) -> None:
+        greatest = self._journal.mark or int(self._now())
+        since = max(0, greatest - MARGIN)
+        where: list[list[Any]] = [["update_time", ">=", since]]
+        while True:
+            page = await search(self._upstream, where)
+            if page is None or gaps != self._gaps:
+                return
+            for trade in page:
+                if trade is not None:
+                    greatest = max(greatest, trade.timestamp)
+                    self._seen(trade)
+            if len(page) < PAGE and len(where) == 1:
+                break
+            following = _following(page, where)
+            if following is None:
+                return
+            where = following
+        self.isComplete = True
+        self._advance(greatest)
+
+    def _advance(self, greatest: int) -> None:
+        # What is only in memory would be lost in a crash.
+        kept = self._oldestKept()
+        end = greatest if kept is None else min(greatest, kept)
+        if end > self._journal.mark:
+            self._journal.mark = end
+            self._journal.touch()
+
+
+def _following(
+    page: "list[Trade | None]", where: list[list[Any]]
+) -> list[list[Any]] | None:
+    """
+    The conditions of the next page: the rest of the second in which this one has ended,
+    and when that is over the seconds after it.
+    """
+    if len(where) == 2 and len(page) < PAGE:
+        return [["update_time", ">", where[0][2]]]
+    last = page[-1]
+    if last is None:
+        _log.error("the catch-up stops at a record that can't be read")
+        return None
+    return [["update_time", "==", last.timestamp], ["order", ">", last.order]]

@@ -1,0 +1,358 @@
+"""
+What is done for an operation, and what follows from what is learned of it.
+
+Before a byte of it is sent, its intent is durable. From then on there are four ways to
+learn what became of it, at any time and in any order: the reply, an event, a look-up,
+and a person. Each ends here, in a change of state that L{creditsync.gateway._states}
+allows. It is never sent again because nothing is heard of it.
+"""
+
+from typing import Any
+
+from twisted.logger import Logger
+
+from creditsync._changes import changed
+from creditsync._rulebook import RuleBook
+from creditsync._timeouts import EqualTimeouts
+from creditsync.codes import (
+    EV_RECORD_ADD,
+    EV_RECORD_DELETE,
+    TS_CLOSED_NORMAL,
+    TS_DELETED,
+)
+from creditsync.errors import (
+    Busy,
+    IncorrectOrder,
+    NotFound,
+    Refusal,
+)
+from creditsync.gateway._courses import Course
+from creditsync.gateway._intents import Intent
+from creditsync.gateway._journal import NOBODY
+from creditsync.gateway._looking import lookAt
+from creditsync.gateway._outcomes import Kind, Outcome
+from creditsync.gateway._records import isResultOf, requestOf
+from creditsync.gateway._refusals import platformRefusal
+from creditsync.gateway._seeing import FINAL, Seeing
+from creditsync.gateway._states import State
+from creditsync.methods import METHOD_OF
+from creditsync.records import Deletion, Operation, Trade
+
+_log = Logger()
+
+
+class Operations(Seeing):
+    """
+    The operations of one gateway.
+    """
+
+    def __init__(self, *args: Any, rules: RuleBook | None = None, **named: Any) -> None:
+        """
+        See L{Settling<creditsync.gateway._settling.Settling>}.
+
+        @param rules: Bound what may be booked, or L{None}.
+        """
+        super().__init__(*args, **named)
+        self._rules = rules
+        self._patience: EqualTimeouts[Course] = EqualTimeouts(
+            self._clock, self._timing.patience, self._outOfPatience
+        )
+
+    def ended(self, course: Course) -> None:
+        """
+        See L{Settling.ended<creditsync.gateway._settling.Settling.ended>}.
+        """
+        self._patience.end(course)
+        super().ended(course)
+        self._next(course.intent.login)
+
+    def request(self, course: Course) -> None:
+        """
+        Carry an operation out when it is its turn.
+        """
+        self.courses.add(course)
+        self._patience.start(course)
+        self._next(course.intent.login)
+
+    def _outOfPatience(self, course: Course) -> None:
+        """
+        Its client will not wait for much longer: it gets the order, if there is one,
+        or that nothing was sent.
+        """
+        intent = course.intent
+        if intent.state is State.PENDING:
+            self.reveal(course)
+        if intent.state is State.NEW:
+            intent.move(State.REFUSED, "it had to wait for too long")
+            self.refuse(
+                course,
+                Busy(f"an operation of account {intent.login} is not finished yet"),
+            )
+
+    def _next(self, login: int) -> None:
+        course = self.courses.next(login)
+        if course is not None and self.isRunning:
+            self._run(self._begin(course), course)
+
+    async def _begin(self, course: Course) -> None:
+        intent = course.intent
+        try:
+            trade = await self._prepare(course)
+            if intent.state is not State.NEW:
+                return
+            if not self._upstream.isConnected:
+                raise Busy(f"the platform can't be reached: {self._upstream.problem}")
+            self._judge(course, trade)
+            self._setTime(intent)
+        except Refusal as e:
+            if intent.state is State.NEW:
+                intent.move(State.REFUSED, e.message)
+                self.refuse(course, e)
+            return
+        intent.move(State.SENT, "sent")
+        self.courses.note(course)
+        await self.send(course)
+
+    async def _prepare(self, course: Course) -> Trade:
+        """
+        Find out what an operation changes, and whether it can.
+
+        @return: What it makes.
+        """
+        intent, existing = course.intent, None
+        asked = intent.operation
+        if asked.order:
+            existing = await self.existing(asked.order)
+            if intent.state is not State.NEW:
+                # It was refused meanwhile, and another may be changing the trade.
+                raise Busy("it had to wait for too long")
+        type, trade, _ = changed(existing, asked, int(self._now()))
+        intent.type = type
+        intent.order = trade.order
+        if existing is not None:
+            course.former = existing
+            if self._journal.isChange(existing) and existing.state in FINAL:
+                await self._journal.book(existing)
+        if type == EV_RECORD_DELETE:
+            intent.cmd, intent.amount = trade.cmd, trade.profit
+            intent.comment = trade.comment
+        return trade
+
+    async def existing(self, order: int) -> Trade | None:
+        """
+        The trade that an operation names.
+
+        @raise Busy: The platform does not show it.
+        """
+        look = await lookAt(self._upstream, order)
+        if not look.isKnown:
+            raise Busy("the platform does not answer a look-up")
+        if look.isOther:
+            raise IncorrectOrder(f"order {order} is a different kind of transaction")
+        return look.trade
+
+    def _judge(self, course: Course, trade: Trade) -> None:
+        if self._rules is None:
+            return
+        asked = course.intent.operation
+        before = 0 if course.former is None else course.former.counted
+        movement = self._rules.judge(asked, trade, trade.counted - before)
+        if movement is not None:
+            course.counted = self._promise(course, trade)
+            self._rules.reserved(course.counted, movement)
+
+    def _setTime(self, intent: Intent) -> None:
+        """
+        Make the content of a new trade unique among those that may be booked.
+        """
+        asked = intent.operation
+        if intent.type != EV_RECORD_ADD or not isinstance(asked, Operation):
+            return
+        intent.openTime = asked.openTime
+        if asked.openTime is None:
+            intent.openTime = int(self._now())
+            while self._log.isTaken(intent.content):
+                intent.openTime += 1
+
+    async def send(self, course: Course) -> None:
+        """
+        Send an operation, when it is durable that it may be sent.
+        """
+        intent = course.intent
+        intent.attempts += 1
+        intent.sentAt = int(self._now())
+        course.isAsking = True
+        await self._journal.keep(intent)
+        command, data = requestOf(intent)
+        outcome = await self._upstream.request(command, data, intent.number)
+        course.isAsking = False
+        await self.replied(course, outcome)
+
+    async def replied(self, course: Course, outcome: Outcome) -> None:
+        """
+        A reply to an operation has come, or will not come any more.
+        """
+        intent = course.intent
+        if not intent.isOpen:
+            return
+        if outcome.kind is Kind.UNSENT and intent.state is State.SENT:
+            await self._neverHappened(course, Busy(outcome.message), "it was not sent")
+        elif intent.type == EV_RECORD_ADD and intent.order and _isNo(outcome):
+            self.hold(
+                course,
+                f"the platform has refused it, and shows it as order {intent.order}",
+            )
+        elif _isNo(outcome):
+            why = platformRefusal(outcome)
+            text = f"the platform refused it: {outcome.error}, {outcome.message}"
+            await self._neverHappened(course, why, text)
+        elif outcome.kind is Kind.DONE and outcome.order is not None:
+            self._named(course, outcome.order)
+        else:
+            intent.why = outcome.message or "the reply names no order"
+            self._releaseKept(course)
+            self.reconcile(course)
+
+    def repliedLate(self, number: int, outcome: Outcome) -> None:
+        """
+        A reply has come after its operation was taken for unknown.
+        """
+        course = self.courses.withNumber(number)
+        if course is not None and not course.isAsking:
+            self._run(self.replied(course, outcome), course)
+        elif course is None and outcome.order is not None:
+            logged = self._log.withOrder(outcome.order)
+            if logged is None or logged.number != number:
+                self._alarm(
+                    f"a late reply names order {outcome.order} for operation {number},"
+                    " which was settled otherwise"
+                )
+
+    async def _neverHappened(self, course: Course, why: Refusal, text: str) -> None:
+        intent = course.intent
+        intent.move(State.REFUSED, text)
+        await self._journal.keep(intent)
+        self.refuse(course, why)
+
+    def _named(self, course: Course, order: int) -> None:
+        """
+        The platform has accepted an operation, and names an order.
+        """
+        intent = course.intent
+        if intent.type != EV_RECORD_ADD and order != intent.order:
+            # It has made a new trade instead of changing one.
+            self.hold(course, f"the platform has made order {order} instead")
+            self._deleteStray(course, order)
+        elif intent.type == EV_RECORD_ADD and self._isAnothers(intent, order):
+            self.hold(course, f"the platform names order {order}, which is another's")
+        else:
+            self.accept(course, order)
+
+    def _isAnothers(self, intent: Intent, order: int) -> bool:
+        """
+        Whether an order can't be that of a new trade.
+        """
+        if intent.order not in (0, order):
+            return True
+        other = self.courses.withOrder(order)
+        if other is not None and other.intent is not intent:
+            return True
+        logged = self._log.withOrder(order)
+        if logged is not None and logged.number != intent.number:
+            return True
+        trade = self._journal.current(order)
+        return trade is not None and (trade.login, trade.cmd, trade.profit) != (
+            intent.login,
+            intent.cmd,
+            intent.amount,
+        )
+
+    # What people decide.
+
+    async def decideAbsent(self, course: Course, who: str) -> None:
+        """
+        A person says that an operation was never booked, and never will be.
+        """
+        intent = course.intent
+        intent.move(State.ABSENT, "a person has decided that it was never booked")
+        intent.decidedBy = who
+        await self._journal.keep(intent)
+        self._end(course)
+
+    async def decideBooked(self, course: Course, order: int, who: str) -> None:
+        """
+        A person says that the platform has booked an operation as this order.
+
+        @raise NotFound: There is no such order, or it is not booked.
+        @raise IncorrectOrder: It can't be its trade.
+        @raise Busy: The platform does not show it.
+        """
+        intent = course.intent
+        trade = await self.existing(order)
+        if trade is None or trade.state not in FINAL:
+            raise NotFound(f"there is no booked order {order}")
+        isFit = (trade.login, trade.cmd) == (intent.login, intent.cmd)
+        logged = self._log.withOrder(order)
+        isAnothers = logged is not None and logged.number != intent.number
+        if not isFit or isAnothers or not _isOutcomeOf(intent, trade):
+            raise IncorrectOrder(
+                f"order {order} can't be the trade of operation {intent.number}"
+            )
+        if intent.state is State.HELD:
+            intent.decidedBy = who
+            await self.settle(course, trade)
+
+    def _deleteStray(self, course: Course, order: int) -> None:
+        """
+        Delete at once what the platform has made by mistake.
+        """
+        cmd = course.intent.cmd
+        method = METHOD_OF[cmd, True]
+        asked = Deletion(method, order, frozenset({cmd}), NOBODY)
+        intent = Intent(
+            self._log.nextNumber(),
+            EV_RECORD_DELETE,
+            asked,
+            course.intent.login,
+            cmd,
+            course.intent.amount,
+            course.intent.comment,
+            order=order,
+        )
+        intent.move(State.SENT, f"made instead of order {course.intent.order}")
+        stray = Course(intent, self._clock.seconds())
+        self.courses.resume(stray)
+        self._run(self.send(stray), stray)
+
+    async def sweep(self) -> None:
+        """
+        Remove from the platform what was made in vain.
+        """
+
+    def stop(self) -> None:
+        """
+        Wait for nothing any more.
+        """
+        for course in self.courses:
+            self._patience.end(course)
+            self._finalWaits.end(course)
+
+
+def _isNo(outcome: Outcome) -> bool:
+    """
+    Whether a request was refused.
+    """
+    return outcome.kind in (Kind.REFUSED, Kind.TOKEN)
+
+
+def _isOutcomeOf(intent: Intent, trade: Trade) -> bool:
+    """
+    Whether a trade can be what an operation has made, as far as its type says.
+    """
+    if intent.type == EV_RECORD_ADD:
+        return True
+    if trade.order != intent.order:
+        return False
+    if intent.type == EV_RECORD_DELETE:
+        return trade.state == TS_DELETED
+    return trade.state == TS_CLOSED_NORMAL and isResultOf(intent, trade)

@@ -1,0 +1,101 @@
+"""
+What a reply of the platform proves.
+
+Only three things do: a 200, a refusal by one of a few statuses with the name of an
+error, and that no byte was sent. Anything else proves nothing, and what it was a reply
+to may be booked (docs/gateway.rst, "What a reply proves").
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final
+
+from attrs import define, field
+
+
+class Kind(Enum):
+    """
+    What is known of a request.
+
+    @cvar DONE: It was accepted, or looked up.
+    @cvar REFUSED: It was refused: nothing has happened, and nothing will.
+    @cvar TOKEN: The same, because of the token.
+    @cvar UNSENT: No byte of it was sent.
+    @cvar UNKNOWN: Nothing.
+    """
+
+    DONE = "done"
+    REFUSED = "refused"
+    TOKEN = "token"
+    UNSENT = "unsent"
+    UNKNOWN = "unknown"
+
+
+@define(frozen=True)
+class Outcome:
+    """
+    What became of a request to the platform.
+
+    @ivar data: The data of a 200.
+    @ivar status: Of a refusal, as C{error}.
+    @ivar message: For people: the message of a refusal, or why nothing is known.
+    """
+
+    kind: Kind
+    data: Mapping[str, Any] = field(factory=dict)
+    status: int = 0
+    error: str = ""
+    message: str = ""
+
+    @property
+    def order(self) -> int | None:
+        """
+        The order that the platform names, if it does.
+        """
+        order = self.data.get("order")
+        return order if type(order) is int and order > 0 else None
+
+
+# The statuses that are a definite no, if the reply has the name of an error too.
+_DEFINITE: Final = frozenset({400, 403, 404, 409, 423, 429})
+_UNAUTHORIZED: Final = 401
+
+# The errors of status 401 that are about the token; any other is a refusal.
+_ABOUT_TOKEN: Final = ("TOKEN", "UNAUTHORIZED", "JWT", "EXPIRED")
+
+
+def unknown(message: str) -> Outcome:
+    """
+    Nothing is known of a request.
+    """
+    return Outcome(Kind.UNKNOWN, message=message)
+
+
+def unsent(message: str) -> Outcome:
+    """
+    A request was not sent.
+    """
+    return Outcome(Kind.UNSENT, message=message)
+
+
+def outcomeOf(reply: Mapping[str, Any]) -> Outcome:
+    """
+    What a reply proves.
+    """
+    status, data = reply.get("status"), reply.get("data")
+    error, message = reply.get("error"), reply.get("message")
+    if type(status) is not int:
+        return unknown("the reply has no status")
+    if status == 200 and error is None:
+        if isinstance(data, dict):
+            return Outcome(Kind.DONE, data)
+        return unknown("the reply has no data")
+    if isinstance(error, str) and error:
+        text = message if isinstance(message, str) else error
+        if status in _DEFINITE:
+            return Outcome(Kind.REFUSED, status=status, error=error, message=text)
+        if status == _UNAUTHORIZED:
+            isAboutToken = any(each in error.upper() for each in _ABOUT_TOKEN)
+            kind = Kind.TOKEN if isAboutToken else Kind.REFUSED
+            return Outcome(kind, status=status, error=error, message=text)
+    return unknown(f"the platform has answered with status {status}")

@@ -1,0 +1,151 @@
+"""
+From the platform's records to trades, and from intents to what is sent.
+"""
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any
+
+from creditsync._money import fromUnits, toUnits
+from creditsync.codes import (
+    EV_RECORD_DELETE,
+    EV_RECORD_UPDATE,
+    MAX_SAFE_INTEGER,
+    MAX_TOTAL,
+    REQUEST_STATES,
+)
+from creditsync.gateway._intents import Intent
+from creditsync.gateway._states import State
+from creditsync.methods import METHOD_OF, TOTAL_OF
+from creditsync.records import Operation, Trade
+
+
+def tradeOf(data: Mapping[str, Any]) -> Trade | None:
+    """
+    The finance trade of a record of the platform, in any state, or L{None} if it is
+    another trade or can't be read.
+    """
+    order, login, cmd, state = (
+        data.get(name) for name in ("order", "login", "cmd", "state")
+    )
+    changed = data.get("update_time", data.get("timestamp"))
+    openTime, closeTime = data.get("open_time", 0), data.get("close_time", 0)
+    profit, comment = data.get("profit"), data.get("comment", "")
+    numbers = (order, login, cmd, state, changed, openTime, closeTime)
+    if not all(type(each) is int and each >= 0 for each in numbers):
+        return None
+    if cmd not in TOTAL_OF or not isinstance(comment, str):
+        return None
+    if not 0 < (order or 0) <= MAX_SAFE_INTEGER or not login:
+        return None
+    if type(profit) not in (int, float, Decimal):
+        return None
+    try:
+        units = toUnits(profit or 0)
+    except ValueError:
+        return None
+    if abs(units) > MAX_TOTAL:
+        return None
+    return Trade(
+        order or 0,
+        login or 0,
+        cmd or 0,
+        state or 0,
+        units,
+        comment,
+        openTime or 0,
+        closeTime or 0,
+        changed or 0,
+    )
+
+
+def rowsOf(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """
+    The rows of a look-up by their names.
+    """
+    structure, rows = data.get("structure"), data.get("rows")
+    if isinstance(structure, list) and isinstance(rows, list):
+        for row in rows:
+            if isinstance(row, list) and len(row) == len(structure):
+                yield dict(zip(structure, row, strict=True))
+
+
+def requestOf(intent: Intent) -> tuple[str, dict[str, Any]]:
+    """
+    The command that carries an intent out, and its data.
+    """
+    isDeletion = intent.type == EV_RECORD_DELETE
+    command = METHOD_OF[intent.cmd, isDeletion]
+    if isDeletion:
+        return command, {"order": intent.order}
+    data = _content(intent)
+    if intent.type == EV_RECORD_UPDATE:
+        data["order"] = intent.order
+    return command, data
+
+
+def creationOf(intent: Intent) -> dict[str, Any]:
+    """
+    The data of the finance request for an intent.
+    """
+    return {
+        "cmd": intent.cmd,
+        **_content(intent),
+        "gw_source": "creditsync",
+        "gw_uuid": str(intent.number),
+    }
+
+
+def _content(intent: Intent) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "login": intent.login,
+        "amount": Decimal(fromUnits(intent.amount)),
+        "comment": intent.comment,
+    }
+    if intent.openTime is not None:
+        data["open_time"] = intent.openTime
+    if intent.closeTime is not None:
+        data["close_time"] = intent.closeTime
+    return data
+
+
+def isContentOf(intent: Intent, trade: Trade) -> bool:
+    """
+    Whether a trade is what an intent without an order may have made.
+    """
+    content = trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime
+    return content == intent.content
+
+
+def isResultOf(intent: Intent, trade: Trade) -> bool:
+    """
+    Whether a trade is as an update was to make it.
+    """
+    asked = intent.operation
+    return (
+        isinstance(asked, Operation)
+        and (trade.profit, trade.comment) == (asked.amount, asked.comment)
+        and asked.openTime in (None, trade.openTime)
+        and asked.closeTime in (None, trade.closeTime)
+    )
+
+
+def shown(intent: Intent) -> dict[str, Any]:
+    """
+    What is known of an intent that is not booked, as C{GetOperation} has it.
+    """
+    openTime = intent.openTime or 0
+    data: dict[str, Any] = {
+        "order": intent.order,
+        "login": intent.login,
+        "cmd": intent.cmd,
+        "state": REQUEST_STATES[intent.type],
+        "profit": Decimal(fromUnits(intent.amount)),
+        "comment": intent.comment,
+        "open_time": openTime,
+        "close_time": openTime if intent.closeTime is None else intent.closeTime,
+        "timestamp": intent.sentAt,
+    }
+    if intent.state is State.HELD:
+        data["held"] = True
+    return data

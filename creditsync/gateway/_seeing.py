@@ -1,0 +1,365 @@
+"""
+What the platform shows of operations: by events, which may overtake replies, and by
+look-ups.
+"""
+
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from creditsync._timeouts import EqualTimeouts
+from creditsync.codes import (
+    EV_RECORD_ADD,
+    EV_RECORD_UPDATE,
+    REQUEST_STATES,
+    TS_CLOSED_NORMAL,
+    TS_DELETED,
+)
+from creditsync.errors import TechProblem
+from creditsync.gateway._courses import Course, KeptEvent
+from creditsync.gateway._intents import SEVERAL, Intent
+from creditsync.gateway._looking import lookAt, lookFor
+from creditsync.gateway._records import isContentOf, isResultOf
+from creditsync.gateway._settling import Settling
+from creditsync.gateway._states import State
+from creditsync.records import Trade
+
+# States of a record that is final.
+FINAL: Final = (TS_CLOSED_NORMAL, TS_DELETED)
+# Of one that is on its way.
+_UNDER_WAY: Final = frozenset(REQUEST_STATES.values())
+
+# Seconds after which the platform does not change anything of a past second.
+SETTLED: Final = 5
+
+# Events that are kept at most.
+MAX_KEPT: Final = 10_000
+
+_log = Logger()
+
+
+class Seeing(Settling):
+    """
+    What is shown of operations, and what follows from it.
+    """
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        """
+        See L{Settling}.
+        """
+        super().__init__(*args, **named)
+        self._kept = 0
+        self._finalWaits: EqualTimeouts[Course] = EqualTimeouts(
+            self._clock, self._timing.finalWait, self.reconcile
+        )
+
+    def ended(self, course: Course) -> None:
+        """
+        See L{Settling.ended}.
+        """
+        self._finalWaits.end(course)
+        self._releaseKept(course)
+
+    def seen(self, trade: Trade) -> None:
+        """
+        An event has this record.
+        """
+        if not self._isOurs(trade):
+            self.foreign(trade)
+
+    def looked(self, trade: Trade) -> None:
+        """
+        A page of the catch-up has this record, as it is now.
+        """
+        if self._isOurs(trade):
+            return
+        # Of the present second, an event may already have brought a later record.
+        isOver = trade.timestamp + SETTLED < self._now()
+        if isOver and trade.state in FINAL and self._journal.isChange(trade):
+            self._journal.book(trade)
+        else:
+            self.foreign(trade)
+
+    def _isOurs(self, trade: Trade) -> bool:
+        """
+        Take a record that is, or may be, of an operation under way.
+        """
+        course = self.courses.withOrder(trade.order)
+        if course is None:
+            course = self._claimant(trade)
+            if course is not None:
+                self._keep(course, trade)
+        elif course.isAsking:
+            self._keep(course, trade)
+        else:
+            return self._isEvidence(course, trade)
+        return course is not None
+
+    def _claimant(self, trade: Trade) -> Course | None:
+        if self._journal.current(trade.order) is not None:
+            return None
+        courses = self.courses.openOf(trade.login)
+        for course in courses:
+            if course.mayHaveMade(trade):
+                return course
+        return next((each for each in courses if each.mayClaim(trade)), None)
+
+    def _keep(self, course: Course, trade: Trade) -> None:
+        if self._kept >= MAX_KEPT:
+            self.releaseKept()
+        course.kept.append(KeptEvent(trade, self._clock.seconds()))
+        self._kept += 1
+        if not course.isAsking:
+            self.reconcile(course)
+
+    def releaseKept(self) -> None:
+        """
+        Let go of the events that were kept for long enough, or of all if there are too
+        many, unless they are what an operation has made by all that can be seen.
+        """
+        oldest = self._clock.seconds() - self._timing.keep
+        isFull = self._kept >= MAX_KEPT
+        for course in self.courses:
+            kept, course.kept = course.kept, []
+            for each in kept:
+                isDue = isFull or each.since <= oldest
+                if isDue and not course.mayHaveMade(each.trade):
+                    self._kept -= 1
+                    self.foreign(each.trade)
+                else:
+                    course.kept.append(each)
+
+    def _letGo(self, course: Course) -> None:
+        """
+        Nothing that was kept for an operation can tell what became of it.
+        """
+        kept, course.kept = course.kept, []
+        self._kept -= len(kept)
+        for each in kept:
+            self.foreign(each.trade)
+
+    def oldestKept(self) -> int | None:
+        """
+        The time of the oldest change that is kept, and so not in the journal yet.
+        """
+        times = [
+            each.trade.timestamp for course in self.courses for each in course.kept
+        ]
+        return min(times, default=None)
+
+    def _releaseKept(self, course: Course) -> None:
+        """
+        The reply has come, or will not come: what was kept for it gets its meaning.
+        """
+        kept, course.kept = course.kept, []
+        self._kept -= len(kept)
+        for each in kept:
+            trade = each.trade
+            if not course.intent.order and course.mayHaveMade(trade):
+                course.kept.append(each)
+                self._kept += 1
+            elif not (
+                course.intent.isOpen
+                and trade.order == course.intent.order
+                and self._isEvidence(course, trade)
+            ):
+                self.foreign(trade)
+
+    def foreign(self, trade: Trade) -> None:
+        """
+        A record that is not of an operation under way.
+        """
+        if trade.state in FINAL and self._journal.isNews(trade):
+            self._journal.book(trade)
+
+    def _isEvidence(self, course: Course, trade: Trade) -> bool:
+        """
+        Take a record of an operation's order, and settle it if that is final.
+
+        @return: Whether that is all that the record is about.
+        """
+        intent = course.intent
+        if not intent.isOpen:
+            # It is booked, which is about to become durable.
+            return False
+        if trade.state not in FINAL:
+            return True
+        if intent.type == EV_RECORD_ADD:
+            if not self._isSame(intent, trade):
+                return False
+        elif intent.type == EV_RECORD_UPDATE:
+            if trade.state != TS_CLOSED_NORMAL or not isResultOf(intent, trade):
+                return False
+        elif trade.state != TS_DELETED:
+            return False
+        self.settle(course, trade)
+        return True
+
+    def _isSame(self, intent: Intent, trade: Trade) -> bool:
+        """
+        Whether the trade of an order that was named for a new trade can be that: it may
+        have been updated since.
+        """
+        if (trade.login, trade.cmd) != (intent.login, intent.cmd):
+            return False
+        content = trade.profit, trade.comment
+        return intent.openTime == trade.openTime or content == (
+            intent.amount,
+            intent.comment,
+        )
+
+    def accept(self, course: Course, order: int) -> None:
+        """
+        The order of an operation is known.
+        """
+        intent = course.intent
+        intent.order = order
+        self.courses.note(course)
+        if intent.state is not State.ACCEPTED:
+            intent.move(State.ACCEPTED, "the platform has accepted it")
+            self._journal.keep(intent)
+        if intent.type != EV_RECORD_ADD or self._journal.current(order) is None:
+            self.reveal(course)
+        self._releaseKept(course)
+        self._lookLater(course)
+
+    def _lookLater(self, course: Course) -> None:
+        if not (course.intent.isOpen and self.isRunning):
+            return
+        self._finalWaits.end(course)
+        self._finalWaits.start(course)
+
+    def reconcileAll(self) -> None:
+        """
+        Look at all operations that are not final.
+        """
+        for course in self.courses:
+            self.reconcile(course)
+
+    def reconcile(self, course: Course) -> None:
+        """
+        Look at an operation, unless that is just being done.
+        """
+        isBusy = course.isAsking or course.isLooking
+        if isBusy or not (self._upstream.isConnected and self.isRunning):
+            return
+        if course.intent.isOpen:
+            course.isLooking = True
+            self._run(self._look(course), course)
+
+    async def _look(self, course: Course) -> None:
+        intent = course.intent
+        if intent.order:
+            look = await lookAt(self._upstream, intent.order)
+            course.isLooking = False
+            if not look.isKnown:
+                self._lookLater(course)
+            elif intent.isOpen:
+                self._shown(course, look.trade, look.isOther)
+            return
+        if intent.isAmbiguous:
+            course.isLooking = False
+            return
+        found = await lookFor(self._upstream, intent)
+        course.isLooking = False
+        if found is None:
+            self._lookLater(course)
+        elif intent.isOpen and not intent.order:
+            self._found(course, found)
+
+    def _shown(self, course: Course, trade: Trade | None, isOther: bool) -> None:
+        """
+        What the platform shows of the order of an operation.
+        """
+        intent = course.intent
+        if isOther:
+            self.hold(course, f"order {intent.order} is another trade's")
+        elif trade is None:
+            self._unseen(course, f"the platform has no order {intent.order}")
+        elif trade.state in _UNDER_WAY:
+            if intent.state in (State.UNSEEN, State.HELD):
+                intent.move(State.ACCEPTED, "the platform has it queued")
+                self._journal.keep(intent)
+        elif self._isEvidence(course, trade):
+            return
+        elif intent.type == EV_RECORD_ADD:
+            self.hold(course, f"order {intent.order} is another trade's")
+        else:
+            if trade.state in FINAL and self._journal.isChange(trade):
+                self._journal.book(trade)
+            self._unseen(course, f"order {intent.order} is as it was")
+
+    def _found(self, course: Course, found: list[Trade]) -> None:
+        """
+        What the platform shows of the content of an operation without an order.
+        """
+        own = [
+            trade
+            for trade in found
+            if isContentOf(course.intent, trade) and not self._isTaken(trade)
+        ]
+        if not own:
+            self._unseen(course, _absence(course.intent, found))
+        elif len(own) > 1:
+            self.hold(course, f"{SEVERAL}: {_orders(own)}")
+            self._letGo(course)
+            for trade in own:
+                self.foreign(trade)
+        elif own[0].state in FINAL:
+            self.settle(course, own[0])
+        else:
+            self.accept(course, own[0].order)
+
+    def _isTaken(self, trade: Trade) -> bool:
+        """
+        Whether a trade was there before, or is of another operation.
+        """
+        return (
+            self._journal.current(trade.order) is not None
+            or self.courses.withOrder(trade.order) is not None
+            or self._log.withOrder(trade.order) is not None
+        )
+
+    def _unseen(self, course: Course, why: str) -> None:
+        intent = course.intent
+        intent.looks += 1
+        isQuiet = self._now() - intent.sentAt >= self._timing.quiet
+        if intent.state in (State.SENT, State.PENDING, State.ACCEPTED):
+            intent.move(State.UNSEEN, why)
+        elif intent.state is State.HELD:
+            return
+        elif intent.looks >= 2 and isQuiet:
+            self.hold(course, f"{why}, {intent.looks} times since it was sent")
+            return
+        self._journal.keep(intent)
+
+    def _run(self, work: Coroutine[Any, Any, None], course: Course) -> None:
+        Deferred.fromCoroutine(work).addErrback(self._fault, course)
+
+    def _fault(self, why: Failure, course: Course) -> None:
+        """
+        The gateway itself has failed. What was sent remains to be looked up.
+        """
+        _log.failure("an operation failed", why)
+        course.isAsking = course.isLooking = False
+        if course.intent.state is State.NEW:
+            course.intent.move(State.REFUSED, "a fault of the gateway")
+            self.refuse(course, TechProblem("the gateway failed"))
+
+
+def _orders(trades: Iterable[Trade]) -> str:
+    return ", ".join(str(trade.order) for trade in trades)
+
+
+def _absence(intent: Intent, found: Iterable[Trade]) -> str:
+    """
+    What a look-up shows that does not show an intent's trade: for the person who has to
+    decide, above all those that it may have become when somebody changed it.
+    """
+    changed = [trade for trade in found if trade.comment == intent.comment]
+    if not changed:
+        return "the platform does not show it"
+    return f"the platform shows only what differs from it: {_orders(changed)}"

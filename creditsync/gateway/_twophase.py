@@ -1,0 +1,218 @@
+"""
+The way of two phases: a finance request is made, which moves no money, and then exactly
+one is approved.
+
+A request whose reply is lost is looked for, and made again if the platform does not
+show it, until one order is durable. Only that order
+is ever approved, and a second approval of it is harmless, because the platform approves
+only what is pending. So the outcome is unknown only as long as the platform can't be
+asked. Requests that were made in vain are declined, once a minute, for ever.
+
+All of this rests on the platform's refusing a second approval, which C{creditsync
+gateway probe} tries.
+"""
+
+from typing import Final
+
+from twisted.logger import Logger
+
+from creditsync.codes import (
+    EV_RECORD_ADD,
+    TS_FINANCE_DECLINED,
+    TS_FINANCE_OPEN_PENDING,
+)
+from creditsync.errors import Busy, Refusal
+from creditsync.gateway._courses import Course
+from creditsync.gateway._looking import lookFor, search
+from creditsync.gateway._operations import Operations
+from creditsync.gateway._outcomes import Kind, Outcome
+from creditsync.gateway._records import creationOf, isContentOf
+from creditsync.gateway._refusals import declined, platformRefusal
+from creditsync.gateway._states import FINAL, State
+from creditsync.records import Trade
+
+_APPROVE: Final = "MngApproveFinanceRequest"
+_DECLINE: Final = "MngDeclineFinanceRequest"
+
+_log = Logger()
+
+
+class TwoPhases(Operations):
+    """
+    The operations of a gateway to a platform on which two phases are sound.
+    """
+
+    async def send(self, course: Course) -> None:
+        """
+        See L{Operations.send}: a new trade begins as a finance request.
+        """
+        if course.intent.type == EV_RECORD_ADD:
+            await self._create(course)
+        else:
+            await super().send(course)
+
+    async def _create(self, course: Course) -> None:
+        intent = course.intent
+        intent.attempts += 1
+        intent.sentAt = int(self._now())
+        course.isAsking = True
+        await self._journal.keep(intent)
+        outcome = await self._upstream.request(
+            "MngCreateFinanceRequest", creationOf(intent), intent.number
+        )
+        course.isAsking = False
+        await self._created(course, outcome)
+
+    async def _created(self, course: Course, outcome: Outcome) -> None:
+        intent = course.intent
+        if not intent.isOpen or intent.order:
+            # It has one already: the sweep declines this one.
+            return
+        if outcome.kind is Kind.DONE and outcome.order is not None:
+            await self._choose(course, outcome.order)
+        elif outcome.kind in (Kind.REFUSED, Kind.TOKEN):
+            text = f"the platform refused it: {outcome.error}, {outcome.message}"
+            await self._neverHappened(course, platformRefusal(outcome), text)
+        elif outcome.kind is Kind.UNSENT and intent.attempts == 1:
+            await self._neverHappened(course, Busy(outcome.message), "it was not sent")
+        else:
+            intent.why = outcome.message or "the reply names no order"
+            self._lookLater(course)
+
+    async def _choose(self, course: Course, order: int) -> None:
+        """
+        Make durable which finance request is the one.
+        """
+        intent = course.intent
+        if self._isAnothers(intent, order):
+            self.hold(course, f"the platform names order {order}, which is another's")
+            return
+        intent.order = order
+        self.courses.note(course)
+        intent.move(State.PENDING, "its finance request is the chosen one")
+        course.isAsking = True
+        await self._journal.keep(intent)
+        course.isAsking = False
+        await self._approve(course)
+
+    async def _approve(self, course: Course) -> None:
+        intent = course.intent
+        course.isAsking = True
+        outcome = await self._upstream.request(_APPROVE, {"order": intent.order})
+        course.isAsking = False
+        if not intent.isOpen:
+            return
+        if outcome.kind is Kind.DONE and outcome.order == intent.order:
+            self.accept(course, intent.order)
+        elif outcome.kind is Kind.REFUSED:
+            course.refusal = platformRefusal(outcome)
+            self._releaseKept(course)
+            self.reconcile(course)
+        else:
+            self._releaseKept(course)
+            self._lookLater(course)
+
+    async def _declineChosen(self, course: Course, why: Refusal) -> None:
+        """
+        The platform refuses the approval. Only when it can't come into force any more,
+        on whatever way, is that a definite no.
+        """
+        intent = course.intent
+        course.isAsking = True
+        outcome = await self._upstream.request(_DECLINE, {"order": intent.order})
+        course.isAsking = False
+        if intent.isOpen and outcome.kind is Kind.DONE:
+            await self._neverHappened(course, why, why.message)
+        elif intent.isOpen:
+            self._lookLater(course)
+
+    def _shown(self, course: Course, trade: Trade | None, isOther: bool) -> None:
+        """
+        See L{Operations}: a finance request has two more states.
+        """
+        state = None if trade is None else trade.state
+        if course.intent.type != EV_RECORD_ADD or state not in (
+            TS_FINANCE_OPEN_PENDING,
+            TS_FINANCE_DECLINED,
+        ):
+            super()._shown(course, trade, isOther)
+        elif state == TS_FINANCE_DECLINED:
+            why = course.refusal or declined(course.intent.order)
+            self._run(self._neverHappened(course, why, why.message), course)
+        elif course.refusal is not None:
+            self._run(self._declineChosen(course, course.refusal), course)
+        else:
+            if course.intent.state in (State.UNSEEN, State.HELD):
+                course.intent.move(State.PENDING, "its finance request is pending")
+                self._journal.keep(course.intent)
+            self._run(self._approve(course), course)
+
+    async def _look(self, course: Course) -> None:
+        intent = course.intent
+        if intent.type != EV_RECORD_ADD or intent.order:
+            await super()._look(course)
+            return
+        found = await lookFor(self._upstream, intent)
+        course.isLooking = False
+        if found is None or not intent.isOpen or intent.order or course.isAsking:
+            self._lookLater(course)
+            return
+        for trade in found:
+            isPending = trade.state == TS_FINANCE_OPEN_PENDING
+            if isPending and isContentOf(intent, trade):
+                await self._choose(course, trade.order)
+                return
+        # No order is durable, so none can have been approved.
+        await self._create(course)
+
+    def _isEvidence(self, course: Course, trade: Trade) -> bool:
+        if course.intent.isOpen and trade.state == TS_FINANCE_DECLINED:
+            self.reconcile(course)
+            return True
+        return super()._isEvidence(course, trade)
+
+    def _keep(self, course: Course, trade: Trade) -> None:
+        if trade.state != TS_FINANCE_OPEN_PENDING:
+            super()._keep(course, trade)
+        elif not course.isAsking and not course.intent.order:
+            self._run(self._choose(course, trade.order), course)
+
+    def repliedLate(self, number: int, outcome: Outcome) -> None:
+        """
+        See L{Operations.repliedLate}.
+        """
+        course = self.courses.withNumber(number)
+        if course is None or course.intent.type != EV_RECORD_ADD:
+            super().repliedLate(number, outcome)
+        elif not course.isAsking and outcome.kind is Kind.DONE:
+            self._run(self._created(course, outcome), course)
+
+    # Leftovers.
+
+    async def sweep(self) -> None:
+        """
+        Decline the finance requests of this gateway that were not chosen.
+        """
+        found = await search(self._upstream, [["state", "==", TS_FINANCE_OPEN_PENDING]])
+        for trade in found or ():
+            if trade is not None and self._isLeftover(trade):
+                _log.info("declining the leftover order {order}", order=trade.order)
+                await self._upstream.request(_DECLINE, {"order": trade.order})
+
+    def _isLeftover(self, trade: Trade) -> bool:
+        """
+        Whether a pending request is of an operation that has chosen another one, or has
+        ended.
+        """
+        if self.courses.withOrder(trade.order) is not None:
+            return False
+        for course in self.courses.openOf(trade.login):
+            intent = course.intent
+            if intent.type == EV_RECORD_ADD and intent.content == _contentOf(trade):
+                return bool(intent.order)
+        made = self._log.withContent(_contentOf(trade))
+        return made is not None and made.state in FINAL and made.order != trade.order
+
+
+def _contentOf(trade: Trade) -> tuple[int, int, int, str, int | None]:
+    return trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime

@@ -1,0 +1,79 @@
+"""
+Looking again at what was booked.
+
+A platform may lose in a crash what it has reported as booked, or be restored from a
+backup. The gateway can't repair that, and never books anew: it tells people.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from creditsync.gateway._intents import IIntentLog
+from creditsync.gateway._journal import Journal
+from creditsync.gateway._looking import lookAt
+from creditsync.gateway._seeing import FINAL, SETTLED
+from creditsync.gateway._upstream import IUpstream
+
+# The operations booked last that are looked at.
+LAST: Final = 100
+
+_log = Logger()
+
+
+class Verification:
+    """
+    Compares what was booked last with the platform.
+    """
+
+    def __init__(
+        self,
+        upstream: IUpstream,
+        log: IIntentLog,
+        journal: Journal,
+        alarm: Callable[[str], object],
+        now: Callable[[], float],
+    ) -> None:
+        self._upstream = upstream
+        self._intents = log
+        self._journal = journal
+        self._alarm = alarm
+        self._now = now
+        self._isRunning = False
+        # Of each order an alarm is given once.
+        self._told: set[int] = set()
+
+    def start(self) -> None:
+        """
+        Look at the operations booked last, unless that is just being done.
+        """
+        if not self._isRunning and self._upstream.isConnected:
+            self._isRunning = True
+            done = Deferred.fromCoroutine(self._verify())
+            done.addErrback(lambda why: _log.failure("the verification failed", why))
+            done.addBoth(self._ended)
+
+    def _ended(self, _: object) -> None:
+        self._isRunning = False
+
+    async def _verify(self) -> None:
+        for intent in self._intents.lastBooked(LAST):
+            order = intent.order
+            look = await lookAt(self._upstream, order)
+            if not look.isKnown:
+                return
+            trade = look.trade
+            if trade is None or trade.state not in FINAL:
+                self._tell(order, "is not booked there any more")
+            elif self._journal.isChange(trade) and (
+                trade.timestamp + SETTLED < self._now()
+            ):
+                self._tell(order, "was changed there without an event")
+                self._journal.book(trade)
+
+    def _tell(self, order: int, what: str) -> None:
+        if order not in self._told:
+            self._told.add(order)
+            self._alarm(f"order {order}, which the platform had booked, {what}")

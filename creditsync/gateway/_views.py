@@ -1,0 +1,116 @@
+"""
+What a gateway shows of its journal and of the platform's accounts.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+
+from creditsync._failing import FailureNotifier
+from creditsync._money import toUnits
+from creditsync.errors import Busy, InvalidData, ShuttingDown
+from creditsync.gateway._intents import IIntentLog
+from creditsync.gateway._journal import Journal
+from creditsync.gateway._looking import isAbsence
+from creditsync.gateway._outcomes import Kind
+from creditsync.gateway._upstream import IUpstream
+from creditsync.records import (
+    Account,
+    FoundTrades,
+    GroupedTrade,
+    TradeEvent,
+    TradeFilter,
+)
+
+_T = TypeVar("_T")
+
+
+class Views:
+    """
+    The part of a gateway that only shows what there is, and keeps the groups of
+    accounts.
+    """
+
+    journal: Journal
+    running: Any
+    _log: IIntentLog
+    _upstream: IUpstream
+    _failing: FailureNotifier
+    _read: "Callable[[Callable[[], Any]], Deferred[Any]]"
+
+    def groupOf(self, login: int) -> str:
+        """
+        See L{IAccountGroups.groupOf}.
+        """
+        account = self._log.ledger.account(login)
+        return "" if account is None else account.group
+
+    def setGroup(self, login: int, group: str) -> "Deferred[None]":
+        """
+        See L{IAccountGroups.setGroup}.
+
+        @raise ShuttingDown: The gateway is stopping, or has failed.
+        """
+        if not self.running or self._failing.cause is not None:
+            raise ShuttingDown()
+        return self.journal.move(login, group)
+
+    @property
+    def epoch(self) -> str:
+        """
+        See L{IJournal.epoch}.
+        """
+        return self._log.ledger.epoch
+
+    @property
+    def head(self) -> int:
+        """
+        See L{IJournal.head}.
+        """
+        return self._log.ledger.head
+
+    def placeOf(self, order: int) -> int | None:
+        """
+        See L{IJournal.placeOf}.
+        """
+        return self._log.ledger.placeOf(order)
+
+    def events(self, after: int, limit: int) -> "Deferred[Sequence[TradeEvent]]":
+        """
+        See L{IJournal.events}.
+        """
+        return self._read(lambda: self._log.ledger.events(after, limit))
+
+    def account(self, login: int) -> "Deferred[Account | None]":
+        """
+        See L{ILookups.account}: the totals are those of the platform.
+        """
+        return Deferred.fromCoroutine(self._account(login))
+
+    async def _account(self, login: int) -> Account | None:
+        outcome = await self._upstream.request("GetAccountByLogin", {"login": login})
+        if isAbsence(outcome):
+            return None
+        data = outcome.data
+        if outcome.kind is not Kind.DONE or data.get("login") != login:
+            raise Busy("the platform does not answer a look-up")
+        try:
+            balance, credit = toUnits(data["balance"]), toUnits(data["credit"])
+        except (KeyError, TypeError, ValueError):
+            raise InvalidData("the platform's account can't be read") from None
+        return Account(login, balance, credit, self.groupOf(login))
+
+    def groups(self) -> "Deferred[Sequence[str]]":
+        """
+        See L{ILookups.groups}.
+        """
+        return self._read(self._log.ledger.groups)
+
+    def search(
+        self, filter: TradeFilter, page: Callable[[Sequence[GroupedTrade]], _T]
+    ) -> "Deferred[FoundTrades[_T]]":
+        """
+        See L{ILookups.search}: among what the journal has.
+        """
+        return self._read(lambda: self._log.ledger.search(filter, page))

@@ -1,0 +1,94 @@
+"""
+Tests for L{creditsync.gateway._probe}.
+"""
+
+import tomllib
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from creditsync.gateway._probe import Arrival, Probe, profileOf
+from tests.platforms import NOW, Link, Platform
+
+
+class ProbeTests(SynchronousTestCase):
+    """
+    Tests for L{Probe}.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have a platform.
+        """
+        self.clock = Clock()
+        self.platform = Platform(lambda: NOW + self.clock.seconds())
+        self.link = Link(self.clock, self.platform)
+        self.arrival = Arrival()
+        self.link.start(self.arrival)
+
+    def probe(self) -> Probe:
+        """
+        Probe it.
+        """
+        probe = Probe(self.clock, self.link, 999, NOW - 3600)
+        done = Deferred.fromCoroutine(probe.run())
+        for _ in range(400):
+            for _ in range(4):
+                self.clock.advance(0)
+            self.platform.work()
+            self.clock.advance(0.5)
+        self.successResultOf(done)
+        return probe
+
+    def failed(self, probe: Probe) -> list[str]:
+        """
+        What is not so.
+        """
+        return [each.text for each in probe.findings if not each.isMet]
+
+    def test_sound(self) -> None:
+        """
+        On a platform that keeps its word both ways are sound, and nothing is left.
+        """
+        self.successResultOf(self.arrival.arrived)
+        probe = self.probe()
+        self.assertEqual(self.failed(probe), [])
+        self.assertTrue(probe.isSound("one-shot") and probe.isSound("two-phase"))
+        self.assertIs(tomllib.loads(profileOf(probe))["two-phase"], True)
+        states = [each["state"] for each in self.platform.trades.values()]
+        self.assertEqual(states, [6, 6, 18])
+
+    def test_approvesTwice(self) -> None:
+        """
+        If a second approval books again, two phases are not sound.
+        """
+        self.platform.approvesTwice = True
+        probe = self.probe()
+        self.assertEqual(
+            self.failed(probe),
+            ["a second approval is refused", "one after its booking is refused"],
+        )
+        self.assertIs(tomllib.loads(profileOf(probe))["two-phase"], False)
+        self.assertTrue(probe.isSound("one-shot"))
+
+    def test_noRequests(self) -> None:
+        """
+        A platform without finance requests has one shot only.
+        """
+        self.platform.lacks.add("MngCreateFinanceRequest")
+        probe = self.probe()
+        self.assertEqual(
+            self.failed(probe),
+            ["a finance request is accepted with an order (UNKNOWN_COMMAND: because)"],
+        )
+        self.assertFalse(probe.isSound("two-phase"))
+
+    def test_nothing(self) -> None:
+        """
+        If not even a credit is accepted, nothing is sound.
+        """
+        self.platform.lacks |= {"CreditIn", "MngCreateFinanceRequest"}
+        probe = self.probe()
+        self.assertFalse(probe.isSound("one-shot"))
+        self.assertEqual(len(probe.findings), 2)

@@ -1,0 +1,270 @@
+"""
+Tests for L{creditsync.gateway._twophase}.
+"""
+
+from creditsync.errors import Busy, Refusal
+from tests.gateways import GatewayTestCase, operation
+from tests.platforms import NOW
+
+ADD = 0
+BOOKED = 3
+
+CREATE = "MngCreateFinanceRequest"
+APPROVE = "MngApproveFinanceRequest"
+DECLINE = "MngDeclineFinanceRequest"
+
+
+class TwoPhaseTests(GatewayTestCase):
+    """
+    New trades by two phases, when nothing goes wrong or something does.
+    """
+
+    way = "two-phase"
+
+    def steps(self) -> list[str]:
+        """
+        The commands by which the platform was to change something.
+        """
+        return [name for name, _ in self.platform.heard if "Finance" in name]
+
+    def pending(self) -> list[int]:
+        """
+        The orders of the requests that wait for a decision.
+        """
+        trades = self.platform.trades.values()
+        return [each["order"] for each in trades if each["state"] == 17]
+
+    def test_booked(self) -> None:
+        """
+        A request is made, approved, and booked.
+        """
+        reservation = self.successResultOf(self.request(operation(comment="Easter")))
+        self.assertEqual(
+            self.platform.heard[-2:],
+            [
+                (
+                    CREATE,
+                    {
+                        "login": 1001,
+                        "cmd": 7,
+                        "amount": 300,
+                        "comment": "Easter",
+                        "open_time": NOW,
+                        "gw_source": "creditsync",
+                        "gw_uuid": "1",
+                    },
+                ),
+                (APPROVE, {"order": 5001}),
+            ],
+        )
+        self.assertEqual((reservation.order, reservation.type), (5001, ADD))
+        self.platform.work()
+        self.turn()
+        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 300)])
+        self.assertEqual(self.states(), [])
+
+    def test_chosenBeforeApproved(self) -> None:
+        """
+        No order is approved before it is durable that it is the one.
+        """
+        self.log.isHeld = True
+        self.request(operation())
+        self.log.release()
+        self.turn()
+        self.assertEqual(self.steps(), [CREATE])
+        self.log.release()
+        self.turn()
+        self.assertEqual(self.steps(), [CREATE, APPROVE])
+
+    def test_createLost(self) -> None:
+        """
+        A request that is lost is made again.
+        """
+        self.link.losesRequest.append(CREATE)
+        reserved = self.request(operation())
+        self.wait(12)
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+        self.platform.work()
+        self.turn()
+        self.assertEqual(self.money(), [(5001, 1001, 300)])
+
+    def test_createReplyLost(self) -> None:
+        """
+        If its reply is lost, and the platform shows it, it is the one.
+        """
+        self.link.losesReply.append(CREATE)
+        reserved = self.request(operation())
+        self.wait(12)
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+        self.assertEqual(self.steps(), [CREATE, APPROVE])
+        self.platform.work()
+        self.assertEqual(self.money(), [(5001, 1001, 300)])
+
+    def test_createdTwice(self) -> None:
+        """
+        If the platform does not show it, it is made again, one of the two is approved,
+        and the other is declined within a minute of its being shown.
+        """
+        self.link.losesReply += [CREATE, "MngGetTradesByFilter"]
+        self.platform.hides.add(17)
+        reserved = self.request(operation())
+        self.wait(24)
+        self.platform.hides.clear()
+        self.assertEqual(self.successResultOf(reserved).order, 5002)
+        self.platform.work()
+        self.turn()
+        self.assertEqual(self.pending(), [5001])
+        self.wait(60)
+        self.assertEqual(self.platform.trades[5001]["state"], 18)
+        self.assertEqual(self.money(), [(5002, 1001, 300)])
+        self.assertEqual(self.events(), [(ADD, 5002, BOOKED, 300)])
+
+    def test_sweepSparesTheChosen(self) -> None:
+        """
+        What is chosen and not approved yet, and what is another's, is not declined.
+        """
+        self.request(operation(login=1002))
+        self.platform.person(1001, 7, 300, state=17)
+        self.platform.trades[5002]["state"] = 17
+        self.link.losesRequest += [APPROVE] * 100
+        self.request(operation())
+        self.wait(130)
+        self.assertEqual(self.pending(), [5002, 5003])
+        self.link.losesRequest.clear()
+        self.wait(14)
+        self.platform.work()
+        self.assertIn((5003, 1001, 300), self.money())
+
+    def test_createRefused(self) -> None:
+        """
+        A definite no to the request is the reply.
+        """
+        self.platform.refusals[1001] = 403, "FORBIDDEN"
+        self.assertEqual(self.refusalOf(self.request(operation())).status, 403)
+        self.assertEqual(self.states(), [])
+
+    def test_away(self) -> None:
+        """
+        If the connection is lost before anything was sent, the client knows that.
+        """
+        reserved = self.gateway.submit(operation())
+        self.link.cut()
+        self.turn()
+        self.assertIsInstance(self.refusalOf(reserved), Busy)  # type: ignore[arg-type]
+
+    def test_approvalLost(self) -> None:
+        """
+        If the approval is lost, the platform shows that the request is pending, and it
+        is approved again.
+        """
+        self.link.losesRequest.append(APPROVE)
+        reserved = self.request(operation())
+        self.wait(14)
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+        self.assertEqual(self.steps(), [CREATE, APPROVE])
+        self.platform.work()
+        self.assertEqual(self.money(), [(5001, 1001, 300)])
+
+    def test_approvalReplyLost(self) -> None:
+        """
+        If its reply is lost, the platform shows that it is approved.
+        """
+        self.link.losesReply.append(APPROVE)
+        self.request(operation())
+        self.platform.work()
+        self.wait(14)
+        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 300)])
+        self.assertEqual(self.steps(), [CREATE, APPROVE])
+
+    def test_approvalRefused(self) -> None:
+        """
+        If the approval is refused, the request is declined, and only then the client
+        gets to know the refusal.
+        """
+        self.link.isAutomatic = False
+        reserved = self.request(operation())
+        for _ in range(4):
+            if self.steps() == [CREATE]:
+                self.platform.refusals[1001] = 409, "TRADE_NO_MONEY"
+            self.link.deliverRequest()
+            self.link.deliverReply()
+            self.turn()
+        why = self.refusalOf(reserved)
+        self.assertEqual((why.status, why.error), (409, "TRADE_NO_MONEY"))
+        self.assertEqual(self.steps(), [CREATE, APPROVE, DECLINE])
+        self.assertEqual(self.platform.trades[5001]["state"], 18)
+        self.assertEqual(self.states(), [])
+
+    def test_declinedByAPerson(self) -> None:
+        """
+        If a person declines the request, it is refused, and its key is free.
+        """
+        self.link.losesRequest.append(APPROVE)
+        reserved = self.request(operation(key="k"))
+        self.platform.carryOut(DECLINE, {"order": 5001})
+        self.wait(4)
+        durable = self.successResultOf(reserved).whenDurable()
+        self.wait(10)
+        why = self.failureResultOf(durable, Refusal).value
+        self.assertEqual((why.status, why.error), (409, "PLATFORM_REFUSED"))
+        self.assertIsNone(self.successResultOf(self.gateway.operation(7, "k")))
+
+    def test_timeout(self) -> None:
+        """
+        Before a client gives up, it is told the order, if there is one.
+        """
+        self.link.losesRequest.append(APPROVE)
+        reserved = self.request(operation())
+        self.wait(3.5)
+        self.assertNoResult(reserved)
+        self.wait(1)
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+
+    def test_restart(self) -> None:
+        """
+        After a restart, what has no order is made again, and what has one is approved
+        again.
+        """
+        for lost in (CREATE, APPROVE):
+            self.link.losesRequest.append(lost)
+            self.request(operation(key=lost))
+            self.kill()
+            self.begin()
+            self.platform.work()
+            self.turn()
+            self.wait(3)
+        self.assertEqual(self.money(), [(5001, 1001, 300), (5002, 1001, 300)])
+        self.assertEqual(self.states(), [])
+
+    def test_lateCreation(self) -> None:
+        """
+        A reply that comes late, when another request is the chosen one, is no matter.
+        """
+        self.link.isAutomatic = False
+        self.request(operation())
+        self.link.deliverRequest()
+        self.link.isAutomatic = True
+        self.wait(12.5)
+        self.link.deliverReply()
+        self.turn()
+        self.platform.work()
+        self.wait(60)
+        self.assertEqual(self.money(), [(5001, 1001, 300)])
+        self.assertEqual(self.pending(), [])
+
+    def test_seenPending(self) -> None:
+        """
+        If the platform broadcasts requests, one whose reply is lost is found by that.
+        """
+        self.platform.showsEarly = True
+        self.link.isAutomatic = False
+        reserved = self.request(operation())
+        self.link.deliverRequest()
+        self.link.replies.clear()
+        self.wait(10)
+        self.link.deliverEvent()
+        self.link.isAutomatic = True
+        self.turn()
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+        self.wait(5)
+        self.assertEqual(self.steps(), [CREATE, APPROVE])
