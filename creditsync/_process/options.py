@@ -355,8 +355,7 @@ class Options(usage.Options):
             raise usage.UsageError("--upstream needs --upstream-token")
         elif isPostgres(self["ledger"]):
             raise usage.UsageError(
-                "--ledger must name a file with --upstream: a gateway has its ledger for"
-                " itself"
+                "--ledger must name a file with --upstream: a gateway has its own"
             )
         elif self["accounts"] == "known":
             raise usage.UsageError(
