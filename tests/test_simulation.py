@@ -463,14 +463,20 @@ class RuleTests(SynchronousTestCase):
         """
         A refused place of another ledger, with a head that was none, is reported.
         """
-        attempt = next(each for each in self.reader().attempts if each.intent.resumes)
-        assert attempt.reply is not None
-        self.reader().events.clear()
-        attempt.intent.data = {**attempt.intent.data, "since": "0badcafe-1"}
+        attempt = next(
+            each
+            for talk in self.history.talks
+            for each in talk.attempts
+            if each.intent.command == "HealthCheck" and each.status == 200
+        )
+        intent, reply = attempt.intent, attempt.reply
+        assert reply is not None
+        intent.command, intent.data = "Subscribe", {"since": "0badcafe-1"}
+        intent.allowed = frozenset({"CURSOR_GONE"})
         head = {"data": {"head": f"{self.history.epoch}-1000"}}
-        refusal = {"error": "CURSOR_GONE", "message": "gone", **head}
-        attempt.reply.status = 410
-        attempt.reply.value = {"extID": "", "status": 410, **refusal}
+        reply.status = 410
+        reply.value = {"extID": "", "error": "CURSOR_GONE", "message": "gone", **head}
+        reply.value["status"] = 410
         self.assertBreaks("status")
 
     def test_notToTheEnd(self) -> None:

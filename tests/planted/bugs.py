@@ -341,6 +341,8 @@ def _replyBeforeEvent() -> None:
         lines = wire.events([event.type for event in events], encoded)
         for session in self._currentReceivers():
             session.send(lines)
+        if self._restricted:
+            self._restricted.send([event.login for event in events], lines)
 
     Broadcast.tradeEvents = tradeEvents  # type: ignore[method-assign]
 

@@ -3,28 +3,20 @@ The checks of successful replies: what they must contain, and whether it is
 true.
 """
 
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from attrs import define
 
 from tests.family import ADD, REQUESTED, acceptedData, eventData
 from tests.simulation.audience import Audience
+from tests.simulation.blaming import blame
 from tests.simulation.causes import Causes
 from tests.simulation.history import Attempt, Booking, History, Intent
+from tests.simulation.permits import Permits
 from tests.simulation.places import Places
 from tests.simulation.world import Violation
-
-
-def blame(rule: str, message: str, attempt: Attempt) -> Violation:
-    """
-    The fault in the reply to a request.
-    """
-    return Violation(
-        rule,
-        f"{message}: {attempt.intent.command} {attempt.extID} on"
-        f" {attempt.talk.name} got {attempt.reply and attempt.reply.raw!r}",
-        (attempt.extID or attempt.talk.name, attempt.talk.name),
-    )
 
 
 @define(eq=False)
@@ -37,6 +29,7 @@ class Answers:
     _causes: Causes
     _audience: Audience
     _places: Places
+    _permits: Permits
 
     def checkBookings(self) -> None:
         """
@@ -56,10 +49,14 @@ class Answers:
             isRight = self._isSubscribed(attempt, dict(data))
         elif intent.command == "HealthCheck":
             isRight = self._isHealth(attempt, dict(data))
+        elif intent.isMove:
+            isRight = data == intent.data and self._permits.isMoved(attempt)
         elif self._history.isForeign:
             isRight = True
-        elif intent.command == "GetOperation":
+        elif intent.command in ("GetOperation", "GetTradeByOrder"):
             isRight = self._isVersion(attempt, dict(data))
+        elif intent.command == "GetAccountByLogin":
+            isRight = self._isAccount(attempt, dict(data))
         else:
             self._checkBooked(attempt)
             return
@@ -117,6 +114,40 @@ class Answers:
         # An operation that was reserved and never handed to the ledger can't
         # be compared.
         return data["state"] in REQUESTED.values()
+
+    def _isAccount(self, attempt: Attempt, data: dict[str, Any]) -> bool:
+        """
+        Whether an account was in this state, as the ledger had it.
+        """
+        group = data.pop("group")
+        login = attempt.intent.data["login"]
+        return self._permits.isGroup(attempt, group) and any(
+            data == {"login": login, **_amounts(state), "enable": 1}
+            for state in self._statesOf(login, attempt)
+        )
+
+    def _statesOf(self, login: int, attempt: Attempt) -> list[dict[str, int]]:
+        """
+        The totals that an account may have had while a request was answered.
+        """
+        assert attempt.delivered is not None and attempt.reply is not None
+        first, last = attempt.delivered, attempt.reply.written
+        totals, states = {"balance": 0, "credit": 0}, [{"balance": 0, "credit": 0}]
+        counted: dict[int, int] = {}
+        for booking in self._history.bookings:
+            trade, isHere = booking.trade, booking.generation == attempt.talk.generation
+            # What became of a commit that failed is only known afterwards.
+            isDoubtful = isHere and booking.isDoubtful and booking.handed <= last
+            isApplied = booking.applied is not None and booking.applied <= last
+            if trade.login != login or not (isApplied or isDoubtful):
+                continue
+            change = trade.counted - counted.get(trade.order, 0)
+            totals[trade.account[1]] += change
+            counted[trade.order] = trade.counted
+            if booking.applied is not None and booking.applied < first:
+                states.clear()
+            states.append(dict(totals))
+        return states
 
     def _taken(self, intent: Intent) -> Booking | None:
         """
@@ -222,3 +253,7 @@ class Answers:
             if order != intent.data.get("order"):
                 orders.add(order)
         return orders
+
+
+def _amounts(totals: Mapping[str, int]) -> dict[str, Decimal]:
+    return {name: Decimal(units).scaleb(-8) for name, units in totals.items()}

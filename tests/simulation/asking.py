@@ -11,11 +11,12 @@ from attrs import define, field
 
 from tests.family import DELETIONS, METHODS, NAMES, TOTALS
 from tests.simulation.history import History, Intent, Token, parse
+from tests.simulation.rights import ADMIN
+from tests.simulation.wardrobe import GROUPS, LOGINS
 
 # The weight of each method among the requests.
 _WEIGHTS = {"BalanceIn": 2, "CreditIn": 3, "BalanceOut": 1, "CreditOut": 1}
 _CMDS = [METHODS[name].cmd for name, times in _WEIGHTS.items() for _ in range(times)]
-_LOGINS = (1001, 1002, 1003, 2**53 - 1)
 
 _AMOUNTS = ("300", "300.0", "1e2", "19.99", "0.1", "0.00000001", "33.33333333")
 _FINE_AMOUNTS = ("12345678.90123456", "987654321.12345678", "0.29", "4.35", "1.15")
@@ -118,11 +119,18 @@ _SPLIT = (
 class Market:
     """
     The orders that clients know.
+
+    @ivar _isRestricted: Whether clients ask for what is about rights too.
+    @ivar _moves: Whether they ask for accounts to be moved.
+    @ivar _hasGroups: Whether that can be done.
     """
 
     _random: Random
     _history: History
     _hasKeys: bool
+    _isRestricted: bool = False
+    _moves: bool = False
+    _hasGroups: bool = False
     orders: dict[int, tuple[int, int]] = field(factory=dict)
     # The cursors that were received, the latest one last.
     _cursors: dict[str, None] = field(factory=dict)
@@ -163,8 +171,51 @@ class Market:
             (0.95, self._subscription),
             (1.0, self._health),
         ]
+        share = 0.35 if token.role == ADMIN else 0.15
+        if self._isRestricted and self._random.random() < share:
+            return self._ofRights(token)
         drawn = self._random.random()
         return next(make(token) for most, make in kinds if drawn < most)
+
+    def _ofRights(self, token: Token) -> Intent:
+        """
+        A request that shows what a token may see; or a move, mostly of an admin.
+        """
+        random = self._random
+        if random.random() < (0.7 if token.role == ADMIN else 0.05) and self._moves:
+            return self._move(token)
+        return random.choice((self._account, self._trade, self._trade))(token)
+
+    def _move(self, token: Token) -> Intent:
+        random, isGood = self._random, self._hasGroups
+        return self._intent(
+            token,
+            "MngSetAccountGroup",
+            {"login": random.choice(LOGINS), "group": random.choice(GROUPS)},
+            allowed=frozenset() if isGood else frozenset({"UNKNOWN_COMMAND"}),
+            isGood=isGood,
+        )
+
+    def _account(self, token: Token) -> Intent:
+        # A foreign runtime has no look-up of accounts.
+        error = "UNKNOWN_COMMAND" if self._history.isForeign else "USER_NOT_FOUND"
+        return self._intent(
+            token,
+            "GetAccountByLogin",
+            {"login": self._random.choice(LOGINS)},
+            allowed=frozenset({error}),
+            isGood=not self._history.isForeign,
+        )
+
+    def _trade(self, token: Token) -> Intent:
+        if not self.orders:
+            return self._account(token)
+        order = self._random.choice(list(self.orders)[-20:])
+        command = self._random.choice(("GetTradeByOrder", "GetOperation"))
+        error = "NOT_FOUND" if command == "GetOperation" else "TRADE_NOT_FOUND"
+        return self._intent(
+            token, command, {"order": order}, allowed=frozenset({error})
+        )
 
     def _key(self, number: int) -> str | None:
         if not self._hasKeys or self._random.random() < 0.6:
@@ -198,7 +249,7 @@ class Market:
         amount, isGreat = self._amount(cmd)
         comment = f"{number} {random.choice(_COMMENTS)}"
         key = more.pop("key", None) or self._key(number)
-        data: dict[str, Any] = {"login": random.choice(_LOGINS), "amount": amount}
+        data: dict[str, Any] = {"login": random.choice(LOGINS), "amount": amount}
         isRisky = _isOut(cmd) or "order" in more
         allowed = {"TRADE_NO_MONEY"} if isRisky else set()
         if isGreat:

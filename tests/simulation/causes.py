@@ -9,9 +9,9 @@ from decimal import Decimal
 from attrs import define, field
 
 from creditsync.records import Limits
-from tests.family import ROLES, TOTALS, Trade
-from tests.simulation.books import Books
+from tests.family import TOTALS, Trade
 from tests.simulation.history import Attempt, Booking, History, Intent, Moment
+from tests.simulation.permits import Permits
 from tests.simulation.places import Places
 from tests.simulation.setting import Setting
 from tests.simulation.world import World
@@ -26,8 +26,8 @@ class Causes:
     _world: World
     _history: History
     _setting: Setting
-    _books: Books
     _places: Places
+    _permits: Permits
     _byKey: dict[tuple[int, str], list[Intent]] = field(
         init=False, factory=lambda: defaultdict(list)
     )
@@ -63,12 +63,13 @@ class Causes:
         if error == "UNAUTHORIZED":
             return error in intent.allowed or self.wasBad(attempt, delivered, written)
         if error == "FORBIDDEN":
-            return intent.token.role not in ROLES
+            # Each is judged already.
+            return True
         if error == "SHUTDOWN":
             generation = self._history.generations[talk.generation]
             return written >= generation.stopping
         if error == "SYNC_TIMEOUT":
-            return intent.isFinance and self._isTold(attempt)
+            return intent.isMove or (intent.isFinance and self._isTold(attempt))
         if error == "BUSY":
             self._world.happens("over-limit")
             return (limits.maxPending, limits.maxQueued) != (
@@ -88,8 +89,11 @@ class Causes:
             return error in intent.allowed and self._lacksMoney(attempt)
         if error == "CURSOR_GONE":
             return error in intent.allowed and self._places.isGone(attempt)
-        if error == "NOT_FOUND" and intent.isGood and not self._history.isForeign:
-            return error in intent.allowed and self._isUnknown(attempt)
+        isOurs = intent.isGood and not self._history.isForeign
+        if error in ("NOT_FOUND", "TRADE_NOT_FOUND") and isOurs:
+            return error in intent.allowed and self._permits.mayBeHidden(attempt)
+        if error == "USER_NOT_FOUND":
+            return error in intent.allowed and not self._permits.isKnown(attempt)
         return error in intent.allowed
 
     def wasBad(self, attempt: Attempt, first: float, last: float) -> bool:
@@ -200,22 +204,6 @@ class Causes:
             return totals[before.account] < _counted(before)
         account = intent.data["login"], TOTALS[intent.cmd]
         return totals[account] + intent.amount - _counted(before) < 0
-
-    def _isUnknown(self, attempt: Attempt) -> bool:
-        """
-        Whether the order or key did not exist yet.
-        """
-        data = attempt.intent.data
-        assert attempt.delivered is not None
-        if "idempotencyKey" in data:
-            key = attempt.intent.token.principal, data["idempotencyKey"]
-            bookings = [b for intent in self._byKey[key] for b in intent.bookings]
-        else:
-            bookings = self._books.versions.get(data["order"], [])
-        return not any(
-            booking.applied is not None and booking.applied < attempt.delivered
-            for booking in bookings
-        )
 
 
 def _counted(trade: Trade | None) -> int:

@@ -61,6 +61,9 @@ FAULTS = {
     "other-place": "a place is of no ledger, of another one, or ahead",
     "dropped-in-page": "a client goes in the middle of a page of the journal",
     "dropped-in-commit": "a client goes in the middle of a commit",
+    "restricted": "tokens are restricted to some of the accounts",
+    "token-changed": "a client goes on with another token",
+    "moved": "an account is moved to another group",
 }
 
 
@@ -92,6 +95,9 @@ class Setting:
     @ivar requests: How many requests they send in all, beside the last retries.
     @ivar readers: How many clients follow the journal.
     @ivar page: How many events a page of the journal has.
+    @ivar requiresGroups: Whether a token that could have groups and names none has no
+        accounts.
+    @ivar hasGroups: Whether accounts have groups.
     """
 
     isForeign: bool
@@ -105,6 +111,8 @@ class Setting:
     requests: int
     readers: int
     page: int
+    requiresGroups: bool
+    hasGroups: bool
 
 
 def faultsOf(seed: int) -> frozenset[str]:
@@ -116,9 +124,11 @@ def faultsOf(seed: int) -> frozenset[str]:
     return frozenset(fault for fault in FAULTS if random.random() < share)
 
 
-def settingOf(random: Random, requests: int) -> Setting:
+def settingOf(random: Random, requests: int, isRestricted: bool) -> Setting:
     """
     Draw a setting.
+
+    @param isRestricted: Whether tokens are restricted to some of the accounts.
     """
     isForeign, isMarked = random.random() < 0.2, random.random() < 0.6
     isExtIDIdempotent = random.random() < 0.1
@@ -141,6 +151,8 @@ def settingOf(random: Random, requests: int) -> Setting:
         # Each keeps a connection, and at least one is left for all others.
         readers=0 if isForeign else min(READERS, limits.maxConnections - 1),
         page=random.choice((1, 3, 16, 128)),
+        requiresGroups=isRestricted and random.random() < 0.3,
+        hasGroups=not isForeign or (isRestricted and random.random() < 0.5),
     )
 
 

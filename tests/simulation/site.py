@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
@@ -26,10 +27,11 @@ from creditsync.service import GOODBYE, LAST_CALL, CreditSync
 from creditsync.validation import Schemas
 from tests import counts
 from tests.family import tradeOf
-from tests.simulation.foreign import ForeignRuntime
+from tests.simulation.foreign import ForeignRuntime, GroupingRuntime
 from tests.simulation.history import (
     Generation,
     History,
+    Move,
     Publication,
     Talk,
     committed,
@@ -50,6 +52,20 @@ _PROVOKED = {
     "a trade event can't be encoded": "unwritable-event",
     "the journal can't be read, trying again each second": "page-errs",
 }
+
+
+class _RecordedRuntime(TradingRuntime):
+    """
+    The real runtime, which records the moves of accounts.
+    """
+
+    moved: Callable[[int, str, "Deferred[None]"], "Deferred[None]"]
+
+    def setGroup(self, login: int, group: str) -> "Deferred[None]":
+        """
+        See L{creditsync.interfaces.IAccountGroups.setGroup}.
+        """
+        return self.moved(login, group, super().setGroup(login, group))
 
 
 @cache
@@ -81,7 +97,8 @@ class Site:
         self._revocations = folder / "revoked"
         self._revocations.touch()
         self.storage = Storage(world, history, folder, setting.speed, self._torn)
-        self.foreign = ForeignRuntime(world, setting.isMarked)
+        kind = GroupingRuntime if setting.hasGroups else ForeignRuntime
+        self.foreign = kind(world, setting.isMarked)
         self.service: CreditSync | None = None
         self.isLast = False
         self.booted: Callable[[], None] = lambda: None
@@ -109,9 +126,10 @@ class Site:
         runtime: Any
         if setting.isForeign:
             runtime, events = self.foreign, self.foreign.events
+            self.foreign.moved = self._moved
         else:
             events = TradeEvents()
-            runtime = TradingRuntime(
+            runtime = _RecordedRuntime(
                 self.reactor,
                 self.storage.ledger(),
                 events,
@@ -120,6 +138,7 @@ class Site:
                 counters=counters,
                 read=self.storage.read,
             )
+            runtime.moved = self._moved
         self._observe(events)
         service = CreditSync(
             self.reactor,
@@ -132,6 +151,7 @@ class Site:
             schemas=_schemas(),
             limits=setting.limits,
             isExtIDIdempotent=setting.isExtIDIdempotent,
+            requireGroups=setting.requiresGroups,
             counters=counters,
         )
         try:
@@ -145,6 +165,24 @@ class Site:
 
     def _ready(self, _: None, generation: Generation) -> None:
         generation.ready = self._world.now
+
+    def _moved(
+        self, login: int, group: str, moved: "Deferred[None]"
+    ) -> "Deferred[None]":
+        """
+        Record that an account is being moved.
+        """
+        world = self._world
+        world.happens("moved")
+        move = Move(login, group, (world.now, world.turn))
+        self._history.moves.append(move)
+        world.note("runtime", f"is to move {login} to {group!r}")
+
+        def end(_: None) -> None:
+            move.ended = world.now, world.turn
+            world.note("runtime", f"has moved {login} to {group!r}")
+
+        return moved.addCallback(end)
 
     def _observe(self, events: Any) -> None:
         """

@@ -34,6 +34,7 @@ class _RecordedLedger(SQLiteLedger):
     """
 
     told: Callable[[Sequence[Reservation]], None]
+    toldGroups: Callable[[Mapping[int, str]], None]
 
     def commit(self, reservations: Sequence[Reservation]) -> "Deferred[None]":
         """
@@ -41,6 +42,13 @@ class _RecordedLedger(SQLiteLedger):
         """
         self.told(reservations)
         return super().commit(reservations)
+
+    def setGroups(self, groups: Mapping[int, str]) -> "Deferred[None]":
+        """
+        See L{creditsync.interfaces.ILedger.setGroups}.
+        """
+        self.toldGroups(groups)
+        return super().setGroups(groups)
 
 
 class Storage:
@@ -111,6 +119,7 @@ class Storage:
         self.bookings.clear()
         self._ledger = _RecordedLedger(str(self._folder / _NAME), run)
         self._ledger.told = self._tell
+        self._ledger.toldGroups = self._tellGroups
         return self._ledger
 
     def rows(self, statement: str) -> list[Any]:
@@ -187,6 +196,13 @@ class Storage:
         orders = " ".join(str(each.order) for each in reservations)
         self._world.note("ledger", f"is told {orders}")
         self.handed()
+
+    def _tellGroups(self, groups: Mapping[int, str]) -> None:
+        """
+        Record that accounts are about to be moved: a commit without a booking.
+        """
+        self._told.append([])
+        self._world.note("ledger", f"is told {dict(groups)}")
 
     def _run(self, function: Callable[[], None], process: int) -> "Deferred[None]":
         """
