@@ -11,6 +11,7 @@ from attrs import define, field
 from creditsync.records import Limits
 from tests.family import TOTALS, Trade
 from tests.simulation.history import Attempt, Booking, History, Intent, Moment
+from tests.simulation.limiting import Limiting
 from tests.simulation.permits import Permits
 from tests.simulation.places import Places
 from tests.simulation.setting import Setting
@@ -28,6 +29,7 @@ class Causes:
     _setting: Setting
     _places: Places
     _permits: Permits
+    _limiting: Limiting
     _byKey: dict[tuple[int, str], list[Intent]] = field(
         init=False, factory=lambda: defaultdict(list)
     )
@@ -65,6 +67,9 @@ class Causes:
         if error == "FORBIDDEN":
             # Each is judged already.
             return True
+        if error == "LIMIT_EXCEEDED":
+            self._world.happens("over-rule")
+            return intent.isFinance and self._limiting.isJustified(attempt)
         if error == "SHUTDOWN":
             generation = self._history.generations[talk.generation]
             return written >= generation.stopping

@@ -16,6 +16,7 @@ from tests.simulation.books import Books
 from tests.simulation.causes import Causes
 from tests.simulation.clients import Client
 from tests.simulation.history import History, Moment, Talk
+from tests.simulation.limiting import Limiting
 from tests.simulation.permits import Permits
 from tests.simulation.places import Places
 from tests.simulation.readers import Reader
@@ -43,7 +44,10 @@ class Course:
         self._random = world.generator()
         self._isRestricted = isRestricted = world.mayHappen("restricted")
         self.setting = setting = settingOf(
-            world.generator(), plan.requests, isRestricted
+            world.generator(),
+            plan.requests,
+            isRestricted,
+            world.mayHappen("over-rule"),
         )
         self.history = history = History(setting.isForeign)
         self.site = Site(world, history, setting, folder)
@@ -166,6 +170,7 @@ class Course:
         self._often("clock-step-back", 1.5, lambda: self._world.step(-self._jump()))
         self._often("runtime-fails", 1, site.fail)
         self._often("revoked", 1, self._revoke)
+        self._often("rules-read-again", 3, site.readRules)
 
     def _often(self, fault: str, times: float, strike: Callable[[], object]) -> None:
         """
@@ -294,7 +299,9 @@ class Course:
         audience = Audience(world, history, places, rights, self._followed)
         audience.check()
         permits = Permits(history, rights)
-        causes = Causes(world, history, self.setting, places, permits)
+        limiting = Limiting(world, history, rights, self.setting.rules)
+        limiting.check()
+        causes = Causes(world, history, self.setting, places, permits, limiting)
         answers = Answers(history, causes, audience, places, permits)
         Replies(world, history, self.setting, causes, answers, permits).check()
         if self.setting.isForeign:

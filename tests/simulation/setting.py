@@ -9,6 +9,7 @@ from typing import Any
 from attrs import define, evolve
 
 from creditsync.records import Limits
+from tests.simulation.limiting import SiteRule, rulesOf
 from tests.simulation.network import Conditions
 
 # The clients that follow the journal have the numbers after those of all others.
@@ -64,6 +65,8 @@ FAULTS = {
     "restricted": "tokens are restricted to some of the accounts",
     "token-changed": "a client goes on with another token",
     "moved": "an account is moved to another group",
+    "over-rule": "a rule of the site does not allow an operation",
+    "rules-read-again": "the rules of the site are read again",
 }
 
 
@@ -98,6 +101,7 @@ class Setting:
     @ivar requiresGroups: Whether a token that could have groups and names none has no
         accounts.
     @ivar hasGroups: Whether accounts have groups.
+    @ivar rules: How much the site allows to be booked.
     """
 
     isForeign: bool
@@ -113,6 +117,7 @@ class Setting:
     page: int
     requiresGroups: bool
     hasGroups: bool
+    rules: tuple[SiteRule, ...]
 
 
 def faultsOf(seed: int) -> frozenset[str]:
@@ -124,11 +129,14 @@ def faultsOf(seed: int) -> frozenset[str]:
     return frozenset(fault for fault in FAULTS if random.random() < share)
 
 
-def settingOf(random: Random, requests: int, isRestricted: bool) -> Setting:
+def settingOf(
+    random: Random, requests: int, isRestricted: bool, hasRules: bool
+) -> Setting:
     """
     Draw a setting.
 
     @param isRestricted: Whether tokens are restricted to some of the accounts.
+    @param hasRules: Whether the site has rules, unless the runtime is a foreign one.
     """
     isForeign, isMarked = random.random() < 0.2, random.random() < 0.6
     isExtIDIdempotent = random.random() < 0.1
@@ -153,6 +161,7 @@ def settingOf(random: Random, requests: int, isRestricted: bool) -> Setting:
         page=random.choice((1, 3, 16, 128)),
         requiresGroups=isRestricted and random.random() < 0.3,
         hasGroups=not isForeign or (isRestricted and random.random() < 0.5),
+        rules=rulesOf(random) if hasRules and not isForeign else (),
     )
 
 

@@ -16,10 +16,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
+from creditsync._bookingrules import RulesFile
+from creditsync._rulebook import RuleBook
 from creditsync.auth import TokenAuthenticator
 from creditsync.counters import Counters
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
+from creditsync.interfaces import ILedger
 from creditsync.records import Trade, TradeEvent
 from creditsync.revocations import Revocations
 from creditsync.runtime import TradingRuntime
@@ -51,6 +54,9 @@ _PROVOKED = {
     "a request failed after its time was over": "reservation-fails",
     "a trade event can't be encoded": "unwritable-event",
     "the journal can't be read, trying again each second": "page-errs",
+    "The limits in {path} could not be put into force; the previous ones stay.": (
+        "commit-failed"
+    ),
 }
 
 
@@ -96,6 +102,9 @@ class Site:
         self._links: list[Link] = []
         self._revocations = folder / "revoked"
         self._revocations.touch()
+        self._rulesPath = folder / "rules.toml"
+        self._rulesPath.write_text("".join(each.text for each in setting.rules))
+        self._rules: RulesFile | None = None
         self.storage = Storage(world, history, folder, setting.speed, self._torn)
         kind = GroupingRuntime if setting.hasGroups else ForeignRuntime
         self.foreign = kind(world, setting.isMarked)
@@ -129,14 +138,16 @@ class Site:
             self.foreign.moved = self._moved
         else:
             events = TradeEvents()
+            ledger = self.storage.ledger()
             runtime = _RecordedRuntime(
                 self.reactor,
-                self.storage.ledger(),
+                ledger,
                 events,
                 now=world.wall,
                 maxQueued=setting.limits.maxQueued,
                 counters=counters,
                 read=self.storage.read,
+                rules=self._ruleBook(ledger),
             )
             runtime.moved = self._moved
         self._observe(events)
@@ -165,6 +176,27 @@ class Site:
 
     def _ready(self, _: None, generation: Generation) -> None:
         generation.ready = self._world.now
+
+    def _ruleBook(self, ledger: ILedger) -> RuleBook | None:
+        """
+        The rules of the site for a new server, if it has any.
+        """
+        if not self._setting.rules:
+            return None
+        self._rules = RulesFile(self._rulesPath)
+        book = RuleBook(
+            ledger, self._rules.rules, self._world.wall, self.storage.readSums
+        )
+        self._rules.use = book.use
+        return book
+
+    def readRules(self) -> None:
+        """
+        Have the running server read its rules again.
+        """
+        if self._rules is not None and self.service is not None:
+            self._world.happens("rules-read-again")
+            self._rules.reload()
 
     def _moved(
         self, login: int, group: str, moved: "Deferred[None]"

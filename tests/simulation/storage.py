@@ -163,6 +163,17 @@ class Storage:
         self._world.later(delay, self._pageCame, read, late, self._process)
         return late
 
+    def readSums(self, function: Callable[[], Any]) -> "Deferred[Any]":
+        """
+        Read elsewhere what counts for the rules of a day.
+        """
+        if not self._chance("slow-page", 0.5):
+            return execute(function)
+        late: Deferred[Any] = Deferred()
+        delay = self._random.random() * 2.0
+        self._world.later(delay, self._pageCame, execute(function), late, self._process)
+        return late
+
     def _pageCame(
         self, read: "Deferred[Any]", late: "Deferred[Any]", process: int
     ) -> None:
