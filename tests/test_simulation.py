@@ -14,6 +14,7 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync._conversation.waiter import Waiter
+from tests.simulation.breaking import RecordTestCase
 from tests.simulation.course import Course
 from tests.simulation.history import Attempt, Booking, Reply, Talk
 from tests.simulation.running import prepared, simulate
@@ -145,30 +146,12 @@ class RestTests(SynchronousTestCase):
         )
 
 
-class RuleTests(SynchronousTestCase):
+class RuleTests(RecordTestCase):
     """
-    Tests that break each rule once, in the record of a sound run.
+    Tests that break each rule once, in the record of a run without faults.
     """
 
-    def setUp(self) -> None:
-        """
-        Run a seed without faults.
-        """
-        world = World(CALM.seed, faultsOf(CALM.seed) - CALM.without)
-        running = prepared(world, CALM)
-        self.course: Course = running.__enter__()
-        self.addCleanup(running.__exit__, None, None, None)
-        self.course.go()
-        self.history = self.course.history
-        self.assertFalse(self.history.isForeign)
-
-    def assertBreaks(self, rule: str) -> Violation:
-        """
-        Check the record again, after a part of it was changed.
-        """
-        violation = self.assertRaises(Violation, self.course.judge)
-        self.assertEqual(violation.rule, rule)
-        return violation
+    plan = CALM
 
     def attempts(self, status: int = 200) -> Iterator[Attempt]:
         """
@@ -639,13 +622,3 @@ class RuleTests(SynchronousTestCase):
         """
         self.course.site.storage.execute("UPDATE account SET credit = credit + 1")
         self.assertLedgerBreaks("totals")
-
-    def assertLedgerBreaks(self, rule: str) -> None:
-        """
-        Check the ledger again, from the beginning.
-        """
-        for intent in self.history.intents:
-            intent.bookings = []
-        books = self.course.newBooks()
-        violation = self.assertRaises(Violation, books.check, self.course.site.storage)
-        self.assertEqual(violation.rule, rule)
