@@ -142,7 +142,7 @@ class RightsTests(SynchronousTestCase):
 
     def test_claims(self) -> None:
         """
-        So do its claims.
+        The claims of a token select its accounts, as far as its role heeds them.
         """
         rights = self.rights(Move(1, "a", (0.0, 0), (0.0, 0)), requiresGroups=True)
         now = 1.0, 1
@@ -249,7 +249,7 @@ class RuleTests(RecordTestCase):
 
     def test_eventOfJournalNotForItsToken(self) -> None:
         """
-        So is one of the journal.
+        An event of the journal that none of a connection's tokens is for is reported.
         """
         talk = next(
             each
@@ -326,7 +326,7 @@ class RuleTests(RecordTestCase):
 
     def test_keyBeforeRight(self) -> None:
         """
-        So is an answer about a key, on such an account.
+        An answer about a key of a booking on another account is reported.
         """
         attempt = self.answered(lambda each: each.intent.cmd and each.status == 200)
         self.refuse(attempt, 422, "IDEMPOTENCY_KEY_REUSED")
@@ -375,8 +375,8 @@ class RuleTests(RecordTestCase):
 
     def test_hiddenOrderForbidden(self) -> None:
         """
-        So is one that is told from one that does not exist: by 403 in a look-up, or by
-        409 in a deletion.
+        An order of another account that is told from one that does not exist is
+        reported: by 403 in a look-up, or by 409 in a deletion.
         """
         attempt = self.answered(
             lambda each: each.intent.command == "GetOperation" and each.status == 200
@@ -429,7 +429,7 @@ class RuleTests(RecordTestCase):
 
     def test_otherTotal(self) -> None:
         """
-        So is one with a total that it did not have.
+        A look-up with a total that the account did not have is reported.
         """
         data = self.accountShown().value["data"]
         data["credit"] += 1

@@ -3,17 +3,16 @@ The checks of successful replies: what they must contain, and whether it is
 true.
 """
 
-from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
 from attrs import define
 
-from tests.family import ADD, REQUESTED, acceptedData, eventData
+from tests.family import ADD, acceptedData, eventData
 from tests.simulation.audience import Audience
 from tests.simulation.blaming import blame
 from tests.simulation.causes import Causes
 from tests.simulation.history import Attempt, Booking, History, Intent
+from tests.simulation.lookups import Lookups
 from tests.simulation.permits import Permits
 from tests.simulation.places import Places
 from tests.simulation.world import Violation
@@ -30,6 +29,7 @@ class Answers:
     _audience: Audience
     _places: Places
     _permits: Permits
+    _lookups: Lookups
 
     def checkBookings(self) -> None:
         """
@@ -45,22 +45,19 @@ class Answers:
         reply, intent = attempt.reply, attempt.intent
         assert reply is not None
         data = reply.value["data"]
+        isRight: bool | None
         if intent.command.endswith("ubscribe"):
             isRight = self._isSubscribed(attempt, dict(data))
         elif intent.command == "HealthCheck":
             isRight = self._isHealth(attempt, dict(data))
         elif intent.isMove:
             isRight = data == intent.data and self._permits.isMoved(attempt)
-        elif self._history.isForeign:
-            isRight = True
-        elif intent.command in ("GetOperation", "GetTradeByOrder"):
-            isRight = self._isVersion(attempt, dict(data))
-        elif intent.command == "GetAccountByLogin":
-            isRight = self._isAccount(attempt, dict(data))
         else:
-            self._checkBooked(attempt)
-            return
-        if not isRight:
+            isRight = self._lookups.isTrue(attempt, dict(data))
+        if isRight is None:
+            if not self._history.isForeign:
+                self._checkBooked(attempt)
+        elif not isRight:
             raise blame("answer", "this is not the answer", attempt)
 
     def _isSubscribed(self, attempt: Attempt, data: dict[str, Any]) -> bool:
@@ -90,64 +87,6 @@ class Answers:
             if talk.generation == attempt.talk.generation and talk.closed >= first
             for each in talk.attempts
         )
-
-    def _isVersion(self, attempt: Attempt, data: dict[str, Any]) -> bool:
-        """
-        Whether an order was, or was going to be, in this state.
-        """
-        cursor = data.pop("cursor", None)
-        order = attempt.intent.data.get("order", data["order"])
-        if data["order"] != order:
-            return False
-        assert attempt.delivered is not None
-        told = [b for b in self._history.bookings if b.trade.order == order]
-        before = [b for b in told if b.applied and b.applied < attempt.delivered]
-        current = told[told.index(before[-1]) :] if before else told
-        for booking in current:
-            for state in {data["state"], booking.trade.state}:
-                if data == eventData(booking.trade._replace(state=state)):
-                    isBooked = state == booking.trade.state
-                    shown = booking if isBooked else None
-                    return self._places.isLastChange(attempt, shown, cursor) and (
-                        isBooked or state in REQUESTED.values()
-                    )
-        # An operation that was reserved and never handed to the ledger can't
-        # be compared.
-        return data["state"] in REQUESTED.values()
-
-    def _isAccount(self, attempt: Attempt, data: dict[str, Any]) -> bool:
-        """
-        Whether an account was in this state, as the ledger had it.
-        """
-        group = data.pop("group")
-        login = attempt.intent.data["login"]
-        return self._permits.isGroup(attempt, group) and any(
-            data == {"login": login, **_amounts(state), "enable": 1}
-            for state in self._statesOf(login, attempt)
-        )
-
-    def _statesOf(self, login: int, attempt: Attempt) -> list[dict[str, int]]:
-        """
-        The totals that an account may have had while a request was answered.
-        """
-        assert attempt.delivered is not None and attempt.reply is not None
-        first, last = attempt.delivered, attempt.reply.written
-        totals, states = {"balance": 0, "credit": 0}, [{"balance": 0, "credit": 0}]
-        counted: dict[int, int] = {}
-        for booking in self._history.bookings:
-            trade, isHere = booking.trade, booking.generation == attempt.talk.generation
-            # What became of a commit that failed is only known afterwards.
-            isDoubtful = isHere and booking.isDoubtful and booking.handed <= last
-            isApplied = booking.applied is not None and booking.applied <= last
-            if trade.login != login or not (isApplied or isDoubtful):
-                continue
-            change = trade.counted - counted.get(trade.order, 0)
-            totals[trade.account[1]] += change
-            counted[trade.order] = trade.counted
-            if booking.applied is not None and booking.applied < first:
-                states.clear()
-            states.append(dict(totals))
-        return states
 
     def _taken(self, intent: Intent) -> Booking | None:
         """
@@ -253,7 +192,3 @@ class Answers:
             if order != intent.data.get("order"):
                 orders.add(order)
         return orders
-
-
-def _amounts(totals: Mapping[str, int]) -> dict[str, Decimal]:
-    return {name: Decimal(units).scaleb(-8) for name, units in totals.items()}

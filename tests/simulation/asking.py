@@ -184,7 +184,8 @@ class Market:
         random = self._random
         if random.random() < (0.7 if token.role == ADMIN else 0.05) and self._moves:
             return self._move(token)
-        return random.choice((self._account, self._trade, self._trade))(token)
+        kinds = self._account, self._trade, self._trade, self._trades, self._found
+        return random.choice(kinds)(token)
 
     def _move(self, token: Token) -> Intent:
         random, isGood = self._random, self._hasGroups
@@ -215,6 +216,37 @@ class Market:
         error = "NOT_FOUND" if command == "GetOperation" else "TRADE_NOT_FOUND"
         return self._intent(
             token, command, {"order": order}, allowed=frozenset({error})
+        )
+
+    def _trades(self, token: Token) -> Intent:
+        if not self.orders or self._random.random() < 0.2:
+            return self._ofLedger(token, "GetGroups", {})
+        known = list(self.orders)[-20:]
+        orders = self._random.sample(known, min(len(known), self._random.randint(1, 4)))
+        return self._intent(
+            token,
+            "GetTradeByOrders",
+            {"orders": orders},
+            allowed=frozenset({"TRADE_NOT_FOUND"}),
+        )
+
+    def _found(self, token: Token) -> Intent:
+        random = self._random
+        data = {
+            "groupFilter": random.choice(("*", "*", "real*", "!real,*")),
+            "where": [["login", "==", random.choice(LOGINS)]],
+            "limit": random.choice((1, 3, 1000)),
+        }
+        return self._ofLedger(token, "MngGetTradesByFilter", data)
+
+    def _ofLedger(self, token: Token, command: str, data: Any) -> Intent:
+        """
+        A look-up that a foreign runtime does not have.
+        """
+        isForeign = self._history.isForeign
+        allowed = {"UNKNOWN_COMMAND"} if isForeign else set[str]()
+        return self._intent(
+            token, command, data, allowed=frozenset(allowed), isGood=not isForeign
         )
 
     def _key(self, number: int) -> str | None:

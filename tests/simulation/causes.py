@@ -74,7 +74,13 @@ class Causes:
             generation = self._history.generations[talk.generation]
             return written >= generation.stopping
         if error == "SYNC_TIMEOUT":
-            return intent.isMove or (intent.isFinance and self._isTold(attempt))
+            mayLackOrder = intent.isMove or intent.waitsForTurn
+            return mayLackOrder or (intent.isFinance and self._isTold(attempt))
+        if error == "BUSY" and intent.waitsForTurn and self._mayWait(attempt):
+            return True
+        if error == "TECH_PROBLEM":
+            # A page that can't be read.
+            return intent.waitsForTurn and self._world.counts["page-errs"] > 0
         if error == "BUSY":
             self._world.happens("over-limit")
             return (limits.maxPending, limits.maxQueued) != (
@@ -121,6 +127,16 @@ class Causes:
         assert attempt.reply is not None
         order = attempt.reply.value.get("data", {}).get("order")
         return isinstance(order, int) and order > 0
+
+    def _mayWait(self, attempt: Attempt) -> bool:
+        """
+        Whether a look-up may have waited too long for its turn: because others took
+        their time, or its client did not read.
+        """
+        assert attempt.delivered is not None and attempt.reply is not None
+        first, last = attempt.delivered[0], attempt.reply.written[0]
+        isSlow = self._world.counts["slow-page"] > 0
+        return isSlow or attempt.talk.wasHeldUp(first, last)
 
     def _inFlight(self, attempt: Attempt) -> int:
         """

@@ -17,6 +17,7 @@ from tests.simulation.causes import Causes
 from tests.simulation.clients import Client
 from tests.simulation.history import History, Moment, Talk
 from tests.simulation.limiting import Limiting
+from tests.simulation.lookups import Lookups
 from tests.simulation.permits import Permits
 from tests.simulation.places import Places
 from tests.simulation.readers import Reader
@@ -302,7 +303,8 @@ class Course:
         limiting = Limiting(world, history, rights, self.setting.rules)
         limiting.check()
         causes = Causes(world, history, self.setting, places, permits, limiting)
-        answers = Answers(history, causes, audience, places, permits)
+        lookups = Lookups(history, places, rights)
+        answers = Answers(history, causes, audience, places, permits, lookups)
         Replies(world, history, self.setting, causes, answers, permits).check()
         if self.setting.isForeign:
             Waits(history, self.site.foreign).check()

@@ -120,6 +120,14 @@ class Intent:
         return self.command == "MngSetAccountGroup"
 
     @property
+    def waitsForTurn(self) -> bool:
+        """
+        Whether it is a look-up that is carried out when it is its turn.
+        """
+        names = ("GetTradeByOrders", "MngGetTradesByFilter", "GetGroups")
+        return self.command in names
+
+    @property
     def isFinance(self) -> bool:
         """
         Whether it can move money.

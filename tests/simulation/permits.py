@@ -7,7 +7,8 @@ whatever names an order of one is answered as if there were none.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from attrs import define, field
 
@@ -18,10 +19,15 @@ from tests.simulation.rights import ADMIN, USER, Rights
 
 # Errors of the checks between that of the role and that of the account.
 _BEFORE_ACCOUNT = ("DUPLICATE_EXTID", "TOO_MANY_REQUESTS", "BUSY")
-# The commands that name an order, with the error if there is none.
-_MISSING = {"GetOperation": "NOT_FOUND", "GetTradeByOrder": "TRADE_NOT_FOUND"}
-# Those that users may use too.
-_OF_USERS = ("GetTradeByOrder", "GetAccountByLogin")
+# The commands that name orders, with the error if there is none.
+_MISSING = {
+    "GetOperation": "NOT_FOUND",
+    "GetTradeByOrder": "TRADE_NOT_FOUND",
+    "GetTradeByOrders": "TRADE_NOT_FOUND",
+}
+# The look-ups that users may use too, and the others.
+_OF_USERS = ("GetTradeByOrder", "GetTradeByOrders", "GetAccountByLogin")
+_OF_BOOKERS = ("GetOperation", "MngGetTradesByFilter", "GetGroups")
 
 
 @define(eq=False)
@@ -86,7 +92,7 @@ class Permits:
             return
         logins = {each.trade.login for each in self._meant(intent)}
         if reply.status == 200:
-            logins.add(reply.value["data"]["login"])
+            logins |= _loginsIn(reply.value["data"])
         if any(True not in self._sees(attempt, login) for login in logins):
             raise blame("account", "the order is not for this token", attempt)
 
@@ -116,28 +122,41 @@ class Permits:
             return role == ADMIN
         if intent.command in _OF_USERS:
             return role in (*ROLES, USER)
-        return role in ROLES or not (
-            intent.isFinance or intent.command == "GetOperation"
-        )
+        isOpen = not intent.isFinance and intent.command not in _OF_BOOKERS
+        return role in ROLES or isOpen
 
     def mayBeHidden(self, attempt: Attempt) -> bool:
         """
         Whether what a request names may not have been this token's to see: all of it
-        that was there when the request came.
+        that was there when the request came. Of several orders it is the one that the
+        reply names.
         """
-        intent, delivered = attempt.intent, attempt.delivered
-        assert delivered is not None
+        intent, delivered, reply = attempt.intent, attempt.delivered, attempt.reply
+        assert delivered is not None and reply is not None
+        bookings = self._meant(intent)
+        if "orders" in intent.data:
+            named = [
+                order
+                for order in intent.data["orders"]
+                if reply.value["message"] == f"there is no order {order}"
+            ]
+            if not named:
+                return False
+            bookings = self._bookings.get(named[0], ())
         logins = {
             each.trade.login
-            for each in self._meant(intent)
+            for each in bookings
             if each.applied is not None and each.applied < delivered
         }
         return all(False in self._sees(attempt, login) for login in logins)
 
     def _meant(self, intent: Intent) -> Iterable[Booking]:
         """
-        The bookings of the order that a request names, which all have one login.
+        The bookings of the orders that a request names.
         """
+        if "orders" in intent.data:
+            orders = intent.data["orders"]
+            return (each for order in orders for each in self._bookings.get(order, ()))
         if "idempotencyKey" in intent.data:
             key = intent.token.principal, intent.data["idempotencyKey"]
             return self._byKey.get(key, ())
@@ -151,13 +170,6 @@ class Permits:
         return self._rights.sees(
             attempt.intent.token, login, attempt.delivered, attempt.reply.written
         )
-
-    def isGroup(self, attempt: Attempt, group: str) -> bool:
-        """
-        Whether an account may have been in this group when a look-up was answered.
-        """
-        first, last = _span(attempt)
-        return group in self._rights.groups(attempt.intent.data["login"], first, last)
 
     def isMoved(self, attempt: Attempt) -> bool:
         """
@@ -195,3 +207,13 @@ class Permits:
 def _span(attempt: Attempt) -> tuple[Moment, Moment]:
     assert attempt.delivered is not None and attempt.reply is not None
     return attempt.delivered, attempt.reply.written
+
+
+def _loginsIn(data: Mapping[str, Any]) -> set[int]:
+    """
+    The accounts of the trades in a reply.
+    """
+    if "rows" in data:
+        at = data["structure"].index("login")
+        return {row[at] for row in data["rows"]}
+    return {data["login"]}

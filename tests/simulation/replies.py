@@ -154,7 +154,8 @@ class Replies:
             raise blame("timeout", f"504 after {took:.3f} s", attempt)
         if talk.wasHeldUp(delivered[0], reply.written[0]):
             return
-        isWaiting = attempt.intent.isFinance or attempt.intent.isMove
+        intent = attempt.intent
+        isWaiting = intent.isFinance or intent.isMove or intent.waitsForTurn
         if took > (_TIMEOUT if isWaiting else 0.0) + _GRACE:
             raise blame("timeout", f"an answer after {took:.3f} s", attempt)
 

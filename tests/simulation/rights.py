@@ -83,6 +83,14 @@ class Rights:
         groups = self.groups(login, first, last)
         return {self._maySee(token, login, group) for group in groups}
 
+    def seesGroup(self, token: Token, group: str) -> bool:
+        """
+        Whether a token that may look up groups is for the accounts of this one.
+        """
+        if token.groups is None or token.role == ADMIN:
+            return self.hasAll(token)
+        return selects(token.groups, group)
+
     def hasAll(self, token: Token) -> bool:
         """
         Whether a token is for all accounts, whatever their groups.

@@ -52,6 +52,7 @@ _PROVOKED = {
     "an observer of trade events failed": ["observer-fails"],
     "the trading runtime failed": ["reservation-fails"],
     "a request failed after its time was over": ["reservation-fails"],
+    "a request failed": ["page-errs"],
     "a trade event can't be encoded": ["unwritable-event"],
     "the journal can't be read, trying again each second": ["page-errs"],
     # The ledger may fail, or be closed, while the sums of the day are read.

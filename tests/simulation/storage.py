@@ -179,6 +179,9 @@ class Storage:
     ) -> None:
         if process == self._process:
             read.chainDeferred(late)
+        else:
+            # With its process nobody is there whom its failure would concern.
+            read.addErrback(lambda _: None)
 
     # Commits.
 
