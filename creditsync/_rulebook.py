@@ -18,11 +18,22 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from creditsync._bookingrules import Rule
 from creditsync._money import fromUnits
-from creditsync.codes import SECONDS_PER_DAY
+from creditsync.codes import (
+    SECONDS_PER_DAY,
+    TS_FINANCE_DECLINED,
+    TS_FINANCE_OPEN_PENDING,
+)
 from creditsync.errors import LimitExceeded
 from creditsync.interfaces import ILedger
 from creditsync.methods import METHOD_OF
-from creditsync.records import Deletion, Movement, Operation, Reservation, Trade
+from creditsync.records import (
+    AnyOperation,
+    Decision,
+    Deletion,
+    Movement,
+    Reservation,
+    Trade,
+)
 
 # In 10⁻⁸ units, by the number of the rule and the key of the sum.
 _Sums: TypeAlias = defaultdict[tuple[int, int | None], int]
@@ -50,14 +61,18 @@ class _Day:
     rules: tuple[Rule, ...]
     _sums: dict[int, _Sums] = field(default=Factory(dict), init=False)
 
-    def excess(self, movement: Movement, day: int) -> _Excess | None:
+    def excess(self, movement: Movement, day: int, isRequested: bool) -> _Excess | None:
         """
         Why a movement is not allowed, if it is not: by the first rule for which no
         request helps, or else by the first.
+
+        @param isRequested: Whether it is a finance request.
         """
         sums = self._on(day)
         found = None
         for number, rule in enumerate(self.rules):
+            if isRequested and rule.mayBeRequested:
+                continue
             sentence = _broken(rule, number, movement, sums)
             if sentence is not None:
                 excess = _Excess(rule, sentence)
@@ -119,16 +134,19 @@ class RuleBook:
         return self._day.rules
 
     def judge(
-        self, operation: Operation | Deletion, trade: Trade, change: int
-    ) -> Movement:
+        self, operation: AnyOperation, trade: Trade, change: int
+    ) -> Movement | None:
         """
-        Apply the rules to an operation.
+        Apply the rules to an operation. To the making of a finance request, and to its
+        approval, only those apply for which no request helps.
 
         @param trade: What it makes.
         @param change: Of the account's total, in 10⁻⁸ units.
-        @return: What the operation moves.
+        @return: What the operation moves, if it moves anything.
         @raise LimitExceeded: A rule does not allow it.
         """
+        if trade.state == TS_FINANCE_DECLINED:
+            return None
         movement = Movement(
             operation.principal,
             operation.role,
@@ -138,10 +156,15 @@ class RuleBook:
             max(abs(trade.profit), abs(change)),
             self.groupOf(trade.login),
         )
-        excess = self._day.excess(movement, trade.timestamp // SECONDS_PER_DAY)
+        makesRequest = trade.state == TS_FINANCE_OPEN_PENDING
+        excess = self._day.excess(
+            movement,
+            trade.timestamp // SECONDS_PER_DAY,
+            makesRequest or isinstance(operation, Decision),
+        )
         if excess is not None:
             raise LimitExceeded(excess.sentence, excess.rule.name)
-        return movement
+        return None if makesRequest else movement
 
     def reserved(self, reservation: Reservation, movement: Movement) -> None:
         """

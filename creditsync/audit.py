@@ -24,14 +24,16 @@ from twisted.internet.interfaces import IReactorTime
 from creditsync import _wire as wire
 from creditsync._auditfile import AuditFile, timestamp
 from creditsync._conversation.waiter import Waiter
+from creditsync.codes import TS_FINANCE_DECLINED, TS_FINANCE_OPEN_PENDING
 from creditsync.errors import OutcomeUnknown, Refusal, Unauthorized
 from creditsync.interfaces import ISession
 from creditsync.ledger.thread import DaemonThread
-from creditsync.methods import FINANCE_METHODS, syncName
+from creditsync.methods import FINANCE_METHODS, REQUEST_METHODS, commands
 from creditsync.records import (
+    AnyOperation,
+    Decision,
     Deletion,
     ExtID,
-    Operation,
     Request,
     Reservation,
     Trade,
@@ -39,7 +41,7 @@ from creditsync.records import (
 )
 
 _MONEY: Final = frozenset(
-    name for method in FINANCE_METHODS for name in (method.name, syncName(method))
+    name for method in (*FINANCE_METHODS, *REQUEST_METHODS) for name in commands(method)
 )
 
 # Operations whose requesters are remembered. Ours are all booked, but a foreign
@@ -47,6 +49,11 @@ _MONEY: Final = frozenset(
 _MAX_ASKERS: Final = 200_000
 
 _DONE: Final = ("add", "update", "delete")
+# What became of an operation, by the state of its trade; booked if it is not here.
+_OUTCOMES: Final = {
+    TS_FINANCE_OPEN_PENDING: "requested",
+    TS_FINANCE_DECLINED: "declined",
+}
 
 # The data of a refused request that is recorded, if it is numbers.
 _NUMBERS: Final = ("order", "login", "amount")
@@ -88,7 +95,7 @@ class AuditTrail:
         ),
     )
     # The session that requested each operation not booked yet, and its extID.
-    _askers: dict[Operation | Deletion, tuple[ISession, ExtID | None]] = field(
+    _askers: dict[AnyOperation, tuple[ISession, ExtID | None]] = field(
         init=False, factory=dict
     )
 
@@ -171,6 +178,7 @@ class AuditTrail:
         operation, trade = event.operation, event.data
         command = principal = key = wire.OMITTED
         session, extID = _NOBODY
+        outcome = "booked"
         if operation is not None:
             command, principal = operation.command, operation.principal
             session, extID = self._askers.pop(operation, _NOBODY)
@@ -179,12 +187,13 @@ class AuditTrail:
         if isinstance(trade, Trade):
             order, login, cmd = trade.order, trade.login, trade.cmd
             amount, comment = wire.amount(trade.profit), trade.comment
+            outcome = _OUTCOMES.get(trade.state, outcome)
         else:
             order = event.order
             login = cmd = amount = comment = wire.OMITTED
         return wire.Booking(
             time,
-            "booked",
+            outcome,
             command,
             principal,
             session.number,
@@ -274,7 +283,7 @@ def _numbers(asked: Request | Waiter) -> dict[str, Any]:
     if isinstance(asked, Waiter):
         return {} if asked.order is None else {"order": asked.order}
     operation = asked.operation
-    if isinstance(operation, Deletion):
+    if isinstance(operation, Deletion | Decision):
         return {"order": operation.order}
     if operation is not None:
         amount = wire.amount(operation.amount)

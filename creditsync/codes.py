@@ -26,6 +26,11 @@ TS_DELETED: Final = 6
 TS_FINANCE_OPEN_REQUEST: Final = 10
 TS_FINANCE_UPDATE_REQUEST: Final = 11
 TS_FINANCE_DELETE_REQUEST: Final = 12
+TS_FINANCE_OPEN_PENDING: Final = 17
+TS_FINANCE_DECLINED: Final = 18
+
+# The states of a finance request that was not approved: they move no money.
+UNAPPROVED: Final = frozenset({TS_FINANCE_OPEN_PENDING, TS_FINANCE_DECLINED})
 
 # The state of an operation that is not booked yet, by the type of its event.
 REQUEST_STATES: Final = {

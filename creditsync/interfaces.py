@@ -12,11 +12,10 @@ from zope.interface import Attribute, Interface
 
 from creditsync.records import (
     Account,
-    Deletion,
+    AnyOperation,
     FoundTrades,
     GroupedTrade,
     Movement,
-    Operation,
     Principal,
     Request,
     Reservation,
@@ -44,7 +43,7 @@ class ITradingRuntime(Interface):
     """
 
     def submit(
-        operation: Operation | Deletion,
+        operation: AnyOperation,
     ) -> "Reservation | Deferred[Reservation]":
         """
         Reserve a new order, or reuse the one that is named, and queue the
@@ -171,6 +170,18 @@ class ILookups(Interface):
         """
 
 
+class IFinanceRequests(Interface):
+    """
+    A trading runtime whose C{submit} takes finance requests too: an C{Operation} with
+    C{isRequest}, which makes a trade in state 17, and a C{Decision} about one. The
+    runtime provides it besides L{ITradingRuntime}; without it there are no commands for
+    finance requests.
+
+    A request is approved or declined at most once, and approved only by another
+    principal than the one that has made it.
+    """
+
+
 class ITradeEvents(Interface):
     """
     The stream of trade events inside the process.
@@ -279,6 +290,12 @@ class ILedger(Interface):
         """
         This account with its committed totals and group; a fresh record that the
         caller may change.
+        """
+
+    def principalOf(order: int) -> int | None:
+        """
+        Who has requested the last committed change of this order: the C{id} of the
+        token; L{None} if that is not recorded.
         """
 
     def replay(principal: int, key: str) -> Reservation | None:

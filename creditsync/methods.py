@@ -7,9 +7,12 @@ use it. Each start checks the schemas and the ledger against it, so a build that
 can't carry out one of its methods does not start.
 
 Each method has two commands: the asynchronous one and the C{Sync} one.
+
+Finance requests have methods of their own: what they move is a row of the finance
+family.
 """
 
-from typing import Final
+from typing import Final, TypeAlias
 
 from attrs import define
 
@@ -133,6 +136,35 @@ DELETING_METHODS: Final = (
 
 FINANCE_METHODS: Final = (*BOOKING_METHODS, *DELETING_METHODS)
 
+
+@define(frozen=True)
+class RequestMethod:
+    """
+    A method that makes a finance request or decides one.
+
+    @ivar name: The asynchronous command.
+    @ivar hasSync: Whether it has a C{Sync} form.
+    @ivar isApproval: What it decides, or L{None} if it makes a request.
+    """
+
+    name: str
+    schema: str
+    hasSync: bool
+    isApproval: bool | None
+
+
+REQUEST_METHODS: Final = (
+    RequestMethod("MngCreateFinanceRequest", "mng_create_finance_request", False, None),
+    RequestMethod(
+        "MngApproveFinanceRequest", "mng_approve_finance_request", True, True
+    ),
+    RequestMethod(
+        "MngDeclineFinanceRequest", "mng_decline_finance_request", False, False
+    ),
+)
+
+Method: TypeAlias = BookingMethod | DeletingMethod | RequestMethod
+
 _OF_CMD: Final = {method.cmd: method for method in BOOKING_METHODS}
 
 # The total that a trade counts for, by its cmd.
@@ -153,11 +185,29 @@ def ofCmd(cmd: object) -> BookingMethod | None:
     return _OF_CMD.get(cmd) if isinstance(cmd, int) else None
 
 
-def syncName(method: BookingMethod | DeletingMethod) -> str:
+def syncName(method: Method) -> str:
     """
     The command whose reply has the booked trade.
     """
     return f"{method.name}Sync"
+
+
+def commands(method: Method) -> tuple[str, ...]:
+    """
+    The commands of a method.
+    """
+    if isinstance(method, RequestMethod) and not method.hasSync:
+        return (method.name,)
+    return method.name, syncName(method)
+
+
+# The commands that decide a finance request, and what they decide.
+DECISIONS: Final = {
+    command: method.isApproval
+    for method in REQUEST_METHODS
+    if method.isApproval is not None
+    for command in commands(method)
+}
 
 
 def flaw(methods: tuple[BookingMethod, ...] = BOOKING_METHODS) -> str | None:

@@ -56,7 +56,7 @@ class Request(Struct, gc=False, rename=NAMES):
     token: str | None
     data: dict[str, Any]
     key: str | None = None
-    operation: "Operation | Deletion | None" = None
+    operation: "AnyOperation | None" = None
 
 
 class Principal(Struct, gc=False):
@@ -169,6 +169,8 @@ class Operation(Struct, eq=False, gc=False, rename=NAMES):
         principal is recognized, or L{None}.
     @ivar isBooked: Set by the runtime when the operation is on disk.
     @ivar role: The C{role} of the token, or L{None} if there was none.
+    @ivar isRequest: Whether it only makes a finance request, which moves no money
+        until another principal approves it.
     """
 
     command: str
@@ -183,6 +185,7 @@ class Operation(Struct, eq=False, gc=False, rename=NAMES):
     key: str | None = None
     isBooked: bool = False
     role: int | None = None
+    isRequest: bool = False
 
 
 class Deletion(Struct, eq=False, gc=False):
@@ -203,9 +206,42 @@ class Deletion(Struct, eq=False, gc=False):
     role: int | None = None
 
 
+class Decision(Struct, eq=False, gc=False):
+    """
+    The approval or the refusal of a finance request.
+
+    @ivar isApproval: Whether the trade is booked; otherwise it is declined.
+    @ivar comment: Becomes the comment of the trade. "" leaves that as it is: then the
+        runtime sets this to it, so that a repetition finds it again.
+    @ivar isBooked: Set by the runtime when the decision is on disk.
+    @ivar role: The C{role} of the token, or L{None} if there was none.
+    """
+
+    command: str
+    order: int
+    isApproval: bool
+    comment: str = ""
+    principal: int = 0
+    key: str | None = None
+    isBooked: bool = False
+    role: int | None = None
+
+
+# What a trading runtime can be asked to do.
+AnyOperation: TypeAlias = Operation | Deletion | Decision
+
+
 # Members of an operation that are not in the data of its request.
 _NOT_DATA = frozenset(
-    {"command", "cmd", "principal", "idempotencyKey", "isBooked", "role"}
+    {
+        "command",
+        "cmd",
+        "principal",
+        "idempotencyKey",
+        "isBooked",
+        "role",
+        "isRequest",
+    }
 )
 
 # The members of the data of a request that makes or updates a trade.
@@ -213,22 +249,28 @@ DATA_MEMBERS = tuple(
     name for name in Operation.__struct_encode_fields__ if name not in _NOT_DATA
 )
 
-# The attributes in which equal requests agree, by their names for the client.
+# The attributes in which equal requests agree, by their names for the client. The cmd
+# follows from most commands, but a finance request names it.
 _CONTENT = {
     name if name == "command" else f"data.{name}": attribute
     for name, attribute in zip(
         Operation.__struct_encode_fields__, Operation.__struct_fields__, strict=True
     )
-    if name == "command" or name in DATA_MEMBERS
+    if name in {"command", "cmd", *DATA_MEMBERS}
 }
 
 
-def difference(one: Operation | Deletion, other: Operation | Deletion) -> str | None:
+def difference(earlier: AnyOperation, repeated: AnyOperation) -> str | None:
     """
-    The name of the first member in which two requests differ, or L{None}.
+    The name of the first member in which a repeated request differs from the earlier
+    one, or L{None}.
     """
     for member, attribute in _CONTENT.items():
-        if getattr(one, attribute, None) != getattr(other, attribute, None):
+        asked = getattr(repeated, attribute, None)
+        if asked != getattr(earlier, attribute, None):
+            if attribute == "comment" and not asked:
+                # A decision that leaves the comment as it is.
+                continue
             return member
     return None
 
@@ -257,7 +299,7 @@ class TradeEvent(_Placed):
 
     type: int
     data: Trade | Mapping[str, Any]
-    operation: Operation | Deletion | None = None
+    operation: AnyOperation | None = None
 
     @property
     def order(self) -> int:
@@ -293,7 +335,7 @@ class Reservation(TradeEvent, eq=False):
     """
 
     data: Trade
-    operation: Operation | Deletion
+    operation: AnyOperation
     isReplay: bool = False
     awaited: "tuple[Deferred[None], ...]" = ()
     balance: int | None = None

@@ -9,8 +9,7 @@ the events. So one commit serves many requests, and no request waits for a batch
 to fill.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
@@ -25,61 +24,42 @@ from twisted.python.deprecate import deprecatedKeywordParameter
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from creditsync._changes import changed
+from creditsync._accounts import AccountCache
+from creditsync._changes import changed, pendingState
 from creditsync._failing import FailureNotifier
+from creditsync._ledgerreader import LedgerReader
 from creditsync._rulebook import RuleBook
 from creditsync.codes import (
     MAX_TOTAL,
-    REQUEST_STATES,
 )
 from creditsync.counters import Counters
 from creditsync.errors import (
     Busy,
+    Forbidden,
     IdempotencyKeyReused,
     InvalidData,
     LedgerProblem,
     NoMoney,
     OutcomeUnknown,
     ShuttingDown,
-    UserNotFound,
 )
 from creditsync.interfaces import (
     IAccountGroups,
-    IJournal,
+    IFinanceRequests,
     ILedger,
-    ILookups,
     ITradeEvents,
     ITradingRuntime,
 )
 from creditsync.methods import CREDIT, TOTAL_OF
 from creditsync.records import (
-    Account,
-    Deletion,
-    FoundTrades,
-    GroupedTrade,
-    Operation,
+    AnyOperation,
+    Decision,
     Reservation,
     Trade,
-    TradeEvent,
-    TradeFilter,
     difference,
 )
 
 _T = TypeVar("_T")
-
-# Cached accounts, so that a busy one is not read from the ledger for each of its
-# operations. Those with pending operations stay cached even beyond this.
-MAX_CACHED_ACCOUNTS = 100_000
-
-
-class _CachedAccount(Account, gc=False):
-    """
-    An account as it will be after all pending operations are committed.
-
-    @ivar changedIn: The number of the last batch that changes it.
-    """
-
-    changedIn: int = 0
 
 
 @define(eq=False)
@@ -102,8 +82,8 @@ class _Batch:
     moves: list[Deferred[None]] = Factory(list)
 
 
-@implementer(ITradingRuntime, IJournal, IAccountGroups, ILookups)
-class TradingRuntime(Service):
+@implementer(ITradingRuntime, IAccountGroups, IFinanceRequests)
+class TradingRuntime(LedgerReader, Service):
     """
     A trading runtime on a ledger. It is a service: starting opens the ledger,
     stopping commits what is queued and closes the ledger.
@@ -126,6 +106,7 @@ class TradingRuntime(Service):
         tally: Counters | None = None,
         read: "Callable[[Callable[[], Any]], Deferred[Any]]" = maybeDeferred,
         rules: RuleBook | None = None,
+        selfApproval: bool = False,
     ) -> None:
         """
         @param now: The time of booking, in UNIX seconds.
@@ -136,28 +117,26 @@ class TradingRuntime(Service):
         @param read: Calls a blocking function that reads the ledger, in another
             thread or at once, and fires with its result.
         @param rules: Bounds what may be booked, or L{None}.
+        @param selfApproval: Let a principal approve its own finance requests.
         """
         self._rules = rules
-        if rules is not None:
-            rules.groupOf = self.groupOf
-        self._read = read
-        self._reading: Deferred[None] | None = None
+        self._selfApproval = selfApproval
+        super().__init__(ledger, read)
         self._clock = clock
-        self._ledger = ledger
         self._events = events
         self._now = now
         self._maxQueued = maxQueued
-        self._knownAccountsOnly = knownAccountsOnly
         self._counters = counters = counters or tally
         if counters is not None:
             counters.books = True
-        # What is not in the ledger yet, and accounts with all of it counted in.
+        # What is not in the ledger yet.
         self._queue = _Batch()
         self._committing = _Batch()
-        self._accounts: OrderedDict[int, _CachedAccount] = OrderedDict()
-        # The number of the batch that is queued, and of the last one on disk.
+        self._accounts = AccountCache(ledger, knownAccountsOnly)
+        if rules is not None:
+            rules.groupOf = self._accounts.groupOf
+        # The number of the batch that is queued.
         self._batch = 1
-        self._lastOnDisk = 0
         self._wake: IDelayedCall | None = None
         self._loop: Deferred[None] | None = None
         self._opening: Deferred[None] | None = None
@@ -197,8 +176,7 @@ class TradingRuntime(Service):
             self._start()
         if self._loop is not None:
             await self._loop
-        if self._reading is not None:
-            await self._reading
+        await self._readingEnded()
         self._ledger.close()
         if self._opening is not None:
             # If it is not over, close() has just ended it.
@@ -228,13 +206,14 @@ class TradingRuntime(Service):
         """
         return self._failing.whenFailed()
 
-    def submit(self, operation: Operation | Deletion) -> Reservation:
+    def submit(self, operation: AnyOperation) -> Reservation:
         """
         See L{ITradingRuntime.submit}.
 
         @raise IncorrectOrder: The order exists, but this operation can't change
             it.
-        @raise NotFound: There is no order to delete.
+        @raise NotFound: There is no order to delete, or to decide.
+        @raise Forbidden: A principal would approve its own finance request.
         @raise NoMoney: More would be taken out than there is.
         @raise UserNotFound: There is no such account.
         @raise LimitExceeded: A rule does not allow it.
@@ -259,8 +238,7 @@ class TradingRuntime(Service):
         latest = self._pending(order)
         if latest is None:
             return succeed(self._ledger.trade(order))
-        state = REQUEST_STATES[latest.type]
-        return succeed(replace(latest.data, state=state))
+        return succeed(replace(latest.data, state=pendingState(latest)))
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
         """
@@ -269,47 +247,11 @@ class TradingRuntime(Service):
         found = self._withKey(principal, key)
         return succeed(None if found is None else found.order)
 
-    @property
-    def epoch(self) -> str:
-        """
-        See L{IJournal.epoch}.
-        """
-        return self._ledger.epoch
-
-    @property
-    def head(self) -> int:
-        """
-        See L{IJournal.head}.
-        """
-        return self._ledger.head
-
-    def placeOf(self, order: int) -> int | None:
-        """
-        See L{IJournal.placeOf}.
-        """
-        return self._ledger.placeOf(order)
-
-    def events(self, after: int, limit: int) -> "Deferred[Sequence[TradeEvent]]":
-        """
-        See L{IJournal.events}.
-        """
-        ended: Deferred[None] = Deferred()
-        self._reading = ended
-        read = self._read(lambda: self._ledger.events(after, limit))
-
-        def end(result: Any) -> Any:
-            self._reading = None
-            ended.callback(None)
-            return result
-
-        return read.addBoth(end)
-
     def groupOf(self, login: int) -> str:
         """
         See L{IAccountGroups.groupOf}.
         """
-        account = self._accounts.get(login) or self._ledger.account(login)
-        return "" if account is None else account.group
+        return self._accounts.groupOf(login)
 
     def setGroup(self, login: int, group: str) -> "Deferred[None]":
         """
@@ -322,8 +264,7 @@ class TradingRuntime(Service):
         """
         if not self.running or self._failing.cause is not None:
             raise ShuttingDown()
-        if self._knownAccountsOnly and self._ledger.account(login) is None:
-            raise UserNotFound(f"there is no account {login}")
+        self._accounts.checkKnown(login)
         queue = self._queue
         if len(queue.moves) >= self._maxQueued:
             raise Busy("too many accounts are waiting to be moved", "max-queued")
@@ -334,26 +275,6 @@ class TradingRuntime(Service):
         queue.moves.append(moved)
         return moved
 
-    def account(self, login: int) -> "Deferred[Account | None]":
-        """
-        See L{ILookups.account}.
-        """
-        return succeed(self._ledger.account(login))
-
-    def groups(self) -> "Deferred[Sequence[str]]":
-        """
-        See L{ILookups.groups}.
-        """
-        return self._read(self._ledger.groups)
-
-    def search(
-        self, filter: TradeFilter, page: Callable[[Sequence[GroupedTrade]], _T]
-    ) -> "Deferred[FoundTrades[_T]]":
-        """
-        See L{ILookups.search}.
-        """
-        return self._read(lambda: self._ledger.search(filter, page))
-
     def _withKey(self, principal: int, key: str) -> Reservation | None:
         return (
             self._queue.keys.get((principal, key))
@@ -361,7 +282,7 @@ class TradingRuntime(Service):
             or self._ledger.replay(principal, key)
         )
 
-    def _earlier(self, operation: Operation | Deletion, key: str) -> Reservation | None:
+    def _earlier(self, operation: AnyOperation, key: str) -> Reservation | None:
         """
         The reservation of an earlier request with the same key, or L{None}.
 
@@ -375,7 +296,7 @@ class TradingRuntime(Service):
             raise IdempotencyKeyReused(member, earlier.order)
         return earlier
 
-    def _reserve(self, operation: Operation | Deletion) -> Reservation:
+    def _reserve(self, operation: AnyOperation) -> Reservation:
         if self._failing.cause is not None:
             raise ShuttingDown()
         queue = self._queue
@@ -384,7 +305,9 @@ class TradingRuntime(Service):
             raise Busy("too many operations are waiting to be booked", "max-queued")
         existing = self._current(operation.order) if operation.order else None
         eventType, trade, change = changed(existing, operation, int(self._now()))
-        account = self._account(trade.login)
+        if isinstance(operation, Decision) and operation.isApproval:
+            self._checkApprover(operation)
+        account = self._accounts.account(trade.login)
         isCredit = TOTAL_OF[trade.cmd] == CREDIT
         total = change + (account.credit if isCredit else account.balance)
         if not 0 <= total <= MAX_TOTAL:
@@ -419,38 +342,6 @@ class TradingRuntime(Service):
             queue.keys[operation.principal, operation.key] = reservation
         return reservation
 
-    def _account(self, login: int) -> _CachedAccount:
-        accounts = self._accounts
-        account = accounts.get(login)
-        if account is None:
-            return self._load(login)
-        if len(accounts) >= MAX_CACHED_ACCOUNTS:
-            # Only now does it matter which was used last.
-            accounts.move_to_end(login)
-        return account
-
-    def _load(self, login: int) -> _CachedAccount:
-        account = self._ledger.account(login)
-        if account is None:
-            if self._knownAccountsOnly:
-                raise UserNotFound(f"there is no account {login}")
-            account = Account(login)
-        cached = _CachedAccount(login, account.balance, account.credit, account.group)
-        self._accounts[login] = cached
-        self._evict()
-        return cached
-
-    def _evict(self) -> None:
-        """
-        Evict the least recently used accounts, up to the first with an operation
-        that is not in the ledger yet.
-        """
-        while len(self._accounts) > MAX_CACHED_ACCOUNTS:
-            login, oldest = next(iter(self._accounts.items()))
-            if oldest.changedIn > self._lastOnDisk:
-                return
-            del self._accounts[login]
-
     def _current(self, order: int) -> Trade | None:
         """
         A trade as it will be after all pending operations are committed.
@@ -463,6 +354,21 @@ class TradingRuntime(Service):
         The last operation on an order that is not in the ledger yet.
         """
         return self._queue.orders.get(order) or self._committing.orders.get(order)
+
+    def _checkApprover(self, approval: Decision) -> None:
+        """
+        @raise Forbidden: It is the principal who has made the request.
+        """
+        pending = self._pending(approval.order)
+        if pending is None:
+            maker = self._ledger.principalOf(approval.order)
+        else:
+            maker = pending.operation.principal
+        if maker == approval.principal and not self._selfApproval:
+            raise Forbidden(
+                f"the finance request {approval.order} is for another to approve: this"
+                " token's principal has made it"
+            )
 
     def _begin(self, queue: _Batch) -> None:
         """
@@ -509,17 +415,14 @@ class TradingRuntime(Service):
                     count = len(batch.reservations)
                     self._counters.committed(count, batch.since, started)
             self._committing = _Batch()
-            self._lastOnDisk = self._batch - 1
+            self._accounts.lastOnDisk = self._batch - 1
             booked = batch.reservations
             for reservation in booked:
                 reservation.operation.isBooked = True
 
     async def _move(self, batch: _Batch) -> None:
         await maybeDeferred(self._ledger.setGroups, batch.groups)
-        for login, group in batch.groups.items():
-            account = self._accounts.get(login)
-            if account is not None:
-                account.group = group
+        self._accounts.move(batch.groups)
         moves, batch.moves = batch.moves, []
         for moved in moves:
             moved.callback(None)

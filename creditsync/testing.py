@@ -38,11 +38,12 @@ from creditsync.interfaces import (
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.records import (
     Account,
+    AnyOperation,
+    Decision,
     Deletion,
     FoundTrades,
     GroupedTrade,
     Movement,
-    Operation,
     Principal,
     Reservation,
     Trade,
@@ -121,7 +122,7 @@ class FakeTradingRuntime:
     _trades: dict[int, Trade] = field(init=False, factory=dict)
     _failing: FailureNotifier = field(init=False, factory=FailureNotifier)
 
-    def submit(self, operation: Operation | Deletion) -> Reservation:
+    def submit(self, operation: AnyOperation) -> Reservation:
         """
         See L{ITradingRuntime.submit}.
         """
@@ -132,7 +133,8 @@ class FakeTradingRuntime:
         self.reserved.append(reservation)
         return reservation
 
-    def _reserve(self, operation: Operation | Deletion) -> Reservation:
+    def _reserve(self, operation: AnyOperation) -> Reservation:
+        assert not isinstance(operation, Decision), "it takes no finance requests"
         existing = self._trades.get(operation.order)
         if isinstance(operation, Deletion):
             if existing is None:
@@ -243,6 +245,12 @@ class HeldLedger:
         See L{ILedger.trade}.
         """
         return self._ledger.trade(order)
+
+    def principalOf(self, order: int) -> int | None:
+        """
+        See L{ILedger.principalOf}.
+        """
+        return self._ledger.principalOf(order)
 
     def movements(self, day: int, upTo: int) -> list[Movement]:
         """

@@ -34,7 +34,7 @@ from referencing.jsonschema import DRAFT202012
 
 from creditsync._patterns import fromECMA
 from creditsync.errors import InvalidData
-from creditsync.methods import FINANCE_METHODS
+from creditsync.methods import FINANCE_METHODS, REQUEST_METHODS
 
 # The schemas of requests; all of them refer to COMMON.
 REQUESTS = (
@@ -48,6 +48,7 @@ REQUESTS = (
     "set_account_group",
     "health_check",
     "mng_get_trades_by_filter",
+    *(method.schema for method in REQUEST_METHODS),
     "subscribe",
 )
 COMMON = "common"

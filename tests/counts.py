@@ -89,11 +89,10 @@ def _operations(runtime: TradingRuntime) -> Iterator[Count]:
     batches = runtime._queue, runtime._committing
     yield "orders under way", sum(len(batch.orders) for batch in batches)
     yield "keys under way", sum(len(batch.keys) for batch in batches)
+    accounts = runtime._accounts
     yield (
         "accounts that are ahead of the ledger",
-        sum(
-            each.changedIn > runtime._lastOnDisk for each in runtime._accounts.values()
-        ),
+        sum(each.changedIn > accounts.lastOnDisk for each in accounts.cached.values()),
     )
 
 

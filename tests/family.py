@@ -21,6 +21,8 @@ from attrs import define, field
 ADD, UPDATE, DELETE = 0, 1, 2
 BOOKED, DELETED = 3, 6
 REQUESTED: Final = {ADD: 10, UPDATE: 11, DELETE: 12}
+# A finance request that waits for approval, and one that was declined.
+WAITS, DECLINED = 17, 18
 
 # Manager, dealer and admin: the roles that may use the finance methods.
 ROLES: Final = (1, 2, 3)
@@ -141,6 +143,13 @@ def tradeOf(data: Mapping[str, Any]) -> Trade:
     return Trade(**{**members, "profit": profit})
 
 
+def underWay(type: int, request: "Request") -> int:
+    """
+    The state of a trade whose last operation is not booked yet.
+    """
+    return REQUESTED[ADD if request.approves else type]
+
+
 def acceptedData(type: int, trade: Trade) -> dict[str, Any]:
     """
     The data of the reply to the asynchronous form of a command ("The finance
@@ -169,11 +178,14 @@ def totals(trades: Iterable[Trade]) -> dict[int, tuple[int, int]]:
 
 class Request(NamedTuple):
     """
-    The content of a finance command; a deletion has nothing but its order.
+    The content of a finance command; a deletion has nothing but its order, and the
+    decision of a finance request its order and a comment.
 
     @ivar cmd: The kind of trade, or L{None} for a deletion.
     @ivar deletes: The total for which a trade counts that may be deleted.
     @ivar amount: Signed, in 10⁻⁸ units.
+    @ivar isRequest: Whether it makes a finance request.
+    @ivar approves: Whether it approves one, or declines it; L{None} if neither.
     """
 
     command: str
@@ -187,6 +199,8 @@ class Request(NamedTuple):
     close_time: int | None = None
     principal: int = 0
     key: str | None = None
+    isRequest: bool = False
+    approves: bool | None = None
 
     @property
     def content(self) -> tuple[object, ...]:
@@ -196,6 +210,7 @@ class Request(NamedTuple):
         """
         return (
             self.command,
+            self.cmd,
             self.login,
             self.amount,
             self.comment,
@@ -203,6 +218,15 @@ class Request(NamedTuple):
             self.open_time,
             self.close_time,
         )
+
+    def about(self, earlier: "Request") -> "Request":
+        """
+        This request as it compares with an earlier one: a decision without a comment
+        has any.
+        """
+        if self.approves is None or self.comment:
+            return self
+        return self._replace(comment=earlier.comment)
 
 
 def made(request: Request, before: Trade | None, order: int, now: int) -> Trade:
@@ -212,6 +236,16 @@ def made(request: Request, before: Trade | None, order: int, now: int) -> Trade:
     @param before: The trade that it changes, if there is one.
     @param order: The number of a new one.
     """
+    if request.approves is not None:
+        assert before is not None, request
+        return before._replace(
+            state=BOOKED if request.approves else DECLINED,
+            comment=request.comment or before.comment,
+            close_time=(
+                max(now, before.open_time) if request.approves else before.close_time
+            ),
+            timestamp=now,
+        )
     if request.cmd is None:
         assert before is not None, request
         return before._replace(state=DELETED, timestamp=now)
@@ -220,7 +254,7 @@ def made(request: Request, before: Trade | None, order: int, now: int) -> Trade:
         order if before is None else before.order,
         request.login,
         request.cmd,
-        BOOKED,
+        WAITS if request.isRequest else BOOKED,
         request.amount,
         request.comment,
         opened if request.open_time is None else request.open_time,
@@ -268,14 +302,19 @@ class Family:
         if request.key is not None:
             place = self.keys.get((request.principal, request.key))
             if place is not None:
-                isSame = self.history[place].request.content == request.content
+                earlier = self.history[place].request
+                isSame = earlier.content == request.about(earlier).content
                 return place if isSame else "IDEMPOTENCY_KEY_REUSED"
         before = self.trades.get(request.order)
         error = self._refusal(request, before, now)
         if error is not None:
             return error
-        type = DELETE if request.cmd is None else ADD if before is None else UPDATE
+        type = ADD if before is None else UPDATE
+        if request.deletes is not None:
+            type = DELETE
         trade = made(request, before, self.nextOrder, now)
+        if request.approves is not None:
+            request = request._replace(comment=trade.comment)
         self.nextOrder += type == ADD
         self.trades[trade.order] = trade
         self.history.append(Booked(type, trade, request, asked))
@@ -284,7 +323,26 @@ class Family:
             self.keys[request.principal, request.key] = place
         return place
 
+    def maker(self, order: int) -> int:
+        """
+        The principal that has made a finance request.
+        """
+        [principal] = [
+            each.request.principal
+            for each in self.history
+            if each.trade.order == order and each.type == ADD
+        ]
+        return principal
+
     def _refusal(self, request: Request, before: Trade | None, now: int) -> str | None:
+        if request.approves is not None:
+            if before is None:
+                return "NOT_FOUND"
+            if before.state != WAITS:
+                return "INCORRECT_ORDER"
+            if request.approves and self.maker(before.order) == request.principal:
+                return "FORBIDDEN"
+            return self._broke(request, before, now)
         if request.cmd is None:
             if before is None:
                 return "NOT_FOUND"
@@ -292,8 +350,11 @@ class Family:
         else:
             same = request.login, request.cmd
             isOfKind = before is None or (before.login, before.cmd) == same
-        if not isOfKind or (before is not None and before.state == DELETED):
+        if not isOfKind or (before is not None and before.state != BOOKED):
             return "INCORRECT_ORDER"
+        return self._broke(request, before, now)
+
+    def _broke(self, request: Request, before: Trade | None, now: int) -> str | None:
         trade = made(request, before, self.nextOrder, now)
         if trade.close_time < trade.open_time:
             return "INVALID_DATA"

@@ -20,10 +20,16 @@ from twisted.internet.task import Clock
 
 from creditsync._bookingrules import Rule
 from creditsync._rulebook import RuleBook
-from creditsync.errors import IncorrectOrder, LimitExceeded, NoMoney, NotFound
+from creditsync.errors import (
+    Forbidden,
+    IncorrectOrder,
+    LimitExceeded,
+    NoMoney,
+    NotFound,
+)
 from creditsync.events import TradeEvents
 from creditsync.ledger.memory import MemoryLedger
-from creditsync.records import Deletion, Operation
+from creditsync.records import Decision, Deletion, Operation
 from creditsync.runtime import TradingRuntime
 from creditsync.testing import HeldLedger
 from tests.planted.bugs import plant
@@ -46,7 +52,7 @@ METHODS = {
 }
 OF_TOTAL = {"balance": frozenset({6, 8}), "credit": frozenset({7, 9})}
 
-Asked = Operation | Deletion
+Asked = Operation | Deletion | Decision
 
 
 class Wrong(Exception):
@@ -60,8 +66,9 @@ class Booked:
     """
     An operation that was accepted.
 
-    @ivar left: The amount of the trade after it, 0 if it was deleted.
+    @ivar left: The amount of the trade after it, 0 if it was deleted or declined.
     @ivar counts: For the sums of its day.
+    @ivar waits: Whether it is a finance request, which moves no money yet.
     """
 
     order: int
@@ -73,6 +80,7 @@ class Booked:
     method: str
     counts: int
     day: int
+    waits: bool = False
 
 
 @define
@@ -95,14 +103,20 @@ class Reference:
         The total of an account.
         """
         last = {b.order: b for b in self.accepted if b.login == login}
-        return sum(b.left for b in last.values() if METHODS[b.cmd][3] == name)
+        return sum(
+            b.left for b in last.values() if METHODS[b.cmd][3] == name and not b.waits
+        )
 
     def judge(self, asked: Asked, day: int) -> Booked | str:
         """
         What an operation books, with order 0 if that is a new one; or the cause for
-        which it is refused: the name of a rule, C{money} or C{order}.
+        which it is refused: the name of a rule, C{money}, C{order} or C{maker}.
         """
         before = self.last(asked.order)
+        if isinstance(asked, Decision):
+            return self._decide(asked, before, day)
+        if before is not None and before.waits:
+            return "order"
         if isinstance(asked, Deletion):
             if before is None or before.cmd not in asked.cmds or not before.left:
                 return "order"
@@ -116,6 +130,8 @@ class Reference:
                     return "order"
                 counts = max(counts, abs(left - before.left))
         change = left - (0 if before is None else before.left)
+        if isinstance(asked, Operation) and asked.isRequest:
+            change = 0
         if self.total(login, METHODS[cmd][3]) + change < 0:
             return "money"
         assert asked.role is not None
@@ -123,9 +139,51 @@ class Reference:
         booked = Booked(
             order, login, cmd, left, asked.principal, asked.role, method, counts, day
         )
+        if isinstance(asked, Operation) and asked.isRequest:
+            return self._requested(booked)
         broken = [rule for rule in self.rules if self._isBroken(rule, booked)]
         broken.sort(key=lambda rule: rule.over == "request")
         return broken[0].name if broken else booked
+
+    def _decide(self, asked: Decision, before: Booked | None, day: int) -> Booked | str:
+        if before is None or not before.waits:
+            return "order"
+        assert asked.role is not None
+        booked = Booked(
+            before.order,
+            before.login,
+            before.cmd,
+            before.left,
+            asked.principal,
+            asked.role,
+            METHODS[before.cmd][0],
+            abs(before.left),
+            day,
+        )
+        if not asked.isApproval:
+            booked.left = booked.counts = 0
+            return booked
+        if before.principal == asked.principal:
+            return "maker"
+        if self.total(before.login, METHODS[before.cmd][3]) + before.left < 0:
+            return "money"
+        return self._hard(booked) or booked
+
+    def _requested(self, booked: Booked) -> Booked | str:
+        broken = self._hard(booked)
+        if broken is not None:
+            return broken
+        booked.counts, booked.waits = 0, True
+        return booked
+
+    def _hard(self, booked: Booked) -> str | None:
+        """
+        The first rule that it breaks and for which no request helps.
+        """
+        for rule in self.rules:
+            if rule.over != "request" and self._isBroken(rule, booked):
+                return rule.name
+        return None
 
     def _isBroken(self, rule: Rule, booked: Booked) -> bool:
         if not _applies(rule, booked):
@@ -226,6 +284,8 @@ class Course:
             got = "money"
         except (IncorrectOrder, NotFound):
             got = "order"
+        except Forbidden:
+            got = "maker"
         else:
             got = wanted
             if not isinstance(wanted, Booked):
@@ -242,6 +302,15 @@ class Course:
         known = self.reference.accepted
         other = random.choice(known) if known and random.random() < 0.4 else None
         role = ROLES[principal]
+        waiting = [b.order for b in known if b.waits]
+        if waiting and random.random() < 0.2:
+            approves = random.random() < 0.8
+            command = f"Mng{'Approve' if approves else 'Decline'}FinanceRequest"
+            decision = Decision(
+                command, random.choice(waiting), approves, principal=principal
+            )
+            decision.role = role
+            return decision
         if other is not None and random.random() < 0.4:
             total = METHODS[other.cmd][3]
             command = METHODS[other.cmd][1]
@@ -250,8 +319,9 @@ class Course:
             return deletion
         if other is not None:
             cmd = other.cmd
+        isRequest = other is None and random.random() < 0.2
         return Operation(
-            METHODS[cmd][0],
+            "MngCreateFinanceRequest" if isRequest else METHODS[cmd][0],
             cmd,
             random.choice(LOGINS) if other is None else other.login,
             METHODS[cmd][2] * random.randint(1, 60),
@@ -259,6 +329,7 @@ class Course:
             0 if other is None else other.order,
             principal=principal,
             role=role,
+            isRequest=isRequest,
         )
 
     def _someRules(self) -> list[Rule]:

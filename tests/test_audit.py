@@ -19,7 +19,7 @@ from creditsync.audit import AuditTrail
 from creditsync.errors import Busy
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ITradingRuntime
-from creditsync.records import Trade, TradeEvent
+from creditsync.records import Principal, Trade, TradeEvent
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime, HeldLedger
@@ -44,6 +44,7 @@ class AuditTestCase(SynchronousTestCase):
         self.addCleanup(folder.cleanup)
         self.path = Path(folder.name, "audit")
         self.reactor = Reactor()
+        self.authenticator = FakeAuthenticator()
         self.events = TradeEvents()
         self.ledger = HeldLedger()
         self.trail = AuditTrail(self.path, self.reactor, lambda: NOW, execute)
@@ -66,7 +67,7 @@ class AuditTestCase(SynchronousTestCase):
             self.reactor,
             runtime=runtime,
             events=self.events,
-            authenticator=FakeAuthenticator(),
+            authenticator=self.authenticator,
             listen=["tcp:8080"],
             audit=self.trail,
         )
@@ -136,6 +137,53 @@ class TrailTests(AuditTestCase):
             "comment": "Promotion",
             **members,
         }
+
+    def test_financeRequests(self) -> None:
+        """
+        A finance request is not booked before it is approved, and its maker's own
+        approval is refused.
+        """
+        data = {"login": 1001, "cmd": 7, "amount": 300, "comment": "Promotion"}
+        for extID in ("a", "b"):
+            self.asks(extID, command="MngCreateFinanceRequest", data=data)
+        self.commit()
+        self.authenticator.accept("other", Principal(8, 1, float("inf")))
+        for extID, command, order, token in (
+            ("c", "MngApproveFinanceRequestSync", 1, "manager"),
+            ("d", "MngApproveFinanceRequestSync", 1, "other"),
+            ("e", "MngDeclineFinanceRequest", 2, "other"),
+        ):
+            self.asks(extID, command=command, data={"order": order}, __token=token)
+        self.commit()
+        create, approve = "MngCreateFinanceRequest", "MngApproveFinanceRequestSync"
+        self.assertEqual(
+            self.lines(),
+            [
+                self.booked("a", 1, command=create, outcome="requested"),
+                self.booked("b", 2, command=create, outcome="requested"),
+                {
+                    "time": TIME,
+                    "outcome": "refused",
+                    "command": approve,
+                    **FIRST,
+                    "extID": "c",
+                    "order": 1,
+                    "status": 403,
+                    "error": "FORBIDDEN",
+                    "message": "the finance request 1 is for another to approve: this"
+                    " token's principal has made it",
+                },
+                self.booked("d", 1, command=approve, principal=8, done="update"),
+                self.booked(
+                    "e",
+                    2,
+                    command="MngDeclineFinanceRequest",
+                    principal=8,
+                    outcome="declined",
+                    done="update",
+                ),
+            ],
+        )
 
     def refused(self, extID: str, /, **members: Any) -> dict[str, Any]:
         """

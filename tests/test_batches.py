@@ -15,6 +15,7 @@ from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.ledger import sqlite
+from creditsync.ledger._appending import appending
 from creditsync.ledger._journal import rowsOf
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
@@ -155,7 +156,7 @@ class BatchTests(SynchronousTestCase):
         batch = [reservation(order + 1) for order in range(1024)]
         rows = rowsOf(withTotals(MemoryLedger(), batch), 0)
         statements = {
-            sqlite._booking(rows[:size], bytes(32), size)[0] for size in range(1, 1025)
+            appending(rows[:size], bytes(32), size)[0] for size in range(1, 1025)
         }
         self.assertEqual(len(statements), 11)
 
@@ -201,7 +202,7 @@ class BatchTests(SynchronousTestCase):
         comments, with keys and without, leave the same as in a ledger in
         memory.
         """
-        self.patch(sqlite, "_MAX_ROWS", 4)
+        self.patch(sqlite, "MAX_ROWS", 4)
         with TemporaryDirectory(dir=self.folder) as folder:
             ledger = SQLiteLedger(os.path.join(folder, "ledger.db"), execute)
             ledger.open()

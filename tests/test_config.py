@@ -245,6 +245,7 @@ class CheckTests(FileTestCase):
             'ledger = "creditsync.db"  # default',
             "idempotent-extid = false  # default",
             "require-groups = false  # default",
+            "self-approval = false  # default",
         ):
             self.assertIn(line, lines)
         self.assertEqual(lines.pop(), "Configuration OK.")

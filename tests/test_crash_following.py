@@ -32,11 +32,11 @@ class FollowerTests(SynchronousTestCase):
         upgrade(self.ledger, ":memory:", SCRIPTS)
         for place in (1, 2):
             self.ledger.execute(
-                f"INSERT INTO journal VALUES ({', '.join('?' * 20)})",
+                f"INSERT INTO journal VALUES ({', '.join('?' * 21)})",
                 [
                     *(place, 0, place, 1001, 7, 3, 300_00000000 * place, "x"),
                     *(NOW, NOW, NOW, 0, 0),
-                    *(7, "CreditIn", 0, None, None, None, bytes(32)),
+                    *(7, 1, "CreditIn", 0, None, None, None, bytes(32)),
                 ],
             )
         self.port = socket.create_server(("127.0.0.1", 0))

@@ -201,8 +201,8 @@ class SpokenTests(KeyCase):
         """
 
         def close() -> None:
-            self.runtime._knownAccountsOnly = True
-            self.runtime._accounts.clear()
+            self.runtime._accounts._knownOnly = True
+            self.runtime._accounts.cached.clear()
             self.patch(type(self.ledger), "account", lambda _, login: None)
 
         self.assertAfter("USER_NOT_FOUND", close)

@@ -31,6 +31,8 @@ from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import (
     Account,
+    AnyOperation,
+    Decision,
     Deletion,
     Limits,
     Operation,
@@ -41,7 +43,7 @@ from creditsync.runtime import TradingRuntime
 from creditsync.testing import FakeAuthenticator, HeldLedger
 from creditsync.validation import Schemas, load
 from tests import family
-from tests.family import REQUESTED, Family, Request
+from tests.family import Family, Request
 
 SCHEMAS = Schemas()
 ADD, UPDATE, DELETE = 0, 1, 2
@@ -1121,10 +1123,19 @@ class ContractTests(FamilyCase):
         )
 
 
-def requestOf(asked: Operation | Deletion) -> Request:
+def requestOf(asked: AnyOperation) -> Request:
     """
     The request of an operation, in the model's form.
     """
+    if isinstance(asked, Decision):
+        return Request(
+            asked.command,
+            comment=asked.comment,
+            order=asked.order,
+            principal=asked.principal,
+            key=asked.key,
+            approves=asked.isApproval,
+        )
     if isinstance(asked, Deletion):
         deletes = "credit" if CREDIT_IN in asked.cmds else "balance"
         return Request(
@@ -1146,6 +1157,7 @@ def requestOf(asked: Operation | Deletion) -> Request:
         asked.closeTime,
         asked.principal,
         asked.key,
+        asked.isRequest,
     )
 
 
@@ -1176,7 +1188,7 @@ class ModelBehaviour:
         self.now = NOW
         self.model = Family()
         self.published: list[TradeEvent] = []
-        self.asked: list[Operation | Deletion] = []
+        self.asked: list[AnyOperation] = []
         self.durable: dict[int, str] = {}
         self.kept = self.made()
         self.ledger = HeldLedger(self.kept)
@@ -1214,6 +1226,7 @@ class ModelBehaviour:
                 "replayed",
                 "attached",
                 "BUSY",
+                "FORBIDDEN",
                 "IDEMPOTENCY_KEY_REUSED",
                 "INCORRECT_ORDER",
                 "INVALID_DATA",
@@ -1248,7 +1261,7 @@ class ModelBehaviour:
         if not self.isStopping and self.chance.random() < 0.5:
             self.submit(self.operation())
 
-    def operation(self: Any) -> Operation | Deletion:
+    def operation(self: Any) -> AnyOperation:
         """
         A random operation, sometimes one that was requested before.
         """
@@ -1256,12 +1269,17 @@ class ModelBehaviour:
         principal = chance.choice((7, 8))
         key = f"key-{chance.randint(1, 60)}" if chance.random() < 0.4 else None
         if self.asked and chance.random() < 0.15:
-            earlier: Operation | Deletion = chance.choice(
+            earlier: AnyOperation = chance.choice(
                 chance.choice((self.asked, self.asked[-4:]))
             )
             if earlier.key is not None or chance.random() < 0.2:
-                return replace(earlier)
+                repeated = replace(earlier)
+                if isinstance(repeated, Decision) and chance.random() < 0.5:
+                    repeated.comment = ""
+                return repeated
         order = chance.randint(0, self.model.nextOrder + 1)
+        if chance.random() < 0.15:
+            return self.decision(order or 1, principal, key)
         if chance.random() < 0.15:
             command, cmds = chance.choice(
                 (
@@ -1281,7 +1299,7 @@ class ModelBehaviour:
         times = [chance.choice((None, None, None, None, 0, NOW, NOW + 500))] * 2
         if chance.random() < 0.2:
             times[1] = NOW + 50
-        return Operation(
+        asked = Operation(
             chance.choice(("CreditIn", "CreditInSync")),
             cmd,
             login,
@@ -1292,8 +1310,33 @@ class ModelBehaviour:
             principal,
             key,
         )
+        if chance.random() < 0.15:
+            asked.command, asked.isRequest = "MngCreateFinanceRequest", True
+            asked.order, asked.closeTime = 0, None
+        return asked
 
-    def submit(self: Any, asked: Operation | Deletion) -> str:
+    def decision(self: Any, order: int, principal: int, key: str | None) -> Decision:
+        """
+        A random decision, in most cases about a request that waits.
+        """
+        chance = self.chance
+        waiting = [
+            each.order
+            for each in self.model.trades.values()
+            if each.state == family.WAITS
+        ]
+        if waiting and chance.random() < 0.8:
+            order = chance.choice(waiting)
+        if chance.random() < 0.7:
+            command = chance.choice(
+                ("MngApproveFinanceRequest", "MngApproveFinanceRequestSync")
+            )
+            return Decision(command, order, True, "", principal, key)
+        comment = chance.choice(("", "No papers"))
+        command = "MngDeclineFinanceRequest"
+        return Decision(command, order, False, comment, principal, key)
+
+    def submit(self: Any, asked: AnyOperation) -> str:
         """
         Submit an operation to the runtime and to the model.
 
@@ -1302,10 +1345,11 @@ class ModelBehaviour:
         history = len(self.model.history)
         isFull = history - len(self.published) >= self.maxQueued
         isKnown = (asked.principal, asked.key) in self.model.keys
+        request = requestOf(asked)
         result = maybeDeferred(self.runtime.submit, asked)
         if isFull and not isKnown:
             return self.refusal(result, "BUSY")
-        expected = self.model.ask(requestOf(asked), self.now, asked)
+        expected = self.model.ask(request, self.now, asked)
         if isinstance(expected, str):
             return self.refusal(result, expected)
         self.asked.append(asked)
@@ -1349,14 +1393,14 @@ class ModelBehaviour:
         told = self.successResultOf(self.runtime.trade(order))
         trade = self.model.trades.get(order)
         underWay = [
-            each.type
+            family.underWay(each.type, each.request)
             for each in self.model.history[len(self.published) :]
             if each.trade.order == order
         ]
         if trade is None:
             self.assertIs(told, None)
         elif underWay:
-            self.assertEqual(told, recordOf(trade, state=REQUESTED[underWay[-1]]))
+            self.assertEqual(told, recordOf(trade, state=underWay[-1]))
         else:
             self.assertEqual(told, recordOf(trade))
         key = f"key-{self.chance.randint(1, 60)}"

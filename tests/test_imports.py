@@ -36,7 +36,9 @@ LAYERS: list[set[str]] = [
     {"revocations", "_keys", "_conversation.rights"},
     {"_jwks"},
     {
+        "_accounts",
         "_changes",
+        "_ledgerreader",
         "_wire",
         "validation",
         "auth",

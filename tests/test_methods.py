@@ -203,14 +203,21 @@ class HandCopyTests(SynchronousTestCase):
 
     def test_commands(self) -> None:
         """
-        Each method has its two commands, in the audit trail too.
+        Each method has its two commands, in the audit trail too, which also has those
+        for finance requests.
         """
         names = {
             method.name + form for method in FINANCE_METHODS for form in ("", "Sync")
         }
         runtime = FakeTradingRuntime(TradeEvents())
         self.assertEqual({each.name for each in financeCommands(runtime)}, names)
-        self.assertEqual(_MONEY, names)
+        requests = {
+            "MngCreateFinanceRequest",
+            "MngApproveFinanceRequest",
+            "MngApproveFinanceRequestSync",
+            "MngDeclineFinanceRequest",
+        }
+        self.assertEqual(_MONEY, names | requests)
 
     def test_subcommands(self) -> None:
         """

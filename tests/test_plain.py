@@ -153,6 +153,7 @@ class ExampleTests(PlainCase):
                 "principal": 0,
                 "key": None,
                 "isBooked": False,
+                "isRequest": False,
                 "role": None,
             },
         )

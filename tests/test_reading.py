@@ -1197,7 +1197,7 @@ class CheckTests(LedgerTestCase):
         """
         An account that no request can name is reported.
         """
-        self.plant("INSERT INTO account VALUES (-1, 0, 0)")
+        self.plant("INSERT INTO account VALUES (-1, 0, 0, '')")
         self.assertEqual(
             self.found(), [("account", "account -1 does not have a valid login")]
         )

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from creditsync import runtime
+from creditsync import _accounts
 from creditsync.errors import (
     Busy,
     IdempotencyKeyReused,
@@ -1183,7 +1183,7 @@ class AccountsAtHandTests(RuntimeCase):
         Cache one account.
         """
         super().setUp()
-        self.patch(runtime, "MAX_CACHED_ACCOUNTS", 1)
+        self.patch(_accounts, "MAX_CACHED_ACCOUNTS", 1)
 
     def others(self) -> None:
         """
@@ -1257,7 +1257,7 @@ class AccountsAtHandTests(RuntimeCase):
         """
         The account that was not used for the longest time is evicted first.
         """
-        self.patch(runtime, "MAX_CACHED_ACCOUNTS", 2)
+        self.patch(_accounts, "MAX_CACHED_ACCOUNTS", 2)
         reads = self.reads()
         for login in (1001, 1002, 1001, 1003, 1001, 1002):
             self.refused(NoMoney, credit(-1, login=login, cmd=CREDIT_OUT))
@@ -1296,7 +1296,7 @@ class AccountsAtHandTests(RuntimeCase):
             self.submit(credit(login=login))
         self.book()
         self.others()
-        self.assertEqual(len(self.runtime._accounts), 1)
+        self.assertEqual(len(self.runtime._accounts.cached), 1)
 
 
 class KnownAccountsTests(RuntimeCase):
@@ -1986,7 +1986,7 @@ class SimulationTests(RuntimeCase):
         However submissions, turns and commits are interleaved, each operation
         is accepted or refused as if it were the only one and booked at once.
         """
-        self.patch(runtime, "MAX_CACHED_ACCOUNTS", 2)
+        self.patch(_accounts, "MAX_CACHED_ACCOUNTS", 2)
         chance = random.Random(1242281)
         profits: dict[int, int] = {}
         owners: dict[int, tuple[int, int]] = {}
@@ -2134,7 +2134,7 @@ class GroupTests(RuntimeCase):
         """
         If accounts must exist, one that doesn't is refused.
         """
-        self.runtime._knownAccountsOnly = True
+        self.runtime._accounts._knownOnly = True
         self.memory.addAccounts([1001])
         why = self.assertRaises(UserNotFound, self.runtime.setGroup, 1002, "real")
         self.assertEqual(why.message, "there is no account 1002")

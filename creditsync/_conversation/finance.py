@@ -1,7 +1,7 @@
 """
 The finance commands: what carries out the methods of L{creditsync.methods}.
 
-Each method has two commands: the asynchronous one, which is answered once its
+A method has up to two commands: the asynchronous one, which is answered once its
 operation can no longer be lost, and its C{Sync} form, which is answered with
 the data of the trade event. Both go the same way through the runtime. They differ in
 the response that they have beside their C{__deferred}.
@@ -9,7 +9,7 @@ the response that they have beside their C{__deferred}.
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from attrs import Factory, define, field
 from twisted.internet.defer import Deferred
@@ -17,9 +17,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from creditsync._changes import pendingState
 from creditsync._conversation.rights import Rights
 from creditsync._money import fromUnits, toUnits
-from creditsync.codes import FINANCE_SESSIONS, REQUEST_STATES
+from creditsync.codes import FINANCE_SESSIONS, UNAPPROVED
 from creditsync.errors import (
     Forbidden,
     InvalidData,
@@ -28,17 +29,23 @@ from creditsync.errors import (
     OutcomeUnknown,
     Refusal,
 )
-from creditsync.interfaces import ICommand, ISession, ITradingRuntime
+from creditsync.interfaces import ICommand, IFinanceRequests, ISession, ITradingRuntime
 from creditsync.methods import (
     BOOKING_METHODS,
     FINANCE_METHODS,
+    REQUEST_METHODS,
     BookingMethod,
     DeletingMethod,
+    Method,
+    commands,
     flaw,
+    ofCmd,
     syncName,
 )
 from creditsync.records import (
     DEFERRED,
+    AnyOperation,
+    Decision,
     Deletion,
     Operation,
     Principal,
@@ -51,20 +58,30 @@ from creditsync.validation import Schemas
 
 
 def operation(
-    method: BookingMethod | DeletingMethod,
+    method: Method,
     command: str,
     data: dict[str, Any],
-) -> Operation | Deletion:
+) -> AnyOperation:
     """
     The operation that the data of a request asks for. The rules that a schema can't
     express are checked here.
 
-    @param command: The name of one of the method's two commands.
+    @param command: The name of one of the method's commands.
     @param data: It has passed the method's schema.
     @raise InvalidData: It breaks one of those rules.
     """
     if isinstance(method, DeletingMethod):
         return Deletion(command, int(data["order"]), method.cmds)
+    if isinstance(method, BookingMethod):
+        return _booking(method, command, data)
+    if method.isApproval is None:
+        return _financeRequest(command, data)
+    return Decision(
+        command, int(data["order"]), method.isApproval, data.get("comment", "")
+    )
+
+
+def _booking(method: BookingMethod, command: str, data: dict[str, Any]) -> Operation:
     try:
         amount = toUnits(data["amount"])
     except ValueError:
@@ -84,6 +101,27 @@ def operation(
         None if openTime is None else int(openTime),
         None if closeTime is None else int(closeTime),
     )
+
+
+def _financeRequest(command: str, data: dict[str, Any]) -> Operation:
+    """
+    @param data: C{cmd} says whose rules of the amount and the comment it has to meet.
+    """
+    method = ofCmd(int(data["cmd"]))
+    assert method is not None, "the schema has passed an unknown cmd"
+    if data["amount"] * method.sign <= 0:
+        than = "greater" if method.sign > 0 else "less"
+        raise InvalidData(f"data.amount must be {than} than 0 for cmd {method.cmd}")
+    if method.comment is None and "comment" not in data:
+        raise InvalidData(f"data.comment is required for cmd {method.cmd}")
+    asked: dict[str, Any] = {name: data[name] for name in _REQUESTED if name in data}
+    requested = _booking(method, command, asked)
+    requested.isRequest = True
+    return requested
+
+
+# The members of a finance request that its trade gets.
+_REQUESTED: Final = ("login", "amount", "comment", "open_time")
 
 
 def prove(schemas: Schemas, methods: Sequence[BookingMethod] = BOOKING_METHODS) -> None:
@@ -114,10 +152,10 @@ def prove(schemas: Schemas, methods: Sequence[BookingMethod] = BOOKING_METHODS) 
 @define(eq=False)
 class FinanceCommand:
     """
-    One of the two commands of a method.
+    One of the commands of a method.
     """
 
-    _method: BookingMethod | DeletingMethod
+    _method: Method
     _runtime: ITradingRuntime
     _isSync: bool
     _isExtIDIdempotent: bool = False
@@ -152,22 +190,24 @@ class FinanceCommand:
         asked.role = principal.role
         asked.key = self._key(request) if self._isExtIDIdempotent else request.key
         if self._rights.accounts(principal) is not None:
-            if isinstance(asked, Deletion):
-                return Deferred.fromCoroutine(self._delete(principal, asked))
+            if not isinstance(asked, Operation):
+                return Deferred.fromCoroutine(self._change(principal, asked))
             if not self._rights.maySee(principal, asked.login):
                 raise Forbidden(f"this token may not use account {asked.login}")
         return self._submit(asked)
 
-    def _submit(self, asked: Operation | Deletion) -> "Response | Deferred[Response]":
+    def _submit(self, asked: AnyOperation) -> "Response | Deferred[Response]":
         reservation = self._runtime.submit(asked)
         if isinstance(reservation, Reservation):
             return self._accepted(reservation)
         return reservation.addCallbacks(self._accepted, self._notAccepted)
 
-    async def _delete(self, principal: Principal, asked: Deletion) -> Response:
+    async def _change(
+        self, principal: Principal, asked: Deletion | Decision
+    ) -> Response:
         """
-        Submit a deletion, unless the order is of an account that the principal may not
-        see. Then there is no such order, as far as it is told.
+        Submit what names only an order, unless that is of an account that the principal
+        may not see. Then there is no such order, as far as it is told.
 
         A repetition gets the reply of the first request all the same: a 404 says that
         nothing was booked under its key (docs/protocol.rst, "Safe retries").
@@ -222,10 +262,11 @@ def _usualSuccess(reservation: Reservation) -> dict[str, Any]:
     finance family").
     """
     trade = reservation.data
+    state = trade.state
     return {
         "accepted": True,
         "order": trade.order,
-        "state": REQUEST_STATES[reservation.type],
+        "state": state if state in UNAPPROVED else pendingState(reservation),
         "login": trade.login,
         "cmd": trade.cmd,
         "amount": Decimal(fromUnits(trade.profit)),
@@ -238,13 +279,17 @@ def financeCommands(
     rights: Rights | None = None,
 ) -> Iterator[FinanceCommand]:
     """
-    Both commands of every method.
+    The commands of every method.
 
     @param isExtIDIdempotent: Use the C{extID} of a request that has no
         C{idempotencyKey} as one.
     @param rights: Which accounts a token may use.
     """
     rights = rights or Rights()
-    for method in FINANCE_METHODS:
-        for isSync in (False, True):
+    methods: list[Method] = [*FINANCE_METHODS]
+    if IFinanceRequests.providedBy(runtime):
+        methods += REQUEST_METHODS
+    for method in methods:
+        for name in commands(method):
+            isSync = name != method.name
             yield FinanceCommand(method, runtime, isSync, isExtIDIdempotent, rights)

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from creditsync.interfaces import ISession
-from creditsync.records import Deletion, ExtID, Operation, Reservation, Response
+from creditsync.records import AnyOperation, ExtID, Reservation, Response
 
 _log = Logger()
 
@@ -91,7 +91,7 @@ class Waiter(Deferred[bytes | None]):
         return None if self.reservation is None else self.reservation.data.order
 
     @property
-    def operation(self) -> Operation | Deletion | None:
+    def operation(self) -> AnyOperation | None:
         """
         The operation whose event it waits for, if it is reserved.
         """

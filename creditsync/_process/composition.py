@@ -58,6 +58,7 @@ def creditSync(
             counters=counters,
             read=read,
             rules=rules,
+            selfApproval=bool(options["self-approval"]),
         ),
         events=events,
         authenticator=authenticator(options, key),

@@ -192,6 +192,11 @@ class Options(usage.Options):
             " no accounts, instead of all.",
         ],
         [
+            "self-approval",
+            None,
+            "Let a principal approve the finance requests that it has made itself.",
+        ],
+        [
             "idempotent-extid",
             None,
             "Use a request's extID as its idempotencyKey where it has none: for"

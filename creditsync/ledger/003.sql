@@ -25,9 +25,8 @@ CREATE TABLE journal (
     login            INTEGER NOT NULL,
     -- one of the table operation
     cmd              INTEGER NOT NULL,
-    -- 3 booked, 6 deleted; 10, 11 and 12 are requests not yet booked
-    state            INTEGER NOT NULL
-                     CHECK (state = 3 OR state = 6 OR state BETWEEN 10 AND 12),
+    -- 3 booked, 6 deleted; a finance request is 17, or 18 if it was declined
+    state            INTEGER NOT NULL CHECK (state IN (3, 6, 10, 11, 12, 17, 18)),
     -- signed: withdrawals are negative
     profit           INTEGER NOT NULL,
     comment          TEXT NOT NULL,
@@ -79,6 +78,8 @@ CREATE TABLE trade (
     -- in the journal, of the last change
     place      INTEGER NOT NULL
 ) STRICT;
+
+CREATE INDEX trade_waiting ON trade (place) WHERE state = 17;
 
 -- The lives of this ledger, the present one last. A copy begins a life of its own, so
 -- that a cursor of one is not mistaken for a cursor of the other.

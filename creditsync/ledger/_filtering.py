@@ -10,7 +10,8 @@ page one JSON text, because a thread needs the GIL after each row that it fetche
 beside a busy reactor can wait 5 ms for it each time. Sorting only the numbers
 takes less memory than sorting the trades.
 
-The only index is the order, so nearly every filter scans all trades. A filter is given
+The only index is the order, and one of the finance requests that wait for approval, so
+nearly every other filter scans all trades. A filter is given
 up when its time is over.
 """
 
@@ -24,7 +25,7 @@ from msgspec.json import decode, encode
 from msgspec.structs import astuple
 
 from creditsync._fields import FIELDS, GROUP, LIKE, OPERATORS
-from creditsync.codes import TS_CLOSED_NORMAL, UNITS_PER_ONE
+from creditsync.codes import TS_CLOSED_NORMAL, TS_FINANCE_OPEN_PENDING, UNITS_PER_ONE
 from creditsync.errors import TookTooLong
 from creditsync.ledger._schema import COLUMNS, columns
 from creditsync.methods import BALANCE, CREDIT, TOTAL_OF
@@ -55,6 +56,9 @@ _FORMS: Final = {
     "in": "{} IN (SELECT value FROM json_each(?))",
     "between": "{} BETWEEN ? AND ?",
 }
+
+# What selects the finance requests that wait for approval.
+_WAITS: Final = Condition("state", "==", (TS_FINANCE_OPEN_PENDING,))
 
 _IS_SEEN: Final = (
     'login IN (SELECT login FROM account WHERE "group" IN'
@@ -147,6 +151,9 @@ def _where(
         term = _FORMS[condition.operator].format(_expression(condition.field))
         terms.append(f"NOT ({term})" if condition.isNegated else term)
         values += _parameters(condition)
+        if condition == _WAITS:
+            # For the index trade_waiting SQLite has to see the number.
+            terms.append(f"state = {TS_FINANCE_OPEN_PENDING}")
     # The last one, because it is expensive. It is left out if it would select all,
     # which is as certain as with it: the transaction sees no other groups.
     known = groups(connection)

@@ -16,11 +16,18 @@ from typing import Any, Final, TypeAlias
 from msgspec.json import Decoder, Encoder
 from msgspec.structs import astuple
 
-from creditsync.codes import EV_RECORD_DELETE
+from creditsync.codes import (
+    EV_RECORD_DELETE,
+    TS_CLOSED_NORMAL,
+    TS_FINANCE_OPEN_PENDING,
+)
 from creditsync.errors import LedgerDamaged
 from creditsync.ledger._schema import columns
+from creditsync.methods import DECISIONS
 from creditsync.records import (
     TRADE_MEMBERS,
+    AnyOperation,
+    Decision,
     Deletion,
     Operation,
     Reservation,
@@ -126,8 +133,18 @@ def replayed(
         2 + len(trade) :
     ]
     booked = Trade(*trade)
-    asked: Operation | Deletion
-    if eventType == EV_RECORD_DELETE:
+    asked: AnyOperation
+    if command in DECISIONS:
+        asked = Decision(
+            command,
+            order,
+            booked.state == TS_CLOSED_NORMAL,
+            booked.comment,
+            principal,
+            key,
+            role=role,
+        )
+    elif eventType == EV_RECORD_DELETE:
         asked = Deletion(
             command, order, frozenset({booked.cmd}), principal, key, role=role
         )
@@ -144,6 +161,7 @@ def replayed(
             principal=principal,
             key=key,
             role=role,
+            isRequest=booked.state == TS_FINANCE_OPEN_PENDING,
         )
     return Reservation(
         eventType,

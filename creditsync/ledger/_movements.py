@@ -10,7 +10,12 @@ from typing import Any, Final
 
 from msgspec.json import Decoder
 
-from creditsync.codes import EV_RECORD_DELETE, EV_RECORD_UPDATE, SECONDS_PER_DAY
+from creditsync.codes import (
+    EV_RECORD_DELETE,
+    EV_RECORD_UPDATE,
+    SECONDS_PER_DAY,
+    UNAPPROVED,
+)
 from creditsync.methods import METHOD_OF
 from creditsync.records import Movement
 
@@ -49,10 +54,12 @@ _SUMMED: Final = f"""
     )
 """
 
+_MOVES: Final = f"state NOT IN ({', '.join(map(str, sorted(UNAPPROVED)))})"
+
 # An added or deleted trade counts with its amount.
 _OTHERS: Final = _SUMMED.format(f"""
     SELECT *, abs(profit) AS amount FROM journal
-    WHERE {_OF_DAY} AND type <> {EV_RECORD_UPDATE}
+    WHERE {_OF_DAY} AND type <> {EV_RECORD_UPDATE} AND {_MOVES}
 """)
 
 _IS_UPDATED: Final = f"""
@@ -64,12 +71,12 @@ _IS_UPDATED: Final = f"""
 _UPDATES: Final = _SUMMED.format(f"""
     SELECT *, max(abs(profit), abs(profit - former)) AS amount
     FROM (
-        SELECT place, timestamp, type, principal, role, login, cmd, profit,
+        SELECT place, timestamp, type, state, principal, role, login, cmd, profit,
                lag(profit, 1, 0) OVER (PARTITION BY "order" ORDER BY place) AS former
         FROM journal WHERE "order" IN (
             SELECT "order" FROM journal WHERE {_OF_DAY} AND type = {EV_RECORD_UPDATE}
         )
-    ) WHERE {_OF_DAY} AND type = {EV_RECORD_UPDATE}
+    ) WHERE {_OF_DAY} AND type = {EV_RECORD_UPDATE} AND {_MOVES}
 """)
 
 _GROUPS: Final = 'SELECT login, "group" FROM account WHERE "group" <> \'\''

@@ -18,6 +18,8 @@ from creditsync.codes import (
     EV_RECORD_UPDATE,
     TS_CLOSED_NORMAL,
     TS_DELETED,
+    TS_FINANCE_DECLINED,
+    TS_FINANCE_OPEN_PENDING,
 )
 from creditsync.ledger._journal import FORMER, MEMBERS, NO_HASH, Row, chained
 from creditsync.ledger._operations import totalOf
@@ -30,10 +32,15 @@ _PAGE: Final = 1000
 _ROWS: Final = f"SELECT {columns(MEMBERS)}, hash FROM journal ORDER BY place"
 _CHANGED: Final = 'SELECT DISTINCT "order" FROM journal WHERE type <> 0'
 
-_STATE_OF: Final = {
-    EV_RECORD_ADD: TS_CLOSED_NORMAL,
-    EV_RECORD_UPDATE: TS_CLOSED_NORMAL,
-    EV_RECORD_DELETE: TS_DELETED,
+# The types of a row with a state, and the states before it; None is no such order.
+_BEFORE: Final[dict[tuple[int, int], frozenset[int | None]]] = {
+    (EV_RECORD_ADD, TS_CLOSED_NORMAL): frozenset({None}),
+    (EV_RECORD_ADD, TS_FINANCE_OPEN_PENDING): frozenset({None}),
+    (EV_RECORD_UPDATE, TS_CLOSED_NORMAL): frozenset(
+        {TS_CLOSED_NORMAL, TS_FINANCE_OPEN_PENDING}
+    ),
+    (EV_RECORD_UPDATE, TS_FINANCE_DECLINED): frozenset({TS_FINANCE_OPEN_PENDING}),
+    (EV_RECORD_DELETE, TS_DELETED): frozenset({TS_CLOSED_NORMAL}),
 }
 
 # The values of a row that have to be recorded, except in rows from an older version.
@@ -176,16 +183,26 @@ def _wrongChange(row: Row, before: Row | None, isFormer: bool) -> str | None:
     """
     Why a row can't follow the one before it of the same order, if it can't.
     """
-    type, order, login, cmd, state = row[1:6]
-    if state != _STATE_OF[type]:
+    type, order, login, cmd, state, profit = row[1:7]
+    possible = _BEFORE.get((type, state))
+    if possible is None:
         return f"has type {type}, but state {state}"
     if type == EV_RECORD_ADD:
         return None if before is None else f"adds order {order}, which exists"
     if before is None:
         # Of an order that an older version had changed, the beginning may be missing.
         return None if isFormer else f"changes order {order}, which does not exist"
-    if before[5] == TS_DELETED:
-        return f"changes order {order}, which was deleted"
+    if before[5] not in possible:
+        return f"changes order {order}, {_ENDS.get(before[5], 'which is no request')}"
     if before[3:5] != (login, cmd):
         return f"changes order {order} to another login or another cmd"
+    if before[5] == TS_FINANCE_OPEN_PENDING and before[6] != profit:
+        return f"approves order {order} with another amount"
     return None
+
+
+_ENDS: Final = {
+    TS_DELETED: "which was deleted",
+    TS_FINANCE_DECLINED: "which was declined",
+    TS_FINANCE_OPEN_PENDING: "which was not approved",
+}

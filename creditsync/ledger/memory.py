@@ -15,17 +15,16 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from creditsync._cursor import newEpoch
-from creditsync.codes import EV_RECORD_DELETE, SECONDS_PER_DAY
+from creditsync.codes import EV_RECORD_DELETE, SECONDS_PER_DAY, UNAPPROVED
 from creditsync.interfaces import ILedger
 from creditsync.ledger._filtering import copied, search
 from creditsync.methods import METHOD_OF
 from creditsync.records import (
     Account,
-    Deletion,
+    AnyOperation,
     FoundTrades,
     GroupedTrade,
     Movement,
-    Operation,
     Reservation,
     Trade,
     TradeEvent,
@@ -48,9 +47,7 @@ class MemoryLedger:
     nextOrder: int = 1
     epoch: str = field(factory=newEpoch)
     # The type, the trade and the operation of each event.
-    _journal: list[tuple[int, Trade, Operation | Deletion]] = field(
-        factory=list, init=False
-    )
+    _journal: list[tuple[int, Trade, AnyOperation]] = field(factory=list, init=False)
     # The last place of each order.
     _places: dict[int, int] = field(factory=dict, init=False)
     # The balance and the credit of each login.
@@ -88,6 +85,13 @@ class MemoryLedger:
         The place of this order's last committed change.
         """
         return self._places.get(order)
+
+    def principalOf(self, order: int) -> int | None:
+        """
+        Who has requested this order's last committed change.
+        """
+        place = self._places.get(order)
+        return None if place is None else self._journal[place - 1][2].principal
 
     def account(self, login: int) -> Account | None:
         """
@@ -153,6 +157,8 @@ class MemoryLedger:
         for type, trade, asked in self._journal[:upTo]:
             former = before.get(trade.order, 0)
             before[trade.order] = trade.profit
+            if trade.state in UNAPPROVED:
+                continue
             if trade.timestamp // SECONDS_PER_DAY == day:
                 method = METHOD_OF[trade.cmd, type == EV_RECORD_DELETE]
                 key = asked.principal, asked.role, trade.login, method

@@ -6,18 +6,7 @@ L{SQLiteLedger.trade} and L{SQLiteLedger.account} in the reactor's thread. A
 lock file beside the database keeps other processes out: SQLite 3.7.0 to 3.51.2
 can damage a WAL file when two connections write at once.
 
-A batch of up to 1,024 trades is one statement, which is also its transaction.
-The GIL is the reason: C{execute} releases it, and a thread beside a busy reactor
-can wait 5 ms (C{sys.getswitchinterval}) to get it back. With BEGIN, a statement
-for each row and COMMIT it would wait each time. So a statement has all values of
-its rows as parameters. It appends them to the journal, and the triggers in
-C{003.sql} bring the present trades and totals up to date.
-
-SQLite takes as long to prepare such a statement as to execute it. So there is one
-for each power of two, which is prepared when it is first needed and then cached;
-if a batch has fewer rows, the rest is filled with rows that the statement skips.
-A larger batch takes several of the largest statements in one transaction.
-
+L{creditsync.ledger._appending} has the statement of a commit, and
 L{creditsync.ledger._opening} has what happens before the first order.
 
 A client may learn an order number (from a 504) although its trade is not yet
@@ -30,8 +19,6 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from functools import cache
-from operator import itemgetter
 from typing import Any, Final, TypeAlias, TypeVar
 
 from attrs import define, field
@@ -42,11 +29,10 @@ from zope.interface import implementer
 from creditsync._locking import ALONE, folderLocked
 from creditsync.errors import Busy, LedgerProblem
 from creditsync.interfaces import ILedger
+from creditsync.ledger._appending import MAX_ROWS, appending
 from creditsync.ledger._filtering import groups, search
 from creditsync.ledger._journal import (
-    MEMBERS,
     NO_HASH,
-    Row,
     chained,
     events,
     journalEnd,
@@ -66,7 +52,7 @@ from creditsync.ledger._opening import (
     versionOf,
 )
 from creditsync.ledger._reading import reading
-from creditsync.ledger._schema import COLUMNS, SCRIPTS, columns
+from creditsync.ledger._schema import COLUMNS, SCRIPTS
 from creditsync.ledger._upgrading import Progress, loggedProgress
 from creditsync.records import (
     Account,
@@ -87,23 +73,12 @@ _End: TypeAlias = tuple[int, int, bytes]
 # Order numbers reserved at a time.
 BLOCK: Final = 100_000
 
-# Rows of the largest statement. SQLite allows 32,766 parameters, and a row has up to
-# 20.
-_MAX_ROWS: Final = 1024
-
-# All values of a row that is skipped. The first value of a real row is an integer,
-# so it can't be this. NULL would be clearer, but sqlite3 binds it much more slowly.
-_NO_VALUE: Final = 0.5
-
 _SET_MARK: Final = "UPDATE order_mark SET next_order = ?"
 
 _SET_GROUP: Final = """
     INSERT INTO account (login, "group") VALUES (?, ?)
     ON CONFLICT (login) DO UPDATE SET "group" = excluded."group"
 """
-
-# The columns of a row without a key and without requested times.
-_MIN_WIDTH: Final = MEMBERS.index("key")
 
 # Seconds that a commit waits if another program has the database locked, which
 # none should. After that the commit fails, and the server stops.
@@ -272,6 +247,17 @@ class SQLiteLedger:
         row = self._read('SELECT place FROM trade WHERE "order" = ?', order)
         return None if row is None else row[0]
 
+    def principalOf(self, order: int) -> int | None:
+        """
+        Who has requested this order's last committed change.
+        """
+        row = self._read(
+            "SELECT principal FROM journal JOIN trade USING (place)"
+            ' WHERE trade."order" = ?',
+            order,
+        )
+        return None if row is None else row[0]
+
     @property
     def epoch(self) -> str:
         """
@@ -415,8 +401,8 @@ class SQLiteLedger:
         rows = rowsOf(reservations, self._head)
         place, hash = rows[-1][0], chained(self._hash, rows)
         statements = [
-            _booking(rows[at : at + _MAX_ROWS], hash, place)
-            for at in range(0, len(rows), _MAX_ROWS)
+            appending(rows[at : at + MAX_ROWS], hash, place)
+            for at in range(0, len(rows), MAX_ROWS)
         ]
         mark = self._mark
         low = mark - self._next < BLOCK // 2
@@ -466,43 +452,6 @@ def _raisedAtOnce(opened: Deferred[None]) -> Deferred[None] | None:
     for each in problems:
         each.raiseException()
     return None
-
-
-def _booking(rows: Sequence[Row], hash: bytes, place: int) -> tuple[str, list[Any]]:
-    """
-    The statement that appends up to L{_MAX_ROWS} rows, and its parameters.
-
-    @param hash: The hash of the commit.
-    @param place: The last place of the commit, whose row has the hash.
-    """
-    # sqlite3 binds None so slowly that it takes half of the time. So the last columns
-    # are left out if no row has a value there.
-    width = len(MEMBERS)
-    while width > _MIN_WIDTH and set(map(itemgetter(width - 1), rows)) == {None}:
-        width -= 1
-    values: list[Any] = [place, hash]
-    for row in rows:
-        values += row[:width]
-    size = 1 << (len(rows) - 1).bit_length()
-    values += [_NO_VALUE] * (width * (size - len(rows)))
-    return _appending(width, size), values
-
-
-@cache
-def _appending(width: int, size: int) -> str:
-    """
-    A statement with a parameter for each of the first C{width} values of C{size} rows,
-    after two for the place and the value of the hash. It skips rows that are only
-    there to fill it.
-    """
-    row = f"({', '.join('?' * width)})"
-    # LIMIT would be simpler than the condition, but with it newer versions of SQLite
-    # prepare the statement again at each execution.
-    return f"""
-        INSERT INTO journal (hash, {columns(MEMBERS[:width])})
-        SELECT iif(column1 = ?, ?, NULL), * FROM (VALUES {", ".join([row] * size)})
-        WHERE column1 IS NOT {_NO_VALUE}
-    """
 
 
 def _connect(path: str) -> sqlite3.Connection:

@@ -392,7 +392,7 @@ def _good(signer: Signer) -> Iterator[tuple[str, str]]:
     yield "good", signer.claiming()
     yield "a dealer", signer.claiming(role=2)
     yield "an admin", signer.claiming(role=3)
-    yield "with rights", signer.claiming(groups="real*", login=1001, logins=[1002])
+    yield "with rights", signer.claiming(groups="*", login=1001, logins=[1002])
     yield "the least", signer.claiming(jti=...)
     yield "begins now", signer.claiming(nbf=NOW, iat=NOW)
     yield "of a clock that is ahead", signer.claiming(nbf=NOW + 5, iat=NOW + 5)

@@ -17,11 +17,13 @@ from typing import Any
 
 import msgspec
 from attrs import define, evolve
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
-from creditsync import _bookingrules, _masks, runtime, tap
+from creditsync import _bookingrules, _changes, _masks, runtime, tap
 from creditsync import _wire as wire
+from creditsync._accounts import AccountCache
 from creditsync._conversation import broadcast, finance, plain, restricted, rights
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.catchups import CatchUps
@@ -59,6 +61,8 @@ from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.limits import Limits
 from creditsync.records import (
+    AnyOperation,
+    Decision,
     Movement,
     Principal,
     Request,
@@ -369,13 +373,13 @@ def _noTimeToRetry() -> None:
 
 
 def _judgedByTheLedgerAlone() -> None:
-    settled = TradingRuntime._account
+    settled = AccountCache.account
 
-    def account(self: TradingRuntime, login: int) -> Any:
-        self._accounts.pop(login, None)
+    def account(self: AccountCache, login: int) -> Any:
+        self.cached.pop(login, None)
         return settled(self, login)
 
-    TradingRuntime._account = account  # type: ignore[method-assign]
+    AccountCache.account = account  # type: ignore[method-assign]
 
 
 def _failedCommitIsNothing() -> None:
@@ -527,6 +531,49 @@ def _limitCountsCommittedOnly() -> None:
         durable.addCallback(lambda _: reserved(self, reservation, movement))
 
     RuleBook.reserved = late  # type: ignore[method-assign]
+
+
+def _makerApproves() -> None:
+    TradingRuntime._checkApprover = lambda self, approval: None  # type: ignore[method-assign]
+
+
+def _decidedIn(*states: int) -> None:
+    """
+    Let finance requests in further states be decided.
+    """
+    decided = _changes._decided
+
+    def decide(existing: Trade, decision: Decision, now: int) -> tuple[int, Trade, int]:
+        if existing.state in states:
+            existing = replace(existing, state=17)
+        return decided(existing, decision, now)
+
+    _changes._decided = decide
+
+
+def _approvedTwice() -> None:
+    _decidedIn(3)
+
+
+def _declinedIsOpen() -> None:
+    _decidedIn(18)
+
+
+def _approvalsJudgedByTheLedger() -> None:
+    current = TradingRuntime._current
+    reserve = TradingRuntime._reserve
+
+    def reserving(self: TradingRuntime, operation: AnyOperation) -> Reservation:
+        def booked(order: int) -> Trade | None:
+            return self._ledger.trade(order) or current(self, order)
+
+        isDecision = isinstance(operation, Decision)
+        TradingRuntime._current = (  # type: ignore[method-assign]
+            (lambda _, order: booked(order)) if isDecision else current
+        )
+        return reserve(self, operation)
+
+    TradingRuntime._reserve = reserving  # type: ignore[method-assign]
 
 
 def _limitForgetsAtRestart() -> None:
@@ -953,7 +1000,29 @@ _RESUMING = ("tests.resuming",)
 
 _LIMITED = ("tests.limited",)
 
+_APPROVING = ("tests.approving",)
+
 BUGS = {
+    "maker-approves": Bug(
+        "lets who has made a finance request approve it",
+        _makerApproves,
+        _APPROVING,
+    ),
+    "approved-twice": Bug(
+        "books a finance request for each who approves it",
+        _approvedTwice,
+        _APPROVING,
+    ),
+    "approvals-judged-by-the-ledger": Bug(
+        "books a second approval while the first one is not on disk yet",
+        _approvalsJudgedByTheLedger,
+        _APPROVING,
+    ),
+    "declined-is-open": Bug(
+        "approves a finance request that was declined",
+        _declinedIsOpen,
+        _APPROVING,
+    ),
     "look-up-tells-hidden": Bug(
         "tells an order that is hidden from one that does not exist",
         _tellHidden,
