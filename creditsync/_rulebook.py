@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from attrs import Factory, define, field
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 
 from creditsync._bookingrules import Rule
 from creditsync._money import fromUnits
@@ -112,8 +112,8 @@ class RuleBook:
     @ivar groupOf: The group of an account.
     @ivar _read: Calls a blocking function that reads the ledger, in another thread or
         at once, and fires with its result.
-    @ivar _coming: The rules that are to come into force when their sums are read. They
-        count already.
+    @ivar _coming: Rules that are to come into force when their sums are read, the last
+        ones at the end. What is reserved counts for them already.
     @ivar _last: The last operation that was reserved.
     """
 
@@ -123,7 +123,8 @@ class RuleBook:
     _read: "Callable[[Callable[[], Any]], Deferred[Any]]" = maybeDeferred
     groupOf: Callable[[int], str] = lambda login: ""
     _day: _Day = field(default=Factory(lambda: _Day(())), init=False)
-    _coming: _Day | None = field(default=None, init=False)
+    _coming: list[_Day] = field(default=Factory(list), init=False)
+    _isStarted: bool = field(default=False, init=False)
     _last: Reservation | None = field(default=None, init=False)
 
     @property
@@ -173,8 +174,8 @@ class RuleBook:
         self._last = reservation
         day = reservation.data.timestamp // SECONDS_PER_DAY
         self._day.count(movement, day)
-        if self._coming is not None:
-            self._coming.count(movement, day)
+        for coming in self._coming:
+            coming.count(movement, day)
 
     def start(self) -> "Deferred[None]":
         """
@@ -182,29 +183,34 @@ class RuleBook:
 
         @return: As L{use}.
         """
+        self._isStarted = True
         return self.use(self._rules)
 
     def use(self, rules: Sequence[Rule]) -> "Deferred[None]":
         """
         Put rules into force as soon as it is known what counts for them today. Until
-        then the former ones are.
+        then the former ones are. Before L{start} they take the place of the first ones.
 
         @return: Fires when they are, or others that were to be used later. It fails if
             the ledger can't be read, and then the former ones stay.
         """
+        if not self._isStarted:
+            self._rules = rules
+            return succeed(None)
         return Deferred.fromCoroutine(self._use(_Day(tuple(rules))))
 
     async def _use(self, coming: _Day) -> None:
-        self._coming = coming
+        self._coming.append(coming)
         try:
             day, sums = await self._summedUp(coming.rules)
-            # Others may have been put into its place meanwhile.
-            if self._coming is coming:
+            # Others that were to be used later may be in force already.
+            if coming in self._coming:
                 coming.restore(sums, day)
                 self._day = coming
+                del self._coming[: self._coming.index(coming)]
         finally:
-            if self._coming is coming:
-                self._coming = None
+            if coming in self._coming:
+                self._coming.remove(coming)
 
     async def _summedUp(self, rules: Sequence[Rule]) -> tuple[int, _Sums]:
         """

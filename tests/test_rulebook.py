@@ -427,6 +427,35 @@ class RestartTests(RulesCase):
         self.successResultOf(self.started)
         self.takes(credit(1))
 
+    def test_reloadedMeanwhile(self) -> None:
+        """
+        If other rules are to be used while the sums are read for the first ones,
+        these are in force until then: nothing is accepted without rules.
+        """
+        self.isHeld = True
+        self.start(ADAY)
+        used = self.rules.use([Rule("other", 50 * ONE)])
+        assert self.started is not None
+        self.endRead()
+        self.successResultOf(self.started)
+        self.refuses(credit(101))
+        self.books(credit(30))
+        self.endRead()
+        self.successResultOf(used)
+        self.refuses(credit(51), "other")
+
+    def test_reloadedBefore(self) -> None:
+        """
+        Rules that are to be used before the ledger is open take the place of the
+        first ones.
+        """
+        ledger = HeldLedger(self.memory)
+        rules = RuleBook(ledger, [Rule("former", 0)], lambda: self.now)
+        self.successResultOf(rules.use([ADAY]))
+        ledger.open()
+        self.successResultOf(rules.start())
+        self.assertEqual(rules.rules, (ADAY,))
+
     def test_unreadable(self) -> None:
         """
         If they can't be read, the runtime does not start.
@@ -519,7 +548,7 @@ class ReloadTests(RulesCase):
         used = self.rules.use([])
         self.reads.pop()[1].errback(LedgerProblem("no"))
         self.failureResultOf(used, LedgerProblem)
-        self.assertIsNone(self.rules._coming)
+        self.assertEqual(self.rules._coming, [])
         self.refuses(credit(41))
 
     def test_lifted(self) -> None:
