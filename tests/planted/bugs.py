@@ -855,7 +855,7 @@ def _moveBeforeCommit() -> None:
 
     async def hasty(self: TradingRuntime, batch: Any) -> None:
         for login, group in batch.groups.items():
-            self._account(login).group = group
+            self._accounts.account(login).group = group
         moves, batch.moves = batch.moves, []
         for moved in moves:
             moved.callback(None)

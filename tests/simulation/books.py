@@ -178,10 +178,8 @@ class Books:
         wanted = made(_request(intent), before, trade.order, trade.timestamp)
         if trade != wanted or booking.command != intent.command:
             raise Violation("as-asked-for", f"booked {trade}, asked {wanted}", about)
-        delivered = [a.delivered[0] for a in intent.attempts if a.delivered]
-        first, last = self._world.wallBetween(min(delivered), booking.handed[0])
-        if not int(first) <= trade.timestamp <= last:
-            raise Violation("time", f"{trade} is not of {first} to {last}", about)
+        if not self._isInTime(booking, intent):
+            raise Violation("time", f"{trade} came before {intent.command}", about)
 
     def _intentOf(self, booking: Booking) -> Intent | None:
         """
@@ -201,8 +199,21 @@ class Books:
             and intent.command == booking.command
             and self._isOf(booking, intent)
         ]
-        # If several intents are the same, it is the one whose reply said so.
-        return max(fitting, key=_likelihood, default=None)
+        # If several intents are the same, it is the one whose reply said so; or one
+        # that had come when the order was deleted, and not only when that was booked.
+        return max(
+            fitting,
+            key=lambda intent: (_likelihood(intent), self._isInTime(booking, intent)),
+            default=None,
+        )
+
+    def _isInTime(self, booking: Booking, intent: Intent) -> bool:
+        """
+        Whether a trade may have been made after an intent had come.
+        """
+        delivered = [a.delivered[0] for a in intent.attempts if a.delivered]
+        first, last = self._world.wallBetween(min(delivered), booking.handed[0])
+        return int(first) <= booking.trade.timestamp <= last
 
     def _isOf(self, booking: Booking, intent: Intent) -> bool:
         isByExtID = self._isExtIDIdempotent and intent.key is None

@@ -100,7 +100,8 @@ class Client:
         if self.isFinishing or self.isDone:
             return
         self._world.later(self._random.expovariate(1.0) * self._setting.pace, self._act)
-        if self._chance("token-changed", 0.15):
+        # One that will not be valid for long is kept until it is not, and beyond.
+        if self._chance("token-changed", 0.05 if self.token.isLimited else 0.15):
             self._changeToken()
         if self._link is None or self._talk is None:
             self._connect()

@@ -82,7 +82,8 @@ class Course:
         for number in range(self.setting.clients):
             tokens = [tokenOf(number, self._expires(number))]
             if self._isRestricted:
-                tokens += wardrobeOf(number, self._tokens, self._length)
+                mayExpire = self._world.mayHappen("expired")
+                tokens += wardrobeOf(number, self._tokens, self._length, mayExpire)
             # One that may become invalid is alone.
             isAlone = number in (_EXPIRES, _REVOKED)
             other = tokens[0] if isAlone else otherOf(number)
@@ -170,7 +171,7 @@ class Course:
         self._often("clock-step", 1.5, lambda: self._world.step(self._jump()))
         self._often("clock-step-back", 1.5, lambda: self._world.step(-self._jump()))
         self._often("runtime-fails", 1, site.fail)
-        self._often("revoked", 1, self._revoke)
+        self._often("revoked", 4 if self._isRestricted else 1, self._revoke)
         self._often("rules-read-again", 3, site.readRules)
 
     def _often(self, fault: str, times: float, strike: Callable[[], object]) -> None:
@@ -197,7 +198,7 @@ class Course:
     def _revoke(self) -> None:
         tokens = [c.main for c in self._clients if c.number == _REVOKED]
         if self._isRestricted:
-            tokens += [c.tokens[1] for c in self._clients]
+            tokens += [c.token for c in self._clients if c.token is c.tokens[1]]
         for token in tokens:
             if token.revoked is None:
                 self._world.happens("revoked")

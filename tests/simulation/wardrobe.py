@@ -91,7 +91,9 @@ def _principalOf(number: int) -> int:
     return 7 + max(0, number - 1)
 
 
-def wardrobeOf(number: int, random: Random, length: float) -> list[Token]:
+def wardrobeOf(
+    number: int, random: Random, length: float, mayExpire: bool
+) -> list[Token]:
     """
     Further tokens of the n-th client, if tokens are restricted.
 
@@ -99,17 +101,18 @@ def wardrobeOf(number: int, random: Random, length: float) -> list[Token]:
     """
     principal, role, name = _principalOf(number), _ROLES[number], f"token-{number}"
     booking = role or 1
-    ends = BEGINNING + round(random.random() * length, 3)
     tokens = [
         _token(principal, booking, f"{name}-{n}", groups=random.choice(_MASKS))
         for n in range(3)
     ]
     tokens += [_restricted(principal, random, f"{name}-other-{n}") for n in range(2)]
-    # One that is for all, one that expires, and one that has expired.
     tokens.append(_token(principal, booking, f"{name}-wide", groups="*"))
-    mask = random.choice(_MASKS)
-    tokens.append(_token(principal, booking, f"{name}-ends", ends, mask))
-    tokens.append(_token(principal, booking, f"{name}-late", BEGINNING - 9.0, mask))
+    # The first of these has expired already.
+    for n, share in enumerate((0.0, random.random(), random.random(), random.random())):
+        ends = BEGINNING + round(share * length, 3) - 0.001
+        mask = random.choice(_MASKS)
+        if mayExpire:
+            tokens.append(_token(principal, booking, f"{name}-ends-{n}", ends, mask))
     return tokens
 
 
