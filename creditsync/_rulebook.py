@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from creditsync._bookingrules import Rule
 from creditsync._money import fromUnits
 from creditsync.codes import (
+    MAX_SET_BACK,
     SECONDS_PER_DAY,
     TS_FINANCE_DECLINED,
     TS_FINANCE_OPEN_PENDING,
@@ -202,20 +203,22 @@ class RuleBook:
     async def _use(self, coming: _Day) -> None:
         self._coming.append(coming)
         try:
-            day, sums = await self._summedUp(coming.rules)
+            days = await self._summedUp(coming.rules)
             # Others that were to be used later may be in force already.
             if coming in self._coming:
-                coming.restore(sums, day)
+                for day, sums in days.items():
+                    coming.restore(sums, day)
                 self._day = coming
                 del self._coming[: self._coming.index(coming)]
         finally:
             if coming in self._coming:
                 self._coming.remove(coming)
 
-    async def _summedUp(self, rules: Sequence[Rule]) -> tuple[int, _Sums]:
+    async def _summedUp(self, rules: Sequence[Rule]) -> dict[int, _Sums]:
         """
-        The present day, and its sums up to the last operation that was reserved when
-        this was called.
+        The sums of the present day, up to the last operation that was reserved when
+        this was called. Near midnight those of the other day too: something may have
+        been booked on it before the clock was set back, or it may come again.
         """
         last, upTo = self._last, self._ledger.head
         if last is not None and not last.operation.isBooked:
@@ -223,11 +226,16 @@ class RuleBook:
             await last.whenDurable()
             assert last.place is not None
             upTo = last.place
-        day = int(self._now()) // SECONDS_PER_DAY
-        sums = await self._read(
-            lambda: _summed(rules, self._ledger.movements(day, upTo))
+        now = int(self._now())
+        first = (now - MAX_SET_BACK) // SECONDS_PER_DAY
+        final = (now + MAX_SET_BACK) // SECONDS_PER_DAY
+        days: dict[int, _Sums] = await self._read(
+            lambda: {
+                day: _summed(rules, self._ledger.movements(day, upTo))
+                for day in range(first, final + 1)
+            }
         )
-        return day, sums
+        return days
 
 
 def _broken(rule: Rule, number: int, movement: Movement, sums: _Sums) -> str | None:

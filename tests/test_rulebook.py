@@ -41,6 +41,7 @@ ONE = 100_000_000
 DAY = 86_400
 # 2026-01-01T12:00:00Z
 NOON = 1767268800
+MIDNIGHT = NOON + 43_200
 
 ADAY = Rule("a day", maxPerDay=100 * ONE)
 
@@ -411,6 +412,36 @@ class RestartTests(RulesCase):
         self.books(credit(60))
         self.takes(credit(40))
         self.start(ADAY)
+        self.refuses(credit(41))
+        self.books(credit(40))
+
+    def test_clockSetBackBefore(self) -> None:
+        """
+        If the clock was set back over midnight before the start, what was booked on
+        the next day counts as soon as that comes.
+        """
+        self.start(ADAY)
+        self.now = MIDNIGHT + 10
+        self.books(credit(60))
+        self.now = MIDNIGHT - 3590
+        self.start(ADAY)
+        self.books(credit(100))
+        self.now = MIDNIGHT + 20
+        self.refuses(credit(41))
+        self.books(credit(40))
+
+    def test_clockSetBackAfter(self) -> None:
+        """
+        If it is set back over midnight after the start, what was booked on the day
+        before counts.
+        """
+        self.start(ADAY)
+        self.now = MIDNIGHT - 10
+        self.books(credit(60))
+        self.now = MIDNIGHT + 3590
+        self.start(ADAY)
+        self.books(credit(100))
+        self.now = MIDNIGHT - 5
         self.refuses(credit(41))
         self.books(credit(40))
 
