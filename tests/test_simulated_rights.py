@@ -5,26 +5,26 @@ broken.
 
 from collections.abc import Callable, Iterator
 
-from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.simulation.breaking import RecordTestCase
 from tests.simulation.history import (
     NEVER,
     Attempt,
+    Booking,
     History,
     Move,
     Reply,
     Talk,
     Token,
 )
-from tests.simulation.limiting import Limiting
+from tests.simulation.limiting import Limiting, SiteRule
 from tests.simulation.permits import Permits
 from tests.simulation.rights import Rights, selects
 from tests.simulation.setting import FAULTS, Plan
 from tests.simulation.world import Violation
 
-_KEPT = {"restricted", "moved", "token-changed", "over-rule"}
+_KEPT = {"restricted", "moved", "token-changed", "expired"}
 # A seed with neither a foreign runtime nor tight limits, in which all of these happen.
 RESTRICTED = Plan(seed=35, requests=300, without=frozenset(FAULTS) - _KEPT)
 
@@ -449,50 +449,83 @@ class RuleTests(RecordTestCase):
         self.own(attempt, role=3)
         self.assertTrue(self.permits().isKnown(attempt))
 
-    def limiting(self) -> Limiting:
+    def limiting(self, *rules: SiteRule) -> Limiting:
         """
-        The judge of the site's rules.
+        The judge of these rules.
         """
         rights = Rights(self.history, False)
-        return Limiting(
-            self.course._world, self.history, rights, self.course.setting.rules
-        )
+        return Limiting(self.course._world, self.history, rights, rules)
+
+    def assertExceeded(self, rule: SiteRule) -> None:
+        """
+        Check that what was booked exceeds a rule.
+        """
+        violation = self.assertRaises(Violation, self.limiting(rule).check)
+        self.assertEqual(violation.rule, "limit")
 
     def test_overRule(self) -> None:
         """
         What is booked beyond a rule of the site is reported.
         """
-        names = [rule.name for rule in self.course.setting.rules]
-        self.assertEqual(names, ["a day each", "a day", "dealers", "large"])
-        self.limiting().check()
-        booking = next(each for each in self.history.bookings if each.intent)
-        booking.trade = booking.trade._replace(profit=10**18)
-        violation = self.assertRaises(Violation, self.limiting().check)
-        self.assertEqual(violation.rule, "limit")
-        booking.trade = booking.trade._replace(profit=10**16)
-        self.history.bookings += [evolve(booking) for _ in range(1000)]
-        violation = self.assertRaises(Violation, self.limiting().check)
-        self.assertEqual(violation.rule, "limit")
+        self.assertExceeded(SiteRule("in one", inOne=0))
+        self.assertExceeded(SiteRule("a day", onOneDay=10**8))
+        self.assertExceeded(SiteRule("all", onOneDay=10**8, per="all"))
+        self.limiting(
+            SiteRule("much", inOne=10**18, onOneDay=10**30),
+            SiteRule("others", inOne=0, onOneDay=0, roles=(5,)),
+            SiteRule("nothing", inOne=0, onOneDay=0, commands=("Nothing",)),
+        ).check()
+
+    def test_counts(self) -> None:
+        """
+        A new trade counts with its amount, an update with the new one or the
+        difference, and a deletion with what it takes back.
+        """
+        limiting = self.limiting(SiteRule("any", inOne=0))
+        for booking, counts in limiting._counted.items():
+            trade, [*before] = booking.trade, self.versionsBefore(booking)
+            if booking.type == 0:
+                self.assertEqual(counts, abs(trade.profit))
+            elif booking.type == 2:
+                self.assertEqual(counts, abs(before[-1].trade.profit))
+            else:
+                change = trade.profit - before[-1].trade.profit
+                self.assertEqual(counts, max(abs(trade.profit), abs(change)))
+
+    def versionsBefore(self, booking: Booking) -> list[Booking]:
+        """
+        What was booked on an order before.
+        """
+        bookings = self.history.bookings
+        before = bookings[: bookings.index(booking)]
+        return [each for each in before if each.trade.order == booking.trade.order]
 
     def test_withinRules(self) -> None:
         """
         A refusal by a rule that the operation does not exceed is reported, and so is
-        one that names no rule.
+        one that names no rule, or another way where there is none.
         """
         attempt = self.answered(
             lambda each: (
                 each.intent.cmd
-                and each.intent.amount < 10**10
+                and each.intent.amount == 30 * 10**9
                 and each.status == 200
                 and "order" not in each.intent.data
             )
         )
-        for message in (
-            'the limit "large" allows at most 1; ask for it with'
-            " MngCreateFinanceRequest",
-            "the site does not want it",
+        attempt.intent.bookings = []
+        large = 'the limit "large" allows at most 1'
+        another = "; ask for it with MngCreateFinanceRequest"
+        for most, mayAsk, message, isJustified in (
+            (30 * 10**9, False, large, False),
+            (30 * 10**9 - 1, False, large, True),
+            (30 * 10**9 - 1, False, large + another, False),
+            (30 * 10**9 - 1, True, large, False),
+            (30 * 10**9 - 1, True, large + another, True),
+            (30 * 10**9 - 1, False, "the site does not want it", False),
         ):
             self.refuse(attempt, 409, "LIMIT_EXCEEDED")
             assert attempt.reply is not None
             attempt.reply.value["message"] = message
-            self.assertBreaks("status")
+            limiting = self.limiting(SiteRule("large", inOne=most, mayAsk=mayAsk))
+            self.assertEqual(limiting.isJustified(attempt), isJustified, message)

@@ -12,7 +12,7 @@ from attrs import define, field
 from tests.family import DELETIONS, METHODS, NAMES, TOTALS
 from tests.simulation.history import History, Intent, Token, parse
 from tests.simulation.rights import ADMIN
-from tests.simulation.wardrobe import GROUPS, LOGINS
+from tests.simulation.setting import GROUPS, LOGINS
 
 # The weight of each method among the requests.
 _WEIGHTS = {"BalanceIn": 2, "CreditIn": 3, "BalanceOut": 1, "CreditOut": 1}

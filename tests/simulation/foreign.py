@@ -200,9 +200,9 @@ class GroupingRuntime(ForeignRuntime):
     A foreign runtime whose accounts have groups.
     """
 
-    def __init__(self, world: World, isMarked: bool) -> None:
+    def __init__(self, world: World, isMarked: bool, groups: Mapping[int, str]) -> None:
         super().__init__(world, isMarked)
-        self._groups: dict[int, str] = {}
+        self._groups = dict(groups)
 
     def groupOf(self, login: int) -> str:
         """

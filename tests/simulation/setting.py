@@ -15,6 +15,10 @@ from tests.simulation.network import Conditions
 # The clients that follow the journal have the numbers after those of all others.
 CLIENTS, READERS = 7, 2
 
+# The accounts, and the groups to which they are moved.
+LOGINS = (1001, 1002, 1003, 2**53 - 1)
+GROUPS = ("", "real", "real", "real-vip", "demo", "Real", "demo-real")
+
 # Every kind of fault, with a description.
 FAULTS = {
     "cut": "a line arrives in pieces",
@@ -101,6 +105,7 @@ class Setting:
     @ivar requiresGroups: Whether a token that could have groups and names none has no
         accounts.
     @ivar hasGroups: Whether accounts have groups.
+    @ivar groups: Those of accounts that there are at first.
     @ivar rules: How much the site allows to be booked.
     """
 
@@ -117,6 +122,7 @@ class Setting:
     page: int
     requiresGroups: bool
     hasGroups: bool
+    groups: dict[int, str]
     rules: tuple[SiteRule, ...]
 
 
@@ -139,6 +145,7 @@ def settingOf(
     @param hasRules: Whether the site has rules, unless the runtime is a foreign one.
     """
     isForeign, isMarked = random.random() < 0.2, random.random() < 0.6
+    hasGroups = not isForeign or (isRestricted and random.random() < 0.5)
     isExtIDIdempotent = random.random() < 0.1
     limits = _limits(random)
     return Setting(
@@ -160,7 +167,12 @@ def settingOf(
         readers=0 if isForeign else min(READERS, limits.maxConnections - 1),
         page=random.choice((1, 3, 16, 128)),
         requiresGroups=isRestricted and random.random() < 0.3,
-        hasGroups=not isForeign or (isRestricted and random.random() < 0.5),
+        hasGroups=hasGroups,
+        groups=(
+            {login: random.choice(GROUPS) for login in LOGINS if random.random() < 0.8}
+            if isRestricted and hasGroups
+            else {}
+        ),
         rules=rulesOf(random) if hasRules and not isForeign else (),
     )
 

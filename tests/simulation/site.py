@@ -108,9 +108,16 @@ class Site:
         self._rulesPath = folder / "rules.toml"
         self._rulesPath.write_text("".join(each.text for each in setting.rules))
         self._rules: RulesFile | None = None
-        self.storage = Storage(world, history, folder, setting.speed, self._torn)
-        kind = GroupingRuntime if setting.hasGroups else ForeignRuntime
-        self.foreign = kind(world, setting.isMarked)
+        groups = setting.groups
+        self.storage = Storage(
+            world, history, folder, setting.speed, self._torn, groups
+        )
+        self.foreign = (
+            GroupingRuntime(world, setting.isMarked, groups)
+            if setting.hasGroups
+            else ForeignRuntime(world, setting.isMarked)
+        )
+        history.moves += [Move(*each, (0.0, 0), (0.0, 0)) for each in groups.items()]
         self.service: CreditSync | None = None
         self.isLast = False
         self.booted: Callable[[], None] = lambda: None

@@ -67,10 +67,12 @@ class Storage:
         folder: Path,
         speed: float,
         crashed: Callable[[], None],
+        groups: Mapping[int, str],
     ) -> None:
         """
         @param folder: An empty one.
         @param speed: The greatest usual duration of a commit, in seconds.
+        @param groups: Accounts that there are at first, with their groups.
         """
         self._world = world
         self._random = world.generator()
@@ -85,7 +87,7 @@ class Storage:
         self.handed: Callable[[], object] = lambda: None
         self.bookings: dict[object, Booking] = {}
         self._place({})
-        self._makeLedger()
+        self._makeLedger(groups)
 
     def _place(self, files: Mapping[str, bytes]) -> None:
         """
@@ -97,13 +99,15 @@ class Storage:
         self._disk = Disk(self._folder)
         self._disk.install()
 
-    def _makeLedger(self) -> None:
+    def _makeLedger(self, groups: Mapping[int, str]) -> None:
         """
-        Make an empty ledger. SQLite draws its epoch, so it has to be made on the disk
-        of this seed: only there is SQLite's randomness the seed's.
+        Make a ledger without trades. SQLite draws its epoch, so it has to be made on
+        the disk of this seed: only there is SQLite's randomness the seed's.
         """
         ledger = SQLiteLedger(str(self._folder / _NAME), execute)
         ledger.open()
+        for login, group in groups.items():
+            ledger.addAccounts([login], group)
         ledger.close()
 
     def ledger(self) -> SQLiteLedger:

@@ -13,12 +13,10 @@ import jwt
 
 from tests.simulation.history import Token
 from tests.simulation.rights import CUSTOMER, USER
+from tests.simulation.setting import LOGINS
 from tests.simulation.site import SECRET
 from tests.simulation.world import BEGINNING
 
-LOGINS = (1001, 1002, 1003, 2**53 - 1)
-# Groups to which accounts are moved, and masks of the tokens.
-GROUPS = ("", "real", "real", "real-vip", "demo", "Real", "demo-real")
 _MASKS = (
     "*",
     "real*",
