@@ -210,8 +210,10 @@ class RuleTests(RecordTestCase):
         """
         Have a request sent with another token than it was.
         """
-        principal = attempt.intent.token.principal
-        attempt.intent.token = Token("", principal, role, "", None, None, groups)
+        intent = attempt.intent
+        principal = intent.token.principal
+        token = Token("", principal, role, "", None, None, groups)
+        attempt.token = intent.token = token
 
     def refuse(self, attempt: Attempt, status: int, error: str) -> None:
         """

@@ -555,6 +555,17 @@ class RuleTests(RecordTestCase):
         self.history.bookings.append(self.history.bookings[0])
         self.assertLedgerBreaks("order")
 
+    def test_newInsteadOfUpdate(self) -> None:
+        """
+        A new order that is made although the request names one that there is, is
+        reported.
+        """
+        first, second = (each for each in self.history.bookings[:2] if each.type == 0)
+        second.trade = second.trade._replace(order=first.trade.order + 1000)
+        assert second.intent is not None
+        second.intent.data = {**second.intent.data, "order": first.trade.order}
+        self.assertLedgerBreaks("order")
+
     def test_neverAsked(self) -> None:
         """
         A booking without a known requester is reported.

@@ -69,6 +69,7 @@ from creditsync.records import (
     Reservation,
     Trade,
     TradeEvent,
+    loginOf,
 )
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
@@ -895,6 +896,23 @@ def _keyBeforeRight() -> None:
     FinanceCommand.execute = executing  # type: ignore[method-assign]
 
 
+def _hiddenOrdersAreNew() -> None:
+    execute = FinanceCommand.execute
+
+    def executing(self: FinanceCommand, session: Any, request: Request) -> Any:
+        asked: Any = request.operation
+        order = request.data.get("order", 0) if asked is None else asked.order
+        trade: Any = self._runtime.trade(int(order))
+        login = None if trade.result is None else loginOf(trade.result)
+        if login and not self._rights.maySee(session.principal, login):
+            request.data = {**request.data, "order": 0}
+            if asked is not None:
+                asked.order = 0
+        return execute(self, session, request)
+
+    FinanceCommand.execute = executing  # type: ignore[method-assign]
+
+
 def _groupsOfReservations() -> None:
     reserve, tradeEvents = TradingRuntime._reserve, Broadcast.tradeEvents
     groups: dict[int, str] = {}
@@ -1180,6 +1198,11 @@ BUGS = {
     "key-before-right": Bug(
         "looks at a key before it asks whether the token may use the account",
         _keyBeforeRight,
+        _SIMULATION,
+    ),
+    "hidden-orders-are-new": Bug(
+        "makes a new order of the update of one that the token may not see",
+        _hiddenOrdersAreNew,
         _SIMULATION,
     ),
     "groups-of-reservations": Bug(

@@ -311,6 +311,9 @@ class Market:
             return self.booking(token, order=random.randrange(10**6, 10**7))
         if random.random() < 0.1:
             return self.booking(token, order=order)
+        if self._isRestricted and random.random() < 0.3:
+            # Perhaps one account is the token's and the other one is not.
+            return self.booking(token, order=order, cmd=cmd)
         return self.booking(token, order=order, login=login, cmd=cmd)
 
     def _deletion(self, token: Token) -> Intent:
@@ -459,17 +462,17 @@ def _isOut(cmd: int) -> bool:
     return METHODS[NAMES[cmd]].sign < 0
 
 
-def lineOf(intent: Intent, extID: str) -> bytes:
+def lineOf(intent: Intent, extID: str, token: Token) -> bytes:
     """
     The line of a request, without its end.
     """
     if intent.line is not None:
         text = intent.line.replace("<extID>", extID)
-        return text.replace("<token>", intent.token.text).encode()
+        return text.replace("<token>", token.text).encode()
     members = [f'"command":"{intent.command}"']
     if extID:
         members.append(f'"extID":{extID}')
-    members.append(f'"__token":"{intent.token.text}"')
+    members.append(f'"__token":"{token.text}"')
     data = ",".join(
         f'"{name}":{value}' if name == "amount" else f'"{name}":{json.dumps(value)}'
         for name, value in intent.data.items()

@@ -173,6 +173,9 @@ class Books:
             raise Violation("asked-for", f"nobody has asked for {trade}", about)
         if intent.bookings and (intent.key is None or not intent.isDelete):
             raise Violation("booked-once", f"{trade} is booked twice", about)
+        named = intent.data.get("order", 0)
+        if named != trade.order and named in self._trades:
+            raise Violation("order", f"{trade} is new, and {named} was named", about)
         intent.bookings.append(booking)
         booking.intent = intent
         wanted = made(_request(intent), before, trade.order, trade.timestamp)

@@ -111,7 +111,7 @@ class Causes:
         """
         Whether the token was invalid at any moment of this time.
         """
-        token = attempt.intent.token
+        token = attempt.token
         if token.revoked is not None and token.revoked < last:
             return True
         if token.expires is None:

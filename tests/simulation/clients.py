@@ -248,15 +248,16 @@ class Client:
 
     def _line(self, intent: Intent) -> bytes:
         assert self._talk is not None and self._link is not None
-        extID = self._extIDOf(intent)
-        line = lineOf(intent, extID) + self._random.choice((b"\r\n", b"\r\n", b"\n"))
+        extID, token = self._extIDOf(intent), self._tokenFor(intent)
+        lineEnd = self._random.choice((b"\r\n", b"\r\n", b"\n"))
+        line = lineOf(intent, extID, token) + lineEnd
         world = self._world
         moment = world.now, world.turn
         end = self._sent + len(line)
         if "LINE_TOO_LONG" in intent.allowed:
             # It is refused as soon as it is clear that it is too long.
             end = self._sent + self._setting.limits.maxLineLength + 2
-        attempt = Attempt(intent, self._talk, extID, end, moment)
+        attempt = Attempt(intent, self._talk, token, extID, end, moment)
         self._sent += len(line)
         intent.attempts.append(attempt)
         self._talk.attempts.append(attempt)
@@ -264,6 +265,21 @@ class Client:
         if intent.key is not None and intent.isFinance:
             self._open[intent] = None
         return line
+
+    def _tokenFor(self, intent: Intent) -> Token:
+        """
+        The token of a request: when it is repeated perhaps another one of the same
+        principal and role.
+        """
+        token = intent.token
+        if not intent.attempts or not self._chance("token-changed", 0.3):
+            return token
+        alike = [
+            each
+            for each in self.tokens
+            if (each.principal, each.role) == (token.principal, token.role)
+        ]
+        return self._random.choice(alike or [token])
 
     def _extIDOf(self, intent: Intent) -> str:
         """

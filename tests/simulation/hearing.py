@@ -61,7 +61,7 @@ class InForce:
         # to have been accepted can count.
         self._numbers = [*accumulate((number for _, number in accepted), max)]
         self._isPlain = all(
-            rights.hasAll(each.intent.token) and not each.intent.token.isLimited
+            rights.hasAll(each.token) and not each.token.isLimited
             for each in self._attempts
         )
 
@@ -99,7 +99,7 @@ class InForce:
     def _mayGet(
         self, attempt: Attempt, login: int, first: Moment, last: Moment
     ) -> set[bool]:
-        token = attempt.intent.token
+        token = attempt.token
         sees = self._rights.sees(token, login, first, last)
         isValid = self._isValid(attempt, first, last)
         if True not in isValid:
@@ -110,7 +110,7 @@ class InForce:
         """
         Whether a request's token has been valid since then.
         """
-        token, delivered = attempt.intent.token, attempt.delivered
+        token, delivered = attempt.token, attempt.delivered
         assert delivered is not None
         isValid = {True}
         if token.revoked is not None and last[0] >= token.revoked:
@@ -131,7 +131,7 @@ class InForce:
         Whether a token that is, or may become, invalid may have counted.
         """
         return any(
-            each is not None and each.intent.token.isLimited
+            each is not None and each.token.isLimited
             for each in self.between(first, last)
         )
 

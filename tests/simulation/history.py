@@ -156,6 +156,8 @@ class Attempt:
     """
     One request: one line that was sent.
 
+    @ivar token: The token in it: that of its intent, or another one of the same
+        principal and role.
     @ivar extID: The C{extID} as it stands in the line, or C{""}.
     @ivar end: Where the line ends in what its connection sent.
     @ivar begun: When the server had a part of it, but not all.
@@ -165,6 +167,7 @@ class Attempt:
 
     intent: Intent
     talk: "Talk"
+    token: Token
     extID: str
     end: int
     sent: Moment

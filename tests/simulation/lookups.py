@@ -155,7 +155,7 @@ class Lookups:
         Whether accounts were in these groups, and in no others that the token may see.
         """
         first, last = _span(attempt)
-        token, found = attempt.intent.token, data["groups"]
+        token, found = attempt.token, data["groups"]
         logins = {each.login for each in self._history.moves}
         # Until it is moved, or something is booked, there is no account.
         known = {each.login for each in self._history.moves if each.isThere}
@@ -231,7 +231,7 @@ class Lookups:
         for order, told in self._bookings.items():
             login = told[0].trade.login
             may = [each for each in told if _mayBeOnDisk(each, attempt)]
-            sees = self._rights.sees(intent.token, login, first, last)
+            sees = self._rights.sees(attempt.token, login, first, last)
             groups = self._rights.groups(login, first, last)
             isSelected = {selects(mask, group) for group in groups}
             if login != wanted or not may or True not in sees or True not in isSelected:

@@ -168,7 +168,7 @@ class Permits:
         """
         assert attempt.delivered is not None and attempt.reply is not None
         return self._rights.sees(
-            attempt.intent.token, login, attempt.delivered, attempt.reply.written
+            attempt.token, login, attempt.delivered, attempt.reply.written
         )
 
     def isMoved(self, attempt: Attempt) -> bool:
