@@ -69,7 +69,8 @@ class Permits:
             if not intent.cmd or False not in self._sees(attempt, intent.data["login"]):
                 raise blame("role", "this token has other rights", attempt)
             return
-        if reply.error in _BEFORE_ACCOUNT:
+        isCutShort = intent.waitsForTurn and reply.status in (500, 504)
+        if reply.error in _BEFORE_ACCOUNT or isCutShort:
             return
         if intent.cmd:
             if True not in self._sees(attempt, intent.data["login"]):
