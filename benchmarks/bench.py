@@ -80,12 +80,19 @@ class Bench:
     def ledger(self) -> Path:
         return self.folder / "ledger.db"
 
-    def token(self) -> str:
+    def token(self, groups: str | None = None) -> str:
         """
         A manager's token.
+
+        @param groups: The mask of the groups whose accounts it is for.
         """
         return mint(
-            self.key, id=7, role=SESSION_MANAGER, expires=86400, now=time.time()
+            self.key,
+            id=7,
+            role=SESSION_MANAGER,
+            expires=86400,
+            now=time.time(),
+            groups=groups,
         )
 
     def clear(self, path: Path) -> None:

@@ -8,8 +8,8 @@ generator's part does not count; the cost of one subscriber is the slope
 between few sessions and many. It is measured with one event at a time, as a
 write to each session; with sixteen that are booked together; with additional
 sessions that do not read at all, for which the server has to keep what the
-kernel no longer buffers; and with the bare Twisted echo, which writes one
-canned line to each.
+kernel no longer buffers; with tokens that are restricted by one mask of groups, and by
+1,000; and with the bare Twisted echo, which writes one canned line to each.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from itertools import cycle
 from statistics import median
 from typing import Any, Final, TypeAlias
 
@@ -53,17 +54,30 @@ class Case:
     @ivar stalled: How many additional sessions do not read, for each that
         does.
     @ivar together: How many credits are requested at once.
+    @ivar masks: How many different masks of groups the sessions' tokens have.
     """
 
     peer: str | None = None
     stalled: float = 0.0
     together: int = 1
+    masks: int = 0
+
+    def tokens(self, place: Bench, token: bytes) -> Iterator[bytes]:
+        """
+        A token for each session, with all accounts in the end.
+
+        @param token: One without a mask.
+        """
+        masks = [f"group-{n}*,*" for n in range(self.masks)]
+        return cycle([place.token(each).encode("ascii") for each in masks] or [token])
 
 
 CASES: Final = {
     "one by one": Case(),
     "a tenth more stall": Case(stalled=_STALLED),
     "16 at once": Case(together=16),
+    "one mask": Case(masks=1),
+    "1,000 masks": Case(masks=1000),
     "bare Twisted": Case("echo"),
 }
 
@@ -74,6 +88,7 @@ def measure(place: Bench, size: int, events: int, case: Case, peer: str) -> Meas
     """
     port = freePort()
     token = place.token().encode("ascii")
+    tokens = case.tokens(place, token)
     server = PEERS[case.peer or peer]
     command = server.command(place, port, Shape(size, 1))
     try:
@@ -84,7 +99,7 @@ def measure(place: Bench, size: int, events: int, case: Case, peer: str) -> Meas
 
             def session(buffer: int | None = None) -> socket.socket:
                 opened = sessions.enter_context(closing(connect(port, buffer=buffer)))
-                subscribe(opened, traffic.FIRST, token, True)
+                subscribe(opened, traffic.FIRST, next(tokens), True)
                 return opened
 
             asking = session()

@@ -68,6 +68,7 @@ def _parser() -> ArgumentParser:
         demo,
         export,
         operations,
+        requests,
         show,
         statement,
         token,
@@ -89,7 +90,9 @@ def _parser() -> ArgumentParser:
         "check-config", help="check the options that the server would have"
     )
     reading = (statement, check, backup, export, upgrade)
-    for module in (token, account, operations, show, watch, bulk, *reading, demo):
+    for module in (
+        *(token, account, operations, requests, show, watch, bulk, *reading, demo),
+    ):
         module.addCommand(commands)
     return parser
 

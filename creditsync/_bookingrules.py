@@ -15,7 +15,6 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any, Final
 
 from attrs import define, fields
@@ -25,6 +24,7 @@ from twisted.python.failure import Failure
 
 from creditsync._masks import matches
 from creditsync._money import fromUnits, toUnits
+from creditsync._watching import WatchedFile
 from creditsync.codes import (
     MAX_SAFE_INTEGER,
     SESSION_ADMIN,
@@ -154,20 +154,13 @@ class Rule:
         return f"{fromUnits(self.maxPerDay)} a day {whose}"
 
 
-def readRules(path: Path) -> tuple[Rule, ...]:
+def readRules(data: bytes) -> tuple[Rule, ...]:
     """
-    Read a file of rules.
+    Read the content of a file of rules.
 
-    @raise ValueError: It can't be read, or a rule is wrong; the message continues a
-        sentence about the limits in the file, such as C{can't be read}.
+    @raise ValueError: It can't be used; the message continues a sentence about the
+        limits in the file, such as C{are not UTF-8}.
     """
-    try:
-        # Reading from a pipe would block the reactor.
-        if not S_ISREG(path.stat().st_mode):
-            raise ValueError("are not a regular file")
-        data = path.read_bytes()
-    except OSError as e:
-        raise ValueError(f"can't be read ({e.strerror})") from e
     if data.startswith(BOM_UTF8):
         raise ValueError("begin with a byte order mark; save the file without one")
     try:
@@ -185,7 +178,12 @@ def _rules(document: Mapping[str, Any]) -> tuple[Rule, ...]:
     for name in document:
         if name != "limit":
             raise ValueError(f"have an unknown member {name}: write [[limit]]")
-    tables = document.get("limit", [])
+    if "limit" not in document:
+        # Most likely the file was being written. Not to bound anything has to be meant.
+        raise ValueError(
+            "have no [[limit]] (if there are to be none, write limit = [])"
+        )
+    tables = document["limit"]
     if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
         raise ValueError("have a limit that is not a list of tables: write [[limit]]")
     rules: dict[str, Rule] = {}
@@ -323,9 +321,10 @@ def _ignore(rules: Sequence[Rule]) -> Deferred[None]:
 
 class RulesFile:
     """
-    The rules of a file, which can be read again.
+    The rules of a file. It is read again only when that is asked for, so that several
+    changes can come into force together.
 
-    @ivar rules: As they were read first.
+    @ivar rules: As they were read last.
     @ivar use: Called with the rules of each reload. Its Deferred fires when they are in
         force.
     """
@@ -336,39 +335,43 @@ class RulesFile:
         """
         @raise ValueError: The file can't be used.
         """
-        self._path = path
+        self.rules: tuple[Rule, ...] = ()
         self.use: Callable[[Sequence[Rule]], Deferred[None]] = _ignore
-        try:
-            self.rules = readRules(path)
-        except ValueError as e:
-            raise ValueError(f"the limits in {path} {e}") from e
+        self._file = WatchedFile(path, "limits", self._take, self._log)
+        self._file.read()
+        self._isUnused = False
+
+    @property
+    def isStale(self) -> bool:
+        """
+        Whether the last reload has failed, so that former rules are in force.
+        """
+        return self._file.problem is not None or self._isUnused
 
     def reload(self) -> None:
         """
         Read the file again. If that is not possible, the rules stay as they were.
         """
-        try:
-            rules = readRules(self._path)
-        except ValueError as e:
-            self._log.error(
-                "The limits in {path} {cause}; the previous ones stay in force.",
-                path=str(self._path),
-                cause=str(e),
-            )
-            return
-        self.use(rules).addCallbacks(lambda _: self._used(rules), self._notUsed)
+        self._file.reload()
+        if self._file.problem is None:
+            self.use(self.rules).addCallbacks(self._used, self._notUsed, (self.rules,))
 
-    def _used(self, rules: Sequence[Rule]) -> None:
+    def _take(self, data: bytes) -> None:
+        self.rules = readRules(data)
+
+    def _used(self, _: None, rules: Sequence[Rule]) -> None:
+        self._isUnused = False
         self._log.info(
             "The limits in {path} are in force: {names}.",
-            path=str(self._path),
+            path=str(self._file.path),
             names=", ".join(rule.name for rule in rules) or "none",
         )
 
     def _notUsed(self, why: Failure) -> None:
+        self._isUnused = True
         self._log.failure(
             "The limits in {path} could not be put into force; the previous ones stay.",
             why,
             LogLevel.error,
-            path=str(self._path),
+            path=str(self._file.path),
         )

@@ -19,7 +19,8 @@ def matches(mask: str, group: str) -> bool:
     return False
 
 
-@lru_cache(maxsize=1000)
+# Few: clients send masks too, and one of a thousand characters takes 70 KB.
+@lru_cache(maxsize=100)
 def _patterns(mask: str) -> tuple[tuple[bool, list[str]], ...]:
     """
     The patterns of a mask: whether each selects or excludes, and its text, divided at

@@ -19,8 +19,7 @@ booked is still tried again, since only that can find out.
 
 import random as _random
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import uuid4
 
 from twisted.application.internet import ClientService
@@ -30,12 +29,14 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from creditsync._client.approving import FinanceRequests
 from creditsync._client.backoff import Backoff
 from creditsync._client.connection import Connection
 from creditsync._client.cursors import checkCursor
 from creditsync._client.deliveries import Observer
 from creditsync._client.lines import encode, present
 from creditsync._client.outcomes import (
+    Amount,
     Answer,
     CursorGone,
     Data,
@@ -57,8 +58,6 @@ __all__ = [
     "Refused",
     "Unanswered",
 ]
-
-Amount: TypeAlias = Decimal | int | float
 
 # Commands that change nothing, and therefore need no key.
 _READ_ONLY = frozenset(
@@ -82,7 +81,7 @@ for _each in (Answer, CursorGone, OutcomeUnknown, Refused, Unanswered):
 _log = Logger()
 
 
-class CreditClient(ClientService):
+class CreditClient(FinanceRequests, ClientService):
     """
     A client of one server, as a service: it connects when it is started, and
     again whenever the connection is lost.

@@ -181,6 +181,13 @@ class IFinanceRequests(Interface):
     principal than the one that has made it.
     """
 
+    def makerOf(order: int) -> int | None:
+        """
+        Who has made a finance request that waits for approval: the C{id} of the token;
+        L{None} if that is not known. This is called for the console, so it has to be
+        quick.
+        """
+
 
 class ITradeEvents(Interface):
     """

@@ -47,7 +47,10 @@ class Limits:
         65536, Scope.CLIENT, "Bytes in one line; a longer one is 413."
     )
     lineTimeout: float = _limit(
-        30.0, Scope.CLIENT, "Seconds that one line may take to arrive."
+        30.0,
+        Scope.CLIENT,
+        "Seconds that a line may take to arrive, or a client may pause in reading a"
+        " long reply.",
     )
     linesPerTurn: int = _limit(
         32, Scope.NONE, "Lines of one connection handled before others' turn."

@@ -29,9 +29,11 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from twisted.internet.interfaces import IReactorTime
 
 from creditsync import __version__
+from creditsync._bookingrules import RulesFile
 from creditsync._metrics.reactorlag import ReactorLag
 from creditsync._metrics.reading import Reading
 from creditsync._metrics.table import ALWAYS, OF_BOOKING, OF_QUEUE, Row
+from creditsync.auth import KeyFile
 from creditsync.counters import Counters, Histogram
 from creditsync.revocations import Revocations
 from creditsync.runtime import TradingRuntime
@@ -51,6 +53,8 @@ class Metrics(Collector):
 
     @ivar revocations: What the service's authenticator reads, if it reads such a
         file.
+    @ivar keys: The same of its keys.
+    @ivar rules: The file of the runtime's rules, if there is one.
     @ivar runtime: The service's trading runtime, if it is the embedded one.
     @ivar reactorLag: Whoever made this starts and stops it.
     """
@@ -59,6 +63,8 @@ class Metrics(Collector):
     service: CreditSync
     counters: Counters
     revocations: Revocations | None = None
+    keys: KeyFile | None = None
+    rules: RulesFile | None = None
     runtime: TradingRuntime | None = field(init=False)
     reactorLag: ReactorLag = field(init=False)
 
@@ -78,6 +84,8 @@ class Metrics(Collector):
             self.counters,
             self.reactorLag,
             self.revocations,
+            self.keys,
+            self.rules,
         )
 
     def collect(self) -> Iterable[Metric]:

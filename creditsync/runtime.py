@@ -31,6 +31,7 @@ from creditsync._ledgerreader import LedgerReader
 from creditsync._rulebook import RuleBook
 from creditsync.codes import (
     MAX_TOTAL,
+    TS_FINANCE_OPEN_PENDING,
 )
 from creditsync.counters import Counters
 from creditsync.errors import (
@@ -275,6 +276,16 @@ class TradingRuntime(LedgerReader, Service):
         queue.moves.append(moved)
         return moved
 
+    def makerOf(self, order: int) -> int | None:
+        """
+        See L{IFinanceRequests.makerOf}.
+        """
+        pending = self._pending(order)
+        if pending is not None and pending.data.state == TS_FINANCE_OPEN_PENDING:
+            return pending.operation.principal
+        # If a decision is pending, what is on disk is still the request.
+        return self._ledger.principalOf(order)
+
     def _withKey(self, principal: int, key: str) -> Reservation | None:
         return (
             self._queue.keys.get((principal, key))
@@ -359,15 +370,11 @@ class TradingRuntime(LedgerReader, Service):
         """
         @raise Forbidden: It is the principal who has made the request.
         """
-        pending = self._pending(approval.order)
-        if pending is None:
-            maker = self._ledger.principalOf(approval.order)
-        else:
-            maker = pending.operation.principal
+        maker = self.makerOf(approval.order)
         if maker == approval.principal and not self._selfApproval:
             raise Forbidden(
-                f"the finance request {approval.order} is for another to approve: this"
-                " token's principal has made it"
+                f"finance request {approval.order} was made by this token's principal:"
+                " another one has to approve it"
             )
 
     def _begin(self, queue: _Batch) -> None:

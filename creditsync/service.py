@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.deprecate import deprecatedKeywordParameter
 from twisted.python.failure import Failure
 
+from creditsync._approvals import Approvals
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.commands import (
     GetOperation,
@@ -113,13 +114,17 @@ class CreditSync(Service):
         self.timeout = timeout
         self._schemas = schemas = schemas or Schemas()
         self.waiters = Waiters(reactor, timeout, counters)
+        # Nobody looks at it without metrics.
+        self.approvals = None if counters is None else Approvals(runtime)
         moving: list[ICommand] = []
         rights = Rights(requireGroups=requireGroups)
         if IAccountGroups.providedBy(runtime):
             rights = Rights(runtime.groupOf, requireGroups)
             moving = [SetAccountGroup(runtime)]
         broadcast = Broadcast(authenticator, self.waiters, counters, rights)
-        lookups = Lookups(reactor, runtime, broadcast, rights, limits, timeout)
+        self._lookups = lookups = Lookups(
+            reactor, runtime, broadcast, rights, limits, timeout
+        )
         self.sessions = Sessions(
             commands=[
                 *financeCommands(runtime, isExtIDIdempotent, rights),
@@ -277,7 +282,10 @@ class CreditSync(Service):
             self._freePorts()
             raise
         super().startService()  # type: ignore[no-untyped-call]
-        for observer in (self.sessions.broadcast.tradeEvents, self._flush):
+        observers = [self.sessions.broadcast.tradeEvents, self._flush]
+        if self.approvals is not None:
+            observers.append(self.approvals.observe)
+        for observer in observers:
             self._events.addObserver(observer)
             self._observing.append(observer)
         if self.audit is not None:
@@ -293,6 +301,9 @@ class CreditSync(Service):
         if IJournal.providedBy(self.runtime):
             # Not sooner: only now is it open.
             self.sessions.broadcast.start(self._reactor, self.runtime)
+        if self.approvals is not None:
+            lookups = self._lookups
+            self.approvals.find(lookups.searchSeconds, lookups.searchItself)
         self.factory.serve()
         waiting, self._starting = self._starting or [], None
         for each in waiting:

@@ -73,6 +73,7 @@ def _connections(service: CreditSync) -> Iterator[Count]:
     yield "connections that wait for their turn", len(factory.scheduler._queue)
     yield "connections in a line", len(factory.lineTimeouts)
     yield "connections that end", len(factory.finishTimeouts)
+    yield "connections that do not read long replies", len(factory.replyTimeouts)
     yield "connections that do not read", sum(each.isStalled for each in connections)
     yield "bytes not read", sum(each.unread for each in connections)
     yield "bytes not written", sum(each._output.size for each in connections)

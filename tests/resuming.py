@@ -29,6 +29,7 @@ from creditsync._conversation.commands import (
     Subscription,
 )
 from creditsync._conversation.finance import financeCommands
+from creditsync._conversation.lookups import Lookups, lookupCommands
 from creditsync._conversation.rights import Rights
 from creditsync._conversation.sessions import Sessions
 from creditsync._conversation.waiters import Waiters
@@ -127,11 +128,15 @@ class Site:
         self.waiters = Waiters(self.clock, 5.0)
         rights = Rights(self.runtime.groupOf)
         self.broadcast = Broadcast(self.authenticator, self.waiters, rights=rights)
+        lookups = Lookups(
+            self.clock, self.runtime, self.broadcast, rights, Limits(), 5.0
+        )
         self.sessions = Sessions(
             commands=[
                 *financeCommands(self.runtime, rights=rights),
                 SetAccountGroup(self.runtime),
                 GetOperation(self.runtime, self.broadcast, rights),
+                *lookupCommands(lookups),
                 HealthCheck(self.clock, self.waiters, self.broadcast),
                 Subscription("Subscribe", True, self.broadcast),
                 Subscription("Unsubscribe", False, self.broadcast),
@@ -197,6 +202,17 @@ class Site:
             for each in self.clock.getDelayedCalls()
         ):
             self.clock.advance(0)
+
+    def settle(self) -> None:
+        """
+        Let all that was asked for be done.
+        """
+        self.turn()
+        while self.ledger.commits:
+            self.ledger.release()
+            self.turn()
+        # The pause after a search.
+        self.clock.advance(0.02)
 
 
 def since(client: Client, cursor: object, token: str = "manager") -> None:

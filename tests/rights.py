@@ -87,6 +87,8 @@ class Course:
         self.tokens: list[Principal] = []
         self.numbers = count(1)
         self.revoked: set[str | None] = set()
+        # The principals of finance requests, by their orders.
+        self.makers: dict[int, int] = {}
         self.listeners = [Listener(Client(self.site.sessions)) for _ in range(5)]
         self.site.events.addObserver(self.publish)
 
@@ -99,6 +101,7 @@ class Course:
         things = (
             [self.book] * 3
             + [self.credit, self.update, self.delete, self.lookUp] * 2
+            + [self.find, self.request, self.decide, self.decide]
             + [self.renew, self.revoke, self.move, self.catchUp, self.leave]
         )
         for _ in range(STEPS):
@@ -150,15 +153,6 @@ class Course:
                 if token is not None and self.maySee(token, event.data.login):
                     listener.expected.append((event.type, event.order))
 
-    def settle(self) -> None:
-        """
-        Let all that was asked for be done.
-        """
-        self.site.turn()
-        while self.site.ledger.commits:
-            self.site.ledger.release()
-            self.site.turn()
-
     def ask(self, command: str, data: Any) -> tuple[Principal, Any]:
         """
         Have a client ask for something, mostly with its token.
@@ -173,7 +167,7 @@ class Course:
         if isAccepted:
             listener.token = token
         listener.client.asks(command, "r", data, token.jti)
-        self.settle()
+        self.site.settle()
         [reply] = self.hear(listener)
         if not isAccepted:
             _same(reply["status"], 401)
@@ -201,12 +195,14 @@ class Course:
         for _ in range(self.random.randint(1, 4)):
             login = self.random.choice(LOGINS)
             self.site.runtime.submit(Operation("CreditIn", 7, login, 100, "x"))
-        self.settle()
+        self.site.settle()
 
-    def _judge(self, token: Principal, reply: Any, *expected: Any) -> None:
+    def _judge(
+        self, token: Principal, reply: Any, *expected: Any, users: bool = False
+    ) -> None:
         if reply is not None:
             told = reply["status"], reply.get("error"), reply.get("message")
-            if token.role not in (1, 2, 3):
+            if token.role not in ((0, 1, 2, 3) if users else (1, 2, 3)):
                 _same(told[:2], (403, "FORBIDDEN"))
             else:
                 _same(told[: len(expected)], expected)
@@ -259,17 +255,102 @@ class Course:
         else:
             self._judge(token, reply, 200)
 
-    def lookUp(self) -> None:
+    def request(self) -> None:
         """
-        Look an order up.
+        Make a finance request.
+        """
+        login = self.random.choice(LOGINS)
+        data = {"login": login, "cmd": 7, "amount": 1, "comment": "x"}
+        token, reply = self.ask("MngCreateFinanceRequest", data)
+        if self.maySee(token, login):
+            self._judge(token, reply, 200)
+        else:
+            self._judge(token, reply, 403, "FORBIDDEN")
+        if reply is not None and reply["status"] == 200:
+            self.makers[reply["data"]["order"]] = token.id
+
+    def decide(self) -> None:
+        """
+        Approve or decline a finance request, or try to.
         """
         order, trade = self._order()
-        token, reply = self.ask("GetOperation", {"order": order})
+        if self.makers and self.random.random() < 0.7:
+            order = self.random.choice([*self.makers])
+            trade = self.trades[order]
+        forms = ("ApproveFinanceRequest", "ApproveFinanceRequestSync")
+        form = self.random.choice((*forms, "DeclineFinanceRequest"))
+        token, reply = self.ask(f"Mng{form}", {"order": order})
         if trade is None or not self.maySee(token, trade.login):
             missing = f"there is no order {order}"
             self._judge(token, reply, 404, "NOT_FOUND", missing)
+        elif trade.state != 17:
+            self._judge(token, reply, 409, "INCORRECT_ORDER")
+        elif form in forms and self.makers[order] == token.id:
+            self._judge(token, reply, 403, "FORBIDDEN")
         else:
             self._judge(token, reply, 200)
+
+    def lookUp(self) -> None:
+        """
+        Look an order or its account up.
+        """
+        order, trade = self._order()
+        login = 1000 if trade is None else trade.login
+        command, data, missing = self.random.choice(
+            (
+                ("GetOperation", {"order": order}, ("NOT_FOUND", "order", order)),
+                (
+                    "GetTradeByOrder",
+                    {"order": order},
+                    ("TRADE_NOT_FOUND", "order", order),
+                ),
+                (
+                    "GetTradeByOrders",
+                    {"orders": [order]},
+                    ("TRADE_NOT_FOUND", "order", order),
+                ),
+                (
+                    "GetAccountByLogin",
+                    {"login": login},
+                    ("USER_NOT_FOUND", "account", login),
+                ),
+            )
+        )
+        token, reply = self.ask(command, data)
+        if token.role == 0 and command == "GetOperation":
+            self._judge(token, reply)
+        elif trade is None or not self.maySee(token, trade.login):
+            error, kind, number = missing
+            there = f"there is no {kind} {number}"
+            self._judge(token, reply, 404, error, there, users=True)
+        else:
+            self._judge(token, reply, 200, users=True)
+
+    def find(self) -> None:
+        """
+        Look for all trades, and for the groups.
+        """
+        token, reply = self.ask("MngGetTradesByFilter", {})
+        self._judge(token, reply, 200)
+        if reply is not None and reply["status"] == 200:
+            _same(
+                [row[0] for row in reply["data"]["rows"]],
+                [
+                    n
+                    for n in sorted(self.trades)
+                    if self.maySee(token, self.trades[n].login)
+                ],
+            )
+        token, reply = self.ask("GetGroups", {})
+        self._judge(token, reply, 200)
+        if reply is not None and reply["status"] == 200:
+            known = {trade.login for trade in self.trades.values()} | set(self.groups)
+            groups = {
+                self.groups.get(login, "")
+                for login in known
+                if self.maySee(token, login)
+            }
+            _same(reply["data"]["groups"], sorted(groups))
 
     def renew(self) -> None:
         """
@@ -306,7 +387,7 @@ class Course:
         _same(reply["status"], 200 if isAdmin else 403)
         if not isAdmin:
             self.site.runtime.setGroup(login, group)
-            self.settle()
+            self.site.settle()
         self.groups[login] = group
 
     def catchUp(self) -> None:
@@ -325,7 +406,7 @@ class Course:
             assert isinstance(event.data, Trade)
             if self.maySee(token, event.data.login):
                 listener.expected.append((event.type, event.order))
-        self.settle()
+        self.site.settle()
         _same(len(self.hear(listener)), 1)
 
     def leave(self) -> None:

@@ -170,8 +170,8 @@ class TrailTests(AuditTestCase):
                     "order": 1,
                     "status": 403,
                     "error": "FORBIDDEN",
-                    "message": "the finance request 1 is for another to approve: this"
-                    " token's principal has made it",
+                    "message": "finance request 1 was made by this token's principal:"
+                    " another one has to approve it",
                 },
                 self.booked("d", 1, command=approve, principal=8, done="update"),
                 self.booked(

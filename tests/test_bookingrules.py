@@ -1,6 +1,5 @@
 """
-Tests for L{creditsync._bookingrules} and L{creditsync._masks}: rules, and the file that
-they are read from.
+Tests for L{creditsync._bookingrules}: rules, and the file that they are read from.
 """
 
 import os
@@ -14,7 +13,6 @@ from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync._bookingrules import Rule, RulesFile, readRules
-from creditsync._masks import matches
 from creditsync.errors import LedgerProblem
 from creditsync.records import Movement
 from tests.test_readme import CHECKOUT
@@ -62,8 +60,7 @@ class RulesCase(SynchronousTestCase):
         """
         Read a file with this text.
         """
-        self.path.write_text(text, "utf-8")
-        return readRules(self.path)
+        return readRules(text.encode("utf-8"))
 
 
 class ReadTests(RulesCase):
@@ -75,8 +72,7 @@ class ReadTests(RulesCase):
         """
         Assert that a file with this text is refused with this message.
         """
-        self.path.write_bytes(text.encode("utf-8"))
-        e = self.assertRaises(ValueError, readRules, self.path)
+        e = self.assertRaises(ValueError, self.read, text)
         self.assertEqual(str(e), sentence)
 
     def test_example(self) -> None:
@@ -138,13 +134,6 @@ class ReadTests(RulesCase):
                 ),
             ),
         )
-
-    def test_empty(self) -> None:
-        """
-        A file without rules can be used: it lifts all limits.
-        """
-        for text in ("", "# nothing\n", "limit = []"):
-            self.assertEqual(self.read(text), ())
 
     def test_exact(self) -> None:
         """
@@ -257,19 +246,18 @@ class ReadTests(RulesCase):
         self.assertRefused(
             "begin with a byte order mark; save the file without one", "\ufeff"
         )
-        self.path.write_bytes(b"\xff\xfe")
-        e = self.assertRaises(ValueError, readRules, self.path)
+        e = self.assertRaises(ValueError, readRules, b"\xff\xfe")
         self.assertEqual(str(e), "are not UTF-8")
 
-    def test_noFile(self) -> None:
+    def test_empty(self) -> None:
         """
-        A file that is missing, or is no regular file, is refused without being read.
+        A file without a rule is refused, as it is most likely incomplete. That there
+        are to be none has to be written.
         """
-        e = self.assertRaises(ValueError, readRules, self.path)
-        self.assertEqual(str(e), "can't be read (No such file or directory)")
-        os.mkfifo(self.path)
-        e = self.assertRaises(ValueError, readRules, self.path)
-        self.assertEqual(str(e), "are not a regular file")
+        why = "have no [[limit]] (if there are to be none, write limit = [])"
+        for text in ("", "\n", "# [[limit]]\n"):
+            self.assertRefused(why, text)
+        self.assertEqual(self.read("limit = []"), ())
 
 
 class BindingTests(SynchronousTestCase):
@@ -308,41 +296,6 @@ class BindingTests(SynchronousTestCase):
         self.assertEqual(
             found, {"principal": 7, "login": 1001, "role": DEALER, "all": None}
         )
-
-
-class MaskTests(SynchronousTestCase):
-    """
-    Tests for L{matches}.
-    """
-
-    def test_table(self) -> None:
-        """
-        The first pattern that fits decides.
-        """
-        for mask, group, isSelected in (
-            ("*", "", True),
-            ("*", "demo", True),
-            ("real", "real", True),
-            ("real", "Real", False),
-            ("real", "real2", False),
-            (r"real\*", r"real\vip", True),
-            (r"real\*", "real", False),
-            ("*vip", r"real\vip", True),
-            ("r*l*v*p", r"real\vip", True),
-            ("aba*aba", "ababa", False),
-            ("aba*aba", "abaaba", True),
-            ("a**b", "ab", True),
-            ("demo, real", "real", True),
-            (r"!real\vip,real\*", r"real\vip", False),
-            (r"!real\vip,real\*", r"real\a", True),
-            (r"real\*,!real\vip", r"real\vip", True),
-            ("!demo", "real", False),
-            ("!demo,*", "real", True),
-            ("demo,", "", False),
-            ("", "", False),
-            ("*a" * 30, "a" * 29 + "b", False),
-        ):
-            self.assertEqual(matches(mask, group), isSelected, (mask, group))
 
 
 class RulesFileTests(RulesCase):
@@ -396,6 +349,39 @@ class RulesFileTests(RulesCase):
             str(e),
             f"the limits in {self.path} have an unknown member x: write [[limit]]",
         )
+
+    def test_noFile(self) -> None:
+        """
+        A file that is missing, or is no regular file, is refused without being read.
+        """
+        for cause in ("can't be read (No such file or directory)", None):
+            self.path.unlink()
+            if cause is None:
+                os.mkfifo(self.path)
+                cause = "are not a regular file"
+            e = self.assertRaises(ValueError, RulesFile, self.path)
+            self.assertEqual(str(e), f"the limits in {self.path} {cause}")
+            self.path.touch()
+
+    def test_stale(self) -> None:
+        """
+        It is stale while the last reload has failed, whatever the reason.
+        """
+        good, outcomes = self.path.read_text(), [self.file.isStale]
+        for text, result in (
+            ("x = 1", None),
+            (good, succeed(None)),
+            (good, fail(LedgerProblem("no"))),
+            ("", None),
+            (good, succeed(None)),
+        ):
+            self.path.write_text(text)
+            if result is not None:
+                self.result = result
+            self.file.reload()
+            outcomes.append(self.file.isStale)
+        self.flushLoggedErrors(LedgerProblem)
+        self.assertEqual(outcomes, [False, True, False, True, True, False])
 
     def test_reloaded(self) -> None:
         """

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from creditsync.ledger import _history as journal
-from creditsync.records import Deletion, Operation, Reservation, Trade
+from creditsync.records import (
+    AnyOperation,
+    Decision,
+    Deletion,
+    Operation,
+    Reservation,
+    Trade,
+)
 from tests.test_cli_ledger import CommandTestCase
 
 NOON = 1767182400  # 2025-12-31T12:00:00Z
@@ -116,6 +123,46 @@ class HistoryTests(JournalCase):
                 "DeleteCredit",
                 "B\\xf6ni",
             ],
+        )
+
+    def test_financeRequests(self) -> None:
+        """
+        A finance request, its approval and its refusal are told from what else is made
+        and changed; in a statement what was not approved is in brackets.
+        """
+        made = [
+            Operation(
+                "MngCreateFinanceRequest", 7, 1001, 5, "x", principal=7, isRequest=True
+            )
+            for _ in range(3)
+        ]
+        steps: list[tuple[int, int, int, AnyOperation]] = [
+            *((0, order, 17, asked) for order, asked in enumerate(made, 3)),
+            (1, 3, 3, Decision("MngApproveFinanceRequestSync", 3, True, principal=8)),
+            (1, 4, 18, Decision("MngDeclineFinanceRequest", 4, False, principal=9)),
+        ]
+        self.book(
+            *(
+                Reservation(
+                    type, Trade(order, 1001, 7, state, 5, "x", 1, 2, NOON), asked
+                )
+                for type, order, state, asked in steps
+            )
+        )
+        self.assertEqual(
+            [(line[2], *line[3:5], *line[8:10]) for line in self.history()[4:]],
+            [
+                ("3", "request", "credit-in", "7", "MngCreateFinanceRequest"),
+                ("4", "request", "credit-in", "7", "MngCreateFinanceRequest"),
+                ("5", "request", "credit-in", "7", "MngCreateFinanceRequest"),
+                ("3", "approve", "credit-in", "8", "MngApproveFinanceRequestSync"),
+                ("4", "decline", "credit-in", "9", "MngDeclineFinanceRequest"),
+            ],
+        )
+        lines = [line.split() for line in self.text("statement", "1001").splitlines()]
+        self.assertEqual(
+            [(line[0], line[3]) for line in lines if line[0] in "345"],
+            [("3", "0.00000005"), ("4", "(0.00000005)"), ("5", "(0.00000005)")],
         )
 
     def test_period(self) -> None:

@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from decimal import Decimal
 from pathlib import Path
@@ -22,8 +22,17 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.__main__ import main
-from creditsync._cli import account, connection, operations, show, stopping, watch
+from creditsync._cli import (
+    account,
+    connection,
+    operations,
+    requests,
+    show,
+    stopping,
+    watch,
+)
 from creditsync._cli.connection import principalOf, workAndExit
+from creditsync._client.approving import FinanceRequests
 from creditsync.client import Answer, CursorGone, OutcomeUnknown, Refused, Unanswered
 
 # As the client gives it.
@@ -50,7 +59,7 @@ def full() -> Iterator[TextIO]:
         yield stream
 
 
-class FakeClient:
+class FakeClient(FinanceRequests):
     """
     A client that notes its requests.
 
@@ -62,7 +71,7 @@ class FakeClient:
         self.running = False
         self.connected: Deferred[None] = Deferred()
         self.health: list[Deferred[Any]] = []
-        self.requests: list[tuple[str, dict[str, Any], str | None]] = []
+        self.requests: list[tuple[str, Mapping[str, Any], str | None]] = []
         self.answers: list[Deferred[Any]] = []
         self.stops = 0
         self.cursor: str | None = None
@@ -108,11 +117,13 @@ class FakeClient:
             self.cursor = data.get("cursor")
 
     def request(
-        self, command: str, data: dict[str, Any], key: str | None = None
+        self, command: str, data: Mapping[str, Any], key: str | None = None
     ) -> "Deferred[Any]":
         """
         Note a request.
         """
+        if self.stops:
+            return fail(Unanswered(f"{command}: the client is not running"))
         self.requests.append((command, data, key))
         self.answers.append(Deferred())
         return self.answers[-1]
@@ -124,6 +135,12 @@ class FakeClient:
         Note a look-up.
         """
         return self.request("GetOperation", {"order": order, "key": key})
+
+    def getTradesByFilter(self, **members: Any) -> "Deferred[Any]":
+        """
+        Note a search.
+        """
+        return self.request("MngGetTradesByFilter", members)
 
     def stopService(self) -> "Deferred[None]":
         """
@@ -165,7 +182,7 @@ class ClientTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.stopped: Deferred[None] = Deferred()
         self.runs: list[tuple[Any, ...]] = []
-        for module in (account, operations, show, watch):
+        for module in (account, operations, requests, show, watch):
             self.patch(
                 module, "runWithClient", lambda *arguments: self.runs.append(arguments)
             )

@@ -977,7 +977,7 @@ class ExampleTests(EventsTestCase):
         What the documentation shows is the example that was run.
         """
         text = (DOCS / "client.rst").read_text("utf-8")
-        block = text.split(".. code-block:: python\n\n")[2].partition("\n\nThis ")[0]
+        block = text.split(".. code-block:: python\n\n")[-1].partition("\n\nThis ")[0]
         self.assertIn(dedent(block) + "\n", self.EXAMPLE.read_text("utf-8"))
 
 

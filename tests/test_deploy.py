@@ -271,7 +271,7 @@ class CommandTests(InFolder):
         revoked.touch()
         config = config.replace("/etc/creditsync/revoked", str(revoked))
         limits = Path(folder.name, "limits.toml")
-        limits.touch()
+        limits.write_text("limit = []")
         config = config.replace("/etc/creditsync/limits.toml", str(limits))
         Path("c.toml").write_text(config)
         unit = (DEPLOY / "creditsync.service").read_text()

@@ -3,10 +3,13 @@ Tests for L{creditsync.ledger._filtering}. What filters select is tested by
 L{tests.attack.filters}, against a plain reference.
 """
 
+import os
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from itertools import chain
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -70,14 +73,18 @@ class SearchTests(SynchronousTestCase):
     """
 
     def search(
-        self, trades: Sequence[Trade], filter: TradeFilter, **more: Any
+        self,
+        trades: Sequence[Trade],
+        filter: TradeFilter,
+        page: Any = orders,
+        **more: Any,
     ) -> FoundTrades[list[int]]:
         """
         Search among these trades, of accounts in the groups C{g0}, C{g1} and C{g2}.
         """
         accounts = [Account(login, group=f"g{login}") for login in range(3)]
         with closing(copied(trades, accounts)) as connection:
-            return search(connection, filter, orders, **more)
+            return search(connection, filter, page, **more)
 
     def test_pages(self) -> None:
         """
@@ -154,28 +161,141 @@ class SearchTests(SynchronousTestCase):
 
     def test_bounded(self) -> None:
         """
-        A search whose time is over is given up in the middle of a statement.
+        A search whose time is over is given up in the middle of a statement, however
+        expensive its conditions are: these take a minute.
         """
-        self.patch(_filtering, "_PROGRESS", 10)
-        times = iter([0.0, 1.0, 2.9, 3.1])
-        trades = [trade(order) for order in range(1, 1000)]
-        self.assertRaises(
-            TookTooLong, self.search, trades, asked(), now=lambda: next(times)
-        )
+        texts = ["[" * 254 + "x"] * 10_000
+        trades = [trade(order, comment=text) for order, text in enumerate(texts, 1)]
+        likes = [
+            *([Condition("comment", "like", ("%" + "[" * 126 + "x",))] * 16),
+            *([Condition("comment", "like", ("%" + "[" * 127 + "y",), True)] * 16),
+        ]
+        started = time.monotonic()
+        self.assertRaises(TookTooLong, self.search, trades, asked(*likes, seconds=0.1))
+        self.assertLess(time.monotonic() - started, 10)
 
     def test_boundedPages(self) -> None:
         """
         So is one whose rows take too long.
         """
         self.patch(_filtering, "_PAGE", 1)
-        times = iter([0.0, 1.0, 3.1])
+        found: list[int] = []
         self.assertRaises(
             TookTooLong,
             self.search,
-            [trade(1), trade(2)],
+            [trade(1), trade(2), trade(3)],
             asked(),
-            now=lambda: next(times),
+            page=lambda page: found.extend(orders(page)),
+            now=lambda: 3.1 * len(found),
         )
+        self.assertEqual(found, [1])
+
+    def test_boundedGroups(self) -> None:
+        """
+        So is one whose groups take too long.
+        """
+        self.patch(_filtering, "_SLICE", -1)
+        seen: list[str] = []
+
+        def seesGroup(group: str) -> bool:
+            seen.append(group)
+            return True
+
+        filter = TradeFilter((), (), 1, 0, seesGroup, 3.0)
+        self.assertRaises(
+            TookTooLong, self.search, [], filter, now=lambda: 3.1 * len(seen)
+        )
+        self.assertEqual(seen, ["g0"])
+
+    def steps(
+        self, trades: Sequence[Trade], *conditions: Condition, hidden: str = "g2"
+    ) -> int:
+        """
+        Count the instructions of a search by one who may see the accounts 0 and 1,
+        and finds nothing.
+
+        @param hidden: The group of account 2.
+        """
+        count = 0
+
+        def step() -> None:
+            nonlocal count
+            count += 1
+
+        groups = ("g0", "g1", hidden)
+        accounts = [Account(login, group=group) for login, group in enumerate(groups)]
+        with closing(copied(trades, accounts)) as connection:
+            connection.set_progress_handler(step, 1)
+            seen = asked(*conditions, groups=frozenset({"g0", "g1"}))
+            self.assertEqual(search(connection, seen, orders).count, 0)
+        return count
+
+    def test_hiddenTrades(self) -> None:
+        """
+        What a search costs does not depend on whether hidden trades meet its
+        conditions, so its time does not tell.
+        """
+        like = Condition("comment", "like", ("%x%",))
+        costs = set()
+        for hidden in (100, 300):
+            trades = [trade(n, hidden if n % 3 == 2 else 1) for n in range(1, 100)]
+            costs.add(self.steps(trades, Condition("profit", ">", (200,)), like))
+        self.assertEqual(len(costs), 1)
+
+    def test_hiddenAccount(self) -> None:
+        """
+        How much a search for the trades of a hidden account costs does not depend on
+        how many there are.
+        """
+        like = Condition("comment", "like", ("%x%",))
+        differences = set()
+        for count in (10, 1000):
+            trades = [trade(n) for n in range(1, count)]
+            hidden, missing = (
+                self.steps(trades, Condition("login", "==", (login,)), like)
+                for login in (2, 3)
+            )
+            differences.add(hidden - missing)
+        # Of the look-up of the account.
+        self.assertEqual(len(differences), 1)
+
+    def test_hiddenGroup(self) -> None:
+        """
+        It does not depend on the names of hidden groups.
+        """
+        trades = [trade(n) for n in range(1, 100)]
+        conditions = [
+            Condition("group", "like", ("%2",)),
+            Condition("group", "like", ("%x%",)),
+        ]
+        costs = {
+            self.steps(trades, *conditions, hidden=group) for group in ("g2", "g3")
+        }
+        self.assertEqual(len(costs), 1)
+
+    def test_accounts(self) -> None:
+        """
+        Conditions on the login and the group select accounts: several, one, or none.
+        """
+        trades = [trade(n) for n in range(1, 10)]
+        for conditions, expected in [
+            ([Condition("group", "==", ("g1",))], [1, 4, 7]),
+            ([Condition("group", "!=", ("g1",))], [2, 3, 5, 6, 8, 9]),
+            ([Condition("group", "like", ("g%",), True)], []),
+            ([Condition("group", "in", ("g0", "x"))], [3, 6, 9]),
+            ([Condition("login", "==", (1,)), Condition("order", ">", (1,))], [4, 7]),
+            (
+                [Condition("login", ">", (0,)), Condition("group", "<", ("g2",))],
+                [1, 4, 7],
+            ),
+            ([Condition("login", "==", (1,), True)], [2, 3, 5, 6, 8, 9]),
+            ([Condition("login", "==", (7,))], []),
+        ]:
+            for groups in (None, frozenset({"g0", "g1"})):
+                seen = [n for n in expected if groups is None or n % 3 != 2]
+                found = self.search(trades, asked(*conditions, groups=groups))
+                self.assertEqual([*chain(*found.pages)], seen, conditions)
+                self.assertEqual(found.count, len(seen), conditions)
 
     def test_otherErrors(self) -> None:
         """
@@ -186,8 +306,8 @@ class SearchTests(SynchronousTestCase):
 
     def test_expensivePattern(self) -> None:
         """
-        A pattern with as many wildcards as there can be takes no long time, since
-        nothing ends a statement in the middle of one comparison.
+        A pattern with as many wildcards as there can be takes no long time: nothing
+        ends a statement in the middle of one comparison.
         """
         like = Condition("comment", "like", ("%a" * 127,))
         trades = [trade(order, comment="a" * 126 + "b" * 129) for order in range(1, 99)]
@@ -203,7 +323,10 @@ class LedgerTests(SynchronousTestCase):
         """
         Ledgers with two trades of two accounts.
         """
-        ledgers = [MemoryLedger(), SQLiteLedger(self.mktemp(), maybeDeferred)]
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = os.path.join(folder.name, "creditsync.db")
+        ledgers = [MemoryLedger(), SQLiteLedger(path, maybeDeferred)]
         for ledger in ledgers:
             ledger.open()
             self.addCleanup(ledger.close)

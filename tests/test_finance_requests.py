@@ -306,8 +306,8 @@ class RefusalTests(Case):
             for command in (APPROVE, SYNC):
                 told = self.refused(command, token, {"order": order})
                 sentence = (
-                    f"the finance request {order} is for another to approve: this"
-                    " token's principal has made it"
+                    f"finance request {order} was made by this token's principal:"
+                    " another one has to approve it"
                 )
                 self.assertEqual(told, ("FORBIDDEN", sentence))
         self.assertEqual(self.ask(SYNC, OTHER, {"order": order})["status"], 200)

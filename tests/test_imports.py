@@ -60,6 +60,7 @@ LAYERS: list[set[str]] = [
         "_conversation.catchups",
         "_conversation.filters",
         "_conversation.plain",
+        "_approvals",
         "_rulebook",
         "_conversation.waiters",
         "_auditfile",

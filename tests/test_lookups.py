@@ -18,7 +18,6 @@ from creditsync._conversation import lookups
 from creditsync._conversation.lookups import LOOKUPS
 from creditsync._conversation.rights import Rights
 from creditsync._conversation.session import Session
-from creditsync._masks import matches
 from creditsync.errors import TookTooLong
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ICommand, ILookups, ITradeEvents, ITradingRuntime
@@ -34,6 +33,7 @@ from creditsync.records import (
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
+from tests.observed import turnOnce
 
 NOW = 1767225600
 
@@ -387,6 +387,29 @@ class AccountTests(Case):
         self.restrict(OnlyLogins(set(), {"test"}))
         self.runtime.groups = lambda: succeed(["", "real", "test"])
         self.assertEqual(self.ask("GetGroups"), {"groups": ["test"]})
+
+    def test_manyGroups(self) -> None:
+        """
+        Others have a turn of the reactor after each 500 groups.
+        """
+        self.runtime.groups = lambda: succeed([f"g{n:04}" for n in range(1200)])
+        self.say("GetGroups")
+        asked: list[str] = []
+
+        def seesGroup(principal: Principal, group: str) -> bool:
+            asked.append(group)
+            return group < "g1100"
+
+        rights = OnlyLogins(set(), set())
+        self.patch(OnlyLogins, "seesGroup", lambda self, *args: seesGroup(*args))
+        self.restrict(rights)
+        counts = []
+        for _ in range(3):
+            turnOnce(self.clock)
+            counts.append(len(asked))
+        [reply] = self.replies()
+        self.assertEqual(counts, [500, 1000, 1200])
+        self.assertEqual(len(reply["data"]["groups"]), 1100)
 
 
 class FilterTests(Case):
@@ -817,26 +840,3 @@ class CallTests(Case):
         result = self.service.call("MngGetTradesByFilter", {}, principal)
         self.clock.advance(0)
         self.assertEqual(len(self.successResultOf(result)["rows"]), 60)
-
-
-class MaskTests(SynchronousTestCase):
-    """
-    Tests for L{matches}.
-    """
-
-    def test_masks(self) -> None:
-        """
-        The first pattern that fits decides.
-        """
-        for mask, group, expected in [
-            ("*", "", True),
-            ("real*", "real\\eu", True),
-            ("real*", "Real", False),
-            ("!test,*", "test", False),
-            ("*,!test", "test", True),
-            ("!test", "real", False),
-            ("a*b*c", "a-b-b-c", True),
-            ("a*ab", "ab", False),
-            ("", "", False),
-        ]:
-            self.assertIs(matches(mask, group), expected, (mask, group))

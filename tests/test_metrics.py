@@ -10,10 +10,13 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import __version__
+from creditsync._bookingrules import RulesFile
 from creditsync._metrics.reactorlag import ReactorLag
+from creditsync.auth import KeyFile
 from creditsync.counters import Counters
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
@@ -129,6 +132,78 @@ class MetricsTests(ObservedTestCase):
         self.assertEqual(values(self.metrics)[name], 1.0)
         path.write_bytes(b"x\n")
         self.assertEqual(values(self.metrics)[name], 0.0)
+
+    def test_keys(self) -> None:
+        """
+        A JWK Set that can't be used any more is reported, even without requests, and
+        logged once.
+        """
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = Path(folder.name, "keys.json")
+        good = '{"keys":[{"kty":"oct","k":"%s"}]}' % ("A" * 43)
+        path.write_text(good)
+        logged: list[object] = []
+
+        def observe(event: object) -> None:
+            assert isinstance(event, dict)
+            if event["log_level"] is LogLevel.error:
+                logged.append(event["cause"])
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        name = "creditsync_keys_stale{}"
+        self.assertEqual(values(self.metrics)[name], 0.0)
+        self.metrics.keys = KeyFile(path)
+        self.assertEqual(values(self.metrics)[name], 0.0)
+        path.write_text("{")
+        for _ in range(3):
+            self.assertEqual(values(self.metrics)[name], 1.0)
+        self.assertEqual(logged, ["are not valid JSON, as a JWK Set is"])
+        path.write_text(good)
+        self.assertEqual(values(self.metrics)[name], 0.0)
+
+    def test_rules(self) -> None:
+        """
+        A file of rules that could not be reloaded is reported until it can.
+        """
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = Path(folder.name, "limits.toml")
+        path.write_text("limit = []")
+        name = "creditsync_limits_stale{}"
+        self.assertEqual(values(self.metrics)[name], 0.0)
+        self.metrics.rules = RulesFile(path)
+        for text, isStale in (("", 1.0), ("limit = []", 0.0)):
+            path.write_text(text)
+            self.metrics.rules.reload()
+            self.assertEqual(values(self.metrics)[name], isStale)
+
+    def test_financeRequests(self) -> None:
+        """
+        Those that wait for approval are counted, and the oldest has its age; both are
+        missing as long as those of before the start are not known.
+        """
+        names = ("finance_requests", "oldest_finance_request_seconds")
+        one, other = (f"creditsync_{name}{{}}" for name in names)
+        self.assertNotIn(one, values(self.metrics))
+        self.assertNotIn(other, values(self.metrics))
+        self.turns()
+        found = values(self.metrics)
+        self.assertEqual((found[one], found[other]), (0.0, 0.0))
+        client = Client(self.server)
+        for login in (1001, 1002):
+            data = {"login": login, "cmd": 6, "amount": 300.0}
+            client.asks("MngCreateFinanceRequest", login, data)
+            self.commits()
+        self.reactor.advance(60)
+        found = values(self.metrics)
+        self.assertEqual((found[one], found[other]), (2.0, 60.0))
+        client.asks("MngApproveFinanceRequest", "b", {"order": 1}, "dealer")
+        client.asks("MngDeclineFinanceRequest", "c", {"order": 2}, "dealer")
+        self.commits()
+        found = values(self.metrics)
+        self.assertEqual((found[one], found[other]), (0.0, 0.0))
 
     def test_openMetrics(self) -> None:
         """

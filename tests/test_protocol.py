@@ -1329,6 +1329,58 @@ class UnreadTests(RecordedTestCase):
         client.session.send(b"y" * 101)
         self.assertTrue(client.wire.disconnected)
 
+    def test_longReplyUnread(self) -> None:
+        """
+        One that reads nothing of it for as long as a line may take to arrive is cut
+        off; each time that it reads something it has as long again.
+        """
+        client = self.stalls(b"x" * 199_999 + b"\n")
+        for _ in range(2):
+            self.clock.advance(29)
+            client.protocol.resumeProducing()
+        self.clock.advance(29)
+        self.assertFalse(client.wire.disconnected)
+        self.clock.advance(1)
+        self.assertTrue(client.wire.disconnected)
+
+    def test_longReplyAlmostRead(self) -> None:
+        """
+        It has all the time for what the transport has already.
+        """
+        client = self.stalls(b"x" * 99_999 + b"\n")
+        client.protocol.resumeProducing()
+        self.clock.advance(1000)
+        self.assertFalse(client.wire.disconnected)
+
+    def test_longReplyRead(self) -> None:
+        """
+        No time is kept of one that has read all of it.
+        """
+        client = self.stalls(b"x" * 99_999 + b"\n")
+        self.patch(client.wire, "write", lambda data: None)
+        client.protocol.resumeProducing()
+        self.clock.advance(0)
+        self.assertAtRest()
+
+    def test_longReplyLater(self) -> None:
+        """
+        The time begins with a reply that comes when the client has stopped to read.
+        """
+        client = self.stalls(b"x" * 65_536)
+        self.clock.advance(1000)
+        self.assertFalse(client.wire.disconnected)
+        client.session.send(b"x" * 99_999 + b"\n")
+        self.clock.advance(30)
+        self.assertTrue(client.wire.disconnected)
+
+    def test_longReplyLost(self) -> None:
+        """
+        No time is kept of a connection that is lost.
+        """
+        client = self.stalls(b"x" * 199_999 + b"\n")
+        client.isGone()
+        self.assertAtRest()
+
     def test_longEvents(self) -> None:
         """
         Several lines are no reply, however long they are together.

@@ -16,7 +16,9 @@ from creditsync._conversation.restricted import RestrictedReceivers
 from creditsync._conversation.rights import Rights
 from creditsync._conversation.waiters import Waiters
 from creditsync._masks import matches
+from creditsync.codes import ALL_SESSIONS
 from creditsync.records import Operation, Principal, Trade, TradeEvent
+from creditsync.service import CreditSync
 from tests.resuming import CHANNELS, Site
 from tests.rights import Course
 from tests.test_session import Client, SessionTestCase
@@ -27,6 +29,8 @@ GROUPS: Final = {1001: "real", 1002: "real-vip", 1003: "demo", 1004: ""}
 OK: Final = (200, None)
 FORBIDDEN: Final = (403, "FORBIDDEN")
 NOT_FOUND: Final = (404, "NOT_FOUND")
+NO_TRADE: Final = (404, "TRADE_NOT_FOUND")
+NO_USER: Final = (404, "USER_NOT_FOUND")
 INCORRECT: Final = (409, "INCORRECT_ORDER")
 
 _CREDIT: Final = {"amount": 1, "comment": "x"}
@@ -34,6 +38,7 @@ _DEBIT: Final = {"amount": -1, "comment": "x"}
 
 # Each request about an account or one of its orders, and what comes of it: for a token
 # of the finance family that may see the account; for one that may not; for any other.
+# The key "k" stands for that of a credit.
 REQUESTS: Final[list[tuple[str, dict[str, Any], Any, Any, Any]]] = [
     ("CreditIn", _CREDIT, OK, FORBIDDEN, FORBIDDEN),
     ("CreditInSync", _CREDIT, OK, FORBIDDEN, FORBIDDEN),
@@ -43,7 +48,8 @@ REQUESTS: Final[list[tuple[str, dict[str, Any], Any, Any, Any]]] = [
     ("BalanceInSync", _CREDIT, OK, FORBIDDEN, FORBIDDEN),
     ("BalanceOut", _DEBIT, OK, FORBIDDEN, FORBIDDEN),
     ("BalanceOutSync", _DEBIT, OK, FORBIDDEN, FORBIDDEN),
-    # Order 1 stands for a credit of the account, order 2 for a balance.
+    # Order 1 stands for a credit of the account, order 2 for a balance, order 3 for a
+    # finance request, order 4 for one that the token's own principal has made.
     ("CreditInSync", {**_CREDIT, "order": 1}, OK, FORBIDDEN, FORBIDDEN),
     ("BalanceInSync", {**_CREDIT, "order": 2}, OK, FORBIDDEN, FORBIDDEN),
     ("DeleteCredit", {"order": 1}, OK, NOT_FOUND, FORBIDDEN),
@@ -52,14 +58,52 @@ REQUESTS: Final[list[tuple[str, dict[str, Any], Any, Any, Any]]] = [
     ("DeleteBalanceSync", {"order": 2}, OK, NOT_FOUND, FORBIDDEN),
     # An order of the other kind.
     ("DeleteBalance", {"order": 1}, INCORRECT, NOT_FOUND, FORBIDDEN),
+    (
+        *("MngCreateFinanceRequest", {**_CREDIT, "cmd": 7}),
+        *(OK, FORBIDDEN, FORBIDDEN),
+    ),
+    ("MngApproveFinanceRequest", {"order": 3}, OK, NOT_FOUND, FORBIDDEN),
+    ("MngApproveFinanceRequestSync", {"order": 3}, OK, NOT_FOUND, FORBIDDEN),
+    ("MngDeclineFinanceRequest", {"order": 3}, OK, NOT_FOUND, FORBIDDEN),
+    ("MngApproveFinanceRequest", {"order": 4}, FORBIDDEN, NOT_FOUND, FORBIDDEN),
+    ("MngApproveFinanceRequestSync", {"order": 4}, FORBIDDEN, NOT_FOUND, FORBIDDEN),
+    ("MngDeclineFinanceRequest", {"order": 4}, OK, NOT_FOUND, FORBIDDEN),
+    ("MngApproveFinanceRequest", {"order": 1}, INCORRECT, NOT_FOUND, FORBIDDEN),
+    ("MngDeclineFinanceRequest", {"order": 1}, INCORRECT, NOT_FOUND, FORBIDDEN),
     ("GetOperation", {"order": 1}, OK, NOT_FOUND, FORBIDDEN),
+    ("GetOperation", {"order": 3}, OK, NOT_FOUND, FORBIDDEN),
+    ("GetOperation", {"idempotencyKey": "k"}, OK, NOT_FOUND, FORBIDDEN),
     # An order that does not exist.
     ("DeleteCredit", {"order": 9}, NOT_FOUND, NOT_FOUND, FORBIDDEN),
+    ("MngApproveFinanceRequest", {"order": 9}, NOT_FOUND, NOT_FOUND, FORBIDDEN),
+    ("MngDeclineFinanceRequest", {"order": 9}, NOT_FOUND, NOT_FOUND, FORBIDDEN),
     ("GetOperation", {"order": 9}, NOT_FOUND, NOT_FOUND, FORBIDDEN),
 ]
 
-# What a token may do with an account: everything; receive its events; nothing.
-ALL, HEARS, NOTHING, DEAF = "all", "hears", "nothing", "neither"
+# The look-ups of an account or one of its orders: what comes of them for the same
+# tokens; for a user whose own account it is; for any other user; for all others.
+LOOKUPS: Final[list[tuple[str, dict[str, Any], Any, Any, Any, Any, Any]]] = [
+    ("GetTradeByOrder", {"order": 1}, OK, NO_TRADE, OK, NO_TRADE, FORBIDDEN),
+    ("GetTradeByOrder", {"order": 3}, OK, NO_TRADE, OK, NO_TRADE, FORBIDDEN),
+    ("GetTradeByOrder", {"order": 9}, *[NO_TRADE] * 4, FORBIDDEN),
+    ("GetTradeByOrders", {"orders": [2, 1]}, OK, NO_TRADE, OK, NO_TRADE, FORBIDDEN),
+    ("GetTradeByOrders", {"orders": [1, 9]}, *[NO_TRADE] * 4, FORBIDDEN),
+    ("GetAccountByLogin", {"login": 0}, OK, NO_USER, OK, NO_USER, FORBIDDEN),
+]
+
+# What is about no account.
+FOR_EVERYBODY: Final[dict[str, dict[str, Any]]] = {
+    "HealthCheck": {},
+    "Subscribe": CHANNELS,
+    "Unsubscribe": CHANNELS,
+}
+
+# What a token may do with an account. One of the finance family: all, or nothing; a
+# user: see it because it is its own, or not; any other: receive its events, or not.
+ALL, NOTHING = "all", "nothing"
+OWN, FOREIGN = "own", "foreign"
+HEARS, DEAF = "hears", "deaf"
+SEES: Final = (ALL, OWN, HEARS)
 
 
 def token(
@@ -75,40 +119,57 @@ def token(
     return Principal(id, role, inf, "t", groups, login, logins)
 
 
-# Tokens, and what each may do with the accounts of C{real}, C{real-vip}, C{demo}, and
-# without a group: a manager's, dealer's or admin's is "all" or "nothing", any other
-# "hears" or "neither".
+YES, NO = True, False
+
+# A mask of groups, and whether it selects C{real}, C{real-vip}, C{demo}, and accounts
+# without a group.
+MASKS: Final[list[tuple[str | None, bool, bool, bool, bool]]] = [
+    (None, YES, YES, YES, YES),
+    ("*", YES, YES, YES, YES),
+    ("", NO, NO, NO, NO),
+    ("real", YES, NO, NO, NO),
+    ("Real*", NO, NO, NO, NO),
+    ("real*", YES, YES, NO, NO),
+    (" real-*, demo ", NO, YES, YES, NO),
+    ("*vip,demo", NO, YES, YES, NO),
+    ("!*vip,real*", YES, NO, NO, NO),
+    ("real*,!*vip", YES, YES, NO, NO),
+    ("!real*,*", NO, NO, YES, YES),
+    ("!real*,!demo", NO, NO, NO, NO),
+    ("!,*", YES, YES, YES, NO),
+    ("*e*a*,,", YES, YES, NO, NO),
+]
+
+# What a role makes of it: where the mask selects the account, and where it does not.
+BY_ROLE: Final[dict[int, tuple[str, str]]] = {
+    3: (ALL, ALL),
+    1: (ALL, NOTHING),
+    2: (ALL, NOTHING),
+    4: (HEARS, DEAF),
+    10: (HEARS, DEAF),
+    11: (HEARS, DEAF),
+    0: (FOREIGN, FOREIGN),
+    9: (DEAF, DEAF),
+    5: (DEAF, DEAF),
+}
+
+# Tokens, and what each may do with these accounts: all roles with all masks, and those
+# that are for single accounts.
 TOKENS: Final[list[tuple[Principal, str, str, str, str]]] = [
-    (token(3), ALL, ALL, ALL, ALL),
-    (token(3, "demo"), ALL, ALL, ALL, ALL),
-    (token(1), ALL, ALL, ALL, ALL),
-    (token(2), ALL, ALL, ALL, ALL),
-    (token(1, "*"), ALL, ALL, ALL, ALL),
-    (token(1, ""), NOTHING, NOTHING, NOTHING, NOTHING),
-    (token(1, "real"), ALL, NOTHING, NOTHING, NOTHING),
-    (token(1, "Real*"), NOTHING, NOTHING, NOTHING, NOTHING),
-    (token(1, "real*"), ALL, ALL, NOTHING, NOTHING),
-    (token(2, "real*"), ALL, ALL, NOTHING, NOTHING),
-    (token(1, "*vip,demo"), NOTHING, ALL, ALL, NOTHING),
-    (token(1, "!*vip,real*"), ALL, NOTHING, NOTHING, NOTHING),
-    (token(1, "real*,!*vip"), ALL, ALL, NOTHING, NOTHING),
-    (token(2, "!real*,*"), NOTHING, NOTHING, ALL, ALL),
-    (token(2, "!real*,!demo"), NOTHING, NOTHING, NOTHING, NOTHING),
-    (token(2, "!,*"), ALL, ALL, ALL, NOTHING),
-    (token(4), HEARS, HEARS, HEARS, HEARS),
-    (token(4, "demo"), DEAF, DEAF, HEARS, DEAF),
-    (token(10), HEARS, HEARS, HEARS, HEARS),
-    (token(10, "real*"), HEARS, HEARS, DEAF, DEAF),
-    (token(11), HEARS, HEARS, HEARS, HEARS),
-    (token(11, "!*vip,real*"), HEARS, DEAF, DEAF, DEAF),
-    (token(0), DEAF, DEAF, DEAF, DEAF),
-    (token(0, id=1003), DEAF, DEAF, HEARS, DEAF),
-    (token(0, login=1002, id=1003), DEAF, HEARS, DEAF, DEAF),
-    (token(0, "*", logins=(1001,)), DEAF, DEAF, DEAF, DEAF),
-    (token(9), DEAF, DEAF, DEAF, DEAF),
+    *(
+        (
+            token(role, mask),
+            *((yes if first else no), (yes if second else no)),
+            *((yes if third else no), (yes if fourth else no)),
+        )
+        for role, (yes, no) in BY_ROLE.items()
+        for mask, first, second, third, fourth in MASKS
+    ),
+    (token(0, id=1003), FOREIGN, FOREIGN, OWN, FOREIGN),
+    (token(0, login=1002, id=1003), FOREIGN, OWN, FOREIGN, FOREIGN),
+    (token(0, "*", logins=(1001,)), FOREIGN, FOREIGN, FOREIGN, FOREIGN),
     (token(9, logins=(1001, 1004)), HEARS, DEAF, DEAF, HEARS),
     (token(9, "*", 1002, (1003,)), DEAF, DEAF, HEARS, DEAF),
-    (token(5), DEAF, DEAF, DEAF, DEAF),
     (token(5, "*", 1001, (1001,), 1001), DEAF, DEAF, DEAF, DEAF),
 ]
 
@@ -133,22 +194,13 @@ class RightsCase(SynchronousTestCase):
             site.ledger.setGroups({login: group})
         return site
 
-    def settle(self) -> None:
-        """
-        Let all that was asked for be done.
-        """
-        self.site.turn()
-        while self.site.ledger.commits:
-            self.site.ledger.release()
-            self.site.turn()
-
-    def book(self, login: int, cmd: int = 7) -> int:
+    def book(self, login: int, cmd: int = 7, **more: Any) -> int:
         """
         Have something booked.
 
         @return: Its order.
         """
-        asked = Operation("CreditIn", cmd, login, 5_00000000, "x")
+        asked = Operation("CreditIn", cmd, login, 5_00000000, "x", **more)
         order: int = self.site.runtime.submit(asked).order
         return order
 
@@ -166,7 +218,7 @@ class RightsCase(SynchronousTestCase):
         """
         The accounts of the events that a client has received since the last call.
         """
-        self.settle()
+        self.site.settle()
         return [each["data"]["login"] for each in client.hears() if each.get("event")]
 
     def outcome(
@@ -175,10 +227,19 @@ class RightsCase(SynchronousTestCase):
         """
         The outcome of a request.
         """
+        reply = self.reply(client, command, data, name, **more)
+        return reply["status"], reply.get("error")
+
+    def reply(
+        self, client: Client, command: str, data: object, name: str = "t", **more: Any
+    ) -> Any:
+        """
+        The reply to a request.
+        """
         client.asks(command, "r", data, name, **more)
-        self.settle()
-        [(_, status, error)] = client.outcomes()
-        return status, error
+        self.site.settle()
+        [reply] = client.replies()
+        return reply
 
 
 class MatrixTests(RightsCase):
@@ -188,18 +249,21 @@ class MatrixTests(RightsCase):
 
     def test_events(self) -> None:
         """
-        A session receives the events of the accounts that its token may see.
+        A session receives the events of the accounts that its token may see, those of
+        finance requests too.
         """
         clients = [self.client(row[0], f"t{n}") for n, row in enumerate(TOKENS)]
         for login in GROUPS:
             self.book(login)
-        self.settle()
+            self.book(login, isRequest=True)
+        self.site.settle()
         for client, (principal, *rights) in zip(clients, TOKENS, strict=True):
             with self.subTest(principal):
                 expected = [
                     login
                     for login, right in zip(GROUPS, rights, strict=True)
-                    if right in (ALL, HEARS)
+                    for _ in ("credit", "request")
+                    if right in SEES
                 ]
                 self.assertEqual(self.heard(client), expected)
 
@@ -210,10 +274,10 @@ class MatrixTests(RightsCase):
         clients = [self.client(row[0], f"t{n}") for n, row in enumerate(TOKENS)]
         for number, login in enumerate(GROUPS, 1):
             self.book(login)
-            self.settle()
+            self.site.settle()
             for client, row in zip(clients, TOKENS, strict=True):
                 with self.subTest((row[0], login)):
-                    hears = row[number] in (ALL, HEARS)
+                    hears = row[number] in SEES
                     self.assertEqual(self.heard(client), [login] * hears)
 
     def test_catchUp(self) -> None:
@@ -222,7 +286,7 @@ class MatrixTests(RightsCase):
         """
         for login in GROUPS:
             self.book(login)
-        self.settle()
+        self.site.settle()
         for principal, *rights in TOKENS:
             with self.subTest(principal):
                 client = self.client(principal)
@@ -231,7 +295,7 @@ class MatrixTests(RightsCase):
                 expected = [
                     login
                     for login, right in zip(GROUPS, rights, strict=True)
-                    if right in (ALL, HEARS)
+                    if right in SEES
                 ]
                 self.assertEqual(self.heard(client), expected)
 
@@ -240,19 +304,142 @@ class MatrixTests(RightsCase):
         Each request about an account has the outcome that the token has a right to.
         """
         for principal, *rights in TOKENS:
+            self.site = self.started()
+            client = self.client(principal)
             for login, right in zip(GROUPS, rights, strict=True):
-                self.site = self.started()
-                client = self.client(principal)
+                # Withdrawals need something to take out.
+                self.book(login, 6)
+                self.book(login, principal=principal.id, key=f"k{login}")
                 for command, data, all, nothing, other in REQUESTS:
-                    orders = {1: self.book(login, 7), 2: self.book(login, 6)}
-                    self.settle()
                     expected = {ALL: all, NOTHING: nothing}.get(right, other)
-                    about = {"login": login, **data} if "amount" in data else {**data}
-                    if "order" in data:
-                        about["order"] = orders.get(data["order"], 1_000_000)
                     with self.subTest((principal, login, command, data)):
+                        about = self.about(login, data, principal.id)
                         found = self.outcome(client, command, about)
                         self.assertEqual(found, expected)
+
+    def test_lookups(self) -> None:
+        """
+        So has each look-up.
+        """
+        for principal, *rights in TOKENS:
+            self.site = self.started()
+            client = self.client(principal)
+            for login, right in zip(GROUPS, rights, strict=True):
+                for command, data, all, nothing, own, foreign, other in LOOKUPS:
+                    expected = {ALL: all, NOTHING: nothing, OWN: own, FOREIGN: foreign}
+                    with self.subTest((principal, login, command, data)):
+                        found = self.outcome(client, command, self.about(login, data))
+                        self.assertEqual(found, expected.get(right, other))
+
+    def about(
+        self, login: int, data: dict[str, Any], principal: int = 0
+    ) -> dict[str, Any]:
+        """
+        Fill in the account and its orders.
+        """
+        data = dict(data)
+        if "amount" in data or "login" in data:
+            data["login"] = login
+        if "idempotencyKey" in data:
+            data["idempotencyKey"] = f"k{login}"
+        if "order" in data:
+            data["order"] = self.order(login, data["order"], principal)
+        if "orders" in data:
+            data["orders"] = [self.order(login, n, principal) for n in data["orders"]]
+        self.site.settle()
+        return data
+
+    def order(self, login: int, number: int, principal: int) -> int:
+        """
+        The order that stands for a number in the tables.
+        """
+        if number == 9:
+            return 1_000_000
+        if number == 2:
+            return self.book(login, 6)
+        more = {1: {}, 3: {"isRequest": True}}.get(
+            number, {"isRequest": True, "principal": principal}
+        )
+        return self.book(login, **more)
+
+    def test_found(self) -> None:
+        """
+        A filter finds the trades that the token may see, and there are the groups of
+        their accounts; whatever it asks for.
+        """
+        for login in GROUPS:
+            self.book(login)
+        self.site.settle()
+        filters = [{}, {"groupFilter": "*"}, {"where": [["group", "!=", "x"]]}]
+        filters += [{"where": [["login", "==", login]]} for login in GROUPS]
+        for principal, *rights in TOKENS:
+            client = self.client(principal)
+            seen = [
+                login
+                for login, right in zip(GROUPS, rights, strict=True)
+                if right == ALL
+            ]
+            isAllowed = ALL in rights or NOTHING in rights
+            for number, data in enumerate(filters, -2):
+                expected = (
+                    seen if number < 1 else [n for n in seen if n == 1000 + number]
+                )
+                with self.subTest((principal, data)):
+                    found = self.reply(client, "MngGetTradesByFilter", data)
+                    if isAllowed:
+                        logins = [row[1] for row in found["data"]["rows"]]
+                        count, totals = found["data"]["count"], found["data"]["totals"]
+                        self.assertEqual((logins, count), (expected, len(expected)))
+                        self.assertEqual(totals["credit"], 5.0 * len(expected))
+                    else:
+                        self.assertEqual(found["error"], "FORBIDDEN")
+            with self.subTest(principal):
+                found = self.reply(client, "GetGroups", {})
+                if isAllowed:
+                    groups = sorted(GROUPS[login] for login in seen)
+                    self.assertEqual(found["data"], {"groups": groups})
+                else:
+                    self.assertEqual(found["error"], "FORBIDDEN")
+
+    def test_move(self) -> None:
+        """
+        Only admins may move an account.
+        """
+        for principal, *_ in TOKENS:
+            client = self.client(principal)
+            for login, group in GROUPS.items():
+                data = {"login": login, "group": group}
+                with self.subTest((principal, login)):
+                    found = self.outcome(client, "MngSetAccountGroup", data)
+                    expected = OK if principal.role == 3 else FORBIDDEN
+                    self.assertEqual(found, expected)
+
+    def test_forEverybody(self) -> None:
+        """
+        What is about no account is for every token.
+        """
+        for principal, *_ in TOKENS:
+            client = self.client(principal)
+            for command, data in FOR_EVERYBODY.items():
+                with self.subTest((principal, command)):
+                    self.assertEqual(self.outcome(client, command, data), OK)
+
+    def test_everyCommand(self) -> None:
+        """
+        All commands are in one of these tables, and so are all roles.
+        """
+        named = {row[0] for row in (*REQUESTS, *LOOKUPS)} | set(FOR_EVERYBODY)
+        named |= {"MngGetTradesByFilter", "GetGroups", "MngSetAccountGroup"}
+        service = CreditSync(
+            self.site.clock,
+            runtime=self.site.runtime,
+            events=self.site.events,
+            authenticator=self.site.authenticator,
+            listen=[],
+        )
+        for sessions in (self.site.sessions, service.sessions):
+            self.assertEqual(set(sessions.requests._commands), named)
+        self.assertEqual({row[0].role for row in TOKENS}, ALL_SESSIONS)
 
 
 class CommandTests(RightsCase):
@@ -266,12 +453,12 @@ class CommandTests(RightsCase):
         not exist.
         """
         self.book(1003)
-        self.settle()
+        self.site.settle()
         client = self.client(token(1, "real*"))
         for command in ("GetOperation", "DeleteCredit", "DeleteCreditSync"):
             for order in (1, 2):
                 client.asks(command, "r", {"order": order}, "t")
-                self.settle()
+                self.site.settle()
                 self.assertEqual(
                     client.hears(),
                     [
@@ -348,7 +535,7 @@ class CommandTests(RightsCase):
         """
         self.book(1003)
         self.book(1002)
-        self.settle()
+        self.site.settle()
         client = self.client(token(1, "real*"))
         for order in (1, 2):
             client.asks(
@@ -371,7 +558,7 @@ class CommandTests(RightsCase):
         was booked.
         """
         self.book(1003)
-        self.settle()
+        self.site.settle()
         client = self.client(token(1))
         data = {"order": 1}
         first = self.outcome(client, "DeleteCreditSync", data, idempotencyKey="k")
@@ -405,7 +592,7 @@ class CommandTests(RightsCase):
             for login in GROUPS
         )
         self.assertEqual(client.session.linesReceived(lines), 4)
-        self.settle()
+        self.site.settle()
         self.assertEqual(
             client.outcomes(),
             [
@@ -424,7 +611,7 @@ class CommandTests(RightsCase):
             asked = self.site.sessions.call(
                 "CreditIn", {"login": login, **_CREDIT}, token(1, "real*")
             )
-            self.settle()
+            self.site.settle()
             if expected is None:
                 self.assertEqual(self.successResultOf(asked)["login"], login)
             else:
@@ -445,7 +632,7 @@ class StreamTests(RightsCase):
         self.site.authenticator.accept("narrow", token(1, "demo"))
         client.asks("CreditInSync", "r", {"login": 1001, **_CREDIT}, "t")
         client.asks("HealthCheck", "h", {}, "narrow")
-        self.settle()
+        self.site.settle()
         self.assertEqual(
             [(each.get("event"), each.get("extID")) for each in client.hears()],
             [(None, "h"), (None, "r")],
@@ -534,7 +721,7 @@ class StreamTests(RightsCase):
         self.patch(catchups, "_PAGE", 1)
         for _ in range(4):
             self.book(1001)
-        self.settle()
+        self.site.settle()
         client = self.client(token(1, "real*"))
         client.asks("Subscribe", "s", {**CHANNELS, "since": "first"}, "t")
         self.site.step()
@@ -548,7 +735,7 @@ class StreamTests(RightsCase):
         """
         client = self.client(token(1, "real*"))
         client.asks("Subscribe", "s", {**CHANNELS, "since": "first"}, "t")
-        self.settle()
+        self.site.settle()
         for login in GROUPS:
             self.book(login)
         self.assertEqual(self.heard(client), [1001, 1002])
@@ -565,7 +752,7 @@ class StreamTests(RightsCase):
         ]
         for login in (1003, 1001, 1004, 1003, 1002, 1001):
             self.book(login)
-        self.settle()
+        self.site.settle()
         self.assertEqual(
             [self.heard(each) for each in clients],
             [

@@ -871,6 +871,60 @@ class FeedTests(WebTestCase):
         self.assertEqual(snapshot["point"]["p99"], None)
         self.commits()
 
+    def test_noApprovals(self) -> None:
+        """
+        Without finance requests it is known that there are none, unless the server
+        doesn't count.
+        """
+        self.turns()
+        nothing = {"count": 0, "oldest": None, "isComplete": True, "shown": []}
+        [_, (_, snapshot)] = self.ask("/feed").events()
+        self.assertEqual(snapshot["approvals"], nothing)
+        self.server.approvals = None
+        [_, (_, snapshot)] = self.ask("/feed").events()
+        self.assertEqual(snapshot["approvals"], {**nothing, "isComplete": False})
+
+    def test_approvals(self) -> None:
+        """
+        The finance requests that wait are counted, and the newest of them are shown
+        with their makers.
+        """
+        client = Client(self.server)
+        for number in range(51):
+            client.asks("MngCreateFinanceRequest", number + 1, REQUEST, "admin")
+        self.commits()
+        self.tick(3)
+        page = self.ask("/feed")
+        [_, (_, snapshot)] = page.events()
+        approvals = snapshot["approvals"]
+        self.assertEqual((approvals["count"], approvals["oldest"]), (51, 3.0))
+        self.assertTrue(approvals["isComplete"])
+        self.assertEqual(
+            [row["order"] for row in approvals["shown"]], list(range(51, 1, -1))
+        )
+        self.assertEqual(
+            approvals["shown"][0],
+            {
+                "time": int(NOW),
+                "order": 51,
+                "login": 1001,
+                "cmd": 8,
+                "kind": "balance out",
+                "state": 17,
+                "profit": "-25.5",
+                "comment": "For the move",
+                "type": 0,
+                "command": "MngCreateFinanceRequest",
+                "principal": 9,
+            },
+        )
+        client.asks("MngDeclineFinanceRequest", "no", {"order": 51})
+        self.commits()
+        self.tick()
+        [(_, snapshot)] = page.events()
+        self.assertEqual(snapshot["approvals"]["count"], 50)
+        self.assertEqual(snapshot["approvals"]["shown"][0]["order"], 50)
+
     def test_hostile(self) -> None:
         """
         Text from clients can't break out of its line in the stream.
@@ -991,6 +1045,7 @@ class FeedTests(WebTestCase):
 
 
 OUT = {"login": 1001, "amount": -1.0, "comment": "Out"}
+REQUEST = {"login": 1001, "cmd": 8, "amount": -25.5, "comment": "For the move"}
 
 
 class QuantileTests(SynchronousTestCase):

@@ -39,7 +39,8 @@ def addCommand(commands: Any) -> None:
         help="write trades as CSV, or the journal as JSON lines",
         description="Write trades as CSV (UTF-8) to standard output, in the order of"
         " their numbers, all as they were at one moment. profit is the exact amount,"
-        " signed; state is 3 for a booked trade and 6 for a deleted one. Prefer a file"
+        " signed; state is 3 for a booked trade, 6 for a deleted one, 17 for a finance"
+        " request that waits for approval and 18 for a declined one. Prefer a file"
         " to a pipe that is read slowly: until the export ends, the ledger's file that"
         " ends in -wal grows with what the server books. With --journal, write"
         " everything that was booked, change by change, as JSON lines: each has the"

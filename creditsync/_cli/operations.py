@@ -29,7 +29,7 @@ Send: TypeAlias = Callable[[Namespace, CreditClient], "Deferred[Answer]"]
 
 _DELETIONS: Final = {method.total: syncName(method) for method in DELETING_METHODS}
 
-_KEY_HELP = (
+KEY_HELP = (
     "the idempotency key: repeating the command with the same key returns the same"
     " order, and nothing is booked twice (default: a new one, printed if the outcome"
     " is unknown)"
@@ -86,7 +86,7 @@ def _addBooking(commands: Any, method: BookingMethod) -> None:
             type=int,
             help="in UNIX seconds (default: the time of booking)",
         )
-    parser.add_argument("--key", type=text, help=_KEY_HELP)
+    parser.add_argument("--key", type=text, help=KEY_HELP)
     parser.set_defaults(run=partial(_run, partial(_sendBooking, method)))
 
 
@@ -99,7 +99,7 @@ def _addDelete(commands: Any) -> None:
     )
     parser.add_argument("kind", choices=_DELETIONS, help="which kind of order it is")
     parser.add_argument("order", metavar="ORDER", type=order)
-    parser.add_argument("--key", type=text, help=_KEY_HELP)
+    parser.add_argument("--key", type=text, help=KEY_HELP)
     parser.set_defaults(run=partial(_run, _sendDeletion))
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from creditsync import codes
 from creditsync._cli.arguments import login
 from creditsync._cli.ledger import addLedger, addPeriod, asISO, errorsAsExit, moment
-from creditsync._cli.wording import cmdName, exact, printable, typeName
+from creditsync._cli.wording import changeName, cmdName, exact, printable
 from creditsync.ledger._history import Change, history, totalsAt
 from creditsync.ledger._reading import reading, statement
 from creditsync.methods import TOTALS
@@ -28,7 +28,7 @@ _HISTORY_HEADINGS: Final = (
     "requested by",
     "comment",
 )
-_HISTORY: Final = "{:>18}  {:20}  {:>10}  {:18}  {:>14}  {:>14}  {:>14}  {}  {}"
+_HISTORY: Final = "{:>18}  {:20}  {:>10}  {:19}  {:>14}  {:>14}  {:>14}  {}  {}"
 _REQUESTED_BY: Final = ("principal", "command")
 
 
@@ -41,8 +41,9 @@ def addCommand(commands: Any) -> None:
         help="print an account's trades and totals",
         description="Print the trades of an account by their open_time, each with the"
         " balance and the credit after it. Trades are shown as they are now: an updated"
-        " one with its new amount; a deleted one in parentheses, and without effect on"
-        " the totals. A month is --from 2026-01-01 --to 2026-02-01. With --history,"
+        " one with its new amount; a deleted one, and a finance request that was not"
+        " approved, in parentheses and without effect on the totals. A month is"
+        " --from 2026-01-01 --to 2026-02-01. With --history,"
         " print instead what was booked, change by change, each with the totals after"
         " it and who requested it; --from and --to then select by the time of booking."
         " With --at, print only the totals as they were then.",
@@ -107,13 +108,18 @@ def _printHistory(changes: Iterable[Change]) -> None:
             change.cursor,
             asISO(trade.timestamp),
             trade.order,
-            f"{typeName(members['type'])} {cmdName(trade.cmd)}",
+            f"{_changeOf(change)} {cmdName(trade.cmd)}",
             exact(trade.profit),
             *(_recorded(members[name], exact) for name in TOTALS),
             " ".join(_recorded(members[name], str) for name in _REQUESTED_BY),
             printable(trade.comment),
         )
         print(line.rstrip())
+
+
+def _changeOf(change: Change) -> str:
+    members = change.members
+    return changeName(members["type"], change.trade.state, members["command"])
 
 
 def _recorded(value: Any, write: Callable[[Any], str]) -> str:

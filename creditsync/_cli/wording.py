@@ -10,7 +10,7 @@ from creditsync import _wire as wire
 from creditsync import codes
 from creditsync._money import fromUnits
 from creditsync.client import Answer
-from creditsync.methods import ofCmd
+from creditsync.methods import DECISIONS, ofCmd
 
 _TYPES: Final[dict[Any, str]] = {
     codes.EV_RECORD_ADD: "add",
@@ -20,6 +20,13 @@ _TYPES: Final[dict[Any, str]] = {
 _STATES: Final[dict[Any, str]] = {
     codes.TS_CLOSED_NORMAL: "booked",
     codes.TS_DELETED: "deleted",
+    codes.TS_FINANCE_OPEN_PENDING: "waits for approval",
+    codes.TS_FINANCE_DECLINED: "declined",
+}
+# What made a finance request so.
+_REQUESTED: Final[dict[Any, str]] = {
+    codes.TS_FINANCE_OPEN_PENDING: "request",
+    codes.TS_FINANCE_DECLINED: "decline",
 }
 
 
@@ -29,6 +36,18 @@ def cmdName(cmd: Any) -> str:
     """
     method = ofCmd(cmd)
     return f"cmd {cmd}" if method is None else method.subcommand
+
+
+def changeName(type: Any, state: Any, command: Any) -> str:
+    """
+    What a row of the journal did to its trade.
+
+    @param state: The state of the trade after it.
+    @param command: The command that was asked for, or L{None}.
+    """
+    if DECISIONS.get(command):
+        return "approve"
+    return _REQUESTED.get(state, typeName(type))
 
 
 def typeName(type: Any) -> str:
@@ -67,7 +86,7 @@ def describe(data: Mapping[str, Any]) -> str:
         printable(str(data.get("comment", ""))),
         _STATES.get(state, f"state {state}"),
     ]
-    return "  ".join(words)
+    return "  ".join(filter(None, words))
 
 
 def _plain(profit: Any) -> str:

@@ -4,10 +4,12 @@ How a request ends: with an L{Answer}, or with one of three exceptions.
 Applications import these from L{creditsync.client}.
 """
 
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 from creditsync import errors
 
+Amount: TypeAlias = Decimal | int | float
 Data: TypeAlias = dict[str, Any]
 
 

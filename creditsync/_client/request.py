@@ -62,7 +62,9 @@ class Request:
             return retryAfter(reply)
         if self._isEndedBy(reply):
             return reply
-        return self.unfinished(f"no further try, {reply}")
+        unfinished = self.unfinished(f"no further try, {reply}")
+        unfinished.__cause__ = reply
+        return unfinished
 
     def lose(self) -> None:
         """

@@ -9,6 +9,7 @@ a trading runtime may lack, L{ILookups}; without it they are refused.
 """
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from math import inf
 from typing import Any, Final, TypeAlias, TypeVar
 
 from attrs import define, field
@@ -23,7 +24,12 @@ from creditsync._conversation.filters import filterOf
 from creditsync._conversation.lookupqueue import LookupQueue
 from creditsync._conversation.rights import Rights
 from creditsync._masks import matches
-from creditsync.codes import FINANCE_SESSIONS, MAX_ROWS_SIZE, SESSION_USER
+from creditsync.codes import (
+    FINANCE_SESSIONS,
+    MAX_ROWS_SIZE,
+    SESSION_ADMIN,
+    SESSION_USER,
+)
 from creditsync.errors import (
     Busy,
     InvalidData,
@@ -34,7 +40,14 @@ from creditsync.errors import (
 )
 from creditsync.interfaces import ICommand, ILookups, ISession, ITradingRuntime
 from creditsync.limits import Limits
-from creditsync.records import GroupedTrade, Principal, Request, Response, Trade
+from creditsync.records import (
+    GroupedTrade,
+    Principal,
+    Request,
+    Response,
+    Trade,
+    loginOf,
+)
 
 _T = TypeVar("_T")
 
@@ -48,8 +61,20 @@ _GIVE_UP: Final = 0.7
 # file anew, and without a pause it would grow for as long as there are searches.
 _PAUSE: Final = 0.02
 
-# Orders that are looked up in one reactor turn, in about a millisecond.
+# Orders that are looked up, and groups that are matched with masks, in one reactor
+# turn, in about a millisecond.
 _ORDERS: Final = 50
+_GROUPS: Final = 500
+
+
+class _Itself:
+    """
+    The server, where it has a look-up of its own. To L{LookupQueue} it is a session.
+    """
+
+    principal: Final = Principal(0, SESSION_ADMIN, inf)
+    isStalled: Final = False
+    isIdle: Final = False
 
 
 @define(eq=False)
@@ -105,7 +130,7 @@ class Lookups:
         @raise TradeNotFound: There is none by this order.
         """
         trade = await self.runtime.trade(order)
-        if trade is None or not self.rights.maySee(principal, _loginOf(trade)):
+        if trade is None or not self.rights.maySee(principal, loginOf(trade)):
             raise TradeNotFound(f"there is no order {order}")
         return trade
 
@@ -127,6 +152,15 @@ class Lookups:
             ) from None
         return found
 
+    def searchItself(self, begin: "Callable[[], Deferred[_T]]") -> "Deferred[_T]":
+        """
+        Begin a search of the server's own when it is its turn.
+
+        @return: Fails with L{TookTooLong<creditsync.errors.TookTooLong>} if it does.
+        """
+        itself: Any = _Itself
+        return self._searches.add(itself, begin)
+
     async def inTurn(
         self, session: ISession, begin: "Callable[[], Deferred[_T]]"
     ) -> _T:
@@ -146,11 +180,6 @@ class Lookups:
         Give the others a turn of the reactor.
         """
         return deferLater(self._clock, 0)
-
-
-def _loginOf(trade: Trade | Mapping[str, Any]) -> int | None:
-    login = trade.login if isinstance(trade, Trade) else trade.get("login")
-    return login if isinstance(login, int) else None
 
 
 async def _tradeByOrder(
@@ -226,9 +255,22 @@ async def _accountByLogin(
 async def _groups(
     lookups: Lookups, session: ISession, principal: Principal, data: dict[str, Any]
 ) -> Response:
-    groups = await lookups.inTurn(session, lookups.provider("GetGroups").groups)
-    sees = lookups.rights.seesGroup
-    return {"groups": [group for group in groups if sees(principal, group)]}
+    provider = lookups.provider("GetGroups")
+
+    async def seen() -> Response:
+        groups = await provider.groups()
+        found: list[str] = []
+        for start in range(0, len(groups), _GROUPS):
+            if start:
+                await lookups.pause()
+            found += (
+                group
+                for group in groups[start : start + _GROUPS]
+                if lookups.rights.seesGroup(principal, group)
+            )
+        return {"groups": found}
+
+    return await lookups.inTurn(session, lambda: Deferred.fromCoroutine(seen()))
 
 
 _Find: TypeAlias = Callable[

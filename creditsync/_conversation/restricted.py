@@ -50,7 +50,7 @@ class RestrictedReceivers:
         accounts = self._rights.accounts(principal)
         if isinstance(accounts, str) and accounts not in self._byMask:
             self._selecting.clear()
-        for sessions in self._roomsOf(accounts):
+        for sessions in self._tablesFor(accounts):
             sessions[session] = principal
 
     def remove(self, session: ISession) -> None:
@@ -61,7 +61,7 @@ class RestrictedReceivers:
         if principal is None:
             return
         accounts = self._rights.accounts(principal)
-        for sessions in self._roomsOf(accounts):
+        for sessions in self._tablesFor(accounts):
             del sessions[session]
         if isinstance(accounts, str):
             if not self._byMask[accounts]:
@@ -72,7 +72,7 @@ class RestrictedReceivers:
             if not self._byLogin[login]:
                 del self._byLogin[login]
 
-    def _roomsOf(self, accounts: Accounts) -> list[_Sessions]:
+    def _tablesFor(self, accounts: Accounts) -> list[_Sessions]:
         if isinstance(accounts, str):
             return [self._byMask.setdefault(accounts, {})]
         return [self._byLogin.setdefault(login, {}) for login in accounts or ()]

@@ -11,8 +11,11 @@ from attrs import Factory, define
 from twisted.internet.interfaces import IReactorTime
 
 from creditsync import codes
+from creditsync._approvals import Approvals
+from creditsync._bookingrules import RulesFile
 from creditsync._metrics.reactorlag import ReactorLag
 from creditsync._transport.protocol import LineProtocol
+from creditsync.auth import KeyFile
 from creditsync.counters import Counters
 from creditsync.errors import Unauthorized
 from creditsync.records import Principal
@@ -38,10 +41,14 @@ class Reading:
         counters: Counters,
         reactorLag: ReactorLag,
         revocations: Revocations | None,
+        keys: KeyFile | None,
+        rules: RulesFile | None,
     ) -> None:
         self._runtime = runtime
         self._now = clock.seconds()
         self._revocations = revocations
+        self._keys = keys
+        self._rules = rules
         self.service = service
         self.counters = counters
         self.reactorLag = reactorLag
@@ -69,6 +76,31 @@ class Reading:
         since = None if self._runtime is None else self._runtime.queuedSince
         return 0.0 if since is None else self._now - since
 
+    @property
+    def approvals(self) -> dict[Labels, int]:
+        """
+        How many finance requests wait for approval; nothing if that is not known.
+        """
+        approvals = self._approvals
+        return {} if approvals is None else {(): len(approvals)}
+
+    @property
+    def oldestApproval(self) -> dict[Labels, float]:
+        """
+        Seconds for which the oldest of them has waited, 0 if there is none; nothing if
+        that is not known.
+        """
+        approvals = self._approvals
+        if approvals is None:
+            return {}
+        now, since = self.counters.now(), approvals.since
+        return {(): 0.0 if since is None else max(0.0, now - since)}
+
+    @property
+    def _approvals(self) -> Approvals | None:
+        approvals = self.service.approvals
+        return None if approvals is None or not approvals.isComplete else approvals
+
     @cached_property
     def sessions(self) -> "SessionSums":
         """
@@ -82,11 +114,29 @@ class Reading:
         """
         Whether the file of revoked tokens can't be used as it is now.
         """
-        if self._revocations is None:
-            return False
-        # On a server without requests nothing else would look.
-        self._revocations.refresh()
-        return self._revocations.problem is not None
+        return _isStale(self._revocations)
+
+    @property
+    def areKeysStale(self) -> bool:
+        """
+        Whether the JWK Set can't be used as it is now.
+        """
+        return _isStale(self._keys)
+
+    @property
+    def areLimitsStale(self) -> bool:
+        """
+        Whether the last reload of the rules of the site has failed.
+        """
+        return self._rules is not None and self._rules.isStale
+
+
+def _isStale(file: Revocations | KeyFile | None) -> bool:
+    if file is None:
+        return False
+    # On a server without requests nothing else would look.
+    file.refresh()
+    return file.problem is not None
 
 
 @define

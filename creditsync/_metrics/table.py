@@ -109,6 +109,18 @@ ALWAYS: Final[tuple[Row, ...]] = (
     ),
     Row(
         "gauge",
+        "finance_requests",
+        "Finance requests that wait for approval, 100000 at most.",
+        lambda it: it.approvals,
+    ),
+    Row(
+        "gauge",
+        "oldest_finance_request_seconds",
+        "How long the oldest of these has waited; 0 if there is none.",
+        lambda it: it.oldestApproval,
+    ),
+    Row(
+        "gauge",
         "sessions",
         "Open connections, by the role of their last valid token.",
         lambda it: {(role,): it.sessions.roles[role] for role in _ROLES},
@@ -163,6 +175,20 @@ ALWAYS: Final[tuple[Row, ...]] = (
         "1 while the file of revoked tokens can't be used and its last good version"
         " is in force, otherwise 0.",
         lambda it: it.areRevocationsStale,
+    ),
+    Row(
+        "gauge",
+        "keys_stale",
+        "1 while the JWK Set can't be used and its last good version is in force,"
+        " otherwise 0.",
+        lambda it: it.areKeysStale,
+    ),
+    Row(
+        "gauge",
+        "limits_stale",
+        "1 while the former limits of what may be booked are in force because their"
+        " last reload failed, otherwise 0.",
+        lambda it: it.areLimitsStale,
     ),
 )
 

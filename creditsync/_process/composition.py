@@ -100,7 +100,14 @@ def web(
     from creditsync.web.root import Root
 
     root = Root(
-        Metrics(reactor, service, counters, options["revocations"]),
+        Metrics(
+            reactor,
+            service,
+            counters,
+            options["revocations"],
+            options["keys"],
+            options["rules"],
+        ),
         run=partial(deferToThreadPool, reactor, reactor.getThreadPool()),
         ledger=os.path.abspath(options["ledger"]),
         origins=options["web-origin"],

@@ -68,6 +68,9 @@ class LineFactory(Factory):
         self.finishTimeouts: EqualTimeouts[LineProtocol] = EqualTimeouts(
             clock, endTimeout, LineProtocol.cutOff
         )
+        self.replyTimeouts: EqualTimeouts[LineProtocol] = EqualTimeouts(
+            clock, limits.lineTimeout, LineProtocol.replyTimedOut
+        )
         # The TCP ports that accept its connections.
         self.ports: list[Any] = []
         self._isServing = False

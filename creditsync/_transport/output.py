@@ -79,6 +79,13 @@ class Output:
             self._asked += len(data)
 
     @property
+    def hasLongReply(self) -> bool:
+        """
+        Whether part of a long reply has not been written.
+        """
+        return self._asked > 0
+
+    @property
     def excess(self) -> int:
         """
         How many bytes have not been written, without long replies: a client that has

@@ -59,6 +59,7 @@ class Connections(typing.Protocol):
     @ivar lineTimeouts: Those in which a line, or a TLS handshake, has begun and
         has not ended.
     @ivar finishTimeouts: Those whose input has ended.
+    @ivar replyTimeouts: Those that have stopped to read a long reply.
     """
 
     clock: IReactorTime
@@ -68,6 +69,7 @@ class Connections(typing.Protocol):
     scheduler: FairScheduler
     lineTimeouts: "EqualTimeouts[LineProtocol]"
     finishTimeouts: "EqualTimeouts[LineProtocol]"
+    replyTimeouts: "EqualTimeouts[LineProtocol]"
 
     def opened(self, connection: "LineProtocol") -> None:
         """
@@ -321,13 +323,33 @@ class LineProtocol(Protocol):
         output.chunks.append(data)
         if len(data) > WRITE:
             output.addedLong(data)
+            self._timeReply()
         if output.isStalled and output.excess > self._limits.maxUnread:
-            self.factory.log.warn(
-                "{peer} does not read, its connection is cut off",
-                peer=self._session.peer,
-            )
-            self.factory.limited("max-unread")
-            self.cutOff()
+            self._cutOffReader()
+
+    def _timeReply(self) -> None:
+        """
+        If the client does not read, and has a long reply to read, cut it off unless it
+        reads on in time: such replies have no other bound.
+        """
+        output, timeouts = self._output, self.factory.replyTimeouts
+        timeouts.end(self)
+        if output.isStalled and output.hasLongReply:
+            timeouts.start(self)
+
+    def replyTimedOut(self) -> None:
+        """
+        Nothing of a long reply was read for too long.
+        """
+        self._cutOffReader()
+
+    def _cutOffReader(self) -> None:
+        self.factory.log.warn(
+            "{peer} does not read, its connection is cut off",
+            peer=self._session.peer,
+        )
+        self.factory.limited("max-unread")
+        self.cutOff()
 
     def flush(self) -> None:
         """
@@ -348,6 +370,7 @@ class LineProtocol(Protocol):
         What was written does not leave: the client does not read.
         """
         self._output.isStalled = self._session.isStalled = True
+        self._timeReply()
         self._balance()
 
     def resumeProducing(self) -> None:
@@ -358,6 +381,7 @@ class LineProtocol(Protocol):
             # A pull producer is also asked as soon as it is registered.
             return
         self._output.isStalled = self._session.isStalled = False
+        self._timeReply()
         self.flush()
         self._balance()
         self.factory.hasLines(self)
@@ -440,6 +464,7 @@ class LineProtocol(Protocol):
         self._input.dropLines()
         self._output.clear()
         self.factory.finishTimeouts.end(self)
+        self.factory.replyTimeouts.end(self)
         self._session.ended()
         self.factory.closed(self)
 

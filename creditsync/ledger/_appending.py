@@ -23,7 +23,7 @@ from creditsync.ledger._journal import MEMBERS, Row
 from creditsync.ledger._schema import columns
 
 # Rows of the largest statement. SQLite allows 32,766 parameters, and a row has up to
-# 21.
+# 20.
 MAX_ROWS: Final = 1024
 
 # All values of a row that is skipped. The first value of a real row is an integer,

@@ -11,15 +11,19 @@ beside a busy reactor can wait 5 ms for it each time. Sorting only the numbers
 takes less memory than sorting the trades.
 
 The only index is the order, and one of the finance requests that wait for approval, so
-nearly every other filter scans all trades. A filter is given
-up when its time is over.
+nearly every other filter scans all trades. A filter is given up when its time is over.
+
+Whether a trade may be seen is the first condition, although it is an expensive one.
+Otherwise the time of a search would tell how many hidden trades meet the others, and a
+client can make those as expensive as it likes.
 """
 
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from threading import Event, Thread
+from typing import Final, TypeAlias, TypeVar
 
 from msgspec.json import decode, encode
 from msgspec.structs import astuple
@@ -44,9 +48,17 @@ _T = TypeVar("_T")
 # Trades of a page. To decode and to encode one keeps the GIL for about 1 ms.
 _PAGE: Final = 400
 
-# Instructions of SQLite's virtual machine, some hundredths of a second, after which a
-# search looks whether its time is over. It needs the GIL for that.
-_PROGRESS: Final = 1_000_000
+# Seconds after which a statement whose time is over is interrupted again: an interrupt
+# between two statements has no effect.
+_AGAIN: Final = 0.01
+
+# Seconds of matching groups with masks, after which other threads get the GIL for the
+# time of a wake-up. Otherwise a reactor would wait for 5 ms each time it needs it.
+_SLICE: Final = 0.001
+_REST: Final = 0.0001
+
+# A condition in SQL, and its parameters.
+_Term: TypeAlias = tuple[str, list[int | str | None]]
 
 _GROUP: Final = '(SELECT "group" FROM account WHERE account.login = trade.login)'
 
@@ -60,10 +72,10 @@ _FORMS: Final = {
 # What selects the finance requests that wait for approval.
 _WAITS: Final = Condition("state", "==", (TS_FINANCE_OPEN_PENDING,))
 
-_IS_SEEN: Final = (
-    'login IN (SELECT login FROM account WHERE "group" IN'
-    " (SELECT value FROM json_each(?)))"
-)
+# Fields that are the same for all trades of an account, in SQL about accounts.
+_OF_ACCOUNT: Final = {"login": "login", GROUP: '"group"'}
+
+_IS_SEEN: Final = '"group" IN (SELECT value FROM json_each(?))'
 
 _TRADES: Final = f"""
     SELECT json_group_array(json_array({COLUMNS}, {_GROUP}))
@@ -96,16 +108,18 @@ def search(
     @raise TookTooLong: The filter's time is over.
     """
     with _bounded(connection, filter.seconds, now) as check:
-        where, values = _where(connection, filter)
+        where, values = _where(connection, filter, check)
         [sums] = connection.execute(_sums(where), values)
-        count, balance, balanceRest, credit, creditRest = sums
+        count, first, last, balance, balanceRest, credit, creditRest = sums
         orders = []
         if count > filter.offset:
-            orders = _orders(connection, filter, where, values)
+            # Those between these two need not be looked at again.
+            period = f'"order" BETWEEN ? AND ? AND {where}'
+            orders = _orders(connection, filter, period, [first, last, *values])
         pages = []
         for start in range(0, len(orders), _PAGE):
-            pages.append(page(_trades(connection, orders[start : start + _PAGE])))
             check()
+            pages.append(page(_trades(connection, orders[start : start + _PAGE])))
         return FoundTrades(
             pages,
             count,
@@ -121,15 +135,27 @@ def _bounded(
     """
     Bound the time of what is executed.
 
+    SQLite looks for an interrupt at each row, without the GIL. A progress handler would
+    need the GIL, and so could be called only once in a million instructions, which take
+    minutes if they compare long texts with patterns.
+
     @return: A function that checks the time between the statements.
     """
     end = now() + seconds
+    hasEnded = Event()
 
     def check() -> None:
         if now() > end:
             raise TookTooLong()
 
-    connection.set_progress_handler(lambda: now() > end, _PROGRESS)
+    def watch() -> None:
+        pause = seconds
+        while not hasEnded.wait(pause):
+            connection.interrupt()
+            pause = _AGAIN
+
+    watching = Thread(target=watch, daemon=True)
+    watching.start()
     try:
         yield check
     except sqlite3.OperationalError as e:
@@ -137,46 +163,93 @@ def _bounded(
             raise
         raise TookTooLong() from None
     finally:
-        connection.set_progress_handler(None, 0)
+        # The connection may be closed next.
+        hasEnded.set()
+        watching.join()
 
 
 def _where(
-    connection: sqlite3.Connection, filter: TradeFilter
-) -> tuple[str, list[int | str]]:
+    connection: sqlite3.Connection, filter: TradeFilter, check: Callable[[], None]
+) -> _Term:
     """
-    The conditions in SQL, and their parameters.
+    All conditions.
     """
-    terms, values = [], []
+    ofAccount, ofTrade = [], []
     for condition in filter.conditions:
-        term = _FORMS[condition.operator].format(_expression(condition.field))
-        terms.append(f"NOT ({term})" if condition.isNegated else term)
-        values += _parameters(condition)
-        if condition == _WAITS:
-            # For the index trade_waiting SQLite has to see the number.
-            terms.append(f"state = {TS_FINANCE_OPEN_PENDING}")
-    # The last one, because it is expensive. It is left out if it would select all,
-    # which is as certain as with it: the transaction sees no other groups.
+        column = _OF_ACCOUNT.get(condition.field)
+        if column is None:
+            ofTrade.append(_term(condition, _expression(condition.field)))
+        else:
+            ofAccount.append(_term(condition, column))
     known = groups(connection)
-    seen = [group for group in known if filter.seesGroup(group)]
+    seen = _seen(known, filter.seesGroup, check)
+    # It is left out if it would select all, which is as certain as with it: the
+    # transaction sees no other groups.
     if len(seen) < len(known):
-        terms.append(_IS_SEEN)
-        values.append(encode(seen).decode())
-    return " AND ".join(terms) or "true", values
+        ofAccount.insert(0, (_IS_SEEN, [encode(seen).decode()]))
+    elif all(condition.field != GROUP for condition in filter.conditions):
+        return _all(ofAccount + ofTrade)
+    return _all([_ofAccounts(connection, ofAccount), *ofTrade])
+
+
+def _seen(
+    known: Sequence[str], seesGroup: Callable[[str], bool], check: Callable[[], None]
+) -> list[str]:
+    """
+    The groups that may be seen. There may be thousands, and long masks.
+    """
+    seen = []
+    began = time.monotonic()
+    for group in known:
+        if seesGroup(group):
+            seen.append(group)
+        if time.monotonic() - began > _SLICE:
+            check()
+            time.sleep(_REST)
+            began = time.monotonic()
+    return seen
+
+
+def _ofAccounts(connection: sqlite3.Connection, terms: Sequence[_Term]) -> _Term:
+    """
+    The condition that a trade is of one of the accounts that meet all of these.
+    """
+    where, values = _all(terms)
+    [(count, login)] = connection.execute(
+        f"SELECT count(*), min(login) FROM account WHERE {where}", values
+    )
+    if count > 1:
+        return f"login IN (SELECT login FROM account WHERE {where})", values
+    # Much faster. Without an account it is NULL, which no login equals.
+    return "login = ?", [login]
+
+
+def _all(terms: Sequence[_Term]) -> _Term:
+    values = [value for _, each in terms for value in each]
+    return " AND ".join(sql for sql, _ in terms) or "true", values
+
+
+def _term(condition: Condition, expression: str) -> _Term:
+    sql = _FORMS[condition.operator].format(expression)
+    if condition == _WAITS:
+        # For the index trade_waiting SQLite has to see the number.
+        sql += f" AND state = {TS_FINANCE_OPEN_PENDING}"
+    return f"NOT ({sql})" if condition.isNegated else sql, _parameters(condition)
 
 
 def _expression(name: str) -> str:
     """
     A field in SQL.
     """
-    field = FIELDS[name]
     if name == GROUP:
         return _GROUP
+    field = FIELDS[name]
     if field.member is not None:
         return columns([field.member])
     return f"{field.neutral!r}"
 
 
-def _parameters(condition: Condition) -> list[int | str]:
+def _parameters(condition: Condition) -> list[int | str | None]:
     if condition.operator == "in":
         return [encode(condition.values).decode()]
     if condition.operator == LIKE:
@@ -194,10 +267,11 @@ _GLOB: Final = str.maketrans(
 
 def _sums(where: str) -> str:
     """
-    The statement for the number of the selected trades and their totals, each as its
-    whole part and the rest in units: a sum of units may exceed SQLite's integers.
+    The statement for the number of the selected trades, the first and the last of them,
+    and their totals, each as its whole part and the rest in units: a sum of units may
+    exceed SQLite's integers.
     """
-    sums = ["count(*)"]
+    sums = ["count(*)", 'min("order")', 'max("order")']
     for total in (BALANCE, CREDIT):
         cmds = ", ".join(str(cmd) for cmd, name in TOTAL_OF.items() if name == total)
         counts = f"state = {TS_CLOSED_NORMAL} AND cmd IN ({cmds})"
@@ -211,7 +285,7 @@ def _orders(
     connection: sqlite3.Connection,
     filter: TradeFilter,
     where: str,
-    values: Sequence[int | str],
+    values: Sequence[int | str | None],
 ) -> list[int]:
     """
     The numbers of the trades to return, in their order.

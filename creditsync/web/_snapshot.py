@@ -29,15 +29,19 @@ stands for what is not known::
          {"time": 1767225600.2, "peer": "127.0.0.1:5123", "principal": 7,
           "command": "CreditOutSync", "extID": "x", "status": 409,
           "error": "TRADE_NO_MONEY", "message": "…", "order": null}, …],
+     "approvals": {"count": 2, "oldest": 3600.0, "isComplete": true, "shown": [
+         {as in "trades"}, …]},
      "totals": {"acknowledged": 1, "booked": 1, "published": 1, "unbooked": 0,
                 "timeouts": 0, "late": 0, "unmatched": 0},
      "limits": {"max-pending-per-session": 3, …}}
 
 The lists are bounded: C{waiters.shown} has the longest waiting,
-C{sessions.shown} those with most unread and in flight, C{trades} and C{refusals}
-the newest first. C{isPartial} says that there are more sessions than were looked
-at. C{queue} is L{None} where the trading runtime is not the embedded one.
-C{extID} is a string or a number, or L{None} if the request had none.
+C{sessions.shown} those with most unread and in flight, C{trades}, C{refusals} and
+C{approvals.shown} the newest first. C{isPartial} says that there are more sessions than
+were looked at. C{queue} is L{None} where the trading runtime is not the embedded one.
+C{approvals} are the finance requests that wait for approval; C{isComplete} says that
+those made before the server started are among them. C{extID} is a string or a number,
+or L{None} if the request had none.
 
 To add a figure, add a member here, and to C{static/index.html} an element whose
 C{data-figure} names it.
@@ -47,6 +51,7 @@ from itertools import islice
 from typing import Final
 
 import creditsync
+from creditsync._approvals import Approvals
 from creditsync._metrics.reading import SessionSums
 from creditsync.metrics import Metrics
 from creditsync.web import _rows as rows
@@ -89,6 +94,7 @@ def snapshot(metrics: Metrics, history: History) -> JSON:
             rows.refusal(each)
             for each in islice(reversed(counters.recentlyRefused), _SHOWN)
         ],
+        "approvals": _approvals(metrics),
         "totals": {
             "acknowledged": counters.acknowledged,
             "booked": counters.booked,
@@ -130,6 +136,23 @@ def _queue(metrics: Metrics) -> JSON | None:
         return None
     reading = metrics.read()
     return {"operations": reading.queued, "oldest": round(reading.oldestQueued, 6)}
+
+
+def _approvals(metrics: Metrics) -> JSON:
+    approvals = metrics.service.approvals
+    if approvals is None:
+        # The application counts elsewhere.
+        approvals = Approvals(metrics.service.runtime)
+    since = approvals.since
+    return {
+        "count": len(approvals),
+        "oldest": None if since is None else max(0.0, metrics.counters.now() - since),
+        "isComplete": approvals.isComplete,
+        "shown": [
+            {**rows.event(event), "principal": maker}
+            for event, maker in approvals.newest(_SHOWN)
+        ],
+    }
 
 
 def _sessions(metrics: Metrics) -> JSON:

@@ -91,7 +91,7 @@ class BookingRulesTests(OperationsTestCase):
             server, "limit 1: unknown member limit; the previous ones stay in force."
         )
         assert [status for status, _ in self.credits(server, 1)] == [409]
-        self.rules.write_text("")
+        self.rules.write_text("limit = []")
         server.signal(signal.SIGHUP)
         self.waitForLine(server, "limits.toml are in force: none.")
         assert [status for status, _ in self.credits(server, 2)] == [200, 200]

@@ -182,6 +182,60 @@ class ConsoleTests(SynchronousTestCase):
         self.assertNotIn("evil", self.page.run("document.title"))
         self.assertEqual(self.page.complaints, [])
 
+    def test_approvals(self) -> None:
+        """
+        A finance request is shown while it waits for approval, with who has made it,
+        also after a restart; its events are not mistaken for bookings.
+        """
+        server = self.enter()
+        self.assertIn("No finance requests", self.page.text("#approvals-none"))
+        client = server.connect()
+        data = {"login": 1001, "cmd": 9, "amount": -1234567.5, "comment": EVIL}
+        client.send("a", command="MngCreateFinanceRequest", data=data)
+        order = next(client.replies())["data"]["order"]
+        client.close()
+        self.page.until("document.querySelector('#approvals').rows.length === 1")
+        self.assertRegex(
+            self.page.text("#approvals"),
+            rf"\t{order}\t1001\tcredit out\t\u22121,234,567.50\t7\t<img",
+        )
+        self.assertIn("the oldest for", self.page.text("#approvals-count"))
+        self.assertIn("\trequested\t7\t", self.page.text("#trades"))
+        self.assertEqual(self.search("order", str(order)), "Found: 1 trade.")
+        self.assertIn("waits for approval", self.page.text("#found-trades"))
+        server.signal(signal.SIGKILL)
+        server.end()
+        server = self.enter()
+        self.page.until("document.querySelector('#approvals').rows.length === 1")
+        self.assertRegex(
+            self.page.text("#approvals"), rf"\t{order}\t.*\t\u22121,234,567.50\t7\t"
+        )
+        client = server.connect()
+        client.send("b", command="MngDeclineFinanceRequest", data={"order": order})
+        self.assertEqual(next(client.replies())["status"], 200)
+        client.close()
+        self.page.until("document.querySelector('#approvals').rows.length === 0")
+        self.assertEqual(self.page.text("#approvals-count"), "")
+        self.assertIn("\tdeclined\t7\t", self.page.text("#trades"))
+        self.assertEqual(self.page.complaints, [])
+
+    def test_approved(self) -> None:
+        """
+        The event of an approval says so.
+        """
+        server = self.enter("--self-approval")
+        client = server.connect()
+        data = {"login": 1001, "cmd": 6, "amount": 5}
+        client.send("a", command="MngCreateFinanceRequest", data=data)
+        client.send("b", command="MngApproveFinanceRequestSync", data={"order": 1})
+        replies = client.replies()
+        self.assertEqual([next(replies)["status"] for _ in "ab"], [200, 200])
+        client.close()
+        self.page.until("document.querySelector('#trades').rows.length === 2")
+        approved, requested = self.page.text("#trades").splitlines()
+        self.assertIn("\tapproved\t7\t", approved)
+        self.assertIn("\trequested\t7\t", requested)
+
     def test_refusal(self) -> None:
         """
         A refusal appears, with its hostile extID.

@@ -6,7 +6,7 @@
 
 import { NONE, bytes, duration, number, rate, seconds, text, zone } from "./format.js";
 import { $, Table, mark, setText, write } from "./page.js";
-import { OUTCOMES, REFUSALS, SESSIONS, TRADES, WAITERS, urgency } from "./rows.js";
+import { APPROVALS, OUTCOMES, REFUSALS, SESSIONS, TRADES, WAITERS, urgency } from "./rows.js";
 
 // Seconds of reactor lag, and unread bytes, that are worth a warning.
 const LAG = 0.1;
@@ -20,6 +20,7 @@ const tables = {
   waiting: new Table("waiting", WAITERS, (row) => urgency(row.age, timeout)),
   trades: new Table("trades", TRADES),
   refusals: new Table("refusals", REFUSALS, failed),
+  approvals: new Table("approvals", APPROVALS),
   sessions: new Table("sessions", SESSIONS, (row) => [row.isStalled ? "warn" : "", 0]),
   outcomes: new Table("outcomes", OUTCOMES, failed),
 };
@@ -37,6 +38,7 @@ export const show = (snapshot) => {
   showWaits(snapshot);
   showLedger(snapshot);
   showSessions(snapshot);
+  showApprovals(snapshot);
   showTables(snapshot);
 };
 
@@ -111,6 +113,16 @@ const showSessions = ({ sessions }) => {
 
 const of = (shown, count) =>
   shown < count ? `${number(shown)} of ${number(count)}` : "";
+
+const showApprovals = ({ approvals }) => {
+  const { count, isComplete, oldest, shown } = approvals;
+  const parts = [
+    of(tables.approvals.show(shown), count),
+    oldest === null ? "" : `the oldest for ${seconds(oldest)}`,
+    isComplete ? "" : "those made before the start are not known",
+  ];
+  setText("approvals-count", parts.filter(Boolean).join(", "));
+};
 
 const showTables = ({ waiters, trades, refusals, sessions, outcomes, limits }) => {
   setText("waiting-count", of(tables.waiting.show(waiters.shown), waiters.count));

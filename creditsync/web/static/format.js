@@ -83,7 +83,16 @@ export const sentence = (message) => `${message[0].toUpperCase()}${message.slice
 
 const STATES = {
   3: "booked", 6: "deleted", 10: "pending", 11: "change pending", 12: "deletion pending",
+  17: "waits for approval", 18: "declined",
 };
 const EVENTS = { 0: "added", 1: "changed", 2: "deleted" };
-const named = (names) => (value) => names[value] ?? text(value);
-export const [state, event] = [STATES, EVENTS].map(named);
+// Those of a finance request that move no money.
+const REQUESTED = { 17: "requested", 18: "declined" };
+
+export const state = (value) => STATES[value] ?? text(value);
+
+// What an event did to its trade.
+export const change = ({ type, state, command }) => {
+  if (command?.startsWith("MngApproveFinanceRequest")) return "approved";
+  return REQUESTED[state] ?? EVENTS[type] ?? text(type);
+};

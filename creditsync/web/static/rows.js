@@ -1,7 +1,7 @@
 // The columns of the tables, shared by the page and the search.
 
 import {
-  bytes, clock, event, money, number, rate, seconds, state, text,
+  bytes, change, clock, money, number, rate, seconds, state, text,
 } from "./format.js";
 import { member } from "./page.js";
 
@@ -13,6 +13,7 @@ const extID = [member("extID"), "long"];
 const session = [member("peer"), "time"];
 const kindOf = [(row) => text(row.kind ?? row.cmd)];
 const amount = [(row) => money(row.profit), "number money"];
+const principal = [member("principal"), "number"];
 const comment = [member("comment"), "long"];
 
 export const FOUND = [
@@ -20,9 +21,10 @@ export const FOUND = [
 ];
 
 export const TRADES = [
-  time, order, login, kindOf, amount, [(row) => event(row.type)],
-  [member("principal"), "number"], comment,
+  time, order, login, kindOf, amount, [(row) => change(row)], principal, comment,
 ];
+
+export const APPROVALS = [time, order, login, kindOf, amount, principal, comment];
 
 export const WAITERS = [
   [(row) => seconds(row.age), "number age"], order, login, command, extID, session,
@@ -34,7 +36,7 @@ export const REFUSALS = [
 ];
 
 export const SESSIONS = [
-  [member("peer"), "time"], [member("role")], [member("principal"), "number"],
+  [member("peer"), "time"], [member("role")], principal,
   [(row) => bytes(row.unread), "number"], [(row) => number(row.inFlight), "number"],
   [(row) => (row.isStalled ? "no" : "yes")],
 ];
