@@ -242,7 +242,9 @@ class Client:
             if intent.cmd and self._chance("duplicate-extid", 0.02):
                 self._world.happens("duplicate-extid")
                 self._extIDs -= 1
-                lines.append(self._line(self._market.booking(intent.token)))
+                # Of the same token: so it is known which of them is refused at once.
+                token = intent.attempts[-1].token
+                lines.append(self._line(self._market.booking(token)))
         if lines:
             self._write(b"".join(lines))
 
