@@ -19,9 +19,10 @@ from creditsync._rulebook import RuleBook
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ILedger
 from creditsync.ledger._checking import findings
+from creditsync.ledger._filtering import search
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.records import Principal
+from creditsync.records import Condition, Principal, TradeFilter
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator, FakeTradingRuntime
@@ -706,15 +707,33 @@ class LedgerTests(OnDiskCase):
 
     def test_index(self) -> None:
         """
-        Requests that wait are found without a look at all trades.
+        Requests that wait are found without a look at all trades, however they are
+        asked for.
         """
-        with closing(sqlite3.connect(self.path)) as connection:
-            plan = connection.execute(
-                "EXPLAIN QUERY PLAN SELECT count(*) FROM trade"
-                " WHERE state = ? AND state = 17 AND login = 5",
-                (17,),
-            ).fetchall()
-        self.assertIn("trade_waiting", plan[0][-1])
+        waits = Condition("state", "==", (17,))
+        statements: list[str] = []
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.set_trace_callback(statements.append)
+            self.request()
+            for others, orderBy in (
+                ((), ()),
+                ((Condition("login", "==", (1001,)),), (("comment", True),)),
+                ((Condition("order", ">", (0,)),), (("order", False),)),
+            ):
+                filter = TradeFilter(
+                    (*others, waits), orderBy, 10, 0, lambda group: True, 5.0
+                )
+                found = search(connection, filter, list)
+                self.assertEqual(found.count, 1)
+            connection.set_trace_callback(None)
+            plans = [
+                connection.execute(f"EXPLAIN QUERY PLAN {each}").fetchall()
+                for each in statements
+                if "FROM trade I" in each
+            ]
+        self.assertEqual(len(plans), 6)
+        for plan in plans:
+            self.assertTrue(any("trade_waiting" in row[-1] for row in plan), plan)
 
     def test_movements(self) -> None:
         """

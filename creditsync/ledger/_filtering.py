@@ -71,6 +71,7 @@ _FORMS: Final = {
 
 # What selects the finance requests that wait for approval.
 _WAITS: Final = Condition("state", "==", (TS_FINANCE_OPEN_PENDING,))
+_WAITING: Final = "trade INDEXED BY trade_waiting"
 
 # Fields that are the same for all trades of an account, in SQL about accounts.
 _OF_ACCOUNT: Final = {"login": "login", GROUP: '"group"'}
@@ -109,13 +110,14 @@ def search(
     """
     with _bounded(connection, filter.seconds, now) as check:
         where, values = _where(connection, filter, check)
-        [sums] = connection.execute(_sums(where), values)
+        trades = _WAITING if _WAITS in filter.conditions else "trade"
+        [sums] = connection.execute(_sums(trades, where), values)
         count, first, last, balance, balanceRest, credit, creditRest = sums
         orders = []
         if count > filter.offset:
             # Those between these two need not be looked at again.
             period = f'"order" BETWEEN ? AND ? AND {where}'
-            orders = _orders(connection, filter, period, [first, last, *values])
+            orders = _orders(connection, filter, trades, period, [first, last, *values])
         pages = []
         for start in range(0, len(orders), _PAGE):
             check()
@@ -232,7 +234,7 @@ def _all(terms: Sequence[_Term]) -> _Term:
 def _term(condition: Condition, expression: str) -> _Term:
     sql = _FORMS[condition.operator].format(expression)
     if condition == _WAITS:
-        # For the index trade_waiting SQLite has to see the number.
+        # For the index SQLite has to see the number.
         sql += f" AND state = {TS_FINANCE_OPEN_PENDING}"
     return f"NOT ({sql})" if condition.isNegated else sql, _parameters(condition)
 
@@ -265,7 +267,7 @@ _GLOB: Final = str.maketrans(
 )
 
 
-def _sums(where: str) -> str:
+def _sums(trades: str, where: str) -> str:
     """
     The statement for the number of the selected trades, the first and the last of them,
     and their totals, each as its whole part and the rest in units: a sum of units may
@@ -278,12 +280,13 @@ def _sums(where: str) -> str:
         for part in ("/", "%"):
             amount = f"iif({counts}, profit {part} {UNITS_PER_ONE}, 0)"
             sums.append(f"ifnull(sum({amount}), 0)")
-    return f"SELECT {', '.join(sums)} FROM trade WHERE {where}"
+    return f"SELECT {', '.join(sums)} FROM {trades} WHERE {where}"
 
 
 def _orders(
     connection: sqlite3.Connection,
     filter: TradeFilter,
+    trades: str,
     where: str,
     values: Sequence[int | str | None],
 ) -> list[int]:
@@ -300,7 +303,7 @@ def _orders(
     [(found,)] = connection.execute(
         f"""
         SELECT json_group_array(number) FROM (
-            SELECT "order" AS number FROM trade WHERE {where}
+            SELECT "order" AS number FROM {trades} WHERE {where}
             ORDER BY {", ".join([*order, '"order"'])} LIMIT ? OFFSET ?
         )
         """,
@@ -328,6 +331,7 @@ def copied(trades: Iterable[Trade], accounts: Iterable[Account]) -> sqlite3.Conn
     connection.executescript(
         f"""
         CREATE TABLE trade ({COLUMNS}, PRIMARY KEY ("order")) WITHOUT ROWID;
+        CREATE INDEX trade_waiting ON trade ("order") WHERE state = 17;
         CREATE TABLE account (login INTEGER PRIMARY KEY, "group" TEXT NOT NULL);
         """
     )
