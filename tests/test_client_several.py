@@ -198,6 +198,25 @@ class SeveralTests(SynchronousTestCase):
         self.other.connections[0].answer(moved)
         self.successResultOf(first)
 
+    def test_timesOut(self) -> None:
+        """
+        One that can't book in time is left, too: the next one finds by the key whether
+        it is booked.
+        """
+        self.start()
+        asked = self.credit()
+        server = self.one.connections[0]
+        server.acknowledge()
+        [request] = server.requests()
+        server.refuse(request, 504, "SYNC_TIMEOUT", {"order": 1242281})
+        self.assertTrue(server.transport.aborted)
+        self.clock.advance(0.1)
+        self.clock.advance(0.1)
+        [moved] = self.other.connections[0].requests()
+        self.assertEqual(moved["idempotencyKey"], "k")
+        self.other.connections[0].answer(moved)
+        self.successResultOf(asked)
+
     def test_busy(self) -> None:
         """
         One that has too much to do is asked again.

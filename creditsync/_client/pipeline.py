@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from creditsync import _wire as wire
+from creditsync import errors
 from creditsync._client.backoff import Backoff
 from creditsync._client.connection import NO_REPLY, Connection
 from creditsync._client.events import Subscription
@@ -25,10 +26,12 @@ from creditsync._client.outcomes import Answer, Data, Refused
 from creditsync._client.request import Request
 from creditsync._timeouts import EqualTimeouts
 from creditsync._transport.tls import SPEAKS_TLS
-from creditsync.errors import ShuttingDown
 
 # Seconds that a connection may take to close in order when the client stops.
 GOODBYE = 2.0
+
+# The refusals for which one of several servers is left.
+_LEFT = frozenset({errors.ShuttingDown.error, errors.OutcomeUnknown.error})
 
 _log = Logger("creditsync.client")
 
@@ -225,9 +228,8 @@ class Pipeline:
             self.subscription.tokenJudged(reply)
             request.extID = None
             self._answered(request, reply)
-        if self._servers > 1 and _isStopping(reply) and not self._inFlight:
-            # What it still has to answer it does, and then it ends by itself, or stays
-            # and takes nothing more.
+        if self._servers > 1 and _isLeft(reply) and not self._inFlight:
+            # Not before: it may have answers for what is in flight.
             assert connection is not None
             connection.giveUp(str(reply))
         self._pump()
@@ -310,11 +312,12 @@ class Pipeline:
             self._fail(request, request.unfinished("the client was stopped"))
 
 
-def _isStopping(reply: Answer | Refused) -> bool:
+def _isLeft(reply: Answer | Refused) -> bool:
     """
-    Whether a server takes no more operations, for a time that is not known.
+    Whether another server may do better: this one takes no more operations, or can't
+    book them in time.
     """
-    return isinstance(reply, Refused) and reply.error == ShuttingDown.error
+    return isinstance(reply, Refused) and reply.error in _LEFT
 
 
 def _cancel(result: Any, call: IDelayedCall) -> Any:

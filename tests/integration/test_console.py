@@ -17,6 +17,7 @@ from creditsync.web._feed import READERS
 from tests.integration.chromium import FOUND, NAMES, Chromium
 from tests.integration.processes import LISTEN, SECRET, SERVE, Server, Site
 from tests.integration.test_site import WEB, Browser
+from tests.postgres import ground
 
 pytestmark = pytest.mark.skipif(
     FOUND is None, reason=f"no Chromium is installed: none of {', '.join(NAMES)}"
@@ -154,6 +155,32 @@ class ConsoleTests(SynchronousTestCase):
             client.send(f"credit-{number}", data=data)
             self.assertEqual(next(replies)["status"], 200)
         client.close()
+
+    def test_node(self) -> None:
+        """
+        Of a node on PostgreSQL the page has the name, and how well it follows; it finds
+        what was booked by login, by key and by order.
+        """
+        database = ground.database()
+        self.addCleanup(database.drop)
+        # It ends before its database goes.
+        self.addCleanup(self.folder.killAll)
+        port = database.server.port
+        address = f"postgresql://postgres@127.0.0.1:{port}/{database.name}"
+        server = self.enter("--ledger", address, "--node", "node-1")
+        self.page.until("document.querySelector('#node-facts').innerText")
+        self.assertEqual(self.page.text("#node-title"), "Node node-1")
+        facts = self.page.text("#node-facts")
+        self.assertIn("connected 1 times · journal read", facts)
+        self.assertIn("0 events behind", facts)
+        self.assertIn("commits are on one machine", facts)
+        client = server.connect()
+        client.send("a", idempotencyKey="key-1")
+        order = str(next(client.replies())["data"]["order"])
+        client.close()
+        for by, wanted in (("login", "1001"), ("extID", "key-1"), ("order", order)):
+            self.search(by, wanted)
+            self.assertIn(order, self.page.text("#found-trades"), by)
 
     def test_trade(self) -> None:
         """
