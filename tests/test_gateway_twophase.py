@@ -178,8 +178,8 @@ class TwoPhaseTests(GatewayTestCase):
 
     def test_approvalRefused(self) -> None:
         """
-        If the approval is refused, the request is declined, and only then the client
-        gets to know the refusal.
+        If the approval is refused, the request is declined, and only when the platform
+        shows that the client gets to know the refusal.
         """
         self.link.isAutomatic = False
         reserved = self.request(operation())
@@ -189,11 +189,42 @@ class TwoPhaseTests(GatewayTestCase):
             self.link.deliverRequest()
             self.link.deliverReply()
             self.turn()
+        self.assertNoResult(reserved)
+        self.wait(2)
+        self.link.deliverRequest()
+        self.link.deliverReply()
+        self.turn()
         why = self.refusalOf(reserved)
         self.assertEqual((why.status, why.error), (409, "TRADE_NO_MONEY"))
         self.assertEqual(self.steps(), [CREATE, APPROVE, DECLINE])
         self.assertEqual(self.platform.trades[5001]["state"], 18)
         self.assertEqual(self.states(), [])
+
+    def test_orderGivenAgain(self) -> None:
+        """
+        If the platform has lost the request in a crash, and its number is that of
+        another one now, that is not approved.
+        """
+        self.link.losesRequest.append(APPROVE)
+        self.request(operation())
+        self.platform.trades[5001].update(login=1002, comment="another")
+        self.wait(15)
+        self.assertEqual(self.steps(), [CREATE])
+        self.assertEqual(self.platform.trades[5001]["state"], 17)
+        self.assertIn("order 5001 is another trade's", self.alarms[0])
+
+    def test_declineIsLost(self) -> None:
+        """
+        If a crash has lost that a request was declined, the sweep declines it again.
+        """
+        self.link.losesRequest.append(APPROVE)
+        self.request(operation())
+        self.platform.refusals[1001] = 409, "TRADE_NO_MONEY"
+        self.wait(20)
+        self.assertEqual((self.states(), self.pending()), ([], []))
+        self.platform.trades[5001]["state"] = 17
+        self.wait(60)
+        self.assertEqual(self.platform.trades[5001]["state"], 18)
 
     def test_declinedByAPerson(self) -> None:
         """

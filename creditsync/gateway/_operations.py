@@ -163,7 +163,8 @@ class Operations(Seeing):
 
     def _setTime(self, intent: Intent) -> None:
         """
-        Make the content of a new trade unique among those that may be booked.
+        Make the content of a new trade unique among those that may be booked. A time
+        that is to come would be refused.
         """
         asked = intent.operation
         if intent.type != EV_RECORD_ADD or not isinstance(asked, Operation):
@@ -172,7 +173,7 @@ class Operations(Seeing):
         if asked.openTime is None:
             intent.openTime = int(self._now())
             while self._log.isTaken(intent.content):
-                intent.openTime += 1
+                intent.openTime -= 1
 
     async def send(self, course: Course) -> None:
         """

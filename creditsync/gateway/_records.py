@@ -81,6 +81,9 @@ def requestOf(intent: Intent) -> tuple[str, dict[str, Any]]:
     data = _content(intent)
     if intent.type == EV_RECORD_UPDATE:
         data["order"] = intent.order
+    elif "open_time" in data:
+        # The platform's own time may be before it, if the clocks differ.
+        data.setdefault("close_time", data["open_time"])
     return command, data
 
 

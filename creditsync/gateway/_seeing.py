@@ -258,7 +258,8 @@ class Seeing(Settling):
             if not look.isKnown:
                 self._lookLater(course)
             elif intent.isOpen:
-                self._shown(course, look.trade, look.isOther)
+                isOther = look.isOther or self._isReplaced(intent, look.trade)
+                self._shown(course, look.trade, isOther)
             return
         if intent.isAmbiguous:
             course.isLooking = False
@@ -291,6 +292,15 @@ class Seeing(Settling):
             if trade.state in FINAL and self._journal.isChange(trade):
                 self._journal.book(trade)
             self._unseen(course, f"order {intent.order} is as it was")
+
+    def _isReplaced(self, intent: Intent, trade: Trade | None) -> bool:
+        """
+        Whether the order of a new trade is another's, in whatever state that is. A
+        platform may give the number of an order again that it has lost in a crash.
+        """
+        if trade is None or intent.type != EV_RECORD_ADD:
+            return False
+        return not self._isSame(intent, trade)
 
     def _found(self, course: Course, found: list[Trade]) -> None:
         """

@@ -21,14 +21,14 @@ from creditsync.codes import (
     TS_FINANCE_DECLINED,
     TS_FINANCE_OPEN_PENDING,
 )
-from creditsync.errors import Busy, Refusal
+from creditsync.errors import Busy
 from creditsync.gateway._courses import Course
 from creditsync.gateway._looking import lookFor, search
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.gateway._records import creationOf, isContentOf
 from creditsync.gateway._refusals import declined, platformRefusal
-from creditsync.gateway._states import FINAL, State
+from creditsync.gateway._states import FINAL, FREE, State
 from creditsync.records import Trade
 
 _APPROVE: Final = "MngApproveFinanceRequest"
@@ -112,18 +112,18 @@ class TwoPhases(Operations):
             self._releaseKept(course)
             self._lookLater(course)
 
-    async def _declineChosen(self, course: Course, why: Refusal) -> None:
+    async def _declineChosen(self, course: Course) -> None:
         """
         The platform refuses the approval. Only when it can't come into force any more,
         on whatever way, is that a definite no.
         """
         intent = course.intent
         course.isAsking = True
-        outcome = await self._upstream.request(_DECLINE, {"order": intent.order})
+        await self._upstream.request(_DECLINE, {"order": intent.order})
         course.isAsking = False
-        if intent.isOpen and outcome.kind is Kind.DONE:
-            await self._neverHappened(course, why, why.message)
-        elif intent.isOpen:
+        if intent.isOpen:
+            # It is only accepted. A crash would lose that, and an approval that was
+            # late could come into force.
             self._lookLater(course)
 
     def _shown(self, course: Course, trade: Trade | None, isOther: bool) -> None:
@@ -131,16 +131,17 @@ class TwoPhases(Operations):
         See L{Operations}: a finance request has two more states.
         """
         state = None if trade is None else trade.state
-        if course.intent.type != EV_RECORD_ADD or state not in (
-            TS_FINANCE_OPEN_PENDING,
-            TS_FINANCE_DECLINED,
-        ):
+        isRequest = state in (TS_FINANCE_OPEN_PENDING, TS_FINANCE_DECLINED)
+        if course.intent.type != EV_RECORD_ADD or isOther or not isRequest:
             super()._shown(course, trade, isOther)
+            if course.refusal is not None and course.intent.isOpen:
+                # Its request is still queued. Its login waits for its end.
+                self._lookLater(course)
         elif state == TS_FINANCE_DECLINED:
             why = course.refusal or declined(course.intent.order)
             self._run(self._neverHappened(course, why, why.message), course)
         elif course.refusal is not None:
-            self._run(self._declineChosen(course, course.refusal), course)
+            self._run(self._declineChosen(course), course)
         else:
             if course.intent.state in (State.UNSEEN, State.HELD):
                 course.intent.move(State.PENDING, "its finance request is pending")
@@ -166,7 +167,8 @@ class TwoPhases(Operations):
         await self._create(course)
 
     def _isEvidence(self, course: Course, trade: Trade) -> bool:
-        if course.intent.isOpen and trade.state == TS_FINANCE_DECLINED:
+        isRefused = trade.state == TS_FINANCE_OPEN_PENDING and course.refusal
+        if course.intent.isOpen and (isRefused or trade.state == TS_FINANCE_DECLINED):
             self.reconcile(course)
             return True
         return super()._isEvidence(course, trade)
@@ -211,7 +213,9 @@ class TwoPhases(Operations):
             if intent.type == EV_RECORD_ADD and intent.content == _contentOf(trade):
                 return bool(intent.order)
         made = self._log.withContent(_contentOf(trade))
-        return made is not None and made.state in FINAL and made.order != trade.order
+        if made is None or made.state not in FINAL:
+            return False
+        return made.state in FREE or made.order != trade.order
 
 
 def _contentOf(trade: Trade) -> tuple[int, int, int, str, int | None]:

@@ -1,0 +1,216 @@
+"""
+The platform: the sandbox in memory, as a process that can be killed, and the people who
+work at it.
+"""
+
+from collections import Counter
+from random import Random
+from typing import Any
+
+from creditsync._sandbox.life import Life
+from creditsync._sandbox.script import Script
+from creditsync._sandbox.service import OURS, Sandbox
+from creditsync.errors import Refusal
+from creditsync.events import TradeEvents
+from creditsync.ledger.memory import MemoryLedger
+from creditsync.records import Principal, Trade, TradeEvent
+from creditsync.service import CreditSync
+from creditsync.testing import FakeAuthenticator
+from tests.gateway_simulation.setting import LOGINS, Setting
+from tests.gateway_simulation.wires import Process
+from tests.simulation.world import Reactor, World
+
+FIRST = 500_001
+
+# What a renamed command is called. One of them at a time is renamed suddenly.
+NAMES = {
+    "CreditIn": "MngCreditIn",
+    "GetTradeByOrder": "MngGetTradeByOrder",
+    "MngGetTradesByFilter": "GetTradesByFilter",
+    "MngCreateFinanceRequest": "MngAddFinanceRequest",
+    "MngApproveFinanceRequest": "MngConfirmFinanceRequest",
+}
+
+_DEALER = Principal(8, 2, float("inf"), "dealer")
+
+
+class Platform:
+    """
+    The platform, over all its processes.
+
+    @ivar ledger: What is on its disk.
+    @ivar published: Each change that it has broadcast, on disk or not.
+    @ivar asked: The comments of what people have requested, with whether it was
+        accepted.
+    """
+
+    def __init__(self, world: World, setting: Setting) -> None:
+        self.world = world
+        self.random = world.generator()
+        self.ledger = MemoryLedger(FIRST)
+        self.ledger.epoch = "0badf00d"
+        for login in LOGINS:
+            self.ledger._accounts[login] = (0, 0)
+        self.script = Script(self.world.seed)
+        self.script.clear()
+        self.names = dict(NAMES) if "renamed" in setting.own else {}
+        self.script.rename(self.names)
+        for name, rate in setting.rates.items():
+            self.script.set(name, rate, seconds=setting.seconds[name])
+        self._setting = setting
+        self.published: list[tuple[int, int, Trade]] = []
+        self.asked: dict[str, bool] = {}
+        self.lives = self.crashes = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """
+        Start its process.
+        """
+        self.lives += 1
+        reactor = Reactor(self.world)
+        self.process = Process(self.world, "platform", reactor)
+        self.sandbox = Sandbox(
+            reactor,
+            lambda life: self._server(reactor, life),
+            self.script,
+            delay=self._setting.delay,
+            unknown=OURS,
+        )
+        self.sandbox.startService()
+
+    def _server(self, reactor: Reactor, life: Life) -> CreditSync:
+        events = TradeEvents()
+        events.addObserver(lambda published: self._published(life, published))
+        ledger = life.ledger(self.ledger)
+        return CreditSync(
+            reactor,
+            runtime=life.runtime(
+                reactor,
+                ledger,
+                events,
+                now=self.world.wall,
+                maxQueued=1000,
+                selfApproval=True,
+            ),
+            events=events,
+            authenticator=FakeAuthenticator(),
+            listen=[],
+            timeout=5.0,
+        )
+
+    def _published(self, life: Life, events: Any) -> None:
+        if life.isOver:
+            # It has crashed: nobody receives them.
+            return
+        for event in events:
+            if isinstance(event.data, Trade):
+                trade = event.data
+                self.published.append((event.type, trade.order, trade))
+                self.world.note(
+                    "platform",
+                    f"books {event.type} {trade.order} {trade.login} {trade.cmd}"
+                    f" {trade.state} {trade.profit} {trade.comment}",
+                )
+
+    def listening(self) -> tuple[Process, Any] | None:
+        """
+        Its process and its factory, if that is alive.
+        """
+        return (self.process, self.sandbox.factory) if self.process.isAlive else None
+
+    def kill(self, downFor: float) -> None:
+        """
+        Kill its process, and start it again later.
+        """
+        if self.process.isAlive:
+            self.process.kill()
+            self.crashes += self.sandbox.crashes
+            self.world.happens("platform-kill")
+            self.world.later(downFor, self.begin)
+
+    def renameSuddenly(self, seconds: float) -> None:
+        """
+        Rename a command without notice, for some time.
+        """
+        name = self.random.choice(sorted(NAMES))
+        if name not in self.script.names:
+            self.script.rename({name: NAMES[name]})
+            self.world.happens("renamed-suddenly")
+            self.world.note("platform", f"renames {name}")
+            self.world.later(seconds, self.script.names.pop, name, None)
+
+    def heal(self) -> None:
+        """
+        Let nothing go wrong any more.
+        """
+        for setting in self.script.settings():
+            self.script.set(setting.fault.name, 0.0)
+        self.script.names.clear()
+        self.script.rename(self.names)
+
+    def counts(self) -> Counter[str]:
+        """
+        How often each fault of the sandbox has happened.
+        """
+        return Counter(
+            {each.fault.name: each.happened for each in self.script.settings()}
+        )
+
+    # The truth.
+
+    def journal(self) -> list[TradeEvent]:
+        """
+        All that is on its disk.
+        """
+        return self.ledger.events(0, self.ledger.head)
+
+    # People.
+
+    def person(self, number: int) -> None:
+        """
+        Have somebody at the platform do something.
+        """
+        life = self.sandbox.life
+        if life is None or life.isOver or not self.process.isAlive:
+            return
+        random, comment = self.random, f"person {number}"
+        trades = [
+            trade
+            for order in self.ledger._places
+            if (trade := self.ledger.trade(order)) is not None and trade.state == 3
+        ]
+        what = random.choice(("BalanceIn", "CreditIn", "request", "change", "delete"))
+        data: dict[str, Any] = {
+            "login": random.choice(LOGINS),
+            "amount": random.randrange(1, 9),
+            "comment": comment,
+        }
+        if what == "request":
+            what, data["cmd"] = "MngCreateFinanceRequest", 7
+        elif what in ("change", "delete"):
+            if not trades:
+                return
+            trade = _one(random, trades)
+            what = {6: "BalanceIn", 7: "CreditIn"}.get(trade.cmd, "")
+            if not what:
+                return
+            data |= {"login": trade.login, "order": trade.order}
+            if not trade.comment.startswith("person") and random.random() < 0.7:
+                return
+        self.world.happens("person")
+        self.world.note("person", f"{what} {data}")
+        done = life.server.call(what, data, _DEALER)
+        done.addCallbacks(self._done, self._refused, [comment], errbackArgs=[comment])
+
+    def _done(self, reply: dict[str, Any], comment: str) -> None:
+        self.asked[comment] = True
+
+    def _refused(self, why: Any, comment: str) -> None:
+        why.trap(Refusal)
+        self.asked[comment] = False
+
+
+def _one(random: Random, trades: list[Trade]) -> Trade:
+    # Mostly of the last ones.
+    return random.choice(trades[-5:])

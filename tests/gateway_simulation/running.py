@@ -1,0 +1,288 @@
+"""
+One seed, from its plan to its outcome.
+"""
+
+import gc
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from random import Random
+
+from attrs import define, field
+
+from creditsync.gateway._states import State
+from creditsync.records import Principal
+from tests.gateway_simulation.clients import Client, Follower
+from tests.gateway_simulation.gateway import Gateway
+from tests.gateway_simulation.judge import Judge
+from tests.gateway_simulation.observer import Observer
+from tests.gateway_simulation.platform import Platform
+from tests.gateway_simulation.setting import CLIENTS, Plan, settingOf
+from tests.gateway_simulation.wires import End
+from tests.simulation.world import Violation, World
+
+# Seconds in which things go wrong, and in which nothing does any more: a request that
+# comes late is the longest to wait for, and then what is unseen is held.
+TROUBLE = 90.0
+REST = 400.0
+
+_ADMIN = Principal(9, 3, float("inf"), "admin")
+
+
+@define
+class Outcome:
+    """
+    The outcome of a seed.
+
+    @ivar digest: The same for the same history.
+    @ivar counts: How often each fault has happened.
+    @ivar held: How many operations were held in the end.
+    """
+
+    plan: Plan
+    way: str
+    digest: str
+    violation: Violation | None
+    counts: Counter[str]
+    statuses: Counter[int]
+    booked: int
+    held: int
+    gateways: int
+    platforms: int
+    seconds: float
+    trace: list[tuple[float, str, str, bytes]] = field(repr=False)
+
+
+class Course:
+    """
+    Everything that a seed needs.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.setting = settingOf(plan)
+        self.world = world = World(plan.seed, self.setting.faults)
+        self.random = world.generator()
+        self._faults = {name: world.generator() for name in sorted(_SCHEDULED)}
+        self.platform = Platform(world, self.setting)
+        self.observer = Observer(world)
+        self.gateway = Gateway(world, self.setting, self.platform, self.observer)
+        self.observer.disk = self.gateway.disk
+        numbers = count(1)
+        share = plan.requests // CLIENTS
+        self.clients = [
+            Client(
+                world,
+                f"client-{n}",
+                self.gateway,
+                0 if n in plan.absent else share,
+                numbers,
+            )
+            for n in range(CLIENTS)
+        ]
+        self.follower = Follower(world, self.gateway)
+        self._people = count(1)
+        self.held = 0
+
+    def go(self) -> None:
+        """
+        Let everything happen, and judge.
+
+        @raise Violation: A rule is broken.
+        """
+        world = self.world
+        world.run(1.0)
+        for client in self.clients:
+            client.start()
+        self.follower.connect()
+        for name, every in _SCHEDULED.items():
+            if world.mayHappen(name):
+                self._schedule(name, every)
+        world.run(TROUBLE)
+        for client in self.clients:
+            client.isQuiet = True
+        self._heal()
+        world.run(TROUBLE + REST)
+        self._repeat()
+        world.run(TROUBLE + REST + 20)
+        # What was booked last is looked at again.
+        self._cut(0)
+        world.run(TROUBLE + REST + 90)
+        self._judge().judge()
+        self._resolve()
+        world.run(TROUBLE + REST + 120)
+        self._resolved()
+
+    def _judge(self) -> Judge:
+        return Judge(
+            self.platform,
+            self.gateway,
+            self.clients,
+            self.follower,
+            self.observer,
+            self.setting.harm,
+        )
+
+    # What goes wrong.
+
+    def _schedule(self, name: str, every: float) -> None:
+        random = self._faults[name]
+        self.world.later(random.expovariate(1 / every), self._happen, name, every)
+
+    def _happen(self, name: str, every: float) -> None:
+        if self.world.now >= TROUBLE:
+            return
+        does: Callable[[Random], None] = getattr(self, "_" + name.replace("-", ""))
+        does(self._faults[name])
+        self._schedule(name, every)
+
+    def _gatewaykill(self, random: Random) -> None:
+        if self.gateway.process.isAlive:
+            self.world.happens("gateway-kill")
+            self.gateway.kill()
+
+    def _gatewaystop(self, random: Random) -> None:
+        self.gateway.stop()
+
+    def _platformkill(self, random: Random) -> None:
+        self.platform.kill(random.choice((0.1, 1.0, 15.0)))
+
+    def _linkcut(self, random: Random) -> None:
+        self.world.happens("link-cut")
+        end = self._link()
+        if end is not None:
+            which = random.choice((end, end.other))
+            which.cutSoon(random.randrange(200))
+
+    def _linksilence(self, random: Random) -> None:
+        end = self._link()
+        if end is not None:
+            self.world.happens("link-silence")
+            end.isSilent = True
+
+    def _link(self) -> End | None:
+        links = [each for each in self.gateway.process.ends if each.tap is not None]
+        links = [each for each in links if each in self.gateway.connections]
+        return links[-1] if links else None
+
+    def _cut(self, size: int) -> None:
+        end = self._link()
+        if end is not None and not end.disconnecting:
+            end.lose()
+
+    def _clientcut(self, random: Random) -> None:
+        client = random.choice([*self.clients, self.follower])
+        if client.end is not None and not client.end.disconnecting:
+            self.world.happens("client-cut")
+            client.end.lose()
+
+    def _renamedsuddenly(self, random: Random) -> None:
+        self.platform.renameSuddenly(random.choice((1.0, 10.0)))
+
+    def _person(self, random: Random) -> None:
+        self.platform.person(next(self._people))
+
+    def _heal(self) -> None:
+        self.world.note("world", "nothing goes wrong any more")
+        self.gateway.isHealthy = True
+        self.platform.heal()
+        end = self._link()
+        if end is not None and end.isSilent:
+            end.lose()
+
+    # The end.
+
+    def _repeat(self) -> None:
+        """
+        Repeat what has a key, as a program does that starts again.
+        """
+        for client in self.clients:
+            for asked in client.asked:
+                if asked.key is not None and self.random.random() < 0.5:
+                    client.ask(asked)
+
+    def _resolve(self) -> None:
+        """
+        Have a person decide what is held, by what the platform has.
+        """
+        held = self.gateway.disk.unfinished()
+        self.held = len(held)
+        for intent in held:
+            data = {"operation": intent.number, "outcome": "absent"}
+            done = self.gateway.server.call("MngResolveOperation", data, _ADMIN)
+            done.addErrback(
+                lambda why: self.world.note("admin", f"is refused: {why.value}")
+            )
+
+    def _resolved(self) -> None:
+        for intent in self.gateway.disk.unfinished():
+            raise Violation("resolved", f"operation {intent.number} is still held")
+        for intent in self.gateway.disk._rows.values():
+            if intent.state is State.ABSENT and intent.decidedBy != "principal 9":
+                raise Violation("resolved", f"nobody has decided {intent.number}")
+
+
+# How many seconds there are between two, on average.
+_SCHEDULED = {
+    "gateway-kill": 15.0,
+    "gateway-stop": 30.0,
+    "platform-kill": 25.0,
+    "link-cut": 10.0,
+    "link-silence": 30.0,
+    "client-cut": 10.0,
+    "renamed-suddenly": 30.0,
+    "person": 4.0,
+}
+
+
+@contextmanager
+def _repeatable(seed: int) -> Iterator[None]:
+    """
+    Have the operating system's random bytes depend on the seed, and no garbage be
+    collected in between.
+    """
+    real = os.urandom
+    os.urandom = Random(seed).randbytes
+    gc.disable()
+    try:
+        yield
+    finally:
+        os.urandom = real
+        gc.enable()
+
+
+def simulate(plan: Plan) -> Outcome:
+    """
+    Run a seed.
+    """
+    violation = None
+    with _repeatable(plan.seed):
+        course = Course(plan)
+        try:
+            course.go()
+        except Violation as found:
+            violation = found
+    world = course.world
+    world.counts += course.platform.counts()
+    statuses = Counter(
+        status
+        for client in course.clients
+        for asked in client.asked
+        for status in asked.statuses
+    )
+    return Outcome(
+        plan,
+        course.setting.way,
+        world.digest,
+        violation,
+        world.counts,
+        statuses,
+        sum(type == 0 for type, _, _ in course.platform.published),
+        course.held,
+        course.gateway.lives,
+        course.platform.lives + course.platform.crashes,
+        world.now,
+        world.trace,
+    )

@@ -1,0 +1,155 @@
+"""
+What a seed decides before anything happens: the way of the gateway, the faults, and how
+often they happen.
+"""
+
+from random import Random
+from typing import Final
+
+from attrs import define, field
+
+from creditsync._sandbox.table import FAULTS as SANDBOX_FAULTS
+from creditsync._sandbox.table import Where
+
+ONE_SHOT: Final = "one-shot"
+TWO_PHASE: Final = "two-phase"
+
+# Clients that request things.
+CLIENTS: Final = 4
+
+LOGINS: Final = (1001, 1002, 1003, 1004, 1005)
+
+# What goes wrong besides what the sandbox's own script does.
+OWN: Final = {
+    "gateway-kill": "the gateway is killed at any moment",
+    "gateway-point": "the gateway is killed before or after a line or a write",
+    "gateway-stop": "the gateway is stopped in order, and started again",
+    "platform-kill": "the platform is killed at any moment",
+    "link-cut": "a connection to the platform is lost at any byte",
+    "link-silence": "a connection to the platform carries nothing any more",
+    "client-cut": "a client's connection is lost",
+    "slow-disk": "a write of the gateway takes up to a second",
+    "clock": "the clocks of the gateway and the platform differ",
+    "renamed": "the platform has other names for some commands",
+    "renamed-suddenly": "it has them for some time, and the gateway does not know",
+    "person": "people book, change and delete at the platform",
+}
+
+# Those of the sandbox. The lines in between are no faults, but they are there.
+FAULTS: Final = {
+    **OWN,
+    **{fault.name: fault.help for fault in SANDBOX_FAULTS},
+}
+
+# With these, two phases are not sound, and the probe finds it.
+UNSOUND: Final = frozenset({"approve-twice"})
+
+# How long each may take, where it is not the sandbox's own time.
+_SECONDS: Final = {
+    "late-request": (0.5, 8.0, 40.0, 150.0),
+    "late-reply": (0.5, 4.0, 8.0, 40.0),
+    "late-event": (0.5, 4.0, 40.0),
+    "overtaken-reply": (1.0, 5.0, 20.0),
+    "slow-queue": (1.0, 6.0, 30.0),
+    "lost-tail": (0.5, 3.0),
+}
+# So rare that a seed is not only crashes.
+_RARE: Final = frozenset(
+    fault.name for fault in SANDBOX_FAULTS if "crash" in fault.name
+) | {"refuse-401"}
+
+
+@define(frozen=True)
+class Plan:
+    """
+    What is to be simulated.
+
+    @ivar requests: How many the clients make.
+    @ivar without: Faults that may not happen.
+    @ivar absent: Clients that do nothing.
+    @ivar way: That of the gateway, or L{None} if the seed decides.
+    @ivar only: If it is not empty, no other faults happen than these.
+    """
+
+    seed: int
+    requests: int = 40
+    without: frozenset[str] = frozenset()
+    absent: frozenset[int] = frozenset()
+    way: str | None = None
+    only: frozenset[str] = frozenset()
+
+
+@define
+class Setting:
+    """
+    What the seed of a plan decides.
+
+    @ivar rates: How often each fault of the sandbox happens.
+    @ivar seconds: How long those take that take a time.
+    @ivar own: The other faults.
+    @ivar delay: Of the platform, from accepting to booking.
+    @ivar skew: How far the gateway's clock is ahead of the platform's, in seconds.
+    """
+
+    way: str
+    rates: dict[str, float] = field(factory=dict)
+    seconds: dict[str, float] = field(factory=dict)
+    own: frozenset[str] = frozenset()
+    delay: float = 0.05
+    skew: float = 0.0
+
+    @property
+    def faults(self) -> frozenset[str]:
+        """
+        All that may go wrong.
+        """
+        return self.own | {name for name, rate in self.rates.items() if rate}
+
+    @property
+    def harm(self) -> frozenset[str]:
+        """
+        What may go wrong so that clients notice. A clock that is behind does not, nor
+        does one that is ahead if the way does not depend on it.
+        """
+        isBehind = self.skew <= 0 or self.way == ONE_SHOT
+        return self.faults - {"clock"} if isBehind else self.faults
+
+
+def settingOf(plan: Plan) -> Setting:
+    """
+    What a plan's seed decides. What is left out changes nothing for the rest.
+    """
+    random = Random(f"gateway {plan.seed}")
+    way = random.choice((ONE_SHOT, TWO_PHASE))
+    # In a fifth of the seeds nothing goes wrong.
+    share = random.choice((0.0, 0.15, 0.3, 0.3, 0.6))
+    setting = Setting(plan.way or way, delay=random.choice((0.01, 0.05, 0.3)))
+    own = []
+    for name in OWN:
+        isChosen = random.random() < (0.5 if name == "person" else share)
+        if isChosen or name in plan.only:
+            own.append(name)
+    skew = random.choice((-40.0, -3.0, 1.0, 2.0, 30.0))
+    for fault in SANDBOX_FAULTS:
+        isChosen, rate = random.random() < share, random.choice((0.02, 0.05, 0.2))
+        seconds = random.choice(_SECONDS.get(fault.name, (fault.seconds,)))
+        if fault.where is Where.BETWEEN:
+            isChosen = random.random() < 0.3
+        if fault.name in plan.only:
+            isChosen, rate = True, 0.2
+        if fault.name in _RARE:
+            rate = min(rate, 0.03)
+        if isChosen and _isAllowed(plan, setting, fault.name):
+            setting.rates[fault.name] = rate
+            setting.seconds[fault.name] = seconds
+    setting.own = frozenset(name for name in own if _isAllowed(plan, setting, name))
+    if "clock" in setting.own:
+        setting.skew = skew
+    return setting
+
+
+def _isAllowed(plan: Plan, setting: Setting, name: str) -> bool:
+    if plan.only:
+        return name in plan.only
+    isUnsound = setting.way == TWO_PHASE and name in UNSOUND
+    return name not in plan.without and not isUnsound
