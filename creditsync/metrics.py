@@ -55,7 +55,7 @@ class Metrics(Collector):
         file.
     @ivar keys: The same of its keys.
     @ivar rules: The file of the runtime's rules, if there is one.
-    @ivar runtime: The service's trading runtime, if it is the embedded one.
+    @ivar runtime: The service's trading runtime, if it tells what it has queued.
     @ivar reactorLag: Whoever made this starts and stops it.
     """
 

@@ -312,10 +312,8 @@ class Connection:
             session.consume_input()
             while notification := session.notifies():
                 assert session.notify_handler is not None
+                # Who is notified may submit a statement, or close this.
                 session.notify_handler(notification)
-                if self._isClosed or self._steps is not None:
-                    # By who was notified; a statement's steps find the rest.
-                    return
         except psycopg.OperationalError as e:
             self._lose(str(e))
 

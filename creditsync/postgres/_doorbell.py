@@ -35,8 +35,9 @@ TEST: Final = 5.0
 _CHANNEL: Final = "creditsync"
 # At the end of a notification by which a node only tries whether it hears itself.
 _TRIAL: Final = "?"
-# The setting is of this transaction only: the connection of a pooler may serve somebody
-# else next, whose commits should wait for the disk.
+# It must not wait for the disk, or for a standby. PostgreSQL doesn't have it wait in
+# any case, as it writes nothing, but doesn't promise that either. The setting is of
+# this transaction only: a pooler's connection may serve somebody else next.
 _NOTIFY: Final = (
     f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{_CHANNEL}', %s)"
 )

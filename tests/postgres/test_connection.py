@@ -219,7 +219,11 @@ async def test_cancelledSynchronousWait() -> None:
             server.rows("SELECT pg_cancel_backend(%s)", connection.backend)
             await waiting
             assert connection.isDoubtful
-        await connection.execute("INSERT INTO fact VALUES (2)")
+            # To lock a row is a commit that waits as well, and changes nothing.
+            proving = connection.execute("SELECT FROM fact FOR UPDATE")
+            await sleep(0.3)
+            assert not proving.called
+        await proving
         assert not connection.isDoubtful
     finally:
         connection.close()
@@ -267,6 +271,26 @@ async def test_statementFromNotification(database: ground.Database) -> None:
         await sleep(0.01)
     assert done == [[(text,)] for text in texts]
     connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_closedByNotification(database: ground.Database) -> None:
+    """
+    Who is notified may close the connection, whatever else has come.
+    """
+    connection = await connected(database)
+    heard = []
+
+    def notified(channel: str, payload: str, who: int) -> None:
+        heard.append(payload)
+        connection.close()
+
+    connection.notified = notified
+    await connection.execute("LISTEN door")
+    lost = connection.whenLost()
+    database.rows("NOTIFY door, 'one'; NOTIFY door, 'two'")
+    assert str(await error(lost, ConnectionLost)) == "the connection was closed"
+    assert heard == ["one"]
 
 
 @pytest_twisted.ensureDeferred
