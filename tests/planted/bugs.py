@@ -73,6 +73,7 @@ from creditsync.records import (
 )
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
+from tests.planted.postgres import POSTGRES
 
 
 @define
@@ -1379,4 +1380,5 @@ BUGS = {
         _outputNotCounted,
         ("tests.load.slow_readers",),
     ),
+    **{name: Bug(*row) for name, row in POSTGRES.items()},
 }

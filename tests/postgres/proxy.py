@@ -1,12 +1,15 @@
 """
-A TCP proxy in front of a server that cuts, stalls and mutes connections, at a given
-byte if need be. It runs in threads of its own, so that tests may block.
+A TCP proxy in front of a server that cuts, stalls, delays, strands and mutes
+connections, at a given byte if need be, and only those of some applications. It runs in
+threads of its own, so that tests may block.
 """
 
 import socket
 import struct
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from attrs import define, field
@@ -28,6 +31,33 @@ class _Link:
 
     client: socket.socket
     server: socket.socket
+    application: str = ""
+    isStranded: bool = False
+    # While this is not set, nothing reaches the server.
+    flowing: threading.Event = field(init=False, factory=threading.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self.flowing.set()
+
+    def startup(self, data: bytes) -> None:
+        """
+        Read its application's name in the first message of the client. The connection
+        must be without TLS.
+        """
+        parts = data[8:].split(b"\0")
+        named = dict(zip(parts[::2], parts[1::2], strict=False))
+        self.application = named.get(b"application_name", b"").decode()
+
+    def strand(self) -> None:
+        """
+        Reset the client's half, and keep what it has sent.
+        """
+        self.isStranded = True
+        with suppress(OSError):
+            self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        with suppress(OSError):
+            self.client.shutdown(socket.SHUT_RDWR)
+        self.client.close()
 
     def close(self) -> None:
         """
@@ -76,12 +106,17 @@ class Proxy:
     @ivar target: The port of the server; connections that come later go to another
         one if it is changed.
     @ivar isMuted: Whether notifications are swallowed on connections that come later.
+    @ivar application: What the name of an application has to end with for its
+        connections to be cut at a byte, counted, delayed or stranded; all by default.
+    @ivar delay: Seconds for which each part of what the server sends is kept.
     @ivar toServer: How many bytes clients have sent through it.
     @ivar toClient: How many bytes the server has sent through it.
     """
 
     target: int
     isMuted: bool = False
+    application: str = ""
+    delay: float = 0.0
     toServer: int = 0
     toClient: int = 0
     port: int = field(init=False)
@@ -129,12 +164,24 @@ class Proxy:
         Pass on what comes one way, until the connection ends.
         """
         silenced = _Unnotified() if self.isMuted and way == "toClient" else None
+        isFirst = way == "toServer"
         with suppress(OSError):
             while data := source.recv(_CHUNK):
+                if isFirst:
+                    link.startup(data)
+                    isFirst = False
                 self._flowing.wait()
+                link.flowing.wait()
                 passed = data if silenced is None else silenced(data)
-                allowed = self._allowed(way, len(passed))
+                allowed = len(passed)
+                if link.application.endswith(self.application):
+                    allowed = self._allowed(way, allowed)
+                    if way == "toClient":
+                        time.sleep(self.delay)
                 target.sendall(passed[:allowed])
+                if link.isStranded:
+                    # Reset at once, the server might not read it.
+                    time.sleep(1)
                 if allowed < len(passed):
                     # At once behind this byte, and not after the next read.
                     break
@@ -147,25 +194,48 @@ class Proxy:
         """
         with self._lock:
             allowed = min(size, self._limits.get(way, size))
-            if way in self._limits:
+            if allowed < size:
+                del self._limits[way]
+            elif way in self._limits:
                 self._limits[way] -= allowed
             setattr(self, way, getattr(self, way) + allowed)
             return allowed
 
-    def cut(self) -> int:
+    def cut(self, application: str = "") -> int:
         """
-        Reset all connections.
+        Reset all connections of an application.
 
         @return: How many there were.
         """
-        links = list(self._links)
+        links = self._of(application)
         for each in links:
             each.close()
         return len(links)
 
+    def _of(self, application: str) -> list[_Link]:
+        links = list(self._links)
+        return [each for each in links if each.application.endswith(application)]
+
+    @contextmanager
+    def stranded(self, application: str) -> Iterator[Callable[[], None]]:
+        """
+        Keep what the connections of an application send from now on. When the context
+        ends, it reaches the server, if these connections were reset before.
+
+        @return: Resets them, only for the client.
+        """
+        links = self._of(application)
+        for each in links:
+            each.flowing.clear()
+        try:
+            yield lambda: [each.strand() for each in links] and None
+        finally:
+            for each in links:
+                each.flowing.set()
+
     def cutAfter(self, way: str, size: int) -> None:
         """
-        Reset the connection that exceeds this many bytes from now on.
+        Reset the first connection that exceeds this many bytes from now on.
 
         @param way: C{toServer} or C{toClient}.
         """
