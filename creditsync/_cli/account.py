@@ -4,6 +4,7 @@ PostgreSQL, moves them to groups while a server runs, and lists them.
 """
 
 import os
+import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Container
 from functools import partial
@@ -13,7 +14,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from creditsync._cli.arguments import group, login
 from creditsync._cli.connection import addConnection, readToken, runWithClient
-from creditsync._cli.ledger import addLedger, errorsAsExit, ledger, opened
+from creditsync._cli.ledger import DOUBTFUL, addLedger, errorsAsExit, ledger, opened
 from creditsync._cli.output import printLine
 from creditsync._cli.statuses import DONE, STATUSES, UNKNOWN
 from creditsync._cli.wording import exact, printable
@@ -115,7 +116,10 @@ def _addOnPostgres(options: Namespace) -> Container[int]:
         from creditsync.postgres._accounts import addAccounts
         from creditsync.postgres._blocking import connected
     with connected(options.ledger, options.name) as session:
-        return addAccounts(session, options.logins, options.group)
+        added = addAccounts(session, options.logins, options.group)
+    if added.isDoubtful:
+        printLine(f"creditsync {options.name}: warning: {DOUBTFUL}", sys.stderr)
+    return added.logins
 
 
 def _runSet(options: Namespace) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Final
 
 from creditsync._process.address import (
     PASSWORD_GIVEN,
@@ -24,6 +25,9 @@ from creditsync.codes import MAX_SAFE_INTEGER, MAX_TIME
 from creditsync.errors import LedgerProblem
 from creditsync.ledger._reading import reading
 from creditsync.ledger._source import Source
+
+# What a commit on PostgreSQL has said.
+DOUBTFUL: Final = "the commit did not wait until a standby had it"
 
 
 def addLedger(parser: ArgumentParser) -> None:

@@ -4,6 +4,8 @@ Accounts that are opened before their first operation, while nodes run.
 
 from collections.abc import Collection, Sequence
 
+from attrs import define
+
 from creditsync.postgres._blocking import CommandSession
 from creditsync.postgres._schema import STREAM
 
@@ -14,18 +16,28 @@ _ADD = """
 _MOVE = "SELECT move_1(%s, %s, %s, true)"
 
 
-def addAccounts(
-    session: CommandSession, logins: Sequence[int], group: str
-) -> Collection[int]:
+@define
+class Added:
+    """
+    What was added.
+
+    @ivar logins: Those that did not exist before.
+    @ivar isDoubtful: Whether a standby may lack them yet.
+    """
+
+    logins: Collection[int]
+    isDoubtful: bool
+
+
+def addAccounts(session: CommandSession, logins: Sequence[int], group: str) -> Added:
     """
     Open accounts.
 
     @param group: Of those that are new.
-    @return: The logins that are.
     @raise LedgerProblem: There are no tables.
     """
     session.checkReadable()
-    with session.session.transaction():
+    with session.transaction() as commit:
         # In the order of all locks: the accounts, sorted, and then the journal's, which
         # gives the moves their order.
         rows = session.rows(_ADD, [sorted(set(logins))])
@@ -33,4 +45,4 @@ def addAccounts(
         if group:
             for login in added:
                 session.rows(_MOVE, [STREAM, login, group])
-    return added
+    return Added(added, commit.isDoubtful)

@@ -4,7 +4,7 @@ A connection to PostgreSQL for commands, which have nothing else to do than to w
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import psycopg
 from attrs import define
@@ -23,6 +23,21 @@ from creditsync.postgres._session import (
 from creditsync.postgres._starting import check, checkReadable
 
 _T = TypeVar("_T")
+
+
+# The SQLSTATE by which a commit says that it has not waited for its standby.
+_WARNING: Final = "01000"
+
+
+@define(eq=False)
+class Commit:
+    """
+    A transaction, and what is known of its commit once that has ended.
+
+    @ivar isDoubtful: Whether a standby that it should have waited for may lack it.
+    """
+
+    isDoubtful: bool = False
 
 
 @define(eq=False)
@@ -59,6 +74,25 @@ class CommandSession:
         while cursor.nextset():
             pass
         return cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def transaction(self) -> Iterator[Commit]:
+        """
+        One transaction: all of it, or nothing.
+        """
+        commit, notices = Commit(), set[str | None]()
+
+        def note(notice: psycopg.errors.Diagnostic) -> None:
+            notices.add(notice.sqlstate)
+
+        self.session.add_notice_handler(note)
+        try:
+            with self.session.transaction():
+                yield commit
+                notices.clear()
+        finally:
+            self.session.remove_notice_handler(note)
+        commit.isDoubtful = _WARNING in notices
 
     def check(self) -> list[str]:
         """

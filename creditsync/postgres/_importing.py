@@ -140,15 +140,12 @@ def importLedger(
                 " check, and restore a backup"
             )
         mover = _Mover(ledger, session, report)
-        notices: list[str | None] = []
-        session.session.add_notice_handler(lambda each: notices.append(each.sqlstate))
-        with session.session.transaction():
+        with session.transaction() as commit:
             mover.checkEmpty()
             mover.copy()
             mover.compare()
             imported = mover.counted()
-            notices.clear()
-        imported.isDoubtful = "01000" in notices
+        imported.isDoubtful = commit.isDoubtful
     mover.compareEnd(imported)
     return imported
 

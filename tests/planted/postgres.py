@@ -9,7 +9,7 @@ L{tests.postgres.planted}.
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from creditsync.postgres import _feed, _schema
+from creditsync.postgres import _feed, _lane, _schema
 from creditsync.postgres._connection import Connection
 from creditsync.postgres._doorbell import POLL, Doorbell
 from creditsync.postgres._feed import HEAD, Feed
@@ -84,6 +84,24 @@ def _keysOutside() -> None:
     )
 
 
+def _keysOfEachNode() -> None:
+    _replaced(
+        (
+            "        JOIN keyed ON keyed.principal = each.principal"
+            " AND keyed.key = each.key;",
+            "        JOIN keyed ON keyed.principal = each.principal"
+            " AND keyed.key = each.key\n"
+            "        LEFT JOIN event AS own ON own.seq = keyed.seq;",
+        ),
+        (
+            "        SELECT array_agg(keyed.seq ORDER BY each.number)\n",
+            "        SELECT array_agg(\n"
+            "            CASE WHEN own.node = this_node THEN keyed.seq END"
+            " ORDER BY each.number)\n",
+        ),
+    )
+
+
 def _accountsNotLocked() -> None:
     _replaced(
         (
@@ -99,6 +117,12 @@ def _notFenced() -> None:
             "IF NOT FOUND THEN\n        RAISE EXCEPTION 'another process",
             "IF false THEN\n        RAISE EXCEPTION 'another process",
         )
+    )
+
+
+def _nameNotTaken() -> None:
+    _lane._ENLIST = _lane._ENLIST.replace(  # type: ignore[misc]
+        "SET incarnation = node.incarnation + 1,", "SET"
     )
 
 
@@ -210,6 +234,11 @@ POSTGRES: Final[dict[str, tuple[str, Callable[[], None], tuple[str, ...]]]] = {
         _keysOutside,
         _by("together", "pairs"),
     ),
+    "keys-of-each-node": (
+        "finds only those keys that it has booked itself",
+        _keysOfEachNode,
+        _by("killed", "underLoad"),
+    ),
     "replay-before-event": (
         "answers a replay before it has published its event",
         _replayBeforeEvent,
@@ -219,6 +248,11 @@ POSTGRES: Final[dict[str, tuple[str, Callable[[], None], tuple[str, ...]]]] = {
         "books what arrives from a connection that was given up",
         _notFenced,
         _by("broken", "stranded"),
+    ),
+    "name-not-taken": (
+        "books beside another process of its name",
+        _nameNotTaken,
+        _by("cases", "sameName"),
     ),
     "unknown-is-lost": (
         "takes a batch of unknown outcome for one that was not carried out",

@@ -119,6 +119,7 @@ async def sameName(options: Namespace, figures: Figures) -> None:
                 await crowd.until(
                     lambda former=former: not former.isRunning,
                     "the first process of the name ends",
+                    _NOTICED,
                 )
                 await crowd.until(starting.done, "the second one starts")
                 starting.result()

@@ -119,6 +119,7 @@ class Client:
     @ivar follows: Whether it goes on behind the last place wherever it comes to. Then
         replies don't wait for their events, as long as it catches up.
     @ivar place: Of the last event that it has heard, or 0.
+    @ivar port: Of its node.
     @ivar token: With which it asks.
     @ivar heard: The last place of which it has ever heard.
     @ivar mine: What it and nobody else is to send.
@@ -130,6 +131,7 @@ class Client:
     window: int = 8
     follows: bool = True
     place: int = 0
+    port: int = 0
     waiting: dict[str, Asked] = field(init=False, factory=dict)
     heard: int = field(init=False, default=0)
     mine: deque[Asked] = field(init=False, factory=deque)
@@ -163,10 +165,11 @@ class Client:
             ended: asyncio.Future[None] = loop.create_future()
             try:
                 if ports:
+                    self.port = self.load.random.choice(ports)
                     await loop.create_connection(
                         lambda ended=ended: _Connection(self, ended),
                         "127.0.0.1",
-                        self.load.random.choice(ports),
+                        self.port,
                     )
                     self.told.counts["connections"] += 1
                     await self._converse(ended)

@@ -46,8 +46,11 @@ async def underLoad(options: Namespace, figures: Figures) -> None:
         async with Crowd(load, clients) as crowd:
             await crowd.acknowledged(50)
             for _ in range(options.kills):
-                node = chance.choice(cluster.nodes)
                 await crowd.acknowledged(chance.randint(1, 200))
+                busy = {each.port for each in clients}
+                node = chance.choice(
+                    [each for each in cluster.nodes if each.port in busy]
+                )
                 await crowd.rest(chance.random() / 20)
                 node.kill()
                 # The others go on, slowly: the node has to start beside them.
@@ -116,8 +119,8 @@ def main() -> None:
     Run what the command line asks for.
     """
     options = parser("Kill nodes, and see that nothing is lost.")
-    options.add_argument("--kills", type=int, default=4, help="under load")
-    options.add_argument("--quiet", type=int, default=4, help="kills without a load")
+    options.add_argument("--kills", type=int, default=3, help="under load")
+    options.add_argument("--quiet", type=int, default=3, help="kills without a load")
     run(options.parse_args(), [underLoad, quiet])
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from threading import Thread
 
 import psycopg
 import pytest
@@ -406,6 +407,72 @@ class CommandTests(ImportCase):
             )
             with self.assertRaises(psycopg.errors.ReadOnlySqlTransaction):
                 source.session.rows("DELETE FROM trade")
+
+
+class StandbyTests(ImportCase):
+    """
+    A standby, on which nobody can write.
+    """
+
+    def test_read(self) -> None:
+        """
+        It can be read, and nothing can be added there.
+        """
+        primary = ground.start()
+        self.addCleanup(primary.stop)
+        standby = primary.standby()
+        self.addCleanup(standby.stop)
+        database = primary.database()
+        makeTables(database)
+        node = Node(database)
+        self.addCleanup(node.connection.close)
+        node.book(credit(key="a"))
+        database.rows("UPDATE block SET next = 64000000")
+        [(end,)] = primary.rows("SELECT pg_current_wal_lsn()")
+        reached = f"SELECT pg_last_wal_replay_lsn() >= '{end}'"
+        ground.until(lambda: standby.rows(reached) == [(True,)])
+        address = f"postgresql://postgres@127.0.0.1:{standby.port}/{database.name}"
+        self.assertIn("is sound", self.run_("check", "--ledger", address))
+        self.assertIn("1001", self.run_("account", "list", "--ledger", address))
+        sentence = self.fails("account", "add", "5", "--ledger", address)
+        self.assertIn("read-only transaction", sentence)
+
+
+class DoubtfulTests(ImportCase):
+    """
+    A commit whose wait for a standby is cancelled.
+    """
+
+    def test_add(self) -> None:
+        """
+        Accounts are added, and their operator is told.
+        """
+        server = ground.start()
+        self.addCleanup(server.stop)
+        database = server.database()
+        makeTables(database)
+        server.configure(synchronous_standby_names="nobody")
+        waiting = """
+            SELECT pid FROM pg_stat_activity
+            WHERE application_name = 'creditsync account add'
+                AND wait_event = 'SyncRep'
+        """
+
+        def cancel() -> None:
+            ground.until(lambda: server.rows(waiting))
+            server.rows(f"SELECT pg_cancel_backend(pid) FROM ({waiting}) AS it")
+
+        address = f"postgresql://postgres@127.0.0.1:{server.port}/{database.name}"
+        canceller = Thread(target=cancel)
+        canceller.start()
+        said = self.run_("account", "add", "5", "--ledger", address)
+        canceller.join()
+        self.assertEqual(said, "5 added\n")
+        self.assertEqual(
+            self.said,
+            "creditsync account add: warning: the commit did not wait until a standby"
+            " had it\n",
+        )
 
 
 class NoLedgerTests(ImportCase):
