@@ -130,6 +130,7 @@ class GatewayRuntime(Views, Service):
         self._failing = FailureNotifier()
         self._now = now
         self._tell = alarm
+        self._alarms = 0
         alarm = self._alarm
         self.journal = Journal(clock, log, events, self._failing.fail, alarm)
         self.operations = WAYS[way](
@@ -160,7 +161,31 @@ class GatewayRuntime(Views, Service):
         self._sweepInterval = timing.sweep
         self._opening: Deferred[None] | None = None
 
+    def gatewayFigures(self) -> dict[str, float]:
+        """
+        What the metrics show: how many operations are C{unsettled} and C{held}, the age
+        of the C{oldest} unsettled one in seconds, C{alarms} so far, whether the
+        platform is C{connected}, and replies that were C{lost}, C{late} or C{doubled}.
+        """
+        intents = [each.intent for each in self.operations.courses]
+        unsettled = [
+            each for each in intents if each.isOpen and each.state is not State.HELD
+        ]
+        oldest = min((each.sentAt for each in unsettled), default=None)
+        figures = self._upstream.figures
+        return {
+            "connected": int(self._upstream.isConnected),
+            "unsettled": len(unsettled),
+            "oldest": 0.0 if oldest is None else max(0.0, self._now() - oldest),
+            "held": sum(each.state is State.HELD for each in intents),
+            "alarms": self._alarms,
+            "lost": figures.lost,
+            "late": figures.late,
+            "doubled": figures.doubled,
+        }
+
     def _alarm(self, text: str) -> None:
+        self._alarms += 1
         self._tell(text)
         self.journal.note(int(self._now()), text)
 
