@@ -28,7 +28,7 @@ from creditsync.errors import (
     ShuttingDown,
     UnknownCommand,
 )
-from creditsync.gateway._catchup import CatchUp
+from creditsync.gateway._catchup import MARGIN, SHORT_MARGIN, CatchUp
 from creditsync.gateway._courses import Course
 from creditsync.gateway._intents import IIntentLog, Intent
 from creditsync.gateway._journal import Journal
@@ -475,6 +475,7 @@ class GatewayRuntime(Views, Service):
         """
         _log.info("the platform is connected")
         self.catchUp.interrupted()
+        self.catchUp.start()
         self._look()
         self.verification.start()
 
@@ -485,7 +486,7 @@ class GatewayRuntime(Views, Service):
         with _log.failureHandler("a look at what is not final failed"):
             self.operations.releaseKept()
             self.operations.reconcileAll()
-            self.catchUp.start()
+            self.catchUp.start(MARGIN if not self.catchUp.isComplete else SHORT_MARGIN)
 
     def interrupted(self) -> None:
         """
