@@ -150,7 +150,14 @@ class GatewayRuntime(Views, Service):
             now,
             self.operations.oldestKept,
         )
-        self.verification = Verification(upstream, log, self.journal, alarm, now)
+        self.verification = Verification(
+            upstream,
+            log,
+            self.journal,
+            alarm,
+            now,
+            lambda order: self.operations.courses.withOrder(order) is not None,
+        )
         self._verifying = LoopingCall(self.verification.start)
         self._verifying.clock = clock
         self._tick = LoopingCall(self._look)
