@@ -32,7 +32,14 @@ from creditsync import __version__
 from creditsync._bookingrules import RulesFile
 from creditsync._metrics.reactorlag import ReactorLag
 from creditsync._metrics.reading import Reading
-from creditsync._metrics.table import ALWAYS, OF_BOOKING, OF_NODE, OF_QUEUE, Row
+from creditsync._metrics.table import (
+    ALWAYS,
+    OF_BOOKING,
+    OF_GATEWAY,
+    OF_NODE,
+    OF_QUEUE,
+    Row,
+)
 from creditsync.auth import KeyFile
 from creditsync.counters import Counters, Histogram
 from creditsync.interfaces import IClustered, IQueue
@@ -101,6 +108,8 @@ class Metrics(Collector):
             rows += OF_QUEUE
         if IClustered.providedBy(self.service.runtime):
             rows += OF_NODE
+        if reading.gateway:
+            rows += OF_GATEWAY
         for row in rows:
             yield _family(row, reading)
         yield InfoMetricFamily(

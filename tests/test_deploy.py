@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +23,9 @@ from creditsync.auth import KeyFile, TokenAuthenticator
 from creditsync.counters import Counters
 from creditsync.errors import Refusal
 from creditsync.events import TradeEvents
+from creditsync.gateway._memorylog import MemoryIntentLog
+from creditsync.gateway._runtime import GatewayRuntime
+from creditsync.interfaces import ITradingRuntime
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.metrics import Metrics, exposition, registry
 from creditsync.postgres._runtime import PostgresRuntime
@@ -29,6 +33,7 @@ from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator
 from tests.certificates import Authority
+from tests.platforms import Link, Platform
 from tests.test_readme import CHECKOUT, rendered
 from tests.test_tap import InFolder
 
@@ -61,32 +66,43 @@ def exported() -> set[str]:
     """
     reactor, events = MemoryReactorClock(), TradeEvents()
     counters = Counters(reactor, lambda: 0.0)
-    common: dict[str, Any] = {
-        "now": lambda: 0.0,
-        "maxQueued": 1,
-        "counters": counters,
-    }
-    names = set()
-    for runtime in (
-        TradingRuntime(reactor, MemoryLedger(), events, **common),
-        PostgresRuntime(reactor, lambda use: Deferred(), events, node="a", **common),
-    ):
-        service = CreditSync(
+    common: dict[str, Any] = {"now": lambda: 0.0, "maxQueued": 1}
+    platform = Link(reactor, Platform(lambda: 0.0))
+    runtimes: list[ITradingRuntime] = [
+        TradingRuntime(reactor, MemoryLedger(), events, counters=counters, **common),
+        GatewayRuntime(reactor, MemoryIntentLog(), platform, events, **common),
+        PostgresRuntime(
             reactor,
-            runtime=runtime,
-            events=events,
-            authenticator=FakeAuthenticator(),
-            listen=[],
+            lambda use: Deferred(),
+            events,
+            node="a",
             counters=counters,
-        )
-        text, _ = exposition(registry(Metrics(reactor, service, counters)), "")
-        for name, kind in re.findall(
-            r"^# TYPE (\S+) (\S+)", text.decode(), re.MULTILINE
-        ):
-            isHistogram = kind == "histogram"
-            suffixes = ("_bucket", "_sum", "_count") if isHistogram else ("",)
-            names |= {name + suffix for suffix in suffixes}
-    return names
+            **common,
+        ),
+    ]
+    return {
+        name for each in runtimes for name in _samples(reactor, each, events, counters)
+    }
+
+
+def _samples(
+    reactor: MemoryReactorClock,
+    runtime: ITradingRuntime,
+    events: TradeEvents,
+    counters: Counters,
+) -> Iterator[str]:
+    service = CreditSync(
+        reactor,
+        runtime=runtime,
+        events=events,
+        authenticator=FakeAuthenticator(),
+        listen=[],
+        counters=counters,
+    )
+    text, _ = exposition(registry(Metrics(reactor, service, counters)), "")
+    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)", text.decode(), re.MULTILINE):
+        suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
+        yield from (name + suffix for suffix in suffixes)
 
 
 def told(refusal: type[Refusal]) -> set[str]:

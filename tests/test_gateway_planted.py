@@ -100,9 +100,9 @@ def _approvedBeforeChosen() -> Iterable[Patch]:
 
 
 def _catchUpByOffset() -> Iterable[Patch]:
-    async def read(self: _catchup.CatchUp, gaps: int) -> None:
+    async def read(self: _catchup.CatchUp, gaps: int, margin: int) -> None:
         since, offset = self._journal.mark or int(self._now()), 0
-        where = [["update_time", ">=", max(0, since - _catchup.MARGIN)]]
+        where = [["update_time", ">=", max(0, since - margin)]]
         while True:
             every: list[Trade | None] = []
             page = await search(self._upstream, where)

@@ -35,12 +35,18 @@ class Verification:
         journal: Journal,
         alarm: Callable[[str], object],
         now: Callable[[], float],
+        isUnderWay: Callable[[int], bool],
     ) -> None:
+        """
+        @param isUnderWay: Whether an operation on an order is not final: what is looked
+            up may be what it does.
+        """
         self._upstream = upstream
         self._intents = log
         self._journal = journal
         self._alarm = alarm
         self._now = now
+        self._isUnderWay = isUnderWay
         self._isRunning = False
         # Of each order an alarm is given once.
         self._told: set[int] = set()
@@ -65,6 +71,8 @@ class Verification:
             if not look.isKnown:
                 return
             trade = look.trade
+            if self._isUnderWay(order):
+                continue
             if trade is None or trade.state not in FINAL:
                 self._tell(order, "is not booked there any more")
             elif self._journal.isChange(trade) and (
