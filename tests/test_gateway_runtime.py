@@ -991,6 +991,22 @@ class CatchUpTests(GatewayTestCase):
         self.begin()
         self.assertIn((ADD, 5003, BOOKED, 2), self.events())
 
+    def test_killedBeforeTheFirst(self) -> None:
+        """
+        What changes after the first start of a gateway is not lost if it is killed
+        before it has caught up for the first time.
+        """
+        self.kill()
+        self.log.mark = 0
+        self.isAutomatic = False
+        self.begin()
+        self.kill()
+        self.isAutomatic = True
+        self.platform.person(1001, 6, 1)
+        self.wait(1000)
+        self.begin()
+        self.assertEqual([event[1] for event in self.events()], [5001])
+
     def test_history(self) -> None:
         """
         A new gateway begins with what changes from then on.

@@ -69,6 +69,8 @@ from creditsync.records import (
 )
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
+from tests.planted import gateway
+from tests.planted.gateway import planting
 
 
 @define
@@ -659,6 +661,9 @@ def _outputNotCounted() -> None:
 
 _SIMULATION = ("tests.simulation", "--seeds", "60")
 
+# Each is a mistake of tests.planted.gateway.
+_GATEWAY = ("tests.gateway_simulation", "--seeds", "60")
+
 _TAMPERING = ("tests.crash.tampering",)
 
 
@@ -1145,5 +1150,50 @@ BUGS = {
         "does not count what it sends to a client that does not read",
         _outputNotCounted,
         ("tests.load.slow_readers",),
+    ),
+    "sent-before-durable": Bug(
+        "sends an operation to the platform before that is on disk",
+        planting(gateway.sentBeforeDurable),
+        _GATEWAY,
+    ),
+    "resent-on-silence": Bug(
+        "sends an operation to the platform again when no reply comes",
+        planting(gateway.resentOnSilence),
+        _GATEWAY,
+    ),
+    "matched-by-type": Bug(
+        "takes the platform's event of an addition for a booking",
+        planting(gateway.matchedByType),
+        _GATEWAY,
+    ),
+    "overtaking-event-dropped": Bug(
+        "drops an event that comes before the reply that names its order",
+        planting(gateway.overtakingEventDropped),
+        _GATEWAY,
+    ),
+    "absent-taken-for-never": Bug(
+        "takes an operation that the platform does not show for one that never was",
+        planting(gateway.absentTakenForNever),
+        _GATEWAY,
+    ),
+    "chosen-declined": Bug(
+        "declines the finance request that it has chosen, with those made in vain",
+        planting(gateway.chosenDeclined),
+        _GATEWAY,
+    ),
+    "approved-before-chosen": Bug(
+        "approves a finance request before it is on disk which one",
+        planting(gateway.approvedBeforeChosen),
+        _GATEWAY,
+    ),
+    "catch-up-by-offset": Bug(
+        "reads the pages of what it has missed by an offset",
+        planting(gateway.catchUpByOffset),
+        _GATEWAY,
+    ),
+    "gap-moves-mark": Bug(
+        "takes the journal for complete up to the first event after a gap",
+        planting(gateway.eventAdvancesMark),
+        _GATEWAY,
     ),
 }
