@@ -121,6 +121,8 @@ class World:
         self.clock = Clock()
         self.platform = Platform(self.now)
         self.platform.showsQueued = self.random.random() < 0.7
+        if self.random.random() < 0.3:
+            self.platform.hides.add(17)
         self.platform.showsEarly = self.random.random() < 0.3
         self.way = self.random.choice(WAYS)
         self.log = HeldIntentLog()
@@ -382,6 +384,7 @@ class World:
         """
         Let nothing go wrong any more, for some minutes.
         """
+        self.platform.hides.clear()
         self._connect()
         if not self.trouble:
             self._settle()

@@ -48,6 +48,7 @@ class Platform:
     @ivar approvesTwice: Whether it books a finance request once more that is approved
         again.
     @ivar lacks: The commands that it does not have.
+    @ivar hides: The states of trades that look-ups by a filter do not find.
     @ivar makesNew: Whether an update makes a new trade, as it does for an order that
         the platform has forgotten.
     """
@@ -63,6 +64,7 @@ class Platform:
     makesNew: bool = False
     approvesTwice: bool = False
     lacks: set[str] = Factory(set)
+    hides: set[int] = Factory(set)
     accounts: dict[int, dict[str, Any]] = Factory(dict)
     heard: list[tuple[str, dict[str, Any]]] = Factory(list)
     _queue: list[Callable[[], None]] = Factory(list)
@@ -273,7 +275,8 @@ class Platform:
         found = [
             each
             for each in self._visible()
-            if all(compare[by](each[name], to) for name, by, to in data["where"])
+            if each["state"] not in self.hides
+            and all(compare[by](each[name], to) for name, by, to in data["where"])
         ]
         found.sort(key=lambda each: (each["update_time"], each["order"]))
         rows = [[each[name] for name in COLUMNS] for each in found[: data["limit"]]]

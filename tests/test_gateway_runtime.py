@@ -250,6 +250,40 @@ class BookingTests(GatewayTestCase):
         self.assertEqual(self.refusalOf(reserved).status, 403)
         self.assertEqual(self.states(), [])
 
+    def test_refusedAndShown(self) -> None:
+        """
+        If the platform has refused what it shows, a person has to decide.
+        """
+        self.link.isAutomatic = False
+        self.request(operation())
+        self.link.deliverRequest()
+        self.link.isAutomatic = True
+        self.wait(11)
+        self.assertEqual(self.states(), ["accepted"])
+        sent, _ = self.link.replies[0]
+        self.link.replies[0] = sent, {"status": 409, "error": "TRADE_NO_MONEY"}
+        self.link.deliverReply()
+        self.turn()
+        self.assertEqual(self.states(), ["held"])
+        self.assertIn("refused it, and shows it as order 5001", self.alarms[0])
+
+    def test_lateReplyOfAnother(self) -> None:
+        """
+        A late reply that names another order than the one that was found is an alarm.
+        """
+        self.link.isAutomatic = False
+        self.request(operation())
+        self.link.deliverRequest()
+        self.link.isAutomatic = True
+        self.platform.work()
+        self.wait(11)
+        self.assertEqual(self.states(), [])
+        sent, _ = self.link.replies[0]
+        self.link.replies[0] = sent, {"status": 200, "data": {"order": 6001}}
+        self.link.deliverReply()
+        self.turn()
+        self.assertIn("names order 6001 for operation 1", self.alarms[0])
+
     def test_eventBeforeReply(self) -> None:
         """
         An event that overtakes the reply is kept until the reply names its order.

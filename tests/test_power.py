@@ -310,12 +310,12 @@ class DiskErrorTests(LifeTestCase):
         """
         book = SQLiteLedger._book
 
-        def forgiving(ledger: SQLiteLedger, reservations: Any) -> "Deferred[Any]":
+        def forgiving(ledger: SQLiteLedger, *what: Any) -> "Deferred[Any]":
             def forgive(why: Failure) -> Any:
                 log.err(why)
                 return ledger._mark, ledger._head, ledger._hash
 
-            return book(ledger, reservations).addErrback(forgive)
+            return book(ledger, *what).addErrback(forgive)
 
         self.patch(SQLiteLedger, "_book", forgiving)
         self.assertIn("were acknowledged", str(self.failing(NOTHING)))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from attrs import define
+from twisted.logger import Logger
 
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._outcomes import Kind, Outcome
@@ -22,6 +23,8 @@ FINANCE: Final = 4
 PAGE: Final = 500
 
 _NOT_FOUND: Final = 404
+
+_log = Logger()
 
 
 @define(frozen=True)
@@ -97,6 +100,13 @@ async def search(
             "limit": PAGE,
         },
     )
+    if outcome.kind is Kind.REFUSED:
+        _log.warn(
+            "the platform refuses a look-up of trades: {status} {error}, {message}",
+            status=outcome.status,
+            error=outcome.error,
+            message=outcome.message,
+        )
     if outcome.kind is not Kind.DONE or not isinstance(outcome.data.get("rows"), list):
         return None
     rows = outcome.data["rows"]

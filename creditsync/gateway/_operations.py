@@ -17,6 +17,8 @@ from creditsync._timeouts import EqualTimeouts
 from creditsync.codes import (
     EV_RECORD_ADD,
     EV_RECORD_DELETE,
+    TS_CLOSED_NORMAL,
+    TS_DELETED,
 )
 from creditsync.errors import (
     Busy,
@@ -29,7 +31,7 @@ from creditsync.gateway._intents import Intent
 from creditsync.gateway._journal import NOBODY
 from creditsync.gateway._looking import lookAt
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import requestOf
+from creditsync.gateway._records import isResultOf, requestOf
 from creditsync.gateway._refusals import platformRefusal
 from creditsync.gateway._seeing import FINAL, Seeing
 from creditsync.gateway._states import State
@@ -196,7 +198,12 @@ class Operations(Seeing):
             return
         if outcome.kind is Kind.UNSENT and intent.state is State.SENT:
             await self._neverHappened(course, Busy(outcome.message), "it was not sent")
-        elif outcome.kind in (Kind.REFUSED, Kind.TOKEN):
+        elif intent.type == EV_RECORD_ADD and intent.order and _isNo(outcome):
+            self.hold(
+                course,
+                f"the platform has refused it, and shows it as order {intent.order}",
+            )
+        elif _isNo(outcome):
             why = platformRefusal(outcome)
             text = f"the platform refused it: {outcome.error}, {outcome.message}"
             await self._neverHappened(course, why, text)
@@ -214,6 +221,13 @@ class Operations(Seeing):
         course = self.courses.withNumber(number)
         if course is not None and not course.isAsking:
             self._run(self.replied(course, outcome), course)
+        elif course is None and outcome.order is not None:
+            logged = self._log.withOrder(outcome.order)
+            if logged is None or logged.number != number:
+                self._alarm(
+                    f"a late reply names order {outcome.order} for operation {number},"
+                    " which was settled otherwise"
+                )
 
     async def _neverHappened(self, course: Course, why: Refusal, text: str) -> None:
         intent = course.intent
@@ -281,8 +295,7 @@ class Operations(Seeing):
         isFit = (trade.login, trade.cmd) == (intent.login, intent.cmd)
         logged = self._log.withOrder(order)
         isAnothers = logged is not None and logged.number != intent.number
-        isOther = intent.type != EV_RECORD_ADD and order != intent.order
-        if not isFit or isAnothers or isOther:
+        if not isFit or isAnothers or not _isOutcomeOf(intent, trade):
             raise IncorrectOrder(
                 f"order {order} can't be the trade of operation {intent.number}"
             )
@@ -324,3 +337,23 @@ class Operations(Seeing):
         for course in self.courses:
             self._patience.end(course)
             self._finalWaits.end(course)
+
+
+def _isNo(outcome: Outcome) -> bool:
+    """
+    Whether a request was refused.
+    """
+    return outcome.kind in (Kind.REFUSED, Kind.TOKEN)
+
+
+def _isOutcomeOf(intent: Intent, trade: Trade) -> bool:
+    """
+    Whether a trade can be what an operation has made, as far as its type says.
+    """
+    if intent.type == EV_RECORD_ADD:
+        return True
+    if trade.order != intent.order:
+        return False
+    if intent.type == EV_RECORD_DELETE:
+        return trade.state == TS_DELETED
+    return trade.state == TS_CLOSED_NORMAL and isResultOf(intent, trade)

@@ -2,7 +2,8 @@
 The way of two phases: a finance request is made, which moves no money, and then exactly
 one is approved.
 
-A request whose reply is lost is made again, until one order is durable. Only that order
+A request whose reply is lost is looked for, and made again if the platform does not
+show it, until one order is durable. Only that order
 is ever approved, and a second approval of it is harmless, because the platform approves
 only what is pending. So the outcome is unknown only as long as the platform can't be
 asked. Requests that were made in vain are declined, once a minute, for ever.
@@ -22,10 +23,10 @@ from creditsync.codes import (
 )
 from creditsync.errors import Busy
 from creditsync.gateway._courses import Course
-from creditsync.gateway._looking import search
+from creditsync.gateway._looking import lookFor, search
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import creationOf
+from creditsync.gateway._records import creationOf, isContentOf
 from creditsync.gateway._refusals import declined, platformRefusal
 from creditsync.gateway._states import FINAL, FREE, State
 from creditsync.records import Trade
@@ -152,8 +153,17 @@ class TwoPhases(Operations):
         if intent.type != EV_RECORD_ADD or intent.order:
             await super()._look(course)
             return
-        # No order is durable, so none can have been approved.
+        found = await lookFor(self._upstream, intent)
         course.isLooking = False
+        if found is None or not intent.isOpen or intent.order or course.isAsking:
+            self._lookLater(course)
+            return
+        for trade in found:
+            isPending = trade.state == TS_FINANCE_OPEN_PENDING
+            if isPending and isContentOf(intent, trade):
+                await self._choose(course, trade.order)
+                return
+        # No order is durable, so none can have been approved.
         await self._create(course)
 
     def _isEvidence(self, course: Course, trade: Trade) -> bool:
