@@ -149,7 +149,9 @@ class GatewayRuntime(Views, Service):
             now,
             self.operations.oldestKept,
         )
-        self.verification = Verification(upstream, log, self.journal, alarm, now)
+        self.verification = Verification(
+            upstream, log, self.journal, alarm, now, self.operations.courses
+        )
         self._verifying = LoopingCall(self.verification.start)
         self._verifying.clock = clock
         self._tick = LoopingCall(self._look)

@@ -11,6 +11,7 @@ from typing import Final
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from creditsync.gateway._courses import Courses
 from creditsync.gateway._intents import IIntentLog
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import lookAt
@@ -35,12 +36,17 @@ class Verification:
         journal: Journal,
         alarm: Callable[[str], object],
         now: Callable[[], float],
+        courses: Courses,
     ) -> None:
+        """
+        @param courses: The operations under way, which say themselves what they change.
+        """
         self._upstream = upstream
         self._intents = log
         self._journal = journal
         self._alarm = alarm
         self._now = now
+        self._courses = courses
         self._isRunning = False
         # Of each order an alarm is given once.
         self._told: set[int] = set()
@@ -65,13 +71,18 @@ class Verification:
             if not look.isKnown:
                 return
             trade = look.trade
+            if self._courses.withOrder(order) is not None:
+                continue
             if trade is None or trade.state not in FINAL:
                 self._tell(order, "is not booked there any more")
-            elif self._journal.isChange(trade) and (
-                trade.timestamp + SETTLED < self._now()
-            ):
+            elif trade.timestamp + SETTLED >= self._now():
+                # Its event may still come.
+                continue
+            elif self._journal.isChange(trade):
                 self._tell(order, "was changed there without an event")
                 self._journal.book(trade)
+            elif trade != self._journal.current(order):
+                self._tell(order, "is there as it was before its last change")
 
     def _tell(self, order: int, what: str) -> None:
         if order not in self._told:

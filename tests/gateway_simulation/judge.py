@@ -20,9 +20,8 @@ from tests.gateway_simulation.platform import Platform
 from tests.gateway_simulation.setting import HARMLESS
 from tests.simulation.world import Violation
 
-# With these alone no look-up is needed to learn that something is booked, and its
-# client learns it in a moment.
-_PROMPT = HARMLESS - {"late-event", "lose-event"}
+# Without harm no look-up is needed to learn that something is booked, and its client
+# learns it in a moment.
 SOON = 1.0
 
 ONE = 100_000_000
@@ -138,7 +137,7 @@ class Judge:
         if isSafe and set(statuses) != {200}:
             text = f"{who} is told {statuses} where nothing fails"
             raise broken("harmless", text, *about)
-        if isSafe and not isAlike and self.faults <= _PROMPT:
+        if isSafe and not isAlike:
             self._prompt(asked, who)
 
     def _prompt(self, asked: Asked, who: str) -> None:

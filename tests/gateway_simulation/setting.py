@@ -54,11 +54,8 @@ HARMLESS: Final = frozenset(
         "staff",
         "double-event",
         "double-reply",
-        "silent-request",
         "added-update",
         "overtaken-reply",
-        "late-event",
-        "lose-event",
         "renamed",
     }
 )
