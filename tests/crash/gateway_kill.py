@@ -8,8 +8,8 @@ gateway is killed at any moment and at named points of its code
 (L{tests.crash.gateway_points}), the sandbox at any moment, and each is started again on
 its ledger. What had no final answer is sent again. In the end both ledgers are held
 against what the client was told: no key has booked twice; each 200 is booked, as it was
-told; what was refused is not; each booking is in the gateway's journal, once; and what is
-not settled is not booked.
+told; what was refused is not; each booking is in the gateway's journal, once; and what
+is not settled is not booked.
 """
 
 import json
@@ -44,8 +44,10 @@ WAYS: Final = ("one-shot", "two-phase")
 
 # Requests that are under way together.
 AT_ONCE: Final = 12
-# Seconds that a process has to reach a point, and that the end may take.
+# Seconds that a process has to reach a point, and in which all is settled in the end
+# that can be.
 PATIENCE: Final = 40.0
+END: Final = 12.0
 
 _REFUSED: Final = (400, 403, 404, 409)
 
@@ -338,9 +340,9 @@ class Trial:
         """
         self.client.isEnding = True
         self.start()
-        deadline = time.monotonic() + PATIENCE
+        self.connect()
+        deadline = time.monotonic() + END
         while time.monotonic() < deadline and self.client.open():
-            self.connect()
             self.client.work(deadline - time.monotonic())
         assert self.gateway is not None
         time.sleep(1)

@@ -73,10 +73,13 @@ def absenceOfCommand() -> Iterable[Patch]:
 
 
 def chosenDeclined() -> Iterable[Patch]:
-    def isLeftover(self: TwoPhases, trade: Trade) -> bool:
-        return True
+    isLeftover = TwoPhases._isLeftover
 
-    yield TwoPhases, "_isLeftover", isLeftover
+    def isOurs(self: TwoPhases, trade: Trade) -> bool:
+        isChosen = self.courses.withOrder(trade.order) is not None
+        return isChosen or isLeftover(self, trade)
+
+    yield TwoPhases, "_isLeftover", isOurs
 
 
 def approvedBeforeChosen() -> Iterable[Patch]:
