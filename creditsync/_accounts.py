@@ -81,8 +81,10 @@ class AccountCache:
             raise UserNotFound(f"there is no account {login}")
 
     def _load(self, login: int) -> CachedAccount:
-        self.checkKnown(login)
-        account = self._ledger.account(login) or Account(login)
+        account = self._ledger.account(login)
+        if account is None:
+            self.checkKnown(login)
+            account = Account(login)
         loaded = CachedAccount(login, account.balance, account.credit, account.group)
         self.cached[login] = loaded
         self._evict()

@@ -32,7 +32,7 @@ from creditsync import __version__
 from creditsync._bookingrules import RulesFile
 from creditsync._metrics.reactorlag import ReactorLag
 from creditsync._metrics.reading import Reading
-from creditsync._metrics.table import ALWAYS, OF_BOOKING, OF_QUEUE, Row
+from creditsync._metrics.table import ALWAYS, OF_BOOKING, OF_GATEWAY, OF_QUEUE, Row
 from creditsync.auth import KeyFile
 from creditsync.counters import Counters, Histogram
 from creditsync.revocations import Revocations
@@ -99,6 +99,8 @@ class Metrics(Collector):
             rows += OF_BOOKING
         if self.runtime is not None:
             rows += OF_QUEUE
+        if reading.gateway:
+            rows += OF_GATEWAY
         for row in rows:
             yield _family(row, reading)
         yield InfoMetricFamily(

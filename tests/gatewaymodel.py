@@ -13,6 +13,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -27,6 +28,7 @@ from creditsync.gateway._intents import Intent
 from creditsync.gateway._runtime import GatewayRuntime
 from creditsync.gateway._states import State
 from creditsync.records import Deletion, Operation, Reservation, Trade, TradeEvent
+from tests.figures import Figures
 from tests.gateways import ONE, HeldIntentLog, deletion, operation
 from tests.platforms import NOW, Link, Platform
 
@@ -512,13 +514,26 @@ _TROUBLE = frozenset(
 )
 
 
-def violations(seeds: Iterable[int], steps: int = 150) -> Iterator[str]:
+def violations(
+    seeds: Iterable[int], steps: int = 150, figures: Figures | None = None
+) -> Iterator[str]:
     """
     What the judge finds in some worlds.
+
+    @param figures: Where to count what has happened in them.
     """
+    figures = Figures() if figures is None else figures
+    figures |= dict.fromkeys(("worlds", "requests", "bookings", "held"), 0)
     for seed in seeds:
         world = World(seed)
         world.run(steps)
+        for name, count in (
+            ("worlds", 1),
+            ("requests", len(world.requests)),
+            ("bookings", len(world.platform.applied)),
+            ("held", len(world.log.unfinished())),
+        ):
+            figures[name] = int(str(figures[name])) + count
         yield from (f"seed {seed}: {each}" for each in world.wrong)
 
 
@@ -527,13 +542,17 @@ def main() -> None:
     Look at as many worlds as the command line says.
     """
     parser = ArgumentParser(description="Have a gateway meet every fault.")
-    parser.add_argument("--seeds", type=int, default=1000, help="how many worlds")
+    parser.add_argument("--seeds", type=int, default=500, help="how many worlds")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--steps", type=int, default=150, help="in each of them")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     seeds = range(options.first, options.first + options.seeds)
-    for sentence in violations(seeds, options.steps):
-        print(f"VIOLATION: {sentence}")
+    figures = Figures()
+    found = next(violations(seeds, options.steps, figures), None)
+    figures.show(options.json)
+    if found is not None:
+        print(f"VIOLATION: {found}")
         sys.exit(1)
     print(f"sound: {options.seeds} worlds from seed {options.first} on")
 

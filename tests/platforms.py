@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from creditsync.gateway._outcomes import Outcome, outcomeOf, unknown, unsent
-from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
+from creditsync.gateway._upstream import Figures, IUpstream, IUpstreamObserver
 
 NOW = 1767225600
 
@@ -279,7 +279,8 @@ class Platform:
             and all(compare[by](each[name], to) for name, by, to in data["where"])
         ]
         found.sort(key=lambda each: (each["update_time"], each["order"]))
-        rows = [[each[name] for name in COLUMNS] for each in found[: data["limit"]]]
+        found = found[data.get("offset", 0) :][: data["limit"]]
+        rows = [[each[name] for name in COLUMNS] for each in found]
         return {"status": 200, "data": {"structure": list(COLUMNS), "rows": rows}}
 
 
@@ -330,6 +331,7 @@ class Link:
     losesRequest: list[str] = Factory(list)
     losesReply: list[str] = Factory(list)
     sent: list[Sent] = Factory(list)
+    figures: Figures = Factory(Figures)
     _observer: IUpstreamObserver | None = None
     _waiting: dict[Sent, None] = field(factory=dict, init=False)
     _overdue: set[Sent] = field(factory=set, init=False)
@@ -425,6 +427,7 @@ class Link:
         if sent in self._waiting:
             del self._waiting[sent]
             self._overdue.add(sent)
+            self.figures.lost += 1
             sent.done.callback(unknown("no reply in time"))
 
     def deliverRequest(self, at: int = 0) -> None:

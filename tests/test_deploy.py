@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,12 +21,16 @@ from creditsync.auth import KeyFile, TokenAuthenticator
 from creditsync.counters import Counters
 from creditsync.errors import Refusal
 from creditsync.events import TradeEvents
+from creditsync.gateway._memorylog import MemoryIntentLog
+from creditsync.gateway._runtime import GatewayRuntime
+from creditsync.interfaces import ITradingRuntime
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.metrics import Metrics, exposition, registry
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator
 from tests.certificates import Authority
+from tests.platforms import Link, Platform
 from tests.test_readme import CHECKOUT, rendered
 from tests.test_tap import InFolder
 
@@ -60,6 +65,23 @@ def exported() -> set[str]:
     runtime = TradingRuntime(
         reactor, MemoryLedger(), events, now=lambda: 0.0, maxQueued=1, counters=counters
     )
+    platform = Link(reactor, Platform(lambda: 0.0))
+    gateway = GatewayRuntime(
+        reactor, MemoryIntentLog(), platform, events, now=lambda: 0.0, maxQueued=1
+    )
+    return {
+        name
+        for each in (runtime, gateway)
+        for name in _samples(reactor, each, events, counters)
+    }
+
+
+def _samples(
+    reactor: MemoryReactorClock,
+    runtime: ITradingRuntime,
+    events: TradeEvents,
+    counters: Counters,
+) -> Iterator[str]:
     service = CreditSync(
         reactor,
         runtime=runtime,
@@ -69,11 +91,9 @@ def exported() -> set[str]:
         counters=counters,
     )
     text, _ = exposition(registry(Metrics(reactor, service, counters)), "")
-    names = set()
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)", text.decode(), re.MULTILINE):
         suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
-        names |= {name + suffix for suffix in suffixes}
-    return names
+        yield from (name + suffix for suffix in suffixes)
 
 
 def told(refusal: type[Refusal]) -> set[str]:

@@ -205,6 +205,35 @@ class BookingTests(GatewayTestCase):
         commands = [each.command for each in self.link.sent]
         self.assertEqual(commands.count("CreditIn"), 1)
 
+    def test_figures(self) -> None:
+        """
+        The metrics have what is unsettled, what is held and what went amiss.
+        """
+        self.link.losesRequest.append("CreditIn")
+        self.request(operation())
+        self.wait(40)
+        figures = self.gateway.gatewayFigures()
+        self.assertEqual(
+            figures,
+            {
+                "connected": 1,
+                "unsettled": 1,
+                "oldest": 40,
+                "held": 0,
+                "alarms": 0,
+                "lost": 1,
+                "late": 0,
+                "doubled": 0,
+            },
+        )
+        self.wait(120)
+        self.link.cut()
+        figures = self.gateway.gatewayFigures()
+        self.assertEqual(
+            [figures[name] for name in ("connected", "unsettled", "held", "alarms")],
+            [0, 0, 1, 1],
+        )
+
     def test_lateRequest(self) -> None:
         """
         One that the platform gets after it was held is booked after all.

@@ -3,7 +3,7 @@ One look at a server, for the metrics and the console.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Final, TypeAlias
 
@@ -52,6 +52,15 @@ class Reading:
         self.service = service
         self.counters = counters
         self.reactorLag = reactorLag
+
+    @cached_property
+    def gateway(self) -> dict[str, float]:
+        """
+        The figures of a gateway, if the runtime is one.
+        """
+        figures: Callable[[], dict[str, float]] | None
+        figures = getattr(self.service.runtime, "gatewayFigures", None)
+        return {} if figures is None else figures()
 
     @property
     def oldestWaiter(self) -> float:

@@ -257,6 +257,47 @@ OF_BOOKING: Final[tuple[Row, ...]] = (
     ),
 )
 
+# Of a gateway to another platform.
+OF_GATEWAY: Final[tuple[Row, ...]] = (
+    Row(
+        "gauge",
+        "gateway_connected",
+        "Whether the platform behind the gateway is connected: 1 or 0.",
+        lambda it: it.gateway["connected"],
+    ),
+    Row(
+        "gauge",
+        "gateway_unsettled",
+        "Operations sent to the platform whose outcome is unknown, and not held.",
+        lambda it: it.gateway["unsettled"],
+    ),
+    Row(
+        "gauge",
+        "gateway_oldest_unsettled_seconds",
+        "Age of the oldest of them; 0 if there is none.",
+        lambda it: it.gateway["oldest"],
+    ),
+    Row(
+        "gauge",
+        "gateway_held",
+        "Operations that wait for a person's decision.",
+        lambda it: it.gateway["held"],
+    ),
+    Row(
+        "counter",
+        "gateway_alarms",
+        "Things that people should know, as creditsync gateway report lists them.",
+        lambda it: it.gateway["alarms"],
+    ),
+    Row(
+        "counter",
+        "gateway_replies_amiss",
+        "Replies of the platform that were lost, late or doubled.",
+        lambda it: {(kind,): it.gateway[kind] for kind in ("lost", "late", "doubled")},
+        ("kind",),
+    ),
+)
+
 # Of the embedded runtime.
 OF_QUEUE: Final[tuple[Row, ...]] = (
     Row(

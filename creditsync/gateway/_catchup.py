@@ -24,6 +24,10 @@ from creditsync.records import Trade
 # Seconds before the mark from which changes are read again.
 MARGIN: Final = 120
 
+# The same while the connection lives: only an event that was lost is looked for then,
+# and at hundreds of bookings a second two minutes are many pages.
+SHORT_MARGIN: Final = 15
+
 _log = Logger()
 
 
@@ -64,13 +68,15 @@ class CatchUp:
         self.isComplete = False
         self._gaps += 1
 
-    def start(self) -> None:
+    def start(self, margin: int = MARGIN) -> None:
         """
         Read the changes since the mark, unless that is just being done.
+
+        @param margin: Seconds before the mark from which they are read again.
         """
         if not self._isRunning and self._upstream.isConnected:
             self._isRunning = True
-            done = Deferred.fromCoroutine(self._read(self._gaps))
+            done = Deferred.fromCoroutine(self._read(self._gaps, margin))
             done.addErrback(lambda why: _log.failure("a catch-up failed", why))
             done.addBoth(self._ended, self._gaps)
 
@@ -80,9 +86,9 @@ class CatchUp:
             # The stream was interrupted meanwhile.
             self.start()
 
-    async def _read(self, gaps: int) -> None:
+    async def _read(self, gaps: int, margin: int) -> None:
         greatest = self._journal.mark or int(self._now())
-        since = max(0, greatest - MARGIN)
+        since = max(0, greatest - margin)
         where: list[list[Any]] = [["update_time", ">=", since]]
         while True:
             page = await search(self._upstream, where)

@@ -28,7 +28,7 @@ from creditsync.errors import (
     ShuttingDown,
     UnknownCommand,
 )
-from creditsync.gateway._catchup import CatchUp
+from creditsync.gateway._catchup import MARGIN, SHORT_MARGIN, CatchUp
 from creditsync.gateway._courses import Course
 from creditsync.gateway._intents import IIntentLog, Intent
 from creditsync.gateway._journal import Journal
@@ -130,6 +130,7 @@ class GatewayRuntime(Views, Service):
         self._failing = FailureNotifier()
         self._now = now
         self._tell = alarm
+        self._alarms = 0
         alarm = self._alarm
         self.journal = Journal(clock, log, events, self._failing.fail, alarm)
         self.operations = WAYS[way](
@@ -162,7 +163,31 @@ class GatewayRuntime(Views, Service):
         self._sweepInterval = timing.sweep
         self._opening: Deferred[None] | None = None
 
+    def gatewayFigures(self) -> dict[str, float]:
+        """
+        What the metrics show: how many operations are C{unsettled} and C{held}, the age
+        of the C{oldest} unsettled one in seconds, C{alarms} so far, whether the
+        platform is C{connected}, and replies that were C{lost}, C{late} or C{doubled}.
+        """
+        intents = [each.intent for each in self.operations.courses]
+        unsettled = [
+            each for each in intents if each.isOpen and each.state is not State.HELD
+        ]
+        oldest = min((each.sentAt for each in unsettled), default=None)
+        figures = self._upstream.figures
+        return {
+            "connected": int(self._upstream.isConnected),
+            "unsettled": len(unsettled),
+            "oldest": 0.0 if oldest is None else max(0.0, self._now() - oldest),
+            "held": sum(each.state is State.HELD for each in intents),
+            "alarms": self._alarms,
+            "lost": figures.lost,
+            "late": figures.late,
+            "doubled": figures.doubled,
+        }
+
     def _alarm(self, text: str) -> None:
+        self._alarms += 1
         self._tell(text)
         self.journal.note(int(self._now()), text)
 
@@ -455,6 +480,7 @@ class GatewayRuntime(Views, Service):
         """
         _log.info("the platform is connected")
         self.catchUp.interrupted()
+        self.catchUp.start()
         self._look()
         self.verification.start()
 
@@ -465,7 +491,7 @@ class GatewayRuntime(Views, Service):
         with _log.failureHandler("a look at what is not final failed"):
             self.operations.releaseKept()
             self.operations.reconcileAll()
-            self.catchUp.start()
+            self.catchUp.start(MARGIN if not self.catchUp.isComplete else SHORT_MARGIN)
 
     def interrupted(self) -> None:
         """

@@ -97,6 +97,7 @@ class IUpstream(Interface):
 
     isConnected: bool = Attribute("Whether requests can be sent now.")
     problem: str = Attribute("Why not, for people.")
+    figures: "Figures" = Attribute("What it counts.")
 
     def start(observer: IUpstreamObserver) -> None:
         """

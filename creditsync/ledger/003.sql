@@ -25,8 +25,11 @@ CREATE TABLE journal (
     login            INTEGER NOT NULL,
     -- one of the table operation
     cmd              INTEGER NOT NULL,
-    -- 3 booked, 6 deleted; a finance request is 17, or 18 if it was declined
-    state            INTEGER NOT NULL CHECK (state IN (3, 6, 10, 11, 12, 17, 18)),
+    -- 3 booked, 6 deleted; a finance request is 17, or 18 if it was declined. For IN
+    -- SQLite would make a table at each row
+    state            INTEGER NOT NULL
+                     CHECK (state = 3 OR state = 6 OR state BETWEEN 10 AND 12
+                            OR state BETWEEN 17 AND 18),
     -- signed: withdrawals are negative
     profit           INTEGER NOT NULL,
     comment          TEXT NOT NULL,

@@ -95,14 +95,15 @@ def approvedBeforeChosen() -> Iterable[Patch]:
 
 
 def catchUpByOffset() -> Iterable[Patch]:
-    async def read(self: _catchup.CatchUp, gaps: int) -> None:
-        since, offset = self._journal.mark or int(self._now()), 0
+    async def read(self: _catchup.CatchUp, gaps: int, margin: int) -> None:
+        greatest, offset = self._journal.mark, 0
+        since = max(0, greatest - margin)
         while True:
             outcome = await self._upstream.request(
                 "MngGetTradesByFilter",
                 {
                     "tradeType": FINANCE,
-                    "where": [["update_time", ">=", max(0, since - _catchup.MARGIN)]],
+                    "where": [["update_time", ">=", since]],
                     "orderBy": [["update_time", "asc"], ["order", "asc"]],
                     "limit": _catchup.PAGE,
                     "offset": offset,
@@ -113,14 +114,13 @@ def catchUpByOffset() -> Iterable[Patch]:
             page = [tradeOf(row) for row in rowsOf(outcome.data)]
             for trade in page:
                 if trade is not None:
-                    self._greatest = max(self._greatest, trade.timestamp)
+                    greatest = max(greatest, trade.timestamp)
                     self._seen(trade)
             if len(page) < _catchup.PAGE:
                 break
             offset += len(page)
-        self._greatest = max(self._greatest, since)
         self.isComplete = True
-        self._advance()
+        self._advance(greatest)
 
     yield _catchup.CatchUp, "_read", read
 
