@@ -279,7 +279,8 @@ class Platform:
             and all(compare[by](each[name], to) for name, by, to in data["where"])
         ]
         found.sort(key=lambda each: (each["update_time"], each["order"]))
-        rows = [[each[name] for name in COLUMNS] for each in found[: data["limit"]]]
+        found = found[data.get("offset", 0) :][: data["limit"]]
+        rows = [[each[name] for name in COLUMNS] for each in found]
         return {"status": 200, "data": {"structure": list(COLUMNS), "rows": rows}}
 
 

@@ -1054,6 +1054,22 @@ class CatchUpTests(GatewayTestCase):
         self.begin()
         self.assertIn((ADD, 5003, BOOKED, 2), self.events())
 
+    def test_killedBeforeTheFirst(self) -> None:
+        """
+        What changes after the first start of a gateway is not lost if it is killed
+        before it has caught up for the first time.
+        """
+        self.kill()
+        self.log.mark = 0
+        self.isAutomatic = False
+        self.begin()
+        self.kill()
+        self.isAutomatic = True
+        self.platform.person(1001, 6, 1)
+        self.wait(1000)
+        self.begin()
+        self.assertEqual([event[1] for event in self.events()], [5001])
+
     def test_history(self) -> None:
         """
         A new gateway begins with what changes from then on.
@@ -1128,6 +1144,38 @@ class VerificationTests(GatewayTestCase):
         self.again()
         self.assertIn("changed there without an event", self.alarms[0])
         self.assertEqual(self.events(), [(UPDATE, 5001, BOOKED, 7)])
+
+    def test_back(self) -> None:
+        """
+        A booking whose last change the platform has lost is an alarm.
+        """
+        former = dict(self.platform.trades[5001])
+        self.wait(10)
+        self.platform.change(5001, profit=7)
+        self.turn()
+        self.platform.trades[5001] = former
+        self.again()
+        self.assertIn("as it was before its last change", self.alarms[0])
+
+    def test_underWay(self) -> None:
+        """
+        What an operation under way has changed is no alarm, and is published once.
+        """
+        self.wait(10)
+        self.log.isHeld = True
+        self.request(operation(7, order=5001))
+        self.log.release()
+        self.turn()
+        self.link.isConnected = True
+        self.platform.change(5001, profit=7, comment="gift")
+        self.link.events.clear()
+        self.gateway.verification.start()
+        self.turn()
+        self.log.isHeld = False
+        while self.log._writes:
+            self.log.release()
+        self.wait(20)
+        self.assertEqual(self.alarms, [])
 
     def test_lookUpsFail(self) -> None:
         """

@@ -213,7 +213,10 @@ class GatewayRuntime(Views, Service):
 
     def _opened(self, _: object) -> None:
         super().startService()  # type: ignore[no-untyped-call]
-        self.journal.mark = self._log.mark
+        # A new gateway begins now. If it is killed before its first catch-up ends, the
+        # next one begins here too.
+        self.journal.mark = self._log.mark or int(self._now())
+        self.journal.touch()
         for intent in self._log.unfinished():
             self.operations.courses.resume(Course(intent, self._clock.seconds()))
         self._upstream.start(self)

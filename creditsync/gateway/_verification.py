@@ -75,11 +75,14 @@ class Verification:
                 continue
             if trade is None or trade.state not in FINAL:
                 self._tell(order, "is not booked there any more")
-            elif self._journal.isChange(trade) and (
-                trade.timestamp + SETTLED < self._now()
-            ):
+            elif trade.timestamp + SETTLED >= self._now():
+                # Its event may still come.
+                continue
+            elif self._journal.isChange(trade):
                 self._tell(order, "was changed there without an event")
                 self._journal.book(trade)
+            elif trade != self._journal.current(order):
+                self._tell(order, "is there as it was before its last change")
 
     def _tell(self, order: int, what: str) -> None:
         if order not in self._told:

@@ -234,14 +234,16 @@ class Gateway:
             self.world.note("gateway", f"is to die at {name}")
             self.kill()
 
-    def kill(self) -> None:
+    def kill(self, downFor: float | None = None) -> None:
         """
-        Kill its process, and start it again soon.
+        Kill its process, and start it again, soon by default.
         """
         if self.process.isAlive:
             self.process.kill()
             self.disk.killed(self._disk.random() < 0.5)
-            self.world.later(self._disk.choice((0.1, 1.0, 20.0)), self.begin)
+            if downFor is None:
+                downFor = self._disk.choice((0.1, 1.0, 20.0))
+            self.world.later(downFor, self.begin)
 
     def stop(self) -> None:
         """

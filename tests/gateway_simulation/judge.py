@@ -17,7 +17,12 @@ from tests.gateway_simulation.clients import Asked, Client, Follower
 from tests.gateway_simulation.gateway import Gateway
 from tests.gateway_simulation.observer import Observer
 from tests.gateway_simulation.platform import Platform
+from tests.gateway_simulation.setting import HARMLESS
 from tests.simulation.world import Violation
+
+# Without harm no look-up is needed to learn that something is booked, and its client
+# learns it in a moment.
+SOON = 1.0
 
 ONE = 100_000_000
 
@@ -27,23 +32,6 @@ _PENDING, _DECLINED = 17, 18
 # Replies that say that nothing has happened, and nothing will.
 _REFUSED = frozenset({400, 401, 403, 404, 409, 423, 429, 500, 503})
 
-# With these alone every valid request is booked, and nothing is held.
-HARMLESS = frozenset(
-    {
-        "person",
-        "quotes",
-        "notices",
-        "staff",
-        "double-event",
-        "double-reply",
-        "silent-request",
-        "added-update",
-        "overtaken-reply",
-        "late-event",
-        "lose-event",
-        "renamed",
-    }
-)
 # What people do can be the cause of a hold.
 _EXCUSES = HARMLESS - {"person"}
 
@@ -149,6 +137,22 @@ class Judge:
         if isSafe and set(statuses) != {200}:
             text = f"{who} is told {statuses} where nothing fails"
             raise broken("harmless", text, *about)
+        if isSafe and not isAlike:
+            self._prompt(asked, who)
+
+    def _prompt(self, asked: Asked, who: str) -> None:
+        """
+        The reply to the first try comes as soon as the platform has booked.
+        """
+        [at, *_] = [
+            time
+            for time, trade in self.platform.times
+            if trade.comment == asked.comment and trade.state == 3
+        ]
+        until = asked.attempts[0].until
+        if until is None or until - at > SOON:
+            text = f"{who} is booked at {at}, and its client is told at {until}"
+            raise broken("prompt", text, asked.comment)
 
     def _strays(self, asked: Asked) -> int:
         """

@@ -40,6 +40,7 @@ class Platform:
 
     @ivar ledger: What is on its disk.
     @ivar published: Each change that it has broadcast, on disk or not.
+    @ivar times: When it has.
     @ivar asked: The comments of what people have requested, with whether it was
         accepted.
     """
@@ -59,6 +60,7 @@ class Platform:
             self.script.set(name, rate, seconds=setting.seconds[name])
         self._setting = setting
         self.published: list[tuple[int, int, Trade]] = []
+        self.times: list[tuple[float, Trade]] = []
         self.asked: dict[str, bool] = {}
         self.lives = self.crashes = 0
         self.begin()
@@ -107,6 +109,7 @@ class Platform:
             if isinstance(event.data, Trade):
                 trade = event.data
                 self.published.append((event.type, trade.order, trade))
+                self.times.append((self.world.now, trade))
                 self.world.note(
                     "platform",
                     f"books {event.type} {trade.order} {trade.login} {trade.cmd}"
@@ -166,6 +169,45 @@ class Platform:
         return self.ledger.events(0, self.ledger.head)
 
     # People.
+
+    def changeOld(self, count: int) -> None:
+        """
+        Have somebody change one of the oldest trades again and again.
+        """
+        life = self.sandbox.life
+        if count and life is not None and not life.isOver and self.process.isAlive:
+            old = [
+                trade
+                for order in self.ledger._places
+                if (trade := self.ledger.trade(order)) is not None
+                and (trade.state, trade.cmd) == (3, 6)
+                and trade.comment.startswith("person")
+            ]
+            if old:
+                trade = self.random.choice(old[:20])
+                data = {
+                    "login": trade.login,
+                    "order": trade.order,
+                    # No change is like another one.
+                    "amount": 100 + count,
+                    "comment": trade.comment,
+                }
+                life.server.call("BalanceIn", data, _DEALER).addErrback(
+                    lambda why: why.trap(Refusal)
+                )
+            self.world.later(0.003, self.changeOld, count - 1)
+
+    def add(self, comment: str) -> None:
+        """
+        Have somebody book something.
+        """
+        life = self.sandbox.life
+        if life is not None and not life.isOver and self.process.isAlive:
+            login, amount = self.random.choice(LOGINS), self.random.randrange(1, 99)
+            data = {"login": login, "amount": amount, "comment": comment}
+            life.server.call("BalanceIn", data, _DEALER).addErrback(
+                lambda why: why.trap(Refusal)
+            )
 
     def person(self, number: int) -> None:
         """

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from random import Random
+from typing import Any
 
 from attrs import define, field
 
+from creditsync.gateway import _catchup, _looking
 from creditsync.gateway._states import State
 from creditsync.records import Principal
 from tests.gateway_simulation.clients import Client, Follower
@@ -27,6 +29,9 @@ from tests.simulation.world import Violation, World
 # comes late is the longest to wait for, and then what is unseen is held.
 TROUBLE = 90.0
 REST = 400.0
+
+# For how long a gateway may be away: more than the margin of its catch-up.
+AWAY = 200.0
 
 _ADMIN = Principal(9, 3, float("inf"), "admin")
 
@@ -100,6 +105,8 @@ class Course:
         for name, every in _SCHEDULED.items():
             if world.mayHappen(name):
                 self._schedule(name, every)
+        if world.mayHappen("gateway-away"):
+            world.at(TROUBLE - 1, self._away)
         world.run(TROUBLE)
         for client in self.clients:
             client.isQuiet = True
@@ -142,6 +149,14 @@ class Course:
         if self.gateway.process.isAlive:
             self.world.happens("gateway-kill")
             self.gateway.kill()
+
+    def _away(self) -> None:
+        self.world.happens("gateway-away")
+        for number in range(40):
+            self.world.later(1.1 + number / 10, self.platform.add, f"person a{number}")
+        self.world.later(AWAY - 0.1, self.platform.changeOld, 300)
+        if self.gateway.process.isAlive:
+            self.gateway.kill(AWAY)
 
     def _gatewaystop(self, random: Random) -> None:
         self.gateway.stop()
@@ -253,12 +268,28 @@ def _repeatable(seed: int) -> Iterator[None]:
         gc.enable()
 
 
+@contextmanager
+def _pagesOf(rows: int) -> Iterator[None]:
+    """
+    Have so many rows in a page of a look-up.
+    """
+    modules: tuple[Any, ...] = (_catchup, _looking)
+    before = [module.PAGE for module in modules]
+    for module in modules:
+        module.PAGE = rows
+    try:
+        yield
+    finally:
+        for module, page in zip(modules, before, strict=True):
+            module.PAGE = page
+
+
 def simulate(plan: Plan) -> Outcome:
     """
     Run a seed.
     """
     violation = None
-    with _repeatable(plan.seed):
+    with _repeatable(plan.seed), _pagesOf(settingOf(plan).page):
         course = Course(plan)
         try:
             course.go()

@@ -33,6 +33,7 @@ OWN: Final = {
     "renamed": "the platform has other names for some commands",
     "renamed-suddenly": "it has them for some time, and the gateway does not know",
     "person": "people book, change and delete at the platform",
+    "gateway-away": "the gateway is away for minutes, while people change much",
 }
 
 # Those of the sandbox. The lines in between are no faults, but they are there.
@@ -43,6 +44,21 @@ FAULTS: Final = {
 
 # With these, two phases are not sound, and the probe finds it.
 UNSOUND: Final = frozenset({"approve-twice"})
+
+# With these alone every valid request is booked, and nothing is held.
+HARMLESS: Final = frozenset(
+    {
+        "person",
+        "quotes",
+        "notices",
+        "staff",
+        "double-event",
+        "double-reply",
+        "added-update",
+        "overtaken-reply",
+        "renamed",
+    }
+)
 
 # How long each may take, where it is not the sandbox's own time.
 _SECONDS: Final = {
@@ -88,6 +104,7 @@ class Setting:
     @ivar seconds: How long those take that take a time.
     @ivar own: The other faults.
     @ivar delay: Of the platform, from accepting to booking.
+    @ivar page: Rows of a page of the catch-up.
     @ivar skew: How far the gateway's clock is ahead of the platform's, in seconds.
     """
 
@@ -97,6 +114,7 @@ class Setting:
     own: frozenset[str] = frozenset()
     delay: float = 0.05
     skew: float = 0.0
+    page: int = 500
 
     @property
     def faults(self) -> frozenset[str]:
@@ -121,17 +139,19 @@ def settingOf(plan: Plan) -> Setting:
     """
     random = Random(f"gateway {plan.seed}")
     way = random.choice((ONE_SHOT, TWO_PHASE))
-    # In a fifth of the seeds nothing goes wrong.
+    # In a fifth of the seeds only what does no harm goes wrong.
     share = random.choice((0.0, 0.15, 0.3, 0.3, 0.6))
     setting = Setting(plan.way or way, delay=random.choice((0.01, 0.05, 0.3)))
+    setting.page = random.choice((5, 8, 500))
     own = []
     for name in OWN:
-        isChosen = random.random() < (0.5 if name == "person" else share)
+        isChosen = random.random() < _shareOf(name, share)
         if isChosen or name in plan.only:
             own.append(name)
     skew = random.choice((-40.0, -3.0, 1.0, 2.0, 30.0))
     for fault in SANDBOX_FAULTS:
-        isChosen, rate = random.random() < share, random.choice((0.02, 0.05, 0.2))
+        isChosen = random.random() < _shareOf(fault.name, share)
+        rate = random.choice((0.02, 0.05, 0.2))
         seconds = random.choice(_SECONDS.get(fault.name, (fault.seconds,)))
         if fault.where is Where.BETWEEN:
             isChosen = random.random() < 0.3
@@ -146,6 +166,12 @@ def settingOf(plan: Plan) -> Setting:
     if "clock" in setting.own:
         setting.skew = skew
     return setting
+
+
+def _shareOf(name: str, share: float) -> float:
+    if name == "gateway-away":
+        return share / 3
+    return 0.4 if name in HARMLESS and not share else share
 
 
 def _isAllowed(plan: Plan, setting: Setting, name: str) -> bool:

@@ -73,6 +73,8 @@ from creditsync.records import (
 )
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
+from tests.planted import gateway
+from tests.planted.gateway import planting
 from tests.planted.postgres import POSTGRES
 
 
@@ -665,6 +667,14 @@ def _outputNotCounted() -> None:
 
 
 _SIMULATION = ("tests.simulation", "--seeds", "60")
+
+_TWO_PHASE = (
+    *("tests.gateway_simulation", "--seeds", "20", "--way", "two-phase"),
+    *("--only", "lose-request,lose-reply"),
+)
+
+# Each is a mistake of tests.planted.gateway.
+_GATEWAY = ("tests.gateway_simulation", "--seeds", "60")
 
 _TAMPERING = ("tests.crash.tampering",)
 
@@ -1381,4 +1391,44 @@ BUGS = {
         ("tests.load.slow_readers",),
     ),
     **{name: Bug(*row) for name, row in POSTGRES.items()},
+    "sent-before-durable": Bug(
+        "sends an operation to the platform before that is on disk",
+        planting(gateway.sentBeforeDurable),
+        _GATEWAY,
+    ),
+    "resent-on-silence": Bug(
+        "sends an operation to the platform again when no reply comes",
+        planting(gateway.resentOnSilence),
+        _GATEWAY,
+    ),
+    "matched-by-type": Bug(
+        "takes the platform's event of an addition for a booking",
+        planting(gateway.matchedByType),
+        _GATEWAY,
+    ),
+    "overtaking-event-dropped": Bug(
+        "drops an event that comes before the reply that names its order",
+        planting(gateway.overtakingEventDropped),
+        _GATEWAY,
+    ),
+    "absent-taken-for-never": Bug(
+        "takes an operation that the platform does not show for one that never was",
+        planting(gateway.absentTakenForNever),
+        _GATEWAY,
+    ),
+    "chosen-declined": Bug(
+        "declines the finance request that it has chosen, with those made in vain",
+        planting(gateway.chosenDeclined),
+        _TWO_PHASE,
+    ),
+    "approved-before-chosen": Bug(
+        "approves a finance request before it is on disk which one",
+        planting(gateway.approvedBeforeChosen),
+        _GATEWAY,
+    ),
+    "catch-up-by-offset": Bug(
+        "reads the pages of what it has missed by an offset",
+        planting(gateway.catchUpByOffset),
+        _GATEWAY,
+    ),
 }
