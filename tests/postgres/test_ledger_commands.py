@@ -408,6 +408,35 @@ class CommandTests(ImportCase):
                 source.session.rows("DELETE FROM trade")
 
 
+class StandbyTests(ImportCase):
+    """
+    A standby, on which nobody can write.
+    """
+
+    def test_read(self) -> None:
+        """
+        It can be read, and nothing can be added there.
+        """
+        primary = ground.start()
+        self.addCleanup(primary.stop)
+        standby = primary.standby()
+        self.addCleanup(standby.stop)
+        database = primary.database()
+        makeTables(database)
+        node = Node(database)
+        self.addCleanup(node.connection.close)
+        node.book(credit(key="a"))
+        database.rows("UPDATE block SET next = 64000000")
+        [(end,)] = primary.rows("SELECT pg_current_wal_lsn()")
+        reached = f"SELECT pg_last_wal_replay_lsn() >= '{end}'"
+        ground.until(lambda: standby.rows(reached) == [(True,)])
+        address = f"postgresql://postgres@127.0.0.1:{standby.port}/{database.name}"
+        self.assertIn("is sound", self.run_("check", "--ledger", address))
+        self.assertIn("1001", self.run_("account", "list", "--ledger", address))
+        sentence = self.fails("account", "add", "5", "--ledger", address)
+        self.assertIn("read-only transaction", sentence)
+
+
 class NoLedgerTests(ImportCase):
     """
     Addresses at which there is no ledger.
