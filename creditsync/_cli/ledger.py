@@ -14,8 +14,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from creditsync._process.address import (
+    NEITHER,
     PASSWORD_GIVEN,
     hasPassword,
+    isNeither,
     isPostgres,
     withPsycopg,
 )
@@ -56,6 +58,8 @@ def ledger(text: str) -> str:
     """
     The type of an argument that names a ledger.
     """
+    if isNeither(text):
+        raise ArgumentTypeError(NEITHER)
     if isPostgres(text) and hasPassword(text):
         raise ArgumentTypeError(PASSWORD_GIVEN)
     return text
