@@ -97,6 +97,26 @@ class OptionsTests(InFolder):
         self.assertNotIn("cret", str(e))
         self.assertIn("is not a valid connection string", str(e))
 
+    def test_neitherFileNorAddress(self) -> None:
+        """
+        A connection string in another form is not taken for the name of a file, and
+        not repeated, as it may have a password.
+        """
+        for address in (
+            "host=db user=me password=s3cret",
+            "PASSWORD = s3cret host=db",
+            "postgresq://me:s3cret@db/creditsync",
+            "mysql://me:s3cret@db/creditsync",
+        ):
+            for options in ([], ["--node=a"]):
+                self.assertRefused(
+                    "--ledger: this is not the name of a file, nor an address that"
+                    " begins with postgresql://",
+                    *("--ledger", address, *options),
+                )
+        for path in ("a=b.db", "hosts=/x.db", "a:/x.db"):
+            self.assertEqual(self.parse("--ledger", path)["ledger"], path)
+
     def test_withoutPsycopg(self) -> None:
         """
         Without psycopg it is said what to install.

@@ -15,8 +15,10 @@ from functools import lru_cache
 from typing import Final
 
 from creditsync._process.address import (
+    NEITHER,
     PASSWORD_GIVEN,
     hasPassword,
+    isNeither,
     isPostgres,
     withPsycopg,
 )
@@ -60,6 +62,8 @@ def ledger(text: str) -> str:
     """
     The type of an argument that names a ledger.
     """
+    if isNeither(text):
+        raise ArgumentTypeError(NEITHER)
     if isPostgres(text) and hasPassword(text):
         raise ArgumentTypeError(PASSWORD_GIVEN)
     return text

@@ -11,6 +11,14 @@ from urllib.parse import parse_qs, urlsplit
 from creditsync.errors import LedgerProblem
 
 _SCHEMES: Final = ("postgresql://", "postgres://")
+
+# What is not the name of a file either: another scheme, or the form that psql takes.
+# A file of that name would be made, and with it a password be written.
+_NO_FILE: Final = re.compile(
+    r"\s*([a-z][a-z0-9+.-]*://"
+    r"|(host|hostaddr|port|user|dbname|password|passfile|service)\s*=)",
+    re.IGNORECASE,
+)
 _SECRETS: Final = {"password", "sslpassword"}
 
 # A node's name stands in tables, in logs and in the names of connections.
@@ -37,6 +45,19 @@ def hasPassword(ledger: str) -> bool:
         return False
     return given or not _SECRETS.isdisjoint(parse_qs(parts.query))
 
+
+def isNeither(ledger: str) -> bool:
+    """
+    Whether this is neither the address of a PostgreSQL nor the name of a file, but a
+    connection string in another form, or misspelt.
+    """
+    return not isPostgres(ledger) and _NO_FILE.match(ledger) is not None
+
+
+# It is not repeated: there may be a password in it.
+NEITHER: Final = (
+    "this is not the name of a file, nor an address that begins with postgresql://"
+)
 
 PASSWORD_GIVEN: Final = (
     "everybody on this machine can read a password on a command line: leave it out of"

@@ -15,8 +15,10 @@ from creditsync._bookingrules import RulesFile
 from creditsync._keys import isJWKSet
 from creditsync._process import config
 from creditsync._process.address import (
+    NEITHER,
     PASSWORD_GIVEN,
     hasPassword,
+    isNeither,
     isPostgres,
     withPsycopg,
 )
@@ -377,6 +379,8 @@ class Options(usage.Options):
             can't be used.
         """
         address = self["ledger"]
+        if isNeither(address):
+            raise usage.UsageError(f"--ledger: {NEITHER}")
         if not isPostgres(address):
             if self["node"] is not None:
                 raise usage.UsageError(

@@ -16,6 +16,7 @@ from creditsync.postgres._connection import Row
 from creditsync.postgres._session import (
     SETTINGS,
     complete,
+    hinted,
     placeOf,
     tooOld,
     unreachable,
@@ -147,4 +148,6 @@ def connected(conninfo: str, command: str) -> Iterator[CommandSession]:
             yield CommandSession(session, place)
         except psycopg.Error as e:
             cause = " ".join(str(e).split())
-            raise LedgerProblem(f"PostgreSQL has failed at {place}: {cause}") from e
+            raise LedgerProblem(
+                f"PostgreSQL has failed at {place}: {hinted(cause)}"
+            ) from e

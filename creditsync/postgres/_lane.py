@@ -62,7 +62,7 @@ _TAKEN: Final = "trade_pkey"
 
 class Fenced(LedgerProblem):
     """
-    Another process has this node's name.
+    Another process has this node's name, or all nodes were shut out.
     """
 
 
@@ -282,7 +282,8 @@ class Lane:
 
     def fenced(self) -> Fenced:
         return Fenced(
-            f"another process books as node {self.name}: give each its own --node"
+            f"another process books as node {self.name}: give each its own --node;"
+            " or creditsync init --restored has shut out all nodes: start them again"
         )
 
     def _broken(self, why: str) -> None:

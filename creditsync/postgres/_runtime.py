@@ -50,7 +50,7 @@ from creditsync.postgres._connection import Connection, ConnectionLost
 from creditsync.postgres._doorbell import Doorbell
 from creditsync.postgres._feed import Feed
 from creditsync.postgres._groups import Groups
-from creditsync.postgres._lane import Lane, Lost
+from creditsync.postgres._lane import Fenced, Lane, Lost
 from creditsync.postgres._limits import register
 from creditsync.postgres._lookups import Lookups, Readers
 from creditsync.postgres._numbers import RESERVE, Numbers
@@ -378,7 +378,10 @@ class PostgresRuntime(Service):
             self.feed.stop()
             self._queues.giveUp(self._loss)
             return
-        self._log.failure("the ledger failed, no more operations are booked", why)
+        # That another process has the name is no fault of this one: the sentence that
+        # is logged with the end is enough.
+        if not why.check(Fenced):
+            self._log.failure("the ledger failed, no more operations are booked", why)
         self._queues.giveUp("the ledger failed")
         self._failing.fail(why)
 

@@ -6,6 +6,7 @@ No password is ever in a sentence: a server is named by its user, host and datab
 """
 
 import re
+from itertools import zip_longest
 from typing import Final
 
 import psycopg
@@ -58,6 +59,11 @@ _HINTS: Final = (
     ("Connection refused", "check the host and the port, and that it runs"),
     ("timeout expired", "check the host and the port, and that no firewall is between"),
     ("too many clients", "raise max_connections, or stop what holds connections"),
+    ("permission denied for", "do this as the owner of the tables"),
+    (
+        "in a read-only transaction",
+        "name the primary, or all hosts with target_session_attrs=read-write",
+    ),
 )
 
 # Parts of a connection string, and what is in none of them unless it was taken apart at
@@ -87,9 +93,20 @@ def placeOf(conninfo: str) -> str:
     if "service" in parts:
         return f"service {parts['service']}"
     user = f"{parts['user']}@" if "user" in parts else ""
-    host = parts.get("host", parts.get("hostaddr", ""))
-    port = f":{parts['port']}" if "port" in parts else ""
-    return f"postgresql://{user}{host}{port}/{parts.get('dbname', '')}"
+    hosts = _hosts(parts.get("host", parts.get("hostaddr", "")), parts.get("port", ""))
+    return f"postgresql://{user}{hosts}/{parts.get('dbname', '')}"
+
+
+def _hosts(hosts: str, ports: str) -> str:
+    """
+    Put each port behind its host. A single one is that of all hosts.
+    """
+    if "," not in hosts:
+        return f"{hosts}:{ports}" if ports else hosts
+    each = hosts.split(",")
+    listed = ports.split(",") if "," in ports else [ports] * len(each)
+    pairs = zip_longest(each, listed, fillvalue="")
+    return ",".join(f"{host}:{port}" if port else host for host, port in pairs)
 
 
 def unreachable(conninfo: str, cause: str) -> str:
@@ -101,9 +118,15 @@ def unreachable(conninfo: str, cause: str) -> str:
     cause = " ".join(cause.split())
     for prefix in ("connection failed: ", "connection is bad: "):
         cause = cause.removeprefix(prefix)
+    return f"PostgreSQL can't be used at {placeOf(conninfo)}: {hinted(cause)}"
+
+
+def hinted(cause: str) -> str:
+    """
+    What PostgreSQL or its client has said, and what can be done about it.
+    """
     hints = [hint for text, hint in _HINTS if text in cause]
-    advice = f"; {hints[0]}" if hints else ""
-    return f"PostgreSQL can't be used at {placeOf(conninfo)}: {cause}{advice}"
+    return f"{cause}; {hints[0]}" if hints else cause
 
 
 def complete(conninfo: str, applicationName: str) -> str:

@@ -407,6 +407,9 @@ class PlaceTests(SynchronousTestCase):
             ("postgresql://me:s3cret@db:1/name", "postgresql://me@db:1/name"),
             ("postgresql://db/name?password=s3cret", "postgresql://db/name"),
             ("host=a,b user=me password=s3cret", "postgresql://me@a,b/"),
+            ("postgresql://a:1,b:2/name", "postgresql://a:1,b:2/name"),
+            ("postgresql://a,b:2/name", "postgresql://a,b:2/name"),
+            ("host=a,b port=3", "postgresql://a:3,b:3/"),
             ("postgresql:///?service=broker", "service broker"),
             ("postgresql://", "postgresql:///"),
         ):
@@ -442,4 +445,4 @@ class PlaceTests(SynchronousTestCase):
             "PostgreSQL can't be used at postgresql://db/: FATAL: too many clients;"
             " raise max_connections, or stop what holds connections",
         )
-        self.assertEqual(len(_session._HINTS), 5)
+        self.assertEqual(len(_session._HINTS), 7)
