@@ -142,6 +142,47 @@ class ContradictionTests(GatewayTestCase):
             self.events(), [(ADD, 5002, BOOKED, 1), (ADD, 5003, BOOKED, 2)]
         )
 
+    def test_refusedAndSeen(self) -> None:
+        """
+        If an event shows what the platform then refuses, as when a proxy in between has
+        sent it twice, the client is not told that nothing was booked.
+        """
+        self.link.isAutomatic = False
+        reserved = self.request(operation(key="k"))
+        self.link.deliverRequest()
+        self.platform.work()
+        self.link.deliverEvent()
+        self.turn()
+        sent, _ = self.link.replies[0]
+        self.link.replies[0] = sent, {"status": 409, "error": "DUPLICATE"}
+        self.link.isAutomatic = True
+        self.link.deliverReply()
+        self.turn()
+        self.assertEqual(self.refusalOf(reserved).status, 504)
+        self.assertIn("refused it, and shows it as order 5002", self.alarms[0])
+        self.wait(31)
+        replay = self.successResultOf(self.request(operation(key="k")))
+        self.assertEqual((replay.order, replay.isReplay), (5002, True))
+
+    def test_refusedAndSeenLater(self) -> None:
+        """
+        If a trade shows that has the content of a refused operation, that is an alarm.
+        """
+        self.link.isAutomatic = False
+        reserved = self.request(operation())
+        self.link.deliverRequest()
+        sent, _ = self.link.replies[0]
+        self.link.replies[0] = sent, {"status": 409, "error": "DUPLICATE"}
+        self.link.isAutomatic = True
+        self.link.deliverReply()
+        self.turn()
+        self.assertEqual(self.refusalOf(reserved).status, 409)
+        self.platform.work()
+        self.turn()
+        self.assertEqual(
+            self.alarms, ["operation 1, which is refused, may be booked as order 5002"]
+        )
+
 
 class DecisionTests(GatewayTestCase):
     """
@@ -171,6 +212,28 @@ class DecisionTests(GatewayTestCase):
             self.successResultOf(second), {"operation": 1, "outcome": "absent"}
         )
         self.failureResultOf(first, NotFound)
+
+    def test_absentAndBooked(self) -> None:
+        """
+        If what a person has decided to be absent is booked later, that is an alarm.
+        """
+        self.link.isAutomatic = False
+        self.request(operation(key="k"))
+        self.wait(11)
+        late = self.link.requests.pop(0)
+        self.link.requests.clear()
+        self.link.isAutomatic = True
+        self.wait(160)
+        self.assertEqual(self.states(), ["held"])
+        self.gateway.resolve(1, None, 8)
+        self.turn()
+        self.platform.carryOut(late.command, late.data)
+        self.platform.work()
+        self.turn()
+        self.assertEqual(
+            self.alarms[1:],
+            ["operation 1, which is absent, may be booked as order 5001"],
+        )
 
     def test_anotherOrder(self) -> None:
         """

@@ -70,6 +70,17 @@ class Course:
         isSought = intent.isOpen and not intent.isAmbiguous
         return isNameless and isSought and isContentOf(intent, trade)
 
+    @property
+    def shownAs(self) -> int:
+        """
+        The order as which the platform has shown a new trade, or 0.
+        """
+        if self.intent.type != EV_RECORD_ADD:
+            return 0
+        kept = (each.trade for each in self.kept)
+        own = (trade.order for trade in kept if self.mayHaveMade(trade))
+        return self.intent.order or next(own, 0)
+
     def mayClaim(self, trade: Trade) -> bool:
         """
         Whether the reply that it waits for may name the order of this trade.

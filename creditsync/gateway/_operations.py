@@ -205,10 +205,9 @@ class Operations(Seeing):
             return
         if outcome.kind is Kind.UNSENT and intent.state is State.SENT:
             await self._neverHappened(course, Busy(outcome.message), "it was not sent")
-        elif intent.type == EV_RECORD_ADD and intent.order and _isNo(outcome):
+        elif _isNo(outcome) and (order := course.shownAs):
             self.hold(
-                course,
-                f"the platform has refused it, and shows it as order {intent.order}",
+                course, f"the platform has refused it, and shows it as order {order}"
             )
         elif _isNo(outcome):
             why = platformRefusal(outcome)
