@@ -113,6 +113,8 @@ class CatchUp:
         # What is only in memory would be lost in a crash.
         kept = self._oldestKept()
         end = greatest if kept is None else min(greatest, kept)
+        # One record with a time to come would hide what changes until then.
+        end = min(end, int(self._now()))
         if end > self._journal.mark:
             self._journal.mark = end
             self._journal.touch()

@@ -46,6 +46,7 @@ class Course:
     @ivar isAsking: Whether a request for it is in flight.
     @ivar isLooking: Whether it is being looked up.
     @ivar former: The trade that it changes.
+    @ivar orders: Under which it is found.
     """
 
     intent: Intent
@@ -58,6 +59,7 @@ class Course:
     isAsking: bool = False
     isLooking: bool = False
     former: Trade | None = None
+    orders: set[int] = Factory(set)
 
     def mayHaveMade(self, trade: Trade) -> bool:
         """
@@ -67,6 +69,17 @@ class Course:
         isNameless = not intent.order and intent.type == EV_RECORD_ADD
         isSought = intent.isOpen and not intent.isAmbiguous
         return isNameless and isSought and isContentOf(intent, trade)
+
+    @property
+    def shownAs(self) -> int:
+        """
+        The order as which the platform has shown a new trade, or 0.
+        """
+        if self.intent.type != EV_RECORD_ADD:
+            return 0
+        kept = (each.trade for each in self.kept)
+        own = (trade.order for trade in kept if self.mayHaveMade(trade))
+        return self.intent.order or next(own, 0)
 
     def mayClaim(self, trade: Trade) -> bool:
         """
@@ -179,6 +192,7 @@ class Courses:
         intent = course.intent
         if intent.order and intent.state is not State.NEW:
             self._ofOrder[intent.order] = course
+            course.orders.add(intent.order)
 
     def next(self, login: int) -> Course | None:
         """
@@ -199,8 +213,9 @@ class Courses:
         self._ofNumber.pop(intent.number, None)
         if asked.key is not None:
             self._ofKey.pop((asked.principal, asked.key), None)
-        if self._ofOrder.get(intent.order) is course:
-            del self._ofOrder[intent.order]
+        for order in course.orders:
+            if self._ofOrder.get(order) is course:
+                del self._ofOrder[order]
         lane = self._lanes.get(intent.login)
         if lane is None:
             return

@@ -7,8 +7,9 @@ and a person. Each ends here, in a change of state that L{creditsync.gateway._st
 allows. It is never sent again because nothing is heard of it.
 """
 
-from typing import Any
+from typing import Any, Final
 
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from creditsync._changes import changed
@@ -31,12 +32,15 @@ from creditsync.gateway._intents import Intent
 from creditsync.gateway._journal import NOBODY
 from creditsync.gateway._looking import lookAt
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import isResultOf, requestOf
+from creditsync.gateway._records import isResultOf, isSince, requestOf
 from creditsync.gateway._refusals import platformRefusal
 from creditsync.gateway._seeing import FINAL, Seeing
 from creditsync.gateway._states import State
 from creditsync.methods import METHOD_OF
 from creditsync.records import Deletion, Operation, Trade
+
+# How often an order is looked at that was made instead of a change, until it shows.
+_STRAY_LOOKS: Final = 30
 
 _log = Logger()
 
@@ -130,6 +134,9 @@ class Operations(Seeing):
         intent.type = type
         intent.order = trade.order
         if existing is not None:
+            if existing.login != intent.login:
+                # The journal said otherwise, and whose it is decides what is allowed.
+                raise IncorrectOrder(f"order {existing.order} is another account's")
             course.former = existing
             if self._journal.isChange(existing) and existing.state in FINAL:
                 await self._journal.book(existing)
@@ -198,10 +205,9 @@ class Operations(Seeing):
             return
         if outcome.kind is Kind.UNSENT and intent.state is State.SENT:
             await self._neverHappened(course, Busy(outcome.message), "it was not sent")
-        elif intent.type == EV_RECORD_ADD and intent.order and _isNo(outcome):
+        elif _isNo(outcome) and (order := course.shownAs):
             self.hold(
-                course,
-                f"the platform has refused it, and shows it as order {intent.order}",
+                course, f"the platform has refused it, and shows it as order {order}"
             )
         elif _isNo(outcome):
             why = platformRefusal(outcome)
@@ -243,7 +249,7 @@ class Operations(Seeing):
         if intent.type != EV_RECORD_ADD and order != intent.order:
             # It has made a new trade instead of changing one.
             self.hold(course, f"the platform has made order {order} instead")
-            self._deleteStray(course, order)
+            self._run(self._deleteStray(course, order), course)
         elif intent.type == EV_RECORD_ADD and self._isAnothers(intent, order):
             self.hold(course, f"the platform names order {order}, which is another's")
         else:
@@ -299,14 +305,27 @@ class Operations(Seeing):
             raise IncorrectOrder(
                 f"order {order} can't be the trade of operation {intent.number}"
             )
-        if intent.state is State.HELD:
-            intent.decidedBy = who
-            await self.settle(course, trade)
+        if intent.state is not State.HELD:
+            raise NotFound(f"there is no held operation {intent.number}")
+        intent.decidedBy = who
+        await self.settle(course, trade)
 
-    def _deleteStray(self, course: Course, order: int) -> None:
+    async def _deleteStray(self, course: Course, order: int) -> None:
         """
-        Delete at once what the platform has made by mistake.
+        Delete at once what the platform has made by mistake, unless it shows that the
+        order is something else: a reply may name the order of another operation.
         """
+        for _ in range(_STRAY_LOOKS):
+            look = await lookAt(self._upstream, order)
+            if look.trade is not None or look.isOther or not self.isRunning:
+                break
+            await deferLater(self._clock, self._timing.finalWait)
+        if look.trade is None or not self._isStray(course.intent, look.trade):
+            self._alarm(
+                f"order {order} is not deleted: the platform does not show it as what"
+                f" it has made instead of order {course.intent.order}"
+            )
+            return
         cmd = course.intent.cmd
         method = METHOD_OF[cmd, True]
         asked = Deletion(method, order, frozenset({cmd}), NOBODY)
@@ -324,6 +343,19 @@ class Operations(Seeing):
         stray = Course(intent, self._clock.seconds())
         self.courses.resume(stray)
         self._run(self.send(stray), stray)
+
+    def _isStray(self, intent: Intent, trade: Trade) -> bool:
+        """
+        Whether a trade is what the platform has made instead of changing another one.
+        """
+        if self.courses.withOrder(trade.order) or self._log.withOrder(trade.order):
+            return False
+        content = trade.login, trade.cmd, trade.profit, trade.comment
+        return (
+            content == (intent.login, intent.cmd, intent.amount, intent.comment)
+            and trade.state != TS_DELETED
+            and isSince(intent, trade)
+        )
 
     async def sweep(self) -> None:
         """

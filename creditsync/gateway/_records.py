@@ -4,7 +4,7 @@ From the platform's records to trades, and from intents to what is sent.
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from creditsync._money import fromUnits, toUnits
 from creditsync.codes import (
@@ -18,6 +18,9 @@ from creditsync.gateway._intents import Intent
 from creditsync.gateway._states import State
 from creditsync.methods import METHOD_OF, TOTAL_OF
 from creditsync.records import Operation, Trade
+
+# Seconds by which the clocks of the two machines may differ, and some more.
+CLOCKS: Final = 120
 
 
 def tradeOf(data: Mapping[str, Any]) -> Trade | None:
@@ -117,7 +120,21 @@ def isContentOf(intent: Intent, trade: Trade) -> bool:
     Whether a trade is what an intent without an order may have made.
     """
     content = trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime
-    return content == intent.content
+    if content != intent.content:
+        return False
+    # No older trade has a time that the gateway has chosen. One that a client has given
+    # may be that of a trade that the journal lacks, since it is older than the gateway.
+    asked = intent.operation
+    isChosen = isinstance(asked, Operation) and asked.openTime is None
+    return isChosen or isSince(intent, trade)
+
+
+def isSince(intent: Intent, trade: Trade) -> bool:
+    """
+    Whether a trade was changed since an intent was sent, as far as the clocks of the
+    two machines tell.
+    """
+    return trade.timestamp >= intent.sentAt - CLOCKS
 
 
 def isResultOf(intent: Intent, trade: Trade) -> bool:

@@ -24,7 +24,7 @@ from creditsync.gateway._intents import SEVERAL, Intent
 from creditsync.gateway._looking import lookAt, lookFor
 from creditsync.gateway._records import isContentOf, isResultOf
 from creditsync.gateway._settling import Settling
-from creditsync.gateway._states import State
+from creditsync.gateway._states import FREE, State
 from creditsync.records import Trade
 
 # States of a record that is final.
@@ -79,7 +79,7 @@ class Seeing(Settling):
         # Of the present second, an event may already have brought a later record.
         isOver = trade.timestamp + SETTLED < self._now()
         if isOver and trade.state in FINAL and self._journal.isChange(trade):
-            self._journal.book(trade)
+            self._bookForeign(trade)
         else:
             self.foreign(trade)
 
@@ -173,7 +173,25 @@ class Seeing(Settling):
         A record that is not of an operation under way.
         """
         if trade.state in FINAL and self._journal.isNews(trade):
-            self._journal.book(trade)
+            self._bookForeign(trade)
+
+    def _bookForeign(self, trade: Trade) -> None:
+        if self._journal.current(trade.order) is None:
+            self._doubt(trade)
+        self._journal.book(trade)
+
+    def _doubt(self, trade: Trade) -> None:
+        """
+        Tell people if a new trade is what was taken for never booked: its key is free
+        again, and may have been used.
+        """
+        content = trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime
+        intent = self._log.withContent(content)
+        if intent and intent.state in FREE and isContentOf(intent, trade):
+            self._alarm(
+                f"operation {intent.number}, which is {intent.state.value}, may be"
+                f" booked as order {trade.order}"
+            )
 
     def _isEvidence(self, course: Course, trade: Trade) -> bool:
         """

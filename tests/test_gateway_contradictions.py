@@ -1,0 +1,260 @@
+"""
+Tests for what a gateway makes of a platform that contradicts itself, or its clock.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from creditsync.errors import IncorrectOrder, NotFound
+from creditsync.records import Trade
+from tests.gateways import GatewayTestCase, deletion, operation
+from tests.platforms import NOW, Platform
+
+ADD, UPDATE, DELETE = 0, 1, 2
+BOOKED, DELETED = 3, 6
+
+
+class ContradictionTests(GatewayTestCase):
+    """
+    A platform that says what can't be so.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have the platform book a credit.
+        """
+        super().setUp()
+        self.platform.person(1001, 7, 100)
+        self.turn()
+        self.events()
+
+    def nameInstead(self, command: str, order: int) -> None:
+        """
+        Have the platform name another order in its replies to a command.
+        """
+        carryOut = Platform.carryOut
+
+        def wrong(
+            platform: Platform, name: str, data: Mapping[str, Any]
+        ) -> dict[str, Any]:
+            reply = carryOut(platform, name, data)
+            if name == command:
+                reply["data"]["order"] = order
+            return reply
+
+        self.patch(Platform, "carryOut", wrong)
+
+    def deletions(self) -> list[Any]:
+        """
+        The orders whose deletion the platform was asked for.
+        """
+        return [data["order"] for name, data in self.platform.heard if "Delete" in name]
+
+    def test_updateNamesAnothersOrder(self) -> None:
+        """
+        If the reply to an update names an order that it can't have made, that is not
+        deleted: a person has to decide.
+        """
+        self.platform.person(1002, 7, 100)
+        self.turn()
+        self.nameInstead("CreditIn", 5002)
+        reserved = self.request(operation(200, order=5001))
+        self.assertEqual(self.refusalOf(reserved).status, 504)
+        self.wait(60)
+        self.assertEqual(self.deletions(), [])
+        self.assertIn("order 5002 is not deleted", self.alarms[1])
+
+    def test_updateNamesAnEarlierOrder(self) -> None:
+        """
+        Nor is an earlier trade deleted that is alike in everything.
+        """
+        self.platform.person(1001, 7, 200, comment="gift")
+        self.turn()
+        self.wait(500)
+        self.nameInstead("CreditIn", 5002)
+        self.request(operation(200, order=5001))
+        self.wait(60)
+        self.assertEqual(self.deletions(), [])
+
+    def test_newInsteadIsNotShownYet(self) -> None:
+        """
+        What the platform has made instead of an update is deleted as soon as it shows.
+        """
+        self.platform.makesNew = True
+        self.platform.showsQueued = False
+        self.request(operation(200, order=5001))
+        self.turn()
+        self.assertEqual(self.deletions(), [])
+        self.platform.work()
+        self.wait(5)
+        self.platform.work()
+        self.assertEqual(self.deletions(), [5002])
+        self.assertEqual(self.platform.trades[5002]["state"], DELETED)
+
+    def test_anothersTrade(self) -> None:
+        """
+        A deletion is refused if the platform shows the order as another account's than
+        the journal, by which it was permitted.
+        """
+        self.platform.trades[5001]["login"] = 1002
+        self.assertIsInstance(
+            self.refusalOf(self.request(deletion(5001))), IncorrectOrder
+        )
+        self.assertEqual(self.deletions(), [])
+
+    def test_olderTwin(self) -> None:
+        """
+        An operation whose client gave its time is not taken for a trade of before the
+        gateway's beginning that is alike in everything.
+        """
+        old = {"comment": "gift", "open_time": NOW - 5000, "update_time": NOW - 5000}
+        self.platform.trades[4001] = {
+            **self.platform.trades[5001],
+            **old,
+            "order": 4001,
+            "profit": 300,
+        }
+        self.link.losesRequest.append("CreditIn")
+        reserved = self.request(operation(openTime=NOW - 5000))
+        self.wait(12)
+        self.assertNoResult(reserved)
+        self.assertEqual(self.states(), ["unseen"])
+        self.wait(150)
+        self.assertEqual(self.states(), ["held"])
+
+    def test_timeToCome(self) -> None:
+        """
+        A record whose time is far in the future does not end the catching up.
+        """
+        self.link.cut()
+        order = self.platform.person(1001, 6, 1)
+        self.platform.trades[order]["update_time"] = NOW + 1_000_000_000
+        self.link.connect()
+        self.wait(40)
+        self.link.cut()
+        self.platform.person(1001, 6, 2)
+        self.wait(40)
+        self.link.connect()
+        self.turn()
+        self.assertEqual(
+            self.events(), [(ADD, 5002, BOOKED, 1), (ADD, 5003, BOOKED, 2)]
+        )
+
+    def test_refusedAndSeen(self) -> None:
+        """
+        If an event shows what the platform then refuses, as when a proxy in between has
+        sent it twice, the client is not told that nothing was booked.
+        """
+        self.link.isAutomatic = False
+        reserved = self.request(operation(key="k"))
+        self.link.deliverRequest()
+        self.platform.work()
+        self.link.deliverEvent()
+        self.turn()
+        sent, _ = self.link.replies[0]
+        self.link.replies[0] = sent, {"status": 409, "error": "DUPLICATE"}
+        self.link.isAutomatic = True
+        self.link.deliverReply()
+        self.turn()
+        self.assertEqual(self.refusalOf(reserved).status, 504)
+        self.assertIn("refused it, and shows it as order 5002", self.alarms[0])
+        self.wait(31)
+        replay = self.successResultOf(self.request(operation(key="k")))
+        self.assertEqual((replay.order, replay.isReplay), (5002, True))
+
+    def test_refusedAndSeenLater(self) -> None:
+        """
+        If a trade shows that has the content of a refused operation, that is an alarm.
+        """
+        self.link.isAutomatic = False
+        reserved = self.request(operation())
+        self.link.deliverRequest()
+        sent, _ = self.link.replies[0]
+        self.link.replies[0] = sent, {"status": 409, "error": "DUPLICATE"}
+        self.link.isAutomatic = True
+        self.link.deliverReply()
+        self.turn()
+        self.assertEqual(self.refusalOf(reserved).status, 409)
+        self.platform.work()
+        self.turn()
+        self.assertEqual(
+            self.alarms, ["operation 1, which is refused, may be booked as order 5002"]
+        )
+
+
+class DecisionTests(GatewayTestCase):
+    """
+    What people decide about an operation that is held.
+    """
+
+    def hold(self) -> None:
+        """
+        Have an operation held.
+        """
+        self.link.losesRequest.append("CreditIn")
+        self.request(operation(key="k"))
+        self.wait(160)
+        self.assertEqual(self.states(), ["held"])
+
+    def test_twoPeople(self) -> None:
+        """
+        Of two people who decide at the same time, one is told that it was decided.
+        """
+        self.hold()
+        order = self.platform.person(1001, 7, 300)
+        self.turn()
+        first = self.gateway.resolve(1, order, 8)
+        second = self.gateway.resolve(1, None, 9)
+        self.turn()
+        self.assertEqual(
+            self.successResultOf(second), {"operation": 1, "outcome": "absent"}
+        )
+        self.failureResultOf(first, NotFound)
+
+    def test_absentAndBooked(self) -> None:
+        """
+        If what a person has decided to be absent is booked later, that is an alarm.
+        """
+        self.link.isAutomatic = False
+        self.request(operation(key="k"))
+        self.wait(11)
+        late = self.link.requests.pop(0)
+        self.link.requests.clear()
+        self.link.isAutomatic = True
+        self.wait(160)
+        self.assertEqual(self.states(), ["held"])
+        self.gateway.resolve(1, None, 8)
+        self.turn()
+        self.platform.carryOut(late.command, late.data)
+        self.platform.work()
+        self.turn()
+        self.assertEqual(
+            self.alarms[1:],
+            ["operation 1, which is absent, may be booked as order 5001"],
+        )
+
+    def test_anotherOrder(self) -> None:
+        """
+        An order for which it was held, and which it does not have, is shown as what it
+        is.
+        """
+        self.request(operation(key="k"))
+        self.platform.trades[5001].update(
+            login=1002, comment="other", open_time=NOW - 1, state=BOOKED
+        )
+        self.wait(10)
+        self.assertEqual(self.states(), ["held"])
+        order = self.platform.person(1001, 7, 300)
+        self.turn()
+        decided = self.gateway.resolve(1, order, 8)
+        self.turn()
+        self.assertEqual(
+            self.successResultOf(decided), {"operation": 1, "outcome": "booked"}
+        )
+        shown: Deferred[Any] = self.gateway.trade(5001)
+        self.turn()
+        trade = self.successResultOf(shown)
+        assert isinstance(trade, Trade)
+        self.assertEqual((trade.order, trade.login), (5001, 1002))
