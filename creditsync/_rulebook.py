@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from attrs import Factory, define, field
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 
 from creditsync._bookingrules import Rule
 from creditsync._money import fromUnits
 from creditsync.codes import (
+    MAX_SET_BACK,
     SECONDS_PER_DAY,
     TS_FINANCE_DECLINED,
     TS_FINANCE_OPEN_PENDING,
@@ -112,8 +113,8 @@ class RuleBook:
     @ivar groupOf: The group of an account.
     @ivar _read: Calls a blocking function that reads the ledger, in another thread or
         at once, and fires with its result.
-    @ivar _coming: The rules that are to come into force when their sums are read. They
-        count already.
+    @ivar _coming: Rules that are to come into force when their sums are read, the last
+        ones at the end. What is reserved counts for them already.
     @ivar _last: The last operation that was reserved.
     """
 
@@ -123,7 +124,8 @@ class RuleBook:
     _read: "Callable[[Callable[[], Any]], Deferred[Any]]" = maybeDeferred
     groupOf: Callable[[int], str] = lambda login: ""
     _day: _Day = field(default=Factory(lambda: _Day(())), init=False)
-    _coming: _Day | None = field(default=None, init=False)
+    _coming: list[_Day] = field(default=Factory(list), init=False)
+    _isStarted: bool = field(default=False, init=False)
     _last: Reservation | None = field(default=None, init=False)
 
     @property
@@ -173,8 +175,8 @@ class RuleBook:
         self._last = reservation
         day = reservation.data.timestamp // SECONDS_PER_DAY
         self._day.count(movement, day)
-        if self._coming is not None:
-            self._coming.count(movement, day)
+        for coming in self._coming:
+            coming.count(movement, day)
 
     def start(self) -> "Deferred[None]":
         """
@@ -182,34 +184,41 @@ class RuleBook:
 
         @return: As L{use}.
         """
+        self._isStarted = True
         return self.use(self._rules)
 
     def use(self, rules: Sequence[Rule]) -> "Deferred[None]":
         """
         Put rules into force as soon as it is known what counts for them today. Until
-        then the former ones are.
+        then the former ones are. Before L{start} they take the place of the first ones.
 
         @return: Fires when they are, or others that were to be used later. It fails if
             the ledger can't be read, and then the former ones stay.
         """
+        if not self._isStarted:
+            self._rules = rules
+            return succeed(None)
         return Deferred.fromCoroutine(self._use(_Day(tuple(rules))))
 
     async def _use(self, coming: _Day) -> None:
-        self._coming = coming
+        self._coming.append(coming)
         try:
-            day, sums = await self._summedUp(coming.rules)
-            # Others may have been put into its place meanwhile.
-            if self._coming is coming:
-                coming.restore(sums, day)
+            days = await self._summedUp(coming.rules)
+            # Others that were to be used later may be in force already.
+            if coming in self._coming:
+                for day, sums in days.items():
+                    coming.restore(sums, day)
                 self._day = coming
+                del self._coming[: self._coming.index(coming)]
         finally:
-            if self._coming is coming:
-                self._coming = None
+            if coming in self._coming:
+                self._coming.remove(coming)
 
-    async def _summedUp(self, rules: Sequence[Rule]) -> tuple[int, _Sums]:
+    async def _summedUp(self, rules: Sequence[Rule]) -> dict[int, _Sums]:
         """
-        The present day, and its sums up to the last operation that was reserved when
-        this was called.
+        The sums of the present day, up to the last operation that was reserved when
+        this was called. Near midnight those of the other day too: something may have
+        been booked on it before the clock was set back, or it may come again.
         """
         last, upTo = self._last, self._ledger.head
         if last is not None and not last.operation.isBooked:
@@ -217,11 +226,16 @@ class RuleBook:
             await last.whenDurable()
             assert last.place is not None
             upTo = last.place
-        day = int(self._now()) // SECONDS_PER_DAY
-        sums = await self._read(
-            lambda: _summed(rules, self._ledger.movements(day, upTo))
+        now = int(self._now())
+        first = (now - MAX_SET_BACK) // SECONDS_PER_DAY
+        final = (now + MAX_SET_BACK) // SECONDS_PER_DAY
+        days: dict[int, _Sums] = await self._read(
+            lambda: {
+                day: _summed(rules, self._ledger.movements(day, upTo))
+                for day in range(first, final + 1)
+            }
         )
-        return day, sums
+        return days
 
 
 def _broken(rule: Rule, number: int, movement: Movement, sums: _Sums) -> str | None:

@@ -77,6 +77,8 @@ UNITS_PER_ONE: Final = 100_000_000
 
 # UNIX time has no leap seconds.
 SECONDS_PER_DAY: Final = 86_400
+# Up to here a clock that is set back does not spoil the sums of a day.
+MAX_SET_BACK: Final = 3600
 
 # RFC 7493 (I-JSON), section 2.2: integers up to this are exact in every double.
 MAX_SAFE_INTEGER: Final = 2**53 - 1

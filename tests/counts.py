@@ -33,6 +33,10 @@ def _counts(service: CreditSync, isClosed: bool) -> Iterator[Count]:
     if isClosed:
         yield "connections", len(service.factory.connections)
         yield "sessions that get events", len(service.sessions.broadcast._receivers)
+        restricted = service.sessions.broadcast._restricted
+        yield "restricted sessions that get events", len(restricted)
+        yield "masks of sessions", len(restricted._byMask)
+        yield "accounts of sessions", len(restricted._byLogin)
         yield "sessions that catch up", service.sessions.broadcast.catchingUp
     catchUps = service.sessions.broadcast._catchUps
     if catchUps is not None and not len(catchUps):

@@ -14,7 +14,7 @@ from creditsync._conversation.waiter import Waiter
 from creditsync.codes import EV_RECORD_ADD
 from creditsync.counters import SECONDS, SIZES, Counters, Histogram
 from creditsync.errors import LedgerProblem, LimitExceeded, NoMoney
-from creditsync.records import Operation, Request, Trade, TradeEvent
+from creditsync.records import BookedElsewhere, Operation, Request, Trade, TradeEvent
 from tests.observed import NOW, Client, ObservedTestCase
 
 
@@ -266,6 +266,14 @@ class EventTests(ObservedTestCase):
         self.events.publish([TradeEvent(EV_RECORD_ADD, {"order": 7})])
         self.assertEqual((self.counters.late, self.counters.unmatched), (0, 1))
         self.assertEqual(self.counters.published, 1)
+
+    def test_elsewhere(self) -> None:
+        """
+        So is one that another node has booked, whoever has waited there.
+        """
+        mark = BookedElsewhere("CreditInSync", 7, frozenset(), isBooked=True)
+        self.events.publish([TradeEvent(EV_RECORD_ADD, {"order": 7}, mark)])
+        self.assertEqual((self.counters.late, self.counters.unmatched), (0, 1))
 
 
 class MoneyTests(ObservedTestCase):

@@ -12,6 +12,7 @@ from prometheus_client.registry import CollectorRegistry
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import directlyProvides, providedBy
 
 from creditsync import __version__
 from creditsync._bookingrules import RulesFile
@@ -20,6 +21,7 @@ from creditsync.auth import KeyFile
 from creditsync.counters import Counters
 from creditsync.errors import LedgerProblem
 from creditsync.events import TradeEvents
+from creditsync.interfaces import IReadiness
 from creditsync.metrics import Metrics, exposition, registry
 from creditsync.records import TradeEvent
 from creditsync.revocations import Revocations
@@ -385,6 +387,18 @@ class ProblemTests(ObservedTestCase):
         self.flushLoggedErrors(LedgerProblem)
         self.server.whenFailed().addErrback(lambda _: None)
         self.assertEqual(self.metrics.problem(), "the trading runtime has failed")
+
+    def test_unreachable(self) -> None:
+        """
+        So is what a runtime says that recovers by itself.
+        """
+        runtime: Any = self.server.runtime
+        runtime.problem = "PostgreSQL can't be reached"
+        self.assertIsNone(self.metrics.problem())
+        directlyProvides(runtime, IReadiness, providedBy(runtime))
+        self.assertEqual(self.metrics.problem(), "PostgreSQL can't be reached")
+        runtime.problem = None
+        self.assertIsNone(self.metrics.problem())
 
     def test_stopping(self) -> None:
         """

@@ -155,6 +155,7 @@ class ExampleTests(PlainCase):
                 "isBooked": False,
                 "isRequest": False,
                 "role": None,
+                "reserved": None,
             },
         )
 

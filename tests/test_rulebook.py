@@ -41,6 +41,7 @@ ONE = 100_000_000
 DAY = 86_400
 # 2026-01-01T12:00:00Z
 NOON = 1767268800
+MIDNIGHT = NOON + 43_200
 
 ADAY = Rule("a day", maxPerDay=100 * ONE)
 
@@ -414,6 +415,36 @@ class RestartTests(RulesCase):
         self.refuses(credit(41))
         self.books(credit(40))
 
+    def test_clockSetBackBefore(self) -> None:
+        """
+        If the clock was set back over midnight before the start, what was booked on
+        the next day counts as soon as that comes.
+        """
+        self.start(ADAY)
+        self.now = MIDNIGHT + 10
+        self.books(credit(60))
+        self.now = MIDNIGHT - 3590
+        self.start(ADAY)
+        self.books(credit(100))
+        self.now = MIDNIGHT + 20
+        self.refuses(credit(41))
+        self.books(credit(40))
+
+    def test_clockSetBackAfter(self) -> None:
+        """
+        If it is set back over midnight after the start, what was booked on the day
+        before counts.
+        """
+        self.start(ADAY)
+        self.now = MIDNIGHT - 10
+        self.books(credit(60))
+        self.now = MIDNIGHT + 3590
+        self.start(ADAY)
+        self.books(credit(100))
+        self.now = MIDNIGHT - 5
+        self.refuses(credit(41))
+        self.books(credit(40))
+
     def test_waits(self) -> None:
         """
         Nothing is accepted before the sums are read.
@@ -426,6 +457,35 @@ class RestartTests(RulesCase):
         self.endRead()
         self.successResultOf(self.started)
         self.takes(credit(1))
+
+    def test_reloadedMeanwhile(self) -> None:
+        """
+        If other rules are to be used while the sums are read for the first ones,
+        these are in force until then: nothing is accepted without rules.
+        """
+        self.isHeld = True
+        self.start(ADAY)
+        used = self.rules.use([Rule("other", 50 * ONE)])
+        assert self.started is not None
+        self.endRead()
+        self.successResultOf(self.started)
+        self.refuses(credit(101))
+        self.books(credit(30))
+        self.endRead()
+        self.successResultOf(used)
+        self.refuses(credit(51), "other")
+
+    def test_reloadedBefore(self) -> None:
+        """
+        Rules that are to be used before the ledger is open take the place of the
+        first ones.
+        """
+        ledger = HeldLedger(self.memory)
+        rules = RuleBook(ledger, [Rule("former", 0)], lambda: self.now)
+        self.successResultOf(rules.use([ADAY]))
+        ledger.open()
+        self.successResultOf(rules.start())
+        self.assertEqual(rules.rules, (ADAY,))
 
     def test_unreadable(self) -> None:
         """
@@ -519,7 +579,7 @@ class ReloadTests(RulesCase):
         used = self.rules.use([])
         self.reads.pop()[1].errback(LedgerProblem("no"))
         self.failureResultOf(used, LedgerProblem)
-        self.assertIsNone(self.rules._coming)
+        self.assertEqual(self.rules._coming, [])
         self.refuses(credit(41))
 
     def test_lifted(self) -> None:

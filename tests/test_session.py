@@ -885,6 +885,20 @@ class SlowRuntimeTests(SessionTestCase):
         )
         self.assertAtRest()
 
+    def test_numberKnownBefore(self) -> None:
+        """
+        If the runtime knows the order before it reserves it, the 504 has it.
+        """
+        client = self.client()
+        client.asks()
+        [(asked, _)] = self.slow.asked
+        assert isinstance(asked, Operation)
+        asked.reserved = 77
+        self.clock.advance(5)
+        [reply] = client.hears()
+        self.assertEqual((reply["status"], reply["data"]), (504, {"order": 77}))
+        self.assertIn("the outcome of order 77 is unknown", reply["message"])
+
     def test_reservesAfterTheTimeout(self) -> None:
         """
         An order that is reserved after the 504 causes no reply and no pending

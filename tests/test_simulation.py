@@ -14,6 +14,7 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync._conversation.waiter import Waiter
+from tests.simulation.breaking import RecordTestCase
 from tests.simulation.course import Course
 from tests.simulation.history import Attempt, Booking, Reply, Talk
 from tests.simulation.running import prepared, simulate
@@ -145,30 +146,12 @@ class RestTests(SynchronousTestCase):
         )
 
 
-class RuleTests(SynchronousTestCase):
+class RuleTests(RecordTestCase):
     """
-    Tests that break each rule once, in the record of a sound run.
+    Tests that break each rule once, in the record of a run without faults.
     """
 
-    def setUp(self) -> None:
-        """
-        Run a seed without faults.
-        """
-        world = World(CALM.seed, faultsOf(CALM.seed) - CALM.without)
-        running = prepared(world, CALM)
-        self.course: Course = running.__enter__()
-        self.addCleanup(running.__exit__, None, None, None)
-        self.course.go()
-        self.history = self.course.history
-        self.assertFalse(self.history.isForeign)
-
-    def assertBreaks(self, rule: str) -> Violation:
-        """
-        Check the record again, after a part of it was changed.
-        """
-        violation = self.assertRaises(Violation, self.course.judge)
-        self.assertEqual(violation.rule, rule)
-        return violation
+    plan = CALM
 
     def attempts(self, status: int = 200) -> Iterator[Attempt]:
         """
@@ -463,14 +446,20 @@ class RuleTests(SynchronousTestCase):
         """
         A refused place of another ledger, with a head that was none, is reported.
         """
-        attempt = next(each for each in self.reader().attempts if each.intent.resumes)
-        assert attempt.reply is not None
-        self.reader().events.clear()
-        attempt.intent.data = {**attempt.intent.data, "since": "0badcafe-1"}
+        attempt = next(
+            each
+            for talk in self.history.talks
+            for each in talk.attempts
+            if each.intent.command == "HealthCheck" and each.status == 200
+        )
+        intent, reply = attempt.intent, attempt.reply
+        assert reply is not None
+        intent.command, intent.data = "Subscribe", {"since": "0badcafe-1"}
+        intent.allowed = frozenset({"CURSOR_GONE"})
         head = {"data": {"head": f"{self.history.epoch}-1000"}}
-        refusal = {"error": "CURSOR_GONE", "message": "gone", **head}
-        attempt.reply.status = 410
-        attempt.reply.value = {"extID": "", "status": 410, **refusal}
+        reply.status = 410
+        reply.value = {"extID": "", "error": "CURSOR_GONE", "message": "gone", **head}
+        reply.value["status"] = 410
         self.assertBreaks("status")
 
     def test_notToTheEnd(self) -> None:
@@ -566,6 +555,17 @@ class RuleTests(SynchronousTestCase):
         self.history.bookings.append(self.history.bookings[0])
         self.assertLedgerBreaks("order")
 
+    def test_newInsteadOfUpdate(self) -> None:
+        """
+        A new order that is made although the request names one that there is, is
+        reported.
+        """
+        first, second = (each for each in self.history.bookings[:2] if each.type == 0)
+        second.trade = second.trade._replace(order=first.trade.order + 1000)
+        assert second.intent is not None
+        second.intent.data = {**second.intent.data, "order": first.trade.order}
+        self.assertLedgerBreaks("order")
+
     def test_neverAsked(self) -> None:
         """
         A booking without a known requester is reported.
@@ -633,13 +633,3 @@ class RuleTests(SynchronousTestCase):
         """
         self.course.site.storage.execute("UPDATE account SET credit = credit + 1")
         self.assertLedgerBreaks("totals")
-
-    def assertLedgerBreaks(self, rule: str) -> None:
-        """
-        Check the ledger again, from the beginning.
-        """
-        for intent in self.history.intents:
-            intent.bookings = []
-        books = self.course.newBooks()
-        violation = self.assertRaises(Violation, books.check, self.course.site.storage)
-        self.assertEqual(violation.rule, rule)

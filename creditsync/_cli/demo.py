@@ -29,6 +29,7 @@ from creditsync._cli.output import printLine
 from creditsync._cli.ownpostgres import ownPostgres
 from creditsync._cli.statuses import INTERRUPTED
 from creditsync._cli.stopping import untilStopped
+from creditsync._process.address import withPsycopg
 from creditsync._process.composition import creditSync
 from creditsync._process.defaults import DEFAULT_LISTEN
 from creditsync._process.keys import makeKey
@@ -101,6 +102,9 @@ def run(options: Namespace) -> None:
     Run the demo in the global reactor.
     """
     with errorsAsExit(options):
+        if options.nodes > 1:
+            with withPsycopg():
+                import creditsync.postgres._connection  # noqa: F401
         react(demo, (options.listen, options.once, options.nodes))
 
 

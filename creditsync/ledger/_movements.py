@@ -13,15 +13,12 @@ from msgspec.json import Decoder
 from creditsync.codes import (
     EV_RECORD_DELETE,
     EV_RECORD_UPDATE,
+    MAX_SET_BACK,
     SECONDS_PER_DAY,
     UNAPPROVED,
 )
 from creditsync.methods import METHOD_OF
 from creditsync.records import Movement
-
-# Seconds by which a clock may have been set back: rows of the day may stand before
-# ones that are up to so much older.
-_SET_BACK: Final = 3600
 
 # The sum of a day may exceed SQLite's integers, which its two parts don't.
 _PART: Final = 1_000_000
@@ -88,7 +85,8 @@ def movements(connection: sqlite3.Connection, day: int, upTo: int) -> list[Movem
     """
     select = connection.execute
     begin, end = day * SECONDS_PER_DAY, (day + 1) * SECONDS_PER_DAY
-    [[start]] = select(_START, (begin - _SET_BACK, upTo))
+    # If the clock was set back, rows of the day may stand before older ones.
+    [[start]] = select(_START, (begin - MAX_SET_BACK, upTo))
     period = start, upTo, begin, end
     [[found]] = select(_OTHERS, period)
     sums = _decode(found)

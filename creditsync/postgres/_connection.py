@@ -29,7 +29,7 @@ from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.abc import PGresult
 from psycopg.waiting import Ready, Wait
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -47,6 +47,11 @@ Row: TypeAlias = tuple[Any, ...]
 # The SQLSTATE of a commit that did not wait for its standby to the end: the server
 # returns success, and says so only in a warning.
 _WARNING: Final = "01000"
+# Seconds for which a statement may be without an answer. A network that swallows what
+# is sent, and keeps connections open, is noticed only by this. No statement of a server
+# takes that long, unless it waits for a lock or a standby; and if it is given up, what
+# has become of it is found out as with any other connection that is lost.
+PATIENCE: Final = 15.0
 # The server's word that it does not know either; PostgreSQL itself never says so.
 _UNKNOWN: Final = "40003"
 
@@ -101,6 +106,7 @@ class Connection:
 
     _reactor: Any
     _session: "psycopg.Connection[Row]"
+    _patience: float = PATIENCE
     notified: Callable[[str, str, int], None] = lambda *_: None
     isDoubtful: bool = field(init=False, default=False)
     notices: list[Notice] = field(init=False, factory=list)
@@ -113,6 +119,7 @@ class Connection:
     _steps: "Generator[Wait, Ready, list[PGresult]] | None" = field(
         init=False, default=None
     )
+    _timer: IDelayedCall | None = field(init=False, default=None)
     _isClosed: bool = field(init=False, default=False)
     _lost: FailureNotifier = field(init=False, default=Factory(FailureNotifier))
 
@@ -204,6 +211,7 @@ class Connection:
             # A value that can't be sent.
             self._end(Failure())
             return
+        self._timer = self._reactor.callLater(self._patience, self._giveUp)
         self._steps = generators.execute(session)
         # A generator that has not begun takes nothing else.
         self._advance(None)
@@ -252,10 +260,20 @@ class Connection:
         transformer.set_pgresult(result)
         return transformer.load_rows(0, result.ntuples, tuple)
 
+    def _giveUp(self) -> None:
+        self._timer = None
+        self._lose(f"there was no answer within {self._patience:g} s")
+
+    def _calm(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
     def _end(self, outcome: list[Row] | Failure) -> None:
         """
         The statement under way is done.
         """
+        self._calm()
         current, self._current = self._current, None
         assert current is not None
         current.done.callback(outcome)
@@ -265,6 +283,7 @@ class Connection:
         if self._isClosed:
             return
         self._isClosed = True
+        self._calm()
         self._reactor.removeReader(self)
         self._reactor.removeWriter(self)
         os.close(self._descriptor)
@@ -334,7 +353,10 @@ class Connection:
 
 
 def connect(
-    reactor: Any, conninfo: str, applicationName: str = "creditsync"
+    reactor: Any,
+    conninfo: str,
+    applicationName: str = "creditsync",
+    patience: float = PATIENCE,
 ) -> Deferred[Connection]:
     """
     Connect, and make the settings of every session.
@@ -342,6 +364,8 @@ def connect(
     @param conninfo: A connection string as libpq takes it. What it doesn't say comes
         from where libpq finds it: C{PGPASSWORD}, C{~/.pgpass}, a service and so on.
     @param applicationName: What the server's administrator sees.
+    @param patience: Seconds after which a statement without an answer ends the
+        connection.
     @return: Fires with the connection. Fails with L{ConnectionLost}. Cancelling it
         ends the try.
     @raise LedgerProblem: It is not a connection string.
@@ -367,7 +391,7 @@ def connect(
             cause = unreachable(conninfo, outcome.getErrorMessage())
             connected.errback(ConnectionLost(cause))
         else:
-            connected.callback(Connection(reactor, outcome))
+            connected.callback(Connection(reactor, outcome, patience))
 
     # It must not delay the end of the process, so it is none of the reactor's.
     Thread(target=inThread, name="PostgreSQL", daemon=True).start()

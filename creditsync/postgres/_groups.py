@@ -8,12 +8,16 @@ of the moves, which each node reads as it reads the journal.
 from sys import intern
 from typing import Final
 
+import psycopg
 from attrs import define, field
 
+from creditsync.errors import Busy, UserNotFound
 from creditsync.postgres._connection import Connection
+from creditsync.postgres._schema import AGAIN, STREAM
 
 _LAST: Final = "SELECT coalesce(max(number), 0) FROM moved"
 _ALL: Final = 'SELECT login, "group" FROM account WHERE "group" <> \'\''
+_MOVE: Final = "SELECT move_1(%s, %s, %s::text, %s)"
 _MOVES: Final = """
     SELECT number, login, "group" FROM moved WHERE number > %s ORDER BY number
 """
@@ -42,6 +46,28 @@ class Groups:
         [(self._last,)] = await connection.execute(_LAST)
         for login, group in await connection.execute(_ALL):
             self._groups[login] = intern(group)
+
+    async def move(
+        self, connection: Connection, login: int, group: str, knownOnly: bool
+    ) -> None:
+        """
+        Move an account, and read that move.
+
+        @param knownOnly: Whether accounts have to exist.
+        @raise UserNotFound: There is no such account.
+        @raise Busy: Its row is locked for too long.
+        """
+        try:
+            [(number,)] = await connection.execute(
+                _MOVE, [STREAM, login, group, knownOnly]
+            )
+        except psycopg.Error as e:
+            if e.sqlstate not in AGAIN:
+                raise
+            raise Busy(f"another server is busy with account {login}") from e
+        if number is None:
+            raise UserNotFound(f"there is no account {login}")
+        await self.read(connection)
 
     async def read(self, connection: Connection) -> None:
         """

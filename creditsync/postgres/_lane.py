@@ -29,7 +29,7 @@ from creditsync.postgres._booking import (
     values,
 )
 from creditsync.postgres._connection import Connection, ConnectionLost, retryDelay
-from creditsync.postgres._schema import STREAM
+from creditsync.postgres._schema import AGAIN, STREAM
 
 _log = Logger()
 
@@ -53,8 +53,6 @@ _LINK: Final = "SELECT lo, hi FROM link WHERE node = %s AND batch = %s"
 # A commit of its own that changes nothing; when it is replicated, all before it is.
 _PROVE: Final = "SELECT FROM node WHERE id = %s FOR UPDATE"
 
-# Before the commit, so certainly nothing has happened: try again.
-_AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
 # The classes of SQLSTATE that are the server's state and may pass: resources, operator
 # intervention, system errors, a transaction that may only read after a failover.
 _PASSING: Final = ("08", "25", "40", "53", "55", "57", "58")
@@ -270,7 +268,7 @@ class Lane:
             raise self.fenced() from error
         if error.diag.constraint_name == _TAKEN:
             raise NumberTaken from error
-        if state in _AGAIN:
+        if state in AGAIN:
             self.retries += 1
             if state == "40001":
                 return

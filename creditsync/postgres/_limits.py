@@ -12,14 +12,34 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 
+import psycopg
 from msgspec.json import encode
 
 from creditsync._bookingrules import Rule
 from creditsync._masks import patternsOf
 from creditsync.methods import METHOD_OF
-from creditsync.postgres._schema import STREAM
+from creditsync.postgres._connection import Connection
+from creditsync.postgres._schema import AGAIN, STREAM
+
+# Each waits for the stream as long as a lock is waited for.
+_TRIES: Final = 5
 
 REGISTER: Final = "SELECT register_1(%s, %s, %s::text[], %s::json[])"
+
+
+async def register(connection: Connection, rules: Sequence[Rule], now: int) -> None:
+    """
+    Register the conditions of rules.
+
+    @param now: The time, in UNIX seconds.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            await connection.execute(REGISTER, registered(rules, now))
+            return
+        except psycopg.Error as e:
+            if e.sqlstate not in AGAIN or not left:
+                raise
 
 
 def registered(rules: Sequence[Rule], now: int) -> tuple[Any, ...]:

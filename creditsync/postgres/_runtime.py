@@ -33,7 +33,6 @@ from creditsync.errors import (
     LedgerProblem,
     OutcomeUnknown,
     ShuttingDown,
-    UserNotFound,
 )
 from creditsync.interfaces import (
     IAccountGroups,
@@ -52,7 +51,7 @@ from creditsync.postgres._doorbell import Doorbell
 from creditsync.postgres._feed import Feed
 from creditsync.postgres._groups import Groups
 from creditsync.postgres._lane import Lane, Lost
-from creditsync.postgres._limits import REGISTER, registered
+from creditsync.postgres._limits import register
 from creditsync.postgres._lookups import Lookups, Readers
 from creditsync.postgres._numbers import RESERVE, Numbers
 from creditsync.postgres._queues import Queues
@@ -74,8 +73,6 @@ _T = TypeVar("_T")
 
 # Places of orders that were looked up, or published, most recently.
 _MAX_PLACES: Final = 10_000
-
-_MOVE: Final = "SELECT move_1(%s, %s, %s::text, %s)"
 
 
 @implementer(
@@ -298,7 +295,7 @@ class PostgresRuntime(Service):
     async def _useRules(self, rules: tuple[Rule, ...]) -> None:
         if rules:
             reader = await self._readers.of("reader")
-            await reader.execute(REGISTER, registered(rules, int(self._now())))
+            await register(reader, rules, int(self._now()))
         for lane in self.lanes:
             lane.site = evolve(lane.site, rules=rules)
 
@@ -451,12 +448,7 @@ class PostgresRuntime(Service):
     async def _move(self, login: int, group: str) -> None:
         try:
             reader = await self._readers.of("reader")
-            [(number,)] = await reader.execute(
-                _MOVE, [STREAM, login, group, self._knownAccountsOnly]
-            )
-            if number is None:
-                raise UserNotFound(f"there is no account {login}")
-            await self._groups.read(reader)
+            await self._groups.move(reader, login, group, self._knownAccountsOnly)
         except ConnectionLost as e:
             raise OutcomeUnknown(f"PostgreSQL can't be reached: {e}") from e
         self.doorbell.ring()

@@ -20,6 +20,10 @@ SCRIPTS: Final[tuple[str, ...]] = tuple(
 # The journal of a ledger. More than one is possible, as tables have them by number.
 STREAM: Final = 1
 
+# The SQLSTATEs of a statement that has certainly changed nothing and can be repeated: a
+# lock was held for too long, or in a circle, or what was read has changed meanwhile.
+AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
+
 # Whether there are tables, and which version they have.
 IS_MADE: Final = "SELECT to_regclass('version') IS NOT NULL"
 VERSION: Final = "SELECT coalesce(max(number), 0) FROM version"

@@ -456,6 +456,22 @@ class Difference(Exception):
     """
 
 
+def checkIntegers(value: Any) -> None:
+    """
+    Check that the integers of a request are such as I-JSON has, also in members that
+    mean nothing.
+
+    @raise Invalid: One is not.
+    """
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            checkIntegers(each)
+    elif isinstance(value, int) and abs(value) >= 2**53:
+        raise Invalid()
+
+
 def judgeFilter(site: Site, data: Any, token: str) -> str:
     """
     Send a filter.
@@ -468,6 +484,7 @@ def judgeFilter(site: Site, data: Any, token: str) -> str:
     data = json.loads(json.dumps(data), parse_float=Decimal)
     outcome = "found" if reply["status"] == 200 else str(reply["error"])
     try:
+        checkIntegers(data)
         wanted = found(site.rows, data, TOKENS[token])
     except Invalid:
         if outcome in ("INVALID_DATA", "INVALID_JSON"):

@@ -12,6 +12,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import compress
 from typing import Any
 
 import msgspec
@@ -27,8 +28,10 @@ from creditsync._conversation import broadcast, finance, plain, restricted, righ
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.catchups import CatchUps
 from creditsync._conversation.commands import GetOperation
+from creditsync._conversation.finance import FinanceCommand
 from creditsync._conversation.lookups import Lookups
 from creditsync._conversation.plain import PlainLines
+from creditsync._conversation.restricted import RestrictedReceivers
 from creditsync._conversation.rights import Rights
 from creditsync._conversation.session import Session
 from creditsync._conversation.waiters import Waiters
@@ -39,7 +42,7 @@ from creditsync._transport import factory, protocol
 from creditsync._transport.output import Output
 from creditsync._wire import decoding
 from creditsync.auth import TokenAuthenticator
-from creditsync.codes import EV_RECORD_UPDATE
+from creditsync.codes import EV_RECORD_UPDATE, SESSION_MANAGER
 from creditsync.errors import (
     Busy,
     Forbidden,
@@ -66,6 +69,7 @@ from creditsync.records import (
     Reservation,
     Trade,
     TradeEvent,
+    loginOf,
 )
 from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
@@ -346,6 +350,8 @@ def _replyBeforeEvent() -> None:
         lines = wire.events([event.type for event in events], encoded)
         for session in self._currentReceivers():
             session.send(lines)
+        if self._restricted:
+            self._restricted.send([event.login for event in events], lines)
 
     Broadcast.tradeEvents = tradeEvents  # type: ignore[method-assign]
 
@@ -819,6 +825,173 @@ def _rightsOfTheFirstGroup() -> None:
     Rights.maySee = remembering  # type: ignore[method-assign]
 
 
+def _catchUpsKeepTheirToken() -> None:
+    CatchUps.renew = lambda self, session, principal: None  # type: ignore[method-assign]
+
+
+def _pagesOfTheirFirstReader() -> None:
+    pageRead = CatchUps._pageRead
+
+    def kept(self: CatchUps, page: Any, session: Any, reading: Any) -> None:
+        maySee = [self._rights.maySee(reading.principal, each) for each in page.logins]
+        page.lines = restricted.linesOf(page.lines, maySee)
+        page.logins = list(compress(page.logins, maySee))
+        pageRead(self, page, session, reading)
+
+    CatchUps._pageRead = kept  # type: ignore[method-assign]
+
+
+def _catchUpsWithoutGroups() -> None:
+    visible = CatchUps._visible
+
+    def seen(self: CatchUps, principal: Principal, page: Any) -> bytes:
+        if principal.role == SESSION_MANAGER and principal.groups is None:
+            return bytes(page.lines)
+        return visible(self, principal, page)
+
+    CatchUps._visible = seen  # type: ignore[method-assign]
+
+
+def _moveBeforeCommit() -> None:
+    move = TradingRuntime._move
+
+    async def hasty(self: TradingRuntime, batch: Any) -> None:
+        for login, group in batch.groups.items():
+            self._accounts.account(login).group = group
+        moves, batch.moves = batch.moves, []
+        for moved in moves:
+            moved.callback(None)
+        await move(self, batch)
+
+    TradingRuntime._move = hasty  # type: ignore[method-assign]
+
+
+def _firstMoveWins() -> None:
+    setGroup = TradingRuntime.setGroup
+
+    def queued(self: TradingRuntime, login: int, group: str) -> Deferred[None]:
+        earlier = self._queue.groups.get(login)
+        moved = setGroup(self, login, group)
+        if earlier is not None:
+            self._queue.groups[login] = earlier
+        return moved
+
+    TradingRuntime.setGroup = queued  # type: ignore[method-assign]
+
+
+def _keyBeforeRight() -> None:
+    execute = FinanceCommand.execute
+
+    def executing(self: FinanceCommand, session: Any, request: Request) -> Any:
+        try:
+            return execute(self, session, request)
+        except Forbidden:
+            asked, principal = request.operation, session.principal
+            runtime: Any = self._runtime
+            key = principal.id, request.key
+            if request.key is None or runtime._withKey(*key) is None:
+                raise
+            assert asked is not None
+            return self._submit(asked)
+
+    FinanceCommand.execute = executing  # type: ignore[method-assign]
+
+
+def _hiddenOrdersAreNew() -> None:
+    execute = FinanceCommand.execute
+
+    def executing(self: FinanceCommand, session: Any, request: Request) -> Any:
+        asked: Any = request.operation
+        order = request.data.get("order", 0) if asked is None else asked.order
+        trade: Any = self._runtime.trade(int(order))
+        login = None if trade.result is None else loginOf(trade.result)
+        if login and not self._rights.maySee(session.principal, login):
+            request.data = {**request.data, "order": 0}
+            if asked is not None:
+                asked.order = 0
+        return execute(self, session, request)
+
+    FinanceCommand.execute = executing  # type: ignore[method-assign]
+
+
+def _groupsOfReservations() -> None:
+    reserve, tradeEvents = TradingRuntime._reserve, Broadcast.tradeEvents
+    groups: dict[int, str] = {}
+
+    def reserving(self: TradingRuntime, operation: Any) -> Reservation:
+        reservation = reserve(self, operation)
+        groups[id(operation)] = self.groupOf(reservation.data.login)
+        return reservation
+
+    def telling(self: Broadcast, events: Sequence[TradeEvent]) -> None:
+        groupOf = self._rights.groupOf
+        then = {each.login: groups.get(id(each.operation)) for each in events}
+
+        def reserved(login: int) -> str:
+            group = then.get(login)
+            return groupOf(login) if group is None else group
+
+        self._rights.groupOf = reserved
+        try:
+            tradeEvents(self, events)
+        finally:
+            self._rights.groupOf = groupOf
+
+    TradingRuntime._reserve = reserving  # type: ignore[method-assign]
+    Broadcast.tradeEvents = telling  # type: ignore[method-assign]
+
+
+def _groupsRememberedWithMasks() -> None:
+    send = RestrictedReceivers.send
+    groups: dict[tuple[int, int], str] = {}
+
+    def sending(self: RestrictedReceivers, logins: Any, lines: bytes) -> None:
+        if not self._selecting:
+            groups.clear()
+        groupOf = self._rights.groupOf
+
+        def remembered(login: int) -> str:
+            return groups.setdefault((id(self), login), groupOf(login))
+
+        self._rights.groupOf = remembered
+        try:
+            send(self, logins, lines)
+        finally:
+            self._rights.groupOf = groupOf
+
+    RestrictedReceivers.send = sending  # type: ignore[method-assign]
+
+
+def _oneTokenPerPrincipal() -> None:
+    def authenticate(self: Session, token: str | None) -> Principal:
+        principal = self._authenticator.authenticate(token)
+        before, self.principal = self.principal, principal
+        if before is None or before.id != principal.id:
+            self.subscribe(self._isSubscribed)
+        return principal
+
+    Session._authenticate = authenticate  # type: ignore[method-assign]
+
+
+def _restrictedSessionsStay() -> None:
+    def removing(self: Broadcast, session: Any) -> None:
+        self._receivers.pop(session, None)
+        if not session._isSubscribed:
+            self._restricted.remove(session)
+        if self._catchUps is not None:
+            self._catchUps.stop(session)
+
+    Broadcast.remove = removing  # type: ignore[method-assign]
+
+
+def _restrictedTokensDontExpire() -> None:
+    def sendTo(self: RestrictedReceivers, sessions: Any, lines: bytes) -> None:
+        for session in list(sessions):
+            session.send(lines)
+
+    RestrictedReceivers._sendTo = sendTo  # type: ignore[method-assign]
+
+
 def _tellHidden() -> None:
     async def found(self: Lookups, principal: Principal, order: int) -> Any:
         trade: Any = await self.runtime.trade(order)
@@ -997,6 +1170,66 @@ BUGS = {
         "goes on to judge an account by the group that it had first",
         _rightsOfTheFirstGroup,
         _RIGHTS,
+    ),
+    "catch-ups-keep-their-token": Bug(
+        "goes on to send a catch-up for the token with which it began",
+        _catchUpsKeepTheirToken,
+        _SIMULATION,
+    ),
+    "pages-of-their-first-reader": Bug(
+        "keeps a page of the journal as its first reader may see it",
+        _pagesOfTheirFirstReader,
+        _SIMULATION,
+    ),
+    "catch-ups-without-groups": Bug(
+        "sends all of the journal to tokens without groups where groups are required",
+        _catchUpsWithoutGroups,
+        _SIMULATION,
+    ),
+    "move-before-commit": Bug(
+        "says that an account is moved before that is on disk",
+        _moveBeforeCommit,
+        _SIMULATION,
+    ),
+    "first-move-wins": Bug(
+        "carries out the first of several moves of an account in one commit",
+        _firstMoveWins,
+        _SIMULATION,
+    ),
+    "key-before-right": Bug(
+        "looks at a key before it asks whether the token may use the account",
+        _keyBeforeRight,
+        _SIMULATION,
+    ),
+    "hidden-orders-are-new": Bug(
+        "makes a new order of the update of one that the token may not see",
+        _hiddenOrdersAreNew,
+        _SIMULATION,
+    ),
+    "groups-of-reservations": Bug(
+        "sends an event to those who could see the account when it was asked for",
+        _groupsOfReservations,
+        _SIMULATION,
+    ),
+    "groups-remembered-with-masks": Bug(
+        "remembers the group of an account as long as its sessions have the same masks",
+        _groupsRememberedWithMasks,
+        _SIMULATION,
+    ),
+    "one-token-per-principal": Bug(
+        "goes on to send what the first token of a principal may see",
+        _oneTokenPerPrincipal,
+        _SIMULATION,
+    ),
+    "restricted-sessions-stay": Bug(
+        "keeps sessions with restricted tokens after they have ended",
+        _restrictedSessionsStay,
+        _SIMULATION,
+    ),
+    "restricted-tokens-do-not-expire": Bug(
+        "sends events to sessions whose restricted token is no longer valid",
+        _restrictedTokensDontExpire,
+        _SIMULATION,
     ),
     "waiter-after-hand-over": Bug(
         "lets a waiter stand only after the operation was handed over",

@@ -263,7 +263,11 @@ class ConformanceMachine(RuleBasedStateMachine):
         self, operation: AnyOperation, fits: bool, repeated: int | None
     ) -> AnyOperation:
         if repeated is not None and repeated < len(self.keyed):
-            return copied(self.keyed[-1 - repeated])
+            again = copied(self.keyed[-1 - repeated])
+            if fits:
+                # All but the order is the same.
+                again.order = self._named(operation.order)
+            return again
         operation.order = order = self._named(operation.order)
         if fits and isinstance(operation, Operation) and order in self.made:
             operation.login, operation.cmd = self.made[order]

@@ -21,7 +21,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -64,6 +64,12 @@ host replication all 127.0.0.1/32 trust
 """
 
 
+# What is left of this process's servers is ended with the tests, or at the latest with
+# the process: pytest-xdist's end without the latter.
+atEnd = ExitStack()
+atexit.register(atEnd.close)
+
+
 @cache
 def binaries(version: int = 18) -> Path:
     """
@@ -88,7 +94,7 @@ def _temporaryFolder() -> Path:
     enough for sockets in it.
     """
     folder = Path(tempfile.mkdtemp(prefix="creditsync-pg-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atEnd.callback(shutil.rmtree, folder, ignore_errors=True)
     giveToServer(folder)
     return folder
 
@@ -184,7 +190,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 preexec_fn=endWithParent,
             )
-        atexit.register(self.kill)
+        atEnd.callback(self.kill)
         if wait:
             until(self.answers)
 

@@ -164,6 +164,7 @@ def main(arguments: Sequence[str]) -> int:
         if not isFound(name):
             missed.append(name)
         figures[name] = round(time.monotonic() - began, 1)
+        print(f"{name}: {figures[name]} s", flush=True)
     figures.show(options.json)
     if missed:
         print(f"VIOLATION: not found: {', '.join(missed)}")

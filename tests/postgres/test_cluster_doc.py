@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import psycopg
@@ -113,9 +114,9 @@ class RightsTests(SynchronousTestCase):
         """
         Make a folder that goes with the test.
         """
-        folder = Path(self.mktemp())
-        folder.mkdir(parents=True)
-        return folder.absolute()
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        return Path(folder.name)
 
     def test_synchronous(self) -> None:
         """

@@ -391,6 +391,25 @@ async def test_stalled(database: ground.Database, proxy: Proxy) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_patience(database: ground.Database, proxy: Proxy) -> None:
+    """
+    A statement that gets no answer from a silent network ends the connection after a
+    while; one at rest lasts.
+    """
+    from twisted.internet import reactor
+
+    dsn = through(proxy, database)
+    connection = await connect(reactor, dsn, "creditsync test", patience=0.5)
+    await connection.execute("SELECT 1")
+    await sleep(0.8)
+    assert await connection.execute("SELECT 2") == [(2,)]
+    proxy.stall()
+    failure = await error(connection.execute("SELECT 3"), ConnectionLost)
+    assert failure.wasSent
+    assert str(failure) == "there was no answer within 0.5 s"
+
+
+@pytest_twisted.ensureDeferred
 async def test_connectingTakesTooLong(database: ground.Database, proxy: Proxy) -> None:
     """
     A server that accepts connections and says nothing is given up, by who connects

@@ -56,6 +56,27 @@ class DemoTests(SynchronousTestCase):
         ]
         self.assertTrue(reply.startswith("node-1 <- "))
 
+    def test_withoutPsycopg(self) -> None:
+        """
+        Without psycopg it says what to install.
+        """
+        code = (
+            "import sys; sys.modules['psycopg'] = None;"
+            "sys.argv = ['creditsync', 'demo', '--nodes', '2', '--once'];"
+            "from creditsync.__main__ import main; main()"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        self.assertEqual(ended.returncode, 1)
+        self.assertEqual(len(ended.stderr.splitlines()), 1)
+        self.assertIn("pip install 'creditsync[postgres]'", ended.stderr)
+
 
 class OwnPostgresTests(SynchronousTestCase):
     """

@@ -340,6 +340,11 @@ class BookingTests(RuntimeCase):
         other.clock.advance(1)
         self.assertEqual(other.runtime.groupOf(1001), "real")
         self.assertEqual(self.start("c").runtime.groupOf(1001), "real")
+        with other.lines.of("reader").connection.transaction():
+            other.lines.of("reader").connection.execute("SELECT FROM stream FOR UPDATE")
+            self.node.lines.of("reader").connection.execute("SET lock_timeout = '20ms'")
+            self.failureResultOf(self.node.runtime.setGroup(1001, "x"), Busy)
+        self.assertEqual(self.node.runtime.groupOf(1001), "real")
         known = self.start("d", knownAccountsOnly=True)
         self.failureResultOf(known.runtime.setGroup(5, "real"), UserNotFound)
 

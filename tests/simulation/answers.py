@@ -7,24 +7,15 @@ from typing import Any
 
 from attrs import define
 
-from tests.family import ADD, REQUESTED, acceptedData, eventData
+from tests.family import ADD, acceptedData, eventData
 from tests.simulation.audience import Audience
+from tests.simulation.blaming import blame
 from tests.simulation.causes import Causes
 from tests.simulation.history import Attempt, Booking, History, Intent
+from tests.simulation.lookups import Lookups
+from tests.simulation.permits import Permits
 from tests.simulation.places import Places
 from tests.simulation.world import Violation
-
-
-def blame(rule: str, message: str, attempt: Attempt) -> Violation:
-    """
-    The fault in the reply to a request.
-    """
-    return Violation(
-        rule,
-        f"{message}: {attempt.intent.command} {attempt.extID} on"
-        f" {attempt.talk.name} got {attempt.reply and attempt.reply.raw!r}",
-        (attempt.extID or attempt.talk.name, attempt.talk.name),
-    )
 
 
 @define(eq=False)
@@ -37,6 +28,8 @@ class Answers:
     _causes: Causes
     _audience: Audience
     _places: Places
+    _permits: Permits
+    _lookups: Lookups
 
     def checkBookings(self) -> None:
         """
@@ -52,18 +45,19 @@ class Answers:
         reply, intent = attempt.reply, attempt.intent
         assert reply is not None
         data = reply.value["data"]
+        isRight: bool | None
         if intent.command.endswith("ubscribe"):
             isRight = self._isSubscribed(attempt, dict(data))
         elif intent.command == "HealthCheck":
             isRight = self._isHealth(attempt, dict(data))
-        elif self._history.isForeign:
-            isRight = True
-        elif intent.command == "GetOperation":
-            isRight = self._isVersion(attempt, dict(data))
+        elif intent.isMove:
+            isRight = data == intent.data and self._permits.isMoved(attempt)
         else:
-            self._checkBooked(attempt)
-            return
-        if not isRight:
+            isRight = self._lookups.isTrue(attempt, dict(data))
+        if isRight is None:
+            if not self._history.isForeign:
+                self._checkBooked(attempt)
+        elif not isRight:
             raise blame("answer", "this is not the answer", attempt)
 
     def _isSubscribed(self, attempt: Attempt, data: dict[str, Any]) -> bool:
@@ -93,30 +87,6 @@ class Answers:
             if talk.generation == attempt.talk.generation and talk.closed >= first
             for each in talk.attempts
         )
-
-    def _isVersion(self, attempt: Attempt, data: dict[str, Any]) -> bool:
-        """
-        Whether an order was, or was going to be, in this state.
-        """
-        cursor = data.pop("cursor", None)
-        order = attempt.intent.data.get("order", data["order"])
-        if data["order"] != order:
-            return False
-        assert attempt.delivered is not None
-        told = [b for b in self._history.bookings if b.trade.order == order]
-        before = [b for b in told if b.applied and b.applied < attempt.delivered]
-        current = told[told.index(before[-1]) :] if before else told
-        for booking in current:
-            for state in {data["state"], booking.trade.state}:
-                if data == eventData(booking.trade._replace(state=state)):
-                    isBooked = state == booking.trade.state
-                    shown = booking if isBooked else None
-                    return self._places.isLastChange(attempt, shown, cursor) and (
-                        isBooked or state in REQUESTED.values()
-                    )
-        # An operation that was reserved and never handed to the ledger can't
-        # be compared.
-        return data["state"] in REQUESTED.values()
 
     def _taken(self, intent: Intent) -> Booking | None:
         """

@@ -11,11 +11,12 @@ from attrs import define, field
 
 from tests.family import DELETIONS, METHODS, NAMES, TOTALS
 from tests.simulation.history import History, Intent, Token, parse
+from tests.simulation.rights import ADMIN
+from tests.simulation.setting import GROUPS, LOGINS
 
 # The weight of each method among the requests.
 _WEIGHTS = {"BalanceIn": 2, "CreditIn": 3, "BalanceOut": 1, "CreditOut": 1}
 _CMDS = [METHODS[name].cmd for name, times in _WEIGHTS.items() for _ in range(times)]
-_LOGINS = (1001, 1002, 1003, 2**53 - 1)
 
 _AMOUNTS = ("300", "300.0", "1e2", "19.99", "0.1", "0.00000001", "33.33333333")
 _FINE_AMOUNTS = ("12345678.90123456", "987654321.12345678", "0.29", "4.35", "1.15")
@@ -118,11 +119,18 @@ _SPLIT = (
 class Market:
     """
     The orders that clients know.
+
+    @ivar _isRestricted: Whether clients ask for what is about rights too.
+    @ivar _moves: Whether they ask for accounts to be moved.
+    @ivar _hasGroups: Whether that can be done.
     """
 
     _random: Random
     _history: History
     _hasKeys: bool
+    _isRestricted: bool = False
+    _moves: bool = False
+    _hasGroups: bool = False
     orders: dict[int, tuple[int, int]] = field(factory=dict)
     # The cursors that were received, the latest one last.
     _cursors: dict[str, None] = field(factory=dict)
@@ -163,8 +171,83 @@ class Market:
             (0.95, self._subscription),
             (1.0, self._health),
         ]
+        share = 0.35 if token.role == ADMIN else 0.15
+        if self._isRestricted and self._random.random() < share:
+            return self._ofRights(token)
         drawn = self._random.random()
         return next(make(token) for most, make in kinds if drawn < most)
+
+    def _ofRights(self, token: Token) -> Intent:
+        """
+        A request that shows what a token may see; or a move, mostly of an admin.
+        """
+        random = self._random
+        if random.random() < (0.7 if token.role == ADMIN else 0.05) and self._moves:
+            return self._move(token)
+        kinds = self._account, self._trade, self._trade, self._trades, self._found
+        return random.choice(kinds)(token)
+
+    def _move(self, token: Token) -> Intent:
+        random, isGood = self._random, self._hasGroups
+        return self._intent(
+            token,
+            "MngSetAccountGroup",
+            {"login": random.choice(LOGINS), "group": random.choice(GROUPS)},
+            allowed=frozenset() if isGood else frozenset({"UNKNOWN_COMMAND"}),
+            isGood=isGood,
+        )
+
+    def _account(self, token: Token) -> Intent:
+        # A foreign runtime has no look-up of accounts.
+        error = "UNKNOWN_COMMAND" if self._history.isForeign else "USER_NOT_FOUND"
+        return self._intent(
+            token,
+            "GetAccountByLogin",
+            {"login": self._random.choice(LOGINS)},
+            allowed=frozenset({error}),
+            isGood=not self._history.isForeign,
+        )
+
+    def _trade(self, token: Token) -> Intent:
+        if not self.orders:
+            return self._account(token)
+        order = self._random.choice(list(self.orders)[-20:])
+        command = self._random.choice(("GetTradeByOrder", "GetOperation"))
+        error = "NOT_FOUND" if command == "GetOperation" else "TRADE_NOT_FOUND"
+        return self._intent(
+            token, command, {"order": order}, allowed=frozenset({error})
+        )
+
+    def _trades(self, token: Token) -> Intent:
+        if not self.orders or self._random.random() < 0.2:
+            return self._ofLedger(token, "GetGroups", {})
+        known = list(self.orders)[-20:]
+        orders = self._random.sample(known, min(len(known), self._random.randint(1, 4)))
+        return self._intent(
+            token,
+            "GetTradeByOrders",
+            {"orders": orders},
+            allowed=frozenset({"TRADE_NOT_FOUND"}),
+        )
+
+    def _found(self, token: Token) -> Intent:
+        random = self._random
+        data = {
+            "groupFilter": random.choice(("*", "*", "real*", "!real,*")),
+            "where": [["login", "==", random.choice(LOGINS)]],
+            "limit": random.choice((1, 3, 1000)),
+        }
+        return self._ofLedger(token, "MngGetTradesByFilter", data)
+
+    def _ofLedger(self, token: Token, command: str, data: Any) -> Intent:
+        """
+        A look-up that a foreign runtime does not have.
+        """
+        isForeign = self._history.isForeign
+        allowed = {"UNKNOWN_COMMAND"} if isForeign else set[str]()
+        return self._intent(
+            token, command, data, allowed=frozenset(allowed), isGood=not isForeign
+        )
 
     def _key(self, number: int) -> str | None:
         if not self._hasKeys or self._random.random() < 0.6:
@@ -198,7 +281,7 @@ class Market:
         amount, isGreat = self._amount(cmd)
         comment = f"{number} {random.choice(_COMMENTS)}"
         key = more.pop("key", None) or self._key(number)
-        data: dict[str, Any] = {"login": random.choice(_LOGINS), "amount": amount}
+        data: dict[str, Any] = {"login": random.choice(LOGINS), "amount": amount}
         isRisky = _isOut(cmd) or "order" in more
         allowed = {"TRADE_NO_MONEY"} if isRisky else set()
         if isGreat:
@@ -228,6 +311,9 @@ class Market:
             return self.booking(token, order=random.randrange(10**6, 10**7))
         if random.random() < 0.1:
             return self.booking(token, order=order)
+        if self._isRestricted and random.random() < 0.3:
+            # Perhaps one account is the token's and the other one is not.
+            return self.booking(token, order=order, cmd=cmd)
         return self.booking(token, order=order, login=login, cmd=cmd)
 
     def _deletion(self, token: Token) -> Intent:
@@ -376,17 +462,17 @@ def _isOut(cmd: int) -> bool:
     return METHODS[NAMES[cmd]].sign < 0
 
 
-def lineOf(intent: Intent, extID: str) -> bytes:
+def lineOf(intent: Intent, extID: str, token: Token) -> bytes:
     """
     The line of a request, without its end.
     """
     if intent.line is not None:
         text = intent.line.replace("<extID>", extID)
-        return text.replace("<token>", intent.token.text).encode()
+        return text.replace("<token>", token.text).encode()
     members = [f'"command":"{intent.command}"']
     if extID:
         members.append(f'"extID":{extID}')
-    members.append(f'"__token":"{intent.token.text}"')
+    members.append(f'"__token":"{token.text}"')
     data = ",".join(
         f'"{name}":{value}' if name == "amount" else f'"{name}":{json.dumps(value)}'
         for name, value in intent.data.items()

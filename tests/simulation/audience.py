@@ -10,25 +10,21 @@ from typing import Any
 
 from attrs import define, field
 
-from tests.family import USER, eventData
+from tests.family import eventData
+from tests.simulation.hearing import MAY, MUST, NOT, Hearing, InForce
 from tests.simulation.history import (
-    NEVER,
     Attempt,
     Booking,
     History,
     Moment,
     Publication,
-    Reply,
     Talk,
     parse,
 )
 from tests.simulation.places import Places
+from tests.simulation.rights import Rights
 from tests.simulation.world import Violation, World
 
-# Whether a session must receive an event that is published now.
-_NOT, _MAY, _MUST = "not", "maybe", "yes"
-# Seconds for which a revoked token may still receive events.
-_RECHECK = 1.0
 # Characters that one of the platform's clients would corrupt.
 _SPOILT = re.compile(rb",\s*[}\]]|'|[^\x20-\x7e]")
 
@@ -71,14 +67,14 @@ class _Part:
         if self.begun is not None:
             delivered, written = _span(self.begun)
             if moment < delivered:
-                return _NOT
+                return NOT
             isEdge = moment <= written
         if self.ended is not None:
             delivered, written = _span(self.ended)
             if moment > written:
-                return _NOT
+                return NOT
             isEdge = isEdge or moment >= delivered
-        return _MAY if isEdge else state
+        return MAY if isEdge else state
 
 
 def _span(attempt: Attempt) -> tuple[Moment, Moment]:
@@ -116,11 +112,15 @@ class Audience:
 
     @ivar positions: The place of each event among a connection's lines, but for those
         that a session may get after their replies, as it reads the journal.
+    @ivar _followed: Up to which place each of these connections had got everything, and
+        when.
     """
 
     _world: World
     _history: History
     _places: Places
+    _rights: Rights
+    _followed: dict[Talk, tuple[int, Moment]]
     positions: dict[tuple[Talk, Publication], int] = field(factory=dict)
     _judged: dict[bytes, tuple[int, dict[str, Any]]] = field(factory=dict)
 
@@ -135,11 +135,13 @@ class Audience:
         for each in self._history.publications:
             published.setdefault(each.generation, []).append(each)
         for talk in self._history.talks:
+            inForce = InForce(self._world, self._rights, talk)
             for part in _partsOf(talk):
                 if part.isResumed:
                     self._checkResumed(talk, part)
                 else:
-                    self._checkLive(talk, part, published.get(talk.generation, []))
+                    here = published.get(talk.generation, [])
+                    self._checkLive(part, Hearing(talk, inForce), talk, here)
 
     def _checkOrder(self) -> None:
         """
@@ -179,26 +181,35 @@ class Audience:
     def _checkResumed(self, talk: Talk, part: _Part) -> None:
         """
         Check that a connection got the events behind its place, each once and in
-        order, and those since then without a seam.
+        order, and those since then without a seam, but for those that its token was
+        not for when they were sent.
         """
-        assert part.begun is not None
+        assert part.begun is not None and part.begun.delivered is not None
+        begun = part.begun.delivered
         last = self._places.at(part.begun.intent.data["since"])
         about = talk.name, part.begun.extID
         if last is None:
             raise Violation("no-seam", "it goes on behind no place", about)
         journal = self._places.journal
-        begun = talk.attempts.index(part.begun)
-        tokens = {each.intent.token for each in talk.attempts[begun:]}
-        for line, _, written in part.lines:
-            place = self._places.at(self._judge(line)[1].get("cursor"))
-            # Without a valid token events stop, and go on with those of then; and one
-            # that may not see some leaves them out.
-            mayMiss = place is not None and all(
-                talk.token.isLimited
-                or not all(token.maySee(each.trade.login) for token in tokens)
+        inForce = InForce(self._world, self._rights, talk, part.begun)
+
+        def isMissing(place: int, moment: Moment) -> bool:
+            """
+            Whether there is a place before this one that had to be sent by now.
+            """
+            # Without a valid token events stop, and go on with those of then.
+            return not inForce.wasLimited(begun, moment) and any(
+                each.applied is not None
+                and False
+                not in inForce.mayGet(
+                    each.trade.login, max(begun, each.applied), moment
+                )
                 for each in journal[last : place - 1]
             )
-            if place is None or place <= last or not mayMiss:
+
+        for line, _, written in part.lines:
+            place = self._places.at(self._judge(line)[1].get("cursor"))
+            if place is None or place <= last or isMissing(place, written):
                 raise Violation(
                     "no-seam", f"place {place} comes after {last}: {line!r}", about
                 )
@@ -206,33 +217,42 @@ class Audience:
             booking = journal[place - 1] if place <= len(journal) else None
             if booking is None or not self._isIt(line, booking):
                 raise Violation("no-seam", f"{line!r} is not of place {place}", about)
-            if not any(token.maySee(booking.trade.login) for token in tokens):
-                raise Violation("no-other-event", f"{line!r} was not for it", about)
             assert booking.applied is not None
             if written < booking.applied:
                 raise Violation(
                     "event-after-commit", f"{line!r} was not on disk", about
                 )
+            sent = max(begun, booking.applied)
+            if True not in inForce.mayGet(booking.trade.login, sent, written):
+                raise Violation("no-other-event", f"{line!r} was not for it", about)
+        if talk in self._followed and part.ended is None:
+            head, moment = self._followed[talk]
+            if isMissing(head + 1, moment):
+                raise Violation(
+                    "no-seam", f"not all events up to {head} came after {last}", about
+                )
 
-    def _checkLive(self, talk: Talk, part: _Part, published: list[Publication]) -> None:
+    def _checkLive(
+        self, part: _Part, hearing: Hearing, talk: Talk, published: list[Publication]
+    ) -> None:
         """
         Compare what was published with what a connection received.
         """
-        lines, states = part.lines, _States(self._world, talk)
+        lines = part.lines
         isLost = talk.lostAt < float("inf")
         # How many lines may have been told so far, each with how. There is more than
         # one way only where an event need not be received: another runtime may publish
         # the same one again.
         ways: dict[int, _Way | None] = {0: None}
         for each in published:
-            state = part.within(each.at, states.at(each))
+            state = part.within(each.at, hearing.at(each))
             found: dict[int, _Way | None] = {}
             for told, way in ways.items():
                 line = lines[told] if told < len(lines) else None
                 isIt = line is not None and self._isIt(line[0], each)
-                if line is not None and isIt and state != _NOT and line[2] >= each.at:
+                if line is not None and isIt and state != NOT and line[2] >= each.at:
                     found.setdefault(told + 1, (each, line[1], way))
-                if state != _MUST or (line is None and isLost):
+                if state != MUST or (line is None and isLost):
                     found.setdefault(told, way)
             if not found:
                 raise Violation(
@@ -295,134 +315,3 @@ def spoilt(line: bytes) -> bool:
     "What the server writes").
     """
     return _SPOILT.search(line) is not None
-
-
-class _States:
-    """
-    The times at which a connection must receive events.
-    """
-
-    def __init__(self, world: World, talk: Talk) -> None:
-        self._world = world
-        self._talk = talk
-        self._good = sorted(
-            each.reply.written
-            for each in talk.attempts
-            if each.reply is not None and each.status == 200
-        )
-        # The time at which its token was accepted, whenever the reply was
-        # sent.
-        self._shown = [
-            each.delivered
-            for each in talk.attempts
-            if each.delivered is not None and each.status == 200
-        ]
-        self._changes = sorted(self._changesOf(talk), key=lambda change: change[0])
-        self._next = 0
-        self._state = _NOT
-        self._tokens = _Tokens(talk)
-
-    def _changesOf(self, talk: Talk) -> Iterator[tuple[Moment, str]]:
-        """
-        From its first good reply on a connection receives events, until it
-        unsubscribes. While such a command is on its way, either is allowed.
-        """
-        state = _MUST
-        for attempt in talk.attempts[:1]:
-            yield attempt.delivered or NEVER, _MAY
-        for good in self._good[:1]:
-            yield good, state
-        for attempt in talk.attempts:
-            if attempt.intent.command not in ("Subscribe", "Unsubscribe"):
-                continue
-            yield attempt.delivered or NEVER, _MAY
-            if attempt.reply is None:
-                return
-            if attempt.status == 200:
-                isSubscribed = attempt.intent.command == "Subscribe"
-                state = _MUST if isSubscribed else _NOT
-            yield attempt.reply.written, state if self._isIn(attempt.reply) else _MAY
-
-    def _isIn(self, reply: Reply) -> bool:
-        """
-        Whether a valid token was sent by then.
-        """
-        return bool(self._good) and self._good[0] <= reply.written
-
-    def at(self, published: Publication) -> str:
-        """
-        Whether the connection must receive this event.
-        """
-        moment, changes, talk = published.at, self._changes, self._talk
-        while self._next < len(changes) and changes[self._next][0] < moment:
-            self._state = changes[self._next][1]
-            self._next += 1
-        state = self._state
-        if self._next < len(changes) and changes[self._next][0] == moment:
-            state = _MAY
-        if moment >= min(talk.goodbye, talk.closed):
-            return _MAY
-        maySee = self._tokens.maySee(published)
-        if maySee != {True} and state != _NOT:
-            state = _MAY if True in maySee else _NOT
-        if state == _NOT or not talk.token.isLimited:
-            return state
-        return self._ofToken(published, state)
-
-    def _ofToken(self, published: Publication, state: str) -> str:
-        """
-        The part of a state that remains if its token expires or was revoked.
-        """
-        token, now = self._talk.token, published.at[0]
-        if token.revoked is not None and now >= token.revoked:
-            return _NOT if now > token.revoked + _RECHECK else _MAY
-        if token.expires is None:
-            return state
-        if published.wall >= token.expires:
-            return _NOT
-        last = max(
-            (each[0] for each in self._shown if each < published.at), default=0.0
-        )
-        if self._world.wallBetween(last, now)[1] >= token.expires:
-            # It was invalid for a while: the session has to send it again.
-            return _MAY
-        return state
-
-
-class _Tokens:
-    """
-    The tokens that decide what a connection may see: the last one that was accepted,
-    as far as that is known from outside.
-    """
-
-    def __init__(self, talk: Talk) -> None:
-        self._attempts = [each for each in talk.attempts if each.delivered is not None]
-        self._isMixed = any(each.intent.token.role == USER for each in self._attempts)
-        self._accepted = sorted(
-            (each.reply.written, number)
-            for number, each in enumerate(self._attempts)
-            if each.reply is not None and each.status == 200
-        )
-        self._next = 0
-        # The last request of which it is known that its token was accepted. Lines are
-        # read in their order, so no token before it can count.
-        self._last = 0
-
-    def maySee(self, published: Publication) -> set[bool]:
-        """
-        Whether the token may see an event that is published now: both, if that is not
-        known.
-        """
-        if not self._isMixed:
-            return {True}
-        accepted = self._accepted
-        while self._next < len(accepted) and accepted[self._next][0] < published.at:
-            self._last = max(self._last, accepted[self._next][1])
-            self._next += 1
-        login, found = published.data.login, set[bool]()
-        for each in self._attempts[self._last :]:
-            assert each.delivered is not None
-            if each.delivered > published.at:
-                break
-            found.add(each.intent.token.maySee(login))
-        return found

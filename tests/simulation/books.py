@@ -3,7 +3,6 @@ The checks of the ledger: everything that was requested is booked once, for
 ever, and nothing else is.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,7 +19,8 @@ from tests.family import (
     made,
     totals,
 )
-from tests.simulation.history import Booking, History, Intent
+from tests.simulation.history import Booking, History, Intent, Move
+from tests.simulation.rights import Rights
 from tests.simulation.storage import Storage
 from tests.simulation.world import Violation, World
 
@@ -43,9 +43,6 @@ class Books:
     # The last place of the journal.
     head: int = 0
     _auditor: Auditor = field(factory=Auditor)
-    # Since when each order exists, and since when it is deleted.
-    since: dict[int, tuple[float, int]] = field(factory=dict)
-    versions: dict[int, list[Booking]] = field(factory=lambda: defaultdict(list))
 
     def check(self, storage: Storage) -> None:
         """
@@ -73,6 +70,7 @@ class Books:
         found = {(row[0], row[1]): row[2] for row in storage.rows(keys)}
         self._compare(found, self._keys, "key")
         self._checkTotals((trade for trade, _ in rows.values()), storage)
+        self._checkGroups(storage)
         flaw = self._auditor.flaw(storage.rows)
         if flaw is not None:
             raise Violation("journal", flaw)
@@ -113,10 +111,34 @@ class Books:
         wanted = totals(trades)
         columns = "SELECT login, balance, credit FROM account"
         accounts = {login: tuple(each) for login, *each in storage.rows(columns)}
+        # A move opens the account.
+        for move in self._history.moves:
+            if accounts.get(move.login) == (0, 0):
+                wanted.setdefault(move.login, (0, 0))
         if accounts != wanted:
             raise Violation("totals", f"accounts hold {accounts}, not {wanted}")
         if any(min(each) < 0 for each in accounts.values()):
             raise Violation("totals", f"a total is below zero: {accounts}")
+
+    def _checkGroups(self, storage: Storage) -> None:
+        """
+        No move is undone, and no account has a group to which nobody has moved it.
+        """
+        now = self._world.now, self._world.turn
+        rights = Rights(self._history, False)
+        columns = 'SELECT login, "group" FROM account'
+        groups: dict[int, str] = dict(storage.rows(columns))
+        moved = {each.login: "" for each in self._history.moves}
+        for login, group in {**moved, **groups}.items():
+            wanted = rights.groups(login, now, now)
+            if group not in wanted:
+                raise Violation(
+                    "durability",
+                    f"account {login} is in group {group!r}, not in {sorted(wanted)}",
+                    (str(login),),
+                )
+            isThere = login in groups
+            self._history.moves.append(Move(login, group, now, now, isThere))
 
     def _book(self, booking: Booking) -> None:
         """
@@ -142,9 +164,6 @@ class Books:
             if key in self._keys:
                 raise Violation("booked-once", f"{key} is booked twice", about)
             self._keys[key] = trade.order
-        assert booking.applied is not None
-        self.since.setdefault(trade.order, booking.applied)
-        self.versions[trade.order].append(booking)
 
     def _checkIntent(self, booking: Booking, before: Trade | None) -> None:
         intent = self._intentOf(booking)
@@ -154,15 +173,16 @@ class Books:
             raise Violation("asked-for", f"nobody has asked for {trade}", about)
         if intent.bookings and (intent.key is None or not intent.isDelete):
             raise Violation("booked-once", f"{trade} is booked twice", about)
+        named = intent.data.get("order", 0)
+        if named != trade.order and named in self._trades:
+            raise Violation("order", f"{trade} is new, and {named} was named", about)
         intent.bookings.append(booking)
         booking.intent = intent
         wanted = made(_request(intent), before, trade.order, trade.timestamp)
         if trade != wanted or booking.command != intent.command:
             raise Violation("as-asked-for", f"booked {trade}, asked {wanted}", about)
-        delivered = [a.delivered[0] for a in intent.attempts if a.delivered]
-        first, last = self._world.wallBetween(min(delivered), booking.handed[0])
-        if not int(first) <= trade.timestamp <= last:
-            raise Violation("time", f"{trade} is not of {first} to {last}", about)
+        if not self._isInTime(booking, intent):
+            raise Violation("time", f"{trade} came before {intent.command}", about)
 
     def _intentOf(self, booking: Booking) -> Intent | None:
         """
@@ -182,8 +202,21 @@ class Books:
             and intent.command == booking.command
             and self._isOf(booking, intent)
         ]
-        # If several intents are the same, it is the one whose reply said so.
-        return max(fitting, key=_likelihood, default=None)
+        # If several intents are the same, it is the one whose reply said so; or one
+        # that had come when the order was deleted, and not only when that was booked.
+        return max(
+            fitting,
+            key=lambda intent: (_likelihood(intent), self._isInTime(booking, intent)),
+            default=None,
+        )
+
+    def _isInTime(self, booking: Booking, intent: Intent) -> bool:
+        """
+        Whether a trade may have been made after an intent had come.
+        """
+        delivered = [a.delivered[0] for a in intent.attempts if a.delivered]
+        first, last = self._world.wallBetween(min(delivered), booking.handed[0])
+        return int(first) <= booking.trade.timestamp <= last
 
     def _isOf(self, booking: Booking, intent: Intent) -> bool:
         isByExtID = self._isExtIDIdempotent and intent.key is None

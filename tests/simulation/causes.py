@@ -9,9 +9,10 @@ from decimal import Decimal
 from attrs import define, field
 
 from creditsync.records import Limits
-from tests.family import ROLES, TOTALS, Trade
-from tests.simulation.books import Books
+from tests.family import TOTALS, Trade
 from tests.simulation.history import Attempt, Booking, History, Intent, Moment
+from tests.simulation.limiting import Limiting
+from tests.simulation.permits import Permits
 from tests.simulation.places import Places
 from tests.simulation.setting import Setting
 from tests.simulation.world import World
@@ -26,8 +27,9 @@ class Causes:
     _world: World
     _history: History
     _setting: Setting
-    _books: Books
     _places: Places
+    _permits: Permits
+    _limiting: Limiting
     _byKey: dict[tuple[int, str], list[Intent]] = field(
         init=False, factory=lambda: defaultdict(list)
     )
@@ -63,12 +65,22 @@ class Causes:
         if error == "UNAUTHORIZED":
             return error in intent.allowed or self.wasBad(attempt, delivered, written)
         if error == "FORBIDDEN":
-            return intent.token.role not in ROLES
+            # Each is judged already.
+            return True
+        if error == "LIMIT_EXCEEDED":
+            self._world.happens("over-rule")
+            return intent.isFinance and self._limiting.isJustified(attempt)
         if error == "SHUTDOWN":
             generation = self._history.generations[talk.generation]
             return written >= generation.stopping
         if error == "SYNC_TIMEOUT":
-            return intent.isFinance and self._isTold(attempt)
+            mayLackOrder = intent.isMove or intent.waitsForTurn
+            return mayLackOrder or (intent.isFinance and self._isTold(attempt))
+        if error == "BUSY" and intent.waitsForTurn and self._mayWait(attempt):
+            return True
+        if error == "TECH_PROBLEM":
+            # A page that can't be read.
+            return intent.waitsForTurn and self._world.counts["page-errs"] > 0
         if error == "BUSY":
             self._world.happens("over-limit")
             return (limits.maxPending, limits.maxQueued) != (
@@ -88,15 +100,18 @@ class Causes:
             return error in intent.allowed and self._lacksMoney(attempt)
         if error == "CURSOR_GONE":
             return error in intent.allowed and self._places.isGone(attempt)
-        if error == "NOT_FOUND" and intent.isGood and not self._history.isForeign:
-            return error in intent.allowed and self._isUnknown(attempt)
+        isOurs = intent.isGood and not self._history.isForeign
+        if error in ("NOT_FOUND", "TRADE_NOT_FOUND") and isOurs:
+            return error in intent.allowed and self._permits.mayBeHidden(attempt)
+        if error == "USER_NOT_FOUND":
+            return error in intent.allowed and not self._permits.isKnown(attempt)
         return error in intent.allowed
 
     def wasBad(self, attempt: Attempt, first: float, last: float) -> bool:
         """
         Whether the token was invalid at any moment of this time.
         """
-        token = attempt.intent.token
+        token = attempt.token
         if token.revoked is not None and token.revoked < last:
             return True
         if token.expires is None:
@@ -112,6 +127,16 @@ class Causes:
         assert attempt.reply is not None
         order = attempt.reply.value.get("data", {}).get("order")
         return isinstance(order, int) and order > 0
+
+    def _mayWait(self, attempt: Attempt) -> bool:
+        """
+        Whether a look-up may have waited too long for its turn: because others took
+        their time, or its client did not read.
+        """
+        assert attempt.delivered is not None and attempt.reply is not None
+        first, last = attempt.delivered[0], attempt.reply.written[0]
+        isSlow = self._world.counts["slow-page"] > 0
+        return isSlow or attempt.talk.wasHeldUp(first, last)
 
     def _inFlight(self, attempt: Attempt) -> int:
         """
@@ -200,22 +225,6 @@ class Causes:
             return totals[before.account] < _counted(before)
         account = intent.data["login"], TOTALS[intent.cmd]
         return totals[account] + intent.amount - _counted(before) < 0
-
-    def _isUnknown(self, attempt: Attempt) -> bool:
-        """
-        Whether the order or key did not exist yet.
-        """
-        data = attempt.intent.data
-        assert attempt.delivered is not None
-        if "idempotencyKey" in data:
-            key = attempt.intent.token.principal, data["idempotencyKey"]
-            bookings = [b for intent in self._byKey[key] for b in intent.bookings]
-        else:
-            bookings = self._books.versions.get(data["order"], [])
-        return not any(
-            booking.applied is not None and booking.applied < attempt.delivered
-            for booking in bookings
-        )
 
 
 def _counted(trade: Trade | None) -> int:

@@ -7,9 +7,6 @@ allows.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
-
-import jwt
 
 from tests.simulation.asking import Market, lineOf
 from tests.simulation.history import (
@@ -23,59 +20,25 @@ from tests.simulation.history import (
 )
 from tests.simulation.network import Link
 from tests.simulation.setting import Setting
-from tests.simulation.site import SECRET, Site
+from tests.simulation.site import Site
 from tests.simulation.world import World
 
-_FOREVER = 4102444800
 # Refusals that are sent as soon as a line is read, even while another request
 # of the same extID is pending.
 _AT_ONCE = ("DUPLICATE_EXTID", "UNAUTHORIZED", "SHUTDOWN")
 # After these the outcome is known; after others a request may be repeated.
 _FINAL = (200, 400, 403, 404, 409, 422)
 
-_ROLES = (1, 2, 3, 1, 1, 0, 3)
-
-
-@lru_cache(maxsize=10_000)
-def _mint(principal: int, role: int, expires: float, jti: str) -> str:
-    claims = {"id": principal, "role": role, "exp": expires, "jti": jti}
-    return jwt.encode(claims, SECRET, "HS256")
-
-
-def otherOf(number: int) -> Token:
-    """
-    The other token of the n-th client, of a principal and a role of its own.
-    """
-    role, jti = number % 2, f"other-{number}"
-    # A user may see only the account of its own number.
-    principal = 107 + number if role else 1001 + number // 2 % 2
-    return Token(_mint(principal, role, _FOREVER, jti), principal, role, jti)
-
-
-def readerTokenOf(number: int) -> Token:
-    """
-    The token of a client that follows the journal.
-    """
-    principal, jti = 207 + number, f"reader-{number}"
-    return Token(_mint(principal, 1, _FOREVER, jti), principal, 1, jti)
-
-
-def tokenOf(number: int, expires: float | None) -> Token:
-    """
-    The token of the n-th client. The first two are one principal.
-    """
-    principal, role, jti = 7 + max(0, number - 1), _ROLES[number], f"token-{number}"
-    text = _mint(principal, role, expires or _FOREVER, jti)
-    return Token(text, principal, role, jti, expires)
-
 
 class Client:
     """
     One client, which has one connection at a time.
 
+    @ivar main: The token that it has at first.
+    @ivar token: The one that it has now.
+    @ivar tokens: Those between which it changes.
     @ivar other: Another token, which some of its requests have: in one connection
         the principal may change from line to line.
-    @ivar unsettled: Requests with a key whose outcome it does not know.
     @ivar isFinishing: Whether it starts nothing new.
     """
 
@@ -86,12 +49,13 @@ class Client:
         site: Site,
         market: Market,
         setting: Setting,
-        token: Token,
+        tokens: Sequence[Token],
         other: Token,
     ) -> None:
         self.name = f"c{number}"
         self.number = number
-        self.token = token
+        self.tokens = tokens
+        self.token = self.main = tokens[0]
         self.other = other
         self._world = world
         self._random = world.generator()
@@ -108,7 +72,8 @@ class Client:
         self._partial = b""
         self._waiting: dict[str, list[Attempt]] = {}
         self._settled: list[Intent] = []
-        self.unsettled: dict[Intent, None] = {}
+        # Requests with a key whose outcome it does not know.
+        self._open: dict[Intent, None] = {}
         self.isFinishing = False
         world.later(self._random.random(), self._act)
 
@@ -119,6 +84,13 @@ class Client:
         """
         return self._left <= 0
 
+    @property
+    def unsettled(self) -> list[Intent]:
+        """
+        Requests that it has to repeat until it knows their outcome.
+        """
+        return [intent for intent in self._open if not intent.token.isLimited]
+
     def _chance(self, fault: str, chance: float) -> bool:
         return self._world.mayHappen(fault) and self._random.random() < chance
 
@@ -128,6 +100,9 @@ class Client:
         if self.isFinishing or self.isDone:
             return
         self._world.later(self._random.expovariate(1.0) * self._setting.pace, self._act)
+        # One that will not be valid for long is kept until it is not, and beyond.
+        if self._chance("token-changed", 0.05 if self.token.isLimited else 0.15):
+            self._changeToken()
         if self._link is None or self._talk is None:
             self._connect()
         elif self._chance("unfinished-line", 0.01):
@@ -141,18 +116,28 @@ class Client:
         else:
             self._ask()
 
+    def _changeToken(self) -> None:
+        """
+        Go on with another token from the next line on, and with the first one most of
+        the time.
+        """
+        token = self._random.choice((self.main, *self.tokens))
+        if token is not self.token:
+            self._world.happens("token-changed")
+            self.token = token
+
     def finish(self) -> None:
         """
         Repeat all requests that are not settled, until they are.
         """
         self.isFinishing = True
-        if self.token.isLimited:
+        if self.main.isLimited:
             # It may never be let in again, and there may be no free
             # connection.
             if self._link is not None:
                 self._leave()
             return
-        again = [intent for intent in self.unsettled if not self._isWaitedFor(intent)]
+        again = [each for each in self.unsettled if not self._isWaitedFor(each)]
         if self._link is not None:
             self._link.resume()
         # There may not be enough connections for all at once.
@@ -185,7 +170,7 @@ class Client:
         self._sent = self._position = 0
         self._partial = b""
         if self._chance("retry", 0.8):
-            again = list(self.unsettled)[:4]
+            again = list(self._open)[:4]
             if again:
                 self._world.happens("retry")
                 self._send(again)
@@ -218,7 +203,7 @@ class Client:
             return market.wrong(token)
         known = self._settled
         # These include pending ones, to which the request then attaches.
-        latest = known[-20:] + list(self.unsettled)[-20:]
+        latest = known[-20:] + list(self._open)[-20:]
         if latest and self._chance("retry", 0.08):
             self._world.happens("retry")
             return random.choice(latest)
@@ -257,28 +242,46 @@ class Client:
             if intent.cmd and self._chance("duplicate-extid", 0.02):
                 self._world.happens("duplicate-extid")
                 self._extIDs -= 1
-                lines.append(self._line(self._market.booking(intent.token)))
+                # Of the same token: so it is known which of them is refused at once.
+                token = intent.attempts[-1].token
+                lines.append(self._line(self._market.booking(token)))
         if lines:
             self._write(b"".join(lines))
 
     def _line(self, intent: Intent) -> bytes:
         assert self._talk is not None and self._link is not None
-        extID = self._extIDOf(intent)
-        line = lineOf(intent, extID) + self._random.choice((b"\r\n", b"\r\n", b"\n"))
+        extID, token = self._extIDOf(intent), self._tokenFor(intent)
+        lineEnd = self._random.choice((b"\r\n", b"\r\n", b"\n"))
+        line = lineOf(intent, extID, token) + lineEnd
         world = self._world
         moment = world.now, world.turn
         end = self._sent + len(line)
         if "LINE_TOO_LONG" in intent.allowed:
             # It is refused as soon as it is clear that it is too long.
             end = self._sent + self._setting.limits.maxLineLength + 2
-        attempt = Attempt(intent, self._talk, extID, end, moment)
+        attempt = Attempt(intent, self._talk, token, extID, end, moment)
         self._sent += len(line)
         intent.attempts.append(attempt)
         self._talk.attempts.append(attempt)
         self._waiting.setdefault(extID, []).append(attempt)
         if intent.key is not None and intent.isFinance:
-            self.unsettled[intent] = None
+            self._open[intent] = None
         return line
+
+    def _tokenFor(self, intent: Intent) -> Token:
+        """
+        The token of a request: when it is repeated perhaps another one of the same
+        principal and role.
+        """
+        token = intent.token
+        if not intent.attempts or not self._chance("token-changed", 0.3):
+            return token
+        alike = [
+            each
+            for each in self.tokens
+            if (each.principal, each.role) == (token.principal, token.role)
+        ]
+        return self._random.choice(alike or [token])
 
     def _extIDOf(self, intent: Intent) -> str:
         """
@@ -381,8 +384,8 @@ class Client:
         attempt.reply = reply
         intent = attempt.intent
         isFinal = reply.status in _FINAL and reply.error != "DUPLICATE_EXTID"
-        if isFinal and intent in self.unsettled:
-            del self.unsettled[intent]
+        if isFinal and intent in self._open:
+            del self._open[intent]
             if reply.status == 200:
                 self._settled.append(intent)
         if isinstance(reply.value.get("data"), dict):

@@ -14,14 +14,19 @@ from tests.simulation.asking import Market
 from tests.simulation.audience import Audience
 from tests.simulation.books import Books
 from tests.simulation.causes import Causes
-from tests.simulation.clients import Client, otherOf, tokenOf
-from tests.simulation.history import History
+from tests.simulation.clients import Client
+from tests.simulation.history import History, Moment, Talk
+from tests.simulation.limiting import Limiting
+from tests.simulation.lookups import Lookups
+from tests.simulation.permits import Permits
 from tests.simulation.places import Places
 from tests.simulation.readers import Reader
 from tests.simulation.replies import Replies
+from tests.simulation.rights import Rights
 from tests.simulation.setting import CLIENTS, Plan, settingOf
 from tests.simulation.site import Log, Site
 from tests.simulation.waits import Waits
+from tests.simulation.wardrobe import otherOf, readerTokens, tokenOf, wardrobeOf
 from tests.simulation.world import BEGINNING, Violation, World
 
 # The clients whose tokens expire and are revoked.
@@ -38,16 +43,33 @@ class Course:
         self._plan = plan
         self._log = log
         self._random = world.generator()
-        self.setting = setting = settingOf(world.generator(), plan.requests)
+        self._isRestricted = isRestricted = world.mayHappen("restricted")
+        self.setting = setting = settingOf(
+            world.generator(),
+            plan.requests,
+            isRestricted,
+            world.mayHappen("over-rule"),
+        )
         self.history = history = History(setting.isForeign)
         self.site = Site(world, history, setting, folder)
         self._books = self.newBooks()
-        market = Market(world.generator(), history, not setting.isForeign)
+        market = Market(
+            world.generator(),
+            history,
+            not setting.isForeign,
+            isRestricted,
+            world.mayHappen("moved"),
+            setting.hasGroups,
+        )
         # About as long as the clients need for all their requests.
         self._length = plan.requests / setting.clients * setting.pace / 1.9
+        if isRestricted:
+            world.happens("restricted")
+        self._tokens = Random(f"tokens of {plan.seed}")
         self._clients = self._people(market)
         self._readers = self._followers(market)
         self.site.storage.handed = self._commitBegins
+        self._followed: dict[Talk, tuple[int, Moment]] = {}
 
     def newBooks(self) -> Books:
         """
@@ -58,12 +80,15 @@ class Course:
     def _people(self, market: Market) -> list[Client]:
         clients = []
         for number in range(self.setting.clients):
-            token = tokenOf(number, self._expires(number))
-            # One that may become invalid is alone: it decides who gets events.
+            tokens = [tokenOf(number, self._expires(number))]
+            if self._isRestricted:
+                mayExpire = self._world.mayHappen("expired")
+                tokens += wardrobeOf(number, self._tokens, self._length, mayExpire)
+            # One that may become invalid is alone.
             isAlone = number in (_EXPIRES, _REVOKED)
-            other = token if isAlone else otherOf(number)
+            other = tokens[0] if isAlone else otherOf(number)
             client = Client(
-                number, self._world, self.site, market, self.setting, token, other
+                number, self._world, self.site, market, self.setting, tokens, other
             )
             if number not in self._plan.absent:
                 clients.append(client)
@@ -76,8 +101,16 @@ class Course:
         The clients that follow the journal.
         """
         numbers = range(CLIENTS, CLIENTS + self.setting.readers)
+        random = self._tokens if self._isRestricted else None
         return [
-            Reader(number, self._world, self.site, market, self.setting)
+            Reader(
+                number,
+                self._world,
+                self.site,
+                market,
+                self.setting,
+                readerTokens(number, random, isForAll=number == CLIENTS),
+            )
             for number in numbers
             if number not in self._plan.absent
         ]
@@ -138,7 +171,8 @@ class Course:
         self._often("clock-step", 1.5, lambda: self._world.step(self._jump()))
         self._often("clock-step-back", 1.5, lambda: self._world.step(-self._jump()))
         self._often("runtime-fails", 1, site.fail)
-        self._often("revoked", 1, self._revoke)
+        self._often("revoked", 4 if self._isRestricted else 1, self._revoke)
+        self._often("rules-read-again", 3, site.readRules)
 
     def _often(self, fault: str, times: float, strike: Callable[[], object]) -> None:
         """
@@ -162,12 +196,15 @@ class Course:
         return 2.0 + self._random.choice((10.0, 4000.0)) * self._random.random()
 
     def _revoke(self) -> None:
-        for client in self._clients:
-            token = client.token
-            if client.number == _REVOKED and token.revoked is None:
+        tokens = [c.main for c in self._clients if c.number == _REVOKED]
+        if self._isRestricted:
+            tokens += [c.token for c in self._clients if c.token is c.tokens[1]]
+        for token in tokens:
+            if token.revoked is None:
                 self._world.happens("revoked")
                 token.revoked = self._world.now
                 self.site.revoke(token.jti)
+                return
 
     # The course of it.
 
@@ -214,14 +251,16 @@ class Course:
             for reader in self._readers:
                 reader.finish()
             world.run(world.now + 45.0)
+        head, moment = self.site.storage.head, (world.now, world.turn)
         for reader in self._readers:
-            reader.check(self.site.storage.head)
+            reader.check(head)
+            self._followed[reader.talk] = head, moment
 
     def _trusted(self) -> list[Client]:
         """
         The clients whose requests must be settled in the end.
         """
-        return [c for c in self._clients if c.token.role and not c.token.isLimited]
+        return [c for c in self._clients if c.main.role and not c.main.isLimited]
 
     def _checkRest(self) -> None:
         """
@@ -258,11 +297,16 @@ class Course:
         """
         world, history = self._world, self.history
         places = Places(history)
-        audience = Audience(world, history, places)
+        rights = Rights(history, self.setting.requiresGroups)
+        audience = Audience(world, history, places, rights, self._followed)
         audience.check()
-        causes = Causes(world, history, self.setting, self._books, places)
-        answers = Answers(history, causes, audience, places)
-        Replies(world, history, self.setting, causes, answers).check()
+        permits = Permits(history, rights)
+        limiting = Limiting(world, history, rights, self.setting.rules)
+        limiting.check()
+        causes = Causes(world, history, self.setting, places, permits, limiting)
+        lookups = Lookups(history, places, rights)
+        answers = Answers(history, causes, audience, places, permits, lookups)
+        Replies(world, history, self.setting, causes, answers, permits).check()
         if self.setting.isForeign:
             Waits(history, self.site.foreign).check()
         else:

@@ -6,7 +6,7 @@ before or after the timeout, twice, never, in another order than the
 operations, with or without the mark of their operation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -17,11 +17,14 @@ from zope.interface import implementer
 from creditsync._failing import FailureNotifier
 from creditsync.errors import IncorrectOrder, NotFound
 from creditsync.events import TradeEvents
-from creditsync.interfaces import ITradingRuntime
+from creditsync.interfaces import IAccountGroups, ITradingRuntime
 from creditsync.records import Deletion, Operation, Reservation, Trade, TradeEvent
 from tests.family import ADD, BOOKED, DELETE, DELETED, REQUESTED, UPDATE, eventData
 from tests.simulation.history import Moment, committed
 from tests.simulation.world import World
+
+# Seconds for which an account is being moved.
+_MOVING = 0.05
 
 
 @implementer(ITradingRuntime)
@@ -31,7 +34,10 @@ class ForeignRuntime:
 
     @ivar reserved: For each operation, when its order was reserved, the type
         of its event, and the order.
+    @ivar moved: Told of each move of an account.
     """
+
+    moved: Callable[[int, str, "Deferred[None]"], "Deferred[None]"]
 
     def __init__(self, world: World, isMarked: bool) -> None:
         self._world = world
@@ -186,3 +192,33 @@ class ForeignRuntime:
         See L{ITradingRuntime.whenFailed}.
         """
         return self._failing.whenFailed()
+
+
+@implementer(IAccountGroups)
+class GroupingRuntime(ForeignRuntime):
+    """
+    A foreign runtime whose accounts have groups.
+    """
+
+    def __init__(self, world: World, isMarked: bool, groups: Mapping[int, str]) -> None:
+        super().__init__(world, isMarked)
+        self._groups = dict(groups)
+
+    def groupOf(self, login: int) -> str:
+        """
+        See L{IAccountGroups.groupOf}.
+        """
+        return self._groups.get(login, "")
+
+    def setGroup(self, login: int, group: str) -> "Deferred[None]":
+        """
+        See L{IAccountGroups.setGroup}.
+        """
+        moved: Deferred[None] = Deferred()
+        # Always as long, so that none overtakes another.
+        self._world.later(_MOVING, self._move, login, group, moved)
+        return self.moved(login, group, moved)
+
+    def _move(self, login: int, group: str, moved: "Deferred[None]") -> None:
+        self._groups[login] = group
+        moved.callback(None)

@@ -15,7 +15,7 @@ from typing import Any
 from attrs import define, field
 
 from creditsync import records
-from tests.family import USER, Trade, units
+from tests.family import Trade, units
 
 # A moment: seconds, and the turn of the world.
 Moment = tuple[float, int]
@@ -50,6 +50,7 @@ class Token:
     @ivar expires: The UNIX time at which it expires, if that is in this
         history.
     @ivar revoked: When it was revoked, in seconds of the monotonic clock.
+    @ivar groups: The claim of this name, as are C{login} and C{logins}.
     """
 
     text: str
@@ -58,6 +59,9 @@ class Token:
     jti: str
     expires: float | None = None
     revoked: float | None = None
+    groups: str | None = None
+    login: int | None = None
+    logins: tuple[int, ...] | None = None
 
     @property
     def isLimited(self) -> bool:
@@ -65,12 +69,6 @@ class Token:
         Whether it is, or may become, invalid.
         """
         return self.expires is not None or self.revoked is not None
-
-    def maySee(self, login: int) -> bool:
-        """
-        Whether it may see an account: a user has only the one of its own number.
-        """
-        return self.role != USER or self.principal == login
 
 
 @define(eq=False)
@@ -115,6 +113,21 @@ class Intent:
         return self.command == "Subscribe" and "since" in self.data
 
     @property
+    def isMove(self) -> bool:
+        """
+        Whether it moves an account to a group.
+        """
+        return self.command == "MngSetAccountGroup"
+
+    @property
+    def waitsForTurn(self) -> bool:
+        """
+        Whether it is a look-up that is carried out when it is its turn.
+        """
+        names = ("GetTradeByOrders", "MngGetTradesByFilter", "GetGroups")
+        return self.command in names
+
+    @property
     def isFinance(self) -> bool:
         """
         Whether it can move money.
@@ -143,6 +156,8 @@ class Attempt:
     """
     One request: one line that was sent.
 
+    @ivar token: The token in it: that of its intent, or another one of the same
+        principal and role.
     @ivar extID: The C{extID} as it stands in the line, or C{""}.
     @ivar end: Where the line ends in what its connection sent.
     @ivar begun: When the server had a part of it, but not all.
@@ -152,6 +167,7 @@ class Attempt:
 
     intent: Intent
     talk: "Talk"
+    token: Token
     extID: str
     end: int
     sent: Moment
@@ -329,6 +345,24 @@ class Publication:
 
 
 @define(eq=False)
+class Move:
+    """
+    A move of an account to a group, as it was handed to the trading runtime; or the
+    group that an account was found to have.
+
+    @ivar begun: When it was handed over.
+    @ivar ended: When the runtime said that it is in force and can't be undone.
+    @ivar isThere: Whether there is such an account after it.
+    """
+
+    login: int
+    group: str
+    begun: Moment
+    ended: Moment = NEVER
+    isThere: bool = True
+
+
+@define(eq=False)
 class Generation:
     """
     The life of one server process.
@@ -365,3 +399,4 @@ class History:
     bookings: list[Booking] = field(factory=list)
     publications: list[Publication] = field(factory=list)
     generations: list[Generation] = field(factory=list)
+    moves: list[Move] = field(factory=list)

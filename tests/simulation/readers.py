@@ -3,9 +3,11 @@ Clients that follow the journal: each keeps the place of the last event that it 
 and goes on behind it on its next connection, whatever happened in between.
 """
 
+from collections.abc import Sequence
+
 from tests.simulation.asking import Market
-from tests.simulation.clients import Client, readerTokenOf
-from tests.simulation.history import Intent, Moment, Reply, parse
+from tests.simulation.clients import Client
+from tests.simulation.history import Intent, Moment, Reply, Talk, Token, parse
 from tests.simulation.network import Link
 from tests.simulation.setting import Setting
 from tests.simulation.site import Site
@@ -15,17 +17,22 @@ from tests.simulation.world import Violation, World
 class Reader(Client):
     """
     One client that has to get every event behind the place at which it began, once
-    and in order.
+    and in order; if it has several tokens, those that its token may see.
 
     @ivar isFollowing: Whether its connection has the reply to its C{Subscribe}: the
         events before that don't count.
     """
 
     def __init__(
-        self, number: int, world: World, site: Site, market: Market, setting: Setting
+        self,
+        number: int,
+        world: World,
+        site: Site,
+        market: Market,
+        setting: Setting,
+        tokens: Sequence[Token],
     ) -> None:
-        token = readerTokenOf(number)
-        super().__init__(number, world, site, market, setting, token, token)
+        super().__init__(number, world, site, market, setting, tokens, tokens[0])
         self._left = 0
         self.isFollowing = False
         # The place of the last event that it got, and of the last one that there was.
@@ -43,6 +50,24 @@ class Reader(Client):
             self._connect()
         elif self.isFollowing and self._random.random() < 0.1:
             self._resume()
+        elif self._isRestricted and self._chance("token-changed", 0.1):
+            self._changeToken()
+            self._send([self._market.health(self.token)])
+
+    @property
+    def talk(self) -> Talk:
+        """
+        Its last connection.
+        """
+        assert self._talk is not None
+        return self._talk
+
+    @property
+    def _isRestricted(self) -> bool:
+        """
+        Whether there are events that it may not get.
+        """
+        return len(self.tokens) > 1
 
     def finish(self) -> None:
         """
@@ -96,7 +121,9 @@ class Reader(Client):
         return _placeOf(self._since)
 
     def _follow(self, cursor: str | None) -> None:
-        if cursor is None or _placeOf(cursor) != self._place + 1:
+        step = 0 if cursor is None else _placeOf(cursor) - self._place
+        # Which events it may not get is judged in the end.
+        if step < 1 or (step > 1 and not self._isRestricted):
             self._blame(f"the event at {cursor} comes after place {self._place}")
         self._since = cursor
 
@@ -133,9 +160,9 @@ class Reader(Client):
 
     def check(self, head: int) -> None:
         """
-        Check that it has all events.
+        Check that it has all events, if it may see them all.
         """
-        if self._place != head:
+        if self._place != head and not self._isRestricted:
             raise Violation(
                 "no-seam",
                 f"{self.name} has got the events up to {self._place} of {head}",

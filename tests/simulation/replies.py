@@ -7,11 +7,12 @@ all of them is: did anything happen?
 
 from attrs import define
 
-from tests.family import ROLES
-from tests.simulation.answers import Answers, blame
+from tests.simulation.answers import Answers
 from tests.simulation.audience import spoilt
+from tests.simulation.blaming import blame
 from tests.simulation.causes import Causes
 from tests.simulation.history import Attempt, History, Talk
+from tests.simulation.permits import Permits
 from tests.simulation.setting import Setting
 from tests.simulation.world import Violation, World
 
@@ -38,6 +39,7 @@ class Replies:
     _setting: Setting
     _causes: Causes
     _answers: Answers
+    _permits: Permits
 
     def check(self) -> None:
         """
@@ -152,7 +154,8 @@ class Replies:
             raise blame("timeout", f"504 after {took:.3f} s", attempt)
         if talk.wasHeldUp(delivered[0], reply.written[0]):
             return
-        isWaiting = attempt.intent.isFinance
+        intent = attempt.intent
+        isWaiting = intent.isFinance or intent.isMove or intent.waitsForTurn
         if took > (_TIMEOUT if isWaiting else 0.0) + _GRACE:
             raise blame("timeout", f"an answer after {took:.3f} s", attempt)
 
@@ -169,7 +172,8 @@ class Replies:
 
     def _checkRights(self, attempt: Attempt) -> None:
         """
-        An invalid token is 401, a role without the right 403.
+        An invalid token is 401, a role without the right 403, and a token is for its
+        own accounts only.
         """
         reply, delivered, intent = attempt.reply, attempt.delivered, attempt.intent
         assert reply is not None and delivered is not None
@@ -180,7 +184,4 @@ class Replies:
         begun = self._begun(attempt)
         if self._causes.wasBad(attempt, begun, begun) and not isHeldUp:
             raise blame("token", "the token was not good", attempt)
-        needsRole = intent.isFinance or intent.command == "GetOperation"
-        isForbidden = needsRole and intent.token.role not in ROLES
-        if isForbidden != (error == "FORBIDDEN"):
-            raise blame("role", "this role has other rights", attempt)
+        self._permits.check(attempt)

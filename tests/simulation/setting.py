@@ -9,10 +9,15 @@ from typing import Any
 from attrs import define, evolve
 
 from creditsync.records import Limits
+from tests.simulation.limiting import SiteRule, rulesOf
 from tests.simulation.network import Conditions
 
 # The clients that follow the journal have the numbers after those of all others.
 CLIENTS, READERS = 7, 2
+
+# The accounts, and the groups to which they are moved.
+LOGINS = (1001, 1002, 1003, 2**53 - 1)
+GROUPS = ("", "real", "real", "real-vip", "demo", "Real", "demo-real")
 
 # Every kind of fault, with a description.
 FAULTS = {
@@ -61,6 +66,11 @@ FAULTS = {
     "other-place": "a place is of no ledger, of another one, or ahead",
     "dropped-in-page": "a client goes in the middle of a page of the journal",
     "dropped-in-commit": "a client goes in the middle of a commit",
+    "restricted": "tokens are restricted to some of the accounts",
+    "token-changed": "a client goes on with another token",
+    "moved": "an account is moved to another group",
+    "over-rule": "a rule of the site does not allow an operation",
+    "rules-read-again": "the rules of the site are read again",
 }
 
 
@@ -92,6 +102,11 @@ class Setting:
     @ivar requests: How many requests they send in all, beside the last retries.
     @ivar readers: How many clients follow the journal.
     @ivar page: How many events a page of the journal has.
+    @ivar requiresGroups: Whether a token that could have groups and names none has no
+        accounts.
+    @ivar hasGroups: Whether accounts have groups.
+    @ivar groups: Those of accounts that there are at first.
+    @ivar rules: How much the site allows to be booked.
     """
 
     isForeign: bool
@@ -105,6 +120,10 @@ class Setting:
     requests: int
     readers: int
     page: int
+    requiresGroups: bool
+    hasGroups: bool
+    groups: dict[int, str]
+    rules: tuple[SiteRule, ...]
 
 
 def faultsOf(seed: int) -> frozenset[str]:
@@ -116,11 +135,17 @@ def faultsOf(seed: int) -> frozenset[str]:
     return frozenset(fault for fault in FAULTS if random.random() < share)
 
 
-def settingOf(random: Random, requests: int) -> Setting:
+def settingOf(
+    random: Random, requests: int, isRestricted: bool, hasRules: bool
+) -> Setting:
     """
     Draw a setting.
+
+    @param isRestricted: Whether tokens are restricted to some of the accounts.
+    @param hasRules: Whether the site has rules, unless the runtime is a foreign one.
     """
     isForeign, isMarked = random.random() < 0.2, random.random() < 0.6
+    hasGroups = not isForeign or (isRestricted and random.random() < 0.5)
     isExtIDIdempotent = random.random() < 0.1
     limits = _limits(random)
     return Setting(
@@ -141,6 +166,14 @@ def settingOf(random: Random, requests: int) -> Setting:
         # Each keeps a connection, and at least one is left for all others.
         readers=0 if isForeign else min(READERS, limits.maxConnections - 1),
         page=random.choice((1, 3, 16, 128)),
+        requiresGroups=isRestricted and random.random() < 0.3,
+        hasGroups=hasGroups,
+        groups=(
+            {login: random.choice(GROUPS) for login in LOGINS if random.random() < 0.8}
+            if isRestricted and hasGroups
+            else {}
+        ),
+        rules=rulesOf(random) if hasRules and not isForeign else (),
     )
 
 

@@ -7,14 +7,16 @@ the violation, and what happened to the server.
 """
 
 import re
+import time
 
 from attrs import evolve
 
 from tests.simulation.running import Outcome, simulate
 from tests.simulation.setting import CLIENTS, FAULTS, READERS, Plan
 
-# The maximum number of runs for shrinking.
+# The maximum number of runs for shrinking, and of seconds after which none begins.
 _RUNS = 80
+_SECONDS = 10.0
 # The maximum number of lines that are shown, and of bytes in each.
 _LINES = 40
 _TOKEN = re.compile('"__token":"[^"]*",')
@@ -31,12 +33,13 @@ class _Shrinking:
         self.best = outcome
         self._rule = outcome.violation.rule
         self._left = _RUNS
+        self._end = time.monotonic() + _SECONDS
 
     def attempt(self, plan: Plan) -> bool:
         """
         Whether this smaller plan breaks the rule too.
         """
-        if not self._left:
+        if not self._left or time.monotonic() > self._end:
             return False
         self._left -= 1
         outcome = simulate(plan)

@@ -34,6 +34,7 @@ class _RecordedLedger(SQLiteLedger):
     """
 
     told: Callable[[Sequence[Reservation]], None]
+    toldGroups: Callable[[Mapping[int, str]], None]
 
     def commit(self, reservations: Sequence[Reservation]) -> "Deferred[None]":
         """
@@ -41,6 +42,13 @@ class _RecordedLedger(SQLiteLedger):
         """
         self.told(reservations)
         return super().commit(reservations)
+
+    def setGroups(self, groups: Mapping[int, str]) -> "Deferred[None]":
+        """
+        See L{creditsync.interfaces.ILedger.setGroups}.
+        """
+        self.toldGroups(groups)
+        return super().setGroups(groups)
 
 
 class Storage:
@@ -59,10 +67,12 @@ class Storage:
         folder: Path,
         speed: float,
         crashed: Callable[[], None],
+        groups: Mapping[int, str],
     ) -> None:
         """
         @param folder: An empty one.
         @param speed: The greatest usual duration of a commit, in seconds.
+        @param groups: Accounts that there are at first, with their groups.
         """
         self._world = world
         self._random = world.generator()
@@ -77,7 +87,7 @@ class Storage:
         self.handed: Callable[[], object] = lambda: None
         self.bookings: dict[object, Booking] = {}
         self._place({})
-        self._makeLedger()
+        self._makeLedger(groups)
 
     def _place(self, files: Mapping[str, bytes]) -> None:
         """
@@ -89,13 +99,15 @@ class Storage:
         self._disk = Disk(self._folder)
         self._disk.install()
 
-    def _makeLedger(self) -> None:
+    def _makeLedger(self, groups: Mapping[int, str]) -> None:
         """
-        Make an empty ledger. SQLite draws its epoch, so it has to be made on the disk
-        of this seed: only there is SQLite's randomness the seed's.
+        Make a ledger without trades. SQLite draws its epoch, so it has to be made on
+        the disk of this seed: only there is SQLite's randomness the seed's.
         """
         ledger = SQLiteLedger(str(self._folder / _NAME), execute)
         ledger.open()
+        for login, group in groups.items():
+            ledger.addAccounts([login], group)
         ledger.close()
 
     def ledger(self) -> SQLiteLedger:
@@ -111,6 +123,7 @@ class Storage:
         self.bookings.clear()
         self._ledger = _RecordedLedger(str(self._folder / _NAME), run)
         self._ledger.told = self._tell
+        self._ledger.toldGroups = self._tellGroups
         return self._ledger
 
     def rows(self, statement: str) -> list[Any]:
@@ -154,11 +167,25 @@ class Storage:
         self._world.later(delay, self._pageCame, read, late, self._process)
         return late
 
+    def readSums(self, function: Callable[[], Any]) -> "Deferred[Any]":
+        """
+        Read elsewhere what counts for the rules of a day.
+        """
+        if not self._chance("slow-page", 0.5):
+            return execute(function)
+        late: Deferred[Any] = Deferred()
+        delay = self._random.random() * 2.0
+        self._world.later(delay, self._pageCame, execute(function), late, self._process)
+        return late
+
     def _pageCame(
         self, read: "Deferred[Any]", late: "Deferred[Any]", process: int
     ) -> None:
         if process == self._process:
             read.chainDeferred(late)
+        else:
+            # With its process nobody is there whom its failure would concern.
+            read.addErrback(lambda _: None)
 
     # Commits.
 
@@ -187,6 +214,13 @@ class Storage:
         orders = " ".join(str(each.order) for each in reservations)
         self._world.note("ledger", f"is told {orders}")
         self.handed()
+
+    def _tellGroups(self, groups: Mapping[int, str]) -> None:
+        """
+        Record that accounts are about to be moved: a commit without a booking.
+        """
+        self._told.append([])
+        self._world.note("ledger", f"is told {dict(groups)}")
 
     def _run(self, function: Callable[[], None], process: int) -> "Deferred[None]":
         """
