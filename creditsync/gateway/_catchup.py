@@ -25,8 +25,10 @@ from creditsync.records import Trade
 MARGIN: Final = 120
 
 # The same while the connection lives: only an event that was lost is looked for then,
-# and at hundreds of bookings a second two minutes are many pages.
-SHORT_MARGIN: Final = 15
+# and at hundreds of bookings a second two minutes are many pages. It is more than the
+# time between two catch-ups, so that each change is read once more when its second is
+# over.
+SHORT_MARGIN: Final = 60
 
 _log = Logger()
 

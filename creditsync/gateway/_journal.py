@@ -34,6 +34,9 @@ from creditsync.interfaces import ITradeEvents
 from creditsync.methods import CREDIT, METHOD_OF, TOTAL_OF
 from creditsync.records import Deletion, Operation, Reservation, Trade
 
+# Seconds within which what nothing waits for becomes durable.
+SOON: Final = 0.05
+
 # The principal of what was not requested from this server.
 NOBODY: Final = 0
 
@@ -128,6 +131,15 @@ class Journal:
         self._queue.intents[intent.number] = intent
         return self._durable()
 
+    def keepSoon(self, intent: Intent) -> None:
+        """
+        Make the present state of an intent durable with the next commit, or shortly:
+        nothing waits for it, and if it is lost, a look-up finds it out again.
+        """
+        self._queue.intents[intent.number] = intent
+        if self._wake is None and self._ended is None and not self._isBroken:
+            self._wake = self._clock.callLater(SOON, self._start)
+
     def book(self, trade: Trade, intent: Intent | None = None) -> "Deferred[None]":
         """
         Append a record of the platform.
@@ -209,8 +221,13 @@ class Journal:
         """
         See that what has changed is committed.
         """
-        if self._wake is None and self._ended is None and not self._isBroken:
+        if self._ended is not None or self._isBroken:
+            return
+        if self._wake is None:
             self._wake = self._clock.callLater(0, self._start)
+        else:
+            # What was to be written soon is written now.
+            self._wake.reset(0)
 
     def _start(self) -> None:
         self._wake = None
@@ -224,8 +241,22 @@ class Journal:
         assert ended is not None
         ended.callback(None)
 
+    def _hasWork(self) -> bool:
+        queue = self._queue
+        return bool(
+            queue.waiting
+            or queue.intents
+            or queue.alarms
+            or self.mark != self._log.mark
+        )
+
     async def _commitAll(self) -> None:
-        while self._queue.waiting or self._queue.alarms or self.mark != self._log.mark:
+        while (
+            self._queue.waiting
+            or self._queue.intents
+            or self._queue.alarms
+            or self.mark != self._log.mark
+        ):
             batch, self._queue = self._queue, _Batch()
             self._committing = batch
             if batch.groups:

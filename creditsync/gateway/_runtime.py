@@ -151,7 +151,12 @@ class GatewayRuntime(Views, Service):
             self.operations.oldestKept,
         )
         self.verification = Verification(
-            upstream, log, self.journal, alarm, now, self.operations.courses
+            upstream,
+            log,
+            self.journal,
+            alarm,
+            now,
+            lambda order: self.operations.courses.withOrder(order) is not None,
         )
         self._verifying = LoopingCall(self.verification.start)
         self._verifying.clock = clock

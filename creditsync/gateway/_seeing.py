@@ -220,7 +220,7 @@ class Seeing(Settling):
         self.courses.note(course)
         if intent.state is not State.ACCEPTED:
             intent.move(State.ACCEPTED, "the platform has accepted it")
-            self._journal.keep(intent)
+            self._journal.keepSoon(intent)
         if intent.type != EV_RECORD_ADD or self._journal.current(order) is None:
             self.reveal(course)
         self._releaseKept(course)

@@ -69,7 +69,6 @@ MOVES: Final[Mapping[State, Mapping[State, str]]] = {
         _HELD: "its order is another trade's",
     },
     _UNSEEN: {
-        _SENT: "an option says that it is sent again",
         _PENDING: "a late reply or a look-up names the finance request",
         _ACCEPTED: "a late reply or a look-up names the order",
         _BOOKED: "the final record",

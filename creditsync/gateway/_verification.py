@@ -11,7 +11,6 @@ from typing import Final
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from creditsync.gateway._courses import Courses
 from creditsync.gateway._intents import IIntentLog
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import lookAt
@@ -36,17 +35,18 @@ class Verification:
         journal: Journal,
         alarm: Callable[[str], object],
         now: Callable[[], float],
-        courses: Courses,
+        isUnderWay: Callable[[int], bool],
     ) -> None:
         """
-        @param courses: The operations under way, which say themselves what they change.
+        @param isUnderWay: Whether an operation on an order is not final: what is looked
+            up may be what it does.
         """
         self._upstream = upstream
         self._intents = log
         self._journal = journal
         self._alarm = alarm
         self._now = now
-        self._courses = courses
+        self._isUnderWay = isUnderWay
         self._isRunning = False
         # Of each order an alarm is given once.
         self._told: set[int] = set()
@@ -71,7 +71,7 @@ class Verification:
             if not look.isKnown:
                 return
             trade = look.trade
-            if self._courses.withOrder(order) is not None:
+            if self._isUnderWay(order):
                 continue
             if trade is None or trade.state not in FINAL:
                 self._tell(order, "is not booked there any more")

@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS intent (
     asked_order      INTEGER NOT NULL,
     asked_open_time  INTEGER,
     asked_close_time INTEGER,
-    -- how often it was sent; more than once only as a finance request, or by an option
+    -- how often it was sent; more than once only as a finance request
     attempts         INTEGER NOT NULL,
     -- look-ups that have not found it since it was sent
     looks            INTEGER NOT NULL,
