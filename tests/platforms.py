@@ -278,7 +278,7 @@ class Platform:
             if each["state"] not in self.hides
             and all(compare[by](each[name], to) for name, by, to in data["where"])
         ]
-        found.sort(key=lambda each: (each["update_time"], each["order"]))
+        found.sort(key=lambda each: [each[name] for name, _ in data["orderBy"]])
         found = found[data.get("offset", 0) :][: data["limit"]]
         rows = [[each[name] for name in COLUMNS] for each in found]
         return {"status": 200, "data": {"structure": list(COLUMNS), "rows": rows}}

@@ -3,6 +3,7 @@ Tests for L{creditsync.gateway._twophase}.
 """
 
 from creditsync.errors import Busy, Refusal
+from creditsync.gateway import _looking, _twophase
 from tests.gateways import GatewayTestCase, operation
 from tests.platforms import NOW
 
@@ -134,6 +135,20 @@ class TwoPhaseTests(GatewayTestCase):
         self.wait(14)
         self.platform.work()
         self.assertIn((5003, 1001, 300), self.money())
+
+    def test_sweepOfMany(self) -> None:
+        """
+        What is left over is declined, however many requests wait for people.
+        """
+        self.patch(_looking, "PAGE", 2)
+        self.patch(_twophase, "PAGE", 2)
+        for _ in range(5):
+            order = self.platform.person(1002, 7, 300)
+            self.platform.trades[order]["state"] = 17
+        self.link.losesReply.append(CREATE)
+        self.request(operation())
+        self.wait(80)
+        self.assertEqual(self.pending(), [5001, 5002, 5003, 5004, 5005])
 
     def test_createRefused(self) -> None:
         """

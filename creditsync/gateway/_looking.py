@@ -83,11 +83,14 @@ async def lookFor(upstream: IUpstream, intent: Intent) -> list[Trade] | None:
 
 
 async def search(
-    upstream: IUpstream, where: Sequence[Sequence[Any]]
+    upstream: IUpstream,
+    where: Sequence[Sequence[Any]],
+    by: Sequence[str] = ("update_time", "order"),
 ) -> list[Trade | None] | None:
     """
-    Find finance trades, in the order of their last change and their number.
+    Find finance trades.
 
+    @param by: What they are sorted by: the last change and the number by default.
     @return: A page, with L{None} for each row that can't be read; or L{None} if the
         platform does not show it.
     """
@@ -96,7 +99,7 @@ async def search(
         {
             "tradeType": FINANCE,
             "where": where,
-            "orderBy": [["update_time", "asc"], ["order", "asc"]],
+            "orderBy": [[name, "asc"] for name in by],
             "limit": PAGE,
         },
     )

@@ -21,8 +21,8 @@ from creditsync.testing import FakeAuthenticator
 from tests.gateway_simulation.observer import Observer
 from tests.gateway_simulation.platform import Platform
 from tests.gateway_simulation.setting import Setting
-from tests.gateway_simulation.wires import End, Process, Wires
-from tests.simulation.world import Reactor, World
+from tests.gateway_simulation.wires import End, MovingReactor, Process, Wires
+from tests.simulation.world import World
 
 TIMEOUT = 5.0
 
@@ -142,7 +142,7 @@ class Gateway:
         """
         self.lives += 1
         world = self.world
-        reactor = Reactor(world)
+        reactor = MovingReactor(world)
         process = self.process = Process(world, "gateway", reactor)
         events = TradeEvents()
         endpoint = Wires(process, self.random, self.platform.listening, self._made)

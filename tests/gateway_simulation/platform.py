@@ -17,7 +17,7 @@ from creditsync.records import Principal, Trade, TradeEvent
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator
 from tests.gateway_simulation.setting import LOGINS, Setting
-from tests.gateway_simulation.wires import Process
+from tests.gateway_simulation.wires import MovingReactor, Process
 from tests.simulation.world import Reactor, World
 
 FIRST = 500_001
@@ -70,7 +70,7 @@ class Platform:
         Start its process.
         """
         self.lives += 1
-        reactor = Reactor(self.world)
+        reactor = MovingReactor(self.world)
         self.process = Process(self.world, "platform", reactor)
         self.sandbox = Sandbox(
             reactor,

@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import define, field
 
-from creditsync.gateway import _catchup, _looking
+from creditsync.gateway import _catchup, _looking, _twophase
 from creditsync.gateway._states import State
 from creditsync.records import Principal
 from tests.gateway_simulation.clients import Client, Follower
@@ -273,7 +273,7 @@ def _pagesOf(rows: int) -> Iterator[None]:
     """
     Have so many rows in a page of a look-up.
     """
-    modules: tuple[Any, ...] = (_catchup, _looking)
+    modules: tuple[Any, ...] = (_catchup, _looking, _twophase)
     before = [module.PAGE for module in modules]
     for module in modules:
         module.PAGE = rows

@@ -12,6 +12,7 @@ from typing import Any
 
 from attrs import Factory, define
 from twisted.internet.address import IPv4Address
+from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred
 from twisted.internet.error import (
     ConnectionDone,
@@ -23,6 +24,24 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tests.simulation.world import Reactor, World
+
+
+class MovingReactor(Reactor):
+    """
+    A clock whose calls may be moved.
+    """
+
+    def _moved(self, call: DelayedCall) -> None:
+        self._world.at(call.getTime(), self._call, call)
+
+    def _call(self, call: DelayedCall) -> None:
+        if call.called or call.cancelled:
+            return
+        if call.getTime() > self._world.now:
+            # It was moved on.
+            self._world.at(call.getTime(), self._call, call)
+        else:
+            super()._call(call)
 
 
 @define(eq=False)
