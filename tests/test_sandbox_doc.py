@@ -119,7 +119,7 @@ class PageTests(InFolder):
         )
         self.assertEqual(documented, ours - theirs)
         text = under("Starting it").astext()
-        for name in theirs - ours - {"web-origin"}:
+        for name in theirs - ours:
             self.assertIn(f"--{name}", text)
 
     def test_commands(self) -> None:
