@@ -184,6 +184,72 @@ class ContradictionTests(GatewayTestCase):
         )
 
 
+class ClockTests(GatewayTestCase):
+    """
+    A platform whose clock differs from the gateway's by an hour.
+    """
+
+    TEXT = (
+        ": if the clocks of the two machines differ, changes may be missed that are made"
+        " without a connection"
+    )
+
+    def differ(self, seconds: int) -> None:
+        """
+        Have the platform's clock be ahead.
+        """
+        self.platform.now = lambda: self.now() + seconds
+
+    def test_behind(self) -> None:
+        """
+        If it is behind, people are told at the first event, and once.
+        """
+        self.differ(-3600)
+        self.platform.person(1001, 6, 1)
+        self.platform.person(1001, 6, 2)
+        self.turn()
+        self.assertEqual(
+            self.alarms, [f"an event's time is 3600 seconds ago{self.TEXT}"]
+        )
+
+    def test_ahead(self) -> None:
+        """
+        If it is ahead, people are told too, but nothing is missed.
+        """
+        self.differ(3600)
+        self.platform.person(1001, 6, 1)
+        self.turn()
+        self.assertEqual(
+            self.alarms, [f"an event's time is 3600 seconds ahead{self.TEXT}"]
+        )
+        self.link.cut()
+        self.platform.person(1001, 6, 2)
+        self.wait(600)
+        self.link.connect()
+        self.turn()
+        self.assertEqual([event[1] for event in self.events()], [5001, 5002])
+
+    def test_close(self) -> None:
+        """
+        Two minutes are within what events may take.
+        """
+        self.differ(-120)
+        self.platform.person(1001, 6, 1)
+        self.turn()
+        self.assertEqual(self.alarms, [])
+
+    def test_lostReply(self) -> None:
+        """
+        An operation whose time the gateway has chosen is found all the same.
+        """
+        self.differ(-3600)
+        self.link.losesReply.append("CreditIn")
+        reserved = self.request(operation())
+        self.platform.work()
+        self.wait(11)
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+
+
 class DecisionTests(GatewayTestCase):
     """
     What people decide about an operation that is held.

@@ -431,6 +431,21 @@ class UpstreamTests(SynchronousTestCase):
         self.reply(200, {})
         self.assertTrue(self.upstream.isConnected)
 
+    def test_onlyOneRequestRefused(self) -> None:
+        """
+        If the platform refuses the token for one request only, the others don't wait:
+        whether it accepts the token is found out at once.
+        """
+        self.connect()
+        asked = self.upstream.request("CreditIn", {"login": 1})
+        self.reply(401, error="UNAUTHORIZED")
+        self.assertEqual(self.successResultOf(asked).kind, Kind.TOKEN)
+        [subscribe] = self.sent()
+        self.assertEqual(subscribe["command"], "Subscribe")
+        self.reply(200, {})
+        self.assertTrue(self.upstream.isConnected)
+        self.assertEqual(self.observer.heard, ["connected", "interrupted", "connected"])
+
     def test_noToken(self) -> None:
         """
         Without a token nothing is sent until there is one.

@@ -22,7 +22,7 @@ from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
 from creditsync.gateway._intents import SEVERAL, Intent
 from creditsync.gateway._looking import lookAt, lookFor
-from creditsync.gateway._records import isContentOf, isResultOf
+from creditsync.gateway._records import CLOCKS, isContentOf, isResultOf
 from creditsync.gateway._settling import Settling
 from creditsync.gateway._states import FREE, State
 from creditsync.records import Trade
@@ -52,6 +52,7 @@ class Seeing(Settling):
         """
         super().__init__(*args, **named)
         self._kept = 0
+        self._haveClocksDiffered = False
         self._finalWaits: EqualTimeouts[Course] = EqualTimeouts(
             self._clock, self._timing.finalWait, self.reconcile
         )
@@ -67,8 +68,23 @@ class Seeing(Settling):
         """
         An event has this record.
         """
+        self._compareClocks(trade)
         if not self._isOurs(trade):
             self.foreign(trade)
+
+    def _compareClocks(self, trade: Trade) -> None:
+        """
+        Tell people, once, if the platform's clock is so far behind that its changes seem
+        to be older than the mark, or so far ahead that they seem to be to come.
+        """
+        ahead = trade.timestamp - int(self._now())
+        if abs(ahead) > CLOCKS and not self._haveClocksDiffered:
+            self._haveClocksDiffered = True
+            self._alarm(
+                f"an event's time is {abs(ahead)} seconds"
+                f" {'ahead' if ahead > 0 else 'ago'}: if the clocks of the two machines"
+                " differ, changes may be missed that are made without a connection"
+            )
 
     def looked(self, trade: Trade) -> None:
         """

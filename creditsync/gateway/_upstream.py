@@ -436,7 +436,11 @@ class Upstream:
         self._interrupt(f"the platform refuses the gateway's token: {outcome.message}")
         if not isRenewed:
             request.done.callback(outcome)
-            self._introduceLater()
+            if request.isIntroduction:
+                self._introduceLater()
+            else:
+                # It may be only this request that the token does not allow.
+                self._introduce()
         elif request.isIntroduction:
             self._send(request)
         else:
