@@ -762,6 +762,27 @@ class DisturbedTests(RuntimeCase):
         self.node.clock.pump([1] * 3)
         self.assertEqual(self.node.places, [1, 2])
 
+    def test_heldThenLost(self) -> None:
+        """
+        Rows of a batch without an answer that were read from a server which failed over
+        without them are forgotten: their places are others'.
+        """
+        other = self.start("b")
+        [reserved] = self.held(credit())
+        [statement] = self.node.lines.statements
+        statement.perform()
+        self.node.clock.advance(1)
+        self.assertEqual(self.node.runtime.feed.held, 1)
+        for table in ("event", "link", "trade", "account"):
+            self.database.rows(f"DELETE FROM {table}")
+        self.booked(credit(), other)
+        self.node.lines.of("feed").lose()
+        self.node.lines.held.clear()
+        statement.line.lose()
+        self.node.clock.pump([1] * 3)
+        self.assertEqual(self.successResultOf(reserved).place, 2)
+        self.assertEqual(self.node.places, [1, 2])
+
     def test_lockTimeout(self) -> None:
         """
         A lock that is held too long has certainly changed nothing: the batch is tried
