@@ -650,6 +650,18 @@ class DisturbedTests(RuntimeCase):
         self.node.clock.advance(0.1)
         self.assertEqual(self.successResultOf(reserved).place, 1)
 
+    def test_doubtfulThenBroken(self) -> None:
+        """
+        If the connection breaks before that, the batch is looked up and not sent again.
+        """
+        self.node.lines.doubtful = 1
+        reserved = self.node.submit(credit())
+        self.node.clock.advance(0)
+        self.node.lines.of("writer").lose()
+        self.node.clock.advance(1)
+        self.assertEqual(self.successResultOf(reserved).place, 1)
+        self.assertEqual(self.database.rows("SELECT count(*) FROM event"), [(1,)])
+
     def test_doubtfulOrLost(self) -> None:
         """
         If the server has lost it by then, it is booked again, and was never told.
