@@ -270,6 +270,9 @@ class Feed:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        # A server that dies may show a batch that its standby does not have: the places
+        # of what is held here may be others' when it has failed over.
+        self._rows.clear()
         if not self._isRunning:
             return
         if not why.check(ConnectionLost, psycopg.Error):

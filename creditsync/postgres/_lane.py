@@ -196,6 +196,8 @@ class Lane:
                     self.unknowns += 1
                 if found is None:
                     found = await self._book(connection, submissions)
+                # Whatever fails from here on, it may be booked.
+                isUnknown = True
                 await self._prove(connection)
             except ConnectionLost as lost:
                 isUnknown = isUnknown or lost.wasSent

@@ -662,6 +662,18 @@ class DisturbedTests(RuntimeCase):
         self.node.clock.advance(0.1)
         self.assertEqual(self.successResultOf(reserved).place, 1)
 
+    def test_doubtfulThenBroken(self) -> None:
+        """
+        If the connection breaks before that, the batch is looked up and not sent again.
+        """
+        self.node.lines.doubtful = 1
+        reserved = self.node.submit(credit())
+        self.node.clock.advance(0)
+        self.node.lines.of("writer").lose()
+        self.node.clock.advance(1)
+        self.assertEqual(self.successResultOf(reserved).place, 1)
+        self.assertEqual(self.database.rows("SELECT count(*) FROM event"), [(1,)])
+
     def test_doubtfulOrLost(self) -> None:
         """
         If the server has lost it by then, it is booked again, and was never told.
@@ -772,6 +784,27 @@ class DisturbedTests(RuntimeCase):
         self.node.lines.of("feed").lose()
         self.booked(credit(), other)
         self.node.clock.pump([1] * 3)
+        self.assertEqual(self.node.places, [1, 2])
+
+    def test_heldThenLost(self) -> None:
+        """
+        Rows of a batch without an answer that were read from a server which failed over
+        without them are forgotten: their places are others'.
+        """
+        other = self.start("b")
+        [reserved] = self.held(credit())
+        [statement] = self.node.lines.statements
+        statement.perform()
+        self.node.clock.advance(1)
+        self.assertEqual(self.node.runtime.feed.held, 1)
+        for table in ("event", "link", "trade", "account"):
+            self.database.rows(f"DELETE FROM {table}")
+        self.booked(credit(), other)
+        self.node.lines.of("feed").lose()
+        self.node.lines.held.clear()
+        statement.line.lose()
+        self.node.clock.pump([1] * 3)
+        self.assertEqual(self.successResultOf(reserved).place, 2)
         self.assertEqual(self.node.places, [1, 2])
 
     def test_lockTimeout(self) -> None:
