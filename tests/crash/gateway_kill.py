@@ -49,6 +49,9 @@ AT_ONCE: Final = 12
 PATIENCE: Final = 40.0
 END: Final = 12.0
 
+# How often a request is sent again before the end.
+_TRIES: Final = 15
+
 _REFUSED: Final = (400, 403, 404, 409)
 
 
@@ -132,7 +135,8 @@ class Client:
 
     def _sendMore(self) -> None:
         now, asked = time.monotonic(), set(map(id, self._asked.values()))
-        waiting = self.open()
+        # What may never be settled is left for the end.
+        waiting = [each for each in self.open() if self.isEnding or each.tries < _TRIES]
         for credit in waiting:
             if credit.due <= now and id(credit) not in asked:
                 if len(self._asked) >= AT_ONCE:
