@@ -31,6 +31,7 @@ from creditsync.ledger.thread import DaemonThread
 from creditsync.methods import FINANCE_METHODS, REQUEST_METHODS, commands
 from creditsync.records import (
     AnyOperation,
+    BookedElsewhere,
     Decision,
     Deletion,
     ExtID,
@@ -156,7 +157,14 @@ class AuditTrail:
         Operations were booked: an observer of the trade events.
         """
         time = timestamp(self._now())
-        self._add([self._booking(time, event) for event in events])
+        # What another node has booked is in the trail of that node.
+        bookings = [
+            self._booking(time, event)
+            for event in events
+            if not isinstance(event.operation, BookedElsewhere)
+        ]
+        if bookings:
+            self._add(bookings)
 
     def _add(self, bookings: Sequence[wire.Booking]) -> None:
         """

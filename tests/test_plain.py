@@ -154,6 +154,7 @@ class ExampleTests(PlainCase):
                 "key": None,
                 "isBooked": False,
                 "isRequest": False,
+                "reserved": None,
                 "role": None,
                 "reserved": None,
             },

@@ -100,26 +100,31 @@ def _closed(connection: Connection | None) -> None:
         connection.close()
 
 
-@contextmanager
-def _reachable() -> Iterator[None]:
-    try:
-        yield
-    except ConnectionLost as e:
-        raise Busy(f"PostgreSQL can't be reached: {e}") from e
-
-
 @define(eq=False)
 class Lookups:
     """
     The look-ups of a node. Each fails with L{Busy} if the server can't be reached.
+
+    @ivar problem: Why none is answered any more. What is not there may be what was
+        acknowledged and is lost, and nobody is told that it was not booked.
     """
 
     _readers: Readers
+    problem: str | None = field(init=False, default=None)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except ConnectionLost as e:
+            raise Busy(f"PostgreSQL can't be reached: {e}") from e
+        if self.problem is not None:
+            raise Busy(self.problem)
 
     async def _read(
         self, statement: str, values: Sequence[Any] = (), use: str = "reader"
     ) -> list[tuple[Any, ...]]:
-        with _reachable():
+        with self._answering():
             try:
                 return await (await self._readers.of(use)).execute(statement, values)
             except ConnectionLost:
@@ -189,5 +194,5 @@ class Lookups:
         """
         See L{search}. The next one may begin when this one has ended.
         """
-        with _reachable():
+        with self._answering():
             return await search(await self._readers.of("search"), filter, page)

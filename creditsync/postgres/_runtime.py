@@ -279,7 +279,7 @@ class PostgresRuntime(Service):
         if not self.running or self._failing.cause is not None:
             raise ShuttingDown()
         if self._loss is not None:
-            raise ShuttingDown(f"nothing is booked: {self._loss}")
+            raise ShuttingDown(f"this request has booked nothing: {self._loss}")
         if self._queues.count >= self._maxQueued:
             raise Busy("too many operations are waiting to be booked", "max-queued")
         return self._queues.submit(operation)
@@ -376,10 +376,10 @@ class PostgresRuntime(Service):
                 )
             # Places may have been given a second time.
             self.feed.stop()
+            self._lookups.problem = self._loss
             self._queues.giveUp(self._loss)
             return
-        # That another process has the name is no fault of this one: the sentence that
-        # is logged with the end is enough.
+        # No fault of this process: the sentence that is logged with its end is enough.
         if not why.check(Fenced):
             self._log.failure("the ledger failed, no more operations are booked", why)
         self._queues.giveUp("the ledger failed")

@@ -688,6 +688,29 @@ class DisturbedTests(RuntimeCase):
         self.assertEqual(self.successResultOf(reserved).place, 1)
         self.assertEqual(self.node.places, [1])
 
+    def test_lookupsAfterLoss(self) -> None:
+        """
+        Nobody is told that what was acknowledged and is lost was never booked: nothing
+        is looked up after a loss.
+        """
+        self.booked(credit())
+        order = self.booked(credit()).order
+        self.lost()
+        reserved = self.node.submit(credit())
+        self.node.clock.advance(1)
+        self.failureResultOf(reserved, OutcomeUnknown)
+        runtime = self.node.runtime
+        for lookup in (
+            runtime.trade(order),
+            runtime.orderOf(7, "key"),
+            runtime.account(1001),
+            runtime.events(0, 10),
+            runtime.groups(),
+        ):
+            self.node.clock.advance(0)
+            busy = self.failureResultOf(lookup, Busy).value
+            self.assertEqual(str(busy), "PostgreSQL has lost acknowledged operations")
+
     def lost(self) -> list[str]:
         """
         Have the server lose the last batch, and the connection that books.
@@ -729,7 +752,12 @@ class DisturbedTests(RuntimeCase):
         self.assertEqual(
             self.node.runtime.problem, "PostgreSQL has lost acknowledged operations"
         )
-        self.assertRaises(ShuttingDown, self.node.runtime.submit, credit())
+        e = self.assertRaises(ShuttingDown, self.node.runtime.submit, credit())
+        self.assertEqual(
+            str(e),
+            "this request has booked nothing: PostgreSQL has lost acknowledged"
+            " operations",
+        )
         other = self.start("b")
         for _ in range(3):
             self.booked(credit(), other)
