@@ -190,8 +190,8 @@ class ClockTests(GatewayTestCase):
     """
 
     TEXT = (
-        ": if the clocks of the two machines differ, changes may be missed that are made"
-        " without a connection"
+        ": if the clocks of the two machines differ, changes may be missed that are"
+        " made without a connection"
     )
 
     def differ(self, seconds: int) -> None:
