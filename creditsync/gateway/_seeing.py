@@ -75,7 +75,7 @@ class Seeing(Settling):
     def _compareClocks(self, trade: Trade) -> None:
         """
         Tell people, once, if the platform's clock is so far behind that its changes
-        seem to be older than the mark, or so far ahead that they seem to be to come.
+        seem older than the mark, or so far ahead that they seem to be to come.
         """
         ahead = trade.timestamp - int(self._now())
         if abs(ahead) > CLOCKS and not self._haveClocksDiffered:
