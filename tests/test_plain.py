@@ -156,7 +156,6 @@ class ExampleTests(PlainCase):
                 "isRequest": False,
                 "reserved": None,
                 "role": None,
-                "reserved": None,
             },
         )
 
