@@ -152,7 +152,7 @@ class DocumentTests(SynchronousTestCase):
         named = re.findall(r"\btest_\w+|\b[A-Z]\w+Tests\b", text)
         self.assertIn("test_folderNotSynced", named)
         tests = "".join(
-            path.read_text("utf-8") for path in (CHECKOUT / "tests").glob("test_*.py")
+            path.read_text("utf-8") for path in (CHECKOUT / "tests").rglob("test_*.py")
         )
         defined = set(re.findall(r"^(?:    def|class) (\w+)", tests, re.MULTILINE))
         self.assertEqual(set(named) - defined, set())

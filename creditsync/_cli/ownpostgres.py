@@ -75,8 +75,15 @@ def usable(found: Path, spare: Path) -> Path:
             **asServer(),
         )
         return found
-    shutil.copytree(found.parent, spare, symlinks=True)
-    return spare / "bin"
+    # The package's programs find its libraries by their place beside the package.
+    home = found.parent
+    package = home.parent
+    copy = spare / package.name / home.name
+    shutil.copytree(home, copy, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, spare / libraries.name)
+    return copy / found.name
 
 
 def programs() -> Path:
