@@ -27,6 +27,14 @@ def signalsAreNotIgnored() -> None:
             signal.signal(number, lambda *_: None)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """
+    Tests that run at once: two for each processor, as many of them wait for processes
+    and disks.
+    """
+    return 2 * (os.cpu_count() or 1)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport() -> Generator[None, Any, Any]:
     """

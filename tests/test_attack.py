@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 from unittest import mock
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import _wire as wire
@@ -28,6 +29,8 @@ from tests.attack.judge import verdict
 from tests.attack.stack import MANAGER, TOKENS, USER
 from tests.attack.token_kinds import ACCEPTED, Keys, kinds
 from tests.family import units
+
+pytestmark = pytest.mark.proof
 
 KEYS = Keys()
 

@@ -3,11 +3,14 @@ Tests for L{tests.gateway_simulation}: a seed has one history, and its judge see
 would be wrong.
 """
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.gateway_simulation import setting
 from tests.gateway_simulation.running import simulate
 from tests.gateway_simulation.setting import ONE_SHOT, TWO_PHASE, Plan
+
+pytestmark = pytest.mark.proof
 
 
 class SimulationTests(SynchronousTestCase):

@@ -2,12 +2,15 @@
 Tests for L{tests.attack.json_corpus}: which lines are JSON and which are not.
 """
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import _wire as wire
 from creditsync._wire import encoding
 from tests.attack import ijson, json_corpus
 from tests.attack.json_cases import FINE, LINES, NOT_JSON
+
+pytestmark = pytest.mark.proof
 
 
 class CorpusTests(SynchronousTestCase):

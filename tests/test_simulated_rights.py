@@ -5,6 +5,7 @@ broken.
 
 from collections.abc import Callable, Iterator
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.simulation.breaking import RecordTestCase
@@ -23,6 +24,8 @@ from tests.simulation.permits import Permits
 from tests.simulation.rights import Rights, selects
 from tests.simulation.setting import FAULTS, Plan
 from tests.simulation.world import Violation
+
+pytestmark = pytest.mark.proof
 
 _KEPT = {"restricted", "moved", "token-changed", "expired"}
 # A seed with neither a foreign runtime nor tight limits, in which all of these happen.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
+import pytest
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -20,6 +21,8 @@ from tests.simulation.history import Attempt, Booking, Reply, Talk
 from tests.simulation.running import prepared, simulate
 from tests.simulation.setting import FAULTS, Plan, faultsOf
 from tests.simulation.world import Violation, World
+
+pytestmark = pytest.mark.proof
 
 ROOT = Path(__file__).parent.parent
 # A seed with neither a foreign runtime nor tight limits.

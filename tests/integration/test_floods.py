@@ -12,6 +12,8 @@ from tests.attack.attackers import QUICK
 from tests.attack.floods import Innocent, Result, afterwards, attack, misses, serving
 from tests.integration.processes import SERVE
 
+pytestmark = pytest.mark.proof
+
 SECONDS = 0.3
 
 

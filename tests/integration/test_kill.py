@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.crash.driver import Trial
@@ -16,6 +17,8 @@ from tests.crash.points import AFTER, BEFORE, COPYING, LOAD, NEW, POINTS, Point,
 from tests.crash.record import Violation
 from tests.crash.rounds import hit
 from tests.integration.processes import SERVE
+
+pytestmark = pytest.mark.proof
 
 
 class KillTests(SynchronousTestCase):

@@ -12,11 +12,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import skipUnless
 
+import pytest
 from processes import CHECKOUT, LISTEN, SECRET, SERVE, Completed, Server, Site
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.auth import mint
 from creditsync.sandbox import SandboxProcess
+
+pytestmark = pytest.mark.proof
 
 CLIENT = CHECKOUT / "docs" / "examples" / "client.js"
 NODE = shutil.which("node")

@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.integration.processes import Site
+
+pytestmark = pytest.mark.proof
 
 
 class CommandTests(SynchronousTestCase):
