@@ -2,9 +2,12 @@
 Tests for the gateway in worlds in which everything can go wrong, and for the judge.
 """
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.gatewaymodel import World, violations
+
+pytestmark = pytest.mark.proof
 
 
 class ModelTests(SynchronousTestCase):

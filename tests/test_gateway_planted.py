@@ -9,12 +9,15 @@ import gc
 import unittest
 from collections.abc import Callable, Iterable
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import test_gateway_runtime, test_gateway_twophase
 from tests.gatewaymodel import violations
 from tests.planted import gateway
 from tests.planted.gateway import Patch
+
+pytestmark = pytest.mark.proof
 
 
 def _model() -> bool:

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 from unittest import mock
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,6 +20,8 @@ from tests.attack import paths
 from tests.attack.lines import Lines
 from tests.attack.paths import Conversation, Difference, main, watchFastPath
 from tests.attack.stack import Stack
+
+pytestmark = pytest.mark.proof
 
 
 class AgreementTests(SynchronousTestCase):

@@ -10,9 +10,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.planted.bugs import BUGS
+
+pytestmark = pytest.mark.proof
 
 
 def _owners() -> Iterator[Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred
 from twisted.python import log
 from twisted.python.failure import Failure
@@ -29,6 +30,8 @@ from tests.crash.platter import SYNC, Call
 from tests.crash.power import examine
 from tests.crash.record import Violation
 from tests.crash.run import LEDGER, Point, Run
+
+pytestmark = pytest.mark.proof
 
 OPERATIONS = 12
 # This value has asynchronous commands among those whose commits fail.

@@ -9,10 +9,13 @@ import ast
 import re
 from typing import Any
 
+import pytest
 from docutils.nodes import literal_block
 
 from tests.copies import CopyCase
 from tests.test_architecture import under
+
+pytestmark = pytest.mark.proof
 
 # Asks the server of the copy for a command.
 ASK = """

@@ -13,7 +13,7 @@ from tests.postgres import ground
 from tests.postgres.proxy import Proxy
 
 # A stop of the whole server takes its time on a busy machine.
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.proof]
 
 
 class ServerTests(SynchronousTestCase):
