@@ -19,9 +19,12 @@ from tests.integration.processes import LISTEN, SECRET, SERVE, Server, Site
 from tests.integration.test_site import WEB, Browser
 from tests.postgres import ground
 
-pytestmark = pytest.mark.skipif(
-    FOUND is None, reason=f"no Chromium is installed: none of {', '.join(NAMES)}"
-)
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.skipif(
+        FOUND is None, reason=f"no Chromium is installed: none of {', '.join(NAMES)}"
+    ),
+]
 
 EVIL = "<img src=x onerror=document.title='evil'><script>evil()</script>"
 
