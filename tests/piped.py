@@ -20,27 +20,22 @@ from zope.interface import implementer
 
 
 @implementer(ITransport, IConsumer)
-class End:
+class Pipe:
     """
-    One end of a connection. What is written arrives in the next turn of the clock,
-    in order; the other end learns of a close behind it.
-
-    @ivar disconnecting: Whether it is closed.
+    What ends of connections in memory have in common.
     """
-
-    protocol: Any
-    other: "End"
-
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
-        self.disconnecting = self._isLost = False
 
     def write(self, data: bytes) -> None:
         """
         See L{ITransport.write}.
         """
-        if not self.disconnecting:
-            self._clock.callLater(0, self.other.arrives, bytes(data))
+        raise NotImplementedError
+
+    def loseConnection(self) -> None:
+        """
+        See L{ITransport.loseConnection}.
+        """
+        raise NotImplementedError
 
     def writeSequence(self, data: Any) -> None:
         """
@@ -48,36 +43,11 @@ class End:
         """
         self.write(b"".join(data))
 
-    def arrives(self, data: bytes) -> None:
-        """
-        Bytes of the other end.
-        """
-        if not self._isLost:
-            self.protocol.dataReceived(data)
-
-    def loseConnection(self) -> None:
-        """
-        See L{ITransport.loseConnection}.
-        """
-        if not self.disconnecting:
-            self.disconnecting = True
-            self._clock.callLater(0, self.other.ends, Failure(ConnectionDone()))
-            self._clock.callLater(0, self.ends, Failure(ConnectionDone()))
-
     def abortConnection(self) -> None:
         """
         See L{twisted.internet.interfaces.ITCPTransport.abortConnection}.
         """
         self.loseConnection()
-
-    def ends(self, why: Failure) -> None:
-        """
-        The connection has ended.
-        """
-        self.disconnecting = True
-        if not self._isLost:
-            self._isLost = True
-            self.protocol.connectionLost(why)
 
     def getPeer(self) -> IPv4Address:
         """
@@ -103,6 +73,54 @@ class End:
         """
 
     resumeProducing = stopProducing = pauseProducing
+
+
+class End(Pipe):
+    """
+    One end of a connection. What is written arrives in the next turn of the clock,
+    in order; the other end learns of a close behind it.
+
+    @ivar disconnecting: Whether it is closed.
+    """
+
+    protocol: Any
+    other: "End"
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self.disconnecting = self._isLost = False
+
+    def write(self, data: bytes) -> None:
+        """
+        See L{ITransport.write}.
+        """
+        if not self.disconnecting:
+            self._clock.callLater(0, self.other.arrives, bytes(data))
+
+    def arrives(self, data: bytes) -> None:
+        """
+        Bytes of the other end.
+        """
+        if not self._isLost:
+            self.protocol.dataReceived(data)
+
+    def loseConnection(self) -> None:
+        """
+        See L{ITransport.loseConnection}.
+        """
+        if not self.disconnecting:
+            self.disconnecting = True
+            self._clock.callLater(0, self.other.ends, Failure(ConnectionDone()))
+            self._clock.callLater(0, self.ends, Failure(ConnectionDone()))
+
+    def ends(self, why: Failure) -> None:
+        """
+        The connection has ended.
+        """
+        self.disconnecting = True
+        if not self._isLost:
+            self._isLost = True
+            self.protocol.connectionLost(why)
 
 
 @implementer(IStreamClientEndpoint)

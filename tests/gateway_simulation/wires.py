@@ -11,7 +11,6 @@ from random import Random
 from typing import Any
 
 from attrs import Factory, define
-from twisted.internet.address import IPv4Address
 from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred
 from twisted.internet.error import (
@@ -19,10 +18,11 @@ from twisted.internet.error import (
     ConnectionLost,
     ConnectionRefusedError,
 )
-from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint, ITransport
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tests.piped import Pipe
 from tests.simulation.world import Reactor, World
 
 
@@ -70,8 +70,7 @@ class Process:
         self.world.note(self.name, "is killed")
 
 
-@implementer(ITransport, IConsumer)
-class End:
+class End(Pipe):
     """
     One end of a connection.
 
@@ -122,12 +121,6 @@ class End:
             return
         self._send(self.other.arrives, bytes(data))
 
-    def writeSequence(self, data: Any) -> None:
-        """
-        See L{ITransport.writeSequence}.
-        """
-        self.write(b"".join(data))
-
     def arrives(self, data: bytes) -> None:
         """
         Bytes of the other end.
@@ -169,12 +162,6 @@ class End:
             self._send(self.other.ends, why)
         self._world.later(0, self.ends, why)
 
-    def abortConnection(self) -> None:
-        """
-        See L{twisted.internet.interfaces.ITCPTransport.abortConnection}.
-        """
-        self.loseConnection()
-
     def vanish(self) -> None:
         """
         The process is gone.
@@ -192,31 +179,6 @@ class End:
         if not self._isLost and self.process.isAlive:
             self._isLost = True
             self.protocol.connectionLost(why)
-
-    def getPeer(self) -> IPv4Address:
-        """
-        See L{ITransport.getPeer}.
-        """
-        return IPv4Address("TCP", "127.0.0.1", 8080)
-
-    getHost = getPeer
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """
-        See L{IConsumer.registerProducer}. Nothing is ever left unread.
-        """
-
-    def unregisterProducer(self) -> None:
-        """
-        See L{IConsumer.unregisterProducer}.
-        """
-
-    def pauseProducing(self) -> None:
-        """
-        Nothing is sent that is not asked for.
-        """
-
-    resumeProducing = stopProducing = pauseProducing
 
 
 @implementer(IStreamClientEndpoint)
