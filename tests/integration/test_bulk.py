@@ -18,10 +18,13 @@ import time
 from pathlib import Path
 from select import select
 
+import pytest
 from processes import LISTEN, SECRET, SERVE, Completed
 from test_launch import ProcessTestCase
 
 from creditsync.auth import mint
+
+pytestmark = pytest.mark.proof
 
 ROWS = int(os.environ.get("CREDITSYNC_BULK_ROWS", "5000"))
 
