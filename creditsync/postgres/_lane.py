@@ -213,6 +213,34 @@ class Lane:
                 self._acknowledged = self.batch, last
             return found
 
+    @property
+    def server(self) -> str:
+        """
+        The server to which it is connected; see L{Connection.server}.
+        """
+        return "" if self._connection is None else self._connection.server
+
+    async def prove(self) -> None:
+        """
+        Make sure that whatever any node has committed so far is where it has to be.
+
+        @raise Fenced: This node was shut out.
+        @raise Lost: The server lacks what it had acknowledged.
+        @raise psycopg.Error: A fault of this program.
+        """
+        failures = 0
+        while True:
+            try:
+                connection = self._connection or await self._again()
+                await connection.execute(_PROVE, [self.node])
+                await self._prove(connection)
+                return
+            except ConnectionLost as lost:
+                self._broken(str(lost))
+            except psycopg.Error as error:
+                failures += 1
+                await self._refused(error, failures)
+
     async def _book(
         self, connection: Connection, submissions: Sequence[Submission]
     ) -> list[Verdict | None]:

@@ -31,7 +31,7 @@ _T = TypeVar("_T")
 
 _TRADE: Final = f'SELECT seq, {COLUMNS} FROM trade WHERE "order" = %s'
 _ORDER_OF: Final = """
-    SELECT event."order" FROM keyed JOIN event
+    SELECT event.seq, event."order" FROM keyed JOIN event
         ON event.stream = keyed.stream AND event.seq = keyed.seq
     WHERE keyed.principal = %s AND keyed.key = %s
 """
@@ -44,8 +44,9 @@ _WAITING: Final = """
         ON event.stream = %s AND event.seq = trade.seq
     WHERE trade.state = 17
 """
-_ACCOUNT: Final = """
-    SELECT login, balance, credit, "group" FROM account WHERE login = %s
+_ACCOUNT: Final = f"""
+    SELECT ({HEAD.replace("%s", str(STREAM))}), login, balance, credit, "group"
+    FROM account WHERE login = %s
 """
 
 
@@ -139,13 +140,12 @@ class Lookups:
             return place, Trade(*members)
         return None
 
-    async def orderOf(self, principal: int, key: str) -> int | None:
+    async def orderOf(self, principal: int, key: str) -> tuple[int, int] | None:
         """
-        The order that was booked under a key.
+        The order that was booked under a key, behind its place.
         """
-        for (order,) in await self._read(_ORDER_OF, [principal, key]):
-            assert isinstance(order, int)
-            return order
+        for place, order in await self._read(_ORDER_OF, [principal, key]):
+            return place, order
         return None
 
     async def makers(self) -> dict[int, int | None]:
@@ -174,12 +174,19 @@ class Lookups:
             feed.whenPublished(place, lambda: reached.callback(None))
             await reached
 
-    async def account(self, login: int) -> Account | None:
+    async def proven(self, feed: Feed, place: int) -> None:
         """
-        An account.
+        Wait until what was found at a place can't be lost any more.
         """
-        for row in await self._read(_ACCOUNT, [login]):
-            return Account(*row)
+        with self._answering():
+            await feed.whenProven(place)
+
+    async def account(self, login: int) -> tuple[int, Account] | None:
+        """
+        An account, behind the last place of the journal that it adds up.
+        """
+        for place, *members in await self._read(_ACCOUNT, [login]):
+            return place, Account(*members)
         return None
 
     async def groups(self) -> Sequence[str]:
@@ -189,10 +196,16 @@ class Lookups:
         return [group for (group,) in await self._read(GROUPS, use="groups")]
 
     async def search(
-        self, filter: TradeFilter, page: Callable[[Sequence[GroupedTrade]], _T]
+        self,
+        feed: Feed,
+        filter: TradeFilter,
+        page: Callable[[Sequence[GroupedTrade]], _T],
     ) -> FoundTrades[_T]:
         """
         See L{search}. The next one may begin when this one has ended.
         """
         with self._answering():
-            return await search(await self._readers.of("search"), filter, page)
+            found = await search(await self._readers.of("search"), filter, page)
+        [(head,)] = await self._read(HEAD, [STREAM])
+        await self.proven(feed, head)
+        return found

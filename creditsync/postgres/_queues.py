@@ -12,7 +12,7 @@ from typing import Final
 
 import psycopg
 from attrs import define, field
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -38,12 +38,14 @@ class _Queue:
     """
     The operations that one lane is to book.
 
+    @ivar proofs: Fire after the next commit.
     @ivar since: When the first of them was queued.
     @ivar loop: Fires when all are booked; L{None} if there is nothing to do.
     """
 
     lane: Lane
     waiting: deque[Submission] = field(init=False, factory=deque)
+    proofs: "list[Deferred[str]]" = field(init=False, factory=list)
     since: float = field(init=False, default=0.0)
     wake: IDelayedCall | None = field(init=False, default=None)
     loop: Deferred[None] | None = field(init=False, default=None)
@@ -56,6 +58,8 @@ class Queues:
 
     @ivar _booked: Called after each batch of which something was booked.
     @ivar _failed: Called with what keeps a lane from booking.
+    @ivar proof: The server of the last batch, and the place up to which that has proven
+        what is there.
     @ivar count: How many operations have no verdict.
     @ivar cause: Why no further batch may begin, and none is answered, or L{None}.
     """
@@ -67,6 +71,7 @@ class Queues:
     _booked: Callable[[], None]
     _failed: Callable[[Failure], None]
     _counters: Counters | None = None
+    proof: tuple[str, int] = field(init=False, default=("", 0))
     count: int = field(init=False, default=0)
     cause: str | None = field(init=False, default=None)
     _queues: list[_Queue] = field(init=False)
@@ -107,11 +112,30 @@ class Queues:
         # All operations of an account are in one lane.
         queue = self._queues[slot % len(self._queues)]
         queue.waiting.append(submission)
+        self._wake(queue)
+        return submission.reserved
+
+    def prove(self) -> Deferred[str]:
+        """
+        Make sure that whatever any node has committed so far is where it has to be: by
+        the next batch, or by a commit that books nothing.
+
+        @return: Fires when that is so, with the server on which it is. Fails with
+            L{OutcomeUnknown}.
+        """
+        if self.cause is not None:
+            return fail(OutcomeUnknown(self.cause))
+        proven: Deferred[str] = Deferred()
+        [queue, *_] = self._queues
+        queue.proofs.append(proven)
+        self._wake(queue)
+        return proven
+
+    def _wake(self, queue: _Queue) -> None:
         if queue.wake is None and queue.loop is None:
             queue.since = self._clock.seconds()
             # Not now: whatever else arrives in this reactor turn shares the batch.
             queue.wake = self._clock.callLater(0, self._start, queue)
-        return submission.reserved
 
     def settledOrder(self, order: int) -> Deferred[None]:
         """
@@ -130,13 +154,14 @@ class Queues:
         """
         Wait until all is booked.
         """
-        for queue in self._queues:
-            if queue.wake is not None:
-                queue.wake.cancel()
-                self._start(queue)
-        for queue in self._queues:
-            if queue.loop is not None:
-                await queue.loop
+        while any(each.wake or each.loop for each in self._queues):
+            for queue in self._queues:
+                if queue.wake is not None:
+                    queue.wake.cancel()
+                    self._start(queue)
+            for queue in self._queues:
+                if queue.loop is not None:
+                    await queue.loop
 
     def giveUp(self, cause: str) -> None:
         """
@@ -148,6 +173,9 @@ class Queues:
             for each in left:
                 unknown = OutcomeUnknown(cause, each.operation.reserved)
                 self._end(each, Failure(unknown))
+            proofs, queue.proofs = queue.proofs, []
+            for proven in proofs:
+                proven.errback(OutcomeUnknown(cause))
 
     def _start(self, queue: _Queue) -> None:
         queue.wake = None
@@ -163,26 +191,36 @@ class Queues:
         looping.addCallback(end)
 
     async def _mainLoop(self, queue: _Queue) -> None:
-        while queue.waiting and self.cause is None:
-            waiting = queue.waiting
+        while (queue.waiting or queue.proofs) and self.cause is None:
+            waiting, proofs = queue.waiting, queue.proofs
+            queue.proofs = []
             batch = [waiting.popleft() for _ in range(min(len(waiting), MAX_BATCH))]
             since, started = queue.since, self._clock.seconds()
             queue.since = started
+            verdicts: Sequence[Verdict | None] = ()
             try:
-                verdicts = await queue.lane.book(batch)
+                if batch:
+                    verdicts = await queue.lane.book(batch)
+                else:
+                    await queue.lane.prove()
             except NumberTaken:
                 queue.waiting.extendleft(reversed(batch))
+                queue.proofs += proofs
                 await self._renumber(batch)
                 continue
             except BaseException:
                 queue.waiting.extendleft(reversed(batch))
+                queue.proofs += proofs
                 raise
             if self.cause is not None:
                 # Meanwhile another lane has found out that nothing is to be trusted.
                 queue.waiting.extendleft(reversed(batch))
+                queue.proofs += proofs
                 self.giveUp(self.cause)
                 return
             count = self._settle(queue, batch, verdicts)
+            for proven in proofs:
+                proven.callback(queue.lane.server)
             if count and self._counters is not None:
                 self._counters.committed(count, since, started)
 
@@ -235,8 +273,14 @@ class Queues:
                     self._end(submission, Failure(refused))
                 else:
                     self._answer(submission, verdict, reservations)
+        # A replay is proven as well: its batch was committed after what it found.
+        place = max(map(_placeOf, verdicts), default=0)
+        if place:
+            self.proof = lane.server, place
         self._feed.settled(
-            [(each, (lane.node, lane.batch, n)) for n, each in reservations.items()]
+            [(each, (lane.node, lane.batch, n)) for n, each in reservations.items()],
+            lane.server,
+            place,
         )
         if reservations:
             self._booked()
@@ -281,6 +325,15 @@ def _settled(submission: Submission | None) -> Deferred[None]:
     settled: Deferred[None] = Deferred()
     submission.settled.append(settled)
     return settled
+
+
+def _placeOf(verdict: Verdict | None) -> int:
+    """
+    The place that a verdict tells, or 0.
+    """
+    if verdict is None or verdict.verdict not in ("booked", "replay"):
+        return 0
+    return verdict.seq or 0
 
 
 def _reservation(verdict: Verdict, asked: AnyOperation) -> Reservation:

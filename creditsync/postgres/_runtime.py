@@ -146,10 +146,16 @@ class PostgresRuntime(Service):
             for number in range(lanes)
         ]
         self.feed = Feed(
-            clock, connect, self._publish, self._failed, self.lanes, random
+            clock,
+            connect,
+            self._publish,
+            self._failed,
+            self.lanes,
+            random,
+            lambda: self._queues.prove(),
         )
         self.doorbell = Doorbell(
-            clock, lambda: connect("doorbell"), self._heard, random
+            clock, lambda: connect("doorbell"), self._heard, self._proof, random
         )
         self._numbers = Numbers(self._reserveNumbers)
         self._groups = Groups()
@@ -198,6 +204,9 @@ class PostgresRuntime(Service):
             await self._numbers.start()
             await self._groups.start(reader)
             await self.feed.start()
+            # What was there, but may be lost, must not be told as something that is.
+            await self.lanes[0].prove()
+            self.feed.isProven(self.lanes[0].server, self.feed.cursor)
             # Behind that: a request that is decided meanwhile is still published.
             self._makers = await self._lookups.makers()
         except BaseException as e:
@@ -301,10 +310,22 @@ class PostgresRuntime(Service):
 
     # What is published.
 
-    def _heard(self) -> None:
+    def _proof(self) -> str:
+        """
+        What other nodes are told by a ring: what is proven, and of which journal.
+        """
+        return " ".join(map(str, (self.epoch, *self._queues.proof)))
+
+    def _heard(self, proof: str) -> None:
         """
         There may be something new.
+
+        @param proof: What a ring has said: see L{_proof}.
         """
+        epoch, _, rest = proof.partition(" ")
+        server, _, place = rest.partition(" ")
+        if epoch == self.epoch and place.isdecimal():
+            self.feed.isProven(server, int(place))
         self.feed.heard()
         if self.running and not self._isReadingGroups:
             self._isReadingGroups = True
@@ -399,6 +420,7 @@ class PostgresRuntime(Service):
         if found is None:
             return None
         place, trade = found
+        await self._lookups.proven(self.feed, place)
         self._found(order, place)
         return trade
 
@@ -410,7 +432,12 @@ class PostgresRuntime(Service):
 
     async def _orderOf(self, principal: int, key: str) -> int | None:
         await self._queues.settledKey(principal, key)
-        return await self._lookups.orderOf(principal, key)
+        found = await self._lookups.orderOf(principal, key)
+        if found is None:
+            return None
+        place, order = found
+        await self._lookups.proven(self.feed, place)
+        return order
 
     @property
     def head(self) -> int:
@@ -457,7 +484,9 @@ class PostgresRuntime(Service):
     async def _move(self, login: int, group: str) -> None:
         try:
             reader = await self._readers.of("reader")
-            await self._groups.move(reader, login, group, self._knownAccountsOnly)
+            await self._groups.move(
+                reader, login, group, self._knownAccountsOnly, self._queues.prove
+            )
         except ConnectionLost as e:
             raise OutcomeUnknown(f"PostgreSQL can't be reached: {e}") from e
         self.doorbell.ring()
@@ -466,7 +495,15 @@ class PostgresRuntime(Service):
         """
         See L{ILookups.account}.
         """
-        return Deferred.fromCoroutine(self._lookups.account(login))
+        return Deferred.fromCoroutine(self._account(login))
+
+    async def _account(self, login: int) -> Account | None:
+        found = await self._lookups.account(login)
+        if found is None:
+            return None
+        place, account = found
+        await self._lookups.proven(self.feed, place)
+        return account
 
     def groups(self) -> "Deferred[Sequence[str]]":
         """
@@ -480,7 +517,7 @@ class PostgresRuntime(Service):
         """
         See L{ILookups.search}.
         """
-        return Deferred.fromCoroutine(self._lookups.search(filter, page))
+        return Deferred.fromCoroutine(self._lookups.search(self.feed, filter, page))
 
     def _reserveNumbers(self, count: int) -> "Deferred[int]":
         return Deferred.fromCoroutine(self._reserve(count))

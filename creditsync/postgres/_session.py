@@ -47,8 +47,12 @@ _DURABLE: Final = (
 # The oldest that its makers still mend; older ones lack settings of the above.
 LEAST_VERSION: Final = 15
 
+# One that was promoted, and one that was started again, has another time.
+_SERVER: Final = "SELECT extract(epoch FROM pg_postmaster_start_time())::text"
+
+# The row that it ends with tells the server.
 SETTINGS: Final = "; ".join(
-    [*(f"SET {name} = '{value}'" for name, value in _EACH.items()), _DURABLE]
+    [*(f"SET {name} = '{value}'" for name, value in _EACH.items()), _DURABLE, _SERVER]
 )
 
 

@@ -140,6 +140,12 @@ def _noticeIgnored() -> None:
     Lane._prove = trusting  # type: ignore[method-assign]
 
 
+def _doubtfulRowsPublished() -> None:
+    Feed.proven = property(  # type: ignore[assignment]
+        lambda self: 2**63, lambda self, place: None
+    )
+
+
 def _ownRowsPublished() -> None:
     Feed._isHeld = lambda self, row: False  # type: ignore[method-assign]
 
@@ -272,6 +278,11 @@ POSTGRES: Final[dict[str, tuple[str, Callable[[], None], tuple[str, ...]]]] = {
     "notice-ignored": (
         "acknowledges a commit that did not wait for its standby",
         _noticeIgnored,
+        _by("promoted", "doubtful"),
+    ),
+    "doubtful-rows-published": (
+        "tells what another node has booked before a standby has it",
+        _doubtfulRowsPublished,
         _by("promoted", "doubtful"),
     ),
     "loss-not-noticed": (
