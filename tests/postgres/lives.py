@@ -1,14 +1,14 @@
 """
-Short lives of a ledger, one for each rule by which C{book.sql} judges and books: what is
-booked on memory, SQLite and PostgreSQL is the same only if the rule holds.
+Short lives of a ledger, one for each rule by which C{book.sql} judges and books: what
+is booked on memory, SQLite and PostgreSQL is the same only if the rule holds.
 
-The machine of C{tests/postgres/conformance.py} books them, and so it does what it draws.
+The machine of C{tests/postgres/conformance.py} books them before it draws others.
 """
 
 from collections.abc import Sequence
 from typing import Any, Final
 
-from attrs import define
+from attrs import define, field
 
 from creditsync._bookingrules import Rule
 from creditsync.codes import (
@@ -21,8 +21,8 @@ from creditsync.postgres._booking import Site
 from creditsync.records import AnyOperation, Decision, Deletion, Operation
 from tests.postgres.engine import NOW
 
-# Which order an operation names, as the machine has it: none, the one that was made last,
-# and the next that is made.
+# Which order an operation names, as the machine has it: none, the one that was made
+# last, and the next that is made.
 NEW: Final = -1
 LAST: Final = 0
 NEXT: Final = -3
@@ -51,7 +51,7 @@ class Life:
     """
 
     batches: Sequence[Batch]
-    site: Site = Site()
+    site: Site = field(factory=Site)
     existing: frozenset[int] = frozenset()
 
 

@@ -70,7 +70,8 @@ PLANTED: Final = {
         "                    refusal := 'deleted';\n"
         "                ELSIF t_states[t] <> 3 THEN\n"
         "                    refusal := 'not approved';\n                END IF;",
-        "refusal := 'other kind';\n                ELSIF t_states[t] NOT IN (3, 6) THEN\n"
+        "refusal := 'other kind';\n"
+        "                ELSIF t_states[t] NOT IN (3, 6) THEN\n"
         "                    refusal := 'not approved';\n                END IF;",
     ),
     "what a deletion takes away": ("change := -to_profit;", "change := 0;"),
@@ -209,12 +210,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
-    figures, wrong = Figures(), []
+    figures, slowest = Figures(), 0.0
     with connected() as [node, _]:
-        for name in LIVES:
-            if isFound(name):
-                wrong.append(f"{name} is found without a bug")
-        slowest = 0.0
+        wrong = [f"{name} is found without a bug" for name in LIVES if isFound(name)]
         for name in PLANTED:
             began = time.monotonic()
             plant(node, name)
