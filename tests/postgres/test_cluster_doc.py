@@ -91,7 +91,7 @@ class RightsTests(SynchronousTestCase):
         node = ["--ledger", f"postgresql://creditsync@{place}", "--node", "node-1"]
         listen = ["--listen", "tcp:0:interface=127.0.0.1"]
         refused = site.run(*SERVE, *listen, *node)
-        self.assertIn("GRANT it", refused.stdout + refused.stderr)
+        self.assertIn(" GRANT SELECT", refused.stdout + refused.stderr)
         [granted] = blocks("GRANT SELECT")
         self.run_("creditsync_owner", "creditsync", granted)
         server = site.start(*SERVE, *listen, *node)
