@@ -37,6 +37,7 @@ from creditsync._failing import FailureNotifier
 from creditsync.postgres._session import (
     SETTINGS,
     complete,
+    isStandby,
     placeOf,
     tooOld,
     unreachable,
@@ -430,7 +431,11 @@ def _settled(connection: Connection) -> Deferred[Connection]:
         return Failure(ConnectionLost(why.getErrorMessage().strip()))
 
     def made(rows: list[Row]) -> Connection:
-        [(connection.server,)] = rows
+        [(connection.server, isBehind)] = rows
+        if isBehind:
+            # It may lack what was acknowledged, without having lost it.
+            connection.close()
+            raise ConnectionLost(isStandby(connection.place))
         return connection
 
     done = connection.execute(SETTINGS)

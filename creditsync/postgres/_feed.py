@@ -289,14 +289,14 @@ class Feed:
             try:
                 if not self._isRunning:
                     raise ConnectionLost("the node has stopped")
-                await self._checkSource(connection)
+                await self.checkSource(connection)
             except BaseException:
                 connection.close()
                 raise
             self._connection = connection
         return await connection.execute(_ROWS, [STREAM, after, LIMIT])
 
-    async def _checkSource(self, connection: Connection) -> None:
+    async def checkSource(self, connection: Connection) -> None:
         """
         Prove that the server still has what was published last.
 

@@ -341,7 +341,7 @@ class Lane:
                     raise self.fenced()
                 [(self.incarnation,)] = raised
                 await self._prove(connection)
-                await self._checkLoss(connection)
+                await self.checkLoss(connection)
             except (ConnectionLost, psycopg.Error) as error:
                 if connection is not None:
                     connection.close()
@@ -360,7 +360,12 @@ class Lane:
             return connection
         raise CancelledError
 
-    async def _checkLoss(self, connection: Connection) -> None:
+    async def checkLoss(self, connection: Connection) -> None:
+        """
+        Prove that the server still has what was acknowledged last.
+
+        @raise Lost: It does not.
+        """
         if self._acknowledged is None:
             return
         batch, hi = self._acknowledged

@@ -2,10 +2,12 @@
 What is looked up, on connections that book nothing.
 
 There is one for each use, so that a search of seconds does not delay the look-up of one
-order. Each is made when it is first needed, and again when it was lost.
+order. Each is made when it is first needed, and again when it was lost. Then another
+server may answer, which has failed over and lost what was acknowledged: it proves first
+that it has not.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
@@ -54,10 +56,14 @@ _ACCOUNT: Final = f"""
 class Readers:
     """
     The connections of a node for reading.
+
+    @ivar _check: Proves that the server of a connection has what was acknowledged;
+        fails with L{ConnectionLost} if not.
     """
 
     _connect: Callable[[str], Deferred[Connection]]
-    _made: dict[str, Deferred[Connection]] = field(init=False, factory=dict)
+    _check: Callable[[Connection], Coroutine[Any, Any, None]]
+    _made: dict[str, Deferred[Any]] = field(init=False, factory=dict)
 
     def of(self, use: str) -> Deferred[Connection]:
         """
@@ -68,18 +74,19 @@ class Readers:
         waiting: Deferred[Connection] = Deferred()
         made = self._made.get(use)
         if made is None:
-            made = self._made[use] = self._connect(use)
+            made = self._made[use] = Deferred.fromCoroutine(self._checked(use))
             made.addCallback(self._connected, use)
+            made.addErrback(self._notMade, use)
 
-        def fire(result: Any) -> Any:
-            if isinstance(result, Failure):
-                self._made.pop(use, None)
+        def fire(result: Connection | Exception) -> Connection | Exception:
+            if isinstance(result, Exception):
                 waiting.errback(result)
-                return None
-            waiting.callback(result)
+            else:
+                waiting.callback(result)
+            # Others may wait for the same.
             return result
 
-        made.addBoth(fire)
+        made.addCallback(fire)
         return waiting
 
     def close(self) -> None:
@@ -91,14 +98,28 @@ class Readers:
             each.cancel()
             each.addCallback(_closed)
 
+    async def _checked(self, use: str) -> Connection:
+        connection = await self._connect(use)
+        try:
+            await self._check(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     def _connected(self, connection: Connection, use: str) -> Connection:
         connection.whenLost().addErrback(lambda _: self._made.pop(use, None))
         return connection
 
+    def _notMade(self, why: Failure, use: str) -> Exception:
+        self._made.pop(use, None)
+        assert isinstance(why.value, Exception)
+        return why.value
 
-def _closed(connection: Connection | None) -> None:
-    if connection is not None:
-        connection.close()
+
+def _closed(made: Connection | Exception) -> None:
+    if not isinstance(made, Exception):
+        made.close()
 
 
 @define(eq=False)
@@ -118,7 +139,7 @@ class Lookups:
         try:
             yield
         except ConnectionLost as e:
-            raise Busy(f"PostgreSQL can't be reached: {e}") from e
+            raise Busy(self.problem or f"PostgreSQL can't be reached: {e}") from e
         if self.problem is not None:
             raise Busy(self.problem)
 

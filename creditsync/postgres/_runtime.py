@@ -170,7 +170,7 @@ class PostgresRuntime(Service):
             counters,
         )
         self._places: OrderedDict[int, int] = OrderedDict()
-        self._readers = Readers(connect)
+        self._readers = Readers(connect, self._checkServer)
         self._lookups = Lookups(self._readers)
         self._makers: dict[int, int | None] = {}
         self._opening: Deferred[None] | None = None
@@ -407,6 +407,24 @@ class PostgresRuntime(Service):
         self._failing.fail(why)
 
     # What is looked up.
+
+    async def _checkServer(self, connection: Connection) -> None:
+        """
+        Prove that a server to which this node has just connected lacks nothing that was
+        acknowledged or published.
+        """
+        if not self.running:
+            # There may be no tables yet.
+            return
+        try:
+            await self.feed.checkSource(connection)
+            for lane in self.lanes:
+                await lane.checkLoss(connection)
+        except Lost as e:
+            self._failed(Failure())
+            raise ConnectionLost(str(e)) from e
+        except psycopg.Error as e:
+            raise ConnectionLost(str(e)) from e
 
     def trade(self, order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":
         """

@@ -28,6 +28,7 @@ from creditsync.postgres._schema import (
     upgrade,
     wanted,
 )
+from creditsync.postgres._session import isStandby
 
 _FACTS: Final = """
     SELECT current_user, current_schema(), pg_is_in_recovery(),
@@ -181,10 +182,7 @@ def _problems(facts: _Facts, place: str) -> Iterator[str]:
     What keeps any node from booking there.
     """
     if facts.isStandby:
-        yield (
-            f"{place} is a read-only standby: name its primary, or all hosts with"
-            " target_session_attrs=read-write"
-        )
+        yield isStandby(place)
     if facts.isReadOnly:
         yield (
             f"{place} is read-only for the role {facts.role}: set"

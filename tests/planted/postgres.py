@@ -15,6 +15,7 @@ from creditsync.postgres._doorbell import POLL, Doorbell
 from creditsync.postgres._feed import HEAD, Feed
 from creditsync.postgres._lane import Lane
 from creditsync.postgres._numbers import Numbers
+from creditsync.postgres._runtime import PostgresRuntime
 from creditsync.postgres._schema import STREAM
 from creditsync.records import TradeEvent
 
@@ -184,7 +185,7 @@ def _resumedAtHead() -> None:
         self.cursor = max(self.cursor, head)
         self._rows.clear()
 
-    Feed._checkSource = atHead  # type: ignore[method-assign]
+    Feed.checkSource = atHead  # type: ignore[method-assign]
 
 
 def _notPolled() -> None:
@@ -198,8 +199,15 @@ def _lossNotNoticed() -> None:
     async def trusting(self: Any, connection: Connection) -> None:
         pass
 
-    Lane._checkLoss = trusting  # type: ignore[method-assign]
-    Feed._checkSource = trusting  # type: ignore[method-assign]
+    Lane.checkLoss = trusting  # type: ignore[method-assign]
+    Feed.checkSource = trusting  # type: ignore[method-assign]
+
+
+def _lookedUpUnchecked() -> None:
+    async def trusting(self: Any, connection: Connection) -> None:
+        pass
+
+    PostgresRuntime._checkServer = trusting  # type: ignore[method-assign]
 
 
 def _replayBeforeEvent() -> None:
@@ -288,6 +296,11 @@ POSTGRES: Final[dict[str, tuple[str, Callable[[], None], tuple[str, ...]]]] = {
     "loss-not-noticed": (
         "goes on after a failover that has lost what it had acknowledged",
         _lossNotNoticed,
+        _by("promoted", "lossy"),
+    ),
+    "looked-up-unchecked": (
+        "looks up what was acknowledged on a server that may have lost it",
+        _lookedUpUnchecked,
         _by("promoted", "lossy"),
     ),
     "own-rows-published": (

@@ -7,7 +7,8 @@ Failovers of PostgreSQL.
    that was acknowledged is lost.
  - Without synchronous replication a standby is promoted that lacks what was
    acknowledged last. Each node notices: it acknowledges nothing more, its C{/ready} is
-   503, and its log has one critical line with the numbers.
+   503, and its log has one critical line with the numbers. No look-up says that what
+   was told does not exist.
  - A commit's wait for the synchronous standby is cancelled. That is success to the
    client of PostgreSQL, and everybody sees its rows. The clients of the node that has
    booked it, and those of another, are told nothing before the standby has it: not by
@@ -26,6 +27,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from tests.family import ADD
 from tests.figures import Figures
 from tests.postgres import ground
 from tests.postgres.cluster import Cluster, Node, address, nodes
@@ -190,6 +192,7 @@ async def _lose(pair: Pair, nodes: list[Node], chance: random.Random) -> int:
         await asyncio.to_thread(pair.failOver)
         promoted = load.told.counts["acknowledged"]
         [(head,)] = pair.database.rows("SELECT coalesce(max(hi), 0) FROM link")
+        await asyncio.gather(*[_lookUpLost(node, load.told, head) for node in nodes])
         for node in nodes:
             await crowd.until(
                 lambda node=node: _CRITICAL in node.log(1000),
@@ -271,6 +274,23 @@ async def doubtful(options: Namespace, figures: Figures) -> None:
         raise Violation("an outcome stayed unknown")
     figures["waits cancelled"] = cancelled
     figures["promoted without it"] = promoted
+
+
+async def _lookUpLost(node: Node, told: Told, head: int) -> None:
+    """
+    Look up an order that was told and is lost, before a node may have noticed.
+    """
+    orders = [
+        data["order"]
+        for place, (type, data) in told.events.items()
+        if place > head and type == ADD
+    ]
+    for order in orders[:5]:
+        reply = await asyncio.to_thread(
+            node.ask, "GetOperation", {"order": order}, float(_TIMEOUT) + 5
+        )
+        if reply["status"] not in (503, 504):
+            raise Violation(f"order {order} was told, is lost, and has {reply}")
 
 
 def _lookUp(node: Node, asked: Asked) -> "asyncio.Task[dict[str, Any]]":

@@ -5,9 +5,10 @@ whose answers come when the test says so.
 
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import patch
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -36,6 +37,7 @@ from creditsync.interfaces import (
     IReadiness,
     ITradingRuntime,
 )
+from creditsync.postgres._connection import ConnectionLost
 from creditsync.postgres._lane import Fenced
 from creditsync.postgres._runtime import PostgresRuntime
 from creditsync.records import (
@@ -1000,6 +1002,64 @@ class DisturbedTests(RuntimeCase):
             self.booked(credit(), other)
         self.node.clock.pump([1] * 3)
         self.assertEqual(self.node.places, [1, 2])
+
+    def lookedUp(self, order: int) -> None:
+        """
+        Look up what is lost, after the connection has ended.
+        """
+        runtime = self.node.runtime
+        self.node.lines.of("reader").lose()
+        for lookup in (runtime.trade(order), runtime.orderOf(7, "k")):
+            busy = self.failureResultOf(lookup, Busy).value
+            self.assertEqual(str(busy), "PostgreSQL has lost acknowledged operations")
+            self.assertEqual(runtime.problem, str(busy))
+
+    def test_lossSeenByLookup(self) -> None:
+        """
+        A look-up that connects again, to a server that has failed over, is the first to
+        notice: nobody is told that what was published is not there.
+        """
+        order = self.booked(credit(key="k")).order
+        self.database.rows("DELETE FROM event")
+        self.lookedUp(order)
+
+    def test_lossOfAcknowledgedSeenByLookup(self) -> None:
+        """
+        So it is if what was acknowledged is not published yet.
+        """
+        self.node.lines.held.add("feed")
+        self.booked(credit(), self.start("b"))
+        order = self.booked(credit(key="k")).order
+        self.database.rows("DELETE FROM link WHERE hi = 2")
+        self.lookedUp(order)
+
+    def test_lookupsUnreachable(self) -> None:
+        """
+        All look-ups that wait for the same connection are told that it can't be made.
+        """
+        connecting: Deferred[Any] = Deferred()
+        tries = [connecting]
+
+        def connect(use: str) -> Deferred[Any]:
+            return tries.pop() if tries else fail(ConnectionLost("refused"))
+
+        with patch.object(self.node.runtime._readers, "_connect", connect):
+            self.node.lines.of("reader").lose()
+            first, second = self.node.runtime.trade(5), self.node.runtime.account(5)
+            self.assertNoResult(second)
+            connecting.errback(ConnectionLost("refused"))
+            for each in (first, second):
+                self.failureResultOf(each, Busy)
+
+    def test_lookupRefused(self) -> None:
+        """
+        A server that refuses the proof is not asked.
+        """
+        self.booked(credit())
+        self.node.lines.of("reader").lose()
+        self.database.rows("ALTER TABLE link RENAME TO away")
+        self.addCleanup(self.database.rows, "ALTER TABLE away RENAME TO link")
+        self.failureResultOf(self.node.runtime.trade(5), Busy)
 
     def test_lossSeenByOneLane(self) -> None:
         """
