@@ -9,6 +9,7 @@ Nobody is told anything meanwhile.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import psycopg
@@ -29,6 +30,7 @@ from creditsync.postgres._booking import (
     values,
 )
 from creditsync.postgres._connection import Connection, ConnectionLost, retryDelay
+from creditsync.postgres._limits import UNREGISTERED, register
 from creditsync.postgres._schema import AGAIN, STREAM
 
 _log = Logger()
@@ -297,6 +299,10 @@ class Lane:
         state = error.sqlstate or ""
         if state == FENCED:
             raise self.fenced() from error
+        if state == UNREGISTERED and self._connection is not None:
+            with suppress(ConnectionLost):
+                await register(self._connection, self.site.rules, int(self._now()))
+            return
         if error.diag.constraint_name == _TAKEN:
             raise NumberTaken from error
         if state in AGAIN:

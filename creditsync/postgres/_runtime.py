@@ -132,6 +132,8 @@ class PostgresRuntime(Service):
         owner = token_hex(8)
         site = Site(knownAccountsOnly, selfApproval)
         self._rules = tuple(rules)
+        # The UTC day on which that was done last.
+        self._registered = 0
         self.lanes = [
             Lane(
                 clock,
@@ -302,11 +304,15 @@ class PostgresRuntime(Service):
         return Deferred.fromCoroutine(self._useRules(tuple(rules)))
 
     async def _useRules(self, rules: tuple[Rule, ...]) -> None:
-        if rules:
-            reader = await self._readers.of("reader")
-            await register(reader, rules, int(self._now()))
+        await self._register(await self._readers.of("reader"), rules)
         for lane in self.lanes:
             lane.site = evolve(lane.site, rules=rules)
+        self._rules = rules
+
+    async def _register(self, reader: Connection, rules: Sequence[Rule]) -> None:
+        now = int(self._now())
+        await register(reader, rules, now)
+        self._registered = now // 86400
 
     # What is published.
 
@@ -337,6 +343,8 @@ class PostgresRuntime(Service):
             reader = await self._readers.of("reader")
             await self._groups.read(reader)
             await self.state.look(reader)
+            if self._now() // 86400 > self._registered:
+                await self._register(reader, self._rules)
 
     def _groupsRead(self, result: object) -> None:
         self._isReadingGroups = False

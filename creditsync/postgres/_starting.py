@@ -63,8 +63,8 @@ RIGHTS: Final[Rights] = {
     "keyed": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "block": ("SELECT", "UPDATE"),
     "operation": ("SELECT",),
-    "rule": ("SELECT", "INSERT"),
-    "counted": ("SELECT", "INSERT", "UPDATE"),
+    "rule": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "counted": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
 # For what reads a ledger, opens accounts, begins the next life, and imports a ledger.
 TO_READ: Final = dict.fromkeys(RIGHTS, ("SELECT",))

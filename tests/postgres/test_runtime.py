@@ -39,6 +39,7 @@ from creditsync.interfaces import (
 )
 from creditsync.postgres._connection import ConnectionLost
 from creditsync.postgres._lane import Fenced
+from creditsync.postgres._limits import idOf
 from creditsync.postgres._runtime import PostgresRuntime
 from creditsync.records import (
     Account,
@@ -63,6 +64,7 @@ class Node:
 
     def __init__(self, test: "RuntimeCase", name: str = "a", **options: Any) -> None:
         self.clock = Clock()
+        self.now = NOW + 0.75
         self.lines = Lines(test.database)
         events = TradeEvents()
         events.addObserver(self.publish)
@@ -74,7 +76,7 @@ class Node:
             self.lines.connect,
             events,
             node=name,
-            now=lambda: NOW + 0.75,
+            now=lambda: self.now,
             random=lambda: 0.5,
             **options,
         )
@@ -387,6 +389,42 @@ class BookingTests(RuntimeCase):
             'the limit "one" allows at most 0.00000005 in one operation, and this'
             " counts 0.00000006",
         )
+
+    def test_rulesEnd(self) -> None:
+        """
+        A rule that no node has registered for a week ends, with what it has counted;
+        one that a node has is registered by it every day.
+        """
+        rule, other = Rule("a", maxPerDay=1000), Rule("b", maxPerDay=1000, per="login")
+        last = Rule("c", maxAmount=1000)
+        self.successResultOf(self.node.runtime.useRules([rule, other, last]))
+        self.booked(credit())
+        self.successResultOf(self.node.runtime.useRules([rule]))
+        ids = "SELECT id FROM rule WHERE number < 3 ORDER BY number"
+        for day, count in ((1, 2), (7, 2), (8, 1), (9, 1)):
+            self.node.now = NOW + day * 86400
+            self.node.clock.advance(1)
+            found = [each for (each,) in self.database.rows(ids)]
+            self.assertEqual(found, [idOf(rule), idOf(other)][:count], day)
+            self.booked(credit())
+        self.assertEqual(
+            self.database.rows("SELECT min(day), count(*) FROM counted"),
+            [(NOW // 86400 + 7, 4)],
+        )
+        # It may come back.
+        self.successResultOf(self.node.runtime.useRules([other]))
+        self.assertEqual(self.refused(credit(701), LimitExceeded).rule, "b")
+
+    def test_ruleEndedWhileAway(self) -> None:
+        """
+        A rule that has ended although a node has it, as that was away, is registered
+        again when the node books by it.
+        """
+        rule = Rule("a", maxPerDay=100)
+        self.successResultOf(self.node.runtime.useRules([rule]))
+        self.database.rows("DELETE FROM rule")
+        self.booked(credit(60))
+        self.assertEqual(self.refused(credit(60), LimitExceeded).rule, "a")
 
     def test_financeRequests(self) -> None:
         """
