@@ -264,7 +264,7 @@ class ThereAndBackTests(PassingTestCase):
         could not read.
         """
         self.send()
-        self.reply('"data":{"a":1.10, "n":1E2,"é":"it\'s,]","l":[ ]}\r,"status":200')
+        self.reply('"data":{"a":1.10, "n":1E2,"é":"it\'s,]","l":[\r]},"status":200')
         self.assertEqual(
             self.receivedLines(),
             [
@@ -472,6 +472,19 @@ class RefusedTests(PassingTestCase):
         self.send()
         self.assertEqual(len(self.passed()), 1)
 
+    def test_notUnderstood(self) -> None:
+        """
+        A platform that speaks TLS there has understood nothing.
+        """
+        self.send()
+        self.endpoint.protocols[-1].dataReceived(b"\x15\x03\x01\x00\x02")
+        self.wait(0)
+        [reply] = self.received()
+        self.assertEqual(
+            (reply["status"], reply["message"]),
+            (503, "the platform does not understand the gateway"),
+        )
+
     def test_noToken(self) -> None:
         """
         Nor is anything sent if the gateway has no token.
@@ -619,6 +632,18 @@ class UnknownTests(PassingTestCase):
             self.wait(4)
         self.assertTrue(self.endpoint.transports[0].disconnecting)
         self.assertEqual(self.refusals(), [(504, "SYNC_TIMEOUT")] * 4)
+
+    def test_idle(self) -> None:
+        """
+        The time in which nothing was awaited does not count for that.
+        """
+        self.send()
+        self.reply('"status":200,"data":{}')
+        self.wait(20)
+        self.send()
+        self.wait(4)
+        self.assertEqual(self.refusals(), [(200, ""), (504, "SYNC_TIMEOUT")])
+        self.assertFalse(self.endpoint.transports[0].disconnecting)
 
     def test_stopped(self) -> None:
         """

@@ -181,7 +181,7 @@ async def _probe(reactor: Any, options: Namespace) -> None:
         printLine(f"{each.way}: {'yes' if each.isMet else 'NO '} {each.text}")
     await upstream.stop()
     text = profileOf(probe) + "".join(
-        _table(name, kept[name]) for name in ("commands", "pass") if name in kept
+        table(name, kept[name]) for name in ("commands", "pass") if name in kept
     )
     options.profile.write_text(text, "utf-8")
     printLine(f"written: {options.profile}")
@@ -189,9 +189,9 @@ async def _probe(reactor: Any, options: Namespace) -> None:
         raise SystemExit(FAILED)
 
 
-def _table(name: str, rows: Mapping[str, Any]) -> str:
+def table(name: str, rows: Mapping[str, Any]) -> str:
     """
-    A table of the profile that people have written.
+    A table of the profile that people have written, as the text of a file.
     """
     lines = (f"{row} = {_value(value)}" for row, value in rows.items())
     return "\n".join(["", f"[{name}]", *lines, ""])
