@@ -361,7 +361,8 @@ class ThereAndBackTests(PassingTestCase):
             '{"extID":"other","status":200,"data":{"secret":1}}',
             '{"status":200}',
             '{"extID":7,"status":200,"data":{}}',
-            f'{{"extID":"{asked["extID"]}","status":200,"data":NaN}}',
+            f'["x",{{"extID":"{asked["extID"]}","status":200}}]',
+            '{"extID":"other","status":200,"data":NaN}',
             "secret",
         ):
             self.replyLine(line)
@@ -607,6 +608,15 @@ class UnknownTests(PassingTestCase):
         self.send()
         self.reply('"status":true,"data":{}')
         self.assertUnknown("the reply has no status")
+
+    def test_unreadable(self) -> None:
+        """
+        A reply that is not JSON as this server understands it.
+        """
+        for data in ('{"id":9007199254740993}', "NaN", "[" * 20, '{"a":1,"a":2}'):
+            self.send()
+            self.reply(f'"status":200,"data":{data}')
+            self.assertUnknown("the platform's reply can't be read")
 
     def test_longReply(self) -> None:
         """

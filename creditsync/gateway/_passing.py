@@ -24,6 +24,7 @@ from twisted.application.internet import ClientService
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory as ProtocolFactory
+from twisted.logger import Logger
 
 from creditsync import _wire as wire
 from creditsync._client.backoff import Backoff
@@ -60,6 +61,8 @@ _MAX_MESSAGE: Final = 1000
 _MAX_ERROR: Final = 100
 
 _UNAUTHORIZED: Final = 401
+
+_log = Logger()
 
 
 @define(eq=False)
@@ -151,6 +154,7 @@ class PassThrough:
         if not self._service.running:
             connection.cutOff()
             return
+        _log.info("commands can be passed on to the platform")
         self._connection = connection
         self._silentSince = None
 
@@ -165,6 +169,8 @@ class PassThrough:
         self._connection = None
         lost = "the connection to the platform was lost"
         self._problem = lost if connection.hasAnswered else connection.cause or lost
+        if self._service.running:
+            _log.warn("no commands can be passed on: {why}", why=self._problem)
         inFlight, self._inFlight = self._inFlight, {}
         for extID in inFlight:
             self._timeouts.end(extID)
@@ -248,11 +254,12 @@ class PassThrough:
         if line.lstrip().startswith(b"["):
             return
         if len(line) > MAX_REPLY:
-            self._tooLong(line)
+            self._unreadable(line, f"has more than {MAX_REPLY} bytes")
             return
         try:
             members = wire.decode(line, maxMarks=inf)
         except InvalidJSON:
+            self._unreadable(line, "can't be read")
             return
         if "event" in members:
             return
@@ -274,10 +281,13 @@ class PassThrough:
             self._backoff.reset()
         return sent
 
-    def _tooLong(self, line: bytes) -> None:
+    def _unreadable(self, line: bytes, why: str) -> None:
+        """
+        End what a line is the reply to, if that can be told from its beginning.
+        """
         sent = self._take(wire.salvage(line[:MAX_LINE_LENGTH]).get("extID"))
         if sent is not None:
-            sent.unknown(f"the platform's reply has more than {MAX_REPLY} bytes")
+            sent.unknown(f"the platform's reply {why}")
 
     def _answer(self, sent: _Sent, members: dict[str, Any], line: bytes) -> None:
         outcome, data = outcomeOf(members), members.get("data")
