@@ -359,7 +359,10 @@ class Feed:
 
         def proven(server: str) -> None:
             self._isProving = False
-            if self._connection is connection:
+            if connection is not None and self._connection is connection:
+                if connection.server != server:
+                    # Another server is the one to write to: read from that, too.
+                    connection.close()
                 self.isProven(server, place)
             self._awaitProof()
 
