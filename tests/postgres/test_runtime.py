@@ -210,6 +210,23 @@ class BookingTests(RuntimeCase):
             ],
         )
 
+    def test_nextBatchFirst(self) -> None:
+        """
+        PostgreSQL has the next batch before requests are told of the one before it.
+        """
+        self.node.lines.held.add("writer")
+        underWay = []
+        told = self.node.submit(credit(1))
+        told.addCallback(lambda _: underWay.append(len(self.node.lines.statements)))
+        self.node.clock.advance(0)
+        following = self.node.submit(credit(2))
+        self.node.clock.advance(0)
+        self.node.lines.statements.popleft().answer()
+        self.assertEqual(underWay, [1])
+        self.assertNoResult(following)
+        self.node.lines.statements.popleft().answer()
+        self.assertEqual(self.node.places, [1, 2])
+
     def test_refused(self) -> None:
         """
         A refusal comes later, with the words that the other ledgers have.
@@ -681,7 +698,7 @@ class DisturbedTests(RuntimeCase):
         self.node.lines.doubtful = 1
         reserved = self.node.submit(credit())
         self.node.clock.advance(0)
-        for table in ("event", "link", "trade", "account"):
+        for table in ("event", "link", "trade", "opened"):
             self.database.rows(f"DELETE FROM {table}")
         self.node.lines.of("writer").lose()
         self.node.clock.advance(1)
@@ -825,7 +842,7 @@ class DisturbedTests(RuntimeCase):
         statement.perform()
         self.node.clock.advance(1)
         self.assertEqual(self.node.runtime.feed.held, 1)
-        for table in ("event", "link", "trade", "account"):
+        for table in ("event", "link", "trade", "opened"):
             self.database.rows(f"DELETE FROM {table}")
         self.booked(credit(), other)
         self.node.lines.of("feed").lose()
