@@ -101,8 +101,12 @@ CREATE TABLE event (
     asked_order      bigint,
     asked_open_time  bigint,
     asked_close_time bigint,
+    -- What was imported is as it was.
+    CHECK (node = 0 OR (balance >= 0 AND credit >= 0)),
     PRIMARY KEY (stream, seq)
 );
+-- An account's last event has its totals.
+CREATE INDEX event_login ON event (login, seq);
 
 -- Each finance transaction as it is now. A deleted one has state 6.
 CREATE TABLE trade (
@@ -124,14 +128,30 @@ CREATE TABLE trade (
 CREATE INDEX trade_login ON trade (login);
 CREATE INDEX trade_waiting ON trade ("order") WHERE state = 17;
 
--- The accounts. Whoever books on one locks its row first.
-CREATE TABLE account (
+-- The accounts that were opened. Whoever books on one locks its row first, and does not
+-- update it: each batch would leave a version of it behind, and as long as an old
+-- snapshot is open, such as that of a dump, none can be removed, and all are searched.
+CREATE TABLE opened (
     login   bigint PRIMARY KEY,
     -- by which tokens are restricted to some of the accounts
     "group" text NOT NULL DEFAULT '',
+    -- the totals with which it was imported: they count until an event has others
     balance bigint NOT NULL DEFAULT 0 CHECK (balance >= 0),
     credit  bigint NOT NULL DEFAULT 0 CHECK (credit >= 0)
-) WITH (fillfactor = 70);
+);
+
+-- The accounts as they are now.
+CREATE VIEW account AS
+SELECT login, "group",
+       coalesce((
+           SELECT event.balance FROM event WHERE event.login = opened.login
+           ORDER BY event.seq DESC LIMIT 1
+       ), balance) AS balance,
+       coalesce((
+           SELECT event.credit FROM event WHERE event.login = opened.login
+           ORDER BY event.seq DESC LIMIT 1
+       ), credit) AS credit
+FROM opened;
 
 -- Which accounts were moved to another group, in the order of the moves: what nodes read
 -- to keep the groups at hand.

@@ -32,7 +32,7 @@ _KEYS: Final = {
     ("link", "node,batch"),
     ("event", "stream,seq"),
     ("trade", "order"),
-    ("account", "login"),
+    ("opened", "login"),
     ("moved", "number"),
     ("keyed", "principal,key"),
     ("block", "id"),

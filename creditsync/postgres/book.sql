@@ -100,10 +100,10 @@ BEGIN
             WHERE event.stream = this_stream AND event.seq > start
                 AND event.timestamp / 86400 = of_day AND event.state NOT IN (17, 18)
         ) AS each
-        LEFT JOIN account ON account.login = each.login
+        LEFT JOIN opened ON opened.login = each.login
         WHERE binds_1(
             new_rule, each.principal, each.role, each.login, each.cmd, each.type = 2,
-            account."group"
+            opened."group"
         )
         GROUP BY 3;
     END LOOP;
@@ -209,6 +209,9 @@ DECLARE
     t_comments  text[];
     t_opens     bigint[];
     t_closes    bigint[];
+    t_revisions integer[];
+    -- whether an operation of this batch makes it
+    t_made      boolean[];
     -- the item that changed it last, if that is in this batch
     t_items     integer[];
     -- of the rules: those of this node, in its order, and then the others
@@ -294,12 +297,12 @@ BEGIN
     ) AS each
     WHERE each.login IS NOT NULL;
     IF known_only THEN
-        PERFORM FROM account WHERE account.login = ANY (a_logins)
-        ORDER BY account.login FOR UPDATE;
+        PERFORM FROM opened WHERE opened.login = ANY (a_logins)
+        ORDER BY opened.login FOR UPDATE;
     ELSE
         -- Locks those that exist, too: for that the condition need not be true.
         WITH inserted AS (
-            INSERT INTO account (login)
+            INSERT INTO opened (login)
             SELECT unnest(a_logins)
             ON CONFLICT (login) DO UPDATE SET login = excluded.login WHERE false
             RETURNING login
@@ -308,12 +311,17 @@ BEGIN
     END IF;
 
     -- Each of these statements sees what was committed before the locks were taken.
-    SELECT array_agg(account.login ORDER BY account.login),
-           array_agg(account.balance ORDER BY account.login),
-           array_agg(account.credit ORDER BY account.login),
-           array_agg(account."group" ORDER BY account.login)
+    SELECT array_agg(opened.login ORDER BY each.number),
+           array_agg(coalesce(last.balance, opened.balance) ORDER BY each.number),
+           array_agg(coalesce(last.credit, opened.credit) ORDER BY each.number),
+           array_agg(opened."group" ORDER BY each.number)
     INTO a_logins, a_balances, a_credits, groups
-    FROM account WHERE account.login = ANY (a_logins);
+    FROM unnest(a_logins) WITH ORDINALITY AS each (login, number)
+    JOIN opened ON opened.login = each.login
+    LEFT JOIN LATERAL (
+        SELECT event.balance, event.credit FROM event
+        WHERE event.login = each.login ORDER BY event.seq DESC LIMIT 1
+    ) AS last ON true;
     a_changed := array_fill(false, ARRAY[coalesce(cardinality(a_logins), 0)]);
     SELECT array_agg(trade.login ORDER BY each.number),
            array_agg(trade.cmd ORDER BY each.number),
@@ -321,10 +329,13 @@ BEGIN
            array_agg(trade.profit ORDER BY each.number),
            array_agg(trade.comment ORDER BY each.number),
            array_agg(trade.open_time ORDER BY each.number),
-           array_agg(trade.close_time ORDER BY each.number)
-    INTO t_logins, t_cmds, t_states, t_profits, t_comments, t_opens, t_closes
+           array_agg(trade.close_time ORDER BY each.number),
+           array_agg(trade.revision ORDER BY each.number)
+    INTO t_logins, t_cmds, t_states, t_profits, t_comments, t_opens, t_closes,
+         t_revisions
     FROM unnest(orders) WITH ORDINALITY AS each ("order", number)
     LEFT JOIN trade ON trade."order" = each."order";
+    t_made := array_fill(false, ARRAY[cardinality(orders)]);
     t_items := array_fill(NULL::integer, ARRAY[cardinality(orders)]);
     SELECT coalesce(sum(1::bigint << operation.cmd), 0) INTO credit_cmds
     FROM operation WHERE operation.credit = 1;
@@ -513,6 +524,7 @@ BEGIN
                 END IF;
                 event_type := 0;
                 t := array_position(orders, op.fresh_order);
+                t_made[t] := true;
                 opened := this_time;
                 closed := this_time;
             ELSE
@@ -630,6 +642,7 @@ BEGIN
         t_comments[t] := to_comment;
         t_opens[t] := opened;
         t_closes[t] := closed;
+        t_revisions[t] := coalesce(t_revisions[t] + 1, 0);
         t_items[t] := op.item;
         r_types[op.item] := event_type;
         r_states[op.item] := to_state;
@@ -642,7 +655,7 @@ BEGIN
 
     -- What was refused leaves nothing behind.
     IF a_opened IS NOT NULL THEN
-        DELETE FROM account WHERE account.login = ANY (a_opened) AND account.login IN (
+        DELETE FROM opened WHERE opened.login = ANY (a_opened) AND opened.login IN (
             SELECT each.login FROM unnest(a_logins, a_changed) AS each (login, changed)
             WHERE NOT each.changed
         );
@@ -658,10 +671,6 @@ BEGIN
     END IF;
 
     IF n > 0 THEN
-        UPDATE account SET balance = each.balance, credit = each.credit
-        FROM unnest(a_logins, a_balances, a_credits, a_changed)
-            AS each (login, balance, credit, changed)
-        WHERE account.login = each.login AND each.changed;
         IF sum_ids IS NOT NULL THEN
             UPDATE counted SET amount = each.amount
             FROM unnest(sum_ids, sum_amounts) AS each (id, amount)
@@ -737,29 +746,34 @@ BEGIN
 
         -- The last change of each order, with its place.
         -- A new one fails if its number was assigned before: see _numbers.py.
-        FOR op IN
-            SELECT array_position(orders, made."order") AS at, max(made.number) AS number,
-                   count(*) AS changes, min(made.type) = 0 AS is_new
-            FROM unnest(r_orders, r_numbers, r_types) AS made ("order", number, type)
-            WHERE made.number IS NOT NULL
-            GROUP BY made."order"
-        LOOP
-            t := op.at;
-            IF op.is_new THEN
-                INSERT INTO trade VALUES (
-                    orders[t], t_logins[t], t_cmds[t], t_states[t], t_profits[t],
-                    t_comments[t], t_opens[t], t_closes[t], this_time,
-                    op.changes - 1, base + op.number
-                );
-            ELSE
-                UPDATE trade SET
-                    state = t_states[t], profit = t_profits[t], comment = t_comments[t],
-                    open_time = t_opens[t], close_time = t_closes[t],
-                    timestamp = this_time, revision = revision + op.changes,
-                    seq = base + op.number
-                WHERE "order" = orders[t];
-            END IF;
-        END LOOP;
+        INSERT INTO trade (
+            "order", login, cmd, state, profit, comment, open_time, close_time,
+            timestamp, revision, seq
+        )
+        SELECT each."order", each.login, each.cmd, each.state, each.profit,
+               each.comment, each.opened, each.closed, this_time, each.revision,
+               base + r_numbers[each.item]
+        FROM unnest(
+            orders, t_logins, t_cmds, t_states, t_profits, t_comments, t_opens,
+            t_closes, t_revisions, t_made, t_items
+        ) AS each (
+            "order", login, cmd, state, profit, comment, opened,
+            closed, revision, made, item
+        )
+        WHERE each.item IS NOT NULL AND each.made;
+        UPDATE trade SET
+            state = each.state, profit = each.profit, comment = each.comment,
+            open_time = each.opened, close_time = each.closed, timestamp = this_time,
+            revision = each.revision, seq = base + r_numbers[each.item]
+        FROM unnest(
+            orders, t_states, t_profits, t_comments, t_opens, t_closes, t_revisions,
+            t_made, t_items
+        ) AS each (
+            "order", state, profit, comment, opened, closed, revision,
+            made, item
+        )
+        WHERE each.item IS NOT NULL AND NOT each.made
+            AND trade."order" = each."order";
         IF cardinality(keys) > 0 THEN
             UPDATE keyed SET seq = base + r_numbers[each.item]
             FROM unnest(key_principals, keys, key_items) AS each (principal, key, item)
@@ -800,9 +814,9 @@ DECLARE
     last bigint;
 BEGIN
     IF NOT known_only THEN
-        INSERT INTO account (login) VALUES (this_login) ON CONFLICT DO NOTHING;
+        INSERT INTO opened (login) VALUES (this_login) ON CONFLICT DO NOTHING;
     END IF;
-    UPDATE account SET "group" = this_group WHERE login = this_login;
+    UPDATE opened SET "group" = this_group WHERE login = this_login;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;

@@ -46,9 +46,10 @@ from tests.postgres.told import Told
 
 # Seconds that a node has to notice what is wrong.
 _NOTICED = 10.0
-# Operations of a batch whose cost is measured, and their accounts.
-_BATCH = 10
-_LOGINS = range(1001, 11_001)
+# Operations of a batch whose cost is measured, and their accounts: each is in many
+# batches, so that it would have many versions.
+_BATCH = 100
+_LOGINS = range(1001, 1501)
 # The least rate beside an open transaction.
 _RATE = 0.8
 

@@ -111,7 +111,7 @@ PLANTED: Final = {
         "WHERE false",
     ),
     "an account that was refused": ("WHERE NOT each.changed", "WHERE false"),
-    "a revision": ("op.changes - 1, base", "0, base"),
+    "a revision": ("t_revisions[t] + 1, 0)", "t_revisions[t], 0)"),
     "a hash": ("former || convert_to", "convert_to"),
     "the total that counts": (
         "CASE WHEN (credit_cmds >> of_cmd) & 1 = 1\n"

@@ -190,7 +190,7 @@ class BookTests(EngineCase):
         """
         verdicts = self.node.book(withdrawal(5, 1002), deletion(9, "a"))
         self.assertEqual(words(verdicts), ["no money", "not found"])
-        for table in ("event", "link", "account", "keyed", "trade"):
+        for table in ("event", "link", "opened", "keyed", "trade"):
             self.assertEqual(self.node.rows(f"SELECT * FROM {table}"), [], table)
 
     def test_replay(self) -> None:
@@ -256,9 +256,27 @@ class BookTests(EngineCase):
         """
         What an auditor has to hash is written as other ledgers write it.
         """
-        for comment in ("\t\r\n\x01\x0b\x1f\x7f", "\"'\\/,]}", "é€😀\u2028\ufeff"):
-            self.node.book(credit(comment=comment, key=comment[-1]))
+        comments = (
+            *("\t\r\n\x01\x0b\x1f\x7f", "\"'\\/,]}", "é€😀\u2028\ufeff"),
+            *("", " ", "NULL", "{}", "\\", '\\"', "a\\b,c"),
+        )
+        for comment in comments:
+            self.node.book(credit(comment=comment, key=f"{comment} key"))
+        rows = self.node.rows("SELECT comment, key FROM event ORDER BY seq")
+        self.assertEqual(rows, [(comment, f"{comment} key") for comment in comments])
         self.assertSound()
+
+    def test_noVersionsOfAccounts(self) -> None:
+        """
+        The row of an account is locked and not updated. Each update would leave a
+        version of it behind as long as an old snapshot is open.
+        """
+        self.node.book(credit(300))
+        where = "SELECT ctid::text FROM opened WHERE login = 1001"
+        [before] = self.node.rows(where)
+        self.node.book(credit(5), credit(7))
+        self.assertEqual(self.node.rows(where), [before])
+        self.assertEqual(self.node.rows("SELECT credit FROM account"), [(312,)])
 
     def test_fenced(self) -> None:
         """
