@@ -1,3 +1,17 @@
+-- Have the commit of this transaction wait for the disk, and for a standby if one is
+-- configured. What a session has set is not enough: behind a connection pooler each
+-- transaction may be in another session, whose role may have it off. It can't be a SET
+-- clause of a function either, which would end before the commit. What waits for more, or
+-- for the standby's memory only (remote_write), is the administrator's choice.
+CREATE FUNCTION durable_1() RETURNS void LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF current_setting('synchronous_commit', true) IN ('off', 'local') THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+END
+$$;
+
 -- Whether an operation meets the conditions of a rule.
 CREATE FUNCTION binds_1(
     rule         rule,
@@ -61,6 +75,7 @@ BEGIN
     ) THEN
         RETURN;
     END IF;
+    PERFORM durable_1();
     PERFORM FROM stream WHERE id = this_stream FOR UPDATE;
     SELECT coalesce(max(rule.number), 0) INTO last FROM rule;
     -- An hour, as a clock may have been set back by so much.
@@ -260,6 +275,13 @@ DECLARE
     former      bytea;
     lines       text;
 BEGIN
+    PERFORM durable_1();
+    IF current_setting('transaction_isolation', true) <> 'read committed' THEN
+        -- Each statement has to see what was committed before its locks were taken.
+        RAISE EXCEPTION 'the transactions of this role are not READ COMMITTED: set its'
+            ' default_transaction_isolation';
+    END IF;
+
     -- Whoever has raised the incarnation since has shut this node out. Until the commit
     -- nobody can raise it.
     PERFORM FROM node WHERE id = this_node AND incarnation = this_incarnation FOR SHARE;
@@ -813,6 +835,7 @@ AS $$
 DECLARE
     last bigint;
 BEGIN
+    PERFORM durable_1();
     IF NOT known_only THEN
         INSERT INTO opened (login) VALUES (this_login) ON CONFLICT DO NOTHING;
     END IF;

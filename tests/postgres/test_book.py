@@ -14,6 +14,7 @@ from creditsync._bookingrules import Rule
 from creditsync.ledger._journal import MEMBERS, NO_HASH, chained
 from creditsync.ledger._schema import columns
 from creditsync.postgres._booking import FENCED, Site, Verdict
+from creditsync.postgres._lane import _PROVE
 from creditsync.postgres._limits import REGISTER, registered
 from creditsync.records import Deletion, Operation
 from tests.postgres import ground
@@ -277,6 +278,40 @@ class BookTests(EngineCase):
         self.node.book(credit(5), credit(7))
         self.assertEqual(self.node.rows(where), [before])
         self.assertEqual(self.node.rows("SELECT credit FROM account"), [(312,)])
+
+    def test_durable(self) -> None:
+        """
+        Whatever its session has set, a commit that books, or that proves what was
+        booked, waits for the disk and a standby at least.
+        """
+        for statement in (
+            lambda: self.node.book(credit()),
+            lambda: self.node.rows("SELECT move_1(1, 1001, 'vip', false)"),
+            lambda: self.node.rows(_PROVE, 1),
+        ):
+            for former, then in (
+                ("off", "on"),
+                ("local", "on"),
+                ("remote_write", "remote_write"),
+                ("on", "on"),
+                ("remote_apply", "remote_apply"),
+            ):
+                self.node.rows(f"SET synchronous_commit = {former}")
+                show = "SHOW synchronous_commit"
+                with self.node.connection.transaction():
+                    statement()
+                    self.assertEqual(self.node.rows(show), [(then,)])
+                self.assertEqual(self.node.rows(show), [(former,)])
+
+    def test_isolation(self) -> None:
+        """
+        Nothing is booked in a transaction that does not see what others have committed
+        meanwhile.
+        """
+        self.node.rows("SET default_transaction_isolation = 'repeatable read'")
+        with self.assertRaisesRegex(psycopg.Error, "default_transaction_isolation"):
+            self.node.book(credit())
+        self.assertEqual(self.node.rows("SELECT * FROM event"), [])
 
     def test_fenced(self) -> None:
         """
