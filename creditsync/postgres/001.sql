@@ -203,13 +203,18 @@ CREATE TABLE rule (
 
 -- What counts for each rule on each UTC day, in 10⁻⁸ units. A day is the number of days
 -- since 1970-01-01; a key is a principal, a login or a role, and 0 if there is one sum.
+-- Each sum has a row that is never updated but locked by whoever counts; once something
+-- was counted, another one has the sum, and is replaced by the next. So the last one is
+-- found at once, however many were replaced while an old snapshot is open.
 CREATE TABLE counted (
     day    bigint NOT NULL,
     rule   text NOT NULL,
     key    bigint NOT NULL,
+    -- the last place of the batch that has counted last; 0 in the row that is locked
+    seq    bigint NOT NULL DEFAULT 0,
     amount numeric NOT NULL DEFAULT 0,
-    PRIMARY KEY (day, rule, key)
-) WITH (fillfactor = 70);
+    PRIMARY KEY (day, rule, key, seq)
+);
 
 -- The methods: the total for which the trades of each cmd count.
 CREATE TABLE operation (

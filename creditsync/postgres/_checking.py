@@ -37,7 +37,7 @@ _KEYS: Final = {
     ("keyed", "principal,key"),
     ("block", "id"),
     ("rule", "id"),
-    ("counted", "day,rule,key"),
+    ("counted", "day,rule,key,seq"),
     ("operation", "cmd"),
 }
 _TABLES: Final = sorted({table for table, _ in _KEYS})

@@ -62,7 +62,7 @@ RIGHTS: Final = {
     "block": ("SELECT", "UPDATE"),
     "operation": ("SELECT",),
     "rule": ("SELECT", "INSERT"),
-    "counted": ("SELECT", "INSERT", "UPDATE"),
+    "counted": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
 _LACKING: Final = """
     SELECT name, privilege
