@@ -210,6 +210,8 @@ class Queues:
             except BaseException:
                 if following is not None:
                     queue.waiting.extendleft(reversed(following.submissions))
+                    # Nobody waits for it any more.
+                    following.verdicts.addErrback(lambda _: None)
                 raise
             batch = following or self._begin(queue)
 

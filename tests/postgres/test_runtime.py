@@ -36,6 +36,7 @@ from creditsync.interfaces import (
     IReadiness,
     ITradingRuntime,
 )
+from creditsync.postgres._feed import Feed
 from creditsync.postgres._lane import Fenced
 from creditsync.postgres._runtime import PostgresRuntime
 from creditsync.records import (
@@ -226,6 +227,22 @@ class BookingTests(RuntimeCase):
         self.assertNoResult(following)
         self.node.lines.statements.popleft().answer()
         self.assertEqual(self.node.places, [1, 2])
+
+    def test_nextBatchAndFailure(self) -> None:
+        """
+        If the telling of a batch fails, nothing is known of the one under way, and all
+        who wait are told so.
+        """
+        self.node.lines.held.add("writer")
+        self.node.submit(credit(1))
+        self.node.clock.advance(0)
+        following = self.node.submit(credit(2))
+        self.patch(Feed, "settled", lambda *_: 1 / 0)
+        self.node.lines.statements.popleft().answer()
+        self.failureResultOf(following, OutcomeUnknown)
+        self.failureResultOf(self.node.runtime.whenFailed(), ZeroDivisionError)
+        self.node.lines.of("writer").lose()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_refused(self) -> None:
         """
