@@ -37,6 +37,9 @@ from creditsync.records import Deletion, Operation, Reservation, Trade
 # Seconds within which what nothing waits for becomes durable.
 SOON: Final = 0.05
 
+# Refusals that are remembered, so that each is told once.
+_MAX_TOLD: Final = 10_000
+
 # The principal of what was not requested from this server.
 NOBODY: Final = 0
 
@@ -85,6 +88,7 @@ class Journal:
         self._failed = failed
         self._alarm = alarm
         self.mark = 0
+        self._told: set[tuple[int, str]] = set()
         self._queue = _Batch()
         self._committing = _Batch()
         self._wake: IDelayedCall | None = None
@@ -162,16 +166,11 @@ class Journal:
     def _append(
         self, trade: Trade, before: Trade | None, asked: Operation | Deletion | None
     ) -> None:
-        wrong = _contradiction(before, trade)
-        totals = self._totals(trade.login)
-        at = 1 if TOTAL_OF[trade.cmd] == CREDIT else 0
-        change = trade.counted - (0 if before is None else before.counted)
-        if wrong is None and abs(totals[at] + change) > MAX_TOTAL:
-            wrong = "would take a total beyond what the ledger can store"
-        if wrong is not None:
-            self._alarm(f"a record of order {trade.order} is not kept: it {wrong}")
+        refusal = self.refusal(trade)
+        if refusal is not None:
+            self.tellUnkept(trade.order, refusal)
             return
-        totals[at] += change
+        totals = self._after(before, trade)
         type = _typeOf(before, trade)
         reservation = Reservation(
             type,
@@ -184,6 +183,36 @@ class Journal:
         self._queue.orders[trade.order] = trade
         self._queue.reservations.append(reservation)
         self._log.noteOrder(trade.order)
+
+    def refusal(self, trade: Trade) -> str | None:
+        """
+        Why a record can't be kept, if it can't.
+        """
+        before = self.current(trade.order)
+        wrong = _contradiction(before, trade)
+        if wrong is None and max(map(abs, self._after(before, trade))) > MAX_TOTAL:
+            return "it would take a total beyond what the ledger can store"
+        return wrong
+
+    def tellUnkept(self, order: int, why: str) -> None:
+        """
+        Tell people, once, that a record of the platform is not kept.
+        """
+        if (order, why) not in self._told:
+            if len(self._told) >= _MAX_TOLD:
+                self._told.clear()
+            self._told.add((order, why))
+            of = f" of order {order}" if order else ""
+            self._alarm(f"a record{of} is not kept: {why}")
+
+    def _after(self, before: Trade | None, trade: Trade) -> list[int]:
+        """
+        The totals of an account with one more record.
+        """
+        totals = self._totals(trade.login)
+        at = 1 if TOTAL_OF[trade.cmd] == CREDIT else 0
+        totals[at] += trade.counted - (0 if before is None else before.counted)
+        return totals
 
     def _totals(self, login: int) -> list[int]:
         """
@@ -305,9 +334,9 @@ def _contradiction(before: Trade | None, trade: Trade) -> str | None:
     if before is None:
         return None
     if (before.login, before.cmd) != (trade.login, trade.cmd):
-        return "has another login or another cmd than before"
+        return "it has another login or another cmd than before"
     if before.state == TS_DELETED:
-        return "comes after its deletion"
+        return "it comes after its deletion"
     return None
 
 

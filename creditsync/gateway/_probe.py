@@ -180,7 +180,7 @@ class Probe:
             ["open_time", "==", self._second],
         ]
         found = await search(self._upstream, where)
-        return [trade.order for trade in found or () if trade is not None]
+        return [trade.order for trade in found or ()]
 
     async def _create(self, way: str) -> int | None:
         outcome = await self._ask(
@@ -206,7 +206,7 @@ class Probe:
         pending = await self._until(order, TS_FINANCE_OPEN_PENDING)
         self._note(way, pending is not None, "it is looked up as pending, state 17")
         found = await search(self._upstream, [["state", "==", TS_FINANCE_OPEN_PENDING]])
-        orders = [trade.order for trade in found or () if trade is not None]
+        orders = [trade.order for trade in found or ()]
         self._note(way, order in orders, "MngGetTradesByFilter finds it by its state")
         approved = await self._ask(_APPROVE, order=order)
         self._note(

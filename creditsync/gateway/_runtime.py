@@ -307,9 +307,7 @@ class GatewayRuntime(Requests, Views, Service):
         See L{IUpstreamObserver.eventReceived}. What the type is does not matter: the
         record says what there is now.
         """
-        trade = tradeOf(data)
-        if trade is not None:
-            self.operations.seen(trade)
+        self.operations.seen(tradeOf(data))
 
     def repliedLate(self, tag: object, outcome: Outcome) -> None:
         """

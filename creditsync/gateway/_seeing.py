@@ -22,8 +22,8 @@ from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
 from creditsync.gateway._intents import SEVERAL, Intent
 from creditsync.gateway._looking import lookAt, lookFor
-from creditsync.gateway._records import CLOCKS, isContentOf, isResultOf
-from creditsync.gateway._settling import Settling
+from creditsync.gateway._records import CLOCKS, Unread, isContentOf, isResultOf
+from creditsync.gateway._settling import Settling, unkept
 from creditsync.gateway._states import FREE, State
 from creditsync.records import Trade
 
@@ -64,10 +64,13 @@ class Seeing(Settling):
         self._finalWaits.end(course)
         self._releaseKept(course)
 
-    def seen(self, trade: Trade) -> None:
+    def seen(self, trade: Trade | Unread) -> None:
         """
         An event has this record.
         """
+        if isinstance(trade, Unread):
+            self._unread(trade)
+            return
         self._compareClocks(trade)
         if not self._isOurs(trade):
             self.foreign(trade)
@@ -86,10 +89,25 @@ class Seeing(Settling):
                 " differ, changes may be missed that are made without a connection"
             )
 
-    def looked(self, trade: Trade) -> None:
+    def _unread(self, record: Unread) -> None:
+        """
+        The platform has a record that can't be taken. If it is of an operation under
+        way, a person has to decide, unless a look-up shows another one.
+        """
+        if not record.why:
+            return
+        self._journal.tellUnkept(record.order, record.why)
+        course = self.courses.withOrder(record.order)
+        if course is not None and not course.isAsking and course.intent.isOpen:
+            self.hold(course, unkept(record.order, record.why))
+
+    def looked(self, trade: Trade | Unread) -> None:
         """
         A page of the catch-up has this record, as it is now.
         """
+        if isinstance(trade, Unread):
+            self._unread(trade)
+            return
         if self._isOurs(trade):
             return
         # Of the present second, an event may already have brought a later record.
@@ -292,6 +310,9 @@ class Seeing(Settling):
             if not look.isKnown:
                 self._lookLater(course)
             elif intent.isOpen:
+                if look.unread:
+                    self._unread(Unread(intent.order, 0, look.unread))
+                    return
                 isOther = look.isOther or self._isReplaced(intent, look.trade)
                 self._shown(course, look.trade, isOther)
             return

@@ -201,11 +201,10 @@ class TwoPhases(Operations):
             pending = [["state", "==", TS_FINANCE_OPEN_PENDING], ["order", ">", last]]
             found = await search(self._upstream, pending, ("order",)) or []
             for trade in found:
-                if trade is not None and self._isLeftover(trade):
+                if isinstance(trade, Trade) and self._isLeftover(trade):
                     _log.info("declining the leftover order {order}", order=trade.order)
                     await self._upstream.request(_DECLINE, {"order": trade.order})
-            orders = [trade.order for trade in found if trade is not None]
-            last = orders[-1] if orders and len(found) >= PAGE else None
+            last = found[-1].order or None if len(found) >= PAGE else None
 
     def _isLeftover(self, trade: Trade) -> bool:
         """

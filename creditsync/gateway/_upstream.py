@@ -16,7 +16,6 @@ import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from itertools import count
-from math import inf
 from typing import Any, Final
 
 from attrs import Factory, define
@@ -37,7 +36,6 @@ from creditsync._client.connection import NO_REPLY, Connection
 from creditsync._client.lines import encode, encodeTry
 from creditsync._timeouts import EqualTimeouts
 from creditsync.codes import TRADE_EVENT
-from creditsync.errors import InvalidJSON
 from creditsync.gateway._outcomes import Kind, Outcome, outcomeOf, unknown, unsent
 from creditsync.gateway._tokenfile import TokenFile
 
@@ -475,10 +473,10 @@ def _isNumber(value: object) -> bool:
 def _read(line: bytes) -> dict[str, Any] | None:
     """
     The members of a line, or L{None} if it is none of ours. Arrays are not even parsed.
+
+    If a page of trades were dropped for one strange value, it would be read again and
+    again, and what is behind it never.
     """
     if line.lstrip().startswith(b"["):
         return None
-    try:
-        return wire.decode(line, maxMarks=inf)
-    except InvalidJSON:
-        return None
+    return wire.decodeTolerantly(line)

@@ -73,7 +73,9 @@ class Verification:
             trade = look.trade
             if self._isUnderWay(order):
                 continue
-            if trade is None or trade.state not in FINAL:
+            if look.unread:
+                self._tell(order, f"has a record there that is not kept: {look.unread}")
+            elif trade is None or trade.state not in FINAL:
                 self._tell(order, "is not booked there any more")
             elif trade.timestamp + SETTLED >= self._now():
                 # Its event may still come.

@@ -107,7 +107,8 @@ class Views:
         if outcome.kind is not Kind.DONE or outcome.order != order:
             raise Busy("the platform does not answer a look-up")
         # Of other trades than those of the finance kind nothing is passed on.
-        return tradeOf(outcome.data)
+        trade = tradeOf(outcome.data)
+        return trade if isinstance(trade, Trade) else None
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
         """
