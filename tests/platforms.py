@@ -49,6 +49,7 @@ class Platform:
         again.
     @ivar lacks: The commands that it does not have.
     @ivar hides: The states of trades that look-ups by a filter do not find.
+    @ivar longest: Characters of a comment that it keeps.
     @ivar makesNew: Whether an update makes a new trade, as it does for an order that
         the platform has forgotten.
     """
@@ -61,6 +62,7 @@ class Platform:
     showsQueued: bool = True
     showsEarly: bool = False
     applied: list[str] = Factory(list)
+    longest: int = 255
     makesNew: bool = False
     approvesTwice: bool = False
     lacks: set[str] = Factory(set)
@@ -145,7 +147,7 @@ class Platform:
             "login": data["login"],
             "cmd": CMDS[command],
             "profit": data["amount"],
-            "comment": data["comment"],
+            "comment": data["comment"][: self.longest],
         }
         order = data.get("order", 0)
         state = 11

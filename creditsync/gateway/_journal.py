@@ -30,6 +30,7 @@ from creditsync.codes import (
     TS_DELETED,
 )
 from creditsync.gateway._intents import Alarm, IIntentLog, Intent
+from creditsync.gateway._tags import Tags
 from creditsync.interfaces import ITradeEvents
 from creditsync.methods import CREDIT, METHOD_OF, TOTAL_OF
 from creditsync.records import Deletion, Operation, Reservation, Trade
@@ -67,6 +68,7 @@ class Journal:
 
     @ivar mark: The greatest C{update_time} up to which the journal has all changes,
         with what is not durable yet. Setting it makes it so with the next commit.
+    @ivar tags: Those of the comments of its gateway.
     @ivar alarm: Called with what a person should know.
     """
 
@@ -77,16 +79,19 @@ class Journal:
         events: ITradeEvents,
         failed: Callable[[Failure], object],
         alarm: Callable[[str], object],
+        tags: Tags | None = None,
     ) -> None:
         """
         @param failed: Called if a commit fails. Nothing becomes durable then, and no
             Deferred fires any more.
+        @param tags: Those of its comments, which the journal has without.
         """
         self._clock = clock
         self._log = log
         self._events = events
         self._failed = failed
         self._alarm = alarm
+        self.tags = tags or Tags()
         self.mark = 0
         self._told: set[tuple[int, str]] = set()
         self._queue = _Batch()
@@ -109,7 +114,7 @@ class Journal:
         """
         Whether a record that was looked up differs from the journal's.
         """
-        current = self.current(trade.order)
+        current, trade = self.current(trade.order), self.tags.plain(trade)
         return current is None or (
             current != trade and trade.timestamp >= current.timestamp
         )
@@ -119,6 +124,7 @@ class Journal:
         Whether the journal does not have the record of an event, or a later one. An
         event that comes twice, with another of the same second between, is no news.
         """
+        trade = self.tags.plain(trade)
         if not self.isChange(trade):
             return False
         queued = (self._queue.orders, self._committing.orders)
@@ -151,7 +157,7 @@ class Journal:
         @param intent: What has led to it, which becomes durable with it.
         @return: Fires when it is durable, and published.
         """
-        operation = None
+        operation, trade = None, self.tags.plain(trade)
         if intent is not None:
             self._queue.intents[intent.number] = intent
             operation = intent.operation

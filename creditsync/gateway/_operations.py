@@ -142,7 +142,7 @@ class Operations(Seeing):
                 await self._journal.book(existing)
         if type == EV_RECORD_DELETE:
             intent.cmd, intent.amount = trade.cmd, trade.profit
-            intent.comment = trade.comment
+            intent.comment = self._journal.tags.off(trade.comment)
         return trade
 
     async def existing(self, order: int) -> Trade | None:
@@ -342,7 +342,7 @@ class Operations(Seeing):
             course.intent.login,
             cmd,
             course.intent.amount,
-            course.intent.comment,
+            course.intent.plainComment,
             order=order,
         )
         intent.move(State.SENT, f"made instead of order {course.intent.order}")

@@ -159,12 +159,22 @@ def _content(intent: Intent) -> dict[str, Any]:
     return data
 
 
+def contentOf(trade: Trade) -> tuple[int, int, int, str, int]:
+    """
+    What identifies a trade while its order is not known: see L{Intent.content}.
+    """
+    return trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime
+
+
 def isContentOf(intent: Intent, trade: Trade) -> bool:
     """
     Whether a trade is what an intent without an order may have made.
     """
-    content = trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime
-    if content != intent.content:
+    if intent.tag:
+        # No other trade has it, and this one may have been changed otherwise.
+        isOwners = (trade.login, trade.cmd) == (intent.login, intent.cmd)
+        return isOwners and intent.isTagOf(trade.comment)
+    if contentOf(trade) != intent.content:
         return False
     # No older trade has a time that the gateway has chosen. One that a client has given
     # may be that of a trade that the journal lacks, since it is older than the gateway.
@@ -188,7 +198,7 @@ def isResultOf(intent: Intent, trade: Trade) -> bool:
     asked = intent.operation
     return (
         isinstance(asked, Operation)
-        and (trade.profit, trade.comment) == (asked.amount, asked.comment)
+        and (trade.profit, trade.comment) == (asked.amount, intent.comment)
         and asked.openTime in (None, trade.openTime)
         and asked.closeTime in (None, trade.closeTime)
     )
@@ -205,7 +215,7 @@ def shown(intent: Intent) -> dict[str, Any]:
         "cmd": intent.cmd,
         "state": REQUEST_STATES[intent.type],
         "profit": Decimal(fromUnits(intent.amount)),
-        "comment": intent.comment,
+        "comment": intent.plainComment,
         "open_time": openTime,
         "close_time": openTime if intent.closeTime is None else intent.closeTime,
         "timestamp": intent.sentAt,

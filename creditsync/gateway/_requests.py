@@ -16,6 +16,7 @@ from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE
 from creditsync.errors import (
     Busy,
     IdempotencyKeyReused,
+    InvalidData,
     NotFound,
     OutcomeUnknown,
     Refusal,
@@ -57,6 +58,7 @@ class Requests:
         """
         See L{ITradingRuntime.submit}.
 
+        @raise InvalidData: The comment ends with a tag of the gateway.
         @raise UnknownCommand: Finance requests are made and decided at the platform.
         @raise IdempotencyKeyReused: The key was used for a different request.
         @raise Busy: Nothing was sent: the platform can't be reached, or the account is
@@ -73,6 +75,10 @@ class Requests:
             earlier = self._earlier(operation, operation.key)
             if earlier is not None:
                 return earlier
+        if isinstance(operation, Operation) and self.journal.tags.isOwn(
+            operation.comment
+        ):
+            raise InvalidData("data.comment ends with a tag of the gateway")
         if not self._upstream.isConnected:
             raise Busy(f"the platform can't be reached: {self._upstream.problem}")
         courses = self.operations.courses
@@ -99,14 +105,15 @@ class Requests:
             )
 
     def _intentOf(self, operation: Operation) -> Intent:
+        number = self._log.nextNumber()
         return Intent(
-            self._log.nextNumber(),
+            number,
             EV_RECORD_ADD,
             operation,
             operation.login,
             operation.cmd,
             operation.amount,
-            operation.comment,
+            self.journal.tags.put(operation.comment, number),
             operation.openTime,
             operation.closeTime,
         )
@@ -162,6 +169,7 @@ class Requests:
             intent = course.intent
         if intent is None:
             return None
+        intent.operation = self.journal.tags.asked(intent.operation)
         member = difference(intent.operation, operation)
         if member is not None:
             raise IdempotencyKeyReused(member, intent.order)

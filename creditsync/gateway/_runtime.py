@@ -30,6 +30,7 @@ from creditsync.gateway._records import tradeOf
 from creditsync.gateway._requests import Requests
 from creditsync.gateway._settling import Timing
 from creditsync.gateway._states import State
+from creditsync.gateway._tags import Tags
 from creditsync.gateway._twophase import TwoPhases
 from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
 from creditsync.gateway._verification import Verification
@@ -91,6 +92,7 @@ class GatewayRuntime(Requests, Views, Service):
         read: "Callable[[Callable[[], Any]], Deferred[Any]]" = maybeDeferred,
         rules: RuleBook | None = None,
         alarm: Callable[[str], object] = _logAlarm,
+        tags: Tags | None = None,
     ) -> None:
         """
         @param now: The UNIX time.
@@ -100,6 +102,7 @@ class GatewayRuntime(Requests, Views, Service):
             or at once, and fires with its result.
         @param rules: Bounds what may be booked, or L{None}.
         @param alarm: Called with what a person should know; by default the log has it.
+        @param tags: Those of the comments; by default no new one gets one.
         """
         timing = timing or Timing()
         self._log = log
@@ -115,7 +118,7 @@ class GatewayRuntime(Requests, Views, Service):
         self._tell = alarm
         self._alarms = 0
         alarm = self._alarm
-        self.journal = Journal(clock, log, events, self._failing.fail, alarm)
+        self.journal = Journal(clock, log, events, self._failing.fail, alarm, tags)
         self.operations = WAYS[way](
             clock,
             upstream,
@@ -198,9 +201,11 @@ class GatewayRuntime(Requests, Views, Service):
         super().startService()  # type: ignore[no-untyped-call]
         # A new gateway begins now. If it is killed before its first catch-up ends, the
         # next one begins here too.
+        self.journal.tags.use(self._log.epochs())
         self.journal.mark = self._log.mark or int(self._now())
         self.journal.touch()
         for intent in self._log.unfinished():
+            intent.operation = self.journal.tags.asked(intent.operation)
             self.operations.courses.resume(Course(intent, self._clock.seconds()))
         self._upstream.start(self)
         self._tick.start(self._interval, now=False)

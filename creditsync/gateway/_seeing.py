@@ -22,7 +22,13 @@ from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
 from creditsync.gateway._intents import SEVERAL, Intent
 from creditsync.gateway._looking import lookAt, lookFor
-from creditsync.gateway._records import CLOCKS, Unread, isContentOf, isResultOf
+from creditsync.gateway._records import (
+    CLOCKS,
+    Unread,
+    contentOf,
+    isContentOf,
+    isResultOf,
+)
 from creditsync.gateway._settling import Settling, unkept
 from creditsync.gateway._states import FREE, State
 from creditsync.records import Trade
@@ -53,6 +59,7 @@ class Seeing(Settling):
         super().__init__(*args, **named)
         self._kept = 0
         self._haveClocksDiffered = False
+        self._strangers: set[str] = set()
         self._finalWaits: EqualTimeouts[Course] = EqualTimeouts(
             self._clock, self._timing.finalWait, self.reconcile
         )
@@ -212,6 +219,7 @@ class Seeing(Settling):
     def _bookForeign(self, trade: Trade) -> None:
         if self._journal.current(trade.order) is None:
             self._doubt(trade)
+            self._recognize(trade)
         self._journal.book(trade)
 
     def _doubt(self, trade: Trade) -> None:
@@ -219,12 +227,32 @@ class Seeing(Settling):
         Tell people if a new trade is what was taken for never booked: its key is free
         again, and may have been used.
         """
-        content = trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime
-        intent = self._log.withContent(content)
+        intent = self._log.withContent(contentOf(trade))
         if intent and intent.state in FREE and isContentOf(intent, trade):
             self._alarm(
                 f"operation {intent.number}, which is {intent.state.value}, may be"
                 f" booked as order {trade.order}"
+            )
+
+    def _recognize(self, trade: Trade) -> None:
+        """
+        Tell people, once for each, if a new trade is of another gateway, or of one that
+        has a copy of this log: the two don't know of each other's operations.
+        """
+        tags = self._journal.tags
+        name = tags.stranger(trade.comment)
+        text = f"has the tag of another gateway, {name}"
+        if tags.isOwn(trade.comment):
+            courses = self.courses.openOf(trade.login)
+            isUnderWay = any(each.intent.isTagOf(trade.comment) for each in courses)
+            if isUnderWay or self._log.withContent(contentOf(trade)) is not None:
+                return
+            name, text = "", "has a tag of this gateway, and is not in its log"
+        if name is not None and name not in self._strangers:
+            self._strangers.add(name)
+            self._alarm(
+                f"order {trade.order} {text}: does another gateway use this platform"
+                " identity?"
             )
 
     def _isEvidence(self, course: Course, trade: Trade) -> bool:

@@ -206,7 +206,7 @@ def _expected(course: Course) -> Trade:
     """
     intent, former = course.intent, course.former
     if intent.type == EV_RECORD_DELETE and former is not None:
-        return replace(former, state=TS_DELETED)
+        return replace(former, state=TS_DELETED, comment=intent.comment)
     openTime = intent.openTime or (0 if former is None else former.openTime)
     return Trade(
         intent.order,
@@ -214,7 +214,7 @@ def _expected(course: Course) -> Trade:
         intent.cmd,
         TS_CLOSED_NORMAL,
         intent.amount,
-        intent.comment,
+        intent.plainComment,
         openTime,
         openTime if intent.closeTime is None else intent.closeTime,
         intent.sentAt,

@@ -83,7 +83,7 @@ class Verification:
             elif self._journal.isChange(trade):
                 self._tell(order, "was changed there without an event")
                 self._journal.book(trade)
-            elif trade != self._journal.current(order):
+            elif self._journal.tags.plain(trade) != self._journal.current(order):
                 self._tell(order, "is there as it was before its last change")
 
     def _tell(self, order: int, what: str) -> None:

@@ -108,7 +108,7 @@ class Views:
             raise Busy("the platform does not answer a look-up")
         # Of other trades than those of the finance kind nothing is passed on.
         trade = tradeOf(outcome.data)
-        return trade if isinstance(trade, Trade) else None
+        return self.journal.tags.plain(trade) if isinstance(trade, Trade) else None
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
         """
