@@ -150,21 +150,18 @@ class TaggedTests(GatewayTestCase):
 
     def test_alike(self) -> None:
         """
-        Of several trades that are alike in everything, each operation finds its own.
+        Of several trades that are alike in everything, an operation finds its own.
         """
-        self.link.losesReply += ["CreditIn"] * 2
-        first = self.request(operation(openTime=NOW))
-        self.wait(11)
-        self.platform.work()
+        self.link.losesReply.append("CreditIn")
+        reserved = self.request(operation(openTime=NOW))
+        self.link.cut()
         self.platform.person(1001, 7, 300, comment="gift", open_time=NOW)
-        self.wait(31)
-        second = self.request(operation(openTime=NOW))
-        self.wait(11)
         self.platform.work()
-        self.wait(31)
-        orders = [self.successResultOf(each).order for each in (first, second)]
-        self.assertEqual(orders, [5001, 5003])
-        self.assertEqual((self.alarms, self.states()), ([], []))
+        self.link.connect()
+        self.wait(35)
+        reservation = self.successResultOf(reserved)
+        self.assertEqual((reservation.order, self.states()), (5001, []))
+        self.assertIsNotNone(reservation.place)
 
     def test_changedByPerson(self) -> None:
         """
