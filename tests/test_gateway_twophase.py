@@ -50,7 +50,7 @@ class TwoPhaseTests(GatewayTestCase):
                         "cmd": 7,
                         "amount": 300,
                         "comment": "Easter",
-                        "open_time": NOW,
+                        "open_time": NOW - 60,
                         "gw_source": "creditsync",
                         "gw_uuid": "1",
                     },

@@ -51,6 +51,13 @@ class TwoPhases(Operations):
         else:
             await super().send(course)
 
+    def _time(self) -> int:
+        """
+        See L{Operations._time}: a finance request with a time that is to come may be
+        refused, so it is the platform's.
+        """
+        return self.platformTime()
+
     async def _create(self, course: Course) -> None:
         intent = course.intent
         intent.attempts += 1
