@@ -15,6 +15,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.task import react
+from twisted.logger import globalLogBeginner
 
 from creditsync._cli.arguments import login, operation, order
 from creditsync._cli.connection import (
@@ -146,6 +147,8 @@ def _addProbe(actions: Any) -> None:
 
 
 def _runProbe(options: Namespace) -> None:
+    # What went wrong is said in a sentence, and Twisted's tracebacks add nothing.
+    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)
     react(_probe, (options,))
 
 
@@ -175,7 +178,7 @@ async def _probe(reactor: Any, options: Namespace) -> None:
     try:
         await arrival.arrived.addTimeout(_CONNECT, reactor)
     except TimeoutError:
-        exitWith(options, FAILED, f"there is no platform: {upstream.problem}")
+        exitWith(options, FAILED, upstream.problem)
     # No earlier trade of this account has these seconds.
     second = int(time.time()) - 3600
     longest = former.get("comment-length", MAX_COMMENT)
