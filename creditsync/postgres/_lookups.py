@@ -7,10 +7,11 @@ server may answer, which has failed over and lost what was acknowledged: it prov
 that it has not.
 """
 
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
+import psycopg
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -18,6 +19,7 @@ from twisted.python.failure import Failure
 from creditsync.errors import Busy
 from creditsync.postgres._connection import Connection, ConnectionLost
 from creditsync.postgres._feed import HEAD, Feed
+from creditsync.postgres._lane import Lane, Lost
 from creditsync.postgres._schema import STREAM
 from creditsync.postgres._searching import COLUMNS, GROUPS, search
 from creditsync.records import (
@@ -57,12 +59,16 @@ class Readers:
     """
     The connections of a node for reading.
 
-    @ivar _check: Proves that the server of a connection has what was acknowledged;
-        fails with L{ConnectionLost} if not.
+    @ivar _failed: Called if something is lost.
+    @ivar areChecked: Whether a server has to prove that it has what was acknowledged
+        and published: not before there are tables.
     """
 
     _connect: Callable[[str], Deferred[Connection]]
-    _check: Callable[[Connection], Coroutine[Any, Any, None]]
+    _feed: Feed
+    _lanes: Collection[Lane]
+    _failed: Callable[[Failure], None]
+    areChecked: bool = field(init=False, default=False)
     _made: dict[str, Deferred[Any]] = field(init=False, factory=dict)
 
     def of(self, use: str) -> Deferred[Connection]:
@@ -101,11 +107,23 @@ class Readers:
     async def _checked(self, use: str) -> Connection:
         connection = await self._connect(use)
         try:
-            await self._check(connection)
+            if self.areChecked:
+                await self._check(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    async def _check(self, connection: Connection) -> None:
+        try:
+            await self._feed.checkSource(connection)
+            for lane in self._lanes:
+                await lane.checkLoss(connection)
+        except Lost as e:
+            self._failed(Failure())
+            raise ConnectionLost(str(e)) from e
+        except psycopg.Error as e:
+            raise ConnectionLost(str(e)) from e
 
     def _connected(self, connection: Connection, use: str) -> Connection:
         connection.whenLost().addErrback(lambda _: self._made.pop(use, None))
@@ -132,6 +150,7 @@ class Lookups:
     """
 
     _readers: Readers
+    _feed: Feed
     problem: str | None = field(init=False, default=None)
 
     @contextmanager
@@ -158,15 +177,18 @@ class Lookups:
         A trade as it is now, and the place of its last change.
         """
         for place, *members in await self._read(_TRADE, [order]):
+            await self._proven(place)
             return place, Trade(*members)
         return None
 
-    async def orderOf(self, principal: int, key: str) -> tuple[int, int] | None:
+    async def orderOf(self, principal: int, key: str) -> int | None:
         """
-        The order that was booked under a key, behind its place.
+        The order that was booked under a key.
         """
         for place, order in await self._read(_ORDER_OF, [principal, key]):
-            return place, order
+            await self._proven(place)
+            assert isinstance(order, int)
+            return order
         return None
 
     async def makers(self) -> dict[int, int | None]:
@@ -185,29 +207,30 @@ class Lookups:
             for place, type, *members in rows
         ]
 
-    async def published(self, feed: Feed, place: int) -> None:
+    async def published(self, place: int) -> None:
         """
         Wait until a place is published, if any node has booked so far.
         """
         [(head,)] = await self._read(HEAD, [STREAM])
         if place <= head:
             reached: Deferred[None] = Deferred()
-            feed.whenPublished(place, lambda: reached.callback(None))
+            self._feed.whenPublished(place, lambda: reached.callback(None))
             await reached
 
-    async def proven(self, feed: Feed, place: int) -> None:
+    async def _proven(self, place: int) -> None:
         """
         Wait until what was found at a place can't be lost any more.
         """
         with self._answering():
-            await feed.whenProven(place)
+            await self._feed.whenProven(place)
 
-    async def account(self, login: int) -> tuple[int, Account] | None:
+    async def account(self, login: int) -> Account | None:
         """
-        An account, behind the last place of the journal that it adds up.
+        An account.
         """
-        for place, *members in await self._read(_ACCOUNT, [login]):
-            return place, Account(*members)
+        for head, *members in await self._read(_ACCOUNT, [login]):
+            await self._proven(head)
+            return Account(*members)
         return None
 
     async def groups(self) -> Sequence[str]:
@@ -217,10 +240,7 @@ class Lookups:
         return [group for (group,) in await self._read(GROUPS, use="groups")]
 
     async def search(
-        self,
-        feed: Feed,
-        filter: TradeFilter,
-        page: Callable[[Sequence[GroupedTrade]], _T],
+        self, filter: TradeFilter, page: Callable[[Sequence[GroupedTrade]], _T]
     ) -> FoundTrades[_T]:
         """
         See L{search}. The next one may begin when this one has ended.
@@ -228,5 +248,5 @@ class Lookups:
         with self._answering():
             found = await search(await self._readers.of("search"), filter, page)
         [(head,)] = await self._read(HEAD, [STREAM])
-        await self.proven(feed, head)
+        await self._proven(head)
         return found

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from creditsync.counters import Counters
 from creditsync.errors import InvalidData, OutcomeUnknown
-from creditsync.postgres._booking import Submission, Verdict, refusal
+from creditsync.postgres._booking import Site, Submission, Verdict, refusal
 from creditsync.postgres._connection import ConnectionLost
 from creditsync.postgres._feed import Feed
 from creditsync.postgres._lane import MAX_BATCH, Lane, NumberTaken
@@ -49,6 +49,36 @@ class _Queue:
     since: float = field(init=False, default=0.0)
     wake: IDelayedCall | None = field(init=False, default=None)
     loop: Deferred[None] | None = field(init=False, default=None)
+
+    def putBack(self, batch: "_Batch") -> None:
+        """
+        Have a batch queued again, before all others.
+        """
+        self.waiting.extendleft(reversed(batch.submissions))
+        self.proofs = batch.proofs + self.proofs
+
+
+@define(eq=False)
+class _Batch:
+    """
+    Operations whose booking has begun. There may be none, if only a proof is wanted.
+
+    @ivar proofs: What waits for its commit.
+    @ivar since: When the first of them was queued.
+    @ivar started: When the booking has begun.
+    @ivar number: Of the batch, when there are verdicts.
+    @ivar site: By which they were judged, then.
+    @ivar server: Where they were.
+    """
+
+    submissions: Sequence[Submission]
+    proofs: "list[Deferred[str]]"
+    since: float
+    started: float
+    verdicts: "Deferred[list[Verdict | None]]"
+    number: int = field(init=False, default=0)
+    site: Site = field(init=False, factory=Site)
+    server: str = field(init=False, default="")
 
 
 @define(eq=False)
@@ -191,38 +221,53 @@ class Queues:
         looping.addCallback(end)
 
     async def _mainLoop(self, queue: _Queue) -> None:
-        while (queue.waiting or queue.proofs) and self.cause is None:
-            waiting, proofs = queue.waiting, queue.proofs
-            queue.proofs = []
-            batch = [waiting.popleft() for _ in range(min(len(waiting), MAX_BATCH))]
-            since, started = queue.since, self._clock.seconds()
-            queue.since = started
-            verdicts: Sequence[Verdict | None] = ()
+        batch = self._begin(queue)
+        while batch is not None:
             try:
-                if batch:
-                    verdicts = await queue.lane.book(batch)
-                else:
-                    await queue.lane.prove()
+                verdicts = await batch.verdicts
             except NumberTaken:
-                queue.waiting.extendleft(reversed(batch))
-                queue.proofs += proofs
-                await self._renumber(batch)
+                queue.putBack(batch)
+                await self._renumber(batch.submissions)
+                batch = self._begin(queue)
                 continue
             except BaseException:
-                queue.waiting.extendleft(reversed(batch))
-                queue.proofs += proofs
+                queue.putBack(batch)
                 raise
             if self.cause is not None:
                 # Meanwhile another lane has found out that nothing is to be trusted.
-                queue.waiting.extendleft(reversed(batch))
-                queue.proofs += proofs
+                queue.putBack(batch)
                 self.giveUp(self.cause)
                 return
-            count = self._settle(queue, batch, verdicts)
-            for proven in proofs:
-                proven.callback(queue.lane.server)
-            if count and self._counters is not None:
-                self._counters.committed(count, since, started)
+            lane = queue.lane
+            batch.number, batch.site = lane.batch, lane.judgedBy
+            batch.server = lane.server
+            pairs = zip(batch.submissions, verdicts, strict=True)
+            again = [each for each, verdict in pairs if verdict is None]
+            queue.waiting.extendleft(reversed(again))
+            # PostgreSQL books the next batch while requests are told of this one.
+            following = self._begin(queue)
+            try:
+                self._settle(lane, batch, verdicts)
+            except BaseException:
+                if following is not None:
+                    queue.putBack(following)
+                    # Nobody waits for it any more.
+                    following.verdicts.addErrback(lambda _: None)
+                raise
+            batch = following or self._begin(queue)
+
+    def _begin(self, queue: _Queue) -> _Batch | None:
+        """
+        Send the next batch to PostgreSQL, if there is one.
+        """
+        waiting, proofs, since = queue.waiting, queue.proofs, queue.since
+        if not (waiting or proofs) or self.cause is not None:
+            return None
+        batch = [waiting.popleft() for _ in range(min(len(waiting), MAX_BATCH))]
+        queue.proofs = []
+        queue.since = started = self._clock.seconds()
+        booking = Deferred.fromCoroutine(_bookedBy(queue.lane, batch))
+        return _Batch(batch, proofs, since, started, booking)
 
     async def _renumber(self, batch: Sequence[Submission]) -> None:
         """
@@ -248,27 +293,20 @@ class Queues:
                 self._byOrder[each.fresh] = each
 
     def _settle(
-        self,
-        queue: _Queue,
-        batch: Sequence[Submission],
-        verdicts: Sequence[Verdict | None],
-    ) -> int:
+        self, lane: Lane, batch: _Batch, verdicts: Sequence[Verdict | None]
+    ) -> None:
         """
         Tell each request what its operation has become, and then publish.
-
-        @return: How many were booked.
         """
-        again = [each for each, of in zip(batch, verdicts, strict=True) if of is None]
-        queue.waiting.extendleft(reversed(again))
-        lane, reservations = queue.lane, {}
+        submissions, reservations = batch.submissions, {}
         for verdict in verdicts:
             if verdict is not None and verdict.verdict == "booked":
-                asked = batch[verdict.item - 1].operation
+                asked = submissions[verdict.item - 1].operation
                 asked.isBooked = True
                 reservations[verdict.item] = _reservation(verdict, asked)
-        for submission, verdict in zip(batch, verdicts, strict=True):
+        for submission, verdict in zip(submissions, verdicts, strict=True):
             if verdict is not None:
-                refused = refusal(verdict, submission.operation, lane.judgedBy)
+                refused = refusal(verdict, submission.operation, batch.site)
                 if refused is not None:
                     self._end(submission, Failure(refused))
                 else:
@@ -276,15 +314,20 @@ class Queues:
         # A replay is proven as well: its batch was committed after what it found.
         place = max(map(_placeOf, verdicts), default=0)
         if place:
-            self.proof = lane.server, place
+            self.proof = batch.server, place
         self._feed.settled(
-            [(each, (lane.node, lane.batch, n)) for n, each in reservations.items()],
-            lane.server,
+            [(each, (lane.node, batch.number, n)) for n, each in reservations.items()],
+            batch.server,
             place,
         )
-        if reservations:
-            self._booked()
-        return len(reservations)
+        for proven in batch.proofs:
+            proven.callback(batch.server)
+        if not reservations:
+            return
+        self._booked()
+        if self._counters is not None:
+            count = len(reservations)
+            self._counters.committed(count, batch.since, batch.started)
 
     def _answer(
         self,
@@ -325,6 +368,15 @@ def _settled(submission: Submission | None) -> Deferred[None]:
     settled: Deferred[None] = Deferred()
     submission.settled.append(settled)
     return settled
+
+
+async def _bookedBy(
+    lane: Lane, submissions: Sequence[Submission]
+) -> list[Verdict | None]:
+    if submissions:
+        return await lane.book(submissions)
+    await lane.prove()
+    return []
 
 
 def _placeOf(verdict: Verdict | None) -> int:

@@ -8,12 +8,11 @@ their order, which has each request wait for its event in this same reactor turn
 then does L{Feed} publish.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from random import random
 from secrets import token_hex
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from attrs import evolve
@@ -26,7 +25,6 @@ from zope.interface import implementer
 
 from creditsync._bookingrules import Rule
 from creditsync._failing import FailureNotifier
-from creditsync.codes import TS_FINANCE_OPEN_PENDING
 from creditsync.counters import Counters
 from creditsync.errors import (
     Busy,
@@ -53,6 +51,7 @@ from creditsync.postgres._groups import Groups
 from creditsync.postgres._lane import Fenced, Lane, Lost
 from creditsync.postgres._limits import register
 from creditsync.postgres._lookups import Lookups, Readers
+from creditsync.postgres._noted import Noted
 from creditsync.postgres._numbers import RESERVE, Numbers
 from creditsync.postgres._queues import Queues
 from creditsync.postgres._schema import EPOCH, STREAM
@@ -70,9 +69,6 @@ from creditsync.records import (
 )
 
 _T = TypeVar("_T")
-
-# Places of orders that were looked up, or published, most recently.
-_MAX_PLACES: Final = 10_000
 
 
 @implementer(
@@ -171,10 +167,9 @@ class PostgresRuntime(Service):
             self._failed,
             counters,
         )
-        self._places: OrderedDict[int, int] = OrderedDict()
-        self._readers = Readers(connect, self._checkServer)
-        self._lookups = Lookups(self._readers)
-        self._makers: dict[int, int | None] = {}
+        self._noted = Noted()
+        self._readers = Readers(connect, self.feed, self.lanes, self._failed)
+        self._lookups = Lookups(self._readers, self.feed)
         self._opening: Deferred[None] | None = None
         self._isReadingGroups = False
         self._loss: str | None = None
@@ -210,7 +205,7 @@ class PostgresRuntime(Service):
             await self.lanes[0].prove()
             self.feed.isProven(self.lanes[0].server, self.feed.cursor)
             # Behind that: a request that is decided meanwhile is still published.
-            self._makers = await self._lookups.makers()
+            self._noted.makers = await self._lookups.makers()
         except BaseException as e:
             self._close()
             if isinstance(e, ConnectionLost):
@@ -218,6 +213,7 @@ class PostgresRuntime(Service):
             if isinstance(e, psycopg.Error):
                 raise LedgerProblem(f"PostgreSQL refuses: {str(e).strip()}") from e
             raise
+        self._readers.areChecked = True
         self.doorbell.start()
         super().startService()  # type: ignore[no-untyped-call]
 
@@ -352,39 +348,17 @@ class PostgresRuntime(Service):
             self._log.failure("the groups of accounts can't be read", result)
 
     def _publish(self, events: Sequence[TradeEvent]) -> None:
-        for event in events:
-            assert event.place is not None
-            self._found(event.order, event.place)
-            if isinstance(event.data, Trade):
-                self._noteMaker(event, event.data)
+        self._noted.note(events)
         self._events.publish(events)
         for event in events:
             if isinstance(event, Reservation) and event.awaited:
                 event.booked()
 
-    def _found(self, order: int, place: int) -> None:
-        """
-        Note the place of the last change of an order.
-        """
-        places = self._places
-        if place > places.get(order, 0):
-            places[order] = place
-            places.move_to_end(order)
-            if len(places) > _MAX_PLACES:
-                places.popitem(last=False)
-
     def makerOf(self, order: int) -> int | None:
         """
         See L{IFinanceRequests.makerOf}.
         """
-        return self._makers.get(order)
-
-    def _noteMaker(self, event: TradeEvent, trade: Trade) -> None:
-        if trade.state == TS_FINANCE_OPEN_PENDING:
-            assert event.operation is not None
-            self._makers[trade.order] = event.operation.principal
-        else:
-            self._makers.pop(trade.order, None)
+        return self._noted.makers.get(order)
 
     def _failed(self, why: Failure) -> None:
         """
@@ -416,24 +390,6 @@ class PostgresRuntime(Service):
 
     # What is looked up.
 
-    async def _checkServer(self, connection: Connection) -> None:
-        """
-        Prove that a server to which this node has just connected lacks nothing that was
-        acknowledged or published.
-        """
-        if not self.running:
-            # There may be no tables yet.
-            return
-        try:
-            await self.feed.checkSource(connection)
-            for lane in self.lanes:
-                await lane.checkLoss(connection)
-        except Lost as e:
-            self._failed(Failure())
-            raise ConnectionLost(str(e)) from e
-        except psycopg.Error as e:
-            raise ConnectionLost(str(e)) from e
-
     def trade(self, order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":
         """
         See L{ITradingRuntime.trade}. If it waits for its verdict, so does this.
@@ -446,8 +402,7 @@ class PostgresRuntime(Service):
         if found is None:
             return None
         place, trade = found
-        await self._lookups.proven(self.feed, place)
-        self._found(order, place)
+        self._noted.found(order, place)
         return trade
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
@@ -458,12 +413,7 @@ class PostgresRuntime(Service):
 
     async def _orderOf(self, principal: int, key: str) -> int | None:
         await self._queues.settledKey(principal, key)
-        found = await self._lookups.orderOf(principal, key)
-        if found is None:
-            return None
-        place, order = found
-        await self._lookups.proven(self.feed, place)
-        return order
+        return await self._lookups.orderOf(principal, key)
 
     @property
     def head(self) -> int:
@@ -476,13 +426,13 @@ class PostgresRuntime(Service):
         """
         See L{IClustered.whenPublished}.
         """
-        return Deferred.fromCoroutine(self._lookups.published(self.feed, place))
+        return Deferred.fromCoroutine(self._lookups.published(place))
 
     def placeOf(self, order: int) -> int | None:
         """
         See L{IJournal.placeOf}; known if L{trade} has just been called for it.
         """
-        return self._places.get(order)
+        return self._noted.placeOf(order)
 
     def events(self, after: int, limit: int) -> "Deferred[Sequence[TradeEvent]]":
         """
@@ -521,15 +471,7 @@ class PostgresRuntime(Service):
         """
         See L{ILookups.account}.
         """
-        return Deferred.fromCoroutine(self._account(login))
-
-    async def _account(self, login: int) -> Account | None:
-        found = await self._lookups.account(login)
-        if found is None:
-            return None
-        place, account = found
-        await self._lookups.proven(self.feed, place)
-        return account
+        return Deferred.fromCoroutine(self._lookups.account(login))
 
     def groups(self) -> "Deferred[Sequence[str]]":
         """
@@ -543,7 +485,7 @@ class PostgresRuntime(Service):
         """
         See L{ILookups.search}.
         """
-        return Deferred.fromCoroutine(self._lookups.search(self.feed, filter, page))
+        return Deferred.fromCoroutine(self._lookups.search(filter, page))
 
     def _reserveNumbers(self, count: int) -> "Deferred[int]":
         return Deferred.fromCoroutine(self._reserve(count))

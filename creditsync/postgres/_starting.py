@@ -58,7 +58,8 @@ RIGHTS: Final[Rights] = {
     "link": ("SELECT", "INSERT"),
     "event": ("SELECT", "INSERT"),
     "trade": ("SELECT", "INSERT", "UPDATE"),
-    "account": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "opened": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "account": ("SELECT",),
     "moved": ("SELECT", "INSERT"),
     "keyed": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "block": ("SELECT", "UPDATE"),
@@ -70,7 +71,7 @@ RIGHTS: Final[Rights] = {
 TO_READ: Final = dict.fromkeys(RIGHTS, ("SELECT",))
 TO_ADD: Final[Rights] = {
     "stream": RIGHTS["stream"],
-    "account": ("SELECT", "INSERT", "UPDATE"),
+    "opened": ("SELECT", "INSERT", "UPDATE"),
     "moved": RIGHTS["moved"],
 }
 TO_RESTORE: Final = {**RIGHTS, "life": ("SELECT", "INSERT")}

@@ -14,8 +14,8 @@ from creditsync.postgres._connection import Connection
 from creditsync.postgres._doorbell import POLL, Doorbell
 from creditsync.postgres._feed import HEAD, Feed
 from creditsync.postgres._lane import Lane
+from creditsync.postgres._lookups import Readers
 from creditsync.postgres._numbers import Numbers
-from creditsync.postgres._runtime import PostgresRuntime
 from creditsync.postgres._schema import STREAM
 from creditsync.records import TradeEvent
 
@@ -108,6 +108,15 @@ def _accountsNotLocked() -> None:
         (
             "ON CONFLICT (login) DO UPDATE SET login = excluded.login WHERE false",
             "ON CONFLICT (login) DO NOTHING",
+        )
+    )
+
+
+def _notDurable() -> None:
+    _replaced(
+        (
+            "IF current_setting('synchronous_commit', true) IN ('off', 'local') THEN",
+            "IF false THEN",
         )
     )
 
@@ -207,7 +216,7 @@ def _lookedUpUnchecked() -> None:
     async def trusting(self: Any, connection: Connection) -> None:
         pass
 
-    PostgresRuntime._checkServer = trusting  # type: ignore[method-assign]
+    Readers._check = trusting  # type: ignore[method-assign]
 
 
 def _replayBeforeEvent() -> None:
@@ -257,6 +266,11 @@ POSTGRES: Final[dict[str, tuple[str, Callable[[], None], tuple[str, ...]]]] = {
         "answers a replay before it has published its event",
         _replayBeforeEvent,
         _by("together", "pairs"),
+    ),
+    "commit-not-durable": (
+        "relies on what its session has set, which a pooler has replaced",
+        _notDurable,
+        _by("pooled", "durable"),
     ),
     "node-not-fenced": (
         "books what arrives from a connection that was given up",

@@ -181,6 +181,8 @@ LIVES: Final[dict[str, Life]] = {
     "what a rule counts on another day": life(
         credit(4), Batch([credit(4)], 86400), site=_DAY
     ),
+    "the sum that has counted last": life(credit(4), credit(4), site=_DAY),
+    "the event that has the totals": life(credit(2), credit(3), credit(-4)),
     "what an update counts": life(credit(5), credit(1, LAST), site=_DAY),
     "what was booked before there was a rule": life(
         credit(5), credit(1, LAST), Batch([credit(2)], 0, (Rule("day", maxPerDay=10),))

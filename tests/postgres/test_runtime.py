@@ -38,6 +38,7 @@ from creditsync.interfaces import (
     ITradingRuntime,
 )
 from creditsync.postgres._connection import ConnectionLost
+from creditsync.postgres._feed import Feed
 from creditsync.postgres._lane import Fenced
 from creditsync.postgres._limits import idOf
 from creditsync.postgres._runtime import PostgresRuntime
@@ -219,6 +220,39 @@ class BookingTests(RuntimeCase):
                 *("event 1", "event 2", "event 3"),
             ],
         )
+
+    def test_nextBatchFirst(self) -> None:
+        """
+        PostgreSQL has the next batch before requests are told of the one before it.
+        """
+        self.node.lines.held.add("writer")
+        underWay = []
+        told = self.node.submit(credit(1))
+        told.addCallback(lambda _: underWay.append(len(self.node.lines.statements)))
+        self.node.clock.advance(0)
+        following = self.node.submit(credit(2))
+        self.node.clock.advance(0)
+        self.node.lines.statements.popleft().answer()
+        self.assertEqual(underWay, [1])
+        self.assertNoResult(following)
+        self.node.lines.statements.popleft().answer()
+        self.assertEqual(self.node.places, [1, 2])
+
+    def test_nextBatchAndFailure(self) -> None:
+        """
+        If the telling of a batch fails, nothing is known of the one under way, and all
+        who wait are told so.
+        """
+        self.node.lines.held.add("writer")
+        self.node.submit(credit(1))
+        self.node.clock.advance(0)
+        following = self.node.submit(credit(2))
+        self.patch(Feed, "settled", lambda *_: 1 / 0)
+        self.node.lines.statements.popleft().answer()
+        self.failureResultOf(following, OutcomeUnknown)
+        self.failureResultOf(self.node.runtime.whenFailed(), ZeroDivisionError)
+        self.node.lines.of("writer").lose()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_refused(self) -> None:
         """
@@ -408,7 +442,9 @@ class BookingTests(RuntimeCase):
             self.assertEqual(found, [idOf(rule), idOf(other)][:count], day)
             self.booked(credit())
         self.assertEqual(
-            self.database.rows("SELECT min(day), count(*) FROM counted"),
+            self.database.rows(
+                "SELECT min(day), count(DISTINCT (day, rule)) FROM counted"
+            ),
             [(NOW // 86400 + 7, 4)],
         )
         # It may come back.
@@ -740,7 +776,7 @@ class ProofTests(RuntimeCase):
         self.node.clock.advance(0.1)
         [proof] = self.node.lines.statements
         self.node.lines.of("feed").lose()
-        for table in ("event", "link", "trade", "account", "keyed"):
+        for table in ("event", "link", "trade", "opened", "keyed"):
             self.database.rows(f"DELETE FROM {table}")
         self.node.clock.advance(1)
         self.node.lines.statements.clear()
@@ -957,7 +993,7 @@ class DisturbedTests(RuntimeCase):
         self.node.lines.doubtful = 1
         reserved = self.node.submit(credit())
         self.node.clock.advance(0)
-        for table in ("event", "link", "trade", "account"):
+        for table in ("event", "link", "trade", "opened"):
             self.database.rows(f"DELETE FROM {table}")
         self.node.lines.of("writer").lose()
         self.node.clock.advance(1)
@@ -1159,7 +1195,7 @@ class DisturbedTests(RuntimeCase):
         statement.perform()
         self.node.clock.advance(1)
         self.assertEqual(self.node.runtime.feed.held, 1)
-        for table in ("event", "link", "trade", "account"):
+        for table in ("event", "link", "trade", "opened"):
             self.database.rows(f"DELETE FROM {table}")
         self.booked(credit(), other)
         self.node.lines.of("feed").lose()

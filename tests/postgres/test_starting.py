@@ -242,11 +242,11 @@ async def test_mayNotUseTables(database: ground.Database, role: str) -> None:
     owned, _, grants = said.partition("; as the owner of the tables: ")
     assert owned == f"the role lacks rights at {place(database, role)}"
     assert grants.split("; ") == [
-        f"GRANT SELECT ON version, life, operation TO {role}",
+        f"GRANT SELECT ON version, life, account, operation TO {role}",
         f"GRANT SELECT, UPDATE ON stream, block TO {role}",
         f"GRANT SELECT, INSERT, UPDATE ON node, trade TO {role}",
         f"GRANT SELECT, INSERT ON link, event, moved TO {role}",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON account, keyed, rule, counted"
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON opened, keyed, rule, counted"
         f" TO {role}",
     ]
     database.rows(grants)
@@ -276,10 +276,12 @@ async def test_mayNotUseTablesOfSchema(database: ground.Database, role: str) -> 
 
 def test_allTables(database: ground.Database) -> None:
     """
-    Each table of the newest version has its rights.
+    Each table and view of the newest version has its rights.
     """
     database.rows(_schema.upgrade(0))
-    statement = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace ="
+    statement = (
+        "SELECT relname FROM pg_class WHERE relkind IN ('r', 'v') AND relnamespace ="
+    )
     found = database.rows(f"{statement} current_schema()::regnamespace")
     assert {name for (name,) in found} == set(RIGHTS)
 
