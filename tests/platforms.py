@@ -350,7 +350,8 @@ class Link:
         Connect.
         """
         assert self._observer is not None
-        self.isConnected = True
+        self.isConnected, self.problem = True, ""
+        self.figures.since = self.clock.seconds()
         self._observer.connected()
 
     def cut(self) -> None:
@@ -361,6 +362,7 @@ class Link:
         if not self.isConnected:
             return
         self.isConnected, self.problem = False, "the connection was lost"
+        self.figures.since = self.clock.seconds()
         waiting, self._waiting = self._waiting, {}
         self.replies.clear()
         self.events.clear()

@@ -5,6 +5,7 @@ It takes requests, hands them to L{Operations}, and gives the journal to those w
 subscribe. What is known of an operation at any moment it tells from what is durable.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -30,11 +31,12 @@ from creditsync.errors import (
 )
 from creditsync.gateway._catchup import MARGIN, SHORT_MARGIN, CatchUp
 from creditsync.gateway._courses import Course
-from creditsync.gateway._intents import IIntentLog, Intent
+from creditsync.gateway._intents import Alarm, IIntentLog, Intent
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import isAbsence
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind, Outcome
+from creditsync.gateway._overview import MAX_ALARMS, Overviewed
 from creditsync.gateway._records import shown, tradeOf
 from creditsync.gateway._settling import Timing
 from creditsync.gateway._states import State
@@ -86,7 +88,7 @@ def _logAlarm(text: str) -> None:
     IAccountGroups,
     IUpstreamObserver,
 )
-class GatewayRuntime(Views, Service):
+class GatewayRuntime(Overviewed, Views, Service):
     """
     A trading runtime in front of a platform. It is a service: starting opens the log
     and connects, stopping disconnects and closes the log.
@@ -131,6 +133,7 @@ class GatewayRuntime(Views, Service):
         self._now = now
         self._tell = alarm
         self._alarms = 0
+        self._recentAlarms: deque[Alarm] = deque(maxlen=MAX_ALARMS)
         alarm = self._alarm
         self.journal = Journal(clock, log, events, self._failing.fail, alarm)
         self.operations = WAYS[way](
@@ -168,33 +171,12 @@ class GatewayRuntime(Views, Service):
         self._sweepInterval = timing.sweep
         self._opening: Deferred[None] | None = None
 
-    def gatewayFigures(self) -> dict[str, float]:
-        """
-        What the metrics show: how many operations are C{unsettled} and C{held}, the age
-        of the C{oldest} unsettled one in seconds, C{alarms} so far, whether the
-        platform is C{connected}, and replies that were C{lost}, C{late} or C{doubled}.
-        """
-        intents = [each.intent for each in self.operations.courses]
-        unsettled = [
-            each for each in intents if each.isOpen and each.state is not State.HELD
-        ]
-        oldest = min((each.sentAt for each in unsettled), default=None)
-        figures = self._upstream.figures
-        return {
-            "connected": int(self._upstream.isConnected),
-            "unsettled": len(unsettled),
-            "oldest": 0.0 if oldest is None else max(0.0, self._now() - oldest),
-            "held": sum(each.state is State.HELD for each in intents),
-            "alarms": self._alarms,
-            "lost": figures.lost,
-            "late": figures.late,
-            "doubled": figures.doubled,
-        }
-
     def _alarm(self, text: str) -> None:
+        time = int(self._now())
         self._alarms += 1
+        self._recentAlarms.append((time, text))
         self._tell(text)
-        self.journal.note(int(self._now()), text)
+        self.journal.note(time, text)
 
     # The service.
 

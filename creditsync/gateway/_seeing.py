@@ -44,6 +44,8 @@ _log = Logger()
 class Seeing(Settling):
     """
     What is shown of operations, and what follows from it.
+
+    @ivar overtaking: Events that came before the reply that names their order.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -52,6 +54,7 @@ class Seeing(Settling):
         """
         super().__init__(*args, **named)
         self._kept = 0
+        self.overtaking = 0
         self._haveClocksDiffered = False
         self._finalWaits: EqualTimeouts[Course] = EqualTimeouts(
             self._clock, self._timing.finalWait, self.reconcile
@@ -177,11 +180,13 @@ class Seeing(Settling):
             if not course.intent.order and course.mayHaveMade(trade):
                 course.kept.append(each)
                 self._kept += 1
-            elif not (
+            elif (
                 course.intent.isOpen
                 and trade.order == course.intent.order
                 and self._isEvidence(course, trade)
             ):
+                self.overtaking += 1
+            else:
                 self.foreign(trade)
 
     def foreign(self, trade: Trade) -> None:

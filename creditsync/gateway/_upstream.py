@@ -37,6 +37,7 @@ from creditsync._client.connection import NO_REPLY, Connection
 from creditsync._client.lines import encode, encodeTry
 from creditsync._timeouts import EqualTimeouts
 from creditsync.codes import TRADE_EVENT
+from creditsync.counters import Histogram
 from creditsync.errors import InvalidJSON
 from creditsync.gateway._outcomes import Kind, Outcome, outcomeOf, unknown, unsent
 from creditsync.gateway._tokenfile import TokenFile
@@ -57,6 +58,9 @@ MAX_IN_FLIGHT: Final = 256
 # Replies that are overdue, and replies that have come, by which a late one and a
 # doubled one are recognized.
 _REMEMBERED: Final = 10_000
+
+# Replies by which the console shows how fast the platform is.
+_RECENT: Final = 100
 
 _log = Logger()
 
@@ -126,11 +130,13 @@ class _Request:
     A request.
 
     @ivar token: With which it was sent last.
+    @ivar sentAt: When that was, by the clock.
     """
 
     body: bytes
     tag: object
     token: str = ""
+    sentAt: float = 0.0
     isIntroduction: bool = False
     done: "Deferred[Outcome]" = Factory(Deferred)
 
@@ -144,6 +150,9 @@ class Figures:
     @ivar late: Replies that came after that.
     @ivar doubled: Replies that came again.
     @ivar dropped: Lines that were neither a reply to a request nor a trade event.
+    @ivar since: When the connection became what it is, by the clock.
+    @ivar took: Seconds from a request to its reply, unless that was lost.
+    @ivar recent: The same of the last replies.
     """
 
     connections: int = 0
@@ -153,6 +162,16 @@ class Figures:
     late: int = 0
     doubled: int = 0
     dropped: int = 0
+    since: float = 0.0
+    took: Histogram = Factory(Histogram)
+    recent: deque[float] = Factory(lambda: deque(maxlen=_RECENT))
+
+    def replied(self, seconds: float) -> None:
+        """
+        A reply has come in time.
+        """
+        self.took.add(seconds)
+        self.recent.append(seconds)
 
 
 @implementer(IUpstream)
@@ -211,6 +230,7 @@ class Upstream:
         See L{IUpstream.start}.
         """
         self._observer = observer
+        self.figures.since = self._clock.seconds()
         self._service.startService()
 
     def stop(self) -> "Deferred[None]":
@@ -278,6 +298,7 @@ class Upstream:
         self._connection.hasAnswered = True
         self._backoff.reset()
         self.isConnected, self.problem = True, ""
+        self.figures.since = self._clock.seconds()
         if self._observer is not None:
             self._observer.connected()
         self._pump()
@@ -285,8 +306,10 @@ class Upstream:
     def _interrupt(self, problem: str) -> None:
         wasConnected, self.isConnected = self.isConnected, False
         self.problem = problem
-        if wasConnected and self._observer is not None:
-            self._observer.interrupted()
+        if wasConnected:
+            self.figures.since = self._clock.seconds()
+            if self._observer is not None:
+                self._observer.interrupted()
 
     def disconnected(self, connection: Connection) -> None:
         """
@@ -362,6 +385,7 @@ class Upstream:
             request.done.callback(unsent(f"it can't be written: {e}"))
             return
         self._inFlight[extID] = request
+        request.sentAt = self._clock.seconds()
         self._timeouts.start(extID)
         self.figures.requests += 1
         self._connection.send(line)
@@ -403,6 +427,7 @@ class Upstream:
             self._unexpected(extID, outcome)
             return
         self._timeouts.end(extID)
+        self.figures.replied(self._clock.seconds() - request.sentAt)
         self._remember(self._answered, extID, None)
         if outcome.kind is Kind.TOKEN:
             self._tokenRefused(request, outcome)
