@@ -15,9 +15,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from creditsync._failing import FailureNotifier
+from creditsync._foreigngroups import IForeignGroups
 from creditsync._rulebook import RuleBook
 from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE, SECONDS_PER_DAY
 from creditsync.errors import (
@@ -31,6 +32,7 @@ from creditsync.errors import (
 )
 from creditsync.gateway._catchup import MARGIN, SHORT_MARGIN, CatchUp
 from creditsync.gateway._courses import Course
+from creditsync.gateway._groups import Gate, PlatformGroups
 from creditsync.gateway._intents import Alarm, IIntentLog, Intent
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import isAbsence
@@ -110,6 +112,7 @@ class GatewayRuntime(Overviewed, Views, Service):
         read: "Callable[[Callable[[], Any]], Deferred[Any]]" = maybeDeferred,
         rules: RuleBook | None = None,
         alarm: Callable[[str], object] = _logAlarm,
+        takesGroups: bool = False,
     ) -> None:
         """
         @param now: The UNIX time.
@@ -119,6 +122,7 @@ class GatewayRuntime(Overviewed, Views, Service):
             or at once, and fires with its result.
         @param rules: Bounds what may be booked, or L{None}.
         @param alarm: Called with what a person should know; by default the log has it.
+        @param takesGroups: Whether the groups of accounts are the platform's.
         """
         timing = timing or Timing()
         self._log = log
@@ -146,6 +150,14 @@ class GatewayRuntime(Overviewed, Views, Service):
             timing=timing,
             rules=rules,
         )
+        self._groups: PlatformGroups | None = None
+        if takesGroups:
+            alsoProvides(self, IForeignGroups)
+            self._groups = PlatformGroups(
+                clock, upstream, self.journal, self._storedGroup
+            )
+            self.operations.groups = self._groups
+            self.operations.gate = Gate(self._groups)
         self.catchUp = CatchUp(
             upstream,
             self.journal,
@@ -466,6 +478,8 @@ class GatewayRuntime(Overviewed, Views, Service):
         See L{IUpstreamObserver.connected}.
         """
         _log.info("the platform is connected")
+        if self._groups is not None:
+            self._groups.connected()
         self.catchUp.interrupted()
         self.catchUp.start()
         self._look()

@@ -3,7 +3,7 @@ What the platform shows of operations: by events, which may overtake replies, an
 look-ups.
 """
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -20,6 +20,7 @@ from creditsync.codes import (
 )
 from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
+from creditsync.gateway._groups import Gate
 from creditsync.gateway._intents import SEVERAL, Intent
 from creditsync.gateway._looking import lookAt, lookFor
 from creditsync.gateway._records import CLOCKS, isContentOf, isResultOf
@@ -46,6 +47,7 @@ class Seeing(Settling):
     What is shown of operations, and what follows from it.
 
     @ivar overtaking: Events that came before the reply that names their order.
+    @ivar gate: Where records wait for the groups of their accounts, or L{None}.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -55,6 +57,7 @@ class Seeing(Settling):
         super().__init__(*args, **named)
         self._kept = 0
         self.overtaking = 0
+        self.gate: Gate | None = None
         self._haveClocksDiffered = False
         self._finalWaits: EqualTimeouts[Course] = EqualTimeouts(
             self._clock, self._timing.finalWait, self.reconcile
@@ -98,7 +101,7 @@ class Seeing(Settling):
         # Of the present second, an event may already have brought a later record.
         isOver = trade.timestamp + SETTLED < self._now()
         if isOver and trade.state in FINAL and self._journal.isChange(trade):
-            self._bookForeign(trade)
+            self._enter(trade, self._bookChange)
         else:
             self.foreign(trade)
 
@@ -167,7 +170,8 @@ class Seeing(Settling):
         times = [
             each.trade.timestamp for course in self.courses for each in course.kept
         ]
-        return min(times, default=None)
+        waiting = None if self.gate is None else self.gate.oldest()
+        return min([*times, *([] if waiting is None else [waiting])], default=None)
 
     def _releaseKept(self, course: Course) -> None:
         """
@@ -194,6 +198,30 @@ class Seeing(Settling):
         A record that is not of an operation under way.
         """
         if trade.state in FINAL and self._journal.isNews(trade):
+            self._enter(trade, self._bookNews)
+
+    def _enter(self, trade: Trade, bookLater: Callable[[Trade], None]) -> None:
+        """
+        Book a record when the group of its account is known. While an operation of the
+        account is under way nothing waits: what belongs to that is judged by what the
+        journal has.
+
+        @param bookLater: Books it if the journal still lacks it.
+        """
+        if self.gate is None:
+            self._bookForeign(trade)
+        elif self.courses.openOf(trade.login):
+            self.gate.groups.whenFresh(trade.login)
+            self._bookForeign(trade)
+        elif not self.gate.holds(trade, bookLater):
+            self._bookForeign(trade)
+
+    def _bookNews(self, trade: Trade) -> None:
+        if self._journal.isNews(trade):
+            self._bookForeign(trade)
+
+    def _bookChange(self, trade: Trade) -> None:
+        if self._journal.isChange(trade):
             self._bookForeign(trade)
 
     def _bookForeign(self, trade: Trade) -> None:
