@@ -15,8 +15,9 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
+from creditsync.gateway._figures import Figures
 from creditsync.gateway._outcomes import Outcome, outcomeOf, unknown, unsent
-from creditsync.gateway._upstream import Figures, IUpstream, IUpstreamObserver
+from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
 
 NOW = 1767225600
 

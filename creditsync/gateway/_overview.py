@@ -10,10 +10,11 @@ from attrs import define
 from twisted.internet.interfaces import IReactorTime
 
 from creditsync.gateway._courses import Course
+from creditsync.gateway._figures import Figures
 from creditsync.gateway._intents import Alarm, Intent
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._states import State
-from creditsync.gateway._upstream import Figures, IUpstream
+from creditsync.gateway._upstream import IUpstream
 from creditsync.gateway._verification import Verification, Verified
 
 # The last alarms, and the operations that are shown one by one.

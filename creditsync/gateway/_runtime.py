@@ -39,6 +39,7 @@ from creditsync.gateway._looking import isAbsence
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.gateway._overview import MAX_ALARMS, Overviewed
+from creditsync.gateway._passing import PassesOn, PassThrough
 from creditsync.gateway._records import shown, tradeOf
 from creditsync.gateway._settling import Timing
 from creditsync.gateway._states import State
@@ -52,6 +53,7 @@ from creditsync.interfaces import (
     IJournal,
     ILookups,
     IOperations,
+    IPassThrough,
     ITradeEvents,
     ITradingRuntime,
 )
@@ -88,9 +90,10 @@ def _logAlarm(text: str) -> None:
     IOperations,
     IHeldOperations,
     IAccountGroups,
+    IPassThrough,
     IUpstreamObserver,
 )
-class GatewayRuntime(Overviewed, Views, Service):
+class GatewayRuntime(Overviewed, Views, PassesOn, Service):
     """
     A trading runtime in front of a platform. It is a service: starting opens the log
     and connects, stopping disconnects and closes the log.
@@ -113,6 +116,7 @@ class GatewayRuntime(Overviewed, Views, Service):
         rules: RuleBook | None = None,
         alarm: Callable[[str], object] = _logAlarm,
         takesGroups: bool = False,
+        passThrough: PassThrough | None = None,
     ) -> None:
         """
         @param now: The UNIX time.
@@ -123,10 +127,12 @@ class GatewayRuntime(Overviewed, Views, Service):
         @param rules: Bounds what may be booked, or L{None}.
         @param alarm: Called with what a person should know; by default the log has it.
         @param takesGroups: Whether the groups of accounts are the platform's.
+        @param passThrough: Passes on commands of the platform, if there are any.
         """
         timing = timing or Timing()
         self._log = log
         self._upstream = upstream
+        self._passThrough = passThrough
         self._maxQueued = maxQueued
         self._read = read
         self._rules = rules
@@ -214,6 +220,7 @@ class GatewayRuntime(Overviewed, Views, Service):
         for intent in self._log.unfinished():
             self.operations.courses.resume(Course(intent, self._clock.seconds()))
         self._upstream.start(self)
+        self._startPassing()
         self._tick.start(self._interval, now=False)
         self._verifying.start(SECONDS_PER_DAY, now=False)
         self._sweeping.start(self._sweepInterval, now=False).addErrback(
@@ -239,6 +246,7 @@ class GatewayRuntime(Overviewed, Views, Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        await self._stopPassing()
         await self._upstream.stop()
         await self.journal.stop()
         self.operations.stop()

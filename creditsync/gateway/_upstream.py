@@ -37,8 +37,8 @@ from creditsync._client.connection import NO_REPLY, Connection
 from creditsync._client.lines import encode, encodeTry
 from creditsync._timeouts import EqualTimeouts
 from creditsync.codes import TRADE_EVENT
-from creditsync.counters import Histogram
 from creditsync.errors import InvalidJSON
+from creditsync.gateway._figures import Figures
 from creditsync.gateway._outcomes import Kind, Outcome, outcomeOf, unknown, unsent
 from creditsync.gateway._tokenfile import TokenFile
 
@@ -58,9 +58,6 @@ MAX_IN_FLIGHT: Final = 256
 # Replies that are overdue, and replies that have come, by which a late one and a
 # doubled one are recognized.
 _REMEMBERED: Final = 10_000
-
-# Replies by which the console shows how fast the platform is.
-_RECENT: Final = 100
 
 _log = Logger()
 
@@ -139,39 +136,6 @@ class _Request:
     sentAt: float = 0.0
     isIntroduction: bool = False
     done: "Deferred[Outcome]" = Factory(Deferred)
-
-
-@define
-class Figures:
-    """
-    What the connection counts.
-
-    @ivar lost: Replies that did not come in time.
-    @ivar late: Replies that came after that.
-    @ivar doubled: Replies that came again.
-    @ivar dropped: Lines that were neither a reply to a request nor a trade event.
-    @ivar since: When the connection became what it is, by the clock.
-    @ivar took: Seconds from a request to its reply, unless that was lost.
-    @ivar recent: The same of the last replies.
-    """
-
-    connections: int = 0
-    requests: int = 0
-    events: int = 0
-    lost: int = 0
-    late: int = 0
-    doubled: int = 0
-    dropped: int = 0
-    since: float = 0.0
-    took: Histogram = Factory(Histogram)
-    recent: deque[float] = Factory(lambda: deque(maxlen=_RECENT))
-
-    def replied(self, seconds: float) -> None:
-        """
-        A reply has come in time.
-        """
-        self.took.add(seconds)
-        self.recent.append(seconds)
 
 
 @implementer(IUpstream)
