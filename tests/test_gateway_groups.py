@@ -350,6 +350,25 @@ class ServiceTests(GroupedTestCase):
         self.turn()
         self.assertEqual(client.heard(), [("event", 5001), 200])
 
+    def test_deletion(self) -> None:
+        """
+        A deletion waits, too, until it is known whether the token may see the account.
+        """
+        self.log.ledger.setGroups({1001: "real"})
+        client = self.connect("real*")
+        order = self.platform.person(1001, 7, 300)
+        self.wait(FRESH + 1)
+        self.assertEqual(client.heard(), [("event", order)])
+        self.account(1001, "demo")
+        client.ask("DeleteCreditSync", {"order": order})
+        self.assertEqual(client.heard(), [404])
+        self.account(1001, "real")
+        self.wait(FRESH + 1)
+        client.ask("DeleteCreditSync", {"order": order})
+        self.platform.work()
+        self.turn()
+        self.assertEqual(client.heard(), [("event", order), 200])
+
     def test_unanswered(self) -> None:
         """
         While the platform does not tell a group, operations of restricted tokens are

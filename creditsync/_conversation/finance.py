@@ -229,8 +229,10 @@ class FinanceCommand:
             earlier = await self._runtime.orderOf(asked.principal, asked.key)
         if earlier is None:
             trade = await self._runtime.trade(asked.order)
-            if trade is not None and not self._rights.maySee(principal, loginOf(trade)):
-                raise NotFound(f"there is no order {asked.order}")
+            if trade is not None:
+                mayChange = await self._rights.willSee(principal, loginOf(trade))
+                if not mayChange:
+                    raise NotFound(f"there is no order {asked.order}")
         response = self._submit(asked)
         return await response if isinstance(response, Deferred) else response
 

@@ -136,6 +136,18 @@ class Rights:
             return self._whenKnown(login)
         return None
 
+    async def willSee(self, principal: Principal, login: int | None) -> bool:
+        """
+        The same as L{maySee}, when it is known.
+
+        @raise Busy: It can't be found out.
+        """
+        if login is not None:
+            waiting = self.whenKnown(principal, login)
+            if waiting is not None:
+                await waiting
+        return self.maySee(principal, login)
+
     def seesGroup(self, principal: Principal, group: str) -> bool:
         """
         Whether a token may see all accounts of a group.
