@@ -149,20 +149,21 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
     from creditsync.gateway._runtime import GatewayRuntime
     from creditsync.gateway._settling import Timing
     from creditsync.gateway._sqlitelog import SQLiteIntentLog
+    from creditsync.gateway._tags import Tags
     from creditsync.gateway._tokenfile import TokenFile
     from creditsync.gateway._upstream import REPLY_TIMEOUT, Upstream
 
-    ledger = _sqlite(reactor, options)
+    ledger, profile = _sqlite(reactor, options), options["profile"]
     read = partial(deferToThreadPool, reactor, reactor.getThreadPool())
     # A daemon changes its folder before it reads it again.
     token = TokenFile(Path(options["upstream-token"]).absolute())
     passThrough = None
-    if options["profile"]["pass"]:
+    if profile["pass"]:
         passThrough = PassThrough(
             reactor,
             clientFromString(reactor, options["upstream"]),
             token,
-            options["profile"]["pass"],
+            profile["pass"],
             random=random.random,
             timeout=_PATIENCE * options["timeout"],
         )
@@ -175,7 +176,7 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
             token,
             random=random.random,
             timeout=min(REPLY_TIMEOUT, _REPLY * options["timeout"]),
-            names=options["profile"]["commands"],
+            names=profile["commands"],
         ),
         events,
         now=time.time,
@@ -185,6 +186,7 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
         read=read,
         rules=_rules(options, ledger, read),
         takesGroups=bool(options["upstream-groups"]),
+        tags=Tags(profile["comment-tag"], profile["comment-length"]),
         passThrough=passThrough,
     )
 

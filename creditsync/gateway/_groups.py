@@ -239,23 +239,26 @@ class Gate:
     account leave it in the order in which they have come.
     """
 
-    groups: PlatformGroups
+    _groups: PlatformGroups
     _waiting: dict[int, list[_Entry]] = Factory(dict)
     _count: int = 0
 
-    def holds(self, trade: Trade, book: Callable[[Trade], None]) -> bool:
+    def holds(
+        self, trade: Trade, book: Callable[[Trade], None], isBusy: bool = False
+    ) -> bool:
         """
         Have a record wait until the group of its account is known, unless there is
         nothing to wait for, or too many wait.
 
         @param book: Called with it then.
+        @param isBusy: Whether records of the account don't wait now. None does then.
         @return: Whether it waits.
         """
         login, fresh = trade.login, None
         if login not in self._waiting:
             if self._count < MAX_WAITING:
-                fresh = self.groups.whenFresh(login)
-            if fresh is None:
+                fresh = self._groups.whenFresh(login)
+            if fresh is None or isBusy:
                 return False
         self._waiting.setdefault(login, []).append(_Entry(trade, book))
         self._count += 1

@@ -4,7 +4,7 @@ Looking at the platform: what it shows of an order, or of content.
 A look-up that fails shows nothing, and above all not that something is absent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from attrs import define
@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import rowsOf, tradeOf
+from creditsync.gateway._records import Unread, rowsOf, tradeOf
 from creditsync.gateway._upstream import IUpstream
 from creditsync.records import Trade
 
@@ -35,11 +35,13 @@ class Look:
     @ivar isKnown: Whether it shows anything: otherwise nothing else means anything.
     @ivar trade: The finance trade, or L{None} if there is none.
     @ivar isOther: Whether there is a trade of another kind.
+    @ivar unread: What is wrong with a finance trade that can't be taken.
     """
 
     isKnown: bool
     trade: Trade | None = None
     isOther: bool = False
+    unread: str = ""
 
 
 def isAbsence(outcome: Outcome) -> bool:
@@ -61,7 +63,9 @@ async def lookAt(upstream: IUpstream, order: int) -> Look:
     if outcome.kind is not Kind.DONE or outcome.order != order:
         return Look(isKnown=False)
     trade = tradeOf(outcome.data)
-    return Look(isKnown=True, trade=trade, isOther=trade is None)
+    if isinstance(trade, Trade):
+        return Look(isKnown=True, trade=trade)
+    return Look(isKnown=True, isOther=not trade.why, unread=trade.why)
 
 
 async def lookFor(upstream: IUpstream, intent: Intent) -> list[Trade] | None:
@@ -79,20 +83,19 @@ async def lookFor(upstream: IUpstream, intent: Intent) -> list[Trade] | None:
     found = await search(upstream, where)
     if found is None or len(found) >= PAGE:
         return None
-    return [trade for trade in found if trade is not None]
+    return [trade for trade in found if isinstance(trade, Trade)]
 
 
 async def search(
     upstream: IUpstream,
     where: Sequence[Sequence[Any]],
     by: Sequence[str] = ("update_time", "order"),
-) -> list[Trade | None] | None:
+) -> list[Trade | Unread] | None:
     """
     Find finance trades.
 
     @param by: What they are sorted by: the last change and the number by default.
-    @return: A page, with L{None} for each row that can't be read; or L{None} if the
-        platform does not show it.
+    @return: A page, or L{None} if the platform does not show it.
     """
     outcome = await upstream.request(
         "MngGetTradesByFilter",
@@ -115,3 +118,21 @@ async def search(
     rows = outcome.data["rows"]
     found = [tradeOf(row) for row in rowsOf(outcome.data)]
     return found if len(found) == len(rows) else None
+
+
+def ordersOf(trades: Iterable[Trade]) -> str:
+    """
+    The numbers of some trades, for people.
+    """
+    return ", ".join(str(trade.order) for trade in trades)
+
+
+def absence(intent: Intent, found: Iterable[Trade]) -> str:
+    """
+    What a look-up shows that does not show an intent's trade: for the person who has to
+    decide, above all those that it may have become when somebody changed it.
+    """
+    changed = [trade for trade in found if trade.comment == intent.comment]
+    if not changed:
+        return "the platform does not show it"
+    return f"the platform shows only what differs from it: {ordersOf(changed)}"
