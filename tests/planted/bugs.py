@@ -776,7 +776,7 @@ def _exclusionsFirst() -> None:
         ]
         return bool(fitting) and all(fitting)
 
-    for module in (rights, restricted, _bookingrules):
+    for module in (rights, _bookingrules):
         module.matches = matches  # type: ignore[attr-defined]
 
 
@@ -787,7 +787,7 @@ def _exclusionsIgnored() -> None:
             for isSelected, parts in _masks._patterns(mask)
         )
 
-    for module in (rights, restricted, _bookingrules):
+    for module in (rights, _bookingrules):
         module.matches = matches  # type: ignore[attr-defined]
 
 
