@@ -771,7 +771,7 @@ def _exclusionsFirst() -> None:
     def matches(mask: str, group: str) -> bool:
         fitting = [
             isSelected
-            for isSelected, parts in _masks._patterns(mask)
+            for isSelected, parts in _masks.patternsOf(mask)
             if _masks._fits(parts, group)
         ]
         return bool(fitting) and all(fitting)
@@ -784,7 +784,7 @@ def _exclusionsIgnored() -> None:
     def matches(mask: str, group: str) -> bool:
         return any(
             isSelected and _masks._fits(parts, group)
-            for isSelected, parts in _masks._patterns(mask)
+            for isSelected, parts in _masks.patternsOf(mask)
         )
 
     for module in (rights, _bookingrules):
