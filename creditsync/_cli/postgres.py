@@ -63,8 +63,10 @@ def _init(options: Namespace) -> None:
         with withPsycopg():
             from creditsync.postgres._blocking import connected
             from creditsync.postgres._restoring import beginLife
+            from creditsync.postgres._starting import RIGHTS, TO_RESTORE
+        rights = TO_RESTORE if options.restored else RIGHTS
         with connected(options.ledger, "init") as session:
-            _warn(options, session.check())
+            _warn(options, session.check(rights))
             place = session.place
             printLine(f"{place} has the tables of a ledger")
             if options.restored:
@@ -77,8 +79,9 @@ def _import(options: Namespace) -> None:
         with withPsycopg():
             from creditsync.postgres._blocking import connected
             from creditsync.postgres._importing import importLedger
+            from creditsync.postgres._starting import TO_IMPORT
         with connected(options.ledger, "import") as session:
-            warnings = session.check()
+            warnings = session.check(TO_IMPORT)
             imported = importLedger(options.file, session, _reporting())
             place = session.place
     _warn(options, warnings)

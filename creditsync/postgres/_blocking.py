@@ -21,7 +21,13 @@ from creditsync.postgres._session import (
     tooOld,
     unreachable,
 )
-from creditsync.postgres._starting import check, checkReadable
+from creditsync.postgres._starting import (
+    RIGHTS,
+    Rights,
+    check,
+    checkReadable,
+    checkRights,
+)
 
 _T = TypeVar("_T")
 
@@ -96,14 +102,15 @@ class CommandSession:
             self.session.remove_notice_handler(note)
         commit.isDoubtful = _WARNING in notices
 
-    def check(self) -> list[str]:
+    def check(self, rights: Rights = RIGHTS) -> list[str]:
         """
         Check the server as a start does, and make its tables.
 
+        @param rights: What the role has to be allowed.
         @return: What its operator should know.
         @raise LedgerProblem: It can't be used.
         """
-        return _waited(check(self))
+        return _waited(check(self, rights=rights))
 
     def checkReadable(self) -> None:
         """
@@ -112,6 +119,14 @@ class CommandSession:
         @raise LedgerProblem: There is none.
         """
         _waited(checkReadable(self))
+
+    def checkRights(self, rights: Rights) -> None:
+        """
+        Check that the role may do what it has to.
+
+        @raise LedgerProblem: It may not, with all the statements that help.
+        """
+        _waited(checkRights(self, rights))
 
 
 def _waited(done: Deferred[_T]) -> _T:

@@ -9,6 +9,7 @@ Nobody is told anything meanwhile.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import psycopg
@@ -29,6 +30,7 @@ from creditsync.postgres._booking import (
     values,
 )
 from creditsync.postgres._connection import Connection, ConnectionLost, retryDelay
+from creditsync.postgres._limits import UNREGISTERED, register
 from creditsync.postgres._schema import AGAIN, STREAM
 
 _log = Logger()
@@ -213,6 +215,34 @@ class Lane:
                 self._acknowledged = self.batch, last
             return found
 
+    @property
+    def server(self) -> str:
+        """
+        The server to which it is connected; see L{Connection.server}.
+        """
+        return "" if self._connection is None else self._connection.server
+
+    async def prove(self) -> None:
+        """
+        Make sure that whatever any node has committed so far is where it has to be.
+
+        @raise Fenced: This node was shut out.
+        @raise Lost: The server lacks what it had acknowledged.
+        @raise psycopg.Error: A fault of this program.
+        """
+        failures = 0
+        while True:
+            try:
+                connection = self._connection or await self._again()
+                await connection.execute(_PROVE, [self.node])
+                await self._prove(connection)
+                return
+            except ConnectionLost as lost:
+                self._broken(str(lost))
+            except psycopg.Error as error:
+                failures += 1
+                await self._refused(error, failures)
+
     async def _book(
         self, connection: Connection, submissions: Sequence[Submission]
     ) -> list[Verdict | None]:
@@ -269,6 +299,10 @@ class Lane:
         state = error.sqlstate or ""
         if state == FENCED:
             raise self.fenced() from error
+        if state == UNREGISTERED and self._connection is not None:
+            with suppress(ConnectionLost):
+                await register(self._connection, self.site.rules, int(self._now()))
+            return
         if error.diag.constraint_name == _TAKEN:
             raise NumberTaken from error
         if state in AGAIN:
@@ -313,7 +347,7 @@ class Lane:
                     raise self.fenced()
                 [(self.incarnation,)] = raised
                 await self._prove(connection)
-                await self._checkLoss(connection)
+                await self.checkLoss(connection)
             except (ConnectionLost, psycopg.Error) as error:
                 if connection is not None:
                     connection.close()
@@ -332,7 +366,12 @@ class Lane:
             return connection
         raise CancelledError
 
-    async def _checkLoss(self, connection: Connection) -> None:
+    async def checkLoss(self, connection: Connection) -> None:
+        """
+        Prove that the server still has what was acknowledged last.
+
+        @raise Lost: It does not.
+        """
         if self._acknowledged is None:
             return
         batch, hi = self._acknowledged

@@ -429,6 +429,23 @@ class InitTests(ImportCase):
             node.book(change(0, 0, 5).operation)
         self.assertEqual(raised.exception.sqlstate, "CS001")
 
+    def test_rights(self) -> None:
+        """
+        A role is told at once all that it lacks, and not only for the first step.
+        """
+        self.run_("init", "--ledger", self.address)
+        role = f"node_{self.database.name}"
+        self.database.rows(f"CREATE ROLE {role} LOGIN")
+        self.addCleanup(self.database.rows, f"DROP OWNED BY {role}; DROP ROLE {role}")
+        address = self.address.replace(f"{ground.SUPERUSER}@", f"{role}@")
+        refused = self.fails("init", "--restored", "--ledger", address)
+        for grant in ("SELECT, INSERT ON life, link,", "SELECT, UPDATE ON stream,"):
+            self.assertIn(f" GRANT {grant}", refused)
+        self.database.rows(refused.partition("tables: ")[2])
+        self.run_("init", "--restored", "--ledger", address)
+        refused = self.fails("import", "ledger.db", "--ledger", address)
+        self.assertIn(f"tables: GRANT DELETE ON life TO {role}", refused)
+
     def test_unreachable(self) -> None:
         """
         What is wrong is one sentence.
