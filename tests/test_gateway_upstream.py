@@ -112,6 +112,13 @@ class OutcomeTests(SynchronousTestCase):
             ({"status": 409}, Kind.UNKNOWN),
             ({"status": 409, "error": ""}, Kind.UNKNOWN),
             ({"status": 409, "error": 17}, Kind.UNKNOWN),
+            ({"status": 409, "error": {"code": 409, "name": "NO_MONEY"}}, Kind.REFUSED),
+            ({"status": 409, "error": {"error": "NO_MONEY"}}, Kind.REFUSED),
+            ({"status": 409, "error": {"code": 409}}, Kind.UNKNOWN),
+            ({"status": 409, "error": {}}, Kind.UNKNOWN),
+            ({"status": 200, "data": {}, "error": {}}, Kind.UNKNOWN),
+            ({"status": 401, "error": {"name": "TOKEN_EXPIRED"}}, Kind.TOKEN),
+            ({"status": 500, "error": {"name": "TECH_PROBLEM"}}, Kind.UNKNOWN),
             ({"status": 401, "error": "UNAUTHORIZED"}, Kind.TOKEN),
             ({"status": 401, "error": "TOKEN_EXPIRED"}, Kind.TOKEN),
             ({"status": 401, "error": "ACCOUNT_DISABLED"}, Kind.REFUSED),
@@ -140,6 +147,8 @@ class OutcomeTests(SynchronousTestCase):
         self.assertEqual(
             (said.status, said.error, said.message), (409, "TRADE_NO_MONEY", "no")
         )
+        error = {"code": 409, "name": "TRADE_NO_MONEY", "message": "no"}
+        self.assertEqual(outcomeOf({"status": 409, "error": error}), said)
 
 
 class UpstreamTests(SynchronousTestCase):
