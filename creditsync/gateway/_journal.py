@@ -83,7 +83,7 @@ class Journal:
         self._log = log
         self._events = events
         self._failed = failed
-        self._alarm = alarm
+        self.alarm = alarm
         self.mark = 0
         self._queue = _Batch()
         self._committing = _Batch()
@@ -169,7 +169,7 @@ class Journal:
         if wrong is None and abs(totals[at] + change) > MAX_TOTAL:
             wrong = "would take a total beyond what the ledger can store"
         if wrong is not None:
-            self._alarm(f"a record of order {trade.order} is not kept: it {wrong}")
+            self.alarm(f"a record of order {trade.order} is not kept: it {wrong}")
             return
         totals[at] += change
         type = _typeOf(before, trade)

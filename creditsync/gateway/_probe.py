@@ -23,7 +23,7 @@ from creditsync.codes import (
     TS_FINANCE_OPEN_PENDING,
     UNITS_PER_ONE,
 )
-from creditsync.gateway._looking import lookAt, search
+from creditsync.gateway._looking import lookAt, searchAll
 from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
 from creditsync.records import Trade
@@ -179,8 +179,8 @@ class Probe:
             ["cmd", "==", OP_CREDIT_IN],
             ["open_time", "==", self._second],
         ]
-        found = await search(self._upstream, where)
-        return [trade.order for trade in found or () if trade is not None]
+        found = await searchAll(self._upstream, where)
+        return [trade.order for trade in found or ()]
 
     async def _create(self, way: str) -> int | None:
         outcome = await self._ask(
@@ -205,8 +205,9 @@ class Probe:
             return
         pending = await self._until(order, TS_FINANCE_OPEN_PENDING)
         self._note(way, pending is not None, "it is looked up as pending, state 17")
-        found = await search(self._upstream, [["state", "==", TS_FINANCE_OPEN_PENDING]])
-        orders = [trade.order for trade in found or () if trade is not None]
+        waiting = [["state", "==", TS_FINANCE_OPEN_PENDING]]
+        found = await searchAll(self._upstream, waiting)
+        orders = [trade.order for trade in found or ()]
         self._note(way, order in orders, "MngGetTradesByFilter finds it by its state")
         approved = await self._ask(_APPROVE, order=order)
         self._note(

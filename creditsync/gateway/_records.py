@@ -3,7 +3,7 @@ From the platform's records to trades, and from intents to what is sent.
 """
 
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from creditsync._money import fromUnits, toUnits
@@ -19,7 +19,16 @@ from creditsync.gateway._states import State
 from creditsync.methods import METHOD_OF, TOTAL_OF
 from creditsync.records import Operation, Trade
 
-# Seconds by which the clocks of the two machines may differ, and some more.
+# From here on a time is in milliseconds: seconds would be those of the year 5138.
+MILLISECONDS: Final = 10**11
+
+_FINEST: Final = Decimal("1e-8")
+
+# Seconds by which the clocks of the two machines may differ. Beyond it an event that is
+# lost may not be noticed.
+MAX_APART: Final = 60
+
+# The same and some more.
 CLOCKS: Final = 120
 
 
@@ -31,9 +40,10 @@ def tradeOf(data: Mapping[str, Any]) -> Trade | None:
     order, login, cmd, state = (
         data.get(name) for name in ("order", "login", "cmd", "state")
     )
-    changed = data.get("update_time", data.get("timestamp"))
-    openTime, closeTime = data.get("open_time", 0), data.get("close_time", 0)
-    profit, comment = data.get("profit"), data.get("comment", "")
+    changed = secondsOf(changeOf(data))
+    openTime = secondsOf(data.get("open_time", 0))
+    closeTime = secondsOf(data.get("close_time", 0))
+    comment = data.get("comment", "")
     numbers = (order, login, cmd, state, changed, openTime, closeTime)
     if not all(type(each) is int and each >= 0 for each in numbers):
         return None
@@ -41,13 +51,8 @@ def tradeOf(data: Mapping[str, Any]) -> Trade | None:
         return None
     if not 0 < (order or 0) <= MAX_SAFE_INTEGER or not login:
         return None
-    if type(profit) not in (int, float, Decimal):
-        return None
-    try:
-        units = toUnits(profit or 0)
-    except ValueError:
-        return None
-    if abs(units) > MAX_TOTAL:
+    units = _unitsOf(data.get("profit"))
+    if units is None or abs(units) > MAX_TOTAL:
         return None
     return Trade(
         order or 0,
@@ -60,6 +65,49 @@ def tradeOf(data: Mapping[str, Any]) -> Trade | None:
         closeTime or 0,
         changed or 0,
     )
+
+
+def isFinance(data: Mapping[str, Any]) -> bool:
+    """
+    Whether a record is of a finance trade, even if it can't be read.
+    """
+    cmd = data.get("cmd")
+    return type(cmd) is int and cmd in TOTAL_OF
+
+
+def changeOf(data: Mapping[str, Any]) -> Any:
+    """
+    The time of a record's last change, as the platform writes it.
+    """
+    changed = data.get("update_time")
+    return data.get("timestamp") if changed is None else changed
+
+
+def secondsOf(time: Any) -> int | None:
+    """
+    A time of the platform in whole seconds, or L{None} if it is none. Some platforms
+    write it with fractions, or in milliseconds.
+    """
+    if type(time) not in (int, float, Decimal) or not 0 <= time <= MAX_SAFE_INTEGER:
+        return None
+    return int(time // 1000 if time >= MILLISECONDS else time)
+
+
+def _unitsOf(profit: Any) -> int | None:
+    """
+    An amount of the platform in 10⁻⁸ units, or L{None} if it is none. A platform
+    computes with doubles: what it writes beyond 8 decimals is noise.
+    """
+    if type(profit) not in (int, float, Decimal):
+        return None
+    try:
+        return toUnits(profit)
+    except ValueError:
+        exact = Decimal(repr(profit)) if isinstance(profit, float) else profit
+    try:
+        return toUnits(exact.quantize(_FINEST))
+    except InvalidOperation:
+        return None
 
 
 def rowsOf(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -22,7 +22,7 @@ from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
 from creditsync.gateway._intents import SEVERAL, Intent
 from creditsync.gateway._looking import lookAt, lookFor
-from creditsync.gateway._records import CLOCKS, isContentOf, isResultOf
+from creditsync.gateway._records import MAX_APART, isContentOf, isResultOf
 from creditsync.gateway._settling import Settling
 from creditsync.gateway._states import FREE, State
 from creditsync.records import Trade
@@ -78,7 +78,7 @@ class Seeing(Settling):
         seem older than the mark, or so far ahead that they seem to be to come.
         """
         ahead = trade.timestamp - int(self._now())
-        if abs(ahead) > CLOCKS and not self._haveClocksDiffered:
+        if abs(ahead) > MAX_APART and not self._haveClocksDiffered:
             self._haveClocksDiffered = True
             self._alarm(
                 f"an event's time is {abs(ahead)} seconds"
@@ -289,7 +289,9 @@ class Seeing(Settling):
         if intent.order:
             look = await lookAt(self._upstream, intent.order)
             course.isLooking = False
-            if not look.isKnown:
+            if look.problem and intent.isOpen:
+                self.hold(course, look.problem)
+            elif not look.isKnown:
                 self._lookLater(course)
             elif intent.isOpen:
                 isOther = look.isOther or self._isReplaced(intent, look.trade)

@@ -23,7 +23,7 @@ from creditsync.codes import (
 )
 from creditsync.errors import Busy
 from creditsync.gateway._courses import Course
-from creditsync.gateway._looking import PAGE, lookFor, search
+from creditsync.gateway._looking import lookFor, searchAll
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.gateway._records import creationOf, isContentOf
@@ -196,16 +196,11 @@ class TwoPhases(Operations):
         Decline the finance requests of this gateway that were not chosen. There may be
         many others that wait for people.
         """
-        last: int | None = 0
-        while last is not None:
-            pending = [["state", "==", TS_FINANCE_OPEN_PENDING], ["order", ">", last]]
-            found = await search(self._upstream, pending, ("order",)) or []
-            for trade in found:
-                if trade is not None and self._isLeftover(trade):
-                    _log.info("declining the leftover order {order}", order=trade.order)
-                    await self._upstream.request(_DECLINE, {"order": trade.order})
-            orders = [trade.order for trade in found if trade is not None]
-            last = orders[-1] if orders and len(found) >= PAGE else None
+        pending = [["state", "==", TS_FINANCE_OPEN_PENDING]]
+        for trade in await searchAll(self._upstream, pending) or ():
+            if self._isLeftover(trade):
+                _log.info("declining the leftover order {order}", order=trade.order)
+                await self._upstream.request(_DECLINE, {"order": trade.order})
 
     def _isLeftover(self, trade: Trade) -> bool:
         """
