@@ -1,6 +1,6 @@
 """
-Platforms that write the same things in another way than creditsync does: numbers, times,
-pages and errors.
+Platforms that write the same things in another way than creditsync does: numbers,
+times, pages and errors.
 """
 
 from decimal import Decimal
