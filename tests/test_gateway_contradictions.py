@@ -183,6 +183,29 @@ class ContradictionTests(GatewayTestCase):
             self.alarms, ["operation 1, which is refused, may be booked as order 5002"]
         )
 
+    def test_bookedOnceMore(self) -> None:
+        """
+        If another trade shows that is as one of the gateway's in everything, that is an
+        alarm: something on the way may have doubled the request.
+        """
+        self.request(operation())
+        self.platform.work()
+        self.turn()
+        [order] = self.platform.booked
+        openTime = self.platform.trades[order]["open_time"]
+        self.platform.person(1001, 7, 300, comment="gift", open_time=openTime - 1)
+        self.turn()
+        self.assertEqual(self.alarms, [])
+        self.platform.person(1001, 7, 300, comment="gift", open_time=openTime)
+        self.turn()
+        self.assertEqual(
+            self.alarms,
+            [
+                f"operation 1, which is order {order}, may be booked once more as order"
+                f" {order + 2}"
+            ],
+        )
+
 
 class ClockTests(GatewayTestCase):
     """

@@ -199,14 +199,22 @@ class Seeing(Settling):
     def _doubt(self, trade: Trade) -> None:
         """
         Tell people if a new trade is what was taken for never booked: its key is free
-        again, and may have been used.
+        again, and may have been used. And if it is as another one in everything by
+        which an operation is recognized: the platform may have got that twice.
         """
         content = trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime
         intent = self._log.withContent(content)
-        if intent and intent.state in FREE and isContentOf(intent, trade):
+        if intent is None or not isContentOf(intent, trade) or self._isTaken(trade):
+            return
+        if intent.state in FREE:
             self._alarm(
                 f"operation {intent.number}, which is {intent.state.value}, may be"
                 f" booked as order {trade.order}"
+            )
+        elif intent.order:
+            self._alarm(
+                f"operation {intent.number}, which is order {intent.order}, may be"
+                f" booked once more as order {trade.order}"
             )
 
     def _isEvidence(self, course: Course, trade: Trade) -> bool:
