@@ -173,6 +173,21 @@ class AmountTests(GatewayTestCase):
             self.assertEqual(self.events(), [(ADD, order, BOOKED, 300)])
         self.assertEqual(self.alarms, [])
 
+    def test_account(self) -> None:
+        """
+        The same of an account's totals.
+        """
+        self.platform.accounts[1001] = {
+            "login": 1001,
+            "balance": Decimal("1234.5600000000004"),
+            "credit": 0.30000000000000004,
+        }
+        shown = self.gateway.account(1001)
+        self.turn()
+        account = self.successResultOf(shown)
+        assert account is not None
+        self.assertEqual((account.balance, account.credit), (123456000000, 30000000))
+
     def test_unreadable(self) -> None:
         """
         An operation whose record can't be read is held, with just that reason, until it

@@ -153,11 +153,11 @@ def _refuseNoncharacters(value: dict[str, Any]) -> None:
     noncharacters (RFC 7493, section 2.1).
     """
     text = msgspec.json.encode(value).decode()
-    if any(map(text.__contains__, _NONCHARACTERS)):
+    if any(map(text.__contains__, NONCHARACTERS)):
         raise InvalidJSON("a string has a Unicode noncharacter")
 
 
-_NONCHARACTERS = [
+NONCHARACTERS = [
     *map(chr, range(0xFDD0, 0xFDF0)),
     *(
         chr(plane + last)

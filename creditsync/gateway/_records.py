@@ -41,8 +41,8 @@ def tradeOf(data: Mapping[str, Any]) -> Trade | None:
         data.get(name) for name in ("order", "login", "cmd", "state")
     )
     changed = secondsOf(changeOf(data))
-    openTime = secondsOf(data.get("open_time", 0))
-    closeTime = secondsOf(data.get("close_time", 0))
+    openTime = _whole(data.get("open_time", 0))
+    closeTime = _whole(data.get("close_time", 0))
     comment = data.get("comment", "")
     numbers = (order, login, cmd, state, changed, openTime, closeTime)
     if not all(type(each) is int and each >= 0 for each in numbers):
@@ -51,7 +51,7 @@ def tradeOf(data: Mapping[str, Any]) -> Trade | None:
         return None
     if not 0 < (order or 0) <= MAX_SAFE_INTEGER or not login:
         return None
-    units = _unitsOf(data.get("profit"))
+    units = unitsOf(data.get("profit"))
     if units is None or abs(units) > MAX_TOTAL:
         return None
     return Trade(
@@ -83,17 +83,25 @@ def changeOf(data: Mapping[str, Any]) -> Any:
     return data.get("timestamp") if changed is None else changed
 
 
-def secondsOf(time: Any) -> int | None:
+def secondsOf(changed: Any) -> int | None:
     """
-    A time of the platform in whole seconds, or L{None} if it is none. Some platforms
-    write it with fractions, or in milliseconds.
+    The time of a change in seconds, or L{None} if it is none. Some platforms count in
+    milliseconds.
+    """
+    time = _whole(changed)
+    return time // 1000 if time is not None and time >= MILLISECONDS else time
+
+
+def _whole(time: Any) -> int | None:
+    """
+    A time without its fractions of a second, or L{None} if it is none.
     """
     if type(time) not in (int, float, Decimal) or not 0 <= time <= MAX_SAFE_INTEGER:
         return None
-    return int(time // 1000 if time >= MILLISECONDS else time)
+    return int(time)
 
 
-def _unitsOf(profit: Any) -> int | None:
+def unitsOf(profit: Any) -> int | None:
     """
     An amount of the platform in 10⁻⁸ units, or L{None} if it is none. A platform
     computes with doubles: what it writes beyond 8 decimals is noise.

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred
 
 from creditsync._failing import FailureNotifier
-from creditsync._money import toUnits
 from creditsync.errors import Busy, InvalidData, ShuttingDown
 from creditsync.gateway._intents import IIntentLog
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import isAbsence
 from creditsync.gateway._outcomes import Kind
+from creditsync.gateway._records import unitsOf
 from creditsync.gateway._upstream import IUpstream
 from creditsync.records import (
     Account,
@@ -95,10 +95,9 @@ class Views:
         data = outcome.data
         if outcome.kind is not Kind.DONE or data.get("login") != login:
             raise Busy("the platform does not answer a look-up")
-        try:
-            balance, credit = toUnits(data["balance"]), toUnits(data["credit"])
-        except (KeyError, TypeError, ValueError):
-            raise InvalidData("the platform's account can't be read") from None
+        balance, credit = unitsOf(data.get("balance")), unitsOf(data.get("credit"))
+        if balance is None or credit is None:
+            raise InvalidData("the platform's account can't be read")
         return Account(login, balance, credit, self.groupOf(login))
 
     def groups(self) -> "Deferred[Sequence[str]]":
