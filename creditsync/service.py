@@ -125,7 +125,8 @@ class CreditSync(Service):
             rights = Rights(runtime.groupOf, requireGroups)
             moving = [SetAccountGroup(runtime)]
         if IHeldOperations.providedBy(runtime):
-            moving.append(ResolveOperation(runtime))
+            decided = [] if audit is None else [audit.resolved]
+            moving.append(ResolveOperation(runtime, *decided))
         broadcast = Broadcast(authenticator, self.waiters, counters, rights)
         self._lookups = lookups = Lookups(
             reactor, runtime, broadcast, rights, limits, timeout

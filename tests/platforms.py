@@ -53,6 +53,7 @@ class Platform:
     @ivar sorts: Whether look-ups keep to the order that they were asked for.
     @ivar filters: Whether they keep to the conditions.
     @ivar isExact: Whether times of changes have fractions.
+    @ivar longest: Characters of a comment that it keeps.
     @ivar makesNew: Whether an update makes a new trade, as it does for an order that
         the platform has forgotten.
     """
@@ -65,6 +66,7 @@ class Platform:
     showsQueued: bool = True
     showsEarly: bool = False
     applied: list[str] = Factory(list)
+    longest: int = 255
     makesNew: bool = False
     approvesTwice: bool = False
     lacks: set[str] = Factory(set)
@@ -156,7 +158,7 @@ class Platform:
             "login": data["login"],
             "cmd": CMDS[command],
             "profit": data["amount"],
-            "comment": data["comment"],
+            "comment": data["comment"][: self.longest],
         }
         order = data.get("order", 0)
         state = 11

@@ -86,21 +86,6 @@ class PageTests(GatewayTestCase):
         [alarm] = self.alarms
         self.assertIn("gives other trades than asked for", alarm)
 
-    def test_unreadable(self) -> None:
-        """
-        A finance trade that can't be read is an alarm, once, and hides no other.
-        """
-        self.missed(2)
-        self.platform.trades[5001]["comment"] = None
-        self.link.connect()
-        self.turn(30)
-        self.assertEqual([event[1] for event in self.events()], [5002])
-        self.wait(100)
-        self.assertEqual(
-            self.alarms,
-            ["the journal lacks order 5001: the platform's record can't be read"],
-        )
-
 
 class TimeTests(GatewayTestCase):
     """
@@ -188,20 +173,25 @@ class AmountTests(GatewayTestCase):
         assert account is not None
         self.assertEqual((account.balance, account.credit), (123456000000, 30000000))
 
-    def test_unreadable(self) -> None:
+
+class CommentTests(GatewayTestCase):
+    """
+    The characters of a platform.
+    """
+
+    def test_halfCharacters(self) -> None:
         """
-        An operation whose record can't be read is held, with just that reason, until it
-        can.
+        A comment that was cut within a character is kept with another one in its place,
+        and so is one with a character that no line may have.
         """
-        self.request(operation())
-        self.platform.trades[5001]["profit"] = "300"
-        self.platform.work()
-        self.wait(4)
-        self.assertEqual(self.states(), ["held"])
-        self.assertEqual(
-            self.only().why, "the platform's record of order 5001 can't be read"
-        )
-        self.platform.change(5001, profit=300)
-        self.wait(1)
-        self.assertEqual(self.states(), [])
-        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 300)])
+        for comment in ("gif\ud83d", "gif\udcff", "gif\uffff", "gif\U0001fffe"):
+            self.request(operation())
+            order = self.platform.nextOrder - 1
+            self.platform.trades[order]["comment"] = comment
+            self.platform.work()
+            self.turn()
+            trade = self.log.ledger.trade(order)
+            assert trade is not None
+            self.assertEqual(trade.comment, "gif\ufffd")
+            self.assertEqual(self.states(), [])
+        self.assertEqual(self.alarms, [])

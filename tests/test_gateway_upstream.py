@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,13 @@ class OutcomeTests(SynchronousTestCase):
         """
         An order is a positive integer.
         """
-        for order, expected in ((5, 5), (0, None), (-5, None), (True, None)):
+        for order, expected in (
+            (5, 5),
+            (0, None),
+            (-5, None),
+            (True, None),
+            (2**53, None),
+        ):
             outcome = outcomeOf({"status": 200, "data": {"order": order}})
             self.assertEqual(outcome.order, expected)
         self.assertIsNone(outcomeOf({"status": 200, "data": {"order": "5"}}).order)
@@ -375,6 +382,32 @@ class UpstreamTests(SynchronousTestCase):
         self.connect()
         self.receive(b'{"event":"trade:event","type":1,"data":{"order":5}}')
         self.assertEqual(self.observer.heard[1:], [(1, {"order": 5})])
+
+    def test_strangeValues(self) -> None:
+        """
+        A number that is too great or a string that is no text, as JSON should not have
+        them, does not cost the rest of its line. A name that comes twice does.
+        """
+        self.connect()
+        for line in (
+            b'{"event":"trade:event","type":1,"data":{"order":5,"profit":1e999}}',
+            b'{"event":"trade:event","type":1,"data":{"order":5,"id":18446744073709551616}}',
+            b'{"event":"trade:event","type":1,"data":{"order":5,"profit":NaN}}',
+            b'{"event":"trade:event","type":1,"data":{"order":5,"comment":"\xff\\uffff"}}',
+            b'{"event":"trade:event","type":1,"data":{"order":5,"order":6,"id":1e999}}',
+            b'{"event":"trade:event","type":1,"data":{"order":%s}}' % (b"9" * 5000),
+        ):
+            self.receive(line)
+        self.assertEqual(
+            self.observer.heard[1:],
+            [
+                (1, {"order": 5, "profit": Decimal("1e999")}),
+                (1, {"order": 5, "id": 18446744073709551616}),
+                (1, {"order": 5, "profit": None}),
+                (1, {"order": 5, "comment": "\udcff\uffff"}),
+            ],
+        )
+        self.assertEqual(self.upstream.figures.dropped, 2)
 
     def test_unknownLines(self) -> None:
         """

@@ -126,8 +126,8 @@ ONLY_IN: dict[str, set[str]] = {
     "cryptography": {"_keys"},
     "OpenSSL": {"_transport.tls", "_client"},
     # Schemas and JWK Sets are JSON too, and people's commands read lines as any client
-    # does. A platform's lines need not be I-JSON.
-    "json": {"_wire", "_jwks", "validation", "logs", "web", "_cli", "gateway._reading"},
+    # does.
+    "json": {"_wire", "_jwks", "validation", "logs", "web", "_cli"},
     # Its JSON is for the wire and for plain lines; the others make records with it.
     "msgspec": {
         "gateway",

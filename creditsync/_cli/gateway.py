@@ -28,6 +28,7 @@ from creditsync._cli.output import printLine
 from creditsync._cli.statuses import DONE, FAILED, STATUSES, UNKNOWN
 from creditsync._cli.wording import exact, printable
 from creditsync.client import CreditClient
+from creditsync.codes import MAX_COMMENT
 from creditsync.methods import METHOD_OF
 
 _PROBE_STATUSES: Final = """\
@@ -139,7 +140,7 @@ def _addProbe(actions: Any) -> None:
         required=True,
         type=Path,
         help="the file to write; commands in it that have other names are used, and"
-        " kept",
+        " kept, as is what it says of comments",
     )
     parser.set_defaults(name="gateway probe", run=_runProbe)
 
@@ -158,9 +159,10 @@ async def _probe(reactor: Any, options: Namespace) -> None:
     from creditsync.gateway._tokenfile import TokenFile
     from creditsync.gateway._upstream import Upstream
 
-    names: dict[str, str] = {}
+    former: dict[str, Any] = {}
     if options.profile.exists():
-        names = tomllib.loads(options.profile.read_text("utf-8")).get("commands", {})
+        former = tomllib.loads(options.profile.read_text("utf-8"))
+    names: dict[str, str] = former.get("commands", {})
     upstream = Upstream(
         reactor,
         clientFromString(reactor, options.upstream),
@@ -175,11 +177,13 @@ async def _probe(reactor: Any, options: Namespace) -> None:
     except TimeoutError:
         exitWith(options, FAILED, f"there is no platform: {upstream.problem}")
     # No earlier trade of this account has these seconds.
-    probe = Probe(reactor, upstream, options.login, int(time.time()) - 3600)
+    second = int(time.time()) - 3600
+    longest = former.get("comment-length", MAX_COMMENT)
+    probe = Probe(reactor, upstream, options.login, second, longest)
     for each in await probe.run():
         printLine(f"{each.way}: {'yes' if each.isMet else 'NO '} {each.text}")
     await upstream.stop()
-    text = profileOf(probe)
+    text = profileOf(probe, former)
     if names:
         rows = (f"{name} = {json.dumps(other)}" for name, other in names.items())
         text += "\n".join(["", "[commands]", *rows, ""])

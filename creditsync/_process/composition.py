@@ -147,10 +147,11 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
     from creditsync.gateway._runtime import GatewayRuntime
     from creditsync.gateway._settling import Timing
     from creditsync.gateway._sqlitelog import SQLiteIntentLog
+    from creditsync.gateway._tags import Tags
     from creditsync.gateway._tokenfile import TokenFile
     from creditsync.gateway._upstream import REPLY_TIMEOUT, Upstream
 
-    ledger = _sqlite(reactor, options)
+    ledger, profile = _sqlite(reactor, options), options["profile"]
     read = partial(deferToThreadPool, reactor, reactor.getThreadPool())
     return GatewayRuntime(
         reactor,
@@ -162,7 +163,7 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
             TokenFile(Path(options["upstream-token"]).absolute()),
             random=random.random,
             timeout=min(REPLY_TIMEOUT, _REPLY * options["timeout"]),
-            names=options["profile"]["commands"],
+            names=profile["commands"],
         ),
         events,
         now=time.time,
@@ -171,6 +172,7 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
         timing=Timing(patience=_PATIENCE * options["timeout"]),
         read=read,
         rules=_rules(options, ledger, read),
+        tags=Tags(profile["comment-tag"], profile["comment-length"]),
     )
 
 

@@ -20,8 +20,8 @@ from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import search
 from creditsync.gateway._records import (
     MILLISECONDS,
+    Unread,
     changeOf,
-    isFinance,
     secondsOf,
     tradeOf,
 )
@@ -51,12 +51,12 @@ class CatchUp:
         self,
         upstream: IUpstream,
         journal: Journal,
-        seen: Callable[[Trade], None],
+        seen: Callable[[Trade | Unread], None],
         now: Callable[[], float],
         oldestKept: Callable[[], int | None],
     ) -> None:
         """
-        @param seen: Called with each record.
+        @param seen: Called with each record, also with those that can't be taken.
         @param oldestKept: The time of the oldest change that was seen and is not in the
             journal yet, or L{None}.
         """
@@ -70,8 +70,6 @@ class CatchUp:
         # In what part of a second the platform counts update_time.
         self._scale = 1
         self._hasStopped = False
-        # Of each order that can't be read an alarm is given once.
-        self._unreadable: set[int] = set()
         # How often the stream was interrupted.
         self._gaps = 0
 
@@ -120,7 +118,9 @@ class CatchUp:
                 return
             where = following
             for row in rows:
-                greatest = max(greatest, self._take(row))
+                trade = tradeOf(row)
+                greatest = max(greatest, trade.timestamp)
+                self._seen(trade)
         self.isComplete = True
         self._advance(greatest)
 
@@ -131,22 +131,6 @@ class CatchUp:
                 "what changes without a connection is missed: a look-up of the platform"
                 f" gives other trades than asked for, or in another order: {where}"
             )
-
-    def _take(self, row: Mapping[str, Any]) -> int:
-        """
-        @return: When the trade was changed.
-        """
-        trade = tradeOf(row)
-        if trade is not None:
-            self._seen(trade)
-            return trade.timestamp
-        order = row["order"]
-        if isFinance(row) and order not in self._unreadable:
-            self._unreadable.add(order)
-            self._journal.alarm(
-                f"the journal lacks order {order}: the platform's record can't be read"
-            )
-        return 0
 
     def _advance(self, greatest: int) -> None:
         # What is only in memory would be lost in a crash.

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import isFinance, rowsOf, tradeOf
+from creditsync.gateway._records import rowsOf, tradeOf
 from creditsync.gateway._upstream import IUpstream
 from creditsync.records import Trade
 
@@ -35,13 +35,13 @@ class Look:
     @ivar isKnown: Whether it shows anything: otherwise nothing else means anything.
     @ivar trade: The finance trade, or L{None} if there is none.
     @ivar isOther: Whether there is a trade of another kind.
-    @ivar problem: Why what it shows can't be understood, or "".
+    @ivar unread: What is wrong with a finance trade that can't be taken.
     """
 
     isKnown: bool
     trade: Trade | None = None
     isOther: bool = False
-    problem: str = ""
+    unread: str = ""
 
 
 def isAbsence(outcome: Outcome) -> bool:
@@ -63,10 +63,9 @@ async def lookAt(upstream: IUpstream, order: int) -> Look:
     if outcome.kind is not Kind.DONE or outcome.order != order:
         return Look(isKnown=False)
     trade = tradeOf(outcome.data)
-    if trade is None and isFinance(outcome.data):
-        problem = f"the platform's record of order {order} can't be read"
-        return Look(isKnown=False, problem=problem)
-    return Look(isKnown=True, trade=trade, isOther=trade is None)
+    if isinstance(trade, Trade):
+        return Look(isKnown=True, trade=trade)
+    return Look(isKnown=True, isOther=not trade.why, unread=trade.why)
 
 
 async def lookFor(upstream: IUpstream, intent: Intent) -> list[Trade] | None:
@@ -106,7 +105,7 @@ async def searchAll(
             return None
         if not rows:
             return found
-        found += [trade for row in rows if (trade := tradeOf(row)) is not None]
+        found += [each for each in map(tradeOf, rows) if isinstance(each, Trade)]
         orders = [row.get("order") for row in rows]
         if not all(type(order) is int and order > last for order in orders):
             _log.error("the platform's look-up gives other orders than asked for")

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from attrs import define, field
 
+from creditsync.codes import MAX_SAFE_INTEGER
+
 
 class Kind(Enum):
     """
@@ -53,7 +55,8 @@ class Outcome:
         The order that the platform names, if it does.
         """
         order = self.data.get("order")
-        return order if type(order) is int and order > 0 else None
+        isOrder = type(order) is int and 0 < order <= MAX_SAFE_INTEGER
+        return order if isOrder else None
 
 
 # The statuses that are a definite no, if the reply has the name of an error too.

@@ -22,8 +22,14 @@ from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
 from creditsync.gateway._intents import SEVERAL, Intent
 from creditsync.gateway._looking import lookAt, lookFor
-from creditsync.gateway._records import MAX_APART, isContentOf, isResultOf
-from creditsync.gateway._settling import Settling
+from creditsync.gateway._records import (
+    MAX_APART,
+    Unread,
+    contentOf,
+    isContentOf,
+    isResultOf,
+)
+from creditsync.gateway._settling import Settling, unkept
 from creditsync.gateway._states import FREE, State
 from creditsync.records import Trade
 
@@ -53,6 +59,7 @@ class Seeing(Settling):
         super().__init__(*args, **named)
         self._kept = 0
         self._haveClocksDiffered = False
+        self._strangers: set[str] = set()
         self._finalWaits: EqualTimeouts[Course] = EqualTimeouts(
             self._clock, self._timing.finalWait, self.reconcile
         )
@@ -64,10 +71,13 @@ class Seeing(Settling):
         self._finalWaits.end(course)
         self._releaseKept(course)
 
-    def seen(self, trade: Trade) -> None:
+    def seen(self, trade: Trade | Unread) -> None:
         """
         An event has this record.
         """
+        if isinstance(trade, Unread):
+            self._unread(trade)
+            return
         self._compareClocks(trade)
         if not self._isOurs(trade):
             self.foreign(trade)
@@ -86,10 +96,25 @@ class Seeing(Settling):
                 " differ, changes may be missed that are made without a connection"
             )
 
-    def looked(self, trade: Trade) -> None:
+    def _unread(self, record: Unread) -> None:
+        """
+        The platform has a record that can't be taken. If it is of an operation under
+        way, a person has to decide, unless a look-up shows another one.
+        """
+        if not record.why:
+            return
+        self._journal.tellUnkept(record.order, record.why)
+        course = self.courses.withOrder(record.order)
+        if course is not None and not course.isAsking and course.intent.isOpen:
+            self.hold(course, unkept(record.order, record.why))
+
+    def looked(self, trade: Trade | Unread) -> None:
         """
         A page of the catch-up has this record, as it is now.
         """
+        if isinstance(trade, Unread):
+            self._unread(trade)
+            return
         if self._isOurs(trade):
             return
         # Of the present second, an event may already have brought a later record.
@@ -194,6 +219,7 @@ class Seeing(Settling):
     def _bookForeign(self, trade: Trade) -> None:
         if self._journal.current(trade.order) is None:
             self._doubt(trade)
+            self._recognize(trade)
         self._journal.book(trade)
 
     def _doubt(self, trade: Trade) -> None:
@@ -202,8 +228,7 @@ class Seeing(Settling):
         again, and may have been used. And if it is as another one in everything by
         which an operation is recognized: the platform may have got that twice.
         """
-        content = trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime
-        intent = self._log.withContent(content)
+        intent = self._log.withContent(contentOf(trade))
         if intent is None or not isContentOf(intent, trade) or self._isTaken(trade):
             return
         if intent.state in FREE:
@@ -215,6 +240,27 @@ class Seeing(Settling):
             self._alarm(
                 f"operation {intent.number}, which is order {intent.order}, may be"
                 f" booked once more as order {trade.order}"
+            )
+
+    def _recognize(self, trade: Trade) -> None:
+        """
+        Tell people, once for each, if a new trade is of another gateway, or of one that
+        has a copy of this log: the two don't know of each other's operations.
+        """
+        tags = self._journal.tags
+        name = tags.stranger(trade.comment)
+        text = f"has the tag of another gateway, {name}"
+        if tags.isOwn(trade.comment):
+            courses = self.courses.openOf(trade.login)
+            isUnderWay = any(each.intent.isTagOf(trade.comment) for each in courses)
+            if isUnderWay or self._log.withContent(contentOf(trade)) is not None:
+                return
+            name, text = "", "has a tag of this gateway, and is not in its log"
+        if name is not None and name not in self._strangers:
+            self._strangers.add(name)
+            self._alarm(
+                f"order {trade.order} {text}: does another gateway use this platform"
+                " identity?"
             )
 
     def _isEvidence(self, course: Course, trade: Trade) -> bool:
@@ -297,11 +343,12 @@ class Seeing(Settling):
         if intent.order:
             look = await lookAt(self._upstream, intent.order)
             course.isLooking = False
-            if look.problem and intent.isOpen:
-                self.hold(course, look.problem)
-            elif not look.isKnown:
+            if not look.isKnown:
                 self._lookLater(course)
             elif intent.isOpen:
+                if look.unread:
+                    self._unread(Unread(intent.order, 0, look.unread))
+                    return
                 isOther = look.isOther or self._isReplaced(intent, look.trade)
                 self._shown(course, look.trade, isOther)
             return

@@ -26,7 +26,7 @@ from creditsync.gateway._courses import Course
 from creditsync.gateway._looking import lookFor, searchAll
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import creationOf, isContentOf
+from creditsync.gateway._records import contentOf, creationOf, isContentOf
 from creditsync.gateway._refusals import declined, platformRefusal
 from creditsync.gateway._states import FINAL, FREE, State
 from creditsync.records import Trade
@@ -211,13 +211,9 @@ class TwoPhases(Operations):
             return False
         for course in self.courses.openOf(trade.login):
             intent = course.intent
-            if intent.type == EV_RECORD_ADD and intent.content == _contentOf(trade):
+            if intent.type == EV_RECORD_ADD and intent.content == contentOf(trade):
                 return bool(intent.order)
-        made = self._log.withContent(_contentOf(trade))
+        made = self._log.withContent(contentOf(trade))
         if made is None or made.state not in FINAL:
             return False
         return made.state in FREE or made.order != trade.order
-
-
-def _contentOf(trade: Trade) -> tuple[int, int, int, str, int | None]:
-    return trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime

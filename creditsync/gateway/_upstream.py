@@ -30,13 +30,13 @@ from twisted.internet.protocol import Factory as ProtocolFactory
 from twisted.logger import Logger
 from zope.interface import Attribute, Interface, implementer
 
+from creditsync import _wire as wire
 from creditsync._client.backoff import Backoff
 from creditsync._client.connection import NO_REPLY, Connection
 from creditsync._client.lines import encode, encodeTry
 from creditsync._timeouts import EqualTimeouts
 from creditsync.codes import TRADE_EVENT
 from creditsync.gateway._outcomes import Kind, Outcome, outcomeOf, unknown, unsent
-from creditsync.gateway._reading import membersOf
 from creditsync.gateway._tokenfile import TokenFile
 
 # Seconds to wait for a reply, after which the outcome is unknown.
@@ -372,7 +372,7 @@ class Upstream:
         <creditsync._client.connection.Owner.lineReceived>}.
         """
         self._heard = self._clock.seconds()
-        members = membersOf(line)
+        members = _read(line)
         if members is None:
             self.figures.dropped += 1
         elif "event" in members:
@@ -468,3 +468,15 @@ class Upstream:
 
 def _isNumber(value: object) -> bool:
     return type(value) is int
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    """
+    The members of a line, or L{None} if it is none of ours. Arrays are not even parsed.
+
+    If a page of trades were dropped for one strange value, it would be read again and
+    again, and what is behind it never.
+    """
+    if line.lstrip().startswith(b"["):
+        return None
+    return wire.decodeTolerantly(line)
