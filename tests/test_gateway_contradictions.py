@@ -229,6 +229,7 @@ class UnkeptTests(GatewayTestCase):
             (
                 ("login", 0, "login"),
                 ("profit", Decimal("1e30"), "profit"),
+                ("profit", Decimal("1e999999999"), "profit"),
                 ("profit", "12", "profit"),
                 ("comment", None, "comment"),
                 ("open_time", 2**53, "time"),

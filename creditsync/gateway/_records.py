@@ -145,7 +145,8 @@ def unitsOf(profit: Any) -> int | None:
     An amount of the platform in 10⁻⁸ units, or L{None} if it is none. A platform
     computes with doubles: what it writes beyond 8 decimals is noise.
     """
-    if type(profit) not in (int, float, Decimal):
+    isNumber = type(profit) in (int, float, Decimal)
+    if not isNumber or not -MAX_TOTAL <= profit <= MAX_TOTAL:
         return None
     try:
         units = toUnits(profit)
