@@ -185,6 +185,25 @@ class ContradictionTests(GatewayTestCase):
             self.alarms, ["operation 1, which is refused, may be booked as order 5002"]
         )
 
+    def test_changedAfterItsEvent(self) -> None:
+        """
+        If a reply is lost, and a person changes the trade that an event has shown, the
+        event tells which it is.
+        """
+        self.link.losesReply.append("CreditIn")
+        reserved = self.request(operation())
+        self.platform.work()
+        self.turn()
+        self.platform.change(5002, comment="by a person", profit=400)
+        self.turn()
+        self.wait(11)
+        self.assertEqual(self.successResultOf(reserved).order, 5002)
+        self.assertEqual(self.states(), [])
+        self.assertEqual(
+            self.events()[-2:], [(ADD, 5002, BOOKED, 300), (UPDATE, 5002, BOOKED, 400)]
+        )
+        self.assertEqual(self.alarms, [])
+
     def test_bookedOnceMore(self) -> None:
         """
         If another trade shows that is as one of the gateway's in everything, that is an

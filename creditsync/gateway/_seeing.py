@@ -144,7 +144,7 @@ class Seeing(Settling):
             return None
         courses = self.courses.openOf(trade.login)
         for course in courses:
-            if course.mayHaveMade(trade):
+            if course.recognizes(trade):
                 return course
         return next((each for each in courses if each.mayClaim(trade)), None)
 
@@ -167,7 +167,7 @@ class Seeing(Settling):
             kept, course.kept = course.kept, []
             for each in kept:
                 isDue = isFull or each.since <= oldest
-                if isDue and not course.mayHaveMade(each.trade):
+                if isDue and not course.recognizes(each.trade):
                     self._kept -= 1
                     self.foreign(each.trade)
                 else:
@@ -199,7 +199,7 @@ class Seeing(Settling):
         self._kept -= len(kept)
         for each in kept:
             trade = each.trade
-            if not course.intent.order and course.mayHaveMade(trade):
+            if not course.intent.order and course.recognizes(trade):
                 course.kept.append(each)
                 self._kept += 1
             elif not (
@@ -400,7 +400,8 @@ class Seeing(Settling):
         own = [
             trade
             for trade in found
-            if isContentOf(course.intent, trade) and not self._isTaken(trade)
+            if (isContentOf(course.intent, trade) or trade.order in course.candidates)
+            and not self._isTaken(trade)
         ]
         if not own:
             self._unseen(course, _absence(course.intent, found))
@@ -409,9 +410,10 @@ class Seeing(Settling):
             self._letGo(course)
             for trade in own:
                 self.foreign(trade)
-        elif own[0].state in FINAL:
+        elif own[0].state in FINAL and isContentOf(course.intent, own[0]):
             self.settle(course, own[0])
         else:
+            # An event had its content, if somebody has changed it since.
             self.accept(course, own[0].order)
 
     def _isTaken(self, trade: Trade) -> bool:
