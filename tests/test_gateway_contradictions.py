@@ -185,6 +185,27 @@ class ContradictionTests(GatewayTestCase):
             self.alarms, ["operation 1, which is refused, may be booked as order 5002"]
         )
 
+    def test_changeOfWhatIsGone(self) -> None:
+        """
+        A change of an order that was booked, and that the platform does not show any
+        more, is refused: it would make a new trade, and the old one may come back.
+        """
+        gone = self.platform.trades.pop(5001)
+        why = self.refusalOf(self.request(operation(200, order=5001)))
+        self.assertEqual((why.status, why.error), (409, "INCORRECT_ORDER"))
+        self.assertIn("does not show order 5001 any more", why.message)
+        self.assertEqual(self.money(), [])
+        self.platform.trades[5001] = gone
+        changed = self.request(operation(200, order=5001))
+        self.platform.work()
+        self.turn()
+        self.assertEqual(self.successResultOf(changed).order, 5001)
+        # One that neither has ever seen is a new trade.
+        other = self.request(operation(100, order=77))
+        self.platform.work()
+        self.turn()
+        self.assertEqual(self.successResultOf(other).order, 5002)
+
     def test_changedAfterItsEvent(self) -> None:
         """
         If a reply is lost, and a person changes the trade that an event has shown, the
