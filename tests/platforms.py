@@ -296,7 +296,8 @@ class Platform:
         ]
         if self.sorts:
             found.sort(key=lambda each: [each[name] for name, _ in data["orderBy"]])
-        found = found[: min(data["limit"], self.mostRows)]
+        first = data.get("offset", 0)
+        found = found[first : first + min(data["limit"], self.mostRows)]
         rows = [[each[name] for name in COLUMNS] for each in found]
         return {"status": 200, "data": {"structure": list(COLUMNS), "rows": rows}}
 
