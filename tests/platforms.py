@@ -116,6 +116,8 @@ class Platform:
     def _create(self, data: Mapping[str, Any]) -> dict[str, Any]:
         if data["login"] in self.refusals:
             return refused(*self.refusals.pop(data["login"]))
+        if data["open_time"] > self.now():
+            return refused(400, "INVALID_DATA")
         order = self.nextOrder
         self.nextOrder += 1
         self.trades[order] = {

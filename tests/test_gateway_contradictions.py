@@ -445,6 +445,61 @@ class ClockTests(GatewayTestCase):
         self.assertEqual(self.successResultOf(reserved).order, 5001)
 
 
+class TwoPhaseClockTests(GatewayTestCase):
+    """
+    A platform whose clock differs from the gateway's by half a minute, and that refuses
+    a finance request with a time that is to come.
+    """
+
+    way = "two-phase"
+
+    def sent(self) -> int:
+        """
+        The time, from the start, of a request that is accepted and booked.
+        """
+        self.successResultOf(self.request(operation()))
+        self.platform.work()
+        self.turn()
+        self.assertEqual(self.states(), [])
+        every = [each for each in self.link.sent if "Create" in each.command]
+        return int(every[-1].data["open_time"]) - NOW
+
+    def test_behind(self) -> None:
+        """
+        If the platform's clock is behind, its own time is sent as soon as an event has
+        shown that, and before a time that is surely over. One that is late tells less.
+        """
+        self.platform.now = lambda: self.now() - 30
+        self.assertEqual(self.sent(), -60)
+        self.assertEqual(self.sent(), -30)
+        self.platform.change(5001, update_time=NOW - 50)
+        self.turn()
+        self.clock.advance(10)
+        self.assertEqual(self.sent(), -20)
+
+    def test_setBack(self) -> None:
+        """
+        That the platform's clock was set back is known after twenty events.
+        """
+        self.platform.person(1002, 6, 1)
+        self.turn()
+        self.assertEqual(self.sent(), 0)
+        self.platform.now = lambda: self.now() - 30
+        for _ in range(20):
+            self.platform.person(1002, 6, 1)
+        self.turn()
+        self.assertEqual(self.sent(), -30)
+
+    def test_ahead(self) -> None:
+        """
+        If it is ahead, the gateway's own time is sent.
+        """
+        self.platform.now = lambda: self.now() + 30
+        self.platform.person(1002, 6, 1)
+        self.turn()
+        self.assertEqual(self.sent(), 0)
+
+
 class DecisionTests(GatewayTestCase):
     """
     What people decide about an operation that is held.

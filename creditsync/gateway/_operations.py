@@ -177,17 +177,22 @@ class Operations(Seeing):
 
     def _setTime(self, intent: Intent) -> None:
         """
-        Make the content of a new trade unique among those that may be booked. A time
-        that is to come would be refused.
+        Make the content of a new trade unique among those that may be booked.
         """
         asked = intent.operation
         if intent.type != EV_RECORD_ADD or not isinstance(asked, Operation):
             return
         intent.openTime = asked.openTime
         if asked.openTime is None:
-            intent.openTime = int(self._now())
+            intent.openTime = self._time()
             while self._log.isTaken(intent.content):
                 intent.openTime -= 1
+
+    def _time(self) -> int:
+        """
+        The time of a new trade whose client has given none.
+        """
+        return int(self._now())
 
     async def send(self, course: Course) -> None:
         """

@@ -229,7 +229,7 @@ def isContentOf(intent: Intent, trade: Trade) -> bool:
         return isOwners and intent.isTagOf(trade.comment)
     if contentOf(trade) != intent.content:
         return False
-    # No older trade has a time that the gateway has chosen. One that a client has given
+    # Hardly any older trade has a time that the gateway has chosen. One of a client
     # may be that of a trade that the journal lacks, since it is older than the gateway.
     asked = intent.operation
     isChosen = isinstance(asked, Operation) and asked.openTime is None

@@ -26,6 +26,7 @@ from creditsync.gateway._intents import IIntentLog
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Outcome
+from creditsync.gateway._passing import PassesOn, PassThrough
 from creditsync.gateway._records import tradeOf
 from creditsync.gateway._requests import Requests
 from creditsync.gateway._settling import Timing
@@ -41,6 +42,7 @@ from creditsync.interfaces import (
     IJournal,
     ILookups,
     IOperations,
+    IPassThrough,
     ITradeEvents,
     ITradingRuntime,
 )
@@ -68,9 +70,10 @@ def _logAlarm(text: str) -> None:
     IOperations,
     IHeldOperations,
     IAccountGroups,
+    IPassThrough,
     IUpstreamObserver,
 )
-class GatewayRuntime(Requests, Views, Service):
+class GatewayRuntime(Requests, Views, PassesOn, Service):
     """
     A trading runtime in front of a platform. It is a service: starting opens the log
     and connects, stopping disconnects and closes the log.
@@ -93,6 +96,7 @@ class GatewayRuntime(Requests, Views, Service):
         rules: RuleBook | None = None,
         alarm: Callable[[str], object] = _logAlarm,
         tags: Tags | None = None,
+        passThrough: PassThrough | None = None,
     ) -> None:
         """
         @param now: The UNIX time.
@@ -103,10 +107,12 @@ class GatewayRuntime(Requests, Views, Service):
         @param rules: Bounds what may be booked, or L{None}.
         @param alarm: Called with what a person should know; by default the log has it.
         @param tags: Those of the comments; by default no new one gets one.
+        @param passThrough: Passes on commands of the platform, if there are any.
         """
         timing = timing or Timing()
         self._log = log
         self._upstream = upstream
+        self._passThrough = passThrough
         self._maxQueued = maxQueued
         self._read = read
         self._rules = rules
@@ -208,6 +214,7 @@ class GatewayRuntime(Requests, Views, Service):
             intent.operation = self.journal.tags.asked(intent.operation)
             self.operations.courses.resume(Course(intent, self._clock.seconds()))
         self._upstream.start(self)
+        self._startPassing()
         self._tick.start(self._interval, now=False)
         self._verifying.start(SECONDS_PER_DAY, now=False)
         self._sweeping.start(self._sweepInterval, now=False).addErrback(
@@ -233,6 +240,7 @@ class GatewayRuntime(Requests, Views, Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        await self._stopPassing()
         await self._upstream.stop()
         await self.journal.stop()
         self.operations.stop()

@@ -3,6 +3,7 @@ What the platform shows of operations: by events, which may overtake replies, an
 look-ups.
 """
 
+from collections import deque
 from collections.abc import Coroutine, Iterable
 from typing import Any, Final
 
@@ -41,6 +42,9 @@ _UNDER_WAY: Final = frozenset(REQUEST_STATES.values())
 # Seconds after which the platform does not change anything of a past second.
 SETTLED: Final = 5
 
+# Events by which the platform's clock is known.
+_CLOCK_EVENTS: Final = 20
+
 # Events that are kept at most.
 MAX_KEPT: Final = 10_000
 
@@ -59,6 +63,8 @@ class Seeing(Settling):
         super().__init__(*args, **named)
         self._kept = 0
         self._haveClocksDiffered = False
+        # How far the platform's clock seemed to be behind, by its last events.
+        self._behind: deque[float] = deque(maxlen=_CLOCK_EVENTS)
         self._strangers: set[str] = set()
         self._finalWaits: EqualTimeouts[Course] = EqualTimeouts(
             self._clock, self._timing.finalWait, self.reconcile
@@ -87,7 +93,9 @@ class Seeing(Settling):
         Tell people, once, if the platform's clock is so far behind that its changes
         seem older than the mark, or so far ahead that they seem to be to come.
         """
-        ahead = trade.timestamp - int(self._now())
+        now = self._now()
+        ahead = trade.timestamp - int(now)
+        self._behind.append(now - trade.timestamp)
         if abs(ahead) > MAX_APART and not self._haveClocksDiffered:
             self._haveClocksDiffered = True
             self._alarm(
@@ -107,6 +115,15 @@ class Seeing(Settling):
         course = self.courses.withOrder(record.order)
         if course is not None and not course.isAsking and course.intent.isOpen:
             self.hold(course, unkept(record.order, record.why))
+
+    def platformTime(self) -> int:
+        """
+        The platform's time, or a little less: of its events, one that was hardly late
+        tells most. As long as there was none, a minute is taken off, by which the
+        clocks may differ. It is never later than the gateway's own time.
+        """
+        behind = min(self._behind, default=MAX_APART)
+        return int(self._now() - max(0.0, behind))
 
     def looked(self, trade: Trade | Unread) -> None:
         """

@@ -36,6 +36,7 @@ from creditsync._client.connection import NO_REPLY, Connection
 from creditsync._client.lines import encode, encodeTry
 from creditsync._timeouts import EqualTimeouts
 from creditsync.codes import TRADE_EVENT
+from creditsync.gateway._connecting import Explained
 from creditsync.gateway._outcomes import Kind, Outcome, outcomeOf, unknown, unsent
 from creditsync.gateway._tokenfile import TokenFile
 
@@ -201,7 +202,10 @@ class Upstream:
         factory = ProtocolFactory.forProtocol(lambda: Connection(self, clock, SILENCE))
         factory.noisy = False
         self._service = ClientService(
-            endpoint, factory, self._backoff.reconnectDelay, clock
+            Explained(endpoint, self._notConnected),
+            factory,
+            self._backoff.reconnectDelay,
+            clock,
         )
 
     def start(self, observer: IUpstreamObserver) -> None:
@@ -236,6 +240,9 @@ class Upstream:
         self.figures.connections += 1
         self._heard = self._clock.seconds()
         self._introduce()
+
+    def _notConnected(self, why: str) -> None:
+        self.problem = f"there is no connection to the platform: {why}"
 
     def _introduce(self) -> None:
         """
@@ -306,12 +313,19 @@ class Upstream:
         for extID in inFlight:
             self._timeouts.end(extID)
             self._remember(self._overdue, extID, inFlight[extID].tag)
-        lost = "the connection to the platform was lost"
-        self._interrupt(lost if connection.hasAnswered else connection.cause or lost)
+        self._interrupt(self._whyLost(connection))
         for request in inFlight.values():
             request.done.callback(outcome)
         for request in queued:
             request.done.callback(unsent("the connection to the platform was lost"))
+
+    def _whyLost(self, connection: Connection) -> str:
+        if not connection.hasAnswered and connection.cause:
+            return connection.cause
+        if connection.hasAnswered and not self.isConnected:
+            # It was of no use, and why is known: the token was refused.
+            return self.problem
+        return "the connection to the platform was lost"
 
     def uselessConnection(self, cause: str, isPermanent: bool) -> None:
         """
@@ -431,6 +445,8 @@ class Upstream:
             isRenewed = self._token.read() != request.token
         except (OSError, ValueError):
             isRenewed = False
+        if self._connection is not None:
+            self._connection.hasAnswered = True
         self._interrupt(f"the platform refuses the gateway's token: {outcome.message}")
         if not isRenewed:
             request.done.callback(outcome)

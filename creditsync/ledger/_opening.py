@@ -97,9 +97,9 @@ def takeLock(path: str) -> int:
     except BlockingIOError:
         pid = os.read(lock, 20).decode("ascii", "replace").strip()
         os.close(lock)
+        owner = f"process {pid}" if pid.isdigit() else "another process"
         raise LedgerInUse(
-            f"{f'process {pid}' if pid else 'another process'} has the ledger {path}"
-            f" open: stop it first, or name another ledger"
+            f"{owner} has the ledger {path} open: stop it first, or name another ledger"
         ) from None
     except BaseException:
         os.close(lock)

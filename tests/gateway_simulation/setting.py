@@ -132,10 +132,9 @@ class Setting:
     @property
     def harm(self) -> frozenset[str]:
         """
-        What may go wrong so that clients notice. A clock that is behind does not, nor
-        does one that is ahead if the way does not depend on it.
+        What may go wrong so that clients notice.
         """
-        harmless = {"clock"} if self.skew <= 0 or self.way == ONE_SHOT else set()
+        harmless = {"clock"}
         if self.seconds.get("overtaken-reply", 0.0) <= _SOON:
             # The reply to a look-up, which no event follows, is only a little late.
             harmless.add("overtaken-reply")
