@@ -206,6 +206,27 @@ class ContradictionTests(GatewayTestCase):
         self.turn()
         self.assertEqual(self.successResultOf(other).order, 5002)
 
+    def test_changedUnseen(self) -> None:
+        """
+        What a person is told of an operation that was changed before the gateway has
+        seen it names the trades that have its account, its time, and its comment or
+        its amount.
+        """
+        for number, members in enumerate(({"comment": "x"}, {"profit": 7}), 1):
+            self.platform.listeners.clear()
+            self.link.losesReply.append("CreditIn")
+            self.request(operation(login=2000 + number))
+            self.platform.work()
+            order = self.platform.nextOrder - 1
+            self.platform.change(order, **members)
+            self.wait(11)
+            [intent] = [each for each in self.log.unfinished() if each.login > 2000]
+            self.assertEqual(
+                intent.why, f"the platform shows only what differs from it: {order}"
+            )
+            self.platform.change(order, comment="gift", profit=300)
+            self.wait(40)
+
     def test_changedAfterItsEvent(self) -> None:
         """
         If a reply is lost, and a person changes the trade that an event has shown, the

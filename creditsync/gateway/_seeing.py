@@ -479,7 +479,11 @@ def _absence(intent: Intent, found: Iterable[Trade]) -> str:
     What a look-up shows that does not show an intent's trade: for the person who has to
     decide, above all those that it may have become when somebody changed it.
     """
-    changed = [trade for trade in found if trade.comment == intent.comment]
+    changed = [
+        trade
+        for trade in found
+        if trade.comment == intent.comment or trade.profit == intent.amount
+    ]
     if not changed:
         return "the platform does not show it"
     return f"the platform shows only what differs from it: {_orders(changed)}"
