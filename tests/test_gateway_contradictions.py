@@ -206,6 +206,25 @@ class ContradictionTests(GatewayTestCase):
         self.turn()
         self.assertEqual(self.successResultOf(other).order, 5002)
 
+    def test_orderOfAnother(self) -> None:
+        """
+        If the platform shows the order that it has named as another account's, clients
+        are not told that order any more, and a look-up of it shows what it is.
+        """
+        self.request(operation(key="k"))
+        self.platform.trades[5002].update(login=1002, comment="another", state=BOOKED)
+        self.wait(5)
+        self.assertEqual(self.only().why, "order 5002 is another trade's")
+        why = self.refusalOf(self.request(operation(key="k")))
+        self.assertEqual((why.status, "5002" in why.message), (504, False))
+        shown: Any = self.successResultOf(self.gateway.operation(7, "k"))
+        self.assertEqual((shown["order"], shown["held"]), (0, True))
+        found = self.gateway.trade(5002)
+        self.turn()
+        trade = self.successResultOf(found)
+        assert isinstance(trade, Trade)
+        self.assertEqual((trade.login, trade.comment), (1002, "another"))
+
     def test_changedUnseen(self) -> None:
         """
         What a person is told of an operation that was changed before the gateway has

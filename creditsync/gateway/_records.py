@@ -263,7 +263,7 @@ def shown(intent: Intent) -> dict[str, Any]:
     """
     openTime = intent.openTime or 0
     data: dict[str, Any] = {
-        "order": intent.order,
+        "order": intent.toldOrder,
         "login": intent.login,
         "cmd": intent.cmd,
         "state": REQUEST_STATES[intent.type],

@@ -21,7 +21,7 @@ from creditsync.codes import (
 )
 from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
-from creditsync.gateway._intents import SEVERAL, Intent
+from creditsync.gateway._intents import ANOTHERS, SEVERAL, Intent
 from creditsync.gateway._looking import lookAt, lookFor
 from creditsync.gateway._records import (
     MAX_APART,
@@ -385,7 +385,7 @@ class Seeing(Settling):
         """
         intent = course.intent
         if isOther:
-            self.hold(course, f"order {intent.order} is another trade's")
+            self.hold(course, f"order {intent.order} {ANOTHERS}")
         elif trade is None:
             self._unseen(course, f"the platform has no order {intent.order}")
         elif trade.state in _UNDER_WAY:
@@ -395,7 +395,7 @@ class Seeing(Settling):
         elif self._isEvidence(course, trade):
             return
         elif intent.type == EV_RECORD_ADD:
-            self.hold(course, f"order {intent.order} is another trade's")
+            self.hold(course, f"order {intent.order} {ANOTHERS}")
         else:
             if trade.state in FINAL and self._journal.isChange(trade):
                 self._journal.book(trade)

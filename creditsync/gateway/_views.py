@@ -92,7 +92,7 @@ class Views:
         and does not answer.
         """
         course = self.operations.courses.withOrder(order)
-        if course is not None:
+        if course is not None and course.intent.toldOrder == order:
             return succeed(shown(course.intent))
         trade = self._log.ledger.trade(order)
         if trade is not None:
@@ -114,7 +114,7 @@ class Views:
         See L{ITradingRuntime.orderOf}.
         """
         intent = self._known(principal, key)
-        return succeed(None if intent is None else intent.order or None)
+        return succeed(None if intent is None else intent.toldOrder or None)
 
     def operation(
         self, principal: int, key: str
