@@ -185,6 +185,7 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
         timing=Timing(patience=_PATIENCE * options["timeout"]),
         read=read,
         rules=_rules(options, ledger, read),
+        takesGroups=bool(options["upstream-groups"]),
         tags=Tags(profile["comment-tag"], profile["comment-length"]),
         passThrough=passThrough,
     )
