@@ -3,7 +3,7 @@ Tests for L{creditsync.gateway._twophase}.
 """
 
 from creditsync.errors import Busy, Refusal
-from creditsync.gateway import _looking, _twophase
+from creditsync.gateway import _looking
 from creditsync.gateway._outcomes import Kind, Outcome
 from tests.gateways import GatewayTestCase, operation
 from tests.platforms import NOW
@@ -142,7 +142,6 @@ class TwoPhaseTests(GatewayTestCase):
         What is left over is declined, however many requests wait for people.
         """
         self.patch(_looking, "PAGE", 2)
-        self.patch(_twophase, "PAGE", 2)
         for _ in range(5):
             order = self.platform.person(1002, 7, 300)
             self.platform.trades[order]["state"] = 17

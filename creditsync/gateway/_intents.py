@@ -22,6 +22,9 @@ from creditsync.records import Deletion, Operation, Reservation, Trade
 # How the reason begins for which an ambiguous operation is held.
 SEVERAL: Final = "the platform has several such trades"
 
+# How the reason ends for which an operation is held whose order is given to another.
+ANOTHERS: Final = "is another trade's"
+
 
 @define(eq=False)
 class Intent:
@@ -107,6 +110,15 @@ class Intent:
         content does not identify it any more.
         """
         return self.why.startswith(SEVERAL)
+
+    @property
+    def toldOrder(self) -> int:
+        """
+        The order that clients are told, or 0: not one that the platform shows as
+        another trade, as after a crash that has lost this one.
+        """
+        isLost = self.state is State.HELD and self.why.endswith(ANOTHERS)
+        return 0 if isLost else self.order
 
     @property
     def isOpen(self) -> bool:

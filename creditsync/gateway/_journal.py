@@ -90,7 +90,7 @@ class Journal:
         self._log = log
         self._events = events
         self._failed = failed
-        self._alarm = alarm
+        self.alarm = alarm
         self.tags = tags or Tags()
         self.mark = 0
         self._told: set[tuple[int, str]] = set()
@@ -209,7 +209,7 @@ class Journal:
                 self._told.clear()
             self._told.add((order, why))
             of = f" of order {order}" if order else ""
-            self._alarm(f"a record{of} is not kept: {why}")
+            self.alarm(f"a record{of} is not kept: {why}")
 
     def _after(self, before: Trade | None, trade: Trade) -> list[int]:
         """

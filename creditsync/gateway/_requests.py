@@ -178,7 +178,8 @@ class Requests:
         if intent.state is State.HELD:
             return fail(
                 OutcomeUnknown(
-                    "the operation is held until a person decides", intent.order or None
+                    "the operation is held until a person decides",
+                    intent.toldOrder or None,
                 )
             )
         if course.reservation is not None:

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, succeed
 
 from creditsync._failing import FailureNotifier
-from creditsync._money import toUnits
 from creditsync.errors import Busy, Forbidden, InvalidData, ShuttingDown
 from creditsync.gateway._groups import PlatformGroups
 from creditsync.gateway._intents import IIntentLog, Intent
@@ -17,7 +16,7 @@ from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import isAbsence
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind
-from creditsync.gateway._records import shown, tradeOf
+from creditsync.gateway._records import shown, tradeOf, unitsOf
 from creditsync.gateway._upstream import IUpstream
 from creditsync.records import (
     Account,
@@ -117,7 +116,7 @@ class Views:
         and does not answer.
         """
         course = self.operations.courses.withOrder(order)
-        if course is not None:
+        if course is not None and course.intent.toldOrder == order:
             return succeed(shown(course.intent))
         trade = self._log.ledger.trade(order)
         if trade is not None:
@@ -139,7 +138,7 @@ class Views:
         See L{ITradingRuntime.orderOf}.
         """
         intent = self._known(principal, key)
-        return succeed(None if intent is None else intent.order or None)
+        return succeed(None if intent is None else intent.toldOrder or None)
 
     def operation(
         self, principal: int, key: str
@@ -175,10 +174,9 @@ class Views:
         data = outcome.data
         if outcome.kind is not Kind.DONE or data.get("login") != login:
             raise Busy("the platform does not answer a look-up")
-        try:
-            balance, credit = toUnits(data["balance"]), toUnits(data["credit"])
-        except (KeyError, TypeError, ValueError):
-            raise InvalidData("the platform's account can't be read") from None
+        balance, credit = unitsOf(data.get("balance")), unitsOf(data.get("credit"))
+        if balance is None or credit is None:
+            raise InvalidData("the platform's account can't be read")
         return Account(login, balance, credit, self.groupOf(login))
 
     def groups(self) -> "Deferred[Sequence[str]]":
