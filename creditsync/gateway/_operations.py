@@ -28,6 +28,7 @@ from creditsync.errors import (
     Refusal,
 )
 from creditsync.gateway._courses import Course
+from creditsync.gateway._foreign import FINAL
 from creditsync.gateway._groups import PlatformGroups
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._journal import NOBODY
@@ -35,7 +36,7 @@ from creditsync.gateway._looking import lookAt
 from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.gateway._records import isResultOf, isSince, requestOf
 from creditsync.gateway._refusals import platformRefusal
-from creditsync.gateway._seeing import FINAL, Seeing
+from creditsync.gateway._seeing import Seeing
 from creditsync.gateway._states import State
 from creditsync.methods import METHOD_OF
 from creditsync.records import Deletion, Operation, Trade

@@ -12,10 +12,11 @@ from attrs import Factory, define
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from creditsync.gateway._foreign import FINAL
 from creditsync.gateway._intents import IIntentLog
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import lookAt
-from creditsync.gateway._seeing import FINAL, SETTLED
+from creditsync.gateway._seeing import SETTLED
 from creditsync.gateway._upstream import IUpstream
 
 # The operations booked last that are looked at.
