@@ -222,6 +222,7 @@ class BookingTests(GatewayTestCase):
                 "oldest": 40,
                 "held": 0,
                 "alarms": 0,
+                "incomplete": 10,
                 "lost": 1,
                 "late": 0,
                 "doubled": 0,

@@ -267,6 +267,12 @@ OF_GATEWAY: Final[tuple[Row, ...]] = (
     ),
     Row(
         "gauge",
+        "gateway_incomplete_seconds",
+        "Age of the moment up to which the journal has all changes at the platform.",
+        lambda it: it.gateway["incomplete"],
+    ),
+    Row(
+        "gauge",
         "gateway_unsettled",
         "Operations sent to the platform whose outcome is unknown, and not held.",
         lambda it: it.gateway["unsettled"],

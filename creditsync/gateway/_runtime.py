@@ -203,6 +203,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         # next one begins here too.
         self.journal.tags.use(self._log.epochs())
         self.journal.mark = self._log.mark or int(self._now())
+        self.catchUp.completeUpTo = float(self.journal.mark)
         self.journal.touch()
         for intent in self._log.unfinished():
             intent.operation = self.journal.tags.asked(intent.operation)
