@@ -139,7 +139,10 @@ class PlatformGroups:
 
     def _checkKnown(self, login: int) -> None:
         if not self._isKnown(login):
-            raise Busy(f"the platform does not tell the group of account {login}")
+            raise Busy(
+                f"the platform does not tell the group of account {login}",
+                retryAfter=int(RETRY * 1000),
+            )
 
     def learn(self, login: int, group: str) -> None:
         """

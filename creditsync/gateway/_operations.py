@@ -93,10 +93,22 @@ class Operations(Seeing):
             self.reveal(course)
         if intent.state is State.NEW:
             intent.move(State.REFUSED, "it had to wait for too long")
-            self.refuse(
-                course,
-                Busy(f"an operation of account {intent.login} is not finished yet"),
-            )
+            busy = Busy(f"an operation of account {intent.login} is not finished yet")
+            self.refuse(course, self.blocked(intent.login) or busy)
+
+    def blocked(self, login: int) -> Busy | None:
+        """
+        Why nothing is begun for an account, if one of its operations is unseen or held.
+        To try again is of use when that has been looked up again.
+        """
+        blocking = self.courses.blocking(login)
+        if blocking is None:
+            return None
+        number, state = blocking.intent.number, blocking.intent.state.value
+        return Busy(
+            f"account {login} is blocked by operation {number}, which is {state}",
+            retryAfter=int(self._timing.interval * 1000),
+        )
 
     def _next(self, login: int) -> None:
         course = self.courses.next(login)

@@ -97,12 +97,9 @@ class Requests:
         return reserved
 
     def _checkBlocked(self, login: int) -> None:
-        blocking = self.operations.courses.blocking(login)
-        if blocking is not None:
-            number, state = blocking.intent.number, blocking.intent.state.value
-            raise Busy(
-                f"account {login} is blocked by operation {number}, which is {state}"
-            )
+        blocked = self.operations.blocked(login)
+        if blocked is not None:
+            raise blocked
 
     def _intentOf(self, operation: Operation) -> Intent:
         number = self._log.nextNumber()
