@@ -13,7 +13,7 @@ from creditsync.errors import (
     OutcomeUnknown,
     ShuttingDown,
 )
-from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
+from creditsync.gateway._interfaces import IUpstream, IUpstreamObserver
 from creditsync.interfaces import (
     IAccountGroups,
     IHeldOperations,
@@ -227,6 +227,8 @@ class BookingTests(GatewayTestCase):
                 "late": 0,
                 "doubled": 0,
                 "overtaking": 0,
+                "missed": 0,
+                "renewals": 0,
             },
         )
         self.wait(120)

@@ -309,6 +309,18 @@ OF_GATEWAY: Final[tuple[Row, ...]] = (
         lambda it: it.gateway["overtaking"],
     ),
     Row(
+        "counter",
+        "gateway_missed_events",
+        "Changes at the platform that only a look-up has shown.",
+        lambda it: it.gateway["missed"],
+    ),
+    Row(
+        "counter",
+        "gateway_renewals",
+        "New connections to the platform because no events came any more.",
+        lambda it: it.gateway["renewals"],
+    ),
+    Row(
         "histogram",
         "gateway_reply_seconds",
         "Time from a request to the platform to its reply, unless that was lost.",

@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import page
 from creditsync.gateway._records import (
@@ -26,7 +27,6 @@ from creditsync.gateway._records import (
     secondsOf,
     tradeOf,
 )
-from creditsync.gateway._upstream import IUpstream
 from creditsync.records import Trade
 
 # Seconds before the mark from which changes are read again.

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 
 from creditsync.codes import TS_CLOSED_NORMAL, TS_DELETED
 from creditsync.gateway._groups import Gate
+from creditsync.gateway._listening import Listening
 from creditsync.gateway._looking import lookAt
 from creditsync.gateway._records import Unread, contentOf, isContentOf
 from creditsync.gateway._settling import Settling
@@ -30,6 +31,7 @@ class Foreign(Settling):
     """
     What is done with records of others.
 
+    @ivar listening: Whether events still come.
     @ivar gate: Where records wait for the groups of their accounts, or L{None}.
     """
 
@@ -39,6 +41,7 @@ class Foreign(Settling):
         """
         super().__init__(*args, **named)
         self.gate: Gate | None = None
+        self.listening = Listening(self._clock, self._now, self._upstream, self._alarm)
         self._strangers: set[str] = set()
         # The orders that are being looked up, and the events that wait for that.
         self._ties: dict[int, list[Trade]] = {}
@@ -59,6 +62,7 @@ class Foreign(Settling):
         A look-up shows a record that is not of an operation under way.
         """
         if trade.state in FINAL and self._journal.isChange(trade):
+            self.listening.shown(trade)
             self._enter(trade, self._bookChange)
 
     def _breaksTie(self, trade: Trade) -> bool:

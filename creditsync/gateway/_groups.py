@@ -24,10 +24,10 @@ from twisted.logger import Logger
 
 from creditsync._patterns import fromECMA
 from creditsync.errors import Busy
+from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import isAbsence
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._upstream import IUpstream
 from creditsync.records import Trade
 from creditsync.validation import COMMON, load
 

@@ -11,9 +11,9 @@ from attrs import define
 from twisted.logger import Logger
 
 from creditsync.gateway._intents import Intent
+from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.gateway._records import rowsOf, tradeOf
-from creditsync.gateway._upstream import IUpstream
 from creditsync.records import Trade
 
 # The trades of a look-up by the filter that are of the finance kind.

@@ -13,9 +13,9 @@ from creditsync.gateway._catchup import CatchUp
 from creditsync.gateway._courses import Course
 from creditsync.gateway._figures import Figures
 from creditsync.gateway._intents import Alarm, Intent
+from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._states import State
-from creditsync.gateway._upstream import IUpstream
 from creditsync.gateway._verification import Verification, Verified
 
 # The last alarms, and the operations that are shown one by one.
@@ -80,7 +80,8 @@ class Overviewed:
         of the C{oldest} unsettled one in seconds, C{alarms} so far, whether the
         platform is C{connected}, for how many seconds the journal may be
         C{incomplete}, replies that were C{lost}, C{late} or C{doubled}, C{overtaking}
-        events, and the histogram of what replies C{took}.
+        events, events C{missed}, C{renewals} of the connection because of these, and
+        the histogram of what replies C{took}.
         """
         intents = [each.intent for each in self.operations.courses]
         unsettled = [
@@ -99,6 +100,8 @@ class Overviewed:
             "late": figures.late,
             "doubled": figures.doubled,
             "overtaking": self.operations.overtaking,
+            "missed": self.operations.listening.missed,
+            "renewals": self.operations.listening.renewals,
             "took": figures.took,
         }
 

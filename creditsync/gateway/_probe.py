@@ -24,9 +24,9 @@ from creditsync.codes import (
     TS_FINANCE_OPEN_PENDING,
     UNITS_PER_ONE,
 )
+from creditsync.gateway._interfaces import IUpstream, IUpstreamObserver
 from creditsync.gateway._looking import lookAt, searchAll
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
 from creditsync.records import Trade
 
 _COMMENT: Final = "creditsync probe"

@@ -25,10 +25,10 @@ from creditsync.errors import (
 )
 from creditsync.gateway._courses import Course
 from creditsync.gateway._intents import IIntentLog, Intent
+from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._states import State
-from creditsync.gateway._upstream import IUpstream
 from creditsync.records import (
     AnyOperation,
     Decision,

@@ -314,6 +314,7 @@ class Seeing(Foreign):
                 if look.unread:
                     self.unread(Unread(intent.order, 0, look.unread))
                     return
+                self._await(look.trade)
                 isOther = look.isOther or self._isReplaced(intent, look.trade)
                 self._shown(course, look.trade, isOther)
             return
@@ -326,6 +327,14 @@ class Seeing(Foreign):
             self._lookLater(course)
         elif intent.isOpen and not intent.order:
             self._found(course, found)
+
+    def _await(self, trade: Trade | None) -> None:
+        """
+        If a look-up shows what the journal lacks, there should be an event of it.
+        """
+        isFinal = trade is not None and trade.state in FINAL
+        if trade is not None and isFinal and self._journal.isChange(trade):
+            self.listening.shown(trade)
 
     def _shown(self, course: Course, trade: Trade | None, isOther: bool) -> None:
         """
