@@ -104,6 +104,9 @@ class Course:
         for name, every in _SCHEDULED.items():
             if world.mayHappen(name):
                 self._schedule(name, every)
+        if world.mayHappen("events-stop"):
+            moment = Random(f"events stop {self.plan.seed}").uniform(1, TROUBLE)
+            world.at(moment, self._stopEvents)
         if world.mayHappen("gateway-away"):
             world.at(TROUBLE - 1, self._away)
         world.run(TROUBLE)
@@ -175,6 +178,13 @@ class Course:
         if end is not None:
             self.world.happens("link-silence")
             end.isSilent = True
+
+    def _stopEvents(self) -> None:
+        end = self._link()
+        if end is not None:
+            self.world.happens("events-stop")
+            self.world.note("platform", "sends no events on this connection")
+            end.other.isMute = True
 
     def _link(self) -> End | None:
         links = [each for each in self.gateway.process.ends if each.tap is not None]

@@ -36,9 +36,15 @@ OWN: Final = {
     "gateway-away": "the gateway is away for minutes, while people change much",
 }
 
+# The same, drawn by themselves, so that they change nothing for the other faults.
+LATER: Final = {
+    "events-stop": "the platform sends no events any more on a connection that lives",
+}
+
 # Those of the sandbox. The lines in between are no faults, but they are there.
 FAULTS: Final = {
     **OWN,
+    **LATER,
     **{fault.name: fault.help for fault in SANDBOX_FAULTS},
 }
 
@@ -155,6 +161,10 @@ def settingOf(plan: Plan) -> Setting:
     own = []
     for name in OWN:
         isChosen = random.random() < _shareOf(name, share)
+        if isChosen or name in plan.only:
+            own.append(name)
+    for name in LATER:
+        isChosen = Random(f"{name} {plan.seed}").random() < share
         if isChosen or name in plan.only:
             own.append(name)
     skew = random.choice((-40.0, -3.0, 1.0, 2.0, 30.0))
