@@ -16,7 +16,7 @@ from creditsync.gateway import _looking
 from creditsync.gateway._states import State
 from creditsync.records import Principal
 from tests.gateway_simulation.clients import Client, Follower
-from tests.gateway_simulation.gateway import Gateway
+from tests.gateway_simulation.gateway import MASKED, Gateway
 from tests.gateway_simulation.judge import Judge
 from tests.gateway_simulation.observer import Observer
 from tests.gateway_simulation.platform import Platform
@@ -87,6 +87,8 @@ class Course:
             for n in range(CLIENTS)
         ]
         self.follower = Follower(world, self.gateway)
+        # What a token that is for some groups sees: always, and twice in the end.
+        self.restricted: list[Follower] = []
         self._people = count(1)
         self.held = 0
 
@@ -101,6 +103,11 @@ class Course:
         for client in self.clients:
             client.start()
         self.follower.connect()
+        if self.setting.isGrouped:
+            self._restrict()
+            # The first to ask has the groups looked up that are not known.
+            world.at(TROUBLE + REST + 50, self._restrict)
+            world.at(TROUBLE + REST + 60, self._restrict)
         for name, every in _SCHEDULED.items():
             if world.mayHappen(name):
                 self._schedule(name, every)
@@ -130,9 +137,15 @@ class Course:
             self.gateway,
             self.clients,
             self.follower,
+            self.restricted,
             self.observer,
             self.setting.harm,
         )
+
+    def _restrict(self) -> None:
+        follower = Follower(self.world, self.gateway, MASKED)
+        self.restricted.append(follower)
+        follower.connect()
 
     # What goes wrong.
 

@@ -19,6 +19,9 @@ CLIENTS: Final = 4
 
 LOGINS: Final = (1001, 1002, 1003, 1004, 1005)
 
+# The groups of the accounts, where the platform's groups count.
+GROUPS: Final = {login: "real-eur" if login % 2 else "demo" for login in LOGINS}
+
 # What goes wrong besides what the sandbox's own script does.
 OWN: Final = {
     "gateway-kill": "the gateway is killed at any moment",
@@ -116,6 +119,7 @@ class Setting:
     @ivar delay: Of the platform, from accepting to booking.
     @ivar page: Rows of a page of the catch-up.
     @ivar isTagged: Whether the comments at the platform have tags.
+    @ivar isGrouped: Whether the gateway takes over the platform's groups.
     @ivar skew: How far the gateway's clock is ahead of the platform's, in seconds.
     """
 
@@ -125,6 +129,7 @@ class Setting:
     own: frozenset[str] = frozenset()
     delay: float = 0.05
     isTagged: bool = False
+    isGrouped: bool = False
     skew: float = 0.0
     page: int = 500
 
@@ -157,6 +162,7 @@ def settingOf(plan: Plan) -> Setting:
     share = random.choice((0.0, 0.15, 0.3, 0.3, 0.6))
     setting = Setting(plan.way or way, delay=random.choice((0.01, 0.05, 0.3)))
     setting.isTagged = Random(f"tags {plan.seed}").random() < 0.5
+    setting.isGrouped = Random(f"groups {plan.seed}").random() < 0.3
     setting.page = random.choice((5, 8, 500))
     own = []
     for name in OWN:
