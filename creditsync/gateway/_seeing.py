@@ -322,11 +322,23 @@ class Seeing(Foreign):
             course.isLooking = False
             return
         found = await lookFor(self._upstream, intent)
+        if found is not None:
+            found += await self._lookAtCandidates(course, found)
         course.isLooking = False
         if found is None:
             self._lookLater(course)
         elif intent.isOpen and not intent.order:
             self._found(course, found)
+
+    async def _lookAtCandidates(
+        self, course: Course, found: list[Trade]
+    ) -> list[Trade]:
+        """
+        What was recognized by its tag may have another time than was asked for.
+        """
+        missing = course.candidates - {trade.order for trade in found}
+        looks = [await lookAt(self._upstream, order) for order in sorted(missing)]
+        return [look.trade for look in looks if look.trade is not None]
 
     def _await(self, trade: Trade | None) -> None:
         """
