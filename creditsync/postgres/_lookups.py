@@ -56,7 +56,9 @@ class Readers:
     """
 
     _connect: Callable[[str], Deferred[Connection]]
-    _made: dict[str, Deferred[Connection]] = field(init=False, factory=dict)
+    # Each fires with its connection, or with why there is none: not with a Failure, as
+    # several may wait for it.
+    _made: dict[str, Deferred[Any]] = field(init=False, factory=dict)
 
     def of(self, use: str) -> Deferred[Connection]:
         """
@@ -68,17 +70,16 @@ class Readers:
         made = self._made.get(use)
         if made is None:
             made = self._made[use] = self._connect(use)
-            made.addCallback(self._connected, use)
+            made.addCallback(self._connected, use).addErrback(self._failed, use)
 
-        def fire(result: Any) -> Any:
-            if isinstance(result, Failure):
-                self._made.pop(use, None)
-                waiting.errback(result)
-                return None
-            waiting.callback(result)
-            return result
+        def fire(outcome: Any) -> Any:
+            if isinstance(outcome, BaseException):
+                waiting.errback(outcome)
+            else:
+                waiting.callback(outcome)
+            return outcome
 
-        made.addBoth(fire)
+        made.addCallback(fire)
         return waiting
 
     def close(self) -> None:
@@ -94,10 +95,15 @@ class Readers:
         connection.whenLost().addErrback(lambda _: self._made.pop(use, None))
         return connection
 
+    def _failed(self, why: Failure, use: str) -> BaseException:
+        self._made.pop(use, None)
+        assert why.value is not None
+        return why.value
 
-def _closed(connection: Connection | None) -> None:
-    if connection is not None:
-        connection.close()
+
+def _closed(outcome: "Connection | BaseException") -> None:
+    if not isinstance(outcome, BaseException):
+        outcome.close()
 
 
 @define(eq=False)

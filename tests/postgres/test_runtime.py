@@ -36,8 +36,10 @@ from creditsync.interfaces import (
     IReadiness,
     ITradingRuntime,
 )
+from creditsync.postgres._connection import ConnectionLost
 from creditsync.postgres._feed import Feed
 from creditsync.postgres._lane import Fenced
+from creditsync.postgres._lookups import Readers
 from creditsync.postgres._runtime import PostgresRuntime
 from creditsync.records import (
     Account,
@@ -886,3 +888,28 @@ class DisturbedTests(RuntimeCase):
         self.node.clock.advance(1)
         self.assertEqual(self.successResultOf(reserved).place, 2)
         self.assertEqual(self.node.runtime.lanes[0].retries, 1)
+
+
+class ReadersTests(SynchronousTestCase):
+    """
+    Tests for L{Readers}.
+    """
+
+    def test_severalWait(self) -> None:
+        """
+        If there is no connection, all that wait for it are told so, and the next one
+        has another made.
+        """
+        tries: list[Deferred[Any]] = []
+
+        def connect(_use: str) -> "Deferred[Any]":
+            tries.append(Deferred())
+            return tries[-1]
+
+        readers = Readers(connect)
+        waiting = [readers.of("reader") for _ in range(3)]
+        tries[0].errback(ConnectionLost("refused"))
+        for each in waiting:
+            self.failureResultOf(each, ConnectionLost)
+        readers.of("reader").addErrback(lambda _: None)
+        self.assertEqual(len(tries), 2)
