@@ -276,13 +276,16 @@ class PostgresRuntime(Service):
         @raise Busy: Too many operations are queued.
         @raise ShuttingDown: The runtime is stopping, or has failed.
         """
+        self._checkServing()
+        if self._queues.count >= self._maxQueued:
+            raise Busy("too many operations are waiting to be booked", "max-queued")
+        return self._queues.submit(operation)
+
+    def _checkServing(self) -> None:
         if not self.running or self._failing.cause is not None:
             raise ShuttingDown()
         if self._loss is not None:
             raise ShuttingDown(f"this request has booked nothing: {self._loss}")
-        if self._queues.count >= self._maxQueued:
-            raise Busy("too many operations are waiting to be booked", "max-queued")
-        return self._queues.submit(operation)
 
     def useRules(self, rules: Sequence[Rule]) -> "Deferred[None]":
         """
@@ -450,8 +453,7 @@ class PostgresRuntime(Service):
 
         @raise ShuttingDown: The runtime is stopping, or has failed.
         """
-        if not self.running or self._failing.cause is not None or self._loss:
-            raise ShuttingDown()
+        self._checkServing()
         return Deferred.fromCoroutine(self._move(login, group))
 
     async def _move(self, login: int, group: str) -> None:

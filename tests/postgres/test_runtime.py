@@ -788,12 +788,17 @@ class DisturbedTests(RuntimeCase):
         self.assertEqual(
             self.node.runtime.problem, "PostgreSQL has lost acknowledged operations"
         )
-        e = self.assertRaises(ShuttingDown, self.node.runtime.submit, credit())
-        self.assertEqual(
-            str(e),
-            "this request has booked nothing: PostgreSQL has lost acknowledged"
-            " operations",
-        )
+        runtime = self.node.runtime
+        for act in (
+            lambda: runtime.submit(credit()),
+            lambda: runtime.setGroup(1001, "real"),
+        ):
+            e = self.assertRaises(ShuttingDown, act)
+            self.assertEqual(
+                str(e),
+                "this request has booked nothing: PostgreSQL has lost acknowledged"
+                " operations",
+            )
         other = self.start("b")
         for _ in range(3):
             self.booked(credit(), other)
