@@ -29,6 +29,9 @@ from creditsync.records import (
 
 _T = TypeVar("_T")
 
+# Where it is, and who connects, is in the log and no client's business.
+UNREACHABLE: Final = "PostgreSQL can't be reached"
+
 _TRADE: Final = f'SELECT seq, {COLUMNS} FROM trade WHERE "order" = %s'
 _ORDER_OF: Final = """
     SELECT event."order" FROM keyed JOIN event
@@ -123,7 +126,7 @@ class Lookups:
         try:
             yield
         except ConnectionLost as e:
-            raise Busy(f"PostgreSQL can't be reached: {e}") from e
+            raise Busy(UNREACHABLE) from e
         if self.problem is not None:
             raise Busy(self.problem)
 

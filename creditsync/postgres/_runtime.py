@@ -52,7 +52,7 @@ from creditsync.postgres._feed import Feed
 from creditsync.postgres._groups import Groups
 from creditsync.postgres._lane import Fenced, Lane, Lost
 from creditsync.postgres._limits import register
-from creditsync.postgres._lookups import Lookups, Readers
+from creditsync.postgres._lookups import UNREACHABLE, Lookups, Readers
 from creditsync.postgres._numbers import RESERVE, Numbers
 from creditsync.postgres._queues import Queues
 from creditsync.postgres._schema import EPOCH, STREAM
@@ -244,7 +244,7 @@ class PostgresRuntime(Service):
             return self._loss
         if self.feed.isCut:
             # The lanes may have nothing to do, and not have noticed.
-            return "PostgreSQL can't be reached"
+            return UNREACHABLE
         return next((lane.problem for lane in self.lanes if lane.problem), None)
 
     @property
@@ -314,8 +314,8 @@ class PostgresRuntime(Service):
             Deferred.fromCoroutine(self._readGroups()).addBoth(self._groupsRead)
 
     async def _readGroups(self) -> None:
-        # If it can't be read now, it can later.
-        with suppress(ConnectionLost, psycopg.Error):
+        # If it can't be read now, it can later; or never, at the end of this node.
+        with suppress(ConnectionLost, psycopg.Error, CancelledError):
             reader = await self._readers.of("reader")
             await self._groups.read(reader)
             await self.state.look(reader)
@@ -459,9 +459,12 @@ class PostgresRuntime(Service):
     async def _move(self, login: int, group: str) -> None:
         try:
             reader = await self._readers.of("reader")
+        except ConnectionLost as e:
+            raise Busy(UNREACHABLE) from e
+        try:
             await self._groups.move(reader, login, group, self._knownAccountsOnly)
         except ConnectionLost as e:
-            raise OutcomeUnknown(f"PostgreSQL can't be reached: {e}") from e
+            raise OutcomeUnknown(UNREACHABLE) from e
         self.doorbell.ring()
 
     def account(self, login: int) -> "Deferred[Account | None]":

@@ -458,6 +458,26 @@ class BookingTests(RuntimeCase):
         problem = self.failureResultOf(started, LedgerProblem).getErrorMessage()
         self.assertEqual(problem, "refused")
 
+    def test_away(self) -> None:
+        """
+        While PostgreSQL is away, who looks something up or moves an account is told so,
+        and not where it is. If a move was sent, it may have been carried out.
+        """
+        runtime, lines = self.node.runtime, self.node.lines
+        lines.held.add("reader")
+        unknown = runtime.setGroup(1001, "real")
+        self.node.clock.advance(0)
+        lines.isCut = True
+        lines.of("reader").lose()
+        why = self.failureResultOf(unknown, OutcomeUnknown)
+        self.assertEqual(
+            why.getErrorMessage(),
+            "PostgreSQL can't be reached: the outcome is unknown",
+        )
+        for asked in (runtime.account(1001), runtime.setGroup(1001, "real")):
+            busy = self.failureResultOf(asked, Busy)
+            self.assertEqual(busy.getErrorMessage(), "PostgreSQL can't be reached")
+
 
 class NodesTests(RuntimeCase):
     """
