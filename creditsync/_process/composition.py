@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
@@ -41,6 +42,8 @@ _PATIENCE: Final = 0.8
 _REPLY: Final = 0.5
 
 if TYPE_CHECKING:
+    from creditsync.gateway._intents import IIntentLog
+    from creditsync.postgres._connection import Connection
     from creditsync.postgres._runtime import PostgresRuntime
     from creditsync.web._service import Web
 
@@ -146,15 +149,14 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
     # What --upstream needs is loaded only where it is used.
     from creditsync.gateway._runtime import GatewayRuntime
     from creditsync.gateway._settling import Timing
-    from creditsync.gateway._sqlitelog import SQLiteIntentLog
     from creditsync.gateway._tokenfile import TokenFile
     from creditsync.gateway._upstream import REPLY_TIMEOUT, Upstream
 
-    ledger = _sqlite(reactor, options)
     read = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+    log = _intents(reactor, options, read)
     return GatewayRuntime(
         reactor,
-        SQLiteIntentLog(ledger),
+        log,
         Upstream(
             reactor,
             clientFromString(reactor, options["upstream"]),
@@ -170,7 +172,47 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
         way=options["way"],
         timing=Timing(patience=_PATIENCE * options["timeout"]),
         read=read,
-        rules=_rules(options, ledger, read),
+        rules=_rules(options, log.ledger, read),
+    )
+
+
+def _intents(
+    reactor: Any, options: Options, run: "Callable[[Callable[[], Any]], Deferred[Any]]"
+) -> "IIntentLog":
+    """
+    Make the log of a gateway.
+    """
+    from creditsync.gateway._sqlitelog import SQLiteIntentLog
+
+    if not isPostgres(options["ledger"]):
+        return SQLiteIntentLog(_sqlite(reactor, options))
+    from creditsync.gateway._postgreslog import LedgerCopy, PostgresIntentLog
+    from creditsync.postgres._booking import Site
+    from creditsync.postgres._connection import connect
+    from creditsync.postgres._reading import reading
+    from creditsync.postgres._recorder import Recorder
+
+    address, node = options["ledger"], options["node"]
+
+    def connecting(use: str) -> "Deferred[Connection]":
+        return connect(reactor, address, f"creditsync {node} {use}")
+
+    return PostgresIntentLog(
+        # It gets its path when it is opened.
+        LedgerCopy("", OwnThread(reactor), isGateways=True),
+        Recorder(
+            reactor,
+            connecting,
+            node,
+            0,
+            token_hex(8),
+            time.time,
+            random.random,
+            Site(),
+        ),
+        connecting,
+        partial(reading, address, f"{node} copy"),
+        run,
     )
 
 

@@ -48,6 +48,7 @@ from creditsync.interfaces import (
     IJournal,
     ILookups,
     IOperations,
+    IReadiness,
     ITradeEvents,
     ITradingRuntime,
 )
@@ -84,6 +85,7 @@ def _logAlarm(text: str) -> None:
     IOperations,
     IHeldOperations,
     IAccountGroups,
+    IReadiness,
     IUpstreamObserver,
 )
 class GatewayRuntime(Views, Service):
@@ -168,6 +170,13 @@ class GatewayRuntime(Views, Service):
         self._sweepInterval = timing.sweep
         self._opening: Deferred[None] | None = None
 
+    @property
+    def problem(self) -> str | None:
+        """
+        See L{IReadiness}.
+        """
+        return self._log.problem
+
     def gatewayFigures(self) -> dict[str, float]:
         """
         What the metrics show: how many operations are C{unsettled} and C{held}, the age
@@ -236,7 +245,7 @@ class GatewayRuntime(Views, Service):
         self.operations.isRunning = False
         if not self._tick.running:
             # It is being opened, which ends with this.
-            self._log.ledger.close()
+            self._log.close()
             return succeed(None)
         self._tick.stop()
         self._verifying.stop()
@@ -245,10 +254,13 @@ class GatewayRuntime(Views, Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        await self._upstream.stop()
-        await self.journal.stop()
-        self.operations.stop()
-        self._log.ledger.close()
+        try:
+            await self._upstream.stop()
+            await self.journal.stop()
+        finally:
+            # A commit on PostgreSQL may take longer than a stop.
+            self.operations.stop()
+            self._log.close()
 
     def whenFailed(self) -> "Deferred[None]":
         """
@@ -280,6 +292,8 @@ class GatewayRuntime(Views, Service):
                 return earlier
         if not self._upstream.isConnected:
             raise Busy(f"the platform can't be reached: {self._upstream.problem}")
+        if self.problem is not None:
+            raise Busy(f"nothing can be sent: {self.problem}")
         courses = self.operations.courses
         if len(courses) >= self._maxQueued:
             raise Busy("too many operations are under way", "max-queued")
@@ -497,6 +511,9 @@ class GatewayRuntime(Views, Service):
             self.operations.releaseKept()
             self.operations.reconcileAll()
             self.catchUp.start(MARGIN if not self.catchUp.isComplete else SHORT_MARGIN)
+            if self.problem is None:
+                # If another gateway has taken over, this one learns of it and ends.
+                self.journal.prove()
 
     def interrupted(self) -> None:
         """

@@ -200,6 +200,10 @@ class TwoPhases(Operations):
         while last is not None:
             pending = [["state", "==", TS_FINANCE_OPEN_PENDING], ["order", ">", last]]
             found = await search(self._upstream, pending, ("order",)) or []
+            if any(trade is not None and self._isLeftover(trade) for trade in found):
+                # What another gateway has made, and may choose, it has made after this
+                # one was shut out.
+                await self._journal.prove()
             for trade in found:
                 if trade is not None and self._isLeftover(trade):
                     _log.info("declining the leftover order {order}", order=trade.order)

@@ -56,7 +56,7 @@ from creditsync.postgres._lookups import Lookups, Readers
 from creditsync.postgres._numbers import RESERVE, Numbers
 from creditsync.postgres._queues import Queues
 from creditsync.postgres._schema import EPOCH, STREAM
-from creditsync.postgres._starting import check
+from creditsync.postgres._starting import check, checkOwn
 from creditsync.postgres._state import NodeState
 from creditsync.records import (
     Account,
@@ -193,8 +193,11 @@ class PostgresRuntime(Service):
                 self._log.warn("{warning}", warning=warning)
             [(self.epoch,)] = await reader.execute(EPOCH, [STREAM])
             await self.useRules(self._rules)
+            await checkOwn(reader)
             for lane in self.lanes:
                 await lane.open()
+            # A gateway that has begun meanwhile has shut out those before it only.
+            await checkOwn(reader)
             await self._numbers.start()
             await self._groups.start(reader)
             await self.feed.start()

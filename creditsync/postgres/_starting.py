@@ -7,7 +7,7 @@ No password is ever in a sentence: a server is named by its user, host and datab
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import psycopg
@@ -19,6 +19,7 @@ from creditsync.errors import LedgerProblem
 from creditsync.methods import BOOKING_METHODS
 from creditsync.postgres._connection import ConnectionLost, Row
 from creditsync.postgres._schema import (
+    IS_GATEWAYS,
     IS_MADE,
     METHODS,
     SCRIPTS,
@@ -135,7 +136,7 @@ async def _check(connection: ISession, now: Callable[[], float]) -> list[str]:
         for problem in _problems(facts, place):
             raise LedgerProblem(problem)
         await _makeTables(connection, facts, now)
-        await _checkRights(connection, facts)
+        await checkRights(connection, RIGHTS)
         await _checkMethods(connection)
     except psycopg.Error as e:
         cause = " ".join(str(e).split())
@@ -285,13 +286,36 @@ async def _upgrade(
     await connection.execute(";\n".join(statements))
 
 
-async def _checkRights(connection: ISession, facts: _Facts) -> None:
-    needed = [(name, right) for name, rights in RIGHTS.items() for right in rights]
-    names, rights = map(list, zip(*needed, strict=True))
-    lacking = await connection.execute(_LACKING, [names, rights])
+async def checkOwn(connection: ISession) -> None:
+    """
+    Check that a server may book there.
+
+    @raise LedgerProblem: The ledger is a gateway's, which has another platform book.
+    """
+    [(isGateways,)] = await connection.execute(IS_GATEWAYS)
+    if isGateways:
+        raise LedgerProblem(
+            f"the ledger at {connection.place} is a gateway's: start with --upstream,"
+            " or name another ledger"
+        )
+
+
+async def checkRights(
+    connection: ISession, rights: Mapping[str, Sequence[str]]
+) -> None:
+    """
+    Check what the role of a connection may do with tables.
+
+    @raise LedgerProblem: It lacks something.
+    """
+    needed = [(name, right) for name, each in rights.items() for right in each]
+    lacking = await connection.execute(
+        _LACKING, [list(column) for column in zip(*needed, strict=True)]
+    )
     if lacking:
+        [(role,)] = await connection.execute("SELECT current_user")
         listed = ", ".join(f"{right} on {name}" for name, right in lacking)
-        raise LedgerProblem(_grant(connection, facts.role, listed))
+        raise LedgerProblem(_grant(connection, role, listed))
 
 
 def _grant(connection: ISession, role: str, lacking: str) -> str:
