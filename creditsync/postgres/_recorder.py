@@ -44,12 +44,8 @@ _PATIENCE: Final = """
     SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2;
     SET tcp_keepalives_count = 3; SET tcp_user_timeout = 10000
 """
-_HOLDER: Final = """
-    SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
-    WHERE locktype = 'advisory' AND granted AND objid = 1 AND objsubid = 2
-        AND classid = 'intent'::regclass
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
+# The one that has shut out all others.
+_HOLDER: Final = "SELECT name FROM node WHERE owner <> ''"
 # How often it is tried at a start, and after how many seconds again: the server may not
 # have noticed yet that the process before this one is gone.
 _TRIES: Final = 15
@@ -181,12 +177,11 @@ class Recorder(Lane):
                 # It was ours. Who has it now is about to shut this one out.
                 raise ConnectionLost("another gateway is about to take over")
             await deferLater(self._clock, _PAUSE)
-        holders = await connection.execute(_HOLDER)
-        names = ", ".join(str(each[0]).split(" ")[1] for each in holders) or "another"
+        names = [name for [name] in await connection.execute(_HOLDER)]
         raise LedgerInUse(
-            f"the gateway {names} sends for the ledger at {connection.place}, and only"
-            " one may: stop it first. A gateway that is started after the end of"
-            " another one takes over from it"
+            f"the gateway {', '.join(names)} sends for the ledger at"
+            f" {connection.place}, and only one may: stop it first. A gateway that is"
+            " started after the end of another one takes over from it"
         )
 
     def fenced(self) -> Fenced:
