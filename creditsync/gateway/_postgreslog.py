@@ -29,8 +29,9 @@ from creditsync.ledger._replica import fill
 from creditsync.ledger._source import Source
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.postgres._connection import Connection
+from creditsync.postgres._kinds import makeGateway
 from creditsync.postgres._lane import Lost
-from creditsync.postgres._recorder import Batch, Recorder, explainRefusals, makeGateway
+from creditsync.postgres._recorder import Batch, Recorder, explainRefusals
 from creditsync.postgres._starting import check
 from creditsync.records import Reservation
 

@@ -24,18 +24,7 @@ from creditsync.errors import LedgerInUse, LedgerProblem
 from creditsync.ledger._journal import MEMBERS, Row
 from creditsync.postgres._connection import Connection, ConnectionLost
 from creditsync.postgres._lane import Fenced, Lane, Lost
-from creditsync.postgres._schema import GATEWAY, IS_GATEWAYS, STREAM
-from creditsync.postgres._starting import ISession, checkRights
-
-# What a gateway does with the tables that only it has.
-_RIGHTS: Final = {
-    "intent": ("SELECT", "INSERT", "UPDATE"),
-    "caught_up": ("SELECT", "UPDATE"),
-    "alarm": ("SELECT", "INSERT"),
-}
-
-# The SQLSTATE of a ledger that is none of a gateway.
-_USED: Final = "CS002"
+from creditsync.postgres._schema import STREAM
 
 # Of this schema's table. It is held until the connection ends, or the process with it:
 # the server notices by these settings that a machine is gone.
@@ -83,40 +72,6 @@ def explainRefusals() -> Iterator[None]:
         raise LedgerProblem(str(e)) from e
     except psycopg.Error as e:
         raise LedgerProblem(f"PostgreSQL refuses: {str(e).strip()}") from e
-
-
-async def makeGateway(connection: ISession) -> None:
-    """
-    Make the tables that only a gateway has, where there are none.
-
-    @raise LedgerProblem: Servers that book themselves use these tables, or the role may
-        not make any.
-    """
-    [(isMade,)] = await connection.execute(IS_GATEWAYS)
-    if not isMade:
-        await _make(connection)
-    await checkRights(connection, _RIGHTS)
-
-
-async def _make(connection: ISession) -> None:
-    place = connection.place
-    try:
-        await connection.execute(GATEWAY)
-    except psycopg.errors.InsufficientPrivilege as e:
-        raise LedgerProblem(
-            f"{place} has no tables of a gateway, and this role may not make them: run"
-            " creditsync init --gateway as the owner of the tables"
-        ) from e
-    except (psycopg.errors.DuplicateTable, psycopg.errors.UniqueViolation):
-        # Another gateway has made them just now.
-        pass
-    except psycopg.Error as e:
-        if e.sqlstate != _USED:
-            raise
-        raise LedgerProblem(
-            f"the ledger at {place} has bookings of servers of its own: a gateway needs"
-            " another database"
-        ) from e
 
 
 @define

@@ -50,13 +50,14 @@ from creditsync.postgres._connection import Connection, ConnectionLost
 from creditsync.postgres._doorbell import Doorbell
 from creditsync.postgres._feed import Feed
 from creditsync.postgres._groups import Groups
+from creditsync.postgres._kinds import checkOwn
 from creditsync.postgres._lane import Fenced, Lane, Lost
 from creditsync.postgres._limits import register
 from creditsync.postgres._lookups import Lookups, Readers
 from creditsync.postgres._numbers import RESERVE, Numbers
 from creditsync.postgres._queues import Queues
 from creditsync.postgres._schema import EPOCH, STREAM
-from creditsync.postgres._starting import check, checkOwn
+from creditsync.postgres._starting import check
 from creditsync.postgres._state import NodeState
 from creditsync.records import (
     Account,

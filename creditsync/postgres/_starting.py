@@ -19,7 +19,6 @@ from creditsync.errors import LedgerProblem
 from creditsync.methods import BOOKING_METHODS
 from creditsync.postgres._connection import ConnectionLost, Row
 from creditsync.postgres._schema import (
-    IS_GATEWAYS,
     IS_MADE,
     METHODS,
     SCRIPTS,
@@ -284,20 +283,6 @@ async def _upgrade(
         literals = [psycopg.sql.Literal(value).as_string() for value in values]
         statements.append(statement.replace("%s", "{}").format(*literals))
     await connection.execute(";\n".join(statements))
-
-
-async def checkOwn(connection: ISession) -> None:
-    """
-    Check that a server may book there.
-
-    @raise LedgerProblem: The ledger is a gateway's, which has another platform book.
-    """
-    [(isGateways,)] = await connection.execute(IS_GATEWAYS)
-    if isGateways:
-        raise LedgerProblem(
-            f"the ledger at {connection.place} is a gateway's: start with --upstream,"
-            " or name another ledger"
-        )
 
 
 async def checkRights(
