@@ -47,6 +47,8 @@ _OTHERS: Final = {
 # Of the folder of a copy, in that of temporary files.
 _PREFIX: Final = "creditsync-gateway-"
 _FILE: Final = "copy.db"
+# Of the lock there, to which ".lock" is appended.
+_NAME: Final = "gateway"
 
 _log = Logger()
 
@@ -89,7 +91,7 @@ class PostgresIntentLog(SQLiteIntentLog):
     _reading: Callable[[], AbstractContextManager[Source]]
     _run: Callable[[Callable[[], None]], "Deferred[None]"]
     _opening: "Deferred[None] | None" = field(default=None, init=False)
-    _folder: Path | None = field(default=None, init=False)
+    _folder: tuple[Path, int] | None = field(default=None, init=False)
     _loss: str | None = field(default=None, init=False)
 
     @property
@@ -115,7 +117,7 @@ class PostgresIntentLog(SQLiteIntentLog):
                 await self._prepare()
                 await self._recorder.open()
             self._folder = _newFolder()
-            self.ledger.path = str(self._folder / _FILE)
+            self.ledger.path = str(self._folder[0] / _FILE)
             await self._run(self._copy)
             await super().open()
         except BaseException:
@@ -149,9 +151,11 @@ class PostgresIntentLog(SQLiteIntentLog):
     def _release(self) -> None:
         self._recorder.close()
         self.ledger.close()
-        folder, self._folder = self._folder, None
-        if folder is not None:
+        made, self._folder = self._folder, None
+        if made is not None:
+            folder, lock = made
             shutil.rmtree(folder, ignore_errors=True)
+            releaseLock(lock)
 
     def write(
         self,
@@ -236,12 +240,22 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def _newFolder() -> Path:
+def _newFolder() -> tuple[Path, int]:
     """
-    A new folder for a copy. Those of gateways that were killed are removed.
+    A new folder for a copy, and the lock that keeps other gateways from removing it.
+    Those of gateways that were killed are removed.
     """
-    for former in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_FILE}"):
+    temporary = Path(tempfile.gettempdir())
+    for former in temporary.glob(f"{_PREFIX}*/{_NAME}.lock"):
         with suppress(LedgerInUse, OSError):
-            releaseLock(takeLock(str(former)))
-            shutil.rmtree(former.parent)
-    return Path(tempfile.mkdtemp(prefix=_PREFIX))
+            lock = takeLock(str(former.with_suffix("")))
+            shutil.rmtree(former.parent, ignore_errors=True)
+            releaseLock(lock)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        # Before it is locked, one that is started at this moment may remove it.
+        with suppress(LedgerInUse, OSError):
+            lock = takeLock(str(folder / _NAME))
+            if folder.exists():
+                return folder, lock
+            releaseLock(lock)

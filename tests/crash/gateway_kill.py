@@ -388,6 +388,12 @@ class Trial:
         self._kill()
         self.counts["kills of the gateway"] += 1
 
+    def _untilAnswered(self) -> None:
+        before = self.client.statuses.total()
+        deadline = time.monotonic() + PATIENCE
+        while self.client.statuses.total() == before and time.monotonic() < deadline:
+            self.client.work(0.1)
+
     def takenOver(self) -> None:
         """
         Stop the gateway for a while, and start another one as soon as PostgreSQL has
@@ -395,6 +401,7 @@ class Trial:
         """
         self.start()
         self.connect()
+        self._untilAnswered()
         self.client.work(self.random.random() * 1.5)
         former = self.gateway
         assert former is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -528,10 +528,28 @@ class TakeoverTests(Case):
         for each in (former, other):
             each.mkdir()
             (each / "copy.db").touch()
+            (each / "gateway.lock").touch()
         second = self.start()
         inUse = Path(second.log.ledger.path).parent
         self.assertEqual(set(Path(folder.name).iterdir()), {other, inUse})
         self.assertEqual(inUse.stat().st_mode & 0o777, 0o700)
+        third = self.make(database=ground.database())
+        self.successResultOf(third.open())
+        self.assertTrue(inUse.exists())
+
+    def test_copyBeingMade(self) -> None:
+        """
+        Nor is one that is just being made.
+        """
+        other = self.make(database=ground.database())
+
+        def run(copy: Any) -> Any:
+            third = self.make(database=ground.database())
+            self.successResultOf(third.open())
+            return execute(copy)
+
+        other.log._run = run
+        self.successResultOf(other.open())
 
 
 class KindTests(SynchronousTestCase):
