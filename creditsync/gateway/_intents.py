@@ -113,6 +113,11 @@ class IIntentLog(Interface):
         "Why nothing becomes durable just now, or L{None}. Nothing is sent then."
     )
 
+    interrupted: Callable[[], object] = Attribute(
+        "Called, if the gateway has set it, when another gateway may have taken over:"
+        " the next L{write} tells."
+    )
+
     def open() -> "Deferred[None]":
         """
         Open the ledger, and make the log where there is none.

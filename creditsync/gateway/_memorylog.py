@@ -2,7 +2,7 @@
 The intent log in dictionaries, for tests.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from attrs import Factory, define, evolve, field
 from twisted.internet.defer import Deferred, succeed
@@ -25,6 +25,7 @@ class MemoryIntentLog:
 
     ledger: MemoryLedger = Factory(MemoryLedger)
     mark: int = field(default=0, init=False)
+    interrupted: Callable[[], object] = field(default=lambda: None, init=False)
     problem: str | None = field(default=None, init=False)
     _rows: dict[int, Intent] = field(factory=dict, init=False)
     alarms: list[Alarm] = field(factory=list, init=False)

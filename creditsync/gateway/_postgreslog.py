@@ -125,6 +125,7 @@ class PostgresIntentLog(SQLiteIntentLog):
             raise
         self._opening = None
         self.ledger.begin()
+        self._recorder.interrupted = lambda: self.interrupted()
 
     async def _prepare(self) -> None:
         connection = await self._connect("reader")

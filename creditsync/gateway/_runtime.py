@@ -169,6 +169,7 @@ class GatewayRuntime(Views, Service):
         self._sweeping.clock = clock
         self._sweepInterval = timing.sweep
         self._opening: Deferred[None] | None = None
+        log.interrupted = self._prove
 
     @property
     def problem(self) -> str | None:
@@ -467,17 +468,23 @@ class GatewayRuntime(Views, Service):
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
         """
-        See L{ITradingRuntime.orderOf}.
+        See L{ITradingRuntime.orderOf}. Fails with L{Busy} if it is not known whether
+        another gateway has taken over.
         """
-        intent = self._known(principal, key)
-        return succeed(None if intent is None else intent.order or None)
+        known = maybeDeferred(self._known, principal, key)
+        return known.addCallback(lambda found: (found and found.order) or None)
 
     def operation(
         self, principal: int, key: str
     ) -> "Deferred[Trade | Mapping[str, Any] | None]":
         """
-        See L{IOperations.operation}.
+        See L{IOperations.operation}. Fails as L{orderOf} does.
         """
+        return maybeDeferred(self._operation, principal, key)
+
+    def _operation(
+        self, principal: int, key: str
+    ) -> "Deferred[Trade | Mapping[str, Any] | None]":
         intent = self._known(principal, key)
         if intent is None:
             return succeed(None)
@@ -489,7 +496,11 @@ class GatewayRuntime(Views, Service):
         course = self.operations.courses.withKey(principal, key)
         if course is not None:
             return course.intent
-        return self._log.withKey(principal, key)
+        found = self._log.withKey(principal, key)
+        if found is None and self.problem is not None:
+            # Another gateway may have taken over, and have sent it.
+            raise Busy(f"the operation can't be looked up: {self.problem}")
+        return found
 
     # What the platform tells.
 
@@ -511,9 +522,14 @@ class GatewayRuntime(Views, Service):
             self.operations.releaseKept()
             self.operations.reconcileAll()
             self.catchUp.start(MARGIN if not self.catchUp.isComplete else SHORT_MARGIN)
-            if self.problem is None:
-                # If another gateway has taken over, this one learns of it and ends.
-                self.journal.prove()
+            self._prove()
+
+    def _prove(self) -> None:
+        """
+        If another gateway has taken over, this one learns of it and ends.
+        """
+        if self.running and self.problem is None:
+            self.journal.prove()
 
     def interrupted(self) -> None:
         """

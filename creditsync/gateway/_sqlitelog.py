@@ -2,7 +2,7 @@
 The intent log in the database of an SQLite ledger.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
@@ -145,6 +145,7 @@ class SQLiteIntentLog:
 
     ledger: SQLiteLedger
     mark: int = field(default=0, init=False)
+    interrupted: Callable[[], object] = field(default=lambda: None, init=False)
     _number: int = field(default=0, init=False)
 
     @property

@@ -10,7 +10,7 @@ the node, as with all that books: who starts raises those of all others, so noth
 they write can be committed from then on; and what is not committed is not sent.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -19,6 +19,7 @@ import psycopg
 from attrs import define, field
 from msgspec.json import encode
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from creditsync.errors import LedgerInUse, LedgerProblem
 from creditsync.ledger._journal import MEMBERS, Row
@@ -97,8 +98,11 @@ class Batch:
 class Recorder(Lane):
     """
     See the module.
+
+    @ivar interrupted: Called when the connection is lost, and with it the lock.
     """
 
+    interrupted: Callable[[], object] = field(init=False, default=lambda: None)
     # The last batch that was acknowledged, of those with intents or alarms.
     _recorded: int = field(init=False, default=0)
 
@@ -127,6 +131,7 @@ class Recorder(Lane):
         for _ in range(_TRIES):
             [(isAlone,)] = await connection.execute(_LOCK)
             if isAlone:
+                connection.whenLost().addErrback(self._lost)
                 return
             if self.node:
                 # It was ours. Who has it now is about to shut this one out.
@@ -138,6 +143,10 @@ class Recorder(Lane):
             f" {connection.place}, and only one may: stop it first. A gateway that is"
             " started after the end of another one takes over from it"
         )
+
+    def _lost(self, why: Failure) -> None:
+        if not self._isClosed:
+            self.interrupted()
 
     def fenced(self) -> Fenced:
         """

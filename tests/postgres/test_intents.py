@@ -474,6 +474,19 @@ class TakeoverTests(Case):
         self.successResultOf(self.write(made, booked=(added,), log=second.log))
         self.assertEqual(self.problems(), [])
 
+    def test_interrupted(self) -> None:
+        """
+        A gateway is told when it loses its connection, but not of its own end.
+        """
+        told: list[str] = []
+        self.log.interrupted = lambda: told.append("interrupted")
+        self.gateway.lines.of("writer").lose()
+        self.assertEqual(told, ["interrupted"])
+        untilFree(self.database)
+        self.successResultOf(self.write(intent()))
+        self.log.close()
+        self.assertEqual(told, ["interrupted"])
+
     def test_underWay(self) -> None:
         """
         A commit that was under way when the other one took over is carried out before
