@@ -219,8 +219,10 @@ class PostgresIntentLog(SQLiteIntentLog):
             self._loss = "PostgreSQL has lost acknowledged operations"
             _log.critical(
                 "PostgreSQL has lost acknowledged operations, and this gateway sends"
-                " nothing more: {why}.",
+                " nothing more: {why}. The copy {path} has them: see docs/gateway.rst"
+                " before you stop this process.",
                 why=str(e),
+                path=self.ledger.path,
             )
             never: Deferred[_T] = Deferred()
             return await never

@@ -3,7 +3,10 @@ Tests for L{creditsync.gateway._postgreslog} and L{creditsync.postgres._recorder
 real PostgreSQL whose answers come when the test says so.
 """
 
+import sys
 import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from twisted.internet.defer import Deferred, execute
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync.__main__ import main
 from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE, EV_RECORD_UPDATE
 from creditsync.errors import LedgerInUse, LedgerProblem
 from creditsync.gateway._intents import Intent
@@ -416,6 +420,37 @@ class LossTests(Case):
         [logged] = self.lose("DELETE FROM intent WHERE number = 2")
         self.assertIn("gateway a has recorded batch 2", logged)
         self.assertIn("only up to 1", logged)
+
+    def test_rescue(self) -> None:
+        """
+        The copy of that gateway has everything, and another one goes on with it.
+        """
+        self.successResultOf(self.write(intent(1, "a")))
+        made, added = self.booked(2, 55, "b")
+        self.successResultOf(self.write(made, booked=(added,)))
+        [logged] = self.lose("DELETE FROM intent", "TRUNCATE event, link, trade")
+        path = self.log.ledger.path
+        self.assertIn(f"The copy {path} has them", logged)
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        rescued = str(Path(folder.name, "rescued.db"))
+        other = ground.database()
+        place = f"127.0.0.1:{other.server.port}/{other.name}"
+        address = f"postgresql://{ground.SUPERUSER}@{place}"
+        for arguments in (
+            ["backup", "--ledger", path, rescued],
+            ["import", rescued, "--ledger", address],
+        ):
+            self.patch(sys, "argv", ["creditsync", *arguments])
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                main()
+        gateway = self.make("b", other)
+        self.successResultOf(gateway.open())
+        self.assertEqual([each.number for each in gateway.log.unfinished()], [1])
+        found = gateway.log.withKey(7, "b")
+        assert found is not None
+        self.assertEqual((found.order, found.place), (55, 1))
+        self.assertNotEqual(gateway.log.ledger.epoch, self.log.ledger.epoch)
 
     def test_booking(self) -> None:
         """
