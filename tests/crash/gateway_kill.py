@@ -410,6 +410,7 @@ class Trial:
         self.start()
         if not self.connect():
             raise Violation("the second gateway does not take over")
+        self._untilAnswered()
         self.client.work(self.random.random() * 0.3)
         former.process.send_signal(signal.SIGCONT)
         deadline = time.monotonic() + PATIENCE
