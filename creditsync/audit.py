@@ -11,7 +11,7 @@ that is full, or hangs, costs lines of the trail and nothing else
 (L{creditsync._auditfile}).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -35,6 +35,7 @@ from creditsync.records import (
     Decision,
     Deletion,
     ExtID,
+    Principal,
     Request,
     Reservation,
     Trade,
@@ -80,6 +81,7 @@ class AuditTrail:
     @ivar now: The UNIX time.
     @ivar run: Executes a blocking function elsewhere, and fires when it has ended;
         by default a L{DaemonThread}.
+    @ivar alsoRecorded: The commands that a gateway passes on.
     """
 
     path: Path
@@ -95,6 +97,7 @@ class AuditTrail:
             takes_self=True,
         ),
     )
+    alsoRecorded: Collection[str] = field(init=False, default=())
     # The session that requested each operation not booked yet, and its extID.
     _askers: dict[AnyOperation, tuple[ISession, ExtID | None]] = field(
         init=False, factory=dict
@@ -246,7 +249,11 @@ class AuditTrail:
         Record a refusal. An operation whose outcome is unknown may be booked all
         the same, and then has a second line.
         """
-        if asked.command not in _MONEY:
+        if asked.command in self.alsoRecorded:
+            if isinstance(asked, Waiter):
+                # It was passed on, and has a line by what becomes of it.
+                return
+        elif asked.command not in _MONEY:
             return
         isUnknown = refusal.status == OutcomeUnknown.status
         self._record(
@@ -258,6 +265,35 @@ class AuditTrail:
             status=refusal.status,
             error=refusal.error,
             message=refusal.message,
+        )
+
+    def passed(
+        self,
+        session: ISession,
+        request: Request,
+        principal: Principal,
+        refusal: Refusal | None,
+    ) -> None:
+        """
+        A command of the platform behind a gateway was passed on, or was to be.
+
+        @param refusal: What came of it, if that is no success.
+        """
+        outcome, members = "passed", {}
+        if refusal is not None:
+            isUnknown = refusal.status == OutcomeUnknown.status
+            outcome = "unknown" if isUnknown else "refused"
+            status, error = refusal.sent
+            members = {"status": status, "error": error, "message": refusal.message}
+        self._record(
+            outcome,
+            session,
+            request.command,
+            request.extID,
+            **_numbers(request),
+            **members,
+            # Another token may have come on this connection since then.
+            principal=principal.id,
         )
 
     def _record(

@@ -7,6 +7,7 @@ import random
 import time
 import tomllib
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -139,7 +140,7 @@ def _addProbe(actions: Any) -> None:
         required=True,
         type=Path,
         help="the file to write; commands in it that have other names are used, and"
-        " kept",
+        " kept, as are those that are passed on",
     )
     parser.set_defaults(name="gateway probe", run=_runProbe)
 
@@ -158,15 +159,15 @@ async def _probe(reactor: Any, options: Namespace) -> None:
     from creditsync.gateway._tokenfile import TokenFile
     from creditsync.gateway._upstream import Upstream
 
-    names: dict[str, str] = {}
+    kept: dict[str, Any] = {}
     if options.profile.exists():
-        names = tomllib.loads(options.profile.read_text("utf-8")).get("commands", {})
+        kept = tomllib.loads(options.profile.read_text("utf-8"))
     upstream = Upstream(
         reactor,
         clientFromString(reactor, options.upstream),
         TokenFile(options.upstream_token),
         random=random.random,
-        names=names,
+        names=kept.get("commands", {}),
     )
     arrival = Arrival()
     upstream.start(arrival)
@@ -179,14 +180,28 @@ async def _probe(reactor: Any, options: Namespace) -> None:
     for each in await probe.run():
         printLine(f"{each.way}: {'yes' if each.isMet else 'NO '} {each.text}")
     await upstream.stop()
-    text = profileOf(probe)
-    if names:
-        rows = (f"{name} = {json.dumps(other)}" for name, other in names.items())
-        text += "\n".join(["", "[commands]", *rows, ""])
+    text = profileOf(probe) + "".join(
+        table(name, kept[name]) for name in ("commands", "pass") if name in kept
+    )
     options.profile.write_text(text, "utf-8")
     printLine(f"written: {options.profile}")
     if not probe.isSound("one-shot"):
         raise SystemExit(FAILED)
+
+
+def table(name: str, rows: Mapping[str, Any]) -> str:
+    """
+    A table of the profile that people have written, as the text of a file.
+    """
+    lines = (f"{row} = {_value(value)}" for row, value in rows.items())
+    return "\n".join(["", f"[{name}]", *lines, ""])
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        members = (f"{name} = {json.dumps(each)}" for name, each in value.items())
+        return f"{{ {', '.join(members)} }}"
+    return json.dumps(value)
 
 
 def _runHeld(options: Namespace) -> None:

@@ -10,6 +10,7 @@ L{bookings} makes the lines of the audit trail for a whole commit.
 Private: nothing outside of creditsync imports it.
 """
 
+from creditsync._wire.decoding import dataOf as dataOf
 from creditsync._wire.decoding import decode as decode
 from creditsync._wire.encoding import amount as amount
 from creditsync._wire.encoding import encodeData as encodeData
@@ -19,6 +20,7 @@ from creditsync._wire.encoding import events as events
 from creditsync._wire.encoding import refusal as refusal
 from creditsync._wire.encoding import replay as replay
 from creditsync._wire.encoding import reply as reply
+from creditsync._wire.encoding import rewritten as rewritten
 from creditsync._wire.encoding import success as success
 from creditsync._wire.rows import encodeFound as encodeFound
 from creditsync._wire.rows import encodeGroupedRows as encodeGroupedRows

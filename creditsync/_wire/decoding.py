@@ -62,6 +62,26 @@ def decode(line: bytes, maxMarks: float = MAX_MARKS) -> dict[str, Any]:
     return value
 
 
+def dataOf(line: bytes) -> bytes:
+    """
+    The C{data} of a line as it was written: C{{}} if the line has none.
+
+    @param line: One that L{decode} accepts.
+    """
+    return bytes(_parseData(line).data)
+
+
+class _Data(msgspec.Struct):
+    """
+    The only member of a line that is read.
+    """
+
+    data: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+_parseData = msgspec.json.Decoder(_Data).decode
+
+
 _TOO_DEEP = f"the line is nested deeper than {MAX_DEPTH}"
 _TOO_GREAT = f"an integer is not between {-MAX_SAFE_INTEGER} and {MAX_SAFE_INTEGER}"
 

@@ -35,6 +35,7 @@ from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import isAbsence
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind, Outcome
+from creditsync.gateway._passing import PassesOn, PassThrough
 from creditsync.gateway._records import shown, tradeOf
 from creditsync.gateway._settling import Timing
 from creditsync.gateway._states import State
@@ -48,6 +49,7 @@ from creditsync.interfaces import (
     IJournal,
     ILookups,
     IOperations,
+    IPassThrough,
     IReadiness,
     ITradeEvents,
     ITradingRuntime,
@@ -85,10 +87,11 @@ def _logAlarm(text: str) -> None:
     IOperations,
     IHeldOperations,
     IAccountGroups,
+    IPassThrough,
     IReadiness,
     IUpstreamObserver,
 )
-class GatewayRuntime(Views, Service):
+class GatewayRuntime(Views, PassesOn, Service):
     """
     A trading runtime in front of a platform. It is a service: starting opens the log
     and connects, stopping disconnects and closes the log.
@@ -110,6 +113,7 @@ class GatewayRuntime(Views, Service):
         read: "Callable[[Callable[[], Any]], Deferred[Any]]" = maybeDeferred,
         rules: RuleBook | None = None,
         alarm: Callable[[str], object] = _logAlarm,
+        passThrough: PassThrough | None = None,
     ) -> None:
         """
         @param now: The UNIX time.
@@ -119,10 +123,12 @@ class GatewayRuntime(Views, Service):
             or at once, and fires with its result.
         @param rules: Bounds what may be booked, or L{None}.
         @param alarm: Called with what a person should know; by default the log has it.
+        @param passThrough: Passes on commands of the platform, if there are any.
         """
         timing = timing or Timing()
         self._log = log
         self._upstream = upstream
+        self._passThrough = passThrough
         self._maxQueued = maxQueued
         self._read = read
         self._rules = rules
@@ -230,6 +236,7 @@ class GatewayRuntime(Views, Service):
         for intent in self._log.unfinished():
             self.operations.courses.resume(Course(intent, self._clock.seconds()))
         self._upstream.start(self)
+        self._startPassing()
         self._tick.start(self._interval, now=False)
         self._verifying.start(SECONDS_PER_DAY, now=False)
         self._sweeping.start(self._sweepInterval, now=False).addErrback(
@@ -256,6 +263,7 @@ class GatewayRuntime(Views, Service):
 
     async def _stop(self) -> None:
         try:
+            await self._stopPassing()
             await self._upstream.stop()
             await self.journal.stop()
         finally:
