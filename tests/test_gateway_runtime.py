@@ -2,7 +2,7 @@
 Tests for L{creditsync.gateway._runtime} and L{creditsync.gateway._operations}.
 """
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from zope.interface.verify import verifyObject
 
 from creditsync.errors import (
@@ -1284,6 +1284,14 @@ class RestartTests(GatewayTestCase):
         stopped.cancel()
         self.failureResultOf(stopped, CancelledError)
         self.assertEqual(closed, [True])
+
+    def test_closedMeanwhile(self) -> None:
+        """
+        A commit that ends with the log is no failure of the gateway.
+        """
+        self.patch(type(self.log), "write", lambda *_: fail(CancelledError()))
+        self.request(operation(1))
+        self.assertNoResult(self.gateway.whenFailed())
 
     def test_idle(self) -> None:
         """

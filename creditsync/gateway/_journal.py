@@ -287,8 +287,11 @@ class Journal:
 
     def _break(self, why: Failure) -> None:
         self._isBroken = True
-        # Of those the sentence is enough that is logged with the end of the process.
-        if not why.check(LedgerProblem, CancelledError):
+        if why.check(CancelledError):
+            # The log was closed before this commit had ended.
+            return
+        # Of these the sentence is enough that is logged with the end of the process.
+        if not why.check(LedgerProblem):
             _log.failure("the ledger failed, and nothing is sent any more", why)
         self._failed(why)
 
