@@ -1276,7 +1276,7 @@ class RestartTests(GatewayTestCase):
         A stop that does not wait for a commit any longer closes the log all the same.
         """
         closed: list[bool] = []
-        self.patch(type(self.log), "close", lambda log: closed.append(True))
+        self.patch(self.log, "close", lambda: closed.append(True))
         self.log.isHeld = True
         self.request(operation(1))
         stopped = self.gateway.stopService()
