@@ -187,7 +187,12 @@ class JournalTests(Case):
             Deletion("DeleteCredit", 55, frozenset({7, 9}), 0),
         )
         self.successResultOf(self.write(made, booked=(added, changed, out)))
-        self.successResultOf(self.write(booked=(deleted,), mark=NOW + 6))
+        again = Reservation(
+            EV_RECORD_UPDATE,
+            replace(changed.data, profit=250 * ONE),
+            Operation("CreditIn", CREDIT_IN, 1001, 250 * ONE, "less", 55, principal=0),
+        )
+        self.successResultOf(self.write(booked=(again, deleted), mark=NOW + 6))
         self.assertEqual(self.problems(), [])
         self.assertEqual(
             self.rows('SELECT seq, type, "order", node, batch, item FROM event'),
@@ -195,12 +200,13 @@ class JournalTests(Case):
                 (1, 0, 55, 1, 1, 1),
                 (2, 1, 55, 1, 1, 2),
                 (3, 0, 987_654_321, 1, 1, 3),
-                (4, 2, 55, 1, 2, 1),
+                (4, 1, 55, 1, 2, 1),
+                (5, 2, 55, 1, 2, 2),
             ],
         )
         self.assertEqual(
             self.rows('SELECT "order", state, revision, seq FROM trade ORDER BY 1'),
-            [(55, 6, 2, 4), (987_654_321, 3, 0, 3)],
+            [(55, 6, 3, 5), (987_654_321, 3, 0, 3)],
         )
         self.assertEqual(
             self.rows("SELECT login, balance, credit FROM account ORDER BY login"),
@@ -508,6 +514,21 @@ class TakeoverTests(Case):
         made, added = self.booked(2, 55)
         self.successResultOf(self.write(made, booked=(added,), log=second.log))
         self.assertEqual(self.problems(), [])
+
+    def test_stillConnected(self) -> None:
+        """
+        What keeps a gateway from sending is not that it lacks the lock: one that has
+        its connection, and was shut out, can't write anything either.
+        """
+        connection = self.gateway.lines.of("writer").connection
+        connection.execute("SELECT pg_advisory_unlock_all()")
+        second = self.start("b")
+        self.failureResultOf(self.write(intent()), Fenced)
+        made, added = self.booked(2, 55)
+        self.failureResultOf(self.write(made, booked=(added,)), Fenced)
+        self.assertEqual(self.rows("SELECT FROM intent"), [])
+        self.assertEqual(self.rows("SELECT FROM event"), [])
+        self.successResultOf(self.write(intent(), log=second.log))
 
     def test_interrupted(self) -> None:
         """
