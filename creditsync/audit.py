@@ -2,8 +2,8 @@
 The audit trail: who requested which money operation, and its outcome.
 
 One JSON object per line, appended to a file: one for each operation after it was
-booked, in the ledger's own order, and one for each finance request that was not
-carried out. It never contains a token.
+booked, in the ledger's own order, one for each finance request that was not carried
+out, and one for each decision on an operation that was held. It never contains a token.
 
 The ledger is the record, and the trail only accompanies it: its lines are written
 after the commit, and it is left to the kernel when they reach the disk. A disk
@@ -44,7 +44,7 @@ from creditsync.records import (
 
 _MONEY: Final = frozenset(
     name for method in (*FINANCE_METHODS, *REQUEST_METHODS) for name in commands(method)
-)
+) | {"MngResolveOperation"}
 
 # Operations whose requesters are remembered. Ours are all booked, but a foreign
 # runtime may never book one, or publish its event without its operation.
@@ -58,7 +58,7 @@ _OUTCOMES: Final = {
 }
 
 # The data of a refused request that is recorded, if it is numbers.
-_NUMBERS: Final = ("order", "login", "amount")
+_NUMBERS: Final = ("operation", "order", "login", "amount")
 
 
 class _NoSession:
@@ -227,6 +227,24 @@ class AuditTrail:
         """
         self._record(
             "replayed", session, asked.command, asked.extID, order=replay.order
+        )
+
+    def resolved(self, session: ISession, principal: int, request: Request) -> None:
+        """
+        Somebody has decided what became of an operation that was held, and that is
+        durable. The session may have ended since.
+        """
+        data = request.data
+        order = {"order": data["order"]} if data["outcome"] == "booked" else {}
+        self._record(
+            "resolved",
+            session,
+            request.command,
+            request.extID,
+            principal=principal,
+            operation=data["operation"],
+            decision=data["outcome"],
+            **order,
         )
 
     def answered(

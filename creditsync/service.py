@@ -127,7 +127,8 @@ class CreditSync(Service):
             rights = Rights(runtime.groupOf, requireGroups)
             moving = [SetAccountGroup(runtime)]
         if IHeldOperations.providedBy(runtime):
-            moving.append(ResolveOperation(runtime))
+            decided = [] if audit is None else [audit.resolved]
+            moving.append(ResolveOperation(runtime, *decided))
         passed: list[ICommand] = []
         if IPassThrough.providedBy(runtime):
             passed += passedCommands(runtime, rights, limits, audit)

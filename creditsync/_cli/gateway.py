@@ -16,6 +16,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.task import react
+from twisted.logger import globalLogBeginner
 
 from creditsync._cli.arguments import login, operation, order
 from creditsync._cli.connection import (
@@ -29,6 +30,7 @@ from creditsync._cli.output import printLine
 from creditsync._cli.statuses import DONE, FAILED, STATUSES, UNKNOWN
 from creditsync._cli.wording import exact, printable
 from creditsync.client import CreditClient
+from creditsync.codes import MAX_COMMENT
 from creditsync.methods import METHOD_OF
 
 _PROBE_STATUSES: Final = """\
@@ -140,12 +142,14 @@ def _addProbe(actions: Any) -> None:
         required=True,
         type=Path,
         help="the file to write; commands in it that have other names are used, and"
-        " kept, as are those that are passed on",
+        " kept, as are those that are passed on, and what it says of comments",
     )
     parser.set_defaults(name="gateway probe", run=_runProbe)
 
 
 def _runProbe(options: Namespace) -> None:
+    # What went wrong is said in a sentence, and Twisted's tracebacks add nothing.
+    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)
     react(_probe, (options,))
 
 
@@ -174,13 +178,15 @@ async def _probe(reactor: Any, options: Namespace) -> None:
     try:
         await arrival.arrived.addTimeout(_CONNECT, reactor)
     except TimeoutError:
-        exitWith(options, FAILED, f"there is no platform: {upstream.problem}")
+        exitWith(options, FAILED, upstream.problem)
     # No earlier trade of this account has these seconds.
-    probe = Probe(reactor, upstream, options.login, int(time.time()) - 3600)
+    second = int(time.time()) - 3600
+    longest = kept.get("comment-length", MAX_COMMENT)
+    probe = Probe(reactor, upstream, options.login, second, longest)
     for each in await probe.run():
         printLine(f"{each.way}: {'yes' if each.isMet else 'NO '} {each.text}")
     await upstream.stop()
-    text = profileOf(probe) + "".join(
+    text = profileOf(probe, kept) + "".join(
         table(name, kept[name]) for name in ("commands", "pass") if name in kept
     )
     options.profile.write_text(text, "utf-8")

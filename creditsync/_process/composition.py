@@ -151,20 +151,22 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
     from creditsync.gateway._passing import PassThrough
     from creditsync.gateway._runtime import GatewayRuntime
     from creditsync.gateway._settling import Timing
+    from creditsync.gateway._tags import Tags
     from creditsync.gateway._tokenfile import TokenFile
     from creditsync.gateway._upstream import REPLY_TIMEOUT, Upstream
 
+    profile = options["profile"]
     read = partial(deferToThreadPool, reactor, reactor.getThreadPool())
     log = _intents(reactor, options, read)
     # A daemon changes its folder before it reads it again.
     token = TokenFile(Path(options["upstream-token"]).absolute())
     passThrough = None
-    if options["profile"]["pass"]:
+    if profile["pass"]:
         passThrough = PassThrough(
             reactor,
             clientFromString(reactor, options["upstream"]),
             token,
-            options["profile"]["pass"],
+            profile["pass"],
             random=random.random,
             timeout=_PATIENCE * options["timeout"],
         )
@@ -177,7 +179,7 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
             token,
             random=random.random,
             timeout=min(REPLY_TIMEOUT, _REPLY * options["timeout"]),
-            names=options["profile"]["commands"],
+            names=profile["commands"],
         ),
         events,
         now=time.time,
@@ -186,6 +188,7 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
         timing=Timing(patience=_PATIENCE * options["timeout"]),
         read=read,
         rules=_rules(options, log.ledger, read),
+        tags=Tags(profile["comment-tag"], profile["comment-length"]),
         passThrough=passThrough,
     )
 

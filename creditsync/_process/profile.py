@@ -16,7 +16,7 @@ from creditsync._conversation.commands import (
     SetAccountGroup,
 )
 from creditsync._conversation.lookups import LOOKUPS
-from creditsync.codes import ALL_SESSIONS, ROLES, SESSION_ADMIN
+from creditsync.codes import ALL_SESSIONS, MAX_COMMENT, ROLES, SESSION_ADMIN
 from creditsync.methods import (
     FINANCE_METHODS,
     REQUEST_METHODS,
@@ -58,13 +58,14 @@ def profileOf(path: str | None) -> dict[str, Any]:
 
     @param path: The file that C{creditsync gateway probe} has written, if any.
     @return: C{two-phase}, whether two phases are sound; C{commands}, the names of
-        those that have other names there; C{pass}, a L{PassedCommand} for each that is
-        passed on.
+        those that have other names there; C{comment-tag}, whether comments get a tag,
+        and C{comment-length}, how many characters they may have; C{pass}, a
+        L{PassedCommand} for each that is passed on.
     @raise ValueError: It is not a profile.
     @raise OSError: It can't be read.
     """
     if path is None:
-        return {"two-phase": False, "commands": {}, "pass": []}
+        return {"two-phase": False, "commands": {}, **_comments({}), "pass": []}
     try:
         found = tomllib.loads(Path(path).read_text("utf-8"))
         return _read(found)
@@ -84,8 +85,22 @@ def _read(found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "two-phase": isSound,
         "commands": names,
+        **_comments(found),
         "pass": list(_passed(passed, names)),
     }
+
+
+def _comments(found: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    What a profile says of comments.
+    """
+    isTagged = found.get("comment-tag", False)
+    longest = found.get("comment-length", MAX_COMMENT)
+    if not isinstance(isTagged, bool):
+        raise ValueError("comment-tag must be true or false")
+    if type(longest) is not int or not 1 <= longest <= MAX_COMMENT:
+        raise ValueError(f"comment-length must be from 1 to {MAX_COMMENT}")
+    return {"comment-tag": isTagged, "comment-length": longest}
 
 
 def _passed(

@@ -1,7 +1,8 @@
 """
 Lines to values and values to lines: the only place that knows the wire's JSON.
 
-L{decode} takes a line or says what is wrong with it. Of a line that is refused,
+L{decode} takes a line or says what is wrong with it, L{decodeTolerantly} takes what it
+can of another program's. Of a line that is refused,
 L{salvage} reads the C{extID} if it can. Lines go out in two steps, because one event
 goes to many sessions, and its data into a reply as well: L{encodeData} and
 L{encodeEvents} make a JSON text once, L{events} and L{reply} put lines around it.
@@ -12,6 +13,7 @@ Private: nothing outside of creditsync imports it.
 
 from creditsync._wire.decoding import dataOf as dataOf
 from creditsync._wire.decoding import decode as decode
+from creditsync._wire.decoding import decodeTolerantly as decodeTolerantly
 from creditsync._wire.encoding import amount as amount
 from creditsync._wire.encoding import encodeData as encodeData
 from creditsync._wire.encoding import encodeEvents as encodeEvents

@@ -80,9 +80,9 @@ CREATE INDEX alarm_batch ON alarm (batch);
 
 -- The totals are the sums of what the journal has, which begins somewhere: they may be
 -- below zero.
-ALTER TABLE account
-    DROP CONSTRAINT IF EXISTS account_balance_check,
-    DROP CONSTRAINT IF EXISTS account_credit_check;
+ALTER TABLE opened
+    DROP CONSTRAINT opened_balance_check, DROP CONSTRAINT opened_credit_check;
+ALTER TABLE event DROP CONSTRAINT event_check;
 
 -- Make one batch of the gateway durable: one statement, one transaction. The platform has
 -- booked what is appended to the journal, so nothing is judged here. The order of locks is
@@ -115,6 +115,7 @@ DECLARE
     lines      text;
     new_hash   bytea;
 BEGIN
+    PERFORM durable_1();
     -- Whoever has raised the incarnation since has shut this gateway out. Until the commit
     -- nobody can raise it.
     PERFORM FROM node WHERE id = this_node AND incarnation = this_incarnation FOR SHARE;
@@ -141,11 +142,9 @@ BEGIN
         RETURN NULL;
     END IF;
 
-    INSERT INTO account (login, balance, credit)
-    SELECT DISTINCT ON (login) login, balance, credit
-    FROM json_populate_recordset(NULL::event, new_events) ORDER BY login, seq DESC
-    ON CONFLICT (login) DO UPDATE SET
-        balance = excluded.balance, credit = excluded.credit;
+    INSERT INTO opened (login)
+    SELECT DISTINCT login FROM json_populate_recordset(NULL::event, new_events)
+    ON CONFLICT DO NOTHING;
     PERFORM FROM stream WHERE id = this_stream FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no stream %', this_stream;

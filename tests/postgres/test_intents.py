@@ -464,7 +464,7 @@ class LossTests(Case):
         """
         _, added = self.booked(1, 55)
         self.successResultOf(self.write(booked=(added,)))
-        [logged] = self.lose("TRUNCATE event, link, trade, account, keyed")
+        [logged] = self.lose("TRUNCATE event, link, trade, opened, keyed")
         self.assertIn("acknowledged batch 1 with place 1", logged)
 
 
