@@ -15,8 +15,9 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
+from creditsync.gateway._figures import Figures
 from creditsync.gateway._outcomes import Outcome, outcomeOf, unknown, unsent
-from creditsync.gateway._upstream import Figures, IUpstream, IUpstreamObserver
+from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
 
 NOW = 1767225600
 
@@ -354,7 +355,8 @@ class Link:
         Connect.
         """
         assert self._observer is not None
-        self.isConnected = True
+        self.isConnected, self.problem = True, ""
+        self.figures.since = self.clock.seconds()
         self._observer.connected()
 
     def cut(self) -> None:
@@ -365,6 +367,7 @@ class Link:
         if not self.isConnected:
             return
         self.isConnected, self.problem = False, "the connection was lost"
+        self.figures.since = self.clock.seconds()
         waiting, self._waiting = self._waiting, {}
         self.replies.clear()
         self.events.clear()

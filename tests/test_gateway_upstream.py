@@ -354,6 +354,29 @@ class UpstreamTests(SynchronousTestCase):
         self.assertEqual(self.observer.heard, ["connected", ("tag", Kind.DONE)])
         self.assertEqual(self.upstream.figures.doubled, 1)
 
+    def test_delays(self) -> None:
+        """
+        It counts how long replies took, those that came in time, and since when it is
+        connected or not.
+        """
+        figures = self.upstream.figures
+        self.clock.advance(3)
+        self.connect()
+        self.assertEqual((list(figures.recent), figures.since), ([0.0], 3.0))
+        for delay in (0.25, 10):
+            self.upstream.request("CreditIn", {"login": 1})
+            self.clock.advance(delay / 2)
+            self.receive(b'["t",1]')
+            self.clock.advance(delay / 2)
+            self.reply(200, {"order": 5})
+        self.assertEqual(list(figures.recent), [0.0, 0.25])
+        self.assertEqual((figures.took.sum, sum(figures.took.counts)), (0.25, 2))
+        self.clock.advance(1)
+        self.lose()
+        self.assertEqual((self.upstream.isConnected, figures.since), (False, 14.25))
+        self.clock.advance(1)
+        self.assertEqual(figures.since, 14.25)
+
     def test_twice(self) -> None:
         """
         A reply that comes twice counts once.

@@ -39,7 +39,7 @@ LAYERS: list[set[str]] = [
         "_process.starting",
     },
     {"interfaces", "_bookingrules"},
-    {"_conversation.waiter"},
+    {"_conversation.waiter", "_foreigngroups"},
     {"revocations", "_keys", "_conversation.rights"},
     {"_jwks"},
     {

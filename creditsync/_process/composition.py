@@ -188,6 +188,7 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
         timing=Timing(patience=_PATIENCE * options["timeout"]),
         read=read,
         rules=_rules(options, log.ledger, read),
+        takesGroups=bool(options["upstream-groups"]),
         tags=Tags(profile["comment-tag"], profile["comment-length"]),
         passThrough=passThrough,
     )

@@ -4,7 +4,7 @@ Looking at the platform: what it shows of an order, or of content.
 A look-up that fails shows nothing, and above all not that something is absent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from attrs import define
@@ -118,3 +118,21 @@ async def search(
     rows = outcome.data["rows"]
     found = [tradeOf(row) for row in rowsOf(outcome.data)]
     return found if len(found) == len(rows) else None
+
+
+def ordersOf(trades: Iterable[Trade]) -> str:
+    """
+    The numbers of some trades, for people.
+    """
+    return ", ".join(str(trade.order) for trade in trades)
+
+
+def absence(intent: Intent, found: Iterable[Trade]) -> str:
+    """
+    What a look-up shows that does not show an intent's trade: for the person who has to
+    decide, above all those that it may have become when somebody changed it.
+    """
+    changed = [trade for trade in found if trade.comment == intent.comment]
+    if not changed:
+        return "the platform does not show it"
+    return f"the platform shows only what differs from it: {ordersOf(changed)}"

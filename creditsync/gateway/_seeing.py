@@ -4,7 +4,7 @@ look-ups.
 """
 
 from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -21,8 +21,9 @@ from creditsync.codes import (
 )
 from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
+from creditsync.gateway._groups import Gate
 from creditsync.gateway._intents import SEVERAL, Intent
-from creditsync.gateway._looking import lookAt, lookFor
+from creditsync.gateway._looking import absence, lookAt, lookFor, ordersOf
 from creditsync.gateway._records import (
     CLOCKS,
     Unread,
@@ -54,6 +55,9 @@ _log = Logger()
 class Seeing(Settling):
     """
     What is shown of operations, and what follows from it.
+
+    @ivar overtaking: Events that came before the reply that names their order.
+    @ivar gate: Where records wait for the groups of their accounts, or L{None}.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -62,6 +66,8 @@ class Seeing(Settling):
         """
         super().__init__(*args, **named)
         self._kept = 0
+        self.overtaking = 0
+        self.gate: Gate | None = None
         self._haveClocksDiffered = False
         # How far the platform's clock seemed to be behind, by its last events.
         self._behind: deque[float] = deque(maxlen=_CLOCK_EVENTS)
@@ -137,7 +143,7 @@ class Seeing(Settling):
         # Of the present second, an event may already have brought a later record.
         isOver = trade.timestamp + SETTLED < self._now()
         if isOver and trade.state in FINAL and self._journal.isChange(trade):
-            self._bookForeign(trade)
+            self._enter(trade, self._bookChange)
         else:
             self.foreign(trade)
 
@@ -206,7 +212,8 @@ class Seeing(Settling):
         times = [
             each.trade.timestamp for course in self.courses for each in course.kept
         ]
-        return min(times, default=None)
+        waiting = None if self.gate is None else self.gate.oldest()
+        return min([*times, *([] if waiting is None else [waiting])], default=None)
 
     def _releaseKept(self, course: Course) -> None:
         """
@@ -219,11 +226,13 @@ class Seeing(Settling):
             if not course.intent.order and course.mayHaveMade(trade):
                 course.kept.append(each)
                 self._kept += 1
-            elif not (
+            elif (
                 course.intent.isOpen
                 and trade.order == course.intent.order
                 and self._isEvidence(course, trade)
             ):
+                self.overtaking += 1
+            else:
                 self.foreign(trade)
 
     def foreign(self, trade: Trade) -> None:
@@ -231,6 +240,26 @@ class Seeing(Settling):
         A record that is not of an operation under way.
         """
         if trade.state in FINAL and self._journal.isNews(trade):
+            self._enter(trade, self._bookNews)
+
+    def _enter(self, trade: Trade, bookLater: Callable[[Trade], None]) -> None:
+        """
+        Book a record when the group of its account is known. While an operation of the
+        account is under way nothing waits: what belongs to that is judged by what the
+        journal has.
+
+        @param bookLater: Books it if the journal still lacks it.
+        """
+        isBusy = bool(self.courses.openOf(trade.login))
+        if self.gate is None or not self.gate.holds(trade, bookLater, isBusy):
+            self._bookForeign(trade)
+
+    def _bookNews(self, trade: Trade) -> None:
+        if self._journal.isNews(trade):
+            self._bookForeign(trade)
+
+    def _bookChange(self, trade: Trade) -> None:
+        if self._journal.isChange(trade):
             self._bookForeign(trade)
 
     def _bookForeign(self, trade: Trade) -> None:
@@ -412,9 +441,9 @@ class Seeing(Settling):
             if isContentOf(course.intent, trade) and not self._isTaken(trade)
         ]
         if not own:
-            self._unseen(course, _absence(course.intent, found))
+            self._unseen(course, absence(course.intent, found))
         elif len(own) > 1:
-            self.hold(course, f"{SEVERAL}: {_orders(own)}")
+            self.hold(course, f"{SEVERAL}: {ordersOf(own)}")
             self._letGo(course)
             for trade in own:
                 self.foreign(trade)
@@ -458,18 +487,3 @@ class Seeing(Settling):
         if course.intent.state is State.NEW:
             course.intent.move(State.REFUSED, "a fault of the gateway")
             self.refuse(course, TechProblem("the gateway failed"))
-
-
-def _orders(trades: Iterable[Trade]) -> str:
-    return ", ".join(str(trade.order) for trade in trades)
-
-
-def _absence(intent: Intent, found: Iterable[Trade]) -> str:
-    """
-    What a look-up shows that does not show an intent's trade: for the person who has to
-    decide, above all those that it may have become when somebody changed it.
-    """
-    changed = [trade for trade in found if trade.comment == intent.comment]
-    if not changed:
-        return "the platform does not show it"
-    return f"the platform shows only what differs from it: {_orders(changed)}"

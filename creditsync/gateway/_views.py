@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 
 from creditsync._failing import FailureNotifier
 from creditsync._money import toUnits
-from creditsync.errors import Busy, InvalidData, ShuttingDown
+from creditsync.errors import Busy, Forbidden, InvalidData, ShuttingDown
+from creditsync.gateway._groups import PlatformGroups
 from creditsync.gateway._intents import IIntentLog, Intent
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import isAbsence
@@ -42,23 +43,46 @@ class Views:
     _log: IIntentLog
     _upstream: IUpstream
     _failing: FailureNotifier
+    _groups: PlatformGroups | None
     _read: "Callable[[Callable[[], Any]], Deferred[Any]]"
 
     def groupOf(self, login: int) -> str:
         """
         See L{IAccountGroups.groupOf}.
         """
+        if self._groups is None:
+            return self._storedGroup(login)
+        group = self._groups.of(login)
+        if not group:
+            # Soon it will be.
+            self._groups.whenFresh(login)
+        return group
+
+    def _storedGroup(self, login: int) -> str:
         account = self._log.ledger.account(login)
         return "" if account is None else account.group
+
+    def whenKnown(self, login: int) -> "Deferred[object] | None":
+        """
+        See L{IForeignGroups.whenKnown
+        <creditsync._foreigngroups.IForeignGroups.whenKnown>}.
+        """
+        return None if self._groups is None else self._groups.whenKnown(login)
 
     def setGroup(self, login: int, group: str) -> "Deferred[None]":
         """
         See L{IAccountGroups.setGroup}.
 
         @raise ShuttingDown: The gateway is stopping, or has failed.
+        @raise Forbidden: The groups are those of the platform.
         """
         if not self.running or self._failing.cause is not None:
             raise ShuttingDown()
+        if self._groups is not None:
+            raise Forbidden(
+                "groups of accounts are taken over from the platform: move the account"
+                " there"
+            )
         return self.journal.move(login, group)
 
     @property
@@ -154,6 +178,8 @@ class Views:
 
     async def _account(self, login: int) -> Account | None:
         outcome = await self._upstream.request("GetAccountByLogin", {"login": login})
+        if self._groups is not None:
+            self._groups.take(login, outcome)
         if isAbsence(outcome):
             return None
         data = outcome.data
