@@ -80,10 +80,9 @@ LAYERS: list[set[str]] = [
         "_process.keys",
         "tally",
     },
-    {"_conversation.broadcast"},
+    {"_conversation.broadcast", "postgres"},
     {
         "runtime",
-        "postgres",
         "gateway",
         "audit",
         "client",

@@ -48,6 +48,7 @@ from creditsync.postgres._connection import Connection, ConnectionLost
 from creditsync.postgres._doorbell import Doorbell
 from creditsync.postgres._feed import Feed
 from creditsync.postgres._groups import Groups
+from creditsync.postgres._kinds import checkOwn
 from creditsync.postgres._lane import Fenced, Lane, Lost
 from creditsync.postgres._limits import register
 from creditsync.postgres._lookups import Lookups, Readers
@@ -196,8 +197,11 @@ class PostgresRuntime(Service):
                 self._log.warn("{warning}", warning=warning)
             [(self.epoch,)] = await reader.execute(EPOCH, [STREAM])
             await self.useRules(self._rules)
+            await checkOwn(reader)
             for lane in self.lanes:
                 await lane.open()
+            # A gateway that has begun meanwhile has shut out those before it only.
+            await checkOwn(reader)
             await self._numbers.start()
             await self._groups.start(reader)
             await self.feed.start()
