@@ -699,7 +699,7 @@ class KindTests(SynchronousTestCase):
         untilFree(database)
         why = self.failureResultOf(Gateway(restricted).open(), LedgerProblem)
         self.assertIn(
-            "SELECT on intent, INSERT on intent, UPDATE on intent",
+            "GRANT SELECT, INSERT, UPDATE ON intent TO ",
             why.getErrorMessage(),
         )
 
