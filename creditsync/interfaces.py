@@ -515,6 +515,7 @@ class ICommand(Interface):
     schema = Attribute("The name of the JSON Schema of its data.")
     roles = Attribute("The C{SESSION_*} codes that may use it.")
     needsExtID = Attribute("Whether a request without C{extID} is refused.")
+    isReadOnly = Attribute("Whether it changes nothing that is kept.")
 
     def execute(session: ISession, request: Request) -> "Response | Deferred[Response]":
         """
