@@ -134,6 +134,7 @@ ONLY_IN: dict[str, set[str]] = {
     "msgspec": {
         "gateway",
         "records",
+        "_filter",
         "_wire",
         "_timeouts",
         "_conversation.plain",
