@@ -922,7 +922,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
         """
         Path(self.path).touch()
         self.patch(
-            sqlite, "_connect", lambda path: sqlite3.connect("", isolation_level=None)
+            sqlite, "connectWriter", lambda _: sqlite3.connect("", isolation_level=None)
         )
         self.assertIn("journal_mode is delete", self.refused(LedgerProblem))
 
@@ -944,7 +944,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
         self.patch(
             sqlite,
-            "_connect",
+            "connectWriter",
             lambda path: sqlite3.connect(path, isolation_level=None, factory=Lazy),
         )
         self.assertIn("synchronous is 1", self.refused(LedgerProblem))
@@ -971,7 +971,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
             self.patch(
                 sqlite,
-                "_connect",
+                "connectWriter",
                 lambda path, lazy=Lazy: sqlite3.connect(
                     path, isolation_level=None, factory=lazy
                 ),

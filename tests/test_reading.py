@@ -24,8 +24,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync._locking import ALONE, TOGETHER, folderLocked
 from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
 from creditsync.ledger import _copying as copying
+from creditsync.ledger import _opening as opening
 from creditsync.ledger import _reading as reading
-from creditsync.ledger import sqlite
 from creditsync.ledger._checking import findings
 from creditsync.ledger._copying import backUp
 from creditsync.ledger._journal import MEMBERS
@@ -446,7 +446,7 @@ class AtRestTests(LedgerTestCase):
                 yield
                 order.append(f"{how} ends")
 
-        for module in (reading, sqlite):
+        for module in (reading, opening):
             self.patch(module, "folderLocked", noting)
         with reading.reading(self.path):
             pass
