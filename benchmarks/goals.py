@@ -121,6 +121,15 @@ def _start(name: str) -> Callable[[Results], float]:
     )
 
 
+def _nodes(servers: str, name: str) -> Callable[[Results], float]:
+    """
+    The median of a figure of whole servers at 16x16.
+    """
+    return lambda results: median(
+        each["ends"]["16x16"][servers][name] for each in results["rounds"]
+    )
+
+
 GOALS: Final = (
     Goal("memory ledger, of echo, 16x16", "throughput", True, 0.5, _ofEcho("memory")),
     Goal("durable, of echo, 16x16", "throughput", True, 0.25, _ofEcho("durable")),
@@ -254,6 +263,42 @@ GOALS: Final = (
         _beside("all read the same", "rate"),
     ),
     Goal("memory that such sessions add, MiB", "catchup", False, 64, _added),
+    Goal(
+        "two nodes on PostgreSQL, 16x16, credits/s",
+        "cluster",
+        True,
+        5000,
+        _nodes("2 on PostgreSQL", "rate"),
+    ),
+    Goal(
+        "the same, p99, ms",
+        "cluster",
+        False,
+        60,
+        _nodes("2 on PostgreSQL", "p99"),
+    ),
+    Goal(
+        "one node on PostgreSQL, 16x16, of the bare book() with 100 a batch",
+        "cluster",
+        True,
+        0.5,
+        lambda results: median(
+            each["ends"]["16x16"]["1 on PostgreSQL"]["rate"]
+            / each["book"]["1 node, 100 a batch"]
+            for each in results["rounds"]
+        ),
+    ),
+    Goal(
+        "book() beside a snapshot that is held open, of without",
+        "cluster",
+        True,
+        0.8,
+        lambda results: median(
+            each["book"]["1 node, 100 a batch, beside a snapshot"]
+            / each["book"]["1 node, 100 a batch"]
+            for each in results["rounds"]
+        ),
+    ),
 )
 
 

@@ -16,7 +16,7 @@ from benchmarks.figures import text
 from benchmarks.results import Results, Table, goalsOf
 
 # In the order of the page.
-COMMANDS: Final = ("throughput", "broadcast", "scale", "catchup")
+COMMANDS: Final = ("throughput", "broadcast", "scale", "catchup", "cluster")
 _BEGIN: Final = ".. The figures begin here: benchmarks/report.py writes them.\n"
 _END: Final = ".. The figures end here.\n"
 

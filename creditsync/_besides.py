@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
+from creditsync.methods import PassedCommand
 from creditsync.records import (
     Account,
     FoundTrades,
@@ -120,6 +121,29 @@ class IHeldOperations(Interface):
         @return: Fires with C{operation} and C{outcome} when the decision is durable. It
             may fail with what this may raise.
         @raise creditsync.errors.Refusal: Nothing has changed.
+        """
+
+
+class IPassThrough(Interface):
+    """
+    Commands of another platform that are passed on to it. A gateway provides it besides
+    C{ITradingRuntime}.
+    """
+
+    passed: Sequence[PassedCommand] = Attribute("These commands.")
+
+    def passOn(
+        command: PassedCommand, data: bytes, token: str | None
+    ) -> "Deferred[bytes]":
+        """
+        Send a command, once.
+
+        @param data: Its data as a JSON text.
+        @param token: That of the client, or L{None} if it has none.
+        @return: Fires with the data of the reply as a JSON text that any client can
+            read. Fails with a L{Refusal<creditsync.errors.Refusal>}, which is an
+            L{OutcomeUnknown<creditsync.errors.OutcomeUnknown>} if it may have been
+            carried out.
         """
 
 

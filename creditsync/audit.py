@@ -2,8 +2,8 @@
 The audit trail: who requested which money operation, and its outcome.
 
 One JSON object per line, appended to a file: one for each operation after it was
-booked, in the ledger's own order, and one for each finance request that was not
-carried out. It never contains a token.
+booked, in the ledger's own order, one for each finance request that was not carried
+out, and one for each decision on an operation that was held. It never contains a token.
 
 The ledger is the record, and the trail only accompanies it: its lines are written
 after the commit, and it is left to the kernel when they reach the disk. A disk
@@ -11,7 +11,7 @@ that is full, or hangs, costs lines of the trail and nothing else
 (L{creditsync._auditfile}).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -35,6 +35,7 @@ from creditsync.records import (
     Decision,
     Deletion,
     ExtID,
+    Principal,
     Request,
     Reservation,
     Trade,
@@ -43,7 +44,7 @@ from creditsync.records import (
 
 _MONEY: Final = frozenset(
     name for method in (*FINANCE_METHODS, *REQUEST_METHODS) for name in commands(method)
-)
+) | {"MngResolveOperation"}
 
 # Operations whose requesters are remembered. Ours are all booked, but a foreign
 # runtime may never book one, or publish its event without its operation.
@@ -57,7 +58,7 @@ _OUTCOMES: Final = {
 }
 
 # The data of a refused request that is recorded, if it is numbers.
-_NUMBERS: Final = ("order", "login", "amount")
+_NUMBERS: Final = ("operation", "order", "login", "amount")
 
 
 class _NoSession:
@@ -80,6 +81,7 @@ class AuditTrail:
     @ivar now: The UNIX time.
     @ivar run: Executes a blocking function elsewhere, and fires when it has ended;
         by default a L{DaemonThread}.
+    @ivar alsoRecorded: The commands that a gateway passes on.
     """
 
     path: Path
@@ -95,6 +97,7 @@ class AuditTrail:
             takes_self=True,
         ),
     )
+    alsoRecorded: Collection[str] = field(init=False, default=())
     # The session that requested each operation not booked yet, and its extID.
     _askers: dict[AnyOperation, tuple[ISession, ExtID | None]] = field(
         init=False, factory=dict
@@ -226,6 +229,24 @@ class AuditTrail:
             "replayed", session, asked.command, asked.extID, order=replay.order
         )
 
+    def resolved(self, session: ISession, principal: int, request: Request) -> None:
+        """
+        Somebody has decided what became of an operation that was held, and that is
+        durable. The session may have ended since.
+        """
+        data = request.data
+        order = {"order": data["order"]} if data["outcome"] == "booked" else {}
+        self._record(
+            "resolved",
+            session,
+            request.command,
+            request.extID,
+            principal=principal,
+            operation=data["operation"],
+            decision=data["outcome"],
+            **order,
+        )
+
     def answered(
         self, session: ISession, asked: Request | Waiter, outcome: Reservation | Refusal
     ) -> None:
@@ -246,7 +267,11 @@ class AuditTrail:
         Record a refusal. An operation whose outcome is unknown may be booked all
         the same, and then has a second line.
         """
-        if asked.command not in _MONEY:
+        if asked.command in self.alsoRecorded:
+            if isinstance(asked, Waiter):
+                # It was passed on, and has a line by what becomes of it.
+                return
+        elif asked.command not in _MONEY:
             return
         isUnknown = refusal.status == OutcomeUnknown.status
         self._record(
@@ -258,6 +283,35 @@ class AuditTrail:
             status=refusal.status,
             error=refusal.error,
             message=refusal.message,
+        )
+
+    def passed(
+        self,
+        session: ISession,
+        request: Request,
+        principal: Principal,
+        refusal: Refusal | None,
+    ) -> None:
+        """
+        A command of the platform behind a gateway was passed on, or was to be.
+
+        @param refusal: What came of it, if that is no success.
+        """
+        outcome, members = "passed", {}
+        if refusal is not None:
+            isUnknown = refusal.status == OutcomeUnknown.status
+            outcome = "unknown" if isUnknown else "refused"
+            status, error = refusal.sent
+            members = {"status": status, "error": error, "message": refusal.message}
+        self._record(
+            outcome,
+            session,
+            request.command,
+            request.extID,
+            **_numbers(request),
+            **members,
+            # Another token may have come on this connection since then.
+            principal=principal.id,
         )
 
     def _record(

@@ -84,6 +84,8 @@ MAX_SET_BACK: Final = 3600
 MAX_SAFE_INTEGER: Final = 2**53 - 1
 # The end of the year 9999, in UNIX seconds. Later values are probably milliseconds.
 MAX_TIME: Final = 253402300799
+# The maximum number of characters in a comment.
+MAX_COMMENT: Final = 255
 # The maximum nesting of arrays and objects in a line.
 MAX_DEPTH: Final = 16
 # The maximum number of commas and opening brackets in a line: a little more than a

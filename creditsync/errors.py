@@ -57,6 +57,13 @@ class Refusal(Exception):
         self.message = message
         self.data = data
 
+    @property
+    def sent(self) -> tuple[int, str]:
+        """
+        The C{status} and the C{error} of the reply.
+        """
+        return self.status, self.error
+
 
 class InvalidJSON(Refusal):
     """

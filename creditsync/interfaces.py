@@ -18,6 +18,7 @@ from creditsync._besides import IJournal as IJournal
 from creditsync._besides import ILookups as ILookups
 from creditsync._besides import INode as INode
 from creditsync._besides import IOperations as IOperations
+from creditsync._besides import IPassThrough as IPassThrough
 from creditsync._besides import IQueue as IQueue
 from creditsync._besides import IReadiness as IReadiness
 from creditsync.records import (

@@ -65,7 +65,10 @@ class Limits:
         50_000, Scope.SERVER, "Operations not yet committed; then 503 BUSY."
     )
     maxLookups: int = _limit(
-        16, Scope.CLIENT, "Look-ups of one token's id that wait; then 503 BUSY."
+        16,
+        Scope.CLIENT,
+        "Look-ups of one token's id that wait, and commands of it that a gateway has"
+        " passed on; then 503 BUSY.",
     )
     maxUnread: int = _limit(
         4 * 1024 * 1024,

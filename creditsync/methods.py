@@ -12,6 +12,7 @@ Finance requests have methods of their own: what they move is a row of the finan
 family.
 """
 
+import re
 from typing import Final, TypeAlias
 
 from attrs import define
@@ -224,3 +225,33 @@ def flaw(methods: tuple[BookingMethod, ...] = BOOKING_METHODS) -> str | None:
                 if getattr(method, member) == getattr(other, member):
                     return f"{other.name} and {method.name} have the same {member}"
     return None
+
+
+@define(frozen=True)
+class PassedCommand:
+    """
+    A command of the platform behind a gateway that the gateway passes on.
+
+    @ivar isClients: Whether it is sent with the token of the client; otherwise with
+        that of the gateway.
+    @ivar roles: The C{SESSION_*} codes that may use it.
+    """
+
+    name: str
+    isClients: bool
+    roles: frozenset[int]
+
+
+# Names under which platforms move money: those of the table, and what others call the
+# same, also with the prefix that newer releases of a platform put before them.
+_MONEY: Final = re.compile(
+    "(?:mng)?(?:add|approve|change|create|decline|delete|make|new|remove|set|update)?"
+    f"(?:{'|'.join((*TOTALS, 'deposit', 'withdraw', 'finance'))})"
+)
+
+
+def movesMoney(name: str) -> bool:
+    """
+    Whether a command of a platform moves money, as far as its name tells.
+    """
+    return _MONEY.match(name.lower()) is not None

@@ -50,6 +50,7 @@ class Request(Struct, gc=False, rename=NAMES):
         or L{None}.
     @ivar operation: What the data asks for, once that is known. Then the data was
         checked, and is no longer needed.
+    @ivar line: The line itself, if it was decoded as a whole.
     """
 
     command: str
@@ -58,6 +59,7 @@ class Request(Struct, gc=False, rename=NAMES):
     data: dict[str, Any]
     key: str | None = None
     operation: "AnyOperation | None" = None
+    line: bytes = b""
 
 
 class Principal(Struct, gc=False):

@@ -30,6 +30,7 @@ from creditsync._conversation.commands import (
 )
 from creditsync._conversation.finance import financeCommands, prove
 from creditsync._conversation.lookups import Lookups, lookupCommands
+from creditsync._conversation.passing import passedCommands
 from creditsync._conversation.rights import Rights
 from creditsync._conversation.sessions import Sessions
 from creditsync._conversation.waiters import Waiters
@@ -45,6 +46,7 @@ from creditsync.interfaces import (
     ICommand,
     IHeldOperations,
     IJournal,
+    IPassThrough,
     IReadiness,
     ITradeEvents,
     ITradingRuntime,
@@ -125,13 +127,21 @@ class CreditSync(Service):
             rights = Rights(runtime.groupOf, requireGroups)
             moving = [SetAccountGroup(runtime)]
         if IHeldOperations.providedBy(runtime):
-            moving.append(ResolveOperation(runtime))
+            decided = [] if audit is None else [audit.resolved]
+            moving.append(ResolveOperation(runtime, *decided))
+        passed: list[ICommand] = []
+        if IPassThrough.providedBy(runtime):
+            passed += passedCommands(runtime, rights, limits, audit)
+        if audit is not None:
+            audit.alsoRecorded = frozenset(each.name for each in passed)
         broadcast = Broadcast(authenticator, self.waiters, counters, rights)
         self._lookups = lookups = Lookups(
             reactor, runtime, broadcast, rights, limits, timeout
         )
         self.sessions = Sessions(
             commands=[
+                # First: none of them can take the place of one of those below.
+                *passed,
                 *financeCommands(runtime, isExtIDIdempotent, rights),
                 *moving,
                 GetOperation(runtime, broadcast, rights),

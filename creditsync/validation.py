@@ -50,6 +50,7 @@ REQUESTS = (
     "health_check",
     "mng_get_trades_by_filter",
     *(method.schema for method in REQUEST_METHODS),
+    "passed",
     "subscribe",
 )
 COMMON = "common"

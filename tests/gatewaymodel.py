@@ -27,6 +27,7 @@ from creditsync.events import TradeEvents
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._runtime import GatewayRuntime
 from creditsync.gateway._states import State
+from creditsync.gateway._tags import Tags
 from creditsync.records import Deletion, Operation, Reservation, Trade, TradeEvent
 from tests.figures import Figures
 from tests.gateways import ONE, HeldIntentLog, deletion, operation
@@ -127,6 +128,7 @@ class World:
             self.platform.hides.add(17)
         self.platform.showsEarly = self.random.random() < 0.3
         self.way = self.random.choice(WAYS)
+        self.tags = Tags(Random(f"tags {seed}").random() < 0.5)
         self.log = HeldIntentLog()
         self.log.isHeld = True
         self.wrong: list[str] = []
@@ -165,6 +167,7 @@ class World:
             maxQueued=50,
             way=self.way,
             alarm=self.alarms.append,
+            tags=self.tags,
         )
         self.gateway.startService()
         self.gateway.whenFailed().addErrback(
@@ -212,7 +215,7 @@ class World:
     ) -> None:
         request = attempt.request
         if answer is BOOKED and not request.isDeletion:
-            times = self.platform.applied.count(request.comment)
+            times = self._bookings(request)
             if times != 1:
                 self.wrong.append(f"{request.comment}: told booked at {times} bookings")
         if attempt in self.waiting:
@@ -418,7 +421,8 @@ class World:
                 self.wrong.append(f"order {order} is left in state {record['state']}")
 
     def _bookings(self, request: Request) -> int:
-        return self.platform.applied.count(request.comment)
+        applied = map(self.tags.off, self.platform.applied)
+        return sum(each == request.comment for each in applied)
 
     def _judgeRequest(self, request: Request) -> None:
         bookings, who = self._bookings(request), request.comment

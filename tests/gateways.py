@@ -22,6 +22,7 @@ from creditsync.events import TradeEvents
 from creditsync.gateway._intents import Alarm, Intent
 from creditsync.gateway._memorylog import MemoryIntentLog
 from creditsync.gateway._runtime import GatewayRuntime
+from creditsync.gateway._tags import Tags
 from creditsync.records import Deletion, Operation, Reservation, Trade, TradeEvent
 from tests.platforms import NOW, Link, Platform
 
@@ -135,6 +136,8 @@ class GatewayTestCase(SynchronousTestCase):
 
     isAutomatic = True
     way = "one-shot"
+    isTagged = False
+    longest = 255
 
     def setUp(self) -> None:
         """
@@ -163,6 +166,7 @@ class GatewayTestCase(SynchronousTestCase):
             maxQueued=100,
             way=self.way,
             alarm=self.alarms.append,
+            tags=Tags(self.isTagged, self.longest),
         )
         self.successResultOf(self.gateway.startService())
         self.turn()

@@ -49,6 +49,7 @@ class Platform:
         again.
     @ivar lacks: The commands that it does not have.
     @ivar hides: The states of trades that look-ups by a filter do not find.
+    @ivar longest: Characters of a comment that it keeps.
     @ivar makesNew: Whether an update makes a new trade, as it does for an order that
         the platform has forgotten.
     """
@@ -61,6 +62,7 @@ class Platform:
     showsQueued: bool = True
     showsEarly: bool = False
     applied: list[str] = Factory(list)
+    longest: int = 255
     makesNew: bool = False
     approvesTwice: bool = False
     lacks: set[str] = Factory(set)
@@ -103,6 +105,8 @@ class Platform:
     def _create(self, data: Mapping[str, Any]) -> dict[str, Any]:
         if data["login"] in self.refusals:
             return refused(*self.refusals.pop(data["login"]))
+        if data["open_time"] > self.now():
+            return refused(400, "INVALID_DATA")
         order = self.nextOrder
         self.nextOrder += 1
         self.trades[order] = {
@@ -145,7 +149,7 @@ class Platform:
             "login": data["login"],
             "cmd": CMDS[command],
             "profit": data["amount"],
-            "comment": data["comment"],
+            "comment": data["comment"][: self.longest],
         }
         order = data.get("order", 0)
         state = 11

@@ -5,6 +5,7 @@ Tests for L{creditsync._cli.gateway} and L{creditsync.gateway._listing}.
 import json
 import os
 import tempfile
+import tomllib
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from unittest.mock import patch
@@ -13,6 +14,7 @@ from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.__main__ import main
+from creditsync._cli.gateway import table
 from creditsync.gateway._sqlitelog import SQLiteIntentLog
 from creditsync.gateway._states import State
 from creditsync.ledger.sqlite import SQLiteLedger
@@ -128,3 +130,23 @@ class GatewayCommandTests(SynchronousTestCase):
         with redirect_stderr(errors):
             ended = self.assertRaises(SystemExit, self.run_, "held", "--ledger", path)
         self.assertIn("is not a gateway's", errors.getvalue() + str(ended))
+
+
+class ProfileTests(SynchronousTestCase):
+    """
+    Tests for L{table}.
+    """
+
+    def test_kept(self) -> None:
+        """
+        What people have written into a profile means the same after a probe.
+        """
+        written = {
+            "GetSymbols": "client",
+            "GetUsers": {"token": "service", "roles": ["admin", "manager"]},
+        }
+        text = "two-phase = true\n" + table("commands", {"A": "B"})
+        found = tomllib.loads(text + table("pass", written))
+        self.assertEqual(
+            found, {"two-phase": True, "commands": {"A": "B"}, "pass": written}
+        )

@@ -263,6 +263,33 @@ class CheckTests(FileTestCase):
         self.assertIn('ledger = "postgresql://me@db/name"  # c.toml', out)
         self.assertNotIn("s3cret", out)
 
+    def test_passed(self) -> None:
+        """
+        It shows the commands of a platform that are passed on as comments, and reports
+        what is wrong with them.
+        """
+        self.writeKey()
+        self.write(
+            'upstream = "tcp:h:1"\nupstream-token = "t"\nupstream-profile = "p.toml"'
+        )
+        profile = 'two-phase = false\n[pass]\nGetSymbols = "client"\n'
+        Path("p.toml").write_text(f'{profile}MngGetUserStats = "service"\n')
+        status, out, errors = self.check("c.toml")
+        self.assertEqual((status, errors), (None, ""))
+        lines = out.splitlines()
+        for line in (
+            "# passed on: GetSymbols, with the client's token, for all roles",
+            "# passed on: MngGetUserStats, with the gateway's token, for admin",
+        ):
+            self.assertIn(line, lines)
+        Path("p.toml").write_text(f'{profile}CreditIn = "service"\n')
+        status, _, _ = self.check("c.toml")
+        self.assertEqual(
+            status,
+            "creditsync check-config: --upstream-profile: p.toml is not a profile:"
+            " pass.CreditIn is a command of the gateway itself",
+        )
+
     def test_rules(self) -> None:
         """
         It shows the rules of the file of C{--limits} as comments, and reports what is

@@ -3,13 +3,15 @@ Tests for what a gateway makes of a platform that contradicts itself, or its clo
 """
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from creditsync.errors import IncorrectOrder, NotFound
+from creditsync.gateway import _catchup, _looking
 from creditsync.records import Trade
-from tests.gateways import GatewayTestCase, deletion, operation
+from tests.gateways import ONE, GatewayTestCase, deletion, operation
 from tests.platforms import NOW, Platform
 
 ADD, UPDATE, DELETE = 0, 1, 2
@@ -184,6 +186,137 @@ class ContradictionTests(GatewayTestCase):
         )
 
 
+class UnkeptTests(GatewayTestCase):
+    """
+    A platform with records that the journal can't keep.
+    """
+
+    def told(self, order: int, why: str) -> list[str]:
+        """
+        The one alarm about a record.
+        """
+        return [f"a record of order {order} is not kept: {why}"]
+
+    def test_unreadable(self) -> None:
+        """
+        A record that can't be right is told once, whoever shows it and how often, and
+        those around it are kept.
+        """
+        for number, (name, value, what) in enumerate(
+            (
+                ("login", 0, "login"),
+                ("profit", Decimal("1e30"), "profit"),
+                ("profit", "12", "profit"),
+                ("comment", "\udcff", "comment"),
+                ("comment", "\U0001ffff", "comment"),
+                ("open_time", 2**53, "time"),
+                ("state", -3, "state"),
+            )
+        ):
+            self.alarms.clear()
+            members = {"login": 1001, name: value}
+            wrong = self.platform.person(1001, 7, 100)
+            self.platform.change(wrong, **members)
+            good = self.platform.person(1001, 7, 200 + number)
+            self.turn()
+            self.wait(65)
+            self.assertEqual(
+                self.alarms, self.told(wrong, f"its {what} can't be right")
+            )
+            self.assertIsNotNone(self.gateway.journal.current(good))
+
+    def test_catchUp(self) -> None:
+        """
+        The catch-up goes on behind a page that ends with a record that can't be right,
+        and with one that is no finance trade.
+        """
+        self.patch(_catchup, "PAGE", 2)
+        self.patch(_looking, "PAGE", 2)
+        self.link.cut()
+        orders = []
+        for number in range(6):
+            orders.append(self.platform.person(1001, 7, 100))
+            self.clock.advance(number % 2)
+        self.platform.change(orders[1], login=0)
+        self.platform.change(orders[3], cmd=2)
+        self.link.connect()
+        self.wait(2)
+        kept = [order for order in orders if self.gateway.journal.current(order)]
+        self.assertEqual(kept, [5001, 5003, 5005, 5006])
+        self.assertEqual(self.alarms, self.told(orders[1], "its login can't be right"))
+
+    def test_held(self) -> None:
+        """
+        An operation whose own record can't be right is held with the reason. It is
+        booked when the record is right again.
+        """
+        for members, why in (
+            ({"profit": Decimal("1e30")}, "its profit can't be right"),
+            (
+                {"profit": Decimal(92233720368)},
+                "it would take a total beyond what the ledger can store",
+            ),
+        ):
+            self.alarms.clear()
+            order = self.successResultOf(self.request(operation())).order
+            other = self.successResultOf(self.request(operation(login=1002)))
+            self.platform.person(1001, 7, Decimal("92233720368"))
+            self.platform.trades[order].update(members)
+            self.platform.work()
+            self.wait(70)
+            held = self.only()
+            self.assertEqual(
+                (held.state.value, held.why),
+                ("held", f"the platform's record of order {order} is not kept: {why}"),
+            )
+            self.assertEqual(len(self.alarms), 2)
+            self.assertEqual(self.alarms[:1], self.told(order, why))
+            self.assertIsNotNone(other.place)
+            decided = self.gateway.resolve(held.number, order, 8)
+            self.turn()
+            self.failureResultOf(decided, IncorrectOrder)
+            self.platform.change(order + 2, state=6)
+            self.platform.change(order, profit=Decimal(300))
+            self.wait(40)
+            self.assertEqual(self.states(), [])
+            self.assertEqual(self.alarms[2:], [])
+            trade = self.gateway.journal.current(order)
+            assert trade is not None
+            self.assertEqual(trade.profit, 300 * ONE)
+            self.platform.change(order, state=6)
+            self.turn()
+
+    def test_contradiction(self) -> None:
+        """
+        A known order that has become another account's is told once, and stays as it
+        was.
+        """
+        order = self.platform.person(1001, 7, 100)
+        self.turn()
+        self.platform.change(order, login=1002)
+        self.wait(65)
+        why = "it has another login or another cmd than before"
+        self.assertEqual(self.alarms, self.told(order, why))
+        trade = self.gateway.journal.current(order)
+        assert trade is not None
+        self.assertEqual(trade.login, 1001)
+
+    def test_update(self) -> None:
+        """
+        An update whose trade has become another account's is held.
+        """
+        order = self.platform.person(1001, 7, 100)
+        self.turn()
+        self.request(operation(200, order=order))
+        self.link.cut()
+        self.platform.work()
+        self.platform.change(order, login=1002)
+        self.link.connect()
+        self.wait(40)
+        self.assertEqual(self.states(), ["held"])
+        self.assertIn("another login", self.only().why)
+
+
 class ClockTests(GatewayTestCase):
     """
     A platform whose clock differs from the gateway's by an hour.
@@ -248,6 +381,61 @@ class ClockTests(GatewayTestCase):
         self.platform.work()
         self.wait(11)
         self.assertEqual(self.successResultOf(reserved).order, 5001)
+
+
+class TwoPhaseClockTests(GatewayTestCase):
+    """
+    A platform whose clock differs from the gateway's by half a minute, and that refuses
+    a finance request with a time that is to come.
+    """
+
+    way = "two-phase"
+
+    def sent(self) -> int:
+        """
+        The time, from the start, of a request that is accepted and booked.
+        """
+        self.successResultOf(self.request(operation()))
+        self.platform.work()
+        self.turn()
+        self.assertEqual(self.states(), [])
+        every = [each for each in self.link.sent if "Create" in each.command]
+        return int(every[-1].data["open_time"]) - NOW
+
+    def test_behind(self) -> None:
+        """
+        If the platform's clock is behind, its own time is sent as soon as an event has
+        shown that, and before a time that is surely over. One that is late tells less.
+        """
+        self.platform.now = lambda: self.now() - 30
+        self.assertEqual(self.sent(), -60)
+        self.assertEqual(self.sent(), -30)
+        self.platform.change(5001, update_time=NOW - 50)
+        self.turn()
+        self.clock.advance(10)
+        self.assertEqual(self.sent(), -20)
+
+    def test_setBack(self) -> None:
+        """
+        That the platform's clock was set back is known after twenty events.
+        """
+        self.platform.person(1002, 6, 1)
+        self.turn()
+        self.assertEqual(self.sent(), 0)
+        self.platform.now = lambda: self.now() - 30
+        for _ in range(20):
+            self.platform.person(1002, 6, 1)
+        self.turn()
+        self.assertEqual(self.sent(), -30)
+
+    def test_ahead(self) -> None:
+        """
+        If it is ahead, the gateway's own time is sent.
+        """
+        self.platform.now = lambda: self.now() + 30
+        self.platform.person(1002, 6, 1)
+        self.turn()
+        self.assertEqual(self.sent(), 0)
 
 
 class DecisionTests(GatewayTestCase):

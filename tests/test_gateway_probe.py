@@ -27,11 +27,12 @@ class ProbeTests(SynchronousTestCase):
         self.arrival = Arrival()
         self.link.start(self.arrival)
 
-    def probe(self) -> Probe:
+    def probe(self, longest: int = 255) -> Probe:
         """
         Probe it.
         """
-        probe = Probe(self.clock, self.link, 999, NOW - 3600)
+        second = NOW - 3600 + int(self.clock.seconds())
+        probe = Probe(self.clock, self.link, 999, second, longest)
         done = Deferred.fromCoroutine(probe.run())
         for _ in range(400):
             for _ in range(4):
@@ -55,7 +56,7 @@ class ProbeTests(SynchronousTestCase):
         probe = self.probe()
         self.assertEqual(self.failed(probe), [])
         self.assertTrue(probe.isSound("one-shot") and probe.isSound("two-phase"))
-        self.assertIs(tomllib.loads(profileOf(probe))["two-phase"], True)
+        self.assertIs(tomllib.loads(profileOf(probe, {}))["two-phase"], True)
         states = [each["state"] for each in self.platform.trades.values()]
         self.assertEqual(states, [6, 6, 18])
 
@@ -69,8 +70,32 @@ class ProbeTests(SynchronousTestCase):
             self.failed(probe),
             ["a second approval is refused", "one after its booking is refused"],
         )
-        self.assertIs(tomllib.loads(profileOf(probe))["two-phase"], False)
+        self.assertIs(tomllib.loads(profileOf(probe, {}))["two-phase"], False)
         self.assertTrue(probe.isSound("one-shot"))
+
+    def test_commentCut(self) -> None:
+        """
+        If the platform cuts a comment, its tag is lost. A profile that says how long a
+        comment may be keeps its tag.
+        """
+        self.platform.longest = 31
+        probe = self.probe()
+        self.assertEqual(
+            self.failed(probe),
+            ["a comment of 255 characters keeps the tag at its end"],
+        )
+        former = {"comment-tag": True}
+        self.assertEqual(
+            tomllib.loads(profileOf(probe, former)),
+            {"two-phase": True, "comment-tag": False},
+        )
+        former |= {"comment-length": 31}
+        probe = self.probe(31)
+        self.assertEqual(self.failed(probe), [])
+        self.assertEqual(
+            tomllib.loads(profileOf(probe, former)),
+            {"two-phase": True, "comment-tag": True, "comment-length": 31},
+        )
 
     def test_noRequests(self) -> None:
         """

@@ -3,11 +3,15 @@ Tests for the gateway behind the whole server: what its clients get, line by lin
 """
 
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from twisted.internet.defer import execute
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync.audit import AuditTrail
 from creditsync.events import TradeEvents
 from creditsync.gateway._memorylog import MemoryIntentLog
 from creditsync.gateway._runtime import GatewayRuntime
@@ -31,6 +35,9 @@ class ServiceTests(SynchronousTestCase):
         self.log = MemoryIntentLog()
         events = TradeEvents()
         self.alarms: list[str] = []
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.trail = Path(folder.name) / "audit"
         gateway = GatewayRuntime(
             self.clock,
             self.log,
@@ -46,6 +53,7 @@ class ServiceTests(SynchronousTestCase):
             events=events,
             authenticator=FakeAuthenticator(),
             listen=[],
+            audit=AuditTrail(self.trail, self.clock, lambda: NOW, execute),
         )
         server.startService()
         self.connection = server.factory.buildProtocol(None)  # type: ignore[arg-type]
@@ -207,6 +215,42 @@ class ServiceTests(SynchronousTestCase):
         intent = self.log.withKey(7, "k")
         assert intent is not None
         self.assertEqual(intent.decidedBy, "principal 9")
+
+    def test_audited(self) -> None:
+        """
+        The audit trail has who has decided what of which operation, and refusals.
+        """
+        self.link.losesRequest += ["CreditIn"] * 2
+        self.credit()
+        self.wait(160)
+        absent = {"operation": 1, "outcome": "absent"}
+        self.send("MngResolveOperation", absent)
+        self.send("MngResolveOperation", absent, __token="admin")
+        self.credit()
+        self.wait(160)
+        order = self.platform.person(1001, 7, 300)
+        booked = {"operation": 2, "outcome": "booked", "order": order}
+        self.send("MngResolveOperation", {**booked, "order": 1}, __token="admin")
+        self.send("MngResolveOperation", booked, __token="admin")
+        self.wait(1)
+        lines = [json.loads(line) for line in self.trail.read_text().splitlines()]
+        found = [each for each in lines if each["command"] == "MngResolveOperation"]
+        members = ("outcome", "principal", "operation", "decision", "order", "status")
+        self.assertEqual(
+            [[each.get(name) for name in members] for each in found],
+            [
+                ["refused", 7, 1, None, None, 403],
+                ["resolved", 9, 1, "absent", None, None],
+                ["refused", 9, None, None, None, 404],
+                ["resolved", 9, 2, "booked", order, None],
+            ],
+        )
+        self.assertEqual(found[1]["extID"], "e")
+        after = [each for each in lines if each.get("order") == order]
+        self.assertEqual(
+            [(each["outcome"], each["principal"]) for each in after],
+            [("booked", 0), ("resolved", 9)],
+        )
 
     def test_refused(self) -> None:
         """

@@ -4,6 +4,7 @@ Tests for L{creditsync.gateway._twophase}.
 
 from creditsync.errors import Busy, Refusal
 from creditsync.gateway import _looking, _twophase
+from creditsync.gateway._outcomes import Kind, Outcome
 from tests.gateways import GatewayTestCase, operation
 from tests.platforms import NOW
 
@@ -50,7 +51,7 @@ class TwoPhaseTests(GatewayTestCase):
                         "cmd": 7,
                         "amount": 300,
                         "comment": "Easter",
-                        "open_time": NOW,
+                        "open_time": NOW - 60,
                         "gw_source": "creditsync",
                         "gw_uuid": "1",
                     },
@@ -297,6 +298,48 @@ class TwoPhaseTests(GatewayTestCase):
         self.wait(60)
         self.assertEqual(self.money(), [(5001, 1001, 300)])
         self.assertEqual(self.pending(), [])
+
+    def test_lateCreationSettled(self) -> None:
+        """
+        If the operation was made again and is booked by then, the request that the late
+        reply names is declined at once, and nobody need know.
+        """
+        self.platform.hides.add(17)
+        self.link.isAutomatic = False
+        self.request(operation())
+        self.link.deliverRequest()
+        self.link.isAutomatic = True
+        self.wait(24)
+        self.platform.work()
+        self.turn()
+        self.assertEqual((self.states(), self.pending()), ([], [5001]))
+        self.link.deliverReply()
+        self.turn()
+        self.assertEqual(self.platform.trades[5001]["state"], 18)
+        self.assertEqual(self.alarms, [])
+        self.assertEqual(self.money(), [(5002, 1001, 300)])
+
+    def test_lateNonsense(self) -> None:
+        """
+        A late reply that names what can't have been made in vain is an alarm.
+        """
+        self.request(operation())
+        self.platform.work()
+        order = self.platform.person(1001, 7, 100, state=17)
+        self.platform.trades[order]["state"] = 17
+        self.turn()
+        for late in (order, 5001, 4999):
+            self.gateway.repliedLate(1, Outcome(Kind.DONE, {"order": late}))
+            self.turn()
+        self.assertEqual(
+            self.alarms,
+            [
+                f"a late reply names order {late} for operation 1, which was settled"
+                " otherwise"
+                for late in (order, 4999)
+            ],
+        )
+        self.assertEqual(self.pending(), [order])
 
     def test_seenPending(self) -> None:
         """

@@ -6,12 +6,18 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from attrs import Factory, define
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ConnectionLost
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import (
+    ConnectionLost,
+    ConnectionRefusedError,
+    DNSLookupError,
+    TimeoutError,
+)
 from twisted.internet.protocol import Factory as ProtocolFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -366,6 +372,63 @@ class UpstreamTests(SynchronousTestCase):
         self.connect()
         self.receive(b'{"event":"trade:event","type":1,"data":{"order":5}}')
         self.assertEqual(self.observer.heard[1:], [(1, {"order": 5})])
+
+    def test_noConnection(self) -> None:
+        """
+        Why there is no connection is said in a sentence.
+        """
+        for error, why in (
+            (ConnectionRefusedError(), "it refuses the connection: is that its port?"),
+            (DNSLookupError("no such host"), "its name is not known"),
+            (TimeoutError(), "it does not take the connection in time"),
+            (OSError("the cable is cut"), "the cable is cut"),
+        ):
+            self.patch(Endpoint, "connect", lambda *_, error=error: fail(error))
+            self.upstream.start(self.observer)
+            self.assertEqual(
+                self.upstream.problem, f"there is no connection to the platform: {why}"
+            )
+            self.successResultOf(self.upstream.stop())
+        self.assertEqual(self.observer.heard, [])
+
+    def test_tokenRefusedAndClosed(self) -> None:
+        """
+        If the platform refuses the token and closes the connection, the token is the
+        problem.
+        """
+        self.upstream.start(self.observer)
+        self.reply(401, error="UNAUTHORIZED")
+        self.endpoint.protocols[-1].connectionLost(Failure(ConnectionLost()))
+        self.assertEqual(
+            self.upstream.problem,
+            "the platform refuses the gateway's token: because",
+        )
+
+    def test_strangeValues(self) -> None:
+        """
+        A number that is too great or a string that is no text, as JSON should not have
+        them, does not cost the rest of its line. A name that comes twice does.
+        """
+        self.connect()
+        for line in (
+            b'{"event":"trade:event","type":1,"data":{"order":5,"profit":1e999}}',
+            b'{"event":"trade:event","type":1,"data":{"order":5,"id":18446744073709551616}}',
+            b'{"event":"trade:event","type":1,"data":{"order":5,"profit":NaN}}',
+            b'{"event":"trade:event","type":1,"data":{"order":5,"comment":"\xff\\uffff"}}',
+            b'{"event":"trade:event","type":1,"data":{"order":5,"order":6,"id":1e999}}',
+            b'{"event":"trade:event","type":1,"data":{"order":%s}}' % (b"9" * 5000),
+        ):
+            self.receive(line)
+        self.assertEqual(
+            self.observer.heard[1:],
+            [
+                (1, {"order": 5, "profit": Decimal("1e999")}),
+                (1, {"order": 5, "id": 18446744073709551616}),
+                (1, {"order": 5, "profit": None}),
+                (1, {"order": 5, "comment": "\udcff\uffff"}),
+            ],
+        )
+        self.assertEqual(self.upstream.figures.dropped, 2)
 
     def test_unknownLines(self) -> None:
         """

@@ -863,6 +863,76 @@ class SQLiteLedgerTests(SQLiteTestCase):
         ledger.close()
         self.assertEqual(os.listdir(os.path.dirname(self.path)).count("ledger.db"), 1)
 
+    def lose(self, how: Callable[[str], object], names: str = "*") -> None:
+        """
+        Do something to the files of a ledger that is open, and try to commit.
+        """
+        ledger = self.opened()
+        order = ledger.newOrder()
+        self.successResultOf(ledger.commit(withTotals(ledger, booking(trade(order)))))
+        for each in Path(self.path).parent.glob(f"ledger.db{names}"):
+            how(str(each))
+        after = trade(ledger.newOrder())
+        committed = ledger.commit(withTotals(ledger, booking(after)))
+        why = self.failureResultOf(committed, LedgerProblem)
+        self.assertEqual(
+            why.getErrorMessage(),
+            f"the ledger {self.path} was renamed, deleted or replaced while this"
+            " server used it",
+        )
+        ledger.close()
+
+    def test_deleted(self) -> None:
+        """
+        Nothing is committed into a file that was deleted, and no empty ledger takes its
+        place by itself.
+        """
+        self.lose(os.unlink)
+        self.assertEqual(
+            self.refused(LedgerProblem),
+            f"the ledger {self.path} was renamed or deleted while a server used it: put"
+            f" it back, or restore a backup; to begin with an empty one, delete"
+            f" {self.path}.lock first",
+        )
+        self.refused(LedgerProblem)
+        os.unlink(self.path + ".lock")
+        self.assertIsNone(self.opened().trade(1))
+
+    def test_renamed(self) -> None:
+        """
+        A ledger that was renamed can be put back, with what was committed before.
+        """
+        self.lose(lambda name: os.rename(name, name + ".old"), "")
+        self.refused(LedgerProblem)
+        os.rename(self.path + ".old", self.path)
+        self.assertEqual(self.opened().trade(1), trade(1))
+
+    def test_replaced(self) -> None:
+        """
+        Nothing is committed after another file was put in the place of the ledger, and
+        the next start uses that.
+        """
+        self.booked(500)
+        shutil.copy(self.path, self.path + ".copy")
+        self.lose(lambda name: os.rename(self.path + ".copy", name), "")
+        self.assertEqual(self.opened().trade(1), trade(1, 500))
+
+    def test_walDeleted(self) -> None:
+        """
+        Nothing is committed into a WAL file that was deleted, which a crash would lose.
+        """
+        self.lose(os.unlink, "-wal")
+        self.assertEqual(self.opened().trade(1), trade(1))
+
+    def test_goneIdle(self) -> None:
+        """
+        A ledger that was deleted under an idle server is not begun anew either.
+        """
+        ledger = self.opened()
+        os.unlink(self.path)
+        ledger.close()
+        self.refused(LedgerProblem)
+
     def test_closed(self) -> None:
         """
         A closed ledger assigns, returns and accepts nothing more.

@@ -415,16 +415,19 @@ class RequestTests(MembersCase):
     def test_envelope(self) -> None:
         """
         The schema of a line has the members that the server reads, and no others;
-        a request has the operation beside them, which is never on the wire.
+        a request has the operation and the line itself beside them.
         """
         members = Request.__struct_encode_fields__
         self.assertEqual(
             members,
-            ("command", "extID", "__token", "data", "idempotencyKey", "operation"),
+            (
+                *("command", "extID", "__token", "data", "idempotencyKey"),
+                *("operation", "line"),
+            ),
         )
         self.assertMembers(
             tuple(sorted(load("request")["properties"])),
-            tuple(sorted(set(members) - {"operation"})),
+            tuple(sorted(set(members) - {"operation", "line"})),
             "schemas/request.json",
         )
 

@@ -175,6 +175,20 @@ class OptionsTests(InFolder):
             *gateway,
             profile,
         )
+        Path("p.toml").write_text("two-phase = false\ncomment-tag = 1\n")
+        self.assertRefused(
+            "--upstream-profile: p.toml is not a profile: comment-tag must be true or"
+            " false",
+            *gateway,
+            profile,
+        )
+        Path("p.toml").write_text("two-phase = false\ncomment-length = 256\n")
+        self.assertRefused(
+            "--upstream-profile: p.toml is not a profile: comment-length must be from 1"
+            " to 255",
+            *gateway,
+            profile,
+        )
         Path("p.toml").write_text("two-phase = false\n[commands]\nCreditIn = 1\n")
         self.assertRefused(
             "--upstream-profile: p.toml is not a profile: a command's name must be a"

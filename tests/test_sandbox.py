@@ -105,6 +105,47 @@ class PlatformTests(SynchronousTestCase):
             ],
         )
 
+    def test_foreign(self) -> None:
+        """
+        It has commands that this server does not have, whose replies tell what came.
+        """
+        reply = self.client.ask("GetSymbols", 7, {"mask": 1.50}, "user")
+        self.assertEqual((reply["extID"], reply["status"]), (7, 200))
+        self.assertEqual(
+            [each["symbol"] for each in reply["data"]["symbols"]], ["EURUSD", "XAUUSD"]
+        )
+        self.assertEqual(
+            (reply["data"]["asked_by"], reply["data"]["asked"]), (10, {"mask": 1.5})
+        )
+        reply = self.client.ask("MngGetUserStats", 8, {})
+        self.assertEqual(
+            reply["data"], {"users": 2, "online": 1, "asked_by": 7, "asked": {}}
+        )
+        for token, data, status in (
+            ("user", {}, 403),
+            ("nobody", {}, 401),
+            ("admin", [], 400),
+            ("admin", {"x": "GetSymbols"}, 200),
+        ):
+            reply = self.client.ask("MngGetUserStats", 9, data, token)
+            self.assertEqual(reply["status"], status)
+
+    def test_foreignFaults(self) -> None:
+        """
+        Faults happen to them, and they can have other names.
+        """
+        self.client.fault("lose-reply", times=1, commands=["GetSymbols"])
+        self.client.send("GetSymbols", 1, {})
+        self.assertEqual(self.client.told(), [])
+        self.client.fault("lose-request", times=1)
+        self.client.send("GetSymbols", 2, {})
+        self.assertEqual(self.client.told(), [])
+        self.client.ask(
+            "SandboxFault", 0, {"rename": {"GetSymbols": "MngGetSymbols"}}, "admin"
+        )
+        self.assertEqual(self.client.ask("GetSymbols", 3, {})["status"], 404)
+        self.assertEqual(self.client.ask("MngGetSymbols", 4, {})["status"], 200)
+
     def test_noSync(self) -> None:
         """
         What only this server has is an unknown command.

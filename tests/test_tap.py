@@ -225,7 +225,9 @@ class MakeServiceTests(InFolder):
         With a platform behind it, the server has that book, by the way that the options
         have.
         """
-        Path("p.toml").write_text("two-phase = true\n")
+        Path("p.toml").write_text(
+            "two-phase = true\ncomment-tag = true\ncomment-length = 31\n"
+        )
         options = self.parse(
             "--upstream=tcp:h:1",
             "--upstream-token=token",
@@ -236,6 +238,8 @@ class MakeServiceTests(InFolder):
         self.assertIsInstance(runtime, GatewayRuntime)
         self.assertIsInstance(runtime.operations, TwoPhases)
         self.assertEqual(runtime.operations._timing.patience, 8.0)
+        tags = runtime.journal.tags
+        self.assertEqual((tags.isOn, tags.longest), (True, 31))
         self.assertEqual(runtime._upstream._token._path, Path("token").absolute())
 
     def test_revocations(self) -> None:

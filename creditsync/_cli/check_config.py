@@ -17,6 +17,7 @@ from creditsync._process.address import isPostgres
 from creditsync._process.composition import authenticator, describeRights
 from creditsync._process.keys import TWO_READINGS, keyPath
 from creditsync._process.options import Options
+from creditsync._process.profile import described
 from creditsync.ledger._opening import inTheWay
 
 _USAGE = """\
@@ -73,6 +74,8 @@ def _lines(options: Options) -> Iterator[str]:
             yield f"{name} = {_toml(shown)}  # {_source(options, name)}"
     if options["rules"] is not None:
         yield from map(_described, options["rules"].rules)
+    for command in options["profile"]["pass"]:
+        yield f"# passed on: {described(command)}"
 
 
 def _withoutPassword(ledger: str) -> str:

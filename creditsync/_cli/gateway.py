@@ -7,6 +7,7 @@ import random
 import time
 import tomllib
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.task import react
+from twisted.logger import globalLogBeginner
 
 from creditsync._cli.arguments import login, operation, order
 from creditsync._cli.connection import (
@@ -28,6 +30,7 @@ from creditsync._cli.output import printLine
 from creditsync._cli.statuses import DONE, FAILED, STATUSES, UNKNOWN
 from creditsync._cli.wording import exact, printable
 from creditsync.client import CreditClient
+from creditsync.codes import MAX_COMMENT
 from creditsync.methods import METHOD_OF
 
 _PROBE_STATUSES: Final = """\
@@ -139,12 +142,14 @@ def _addProbe(actions: Any) -> None:
         required=True,
         type=Path,
         help="the file to write; commands in it that have other names are used, and"
-        " kept",
+        " kept, as are those that are passed on, and what it says of comments",
     )
     parser.set_defaults(name="gateway probe", run=_runProbe)
 
 
 def _runProbe(options: Namespace) -> None:
+    # What went wrong is said in a sentence, and Twisted's tracebacks add nothing.
+    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)
     react(_probe, (options,))
 
 
@@ -158,35 +163,51 @@ async def _probe(reactor: Any, options: Namespace) -> None:
     from creditsync.gateway._tokenfile import TokenFile
     from creditsync.gateway._upstream import Upstream
 
-    names: dict[str, str] = {}
+    kept: dict[str, Any] = {}
     if options.profile.exists():
-        names = tomllib.loads(options.profile.read_text("utf-8")).get("commands", {})
+        kept = tomllib.loads(options.profile.read_text("utf-8"))
     upstream = Upstream(
         reactor,
         clientFromString(reactor, options.upstream),
         TokenFile(options.upstream_token),
         random=random.random,
-        names=names,
+        names=kept.get("commands", {}),
     )
     arrival = Arrival()
     upstream.start(arrival)
     try:
         await arrival.arrived.addTimeout(_CONNECT, reactor)
     except TimeoutError:
-        exitWith(options, FAILED, f"there is no platform: {upstream.problem}")
+        exitWith(options, FAILED, upstream.problem)
     # No earlier trade of this account has these seconds.
-    probe = Probe(reactor, upstream, options.login, int(time.time()) - 3600)
+    second = int(time.time()) - 3600
+    longest = kept.get("comment-length", MAX_COMMENT)
+    probe = Probe(reactor, upstream, options.login, second, longest)
     for each in await probe.run():
         printLine(f"{each.way}: {'yes' if each.isMet else 'NO '} {each.text}")
     await upstream.stop()
-    text = profileOf(probe)
-    if names:
-        rows = (f"{name} = {json.dumps(other)}" for name, other in names.items())
-        text += "\n".join(["", "[commands]", *rows, ""])
+    text = profileOf(probe, kept) + "".join(
+        table(name, kept[name]) for name in ("commands", "pass") if name in kept
+    )
     options.profile.write_text(text, "utf-8")
     printLine(f"written: {options.profile}")
     if not probe.isSound("one-shot"):
         raise SystemExit(FAILED)
+
+
+def table(name: str, rows: Mapping[str, Any]) -> str:
+    """
+    A table of the profile that people have written, as the text of a file.
+    """
+    lines = (f"{row} = {_value(value)}" for row, value in rows.items())
+    return "\n".join(["", f"[{name}]", *lines, ""])
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        members = (f"{name} = {json.dumps(each)}" for name, each in value.items())
+        return f"{{ {', '.join(members)} }}"
+    return json.dumps(value)
 
 
 def _runHeld(options: Namespace) -> None:

@@ -2,7 +2,7 @@
 The commands that move no money.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import Factory, define, field
@@ -181,9 +181,13 @@ class Subscription:
 class ResolveOperation:
     """
     Decides what became of an operation that is held.
+
+    @ivar _decided: Called with the session, the id of the principal and the request of
+        each decision, once that is durable.
     """
 
     _held: IHeldOperations
+    _decided: Callable[[ISession, int, Request], object] = lambda *_: None
     name = "MngResolveOperation"
     schema = "resolve_operation"
     roles = frozenset({SESSION_ADMIN})
@@ -199,7 +203,15 @@ class ResolveOperation:
         assert session.principal is not None
         data = request.data
         order = int(data["order"]) if data["outcome"] == "booked" else None
-        return self._held.resolve(int(data["operation"]), order, session.principal.id)
+        principal = session.principal.id
+        resolved = self._held.resolve(int(data["operation"]), order, principal)
+        return resolved.addCallback(self._resolved, session, principal, request)
+
+    def _resolved(
+        self, response: Response, session: ISession, principal: int, request: Request
+    ) -> Response:
+        self._decided(session, principal, request)
+        return response
 
 
 @implementer(ICommand)

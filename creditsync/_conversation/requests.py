@@ -44,6 +44,13 @@ class Requests:
         hasSite = any(map(schemas.hasSite, checking))
         self.plain = _nonePlain if hasSite else PlainLines().read
 
+    @property
+    def names(self) -> frozenset[str]:
+        """
+        The names of all commands.
+        """
+        return frozenset(self._commands)
+
     def request(self, members: dict[str, Any]) -> Request:
         """
         Check the envelope of a line that was decoded.

@@ -129,6 +129,7 @@ class Session:
         try:
             members = wire.decode(line)
             request = self._requests.request(members)
+            request.line = line
             principal = self._authenticate(request.token)
             command = self._requests.command(request, principal, self._needsExtID)
             self._execute(command, request, self._waiters.now())

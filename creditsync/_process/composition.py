@@ -37,7 +37,8 @@ from creditsync.runtime import TradingRuntime
 from creditsync.service import CreditSync
 
 # The part of the timeout for which an operation may wait for its turn: its client is to
-# get to know that nothing was sent.
+# get to know that nothing was sent. A command that is passed on may take as long: its
+# client is to get to know that it was sent.
 _PATIENCE: Final = 0.8
 
 # The part of it after which a reply of the platform is overdue, so that a look-up can
@@ -151,25 +152,38 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
     Make the runtime that has another platform book.
     """
     # What --upstream needs is loaded only where it is used.
+    from creditsync.gateway._passing import PassThrough
     from creditsync.gateway._runtime import GatewayRuntime
     from creditsync.gateway._settling import Timing
     from creditsync.gateway._sqlitelog import SQLiteIntentLog
+    from creditsync.gateway._tags import Tags
     from creditsync.gateway._tokenfile import TokenFile
     from creditsync.gateway._upstream import REPLY_TIMEOUT, Upstream
 
-    ledger = _sqlite(reactor, options)
+    ledger, profile = _sqlite(reactor, options), options["profile"]
     read = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+    # A daemon changes its folder before it reads it again.
+    token = TokenFile(Path(options["upstream-token"]).absolute())
+    passThrough = None
+    if profile["pass"]:
+        passThrough = PassThrough(
+            reactor,
+            clientFromString(reactor, options["upstream"]),
+            token,
+            profile["pass"],
+            random=random.random,
+            timeout=_PATIENCE * options["timeout"],
+        )
     return GatewayRuntime(
         reactor,
         SQLiteIntentLog(ledger),
         Upstream(
             reactor,
             clientFromString(reactor, options["upstream"]),
-            # A daemon changes its folder before it reads it again.
-            TokenFile(Path(options["upstream-token"]).absolute()),
+            token,
             random=random.random,
             timeout=min(REPLY_TIMEOUT, _REPLY * options["timeout"]),
-            names=options["profile"]["commands"],
+            names=profile["commands"],
         ),
         events,
         now=time.time,
@@ -178,6 +192,8 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
         timing=Timing(patience=_PATIENCE * options["timeout"]),
         read=read,
         rules=_rules(options, ledger, read),
+        tags=Tags(profile["comment-tag"], profile["comment-length"]),
+        passThrough=passThrough,
     )
 
 

@@ -38,14 +38,13 @@ from creditsync._process.optiontypes import (
     oneOf,
     path,
     positive,
-    profileOf,
     seconds,
     text,
     upstreamEndpoint,
-    wayOf,
     webEndpoint,
     webOrigin,
 )
+from creditsync._process.profile import profileOf, wayOf
 from creditsync.auth import ALGORITHMS, KeyFile, TokenAuthenticator
 from creditsync.errors import LedgerProblem
 from creditsync.limits import Limits, optionName
@@ -210,7 +209,8 @@ class Options(usage.Options):
             "upstream-profile",
             None,
             None,
-            "What creditsync gateway probe has found out about that platform.",
+            "What creditsync gateway probe has found out about that platform, and which"
+            " of its commands are passed on.",
             path("upstream-profile"),
         ],
         [

@@ -4,11 +4,9 @@ refuse one that can't be used with a C{usage.UsageError}.
 """
 
 import math
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from twisted.internet.endpoints import clientFromString
 from twisted.python import usage
@@ -146,42 +144,6 @@ def upstreamEndpoint(description: str) -> str:
             f"--upstream {description} is not a valid endpoint: {e}"
         ) from e
     return description
-
-
-def profileOf(path: str | None) -> dict[str, Any]:
-    """
-    What is known about the platform behind a gateway.
-
-    @param path: The file that C{creditsync gateway probe} has written, if any.
-    @return: C{two-phase}, whether two phases are sound; C{commands}, the names of
-        those that have other names there.
-    @raise ValueError: It is not a profile.
-    @raise OSError: It can't be read.
-    """
-    if path is None:
-        return {"two-phase": False, "commands": {}}
-    try:
-        found = tomllib.loads(Path(path).read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path} is not a profile: {e}") from e
-    isSound, commands = found.get("two-phase"), found.get("commands", {})
-    if not isinstance(isSound, bool) or not isinstance(commands, dict):
-        raise ValueError(f"{path} is not a profile: two-phase must be true or false")
-    if not all(isinstance(name, str) for name in commands.values()):
-        raise ValueError(f"{path} is not a profile: a command's name must be a string")
-    return {"two-phase": isSound, "commands": commands}
-
-
-def wayOf(profile: Mapping[str, Any], named: str | None) -> str:
-    """
-    How a platform makes a new trade.
-
-    @param named: What C{--upstream-way} says, if anything.
-    @raise ValueError: The profile does not allow it.
-    """
-    if named == "two-phase" and not profile["two-phase"]:
-        raise ValueError("two-phase needs a profile in which the probe has passed")
-    return named or ("two-phase" if profile["two-phase"] else "one-shot")
 
 
 def webOrigin(text: str) -> str:

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from creditsync import _wire as wire
+from creditsync._sandbox.foreign import COMMANDS, answer, mayBeForeign
 from creditsync._sandbox.life import Life
 from creditsync._sandbox.table import Line, Where, orderOf
 from creditsync.errors import InvalidJSON, Refusal, UnknownCommand
@@ -103,6 +104,10 @@ class Connection(ProtocolWrapper):
         """
         if self._life.isOver:
             return
+        if mayBeForeign(data):
+            members = _decoded(data)
+            if members.get("command") in COMMANDS:
+                return self._line(answer(self._life.authenticate, members))
         if not self._isOver:
             self.wrappedProtocol.dataReceived(data)
             return

@@ -9,8 +9,9 @@ import json
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable
+from contextlib import suppress
 from decimal import Decimal
-from math import isinf
+from math import inf, isinf
 from typing import Any, Final
 
 import msgspec
@@ -60,6 +61,49 @@ def decode(line: bytes, maxMarks: float = MAX_MARKS) -> dict[str, Any]:
     if (_ESCAPE in line or not line.isascii()) and _isSuspect(line):
         _refuseNoncharacters(value)
     return value
+
+
+def decodeTolerantly(line: bytes) -> dict[str, Any] | None:
+    """
+    Read a line of another program, in which single values may be such as I-JSON does
+    not have. They must not cost the rest of the line, and whoever uses one has to check
+    it: a number may be of any size, and L{None} stands for one that is not finite; a
+    string may have bytes that are not UTF-8, each as a lone surrogate.
+
+    @return: L{None} if it is not a JSON object, or if what it says is not certain.
+    """
+    with suppress(InvalidJSON):
+        return decode(line, maxMarks=inf)
+    try:
+        value = json.loads(
+            line.decode("utf-8", "surrogateescape"),
+            object_pairs_hook=_onceEach,
+            parse_float=Decimal,
+            parse_constant=lambda name: None,
+        )
+    except (InvalidJSON, ValueError, ArithmeticError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def dataOf(line: bytes) -> bytes:
+    """
+    The C{data} of a line as it was written: C{{}} if the line has none.
+
+    @param line: One that L{decode} accepts.
+    """
+    return bytes(_parseData(line).data)
+
+
+class _Data(msgspec.Struct):
+    """
+    The only member of a line that is read.
+    """
+
+    data: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+_parseData = msgspec.json.Decoder(_Data).decode
 
 
 _TOO_DEEP = f"the line is nested deeper than {MAX_DEPTH}"
@@ -139,12 +183,14 @@ def _refuseRepeatedNames(line: bytes) -> None:
     json.loads(line, object_pairs_hook=_onceEach)
 
 
-def _onceEach(members: list[tuple[str, Any]]) -> None:
+def _onceEach(members: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     Refuse the members of one object if two of them have the same name.
     """
-    if len(dict(members)) != len(members):
+    found = dict(members)
+    if len(found) != len(members):
         raise InvalidJSON("an object has two members of the same name")
+    return found
 
 
 def _refuseNoncharacters(value: dict[str, Any]) -> None:

@@ -218,8 +218,7 @@ def refusal(extID: ExtID | None, refusal: Refusal) -> bytes:
     Write the line of a reply that refuses a request.
     """
     line: dict[str, Any] = {} if extID is None else {"extID": extID}
-    line["status"] = refusal.status
-    line["error"] = refusal.error
+    line["status"], line["error"] = refusal.sent
     line["message"] = refusal.message
     if refusal.data is not None:
         line["data"] = refusal.data
@@ -236,7 +235,17 @@ def _safe(value: Any) -> bytes:
     """
     Write any JSON value so that every client can read it.
     """
-    text = _encode(value).decode()
+    return rewritten(_encode(value))
+
+
+def rewritten(written: bytes) -> bytes:
+    """
+    Write a JSON text of somebody else so that every client can read it. Its values stay
+    as they were written.
+    """
+    # Outside of strings a carriage return is white space, and inside of them there is
+    # none.
+    text = written.decode().replace("\r", " ")
     if not text.isascii():
         # Outside of strings JSON is ASCII, so what is not stands inside one.
         text = _NOT_ASCII.sub(lambda run: encode_basestring_ascii(run[0])[1:-1], text)

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import PAGE, search
+from creditsync.gateway._records import Unread
 from creditsync.gateway._upstream import IUpstream
 from creditsync.records import Trade
 
@@ -44,12 +45,12 @@ class CatchUp:
         self,
         upstream: IUpstream,
         journal: Journal,
-        seen: Callable[[Trade], None],
+        seen: Callable[[Trade | Unread], None],
         now: Callable[[], float],
         oldestKept: Callable[[], int | None],
     ) -> None:
         """
-        @param seen: Called with each record.
+        @param seen: Called with each record, also with those that can't be taken.
         @param oldestKept: The time of the oldest change that was seen and is not in the
             journal yet, or L{None}.
         """
@@ -97,9 +98,8 @@ class CatchUp:
             if page is None or gaps != self._gaps:
                 return
             for trade in page:
-                if trade is not None:
-                    greatest = max(greatest, trade.timestamp)
-                    self._seen(trade)
+                greatest = max(greatest, trade.timestamp)
+                self._seen(trade)
             if len(page) < PAGE and len(where) == 1:
                 break
             following = _following(page, where)
@@ -121,7 +121,7 @@ class CatchUp:
 
 
 def _following(
-    page: "list[Trade | None]", where: list[list[Any]]
+    page: "list[Trade | Unread]", where: list[list[Any]]
 ) -> list[list[Any]] | None:
     """
     The conditions of the next page: the rest of the second in which this one has ended,
@@ -130,7 +130,7 @@ def _following(
     if len(where) == 2 and len(page) < PAGE:
         return [["update_time", ">", where[0][2]]]
     last = page[-1]
-    if last is None:
+    if not (last.order and last.timestamp):
         _log.error("the catch-up stops at a record that can't be read")
         return None
     return [["update_time", "==", last.timestamp], ["order", ">", last.order]]

@@ -32,6 +32,8 @@ class Intent:
     @ivar type: Of the trade event that it leads to: one of the C{EV_RECORD_*} codes.
     @ivar operation: As requested. Its own times may lack in it.
     @ivar amount: Signed, in 10⁻⁸ units.
+    @ivar comment: As it is sent, with the tag; that of a deletion is the trade's,
+        without.
     @ivar openTime: As it is sent, in UNIX seconds.
     @ivar order: The platform's, or 0 while it is not known.
     @ivar attempts: How often it was sent.
@@ -77,6 +79,28 @@ class Intent:
         return self.login, self.cmd, self.amount, self.comment, self.openTime
 
     @property
+    def tag(self) -> str:
+        """
+        What its comment was given besides, so that it can be recognized: "" if nothing.
+        """
+        if not isinstance(self.operation, Operation):
+            return ""
+        return self.comment[len(self.operation.comment) :]
+
+    def isTagOf(self, comment: str) -> bool:
+        """
+        Whether a comment has its tag.
+        """
+        return bool(self.tag) and comment.endswith(self.tag)
+
+    @property
+    def plainComment(self) -> str:
+        """
+        Its comment as clients see it.
+        """
+        return self.comment.removesuffix(self.tag)
+
+    @property
     def isAmbiguous(self) -> bool:
         """
         Whether the platform has shown several trades that it may have made: then its
@@ -112,6 +136,11 @@ class IIntentLog(Interface):
     def open() -> "Deferred[None]":
         """
         Open the ledger, and make the log where there is none.
+        """
+
+    def epochs() -> Sequence[str]:
+        """
+        Those of all lives of the ledger, the present one last.
         """
 
     def nextNumber() -> int:

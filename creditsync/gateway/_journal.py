@@ -30,12 +30,16 @@ from creditsync.codes import (
     TS_DELETED,
 )
 from creditsync.gateway._intents import Alarm, IIntentLog, Intent
+from creditsync.gateway._tags import Tags
 from creditsync.interfaces import ITradeEvents
 from creditsync.methods import CREDIT, METHOD_OF, TOTAL_OF
 from creditsync.records import Deletion, Operation, Reservation, Trade
 
 # Seconds within which what nothing waits for becomes durable.
 SOON: Final = 0.05
+
+# Refusals that are remembered, so that each is told once.
+_MAX_TOLD: Final = 10_000
 
 # The principal of what was not requested from this server.
 NOBODY: Final = 0
@@ -64,6 +68,7 @@ class Journal:
 
     @ivar mark: The greatest C{update_time} up to which the journal has all changes,
         with what is not durable yet. Setting it makes it so with the next commit.
+    @ivar tags: Those of the comments of its gateway.
     @ivar alarm: Called with what a person should know.
     """
 
@@ -74,17 +79,21 @@ class Journal:
         events: ITradeEvents,
         failed: Callable[[Failure], object],
         alarm: Callable[[str], object],
+        tags: Tags | None = None,
     ) -> None:
         """
         @param failed: Called if a commit fails. Nothing becomes durable then, and no
             Deferred fires any more.
+        @param tags: Those of its comments, which the journal has without.
         """
         self._clock = clock
         self._log = log
         self._events = events
         self._failed = failed
         self._alarm = alarm
+        self.tags = tags or Tags()
         self.mark = 0
+        self._told: set[tuple[int, str]] = set()
         self._queue = _Batch()
         self._committing = _Batch()
         self._wake: IDelayedCall | None = None
@@ -105,7 +114,7 @@ class Journal:
         """
         Whether a record that was looked up differs from the journal's.
         """
-        current = self.current(trade.order)
+        current, trade = self.current(trade.order), self.tags.plain(trade)
         return current is None or (
             current != trade and trade.timestamp >= current.timestamp
         )
@@ -115,6 +124,7 @@ class Journal:
         Whether the journal does not have the record of an event, or a later one. An
         event that comes twice, with another of the same second between, is no news.
         """
+        trade = self.tags.plain(trade)
         if not self.isChange(trade):
             return False
         queued = (self._queue.orders, self._committing.orders)
@@ -147,7 +157,7 @@ class Journal:
         @param intent: What has led to it, which becomes durable with it.
         @return: Fires when it is durable, and published.
         """
-        operation = None
+        operation, trade = None, self.tags.plain(trade)
         if intent is not None:
             self._queue.intents[intent.number] = intent
             operation = intent.operation
@@ -162,16 +172,11 @@ class Journal:
     def _append(
         self, trade: Trade, before: Trade | None, asked: Operation | Deletion | None
     ) -> None:
-        wrong = _contradiction(before, trade)
-        totals = self._totals(trade.login)
-        at = 1 if TOTAL_OF[trade.cmd] == CREDIT else 0
-        change = trade.counted - (0 if before is None else before.counted)
-        if wrong is None and abs(totals[at] + change) > MAX_TOTAL:
-            wrong = "would take a total beyond what the ledger can store"
-        if wrong is not None:
-            self._alarm(f"a record of order {trade.order} is not kept: it {wrong}")
+        refusal = self.refusal(trade)
+        if refusal is not None:
+            self.tellUnkept(trade.order, refusal)
             return
-        totals[at] += change
+        totals = self._after(before, trade)
         type = _typeOf(before, trade)
         reservation = Reservation(
             type,
@@ -184,6 +189,36 @@ class Journal:
         self._queue.orders[trade.order] = trade
         self._queue.reservations.append(reservation)
         self._log.noteOrder(trade.order)
+
+    def refusal(self, trade: Trade) -> str | None:
+        """
+        Why a record can't be kept, if it can't.
+        """
+        before = self.current(trade.order)
+        wrong = _contradiction(before, trade)
+        if wrong is None and max(map(abs, self._after(before, trade))) > MAX_TOTAL:
+            return "it would take a total beyond what the ledger can store"
+        return wrong
+
+    def tellUnkept(self, order: int, why: str) -> None:
+        """
+        Tell people, once, that a record of the platform is not kept.
+        """
+        if (order, why) not in self._told:
+            if len(self._told) >= _MAX_TOLD:
+                self._told.clear()
+            self._told.add((order, why))
+            of = f" of order {order}" if order else ""
+            self._alarm(f"a record{of} is not kept: {why}")
+
+    def _after(self, before: Trade | None, trade: Trade) -> list[int]:
+        """
+        The totals of an account with one more record.
+        """
+        totals = self._totals(trade.login)
+        at = 1 if TOTAL_OF[trade.cmd] == CREDIT else 0
+        totals[at] += trade.counted - (0 if before is None else before.counted)
+        return totals
 
     def _totals(self, login: int) -> list[int]:
         """
@@ -305,9 +340,9 @@ def _contradiction(before: Trade | None, trade: Trade) -> str | None:
     if before is None:
         return None
     if (before.login, before.cmd) != (trade.login, trade.cmd):
-        return "has another login or another cmd than before"
+        return "it has another login or another cmd than before"
     if before.state == TS_DELETED:
-        return "comes after its deletion"
+        return "it comes after its deletion"
     return None
 
 

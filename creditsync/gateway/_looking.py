@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import rowsOf, tradeOf
+from creditsync.gateway._records import Unread, rowsOf, tradeOf
 from creditsync.gateway._upstream import IUpstream
 from creditsync.records import Trade
 
@@ -35,11 +35,13 @@ class Look:
     @ivar isKnown: Whether it shows anything: otherwise nothing else means anything.
     @ivar trade: The finance trade, or L{None} if there is none.
     @ivar isOther: Whether there is a trade of another kind.
+    @ivar unread: What is wrong with a finance trade that can't be taken.
     """
 
     isKnown: bool
     trade: Trade | None = None
     isOther: bool = False
+    unread: str = ""
 
 
 def isAbsence(outcome: Outcome) -> bool:
@@ -61,7 +63,9 @@ async def lookAt(upstream: IUpstream, order: int) -> Look:
     if outcome.kind is not Kind.DONE or outcome.order != order:
         return Look(isKnown=False)
     trade = tradeOf(outcome.data)
-    return Look(isKnown=True, trade=trade, isOther=trade is None)
+    if isinstance(trade, Trade):
+        return Look(isKnown=True, trade=trade)
+    return Look(isKnown=True, isOther=not trade.why, unread=trade.why)
 
 
 async def lookFor(upstream: IUpstream, intent: Intent) -> list[Trade] | None:
@@ -79,20 +83,19 @@ async def lookFor(upstream: IUpstream, intent: Intent) -> list[Trade] | None:
     found = await search(upstream, where)
     if found is None or len(found) >= PAGE:
         return None
-    return [trade for trade in found if trade is not None]
+    return [trade for trade in found if isinstance(trade, Trade)]
 
 
 async def search(
     upstream: IUpstream,
     where: Sequence[Sequence[Any]],
     by: Sequence[str] = ("update_time", "order"),
-) -> list[Trade | None] | None:
+) -> list[Trade | Unread] | None:
     """
     Find finance trades.
 
     @param by: What they are sorted by: the last change and the number by default.
-    @return: A page, with L{None} for each row that can't be read; or L{None} if the
-        platform does not show it.
+    @return: A page, or L{None} if the platform does not show it.
     """
     outcome = await upstream.request(
         "MngGetTradesByFilter",

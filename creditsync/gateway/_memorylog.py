@@ -36,6 +36,12 @@ class MemoryIntentLog:
         self._number = max(self._rows, default=0)
         return succeed(None)
 
+    def epochs(self) -> list[str]:
+        """
+        See L{IIntentLog.epochs}.
+        """
+        return [self.ledger.epoch]
+
     def nextNumber(self) -> int:
         """
         See L{IIntentLog.nextNumber}.

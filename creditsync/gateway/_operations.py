@@ -142,7 +142,7 @@ class Operations(Seeing):
                 await self._journal.book(existing)
         if type == EV_RECORD_DELETE:
             intent.cmd, intent.amount = trade.cmd, trade.profit
-            intent.comment = trade.comment
+            intent.comment = self._journal.tags.off(trade.comment)
         return trade
 
     async def existing(self, order: int) -> Trade | None:
@@ -156,6 +156,8 @@ class Operations(Seeing):
             raise Busy("the platform does not answer a look-up")
         if look.isOther:
             raise IncorrectOrder(f"order {order} is a different kind of transaction")
+        if look.unread:
+            raise IncorrectOrder(f"order {order} can't be used: {look.unread}")
         return look.trade
 
     def _judge(self, course: Course, trade: Trade) -> None:
@@ -170,17 +172,22 @@ class Operations(Seeing):
 
     def _setTime(self, intent: Intent) -> None:
         """
-        Make the content of a new trade unique among those that may be booked. A time
-        that is to come would be refused.
+        Make the content of a new trade unique among those that may be booked.
         """
         asked = intent.operation
         if intent.type != EV_RECORD_ADD or not isinstance(asked, Operation):
             return
         intent.openTime = asked.openTime
         if asked.openTime is None:
-            intent.openTime = int(self._now())
+            intent.openTime = self._time()
             while self._log.isTaken(intent.content):
                 intent.openTime -= 1
+
+    def _time(self) -> int:
+        """
+        The time of a new trade whose client has given none.
+        """
+        return int(self._now())
 
     async def send(self, course: Course) -> None:
         """
@@ -307,6 +314,9 @@ class Operations(Seeing):
             )
         if intent.state is not State.HELD:
             raise NotFound(f"there is no held operation {intent.number}")
+        unkept = self._journal.refusal(trade)
+        if unkept is not None:
+            raise IncorrectOrder(f"the record of order {order} is not kept: {unkept}")
         intent.decidedBy = who
         await self.settle(course, trade)
 
@@ -317,7 +327,8 @@ class Operations(Seeing):
         """
         for _ in range(_STRAY_LOOKS):
             look = await lookAt(self._upstream, order)
-            if look.trade is not None or look.isOther or not self.isRunning:
+            isThere = look.trade is not None or look.isOther or look.unread
+            if isThere or not self.isRunning:
                 break
             await deferLater(self._clock, self._timing.finalWait)
         if look.trade is None or not self._isStray(course.intent, look.trade):
@@ -336,7 +347,7 @@ class Operations(Seeing):
             course.intent.login,
             cmd,
             course.intent.amount,
-            course.intent.comment,
+            course.intent.plainComment,
             order=order,
         )
         intent.move(State.SENT, f"made instead of order {course.intent.order}")

@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from creditsync.codes import (
+    MAX_COMMENT,
     OP_CREDIT_IN,
     TS_CLOSED_NORMAL,
     TS_DELETED,
@@ -29,6 +30,8 @@ from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
 from creditsync.records import Trade
 
 _COMMENT: Final = "creditsync probe"
+# As long as any that has a number of a gateway's log.
+_TAG: Final = " ~0000.zzzzzz"
 _AMOUNT: Final = 0.01
 _UNITS: Final = UNITS_PER_ONE // 100
 
@@ -94,12 +97,14 @@ class Probe:
     One probe.
 
     @ivar _second: The C{open_time} of the next trade: one that no earlier trade has.
+    @ivar _longest: Characters that a comment may have.
     """
 
     _clock: IReactorTime
     _upstream: IUpstream
     _login: int
     _second: int
+    _longest: int = MAX_COMMENT
     findings: list[Finding] = Factory(list)
 
     async def run(self) -> list[Finding]:
@@ -166,9 +171,32 @@ class Probe:
         self._note(way, content == wanted, "its amount, comment and open_time are kept")
         found = await self._found()
         self._note(way, found == [order], "MngGetTradesByFilter finds it, and only it")
+        await self._tag(order)
         await self._ask("DeleteCredit", order=order)
         deleted = await self._until(order, TS_DELETED)
         self._note(way, deleted is not None, "it is deleted, state 6")
+
+    async def _tag(self, order: int) -> None:
+        """
+        Find out whether the longest comment keeps a tag.
+        """
+        room = self._longest - len(_TAG)
+        comment = _COMMENT.ljust(room, ".")[: max(room, 0)] + _TAG
+        data = {"login": self._login, "amount": _AMOUNT, "comment": comment}
+        outcome = await self._ask("CreditIn", **data, order=order)
+        isKept = False
+        for _ in range(_LOOKS):
+            if outcome.kind is not Kind.DONE or isKept:
+                break
+            await deferLater(self._clock, _INTERVAL)
+            look = await lookAt(self._upstream, order)
+            isKept = look.trade is not None and look.trade.comment == comment
+        self._note(
+            "comment-tag",
+            isKept and room > 0,
+            f"a comment of {self._longest} characters keeps the tag at its end"
+            f"{_why(outcome)}",
+        )
 
     async def _found(self) -> list[int]:
         """
@@ -180,7 +208,7 @@ class Probe:
             ["open_time", "==", self._second],
         ]
         found = await search(self._upstream, where)
-        return [trade.order for trade in found or () if trade is not None]
+        return [trade.order for trade in found or ()]
 
     async def _create(self, way: str) -> int | None:
         outcome = await self._ask(
@@ -206,7 +234,7 @@ class Probe:
         pending = await self._until(order, TS_FINANCE_OPEN_PENDING)
         self._note(way, pending is not None, "it is looked up as pending, state 17")
         found = await search(self._upstream, [["state", "==", TS_FINANCE_OPEN_PENDING]])
-        orders = [trade.order for trade in found or () if trade is not None]
+        orders = [trade.order for trade in found or ()]
         self._note(way, order in orders, "MngGetTradesByFilter finds it by its state")
         approved = await self._ask(_APPROVE, order=order)
         self._note(
@@ -244,14 +272,23 @@ def _why(outcome: Outcome) -> str:
     return f" ({outcome.error or outcome.kind.value}: {outcome.message})"
 
 
-def profileOf(probe: Probe) -> str:
+def profileOf(probe: Probe, former: Mapping[str, Any]) -> str:
     """
     The profile that says what a probe has found.
+
+    @param former: The one before, whose choices for comments are kept. There is no tag
+        where the platform does not keep it.
     """
+    lines = []
+    if "comment-length" in former:
+        lines.append(f"comment-length = {former['comment-length']}")
+    if former.get("comment-tag"):
+        isKept = "true" if probe.isSound("comment-tag") else "false"
+        lines.append(f"comment-tag = {isKept}")
     findings = [
         f"# {each.way}: {'yes' if each.isMet else 'NO '} {each.text}"
         for each in probe.findings
     ]
     isSound = "true" if probe.isSound("two-phase") else "false"
     first = "# Written by creditsync gateway probe."
-    return "\n".join([first, *findings, f"two-phase = {isSound}", ""])
+    return "\n".join([first, *findings, f"two-phase = {isSound}", *lines, ""])

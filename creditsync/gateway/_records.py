@@ -2,15 +2,19 @@
 From the platform's records to trades, and from intents to what is sent.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final
+
+from attrs import define
 
 from creditsync._money import fromUnits, toUnits
 from creditsync.codes import (
     EV_RECORD_DELETE,
     EV_RECORD_UPDATE,
     MAX_SAFE_INTEGER,
+    MAX_TIME,
     MAX_TOTAL,
     REQUEST_STATES,
 )
@@ -19,47 +23,87 @@ from creditsync.gateway._states import State
 from creditsync.methods import METHOD_OF, TOTAL_OF
 from creditsync.records import Operation, Trade
 
+_PLANES: Final = range(0, 0x110000, 0x10000)
+
 # Seconds by which the clocks of the two machines may differ, and some more.
 CLOCKS: Final = 120
 
 
-def tradeOf(data: Mapping[str, Any]) -> Trade | None:
+# Characters that can't be written as UTF-8, and Unicode's noncharacters, which a line
+# must not have (RFC 7493, section 2.1).
+_STRANGE: Final = re.compile(
+    "[\ud800-\udfff\ufdd0-\ufdef"
+    + "".join(f"{chr(each + 0xFFFE)}{chr(each + 0xFFFF)}" for each in _PLANES)
+    + "]"
+)
+
+
+@define(frozen=True)
+class Unread:
     """
-    The finance trade of a record of the platform, in any state, or L{None} if it is
-    another trade or can't be read.
+    A record of the platform that is not taken.
+
+    @ivar order: Its order, or 0 if that can't be read.
+    @ivar timestamp: Its last change, or 0 if that can't be read.
+    @ivar why: What is wrong with it; "" if it is no finance trade.
     """
-    order, login, cmd, state = (
-        data.get(name) for name in ("order", "login", "cmd", "state")
-    )
-    changed = data.get("update_time", data.get("timestamp"))
-    openTime, closeTime = data.get("open_time", 0), data.get("close_time", 0)
-    profit, comment = data.get("profit"), data.get("comment", "")
-    numbers = (order, login, cmd, state, changed, openTime, closeTime)
-    if not all(type(each) is int and each >= 0 for each in numbers):
-        return None
-    if cmd not in TOTAL_OF or not isinstance(comment, str):
-        return None
-    if not 0 < (order or 0) <= MAX_SAFE_INTEGER or not login:
-        return None
+
+    order: int
+    timestamp: int
+    why: str = ""
+
+
+def tradeOf(data: Mapping[str, Any]) -> Trade | Unread:
+    """
+    The finance trade of a record of the platform, in any state.
+    """
+    order = _number(data.get("order"))
+    timestamp = _number(data.get("update_time", data.get("timestamp")), MAX_TIME)
+    cmd = data.get("cmd")
+    if type(cmd) is not int or cmd not in TOTAL_OF:
+        return Unread(order or 0, timestamp or 0)
+    login, state = _number(data.get("login")), _number(data.get("state"))
+    openTime = _number(data.get("open_time", 0), MAX_TIME)
+    closeTime = _number(data.get("close_time", 0), MAX_TIME)
+    units, comment = _unitsOf(data.get("profit")), data.get("comment", "")
+    if not order:
+        wrong = "order"
+    elif not login:
+        wrong = "login"
+    elif units is None:
+        wrong = "profit"
+    elif not isinstance(comment, str) or _STRANGE.search(comment):
+        wrong = "comment"
+    elif state is None:
+        wrong = "state"
+    elif timestamp is None or openTime is None or closeTime is None:
+        wrong = "time"
+    else:
+        return Trade(
+            order, login, cmd, state, units, comment, openTime, closeTime, timestamp
+        )
+    return Unread(order or 0, timestamp or 0, f"its {wrong} can't be right")
+
+
+def _number(value: object, most: int = MAX_SAFE_INTEGER) -> int | None:
+    """
+    A number from 0, or L{None} if it is not one.
+    """
+    return value if type(value) is int and 0 <= value <= most else None
+
+
+def _unitsOf(profit: object) -> int | None:
+    """
+    An amount in 10⁻⁸ units, or L{None} if it is not one.
+    """
     if type(profit) not in (int, float, Decimal):
         return None
+    assert isinstance(profit, int | float | Decimal)
     try:
-        units = toUnits(profit or 0)
+        units = toUnits(profit)
     except ValueError:
         return None
-    if abs(units) > MAX_TOTAL:
-        return None
-    return Trade(
-        order or 0,
-        login or 0,
-        cmd or 0,
-        state or 0,
-        units,
-        comment,
-        openTime or 0,
-        closeTime or 0,
-        changed or 0,
-    )
+    return units if abs(units) <= MAX_TOTAL else None
 
 
 def rowsOf(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -115,14 +159,24 @@ def _content(intent: Intent) -> dict[str, Any]:
     return data
 
 
+def contentOf(trade: Trade) -> tuple[int, int, int, str, int]:
+    """
+    What identifies a trade while its order is not known: see L{Intent.content}.
+    """
+    return trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime
+
+
 def isContentOf(intent: Intent, trade: Trade) -> bool:
     """
     Whether a trade is what an intent without an order may have made.
     """
-    content = trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime
-    if content != intent.content:
+    if intent.tag:
+        # No other trade has it, and this one may have been changed otherwise.
+        isOwners = (trade.login, trade.cmd) == (intent.login, intent.cmd)
+        return isOwners and intent.isTagOf(trade.comment)
+    if contentOf(trade) != intent.content:
         return False
-    # No older trade has a time that the gateway has chosen. One that a client has given
+    # Hardly any older trade has a time that the gateway has chosen. One of a client
     # may be that of a trade that the journal lacks, since it is older than the gateway.
     asked = intent.operation
     isChosen = isinstance(asked, Operation) and asked.openTime is None
@@ -144,7 +198,7 @@ def isResultOf(intent: Intent, trade: Trade) -> bool:
     asked = intent.operation
     return (
         isinstance(asked, Operation)
-        and (trade.profit, trade.comment) == (asked.amount, asked.comment)
+        and (trade.profit, trade.comment) == (asked.amount, intent.comment)
         and asked.openTime in (None, trade.openTime)
         and asked.closeTime in (None, trade.closeTime)
     )
@@ -161,7 +215,7 @@ def shown(intent: Intent) -> dict[str, Any]:
         "cmd": intent.cmd,
         "state": REQUEST_STATES[intent.type],
         "profit": Decimal(fromUnits(intent.amount)),
-        "comment": intent.comment,
+        "comment": intent.plainComment,
         "open_time": openTime,
         "close_time": openTime if intent.closeTime is None else intent.closeTime,
         "timestamp": intent.sentAt,

@@ -2,6 +2,8 @@
 The platform's refusals, as the gateway's clients get them.
 """
 
+from typing import Any
+
 from creditsync.errors import PlatformRefused, Refusal, TechProblem
 from creditsync.gateway._outcomes import Kind, Outcome
 
@@ -34,3 +36,24 @@ def declined(order: int) -> Refusal:
     Somebody at the platform has declined the finance request of an operation.
     """
     return PlatformRefused(f"order {order} was declined at the platform")
+
+
+class PassedRefusal(PlatformRefused):
+    """
+    The platform has refused a command that was passed on. The client gets the
+    platform's own words; here it counts as what it inherits from, because the names of
+    a platform's errors have no bound.
+    """
+
+    def __init__(
+        self, status: int, error: str, message: str, data: dict[str, Any] | None
+    ) -> None:
+        super().__init__(message, data)
+        self._sent = status, error
+
+    @property
+    def sent(self) -> tuple[int, str]:
+        """
+        See L{Refusal.sent}.
+        """
+        return self._sent

@@ -1,43 +1,37 @@
 """
 The trading runtime that has another platform book.
 
-It takes requests, hands them to L{Operations}, and gives the journal to those who
-subscribe. What is known of an operation at any moment it tells from what is durable.
+It is where the parts of a gateway meet: what clients request is in
+L{creditsync.gateway._requests}, what they look up in L{creditsync.gateway._views}. What
+the platform tells is handed on here, and so are the decisions of people.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from creditsync._failing import FailureNotifier
 from creditsync._rulebook import RuleBook
-from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE, SECONDS_PER_DAY
-from creditsync.errors import (
-    Busy,
-    IdempotencyKeyReused,
-    NotFound,
-    OutcomeUnknown,
-    Refusal,
-    ShuttingDown,
-    UnknownCommand,
-)
+from creditsync.codes import SECONDS_PER_DAY
+from creditsync.errors import NotFound
 from creditsync.gateway._catchup import MARGIN, SHORT_MARGIN, CatchUp
 from creditsync.gateway._courses import Course
-from creditsync.gateway._intents import IIntentLog, Intent
+from creditsync.gateway._intents import IIntentLog
 from creditsync.gateway._journal import Journal
-from creditsync.gateway._looking import isAbsence
 from creditsync.gateway._operations import Operations
-from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import shown, tradeOf
+from creditsync.gateway._outcomes import Outcome
+from creditsync.gateway._passing import PassesOn, PassThrough
+from creditsync.gateway._records import tradeOf
+from creditsync.gateway._requests import Requests
 from creditsync.gateway._settling import Timing
 from creditsync.gateway._states import State
+from creditsync.gateway._tags import Tags
 from creditsync.gateway._twophase import TwoPhases
 from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
 from creditsync.gateway._verification import Verification
@@ -48,19 +42,11 @@ from creditsync.interfaces import (
     IJournal,
     ILookups,
     IOperations,
+    IPassThrough,
     ITradeEvents,
     ITradingRuntime,
 )
-from creditsync.records import (
-    AnyOperation,
-    Decision,
-    Deletion,
-    Operation,
-    Reservation,
-    Response,
-    Trade,
-    difference,
-)
+from creditsync.records import Response
 
 # The ways to have a platform make a new trade.
 ONE_SHOT: Final = "one-shot"
@@ -84,9 +70,10 @@ def _logAlarm(text: str) -> None:
     IOperations,
     IHeldOperations,
     IAccountGroups,
+    IPassThrough,
     IUpstreamObserver,
 )
-class GatewayRuntime(Views, Service):
+class GatewayRuntime(Requests, Views, PassesOn, Service):
     """
     A trading runtime in front of a platform. It is a service: starting opens the log
     and connects, stopping disconnects and closes the log.
@@ -108,6 +95,8 @@ class GatewayRuntime(Views, Service):
         read: "Callable[[Callable[[], Any]], Deferred[Any]]" = maybeDeferred,
         rules: RuleBook | None = None,
         alarm: Callable[[str], object] = _logAlarm,
+        tags: Tags | None = None,
+        passThrough: PassThrough | None = None,
     ) -> None:
         """
         @param now: The UNIX time.
@@ -117,10 +106,13 @@ class GatewayRuntime(Views, Service):
             or at once, and fires with its result.
         @param rules: Bounds what may be booked, or L{None}.
         @param alarm: Called with what a person should know; by default the log has it.
+        @param tags: Those of the comments; by default no new one gets one.
+        @param passThrough: Passes on commands of the platform, if there are any.
         """
         timing = timing or Timing()
         self._log = log
         self._upstream = upstream
+        self._passThrough = passThrough
         self._maxQueued = maxQueued
         self._read = read
         self._rules = rules
@@ -132,7 +124,7 @@ class GatewayRuntime(Views, Service):
         self._tell = alarm
         self._alarms = 0
         alarm = self._alarm
-        self.journal = Journal(clock, log, events, self._failing.fail, alarm)
+        self.journal = Journal(clock, log, events, self._failing.fail, alarm, tags)
         self.operations = WAYS[way](
             clock,
             upstream,
@@ -215,11 +207,14 @@ class GatewayRuntime(Views, Service):
         super().startService()  # type: ignore[no-untyped-call]
         # A new gateway begins now. If it is killed before its first catch-up ends, the
         # next one begins here too.
+        self.journal.tags.use(self._log.epochs())
         self.journal.mark = self._log.mark or int(self._now())
         self.journal.touch()
         for intent in self._log.unfinished():
+            intent.operation = self.journal.tags.asked(intent.operation)
             self.operations.courses.resume(Course(intent, self._clock.seconds()))
         self._upstream.start(self)
+        self._startPassing()
         self._tick.start(self._interval, now=False)
         self._verifying.start(SECONDS_PER_DAY, now=False)
         self._sweeping.start(self._sweepInterval, now=False).addErrback(
@@ -245,6 +240,7 @@ class GatewayRuntime(Views, Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        await self._stopPassing()
         await self._upstream.stop()
         await self.journal.stop()
         self.operations.stop()
@@ -255,142 +251,6 @@ class GatewayRuntime(Views, Service):
         See L{ITradingRuntime.whenFailed}.
         """
         return self._failing.whenFailed()
-
-    # What clients request.
-
-    def submit(self, operation: AnyOperation) -> "Reservation | Deferred[Reservation]":
-        """
-        See L{ITradingRuntime.submit}.
-
-        @raise UnknownCommand: Finance requests are made and decided at the platform.
-        @raise IdempotencyKeyReused: The key was used for a different request.
-        @raise Busy: Nothing was sent: the platform can't be reached, or the account is
-            blocked by an operation whose outcome is unknown.
-        @raise ShuttingDown: The gateway is stopping, or has failed.
-        """
-        if not self.running or self._failing.cause is not None:
-            raise ShuttingDown()
-        if isinstance(operation, Decision) or getattr(operation, "isRequest", False):
-            raise UnknownCommand(
-                "finance requests are made and decided at the platform itself"
-            )
-        if operation.key is not None:
-            earlier = self._earlier(operation, operation.key)
-            if earlier is not None:
-                return earlier
-        if not self._upstream.isConnected:
-            raise Busy(f"the platform can't be reached: {self._upstream.problem}")
-        courses = self.operations.courses
-        if len(courses) >= self._maxQueued:
-            raise Busy("too many operations are under way", "max-queued")
-        if isinstance(operation, Deletion):
-            return self._delete(operation)
-        self._checkBlocked(operation.login)
-        course = Course(self._intentOf(operation), self._clock.seconds())
-        return self._requested(course)
-
-    def _requested(self, course: Course) -> "Deferred[Reservation]":
-        reserved: Deferred[Reservation] = Deferred()
-        course.callers.append(reserved)
-        self.operations.request(course)
-        return reserved
-
-    def _checkBlocked(self, login: int) -> None:
-        blocking = self.operations.courses.blocking(login)
-        if blocking is not None:
-            number, state = blocking.intent.number, blocking.intent.state.value
-            raise Busy(
-                f"account {login} is blocked by operation {number}, which is {state}"
-            )
-
-    def _intentOf(self, operation: Operation) -> Intent:
-        return Intent(
-            self._log.nextNumber(),
-            EV_RECORD_ADD,
-            operation,
-            operation.login,
-            operation.cmd,
-            operation.amount,
-            operation.comment,
-            operation.openTime,
-            operation.closeTime,
-        )
-
-    def _delete(self, deletion: Deletion) -> "Deferred[Reservation]":
-        """
-        Find out whose turn a deletion has to wait for, and then request it.
-        """
-        intent = Intent(
-            self._log.nextNumber(),
-            EV_RECORD_DELETE,
-            deletion,
-            login=0,
-            cmd=0,
-            amount=0,
-            comment="",
-        )
-        course = Course(intent, self._clock.seconds())
-        reserved: Deferred[Reservation] = Deferred()
-        course.callers.append(reserved)
-        self.operations.courses.index(course)
-        finding = Deferred.fromCoroutine(self._findOwner(course, deletion.order))
-        finding.addErrback(self._notFound, course)
-        return reserved
-
-    async def _findOwner(self, course: Course, order: int) -> None:
-        trade = self.journal.current(order)
-        if trade is None:
-            trade = await self.operations.existing(order)
-        if trade is None:
-            raise NotFound(f"there is no order {order}")
-        self._checkBlocked(trade.login)
-        course.intent.login = trade.login
-        self.operations.request(course)
-
-    def _notFound(self, why: Failure, course: Course) -> None:
-        why.trap(Refusal)
-        assert isinstance(why.value, Refusal)
-        course.intent.move(State.REFUSED, why.value.message)
-        self.operations.refuse(course, why.value)
-
-    def _earlier(
-        self, operation: Operation | Deletion, key: str
-    ) -> "Reservation | Deferred[Reservation] | None":
-        """
-        What an earlier request with the same key gets, or L{None}.
-
-        @raise IdempotencyKeyReused: That was a different request.
-        """
-        course = self.operations.courses.withKey(operation.principal, key)
-        intent = self._log.withKey(operation.principal, key)
-        if course is not None:
-            intent = course.intent
-        if intent is None:
-            return None
-        member = difference(intent.operation, operation)
-        if member is not None:
-            raise IdempotencyKeyReused(member, intent.order)
-        if course is None:
-            return self._replay(intent)
-        if intent.state is State.HELD:
-            return fail(
-                OutcomeUnknown(
-                    "the operation is held until a person decides", intent.order or None
-                )
-            )
-        if course.reservation is not None:
-            return course.reservation
-        reserved: Deferred[Reservation] = Deferred()
-        course.callers.append(reserved)
-        return reserved
-
-    def _replay(self, intent: Intent) -> Reservation:
-        assert intent.state is State.BOOKED and intent.place is not None
-        [event] = self._log.ledger.events(intent.place - 1, 1)
-        assert isinstance(event.data, Trade)
-        return Reservation(
-            intent.type, event.data, intent.operation, isReplay=True, place=event.place
-        )
 
     # What people decide.
 
@@ -427,56 +287,6 @@ class GatewayRuntime(Views, Service):
         )
         return {"operation": number, "outcome": intent.state.value}
 
-    # What clients look up.
-
-    def trade(self, order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":
-        """
-        See L{ITradingRuntime.trade}. Fails with L{Busy} if only the platform may know,
-        and does not answer.
-        """
-        course = self.operations.courses.withOrder(order)
-        if course is not None:
-            return succeed(shown(course.intent))
-        trade = self._log.ledger.trade(order)
-        if trade is not None:
-            return succeed(trade)
-        return Deferred.fromCoroutine(self._atPlatform(order))
-
-    async def _atPlatform(self, order: int) -> Trade | Mapping[str, Any] | None:
-        outcome = await self._upstream.request("GetTradeByOrder", {"order": order})
-        if isAbsence(outcome):
-            return None
-        if outcome.kind is not Kind.DONE or outcome.order != order:
-            raise Busy("the platform does not answer a look-up")
-        # Of other trades than those of the finance kind nothing is passed on.
-        return tradeOf(outcome.data)
-
-    def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
-        """
-        See L{ITradingRuntime.orderOf}.
-        """
-        intent = self._known(principal, key)
-        return succeed(None if intent is None else intent.order or None)
-
-    def operation(
-        self, principal: int, key: str
-    ) -> "Deferred[Trade | Mapping[str, Any] | None]":
-        """
-        See L{IOperations.operation}.
-        """
-        intent = self._known(principal, key)
-        if intent is None:
-            return succeed(None)
-        if self.operations.courses.withNumber(intent.number) is not None:
-            return succeed(shown(intent))
-        return self.trade(intent.order)
-
-    def _known(self, principal: int, key: str) -> Intent | None:
-        course = self.operations.courses.withKey(principal, key)
-        if course is not None:
-            return course.intent
-        return self._log.withKey(principal, key)
-
     # What the platform tells.
 
     def connected(self) -> None:
@@ -510,9 +320,7 @@ class GatewayRuntime(Views, Service):
         See L{IUpstreamObserver.eventReceived}. What the type is does not matter: the
         record says what there is now.
         """
-        trade = tradeOf(data)
-        if trade is not None:
-            self.operations.seen(trade)
+        self.operations.seen(tradeOf(data))
 
     def repliedLate(self, tag: object, outcome: Outcome) -> None:
         """

@@ -3,6 +3,7 @@ What the platform shows of operations: by events, which may overtake replies, an
 look-ups.
 """
 
+from collections import deque
 from collections.abc import Coroutine, Iterable
 from typing import Any, Final
 
@@ -22,8 +23,14 @@ from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
 from creditsync.gateway._intents import SEVERAL, Intent
 from creditsync.gateway._looking import lookAt, lookFor
-from creditsync.gateway._records import CLOCKS, isContentOf, isResultOf
-from creditsync.gateway._settling import Settling
+from creditsync.gateway._records import (
+    CLOCKS,
+    Unread,
+    contentOf,
+    isContentOf,
+    isResultOf,
+)
+from creditsync.gateway._settling import Settling, unkept
 from creditsync.gateway._states import FREE, State
 from creditsync.records import Trade
 
@@ -34,6 +41,9 @@ _UNDER_WAY: Final = frozenset(REQUEST_STATES.values())
 
 # Seconds after which the platform does not change anything of a past second.
 SETTLED: Final = 5
+
+# Events by which the platform's clock is known.
+_CLOCK_EVENTS: Final = 20
 
 # Events that are kept at most.
 MAX_KEPT: Final = 10_000
@@ -53,6 +63,9 @@ class Seeing(Settling):
         super().__init__(*args, **named)
         self._kept = 0
         self._haveClocksDiffered = False
+        # How far the platform's clock seemed to be behind, by its last events.
+        self._behind: deque[float] = deque(maxlen=_CLOCK_EVENTS)
+        self._strangers: set[str] = set()
         self._finalWaits: EqualTimeouts[Course] = EqualTimeouts(
             self._clock, self._timing.finalWait, self.reconcile
         )
@@ -64,10 +77,13 @@ class Seeing(Settling):
         self._finalWaits.end(course)
         self._releaseKept(course)
 
-    def seen(self, trade: Trade) -> None:
+    def seen(self, trade: Trade | Unread) -> None:
         """
         An event has this record.
         """
+        if isinstance(trade, Unread):
+            self._unread(trade)
+            return
         self._compareClocks(trade)
         if not self._isOurs(trade):
             self.foreign(trade)
@@ -77,7 +93,9 @@ class Seeing(Settling):
         Tell people, once, if the platform's clock is so far behind that its changes
         seem older than the mark, or so far ahead that they seem to be to come.
         """
-        ahead = trade.timestamp - int(self._now())
+        now = self._now()
+        ahead = trade.timestamp - int(now)
+        self._behind.append(now - trade.timestamp)
         if abs(ahead) > CLOCKS and not self._haveClocksDiffered:
             self._haveClocksDiffered = True
             self._alarm(
@@ -86,10 +104,34 @@ class Seeing(Settling):
                 " differ, changes may be missed that are made without a connection"
             )
 
-    def looked(self, trade: Trade) -> None:
+    def _unread(self, record: Unread) -> None:
+        """
+        The platform has a record that can't be taken. If it is of an operation under
+        way, a person has to decide, unless a look-up shows another one.
+        """
+        if not record.why:
+            return
+        self._journal.tellUnkept(record.order, record.why)
+        course = self.courses.withOrder(record.order)
+        if course is not None and not course.isAsking and course.intent.isOpen:
+            self.hold(course, unkept(record.order, record.why))
+
+    def platformTime(self) -> int:
+        """
+        The platform's time, or a little less: of its events, one that was hardly late
+        tells most. As long as there was none, a minute is taken off, by which the
+        clocks may differ. It is never later than the gateway's own time.
+        """
+        behind = min(self._behind, default=CLOCKS / 2)
+        return int(self._now() - max(0.0, behind))
+
+    def looked(self, trade: Trade | Unread) -> None:
         """
         A page of the catch-up has this record, as it is now.
         """
+        if isinstance(trade, Unread):
+            self._unread(trade)
+            return
         if self._isOurs(trade):
             return
         # Of the present second, an event may already have brought a later record.
@@ -194,6 +236,7 @@ class Seeing(Settling):
     def _bookForeign(self, trade: Trade) -> None:
         if self._journal.current(trade.order) is None:
             self._doubt(trade)
+            self._recognize(trade)
         self._journal.book(trade)
 
     def _doubt(self, trade: Trade) -> None:
@@ -201,12 +244,32 @@ class Seeing(Settling):
         Tell people if a new trade is what was taken for never booked: its key is free
         again, and may have been used.
         """
-        content = trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime
-        intent = self._log.withContent(content)
+        intent = self._log.withContent(contentOf(trade))
         if intent and intent.state in FREE and isContentOf(intent, trade):
             self._alarm(
                 f"operation {intent.number}, which is {intent.state.value}, may be"
                 f" booked as order {trade.order}"
+            )
+
+    def _recognize(self, trade: Trade) -> None:
+        """
+        Tell people, once for each, if a new trade is of another gateway, or of one that
+        has a copy of this log: the two don't know of each other's operations.
+        """
+        tags = self._journal.tags
+        name = tags.stranger(trade.comment)
+        text = f"has the tag of another gateway, {name}"
+        if tags.isOwn(trade.comment):
+            courses = self.courses.openOf(trade.login)
+            isUnderWay = any(each.intent.isTagOf(trade.comment) for each in courses)
+            if isUnderWay or self._log.withContent(contentOf(trade)) is not None:
+                return
+            name, text = "", "has a tag of this gateway, and is not in its log"
+        if name is not None and name not in self._strangers:
+            self._strangers.add(name)
+            self._alarm(
+                f"order {trade.order} {text}: does another gateway use this platform"
+                " identity?"
             )
 
     def _isEvidence(self, course: Course, trade: Trade) -> bool:
@@ -292,6 +355,9 @@ class Seeing(Settling):
             if not look.isKnown:
                 self._lookLater(course)
             elif intent.isOpen:
+                if look.unread:
+                    self._unread(Unread(intent.order, 0, look.unread))
+                    return
                 isOther = look.isOther or self._isReplaced(intent, look.trade)
                 self._shown(course, look.trade, isOther)
             return

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from attrs import define
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -101,9 +101,15 @@ class Settling:
         """
         The platform's final record is there.
 
-        @return: Fires when that is durable, and published.
+        @return: Fires when that is durable, and published; at once if the journal can't
+            keep it, so that the operation is held.
         """
         intent = course.intent
+        refusal = self._journal.refusal(trade)
+        if refusal is not None:
+            self._journal.tellUnkept(trade.order, refusal)
+            self.hold(course, unkept(trade.order, refusal))
+            return succeed(None)
         intent.order = trade.order
         self.courses.note(course)
         intent.move(State.BOOKED, "the platform has booked it")
@@ -187,13 +193,20 @@ class Settling:
         raise NotImplementedError
 
 
+def unkept(order: int, why: str) -> str:
+    """
+    Why an operation is held whose record the journal can't keep.
+    """
+    return f"the platform's record of order {order} is not kept: {why}"
+
+
 def _expected(course: Course) -> Trade:
     """
     What an operation makes, as far as it is known.
     """
     intent, former = course.intent, course.former
     if intent.type == EV_RECORD_DELETE and former is not None:
-        return replace(former, state=TS_DELETED)
+        return replace(former, state=TS_DELETED, comment=intent.comment)
     openTime = intent.openTime or (0 if former is None else former.openTime)
     return Trade(
         intent.order,
@@ -201,7 +214,7 @@ def _expected(course: Course) -> Trade:
         intent.cmd,
         TS_CLOSED_NORMAL,
         intent.amount,
-        intent.comment,
+        intent.plainComment,
         openTime,
         openTime if intent.closeTime is None else intent.closeTime,
         intent.sentAt,

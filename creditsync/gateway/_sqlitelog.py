@@ -167,6 +167,13 @@ class SQLiteIntentLog:
             "SELECT ifnull(max(number), 0) FROM intent"
         )
 
+    def epochs(self) -> list[str]:
+        """
+        See L{IIntentLog.epochs}.
+        """
+        rows = self.ledger.select("SELECT epoch FROM life ORDER BY number")
+        return [epoch for [epoch] in rows]
+
     def nextNumber(self) -> int:
         """
         See L{IIntentLog.nextNumber}.

@@ -14,6 +14,7 @@ gateway probe} tries.
 
 from typing import Final
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from creditsync.codes import (
@@ -23,10 +24,10 @@ from creditsync.codes import (
 )
 from creditsync.errors import Busy
 from creditsync.gateway._courses import Course
-from creditsync.gateway._looking import PAGE, lookFor, search
+from creditsync.gateway._looking import PAGE, lookAt, lookFor, search
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import creationOf, isContentOf
+from creditsync.gateway._records import contentOf, creationOf, isContentOf
 from creditsync.gateway._refusals import declined, platformRefusal
 from creditsync.gateway._states import FINAL, FREE, State
 from creditsync.records import Trade
@@ -50,6 +51,13 @@ class TwoPhases(Operations):
             await self._create(course)
         else:
             await super().send(course)
+
+    def _time(self) -> int:
+        """
+        See L{Operations._time}: a finance request with a time that is to come may be
+        refused, so it is the platform's.
+        """
+        return self.platformTime()
 
     async def _create(self, course: Course) -> None:
         intent = course.intent
@@ -184,12 +192,36 @@ class TwoPhases(Operations):
         See L{Operations.repliedLate}.
         """
         course = self.courses.withNumber(number)
-        if course is None or course.intent.type != EV_RECORD_ADD:
+        if course is None and outcome.order is not None:
+            done = Deferred.fromCoroutine(self._settledBefore(number, outcome))
+            done.addErrback(lambda why: _log.failure("a late reply", why))
+        elif course is None or course.intent.type != EV_RECORD_ADD:
             super().repliedLate(number, outcome)
         elif not course.isAsking and outcome.kind is Kind.DONE:
             self._run(self._created(course, outcome), course)
 
     # Leftovers.
+
+    async def _settledBefore(self, number: int, outcome: Outcome) -> None:
+        """
+        A late reply names an order for an operation that is settled. If that was made
+        again after its reply was lost, this is what was made in vain.
+        """
+        assert outcome.order is not None
+        look = await lookAt(self._upstream, outcome.order)
+        trade = look.trade
+        if trade is not None and trade.state == TS_FINANCE_OPEN_PENDING:
+            if self._isLeftover(trade):
+                await self._decline(trade)
+                return
+        elif not look.isKnown or (trade and trade.state == TS_FINANCE_DECLINED):
+            # If it is pending, the sweep declines it.
+            return
+        super().repliedLate(number, outcome)
+
+    async def _decline(self, trade: Trade) -> None:
+        _log.info("declining the leftover order {order}", order=trade.order)
+        await self._upstream.request(_DECLINE, {"order": trade.order})
 
     async def sweep(self) -> None:
         """
@@ -201,11 +233,9 @@ class TwoPhases(Operations):
             pending = [["state", "==", TS_FINANCE_OPEN_PENDING], ["order", ">", last]]
             found = await search(self._upstream, pending, ("order",)) or []
             for trade in found:
-                if trade is not None and self._isLeftover(trade):
-                    _log.info("declining the leftover order {order}", order=trade.order)
-                    await self._upstream.request(_DECLINE, {"order": trade.order})
-            orders = [trade.order for trade in found if trade is not None]
-            last = orders[-1] if orders and len(found) >= PAGE else None
+                if isinstance(trade, Trade) and self._isLeftover(trade):
+                    await self._decline(trade)
+            last = found[-1].order or None if len(found) >= PAGE else None
 
     def _isLeftover(self, trade: Trade) -> bool:
         """
@@ -216,13 +246,9 @@ class TwoPhases(Operations):
             return False
         for course in self.courses.openOf(trade.login):
             intent = course.intent
-            if intent.type == EV_RECORD_ADD and intent.content == _contentOf(trade):
+            if intent.type == EV_RECORD_ADD and intent.content == contentOf(trade):
                 return bool(intent.order)
-        made = self._log.withContent(_contentOf(trade))
+        made = self._log.withContent(contentOf(trade))
         if made is None or made.state not in FINAL:
             return False
         return made.state in FREE or made.order != trade.order
-
-
-def _contentOf(trade: Trade) -> tuple[int, int, int, str, int | None]:
-    return trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime

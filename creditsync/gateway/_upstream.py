@@ -16,7 +16,6 @@ import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from itertools import count
-from math import inf
 from typing import Any, Final
 
 from attrs import Factory, define
@@ -37,7 +36,7 @@ from creditsync._client.connection import NO_REPLY, Connection
 from creditsync._client.lines import encode, encodeTry
 from creditsync._timeouts import EqualTimeouts
 from creditsync.codes import TRADE_EVENT
-from creditsync.errors import InvalidJSON
+from creditsync.gateway._connecting import Explained
 from creditsync.gateway._outcomes import Kind, Outcome, outcomeOf, unknown, unsent
 from creditsync.gateway._tokenfile import TokenFile
 
@@ -203,7 +202,10 @@ class Upstream:
         factory = ProtocolFactory.forProtocol(lambda: Connection(self, clock, SILENCE))
         factory.noisy = False
         self._service = ClientService(
-            endpoint, factory, self._backoff.reconnectDelay, clock
+            Explained(endpoint, self._notConnected),
+            factory,
+            self._backoff.reconnectDelay,
+            clock,
         )
 
     def start(self, observer: IUpstreamObserver) -> None:
@@ -238,6 +240,9 @@ class Upstream:
         self.figures.connections += 1
         self._heard = self._clock.seconds()
         self._introduce()
+
+    def _notConnected(self, why: str) -> None:
+        self.problem = f"there is no connection to the platform: {why}"
 
     def _introduce(self) -> None:
         """
@@ -308,12 +313,19 @@ class Upstream:
         for extID in inFlight:
             self._timeouts.end(extID)
             self._remember(self._overdue, extID, inFlight[extID].tag)
-        lost = "the connection to the platform was lost"
-        self._interrupt(lost if connection.hasAnswered else connection.cause or lost)
+        self._interrupt(self._whyLost(connection))
         for request in inFlight.values():
             request.done.callback(outcome)
         for request in queued:
             request.done.callback(unsent("the connection to the platform was lost"))
+
+    def _whyLost(self, connection: Connection) -> str:
+        if not connection.hasAnswered and connection.cause:
+            return connection.cause
+        if connection.hasAnswered and not self.isConnected:
+            # It was of no use, and why is known: the token was refused.
+            return self.problem
+        return "the connection to the platform was lost"
 
     def uselessConnection(self, cause: str, isPermanent: bool) -> None:
         """
@@ -433,6 +445,8 @@ class Upstream:
             isRenewed = self._token.read() != request.token
         except (OSError, ValueError):
             isRenewed = False
+        if self._connection is not None:
+            self._connection.hasAnswered = True
         self._interrupt(f"the platform refuses the gateway's token: {outcome.message}")
         if not isRenewed:
             request.done.callback(outcome)
@@ -475,10 +489,10 @@ def _isNumber(value: object) -> bool:
 def _read(line: bytes) -> dict[str, Any] | None:
     """
     The members of a line, or L{None} if it is none of ours. Arrays are not even parsed.
+
+    If a page of trades were dropped for one strange value, it would be read again and
+    again, and what is behind it never.
     """
     if line.lstrip().startswith(b"["):
         return None
-    try:
-        return wire.decode(line, maxMarks=inf)
-    except InvalidJSON:
-        return None
+    return wire.decodeTolerantly(line)

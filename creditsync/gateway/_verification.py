@@ -73,7 +73,9 @@ class Verification:
             trade = look.trade
             if self._isUnderWay(order):
                 continue
-            if trade is None or trade.state not in FINAL:
+            if look.unread:
+                self._tell(order, f"has a record there that is not kept: {look.unread}")
+            elif trade is None or trade.state not in FINAL:
                 self._tell(order, "is not booked there any more")
             elif trade.timestamp + SETTLED >= self._now():
                 # Its event may still come.
@@ -81,7 +83,7 @@ class Verification:
             elif self._journal.isChange(trade):
                 self._tell(order, "was changed there without an event")
                 self._journal.book(trade)
-            elif trade != self._journal.current(order):
+            elif self._journal.tags.plain(trade) != self._journal.current(order):
                 self._tell(order, "is there as it was before its last change")
 
     def _tell(self, order: int, what: str) -> None:

@@ -1,24 +1,28 @@
 """
-What a gateway shows of its journal and of the platform's accounts.
+What a gateway shows of its journal, of the operations that are under way, and of the
+platform's trades and accounts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from creditsync._failing import FailureNotifier
 from creditsync._money import toUnits
 from creditsync.errors import Busy, InvalidData, ShuttingDown
-from creditsync.gateway._intents import IIntentLog
+from creditsync.gateway._intents import IIntentLog, Intent
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import isAbsence
+from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind
+from creditsync.gateway._records import shown, tradeOf
 from creditsync.gateway._upstream import IUpstream
 from creditsync.records import (
     Account,
     FoundTrades,
     GroupedTrade,
+    Trade,
     TradeEvent,
     TradeFilter,
 )
@@ -33,6 +37,7 @@ class Views:
     """
 
     journal: Journal
+    operations: Operations
     running: Any
     _log: IIntentLog
     _upstream: IUpstream
@@ -81,6 +86,55 @@ class Views:
         See L{IJournal.events}.
         """
         return self._read(lambda: self._log.ledger.events(after, limit))
+
+    def trade(self, order: int) -> "Deferred[Trade | Mapping[str, Any] | None]":
+        """
+        See L{ITradingRuntime.trade}. Fails with L{Busy} if only the platform may know,
+        and does not answer.
+        """
+        course = self.operations.courses.withOrder(order)
+        if course is not None:
+            return succeed(shown(course.intent))
+        trade = self._log.ledger.trade(order)
+        if trade is not None:
+            return succeed(trade)
+        return Deferred.fromCoroutine(self._atPlatform(order))
+
+    async def _atPlatform(self, order: int) -> Trade | Mapping[str, Any] | None:
+        outcome = await self._upstream.request("GetTradeByOrder", {"order": order})
+        if isAbsence(outcome):
+            return None
+        if outcome.kind is not Kind.DONE or outcome.order != order:
+            raise Busy("the platform does not answer a look-up")
+        # Of other trades than those of the finance kind nothing is passed on.
+        trade = tradeOf(outcome.data)
+        return self.journal.tags.plain(trade) if isinstance(trade, Trade) else None
+
+    def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
+        """
+        See L{ITradingRuntime.orderOf}.
+        """
+        intent = self._known(principal, key)
+        return succeed(None if intent is None else intent.order or None)
+
+    def operation(
+        self, principal: int, key: str
+    ) -> "Deferred[Trade | Mapping[str, Any] | None]":
+        """
+        See L{IOperations.operation}.
+        """
+        intent = self._known(principal, key)
+        if intent is None:
+            return succeed(None)
+        if self.operations.courses.withNumber(intent.number) is not None:
+            return succeed(shown(intent))
+        return self.trade(intent.order)
+
+    def _known(self, principal: int, key: str) -> Intent | None:
+        course = self.operations.courses.withKey(principal, key)
+        if course is not None:
+            return course.intent
+        return self._log.withKey(principal, key)
 
     def account(self, login: int) -> "Deferred[Account | None]":
         """

@@ -21,6 +21,7 @@ from creditsync._locking import ALONE, folderLocked
 from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
 from creditsync.ledger._checking import firstOrder
 from creditsync.ledger._operations import writeMethods
+from creditsync.ledger._presence import checkReturned, isGone
 from creditsync.ledger._schema import APPLICATION_ID
 from creditsync.ledger._upgrading import Progress, changes, runScripts
 
@@ -79,6 +80,7 @@ def takeLock(path: str) -> int:
     Keep other servers out, as long as the returned descriptor is open.
 
     @raise LedgerInUse: Another process has the lock.
+    @raise LedgerProblem: A server has noticed that the ledger is gone.
     """
     # The lock is on a file of its own, never on the database: SQLite's POSIX locks
     # belong to the process, so closing any descriptor of the database file would
@@ -94,14 +96,15 @@ def takeLock(path: str) -> int:
         lock = os.open(name, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        checkReturned(path, lock)
         _note(lock, b"%d\n" % os.getpid())
         giveAway(name, path if os.path.exists(path) else os.path.dirname(path))
     except BlockingIOError:
         pid = os.read(lock, 20).decode("ascii", "replace").strip()
         os.close(lock)
+        owner = f"process {pid}" if pid.isdigit() else "another process"
         raise LedgerInUse(
-            f"{f'process {pid}' if pid else 'another process'} has the ledger {path}"
-            f" open: stop it first, or name another ledger"
+            f"{owner} has the ledger {path} open: stop it first, or name another ledger"
         ) from None
     except BaseException:
         os.close(lock)
@@ -113,7 +116,8 @@ def releaseLock(lock: int) -> None:
     """
     Release the lock.
     """
-    _note(lock, b"")
+    if not isGone(lock):
+        _note(lock, b"")
     os.close(lock)
 
 

@@ -18,7 +18,7 @@ is skipped, so no number is ever assigned twice.
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import Any, Final, TypeAlias, TypeVar
 
 from attrs import define, field
@@ -53,6 +53,7 @@ from creditsync.ledger._opening import (
     takeLock,
     versionOf,
 )
+from creditsync.ledger._presence import Presence
 from creditsync.ledger._reading import reading
 from creditsync.ledger._schema import COLUMNS, SCRIPTS
 from creditsync.ledger._upgrading import Progress, loggedProgress
@@ -115,6 +116,7 @@ class SQLiteLedger:
     @ivar _mark: The first number that is not reserved on disk.
     @ivar _stream: The connection of L{events}, which may be used by another thread.
     @ivar _hash: The hash of the last commit.
+    @ivar _files: Those that were opened.
     """
 
     path: str
@@ -129,6 +131,7 @@ class SQLiteLedger:
     _epoch: str = field(default="", init=False)
     _head: int = field(default=0, init=False)
     _hash: bytes = field(default=NO_HASH, init=False)
+    _files: Presence | None = field(default=None, init=False)
     _next: int = field(default=0, init=False)
     _mark: int = field(default=0, init=False)
     _isOpening: bool = field(default=False, init=False)
@@ -189,6 +192,7 @@ class SQLiteLedger:
                 self._held.enter_context(closing(connectReader(path))) for _ in range(2)
             )
             writer.set_progress_handler(None, 0)
+            self._files = Presence.now(path)
             return writer, reader, stream, order
 
     def _opened(self, result: Failure | None, made: list[_Opened]) -> Failure | None:
@@ -214,14 +218,17 @@ class SQLiteLedger:
         No commit may be pending. Calling it again does nothing.
         """
         assert not self._committing, "a commit is pending"
-        held, writer = self._held, self._writer
-        if held is None or writer is None:
+        held, writer, files = self._held, self._writer, self._files
+        if held is None or writer is None or files is None:
             self._isOpening = False
             return
         self._held = self._writer = self._reader = self._stream = None
         self._mark = self._next
         with held:
             if not self._failed:
+                # What is gone is noted for the next start.
+                with suppress(LedgerProblem):
+                    files.check()
                 writer.execute(_SET_MARK, (self._next,))
                 # Closing does so too, but not while another process is reading.
                 writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
@@ -379,8 +386,8 @@ class SQLiteLedger:
 
         @return: As L{commit}.
         """
-        writer = self._writer
-        assert writer is not None, "the ledger is not open"
+        writer, files = self._writer, self._files
+        assert writer is not None and files is not None, "the ledger is not open"
         assert not self._committing, "a commit is pending"
         if self._failed:
             return fail(LedgerProblem("a previous commit failed: reopen the ledger"))
@@ -388,6 +395,7 @@ class SQLiteLedger:
         end = self._mark, self._head, self._hash
 
         def write() -> None:
+            files.check()
             with writer:
                 writer.execute("BEGIN IMMEDIATE")
                 writer.executemany(_SET_GROUP, list(groups.items()))
@@ -421,8 +429,8 @@ class SQLiteLedger:
 
         @return: Fires with what is now on disk.
         """
-        writer = self._writer
-        assert writer is not None, "the ledger is not open"
+        writer, files = self._writer, self._files
+        assert writer is not None and files is not None, "the ledger is not open"
         rows = rowsOf(reservations, self._head)
         place, hash = self._head, self._hash
         if rows:
@@ -438,6 +446,7 @@ class SQLiteLedger:
             mark = self._next + BLOCK
 
         def write() -> None:
+            files.check()
             if low:
                 writer.execute(_SET_MARK, (mark,))
             # This ends the transaction, if one was begun.

@@ -101,8 +101,12 @@ CREATE TABLE event (
     asked_order      bigint,
     asked_open_time  bigint,
     asked_close_time bigint,
+    -- What was imported is as it was.
+    CHECK (node = 0 OR (balance >= 0 AND credit >= 0)),
     PRIMARY KEY (stream, seq)
 );
+-- An account's last event has its totals.
+CREATE INDEX event_login ON event (login, seq);
 
 -- Each finance transaction as it is now. A deleted one has state 6.
 CREATE TABLE trade (
@@ -124,14 +128,30 @@ CREATE TABLE trade (
 CREATE INDEX trade_login ON trade (login);
 CREATE INDEX trade_waiting ON trade ("order") WHERE state = 17;
 
--- The accounts. Whoever books on one locks its row first.
-CREATE TABLE account (
+-- The accounts that were opened. Whoever books on one locks its row first, and does not
+-- update it: each batch would leave a version of it behind, and as long as an old
+-- snapshot is open, such as that of a dump, none can be removed, and all are searched.
+CREATE TABLE opened (
     login   bigint PRIMARY KEY,
     -- by which tokens are restricted to some of the accounts
     "group" text NOT NULL DEFAULT '',
+    -- the totals with which it was imported: they count until an event has others
     balance bigint NOT NULL DEFAULT 0 CHECK (balance >= 0),
     credit  bigint NOT NULL DEFAULT 0 CHECK (credit >= 0)
-) WITH (fillfactor = 70);
+);
+
+-- The accounts as they are now.
+CREATE VIEW account AS
+SELECT login, "group",
+       coalesce((
+           SELECT event.balance FROM event WHERE event.login = opened.login
+           ORDER BY event.seq DESC LIMIT 1
+       ), balance) AS balance,
+       coalesce((
+           SELECT event.credit FROM event WHERE event.login = opened.login
+           ORDER BY event.seq DESC LIMIT 1
+       ), credit) AS credit
+FROM opened;
 
 -- Which accounts were moved to another group, in the order of the moves: what nodes read
 -- to keep the groups at hand.
@@ -183,13 +203,18 @@ CREATE TABLE rule (
 
 -- What counts for each rule on each UTC day, in 10⁻⁸ units. A day is the number of days
 -- since 1970-01-01; a key is a principal, a login or a role, and 0 if there is one sum.
+-- Each sum has a row that is never updated but locked by whoever counts; once something
+-- was counted, another one has the sum, and is replaced by the next. So the last one is
+-- found at once, however many were replaced while an old snapshot is open.
 CREATE TABLE counted (
     day    bigint NOT NULL,
     rule   text NOT NULL,
     key    bigint NOT NULL,
+    -- the last place of the batch that has counted last; 0 in the row that is locked
+    seq    bigint NOT NULL DEFAULT 0,
     amount numeric NOT NULL DEFAULT 0,
-    PRIMARY KEY (day, rule, key)
-) WITH (fillfactor = 70);
+    PRIMARY KEY (day, rule, key, seq)
+);
 
 -- The methods: the total for which the trades of each cmd count.
 CREATE TABLE operation (

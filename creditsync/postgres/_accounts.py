@@ -10,7 +10,7 @@ from creditsync.postgres._blocking import CommandSession
 from creditsync.postgres._schema import STREAM
 
 _ADD = """
-    INSERT INTO account (login) SELECT unnest(%s::bigint[]) ON CONFLICT DO NOTHING
+    INSERT INTO opened (login) SELECT unnest(%s::bigint[]) ON CONFLICT DO NOTHING
     RETURNING login
 """
 _MOVE = "SELECT move_1(%s, %s, %s, true)"

@@ -89,6 +89,7 @@ class CommandSession:
         self.session.add_notice_handler(note)
         try:
             with self.session.transaction():
+                self.session.execute("SELECT durable_1()")
                 yield commit
                 notices.clear()
         finally:

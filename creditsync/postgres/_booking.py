@@ -5,7 +5,7 @@ The function judges; here is only what its words mean for the client. A verdict 
 one row for each operation, in the order of submission.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from attrs import Factory, define
@@ -72,6 +72,9 @@ _PARAMETERS: Final = (
     "smallint[]",
     "integer[]",
 )
+
+# Those with a value for each operation.
+_COLUMNS: Final = _PARAMETERS[-14:]
 
 BOOK: Final = (
     f"SELECT * FROM book_1({', '.join(f'%s::{each}' for each in _PARAMETERS)})"
@@ -190,11 +193,32 @@ def values(
         site.knownAccountsOnly,
         site.selfApproval,
         *allowed(site.rules),
-        [principal for principal, _ in keys],
-        [key for _, key in keys],
-        sorted(orders),
-        *map(list, columns),
+        _array(principal for principal, _ in keys),
+        _texts(key for _, key in keys),
+        _array(sorted(orders)),
+        *(
+            (_texts if type == "text[]" else _array)(column)
+            for type, column in zip(_COLUMNS, columns, strict=True)
+        ),
     )
+
+
+def _array(column: Iterable[int | None]) -> str:
+    """
+    Write an array as PostgreSQL does, in a quarter of the time that psycopg takes.
+    """
+    return "{" + ",".join(map(str, column)).replace("None", "NULL") + "}"
+
+
+def _texts(column: Iterable[str | None]) -> str:
+    return "{" + ",".join(map(_quoted, column)) + "}"
+
+
+def _quoted(text: str | None) -> str:
+    if text is None:
+        return "NULL"
+    text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
 
 
 def _row(

@@ -32,12 +32,12 @@ _KEYS: Final = {
     ("link", "node,batch"),
     ("event", "stream,seq"),
     ("trade", "order"),
-    ("account", "login"),
+    ("opened", "login"),
     ("moved", "number"),
     ("keyed", "principal,key"),
     ("block", "id"),
     ("rule", "id"),
-    ("counted", "day,rule,key"),
+    ("counted", "day,rule,key,seq"),
     ("operation", "cmd"),
 }
 _TABLES: Final = sorted({table for table, _ in _KEYS})

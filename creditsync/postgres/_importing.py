@@ -35,7 +35,7 @@ _NODE: Final = 0
 _PAGE: Final = 5000
 
 # Of the tables that begin empty; "version", "operation" and "life" don't.
-_EMPTY: Final = ("node", "link", "event", "trade", "account", "moved", "keyed")
+_EMPTY: Final = ("node", "link", "event", "trade", "opened", "moved", "keyed")
 
 _TRADE: Final = (*TRADE_MEMBERS, "revision", "place")
 _ACCOUNT: Final = ("login", "group", "balance", "credit")
@@ -81,7 +81,7 @@ def _quoted(names: Sequence[str]) -> str:
 
 _TABLES: Final = (
     _Table("trade", "trade", _TRADE, "order"),
-    _Table("account", "account", _ACCOUNT, "login"),
+    _Table("account", "opened", _ACCOUNT, "login"),
     _Table("life", "life", _LIFE, "number", [("stream", STREAM)]),
     _Table(
         "(SELECT * FROM journal WHERE key IS NOT NULL)",

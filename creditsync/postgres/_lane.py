@@ -51,7 +51,7 @@ _RAISE: Final = """
 """
 _LINK: Final = "SELECT lo, hi FROM link WHERE node = %s AND batch = %s"
 # A commit of its own that changes nothing; when it is replicated, all before it is.
-_PROVE: Final = "SELECT FROM node WHERE id = %s FOR UPDATE"
+_PROVE: Final = "SELECT durable_1() FROM node WHERE id = %s FOR UPDATE"
 
 # The classes of SQLSTATE that are the server's state and may pass: resources, operator
 # intervention, system errors, a transaction that may only read after a failover.

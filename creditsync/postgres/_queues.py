@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from creditsync.counters import Counters
 from creditsync.errors import InvalidData, OutcomeUnknown
-from creditsync.postgres._booking import Submission, Verdict, refusal
+from creditsync.postgres._booking import Site, Submission, Verdict, refusal
 from creditsync.postgres._connection import ConnectionLost
 from creditsync.postgres._feed import Feed
 from creditsync.postgres._lane import MAX_BATCH, Lane, NumberTaken
@@ -47,6 +47,25 @@ class _Queue:
     since: float = field(init=False, default=0.0)
     wake: IDelayedCall | None = field(init=False, default=None)
     loop: Deferred[None] | None = field(init=False, default=None)
+
+
+@define(eq=False)
+class _Batch:
+    """
+    Operations whose booking has begun.
+
+    @ivar since: When the first of them was queued.
+    @ivar started: When the booking has begun.
+    @ivar number: Of the batch, when there are verdicts.
+    @ivar site: By which they were judged, then.
+    """
+
+    submissions: Sequence[Submission]
+    since: float
+    started: float
+    verdicts: "Deferred[list[Verdict | None]]"
+    number: int = field(init=False, default=0)
+    site: Site = field(init=False, factory=Site)
 
 
 @define(eq=False)
@@ -163,28 +182,50 @@ class Queues:
         looping.addCallback(end)
 
     async def _mainLoop(self, queue: _Queue) -> None:
-        while queue.waiting and self.cause is None:
-            waiting = queue.waiting
-            batch = [waiting.popleft() for _ in range(min(len(waiting), MAX_BATCH))]
-            since, started = queue.since, self._clock.seconds()
-            queue.since = started
+        batch = self._begin(queue)
+        while batch is not None:
             try:
-                verdicts = await queue.lane.book(batch)
+                verdicts = await batch.verdicts
             except NumberTaken:
-                queue.waiting.extendleft(reversed(batch))
-                await self._renumber(batch)
+                queue.waiting.extendleft(reversed(batch.submissions))
+                await self._renumber(batch.submissions)
+                batch = self._begin(queue)
                 continue
             except BaseException:
-                queue.waiting.extendleft(reversed(batch))
+                queue.waiting.extendleft(reversed(batch.submissions))
                 raise
             if self.cause is not None:
                 # Meanwhile another lane has found out that nothing is to be trusted.
-                queue.waiting.extendleft(reversed(batch))
+                queue.waiting.extendleft(reversed(batch.submissions))
                 self.giveUp(self.cause)
                 return
-            count = self._settle(queue, batch, verdicts)
-            if count and self._counters is not None:
-                self._counters.committed(count, since, started)
+            batch.number, batch.site = queue.lane.batch, queue.lane.judgedBy
+            pairs = zip(batch.submissions, verdicts, strict=True)
+            again = [each for each, verdict in pairs if verdict is None]
+            queue.waiting.extendleft(reversed(again))
+            # PostgreSQL books the next batch while requests are told of this one.
+            following = self._begin(queue)
+            try:
+                self._settle(queue.lane, batch, verdicts)
+            except BaseException:
+                if following is not None:
+                    queue.waiting.extendleft(reversed(following.submissions))
+                    # Nobody waits for it any more.
+                    following.verdicts.addErrback(lambda _: None)
+                raise
+            batch = following or self._begin(queue)
+
+    def _begin(self, queue: _Queue) -> _Batch | None:
+        """
+        Send the next batch to PostgreSQL, if there is one.
+        """
+        waiting, since = queue.waiting, queue.since
+        if not waiting or self.cause is not None:
+            return None
+        batch = [waiting.popleft() for _ in range(min(len(waiting), MAX_BATCH))]
+        queue.since = started = self._clock.seconds()
+        booking = Deferred.fromCoroutine(queue.lane.book(batch))
+        return _Batch(batch, since, started, booking)
 
     async def _renumber(self, batch: Sequence[Submission]) -> None:
         """
@@ -210,37 +251,33 @@ class Queues:
                 self._byOrder[each.fresh] = each
 
     def _settle(
-        self,
-        queue: _Queue,
-        batch: Sequence[Submission],
-        verdicts: Sequence[Verdict | None],
-    ) -> int:
+        self, lane: Lane, batch: _Batch, verdicts: Sequence[Verdict | None]
+    ) -> None:
         """
         Tell each request what its operation has become, and then publish.
-
-        @return: How many were booked.
         """
-        again = [each for each, of in zip(batch, verdicts, strict=True) if of is None]
-        queue.waiting.extendleft(reversed(again))
-        lane, reservations = queue.lane, {}
+        submissions, reservations = batch.submissions, {}
         for verdict in verdicts:
             if verdict is not None and verdict.verdict == "booked":
-                asked = batch[verdict.item - 1].operation
+                asked = submissions[verdict.item - 1].operation
                 asked.isBooked = True
                 reservations[verdict.item] = _reservation(verdict, asked)
-        for submission, verdict in zip(batch, verdicts, strict=True):
+        for submission, verdict in zip(submissions, verdicts, strict=True):
             if verdict is not None:
-                refused = refusal(verdict, submission.operation, lane.judgedBy)
+                refused = refusal(verdict, submission.operation, batch.site)
                 if refused is not None:
                     self._end(submission, Failure(refused))
                 else:
                     self._answer(submission, verdict, reservations)
         self._feed.settled(
-            [(each, (lane.node, lane.batch, n)) for n, each in reservations.items()]
+            [(each, (lane.node, batch.number, n)) for n, each in reservations.items()]
         )
-        if reservations:
-            self._booked()
-        return len(reservations)
+        if not reservations:
+            return
+        self._booked()
+        if self._counters is not None:
+            count = len(reservations)
+            self._counters.committed(count, batch.since, batch.started)
 
     def _answer(
         self,

@@ -41,7 +41,7 @@ def beginLife(session: CommandSession, now: Callable[[], float]) -> tuple[str, i
     @param now: The time, in UNIX seconds.
     @return: The new epoch, and the last place before it.
     """
-    with session.session.transaction():
+    with session.transaction():
         # In the order of all locks: the nodes first, the journal last.
         session.rows("UPDATE node SET incarnation = incarnation + 1, owner = ''")
         session.rows("SELECT id FROM stream FOR UPDATE")

@@ -55,13 +55,14 @@ RIGHTS: Final = {
     "link": ("SELECT", "INSERT"),
     "event": ("SELECT", "INSERT"),
     "trade": ("SELECT", "INSERT", "UPDATE"),
-    "account": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "opened": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "account": ("SELECT",),
     "moved": ("SELECT", "INSERT"),
     "keyed": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "block": ("SELECT", "UPDATE"),
     "operation": ("SELECT",),
     "rule": ("SELECT", "INSERT"),
-    "counted": ("SELECT", "INSERT", "UPDATE"),
+    "counted": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
 _LACKING: Final = """
     SELECT name, privilege

@@ -128,6 +128,7 @@ class Gateway:
         self._observer = observer
         self.disk = Disk()
         self.disk.ledger.epoch = "0badcafe"
+        platform.tags.use(self.disk.epochs())
         self.disk.gateway = self
         self.alarms: list[str] = []
         self.connections: list[End] = []
@@ -164,6 +165,7 @@ class Gateway:
             way=self.setting.way,
             timing=Timing(patience=0.8 * TIMEOUT),
             alarm=self._alarm,
+            tags=self.platform.tags,
         )
         self.runtime.whenFailed().addErrback(self._failed)
         self.server = CreditSync(

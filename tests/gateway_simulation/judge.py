@@ -260,8 +260,9 @@ class Judge:
 
     def _intents(self) -> None:
         for intent in self.gateway.disk.unfinished():
-            who = f"operation {intent.number} ({intent.comment})"
-            about = (intent.comment, str(intent.order or intent.comment))
+            comment = intent.plainComment
+            who = f"operation {intent.number} ({comment})"
+            about = (comment, str(intent.order or comment))
             if intent.state is not State.HELD:
                 raise broken("settled", f"{who} is {intent.state.value}", *about)
             alarms = [
@@ -286,7 +287,8 @@ class Judge:
                 for trade in self._now.values()
                 if trade.state in _FINAL
                 and (trade.login, trade.cmd, trade.profit) == intent.content[:3]
-                and (trade.comment, trade.openTime) == intent.content[3:]
+                and trade.comment == intent.plainComment
+                and trade.openTime == intent.openTime
                 and self.gateway.disk.withOrder(trade.order) is None
                 and trade.order not in self._lost
             ]
@@ -299,7 +301,8 @@ class Judge:
         if intent.type == EV_RECORD_DELETE:
             isDone = trade.state == 6
         else:
-            isDone = (trade.profit, trade.comment) == (intent.amount, intent.comment)
+            content = intent.amount, intent.plainComment
+            isDone = (trade.profit, trade.comment) == content
         if isDone:
             raise broken("held", f"{who} is held, it is {trade}", *about)
 

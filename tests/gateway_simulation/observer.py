@@ -9,6 +9,7 @@ from typing import Any
 from creditsync.codes import EV_RECORD_DELETE
 from creditsync.gateway._memorylog import MemoryIntentLog
 from creditsync.gateway._states import State
+from creditsync.gateway._tags import Tags
 from tests.gateway_simulation.platform import NAMES
 from tests.simulation.world import World
 
@@ -25,8 +26,9 @@ class Observer:
     @ivar refused: The orders whose approval was refused.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, tags: Tags) -> None:
         self._world = world
+        self._tags = tags
         self.disk: MemoryIntentLog | None = None
         self.sent: dict[str, float] = {}
         self.refused: set[int] = set()
@@ -40,7 +42,7 @@ class Observer:
         command, data = members["command"], members.get("data", {})
         command = _OWN.get(command, command)
         if command == "MngCreateFinanceRequest" or command in _BOOKING:
-            self.sent.setdefault(data["comment"], self._world.now)
+            self.sent.setdefault(self._tags.off(data["comment"]), self._world.now)
             self._check(f"{command} {data}", self._rows(data["comment"], data))
         elif command in _DELETING:
             order = data["order"]

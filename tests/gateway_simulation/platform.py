@@ -7,11 +7,14 @@ from collections import Counter
 from random import Random
 from typing import Any
 
+from msgspec.structs import replace
+
 from creditsync._sandbox.life import Life
 from creditsync._sandbox.script import Script
 from creditsync._sandbox.service import OURS, Sandbox
 from creditsync.errors import Refusal
 from creditsync.events import TradeEvents
+from creditsync.gateway._tags import Tags
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.records import Principal, Trade, TradeEvent
 from creditsync.service import CreditSync
@@ -39,6 +42,8 @@ class Platform:
     The platform, over all its processes.
 
     @ivar ledger: What is on its disk.
+    @ivar tags: Those of the gateway, which what is told here of the platform's trades
+        lacks, as what clients see does.
     @ivar published: Each change that it has broadcast, on disk or not.
     @ivar times: When it has.
     @ivar asked: The comments of what people have requested, with whether it was
@@ -59,6 +64,7 @@ class Platform:
         for name, rate in setting.rates.items():
             self.script.set(name, rate, seconds=setting.seconds[name])
         self._setting = setting
+        self.tags = Tags(setting.isTagged)
         self.published: list[tuple[int, int, Trade]] = []
         self.times: list[tuple[float, Trade]] = []
         self.asked: dict[str, bool] = {}
@@ -107,7 +113,7 @@ class Platform:
             return
         for event in events:
             if isinstance(event.data, Trade):
-                trade = event.data
+                trade = self.tags.plain(event.data)
                 self.published.append((event.type, trade.order, trade))
                 self.times.append((self.world.now, trade))
                 self.world.note(
@@ -166,7 +172,13 @@ class Platform:
         """
         All that is on its disk.
         """
-        return self.ledger.events(0, self.ledger.head)
+        events = self.ledger.events(0, self.ledger.head)
+        return [
+            replace(each, data=self.tags.plain(each.data))
+            if isinstance(each.data, Trade)
+            else each
+            for each in events
+        ]
 
     # People.
 

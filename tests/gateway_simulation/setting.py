@@ -107,6 +107,7 @@ class Setting:
     @ivar own: The other faults.
     @ivar delay: Of the platform, from accepting to booking.
     @ivar page: Rows of a page of the catch-up.
+    @ivar isTagged: Whether the comments at the platform have tags.
     @ivar skew: How far the gateway's clock is ahead of the platform's, in seconds.
     """
 
@@ -115,6 +116,7 @@ class Setting:
     seconds: dict[str, float] = field(factory=dict)
     own: frozenset[str] = frozenset()
     delay: float = 0.05
+    isTagged: bool = False
     skew: float = 0.0
     page: int = 500
 
@@ -128,10 +130,9 @@ class Setting:
     @property
     def harm(self) -> frozenset[str]:
         """
-        What may go wrong so that clients notice. A clock that is behind does not, nor
-        does one that is ahead if the way does not depend on it.
+        What may go wrong so that clients notice.
         """
-        harmless = {"clock"} if self.skew <= 0 or self.way == ONE_SHOT else set()
+        harmless = {"clock"}
         if self.seconds.get("overtaken-reply", 0.0) <= _SOON:
             # The reply to a look-up, which no event follows, is only a little late.
             harmless.add("overtaken-reply")
@@ -147,6 +148,7 @@ def settingOf(plan: Plan) -> Setting:
     # In a fifth of the seeds only what does no harm goes wrong.
     share = random.choice((0.0, 0.15, 0.3, 0.3, 0.6))
     setting = Setting(plan.way or way, delay=random.choice((0.01, 0.05, 0.3)))
+    setting.isTagged = Random(f"tags {plan.seed}").random() < 0.5
     setting.page = random.choice((5, 8, 500))
     own = []
     for name in OWN:

@@ -111,6 +111,15 @@ def _accountsNotLocked() -> None:
     )
 
 
+def _notDurable() -> None:
+    _replaced(
+        (
+            "IF current_setting('synchronous_commit', true) IN ('off', 'local') THEN",
+            "IF false THEN",
+        )
+    )
+
+
 def _notFenced() -> None:
     _replaced(
         (
@@ -243,6 +252,11 @@ POSTGRES: Final[dict[str, tuple[str, Callable[[], None], tuple[str, ...]]]] = {
         "answers a replay before it has published its event",
         _replayBeforeEvent,
         _by("together", "pairs"),
+    ),
+    "commit-not-durable": (
+        "relies on what its session has set, which a pooler has replaced",
+        _notDurable,
+        _by("pooled", "durable"),
     ),
     "node-not-fenced": (
         "books what arrives from a connection that was given up",

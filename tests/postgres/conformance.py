@@ -70,7 +70,7 @@ UNKNOWN = 7
 # Far from the orders that are made: a reserved number that stays unused.
 UNUSED = 1_000_000
 
-TABLES = ("rule", "counted", "event", "link", "trade", "account", "keyed")
+TABLES = ("rule", "counted", "event", "link", "trade", "opened", "keyed")
 
 # What SQLite's ledger and PostgreSQL's select alike.
 SAME = (

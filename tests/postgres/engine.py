@@ -39,7 +39,7 @@ def _used() -> Database:
 
 # All but the tables "version" and "operation", which no test changes.
 _EMPTY = """
-    TRUNCATE event, link, trade, account, keyed, moved, rule, counted, node, life;
+    TRUNCATE event, link, trade, opened, keyed, moved, rule, counted, node, life;
     TRUNCATE stream;
     UPDATE block SET next = 64;
     INSERT INTO stream VALUES (1, '0a1b2c3d');

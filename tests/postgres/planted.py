@@ -93,6 +93,14 @@ PLANTED: Final = {
         "sum_amounts[broken] := sum_amounts[broken] + moved;",
         "NULL;",
     ),
+    "the sum that has counted last": (
+        "ORDER BY counted.seq DESC LIMIT 1",
+        "ORDER BY counted.seq LIMIT 1",
+    ),
+    "the event that has the totals": (
+        "WHERE event.login = each.login ORDER BY event.seq DESC LIMIT 1",
+        "WHERE event.login = each.login ORDER BY event.seq LIMIT 1",
+    ),
     "what an update counts": (
         "moved := greatest(abs(to_profit), abs(change));",
         "moved := abs(to_profit);",
@@ -111,7 +119,7 @@ PLANTED: Final = {
         "WHERE false",
     ),
     "an account that was refused": ("WHERE NOT each.changed", "WHERE false"),
-    "a revision": ("op.changes - 1, base", "0, base"),
+    "a revision": ("t_revisions[t] + 1, 0)", "t_revisions[t], 0)"),
     "a hash": ("former || convert_to", "convert_to"),
     "the total that counts": (
         "CASE WHEN (credit_cmds >> of_cmd) & 1 = 1\n"

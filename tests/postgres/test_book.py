@@ -190,7 +190,7 @@ class BookTests(EngineCase):
         """
         verdicts = self.node.book(withdrawal(5, 1002), deletion(9, "a"))
         self.assertEqual(words(verdicts), ["no money", "not found"])
-        for table in ("event", "link", "account", "keyed", "trade"):
+        for table in ("event", "link", "opened", "keyed", "trade"):
             self.assertEqual(self.node.rows(f"SELECT * FROM {table}"), [], table)
 
     def test_replay(self) -> None:
@@ -256,8 +256,14 @@ class BookTests(EngineCase):
         """
         What an auditor has to hash is written as other ledgers write it.
         """
-        for comment in ("\t\r\n\x01\x0b\x1f\x7f", "\"'\\/,]}", "é€😀\u2028\ufeff"):
-            self.node.book(credit(comment=comment, key=comment[-1]))
+        comments = (
+            *("\t\r\n\x01\x0b\x1f\x7f", "\"'\\/,]}", "é€😀\u2028\ufeff"),
+            *("", " ", "NULL", "{}", "\\", '\\"', "a\\b,c"),
+        )
+        for comment in comments:
+            self.node.book(credit(comment=comment, key=f"{comment} key"))
+        rows = self.node.rows("SELECT comment, key FROM event ORDER BY seq")
+        self.assertEqual(rows, [(comment, f"{comment} key") for comment in comments])
         self.assertSound()
 
     def test_fenced(self) -> None:
@@ -403,7 +409,10 @@ class NodesTests(EngineCase):
         self.assertEqual(words(booking.result(10)), ["over day", "booked"])
         # A node without the rule counts for it too.
         self.assertEqual(words(self.another(3).book(credit(1))), ["booked"])
-        self.assertEqual(self.node.rows("SELECT key, amount FROM counted"), [(7, 101)])
+        self.assertEqual(
+            self.node.rows("SELECT key, seq > 0, amount FROM counted"),
+            [(7, False, 0), (7, True, 101)],
+        )
         self.assertSound()
 
     def test_registeredMeanwhile(self) -> None:

@@ -354,8 +354,8 @@ class ImportTests(ImportCase):
         So is a row of any other table.
         """
         for statement, name in (
-            ("UPDATE account SET credit = credit + 1 WHERE login = 1001", "account"),
-            ("UPDATE account SET \"group\" = 'x' WHERE login = 1001", "account"),
+            ("UPDATE opened SET credit = credit + 1 WHERE login = 1001", "opened"),
+            ("UPDATE opened SET \"group\" = 'x' WHERE login = 1001", "opened"),
             ("UPDATE trade SET profit = 1", "trade"),
             ("DELETE FROM keyed WHERE key = 'second'", "keyed"),
             ("UPDATE life SET head = 1", "life"),

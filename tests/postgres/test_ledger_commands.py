@@ -228,10 +228,10 @@ class CommandTests(ImportCase):
         A total that is not the sum of its trades is found.
         """
         self.assertFound(
-            "UPDATE account SET credit = 7 WHERE login = 1002",
+            "INSERT INTO opened (login, credit) VALUES (1009, 7)",
             (
                 "total",
-                "account 1002 has balance 0 and credit 7, but its trades add up"
+                "account 1009 has balance 0 and credit 7, but its trades add up"
                 " to balance 0 and credit 0",
             ),
         )
@@ -307,7 +307,7 @@ class CommandTests(ImportCase):
         An account has the group to which it was moved last.
         """
         self.assertFound(
-            """UPDATE account SET "group" = 'others' WHERE login = 1001""",
+            """UPDATE opened SET "group" = 'others' WHERE login = 1001""",
             (
                 "group",
                 "account 1001 was moved to the group vip last, and has another one",

@@ -36,6 +36,7 @@ from creditsync.interfaces import (
     IReadiness,
     ITradingRuntime,
 )
+from creditsync.postgres._feed import Feed
 from creditsync.postgres._lane import Fenced
 from creditsync.postgres._runtime import PostgresRuntime
 from creditsync.records import (
@@ -209,6 +210,39 @@ class BookingTests(RuntimeCase):
                 *("event 1", "event 2", "event 3"),
             ],
         )
+
+    def test_nextBatchFirst(self) -> None:
+        """
+        PostgreSQL has the next batch before requests are told of the one before it.
+        """
+        self.node.lines.held.add("writer")
+        underWay = []
+        told = self.node.submit(credit(1))
+        told.addCallback(lambda _: underWay.append(len(self.node.lines.statements)))
+        self.node.clock.advance(0)
+        following = self.node.submit(credit(2))
+        self.node.clock.advance(0)
+        self.node.lines.statements.popleft().answer()
+        self.assertEqual(underWay, [1])
+        self.assertNoResult(following)
+        self.node.lines.statements.popleft().answer()
+        self.assertEqual(self.node.places, [1, 2])
+
+    def test_nextBatchAndFailure(self) -> None:
+        """
+        If the telling of a batch fails, nothing is known of the one under way, and all
+        who wait are told so.
+        """
+        self.node.lines.held.add("writer")
+        self.node.submit(credit(1))
+        self.node.clock.advance(0)
+        following = self.node.submit(credit(2))
+        self.patch(Feed, "settled", lambda *_: 1 / 0)
+        self.node.lines.statements.popleft().answer()
+        self.failureResultOf(following, OutcomeUnknown)
+        self.failureResultOf(self.node.runtime.whenFailed(), ZeroDivisionError)
+        self.node.lines.of("writer").lose()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_refused(self) -> None:
         """
@@ -681,7 +715,7 @@ class DisturbedTests(RuntimeCase):
         self.node.lines.doubtful = 1
         reserved = self.node.submit(credit())
         self.node.clock.advance(0)
-        for table in ("event", "link", "trade", "account"):
+        for table in ("event", "link", "trade", "opened"):
             self.database.rows(f"DELETE FROM {table}")
         self.node.lines.of("writer").lose()
         self.node.clock.advance(1)
@@ -825,7 +859,7 @@ class DisturbedTests(RuntimeCase):
         statement.perform()
         self.node.clock.advance(1)
         self.assertEqual(self.node.runtime.feed.held, 1)
-        for table in ("event", "link", "trade", "account"):
+        for table in ("event", "link", "trade", "opened"):
             self.database.rows(f"DELETE FROM {table}")
         self.booked(credit(), other)
         self.node.lines.of("feed").lose()

@@ -252,10 +252,12 @@ async def test_mayNotUseTables(database: ground.Database, role: str) -> None:
 
 def test_allTables(database: ground.Database) -> None:
     """
-    Each table of the newest version has its rights.
+    Each table and view of the newest version has its rights.
     """
     database.rows(_schema.upgrade(0))
-    statement = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace ="
+    statement = (
+        "SELECT relname FROM pg_class WHERE relkind IN ('r', 'v') AND relnamespace ="
+    )
     found = database.rows(f"{statement} current_schema()::regnamespace")
     assert {name for (name,) in found} == set(RIGHTS)
 
