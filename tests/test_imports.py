@@ -41,7 +41,7 @@ LAYERS: list[set[str]] = [
     },
     {"_besides"},
     {"interfaces", "_bookingrules"},
-    {"_conversation.waiter"},
+    {"_conversation.waiter", "_foreigngroups"},
     {"revocations", "_keys", "_conversation.rights"},
     {"_jwks"},
     {
@@ -82,10 +82,9 @@ LAYERS: list[set[str]] = [
         "_process.keys",
         "tally",
     },
-    {"_conversation.broadcast"},
+    {"_conversation.broadcast", "postgres"},
     {
         "runtime",
-        "postgres",
         "gateway",
         "audit",
         "client",

@@ -138,6 +138,10 @@ class OptionsTests(InFolder):
         self.assertEqual(options["way"], "one-shot")
         self.assertRefused("--upstream needs --upstream-token", "--upstream=tcp:h:1")
         self.assertRefused("--upstream-token needs --upstream", token)
+        self.assertRefused("--upstream-groups needs --upstream", "--upstream-groups")
+        self.assertFalse(options["upstream-groups"])
+        options = self.parse("--upstream=tcp:h:1", token, "--upstream-groups")
+        self.assertTrue(options["upstream-groups"])
         self.assertRefused(
             "--accounts known can't be used with --upstream: accounts are those of the"
             " platform",

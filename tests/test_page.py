@@ -133,7 +133,7 @@ class PageTests(WebTestCase):
             )
         self.assertNotIn("url(", STATIC["console.css"])
         self.assertNotIn("@import", STATIC["console.css"])
-        here = {"feed", "search", "session", "session/end"}
+        here = {"feed", "held", "search", "session", "session/end"}
         for name, script in SCRIPTS.items():
             for address in fetched(script) - here:
                 self.assertIn(address.removeprefix("./"), STATIC, name)

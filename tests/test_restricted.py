@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync._conversation import catchups, restricted
+from creditsync._conversation import rights as rightsModule
 from creditsync._conversation.broadcast import Broadcast
 from creditsync._conversation.finance import financeCommands
 from creditsync._conversation.restricted import RestrictedReceivers
@@ -834,7 +835,7 @@ class ReceiverTests(SynchronousTestCase):
             matched.append((mask, group))
             return matches(mask, group)
 
-        self.patch(restricted, "matches", counting)
+        self.patch(rightsModule, "matches", counting)
         self.add(token(1, "real*"), 10)
         self.add(token(2, "real*"), 10)
         for _ in range(5):

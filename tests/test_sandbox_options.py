@@ -104,7 +104,7 @@ class OptionsTests(InFolder):
         for option in ("web=x", "web-origin=x", "audit=x", "limits=x"):
             name = option.partition("=")[0]
             self.assertRefused(f"option --{name} not recognized", f"--{option}")
-        for name in ("idempotent-extid", "self-approval"):
+        for name in ("idempotent-extid", "self-approval", "upstream-groups"):
             self.assertRefused(f"option --{name} not recognized", f"--{name}")
         self.assertNotIn("--web", self.sandbox().getUsage())
 

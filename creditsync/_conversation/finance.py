@@ -193,8 +193,20 @@ class FinanceCommand:
         if self._rights.accounts(principal) is not None:
             if not isinstance(asked, Operation):
                 return Deferred.fromCoroutine(self._change(principal, asked))
-            if not self._rights.maySee(principal, asked.login):
-                raise Forbidden(f"this token may not use account {asked.login}")
+            waiting = self._rights.whenKnown(principal, asked.login)
+            if waiting is not None:
+                return waiting.addCallback(lambda _: self._restricted(principal, asked))
+            return self._restricted(principal, asked)
+        return self._submit(asked)
+
+    def _restricted(
+        self, principal: Principal, asked: Operation
+    ) -> "Response | Deferred[Response]":
+        """
+        Submit what names an account, if the principal may see that.
+        """
+        if not self._rights.maySee(principal, asked.login):
+            raise Forbidden(f"this token may not use account {asked.login}")
         return self._submit(asked)
 
     def _submit(self, asked: AnyOperation) -> "Response | Deferred[Response]":
@@ -218,8 +230,10 @@ class FinanceCommand:
             earlier = await self._runtime.orderOf(asked.principal, asked.key)
         if earlier is None:
             trade = await self._runtime.trade(asked.order)
-            if trade is not None and not self._rights.maySee(principal, loginOf(trade)):
-                raise NotFound(f"there is no order {asked.order}")
+            if trade is not None:
+                mayChange = await self._rights.willSee(principal, loginOf(trade))
+                if not mayChange:
+                    raise NotFound(f"there is no order {asked.order}")
         response = self._submit(asked)
         return await response if isinstance(response, Deferred) else response
 

@@ -15,7 +15,6 @@ from typing import Final
 from attrs import Factory, define
 
 from creditsync._conversation.rights import Accounts, Rights
-from creditsync._masks import matches
 from creditsync.interfaces import ISession
 from creditsync.records import Principal
 
@@ -133,7 +132,8 @@ class RestrictedReceivers:
         if masks is None:
             if len(self._selecting) >= _MAX_GROUPS:
                 self._selecting.clear()
-            masks = [mask for mask in self._byMask if matches(mask, group)]
+            selects = self._rights.selects
+            masks = [mask for mask in self._byMask if selects(mask, group)]
             self._selecting[group] = masks
         return masks
 

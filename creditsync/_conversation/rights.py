@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
 from attrs import define
+from twisted.internet.defer import Deferred
 
 from creditsync._masks import matches
 from creditsync.codes import (
@@ -67,6 +68,10 @@ def _ungrouped(login: int) -> str:
     return ""
 
 
+def _known(login: int) -> None:
+    return None
+
+
 @define(eq=False)
 class Rights:
     """
@@ -75,10 +80,16 @@ class Rights:
     @ivar groupOf: The group of an account, "" by default.
     @ivar _requireGroups: Whether a token that could have groups, and has none, has no
         accounts. Otherwise it has all.
+    @ivar hidesUngrouped: Whether no mask selects an account without a group, because
+        that is one whose group is not known.
+    @ivar _whenKnown: See L{IForeignGroups.whenKnown
+        <creditsync._foreigngroups.IForeignGroups.whenKnown>}.
     """
 
     groupOf: Callable[[int], str] = _ungrouped
     _requireGroups: bool = False
+    hidesUngrouped: bool = False
+    _whenKnown: "Callable[[int], Deferred[object] | None]" = _known
 
     def accounts(self, principal: Principal) -> Accounts:
         """
@@ -103,8 +114,39 @@ class Rights:
         if login is None:
             return False
         if isinstance(accounts, str):
-            return matches(accounts, self.groupOf(login))
+            return self.selects(accounts, self.groupOf(login))
         return login in accounts
+
+    def selects(self, mask: str, group: str) -> bool:
+        """
+        Whether a mask selects the accounts of a group.
+        """
+        if not group and self.hidesUngrouped:
+            return False
+        return matches(mask, group)
+
+    def whenKnown(self, principal: Principal, login: int) -> "Deferred[object] | None":
+        """
+        Wait until it is known whether a token may see an account.
+
+        @return: It fails with a refusal if that can't be found out. L{None} if there is
+            nothing to wait for.
+        """
+        if self.hidesUngrouped and isinstance(self.accounts(principal), str):
+            return self._whenKnown(login)
+        return None
+
+    async def willSee(self, principal: Principal, login: int | None) -> bool:
+        """
+        The same as L{maySee}, when it is known.
+
+        @raise Busy: It can't be found out.
+        """
+        if login is not None:
+            waiting = self.whenKnown(principal, login)
+            if waiting is not None:
+                await waiting
+        return self.maySee(principal, login)
 
     def seesGroup(self, principal: Principal, group: str) -> bool:
         """
@@ -112,5 +154,5 @@ class Rights:
         """
         accounts = self.accounts(principal)
         if isinstance(accounts, str):
-            return matches(accounts, group)
+            return self.selects(accounts, group)
         return accounts is None

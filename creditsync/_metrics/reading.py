@@ -5,7 +5,7 @@ One look at a server, for the metrics and the console.
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from attrs import Factory, define
 from twisted.internet.interfaces import IReactorTime
@@ -54,11 +54,11 @@ class Reading:
         self.reactorLag = reactorLag
 
     @cached_property
-    def gateway(self) -> dict[str, float]:
+    def gateway(self) -> dict[str, Any]:
         """
         The figures of a gateway, if the runtime is one.
         """
-        figures: Callable[[], dict[str, float]] | None
+        figures: Callable[[], dict[str, Any]] | None
         figures = getattr(self.service.runtime, "gatewayFigures", None)
         return {} if figures is None else figures()
 

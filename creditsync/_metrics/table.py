@@ -296,6 +296,18 @@ OF_GATEWAY: Final[tuple[Row, ...]] = (
         lambda it: {(kind,): it.gateway[kind] for kind in ("lost", "late", "doubled")},
         ("kind",),
     ),
+    Row(
+        "counter",
+        "gateway_overtaking_events",
+        "Events of the platform that came before the reply that names their order.",
+        lambda it: it.gateway["overtaking"],
+    ),
+    Row(
+        "histogram",
+        "gateway_reply_seconds",
+        "Time from a request to the platform to its reply, unless that was lost.",
+        lambda it: it.gateway["took"],
+    ),
 )
 
 # Of a runtime that tells what it has queued.

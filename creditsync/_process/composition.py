@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
@@ -46,6 +47,8 @@ _PATIENCE: Final = 0.8
 _REPLY: Final = 0.5
 
 if TYPE_CHECKING:
+    from creditsync.gateway._intents import IIntentLog
+    from creditsync.postgres._connection import Connection
     from creditsync.postgres._runtime import PostgresRuntime
     from creditsync.web._service import Web
 
@@ -155,13 +158,13 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
     from creditsync.gateway._passing import PassThrough
     from creditsync.gateway._runtime import GatewayRuntime
     from creditsync.gateway._settling import Timing
-    from creditsync.gateway._sqlitelog import SQLiteIntentLog
     from creditsync.gateway._tags import Tags
     from creditsync.gateway._tokenfile import TokenFile
     from creditsync.gateway._upstream import REPLY_TIMEOUT, Upstream
 
-    ledger, profile = _sqlite(reactor, options), options["profile"]
+    profile = options["profile"]
     read = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+    log = _intents(reactor, options, read)
     # A daemon changes its folder before it reads it again.
     token = TokenFile(Path(options["upstream-token"]).absolute())
     passThrough = None
@@ -176,7 +179,7 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
         )
     return GatewayRuntime(
         reactor,
-        SQLiteIntentLog(ledger),
+        log,
         Upstream(
             reactor,
             clientFromString(reactor, options["upstream"]),
@@ -191,9 +194,50 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
         way=options["way"],
         timing=Timing(patience=_PATIENCE * options["timeout"]),
         read=read,
-        rules=_rules(options, ledger, read),
+        rules=_rules(options, log.ledger, read),
+        takesGroups=bool(options["upstream-groups"]),
         tags=Tags(profile["comment-tag"], profile["comment-length"]),
         passThrough=passThrough,
+    )
+
+
+def _intents(
+    reactor: Any, options: Options, run: "Callable[[Callable[[], Any]], Deferred[Any]]"
+) -> "IIntentLog":
+    """
+    Make the log of a gateway.
+    """
+    from creditsync.gateway._sqlitelog import SQLiteIntentLog
+
+    if not isPostgres(options["ledger"]):
+        return SQLiteIntentLog(_sqlite(reactor, options))
+    from creditsync.gateway._postgreslog import LedgerCopy, PostgresIntentLog
+    from creditsync.postgres._booking import Site
+    from creditsync.postgres._connection import connect
+    from creditsync.postgres._reading import reading
+    from creditsync.postgres._recorder import Recorder
+
+    address, node = options["ledger"], options["node"]
+
+    def connecting(use: str) -> "Deferred[Connection]":
+        return connect(reactor, address, f"creditsync {node} {use}")
+
+    return PostgresIntentLog(
+        # It gets its path when it is opened.
+        LedgerCopy("", OwnThread(reactor), isGateways=True),
+        Recorder(
+            reactor,
+            connecting,
+            node,
+            0,
+            token_hex(8),
+            time.time,
+            random.random,
+            Site(),
+        ),
+        connecting,
+        partial(reading, address, f"{node} copy"),
+        run,
     )
 
 

@@ -247,6 +247,12 @@ class Options(usage.Options):
             " no accounts, instead of all.",
         ],
         [
+            "upstream-groups",
+            None,
+            "Take the groups of accounts over from that platform, instead of having"
+            " them set here.",
+        ],
+        [
             "self-approval",
             None,
             "Let a principal approve the finance requests that it has made itself.",
@@ -350,15 +356,14 @@ class Options(usage.Options):
             used with it.
         """
         if self["upstream"] is None:
-            for name in ("upstream-token", "upstream-profile", "upstream-way"):
-                if self[name] is not None:
+            for name in (
+                *("upstream-token", "upstream-profile", "upstream-way"),
+                "upstream-groups",
+            ):
+                if self[name]:
                     raise usage.UsageError(f"--{name} needs --upstream")
         elif self["upstream-token"] is None:
             raise usage.UsageError("--upstream needs --upstream-token")
-        elif isPostgres(self["ledger"]):
-            raise usage.UsageError(
-                "--ledger must name a file with --upstream: a gateway has its own"
-            )
         elif self["accounts"] == "known":
             raise usage.UsageError(
                 "--accounts known can't be used with --upstream: accounts are those of"

@@ -33,7 +33,7 @@ _NOT_TAKEN: Final = (
     *("audit", "limits", "web", "web-origin", "node"),
     *("upstream", "upstream-token", "upstream-profile", "upstream-way"),
 )
-_DECIDED: Final = {"idempotent-extid": 0, "self-approval": 1}
+_DECIDED: Final = {"idempotent-extid": 0, "self-approval": 1, "upstream-groups": 0}
 
 
 class Options(ServerOptions):

@@ -28,6 +28,7 @@ from creditsync.errors import (
     Refusal,
 )
 from creditsync.gateway._courses import Course
+from creditsync.gateway._groups import PlatformGroups
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._journal import NOBODY
 from creditsync.gateway._looking import lookAt
@@ -48,6 +49,8 @@ _log = Logger()
 class Operations(Seeing):
     """
     The operations of one gateway.
+
+    @ivar groups: Those of the platform's accounts, or L{None} if they are the site's.
     """
 
     def __init__(self, *args: Any, rules: RuleBook | None = None, **named: Any) -> None:
@@ -58,6 +61,7 @@ class Operations(Seeing):
         """
         super().__init__(*args, **named)
         self._rules = rules
+        self.groups: PlatformGroups | None = None
         self._patience: EqualTimeouts[Course] = EqualTimeouts(
             self._clock, self._timing.patience, self._outOfPatience
         )
@@ -96,12 +100,15 @@ class Operations(Seeing):
     def _next(self, login: int) -> None:
         course = self.courses.next(login)
         if course is not None and self.isRunning:
+            if self.gate is not None:
+                self.gate.release(login)
             self._run(self._begin(course), course)
 
     async def _begin(self, course: Course) -> None:
         intent = course.intent
         try:
             trade = await self._prepare(course)
+            await self._learnGroup(intent.login)
             if intent.state is not State.NEW:
                 return
             if not self._upstream.isConnected:
@@ -117,6 +124,21 @@ class Operations(Seeing):
         self.courses.note(course)
         await self.send(course)
 
+    async def _learnGroup(self, login: int) -> None:
+        """
+        Have the group of an account known, by which rules of the site may judge.
+
+        @raise Busy: There are such rules, and the platform does not tell it.
+        """
+        waiting = None if self.groups is None else self.groups.whenKnown(login)
+        if waiting is None:
+            return
+        try:
+            await waiting
+        except Busy:
+            if self._rules is not None:
+                raise
+
     async def _prepare(self, course: Course) -> Trade:
         """
         Find out what an operation changes, and whether it can.
@@ -130,6 +152,11 @@ class Operations(Seeing):
             if intent.state is not State.NEW:
                 # It was refused meanwhile, and another may be changing the trade.
                 raise Busy("it had to wait for too long")
+            if existing is None and self._journal.current(asked.order) is not None:
+                # If it is only hidden, a new trade would be the second one.
+                raise IncorrectOrder(
+                    f"the platform does not show order {asked.order} any more"
+                )
         type, trade, _ = changed(existing, asked, int(self._now()))
         intent.type = type
         intent.order = trade.order

@@ -6,6 +6,7 @@ L{creditsync.gateway._requests}, what they look up in L{creditsync.gateway._view
 the platform tells is handed on here, and so are the decisions of people.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -14,18 +15,21 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from creditsync._failing import FailureNotifier
+from creditsync._foreigngroups import IForeignGroups
 from creditsync._rulebook import RuleBook
 from creditsync.codes import SECONDS_PER_DAY
 from creditsync.errors import NotFound
 from creditsync.gateway._catchup import MARGIN, SHORT_MARGIN, CatchUp
 from creditsync.gateway._courses import Course
-from creditsync.gateway._intents import IIntentLog
+from creditsync.gateway._groups import Gate, PlatformGroups
+from creditsync.gateway._intents import Alarm, IIntentLog
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Outcome
+from creditsync.gateway._overview import MAX_ALARMS, Overviewed
 from creditsync.gateway._passing import PassesOn, PassThrough
 from creditsync.gateway._records import tradeOf
 from creditsync.gateway._requests import Requests
@@ -43,6 +47,7 @@ from creditsync.interfaces import (
     ILookups,
     IOperations,
     IPassThrough,
+    IReadiness,
     ITradeEvents,
     ITradingRuntime,
 )
@@ -71,9 +76,10 @@ def _logAlarm(text: str) -> None:
     IHeldOperations,
     IAccountGroups,
     IPassThrough,
+    IReadiness,
     IUpstreamObserver,
 )
-class GatewayRuntime(Requests, Views, PassesOn, Service):
+class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
     """
     A trading runtime in front of a platform. It is a service: starting opens the log
     and connects, stopping disconnects and closes the log.
@@ -95,6 +101,7 @@ class GatewayRuntime(Requests, Views, PassesOn, Service):
         read: "Callable[[Callable[[], Any]], Deferred[Any]]" = maybeDeferred,
         rules: RuleBook | None = None,
         alarm: Callable[[str], object] = _logAlarm,
+        takesGroups: bool = False,
         tags: Tags | None = None,
         passThrough: PassThrough | None = None,
     ) -> None:
@@ -106,6 +113,7 @@ class GatewayRuntime(Requests, Views, PassesOn, Service):
             or at once, and fires with its result.
         @param rules: Bounds what may be booked, or L{None}.
         @param alarm: Called with what a person should know; by default the log has it.
+        @param takesGroups: Whether the groups of accounts are the platform's.
         @param tags: Those of the comments; by default no new one gets one.
         @param passThrough: Passes on commands of the platform, if there are any.
         """
@@ -123,6 +131,7 @@ class GatewayRuntime(Requests, Views, PassesOn, Service):
         self._now = now
         self._tell = alarm
         self._alarms = 0
+        self._recentAlarms: deque[Alarm] = deque(maxlen=MAX_ALARMS)
         alarm = self._alarm
         self.journal = Journal(clock, log, events, self._failing.fail, alarm, tags)
         self.operations = WAYS[way](
@@ -135,6 +144,14 @@ class GatewayRuntime(Requests, Views, PassesOn, Service):
             timing=timing,
             rules=rules,
         )
+        self._groups: PlatformGroups | None = None
+        if takesGroups:
+            alsoProvides(self, IForeignGroups)
+            self._groups = PlatformGroups(
+                clock, upstream, self.journal, self._storedGroup
+            )
+            self.operations.groups = self._groups
+            self.operations.gate = Gate(self._groups)
         self.catchUp = CatchUp(
             upstream,
             self.journal,
@@ -159,34 +176,21 @@ class GatewayRuntime(Requests, Views, PassesOn, Service):
         self._sweeping.clock = clock
         self._sweepInterval = timing.sweep
         self._opening: Deferred[None] | None = None
+        log.interrupted = self._prove
 
-    def gatewayFigures(self) -> dict[str, float]:
+    @property
+    def problem(self) -> str | None:
         """
-        What the metrics show: how many operations are C{unsettled} and C{held}, the age
-        of the C{oldest} unsettled one in seconds, C{alarms} so far, whether the
-        platform is C{connected}, and replies that were C{lost}, C{late} or C{doubled}.
+        See L{IReadiness}.
         """
-        intents = [each.intent for each in self.operations.courses]
-        unsettled = [
-            each for each in intents if each.isOpen and each.state is not State.HELD
-        ]
-        oldest = min((each.sentAt for each in unsettled), default=None)
-        figures = self._upstream.figures
-        return {
-            "connected": int(self._upstream.isConnected),
-            "unsettled": len(unsettled),
-            "oldest": 0.0 if oldest is None else max(0.0, self._now() - oldest),
-            "held": sum(each.state is State.HELD for each in intents),
-            "alarms": self._alarms,
-            "lost": figures.lost,
-            "late": figures.late,
-            "doubled": figures.doubled,
-        }
+        return self._log.problem
 
     def _alarm(self, text: str) -> None:
+        time = int(self._now())
         self._alarms += 1
+        self._recentAlarms.append((time, text))
         self._tell(text)
-        self.journal.note(int(self._now()), text)
+        self.journal.note(time, text)
 
     # The service.
 
@@ -231,7 +235,7 @@ class GatewayRuntime(Requests, Views, PassesOn, Service):
         self.operations.isRunning = False
         if not self._tick.running:
             # It is being opened, which ends with this.
-            self._log.ledger.close()
+            self._log.close()
             return succeed(None)
         self._tick.stop()
         self._verifying.stop()
@@ -240,11 +244,14 @@ class GatewayRuntime(Requests, Views, PassesOn, Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        await self._stopPassing()
-        await self._upstream.stop()
-        await self.journal.stop()
-        self.operations.stop()
-        self._log.ledger.close()
+        try:
+            await self._stopPassing()
+            await self._upstream.stop()
+            await self.journal.stop()
+        finally:
+            # A commit on PostgreSQL may take longer than a stop.
+            self.operations.stop()
+            self._log.close()
 
     def whenFailed(self) -> "Deferred[None]":
         """
@@ -294,6 +301,8 @@ class GatewayRuntime(Requests, Views, PassesOn, Service):
         See L{IUpstreamObserver.connected}.
         """
         _log.info("the platform is connected")
+        if self._groups is not None:
+            self._groups.connected()
         self.catchUp.interrupted()
         self.catchUp.start()
         self._look()
@@ -307,6 +316,14 @@ class GatewayRuntime(Requests, Views, PassesOn, Service):
             self.operations.releaseKept()
             self.operations.reconcileAll()
             self.catchUp.start(MARGIN if not self.catchUp.isComplete else SHORT_MARGIN)
+            self._prove()
+
+    def _prove(self) -> None:
+        """
+        If another gateway has taken over, this one learns of it and ends.
+        """
+        if self.running and self.problem is None:
+            self.journal.prove()
 
     def interrupted(self) -> None:
         """

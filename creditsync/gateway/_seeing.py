@@ -4,7 +4,7 @@ look-ups.
 """
 
 from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -21,10 +21,11 @@ from creditsync.codes import (
 )
 from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
-from creditsync.gateway._intents import SEVERAL, Intent
-from creditsync.gateway._looking import lookAt, lookFor
+from creditsync.gateway._groups import Gate
+from creditsync.gateway._intents import ANOTHERS, SEVERAL, Intent
+from creditsync.gateway._looking import absence, lookAt, lookFor, ordersOf
 from creditsync.gateway._records import (
-    CLOCKS,
+    MAX_APART,
     Unread,
     contentOf,
     isContentOf,
@@ -54,6 +55,9 @@ _log = Logger()
 class Seeing(Settling):
     """
     What is shown of operations, and what follows from it.
+
+    @ivar overtaking: Events that came before the reply that names their order.
+    @ivar gate: Where records wait for the groups of their accounts, or L{None}.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
@@ -62,6 +66,8 @@ class Seeing(Settling):
         """
         super().__init__(*args, **named)
         self._kept = 0
+        self.overtaking = 0
+        self.gate: Gate | None = None
         self._haveClocksDiffered = False
         # How far the platform's clock seemed to be behind, by its last events.
         self._behind: deque[float] = deque(maxlen=_CLOCK_EVENTS)
@@ -96,7 +102,7 @@ class Seeing(Settling):
         now = self._now()
         ahead = trade.timestamp - int(now)
         self._behind.append(now - trade.timestamp)
-        if abs(ahead) > CLOCKS and not self._haveClocksDiffered:
+        if abs(ahead) > MAX_APART and not self._haveClocksDiffered:
             self._haveClocksDiffered = True
             self._alarm(
                 f"an event's time is {abs(ahead)} seconds"
@@ -122,7 +128,7 @@ class Seeing(Settling):
         tells most. As long as there was none, a minute is taken off, by which the
         clocks may differ. It is never later than the gateway's own time.
         """
-        behind = min(self._behind, default=CLOCKS / 2)
+        behind = min(self._behind, default=MAX_APART)
         return int(self._now() - max(0.0, behind))
 
     def looked(self, trade: Trade | Unread) -> None:
@@ -137,7 +143,7 @@ class Seeing(Settling):
         # Of the present second, an event may already have brought a later record.
         isOver = trade.timestamp + SETTLED < self._now()
         if isOver and trade.state in FINAL and self._journal.isChange(trade):
-            self._bookForeign(trade)
+            self._enter(trade, self._bookChange)
         else:
             self.foreign(trade)
 
@@ -161,7 +167,7 @@ class Seeing(Settling):
             return None
         courses = self.courses.openOf(trade.login)
         for course in courses:
-            if course.mayHaveMade(trade):
+            if course.recognizes(trade):
                 return course
         return next((each for each in courses if each.mayClaim(trade)), None)
 
@@ -184,7 +190,7 @@ class Seeing(Settling):
             kept, course.kept = course.kept, []
             for each in kept:
                 isDue = isFull or each.since <= oldest
-                if isDue and not course.mayHaveMade(each.trade):
+                if isDue and not course.recognizes(each.trade):
                     self._kept -= 1
                     self.foreign(each.trade)
                 else:
@@ -206,7 +212,8 @@ class Seeing(Settling):
         times = [
             each.trade.timestamp for course in self.courses for each in course.kept
         ]
-        return min(times, default=None)
+        waiting = None if self.gate is None else self.gate.oldest()
+        return min([*times, *([] if waiting is None else [waiting])], default=None)
 
     def _releaseKept(self, course: Course) -> None:
         """
@@ -216,14 +223,16 @@ class Seeing(Settling):
         self._kept -= len(kept)
         for each in kept:
             trade = each.trade
-            if not course.intent.order and course.mayHaveMade(trade):
+            if not course.intent.order and course.recognizes(trade):
                 course.kept.append(each)
                 self._kept += 1
-            elif not (
+            elif (
                 course.intent.isOpen
                 and trade.order == course.intent.order
                 and self._isEvidence(course, trade)
             ):
+                self.overtaking += 1
+            else:
                 self.foreign(trade)
 
     def foreign(self, trade: Trade) -> None:
@@ -231,6 +240,26 @@ class Seeing(Settling):
         A record that is not of an operation under way.
         """
         if trade.state in FINAL and self._journal.isNews(trade):
+            self._enter(trade, self._bookNews)
+
+    def _enter(self, trade: Trade, bookLater: Callable[[Trade], None]) -> None:
+        """
+        Book a record when the group of its account is known. While an operation of the
+        account is under way nothing waits: what belongs to that is judged by what the
+        journal has.
+
+        @param bookLater: Books it if the journal still lacks it.
+        """
+        isBusy = bool(self.courses.openOf(trade.login))
+        if self.gate is None or not self.gate.holds(trade, bookLater, isBusy):
+            self._bookForeign(trade)
+
+    def _bookNews(self, trade: Trade) -> None:
+        if self._journal.isNews(trade):
+            self._bookForeign(trade)
+
+    def _bookChange(self, trade: Trade) -> None:
+        if self._journal.isChange(trade):
             self._bookForeign(trade)
 
     def _bookForeign(self, trade: Trade) -> None:
@@ -242,13 +271,21 @@ class Seeing(Settling):
     def _doubt(self, trade: Trade) -> None:
         """
         Tell people if a new trade is what was taken for never booked: its key is free
-        again, and may have been used.
+        again, and may have been used. And if it is as another one in everything by
+        which an operation is recognized: the platform may have got that twice.
         """
         intent = self._log.withContent(contentOf(trade))
-        if intent and intent.state in FREE and isContentOf(intent, trade):
+        if intent is None or not isContentOf(intent, trade) or self._isTaken(trade):
+            return
+        if intent.state in FREE:
             self._alarm(
                 f"operation {intent.number}, which is {intent.state.value}, may be"
                 f" booked as order {trade.order}"
+            )
+        elif intent.order:
+            self._alarm(
+                f"operation {intent.number}, which is order {intent.order}, may be"
+                f" booked once more as order {trade.order}"
             )
 
     def _recognize(self, trade: Trade) -> None:
@@ -377,7 +414,7 @@ class Seeing(Settling):
         """
         intent = course.intent
         if isOther:
-            self.hold(course, f"order {intent.order} is another trade's")
+            self.hold(course, f"order {intent.order} {ANOTHERS}")
         elif trade is None:
             self._unseen(course, f"the platform has no order {intent.order}")
         elif trade.state in _UNDER_WAY:
@@ -387,7 +424,7 @@ class Seeing(Settling):
         elif self._isEvidence(course, trade):
             return
         elif intent.type == EV_RECORD_ADD:
-            self.hold(course, f"order {intent.order} is another trade's")
+            self.hold(course, f"order {intent.order} {ANOTHERS}")
         else:
             if trade.state in FINAL and self._journal.isChange(trade):
                 self._journal.book(trade)
@@ -409,18 +446,20 @@ class Seeing(Settling):
         own = [
             trade
             for trade in found
-            if isContentOf(course.intent, trade) and not self._isTaken(trade)
+            if (isContentOf(course.intent, trade) or trade.order in course.candidates)
+            and not self._isTaken(trade)
         ]
         if not own:
-            self._unseen(course, _absence(course.intent, found))
+            self._unseen(course, absence(course.intent, found))
         elif len(own) > 1:
-            self.hold(course, f"{SEVERAL}: {_orders(own)}")
+            self.hold(course, f"{SEVERAL}: {ordersOf(own)}")
             self._letGo(course)
             for trade in own:
                 self.foreign(trade)
-        elif own[0].state in FINAL:
+        elif own[0].state in FINAL and isContentOf(course.intent, own[0]):
             self.settle(course, own[0])
         else:
+            # An event had its content, if somebody has changed it since.
             self.accept(course, own[0].order)
 
     def _isTaken(self, trade: Trade) -> bool:
@@ -458,18 +497,3 @@ class Seeing(Settling):
         if course.intent.state is State.NEW:
             course.intent.move(State.REFUSED, "a fault of the gateway")
             self.refuse(course, TechProblem("the gateway failed"))
-
-
-def _orders(trades: Iterable[Trade]) -> str:
-    return ", ".join(str(trade.order) for trade in trades)
-
-
-def _absence(intent: Intent, found: Iterable[Trade]) -> str:
-    """
-    What a look-up shows that does not show an intent's trade: for the person who has to
-    decide, above all those that it may have become when somebody changed it.
-    """
-    changed = [trade for trade in found if trade.comment == intent.comment]
-    if not changed:
-        return "the platform does not show it"
-    return f"the platform shows only what differs from it: {_orders(changed)}"

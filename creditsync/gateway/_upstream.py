@@ -37,6 +37,7 @@ from creditsync._client.lines import encode, encodeTry
 from creditsync._timeouts import EqualTimeouts
 from creditsync.codes import TRADE_EVENT
 from creditsync.gateway._connecting import Explained
+from creditsync.gateway._figures import Figures
 from creditsync.gateway._outcomes import Kind, Outcome, outcomeOf, unknown, unsent
 from creditsync.gateway._tokenfile import TokenFile
 
@@ -125,33 +126,15 @@ class _Request:
     A request.
 
     @ivar token: With which it was sent last.
+    @ivar sentAt: When that was, by the clock.
     """
 
     body: bytes
     tag: object
     token: str = ""
+    sentAt: float = 0.0
     isIntroduction: bool = False
     done: "Deferred[Outcome]" = Factory(Deferred)
-
-
-@define
-class Figures:
-    """
-    What the connection counts.
-
-    @ivar lost: Replies that did not come in time.
-    @ivar late: Replies that came after that.
-    @ivar doubled: Replies that came again.
-    @ivar dropped: Lines that were neither a reply to a request nor a trade event.
-    """
-
-    connections: int = 0
-    requests: int = 0
-    events: int = 0
-    lost: int = 0
-    late: int = 0
-    doubled: int = 0
-    dropped: int = 0
 
 
 @implementer(IUpstream)
@@ -213,6 +196,7 @@ class Upstream:
         See L{IUpstream.start}.
         """
         self._observer = observer
+        self.figures.since = self._clock.seconds()
         self._service.startService()
 
     def stop(self) -> "Deferred[None]":
@@ -283,6 +267,7 @@ class Upstream:
         self._connection.hasAnswered = True
         self._backoff.reset()
         self.isConnected, self.problem = True, ""
+        self.figures.since = self._clock.seconds()
         if self._observer is not None:
             self._observer.connected()
         self._pump()
@@ -290,8 +275,10 @@ class Upstream:
     def _interrupt(self, problem: str) -> None:
         wasConnected, self.isConnected = self.isConnected, False
         self.problem = problem
-        if wasConnected and self._observer is not None:
-            self._observer.interrupted()
+        if wasConnected:
+            self.figures.since = self._clock.seconds()
+            if self._observer is not None:
+                self._observer.interrupted()
 
     def disconnected(self, connection: Connection) -> None:
         """
@@ -374,6 +361,7 @@ class Upstream:
             request.done.callback(unsent(f"it can't be written: {e}"))
             return
         self._inFlight[extID] = request
+        request.sentAt = self._clock.seconds()
         self._timeouts.start(extID)
         self.figures.requests += 1
         self._connection.send(line)
@@ -415,6 +403,7 @@ class Upstream:
             self._unexpected(extID, outcome)
             return
         self._timeouts.end(extID)
+        self.figures.replied(self._clock.seconds() - request.sentAt)
         self._remember(self._answered, extID, None)
         if outcome.kind is Kind.TOKEN:
             self._tokenRefused(request, outcome)

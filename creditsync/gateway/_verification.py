@@ -8,6 +8,7 @@ backup. The gateway can't repair that, and never books anew: it tells people.
 from collections.abc import Callable
 from typing import Final
 
+from attrs import Factory, define
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -23,9 +24,26 @@ LAST: Final = 100
 _log = Logger()
 
 
+@define
+class Verified:
+    """
+    What a verification has found.
+
+    @ivar time: When it began, in UNIX seconds.
+    @ivar looked: How many operations it has looked at.
+    @ivar findings: What differs, one sentence for each order.
+    """
+
+    time: int
+    looked: int = 0
+    findings: list[str] = Factory(list)
+
+
 class Verification:
     """
     Compares what was booked last with the platform.
+
+    @ivar last: What the last one has found that was not interrupted, or L{None}.
     """
 
     def __init__(
@@ -48,6 +66,7 @@ class Verification:
         self._now = now
         self._isUnderWay = isUnderWay
         self._isRunning = False
+        self.last: Verified | None = None
         # Of each order an alarm is given once.
         self._told: set[int] = set()
 
@@ -65,28 +84,37 @@ class Verification:
         self._isRunning = False
 
     async def _verify(self) -> None:
+        verified = Verified(int(self._now()))
         for intent in self._intents.lastBooked(LAST):
             order = intent.order
             look = await lookAt(self._upstream, order)
             if not look.isKnown:
                 return
+            verified.looked += 1
             trade = look.trade
             if self._isUnderWay(order):
                 continue
             if look.unread:
-                self._tell(order, f"has a record there that is not kept: {look.unread}")
+                self._tell(
+                    verified,
+                    order,
+                    f"has a record there that is not kept: {look.unread}",
+                )
             elif trade is None or trade.state not in FINAL:
-                self._tell(order, "is not booked there any more")
+                self._tell(verified, order, "is not booked there any more")
             elif trade.timestamp + SETTLED >= self._now():
                 # Its event may still come.
                 continue
             elif self._journal.isChange(trade):
-                self._tell(order, "was changed there without an event")
+                self._tell(verified, order, "was changed there without an event")
                 self._journal.book(trade)
             elif self._journal.tags.plain(trade) != self._journal.current(order):
-                self._tell(order, "is there as it was before its last change")
+                self._tell(verified, order, "is there as it was before its last change")
+        self.last = verified
 
-    def _tell(self, order: int, what: str) -> None:
+    def _tell(self, verified: Verified, order: int, what: str) -> None:
+        text = f"order {order}, which the platform had booked, {what}"
+        verified.findings.append(text)
         if order not in self._told:
             self._told.add(order)
-            self._alarm(f"order {order}, which the platform had booked, {what}")
+            self._alarm(text)

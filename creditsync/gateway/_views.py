@@ -6,17 +6,17 @@ platform's trades and accounts.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 
 from creditsync._failing import FailureNotifier
-from creditsync._money import toUnits
-from creditsync.errors import Busy, InvalidData, ShuttingDown
+from creditsync.errors import Busy, Forbidden, InvalidData, ShuttingDown
+from creditsync.gateway._groups import PlatformGroups
 from creditsync.gateway._intents import IIntentLog, Intent
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import isAbsence
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind
-from creditsync.gateway._records import shown, tradeOf
+from creditsync.gateway._records import shown, tradeOf, unitsOf
 from creditsync.gateway._upstream import IUpstream
 from creditsync.records import (
     Account,
@@ -42,23 +42,46 @@ class Views:
     _log: IIntentLog
     _upstream: IUpstream
     _failing: FailureNotifier
+    _groups: PlatformGroups | None
     _read: "Callable[[Callable[[], Any]], Deferred[Any]]"
 
     def groupOf(self, login: int) -> str:
         """
         See L{IAccountGroups.groupOf}.
         """
+        if self._groups is None:
+            return self._storedGroup(login)
+        group = self._groups.of(login)
+        if not group:
+            # Soon it will be.
+            self._groups.whenFresh(login)
+        return group
+
+    def _storedGroup(self, login: int) -> str:
         account = self._log.ledger.account(login)
         return "" if account is None else account.group
+
+    def whenKnown(self, login: int) -> "Deferred[object] | None":
+        """
+        See L{IForeignGroups.whenKnown
+        <creditsync._foreigngroups.IForeignGroups.whenKnown>}.
+        """
+        return None if self._groups is None else self._groups.whenKnown(login)
 
     def setGroup(self, login: int, group: str) -> "Deferred[None]":
         """
         See L{IAccountGroups.setGroup}.
 
         @raise ShuttingDown: The gateway is stopping, or has failed.
+        @raise Forbidden: The groups are those of the platform.
         """
         if not self.running or self._failing.cause is not None:
             raise ShuttingDown()
+        if self._groups is not None:
+            raise Forbidden(
+                "groups of accounts are taken over from the platform: move the account"
+                " there"
+            )
         return self.journal.move(login, group)
 
     @property
@@ -93,7 +116,7 @@ class Views:
         and does not answer.
         """
         course = self.operations.courses.withOrder(order)
-        if course is not None:
+        if course is not None and course.intent.toldOrder == order:
             return succeed(shown(course.intent))
         trade = self._log.ledger.trade(order)
         if trade is not None:
@@ -112,17 +135,23 @@ class Views:
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
         """
-        See L{ITradingRuntime.orderOf}.
+        See L{ITradingRuntime.orderOf}. Fails with L{Busy} if it is not known whether
+        another gateway has taken over.
         """
-        intent = self._known(principal, key)
-        return succeed(None if intent is None else intent.order or None)
+        known = maybeDeferred(self._known, principal, key)
+        return known.addCallback(lambda found: (found and found.toldOrder) or None)
 
     def operation(
         self, principal: int, key: str
     ) -> "Deferred[Trade | Mapping[str, Any] | None]":
         """
-        See L{IOperations.operation}.
+        See L{IOperations.operation}. Fails as L{orderOf} does.
         """
+        return maybeDeferred(self._operation, principal, key)
+
+    def _operation(
+        self, principal: int, key: str
+    ) -> "Deferred[Trade | Mapping[str, Any] | None]":
         intent = self._known(principal, key)
         if intent is None:
             return succeed(None)
@@ -134,7 +163,11 @@ class Views:
         course = self.operations.courses.withKey(principal, key)
         if course is not None:
             return course.intent
-        return self._log.withKey(principal, key)
+        found = self._log.withKey(principal, key)
+        if found is None and self._log.problem is not None:
+            # Another gateway may have taken over, and have sent it.
+            raise Busy(f"the operation can't be looked up: {self._log.problem}")
+        return found
 
     def account(self, login: int) -> "Deferred[Account | None]":
         """
@@ -144,15 +177,16 @@ class Views:
 
     async def _account(self, login: int) -> Account | None:
         outcome = await self._upstream.request("GetAccountByLogin", {"login": login})
+        if self._groups is not None:
+            self._groups.take(login, outcome)
         if isAbsence(outcome):
             return None
         data = outcome.data
         if outcome.kind is not Kind.DONE or data.get("login") != login:
             raise Busy("the platform does not answer a look-up")
-        try:
-            balance, credit = toUnits(data["balance"]), toUnits(data["credit"])
-        except (KeyError, TypeError, ValueError):
-            raise InvalidData("the platform's account can't be read") from None
+        balance, credit = unitsOf(data.get("balance")), unitsOf(data.get("credit"))
+        if balance is None or credit is None:
+            raise InvalidData("the platform's account can't be read")
         return Account(login, balance, credit, self.groupOf(login))
 
     def groups(self) -> "Deferred[Sequence[str]]":

@@ -3,12 +3,18 @@ How this site responds: the headers of every response, and JSON.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.web.error import UnsupportedMethod
 from twisted.web.http import Request
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from creditsync.codes import MAX_SAFE_INTEGER
+from creditsync.errors import InvalidData
 
 # Scripts, styles and connections only from this site and none inside the page, so
 # that text written by a client of the server, such as a comment, can never run.
@@ -96,6 +102,43 @@ def respondError(request: Request, status: int, error: str, message: str) -> byt
     Respond with an error.
     """
     return respond(request, status, {"error": error, "message": message})
+
+
+def respondLater(
+    request: Request,
+    work: Coroutine[Any, Any, bytes],
+    failed: Callable[[Request, Failure], bytes],
+) -> int:
+    """
+    Respond with what work returns when it has ended, unless the client has gone.
+
+    @param failed: Returns the response if it fails.
+    """
+    gone: list[object] = []
+    request.notifyFinish().addErrback(gone.append)
+    done = Deferred.fromCoroutine(work)
+    done.addErrback(lambda why: failed(request, why))
+    done.addCallback(lambda body: None if gone else _finish(request, body))
+    return NOT_DONE_YET
+
+
+def _finish(request: Request, body: bytes) -> None:
+    request.write(body)
+    request.finish()
+
+
+def number(name: str, text: str) -> int:
+    """
+    Read a number that a page sends.
+
+    @raise InvalidData: It is not a whole number that JSON can have.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= 16):
+        raise InvalidData(f"{name} must be a whole number")
+    value = int(text)
+    if not 1 <= value <= MAX_SAFE_INTEGER:
+        raise InvalidData(f"{name} must be from 1 to {MAX_SAFE_INTEGER}")
+    return value
 
 
 def header(request: Request, name: str) -> str:

@@ -25,16 +25,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request
-from twisted.web.server import NOT_DONE_YET
 
 from creditsync._process.address import isPostgres
-from creditsync.codes import MAX_SAFE_INTEGER
 from creditsync.errors import Busy, InvalidData, LedgerProblem, Refusal
 from creditsync.ledger._searching import Found, tradesByKey, tradesOf
 from creditsync.metrics import Metrics
 from creditsync.records import Trade
 from creditsync.web import _rows as rows
-from creditsync.web._responses import respond, respondError
+from creditsync.web._responses import number, respond, respondError, respondLater
 from creditsync.web._signing import SignedIn, SignIns
 
 _T = TypeVar("_T")
@@ -152,12 +150,7 @@ class SearchPage(SignedIn):
         """
         Search, and respond later.
         """
-        gone: list[object] = []
-        request.notifyFinish().addErrback(gone.append)
-        done = Deferred.fromCoroutine(self._search(request))
-        done.addErrback(self._failed, request)
-        done.addCallback(lambda body: None if gone else _finish(request, body))
-        return NOT_DONE_YET
+        return respondLater(request, self._search(request), self._failed)
 
     async def _search(self, request: Request) -> bytes:
         asked = {
@@ -166,16 +159,16 @@ class SearchPage(SignedIn):
         }
         searching = self._searching
         if b"order" in asked:
-            found = await searching.byOrder(_number("order", asked[b"order"]))
+            found = await searching.byOrder(number("order", asked[b"order"]))
         elif b"login" in asked:
-            found = await searching.byLogin(_number("login", asked[b"login"]))
+            found = await searching.byLogin(number("login", asked[b"login"]))
         elif asked.get(b"extID"):
             found = await searching.byExtID(asked[b"extID"])
         else:
             raise InvalidData("order, login or extID is required")
         return respond(request, 200, found)
 
-    def _failed(self, why: Failure, request: Request) -> bytes:
+    def _failed(self, request: Request, why: Failure) -> bytes:
         if isinstance(why.value, Refusal):
             refusal = why.value
             return respondError(request, refusal.status, refusal.error, refusal.message)
@@ -201,20 +194,6 @@ def _tradesByKey(ledger: str, key: str) -> Found:
 
         return _console.tradesByKey(ledger, key, MAX_TRADES, MAX_SECONDS)
     return tradesByKey(ledger, key, MAX_TRADES)
-
-
-def _finish(request: Request, body: bytes) -> None:
-    request.write(body)
-    request.finish()
-
-
-def _number(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 16):
-        raise InvalidData(f"{name} must be a whole number")
-    number = int(text)
-    if not 1 <= number <= MAX_SAFE_INTEGER:
-        raise InvalidData(f"{name} must be from 1 to {MAX_SAFE_INTEGER}")
-    return number
 
 
 def _shown(found: Trade | Mapping[str, Any]) -> rows.JSON:

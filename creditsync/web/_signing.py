@@ -206,6 +206,12 @@ class SignInRequired(SiteResource):
         """
         return respondError(request, 401, "UNAUTHORIZED", "sign in first")
 
+    def render_POST(self, request: Request) -> bytes:
+        """
+        401.
+        """
+        return self.render_GET(request)
+
 
 class SessionPage(SiteResource):
     """

@@ -17,6 +17,7 @@ stands for what is not known::
      "queue": {"operations": 8, "oldest": 0.002},
      "node": {"name": "node-1", "incarnation": 3, "behind": 0, "readAge": 0.2,
               "isHeard": true, "isSynchronous": true, "unknowns": 0, "retries": 0},
+     "gateway": {as in creditsync.web._gateway},
      "commits": {"total": 1234, "operations": 98765, "last": 1767225600.1},
      "sessions": {"count": 2, "isPartial": false, "roles": {"manager": 2, …},
                   "unread": 0, "inFlight": 8, "stalled": 0, "catchingUp": 0, "shown": [
@@ -41,7 +42,8 @@ The lists are bounded: C{waiters.shown} has the longest waiting,
 C{sessions.shown} those with most unread and in flight, C{trades}, C{refusals} and
 C{approvals.shown} the newest first. C{isPartial} says that there are more sessions than
 were looked at. C{queue} is L{None} where the trading runtime does not tell what it has
-queued, and C{node} where the server is not one of several.
+queued, C{node} where the server is not one of several, and C{gateway} where it is not
+in front of another platform.
 C{approvals} are the finance requests that wait for approval; C{isComplete} says that
 those made before the server started are among them. C{extID} is a string or a number,
 or L{None} if the request had none.
@@ -59,6 +61,7 @@ from creditsync._metrics.reading import SessionSums
 from creditsync.interfaces import IClustered
 from creditsync.metrics import Metrics
 from creditsync.web import _rows as rows
+from creditsync.web._gateway import gatewayOf
 from creditsync.web._history import History, someConnections
 from creditsync.web._rows import JSON
 
@@ -86,6 +89,7 @@ def snapshot(metrics: Metrics, history: History) -> JSON:
         "waiters": _waiters(metrics),
         "queue": _queue(metrics),
         "node": _node(metrics),
+        "gateway": gatewayOf(metrics.service.runtime, counters.now()),
         "commits": {
             "total": sum(counters.commits.counts),
             "operations": counters.booked,

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from creditsync.metrics import Metrics
 from creditsync.metrics import registry as ownRegistry
 from creditsync.web._feed import Feed
+from creditsync.web._gateway import HeldPage
 from creditsync.web._history import History
 from creditsync.web._origins import Origins, normalized
 from creditsync.web._page import Folder
@@ -73,6 +74,7 @@ class Root(SiteResource):
             b"session": SessionPage(signIns),
             b"feed": self._feed,
             b"search": SearchPage(signIns, searching),
+            b"held": HeldPage(signIns, metrics.service),
         }.items():
             self.putChild(name, page)
 

@@ -13,6 +13,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.auth import mint
+from creditsync.sandbox import SandboxProcess
 from creditsync.web._feed import READERS
 from tests.integration.chromium import FOUND, NAMES, Chromium
 from tests.integration.processes import LISTEN, SECRET, SERVE, Server, Site
@@ -34,6 +35,7 @@ VERDICT = """
   const { recall, verdict } = await import("./static/verdict.js");
   const quiet = {
     time: 10, timeout: 5, commits: { last: 1 }, health: { problem: null },
+    gateway: { isConnected: true, since: 1, problem: "gone", states: [] },
     waiters: { count: 0, oldest: 0 }, queue: { operations: 0, oldest: 0 },
     totals: { unbooked: 0, booked: 1, acknowledged: 1, timeouts: 0 },
     point: { time: 10, ok: 0, refused: 0, booked: 0 },
@@ -184,6 +186,123 @@ class ConsoleTests(SynchronousTestCase):
         for by, wanted in (("login", "1001"), ("extID", "key-1"), ("order", order)):
             self.search(by, wanted)
             self.assertIn(order, self.page.text("#found-trades"), by)
+
+    def enterGateway(self, sandbox: SandboxProcess, *options: str) -> Server:
+        """
+        Start a gateway in front of a sandbox, and sign in as an admin.
+        """
+        file = self.folder.folder / "platform.token"
+        file.write_text(sandbox.token("admin"))
+        server = self.start(
+            *("--upstream", f"tcp:127.0.0.1:{sandbox.port}"),
+            *("--upstream-token", str(file), "--timeout", "2", *options),
+        )
+        self.signIn(token(3))
+        self.live()
+        self.page.until(
+            "document.querySelector('#platform-since').innerText !== '\u2013'"
+        )
+        return server
+
+    def hold(self, server: Server, sandbox: SandboxProcess) -> list[int]:
+        """
+        Have an operation held: its request is lost, and people book two that are alike.
+
+        @return: Their orders.
+        """
+        second = int(time.time()) - 5
+        data = {"login": 1001, "amount": 300, "comment": EVIL, "open_time": second}
+        sandbox.fault("lose-request", times=1, commands=["CreditIn"])
+        client = server.connect()
+        client.send("a", data=data, idempotencyKey="k")
+        deadline = time.monotonic() + 10
+        while not sandbox.faults()["lose-request"] and time.monotonic() < deadline:
+            time.sleep(0.02)
+        found = [sandbox.ask("CreditIn", data)["order"] for _ in range(2)]
+        self.assertEqual(next(client.replies())["status"], 504)
+        client.close()
+        return found
+
+    def decide(self, outcome: str, number: str, order: str = "") -> None:
+        """
+        Fill in a decision, and go as far as the question.
+        """
+        self.fill("decide-operation", number)
+        self.fill("decide-outcome", outcome)
+        self.page.run(
+            "document.querySelector('#decide-outcome')"
+            ".dispatchEvent(new Event('change'))"
+        )
+        self.fill("decide-order", order)
+        self.page.run("document.querySelector('#decide-button').click()")
+
+    def test_gateway(self) -> None:
+        """
+        Of a gateway the page has the platform's connection, and what is held, on which
+        an admin decides after a question.
+        """
+        with SandboxProcess() as sandbox:
+            server = self.enterGateway(sandbox)
+            self.page.until(
+                "document.querySelector('#platform-p50').innerText !== '\u2013'"
+            )
+            self.assertEqual(self.page.text("#platform-since-title"), "connected for")
+            orders = self.hold(server, sandbox)
+            self.page.until("document.querySelector('#unclear').rows.length === 1")
+            self.page.until(
+                "document.querySelector('#state-held').innerText.startsWith('1, for')"
+            )
+            row = self.page.text("#unclear")
+            self.assertIn("CreditInSync\t300.00\t\u2013\tthe platform has several", row)
+            self.assertIn(EVIL, row)
+            self.assertEqual(self.page.text("#verdict-word"), "Held")
+            self.assertIn("is held", self.page.text("#findings"))
+            self.decide("booked", "17", "5")
+            self.assertEqual(
+                self.page.text("#decide-done"), "Operation 17 is not shown as held."
+            )
+            self.decide("booked", "1", str(orders[0]))
+            self.assertEqual(
+                self.page.text("#decide-what"),
+                "Operation 1, CreditInSync of 300.00 for account 1001, was booked as"
+                f" order {orders[0]}?",
+            )
+            for width, height in ((1440, 900), (390, 844)):
+                self.page.show(width, height)
+                scrolled = self.page.run("document.documentElement.scrollWidth")
+                self.assertEqual(scrolled, width)
+            self.page.run("document.querySelector('#decide-confirm').click()")
+            self.page.until("document.querySelector('#unclear').rows.length === 0")
+            self.assertEqual(
+                self.page.text("#decide-done"), "Operation 1 is booked now."
+            )
+            self.assertEqual(self.page.complaints, [])
+
+    def test_platformGone(self) -> None:
+        """
+        That the platform is away is the headline; a manager is not asked to decide, and
+        the server refuses it if he does all the same.
+        """
+        with SandboxProcess() as sandbox:
+            self.enterGateway(sandbox)
+            self.page.run("document.querySelector('#sign-out').click()")
+            self.page.until("!document.querySelector('#entrance').hidden")
+            self.signIn(token())
+            self.live()
+            self.page.until("!document.querySelector('#gateway').hidden")
+            self.assertTrue(self.page.run("document.querySelector('#decide').hidden"))
+            asked = (
+                "fetch('held', {method: 'POST', body: new URLSearchParams("
+                "{operation: 1, outcome: 'absent'})}).then((a) => a.status)"
+            )
+            self.assertEqual(self.page.run(asked), 403)
+            sandbox.kill()
+            self.page.until(
+                "document.querySelector('#verdict-word').textContent === 'No platform'"
+            )
+            self.assertEqual(
+                self.page.text("#platform-since-title"), "not connected for"
+            )
 
     def test_trade(self) -> None:
         """
@@ -467,6 +586,8 @@ class ConsoleTests(SynchronousTestCase):
             ("Money is flowing", {}, [*refusals, {"time": 9.5, "booked": 1}]),
             ("Slow", {"waiters": {"count": 1, "oldest": 2.5}}, []),
             ("Stuck", {"queue": {"operations": 1, "oldest": 1.5}}, []),
+            ("Held", {"gateway": {"states": [{"state": "held", "count": 1}]}}, []),
+            ("No platform", {"gateway": {"isConnected": False}}, []),
             ("Not ready", {"health": {"problem": "it stops"}}, []),
             ("Mismatch", {"totals": {"unbooked": 1}}, []),
         ):

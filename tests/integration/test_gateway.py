@@ -35,7 +35,7 @@ class Pair:
         self.platform = self.platformSite.start(*SERVE, *LISTEN)
         self.gateway = self.start()
 
-    def start(self) -> Server:
+    def start(self, *options: str) -> Server:
         """
         Start the gateway.
         """
@@ -44,6 +44,7 @@ class Pair:
             *LISTEN,
             f"--upstream=tcp:127.0.0.1:{self.platform.port}",
             f"--upstream-token={self.token}",
+            *options,
         )
 
     def credit(self, client: Client, key: str) -> dict[str, Any]:
@@ -89,6 +90,37 @@ def test_credit(pair: Pair) -> None:
     assert (again["replayed"], again["data"]) == (True, reply["data"])
     assert pair.comments() == ["for k1"]
     client.close()
+
+
+@pytest.mark.proof
+def test_groups(pair: Pair) -> None:
+    """
+    A token is restricted to the platform's groups, from the first request on, and so
+    are its events of what people book there.
+    """
+    admin = mint(SECRET, id=1, role=3, expires=3600, now=time.time())
+    staff = pair.platform.connect()
+    for login, group in ((1001, "real"), (1002, "demo")):
+        data: dict[str, Any] = {"login": login, "group": group}
+        staff.send("a", command="MngSetAccountGroup", data=data, __token=admin)
+        assert next(staff.replies())["status"] == 200
+    pair.gateway.signal(signal.SIGTERM)
+    pair.gateway.end()
+    client = pair.start("--upstream-groups").connect()
+    client.token = mint(
+        SECRET, id=7, role=1, expires=3600, now=time.time(), groups="!demo,*"
+    )
+    assert pair.credit(client, "k1")["status"] == 200
+    other = {"login": 1002, "amount": 300.0, "comment": "for another"}
+    client.send("k2", data=other)
+    assert next(client.replies())["status"] == 403
+    for extID, login in (("by hand", 1002), ("by hand too", 1001)):
+        staff.send(extID, data={**other, "login": login, "comment": extID})
+        assert next(staff.replies())["status"] == 200
+    event = next(client.messages())
+    assert (event["event"], event["data"]["comment"]) == ("trade:event", "by hand too")
+    for each in (client, staff):
+        each.close()
 
 
 def test_gatewayKilled(pair: Pair) -> None:

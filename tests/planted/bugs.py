@@ -771,12 +771,12 @@ def _exclusionsFirst() -> None:
     def matches(mask: str, group: str) -> bool:
         fitting = [
             isSelected
-            for isSelected, parts in _masks._patterns(mask)
+            for isSelected, parts in _masks.patternsOf(mask)
             if _masks._fits(parts, group)
         ]
         return bool(fitting) and all(fitting)
 
-    for module in (rights, restricted, _bookingrules):
+    for module in (rights, _bookingrules):
         module.matches = matches  # type: ignore[attr-defined]
 
 
@@ -784,10 +784,10 @@ def _exclusionsIgnored() -> None:
     def matches(mask: str, group: str) -> bool:
         return any(
             isSelected and _masks._fits(parts, group)
-            for isSelected, parts in _masks._patterns(mask)
+            for isSelected, parts in _masks.patternsOf(mask)
         )
 
-    for module in (rights, restricted, _bookingrules):
+    for module in (rights, _bookingrules):
         module.matches = matches  # type: ignore[attr-defined]
 
 

@@ -5,6 +5,7 @@
 
 import { clock, duration, sentence } from "./format.js";
 import { clear, show } from "./figures.js";
+import * as gateway from "./gateway.js";
 import { $, setText } from "./page.js";
 import { Plots } from "./plots.js";
 import * as search from "./search.js";
@@ -156,6 +157,7 @@ const signedIn = ({ principal, role }) => {
   setText("sign-in-problem", "");
   setText("who", `${principal}, ${role}`);
   setText("pause", "Pause");
+  gateway.admit(role);
   showConsole(true);
   showVerdict("quiet", "Connecting", "Waiting for the first figures.");
   resume();
@@ -224,5 +226,6 @@ $("pause").addEventListener("click", () =>
   pause(document.body.dataset.state !== "paused"));
 document.addEventListener("visibilitychange", visibilityChanged);
 search.start(() => signedOut("Your sign-in has ended."));
+gateway.start(() => signedOut("Your sign-in has ended."));
 setInterval(checkFreshness, 500);
 begin();

@@ -5,6 +5,7 @@
 // written here.
 
 import { NONE, bytes, duration, number, rate, seconds, text, zone } from "./format.js";
+import * as gateway from "./gateway.js";
 import { $, Table, mark, setText, write } from "./page.js";
 import { APPROVALS, OUTCOMES, REFUSALS, SESSIONS, TRADES, WAITERS, urgency } from "./rows.js";
 
@@ -40,6 +41,7 @@ export const show = (snapshot) => {
   showWaits(snapshot);
   showLedger(snapshot);
   showNode(snapshot);
+  gateway.show(snapshot);
   showSessions(snapshot);
   showApprovals(snapshot);
   showTables(snapshot);
@@ -48,6 +50,7 @@ export const show = (snapshot) => {
 // Nothing stays on the page after a sign-out.
 export const clear = () => {
   for (const table of Object.values(tables)) table.show([]);
+  gateway.clear();
 };
 
 const showFigures = (snapshot) => {

@@ -41,6 +41,14 @@ export const SESSIONS = [
   [(row) => (row.isStalled ? "no" : "yes")],
 ];
 
+export const UNCLEAR = [
+  [member("operation"), "number"], [member("state")],
+  [(row) => seconds(row.age), "number"], login, command, amount, order,
+  [member("why"), "said"], comment,
+];
+
+export const FINDINGS = [time, [member("kind")], [member("text"), "said"]];
+
 export const OUTCOMES = [
   command,
   [(row) => `${text(row.status)} ${row.error ? text(row.error) : "succeeded"}`],

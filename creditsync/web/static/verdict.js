@@ -43,7 +43,7 @@ export const recall = (points) => {
 
 // [kind, word, why] for a snapshot. The worst problem comes first.
 export const verdict = (snapshot) => {
-  const { health, totals, waiters, queue, timeout } = snapshot;
+  const { gateway, health, totals, waiters, queue, timeout } = snapshot;
   const [late, { ok, refused, booked }] = [timedOutLately(snapshot), lately(snapshot)];
   if (totals.unbooked !== 0) {
     return ["bad", "Mismatch", `${plural(totals.unbooked, "operation was",
@@ -52,6 +52,10 @@ export const verdict = (snapshot) => {
   }
   if (health.problem !== null) {
     return ["bad", "Not ready", `${sentence(health.problem)} ${lastCommit(snapshot)}`];
+  }
+  if (gateway && !gateway.isConnected) {
+    return ["bad", "No platform", `The gateway has not been connected to its platform`
+      + ` for ${seconds(gateway.since)}. ${sentence(gateway.problem || "why is unknown")}`];
   }
   if (queue !== null && queue.oldest > STUCK) {
     return ["bad", "Stuck", `${plural(queue.operations, "operation waits",
@@ -63,6 +67,11 @@ export const verdict = (snapshot) => {
     return [level, "Slow", `${plural(waiters.count, "request is", "requests are")} pending,`
       + ` the oldest for ${seconds(waiters.oldest)} of ${seconds(timeout)}.`
       + ` ${lastCommit(snapshot)}`];
+  }
+  const held = gateway?.states.find(({ state }) => state === "held");
+  if (held) {
+    return ["warn", "Held", `${plural(held.count, "operation waits", "operations wait")}`
+      + ` for a person's decision, the oldest for ${seconds(held.oldest)}.`];
   }
   if (late > 0) {
     return ["warn", "Requests timed out", `${plural(late, "request", "requests")} timed out`
