@@ -26,12 +26,7 @@ from zope.interface import implementer
 from creditsync._bookingrules import Rule
 from creditsync._failing import FailureNotifier
 from creditsync.counters import Counters
-from creditsync.errors import (
-    Busy,
-    LedgerProblem,
-    OutcomeUnknown,
-    ShuttingDown,
-)
+from creditsync.errors import Busy, LedgerProblem, OutcomeUnknown, ShuttingDown
 from creditsync.interfaces import (
     IAccountGroups,
     IClustered,
