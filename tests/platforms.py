@@ -50,6 +50,10 @@ class Platform:
         again.
     @ivar lacks: The commands that it does not have.
     @ivar hides: The states of trades that look-ups by a filter do not find.
+    @ivar mostRows: Of a page of a look-up, whatever it was asked for.
+    @ivar sorts: Whether look-ups keep to the order that they were asked for.
+    @ivar filters: Whether they keep to the conditions.
+    @ivar isExact: Whether times of changes have fractions.
     @ivar longest: Characters of a comment that it keeps.
     @ivar makesNew: Whether an update makes a new trade, as it does for an order that
         the platform has forgotten.
@@ -68,6 +72,10 @@ class Platform:
     approvesTwice: bool = False
     lacks: set[str] = Factory(set)
     hides: set[int] = Factory(set)
+    mostRows: int = 1_000_000
+    sorts: bool = True
+    filters: bool = True
+    isExact: bool = False
     accounts: dict[int, dict[str, Any]] = Factory(dict)
     heard: list[tuple[str, dict[str, Any]]] = Factory(list)
     _queue: list[Callable[[], None]] = Factory(list)
@@ -103,6 +111,9 @@ class Platform:
             return {"status": 200, "data": {"groups": ["real"]}}
         return refused(404, "UNKNOWN_COMMAND")
 
+    def _time(self) -> Any:
+        return self.now() if self.isExact else int(self.now())
+
     def _create(self, data: Mapping[str, Any]) -> dict[str, Any]:
         if data["login"] in self.refusals:
             return refused(*self.refusals.pop(data["login"]))
@@ -119,7 +130,7 @@ class Platform:
             "comment": data["comment"],
             "open_time": data["open_time"],
             "close_time": data["open_time"],
-            "update_time": int(self.now()),
+            "update_time": self._time(),
         }
         if self.showsEarly:
             self._change(0, order)
@@ -157,7 +168,7 @@ class Platform:
         if self.makesNew or order not in self.trades:
             state, order = 10, self.nextOrder
             self.nextOrder += 1
-            now = int(self.now())
+            now = self._time()
             self.trades[order] = {
                 **record,
                 "order": order,
@@ -203,7 +214,7 @@ class Platform:
     def _change(self, type: int, order: int, **members: Any) -> None:
         record = self.trades[order]
         record.update(members)
-        record["update_time"] = max(int(self.now()), record["update_time"])
+        record["update_time"] = max(self._time(), record["update_time"])
         event = {**record, "timestamp": record["update_time"]}
         del event["update_time"]
         for listener in list(self.listeners):
@@ -213,7 +224,7 @@ class Platform:
         """
         Have somebody at the platform book something.
         """
-        order, now = self.nextOrder, int(self.now())
+        order, now = self.nextOrder, self._time()
         self.nextOrder += 1
         self.trades[order] = {
             "order": order,
@@ -281,10 +292,15 @@ class Platform:
             each
             for each in self._visible()
             if each["state"] not in self.hides
-            and all(compare[by](each[name], to) for name, by, to in data["where"])
+            and (
+                not self.filters
+                or all(compare[by](each[name], to) for name, by, to in data["where"])
+            )
         ]
-        found.sort(key=lambda each: [each[name] for name, _ in data["orderBy"]])
-        found = found[data.get("offset", 0) :][: data["limit"]]
+        if self.sorts:
+            found.sort(key=lambda each: [each[name] for name, _ in data["orderBy"]])
+        first = data.get("offset", 0)
+        found = found[first : first + min(data["limit"], self.mostRows)]
         rows = [[each[name] for name in COLUMNS] for each in found]
         return {"status": 200, "data": {"structure": list(COLUMNS), "rows": rows}}
 

@@ -3,21 +3,24 @@ Tests for L{creditsync.gateway._intents}.
 """
 
 import os
+import sqlite3
 import tempfile
 from typing import Any
 
 from attrs import asdict
 from msgspec.structs import asdict as members
+from msgspec.structs import replace
 from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE
+from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE, EV_RECORD_UPDATE
 from creditsync.errors import LedgerProblem
 from creditsync.gateway._intents import IIntentLog, Intent
 from creditsync.gateway._memorylog import MemoryIntentLog
 from creditsync.gateway._sqlitelog import SQLiteIntentLog
 from creditsync.gateway._states import IllegalMove, State
+from creditsync.ledger._checking import findings
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.records import Deletion, Operation, Reservation, Trade
 from tests.totals import withTotals
@@ -386,6 +389,28 @@ class SQLiteIntentLogTests(LogTests, SynchronousTestCase):
             other = SQLiteLedger(path, execute, isGateways=True)
             why = self.assertRaises(LedgerProblem, other.open)
             self.assertIn("a gateway needs another ledger", str(why))
+
+    def test_check(self) -> None:
+        """
+        A gateway's ledger is sound although the platform has a clock of its own, keeps
+        no C{open_time}, and lets people correct the sign of an amount.
+        """
+        made = intent(openTime=NOW + 1)
+        made.operation = asked(openTime=NOW + 1)
+        made.order = 55
+        made.move(State.BOOKED)
+        row = booking(made, 55)
+        later = replace(row.data, profit=-ONE, openTime=NOW + 5, timestamp=NOW + 1)
+        change = Operation("CreditInSync", CREDIT_IN, 1001, -ONE, "gift", 55)
+        self.write(made, booked=(row, Reservation(EV_RECORD_UPDATE, later, change)))
+        with sqlite3.connect(self.path) as connection:
+            self.assertEqual(list(findings(connection)), [])
+            connection.execute("DROP TABLE intent")
+            self.assertEqual(
+                [each.rule for each in findings(connection)],
+                ["negative-total", "sign", "times", "asked"],
+            )
+        connection.close()
 
     def test_ordersOfThePlatform(self) -> None:
         """

@@ -118,6 +118,13 @@ class OutcomeTests(SynchronousTestCase):
             ({"status": 409}, Kind.UNKNOWN),
             ({"status": 409, "error": ""}, Kind.UNKNOWN),
             ({"status": 409, "error": 17}, Kind.UNKNOWN),
+            ({"status": 409, "error": {"code": 409, "name": "NO_MONEY"}}, Kind.REFUSED),
+            ({"status": 409, "error": {"error": "NO_MONEY"}}, Kind.REFUSED),
+            ({"status": 409, "error": {"code": 409}}, Kind.UNKNOWN),
+            ({"status": 409, "error": {}}, Kind.UNKNOWN),
+            ({"status": 200, "data": {}, "error": {}}, Kind.UNKNOWN),
+            ({"status": 401, "error": {"name": "TOKEN_EXPIRED"}}, Kind.TOKEN),
+            ({"status": 500, "error": {"name": "TECH_PROBLEM"}}, Kind.UNKNOWN),
             ({"status": 401, "error": "UNAUTHORIZED"}, Kind.TOKEN),
             ({"status": 401, "error": "TOKEN_EXPIRED"}, Kind.TOKEN),
             ({"status": 401, "error": "ACCOUNT_DISABLED"}, Kind.REFUSED),
@@ -133,7 +140,13 @@ class OutcomeTests(SynchronousTestCase):
         """
         An order is a positive integer.
         """
-        for order, expected in ((5, 5), (0, None), (-5, None), (True, None)):
+        for order, expected in (
+            (5, 5),
+            (0, None),
+            (-5, None),
+            (True, None),
+            (2**53, None),
+        ):
             outcome = outcomeOf({"status": 200, "data": {"order": order}})
             self.assertEqual(outcome.order, expected)
         self.assertIsNone(outcomeOf({"status": 200, "data": {"order": "5"}}).order)
@@ -146,6 +159,8 @@ class OutcomeTests(SynchronousTestCase):
         self.assertEqual(
             (said.status, said.error, said.message), (409, "TRADE_NO_MONEY", "no")
         )
+        error = {"code": 409, "name": "TRADE_NO_MONEY", "message": "no"}
+        self.assertEqual(outcomeOf({"status": 409, "error": error}), said)
 
 
 class UpstreamTests(SynchronousTestCase):

@@ -227,6 +227,38 @@ class ReplyTests(FaultTestCase):
         self.fault("failed-reply")
         self.assertEqual(self.credit(), [("reply", 1, 500), BOOKED])
 
+    def test_objectError(self) -> None:
+        """
+        The error of a refusal is an object. What is no refusal stays as it is.
+        """
+        self.client.fault("object-error", times=9)
+        self.assertEqual(
+            self.client.ask("GetTradeByOrder", 1, {"order": 77}),
+            {
+                "extID": 1,
+                "status": 404,
+                "error": {
+                    "code": 404,
+                    "name": "TRADE_NOT_FOUND",
+                    "message": "there is no order 77",
+                },
+            },
+        )
+        self.assertEqual(self.client.ask("HealthCheck", 2, {})["status"], 200)
+
+    def test_shortPage(self) -> None:
+        """
+        A look-up gives the first half of its rows, and says how many there are.
+        """
+        for each in range(3):
+            self.client.send("CreditIn", each)
+        self.client.told(1)
+        whole = self.client.ask("MngGetTradesByFilter", 7, {})["data"]
+        self.fault("short-page")
+        half = self.client.ask("MngGetTradesByFilter", 8, {})["data"]
+        self.assertEqual(len(whole["rows"]), 3)
+        self.assertEqual(half, {**whole, "rows": whole["rows"][:1]})
+
     def test_cutReply(self) -> None:
         """
         The connection is closed at some byte of the reply, and the credit is booked.

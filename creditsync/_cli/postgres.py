@@ -35,6 +35,12 @@ def addCommand(commands: Any) -> None:
         " failover: begin another epoch, in which cursors of before are recognized,"
         " and shut out all nodes; start them again afterwards",
     )
+    init.add_argument(
+        "--gateway",
+        action="store_true",
+        help="make the tables that a gateway needs besides: the ledger is a gateway's"
+        " from then on, for ever",
+    )
     init.set_defaults(name="init", run=_init)
     move: ArgumentParser = commands.add_parser(
         "import",
@@ -63,8 +69,12 @@ def _init(options: Namespace) -> None:
         with withPsycopg():
             from creditsync.postgres._blocking import connected
             from creditsync.postgres._restoring import beginLife
+            from creditsync.postgres._starting import RIGHTS, TO_RESTORE
+        rights = TO_RESTORE if options.restored else RIGHTS
         with connected(options.ledger, "init") as session:
-            _warn(options, session.check())
+            _warn(options, session.check(rights))
+            if options.gateway:
+                session.makeGateway()
             place = session.place
             printLine(f"{place} has the tables of a ledger")
             if options.restored:
@@ -77,8 +87,9 @@ def _import(options: Namespace) -> None:
         with withPsycopg():
             from creditsync.postgres._blocking import connected
             from creditsync.postgres._importing import importLedger
+            from creditsync.postgres._starting import TO_IMPORT
         with connected(options.ledger, "import") as session:
-            warnings = session.check()
+            warnings = session.check(TO_IMPORT)
             imported = importLedger(options.file, session, _reporting())
             place = session.place
     _warn(options, warnings)

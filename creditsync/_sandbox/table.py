@@ -140,6 +140,15 @@ def orderOf(members: Mapping[str, Any]) -> Any:
     return _member(members, "order")
 
 
+def _hasError(members: Mapping[str, Any]) -> bool:
+    return "error" in members
+
+
+def _hasRows(members: Mapping[str, Any]) -> bool:
+    rows = _member(members, "rows")
+    return isinstance(rows, list) and len(rows) > 1 and "count" in members["data"]
+
+
 def _hasOrder(members: Mapping[str, Any]) -> bool:
     return orderOf(members) is not None
 
@@ -196,6 +205,23 @@ def _deliverAndCrash(connection: Connection, line: Line) -> None:
 
 def _sayNothing(connection: Connection, line: Line) -> None:
     connection.deliver(wire.success(line.extID, {}))
+
+
+def _sayErrorAsObject(connection: Connection, line: Line) -> None:
+    members = dict(line.members)
+    name, message = members["error"], members.pop("message", "")
+    error = {"code": members["status"], "name": name, "message": message}
+    _deliverMembers(connection, {**members, "error": error})
+
+
+def _halve(connection: Connection, line: Line) -> None:
+    data = dict(line.members["data"])
+    rows = data["rows"][: len(data["rows"]) // 2]
+    _deliverMembers(connection, {**line.members, "data": {**data, "rows": rows}})
+
+
+def _deliverMembers(connection: Connection, members: Mapping[str, Any]) -> None:
+    connection.deliver(wire.encodeData(members) + b"\r\n")
 
 
 def _add(connection: Connection, line: Line) -> None:
@@ -311,6 +337,20 @@ FAULTS: Final = (
         Where.REPLY,
         "The request is carried out, and the reply is 500 TECH_PROBLEM.",
         _refuse(_FAULT),
+    ),
+    Fault(
+        "object-error",
+        Where.REPLY,
+        "The error of a refusal is an object, with the name and the message in it.",
+        _sayErrorAsObject,
+        mayHappen=_hasError,
+    ),
+    Fault(
+        "short-page",
+        Where.REPLY,
+        "MngGetTradesByFilter gives half of the rows.",
+        _halve,
+        mayHappen=_hasRows,
     ),
     Fault(
         "cut-reply",

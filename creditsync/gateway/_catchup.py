@@ -10,15 +10,21 @@ changes, less a margin for clocks and for what was on its way. The mark is durab
 only the end of a catch-up moves it: an event proves nothing about those before it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from creditsync.gateway._journal import Journal
-from creditsync.gateway._looking import PAGE, search
-from creditsync.gateway._records import Unread
+from creditsync.gateway._looking import search
+from creditsync.gateway._records import (
+    MILLISECONDS,
+    Unread,
+    changeOf,
+    secondsOf,
+    tradeOf,
+)
 from creditsync.gateway._upstream import IUpstream
 from creditsync.records import Trade
 
@@ -61,6 +67,9 @@ class CatchUp:
         self._oldestKept = oldestKept
         self.isComplete = False
         self._isRunning = False
+        # In what part of a second the platform counts update_time.
+        self._scale = 1
+        self._hasStopped = False
         # How often the stream was interrupted.
         self._gaps = 0
 
@@ -92,22 +101,36 @@ class CatchUp:
     async def _read(self, gaps: int, margin: int) -> None:
         greatest = self._journal.mark or int(self._now())
         since = max(0, greatest - margin)
-        where: list[list[Any]] = [["update_time", ">=", since]]
+        where: list[list[Any]] = [["update_time", ">=", since * self._scale]]
         while True:
-            page = await search(self._upstream, where)
-            if page is None or gaps != self._gaps:
+            rows = await search(self._upstream, where)
+            if rows is None or gaps != self._gaps:
                 return
-            for trade in page:
-                greatest = max(greatest, trade.timestamp)
-                self._seen(trade)
-            if len(page) < PAGE and len(where) == 1:
+            if not rows and len(where) == 1:
                 break
-            following = _following(page, where)
+            if self._scale == 1 and any(map(_isInMilliseconds, rows)):
+                self._scale = 1000
+                where = [["update_time", ">=", since * self._scale]]
+                continue
+            following = _following(rows, where)
             if following is None:
+                self._stop(where)
                 return
             where = following
+            for row in rows:
+                trade = tradeOf(row)
+                greatest = max(greatest, trade.timestamp)
+                self._seen(trade)
         self.isComplete = True
         self._advance(greatest)
+
+    def _stop(self, where: list[list[Any]]) -> None:
+        if not self._hasStopped:
+            self._hasStopped = True
+            self._journal.alarm(
+                "what changes without a connection is missed: a look-up of the platform"
+                f" gives other trades than asked for, or in another order: {where}"
+            )
 
     def _advance(self, greatest: int) -> None:
         # What is only in memory would be lost in a crash.
@@ -120,17 +143,37 @@ class CatchUp:
             self._journal.touch()
 
 
+def _isInMilliseconds(row: Mapping[str, Any]) -> bool:
+    changed = changeOf(row)
+    return secondsOf(changed) is not None and changed >= MILLISECONDS
+
+
 def _following(
-    page: "list[Trade | Unread]", where: list[list[Any]]
+    rows: Sequence[Mapping[str, Any]], where: list[list[Any]]
 ) -> list[list[Any]] | None:
     """
-    The conditions of the next page: the rest of the second in which this one has ended,
-    and when that is over the seconds after it.
+    The conditions of the next page: the rest of the moment in which this one has ended,
+    and when that is over what is after it.
+
+    A page with fewer rows than were asked for need not be the last one, as a platform
+    may give fewer at a time. Only an empty one is the end.
+
+    @return: L{None} if the page is not what its conditions ask for.
     """
-    if len(where) == 2 and len(page) < PAGE:
-        return [["update_time", ">", where[0][2]]]
-    last = page[-1]
-    if not (last.order and last.timestamp):
-        _log.error("the catch-up stops at a record that can't be read")
-        return None
-    return [["update_time", "==", last.timestamp], ["order", ">", last.order]]
+    _, operator, last = where[0]
+    if not rows:
+        return [["update_time", ">", last]]
+    place = (last, 0)
+    if operator == "==":
+        place = (last, where[1][2])
+    for row in rows:
+        order, changed = row.get("order"), changeOf(row)
+        if type(order) is not int or secondsOf(changed) is None:
+            return None
+        isNext = (changed, order) > place
+        if not isNext or (operator == "==" and changed != last):
+            return None
+        if operator == ">" and changed == last:
+            return None
+        place = changed, order
+    return [["update_time", "==", place[0]], ["order", ">", place[1]]]

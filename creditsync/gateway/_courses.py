@@ -70,6 +70,21 @@ class Course:
         isSought = intent.isOpen and not intent.isAmbiguous
         return isNameless and isSought and isContentOf(intent, trade)
 
+    def recognizes(self, trade: Trade) -> bool:
+        """
+        Whether a trade may be what it has made, by this record or by an earlier one of
+        the same order: somebody may have changed it since.
+        """
+        return self.mayHaveMade(trade) or trade.order in self.candidates
+
+    @property
+    def candidates(self) -> set[int]:
+        """
+        The orders of the events that it may have caused.
+        """
+        kept = (each.trade for each in self.kept)
+        return {trade.order for trade in kept if self.mayHaveMade(trade)}
+
     @property
     def shownAs(self) -> int:
         """
@@ -77,9 +92,7 @@ class Course:
         """
         if self.intent.type != EV_RECORD_ADD:
             return 0
-        kept = (each.trade for each in self.kept)
-        own = (trade.order for trade in kept if self.mayHaveMade(trade))
-        return self.intent.order or next(own, 0)
+        return self.intent.order or min(self.candidates, default=0)
 
     def mayClaim(self, trade: Trade) -> bool:
         """

@@ -8,7 +8,7 @@ log names everything that the platform may have, and nothing is booked here twic
 The log stands in the ledger's own database.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from attrs import define
@@ -21,6 +21,9 @@ from creditsync.records import Deletion, Operation, Reservation, Trade
 
 # How the reason begins for which an ambiguous operation is held.
 SEVERAL: Final = "the platform has several such trades"
+
+# How the reason ends for which an operation is held whose order is given to another.
+ANOTHERS: Final = "is another trade's"
 
 
 @define(eq=False)
@@ -109,6 +112,15 @@ class Intent:
         return self.why.startswith(SEVERAL)
 
     @property
+    def toldOrder(self) -> int:
+        """
+        The order that clients are told, or 0: not one that the platform shows as
+        another trade, as after a crash that has lost this one.
+        """
+        isLost = self.state is State.HELD and self.why.endswith(ANOTHERS)
+        return 0 if isLost else self.order
+
+    @property
     def isOpen(self) -> bool:
         """
         Whether it was sent and its outcome is not known.
@@ -133,6 +145,15 @@ class IIntentLog(Interface):
         " if that is not known."
     )
 
+    problem: str | None = Attribute(
+        "Why nothing becomes durable just now, or L{None}. Nothing is sent then."
+    )
+
+    interrupted: Callable[[], object] = Attribute(
+        "Called, if the gateway has set it, when another gateway may have taken over:"
+        " the next L{write} tells."
+    )
+
     def open() -> "Deferred[None]":
         """
         Open the ledger, and make the log where there is none.
@@ -141,6 +162,17 @@ class IIntentLog(Interface):
     def epochs() -> Sequence[str]:
         """
         Those of all lives of the ledger, the present one last.
+        """
+
+    def close() -> None:
+        """
+        Close the ledger. If it is being opened, that fails.
+        """
+
+    def setGroups(groups: Mapping[int, str]) -> "Deferred[None]":
+        """
+        Move accounts to groups, and open those that don't exist. As with L{write}, the
+        next may begin only when this has ended.
         """
 
     def nextNumber() -> int:

@@ -4,7 +4,7 @@ Looking at the platform: what it shows of an order, or of content.
 A look-up that fails shows nothing, and above all not that something is absent.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import define
@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import Unread, rowsOf, tradeOf
+from creditsync.gateway._records import rowsOf, tradeOf
 from creditsync.gateway._upstream import IUpstream
 from creditsync.records import Trade
 
@@ -75,27 +75,54 @@ async def lookFor(upstream: IUpstream, intent: Intent) -> list[Trade] | None:
 
     @return: L{None} if the platform does not show it.
     """
-    where: list[list[Any]] = [
-        ["login", "==", intent.login],
-        ["cmd", "==", intent.cmd],
-        ["open_time", "==", intent.openTime],
-    ]
-    found = await search(upstream, where)
-    if found is None or len(found) >= PAGE:
-        return None
-    return [trade for trade in found if isinstance(trade, Trade)]
+    return await searchAll(
+        upstream,
+        [
+            ["login", "==", intent.login],
+            ["cmd", "==", intent.cmd],
+            ["open_time", "==", intent.openTime],
+        ],
+    )
+
+
+async def searchAll(
+    upstream: IUpstream, where: Sequence[Sequence[Any]]
+) -> list[Trade] | None:
+    """
+    Find all finance trades that meet the conditions and can be read.
+
+    A page with fewer rows than were asked for need not be the last one, as a platform
+    may give fewer at a time. Only an empty one is the end.
+
+    @return: L{None} if the platform does not show them.
+    """
+    found: list[Trade] = []
+    last = 0
+    while True:
+        page = [*where, ["order", ">", last]]
+        rows = await search(upstream, page, by=("order",))
+        if rows is None:
+            return None
+        if not rows:
+            return found
+        found += [each for each in map(tradeOf, rows) if isinstance(each, Trade)]
+        orders = [row.get("order") for row in rows]
+        if not all(type(order) is int and order > last for order in orders):
+            _log.error("the platform's look-up gives other orders than asked for")
+            return None
+        last = max(order for order in orders if order is not None)
 
 
 async def search(
     upstream: IUpstream,
     where: Sequence[Sequence[Any]],
     by: Sequence[str] = ("update_time", "order"),
-) -> list[Trade | Unread] | None:
+) -> list[Mapping[str, Any]] | None:
     """
     Find finance trades.
 
     @param by: What they are sorted by: the last change and the number by default.
-    @return: A page, or L{None} if the platform does not show it.
+    @return: The records of a page, or L{None} if the platform does not show it.
     """
     outcome = await upstream.request(
         "MngGetTradesByFilter",
@@ -115,9 +142,8 @@ async def search(
         )
     if outcome.kind is not Kind.DONE or not isinstance(outcome.data.get("rows"), list):
         return None
-    rows = outcome.data["rows"]
-    found = [tradeOf(row) for row in rowsOf(outcome.data)]
-    return found if len(found) == len(rows) else None
+    found = list(rowsOf(outcome.data))
+    return found if len(found) == len(outcome.data["rows"]) else None
 
 
 def ordersOf(trades: Iterable[Trade]) -> str:
@@ -132,7 +158,11 @@ def absence(intent: Intent, found: Iterable[Trade]) -> str:
     What a look-up shows that does not show an intent's trade: for the person who has to
     decide, above all those that it may have become when somebody changed it.
     """
-    changed = [trade for trade in found if trade.comment == intent.comment]
+    changed = [
+        trade
+        for trade in found
+        if trade.comment == intent.comment or trade.profit == intent.amount
+    ]
     if not changed:
         return "the platform does not show it"
     return f"the platform shows only what differs from it: {ordersOf(changed)}"

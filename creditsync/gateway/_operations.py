@@ -152,6 +152,11 @@ class Operations(Seeing):
             if intent.state is not State.NEW:
                 # It was refused meanwhile, and another may be changing the trade.
                 raise Busy("it had to wait for too long")
+            if existing is None and self._journal.current(asked.order) is not None:
+                # If it is only hidden, a new trade would be the second one.
+                raise IncorrectOrder(
+                    f"the platform does not show order {asked.order} any more"
+                )
         type, trade, _ = changed(existing, asked, int(self._now()))
         intent.type = type
         intent.order = trade.order

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from attrs import define, field
 
+from creditsync.codes import MAX_SAFE_INTEGER
+
 
 class Kind(Enum):
     """
@@ -53,12 +55,16 @@ class Outcome:
         The order that the platform names, if it does.
         """
         order = self.data.get("order")
-        return order if type(order) is int and order > 0 else None
+        isOrder = type(order) is int and 0 < order <= MAX_SAFE_INTEGER
+        return order if isOrder else None
 
 
 # The statuses that are a definite no, if the reply has the name of an error too.
 _DEFINITE: Final = frozenset({400, 403, 404, 409, 423, 429})
 _UNAUTHORIZED: Final = 401
+
+# The members of an error that is an object which may have its name.
+_NAMES: Final = ("name", "error", "code", "type")
 
 # The errors of status 401 that are about the token; any other is a refusal.
 _ABOUT_TOKEN: Final = ("TOKEN", "UNAUTHORIZED", "JWT", "EXPIRED")
@@ -83,7 +89,7 @@ def outcomeOf(reply: Mapping[str, Any]) -> Outcome:
     What a reply proves.
     """
     status, data = reply.get("status"), reply.get("data")
-    error, message = reply.get("error"), reply.get("message")
+    error, message = _errorOf(reply)
     if type(status) is not int:
         return unknown("the reply has no status")
     if status == 200 and error is None:
@@ -99,3 +105,15 @@ def outcomeOf(reply: Mapping[str, Any]) -> Outcome:
             kind = Kind.TOKEN if isAboutToken else Kind.REFUSED
             return Outcome(kind, status=status, error=error, message=text)
     return unknown(f"the platform has answered with status {status}")
+
+
+def _errorOf(reply: Mapping[str, Any]) -> tuple[Any, Any]:
+    """
+    The error of a reply, and its message. A platform may have both in one object.
+    """
+    error, message = reply.get("error"), reply.get("message")
+    if not isinstance(error, dict):
+        return error, message
+    names = (error.get(member) for member in _NAMES)
+    name = next((each for each in names if isinstance(each, str) and each), "")
+    return name, error.get("message", message)

@@ -24,7 +24,7 @@ from creditsync.codes import (
     TS_FINANCE_OPEN_PENDING,
     UNITS_PER_ONE,
 )
-from creditsync.gateway._looking import lookAt, search
+from creditsync.gateway._looking import lookAt, searchAll
 from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
 from creditsync.records import Trade
@@ -207,7 +207,7 @@ class Probe:
             ["cmd", "==", OP_CREDIT_IN],
             ["open_time", "==", self._second],
         ]
-        found = await search(self._upstream, where)
+        found = await searchAll(self._upstream, where)
         return [trade.order for trade in found or ()]
 
     async def _create(self, way: str) -> int | None:
@@ -233,7 +233,8 @@ class Probe:
             return
         pending = await self._until(order, TS_FINANCE_OPEN_PENDING)
         self._note(way, pending is not None, "it is looked up as pending, state 17")
-        found = await search(self._upstream, [["state", "==", TS_FINANCE_OPEN_PENDING]])
+        waiting = [["state", "==", TS_FINANCE_OPEN_PENDING]]
+        found = await searchAll(self._upstream, waiting)
         orders = [trade.order for trade in found or ()]
         self._note(way, order in orders, "MngGetTradesByFilter finds it by its state")
         approved = await self._ask(_APPROVE, order=order)

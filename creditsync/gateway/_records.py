@@ -4,7 +4,7 @@ From the platform's records to trades, and from intents to what is sent.
 
 import re
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from attrs import define
@@ -23,9 +23,18 @@ from creditsync.gateway._states import State
 from creditsync.methods import METHOD_OF, TOTAL_OF
 from creditsync.records import Operation, Trade
 
+# From here on a time is in milliseconds: seconds would be those of the year 5138.
+MILLISECONDS: Final = 10**11
+
+_FINEST: Final = Decimal("1e-8")
+
 _PLANES: Final = range(0, 0x110000, 0x10000)
 
-# Seconds by which the clocks of the two machines may differ, and some more.
+# Seconds by which the clocks of the two machines may differ. Beyond it an event that is
+# lost may not be noticed.
+MAX_APART: Final = 60
+
+# The same and some more.
 CLOCKS: Final = 120
 
 
@@ -58,21 +67,23 @@ def tradeOf(data: Mapping[str, Any]) -> Trade | Unread:
     The finance trade of a record of the platform, in any state.
     """
     order = _number(data.get("order"))
-    timestamp = _number(data.get("update_time", data.get("timestamp")), MAX_TIME)
+    timestamp = secondsOf(changeOf(data))
     cmd = data.get("cmd")
     if type(cmd) is not int or cmd not in TOTAL_OF:
         return Unread(order or 0, timestamp or 0)
     login, state = _number(data.get("login")), _number(data.get("state"))
-    openTime = _number(data.get("open_time", 0), MAX_TIME)
-    closeTime = _number(data.get("close_time", 0), MAX_TIME)
-    units, comment = _unitsOf(data.get("profit")), data.get("comment", "")
+    openTime, closeTime = (
+        _time(data.get("open_time", 0)),
+        _time(data.get("close_time", 0)),
+    )
+    units, comment = unitsOf(data.get("profit")), data.get("comment", "")
     if not order:
         wrong = "order"
     elif not login:
         wrong = "login"
     elif units is None:
         wrong = "profit"
-    elif not isinstance(comment, str) or _STRANGE.search(comment):
+    elif not isinstance(comment, str):
         wrong = "comment"
     elif state is None:
         wrong = "state"
@@ -80,29 +91,71 @@ def tradeOf(data: Mapping[str, Any]) -> Trade | Unread:
         wrong = "time"
     else:
         return Trade(
-            order, login, cmd, state, units, comment, openTime, closeTime, timestamp
+            order,
+            login,
+            cmd,
+            state,
+            units,
+            # Some platforms cut a comment within a character.
+            _STRANGE.sub("\ufffd", comment),
+            openTime,
+            closeTime,
+            timestamp,
         )
     return Unread(order or 0, timestamp or 0, f"its {wrong} can't be right")
 
 
-def _number(value: object, most: int = MAX_SAFE_INTEGER) -> int | None:
+def _number(value: object) -> int | None:
     """
     A number from 0, or L{None} if it is not one.
     """
-    return value if type(value) is int and 0 <= value <= most else None
+    return value if type(value) is int and 0 <= value <= MAX_SAFE_INTEGER else None
 
 
-def _unitsOf(profit: object) -> int | None:
+def changeOf(data: Mapping[str, Any]) -> Any:
     """
-    An amount in 10⁻⁸ units, or L{None} if it is not one.
+    The time of a record's last change, as the platform writes it.
     """
-    if type(profit) not in (int, float, Decimal):
+    changed = data.get("update_time")
+    return data.get("timestamp") if changed is None else changed
+
+
+def secondsOf(changed: Any) -> int | None:
+    """
+    The time of a change in seconds, or L{None} if it is none. Some platforms count in
+    milliseconds.
+    """
+    isNumber = type(changed) in (int, float, Decimal)
+    if isNumber and MILLISECONDS <= changed <= MAX_SAFE_INTEGER:
+        return int(changed // 1000)
+    return _time(changed)
+
+
+def _time(value: Any) -> int | None:
+    """
+    A time without its fractions of a second, or L{None} if it is none.
+    """
+    if type(value) not in (int, float, Decimal) or not 0 <= value <= MAX_TIME:
         return None
-    assert isinstance(profit, int | float | Decimal)
+    return int(value)
+
+
+def unitsOf(profit: Any) -> int | None:
+    """
+    An amount of the platform in 10⁻⁸ units, or L{None} if it is none. A platform
+    computes with doubles: what it writes beyond 8 decimals is noise.
+    """
+    isNumber = type(profit) in (int, float, Decimal)
+    if not isNumber or not -MAX_TOTAL <= profit <= MAX_TOTAL:
+        return None
     try:
         units = toUnits(profit)
     except ValueError:
-        return None
+        exact = Decimal(repr(profit)) if isinstance(profit, float) else profit
+        try:
+            units = toUnits(exact.quantize(_FINEST))
+        except InvalidOperation:
+            return None
     return units if abs(units) <= MAX_TOTAL else None
 
 
@@ -210,7 +263,7 @@ def shown(intent: Intent) -> dict[str, Any]:
     """
     openTime = intent.openTime or 0
     data: dict[str, Any] = {
-        "order": intent.order,
+        "order": intent.toldOrder,
         "login": intent.login,
         "cmd": intent.cmd,
         "state": REQUEST_STATES[intent.type],

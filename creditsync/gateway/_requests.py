@@ -81,6 +81,8 @@ class Requests:
             raise InvalidData("data.comment ends with a tag of the gateway")
         if not self._upstream.isConnected:
             raise Busy(f"the platform can't be reached: {self._upstream.problem}")
+        if self._log.problem is not None:
+            raise Busy(f"nothing can be sent: {self._log.problem}")
         courses = self.operations.courses
         if len(courses) >= self._maxQueued:
             raise Busy("too many operations are under way", "max-queued")
@@ -178,7 +180,8 @@ class Requests:
         if intent.state is State.HELD:
             return fail(
                 OutcomeUnknown(
-                    "the operation is held until a person decides", intent.order or None
+                    "the operation is held until a person decides",
+                    intent.toldOrder or None,
                 )
             )
         if course.reservation is not None:

@@ -22,10 +22,10 @@ from creditsync.codes import (
 from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
 from creditsync.gateway._groups import Gate
-from creditsync.gateway._intents import SEVERAL, Intent
+from creditsync.gateway._intents import ANOTHERS, SEVERAL, Intent
 from creditsync.gateway._looking import absence, lookAt, lookFor, ordersOf
 from creditsync.gateway._records import (
-    CLOCKS,
+    MAX_APART,
     Unread,
     contentOf,
     isContentOf,
@@ -102,7 +102,7 @@ class Seeing(Settling):
         now = self._now()
         ahead = trade.timestamp - int(now)
         self._behind.append(now - trade.timestamp)
-        if abs(ahead) > CLOCKS and not self._haveClocksDiffered:
+        if abs(ahead) > MAX_APART and not self._haveClocksDiffered:
             self._haveClocksDiffered = True
             self._alarm(
                 f"an event's time is {abs(ahead)} seconds"
@@ -128,7 +128,7 @@ class Seeing(Settling):
         tells most. As long as there was none, a minute is taken off, by which the
         clocks may differ. It is never later than the gateway's own time.
         """
-        behind = min(self._behind, default=CLOCKS / 2)
+        behind = min(self._behind, default=MAX_APART)
         return int(self._now() - max(0.0, behind))
 
     def looked(self, trade: Trade | Unread) -> None:
@@ -167,7 +167,7 @@ class Seeing(Settling):
             return None
         courses = self.courses.openOf(trade.login)
         for course in courses:
-            if course.mayHaveMade(trade):
+            if course.recognizes(trade):
                 return course
         return next((each for each in courses if each.mayClaim(trade)), None)
 
@@ -190,7 +190,7 @@ class Seeing(Settling):
             kept, course.kept = course.kept, []
             for each in kept:
                 isDue = isFull or each.since <= oldest
-                if isDue and not course.mayHaveMade(each.trade):
+                if isDue and not course.recognizes(each.trade):
                     self._kept -= 1
                     self.foreign(each.trade)
                 else:
@@ -223,7 +223,7 @@ class Seeing(Settling):
         self._kept -= len(kept)
         for each in kept:
             trade = each.trade
-            if not course.intent.order and course.mayHaveMade(trade):
+            if not course.intent.order and course.recognizes(trade):
                 course.kept.append(each)
                 self._kept += 1
             elif (
@@ -271,13 +271,21 @@ class Seeing(Settling):
     def _doubt(self, trade: Trade) -> None:
         """
         Tell people if a new trade is what was taken for never booked: its key is free
-        again, and may have been used.
+        again, and may have been used. And if it is as another one in everything by
+        which an operation is recognized: the platform may have got that twice.
         """
         intent = self._log.withContent(contentOf(trade))
-        if intent and intent.state in FREE and isContentOf(intent, trade):
+        if intent is None or not isContentOf(intent, trade) or self._isTaken(trade):
+            return
+        if intent.state in FREE:
             self._alarm(
                 f"operation {intent.number}, which is {intent.state.value}, may be"
                 f" booked as order {trade.order}"
+            )
+        elif intent.order:
+            self._alarm(
+                f"operation {intent.number}, which is order {intent.order}, may be"
+                f" booked once more as order {trade.order}"
             )
 
     def _recognize(self, trade: Trade) -> None:
@@ -406,7 +414,7 @@ class Seeing(Settling):
         """
         intent = course.intent
         if isOther:
-            self.hold(course, f"order {intent.order} is another trade's")
+            self.hold(course, f"order {intent.order} {ANOTHERS}")
         elif trade is None:
             self._unseen(course, f"the platform has no order {intent.order}")
         elif trade.state in _UNDER_WAY:
@@ -416,7 +424,7 @@ class Seeing(Settling):
         elif self._isEvidence(course, trade):
             return
         elif intent.type == EV_RECORD_ADD:
-            self.hold(course, f"order {intent.order} is another trade's")
+            self.hold(course, f"order {intent.order} {ANOTHERS}")
         else:
             if trade.state in FINAL and self._journal.isChange(trade):
                 self._journal.book(trade)
@@ -438,7 +446,8 @@ class Seeing(Settling):
         own = [
             trade
             for trade in found
-            if isContentOf(course.intent, trade) and not self._isTaken(trade)
+            if (isContentOf(course.intent, trade) or trade.order in course.candidates)
+            and not self._isTaken(trade)
         ]
         if not own:
             self._unseen(course, absence(course.intent, found))
@@ -447,9 +456,10 @@ class Seeing(Settling):
             self._letGo(course)
             for trade in own:
                 self.foreign(trade)
-        elif own[0].state in FINAL:
+        elif own[0].state in FINAL and isContentOf(course.intent, own[0]):
             self.settle(course, own[0])
         else:
+            # An event had its content, if somebody has changed it since.
             self.accept(course, own[0].order)
 
     def _isTaken(self, trade: Trade) -> bool:

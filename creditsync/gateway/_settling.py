@@ -181,7 +181,7 @@ class Settling:
         )
         callers, course.callers = course.callers, []
         unknown = OutcomeUnknown(
-            "the operation is held until a person decides", intent.order or None
+            "the operation is held until a person decides", intent.toldOrder or None
         )
         for each in callers:
             each.errback(unknown)

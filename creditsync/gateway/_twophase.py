@@ -24,7 +24,7 @@ from creditsync.codes import (
 )
 from creditsync.errors import Busy
 from creditsync.gateway._courses import Course
-from creditsync.gateway._looking import PAGE, lookAt, lookFor, search
+from creditsync.gateway._looking import lookAt, lookFor, searchAll
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.gateway._records import contentOf, creationOf, isContentOf
@@ -220,6 +220,9 @@ class TwoPhases(Operations):
         super().repliedLate(number, outcome)
 
     async def _decline(self, trade: Trade) -> None:
+        # Another gateway may have taken over, and may have chosen it. What that one has
+        # made is seen only after this one was shut out, and then this does not fire.
+        await self._journal.prove()
         _log.info("declining the leftover order {order}", order=trade.order)
         await self._upstream.request(_DECLINE, {"order": trade.order})
 
@@ -228,14 +231,10 @@ class TwoPhases(Operations):
         Decline the finance requests of this gateway that were not chosen. There may be
         many others that wait for people.
         """
-        last: int | None = 0
-        while last is not None:
-            pending = [["state", "==", TS_FINANCE_OPEN_PENDING], ["order", ">", last]]
-            found = await search(self._upstream, pending, ("order",)) or []
-            for trade in found:
-                if isinstance(trade, Trade) and self._isLeftover(trade):
-                    await self._decline(trade)
-            last = found[-1].order or None if len(found) >= PAGE else None
+        pending = [["state", "==", TS_FINANCE_OPEN_PENDING]]
+        for trade in await searchAll(self._upstream, pending) or ():
+            if self._isLeftover(trade):
+                await self._decline(trade)
 
     def _isLeftover(self, trade: Trade) -> bool:
         """

@@ -6,10 +6,9 @@ platform's trades and accounts.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 
 from creditsync._failing import FailureNotifier
-from creditsync._money import toUnits
 from creditsync.errors import Busy, Forbidden, InvalidData, ShuttingDown
 from creditsync.gateway._groups import PlatformGroups
 from creditsync.gateway._intents import IIntentLog, Intent
@@ -17,7 +16,7 @@ from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import isAbsence
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind
-from creditsync.gateway._records import shown, tradeOf
+from creditsync.gateway._records import shown, tradeOf, unitsOf
 from creditsync.gateway._upstream import IUpstream
 from creditsync.records import (
     Account,
@@ -117,7 +116,7 @@ class Views:
         and does not answer.
         """
         course = self.operations.courses.withOrder(order)
-        if course is not None:
+        if course is not None and course.intent.toldOrder == order:
             return succeed(shown(course.intent))
         trade = self._log.ledger.trade(order)
         if trade is not None:
@@ -136,17 +135,23 @@ class Views:
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
         """
-        See L{ITradingRuntime.orderOf}.
+        See L{ITradingRuntime.orderOf}. Fails with L{Busy} if it is not known whether
+        another gateway has taken over.
         """
-        intent = self._known(principal, key)
-        return succeed(None if intent is None else intent.order or None)
+        known = maybeDeferred(self._known, principal, key)
+        return known.addCallback(lambda found: (found and found.toldOrder) or None)
 
     def operation(
         self, principal: int, key: str
     ) -> "Deferred[Trade | Mapping[str, Any] | None]":
         """
-        See L{IOperations.operation}.
+        See L{IOperations.operation}. Fails as L{orderOf} does.
         """
+        return maybeDeferred(self._operation, principal, key)
+
+    def _operation(
+        self, principal: int, key: str
+    ) -> "Deferred[Trade | Mapping[str, Any] | None]":
         intent = self._known(principal, key)
         if intent is None:
             return succeed(None)
@@ -158,7 +163,11 @@ class Views:
         course = self.operations.courses.withKey(principal, key)
         if course is not None:
             return course.intent
-        return self._log.withKey(principal, key)
+        found = self._log.withKey(principal, key)
+        if found is None and self._log.problem is not None:
+            # Another gateway may have taken over, and have sent it.
+            raise Busy(f"the operation can't be looked up: {self._log.problem}")
+        return found
 
     def account(self, login: int) -> "Deferred[Account | None]":
         """
@@ -175,10 +184,9 @@ class Views:
         data = outcome.data
         if outcome.kind is not Kind.DONE or data.get("login") != login:
             raise Busy("the platform does not answer a look-up")
-        try:
-            balance, credit = toUnits(data["balance"]), toUnits(data["credit"])
-        except (KeyError, TypeError, ValueError):
-            raise InvalidData("the platform's account can't be read") from None
+        balance, credit = unitsOf(data.get("balance")), unitsOf(data.get("credit"))
+        if balance is None or credit is None:
+            raise InvalidData("the platform's account can't be read")
         return Account(login, balance, credit, self.groupOf(login))
 
     def groups(self) -> "Deferred[Sequence[str]]":

@@ -167,6 +167,13 @@ class Rule:
 
 _THE_PLACE: Final = "place {} of the journal "
 
+# Of what another platform has booked. A gateway's ledger has that as the platform shows
+# it, and only what was booked since the gateway began. The platform's clock is another
+# than that by which an operation got its open_time, and it may have times of its own.
+_NOT_A_GATEWAY: Final = (
+    " AND NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'intent')"
+)
+
 # Whether a trade and the row of its last change differ in a column.
 _DIFFERS: Final = " OR ".join(f't."{name}" <> j."{name}"' for name in TRADE_MEMBERS)
 
@@ -178,9 +185,8 @@ _RULES: Final = (
     ),
     Rule(
         "negative-total",
-        # A gateway's ledger has only what was booked since it began.
         "SELECT login, balance, credit FROM account WHERE (balance < 0 OR credit < 0)"
-        " AND NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'intent')",
+        + _NOT_A_GATEWAY,
         "account {} has balance {} and credit {}, and neither may be below zero",
     ),
     Rule(
@@ -227,20 +233,21 @@ _RULES: Final = (
     Rule(
         "sign",
         "SELECT place, cmd, profit FROM journal JOIN operation USING (cmd)"
-        " WHERE sign(profit) <> operation.sign",
+        " WHERE sign(profit) <> operation.sign" + _NOT_A_GATEWAY,
         _THE_PLACE + "has cmd {} and profit {}: the sign is wrong",
     ),
     Rule(
         "times",
         "SELECT place, open_time, close_time FROM journal"
-        " WHERE open_time < 0 OR close_time < open_time",
+        " WHERE open_time < 0 OR (close_time < open_time" + _NOT_A_GATEWAY + ")",
         _THE_PLACE + "opens at {} and closes at {}",
     ),
     Rule(
         "asked",
         'SELECT place, "order" FROM journal'
         ' WHERE (type <> 0 AND asked_order <> "order")'
-        " OR asked_open_time <> open_time OR asked_close_time <> close_time",
+        " OR (asked_open_time <> open_time OR asked_close_time <> close_time)"
+        + _NOT_A_GATEWAY,
         _THE_PLACE + "booked order {}, but requested another order or other times",
     ),
     Rule(

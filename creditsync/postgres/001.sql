@@ -178,8 +178,8 @@ CREATE TABLE block (
 );
 INSERT INTO block VALUES (1, 64);
 
--- The conditions of all rules that some node has, or had, in its file of --limits. What
--- meets the conditions of one that counts is added up for it by every node.
+-- The conditions of all rules that some node has, or had until a week ago, in its file of
+-- --limits. What meets the conditions of one that counts is added up for it by every node.
 CREATE TABLE rule (
     -- the digest of all that follows
     id         text PRIMARY KEY,
@@ -198,7 +198,9 @@ CREATE TABLE rule (
     deleted    bigint,
     -- of groups, as LIKE has them; the first that matches decides
     patterns   text[],
-    excludes   boolean[]
+    excludes   boolean[],
+    -- the last UTC day on which a node has said that it has this rule
+    seen       bigint NOT NULL
 );
 
 -- What counts for each rule on each UTC day, in 10⁻⁸ units. A day is the number of days
@@ -206,6 +208,7 @@ CREATE TABLE rule (
 -- Each sum has a row that is never updated but locked by whoever counts; once something
 -- was counted, another one has the sum, and is replaced by the next. So the last one is
 -- found at once, however many were replaced while an old snapshot is open.
+-- Those of past days are of no use, and are deleted after a week.
 CREATE TABLE counted (
     day    bigint NOT NULL,
     rule   text NOT NULL,

@@ -8,6 +8,7 @@ from attrs import define
 
 from creditsync.postgres._blocking import CommandSession
 from creditsync.postgres._schema import STREAM
+from creditsync.postgres._starting import TO_ADD
 
 _ADD = """
     INSERT INTO opened (login) SELECT unnest(%s::bigint[]) ON CONFLICT DO NOTHING
@@ -34,9 +35,10 @@ def addAccounts(session: CommandSession, logins: Sequence[int], group: str) -> A
     Open accounts.
 
     @param group: Of those that are new.
-    @raise LedgerProblem: There are no tables.
+    @raise LedgerProblem: There are no tables, or the role may not do this.
     """
     session.checkReadable()
+    session.checkRights(TO_ADD)
     with session.transaction() as commit:
         # In the order of all locks: the accounts, sorted, and then the journal's, which
         # gives the moves their order.

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from creditsync.errors import LedgerProblem
 from creditsync.postgres._connection import Row
+from creditsync.postgres._kinds import makeGateway
 from creditsync.postgres._session import (
     SETTINGS,
     complete,
@@ -21,7 +22,13 @@ from creditsync.postgres._session import (
     tooOld,
     unreachable,
 )
-from creditsync.postgres._starting import check, checkReadable
+from creditsync.postgres._starting import (
+    RIGHTS,
+    Rights,
+    check,
+    checkReadable,
+    checkRights,
+)
 
 _T = TypeVar("_T")
 
@@ -96,14 +103,23 @@ class CommandSession:
             self.session.remove_notice_handler(note)
         commit.isDoubtful = _WARNING in notices
 
-    def check(self) -> list[str]:
+    def check(self, rights: Rights = RIGHTS) -> list[str]:
         """
         Check the server as a start does, and make its tables.
 
+        @param rights: What the role has to be allowed.
         @return: What its operator should know.
         @raise LedgerProblem: It can't be used.
         """
-        return _waited(check(self))
+        return _waited(check(self, rights=rights))
+
+    def makeGateway(self) -> None:
+        """
+        Make the tables that only a gateway has, where there are none.
+
+        @raise LedgerProblem: They can't be made.
+        """
+        _waited(Deferred.fromCoroutine(makeGateway(self)))
 
     def checkReadable(self) -> None:
         """
@@ -112,6 +128,14 @@ class CommandSession:
         @raise LedgerProblem: There is none.
         """
         _waited(checkReadable(self))
+
+    def checkRights(self, rights: Rights) -> None:
+        """
+        Check that the role may do what it has to.
+
+        @raise LedgerProblem: It may not, with all the statements that help.
+        """
+        _waited(checkRights(self, rights))
 
 
 def _waited(done: Deferred[_T]) -> _T:

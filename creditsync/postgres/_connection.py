@@ -37,6 +37,7 @@ from creditsync._failing import FailureNotifier
 from creditsync.postgres._session import (
     SETTINGS,
     complete,
+    isStandby,
     placeOf,
     tooOld,
     unreachable,
@@ -95,6 +96,8 @@ class Connection:
     @ivar place: The server, its database and the user, for people.
     @ivar backend: The process that serves the connection, as the server has introduced
         it.
+    @ivar server: What tells the server from all others, and from itself before it was
+        started the last time.
     @ivar version: The major version of the server.
     @ivar notified: Called with the channel, the payload, and the backend that has
         notified, for each notification.
@@ -111,6 +114,7 @@ class Connection:
     isDoubtful: bool = field(init=False, default=False)
     notices: list[Notice] = field(init=False, factory=list)
     place: str = field(init=False)
+    server: str = field(init=False, default="")
     backend: int = field(init=False)
     version: int = field(init=False)
     _descriptor: int = field(init=False)
@@ -426,8 +430,16 @@ def _settled(connection: Connection) -> Deferred[Connection]:
             return why
         return Failure(ConnectionLost(why.getErrorMessage().strip()))
 
+    def made(rows: list[Row]) -> Connection:
+        [(connection.server, isBehind)] = rows
+        if isBehind:
+            # It may lack what was acknowledged, without having lost it.
+            connection.close()
+            raise ConnectionLost(isStandby(connection.place))
+        return connection
+
     done = connection.execute(SETTINGS)
-    return done.addCallbacks(lambda _: connection, failed)
+    return done.addCallbacks(made, failed)
 
 
 @lru_cache(maxsize=256)

@@ -6,6 +6,9 @@ used for nothing else, and it listens on another one. A notification in the tran
 of the booking would make all commits of the server wait for one another; so would one
 that waits for the disk.
 
+A ring tells how far the node knows the journal to be where it has to be: what another
+node may publish of it without a commit of its own.
+
 A notification may be lost: its node dies before it has rung, a connection breaks, a
 pooler swallows it without a word. So there is a poll underneath, and each node hears
 its own notifications too: as long as it does not, it polls more often.
@@ -48,6 +51,9 @@ class Doorbell:
     """
     One node's.
 
+    @ivar _heard: Called with what another node has said when it rang, and with "" at
+        every poll.
+    @ivar _say: What is said by a ring.
     @ivar isHeard: Whether notifications arrive.
     @ivar heardRings: How many of other nodes have arrived.
     @ivar polls: How often nothing was waited for.
@@ -55,7 +61,8 @@ class Doorbell:
 
     _reactor: Any
     _connect: Callable[[], Deferred[Connection]]
-    _heard: Callable[[], None]
+    _heard: Callable[[str], None]
+    _say: Callable[[], str]
     _random: Callable[[], float] = random.random
     isHeard: bool = field(init=False, default=False)
     heardRings: int = field(init=False, default=0)
@@ -111,7 +118,7 @@ class Doorbell:
             POLL if self.isHeard else POLL_UNHEARD, self._poll
         )
         self.polls += 1
-        self._heard()
+        self._heard("")
 
     def _open(self) -> None:
         """
@@ -134,7 +141,7 @@ class Doorbell:
         self._ringer = ringer
         self._failures = 0
         # What was booked before this was perhaps not heard.
-        self._heard()
+        self._heard("")
         if self._ringer is not None:
             self._try()
             self._ringNow()
@@ -193,22 +200,23 @@ class Doorbell:
         self._end(Failure(ConnectionLost("notifications don't arrive")))
 
     def _notified(self, channel: str, payload: str, backend: int) -> None:
-        if payload.removesuffix(_TRIAL) == self._name:
+        name, _, said = payload.partition(" ")
+        if name.removesuffix(_TRIAL) == self._name:
             self._isTested = True
             if not self.isHeard:
                 self.isHeard = True
                 if self._hasWarned:
                     _log.info("PostgreSQL's notifications arrive again.")
                     self._hasWarned = False
-        elif not payload.endswith(_TRIAL):
+        elif not name.endswith(_TRIAL):
             self.heardRings += 1
-            self._heard()
+            self._heard(said)
 
     def _ringNow(self) -> None:
         if self._isWanted and not self._isRinging and self._ringer is not None:
             self._isWanted = False
             self._isRinging = True
-            self._send(self._name).addCallback(self._rung)
+            self._send(f"{self._name} {self._say()}").addCallback(self._rung)
 
     def _rung(self, _: object) -> None:
         self._isRinging = False

@@ -6,6 +6,13 @@ is; what other nodes have booked is read from the journal. A reader may see this
 own rows before the answer to their batch is here: they are held back until then,
 because an event that is published before its request waits for it answers nobody.
 
+What another node has booked may be lost with this server although it is seen, as
+PostgreSQL shows a commit whose wait for the synchronous standby was cancelled, or cut
+off by a crash. So a row is published only up to the place of which it is known that a
+commit behind it has waited to the end, on the very server from which the row was read.
+Nodes tell one another that place when they ring; if no ring comes, this node makes such
+a commit of its own.
+
 Places have no gaps, and a row is seen only after all rows before it. A gap would mean
 that something is badly wrong, so it stops the node: what lies behind it is never
 published.
@@ -40,6 +47,10 @@ _log = Logger()
 # Rows that are read at a time.
 LIMIT: Final = 500
 
+# Seconds for which a row waits for the ring of the node that has booked it: a row that
+# was read because of another's ring is here a moment before its own ring.
+PROOF: Final = 0.02
+
 HEAD: Final = """
     SELECT coalesce(max(hi), 0) FROM link WHERE stream = %s
 """
@@ -66,7 +77,11 @@ class Feed:
     @ivar _publish: Takes the next events.
     @ivar _fail: Called with what must stop the node.
     @ivar _lanes: Of this node.
+    @ivar _prove: Makes sure that all that is committed is where it has to be; fires
+        with the server that says so.
     @ivar cursor: The last place that was published.
+    @ivar proven: The last place of which is known that all up to there is where it has
+        to be.
     @ivar readAt: When the journal was last read to its end, by the clock.
     """
 
@@ -76,7 +91,9 @@ class Feed:
     _fail: Callable[[Failure], None]
     _lanes: Collection[Lane]
     _random: Callable[[], float]
+    _prove: Callable[[], Deferred[str]]
     cursor: int = field(init=False, default=0)
+    proven: int = field(init=False, default=0)
     readAt: float = field(init=False, default=0.0)
     _source: tuple[int, int, int] | None = field(init=False, default=None)
     _own: dict[int, tuple[Reservation, tuple[int, int, int]]] = field(
@@ -84,6 +101,7 @@ class Feed:
     )
     _rows: deque[_Row] = field(init=False, factory=deque)
     _later: list[tuple[int, int, Callable[[], None]]] = field(init=False, factory=list)
+    _unproven: "list[tuple[int, int, Deferred[None]]]" = field(init=False, factory=list)
     _numbers: "count[int]" = field(init=False, factory=count)
     _connection: Connection | None = field(init=False, default=None)
     _isReading: bool = field(init=False, default=False)
@@ -91,6 +109,9 @@ class Feed:
     _isRunning: bool = field(init=False, default=False)
     _failures: int = field(init=False, default=0)
     _timer: IDelayedCall | None = field(init=False, default=None)
+    # Of the next proof.
+    _proof: IDelayedCall | None = field(init=False, default=None)
+    _isProving: bool = field(init=False, default=False)
 
     async def start(self) -> None:
         """
@@ -116,9 +137,13 @@ class Feed:
         Publish nothing more.
         """
         self._isRunning = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._proof):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._proof = None
+        unproven, self._unproven = self._unproven, []
+        for _, _, waiting in unproven:
+            waiting.errback(ConnectionLost("the node reads nothing more"))
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -146,17 +171,57 @@ class Feed:
             self._read()
 
     def settled(
-        self, booked: Sequence[tuple[Reservation, tuple[int, int, int]]]
+        self,
+        booked: Sequence[tuple[Reservation, tuple[int, int, int]]],
+        server: str,
+        place: int,
     ) -> None:
         """
         Publish what this node has booked, as soon as all before it is published.
 
         @param booked: With their places, and their node, batch and item.
+        @param server: See L{isProven}.
+        @param place: The same.
         """
         for reservation, source in booked:
             assert reservation.place is not None
             self._own[reservation.place] = reservation, source
+        self._noteProof(server, place)
         self._advance()
+
+    def isProven(self, server: str, place: int) -> None:
+        """
+        Publish what other nodes have booked up to a place.
+
+        @param server: On which a commit behind that place has waited for the
+            synchronous standby to the end. It proves nothing of what another server
+            has there, which may have failed over.
+        """
+        if self._noteProof(server, place):
+            self._advance()
+
+    def _noteProof(self, server: str, place: int) -> bool:
+        connection = self._connection
+        if connection is None or connection.server != server or place <= self.proven:
+            return False
+        self.proven = place
+        return True
+
+    def whenProven(self, place: int) -> Deferred[None]:
+        """
+        Wait until L{proven} has reached a place at which there is an event.
+
+        @return: Fails with L{ConnectionLost} if nothing is read any more.
+        """
+        proven: Deferred[None] = Deferred()
+        if place <= self.proven:
+            proven.callback(None)
+        elif not self._isRunning:
+            proven.errback(ConnectionLost("the node reads nothing more"))
+        else:
+            heapq.heappush(self._unproven, (place, next(self._numbers), proven))
+            self.heard()
+        return proven
 
     def whenPublished(self, place: int, call: Callable[[], None]) -> None:
         """
@@ -189,6 +254,8 @@ class Feed:
         self.cursor = cursor - 1
         if events:
             self._publish(events)
+        while self._unproven and self._unproven[0][0] <= self.proven:
+            heapq.heappop(self._unproven)[2].callback(None)
         while self._later and self._later[0][0] <= self.cursor:
             heapq.heappop(self._later)[2]()
         if own and not rows:
@@ -197,7 +264,7 @@ class Feed:
 
     def _isHeld(self, row: _Row) -> bool:
         """
-        Whether a row is this node's own: its batch is not settled.
+        Whether a row is this node's own, whose batch is not settled, or was not proven.
         """
         node, batch, _ = row.source
         for lane in self._lanes:
@@ -205,7 +272,8 @@ class Feed:
                 if batch > lane.batch:
                     self._fail(Failure(lane.fenced()))
                 return True
-        return False
+        assert row.event.place is not None
+        return row.event.place > self.proven
 
     def _read(self) -> None:
         self._isReading, self._isWanted = True, False
@@ -221,14 +289,14 @@ class Feed:
             try:
                 if not self._isRunning:
                     raise ConnectionLost("the node has stopped")
-                await self._checkSource(connection)
+                await self.checkSource(connection)
             except BaseException:
                 connection.close()
                 raise
             self._connection = connection
         return await connection.execute(_ROWS, [STREAM, after, LIMIT])
 
-    async def _checkSource(self, connection: Connection) -> None:
+    async def checkSource(self, connection: Connection) -> None:
         """
         Prove that the server still has what was published last.
 
@@ -260,10 +328,46 @@ class Feed:
             if place > self.cursor + len(self._rows):
                 self._rows.append(_row(place, row))
         self._advance()
+        self._awaitProof()
         if len(rows) < LIMIT:
             self.readAt = self._clock.seconds()
         if len(rows) == LIMIT or self._isWanted:
             self.heard()
+
+    def _awaitProof(self) -> None:
+        """
+        Have a commit of this node prove what was read, unless a ring does soon.
+        """
+        read = self.cursor + len(self._rows)
+        if (
+            self._isRunning
+            and read > self.proven
+            and self._proof is None
+            and not self._isProving
+        ):
+            self._proof = self._clock.callLater(
+                PROOF, self._proveNow, read, self._connection
+            )
+
+    def _proveNow(self, place: int, connection: Connection | None) -> None:
+        self._proof = None
+        if place <= self.proven or self._connection is not connection:
+            self._awaitProof()
+            return
+        self._isProving = True
+        proving = self._prove()
+
+        def proven(server: str) -> None:
+            self._isProving = False
+            if connection is not None and self._connection is connection:
+                if connection.server != server:
+                    # Another server is the one to write to: read from that, too.
+                    connection.close()
+                self.isProven(server, place)
+            self._awaitProof()
+
+        # It fails if the node books nothing more.
+        proving.addCallbacks(proven, lambda _: None)
 
     def _readFailed(self, why: Failure) -> None:
         self._isReading = False

@@ -5,11 +5,13 @@ Every move of an account to another group is a row of the table C{moved}, in the
 of the moves, which each node reads as it reads the journal.
 """
 
+from collections.abc import Callable
 from sys import intern
 from typing import Final
 
 import psycopg
 from attrs import define, field
+from twisted.internet.defer import Deferred
 
 from creditsync.errors import Busy, UserNotFound
 from creditsync.postgres._connection import Connection
@@ -48,12 +50,18 @@ class Groups:
             self._groups[login] = intern(group)
 
     async def move(
-        self, connection: Connection, login: int, group: str, knownOnly: bool
+        self,
+        connection: Connection,
+        login: int,
+        group: str,
+        knownOnly: bool,
+        prove: Callable[[], Deferred[str]],
     ) -> None:
         """
         Move an account, and read that move.
 
         @param knownOnly: Whether accounts have to exist.
+        @param prove: Makes sure that what was committed is where it has to be.
         @raise UserNotFound: There is no such account.
         @raise Busy: Its row is locked for too long.
         """
@@ -67,6 +75,8 @@ class Groups:
             raise Busy(f"another server is busy with account {login}") from e
         if number is None:
             raise UserNotFound(f"there is no account {login}")
+        if connection.isDoubtful:
+            await prove()
         await self.read(connection)
 
     async def read(self, connection: Connection) -> None:

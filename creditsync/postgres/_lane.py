@@ -8,8 +8,9 @@ the journal tells: it has the batch by its number, or else the same batch is sen
 Nobody is told anything meanwhile.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 import psycopg
 from attrs import define, field
@@ -29,7 +30,10 @@ from creditsync.postgres._booking import (
     values,
 )
 from creditsync.postgres._connection import Connection, ConnectionLost, retryDelay
+from creditsync.postgres._limits import UNREGISTERED, register
 from creditsync.postgres._schema import AGAIN, STREAM
+
+_T = TypeVar("_T")
 
 _log = Logger()
 
@@ -123,12 +127,20 @@ class Lane:
         """
         connection = await self._connect("writer")
         try:
+            await self._admit(connection)
             [(self.node, self.incarnation)] = await self._enlist(connection)
             [(self.batch,)] = await connection.execute(_LAST_BATCH, [self.node])
         except BaseException:
             connection.close()
             raise
         self._connection = connection
+
+    async def _admit(self, connection: Connection) -> None:
+        """
+        Check that a new connection may book.
+
+        @raise ConnectionLost: Not now.
+        """
 
     async def _enlist(self, connection: Connection) -> list[tuple[Any, ...]]:
         while True:
@@ -184,6 +196,28 @@ class Lane:
         @raise psycopg.Error: A fault of this program.
         """
         self.batch += 1
+        found = await self.carryOut(
+            lambda connection: self._book(connection, submissions),
+            lambda connection: self._found(connection, submissions),
+        )
+        places = [each.seq for each in found if each and each.verdict == "booked"]
+        if places:
+            last = max(place for place in places if place is not None)
+            self._acknowledged = self.batch, last
+        return found
+
+    async def carryOut(
+        self,
+        carry: Callable[[Connection], Awaitable[_T]],
+        find: Callable[[Connection], Awaitable[_T | None]],
+    ) -> _T:
+        """
+        Carry a batch out, however long that takes.
+
+        @param carry: Carries it out, in one transaction.
+        @param find: Its result if it was carried out, or L{None}.
+        @raise Fenced: See L{book}, and so on.
+        """
         isUnknown = False
         failures = 0
         while True:
@@ -191,11 +225,11 @@ class Lane:
                 connection = self._connection or await self._again()
                 found = None
                 if isUnknown:
-                    found = await self._found(connection, submissions)
+                    found = await find(connection)
                     isUnknown = False
                     self.unknowns += 1
                 if found is None:
-                    found = await self._book(connection, submissions)
+                    found = await carry(connection)
                 # Whatever fails from here on, it may be booked.
                 isUnknown = True
                 await self._prove(connection)
@@ -207,11 +241,35 @@ class Lane:
                 failures += 1
                 await self._refused(error, failures)
                 continue
-            places = [each.seq for each in found if each and each.verdict == "booked"]
-            if places:
-                last = max(place for place in places if place is not None)
-                self._acknowledged = self.batch, last
             return found
+
+    @property
+    def server(self) -> str:
+        """
+        The server to which it is connected; see L{Connection.server}.
+        """
+        return "" if self._connection is None else self._connection.server
+
+    async def prove(self) -> None:
+        """
+        Make sure that whatever any node has committed so far is where it has to be.
+
+        @raise Fenced: This node was shut out.
+        @raise Lost: The server lacks what it had acknowledged.
+        @raise psycopg.Error: A fault of this program.
+        """
+        failures = 0
+        while True:
+            try:
+                connection = self._connection or await self._again()
+                await connection.execute(_PROVE, [self.node])
+                await self._prove(connection)
+                return
+            except ConnectionLost as lost:
+                self._broken(str(lost))
+            except psycopg.Error as error:
+                failures += 1
+                await self._refused(error, failures)
 
     async def _book(
         self, connection: Connection, submissions: Sequence[Submission]
@@ -269,6 +327,10 @@ class Lane:
         state = error.sqlstate or ""
         if state == FENCED:
             raise self.fenced() from error
+        if state == UNREGISTERED and self._connection is not None:
+            with suppress(ConnectionLost):
+                await register(self._connection, self.site.rules, int(self._now()))
+            return
         if error.diag.constraint_name == _TAKEN:
             raise NumberTaken from error
         if state in AGAIN:
@@ -312,8 +374,9 @@ class Lane:
                 if not raised:
                     raise self.fenced()
                 [(self.incarnation,)] = raised
+                await self._admit(connection)
                 await self._prove(connection)
-                await self._checkLoss(connection)
+                await self.checkLoss(connection)
             except (ConnectionLost, psycopg.Error) as error:
                 if connection is not None:
                     connection.close()
@@ -332,7 +395,12 @@ class Lane:
             return connection
         raise CancelledError
 
-    async def _checkLoss(self, connection: Connection) -> None:
+    async def checkLoss(self, connection: Connection) -> None:
+        """
+        Prove that the server still has what was acknowledged last.
+
+        @raise Lost: It does not.
+        """
         if self._acknowledged is None:
             return
         batch, hi = self._acknowledged

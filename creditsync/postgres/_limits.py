@@ -4,7 +4,8 @@ The rules of a site on PostgreSQL.
 What a rule binds is known to the database by its conditions: a row of the table C{rule}
 for each that some node has. All nodes add up what meets them, so a sum holds for all of
 them, whatever each has in its own file. What a rule allows is each node's own business,
-and goes with each batch.
+and goes with each batch. A node registers its rules again every day, and what no node
+has registered for a week ends.
 """
 
 from collections.abc import Sequence
@@ -24,18 +25,24 @@ from creditsync.postgres._schema import AGAIN, STREAM
 # Each waits for the stream as long as a lock is waited for.
 _TRIES: Final = 5
 
+# The SQLSTATE of a batch by a rule that has ended, as its node was away for a week.
+UNREGISTERED: Final = "CS002"
+# It needs no lock that a batch waits for: nothing counts on a day that is over.
+_FORGET: Final = "DELETE FROM counted WHERE day < %s"
+
 REGISTER: Final = "SELECT register_1(%s, %s, %s::text[], %s::json[])"
 
 
 async def register(connection: Connection, rules: Sequence[Rule], now: int) -> None:
     """
-    Register the conditions of rules.
+    Register the conditions of rules, and delete what has counted more than a week ago.
 
     @param now: The time, in UNIX seconds.
     """
     for left in reversed(range(_TRIES)):
         try:
             await connection.execute(REGISTER, registered(rules, now))
+            await connection.execute(_FORGET, [now // 86400 - 7])
             return
         except psycopg.Error as e:
             if e.sqlstate not in AGAIN or not left:

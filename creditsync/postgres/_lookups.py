@@ -2,13 +2,16 @@
 What is looked up, on connections that book nothing.
 
 There is one for each use, so that a search of seconds does not delay the look-up of one
-order. Each is made when it is first needed, and again when it was lost.
+order. Each is made when it is first needed, and again when it was lost. Then another
+server may answer, which has failed over and lost what was acknowledged: it proves first
+that it has not.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
+import psycopg
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -16,6 +19,7 @@ from twisted.python.failure import Failure
 from creditsync.errors import Busy
 from creditsync.postgres._connection import Connection, ConnectionLost
 from creditsync.postgres._feed import HEAD, Feed
+from creditsync.postgres._lane import Lane, Lost
 from creditsync.postgres._schema import STREAM
 from creditsync.postgres._searching import COLUMNS, GROUPS, search
 from creditsync.records import (
@@ -34,7 +38,7 @@ UNREACHABLE: Final = "PostgreSQL can't be reached"
 
 _TRADE: Final = f'SELECT seq, {COLUMNS} FROM trade WHERE "order" = %s'
 _ORDER_OF: Final = """
-    SELECT event."order" FROM keyed JOIN event
+    SELECT event.seq, event."order" FROM keyed JOIN event
         ON event.stream = keyed.stream AND event.seq = keyed.seq
     WHERE keyed.principal = %s AND keyed.key = %s
 """
@@ -47,8 +51,9 @@ _WAITING: Final = """
         ON event.stream = %s AND event.seq = trade.seq
     WHERE trade.state = 17
 """
-_ACCOUNT: Final = """
-    SELECT login, balance, credit, "group" FROM account WHERE login = %s
+_ACCOUNT: Final = f"""
+    SELECT ({HEAD.replace("%s", str(STREAM))}), login, balance, credit, "group"
+    FROM account WHERE login = %s
 """
 
 
@@ -56,11 +61,17 @@ _ACCOUNT: Final = """
 class Readers:
     """
     The connections of a node for reading.
+
+    @ivar _failed: Called if something is lost.
+    @ivar areChecked: Whether a server has to prove that it has what was acknowledged
+        and published: not before there are tables.
     """
 
     _connect: Callable[[str], Deferred[Connection]]
-    # Each fires with its connection, or with why there is none: not with a Failure, as
-    # several may wait for it.
+    _feed: Feed
+    _lanes: Collection[Lane]
+    _failed: Callable[[Failure], None]
+    areChecked: bool = field(init=False, default=False)
     _made: dict[str, Deferred[Any]] = field(init=False, factory=dict)
 
     def of(self, use: str) -> Deferred[Connection]:
@@ -72,15 +83,17 @@ class Readers:
         waiting: Deferred[Connection] = Deferred()
         made = self._made.get(use)
         if made is None:
-            made = self._made[use] = self._connect(use)
-            made.addCallback(self._connected, use).addErrback(self._failed, use)
+            made = self._made[use] = Deferred.fromCoroutine(self._checked(use))
+            made.addCallback(self._connected, use)
+            made.addErrback(self._notMade, use)
 
-        def fire(outcome: Any) -> Any:
-            if isinstance(outcome, BaseException):
-                waiting.errback(outcome)
+        def fire(result: Connection | Exception) -> Connection | Exception:
+            if isinstance(result, Exception):
+                waiting.errback(result)
             else:
-                waiting.callback(outcome)
-            return outcome
+                waiting.callback(result)
+            # Others may wait for the same.
+            return result
 
         made.addCallback(fire)
         return waiting
@@ -94,19 +107,40 @@ class Readers:
             each.cancel()
             each.addCallback(_closed)
 
+    async def _checked(self, use: str) -> Connection:
+        connection = await self._connect(use)
+        try:
+            if self.areChecked:
+                await self._check(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def _check(self, connection: Connection) -> None:
+        try:
+            await self._feed.checkSource(connection)
+            for lane in self._lanes:
+                await lane.checkLoss(connection)
+        except Lost as e:
+            self._failed(Failure())
+            raise ConnectionLost(str(e)) from e
+        except psycopg.Error as e:
+            raise ConnectionLost(str(e)) from e
+
     def _connected(self, connection: Connection, use: str) -> Connection:
         connection.whenLost().addErrback(lambda _: self._made.pop(use, None))
         return connection
 
-    def _failed(self, why: Failure, use: str) -> BaseException:
+    def _notMade(self, why: Failure, use: str) -> Exception:
         self._made.pop(use, None)
-        assert why.value is not None
+        assert isinstance(why.value, Exception)
         return why.value
 
 
-def _closed(outcome: "Connection | BaseException") -> None:
-    if not isinstance(outcome, BaseException):
-        outcome.close()
+def _closed(made: Connection | Exception) -> None:
+    if not isinstance(made, Exception):
+        made.close()
 
 
 @define(eq=False)
@@ -119,6 +153,7 @@ class Lookups:
     """
 
     _readers: Readers
+    _feed: Feed
     problem: str | None = field(init=False, default=None)
 
     @contextmanager
@@ -126,9 +161,16 @@ class Lookups:
         try:
             yield
         except ConnectionLost as e:
-            raise Busy(UNREACHABLE) from e
+            raise Busy(self.problem or UNREACHABLE) from e
         if self.problem is not None:
             raise Busy(self.problem)
+
+    async def reader(self) -> Connection:
+        """
+        A connection, for a change that is not booked.
+        """
+        with self._answering():
+            return await self._readers.of("reader")
 
     async def _read(
         self, statement: str, values: Sequence[Any] = (), use: str = "reader"
@@ -145,6 +187,7 @@ class Lookups:
         A trade as it is now, and the place of its last change.
         """
         for place, *members in await self._read(_TRADE, [order]):
+            await self._proven(place)
             return place, Trade(*members)
         return None
 
@@ -152,7 +195,8 @@ class Lookups:
         """
         The order that was booked under a key.
         """
-        for (order,) in await self._read(_ORDER_OF, [principal, key]):
+        for place, order in await self._read(_ORDER_OF, [principal, key]):
+            await self._proven(place)
             assert isinstance(order, int)
             return order
         return None
@@ -173,22 +217,30 @@ class Lookups:
             for place, type, *members in rows
         ]
 
-    async def published(self, feed: Feed, place: int) -> None:
+    async def published(self, place: int) -> None:
         """
         Wait until a place is published, if any node has booked so far.
         """
         [(head,)] = await self._read(HEAD, [STREAM])
         if place <= head:
             reached: Deferred[None] = Deferred()
-            feed.whenPublished(place, lambda: reached.callback(None))
+            self._feed.whenPublished(place, lambda: reached.callback(None))
             await reached
+
+    async def _proven(self, place: int) -> None:
+        """
+        Wait until what was found at a place can't be lost any more.
+        """
+        with self._answering():
+            await self._feed.whenProven(place)
 
     async def account(self, login: int) -> Account | None:
         """
         An account.
         """
-        for row in await self._read(_ACCOUNT, [login]):
-            return Account(*row)
+        for head, *members in await self._read(_ACCOUNT, [login]):
+            await self._proven(head)
+            return Account(*members)
         return None
 
     async def groups(self) -> Sequence[str]:
@@ -204,4 +256,7 @@ class Lookups:
         See L{search}. The next one may begin when this one has ended.
         """
         with self._answering():
-            return await search(await self._readers.of("search"), filter, page)
+            found = await search(await self._readers.of("search"), filter, page)
+        [(head,)] = await self._read(HEAD, [STREAM])
+        await self._proven(head)
+        return found

@@ -12,7 +12,7 @@ from typing import Final
 
 import psycopg
 from attrs import define, field
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -38,34 +38,47 @@ class _Queue:
     """
     The operations that one lane is to book.
 
+    @ivar proofs: Fire after the next commit.
     @ivar since: When the first of them was queued.
     @ivar loop: Fires when all are booked; L{None} if there is nothing to do.
     """
 
     lane: Lane
     waiting: deque[Submission] = field(init=False, factory=deque)
+    proofs: "list[Deferred[str]]" = field(init=False, factory=list)
     since: float = field(init=False, default=0.0)
     wake: IDelayedCall | None = field(init=False, default=None)
     loop: Deferred[None] | None = field(init=False, default=None)
+
+    def putBack(self, batch: "_Batch") -> None:
+        """
+        Have a batch queued again, before all others.
+        """
+        self.waiting.extendleft(reversed(batch.submissions))
+        self.proofs = batch.proofs + self.proofs
 
 
 @define(eq=False)
 class _Batch:
     """
-    Operations whose booking has begun.
+    Operations whose booking has begun. There may be none, if only a proof is wanted.
 
+    @ivar proofs: What waits for its commit.
     @ivar since: When the first of them was queued.
     @ivar started: When the booking has begun.
     @ivar number: Of the batch, when there are verdicts.
     @ivar site: By which they were judged, then.
+    @ivar server: Where they were.
     """
 
     submissions: Sequence[Submission]
+    proofs: "list[Deferred[str]]"
     since: float
     started: float
     verdicts: "Deferred[list[Verdict | None]]"
     number: int = field(init=False, default=0)
     site: Site = field(init=False, factory=Site)
+    server: str = field(init=False, default="")
 
 
 @define(eq=False)
@@ -75,6 +88,8 @@ class Queues:
 
     @ivar _booked: Called after each batch of which something was booked.
     @ivar _failed: Called with what keeps a lane from booking.
+    @ivar proof: The server of the last batch, and the place up to which that has proven
+        what is there.
     @ivar count: How many operations have no verdict.
     @ivar cause: Why no further batch may begin, and none is answered, or L{None}.
     """
@@ -86,6 +101,7 @@ class Queues:
     _booked: Callable[[], None]
     _failed: Callable[[Failure], None]
     _counters: Counters | None = None
+    proof: tuple[str, int] = field(init=False, default=("", 0))
     count: int = field(init=False, default=0)
     cause: str | None = field(init=False, default=None)
     _queues: list[_Queue] = field(init=False)
@@ -126,11 +142,30 @@ class Queues:
         # All operations of an account are in one lane.
         queue = self._queues[slot % len(self._queues)]
         queue.waiting.append(submission)
+        self._wake(queue)
+        return submission.reserved
+
+    def prove(self) -> Deferred[str]:
+        """
+        Make sure that whatever any node has committed so far is where it has to be: by
+        the next batch, or by a commit that books nothing.
+
+        @return: Fires when that is so, with the server on which it is. Fails with
+            L{OutcomeUnknown}.
+        """
+        if self.cause is not None:
+            return fail(OutcomeUnknown(self.cause))
+        proven: Deferred[str] = Deferred()
+        [queue, *_] = self._queues
+        queue.proofs.append(proven)
+        self._wake(queue)
+        return proven
+
+    def _wake(self, queue: _Queue) -> None:
         if queue.wake is None and queue.loop is None:
             queue.since = self._clock.seconds()
             # Not now: whatever else arrives in this reactor turn shares the batch.
             queue.wake = self._clock.callLater(0, self._start, queue)
-        return submission.reserved
 
     def settledOrder(self, order: int) -> Deferred[None]:
         """
@@ -149,13 +184,14 @@ class Queues:
         """
         Wait until all is booked.
         """
-        for queue in self._queues:
-            if queue.wake is not None:
-                queue.wake.cancel()
-                self._start(queue)
-        for queue in self._queues:
-            if queue.loop is not None:
-                await queue.loop
+        while any(each.wake or each.loop for each in self._queues):
+            for queue in self._queues:
+                if queue.wake is not None:
+                    queue.wake.cancel()
+                    self._start(queue)
+            for queue in self._queues:
+                if queue.loop is not None:
+                    await queue.loop
 
     def giveUp(self, cause: str) -> None:
         """
@@ -167,6 +203,9 @@ class Queues:
             for each in left:
                 unknown = OutcomeUnknown(cause, each.operation.reserved)
                 self._end(each, Failure(unknown))
+            proofs, queue.proofs = queue.proofs, []
+            for proven in proofs:
+                proven.errback(OutcomeUnknown(cause))
 
     def _start(self, queue: _Queue) -> None:
         queue.wake = None
@@ -187,29 +226,31 @@ class Queues:
             try:
                 verdicts = await batch.verdicts
             except NumberTaken:
-                queue.waiting.extendleft(reversed(batch.submissions))
+                queue.putBack(batch)
                 await self._renumber(batch.submissions)
                 batch = self._begin(queue)
                 continue
             except BaseException:
-                queue.waiting.extendleft(reversed(batch.submissions))
+                queue.putBack(batch)
                 raise
             if self.cause is not None:
                 # Meanwhile another lane has found out that nothing is to be trusted.
-                queue.waiting.extendleft(reversed(batch.submissions))
+                queue.putBack(batch)
                 self.giveUp(self.cause)
                 return
-            batch.number, batch.site = queue.lane.batch, queue.lane.judgedBy
+            lane = queue.lane
+            batch.number, batch.site = lane.batch, lane.judgedBy
+            batch.server = lane.server
             pairs = zip(batch.submissions, verdicts, strict=True)
             again = [each for each, verdict in pairs if verdict is None]
             queue.waiting.extendleft(reversed(again))
             # PostgreSQL books the next batch while requests are told of this one.
             following = self._begin(queue)
             try:
-                self._settle(queue.lane, batch, verdicts)
+                self._settle(lane, batch, verdicts)
             except BaseException:
                 if following is not None:
-                    queue.waiting.extendleft(reversed(following.submissions))
+                    queue.putBack(following)
                     # Nobody waits for it any more.
                     following.verdicts.addErrback(lambda _: None)
                 raise
@@ -219,13 +260,14 @@ class Queues:
         """
         Send the next batch to PostgreSQL, if there is one.
         """
-        waiting, since = queue.waiting, queue.since
-        if not waiting or self.cause is not None:
+        waiting, proofs, since = queue.waiting, queue.proofs, queue.since
+        if not (waiting or proofs) or self.cause is not None:
             return None
         batch = [waiting.popleft() for _ in range(min(len(waiting), MAX_BATCH))]
+        queue.proofs = []
         queue.since = started = self._clock.seconds()
-        booking = Deferred.fromCoroutine(queue.lane.book(batch))
-        return _Batch(batch, since, started, booking)
+        booking = Deferred.fromCoroutine(_bookedBy(queue.lane, batch))
+        return _Batch(batch, proofs, since, started, booking)
 
     async def _renumber(self, batch: Sequence[Submission]) -> None:
         """
@@ -269,9 +311,17 @@ class Queues:
                     self._end(submission, Failure(refused))
                 else:
                     self._answer(submission, verdict, reservations)
+        # A replay is proven as well: its batch was committed after what it found.
+        place = max(map(_placeOf, verdicts), default=0)
+        if place:
+            self.proof = batch.server, place
         self._feed.settled(
-            [(each, (lane.node, batch.number, n)) for n, each in reservations.items()]
+            [(each, (lane.node, batch.number, n)) for n, each in reservations.items()],
+            batch.server,
+            place,
         )
+        for proven in batch.proofs:
+            proven.callback(batch.server)
         if not reservations:
             return
         self._booked()
@@ -318,6 +368,24 @@ def _settled(submission: Submission | None) -> Deferred[None]:
     settled: Deferred[None] = Deferred()
     submission.settled.append(settled)
     return settled
+
+
+async def _bookedBy(
+    lane: Lane, submissions: Sequence[Submission]
+) -> list[Verdict | None]:
+    if submissions:
+        return await lane.book(submissions)
+    await lane.prove()
+    return []
+
+
+def _placeOf(verdict: Verdict | None) -> int:
+    """
+    The place that a verdict tells, or 0.
+    """
+    if verdict is None or verdict.verdict not in ("booked", "replay"):
+        return 0
+    return verdict.seq or 0
 
 
 def _reservation(verdict: Verdict, asked: AnyOperation) -> Reservation:

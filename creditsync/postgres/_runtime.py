@@ -8,12 +8,11 @@ their order, which has each request wait for its event in this same reactor turn
 then does L{Feed} publish.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from random import random
 from secrets import token_hex
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from attrs import evolve
@@ -26,14 +25,8 @@ from zope.interface import implementer
 
 from creditsync._bookingrules import Rule
 from creditsync._failing import FailureNotifier
-from creditsync.codes import TS_FINANCE_OPEN_PENDING
 from creditsync.counters import Counters
-from creditsync.errors import (
-    Busy,
-    LedgerProblem,
-    OutcomeUnknown,
-    ShuttingDown,
-)
+from creditsync.errors import Busy, LedgerProblem, OutcomeUnknown, ShuttingDown
 from creditsync.interfaces import (
     IAccountGroups,
     IClustered,
@@ -50,9 +43,11 @@ from creditsync.postgres._connection import Connection, ConnectionLost
 from creditsync.postgres._doorbell import Doorbell
 from creditsync.postgres._feed import Feed
 from creditsync.postgres._groups import Groups
+from creditsync.postgres._kinds import checkOwn
 from creditsync.postgres._lane import Fenced, Lane, Lost
 from creditsync.postgres._limits import register
 from creditsync.postgres._lookups import UNREACHABLE, Lookups, Readers
+from creditsync.postgres._noted import Noted
 from creditsync.postgres._numbers import RESERVE, Numbers
 from creditsync.postgres._queues import Queues
 from creditsync.postgres._schema import EPOCH, STREAM
@@ -70,9 +65,6 @@ from creditsync.records import (
 )
 
 _T = TypeVar("_T")
-
-# Places of orders that were looked up, or published, most recently.
-_MAX_PLACES: Final = 10_000
 
 
 @implementer(
@@ -132,6 +124,8 @@ class PostgresRuntime(Service):
         owner = token_hex(8)
         site = Site(knownAccountsOnly, selfApproval)
         self._rules = tuple(rules)
+        # The UTC day on which that was done last.
+        self._registered = 0
         self.lanes = [
             Lane(
                 clock,
@@ -146,10 +140,16 @@ class PostgresRuntime(Service):
             for number in range(lanes)
         ]
         self.feed = Feed(
-            clock, connect, self._publish, self._failed, self.lanes, random
+            clock,
+            connect,
+            self._publish,
+            self._failed,
+            self.lanes,
+            random,
+            lambda: self._queues.prove(),
         )
         self.doorbell = Doorbell(
-            clock, lambda: connect("doorbell"), self._heard, random
+            clock, lambda: connect("doorbell"), self._heard, self._proof, random
         )
         self._numbers = Numbers(self._reserveNumbers)
         self._groups = Groups()
@@ -163,10 +163,9 @@ class PostgresRuntime(Service):
             self._failed,
             counters,
         )
-        self._places: OrderedDict[int, int] = OrderedDict()
-        self._readers = Readers(connect)
-        self._lookups = Lookups(self._readers)
-        self._makers: dict[int, int | None] = {}
+        self._noted = Noted()
+        self._readers = Readers(connect, self.feed, self.lanes, self._failed)
+        self._lookups = Lookups(self._readers, self.feed)
         self._opening: Deferred[None] | None = None
         self._isReadingGroups = False
         self._loss: str | None = None
@@ -193,13 +192,19 @@ class PostgresRuntime(Service):
                 self._log.warn("{warning}", warning=warning)
             [(self.epoch,)] = await reader.execute(EPOCH, [STREAM])
             await self.useRules(self._rules)
+            await checkOwn(reader)
             for lane in self.lanes:
                 await lane.open()
+            # A gateway that has begun meanwhile has shut out those before it only.
+            await checkOwn(reader)
             await self._numbers.start()
             await self._groups.start(reader)
             await self.feed.start()
+            # What was there, but may be lost, must not be told as something that is.
+            await self.lanes[0].prove()
+            self.feed.isProven(self.lanes[0].server, self.feed.cursor)
             # Behind that: a request that is decided meanwhile is still published.
-            self._makers = await self._lookups.makers()
+            self._noted.makers = await self._lookups.makers()
         except BaseException as e:
             self._close()
             if isinstance(e, ConnectionLost):
@@ -207,6 +212,7 @@ class PostgresRuntime(Service):
             if isinstance(e, psycopg.Error):
                 raise LedgerProblem(f"PostgreSQL refuses: {str(e).strip()}") from e
             raise
+        self._readers.areChecked = True
         self.doorbell.start()
         super().startService()  # type: ignore[no-untyped-call]
 
@@ -296,18 +302,34 @@ class PostgresRuntime(Service):
         return Deferred.fromCoroutine(self._useRules(tuple(rules)))
 
     async def _useRules(self, rules: tuple[Rule, ...]) -> None:
-        if rules:
-            reader = await self._readers.of("reader")
-            await register(reader, rules, int(self._now()))
+        await self._register(await self._readers.of("reader"), rules)
         for lane in self.lanes:
             lane.site = evolve(lane.site, rules=rules)
+        self._rules = rules
+
+    async def _register(self, reader: Connection, rules: Sequence[Rule]) -> None:
+        now = int(self._now())
+        await register(reader, rules, now)
+        self._registered = now // 86400
 
     # What is published.
 
-    def _heard(self) -> None:
+    def _proof(self) -> str:
+        """
+        What other nodes are told by a ring: what is proven, and of which journal.
+        """
+        return " ".join(map(str, (self.epoch, *self._queues.proof)))
+
+    def _heard(self, proof: str) -> None:
         """
         There may be something new.
+
+        @param proof: What a ring has said: see L{_proof}.
         """
+        epoch, _, rest = proof.partition(" ")
+        server, _, place = rest.partition(" ")
+        if epoch == self.epoch and place.isdecimal():
+            self.feed.isProven(server, int(place))
         self.feed.heard()
         if self.running and not self._isReadingGroups:
             self._isReadingGroups = True
@@ -319,6 +341,8 @@ class PostgresRuntime(Service):
             reader = await self._readers.of("reader")
             await self._groups.read(reader)
             await self.state.look(reader)
+            if self._now() // 86400 > self._registered:
+                await self._register(reader, self._rules)
 
     def _groupsRead(self, result: object) -> None:
         self._isReadingGroups = False
@@ -326,39 +350,17 @@ class PostgresRuntime(Service):
             self._log.failure("the groups of accounts can't be read", result)
 
     def _publish(self, events: Sequence[TradeEvent]) -> None:
-        for event in events:
-            assert event.place is not None
-            self._found(event.order, event.place)
-            if isinstance(event.data, Trade):
-                self._noteMaker(event, event.data)
+        self._noted.note(events)
         self._events.publish(events)
         for event in events:
             if isinstance(event, Reservation) and event.awaited:
                 event.booked()
 
-    def _found(self, order: int, place: int) -> None:
-        """
-        Note the place of the last change of an order.
-        """
-        places = self._places
-        if place > places.get(order, 0):
-            places[order] = place
-            places.move_to_end(order)
-            if len(places) > _MAX_PLACES:
-                places.popitem(last=False)
-
     def makerOf(self, order: int) -> int | None:
         """
         See L{IFinanceRequests.makerOf}.
         """
-        return self._makers.get(order)
-
-    def _noteMaker(self, event: TradeEvent, trade: Trade) -> None:
-        if trade.state == TS_FINANCE_OPEN_PENDING:
-            assert event.operation is not None
-            self._makers[trade.order] = event.operation.principal
-        else:
-            self._makers.pop(trade.order, None)
+        return self._noted.makers.get(order)
 
     def _failed(self, why: Failure) -> None:
         """
@@ -402,7 +404,7 @@ class PostgresRuntime(Service):
         if found is None:
             return None
         place, trade = found
-        self._found(order, place)
+        self._noted.found(order, place)
         return trade
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
@@ -426,13 +428,13 @@ class PostgresRuntime(Service):
         """
         See L{IClustered.whenPublished}.
         """
-        return Deferred.fromCoroutine(self._lookups.published(self.feed, place))
+        return Deferred.fromCoroutine(self._lookups.published(place))
 
     def placeOf(self, order: int) -> int | None:
         """
         See L{IJournal.placeOf}; known if L{trade} has just been called for it.
         """
-        return self._places.get(order)
+        return self._noted.placeOf(order)
 
     def events(self, after: int, limit: int) -> "Deferred[Sequence[TradeEvent]]":
         """
@@ -457,12 +459,11 @@ class PostgresRuntime(Service):
         return Deferred.fromCoroutine(self._move(login, group))
 
     async def _move(self, login: int, group: str) -> None:
+        reader = await self._lookups.reader()
         try:
-            reader = await self._readers.of("reader")
-        except ConnectionLost as e:
-            raise Busy(UNREACHABLE) from e
-        try:
-            await self._groups.move(reader, login, group, self._knownAccountsOnly)
+            await self._groups.move(
+                reader, login, group, self._knownAccountsOnly, self._queues.prove
+            )
         except ConnectionLost as e:
             raise OutcomeUnknown(UNREACHABLE) from e
         self.doorbell.ring()

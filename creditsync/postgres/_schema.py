@@ -17,6 +17,10 @@ SCRIPTS: Final[tuple[str, ...]] = tuple(
     for names in (("001.sql", "book.sql"),)
 )
 
+# Makes what only a gateway has.
+GATEWAY: Final = files(__package__).joinpath("gateway.sql").read_text("utf-8")
+IS_GATEWAYS: Final = "SELECT to_regclass('intent') IS NOT NULL"
+
 # The journal of a ledger. More than one is possible, as tables have them by number.
 STREAM: Final = 1
 

@@ -47,8 +47,14 @@ _DURABLE: Final = (
 # The oldest that its makers still mend; older ones lack settings of the above.
 LEAST_VERSION: Final = 15
 
+# One that was promoted, and one that was started again, has another time.
+_SERVER: Final = (
+    "SELECT extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()"
+)
+
+# The row that they end with tells the server, and whether it is a standby.
 SETTINGS: Final = "; ".join(
-    [*(f"SET {name} = '{value}'" for name, value in _EACH.items()), _DURABLE]
+    [*(f"SET {name} = '{value}'" for name, value in _EACH.items()), _DURABLE, _SERVER]
 )
 
 
@@ -159,6 +165,16 @@ def complete(conninfo: str, applicationName: str) -> str:
         **{name: _DEFAULTS[name] for name in _DEFAULTS if name not in given},
         application_name=applicationName,
         client_encoding="UTF8",
+    )
+
+
+def isStandby(place: str) -> str:
+    """
+    The sentence for a server that nobody can write to.
+    """
+    return (
+        f"{place} is a read-only standby: name its primary, or all hosts with"
+        " target_session_attrs=read-write"
     )
 
 

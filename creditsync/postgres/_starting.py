@@ -7,8 +7,8 @@ No password is ever in a sentence: a server is named by its user, host and datab
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeAlias
 
 import psycopg
 from attrs import define
@@ -29,6 +29,7 @@ from creditsync.postgres._schema import (
     upgrade,
     wanted,
 )
+from creditsync.postgres._session import isStandby
 
 _FACTS: Final = """
     SELECT current_user, current_schema(), pg_is_in_recovery(),
@@ -46,9 +47,11 @@ IS_SYNCHRONOUS: Final = (
     "SELECT coalesce(current_setting('synchronous_standby_names', true), '*') <> ''"
 )
 
+Rights: TypeAlias = Mapping[str, Sequence[str]]
+
 # What a node does with each table. It changes nothing that was booked, so the role of
 # its connections need not be able to.
-RIGHTS: Final = {
+RIGHTS: Final[Rights] = {
     "version": ("SELECT",),
     "stream": ("SELECT", "UPDATE"),
     "life": ("SELECT",),
@@ -62,13 +65,35 @@ RIGHTS: Final = {
     "keyed": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "block": ("SELECT", "UPDATE"),
     "operation": ("SELECT",),
-    "rule": ("SELECT", "INSERT"),
+    "rule": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "counted": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
+# For what reads a ledger, opens accounts, begins the next life, and imports a ledger.
+TO_READ: Final = dict.fromkeys(RIGHTS, ("SELECT",))
+TO_ADD: Final[Rights] = {
+    "stream": RIGHTS["stream"],
+    "opened": ("SELECT", "INSERT", "UPDATE"),
+    "moved": RIGHTS["moved"],
+}
+TO_RESTORE: Final = {**RIGHTS, "life": ("SELECT", "INSERT")}
+TO_IMPORT: Final = {**RIGHTS, "life": ("SELECT", "INSERT", "DELETE")}
+
+# The statements that grant the rights which a role lacks.
 _LACKING: Final = """
-    SELECT name, privilege
-    FROM unnest(%s::text[], %s::text[]) AS needed (name, privilege)
-    WHERE NOT has_table_privilege(to_regclass(name), privilege)
+    SELECT 'GRANT ' || privileges || ' ON '
+        || string_agg(prefix || name, ', ' ORDER BY number)
+        || ' TO ' || quote_ident(current_user)
+    FROM (
+        SELECT name, min(number) AS number,
+               string_agg(privilege, ', ' ORDER BY number) AS privileges,
+               CASE WHEN current_schema() = 'public' THEN ''
+                   ELSE quote_ident(current_schema()) || '.' END AS prefix
+        FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY
+            AS needed (name, privilege, number)
+        WHERE NOT has_table_privilege(to_regclass(name), privilege)
+        GROUP BY name
+    ) AS lacking
+    GROUP BY privileges ORDER BY min(number)
 """
 
 # The errors of two nodes that make or upgrade the tables at the same time: there is
@@ -117,27 +142,32 @@ class _Facts:
 
 
 def check(
-    connection: ISession, now: Callable[[], float] = time.time
+    connection: ISession,
+    now: Callable[[], float] = time.time,
+    rights: Rights = RIGHTS,
 ) -> Deferred[list[str]]:
     """
     Check the server and its tables, and make or upgrade these.
 
     @param now: The time, in UNIX seconds.
+    @param rights: What the role has to be allowed.
     @return: Fires with sentences of which the operator should be warned. Fails with
         L{LedgerProblem} if a node can't book there.
     """
-    return Deferred.fromCoroutine(_check(connection, now))
+    return Deferred.fromCoroutine(_check(connection, now, rights))
 
 
-async def _check(connection: ISession, now: Callable[[], float]) -> list[str]:
+async def _check(
+    connection: ISession, now: Callable[[], float], rights: Rights
+) -> list[str]:
     place = connection.place
     try:
         [row] = await connection.execute(_FACTS)
         facts = _Facts(*row)
         for problem in _problems(facts, place):
             raise LedgerProblem(problem)
-        await _makeTables(connection, facts, now)
-        await _checkRights(connection, facts)
+        await _makeTables(connection, facts, now, rights)
+        await _checkRights(connection, rights)
         await _checkMethods(connection)
     except psycopg.Error as e:
         cause = " ".join(str(e).split())
@@ -154,10 +184,7 @@ def _problems(facts: _Facts, place: str) -> Iterator[str]:
     What keeps any node from booking there.
     """
     if facts.isStandby:
-        yield (
-            f"{place} is a read-only standby: name its primary, or all hosts with"
-            " target_session_attrs=read-write"
-        )
+        yield isStandby(place)
     if facts.isReadOnly:
         yield (
             f"{place} is read-only for the role {facts.role}: set"
@@ -201,14 +228,14 @@ def _warnings(facts: _Facts, connection: ISession) -> Iterator[str]:
 
 
 async def _makeTables(
-    connection: ISession, facts: _Facts, now: Callable[[], float]
+    connection: ISession, facts: _Facts, now: Callable[[], float], rights: Rights
 ) -> None:
     """
     Make the tables, or bring them up to date.
     """
     place, error = connection.place, None
     for _ in range(_TRIES):
-        version = await _version(connection)
+        version = await _version(connection, rights)
         if version == len(SCRIPTS):
             return
         if not facts.mayCreate:
@@ -230,9 +257,11 @@ async def _makeTables(
     )
 
 
-async def _version(connection: ISession) -> int:
+async def _version(connection: ISession, rights: Rights) -> int:
     """
     The version of the tables; 0 if there are none.
+
+    @param rights: What is said to be lacking if this can't be read.
     """
     [(isMade,)] = await connection.execute(IS_MADE)
     if not isMade:
@@ -241,8 +270,7 @@ async def _version(connection: ISession) -> int:
         [(version,)] = await connection.execute(VERSION)
     except psycopg.Error as e:
         if e.sqlstate == "42501":
-            [(role,)] = await connection.execute("SELECT current_user")
-            raise LedgerProblem(_grant(connection, role, "SELECT on version")) from e
+            await _checkRights(connection, rights)
         raise LedgerProblem(
             f'another program has a table "version" at {connection.place}: give'
             " creditsync a database or a schema of its own"
@@ -274,7 +302,7 @@ def checkReadable(connection: ISession) -> Deferred[None]:
 
 
 async def _checkReadable(connection: ISession) -> None:
-    version = await _version(connection)
+    version = await _version(connection, TO_READ)
     if version < len(SCRIPTS):
         raise LedgerProblem(
             f"{connection.place} has {'old' if version else 'no'} tables: run"
@@ -295,20 +323,25 @@ async def _upgrade(
     await connection.execute(";\n".join(statements))
 
 
-async def _checkRights(connection: ISession, facts: _Facts) -> None:
-    needed = [(name, right) for name, rights in RIGHTS.items() for right in rights]
-    names, rights = map(list, zip(*needed, strict=True))
-    lacking = await connection.execute(_LACKING, [names, rights])
+def checkRights(connection: ISession, rights: Rights) -> Deferred[None]:
+    """
+    Check that the role may do what it has to.
+
+    @return: Fails with L{LedgerProblem}, which has all the statements that help.
+    """
+    return Deferred.fromCoroutine(_checkRights(connection, rights))
+
+
+async def _checkRights(connection: ISession, rights: Rights) -> None:
+    needed = [(name, each) for name, of in rights.items() for each in of]
+    names, privileges = map(list, zip(*needed, strict=True))
+    lacking = await connection.execute(_LACKING, [names, privileges])
     if lacking:
-        listed = ", ".join(f"{right} on {name}" for name, right in lacking)
-        raise LedgerProblem(_grant(connection, facts.role, listed))
-
-
-def _grant(connection: ISession, role: str, lacking: str) -> str:
-    return (
-        f"the role {role} lacks rights at {connection.place}: as the tables' owner,"
-        f" GRANT it {lacking}"
-    )
+        grants = "; ".join(grant for (grant,) in lacking)
+        raise LedgerProblem(
+            f"the role lacks rights at {connection.place}; as the owner of the tables:"
+            f" {grants}"
+        )
 
 
 async def _checkMethods(connection: ISession) -> None:

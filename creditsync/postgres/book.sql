@@ -60,9 +60,12 @@ AS $$
     END
 $$;
 
--- Register the conditions of rules that are not in the table yet, and add up what has
--- counted for them on the present day. While this holds the stream no batch is
--- committed, and one that has begun before is judged again.
+-- Register the rules of a node, which it does at its start, when they change, and every
+-- day: those whose conditions are not in the table yet, with what has counted for them on
+-- the present day, and those that are, as of this day. Rules that no node has registered
+-- for a week end: of several nodes with different files, none needs to know of the others.
+-- While this holds the stream no batch is committed, and one that has begun before a new
+-- rule is judged again.
 CREATE FUNCTION register_1(
     this_stream    integer,
     this_time      bigint,
@@ -80,13 +83,16 @@ DECLARE
 BEGIN
     IF NOT EXISTS (
         SELECT FROM unnest(new_ids) AS each (id)
-        WHERE each.id NOT IN (SELECT rule.id FROM rule)
-    ) THEN
+        WHERE each.id NOT IN (SELECT rule.id FROM rule WHERE seen >= of_day)
+    ) AND NOT EXISTS (SELECT FROM rule WHERE seen < of_day - 7) THEN
         RETURN;
     END IF;
     PERFORM durable_1();
     PERFORM FROM stream WHERE id = this_stream FOR UPDATE;
     SELECT coalesce(max(rule.number), 0) INTO last FROM rule;
+    UPDATE rule SET seen = of_day WHERE rule.id = ANY (new_ids) AND seen < of_day;
+    -- Not the last one: its number must not be given to another.
+    DELETE FROM rule WHERE seen < of_day - 7 AND rule.number < last;
     -- An hour, as a clock may have been set back by so much.
     SELECT coalesce(max(found.seq), 0) INTO start FROM (
         SELECT event.seq FROM event
@@ -102,8 +108,11 @@ BEGIN
         new_rule := json_populate_record(NULL::rule, new_definition[n]);
         new_rule.id := new_ids[n];
         new_rule.number := last;
+        new_rule.seen := of_day;
         INSERT INTO rule SELECT new_rule.*;
         CONTINUE WHEN NOT new_rule.counts;
+        -- It may have ended today.
+        DELETE FROM counted WHERE day = of_day AND counted.rule = new_rule.id;
         INSERT INTO counted (day, rule, key, amount)
         SELECT of_day, new_rule.id,
                key_1(new_rule, each.principal, each.login, each.role),
@@ -429,7 +438,7 @@ BEGIN
         SELECT FROM unnest(rule_ids) AS each (id)
         WHERE each.id NOT IN (SELECT rule.id FROM rule)
     ) THEN
-        RAISE EXCEPTION 'a rule of this node is not registered';
+        RAISE EXCEPTION 'a rule of this node is not registered' USING ERRCODE = 'CS002';
     END IF;
 
     FOR op IN

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from random import Random
-from typing import Any
 
 from attrs import define, field
 
-from creditsync.gateway import _catchup, _looking, _twophase
+from creditsync.gateway import _looking
 from creditsync.gateway._states import State
 from creditsync.records import Principal
 from tests.gateway_simulation.clients import Client, Follower
@@ -273,15 +272,11 @@ def _pagesOf(rows: int) -> Iterator[None]:
     """
     Have so many rows in a page of a look-up.
     """
-    modules: tuple[Any, ...] = (_catchup, _looking, _twophase)
-    before = [module.PAGE for module in modules]
-    for module in modules:
-        module.PAGE = rows
+    before, _looking.PAGE = _looking.PAGE, rows
     try:
         yield
     finally:
-        for module, page in zip(modules, before, strict=True):
-            module.PAGE = page
+        _looking.PAGE = before
 
 
 def simulate(plan: Plan) -> Outcome:

@@ -55,6 +55,8 @@ HARMLESS: Final = frozenset(
         "double-event",
         "double-reply",
         "added-update",
+        "object-error",
+        "short-page",
         "renamed",
     }
 )

@@ -105,7 +105,7 @@ def catchUpByOffset() -> Iterable[Patch]:
                     "tradeType": FINANCE,
                     "where": [["update_time", ">=", since]],
                     "orderBy": [["update_time", "asc"], ["order", "asc"]],
-                    "limit": _catchup.PAGE,
+                    "limit": _looking.PAGE,
                     "offset": offset,
                 },
             )
@@ -116,7 +116,7 @@ def catchUpByOffset() -> Iterable[Patch]:
                 if trade is not None:
                     greatest = max(greatest, trade.timestamp)
                     self._seen(trade)
-            if len(page) < _catchup.PAGE:
+            if len(page) < _looking.PAGE:
                 break
             offset += len(page)
         self.isComplete = True

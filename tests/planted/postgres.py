@@ -14,6 +14,7 @@ from creditsync.postgres._connection import Connection
 from creditsync.postgres._doorbell import POLL, Doorbell
 from creditsync.postgres._feed import HEAD, Feed
 from creditsync.postgres._lane import Lane
+from creditsync.postgres._lookups import Readers
 from creditsync.postgres._numbers import Numbers
 from creditsync.postgres._schema import STREAM
 from creditsync.records import TradeEvent
@@ -149,6 +150,12 @@ def _noticeIgnored() -> None:
     Lane._prove = trusting  # type: ignore[method-assign]
 
 
+def _doubtfulRowsPublished() -> None:
+    Feed.proven = property(  # type: ignore[assignment]
+        lambda self: 2**63, lambda self, place: None
+    )
+
+
 def _ownRowsPublished() -> None:
     Feed._isHeld = lambda self, row: False  # type: ignore[method-assign]
 
@@ -187,7 +194,7 @@ def _resumedAtHead() -> None:
         self.cursor = max(self.cursor, head)
         self._rows.clear()
 
-    Feed._checkSource = atHead  # type: ignore[method-assign]
+    Feed.checkSource = atHead  # type: ignore[method-assign]
 
 
 def _notPolled() -> None:
@@ -201,8 +208,15 @@ def _lossNotNoticed() -> None:
     async def trusting(self: Any, connection: Connection) -> None:
         pass
 
-    Lane._checkLoss = trusting  # type: ignore[method-assign]
-    Feed._checkSource = trusting  # type: ignore[method-assign]
+    Lane.checkLoss = trusting  # type: ignore[method-assign]
+    Feed.checkSource = trusting  # type: ignore[method-assign]
+
+
+def _lookedUpUnchecked() -> None:
+    async def trusting(self: Any, connection: Connection) -> None:
+        pass
+
+    Readers._check = trusting  # type: ignore[method-assign]
 
 
 def _replayBeforeEvent() -> None:
@@ -288,9 +302,19 @@ POSTGRES: Final[dict[str, tuple[str, Callable[[], None], tuple[str, ...]]]] = {
         _noticeIgnored,
         _by("promoted", "doubtful"),
     ),
+    "doubtful-rows-published": (
+        "tells what another node has booked before a standby has it",
+        _doubtfulRowsPublished,
+        _by("promoted", "doubtful"),
+    ),
     "loss-not-noticed": (
         "goes on after a failover that has lost what it had acknowledged",
         _lossNotNoticed,
+        _by("promoted", "lossy"),
+    ),
+    "looked-up-unchecked": (
+        "looks up what was acknowledged on a server that may have lost it",
+        _lookedUpUnchecked,
         _by("promoted", "lossy"),
     ),
     "own-rows-published": (

@@ -1,6 +1,7 @@
 """
 One law, three ledgers: a state machine that has memory, SQLite and PostgreSQL book the
-same operations, and compares what becomes of them.
+same operations, and compares what becomes of them. It books those of
+C{tests/postgres/lives.py}, one life for each rule, and then what it draws.
 
 The runtime judges for memory and SQLite, book.sql for PostgreSQL, where two nodes take
 turns. All three get the same order numbers, so that every number and every hash of
@@ -64,6 +65,7 @@ from tests.postgres import ground
 from tests.postgres.drawn import LOGINS, REPEATED, RULES, filters, operations
 from tests.postgres.engine import NOW, Node, makeTables
 from tests.postgres.lines import Line, Lines
+from tests.postgres.lives import LIVES, Life
 
 # An order that nobody makes.
 UNKNOWN = 7
@@ -364,6 +366,22 @@ def connected() -> Iterator[list[Node]]:
         database.drop()
 
 
+def live(life: Life) -> None:
+    """
+    Have the machine book one life.
+
+    @raise AssertionError: The ledgers differ.
+    """
+    machine = ConformanceMachine()
+    try:
+        machine.open(life.site, life.existing)
+        for number, batch in enumerate(life.batches):
+            drawn = [(copied(each), False, None) for each in batch.operations]
+            machine.book(drawn, number % 2, batch.later, batch.rules, None)
+    finally:
+        machine.teardown()
+
+
 def run(examples: int, seeded: int | None = None) -> None:
     """
     Run the machine.
@@ -401,12 +419,15 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     with connected():
         try:
+            for life in LIVES.values():
+                live(life)
             run(options.examples, options.seed)
         except (AssertionError, psycopg.Error) as e:
             print(f"VIOLATION: {e}")
             return 1
     Figures(examples=options.examples).show(options.json)
-    print(f"sound: {options.examples} lives of a ledger are the same on all three")
+    count = len(LIVES) + options.examples
+    print(f"sound: {count} lives of a ledger are the same on all three")
     return 0
 
 

@@ -55,6 +55,7 @@ class Line:
     connection: "psycopg.Connection[Any]"
     notified: Any = None
     place: str = "a test's database"
+    server: str = "one"
     isDoubtful: bool = False
     _lost: FailureNotifier = field(factory=FailureNotifier)
 
@@ -89,7 +90,7 @@ class Line:
             rows = cursor.fetchall() if cursor.description else []
         except psycopg.Error:
             return Failure()
-        self.isDoubtful = self.use == "writer" and self.lines.doubtful > 0
+        self.isDoubtful = self.use in self.lines.doubted and self.lines.doubtful > 0
         self.lines.doubtful -= self.isDoubtful
         return rows
 
@@ -125,7 +126,8 @@ class Lines:
     The connections of one node.
 
     @ivar held: The uses whose statements are held.
-    @ivar doubtful: How many commits of writers are to come with a warning.
+    @ivar doubtful: How many commits are to come with a warning.
+    @ivar doubted: The uses whose commits these are.
     @ivar isCut: Whether no connection can be made.
     """
 
@@ -133,6 +135,7 @@ class Lines:
     held: set[str] = field(factory=set)
     statements: deque[Statement] = field(factory=deque)
     doubtful: int = 0
+    doubted: set[str] = field(factory=lambda: {"writer"})
     isCut: bool = False
     open: list[Line] = field(factory=list)
 

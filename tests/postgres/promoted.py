@@ -7,10 +7,13 @@ Failovers of PostgreSQL.
    that was acknowledged is lost.
  - Without synchronous replication a standby is promoted that lacks what was
    acknowledged last. Each node notices: it acknowledges nothing more, its C{/ready} is
-   503, and its log has one critical line with the numbers.
+   503, and its log has one critical line with the numbers. No look-up says that what
+   was told does not exist.
  - A commit's wait for the synchronous standby is cancelled. That is success to the
-   client of PostgreSQL; a node's clients are told nothing before the standby has it. In
-   every other round the standby is promoted without it.
+   client of PostgreSQL, and everybody sees its rows. The clients of the node that has
+   booked it, and those of another, are told nothing before the standby has it: not by
+   an event, a reply, a look-up or a repetition. In every other round the standby is
+   promoted without it.
 
 A judge recomputes the whole ledger of the last primary, and compares it with all that
 was told.
@@ -22,7 +25,9 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
+from tests.family import ADD
 from tests.figures import Figures
 from tests.postgres import ground
 from tests.postgres.cluster import Cluster, Node, address, nodes
@@ -30,7 +35,7 @@ from tests.postgres.crowd import Client, Crowd, Load
 from tests.postgres.judge import Violation, judge
 from tests.postgres.proxy import Proxy
 from tests.postgres.suite import parser, run
-from tests.postgres.told import Told
+from tests.postgres.told import Asked, Told
 
 # Seconds until a 504: a failover takes longer than usual on a busy machine.
 _TIMEOUT = "30"
@@ -187,6 +192,7 @@ async def _lose(pair: Pair, nodes: list[Node], chance: random.Random) -> int:
         await asyncio.to_thread(pair.failOver)
         promoted = load.told.counts["acknowledged"]
         [(head,)] = pair.database.rows("SELECT coalesce(max(hi), 0) FROM link")
+        await asyncio.gather(*[_lookUpLost(node, load.told, head) for node in nodes])
         for node in nodes:
             await crowd.until(
                 lambda node=node: _CRITICAL in node.log(1000),
@@ -217,32 +223,48 @@ async def doubtful(options: Namespace, figures: Figures) -> None:
     chance = random.Random(options.seed)
     load = Load(Told(), chance, 0)
     told, cancelled, promoted = load.told, 0, 0
-    with _site(options, 1) as (pair, cluster):
-        [node] = cluster.nodes
-        client = Client(load, lambda: [node.port])
-        async with Crowd(load, [client]) as crowd:
+    with _site(options, 2) as (pair, cluster):
+        clients = [
+            Client(load, lambda node=node: [node.port]) for node in cluster.nodes
+        ]
+        async with Crowd(load, clients) as crowd:
             await asyncio.to_thread(pair.primary.replicateSynchronously)
             for number in range(options.doubts):
-                asked = told.ask("CreditInSync", False, login=1001, amount=1)
+                asked = told.ask("CreditInSync", login=1001, amount=1)
+                looking: asyncio.Task[dict[str, Any]] | None = None
                 isLost = number % 2 == 1
                 with ExitStack() as stack:
                     if isLost:
                         await asyncio.to_thread(pair.part)
                     else:
                         stack.enter_context(pair.standby.frozen())
-                    client.ask(asked)
+                    clients[0].ask(asked)
                     for _ in range(chance.randint(1, 3)):
                         await crowd.until(
                             lambda: pair.primary.rows(cancel), "a commit waits"
                         )
                         cancelled += 1
-                        await crowd.rest(0.2)
-                        if asked.isSettled or client.place > asked.number:
+                        if looking is None:
+                            # Now it can be seen.
+                            clients[1].ask(asked)
+                            looking = _lookUp(cluster.nodes[1], asked)
+                        await crowd.rest(0.3)
+                        if asked.isSettled or any(
+                            each.place > asked.number for each in clients
+                        ):
                             raise Violation(f"told before it is replicated: {asked}")
+                        if looking.done() and looking.result()["status"] == 200:
+                            raise Violation(f"found before it is replicated: {asked}")
                 if isLost:
                     await asyncio.to_thread(pair.failOver)
                     promoted += 1
-                await crowd.settled(asked)
+                await crowd.until(
+                    lambda asked=asked: len(asked.answers) == 2, f"{asked} is answered"
+                )
+                assert looking is not None
+                # After a failover it may be too early for the look-up.
+                if (await looking)["status"] not in (200, 404, 503):
+                    raise Violation(f"not found: {asked}: {looking.result()}")
                 if isLost and number + 1 < options.doubts:
                     await asyncio.to_thread(pair.renew)
             await crowd.finish()
@@ -252,6 +274,33 @@ async def doubtful(options: Namespace, figures: Figures) -> None:
         raise Violation("an outcome stayed unknown")
     figures["waits cancelled"] = cancelled
     figures["promoted without it"] = promoted
+
+
+async def _lookUpLost(node: Node, told: Told, head: int) -> None:
+    """
+    Look up an order that was told and is lost, before a node may have noticed.
+    """
+    orders = [
+        data["order"]
+        for place, (type, data) in told.events.items()
+        if place > head and type == ADD
+    ]
+    for order in orders[:5]:
+        reply = await asyncio.to_thread(
+            node.ask, "GetOperation", {"order": order}, float(_TIMEOUT) + 5
+        )
+        if reply["status"] not in (503, 504):
+            raise Violation(f"order {order} was told, is lost, and has {reply}")
+
+
+def _lookUp(node: Node, asked: Asked) -> "asyncio.Task[dict[str, Any]]":
+    """
+    Begin to look an operation up by its key.
+    """
+    data = {"idempotencyKey": asked.key}
+    return asyncio.create_task(
+        asyncio.to_thread(node.ask, "GetOperation", data, float(_TIMEOUT) + 5)
+    )
 
 
 def main() -> None:

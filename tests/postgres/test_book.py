@@ -224,6 +224,24 @@ class BookTests(EngineCase):
         )
         self.assertSound()
 
+    def test_replayIsWritten(self) -> None:
+        """
+        A batch of which nothing is booked has a commit that is written all the same:
+        only such a one waits for a synchronous standby, and proves that what the
+        replay tells is there, too.
+        """
+        self.node.book(credit(key="k"))
+        with self.node.connection.transaction():
+            [first] = self.node.rows("SELECT pg_current_wal_insert_lsn()")
+            [verdict] = self.node.book(credit(key="k"))
+            [(isNumbered, last)] = self.node.rows(
+                "SELECT pg_current_xact_id_if_assigned() IS NOT NULL,"
+                " pg_current_wal_insert_lsn()"
+            )
+        self.assertEqual(verdict.verdict, "replay")
+        self.assertTrue(isNumbered)
+        self.assertNotEqual(first, (last,))
+
     def test_twins(self) -> None:
         """
         A key twice in one batch is booked once; if the first is refused, the second is

@@ -3,10 +3,12 @@ Tests for C{docs/cluster.rst}, and for the files of C{deploy/} that it describes
 statements and commands are executed, and what it quotes is said.
 """
 
+import os
 import re
 import shutil
 import signal
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +19,7 @@ import pytest
 from docutils.nodes import literal, literal_block, row, section, title
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync._process.options import Options
 from creditsync.postgres._starting import RIGHTS
 from tests.integration.processes import SERVE, Site
 from tests.postgres import ground
@@ -24,7 +27,7 @@ from tests.test_deploy import DEPLOY, alerts
 from tests.test_imports import PACKAGE
 from tests.test_readme import CHECKOUT, rendered
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(120)]
 
 TREE, _ = rendered(CHECKOUT / "docs" / "cluster.rst")
 
@@ -91,7 +94,7 @@ class RightsTests(SynchronousTestCase):
         node = ["--ledger", f"postgresql://creditsync@{place}", "--node", "node-1"]
         listen = ["--listen", "tcp:0:interface=127.0.0.1"]
         refused = site.run(*SERVE, *listen, *node)
-        self.assertIn("GRANT it", refused.stdout + refused.stderr)
+        self.assertIn(" GRANT SELECT", refused.stdout + refused.stderr)
         [granted] = blocks("GRANT SELECT")
         self.run_("creditsync_owner", "creditsync", granted)
         server = site.start(*SERVE, *listen, *node)
@@ -175,12 +178,61 @@ class QuotationTests(SynchronousTestCase):
 
     def test_compose(self) -> None:
         """
-        The options of the servers in containers are options.
+        The script of the servers in containers starts them with options that exist.
         """
-        text = (DEPLOY / "compose.yml").read_text()
-        self.assertIn('--node "$$0"', text)
-        for name in ("key", "ledger", "node", "listen", "web", "log-json"):
-            self.assertIn(f"--{name}", text)
+        folder = self.folder()
+        script = inCompose("    - |", "services:").replace("$$", "$")
+        script = re.sub("/run/(?=secrets)|/tmp/", f"{folder}/", script)
+        (folder / "secrets").mkdir()
+        (folder / "secrets" / "key").write_text("0123456789abcdef" * 4)
+        (folder / "secrets" / "password").write_text("the password")
+        program = folder / "creditsync"
+        program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        program.chmod(0o755)
+        done = subprocess.run(
+            ["sh", "-ec", script, "node-1"],
+            env={"PATH": f"{folder}:{os.defpath}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        command, *arguments = done.stdout.splitlines()
+        self.assertEqual(command, "serve")
+        options = Options()
+        options.parseOptions(arguments)
+        self.assertEqual(options["node"], "node-1")
+        self.assertEqual(
+            (folder / "pgpass").read_text(),
+            "postgres:5432:creditsync:creditsync:the password\n",
+        )
+        self.assertEqual((folder / "pgpass").stat().st_mode & 0o777, 0o600)
+
+    def folder(self) -> Path:
+        """
+        Make a folder that goes with the test.
+        """
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        return Path(folder.name)
+
+
+def inCompose(begin: str, end: str) -> str:
+    """
+    A text that stands in C{compose.yml} as it is, between two of its lines.
+    """
+    text = (DEPLOY / "compose.yml").read_text()
+    return textwrap.dedent(text.partition(f"{begin}\n")[2].partition(f"\n{end}")[0])
+
+
+@needsHAProxy
+def test_haproxyInCompose(tmp_path: Path) -> None:
+    """
+    HAProxy can use the configuration that is in C{compose.yml}.
+    """
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(inCompose("    content: |", "secrets:"))
+    assert HAPROXY is not None
+    subprocess.run([HAPROXY, "-c", "-f", file], check=True)
 
 
 @pytest.fixture

@@ -89,12 +89,21 @@ class DoorbellTests(SynchronousTestCase):
         self.clock = Clock()
         self.tries: list[Deferred[Any]] = []
         self.heard: list[float] = []
+        self.said: list[str] = []
         self.doorbell = Doorbell(
             self.clock,
             self.connect,
-            lambda: self.heard.append(round(self.clock.seconds(), 3)),
+            self.hears,
+            lambda: "epoch server 7",
             random=lambda: 1.0,
         )
+
+    def hears(self, said: str) -> None:
+        """
+        Note what is heard, and when.
+        """
+        self.said.append(said)
+        self.heard.append(round(self.clock.seconds(), 3))
 
     def connect(self) -> Deferred[Any]:
         """
@@ -144,12 +153,16 @@ class DoorbellTests(SynchronousTestCase):
         connection = self.connected()
         [own] = connection.payloads()
         self.heard.clear()
-        for payload in (own, own.removesuffix("?"), "other?"):
+        name = own.removesuffix("?")
+        for payload in (own, name, f"{name} epoch server 7", "other?"):
             self.hear(connection, payload)
         self.assertEqual(self.heard, [])
+        self.said.clear()
         self.hear(connection, "other")
-        self.assertEqual(self.heard, [0])
-        self.assertEqual(self.doorbell.heardRings, 1)
+        self.hear(connection, "other epoch server 9")
+        self.assertEqual(self.heard, [0, 0])
+        self.assertEqual(self.said, ["", "epoch server 9"])
+        self.assertEqual(self.doorbell.heardRings, 2)
 
     def test_coalesced(self) -> None:
         """
@@ -169,13 +182,13 @@ class DoorbellTests(SynchronousTestCase):
 
     def test_ringsBeforeThereIsAConnection(self) -> None:
         """
-        A ring that can't be sent is sent when it can.
+        A ring that can't be sent is sent when it can, with what is said then.
         """
         self.doorbell.start()
         self.doorbell.ring()
         connection = self.connected()
         trial, ring = connection.payloads()
-        self.assertEqual(trial, ring + "?")
+        self.assertEqual(ring, trial.removesuffix("?") + " epoch server 7")
 
     def test_refusedRing(self) -> None:
         """
@@ -297,7 +310,7 @@ class DoorbellTests(SynchronousTestCase):
         """
         self.doorbell.start()
         connection = self.connected()
-        self.doorbell._heard = self.doorbell.stop
+        self.doorbell._heard = lambda _: self.doorbell.stop()
         self.hear(connection, "other")
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertTrue(connection.isClosed)
@@ -320,7 +333,7 @@ class Node:
         """
         from twisted.internet import reactor
 
-        self.doorbell = Doorbell(reactor, self._connect, self._hear)
+        self.doorbell = Doorbell(reactor, self._connect, self._hear, str)
         self.doorbell.start()
 
     def _connect(self) -> Deferred[Connection]:
@@ -328,7 +341,7 @@ class Node:
 
         return connect(reactor, self.dsn, self.name)
 
-    def _hear(self) -> None:
+    def _hear(self, said: str) -> None:
         self.heard += 1
 
 

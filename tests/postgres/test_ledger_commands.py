@@ -361,6 +361,14 @@ class CommandTests(ImportCase):
         address = self.address.replace(f"{ground.SUPERUSER}@", f"{role}@")
         self.assertIn("is sound", self.run_("check", "--ledger", address))
         self.assertIn("vip", self.run_("account", "list", "--ledger", address))
+        self.database.rows(f"ALTER ROLE {role} RESET default_transaction_read_only")
+        refused = self.fails("account", "add", "--ledger", address, "1003")
+        self.assertIn(
+            f"; as the owner of the tables: GRANT UPDATE ON stream TO {role};"
+            f" GRANT INSERT, UPDATE ON opened TO {role};"
+            f" GRANT INSERT ON moved TO {role}",
+            refused,
+        )
 
     def test_addAccounts(self) -> None:
         """

@@ -5,9 +5,10 @@ whose answers come when the test says so.
 
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import patch
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -39,7 +40,7 @@ from creditsync.interfaces import (
 from creditsync.postgres._connection import ConnectionLost
 from creditsync.postgres._feed import Feed
 from creditsync.postgres._lane import Fenced
-from creditsync.postgres._lookups import Readers
+from creditsync.postgres._limits import idOf
 from creditsync.postgres._runtime import PostgresRuntime
 from creditsync.records import (
     Account,
@@ -64,6 +65,7 @@ class Node:
 
     def __init__(self, test: "RuntimeCase", name: str = "a", **options: Any) -> None:
         self.clock = Clock()
+        self.now = NOW + 0.75
         self.lines = Lines(test.database)
         events = TradeEvents()
         events.addObserver(self.publish)
@@ -75,7 +77,7 @@ class Node:
             self.lines.connect,
             events,
             node=name,
-            now=lambda: NOW + 0.75,
+            now=lambda: self.now,
             random=lambda: 0.5,
             **options,
         )
@@ -97,6 +99,12 @@ class Node:
             return reservation
 
         return self.runtime.submit(operation).addCallback(known)
+
+    def look(self) -> None:
+        """
+        Let it read what others have booked, and prove that.
+        """
+        self.clock.pump([1, 1])
 
     @property
     def places(self) -> list[int | None]:
@@ -416,6 +424,44 @@ class BookingTests(RuntimeCase):
             " counts 0.00000006",
         )
 
+    def test_rulesEnd(self) -> None:
+        """
+        A rule that no node has registered for a week ends, with what it has counted;
+        one that a node has is registered by it every day.
+        """
+        rule, other = Rule("a", maxPerDay=1000), Rule("b", maxPerDay=1000, per="login")
+        last = Rule("c", maxAmount=1000)
+        self.successResultOf(self.node.runtime.useRules([rule, other, last]))
+        self.booked(credit())
+        self.successResultOf(self.node.runtime.useRules([rule]))
+        ids = "SELECT id FROM rule WHERE number < 3 ORDER BY number"
+        for day, count in ((1, 2), (7, 2), (8, 1), (9, 1)):
+            self.node.now = NOW + day * 86400
+            self.node.clock.advance(1)
+            found = [each for (each,) in self.database.rows(ids)]
+            self.assertEqual(found, [idOf(rule), idOf(other)][:count], day)
+            self.booked(credit())
+        self.assertEqual(
+            self.database.rows(
+                "SELECT min(day), count(DISTINCT (day, rule)) FROM counted"
+            ),
+            [(NOW // 86400 + 7, 4)],
+        )
+        # It may come back.
+        self.successResultOf(self.node.runtime.useRules([other]))
+        self.assertEqual(self.refused(credit(701), LimitExceeded).rule, "b")
+
+    def test_ruleEndedWhileAway(self) -> None:
+        """
+        A rule that has ended although a node has it, as that was away, is registered
+        again when the node books by it.
+        """
+        rule = Rule("a", maxPerDay=100)
+        self.successResultOf(self.node.runtime.useRules([rule]))
+        self.database.rows("DELETE FROM rule")
+        self.booked(credit(60))
+        self.assertEqual(self.refused(credit(60), LimitExceeded).rule, "a")
+
     def test_financeRequests(self) -> None:
         """
         A finance request is approved by another principal.
@@ -436,7 +482,7 @@ class BookingTests(RuntimeCase):
         done = self.booked(Decision(approve, made.order, True, principal=8))
         self.assertEqual((done.type, done.data.state, done.credit), (1, 3, 5))
         self.refused(Decision(approve, made.order, True, principal=8), IncorrectOrder)
-        other.clock.advance(1)
+        other.look()
         self.assertIsNone(other.runtime.makerOf(made.order))
 
     def test_stop(self) -> None:
@@ -497,7 +543,7 @@ class NodesTests(RuntimeCase):
         operation of its own.
         """
         self.booked(credit(key="k"))
-        self.other.clock.advance(1)
+        self.other.look()
         [event] = self.other.published
         self.assertEqual(event.data, self.node.published[0].data)
         assert isinstance(event.operation, BookedElsewhere)
@@ -512,6 +558,8 @@ class NodesTests(RuntimeCase):
         place = self.booked(credit(), self.other).place
         assert place is not None
         here = self.node.runtime.whenPublished(place)
+        self.assertNoResult(here)
+        self.node.look()
         self.assertEqual(self.node.places, [place])
         self.successResultOf(here)
         self.successResultOf(self.node.runtime.whenPublished(place))
@@ -527,7 +575,7 @@ class NodesTests(RuntimeCase):
         self.assertEqual(
             self.other.log, ["reservation 3", "event 1", "event 2", "event 3"]
         )
-        self.node.clock.advance(1)
+        self.node.look()
         self.assertEqual(self.node.places, [1, 2, 3])
 
     def test_sameKey(self) -> None:
@@ -560,6 +608,9 @@ class NodesTests(RuntimeCase):
         self.node.clock.advance(1)
         self.assertEqual(self.node.log, [])
         self.node.lines.statements.popleft().answer()
+        self.node.lines.held.clear()
+        self.assertEqual(self.node.log, ["reservation 1", "event 1"])
+        self.node.look()
         self.assertEqual(self.node.log, ["reservation 1", "event 1", "event 2"])
         self.assertIs(self.node.published[0], self.successResultOf(reserved))
 
@@ -616,6 +667,231 @@ class NodesTests(RuntimeCase):
             self.database.rows('SELECT count(*), count(DISTINCT "order") FROM event'),
             [(2, 2)],
         )
+
+
+class ProofTests(RuntimeCase):
+    """
+    Tests for what another node has booked and may still be lost.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have a second node book with a commit that did not wait for its standby.
+        """
+        super().setUp()
+        self.other = self.start("b")
+        self.other.lines.doubtful = 1000
+        asked = credit(key="k")
+        self.reserved = self.other.submit(asked)
+        self.order = asked.reserved
+        self.addCleanup(self.reserved.addErrback, lambda _: None)
+        self.other.clock.advance(0)
+        self.assertNoResult(self.reserved)
+
+    def search(self) -> "Deferred[Any]":
+        """
+        Search everything.
+        """
+        every = TradeFilter((), (), 10, 0, lambda group: True, 5.0)
+        return self.node.runtime.search(every, list)
+
+    def test_proven(self) -> None:
+        """
+        It is published, and found, as soon as a commit of this node has reached the
+        standby.
+        """
+        runtime = self.node.runtime
+        found = [
+            runtime.trade(self.order),
+            runtime.orderOf(7, "k"),
+            runtime.account(1001),
+            self.search(),
+        ]
+        self.node.lines.doubtful = 3
+        self.node.look()
+        self.node.clock.advance(0.1)
+        self.assertEqual(self.node.places, [])
+        for each in found:
+            self.assertNoResult(each)
+        self.node.clock.advance(0.1)
+        self.assertEqual(self.node.places, [1])
+        trade, order, account, page = map(self.successResultOf, found)
+        self.assertEqual((trade.order, order), (self.order, self.order))
+        self.assertEqual(account.credit, 300)
+        self.assertEqual(page.count, 1)
+
+    def test_provenByBatch(self) -> None:
+        """
+        A batch of its own that comes meanwhile is such a commit.
+        """
+        self.node.clock.advance(1)
+        self.assertEqual(self.node.runtime.feed.held, 1)
+        self.booked(credit())
+        self.assertEqual(self.node.places, [1, 2])
+        self.node.look()
+        self.assertIsNone(self.node.runtime.queuedSince)
+
+    def test_ring(self) -> None:
+        """
+        Without a commit it is published when a node that knows says so: of this
+        journal, and of the server from which it was read.
+        """
+        self.node.clock.advance(0.06)
+        self.node.lines.held.add("writer")
+        for proof in ("", "x", "0a1b2c3d", "other one 1", "0a1b2c3d two 1"):
+            self.node.runtime._heard(proof)
+            self.assertEqual(self.node.places, [])
+        self.node.runtime._heard("0a1b2c3d one 1")
+        self.assertEqual(self.node.places, [1])
+        self.assertEqual(self.node.runtime._proof(), "0a1b2c3d  0")
+        self.node.clock.pump([1, 1])
+        self.assertEqual(list(self.node.lines.statements), [])
+
+    def test_said(self) -> None:
+        """
+        A node says what its last batch has proven.
+        """
+        self.other.lines.doubtful = 0
+        self.other.clock.advance(1)
+        self.successResultOf(self.reserved)
+        self.booked(credit(), self.other)
+        self.assertEqual(self.other.runtime._proof(), "0a1b2c3d one 2")
+        self.booked(credit(key="k"))
+        self.assertEqual(self.node.runtime._proof(), "0a1b2c3d one 1")
+
+    def test_replay(self) -> None:
+        """
+        A repetition of the request to another node is answered when its own commit has
+        reached the standby.
+        """
+        self.node.lines.doubtful = 1
+        replay = self.node.submit(credit(key="k"))
+        self.node.clock.advance(0)
+        self.assertNoResult(replay)
+        self.node.clock.advance(0.1)
+        self.assertTrue(self.successResultOf(replay).isReplay)
+        self.assertEqual(self.node.places, [1])
+
+    def test_otherServer(self) -> None:
+        """
+        What the new server has after a failover proves nothing of what was read from
+        the old one, which is read from no more.
+        """
+        self.node.lines.of("feed").server = "old"
+        self.node.clock.advance(1)
+        self.booked(credit())
+        self.assertEqual(self.node.places, [])
+        self.node.clock.advance(1)
+        self.assertEqual(self.node.places, [])
+        self.node.clock.pump([1, 1, 1])
+        self.assertEqual(self.node.places, [1, 2])
+        self.assertEqual(self.node.lines.of("feed").server, "one")
+
+    def test_failedOverMeanwhile(self) -> None:
+        """
+        Nor does a proof that was asked for before the failover.
+        """
+        self.node.clock.advance(1)
+        self.node.lines.held.add("writer")
+        self.node.clock.advance(0.1)
+        [proof] = self.node.lines.statements
+        self.node.lines.of("feed").lose()
+        for table in ("event", "link", "trade", "opened", "keyed"):
+            self.database.rows(f"DELETE FROM {table}")
+        self.node.clock.advance(1)
+        self.node.lines.statements.clear()
+        self.node.lines.held.clear()
+        proof.answer()
+        self.assertEqual(self.node.runtime.feed.proven, 0)
+
+    def test_start(self) -> None:
+        """
+        What is there at the start may be lost as well: the start proves it.
+        """
+        node = Node(self, "c")
+        self.addCleanup(self.stop, node)
+        node.lines.held.add("writer")
+        started = node.runtime.startService()
+        for _ in range(2):
+            node.lines.statements.popleft().answer()
+        node.lines.doubtful = 1
+        node.lines.statements.popleft().answer()
+        node.lines.held.clear()
+        self.assertNoResult(started)
+        node.clock.advance(0.1)
+        self.successResultOf(started)
+        found = node.runtime.trade(self.order)
+        self.assertEqual(self.successResultOf(found).order, self.order)
+
+    def test_proofBroken(self) -> None:
+        """
+        If the connection breaks during a proof, another one makes it.
+        """
+        self.node.clock.advance(1)
+        self.node.lines.held.add("writer")
+        self.node.clock.advance(0.1)
+        self.node.lines.held.clear()
+        self.node.lines.of("writer").lose()
+        self.node.clock.advance(1)
+        self.assertEqual(self.node.places, [1])
+        self.assertEqual(self.node.runtime.lanes[0].incarnation, 2)
+
+    def test_proofRefused(self) -> None:
+        """
+        If the server refuses it, as its row is locked, it is tried again.
+        """
+        writer = self.node.lines.of("writer").connection
+        writer.execute("SET lock_timeout = '20ms'")
+        reader = self.node.lines.of("reader").connection
+        with reader.transaction():
+            reader.execute("SELECT FROM node FOR UPDATE")
+            self.node.look()
+            self.assertEqual(self.node.places, [])
+        self.node.clock.advance(1)
+        self.assertEqual(self.node.places, [1])
+
+    def test_lookupAtStop(self) -> None:
+        """
+        A look-up that waits for a proof is answered at the latest when nothing is read
+        any more.
+        """
+        found = self.node.runtime.trade(self.order)
+        self.assertNoResult(found)
+        self.successResultOf(self.node.runtime.stopService())
+        self.failureResultOf(found, Busy)
+        self.failureResultOf(self.node.runtime.trade(self.order), Busy)
+
+    def test_loss(self) -> None:
+        """
+        So is one that waits when the node finds out that something is lost, and a move
+        of an account, of which nobody knows what has become.
+        """
+        self.booked(credit())
+        self.node.lines.held.add("writer")
+        self.node.lines.doubted, self.node.lines.doubtful = {"reader"}, 1
+        moved = self.node.runtime.setGroup(1001, "real")
+        self.node.clock.advance(0)
+        self.assertNoResult(moved)
+        self.database.rows("DELETE FROM link")
+        self.node.lines.held.clear()
+        self.node.lines.of("writer").lose()
+        self.node.clock.advance(1)
+        self.failureResultOf(moved, OutcomeUnknown)
+        self.failureResultOf(self.node.runtime._queues.prove(), OutcomeUnknown)
+
+    def test_move(self) -> None:
+        """
+        The move of an account to another group is acknowledged when it has reached the
+        standby.
+        """
+        self.node.lines.doubted, self.node.lines.doubtful = {"reader"}, 1
+        self.node.lines.held.add("writer")
+        moved = self.node.runtime.setGroup(1001, "real")
+        self.node.clock.advance(0)
+        self.assertNoResult(moved)
+        self.node.lines.held.clear()
+        self.node.lines.statements.popleft().answer()
+        self.successResultOf(moved)
 
 
 class DisturbedTests(RuntimeCase):
@@ -825,6 +1101,64 @@ class DisturbedTests(RuntimeCase):
         self.node.clock.pump([1] * 3)
         self.assertEqual(self.node.places, [1, 2])
 
+    def lookedUp(self, order: int) -> None:
+        """
+        Look up what is lost, after the connection has ended.
+        """
+        runtime = self.node.runtime
+        self.node.lines.of("reader").lose()
+        for lookup in (runtime.trade(order), runtime.orderOf(7, "k")):
+            busy = self.failureResultOf(lookup, Busy).value
+            self.assertEqual(str(busy), "PostgreSQL has lost acknowledged operations")
+            self.assertEqual(runtime.problem, str(busy))
+
+    def test_lossSeenByLookup(self) -> None:
+        """
+        A look-up that connects again, to a server that has failed over, is the first to
+        notice: nobody is told that what was published is not there.
+        """
+        order = self.booked(credit(key="k")).order
+        self.database.rows("DELETE FROM event")
+        self.lookedUp(order)
+
+    def test_lossOfAcknowledgedSeenByLookup(self) -> None:
+        """
+        So it is if what was acknowledged is not published yet.
+        """
+        self.node.lines.held.add("feed")
+        self.booked(credit(), self.start("b"))
+        order = self.booked(credit(key="k")).order
+        self.database.rows("DELETE FROM link WHERE hi = 2")
+        self.lookedUp(order)
+
+    def test_lookupsUnreachable(self) -> None:
+        """
+        All look-ups that wait for the same connection are told that it can't be made.
+        """
+        connecting: Deferred[Any] = Deferred()
+        tries = [connecting]
+
+        def connect(use: str) -> Deferred[Any]:
+            return tries.pop() if tries else fail(ConnectionLost("refused"))
+
+        with patch.object(self.node.runtime._readers, "_connect", connect):
+            self.node.lines.of("reader").lose()
+            first, second = self.node.runtime.trade(5), self.node.runtime.account(5)
+            self.assertNoResult(second)
+            connecting.errback(ConnectionLost("refused"))
+            for each in (first, second):
+                self.failureResultOf(each, Busy)
+
+    def test_lookupRefused(self) -> None:
+        """
+        A server that refuses the proof is not asked.
+        """
+        self.booked(credit())
+        self.node.lines.of("reader").lose()
+        self.database.rows("ALTER TABLE link RENAME TO away")
+        self.addCleanup(self.database.rows, "ALTER TABLE away RENAME TO link")
+        self.failureResultOf(self.node.runtime.trade(5), Busy)
+
     def test_lossSeenByOneLane(self) -> None:
         """
         What another lane has under way then is not acknowledged either.
@@ -913,28 +1247,3 @@ class DisturbedTests(RuntimeCase):
         self.node.clock.advance(1)
         self.assertEqual(self.successResultOf(reserved).place, 2)
         self.assertEqual(self.node.runtime.lanes[0].retries, 1)
-
-
-class ReadersTests(SynchronousTestCase):
-    """
-    Tests for L{Readers}.
-    """
-
-    def test_severalWait(self) -> None:
-        """
-        If there is no connection, all that wait for it are told so, and the next one
-        has another made.
-        """
-        tries: list[Deferred[Any]] = []
-
-        def connect(_use: str) -> "Deferred[Any]":
-            tries.append(Deferred())
-            return tries[-1]
-
-        readers = Readers(connect)
-        waiting = [readers.of("reader") for _ in range(3)]
-        tries[0].errback(ConnectionLost("refused"))
-        for each in waiting:
-            self.failureResultOf(each, ConnectionLost)
-        readers.of("reader").addErrback(lambda _: None)
-        self.assertEqual(len(tries), 2)

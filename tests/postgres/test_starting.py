@@ -234,20 +234,44 @@ async def test_mayNotMakeTables(database: ground.Database, role: str) -> None:
 @pytest_twisted.ensureDeferred
 async def test_mayNotUseTables(database: ground.Database, role: str) -> None:
     """
-    A role that lacks rights on the tables; with those that it needs, and none to
-    change what was booked, it can be used.
+    A role that lacks rights on the tables is told the statements that grant them all;
+    with those, and none to change what was booked, it can be used.
     """
     await checked(database.dsn())
     said = await problem(database.dsn(user=role))
-    assert said.endswith("as the tables' owner, GRANT it SELECT on version")
-    database.rows(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
-    said = await problem(database.dsn(user=role))
-    assert "GRANT it UPDATE on stream, INSERT on node, UPDATE on node, " in said
-    for name, rights in RIGHTS.items():
-        database.rows(f"GRANT {', '.join(rights)} ON {name} TO {role}")
+    owned, _, grants = said.partition("; as the owner of the tables: ")
+    assert owned == f"the role lacks rights at {place(database, role)}"
+    assert grants.split("; ") == [
+        f"GRANT SELECT ON version, life, account, operation TO {role}",
+        f"GRANT SELECT, UPDATE ON stream, block TO {role}",
+        f"GRANT SELECT, INSERT, UPDATE ON node, trade TO {role}",
+        f"GRANT SELECT, INSERT ON link, event, moved TO {role}",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON opened, keyed, rule, counted"
+        f" TO {role}",
+    ]
+    database.rows(grants)
     await checked(database.dsn(user=role))
+    database.rows(f"REVOKE UPDATE ON stream, block FROM {role}")
+    said = await problem(database.dsn(user=role))
+    assert said.endswith(f"tables: GRANT UPDATE ON stream, block TO {role}")
     assert "UPDATE" not in RIGHTS["event"]
     assert "UPDATE" not in RIGHTS["link"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_mayNotUseTablesOfSchema(database: ground.Database, role: str) -> None:
+    """
+    Tables in a schema of their own are named with it.
+    """
+    database.rows('CREATE SCHEMA "the ledger"')
+    options = '-csearch_path="the ledger"'.replace("the ledger", "the\\ ledger")
+    await checked(database.dsn(options=options))
+    database.rows(f'GRANT USAGE ON SCHEMA "the ledger" TO {role}')
+    said = await problem(database.dsn(user=role, options=options))
+    _, _, grants = said.partition("tables: ")
+    assert 'GRANT SELECT, UPDATE ON "the ledger".stream, "the ledger".block TO' in said
+    database.rows(grants)
+    await checked(database.dsn(user=role, options=options))
 
 
 def test_allTables(database: ground.Database) -> None:

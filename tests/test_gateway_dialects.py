@@ -1,0 +1,197 @@
+"""
+Platforms that write the same things in another way than creditsync does: numbers,
+times, pages and errors.
+"""
+
+from decimal import Decimal
+
+from creditsync.codes import EV_RECORD_ADD, EV_RECORD_UPDATE, TS_CLOSED_NORMAL
+from creditsync.gateway import _looking
+from tests.gateways import GatewayTestCase, operation
+
+ADD, UPDATE, BOOKED = EV_RECORD_ADD, EV_RECORD_UPDATE, TS_CLOSED_NORMAL
+
+
+class PageTests(GatewayTestCase):
+    """
+    The pages of a platform's look-ups.
+    """
+
+    def missed(self, number: int) -> None:
+        """
+        Have people book while there is no connection, two trades in each second.
+        """
+        self.link.cut()
+        for each in range(number):
+            self.platform.person(2000 + each, 6, 1)
+            self.clock.advance(each % 2)
+        self.wait(10)
+        self.events()
+
+    def test_shortPages(self) -> None:
+        """
+        A platform may give fewer rows than were asked for. The journal has all changes
+        all the same.
+        """
+        self.platform.mostRows = 3
+        self.missed(8)
+        self.link.connect()
+        self.turn(30)
+        orders = [event[1] for event in self.events()]
+        self.assertEqual(orders, list(range(5001, 5009)))
+        self.assertEqual(self.alarms, [])
+
+    def test_shortPageOfContent(self) -> None:
+        """
+        A short page does not hide one of two trades that an operation may have made.
+        """
+        self.platform.mostRows = 1
+        self.link.losesReply.append("CreditIn")
+        self.platform.listeners.clear()
+        self.request(operation())
+        self.platform.work()
+        self.platform.person(1001, 7, 300, comment="gift")
+        self.wait(12)
+        self.assertEqual(self.states(), ["held"])
+        self.assertEqual(
+            self.only().why, "the platform has several such trades: 5001, 5002"
+        )
+
+    def test_unsorted(self) -> None:
+        """
+        A platform that does not keep to the order in which it was asked for pages would
+        have changes skipped. That is an alarm, and the catch-up is not over.
+        """
+        self.platform.sorts = False
+        self.missed(2)
+        self.platform.change(5001, profit=2)
+        self.link.connect()
+        self.turn(30)
+        self.assertFalse(self.gateway.catchUp.isComplete)
+        [alarm] = self.alarms
+        self.assertIn("or in another order", alarm)
+        self.wait(100)
+        self.assertEqual(len(self.alarms), 1)
+
+    def test_unfiltered(self) -> None:
+        """
+        A platform that ignores conditions is not asked for ever.
+        """
+        self.platform.filters = False
+        self.missed(2)
+        before = len(self.link.sent)
+        self.link.connect()
+        self.turn(30)
+        self.assertLess(len(self.link.sent) - before, 10)
+        [alarm] = self.alarms
+        self.assertIn("gives other trades than asked for", alarm)
+
+
+class TimeTests(GatewayTestCase):
+    """
+    The resolution of a platform's C{update_time}.
+    """
+
+    def catchUpAfter(self, scale: float) -> None:
+        """
+        Have the platform count in parts of a second, and miss some of its changes.
+        """
+        self.platform.now = lambda: scale * (self.now() + 0.25)
+        self.platform.isExact = scale == 1
+        self.patch(_looking, "PAGE", 3)
+        self.platform.person(1001, 6, 1, open_time=1767225600, close_time=1767225600)
+        self.wait(200)
+        self.link.cut()
+        for second in range(5):
+            for _ in range(2):
+                self.platform.person(1001, 6, 1, open_time=1, close_time=1)
+            self.clock.advance(second % 2)
+        self.wait(5)
+        self.platform.change(5001, profit=3)
+        self.wait(200)
+        self.events()
+        before = len(self.link.sent)
+        self.link.connect()
+        self.turn(40)
+        self.assertEqual(
+            [event[:2] for event in self.events()],
+            [
+                *((ADD, order) for order in range(5002, 5012)),
+                (UPDATE, 5001),
+            ],
+        )
+        # Not the whole history, and not the same page again and again.
+        self.assertLess(len(self.link.sent) - before, 30)
+        trade = self.log.ledger.trade(5001)
+        assert trade is not None
+        self.assertEqual(trade.timestamp, 1767225807)
+        self.assertEqual(self.alarms, [])
+
+    def test_fractions(self) -> None:
+        """
+        Seconds with fractions.
+        """
+        self.catchUpAfter(1)
+
+    def test_milliseconds(self) -> None:
+        """
+        Milliseconds.
+        """
+        self.catchUpAfter(1000)
+
+
+class AmountTests(GatewayTestCase):
+    """
+    The doubles of a platform.
+    """
+
+    def test_noise(self) -> None:
+        """
+        What is behind the eighth decimal is the noise of a platform's sums.
+        """
+        for amount in ("300.0000000001", "299.99999999999994", "3.0E+2"):
+            self.request(operation())
+            order = self.platform.nextOrder - 1
+            self.platform.trades[order]["profit"] = Decimal(amount)
+            self.platform.work()
+            self.turn()
+            self.assertEqual(self.events(), [(ADD, order, BOOKED, 300)])
+        self.assertEqual(self.alarms, [])
+
+    def test_account(self) -> None:
+        """
+        The same of an account's totals.
+        """
+        self.platform.accounts[1001] = {
+            "login": 1001,
+            "balance": Decimal("1234.5600000000004"),
+            "credit": 0.30000000000000004,
+        }
+        shown = self.gateway.account(1001)
+        self.turn()
+        account = self.successResultOf(shown)
+        assert account is not None
+        self.assertEqual((account.balance, account.credit), (123456000000, 30000000))
+
+
+class CommentTests(GatewayTestCase):
+    """
+    The characters of a platform.
+    """
+
+    def test_halfCharacters(self) -> None:
+        """
+        A comment that was cut within a character is kept with another one in its place,
+        and so is one with a character that no line may have.
+        """
+        for comment in ("gif\ud83d", "gif\udcff", "gif\uffff", "gif\U0001fffe"):
+            self.request(operation())
+            order = self.platform.nextOrder - 1
+            self.platform.trades[order]["comment"] = comment
+            self.platform.work()
+            self.turn()
+            trade = self.log.ledger.trade(order)
+            assert trade is not None
+            self.assertEqual(trade.comment, "gif\ufffd")
+            self.assertEqual(self.states(), [])
+        self.assertEqual(self.alarms, [])
