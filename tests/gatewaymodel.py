@@ -11,7 +11,7 @@ no other request has, by which the judge knows its bookings. To look at many wor
 
 import sys
 from argparse import ArgumentParser
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -96,7 +96,7 @@ class CheckedLink(Link):
     A link that notes what is sent before it is durable.
     """
 
-    log: HeldIntentLog
+    log: Any
     wrong: list[str]
 
     def request(
@@ -119,6 +119,8 @@ class World:
     @ivar wrong: What the judge has found.
     """
 
+    makeLog: Callable[[], Any] = HeldIntentLog
+
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         self.clock = Clock()
@@ -129,7 +131,7 @@ class World:
         self.platform.showsEarly = self.random.random() < 0.3
         self.way = self.random.choice(WAYS)
         self.tags = Tags(Random(f"tags {seed}").random() < 0.5)
-        self.log = HeldIntentLog()
+        self.log = type(self).makeLog()
         self.log.isHeld = True
         self.wrong: list[str] = []
         self.alarms: list[str] = []

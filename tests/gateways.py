@@ -2,7 +2,7 @@
 A gateway in front of a L{Platform<tests.platforms.Platform>}, for tests.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from attrs import Factory, define, evolve
@@ -73,10 +73,11 @@ def deletion(order: int, key: str | None = None) -> Deletion:
     return Deletion("DeleteCreditSync", order, frozenset({7, 9}), 7, key, role=1)
 
 
-@define(eq=False)
-class HeldIntentLog(MemoryIntentLog):
+@define(eq=False, slots=False)
+class Held:
     """
-    A log whose writes end when the test calls L{release}, while it is held.
+    A log, with another class's way to write, whose writes end when the test calls
+    L{release}, while it is held.
 
     @ivar isHeld: Whether it is.
     """
@@ -108,7 +109,7 @@ class HeldIntentLog(MemoryIntentLog):
         """
         if self._writes:
             (copies, reservations, mark, alarms), done = self._writes.pop(0)
-            super().write(list(copies), reservations, mark, alarms)
+            self.writeNow(list(copies), reservations, mark, alarms)
             for copy, original in copies.items():
                 original.place = copy.place
             done.callback(None)
@@ -128,6 +129,25 @@ class HeldIntentLog(MemoryIntentLog):
         """
         self._writes.clear()
 
+    def writeNow(self, *write: Any) -> None:
+        """
+        Write.
+        """
+        raise NotImplementedError
+
+
+@define(eq=False)
+class HeldIntentLog(Held, MemoryIntentLog):
+    """
+    A log in memory that can be held.
+    """
+
+    def writeNow(self, *write: Any) -> None:
+        """
+        See L{Held.writeNow}.
+        """
+        MemoryIntentLog.write(self, *write)
+
 
 class GatewayTestCase(SynchronousTestCase):
     """
@@ -136,6 +156,7 @@ class GatewayTestCase(SynchronousTestCase):
 
     isAutomatic = True
     way = "one-shot"
+    makeLog: Callable[[], Any] = HeldIntentLog
     isTagged = False
     longest = 255
 
@@ -145,7 +166,7 @@ class GatewayTestCase(SynchronousTestCase):
         """
         self.clock = Clock()
         self.platform = Platform(self.now)
-        self.log = HeldIntentLog()
+        self.log = type(self).makeLog()
         self.published: list[TradeEvent] = []
         self.alarms: list[str] = []
         self.begin()

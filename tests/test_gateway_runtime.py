@@ -2,7 +2,7 @@
 Tests for L{creditsync.gateway._runtime} and L{creditsync.gateway._operations}.
 """
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from zope.interface.verify import verifyObject
 
 from creditsync.errors import (
@@ -147,6 +147,28 @@ class BookingTests(GatewayTestCase):
         self.assertIsInstance(why, Busy)
         self.assertEqual(why.data, {"retry_after_ms": 250})
         self.assertEqual(self.log.unfinished(), [])
+
+    def test_notDurable(self) -> None:
+        """
+        While nothing becomes durable nothing is sent, and clients get to know that.
+        What was booked before is answered, and nothing is said of other keys.
+        """
+        self.request(operation(key="old"))
+        self.platform.work()
+        self.turn()
+        self.log.problem = "PostgreSQL can't be reached"
+        self.assertEqual(self.gateway.problem, "PostgreSQL can't be reached")
+        why = self.refusalOf(self.request(operation(key="k")))
+        self.assertIsInstance(why, Busy)
+        self.assertIn("PostgreSQL can't be reached", why.message)
+        self.assertEqual(why.data, {"retry_after_ms": 250})
+        self.assertTrue(self.successResultOf(self.request(operation(key="old"))))
+        self.assertEqual(self.successResultOf(self.gateway.orderOf(7, "old")), 5001)
+        self.failureResultOf(self.gateway.orderOf(7, "k"), Busy)
+        self.failureResultOf(self.gateway.operation(7, "k"), Busy)
+        self.log.problem = None
+        self.assertIsNone(self.successResultOf(self.gateway.operation(7, "k")))
+        self.assertEqual(self.money(), [(5001, 1001, 300)])
 
     def test_lostBeforeSent(self) -> None:
         """
@@ -1269,6 +1291,43 @@ class RestartTests(GatewayTestCase):
         self.restart()
         self.assertEqual(self.states(), [])
         self.successResultOf(self.request(operation(key="k")))
+
+    def test_stopWithoutACommit(self) -> None:
+        """
+        A stop that does not wait for a commit any longer closes the log all the same.
+        """
+        closed: list[bool] = []
+        self.patch(self.log, "close", lambda: closed.append(True))
+        self.log.isHeld = True
+        self.request(operation(1))
+        stopped = self.gateway.stopService()
+        self.assertNoResult(stopped)
+        stopped.cancel()
+        self.failureResultOf(stopped, CancelledError)
+        self.assertEqual(closed, [True])
+
+    def test_closedMeanwhile(self) -> None:
+        """
+        A commit that ends with the log is no failure of the gateway.
+        """
+        self.patch(type(self.log), "write", lambda *_: fail(CancelledError()))
+        self.request(operation(1))
+        self.assertNoResult(self.gateway.whenFailed())
+
+    def test_idle(self) -> None:
+        """
+        A gateway that has nothing to write commits every 30 seconds all the same, so
+        that it learns whether another one has taken over.
+        """
+        self.wait(31)
+        self.log.isHeld = True
+        self.wait(28)
+        self.assertEqual(self.log._writes, [])
+        self.wait(2)
+        [((intents, reservations, _, _), _)] = self.log._writes
+        self.assertEqual((intents, list(reservations)), ({}, []))
+        self.log.isHeld = False
+        self.log.release()
 
     def test_stop(self) -> None:
         """

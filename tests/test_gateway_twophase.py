@@ -137,6 +137,27 @@ class TwoPhaseTests(GatewayTestCase):
         self.platform.work()
         self.assertIn((5003, 1001, 300), self.money())
 
+    def test_sweepOfOneThatWasShutOut(self) -> None:
+        """
+        What is left over is declined only by a gateway that can still commit: another
+        one that has taken over may have chosen what this one has not.
+        """
+        self.link.losesReply += [CREATE, "MngGetTradesByFilter"]
+        self.platform.hides.add(17)
+        self.request(operation())
+        self.wait(24)
+        self.platform.hides.clear()
+        self.platform.work()
+        self.turn()
+        self.log.isHeld = True
+        self.wait(60)
+        self.assertEqual(self.pending(), [5001])
+        self.log.isHeld = False
+        while self.log._writes:
+            self.log.release()
+            self.turn()
+        self.assertEqual(self.pending(), [])
+
     def test_sweepOfMany(self) -> None:
         """
         What is left over is declined, however many requests wait for people.

@@ -25,7 +25,7 @@ from creditsync._cli.connection import (
     readToken,
     runWithClient,
 )
-from creditsync._cli.ledger import addLedger, errorsAsExit
+from creditsync._cli.ledger import addLedger, errorsAsExit, opened
 from creditsync._cli.output import printLine
 from creditsync._cli.statuses import DONE, FAILED, STATUSES, UNKNOWN
 from creditsync._cli.wording import exact, printable
@@ -220,8 +220,8 @@ def _runHeld(options: Namespace) -> None:
     # What it needs is loaded only where it is used.
     from creditsync.gateway._listing import held
 
-    with errorsAsExit(options):
-        found = list(held(options.ledger))
+    with errorsAsExit(options), opened(options) as ledger:
+        found = list(held(ledger, options.ledger))
     if options.json:
         print(json.dumps([_members(each) for each in found]))
         return
@@ -232,8 +232,8 @@ def _runHeld(options: Namespace) -> None:
 def _runReport(options: Namespace) -> None:
     from creditsync.gateway._listing import report
 
-    with errorsAsExit(options):
-        found = report(options.ledger)
+    with errorsAsExit(options), opened(options) as ledger:
+        found = report(ledger, options.ledger)
     if options.json:
         kinds = ("unsettled", "decided")
         lists = {kind: [_members(each) for each in found[kind]] for kind in kinds}

@@ -35,6 +35,12 @@ def addCommand(commands: Any) -> None:
         " failover: begin another epoch, in which cursors of before are recognized,"
         " and shut out all nodes; start them again afterwards",
     )
+    init.add_argument(
+        "--gateway",
+        action="store_true",
+        help="make the tables that a gateway needs besides: the ledger is a gateway's"
+        " from then on, for ever",
+    )
     init.set_defaults(name="init", run=_init)
     move: ArgumentParser = commands.add_parser(
         "import",
@@ -67,6 +73,8 @@ def _init(options: Namespace) -> None:
         rights = TO_RESTORE if options.restored else RIGHTS
         with connected(options.ledger, "init") as session:
             _warn(options, session.check(rights))
+            if options.gateway:
+                session.makeGateway()
             place = session.place
             printLine(f"{place} has the tables of a ledger")
             if options.restored:

@@ -7,16 +7,20 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 
+from creditsync._bookingrules import Rule, RulesFile
+from creditsync._jwks import quoted
 from creditsync._process.address import isPostgres
 from creditsync._process.options import Options
 from creditsync._rulebook import RuleBook
@@ -24,6 +28,7 @@ from creditsync._sandbox.life import Life
 from creditsync.audit import AuditTrail
 from creditsync.auth import TokenAuthenticator
 from creditsync.counters import Counters
+from creditsync.errors import ShuttingDown
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ILedger, ITradingRuntime
 from creditsync.ledger.sqlite import SQLiteLedger
@@ -42,6 +47,8 @@ _PATIENCE: Final = 0.8
 _REPLY: Final = 0.5
 
 if TYPE_CHECKING:
+    from creditsync.gateway._intents import IIntentLog
+    from creditsync.postgres._connection import Connection
     from creditsync.postgres._runtime import PostgresRuntime
     from creditsync.web._service import Web
 
@@ -66,6 +73,9 @@ def creditSync(
         runtime = _onPostgres(reactor, options, events, counters)
     else:
         runtime = _onFile(reactor, options, events, counters, sandbox)
+    rules: RulesFile | None = options["rules"]
+    if rules is not None:
+        rules.use = partial(_useUnlessStopped, runtime, rules.use)
     return CreditSync(
         reactor,
         runtime=runtime,
@@ -148,13 +158,13 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
     from creditsync.gateway._passing import PassThrough
     from creditsync.gateway._runtime import GatewayRuntime
     from creditsync.gateway._settling import Timing
-    from creditsync.gateway._sqlitelog import SQLiteIntentLog
     from creditsync.gateway._tags import Tags
     from creditsync.gateway._tokenfile import TokenFile
     from creditsync.gateway._upstream import REPLY_TIMEOUT, Upstream
 
-    ledger, profile = _sqlite(reactor, options), options["profile"]
+    profile = options["profile"]
     read = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+    log = _intents(reactor, options, read)
     # A daemon changes its folder before it reads it again.
     token = TokenFile(Path(options["upstream-token"]).absolute())
     passThrough = None
@@ -169,7 +179,7 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
         )
     return GatewayRuntime(
         reactor,
-        SQLiteIntentLog(ledger),
+        log,
         Upstream(
             reactor,
             clientFromString(reactor, options["upstream"]),
@@ -184,10 +194,50 @@ def _gateway(reactor: Any, options: Options, events: TradeEvents) -> ITradingRun
         way=options["way"],
         timing=Timing(patience=_PATIENCE * options["timeout"]),
         read=read,
-        rules=_rules(options, ledger, read),
+        rules=_rules(options, log.ledger, read),
         takesGroups=bool(options["upstream-groups"]),
         tags=Tags(profile["comment-tag"], profile["comment-length"]),
         passThrough=passThrough,
+    )
+
+
+def _intents(
+    reactor: Any, options: Options, run: "Callable[[Callable[[], Any]], Deferred[Any]]"
+) -> "IIntentLog":
+    """
+    Make the log of a gateway.
+    """
+    from creditsync.gateway._sqlitelog import SQLiteIntentLog
+
+    if not isPostgres(options["ledger"]):
+        return SQLiteIntentLog(_sqlite(reactor, options))
+    from creditsync.gateway._postgreslog import LedgerCopy, PostgresIntentLog
+    from creditsync.postgres._booking import Site
+    from creditsync.postgres._connection import connect
+    from creditsync.postgres._reading import reading
+    from creditsync.postgres._recorder import Recorder
+
+    address, node = options["ledger"], options["node"]
+
+    def connecting(use: str) -> "Deferred[Connection]":
+        return connect(reactor, address, f"creditsync {node} {use}")
+
+    return PostgresIntentLog(
+        # It gets its path when it is opened.
+        LedgerCopy("", OwnThread(reactor), isGateways=True),
+        Recorder(
+            reactor,
+            connecting,
+            node,
+            0,
+            token_hex(8),
+            time.time,
+            random.random,
+            Site(),
+        ),
+        connecting,
+        partial(reading, address, f"{node} copy"),
+        run,
     )
 
 
@@ -215,6 +265,24 @@ def _rules(
     return rules
 
 
+def _useUnlessStopped(
+    runtime: Any,
+    use: "Callable[[Sequence[Rule]], Deferred[None]]",
+    rules: Sequence[Rule],
+) -> "Deferred[None]":
+    """
+    Put rules into force.
+
+    @return: Fails with L{ShuttingDown} if the runtime stops meanwhile, which closes
+        what the sums of the day are read from.
+    """
+
+    def failed(why: Failure) -> Failure:
+        return why if runtime.running else Failure(ShuttingDown())
+
+    return use(rules).addErrback(failed)
+
+
 def authenticator(options: Options, key: bytes) -> TokenAuthenticator:
     """
     Make what decides which tokens are accepted.
@@ -227,6 +295,20 @@ def authenticator(options: Options, key: bytes) -> TokenAuthenticator:
         issuer=options["issuer"],
         leeway=options["leeway"],
         revocations=options["revocations"],
+    )
+
+
+def describeRights(options: Options) -> str:
+    """
+    Which accounts and amounts are allowed, in a sentence for people.
+    """
+    accounts = "no" if options["require-groups"] else "all"
+    approver = "anyone" if options["self-approval"] else "anyone but its maker"
+    rules = [] if options["rules"] is None else options["rules"].rules
+    names = ", ".join(quoted(rule.name) for rule in rules) or "none"
+    return (
+        f"a token without groups has {accounts} accounts; a finance request may be"
+        f" approved by {approver}; limits: {names}"
     )
 
 

@@ -364,10 +364,6 @@ class Options(usage.Options):
                     raise usage.UsageError(f"--{name} needs --upstream")
         elif self["upstream-token"] is None:
             raise usage.UsageError("--upstream needs --upstream-token")
-        elif isPostgres(self["ledger"]):
-            raise usage.UsageError(
-                "--ledger must name a file with --upstream: a gateway has its own"
-            )
         elif self["accounts"] == "known":
             raise usage.UsageError(
                 "--accounts known can't be used with --upstream: accounts are those of"

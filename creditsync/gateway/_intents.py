@@ -8,7 +8,7 @@ log names everything that the platform may have, and nothing is booked here twic
 The log stands in the ledger's own database.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from attrs import define
@@ -145,6 +145,15 @@ class IIntentLog(Interface):
         " if that is not known."
     )
 
+    problem: str | None = Attribute(
+        "Why nothing becomes durable just now, or L{None}. Nothing is sent then."
+    )
+
+    interrupted: Callable[[], object] = Attribute(
+        "Called, if the gateway has set it, when another gateway may have taken over:"
+        " the next L{write} tells."
+    )
+
     def open() -> "Deferred[None]":
         """
         Open the ledger, and make the log where there is none.
@@ -153,6 +162,17 @@ class IIntentLog(Interface):
     def epochs() -> Sequence[str]:
         """
         Those of all lives of the ledger, the present one last.
+        """
+
+    def close() -> None:
+        """
+        Close the ledger. If it is being opened, that fails.
+        """
+
+    def setGroups(groups: Mapping[int, str]) -> "Deferred[None]":
+        """
+        Move accounts to groups, and open those that don't exist. As with L{write}, the
+        next may begin only when this has ended.
         """
 
     def nextNumber() -> int:

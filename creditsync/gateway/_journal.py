@@ -16,7 +16,7 @@ from typing import Final
 
 from attrs import Factory, define
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -29,6 +29,7 @@ from creditsync.codes import (
     TS_CLOSED_NORMAL,
     TS_DELETED,
 )
+from creditsync.errors import LedgerProblem
 from creditsync.gateway._intents import Alarm, IIntentLog, Intent
 from creditsync.gateway._tags import Tags
 from creditsync.interfaces import ITradeEvents
@@ -245,6 +246,14 @@ class Journal:
         self._queue.groups[login] = group
         return self._durable()
 
+    def prove(self) -> "Deferred[None]":
+        """
+        Commit, whether or not there is something to commit.
+
+        @return: Fires if no other gateway sent for this ledger when this was called.
+        """
+        return self._durable()
+
     def note(self, time: int, text: str) -> None:
         """
         Keep what people should know.
@@ -295,7 +304,7 @@ class Journal:
             batch, self._queue = self._queue, _Batch()
             self._committing = batch
             if batch.groups:
-                await maybeDeferred(self._log.ledger.setGroups, batch.groups)
+                await maybeDeferred(self._log.setGroups, batch.groups)
             await maybeDeferred(
                 self._log.write,
                 list(batch.intents.values()),
@@ -313,7 +322,12 @@ class Journal:
 
     def _break(self, why: Failure) -> None:
         self._isBroken = True
-        _log.failure("the ledger failed, and nothing is sent any more", why)
+        if why.check(CancelledError):
+            # The log was closed before this commit had ended.
+            return
+        # Of these the sentence is enough that is logged with the end of the process.
+        if not why.check(LedgerProblem):
+            _log.failure("the ledger failed, and nothing is sent any more", why)
         self._failed(why)
 
     async def stop(self) -> None:

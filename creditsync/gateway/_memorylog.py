@@ -2,7 +2,7 @@
 The intent log in dictionaries, for tests.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from attrs import Factory, define, evolve, field
 from twisted.internet.defer import Deferred, succeed
@@ -25,6 +25,8 @@ class MemoryIntentLog:
 
     ledger: MemoryLedger = Factory(MemoryLedger)
     mark: int = field(default=0, init=False)
+    interrupted: Callable[[], object] = field(default=lambda: None, init=False)
+    problem: str | None = field(default=None, init=False)
     _rows: dict[int, Intent] = field(factory=dict, init=False)
     alarms: list[Alarm] = field(factory=list, init=False)
     _number: int = field(default=0, init=False)
@@ -41,6 +43,21 @@ class MemoryIntentLog:
         See L{IIntentLog.epochs}.
         """
         return [self.ledger.epoch]
+
+    def close(self) -> None:
+        """
+        See L{IIntentLog.close}.
+        """
+        self.ledger.close()
+
+    def setGroups(self, groups: Mapping[int, str]) -> "Deferred[None]":
+        """
+        See L{IIntentLog.setGroups}.
+
+        @return: Has already fired.
+        """
+        self.ledger.setGroups(groups)
+        return succeed(None)
 
     def nextNumber(self) -> int:
         """

@@ -81,6 +81,8 @@ class Requests:
             raise InvalidData("data.comment ends with a tag of the gateway")
         if not self._upstream.isConnected:
             raise Busy(f"the platform can't be reached: {self._upstream.problem}")
+        if self._log.problem is not None:
+            raise Busy(f"nothing can be sent: {self._log.problem}")
         courses = self.operations.courses
         if len(courses) >= self._maxQueued:
             raise Busy("too many operations are under way", "max-queued")

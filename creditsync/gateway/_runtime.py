@@ -47,6 +47,7 @@ from creditsync.interfaces import (
     ILookups,
     IOperations,
     IPassThrough,
+    IReadiness,
     ITradeEvents,
     ITradingRuntime,
 )
@@ -75,6 +76,7 @@ def _logAlarm(text: str) -> None:
     IHeldOperations,
     IAccountGroups,
     IPassThrough,
+    IReadiness,
     IUpstreamObserver,
 )
 class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
@@ -174,6 +176,14 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         self._sweeping.clock = clock
         self._sweepInterval = timing.sweep
         self._opening: Deferred[None] | None = None
+        log.interrupted = self._prove
+
+    @property
+    def problem(self) -> str | None:
+        """
+        See L{IReadiness}.
+        """
+        return self._log.problem
 
     def _alarm(self, text: str) -> None:
         time = int(self._now())
@@ -226,7 +236,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         self.operations.isRunning = False
         if not self._tick.running:
             # It is being opened, which ends with this.
-            self._log.ledger.close()
+            self._log.close()
             return succeed(None)
         self._tick.stop()
         self._verifying.stop()
@@ -235,11 +245,14 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        await self._stopPassing()
-        await self._upstream.stop()
-        await self.journal.stop()
-        self.operations.stop()
-        self._log.ledger.close()
+        try:
+            await self._stopPassing()
+            await self._upstream.stop()
+            await self.journal.stop()
+        finally:
+            # A commit on PostgreSQL may take longer than a stop.
+            self.operations.stop()
+            self._log.close()
 
     def whenFailed(self) -> "Deferred[None]":
         """
@@ -306,6 +319,14 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
             self.operations.reconcileAll()
             self.operations.listening.check()
             self.catchUp.start(MARGIN if not self.catchUp.isComplete else SHORT_MARGIN)
+            self._prove()
+
+    def _prove(self) -> None:
+        """
+        If another gateway has taken over, this one learns of it and ends.
+        """
+        if self.running and self.problem is None:
+            self.journal.prove()
 
     def interrupted(self) -> None:
         """

@@ -2,7 +2,7 @@
 The intent log in the database of an SQLite ledger.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.methods import DELETING_METHODS
 from creditsync.records import Deletion, Operation, Reservation, Trade
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     "number",
     "state",
     "type",
@@ -44,16 +44,16 @@ _COLUMNS: Final = (
     "place",
 )
 # Those that change.
-_CHANGING: Final = ("state", '"order"', *_COLUMNS[_COLUMNS.index("attempts") :])
+_CHANGING: Final = ("state", '"order"', *COLUMNS[COLUMNS.index("attempts") :])
 # All rows of a commit in one statement, as a JSON array: for each statement a thread
 # beside a busy reactor may wait 5 ms to get the GIL back.
 _WRITE: Final = (
-    f"INSERT INTO intent ({', '.join(_COLUMNS)}) SELECT "
-    + ", ".join(f"json_extract(value, '$[{at}]')" for at in range(len(_COLUMNS)))
+    f"INSERT INTO intent ({', '.join(COLUMNS)}) SELECT "
+    + ", ".join(f"json_extract(value, '$[{at}]')" for at in range(len(COLUMNS)))
     + " FROM json_each(?) WHERE true ON CONFLICT (number) DO UPDATE SET "
     + ", ".join(f"{name} = excluded.{name}" for name in _CHANGING)
 )
-READ: Final = f"SELECT {', '.join(_COLUMNS)} FROM intent"
+READ: Final = f"SELECT {', '.join(COLUMNS)} FROM intent"
 _IS_FREE: Final = f"({', '.join(repr(state.value) for state in sorted(FREE, key=str))})"
 _IS_OPEN: Final = f"({', '.join(repr(state.value) for state in sorted(OPEN, key=str))})"
 
@@ -145,7 +145,15 @@ class SQLiteIntentLog:
 
     ledger: SQLiteLedger
     mark: int = field(default=0, init=False)
+    interrupted: Callable[[], object] = field(default=lambda: None, init=False)
     _number: int = field(default=0, init=False)
+
+    @property
+    def problem(self) -> str | None:
+        """
+        See L{IIntentLog.problem}: a file is always there.
+        """
+        return None
 
     def open(self) -> "Deferred[None]":
         """
@@ -156,9 +164,7 @@ class SQLiteIntentLog:
         return (self.ledger.open() or succeed(None)).addCallback(self._make)
 
     def _make(self, _: None) -> "Deferred[None]":
-        script = files(__package__).joinpath("intents.sql").read_text("utf-8")
-        statements = [(each, ()) for each in _statements(script)]
-        made = self.ledger.commit([], lambda: statements)
+        made = self.ledger.commit([], lambda: [(each, ()) for each in script()])
         return made.addCallback(self._made)
 
     def _made(self, _: None) -> None:
@@ -173,6 +179,18 @@ class SQLiteIntentLog:
         """
         rows = self.ledger.select("SELECT epoch FROM life ORDER BY number")
         return [epoch for [epoch] in rows]
+
+    def close(self) -> None:
+        """
+        See L{IIntentLog.close}.
+        """
+        self.ledger.close()
+
+    def setGroups(self, groups: Mapping[int, str]) -> "Deferred[None]":
+        """
+        See L{IIntentLog.setGroups}.
+        """
+        return self.ledger.setGroups(groups)
 
     def nextNumber(self) -> int:
         """
@@ -291,8 +309,10 @@ class SQLiteIntentLog:
         return [intentOf(row) for row in rows]
 
 
-def _statements(script: str) -> Iterable[str]:
+def script() -> Iterable[str]:
     """
-    The statements of a script, each with its semicolon at the end of a line.
+    The statements that make the tables, where there are none.
     """
-    return filter(str.strip, script.split(";\n"))
+    text = files(__package__).joinpath("intents.sql").read_text("utf-8")
+    # Each has its semicolon at the end of a line.
+    return filter(str.strip, text.split(";\n"))

@@ -220,6 +220,9 @@ class TwoPhases(Operations):
         super().repliedLate(number, outcome)
 
     async def _decline(self, trade: Trade) -> None:
+        # Another gateway may have taken over, and may have chosen it. What that one has
+        # made is seen only after this one was shut out, and then this does not fire.
+        await self._journal.prove()
         _log.info("declining the leftover order {order}", order=trade.order)
         await self._upstream.request(_DECLINE, {"order": trade.order})
 

@@ -6,7 +6,7 @@ platform's trades and accounts.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 
 from creditsync._failing import FailureNotifier
 from creditsync.errors import Busy, Forbidden, InvalidData, ShuttingDown
@@ -135,17 +135,23 @@ class Views:
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
         """
-        See L{ITradingRuntime.orderOf}.
+        See L{ITradingRuntime.orderOf}. Fails with L{Busy} if it is not known whether
+        another gateway has taken over.
         """
-        intent = self._known(principal, key)
-        return succeed(None if intent is None else intent.toldOrder or None)
+        known = maybeDeferred(self._known, principal, key)
+        return known.addCallback(lambda found: (found and found.toldOrder) or None)
 
     def operation(
         self, principal: int, key: str
     ) -> "Deferred[Trade | Mapping[str, Any] | None]":
         """
-        See L{IOperations.operation}.
+        See L{IOperations.operation}. Fails as L{orderOf} does.
         """
+        return maybeDeferred(self._operation, principal, key)
+
+    def _operation(
+        self, principal: int, key: str
+    ) -> "Deferred[Trade | Mapping[str, Any] | None]":
         intent = self._known(principal, key)
         if intent is None:
             return succeed(None)
@@ -157,7 +163,11 @@ class Views:
         course = self.operations.courses.withKey(principal, key)
         if course is not None:
             return course.intent
-        return self._log.withKey(principal, key)
+        found = self._log.withKey(principal, key)
+        if found is None and self._log.problem is not None:
+            # Another gateway may have taken over, and have sent it.
+            raise Busy(f"the operation can't be looked up: {self._log.problem}")
+        return found
 
     def account(self, login: int) -> "Deferred[Account | None]":
         """

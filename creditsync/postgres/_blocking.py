@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from creditsync.errors import LedgerProblem
 from creditsync.postgres._connection import Row
+from creditsync.postgres._kinds import makeGateway
 from creditsync.postgres._session import (
     SETTINGS,
     complete,
@@ -111,6 +112,14 @@ class CommandSession:
         @raise LedgerProblem: It can't be used.
         """
         return _waited(check(self, rights=rights))
+
+    def makeGateway(self) -> None:
+        """
+        Make the tables that only a gateway has, where there are none.
+
+        @raise LedgerProblem: They can't be made.
+        """
+        _waited(Deferred.fromCoroutine(makeGateway(self)))
 
     def checkReadable(self) -> None:
         """

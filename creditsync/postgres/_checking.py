@@ -16,11 +16,11 @@ from creditsync.ledger._checking import (
     wrongTotalsBy,
 )
 from creditsync.postgres._reading import PostgresSource
-from creditsync.postgres._schema import SCRIPTS, STREAM
+from creditsync.postgres._schema import GATEWAY, IS_GATEWAYS, SCRIPTS, STREAM
 
-_FUNCTIONS: Final = dict(
-    re.findall(r"CREATE FUNCTION (\w+)\(.*?AS \$\$(.*?)\$\$", "".join(SCRIPTS), re.S)
-)
+_FUNCTION: Final = re.compile(r"CREATE FUNCTION (\w+)\(.*?AS \$\$(.*?)\$\$", re.S)
+_FUNCTIONS: Final = dict(_FUNCTION.findall("".join(SCRIPTS)))
+_GATEWAYS_FUNCTIONS: Final = dict(_FUNCTION.findall(GATEWAY))
 
 # What no table may have twice.
 _KEYS: Final = {
@@ -40,7 +40,11 @@ _KEYS: Final = {
     ("counted", "day,rule,key,seq"),
     ("operation", "cmd"),
 }
-_TABLES: Final = sorted({table for table, _ in _KEYS})
+_GATEWAYS_KEYS: Final = {
+    ("intent", "number"),
+    ("caught_up", "id"),
+    ("alarm", "number"),
+}
 
 _BODIES: Final = """
     SELECT name, prosrc
@@ -186,12 +190,18 @@ def _schemaProblems(ledger: PostgresSource) -> Iterator[str]:
     What of the tables and functions is not as a start makes it, as far as what is in
     the tables does not tell.
     """
-    for name, body in ledger.select(_BODIES, [list(_FUNCTIONS)]):
-        if body != _FUNCTIONS[name]:
+    functions, keys = _FUNCTIONS, _KEYS
+    for [isGateways] in ledger.select(IS_GATEWAYS):
+        if isGateways:
+            functions = functions | _GATEWAYS_FUNCTIONS
+            keys = keys | _GATEWAYS_KEYS
+    tables = sorted({table for table, _ in keys})
+    for name, body in ledger.select(_BODIES, [list(functions)]):
+        if body != functions[name]:
             state = "missing" if body is None else "not the one of this creditsync"
             yield f"the function {name} is {state}"
-    found = {(name, key) for name, key in ledger.select(_UNIQUE, [_TABLES])}
-    for table, key in sorted(_KEYS - found):
+    found = {(name, key) for name, key in ledger.select(_UNIQUE, [tables])}
+    for table, key in sorted(keys - found):
         yield f"table {table} may have the same {key} twice: an index is missing"
-    for [message] in ledger.select(_FOREIGN, {"tables": _TABLES}):
+    for [message] in ledger.select(_FOREIGN, {"tables": tables}):
         yield message

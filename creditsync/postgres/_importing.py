@@ -8,7 +8,7 @@ the node 0, which is no server's.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import count, zip_longest
 from typing import Any, Final
@@ -52,6 +52,7 @@ class _Table:
 
     @ivar order: The column by which it is read.
     @ivar added: The columns that only PostgreSQL has, and their values.
+    @ivar renamed: The columns that it has under other names.
     """
 
     source: str
@@ -59,6 +60,7 @@ class _Table:
     members: Sequence[str]
     order: str
     added: Sequence[tuple[str, object]] = ()
+    renamed: Mapping[str, str] = _RENAMED
 
     def here(self) -> str:
         """
@@ -71,12 +73,13 @@ class _Table:
         """
         The statement that reads it from PostgreSQL.
         """
-        names, order = _quoted(self.members), _quoted([self.order])
+        names = _quoted(self.members, self.renamed)
+        order = _quoted([self.order], self.renamed)
         return f"SELECT {names} FROM {self.target} ORDER BY {order}"
 
 
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(f'"{_RENAMED.get(name, name)}"' for name in names)
+def _quoted(names: Sequence[str], renamed: Mapping[str, str] = _RENAMED) -> str:
+    return ", ".join(f'"{renamed.get(name, name)}"' for name in names)
 
 
 _TABLES: Final = (
@@ -91,6 +94,8 @@ _TABLES: Final = (
         [("stream", STREAM)],
     ),
 )
+# The tables of a gateway's log; their first columns are their keys.
+_GATEWAYS: Final = ("intent", "caught_up", "alarm")
 _EVENTS: Final = f"SELECT {columns(MEMBERS)}, hash FROM journal ORDER BY place"
 _EVENTS_THERE: Final = f"""
     SELECT {_quoted(MEMBERS)}, link.hash
@@ -142,6 +147,7 @@ def importLedger(
         mover = _Mover(ledger, session, report)
         with session.transaction() as commit:
             mover.checkEmpty()
+            mover.makeGateway()
             mover.copy()
             mover.compare()
             imported = mover.counted()
@@ -155,6 +161,7 @@ class _Mover:
     _ledger: Any
     _session: CommandSession
     _report: Callable[[str], None]
+    _tables: tuple[_Table, ...] = _TABLES
 
     def checkEmpty(self) -> None:
         """
@@ -177,6 +184,22 @@ class _Mover:
                 " started on it"
             )
 
+    def makeGateway(self) -> None:
+        """
+        Make the tables of a gateway's log, if the ledger has one.
+        """
+        tables = []
+        for name in _GATEWAYS:
+            columns = self._ledger.execute(f"PRAGMA table_info({name})").fetchall()
+            if columns:
+                names = [column[1] for column in columns]
+                added = () if name == "caught_up" else [("batch", 0)]
+                tables.append(_Table(name, name, names, names[0], added, {}))
+        if tables:
+            self._session.makeGateway()
+            self._session.rows("DELETE FROM caught_up")
+            self._tables = (*_TABLES, *tables)
+
     def copy(self) -> None:
         """
         Copy all rows.
@@ -185,12 +208,12 @@ class _Mover:
         self._session.rows(node, [_NODE])
         self._session.rows("DELETE FROM life")
         self._copyJournal()
-        for table in _TABLES:
+        for table in self._tables:
             self._report(f"copying {table.target}")
             names = [*table.members, *(name for name, _ in table.added)]
             added = tuple(value for _, value in table.added)
             rows = ((*row, *added) for row in self._ledger.execute(table.here()))
-            self._copyRows(table.target, names, rows)
+            self._copyRows(table.target, names, rows, table.renamed)
         [[mark, epoch]] = self._ledger.execute(
             "SELECT (SELECT next_order FROM order_mark),"
             " (SELECT epoch FROM life ORDER BY number DESC)"
@@ -225,12 +248,16 @@ class _Mover:
                 batch, first = batch + 1, place + 1
 
     def _copyRows(
-        self, table: str, names: Sequence[str], rows: Iterator[Sequence[Any]]
+        self,
+        table: str,
+        names: Sequence[str],
+        rows: Iterator[Sequence[Any]],
+        renamed: Mapping[str, str] = _RENAMED,
     ) -> None:
         statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
             sql.Identifier(table),
             sql.SQL(", ").join(
-                sql.Identifier(_RENAMED.get(name, name)) for name in names
+                sql.Identifier(renamed.get(name, name)) for name in names
             ),
         )
         with self._session.session.cursor().copy(statement) as copy:
@@ -244,7 +271,7 @@ class _Mover:
         @raise LedgerProblem: They differ.
         """
         self._compareJournal()
-        for table in _TABLES:
+        for table in self._tables:
             self._report(f"comparing {table.target}")
             here = self._ledger.execute(table.here())
             for ours, theirs in zip_longest(here, self._there(table.there())):

@@ -8,9 +8,9 @@ the journal tells: it has the batch by its number, or else the same batch is sen
 Nobody is told anything meanwhile.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 from attrs import define, field
@@ -32,6 +32,8 @@ from creditsync.postgres._booking import (
 from creditsync.postgres._connection import Connection, ConnectionLost, retryDelay
 from creditsync.postgres._limits import UNREGISTERED, register
 from creditsync.postgres._schema import AGAIN, STREAM
+
+_T = TypeVar("_T")
 
 _log = Logger()
 
@@ -125,12 +127,20 @@ class Lane:
         """
         connection = await self._connect("writer")
         try:
+            await self._admit(connection)
             [(self.node, self.incarnation)] = await self._enlist(connection)
             [(self.batch,)] = await connection.execute(_LAST_BATCH, [self.node])
         except BaseException:
             connection.close()
             raise
         self._connection = connection
+
+    async def _admit(self, connection: Connection) -> None:
+        """
+        Check that a new connection may book.
+
+        @raise ConnectionLost: Not now.
+        """
 
     async def _enlist(self, connection: Connection) -> list[tuple[Any, ...]]:
         while True:
@@ -186,6 +196,28 @@ class Lane:
         @raise psycopg.Error: A fault of this program.
         """
         self.batch += 1
+        found = await self.carryOut(
+            lambda connection: self._book(connection, submissions),
+            lambda connection: self._found(connection, submissions),
+        )
+        places = [each.seq for each in found if each and each.verdict == "booked"]
+        if places:
+            last = max(place for place in places if place is not None)
+            self._acknowledged = self.batch, last
+        return found
+
+    async def carryOut(
+        self,
+        carry: Callable[[Connection], Awaitable[_T]],
+        find: Callable[[Connection], Awaitable[_T | None]],
+    ) -> _T:
+        """
+        Carry a batch out, however long that takes.
+
+        @param carry: Carries it out, in one transaction.
+        @param find: Its result if it was carried out, or L{None}.
+        @raise Fenced: See L{book}, and so on.
+        """
         isUnknown = False
         failures = 0
         while True:
@@ -193,11 +225,11 @@ class Lane:
                 connection = self._connection or await self._again()
                 found = None
                 if isUnknown:
-                    found = await self._found(connection, submissions)
+                    found = await find(connection)
                     isUnknown = False
                     self.unknowns += 1
                 if found is None:
-                    found = await self._book(connection, submissions)
+                    found = await carry(connection)
                 # Whatever fails from here on, it may be booked.
                 isUnknown = True
                 await self._prove(connection)
@@ -209,10 +241,6 @@ class Lane:
                 failures += 1
                 await self._refused(error, failures)
                 continue
-            places = [each.seq for each in found if each and each.verdict == "booked"]
-            if places:
-                last = max(place for place in places if place is not None)
-                self._acknowledged = self.batch, last
             return found
 
     @property
@@ -346,6 +374,7 @@ class Lane:
                 if not raised:
                     raise self.fenced()
                 [(self.incarnation,)] = raised
+                await self._admit(connection)
                 await self._prove(connection)
                 await self.checkLoss(connection)
             except (ConnectionLost, psycopg.Error) as error:

@@ -27,8 +27,8 @@ _Values: TypeAlias = Sequence[Any] | Mapping[str, Any]
 _PAGE: Final = 1000
 
 # What stands for the tables of SQLite. Each is merged into the statement that uses it,
-# so that the indexes of its table are used. The schema is asked for the tables of a
-# gateway only, which has none here.
+# so that the indexes of its table are used. The schema is asked only whether the ledger
+# is a gateway's.
 _TABLES: Final = f"""
     journal AS NOT MATERIALIZED (
         SELECT event.seq AS place, {columns(MEMBERS[1:])}, link.hash
@@ -38,7 +38,9 @@ _TABLES: Final = f"""
     trade AS NOT MATERIALIZED (SELECT *, seq AS place FROM trade),
     life AS NOT MATERIALIZED (SELECT * FROM life WHERE stream = {STREAM}),
     order_mark AS NOT MATERIALIZED (SELECT next AS next_order FROM block),
-    sqlite_schema AS NOT MATERIALIZED (SELECT '' AS name WHERE false)
+    sqlite_schema AS NOT MATERIALIZED (
+        SELECT 'intent' AS name WHERE to_regclass('intent') IS NOT NULL
+    )
 """
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"

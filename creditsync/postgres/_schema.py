@@ -17,6 +17,10 @@ SCRIPTS: Final[tuple[str, ...]] = tuple(
     for names in (("001.sql", "book.sql"),)
 )
 
+# Makes what only a gateway has.
+GATEWAY: Final = files(__package__).joinpath("gateway.sql").read_text("utf-8")
+IS_GATEWAYS: Final = "SELECT to_regclass('intent') IS NOT NULL"
+
 # The journal of a ledger. More than one is possible, as tables have them by number.
 STREAM: Final = 1
 
@@ -27,6 +31,12 @@ AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
 # Whether there are tables, and which version they have.
 IS_MADE: Final = "SELECT to_regclass('version') IS NOT NULL"
 VERSION: Final = "SELECT coalesce(max(number), 0) FROM version"
+# Of the tables that each version has, those that are not there.
+MISSING: Final = """
+    SELECT name FROM unnest(ARRAY['stream', 'link', 'event', 'trade', 'operation'])
+        AS needed (name)
+    WHERE to_regclass(name) IS NULL
+"""
 EPOCH: Final = "SELECT epoch FROM stream WHERE id = %s"
 
 _COLUMNS: Final = ("cmd", *TOTALS, "sign", "label")

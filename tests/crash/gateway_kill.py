@@ -1,7 +1,7 @@
 """
 kill -9 of a real gateway and of a real sandbox behind it.
 
-    python -m tests.crash.gateway_kill [--kills N] [--way WAY]
+    python -m tests.crash.gateway_kill [--kills N] [--way WAY] [--postgres]
 
 A client has credits under way, each under a key and most for accounts of their own. The
 gateway is killed at any moment and at named points of its code
@@ -10,6 +10,10 @@ its ledger. What had no final answer is sent again. In the end both ledgers are 
 against what the client was told: no key has booked twice; each 200 is booked, as it was
 told; what was refused is not; each booking is in the gateway's journal, once; and what
 is not settled is not booked.
+
+With C{--postgres} the gateway has its log there. Then PostgreSQL is killed under it,
+too, its connections are ended, and a second gateway takes over from one that is stopped
+for a while and finds out only when it goes on.
 """
 
 import json
@@ -33,12 +37,15 @@ from typing import Any, Final
 from attrs import Factory, define
 
 from creditsync.auth import mint
+from creditsync.postgres._checking import findings
+from creditsync.postgres._reading import reading
 from creditsync.sandbox import SandboxProcess
-from tests.crash.gateway_points import POINTS, TWO_PHASE
+from tests.crash.gateway_points import POINTS, POSTGRES, TWO_PHASE
 from tests.crash.record import Violation
 from tests.figures import Figures
 from tests.integration.processes import LISTEN, SECRET, SERVE, Server, Site
 from tests.planted.bugs import BUGS
+from tests.postgres import ground
 
 WAYS: Final = ("one-shot", "two-phase")
 
@@ -219,7 +226,15 @@ class Trial:
     One gateway in front of one sandbox.
     """
 
-    def __init__(self, folder: Path, seed: int, way: str, command: Sequence[str]):
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        way: str,
+        command: Sequence[str],
+        database: ground.Database | None = None,
+    ):
+        self.database = database
         self.random = random.Random(seed)
         self.way = way
         self.command = list(command)
@@ -235,13 +250,19 @@ class Trial:
         profile = folder / "gateway" / "profile.toml"
         profile.write_text("two-phase = true\n")
         self.options = [
-            *(*LISTEN, "--ledger", str(self.site.ledger)),
+            *(*LISTEN, "--ledger", self._ledger()),
             *("--upstream", f"tcp:127.0.0.1:{self.sandbox.port}"),
             *("--upstream-token", str(token), "--upstream-profile", str(profile)),
             *("--upstream-way", way),
         ]
         self.client = Client(seed)
         self.gateway: Server | None = None
+
+    def _ledger(self) -> str:
+        if self.database is None:
+            return str(self.site.ledger)
+        place = f"127.0.0.1:{self.database.server.port}/{self.database.name}"
+        return f"postgresql://{ground.SUPERUSER}@{place}"
 
     def end(self) -> None:
         """
@@ -256,6 +277,9 @@ class Trial:
         Start a gateway.
         """
         command = [*(launcher or self.command), *self.options]
+        if self.database is not None:
+            # Another one each time, as a standby would have it.
+            command += ["--node", f"gateway-{len(self.site.started)}"]
         self.gateway = Server(self.site, command)
         self.site.started.append(self.gateway)
 
@@ -300,7 +324,8 @@ class Trial:
         points = [
             each
             for each in POINTS
-            if self.way == "two-phase" or each.during != TWO_PHASE
+            if (self.way == "two-phase" or each.during != TWO_PHASE)
+            and (self.database is not None or each.during != POSTGRES)
         ]
         point = self.random.choice(points)
         nth = self.random.randint(point.first, point.last)
@@ -334,6 +359,72 @@ class Trial:
         self.counts["kills of the sandbox"] += 1
         self.counts["kills of the gateway"] += 1
 
+    def ofPostgres(self) -> None:
+        """
+        Kill PostgreSQL under the gateway, and start it again.
+        """
+        self.start()
+        self.connect()
+        self.client.work(self.random.random() * 1.5)
+        self.database.server.kill()
+        self.client.work(self.random.random() * 1.0)
+        self.database.server.start()
+        self.client.work(2.0)
+        self._kill()
+        self.counts["kills of PostgreSQL"] += 1
+        self.counts["kills of the gateway"] += 1
+
+    def ofConnections(self) -> None:
+        """
+        End all connections of the gateway, some times.
+        """
+        self.start()
+        self.connect()
+        for _ in range(5):
+            self.client.work(self.random.random() * 0.6)
+            self.database.terminateBackends("creditsync gateway-%")
+            self.counts["connections ended"] += 1
+        self.client.work(0.5)
+        self._kill()
+        self.counts["kills of the gateway"] += 1
+
+    def _untilAnswered(self) -> None:
+        before = self.client.statuses.total()
+        deadline = time.monotonic() + PATIENCE
+        while self.client.statuses.total() == before and time.monotonic() < deadline:
+            self.client.work(0.1)
+
+    def takenOver(self) -> None:
+        """
+        Stop the gateway for a while, and start another one as soon as PostgreSQL has
+        given up the first. That goes on then, and has to end by itself.
+        """
+        self.start()
+        self.connect()
+        self._untilAnswered()
+        self.client.work(self.random.random() * 1.5)
+        former = self.gateway
+        assert former is not None
+        former.process.send_signal(signal.SIGSTOP)
+        self.database.terminateBackends("creditsync gateway-%")
+        self.start()
+        if not self.connect():
+            raise Violation("the second gateway does not take over")
+        self._untilAnswered()
+        self.client.work(self.random.random() * 0.3)
+        former.process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + PATIENCE
+        while former.process.poll() is None and time.monotonic() < deadline:
+            self.client.work(0.2)
+        if former.process.poll() != 1:
+            raise Violation(f"the first gateway goes on: {former.process.poll()}")
+        said = former.output.read_text() + former.errors.read_text()
+        if "another gateway has taken over" not in said:
+            raise Violation(f"it ends otherwise: {said}")
+        self._kill()
+        self.counts["taken over"] += 1
+        self.counts["kills of the gateway"] += 1
+
     # The end.
 
     def finish(self) -> None:
@@ -356,8 +447,8 @@ class Trial:
         self._judge()
 
     def _judge(self) -> None:
-        booked = _events(self.sandbox.folder / "creditsync.db")
-        journal = _events(self.site.ledger)
+        booked = _selected(_EVENTS, self.sandbox.folder / "creditsync.db")
+        journal = self._gateways(_EVENTS)
         adds: Counter[str] = Counter()
         first: dict[int, tuple[int, int, str]] = {}
         for order, state, login, profit, comment in booked:
@@ -365,7 +456,7 @@ class Trial:
                 first[order] = login, profit, comment
                 adds[comment] += 1
         known = Counter(order for order, state, *_ in journal if state == 3)
-        states = _intents(self.site.ledger)
+        states = dict(self._gateways(_INTENTS))
         for credit in self.client.credits.values():
             who, comment = f"credit {credit.number}", f"c{credit.number}"
             if adds[comment] > 1:
@@ -401,33 +492,43 @@ class Trial:
         for status, number in self.client.statuses.items():
             self.counts[f"replies {status}"] += number
 
+    def _gateways(self, statement: str) -> list[Any]:
+        """
+        What the gateway has, which is proved.
+        """
+        if self.database is None:
+            return _selected(statement, self.site.ledger)
+        with reading(self.database.dsn(), "judge") as source:
+            for finding in findings(source):
+                raise Violation(str(finding))
+            return source.execute(statement).fetchall()
 
-def _events(path: Path) -> list[Any]:
+
+_EVENTS = 'SELECT "order", state, login, profit, comment FROM journal ORDER BY place'
+_INTENTS = "SELECT comment, state FROM intent ORDER BY number"
+
+
+def _selected(statement: str, path: Path) -> list[Any]:
     with closing(sqlite3.connect(path)) as ledger:
-        return ledger.execute(
-            'SELECT "order", state, login, profit, comment FROM journal ORDER BY place'
-        ).fetchall()
-
-
-def _intents(path: Path) -> dict[str, str]:
-    with closing(sqlite3.connect(path)) as ledger:
-        rows = ledger.execute("SELECT comment, state FROM intent ORDER BY number")
-        return dict(rows.fetchall())
+        return ledger.execute(statement).fetchall()
 
 
 def _kills(counts: Counter[str]) -> int:
     return sum(n for what, n in counts.items() if what.startswith("kills"))
 
 
-def run(job: tuple[Path, int, str, Sequence[str], int]) -> Outcome:
+def run(job: tuple[Path, int, str, Sequence[str], int, bool]) -> Outcome:
     """
     Kill so often.
     """
-    folder, seed, way, command, kills = job
+    folder, seed, way, command, kills, isOnPostgres = job
     outcome = Outcome()
-    trial = Trial(folder, seed, way, command)
+    database = ground.start().database() if isOnPostgres else None
+    trial = Trial(folder, seed, way, command, database)
     try:
         ways = [trial.atAnyMoment, trial.atAPoint, trial.atAPoint, trial.ofTheSandbox]
+        if database is not None:
+            ways += [trial.ofPostgres, trial.ofConnections, trial.takenOver]
         done = 0
         while done < kills:
             trial.random.choice(ways)()
@@ -439,6 +540,7 @@ def run(job: tuple[Path, int, str, Sequence[str], int]) -> Outcome:
         outcome.violation = f"{way}, seed {seed}: {e}"
     finally:
         trial.end()
+        ground.atEnd.close()
         outcome.counts = trial.counts
     return outcome
 
@@ -448,6 +550,7 @@ def _options() -> Namespace:
     add = parser.add_argument
     add("--kills", type=int, default=24, help="so many")
     add("--way", choices=WAYS, help="of the gateway; both by default")
+    add("--postgres", action="store_true", help="the log of the gateway is there")
     add("--seed", type=int, default=secrets.randbelow(10**6))
     add("--plant", choices=BUGS, metavar="NAME", help="plant a bug")
     add("--folder", type=Path, help="keep the ledgers in this new folder")
@@ -468,7 +571,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="gateway-kill-") as scratch:
         folder = options.folder or Path(scratch)
         jobs = [
-            (folder / way, options.seed + n, way, command, options.kills // len(ways))
+            (
+                folder / way,
+                options.seed + n,
+                way,
+                command,
+                options.kills // len(ways),
+                options.postgres,
+            )
             for n, way in enumerate(ways)
         ]
         with ProcessPoolExecutor(len(jobs)) as pool:

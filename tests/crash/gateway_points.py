@@ -21,6 +21,8 @@ from tests.crash.points import AFTER, BEFORE, Point, arm
 GATEWAY: Final = "in a gateway"
 # Only with the way of two phases.
 TWO_PHASE: Final = "in two phases"
+# Only with the log on PostgreSQL.
+POSTGRES: Final = "on PostgreSQL"
 START: Final = "at a start of a gateway"
 
 
@@ -46,6 +48,10 @@ POINTS: Final = [
     *_both(GATEWAY, "_settling:Settling.reveal", 20),
     *_both(GATEWAY, "_settling:Settling.settle", 20),
     *_both(GATEWAY, "_settling:Settling._booked", 20),
+    *_both(POSTGRES, "_postgreslog:PostgresIntentLog._copy"),
+    *_both(POSTGRES, "_postgreslog:makeGateway"),
+    *_both(POSTGRES, "_postgreslog:chained", 10),
+    *_both(POSTGRES, "_postgreslog:_named", 20),
     *_both(TWO_PHASE, "_twophase:TwoPhases._create", 20),
     *_both(TWO_PHASE, "_twophase:TwoPhases._choose", 20),
     *_both(TWO_PHASE, "_twophase:TwoPhases._approve", 20),

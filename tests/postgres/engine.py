@@ -38,7 +38,7 @@ def _used() -> Database:
 
 
 # All but the tables "version" and "operation", which no test changes.
-_EMPTY = """
+EMPTY = """
     TRUNCATE event, link, trade, opened, keyed, moved, rule, counted, node, life;
     TRUNCATE stream;
     UPDATE block SET next = 64;
@@ -52,7 +52,7 @@ def emptied() -> Database:
     after the other, which is faster than to make one for each.
     """
     database = _used()
-    database.rows(_EMPTY)
+    database.rows(EMPTY)
     return database
 
 

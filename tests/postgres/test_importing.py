@@ -19,6 +19,8 @@ from twisted.internet.defer import execute
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.__main__ import main
+from creditsync.gateway._sqlitelog import SQLiteIntentLog
+from creditsync.gateway._states import State
 from creditsync.ledger._journal import MEMBERS
 from creditsync.ledger.sqlite import SQLiteLedger
 from creditsync.postgres import _importing
@@ -26,6 +28,8 @@ from creditsync.postgres._restoring import blockAfter
 from creditsync.records import Deletion, Operation, Reservation, Trade
 from tests.postgres import ground
 from tests.postgres.engine import NOW, Node, makeTables
+from tests.postgres.gateways import Gateway
+from tests.test_gateway_intents import booking, intent
 from tests.totals import withTotals
 
 pytestmark = pytest.mark.timeout(120)
@@ -224,6 +228,44 @@ class ImportTests(ImportCase):
             [(self.head + 1,)],
         )
 
+    def test_gateway(self) -> None:
+        """
+        The ledger of a gateway is imported with its log, and a gateway goes on with
+        it.
+        """
+        ledger = SQLiteLedger("ledger.db", execute, isGateways=True)
+        log = SQLiteIntentLog(ledger)
+        self.successResultOf(log.open())
+        sent, booked = intent(1, "a", NOW), intent(2, "b", NOW + 1)
+        booked.order = 55
+        booked.move(State.BOOKED)
+        row = booking(booked, 55)
+        out = change(0, 77, -5_00000000, login=1002)
+        out.data.cmd = 9
+        log.noteOrder(77)
+        rows = withTotals(ledger, [row, out])
+        written = log.write([sent, booked], rows, NOW, [(NOW, "look")])
+        self.successResultOf(written)
+        log.close()
+        self.import_()
+        gateway = Gateway(self.database)
+        self.successResultOf(gateway.open())
+        self.addCleanup(gateway.log.close)
+        self.assertEqual([each.number for each in gateway.log.unfinished()], [1])
+        found = gateway.log.withKey(7, "b")
+        assert found is not None
+        self.assertEqual((found.order, found.place), (55, 1))
+        self.assertEqual(gateway.log.mark, NOW)
+        self.assertEqual(
+            self.database.rows("SELECT login, credit FROM account WHERE credit < 0"),
+            [(1002, -5_00000000)],
+        )
+        self.assertEqual(
+            self.database.rows("SELECT timestamp, text FROM alarm"), [(NOW, "look")]
+        )
+        self.run_("check", "--ledger", self.address)
+        self.assertNotIn("problem", self.output)
+
     def test_empty(self) -> None:
         """
         A ledger in which nothing was booked can be imported too.
@@ -402,6 +444,23 @@ class InitTests(ImportCase):
             self.assertEqual(said, f"{self.address} has the tables of a ledger\n")
         self.assertEqual(self.database.rows("SELECT number FROM version"), [(1,)])
         self.assertIn("creditsync init: warning: ", self.said)
+
+    def test_gateway(self) -> None:
+        """
+        It makes the tables of a gateway, or finds them, unless servers have booked
+        there.
+        """
+        for _ in range(2):
+            self.run_("init", "--gateway", "--ledger", self.address)
+        self.assertEqual(
+            self.database.rows("SELECT id, update_time FROM caught_up"), [(1, 0)]
+        )
+        self.database.rows("DROP TABLE intent, caught_up, alarm")
+        node = Node(self.database)
+        self.addCleanup(node.connection.close)
+        node.book(change(0, 0, 5).operation)
+        sentence = self.fails("init", "--gateway", "--ledger", self.address)
+        self.assertIn("a gateway needs another database", sentence)
 
     def test_restored(self) -> None:
         """
