@@ -4,7 +4,7 @@ Tests for L{creditsync.gateway._foreign}: two changes of an order within one sec
 
 from typing import Any
 
-from tests.gateways import GatewayTestCase
+from tests.gateways import GatewayTestCase, operation
 from tests.platforms import NOW
 
 ADD, UPDATE, DELETE = 0, 1, 2
@@ -159,6 +159,31 @@ class TieTests(GatewayTestCase):
         self.assertEqual(
             self.events(), [(UPDATE, 5001, BOOKED, 150), (UPDATE, 5001, BOOKED, 200)]
         )
+
+    def test_lateUpdate(self) -> None:
+        """
+        If somebody has changed a trade after an update of the gateway, and that event
+        comes first, the journal has their change last, and without delay.
+        """
+        self.request(operation(100))
+        self.platform.work()
+        self.wait(10)
+        self.request(operation(200, order=5001, comment="better"))
+        self.platform.work()
+        update = {**self.platform.trades[5001]}
+        self.platform.change(5001, profit=300)
+        self.hears({**self.platform.trades[5001]}, update)
+        self.assertEqual(
+            self.events(),
+            [
+                (ADD, 5001, BOOKED, 100),
+                (UPDATE, 5001, BOOKED, 300),
+                (UPDATE, 5001, BOOKED, 200),
+                (UPDATE, 5001, BOOKED, 300),
+            ],
+        )
+        self.wait(60)
+        self.assertEqual((self.events(), self.states()), ([], []))
 
     def test_latePage(self) -> None:
         """

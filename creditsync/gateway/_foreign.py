@@ -9,7 +9,8 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from creditsync.codes import TS_CLOSED_NORMAL, TS_DELETED
+from creditsync.codes import EV_RECORD_UPDATE, TS_CLOSED_NORMAL, TS_DELETED
+from creditsync.gateway._courses import Course
 from creditsync.gateway._groups import Gate
 from creditsync.gateway._listening import Listening
 from creditsync.gateway._looking import lookAt
@@ -77,12 +78,29 @@ class Foreign(Settling):
         isTie = current is not None and current.timestamp == trade.timestamp
         if not isTie or trade.state == TS_DELETED:
             return False
+        self._lookUp(trade)
+        return True
+
+    def settle(self, course: Course, trade: Trade) -> "Deferred[None]":
+        """
+        See L{Settling.settle<creditsync.gateway._settling.Settling.settle>}. If
+        somebody has changed the trade since, and that is in the journal already, it
+        has to come last there.
+        """
+        known = self._journal.current(trade.order)
+        durable = super().settle(course, trade)
+        isUpdate = course.intent.type == EV_RECORD_UPDATE
+        isOthers = isUpdate and known is not None and known != course.former
+        if isOthers and known is not None and known.timestamp >= trade.timestamp:
+            self._lookUp(trade)
+        return durable
+
+    def _lookUp(self, trade: Trade) -> None:
         if trade.order not in self._ties and len(self._ties) < _MAX_TIES:
             self._ties[trade.order] = []
             done = Deferred.fromCoroutine(self._lookAtTie(trade))
             done.addErrback(lambda why: _log.failure("a look-up failed", why))
             done.addCallback(self._decided, trade.order)
-        return True
 
     async def _lookAtTie(self, trade: Trade) -> None:
         look = await lookAt(self._upstream, trade.order)
