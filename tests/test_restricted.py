@@ -18,6 +18,7 @@ from creditsync._conversation.rights import Rights
 from creditsync._conversation.waiters import Waiters
 from creditsync._masks import matches
 from creditsync.codes import ALL_SESSIONS
+from creditsync.errors import NotFound
 from creditsync.records import Operation, Principal, Trade, TradeEvent
 from creditsync.service import CreditSync
 from tests.resuming import CHANNELS, Site
@@ -956,6 +957,14 @@ class ForeignTests(SessionTestCase):
         asked[0].callback(Trade(1, 1001, 7, 3, 1, "x", 0, 0, 0))
         self.assertNoResult(waiting)
         self.assertEqual(asked[1].order, 1)
+        # One that does not exist is refused as early as one that is hidden.
+        del asked[:]
+        for found in (None, Trade(1, 1002, 7, 3, 1, "x", 0, 0, 0)):
+            waiting = command.execute(client.session, request)
+            asked.pop().callback(found)
+            why = self.failureResultOf(waiting, NotFound).value
+            self.assertEqual(why.message, "there is no order 1")
+        self.assertEqual(asked, [])
 
     def test_unrestricted(self) -> None:
         """

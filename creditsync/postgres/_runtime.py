@@ -25,6 +25,7 @@ from zope.interface import implementer
 
 from creditsync._bookingrules import Rule
 from creditsync._failing import FailureNotifier
+from creditsync._foreigngroups import ILearnedGroups
 from creditsync.counters import Counters
 from creditsync.errors import (
     Busy,
@@ -33,7 +34,6 @@ from creditsync.errors import (
     ShuttingDown,
 )
 from creditsync.interfaces import (
-    IAccountGroups,
     IClustered,
     IFinanceRequests,
     IJournal,
@@ -78,7 +78,7 @@ _T = TypeVar("_T")
     IQueue,
     IReadiness,
     IJournal,
-    IAccountGroups,
+    ILearnedGroups,
     ILookups,
     IClustered,
 )
@@ -131,17 +131,9 @@ class PostgresRuntime(Service):
         self._rules = tuple(rules)
         # The UTC day on which that was done last.
         self._registered = 0
+        self._groups = Groups()
         self.lanes = [
-            Lane(
-                clock,
-                connect,
-                node,
-                number,
-                owner,
-                now,
-                random,
-                site,
-            )
+            Lane(clock, connect, node, number, owner, now, random, site, self._groups)
             for number in range(lanes)
         ]
         self.feed = Feed(
@@ -152,12 +144,12 @@ class PostgresRuntime(Service):
             self.lanes,
             random,
             lambda: self._queues.prove(),
+            self._groups,
         )
         self.doorbell = Doorbell(
             clock, lambda: connect("doorbell"), self._heard, self._proof, random
         )
         self._numbers = Numbers(self._reserveNumbers)
-        self._groups = Groups()
         self.state = NodeState(clock, self.lanes, self.feed, self.doorbell)
         self._queues = Queues(
             clock,
@@ -170,7 +162,7 @@ class PostgresRuntime(Service):
         )
         self._noted = Noted()
         self._readers = Readers(connect, self.feed, self.lanes, self._failed)
-        self._lookups = Lookups(self._readers, self.feed)
+        self._lookups = Lookups(self._readers, self.feed, self._groups)
         self._opening: Deferred[None] | None = None
         self._isReadingGroups = False
         self._loss: str | None = None
@@ -446,10 +438,16 @@ class PostgresRuntime(Service):
 
     def groupOf(self, login: int) -> str:
         """
-        See L{IAccountGroups.groupOf}. What another node has changed is known here with
-        the next events that are heard of.
+        See L{IAccountGroups.groupOf}. What another node has changed is known here
+        before the next event is published, and with L{whenKnown}.
         """
         return self._groups.of(login)
+
+    def whenKnown(self, login: int) -> "Deferred[object]":
+        """
+        See L{ILearnedGroups.whenKnown}.
+        """
+        return Deferred.fromCoroutine(self._lookups.moves())
 
     def setGroup(self, login: int, group: str) -> "Deferred[None]":
         """
