@@ -167,6 +167,7 @@ class CreditSync(Service):
             audit=audit,
         )
         self.audit = audit
+        self._rights = rights
         self.factory = LineFactory(reactor, self.sessions, limits, timeout + GOODBYE)
         self._endpoints = [listening.endpoint(reactor, each) for each in listen]
         self._ports: list[IListeningPort] = []
@@ -174,6 +175,12 @@ class CreditSync(Service):
         # Those who wait until it is ready, or None once it is.
         self._starting: list[Deferred[None]] | None = []
         self._observing: list[TradeObserver] = []
+
+    def isRestricted(self, principal: Principal) -> bool:
+        """
+        Whether a token is restricted to some of the accounts.
+        """
+        return self._rights.accounts(principal) is not None
 
     def whenReady(self) -> "Deferred[None]":
         """
