@@ -167,13 +167,22 @@ class CatchUps:
             self._turnLater()
 
     def _goOn(self, session: ISession, reading: _Reading) -> None:
-        if not self._isCurrent(reading.principal):
-            session.principal = None
-            self.stop(session)
-        elif not self._hasEnded(session, reading) and not session.isStalled:
+        if self._isOver(session, reading) or self._hasEnded(session, reading):
+            return
+        if not session.isStalled:
             # Whoever is stalled reads on later.
             self._queue[session] = None
             self._read(session, reading)
+
+    def _isOver(self, session: ISession, reading: _Reading) -> bool:
+        """
+        Whether the token of a session is no longer valid; then stop.
+        """
+        if self._isCurrent(reading.principal):
+            return False
+        session.principal = None
+        self.stop(session)
+        return True
 
     def _hasEnded(self, session: ISession, reading: _Reading) -> bool:
         """
@@ -233,6 +242,9 @@ class CatchUps:
     def _send(self, session: ISession, reading: _Reading, page: _Page) -> None:
         # Meanwhile it may have ended, or begun from another place.
         if self._readings.get(session) is not reading:
+            return
+        # A page may take long to read.
+        if self._isOver(session, reading):
             return
         reading.after = page.last
         try:
