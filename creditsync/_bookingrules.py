@@ -31,6 +31,7 @@ from creditsync.codes import (
     SESSION_DEALER,
     SESSION_MANAGER,
 )
+from creditsync.errors import ShuttingDown
 from creditsync.methods import FINANCE_METHODS
 from creditsync.records import Movement
 
@@ -329,7 +330,7 @@ class RulesFile:
 
     @ivar rules: As they were read last.
     @ivar use: Called with the rules of each reload. Its Deferred fires when they are in
-        force.
+        force, or fails, with L{ShuttingDown} if that is because the server stops.
     """
 
     _log = Logger()
@@ -371,6 +372,8 @@ class RulesFile:
         )
 
     def _notUsed(self, why: Failure) -> None:
+        if why.check(ShuttingDown):
+            return
         self._isUnused = True
         self._log.failure(
             "The limits in {path} could not be put into force; the previous ones stay.",

@@ -11,7 +11,12 @@ import time
 from twisted.logger import Logger
 
 from creditsync._process import signals
-from creditsync._process.composition import authenticator, creditSync, web
+from creditsync._process.composition import (
+    authenticator,
+    creditSync,
+    describeRights,
+    web,
+)
 from creditsync._process.keys import keyPath, makeKey
 from creditsync._process.notify import Supervisor
 from creditsync._process.options import Options as Options
@@ -34,6 +39,7 @@ def makeService(options: Options) -> Server:
     counters = None if options["web"] is None else Counters(reactor, time.time)
     service = creditSync(reactor, options, key, counters)
     _log.info("Tokens: {tokens}.", tokens=authenticator(options, key).describe())
+    _log.info("Rights: {rights}.", rights=describeRights(options))
     reloads = [service.reload]
     files = (options["revocations"], options["keys"], options["rules"])
     reloads += [file.reload for file in files if file is not None]

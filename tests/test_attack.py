@@ -44,6 +44,10 @@ def request(**members: Any) -> bytes:
     return json.dumps({**asked, **members}).encode()
 
 
+# The token of a CRM manager.
+CRM = next(token for token, role in TOKENS.items() if role == 10)
+
+
 class FuzzTests(SynchronousTestCase):
     """
     Tests for the fuzzer and its checks.
@@ -79,6 +83,24 @@ class FuzzTests(SynchronousTestCase):
             (request(__token=USER), (403, "FORBIDDEN")),
             (request(data={}), (400, "INVALID_DATA")),
             (request(command="HealthCheck", data={}), (200, None)),
+            (request(command="HealthCheck", __token=CRM, data={}), (200, None)),
+            (request(command="GetGroups", __token=CRM), (403, "FORBIDDEN")),
+            (
+                request(command="MngCreateFinanceRequestSync"),
+                (404, "UNKNOWN_COMMAND"),
+            ),
+            (request(command="MngCreateFinanceRequest"), (400, "INVALID_DATA")),
+            (
+                request(
+                    command="MngCreateFinanceRequest",
+                    data={"login": 1001, "cmd": 9, "amount": 1, "comment": "x"},
+                ),
+                (400, "INVALID_DATA"),
+            ),
+            (
+                request(command="MngApproveFinanceRequest", __token=USER),
+                (403, "FORBIDDEN"),
+            ),
             (b"x" * 10_000, (413, "LINE_TOO_LONG")),
         ]:
             self.assertEqual(verdict(line, TOKENS, 8192).outcomes, {outcome})

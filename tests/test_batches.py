@@ -108,7 +108,7 @@ class BatchTests(SynchronousTestCase):
 
         self.patch(
             sqlite,
-            "_connect",
+            "connectWriter",
             lambda path: sqlite3.connect(path, isolation_level=None, factory=Telling),
         )
         ledger, booked = self.opened(), 0

@@ -13,7 +13,7 @@ from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync._bookingrules import Rule, RulesFile, readRules
-from creditsync.errors import LedgerProblem
+from creditsync.errors import LedgerProblem, ShuttingDown
 from creditsync.records import Movement
 from tests.test_readme import CHECKOUT
 
@@ -422,6 +422,16 @@ class RulesFileTests(RulesCase):
             ]
             * 2,
         )
+
+    def test_stopping(self) -> None:
+        """
+        Nothing is logged if the server stops before the rules are in force.
+        """
+        self.result = fail(ShuttingDown())
+        self.file.reload()
+        self.assertEqual(self.used, [["large", "dealers a day", "blocked"]])
+        self.assertEqual(self.logged, [])
+        self.assertFalse(self.file.isStale)
 
     def test_notUsed(self) -> None:
         """

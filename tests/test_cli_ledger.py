@@ -258,12 +258,19 @@ class CheckTests(CommandTestCase):
         """
         C{--head} proves that a noted hash is part of the journal.
         """
+        zeros = "0" * 64
+        self.assertIn("is sound", self.text("check", "--head", zeros))
         self.book(booked(1, 300))
         noted = json.loads(self.text("check", "--json"))["head"]["hash"]
         self.book(booked(2, 300))
         self.assertIn("is sound", self.text("check", "--head", noted))
-        self.assertIn("is sound", self.text("check", "--head", "0" * 64))
         self.assertIn("is sound", self.text("check", "--head", noted.upper()))
+        self.assertEqual(self.ends("check", "--head", zeros), (1, ""))
+        self.assertEqual(
+            self.said.decode(),
+            f"head: the hash {zeros} is that of an empty journal, which proves nothing"
+            " of this one: note the hash of a later place\n",
+        )
         other = "1" * 64
         self.assertEqual(self.ends("check", "--head", other), (1, ""))
         self.assertEqual(

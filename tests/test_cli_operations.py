@@ -1268,31 +1268,44 @@ class PlaceTests(WatchTestCase):
             said = self.assertMistake("watch", "--state", str(self.state))
             self.assertEqual(
                 said,
-                f"creditsync watch: {self.state} is not a file that watch has written:"
-                " remove it, or name another one\n",
+                f"creditsync watch: --state: {self.state} is not a file that watch has"
+                " written: remove it, or name another one\n",
             )
             self.assertEqual(self.state.read_bytes(), content)
 
     def test_unreadable(self) -> None:
         """
-        A file that can't be read is a mistake too.
+        A file that can't be read, or be there, is a mistake too.
         """
-        said = self.assertMistake("watch", "--state", str(self.folder))
-        self.assertIn("Is a directory", said)
+        nowhere = self.folder / "none"
+        for state, why in (
+            (self.folder, f"{self.folder} can't be read: Is a directory"),
+            (nowhere / "place", f"there is no folder {nowhere}"),
+        ):
+            said = self.assertMistake("watch", "--state", str(state))
+            self.assertEqual(said, f"creditsync watch: --state: {why}\n")
 
     def test_unwritable(self) -> None:
         """
         It ends with the cause if the place can't be kept, at the end too.
         """
-        self.state = self.folder / "none" / "place"
+        gone = self.folder / "gone"
+        self.state = gone / "place"
+        gone.mkdir()
         ended = self.start()
+        gone.rmdir()
         self.event(8)
         self.clock.advance(0)
-        self.failureResultOf(ended, FileNotFoundError)
+        self.assertEqual(
+            self.failureResultOf(ended, OSError).getErrorMessage(),
+            f"--state: {self.state} can't be written: No such file or directory",
+        )
+        gone.mkdir()
         ended = self.start()
+        gone.rmdir()
         self.event(8)
         self.stopped.callback(None)
-        self.failureResultOf(ended, FileNotFoundError)
+        self.failureResultOf(ended, OSError)
 
     def test_torn(self) -> None:
         """

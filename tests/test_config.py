@@ -327,6 +327,11 @@ class CheckTests(FileTestCase):
             " principal, or refuse",
         ):
             self.assertIn(line, lines)
+        self.assertIn(
+            "# Rights: a token without groups has all accounts; a finance request may"
+            ' be approved by anyone but its maker; limits: "large", "small".',
+            lines,
+        )
         self.write("\n".join(lines[:-1]))
         self.parse("--config=c.toml")
         Path("l.toml").write_text("[[limit]]\nname = 7")
@@ -440,6 +445,11 @@ class CheckTests(FileTestCase):
         """
         It says which tokens are accepted, and which keys of a JWK Set are ignored.
         """
+        self.assertIn(
+            "# Rights: a token without groups has no accounts; a finance request may be"
+            " approved by anyone; limits: none.",
+            self.check("--require-groups", "--self-approval")[1].splitlines(),
+        )
         line = "# Tokens: HS256 without a kid; any audience; any issuer; iat and nbf"
         self.assertIn(f"{line} up to 5 s ahead.", self.check()[1].splitlines())
         self.writeKey(KEY_SET.replace("]}", ',{"kty":"EC","kid":"e"}]}'))

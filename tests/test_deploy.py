@@ -158,7 +158,7 @@ class KeySetTests(SynchronousTestCase):
             timeout=50,
         )
         self.assertEqual((ran.returncode, ran.stderr), (0, ""))
-        *_, accepted, good, token = ran.stdout.splitlines()
+        *_, accepted, _, good, token = ran.stdout.splitlines()
         self.assertEqual(
             accepted,
             '# Tokens: EdDSA with kid "2026-01"; any audience; any issuer; iat and nbf'

@@ -591,9 +591,15 @@ class SQLiteReplayTests(ReplayTests):
         """
         Make a ledger.
         """
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        return SQLiteLedger(os.path.join(folder.name, "ledger.db"), execute)
+        self._folder = tempfile.TemporaryDirectory()
+        return SQLiteLedger(os.path.join(self._folder.name, "ledger.db"), execute)
+
+    def tearDown(self) -> None:
+        """
+        Delete the ledger when the server is stopped: trial would run a cleanup before.
+        """
+        super().tearDown()
+        self._folder.cleanup()
 
 
 class AttachTests(KeyCase):

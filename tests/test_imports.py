@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
         "codes",
         "limits",
         "_cursor",
+        "_filter",
         "_locking",
         "_watching",
         "_masks",
@@ -38,6 +39,7 @@ LAYERS: list[set[str]] = [
         "_process.address",
         "_process.starting",
     },
+    {"_besides"},
     {"interfaces", "_bookingrules"},
     {"_conversation.waiter", "_foreigngroups"},
     {"revocations", "_keys", "_conversation.rights"},
@@ -131,6 +133,7 @@ ONLY_IN: dict[str, set[str]] = {
     "msgspec": {
         "gateway",
         "records",
+        "_filter",
         "_wire",
         "_timeouts",
         "_conversation.plain",

@@ -992,7 +992,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
         """
         Path(self.path).touch()
         self.patch(
-            sqlite, "_connect", lambda path: sqlite3.connect("", isolation_level=None)
+            sqlite, "connectWriter", lambda _: sqlite3.connect("", isolation_level=None)
         )
         self.assertIn("journal_mode is delete", self.refused(LedgerProblem))
 
@@ -1014,7 +1014,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
         self.patch(
             sqlite,
-            "_connect",
+            "connectWriter",
             lambda path: sqlite3.connect(path, isolation_level=None, factory=Lazy),
         )
         self.assertIn("synchronous is 1", self.refused(LedgerProblem))
@@ -1041,7 +1041,7 @@ class SQLiteLedgerTests(SQLiteTestCase):
 
             self.patch(
                 sqlite,
-                "_connect",
+                "connectWriter",
                 lambda path, lazy=Lazy: sqlite3.connect(
                     path, isolation_level=None, factory=lazy
                 ),

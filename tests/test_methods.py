@@ -204,20 +204,21 @@ class HandCopyTests(SynchronousTestCase):
     def test_commands(self) -> None:
         """
         Each method has its two commands, in the audit trail too, which also has those
-        for finance requests.
+        for finance requests and for what a gateway holds.
         """
         names = {
             method.name + form for method in FINANCE_METHODS for form in ("", "Sync")
         }
         runtime = FakeTradingRuntime(TradeEvents())
         self.assertEqual({each.name for each in financeCommands(runtime)}, names)
-        requests = {
+        decided = {
+            "MngResolveOperation",
             "MngCreateFinanceRequest",
             "MngApproveFinanceRequest",
             "MngApproveFinanceRequestSync",
             "MngDeclineFinanceRequest",
         }
-        self.assertEqual(_MONEY, names | requests)
+        self.assertEqual(_MONEY, names | decided)
 
     def test_subcommands(self) -> None:
         """

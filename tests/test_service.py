@@ -799,6 +799,26 @@ class StopTests(ServiceTestCase):
         server = self.start(MuteRuntime(), timeout=60.0)
         self.assertTimesOut(server, 10)
 
+    def test_stopTimeoutOfALookup(self) -> None:
+        """
+        Nothing is unknown about a look-up that the stop has left unanswered: it has
+        changed nothing, and can be sent to another server.
+        """
+        server = self.start(MuteRuntime(), timeout=60.0)
+        client = Client(server)
+        client.asks("GetOperation", "a", {"order": 1242281})
+        client.asks("GetTradeByOrder", "b", {"order": 1242281})
+        stopped = server.stopService()
+        self.reactor.advance(10)
+        self.reactor.advance(0)
+        self.assertEqual(
+            client.outcomes(), [("a", 503, "SHUTDOWN"), ("b", 503, "SHUTDOWN")]
+        )
+        self.lastCall()
+        client.goes()
+        self.successResultOf(stopped)
+        self.assertAtRest()
+
     def test_sessionThatStays(self) -> None:
         """
         A client that does not disconnect is cut off.

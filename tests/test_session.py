@@ -213,6 +213,7 @@ class Scripted:
     schema: str = "health_check"
     roles: frozenset[int] = ALL_SESSIONS
     needsExtID: bool = False
+    isReadOnly: bool = False
 
     def execute(self, session: ISession, request: Request) -> Any:
         """

@@ -12,13 +12,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.application.service import IService
+from twisted.internet.defer import fail
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync import tap
 from creditsync._process.composition import instanceOf
 from creditsync.auth import mint
-from creditsync.errors import Unauthorized
+from creditsync.errors import LedgerProblem, ShuttingDown, Unauthorized
 from creditsync.gateway._runtime import GatewayRuntime
 from creditsync.gateway._twophase import TwoPhases
 from creditsync.tap import Options
@@ -168,6 +169,14 @@ class MakeServiceTests(InFolder):
             ),
             lines,
         )
+        self.assertIn(
+            (
+                "info",
+                "Rights: a token without groups has all accounts; a finance request may"
+                " be approved by anyone but its maker; limits: none.",
+            ),
+            lines,
+        )
         judge = server.creditSync.sessions.authenticator
 
         def token(**claims: str) -> str:
@@ -194,9 +203,22 @@ class MakeServiceTests(InFolder):
         server = tap.makeService(options)
         self.assertIn(options["rules"].reload, server._reloads)
         rules = server.creditSync.runtime._rules
-        self.assertEqual(options["rules"].use, rules.use)
         self.assertEqual([rule.name for rule in rules._rules], ["n"])
         self.assertIs(rules._ledger, server.creditSync.runtime._ledger)
+
+    def test_rulesAtAStop(self) -> None:
+        """
+        If the sums of the day can't be read, that is an error; unless the runtime has
+        stopped, which closes the ledger.
+        """
+        Path("l.toml").write_text('[[limit]]\nname = "n"\nmax-amount = 1')
+        for running, kind in ((1, LedgerProblem), (0, ShuttingDown)):
+            options = self.parse("--limits=l.toml")
+            runtime = tap.makeService(options).creditSync.runtime
+            runtime.running, rules = running, runtime._rules
+            rules._isStarted = True
+            rules._read = lambda read: fail(LedgerProblem("closed"))
+            self.failureResultOf(options["rules"].use(()), kind)
 
     def test_upstream(self) -> None:
         """

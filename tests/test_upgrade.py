@@ -415,14 +415,14 @@ class KilledUpgradeTests(StoredLedgerCase):
         """
         super().setUp()
         self.left: list[dict[str, bytes]] = []
-        connect = sqlite._connect
+        connect = sqlite.connectWriter
 
         def watched(path: str) -> sqlite3.Connection:
             connection = connect(path)
             connection.set_trace_callback(lambda _: self.keep())
             return connection
 
-        self.patched = [self.patch(sqlite, "_connect", watched)]
+        self.patched = [self.patch(sqlite, "connectWriter", watched)]
         for module, name in (
             (os, "open"),
             (os, "replace"),

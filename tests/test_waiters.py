@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync._conversation.crowds import Crowd, Crowds
 from creditsync._conversation.waiter import Waiter
 from creditsync._conversation.waiters import Waiters
-from creditsync.errors import OutcomeUnknown, SessionEnded
+from creditsync.errors import OutcomeUnknown, SessionEnded, ShuttingDown
 from creditsync.records import Operation, Reservation, Trade, TradeEvent
 
 ADD, UPDATE, DELETE = 0, 1, 2
@@ -398,6 +398,19 @@ class SameOperationTests(WaitersCase):
         for waiter in (one, two, three):
             self.assertEnded(waiter, b"data")
 
+    def test_readOnly(self) -> None:
+        """
+        A request that changes nothing is refused with 503 and the cause.
+        """
+        waiter = self.wait()
+        waiter.isReadOnly = True
+        self.waiters.endAll("the server is stopping")
+        why = self.outcome(waiter)
+        assert isinstance(why, Failure)
+        assert isinstance(why.value, ShuttingDown)
+        self.assertEqual(why.value.message, "the server is stopping")
+        self.assertEqual(why.value.data, {"retry_after_ms": 5000})
+
     def test_oldestFirst(self) -> None:
         """
         Those who wait longest are told first.
@@ -762,6 +775,19 @@ class EndAllTests(WaitersCase):
         )
         self.assertEqual(why.data, {"order": 1242282})
         self.assertEqual(self.unknown(commit).data, {"order": 1242281})
+
+    def test_readOnly(self) -> None:
+        """
+        A request that changes nothing is refused with 503 and the cause.
+        """
+        waiter = self.wait()
+        waiter.isReadOnly = True
+        self.waiters.endAll("the server is stopping")
+        why = self.outcome(waiter)
+        assert isinstance(why, Failure)
+        assert isinstance(why.value, ShuttingDown)
+        self.assertEqual(why.value.message, "the server is stopping")
+        self.assertEqual(why.value.data, {"retry_after_ms": 5000})
 
     def test_oldestFirst(self) -> None:
         """

@@ -14,7 +14,7 @@ from twisted.python.usage import UsageError
 
 from creditsync._bookingrules import Rule
 from creditsync._process.address import isPostgres
-from creditsync._process.composition import authenticator
+from creditsync._process.composition import authenticator, describeRights
 from creditsync._process.keys import TWO_READINGS, keyPath
 from creditsync._process.options import Options
 from creditsync._process.profile import described
@@ -50,6 +50,7 @@ def run(arguments: Sequence[str]) -> None:
     for line in _lines(options):
         print(line)
     print(f"# Tokens: {_tokens(options)}.")
+    print(f"# Rights: {describeRights(options)}.")
     for warning in _warnings(options):
         print(f"creditsync check-config: warning: {warning}", file=sys.stderr)
     problems = list(_problems(options))

@@ -37,19 +37,25 @@ class PlaceFile:
         Read the place.
 
         @return: A cursor, or L{None} if there is no such file.
-        @raise NoPlace: Something else is in it, which is not overwritten.
-        @raise OSError: It can't be read.
+        @raise NoPlace: Something else is in it, which is not overwritten; or it can't
+            be read, or can't be there.
         """
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
+            if not self.path.parent.is_dir():
+                raise NoPlace(
+                    f"--state: there is no folder {self.path.parent}"
+                ) from None
             return None
+        except OSError as e:
+            raise NoPlace(f"--state: {self.path} can't be read: {e.strerror}") from e
         try:
             self._kept = checkCursor(wire.decode(content)["cursor"])
         except (InvalidJSON, KeyError, TypeError, ValueError):
             raise NoPlace(
-                f"{self.path} is not a file that watch has written: remove it, or name"
-                " another one"
+                f"--state: {self.path} is not a file that watch has written: remove it,"
+                " or name another one"
             ) from None
         return self._kept
 
@@ -62,10 +68,13 @@ class PlaceFile:
         if cursor is None or cursor == self._kept:
             return
         draft = self.path.with_name(f".{self.path.name}.part")
-        with open(draft, "wb") as file:
-            file.write(wire.encodeData({"cursor": cursor}) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, self.path)
-        sync(str(draft.parent))
+        try:
+            with open(draft, "wb") as file:
+                file.write(wire.encodeData({"cursor": cursor}) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, self.path)
+            sync(str(draft.parent))
+        except OSError as e:
+            raise OSError(f"--state: {self.path} can't be written: {e.strerror}") from e
         self._kept = cursor

@@ -94,7 +94,7 @@ def run(options: Namespace) -> None:
     place = None if options.state is None else PlaceFile(options.state)
     try:
         since = (place and place.read()) or options.since
-    except (NoPlace, OSError) as e:
+    except NoPlace as e:
         exitWith(options, USAGE, str(e))
     runWithClient(options, token, partial(watch, options, place, since))
 

@@ -48,6 +48,7 @@ class HealthCheck:
     schema = "health_check"
     roles = ALL_SESSIONS
     needsExtID = False
+    isReadOnly = True
 
     def __attrs_post_init__(self) -> None:
         self._started = self._clock.seconds()
@@ -83,6 +84,7 @@ class GetOperation:
     schema = "get_operation"
     roles = FINANCE_SESSIONS
     needsExtID = False
+    isReadOnly = True
 
     def execute(self, session: ISession, request: Request) -> "Deferred[Response]":
         """
@@ -139,6 +141,7 @@ class Subscription:
     schema = "subscribe"
     roles = ALL_SESSIONS
     needsExtID = False
+    isReadOnly = True
 
     def execute(
         self, session: ISession, request: Request
@@ -191,6 +194,7 @@ class ResolveOperation:
     schema = "resolve_operation"
     roles = frozenset({SESSION_ADMIN})
     needsExtID = False
+    isReadOnly = False
 
     def execute(self, session: ISession, request: Request) -> "Deferred[Response]":
         """
@@ -224,6 +228,7 @@ class SetAccountGroup:
     schema = "set_account_group"
     roles = frozenset({SESSION_ADMIN})
     needsExtID = False
+    isReadOnly = False
 
     _log = Logger()
 

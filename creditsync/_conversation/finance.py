@@ -163,6 +163,7 @@ class FinanceCommand:
     schema: str = field(init=False)
     needsExtID: bool = field(init=False)
     roles = FINANCE_SESSIONS
+    isReadOnly = False
 
     _log = Logger()
 

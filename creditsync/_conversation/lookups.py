@@ -292,6 +292,7 @@ class Lookup:
     _find: _Find
     _lookups: Lookups
     needsExtID = False
+    isReadOnly = True
 
     def execute(self, session: ISession, request: Request) -> "Deferred[Response]":
         """

@@ -57,6 +57,7 @@ class Passed:
     roles: frozenset[int] = field(init=False)
     schema = "passed"
     needsExtID = False
+    isReadOnly = False
 
     def __attrs_post_init__(self) -> None:
         self.name, self.roles = self._command.name, self._command.roles

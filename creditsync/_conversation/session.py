@@ -194,6 +194,7 @@ class Session:
             waiter = Waiter(
                 extID, self, request.command, since, asked=request.operation
             )
+            waiter.isReadOnly = command.isReadOnly
             self._wait(waiter)
             response.addCallback(self._respondLater, waiter)
             response.addErrback(self._failed, waiter)

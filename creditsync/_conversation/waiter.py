@@ -38,7 +38,11 @@ class Waiter(Deferred[bytes | None]):
     @ivar response: The reply's data where it waits for a commit; an event brings
         its own.
     @ivar asked: The operation of the request, if it has one and is not reserved yet.
+    @ivar isReadOnly: Whether the request changes nothing, whatever becomes of it.
     """
+
+    # Set later, and nearly never: making a waiter has to be quick.
+    isReadOnly = False
 
     def __init__(
         self,

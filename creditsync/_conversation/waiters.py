@@ -19,7 +19,7 @@ from creditsync._conversation.crowds import Crowds
 from creditsync._conversation.waiter import Waiter
 from creditsync._timeouts import TimedTable
 from creditsync.counters import Counters
-from creditsync.errors import OutcomeUnknown, SessionEnded
+from creditsync.errors import OutcomeUnknown, Refusal, SessionEnded, ShuttingDown
 from creditsync.records import Reservation, TradeEvent
 
 _log = Logger()
@@ -155,12 +155,16 @@ class Waiters:
 
     def endAll(self, cause: str) -> None:
         """
-        End every wait with an unknown outcome.
+        End every wait with an unknown outcome, but those of requests that change
+        nothing: these are refused, as if they had come now.
 
         @param cause: The beginning of the message in each reply.
         """
         for waiter in [each for each in list(self) if self._remove(each)]:
-            waiter.fail(Failure(OutcomeUnknown(cause, waiter.order)))
+            refusal: Refusal = OutcomeUnknown(cause, waiter.order)
+            if waiter.isReadOnly:
+                refusal = ShuttingDown(cause)
+            waiter.fail(Failure(refusal))
         self._relax()
 
     def release(self, waiter: Waiter) -> bool:

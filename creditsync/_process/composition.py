@@ -7,7 +7,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 
+from creditsync._bookingrules import Rule, RulesFile
+from creditsync._jwks import quoted
 from creditsync._process.address import isPostgres
 from creditsync._process.options import Options
 from creditsync._rulebook import RuleBook
@@ -25,6 +28,7 @@ from creditsync._sandbox.life import Life
 from creditsync.audit import AuditTrail
 from creditsync.auth import TokenAuthenticator
 from creditsync.counters import Counters
+from creditsync.errors import ShuttingDown
 from creditsync.events import TradeEvents
 from creditsync.interfaces import ILedger, ITradingRuntime
 from creditsync.ledger.sqlite import SQLiteLedger
@@ -69,6 +73,9 @@ def creditSync(
         runtime = _onPostgres(reactor, options, events, counters)
     else:
         runtime = _onFile(reactor, options, events, counters, sandbox)
+    rules: RulesFile | None = options["rules"]
+    if rules is not None:
+        rules.use = partial(_useUnlessStopped, runtime, rules.use)
     return CreditSync(
         reactor,
         runtime=runtime,
@@ -258,6 +265,24 @@ def _rules(
     return rules
 
 
+def _useUnlessStopped(
+    runtime: Any,
+    use: "Callable[[Sequence[Rule]], Deferred[None]]",
+    rules: Sequence[Rule],
+) -> "Deferred[None]":
+    """
+    Put rules into force.
+
+    @return: Fails with L{ShuttingDown} if the runtime stops meanwhile, which closes
+        what the sums of the day are read from.
+    """
+
+    def failed(why: Failure) -> Failure:
+        return why if runtime.running else Failure(ShuttingDown())
+
+    return use(rules).addErrback(failed)
+
+
 def authenticator(options: Options, key: bytes) -> TokenAuthenticator:
     """
     Make what decides which tokens are accepted.
@@ -270,6 +295,20 @@ def authenticator(options: Options, key: bytes) -> TokenAuthenticator:
         issuer=options["issuer"],
         leeway=options["leeway"],
         revocations=options["revocations"],
+    )
+
+
+def describeRights(options: Options) -> str:
+    """
+    Which accounts and amounts are allowed, in a sentence for people.
+    """
+    accounts = "no" if options["require-groups"] else "all"
+    approver = "anyone" if options["self-approval"] else "anyone but its maker"
+    rules = [] if options["rules"] is None else options["rules"].rules
+    names = ", ".join(quoted(rule.name) for rule in rules) or "none"
+    return (
+        f"a token without groups has {accounts} accounts; a finance request may be"
+        f" approved by {approver}; limits: {names}"
     )
 
 

@@ -17,12 +17,17 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from creditsync._locking import ALONE, folderLocked
 from creditsync.errors import LedgerDamaged, LedgerInUse, LedgerProblem
 from creditsync.ledger._checking import firstOrder
 from creditsync.ledger._operations import writeMethods
 from creditsync.ledger._presence import checkReturned, isGone
 from creditsync.ledger._schema import APPLICATION_ID
 from creditsync.ledger._upgrading import Progress, changes, runScripts
+
+# Seconds that a commit waits if another program has the database locked, which
+# none should. After that the commit fails, and the server stops.
+_LOCK_TIMEOUT: Final = 30.0
 
 # The settings that the writing connection must have; 2 is FULL.
 _DURABLE: Final[dict[str, object]] = {
@@ -214,6 +219,29 @@ def sync(path: str, flags: int = os.O_RDONLY) -> None:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def connectWriter(path: str) -> sqlite3.Connection:
+    """
+    Open the one connection that writes.
+    """
+    if sqlite3.sqlite_version_info < (3, 38):
+        raise LedgerProblem(
+            f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or newer is needed"
+        )
+    return sqlite3.connect(
+        path, timeout=_LOCK_TIMEOUT, check_same_thread=False, isolation_level=None
+    )
+
+
+def closeAlone(writer: sqlite3.Connection, path: str) -> None:
+    """
+    Close the connection while nobody is about to read the ledger: the last one
+    to close deletes the C{-wal} and C{-shm} files, and a reader that still needs
+    them would create new ones, which may keep the server from starting.
+    """
+    with folderLocked(os.path.dirname(path), ALONE):
+        writer.close()
 
 
 def connectReader(path: str, mode: str = "mode=ro") -> sqlite3.Connection:

@@ -83,7 +83,7 @@ class JournalProof:
         Run it, and describe what is wrong.
         """
         select = self._connection.execute
-        self._isNoted = self.noted in (None, NO_HASH)
+        self._isNoted = self.noted is None
         self._changed = frozenset(order for [order] in select(_CHANGED))
         [[self._former]] = select(FORMER)
         self._totalAt = {
@@ -100,7 +100,13 @@ class JournalProof:
                     yield from self._chain(hash)
         if self._open:
             yield "chain", f"places {self._range()} have no hash"
-        if not self._isNoted:
+        if self.noted == NO_HASH and self._last:
+            yield (
+                "head",
+                f"the hash {NO_HASH.hex()} is that of an empty journal, which proves"
+                " nothing of this one: note the hash of a later place",
+            )
+        elif self.noted != NO_HASH and not self._isNoted:
             assert self.noted is not None
             yield (
                 "head",

@@ -26,7 +26,6 @@ from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from creditsync._locking import ALONE, folderLocked
 from creditsync.errors import Busy, LedgerProblem
 from creditsync.interfaces import ILedger
 from creditsync.ledger._appending import MAX_ROWS, appending
@@ -43,7 +42,9 @@ from creditsync.ledger._movements import movements
 from creditsync.ledger._opening import (
     checkFiles,
     checkKind,
+    closeAlone,
     connectReader,
+    connectWriter,
     explainErrors,
     giveAway,
     prepare,
@@ -84,10 +85,6 @@ _SET_GROUP: Final = """
     INSERT INTO account (login, "group") VALUES (?, ?)
     ON CONFLICT (login) DO UPDATE SET "group" = excluded."group"
 """
-
-# Seconds that a commit waits if another program has the database locked, which
-# none should. After that the commit fails, and the server stops.
-_LOCK_TIMEOUT: Final = 30.0
 
 # Instructions of SQLite's virtual machine, some tenths of a second, after which an
 # opening looks whether it is still wanted. It needs the GIL for that.
@@ -162,8 +159,8 @@ class SQLiteLedger:
             held.callback(releaseLock, takeLock(path))
             checkFiles(path)
             isNew = not os.path.exists(path)
-            writer = _connect(path)
-            held.callback(_closeAlone, writer, path)
+            writer = connectWriter(path)
+            held.callback(closeAlone, writer, path)
             if isNew:
                 # The first statement creates the file, and giveAway() needs it.
                 writer.execute("PRAGMA user_version")
@@ -492,26 +489,3 @@ def _raisedAtOnce(opened: Deferred[None]) -> Deferred[None] | None:
     for each in problems:
         each.raiseException()
     return None
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    """
-    Open the one connection that writes.
-    """
-    if sqlite3.sqlite_version_info < (3, 38):
-        raise LedgerProblem(
-            f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or newer is needed"
-        )
-    return sqlite3.connect(
-        path, timeout=_LOCK_TIMEOUT, check_same_thread=False, isolation_level=None
-    )
-
-
-def _closeAlone(writer: sqlite3.Connection, path: str) -> None:
-    """
-    Close the connection while nobody is about to read the ledger: the last one
-    to close deletes the C{-wal} and C{-shm} files, and a reader that still needs
-    them would create new ones, which may keep the server from starting.
-    """
-    with folderLocked(os.path.dirname(path), ALONE):
-        writer.close()

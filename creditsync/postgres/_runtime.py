@@ -27,12 +27,7 @@ from creditsync._bookingrules import Rule
 from creditsync._failing import FailureNotifier
 from creditsync._foreigngroups import ILearnedGroups
 from creditsync.counters import Counters
-from creditsync.errors import (
-    Busy,
-    LedgerProblem,
-    OutcomeUnknown,
-    ShuttingDown,
-)
+from creditsync.errors import Busy, LedgerProblem, OutcomeUnknown, ShuttingDown
 from creditsync.interfaces import (
     IClustered,
     IFinanceRequests,

@@ -23,12 +23,12 @@ from typing import Any
 from tests.attack import command
 from tests.attack.conversation import Conversation, Said
 from tests.attack.coverage import Coverage
-from tests.attack.judge import FINANCE, OTHERS
+from tests.attack.judge import FINANCE, OTHERS, REQUESTS
 from tests.attack.mutate import Mutator
 from tests.attack.stack import MANAGER, TOKENS, USER
 from tests.figures import Figures
 
-COMMANDS = [*OTHERS, *FINANCE, *(f"{name}Sync" for name in FINANCE)]
+COMMANDS = [*OTHERS, *REQUESTS, *FINANCE, *(f"{name}Sync" for name in FINANCE)]
 # Kept, so that a line that fails only after others can be run again with them.
 _LINES_PER_STACK = 200
 
@@ -46,6 +46,12 @@ def seeds() -> Iterator[bytes]:
         "get_trade_by_order": '{"order":1}',
         "get_trade_by_orders": '{"orders":[1,2]}',
         "health_check": "{}",
+        "mng_approve_finance_request": '{"order":1}',
+        "mng_create_finance_request": (
+            '{"login":1001,"cmd":7,"amount":300.0,"comment":"Promotion credit",'
+            '"open_time":1,"gw_order":1,"gw_source":"a","gw_uuid":"b","api_data":"c"}'
+        ),
+        "mng_decline_finance_request": '{"order":1,"comment":"No","api_data":"c"}',
         "mng_get_trades_by_filter": (
             '{"where":[["comment","like","P%"]],"whereNotIn":[["cmd",[6]]],'
             '"whereBetween":[["profit",[0,1]]],"orderBy":[["login","desc"]],'
@@ -55,7 +61,7 @@ def seeds() -> Iterator[bytes]:
     }
     for name in COMMANDS:
         finance = FINANCE.get(name.removesuffix("Sync"))
-        schema = finance[0] if finance else OTHERS[name]
+        schema = finance[0] if finance else {**OTHERS, **REQUESTS}[name]
         sign = "-" if schema.endswith("_out") else ""
         amounts = f'{{"login":1001,"amount":{sign}300.0,"comment":"Promotion credit"}}'
         yield (

@@ -18,7 +18,7 @@ from jsonschema.validators import extend
 from referencing import Registry
 
 from tests.attack import ijson
-from tests.family import DELETION_SCHEMA, DELETIONS, METHODS, ROLES, units
+from tests.family import DELETION_SCHEMA, DELETIONS, METHODS, NAMES, ROLES, units
 
 Outcome = tuple[int, str | None]
 
@@ -33,6 +33,15 @@ FINANCE: dict[str, tuple[str, int | None]] = {
     **{name: (method.schema, method.cmd) for name, method in METHODS.items()},
     **dict.fromkeys(DELETIONS.values(), (DELETION_SCHEMA, None)),
 }
+# The schema of the data of each command about finance requests.
+REQUESTS = {
+    "MngCreateFinanceRequest": "mng_create_finance_request",
+    "MngApproveFinanceRequest": "mng_approve_finance_request",
+    "MngApproveFinanceRequestSync": "mng_approve_finance_request",
+    "MngDeclineFinanceRequest": "mng_decline_finance_request",
+}
+# What a finance request has in common with the command that books its cmd.
+_SHARED = ("login", "amount", "comment", "open_time")
 OTHERS = {
     "HealthCheck": "health_check",
     "GetOperation": "get_operation",
@@ -45,7 +54,8 @@ OTHERS = {
     "GetAccountByLogin": "get_account_by_login",
     "GetGroups": "get_groups",
 }
-# Which roles may use a look-up, and how it may end if its data is valid.
+# Which roles may use a look-up, and how it may end if its data is valid. All other
+# commands that move no money are for every role ("Tokens and roles").
 _LOOKUPS: dict[str, tuple[tuple[int, ...], set[Outcome]]] = {
     "GetOperation": (ROLES, {OK, (404, "NOT_FOUND")}),
     "GetTradeByOrder": ((0, *ROLES), {OK, (404, "TRADE_NOT_FOUND")}),
@@ -95,6 +105,7 @@ _VALIDATORS = {
         "reply",
         "event",
         *OTHERS.values(),
+        *REQUESTS.values(),
         *(schema for schema, _ in FINANCE.values()),
     }
 }
@@ -128,13 +139,15 @@ class Verdict:
         """
         Whether a successful reply means that money has moved.
         """
-        return self._method in FINANCE
+        return self._method in FINANCE or str(self.members.get("command")) in REQUESTS
 
     @property
     def asked(self) -> dict[str, Any]:
         """
         The members that the trade must have, if this is a booking.
         """
+        if self._method not in FINANCE:
+            return dict(self.members["data"])
         _, cmd = FINANCE[self._method]
         if cmd is None:
             return {}
@@ -184,20 +197,25 @@ def _outcomes(members: dict[str, Any], tokens: Mapping[str, int]) -> set[Outcome
     command = members["command"]
     isSync = command.endswith("Sync")
     finance = FINANCE.get(command.removesuffix("Sync"))
-    if finance is None and command not in OTHERS:
+    schema = finance[0] if finance else {**OTHERS, **REQUESTS}.get(command)
+    if schema is None:
         return {(404, "UNKNOWN_COMMAND")}
-    roles, outcomes = _LOOKUPS.get(command, (range(6), {OK}))
-    if role not in (ROLES if finance else roles):
-        return {(403, "FORBIDDEN")}
-    if command == "MngSetAccountGroup" and role != ADMIN:
+    roles, outcomes = _LOOKUPS.get(command, (None, {OK}))
+    if finance is not None or command in REQUESTS:
+        roles = ROLES
+    if command == "MngSetAccountGroup":
+        roles = (ADMIN,)
+    if roles is not None and role not in roles:
         return {(403, "FORBIDDEN")}
     if isSync and "extID" not in members:
         return {(400, "INVALID_DATA")}
     data = members.get("data", {})
-    if not isValid(finance[0] if finance else OTHERS[command], data):
+    if not isValid(schema, data):
         return {(400, "INVALID_DATA")}
     if finance is not None:
         return _bookingOutcomes({} if finance[1] is None else data)
+    if command in REQUESTS:
+        return _requestOutcomes(data)
     if OTHERS[command] == "subscribe" and set(data["chanels"]) != {"trade:event"}:
         return {(404, "NOT_FOUND")}
     return outcomes
@@ -214,3 +232,16 @@ def _bookingOutcomes(data: dict[str, Any]) -> set[Outcome]:
     if opened is not None and closed is not None and closed < opened:
         return {(400, "INVALID_DATA")}
     return {OK, TIMED_OUT, *_REFUSED_LATER}
+
+
+def _requestOutcomes(data: dict[str, Any]) -> set[Outcome]:
+    """
+    A finance request follows the rules of the command that books its cmd; who has made
+    one may not approve it.
+    """
+    if "cmd" not in data:
+        return {OK, TIMED_OUT, (403, "FORBIDDEN"), *_REFUSED_LATER}
+    shared = {name: data[name] for name in _SHARED if name in data}
+    if not isValid(METHODS[NAMES[int(data["cmd"])]].schema, shared):
+        return {(400, "INVALID_DATA")}
+    return _bookingOutcomes(shared)

@@ -34,7 +34,7 @@ STRINGS = [
 
 NAMES = [
     "command", "extID", "__token", "data", "idempotencyKey", "login", "amount",
-    "comment", "order", "open_time", "close_time", "chanels", "__access",
+    "comment", "order", "open_time", "close_time", "chanels", "cmd", "__access",
     "__deferred", "event", "from", "", "é", "constructor", "__proto__",
 ]  # fmt: skip
 

@@ -91,7 +91,7 @@ def _both(during: str, where: str, first: int = 1, last: int = 1) -> list[Point]
 
 _OPENING: Final = [
     "creditsync.ledger.sqlite:takeLock",
-    "creditsync.ledger.sqlite:_connect",
+    "creditsync.ledger.sqlite:connectWriter",
     "creditsync.ledger.sqlite:prepare",
     "SQL:PRAGMA journal_mode = wal",
     "creditsync.ledger._opening:firstOrder",

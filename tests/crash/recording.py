@@ -109,14 +109,14 @@ def hurry(pages: int) -> None:
     Checkpoint the WAL after so many pages, usually 1000, and reserve order
     numbers more often.
     """
-    connect = sqlite._connect
+    connect = sqlite.connectWriter
 
     def connectAndHurry(path: str) -> sqlite3.Connection:
         writer = connect(path)
         writer.execute(f"PRAGMA wal_autocheckpoint = {pages}")
         return writer
 
-    sqlite._connect = connectAndHurry
+    sqlite.connectWriter = connectAndHurry
     sqlite.BLOCK = _BLOCK  # type: ignore[misc]
 
 

@@ -150,7 +150,8 @@ class Server:
         """
         Wait for the line of the log that names the port, and for a reply.
         """
-        deadline = time.monotonic() + 20
+        # A busy machine takes its time, and a test is given a minute in all.
+        deadline = time.monotonic() + 45
         while time.monotonic() < deadline and self.process.poll() is None:
             if self.hasPort():
                 self._waitForReply()

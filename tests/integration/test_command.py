@@ -102,6 +102,7 @@ class OutputTests(CommandTestCase):
     Tests for output that can't be written.
     """
 
+    @pytest.mark.proof
     def test_fullDisk(self) -> None:
         """
         On a full disk a booking or a deletion still succeeds, with Python's
@@ -179,6 +180,7 @@ class CharacterTests(CommandTestCase):
 
     COMMENT = "Łódź €"
 
+    @pytest.mark.proof
     def test_escaped(self) -> None:
         """
         A character that can't be printed is escaped, and nothing fails for it.

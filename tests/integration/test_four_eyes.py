@@ -14,7 +14,7 @@ from test_command import CommandTestCase
 
 from creditsync.auth import mint
 
-pytestmark = pytest.mark.timeout(120, method="thread")
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(120, method="thread")]
 
 CREATE = ("requests", "create", "credit-in", "--login=1001", "--comment=For the move")
 

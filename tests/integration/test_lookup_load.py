@@ -24,7 +24,7 @@ from creditsync.testing import FakeAuthenticator
 from tests.certificates import Authority
 from tests.load.filters import fill
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(60)]
 
 __all__ = ["reactor"]
 

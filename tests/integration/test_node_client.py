@@ -16,10 +16,13 @@ from threading import Thread
 from typing import Any, TypeAlias
 from unittest import skipUnless
 
+import pytest
 from processes import CHECKOUT, LISTEN, SECRET, SERVE, Completed, Server, Site
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.auth import mint
+
+pytestmark = pytest.mark.proof
 
 CLIENT = CHECKOUT / "docs" / "examples" / "client.js"
 NODE = shutil.which("node")

@@ -12,10 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import skipUnless
 
+import pytest
 from processes import LISTEN, SECRET, SERVE, Server, Site
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.auth import mint
+
+pytestmark = pytest.mark.proof
 
 CLIENT = Path(__file__).parent / "platform_client.js"
 NODE = shutil.which("node")

@@ -23,6 +23,7 @@ from tests.integration.test_console import token
 from tests.integration.test_site import WEB, Browser
 
 pytestmark = [
+    pytest.mark.proof,
     pytest.mark.timeout(60, method="thread"),
     pytest.mark.skipif(nginx.FOUND is None, reason="no nginx is installed"),
 ]

@@ -16,10 +16,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import skipUnless
 
+import pytest
 from processes import CHECKOUT
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync.sandbox import SandboxProcess
+
+pytestmark = pytest.mark.proof
 
 NODE = shutil.which("node")
 

@@ -14,7 +14,7 @@ import pytest
 from processes import CONTAINER, LISTEN, SERVE, Server, inContainer
 from test_operations import OperationsTestCase, waitUntil
 
-pytestmark = pytest.mark.timeout(60, method="thread")
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(60, method="thread")]
 
 
 def childOf(process: "subprocess.Popen[bytes]") -> int:

@@ -1052,6 +1052,22 @@ BUGS = {
         _declinedIsOpen,
         _APPROVING,
     ),
+    # Found by the model that judges a whole server amid crashes and restarts too.
+    "maker-approves-amid-faults": Bug(
+        "lets who has made a finance request approve it",
+        _makerApproves,
+        _SIMULATION,
+    ),
+    "approved-twice-amid-faults": Bug(
+        "books a finance request for each who approves it",
+        _approvedTwice,
+        _SIMULATION,
+    ),
+    "approvals-judged-by-the-ledger-amid-faults": Bug(
+        "books a second approval while the first one is not on disk yet",
+        _approvalsJudgedByTheLedger,
+        _SIMULATION,
+    ),
     "look-up-tells-hidden": Bug(
         "tells an order that is hidden from one that does not exist",
         _tellHidden,

@@ -27,7 +27,7 @@ from tests.test_deploy import DEPLOY, alerts
 from tests.test_imports import PACKAGE
 from tests.test_readme import CHECKOUT, rendered
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(120)]
 
 TREE, _ = rendered(CHECKOUT / "docs" / "cluster.rst")
 

@@ -16,7 +16,7 @@ from creditsync._cli import ownpostgres
 from creditsync._cli.ownpostgres import ownPostgres, programs
 from creditsync.errors import LedgerProblem
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(120)]
 
 CHECKOUT = Path(__file__).parents[2]
 

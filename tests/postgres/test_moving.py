@@ -18,7 +18,7 @@ from tests.integration.processes import SECRET, Site
 from tests.postgres import ground
 from tests.postgres.test_nodes import address, start
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(180)]
 
 COMMAND = (sys.executable, "-m", "creditsync")
 

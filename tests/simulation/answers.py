@@ -7,7 +7,15 @@ from typing import Any
 
 from attrs import define
 
-from tests.family import ADD, acceptedData, eventData
+from tests.family import (
+    ADD,
+    BOOKED,
+    DECLINED,
+    REQUESTED,
+    WAITS,
+    acceptedData,
+    eventData,
+)
 from tests.simulation.audience import Audience
 from tests.simulation.blaming import blame
 from tests.simulation.causes import Causes
@@ -16,6 +24,10 @@ from tests.simulation.lookups import Lookups
 from tests.simulation.permits import Permits
 from tests.simulation.places import Places
 from tests.simulation.world import Violation
+
+# The state in the reply to an asynchronous command about a finance request, by that
+# of its trade: an approval is under way like a new order.
+_ACCEPTED = {WAITS: WAITS, BOOKED: REQUESTED[ADD], DECLINED: DECLINED}
 
 
 @define(eq=False)
@@ -90,12 +102,12 @@ class Answers:
 
     def _taken(self, intent: Intent) -> Booking | None:
         """
-        The booking of a deletion that was taken for that of an equal one. When the
+        The booking of an intent that was taken for that of an equal one. When the
         ledger was compared, none of their replies had been read yet.
         """
-        for other in self._history.intents if intent.isDelete else ():
+        for other in self._history.intents if intent.isOfOrder else ():
             isEqual = (
-                other.isDelete
+                other.isOfOrder
                 and other.data == intent.data
                 and (other.command, other.key) == (intent.command, intent.key)
                 and other.token.principal == intent.token.principal
@@ -125,6 +137,8 @@ class Answers:
             self._checkTrade(attempt, booking)
         else:
             accepted = acceptedData(booking.type, booking.trade)
+            if booking.isOfRequests:
+                accepted["state"] = _ACCEPTED[booking.trade.state]
             if reply.value["data"] != accepted:
                 raise blame("answer", f"accepted is {accepted}", attempt)
         published = booking.published
@@ -182,7 +196,7 @@ class Answers:
         The numbers of the orders that were made, or were to be made, for an
         intent.
         """
-        if not intent.isFinance or intent.isDelete:
+        if not intent.isFinance or intent.isOfOrder:
             return set()
         orders = {b.trade.order for b in intent.bookings if b.type == ADD}
         for attempt in intent.attempts:

@@ -3,13 +3,13 @@ The requests of the clients: good ones of every command, and wrong ones.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
 from attrs import define, field
 
-from tests.family import DELETIONS, METHODS, NAMES, TOTALS
+from tests.family import DELETIONS, METHODS, NAMES, TOTALS, WAITS
 from tests.simulation.history import History, Intent, Token, parse
 from tests.simulation.rights import ADMIN
 from tests.simulation.setting import GROUPS, LOGINS
@@ -123,6 +123,7 @@ class Market:
     @ivar _isRestricted: Whether clients ask for what is about rights too.
     @ivar _moves: Whether they ask for accounts to be moved.
     @ivar _hasGroups: Whether that can be done.
+    @ivar hasRequests: Whether they make and decide finance requests.
     """
 
     _random: Random
@@ -131,6 +132,9 @@ class Market:
     _isRestricted: bool = False
     _moves: bool = False
     _hasGroups: bool = False
+    hasRequests: bool = False
+    # Finance requests, the latest one last.
+    _requests: dict[int, None] = field(init=False, factory=dict)
     orders: dict[int, tuple[int, int]] = field(factory=dict)
     # The cursors that were received, the latest one last.
     _cursors: dict[str, None] = field(factory=dict)
@@ -153,6 +157,8 @@ class Market:
             self._cursors[data["cursor"]] = None
         if "order" in data and "login" in data:
             self.orders[data["order"]] = data["login"], data["cmd"]
+            if data.get("state") == WAITS:
+                self._requests[data["order"]] = None
 
     def _intent(self, token: Token, command: str, data: Any, **rest: Any) -> Intent:
         intent = Intent(len(self._history.intents), token, command, data, **rest)
@@ -171,11 +177,70 @@ class Market:
             (0.95, self._subscription),
             (1.0, self._health),
         ]
+        if self.hasRequests and self._random.random() < 0.25:
+            return self._ofRequests(token)
         share = 0.35 if token.role == ADMIN else 0.15
         if self._isRestricted and self._random.random() < share:
             return self._ofRights(token)
         drawn = self._random.random()
         return next(make(token) for most, make in kinds if drawn < most)
+
+    def _ofRequests(self, token: Token) -> Intent:
+        """
+        A finance request, or the decision of one.
+        """
+        if not self._requests or self._random.random() < 0.4:
+            return self._request(token)
+        return self._decision(token, self._chosen())
+
+    def _request(self, token: Token) -> Intent:
+        random = self._random
+        cmd, number = random.choice(_CMDS), len(self._history.intents)
+        data: dict[str, Any] = {
+            "login": random.choice(LOGINS),
+            "cmd": cmd,
+            "amount": self._amount(cmd)[0],
+            "comment": f"{number} {random.choice(_COMMENTS)}",
+        }
+        if random.random() < 0.1:
+            data["open_time"] = random.randrange(1_000_000)
+        key = self._key(number)
+        return self._intent(token, "MngCreateFinanceRequest", data, cmd=cmd, key=key)
+
+    def _chosen(self) -> int:
+        """
+        The order of a finance request: mostly one of the latest, which may still wait.
+        """
+        known = list(self._requests)
+        return self._random.choice(known[-3:] if self._random.random() < 0.8 else known)
+
+    def decidedTogether(self, tokens: Sequence[Token]) -> list[Intent]:
+        """
+        Several decisions of one finance request, if there is one.
+        """
+        if not self._requests:
+            return [self._request(tokens[0])]
+        order, count = self._chosen(), self._random.randint(2, 4)
+        return [
+            self._decision(self._random.choice(tokens), order) for _ in range(count)
+        ]
+
+    def _decision(self, token: Token, order: int) -> Intent:
+        random, number = self._random, len(self._history.intents)
+        data: dict[str, Any] = {"order": order}
+        allowed = {"NOT_FOUND", "INCORRECT_ORDER"}
+        if random.random() < 0.75:
+            command = self._form("MngApproveFinanceRequest")
+            allowed |= {"TRADE_NO_MONEY", "INVALID_DATA"}
+        else:
+            command = "MngDeclineFinanceRequest"
+            if random.random() < 0.5:
+                data["comment"] = f"{number} {random.choice(_COMMENTS)}"
+        if random.random() < 0.05:
+            # Perhaps an order that is no finance request.
+            data["order"] = random.choice(list(self.orders))
+        key = self._key(number)
+        return self._intent(token, command, data, key=key, allowed=frozenset(allowed))
 
     def _ofRights(self, token: Token) -> Intent:
         """

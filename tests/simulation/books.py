@@ -11,9 +11,10 @@ from attrs import define, field
 from tests.auditor import Auditor
 from tests.family import (
     ADD,
+    BOOKED,
     COLUMNS,
     DELETE,
-    DELETED,
+    WAITS,
     Request,
     Trade,
     made,
@@ -39,6 +40,8 @@ class Books:
     # Each order's trade, and how often it was changed.
     _trades: dict[int, tuple[Trade, int]] = field(factory=dict)
     _keys: dict[tuple[int, str], int] = field(factory=dict)
+    # Who has made each finance request.
+    _makers: dict[int, int] = field(factory=dict)
     _seen: int = 0
     # The last place of the journal.
     head: int = 0
@@ -147,14 +150,20 @@ class Books:
         trade = booking.trade
         about = (str(trade.order), trade.comment)
         before, revision = self._trades.get(trade.order, (None, -1))
+        if before is None and trade.state == WAITS:
+            self._makers[trade.order] = booking.principal
         if (booking.type == ADD) != (before is None):
             raise Violation(
                 "order", f"type {booking.type} on order {trade.order}: {before}", about
             )
         if before is not None:
             isSame = (before.login, before.cmd) == (trade.login, trade.cmd)
-            if before.state == DELETED or not isSame:
+            isOpen = before.state == (WAITS if booking.isDecision else BOOKED)
+            if not (isOpen and isSame):
                 raise Violation("order", f"{before} can't become {trade}", about)
+        isApproval = booking.isDecision and trade.state == BOOKED
+        if isApproval and self._makers[trade.order] == booking.principal:
+            raise Violation("four-eyes", f"its maker has approved {trade}", about)
         self._checkIntent(booking, before)
         self.head += 1
         booking.place = self.head
@@ -166,12 +175,12 @@ class Books:
             self._keys[key] = trade.order
 
     def _checkIntent(self, booking: Booking, before: Trade | None) -> None:
-        intent = self._intentOf(booking)
+        intent = self._intentOf(booking, before)
         trade = booking.trade
         about = (str(trade.order), trade.comment)
         if intent is None:
             raise Violation("asked-for", f"nobody has asked for {trade}", about)
-        if intent.bookings and (intent.key is None or not intent.isDelete):
+        if intent.bookings and (intent.key is None or not intent.isOfOrder):
             raise Violation("booked-once", f"{trade} is booked twice", about)
         named = intent.data.get("order", 0)
         if named != trade.order and named in self._trades:
@@ -184,12 +193,12 @@ class Books:
         if not self._isInTime(booking, intent):
             raise Violation("time", f"{trade} came before {intent.command}", about)
 
-    def _intentOf(self, booking: Booking) -> Intent | None:
+    def _intentOf(self, booking: Booking, before: Trade | None) -> Intent | None:
         """
         The intent that a booking belongs to.
         """
         intents = self._history.intents
-        if booking.type != DELETE:
+        if booking.type != DELETE and not booking.isDecision:
             number = int(booking.trade.comment.split(" ")[0])
             intent = intents[number]
             return intent if self._isOf(booking, intent) else None
@@ -197,13 +206,14 @@ class Books:
         fitting = [
             intent
             for intent in intents
-            if intent.isDelete
+            if intent.isOfOrder
             and intent.data["order"] == order
+            and _fits(intent, booking.trade, before)
             and intent.command == booking.command
             and self._isOf(booking, intent)
         ]
         # If several intents are the same, it is the one whose reply said so; or one
-        # that had come when the order was deleted, and not only when that was booked.
+        # that had come when the order was changed, and not only when that was booked.
         return max(
             fitting,
             key=lambda intent: (_likelihood(intent), self._isInTime(booking, intent)),
@@ -236,17 +246,34 @@ def _request(intent: Intent) -> Request:
     """
     The request of an intent, in the model's form.
     """
-    if intent.isDelete:
-        return Request(intent.command, order=intent.data["order"])
+    data = intent.data
+    if intent.isOfOrder:
+        comment = data.get("comment", "")
+        return Request(
+            intent.command,
+            order=data["order"],
+            comment=comment,
+            approves=intent.approves,
+        )
     return Request(
         intent.command,
         intent.cmd,
-        login=intent.data["login"],
+        login=data["login"],
         amount=intent.amount,
-        comment=intent.data["comment"],
-        open_time=intent.data.get("open_time"),
-        close_time=intent.data.get("close_time"),
+        comment=data["comment"],
+        open_time=data.get("open_time"),
+        close_time=data.get("close_time"),
+        isRequest=intent.isRequest,
     )
+
+
+def _fits(intent: Intent, trade: Trade, before: Trade | None) -> bool:
+    """
+    Whether an intent with little more than an order may have made this trade.
+    """
+    if before is None:
+        return False
+    return trade == made(_request(intent), before, trade.order, trade.timestamp)
 
 
 def _likelihood(intent: Intent) -> int:

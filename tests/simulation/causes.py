@@ -9,7 +9,7 @@ from decimal import Decimal
 from attrs import define, field
 
 from creditsync.records import Limits
-from tests.family import TOTALS, Trade
+from tests.family import TOTALS, WAITS, Trade
 from tests.simulation.history import Attempt, Booking, History, Intent, Moment
 from tests.simulation.limiting import Limiting
 from tests.simulation.permits import Permits
@@ -96,6 +96,8 @@ class Causes:
             return self._isOther(attempt)
         if error == "INCORRECT_ORDER" and self._history.isForeign:
             return intent.isFinance
+        if error == "INCORRECT_ORDER" and intent.approves is not None:
+            return self._isNotWaiting(attempt)
         if error == "TRADE_NO_MONEY" and not self._history.isForeign:
             return error in intent.allowed and self._lacksMoney(attempt)
         if error == "CURSOR_GONE":
@@ -203,6 +205,24 @@ class Causes:
             trades[trade.order] = trade
         return self._isTooMuch(intent, totals, trades.get(order))
 
+    def _isNotWaiting(self, attempt: Attempt) -> bool:
+        """
+        Whether the order in a decision may have been no finance request that waits.
+        """
+        assert attempt.reply is not None
+        generation = self._history.generations[attempt.talk.generation]
+        # A decision that was reserved and then lost counted too.
+        return (
+            generation.hasCrashed
+            or generation.hasFailed
+            or any(
+                each.trade.state != WAITS
+                and self._wasReservedBy(each, attempt.reply.written)
+                for each in self._history.bookings
+                if each.trade.order == attempt.intent.data["order"]
+            )
+        )
+
     def _wasReservedBy(self, booking: Booking, moment: Moment) -> bool:
         intent = booking.intent
         return intent is not None and any(
@@ -223,6 +243,8 @@ class Causes:
             if before is None:
                 return False
             return totals[before.account] < _counted(before)
+        if intent.approves:
+            return before is not None and totals[before.account] + before.profit < 0
         account = intent.data["login"], TOTALS[intent.cmd]
         return totals[account] + intent.amount - _counted(before) < 0
 

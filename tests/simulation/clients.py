@@ -185,7 +185,11 @@ class Client:
         if self._chance("burst", 0.02):
             self._world.happens("burst")
             count = 30
-        if random.random() < 0.15:
+        if self._market.hasRequests and self._chance("decided-together", 0.1):
+            self._world.happens("decided-together")
+            tokens = self.token, self.other
+            intents = self._market.decidedTogether(tokens)
+        elif random.random() < 0.15:
             intents = self._chooseTogether()
         else:
             intents = [self._choose() for _ in range(min(count, self._left))]
@@ -390,6 +394,8 @@ class Client:
                 self._settled.append(intent)
         if isinstance(reply.value.get("data"), dict):
             self._market.learn(reply.value["data"])
+        if reply.status == 200 and (intent.isRequest or intent.approves is not None):
+            self._world.happens("four-eyes")
 
     def _attemptOf(self, waiting: list[Attempt], reply: Reply) -> Attempt | None:
         """

@@ -60,6 +60,7 @@ class Course:
             isRestricted,
             world.mayHappen("moved"),
             setting.hasGroups,
+            world.mayHappen("four-eyes") and not setting.isForeign,
         )
         # About as long as the clients need for all their requests.
         self._length = plan.requests / setting.clients * setting.pace / 1.9

@@ -15,7 +15,7 @@ from typing import Any
 from attrs import define, field
 
 from creditsync import records
-from tests.family import Trade, units
+from tests.family import WAITS, Trade, units
 
 # A moment: seconds, and the turn of the world.
 Moment = tuple[float, int]
@@ -130,9 +130,9 @@ class Intent:
     @property
     def isFinance(self) -> bool:
         """
-        Whether it can move money.
+        Whether it can book something.
         """
-        return bool(self.cmd) or self.isDelete
+        return bool(self.cmd) or self.isOfOrder
 
     @property
     def isDelete(self) -> bool:
@@ -140,6 +140,30 @@ class Intent:
         Whether it deletes a trade.
         """
         return self.command.startswith("Delete")
+
+    @property
+    def isRequest(self) -> bool:
+        """
+        Whether it makes a finance request.
+        """
+        return self.command == "MngCreateFinanceRequest"
+
+    @property
+    def approves(self) -> bool | None:
+        """
+        Whether it approves a finance request, or declines it; L{None} if neither.
+        """
+        if self.command.startswith("MngApproveFinanceRequest"):
+            return True
+        return False if self.command == "MngDeclineFinanceRequest" else None
+
+    @property
+    def isOfOrder(self) -> bool:
+        """
+        Whether it has little more than an order, of which it can be booked only once:
+        so several of them may be the same.
+        """
+        return self.isDelete or self.approves is not None
 
     @property
     def amount(self) -> int:
@@ -291,6 +315,20 @@ class Booking:
     raw: bytes | None = None
     published: "Publication | None" = None
     intent: Intent | None = None
+
+    @property
+    def isDecision(self) -> bool:
+        """
+        Whether it approves or declines a finance request.
+        """
+        return self.command.startswith(("MngApprove", "MngDecline"))
+
+    @property
+    def isOfRequests(self) -> bool:
+        """
+        Whether it makes or decides a finance request.
+        """
+        return self.isDecision or self.trade.state == WAITS
 
     @property
     def dataText(self) -> bytes | None:

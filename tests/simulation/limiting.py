@@ -13,7 +13,7 @@ from random import Random
 
 from attrs import define, field
 
-from tests.family import DELETED, Trade
+from tests.family import DECLINED, DELETED, NAMES, WAITS, Trade
 from tests.simulation.history import Attempt, Booking, History, Intent, Moment
 from tests.simulation.rights import Rights, selects
 from tests.simulation.world import Violation, World
@@ -145,9 +145,14 @@ class Limiting:
 
     def _checkEach(self, rule: SiteRule) -> None:
         for each in self._booked():
-            if rule.inOne is None or self._counted[each] <= rule.inOne:
+            amount = self._counted[each]
+            if each.trade.state == WAITS:
+                # It counts only when it is approved, but is judged already.
+                amount = abs(each.trade.profit)
+            if rule.inOne is None or amount <= rule.inOne:
                 continue
-            if self._isBound(rule, each) and rule.groups is None:
+            isExempt = rule.mayAsk and each.isOfRequests
+            if self._isBound(rule, each) and rule.groups is None and not isExempt:
                 raise Violation(
                     "limit",
                     f"{each.trade} is more than {rule.name!r} allows",
@@ -163,7 +168,8 @@ class Limiting:
             day = each.trade.timestamp // _DAY
             key = day, rule.keyOf(each.intent, each.trade.login)
             sums[key] += self._counted[each]
-            if sums[key] > most:
+            # An approval that need not keep to the rule counts for it all the same.
+            if sums[key] > most and not (rule.mayAsk and each.isOfRequests):
                 raise Violation(
                     "limit",
                     f"with {each.trade} it is more than {rule.name!r} allows:"
@@ -176,7 +182,8 @@ class Limiting:
 
     def _isBound(self, rule: SiteRule, booking: Booking) -> bool:
         intent = booking.intent
-        return intent is not None and rule.binds(intent, _methodOf(booking.command))
+        method = NAMES[booking.trade.cmd] if booking.isOfRequests else booking.command
+        return intent is not None and rule.binds(intent, _methodOf(method))
 
     def isJustified(self, attempt: Attempt) -> bool:
         """
@@ -193,6 +200,8 @@ class Limiting:
             # It names no rule; or it was booked before, and should be told so.
             return False
         [rule] = named
+        if rule.mayAsk and (intent.isRequest or intent.approves is not None):
+            return False
         mayAsk = message.endswith("; ask for it with MngCreateFinanceRequest")
         return mayAsk == rule.mayAsk and any(
             self._isTooMuch(rule, attempt, login, counts)
@@ -210,8 +219,9 @@ class Limiting:
             for each in self._bookings.get(intent.data.get("order", 0), ())
             if each.handed <= reply.written or self._mayBeUnderWay(each, reply.written)
         ]
-        if intent.isDelete:
-            yield from ((each.login, abs(each.profit)) for each in versions)
+        if intent.isOfOrder:
+            if intent.approves is not False:
+                yield from ((each.login, abs(each.profit)) for each in versions)
             return
         yield intent.data["login"], abs(intent.amount)
         for each in versions:
@@ -228,7 +238,13 @@ class Limiting:
     ) -> bool:
         intent, delivered, reply = attempt.intent, attempt.delivered, attempt.reply
         assert delivered is not None and reply is not None
-        if not rule.binds(intent, _methodOf(intent.command)):
+        methods = {_methodOf(intent.command)}
+        if intent.isRequest:
+            methods = {NAMES[intent.cmd]}
+        elif intent.approves:
+            told = self._bookings.get(intent.data["order"], ())
+            methods = {NAMES[each.trade.cmd] for each in told}
+        if not any(rule.binds(intent, method) for method in methods):
             return False
         if rule.groups is not None and not any(
             selects(rule.groups, group)
@@ -275,6 +291,8 @@ def _counts(trade: Trade, before: Trade | None) -> int:
     """
     What an operation counts that made this trade of the one before.
     """
+    if trade.state in (WAITS, DECLINED):
+        return 0
     if trade.state == DELETED:
         return abs(trade.profit)
     change = trade.profit - (0 if before is None else before.counted)

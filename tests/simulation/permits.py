@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import define, field
 
-from tests.family import ROLES
+from tests.family import ROLES, WAITS
 from tests.simulation.blaming import blame
 from tests.simulation.history import Attempt, Booking, History, Intent, Moment
 from tests.simulation.rights import ADMIN, USER, Rights
@@ -66,7 +66,7 @@ class Permits:
                 raise blame("role", "this role has other rights", attempt)
             return
         if isForbidden:
-            if not intent.cmd or False not in self._sees(attempt, intent.data["login"]):
+            if not self._isForbidden(attempt):
                 raise blame("role", "this token has other rights", attempt)
             return
         isCutShort = intent.waitsForTurn and reply.status in (500, 504)
@@ -79,8 +79,23 @@ class Permits:
             isThere = True in self._sees(attempt, intent.data["login"])
             if not isThere and reply.error != "USER_NOT_FOUND":
                 raise blame("account", "the account is not this token's", attempt)
-        elif intent.isDelete or intent.command in _MISSING:
+        elif intent.isOfOrder or intent.command in _MISSING:
             self._checkOrder(attempt)
+
+    def _isForbidden(self, attempt: Attempt) -> bool:
+        """
+        Whether a token of the right role may not do this: because of the account, or
+        because its principal has made the finance request that it would approve.
+        """
+        intent = attempt.intent
+        if intent.cmd:
+            return False in self._sees(attempt, intent.data["login"])
+        return intent.approves is True and any(
+            each.trade.state == WAITS
+            and each.principal == intent.token.principal
+            and True in self._sees(attempt, each.trade.login)
+            for each in self._meant(intent)
+        )
 
     def _checkOrder(self, attempt: Attempt) -> None:
         """
@@ -89,7 +104,7 @@ class Permits:
         intent, reply = attempt.intent, attempt.reply
         assert reply is not None
         missing = _MISSING.get(intent.command, "NOT_FOUND")
-        if reply.error == missing or (intent.isDelete and self._isRepeated(attempt)):
+        if reply.error == missing or (intent.isOfOrder and self._isRepeated(attempt)):
             return
         logins = {each.trade.login for each in self._meant(intent)}
         if reply.status == 200:
@@ -99,8 +114,8 @@ class Permits:
 
     def _isRepeated(self, attempt: Attempt) -> bool:
         """
-        Whether a deletion may have been carried out before under this key: then it is
-        answered like then.
+        Whether a deletion or a decision may have been carried out before under this
+        key: then it is answered like then.
         """
         intent = attempt.intent
         key = intent.token.principal, intent.key

@@ -71,6 +71,8 @@ FAULTS = {
     "moved": "an account is moved to another group",
     "over-rule": "a rule of the site does not allow an operation",
     "rules-read-again": "the rules of the site are read again",
+    "four-eyes": "a finance request is made, approved or declined",
+    "decided-together": "a finance request is decided by several at once",
 }
 
 

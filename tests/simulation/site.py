@@ -7,7 +7,7 @@ reconnect once the next one is up.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
 from creditsync._bookingrules import RulesFile
+from creditsync._process.composition import _useUnlessStopped
 from creditsync._rulebook import RuleBook
 from creditsync.auth import TokenAuthenticator
 from creditsync.counters import Counters
@@ -55,10 +56,9 @@ _PROVOKED = {
     "a request failed": ["page-errs"],
     "a trade event can't be encoded": ["unwritable-event"],
     "the journal can't be read, trying again each second": ["page-errs"],
-    # The ledger may fail, or be closed, while the sums of the day are read.
+    # The ledger may fail while the sums of the day are read.
     "The limits in {path} could not be put into force; the previous ones stay.": [
         "commit-failed",
-        "stop",
     ],
 }
 
@@ -160,6 +160,8 @@ class Site:
                 rules=self._ruleBook(ledger),
             )
             runtime.moved = self._moved
+            if self._rules is not None:
+                self._rules.use = partial(_useUnlessStopped, runtime, self._rules.use)
         self._observe(events)
         service = CreditSync(
             self.reactor,
