@@ -731,6 +731,32 @@ class StreamTests(RightsCase):
         self.site.runtime.setGroup(1001, "demo")
         self.assertEqual(self.heard(client), [1001, 1001])
 
+    def test_movedElsewhereWhileCatchingUp(self) -> None:
+        """
+        A page that was kept for others is sent when it is known which accounts other
+        servers have moved meanwhile.
+        """
+        self.patch(catchups, "_PAGE", 1)
+        self.book(1001)
+        self.site.settle()
+        waiting: list[Deferred[object]] = []
+
+        def whenKnown(login: int) -> "Deferred[object]":
+            waiting.append(Deferred())
+            return waiting[-1]
+
+        self.site.broadcast._rights._whenKnown = whenKnown
+        clients = {name: self.client(token(1, "real*"), name) for name in ("x", "y")}
+        for name, client in clients.items():
+            client.asks("Subscribe", "s", {**CHANNELS, "since": "first"}, name)
+        self.site.step()
+        self.site.step()
+        [known] = waiting
+        self.site.runtime.setGroup(1001, "demo")
+        self.site.settle()
+        known.callback(None)
+        self.assertEqual([self.heard(each) for each in clients.values()], [[1001], []])
+
     def test_caughtUp(self) -> None:
         """
         A session that has caught up goes on with what its token may see.

@@ -14,10 +14,10 @@ that commits would get the processor, and the GIL, milliseconds after its disk i
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence, Sized
-from typing import Final
+from typing import Any, Final
 
 from attrs import Factory, define
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -197,13 +197,18 @@ class CatchUps:
     def _read(self, session: ISession, reading: _Reading) -> None:
         after = reading.after
         page = self._pages.get(after)
-        if page is not None:
-            self._send(session, reading, page)
-            return
+        if page is None:
+            limit = min(_PAGE - after % _PAGE, self.published - after)
+            read: Deferred[Any] = maybeDeferred(self.journal.events, after, limit)
+            read.addCallback(self._paged, after)
+        else:
+            # Accounts may have been moved since it was read.
+            waiting = self._rights.whenUpToDate(reading.principal)
+            if waiting is None:
+                self._send(session, reading, page)
+                return
+            read = waiting.addCallback(lambda _: page)
         self._isReading = True
-        limit = min(_PAGE - after % _PAGE, self.published - after)
-        read = maybeDeferred(self.journal.events, after, limit)
-        read.addCallback(self._paged, after)
         read.addCallbacks(self._pageRead, self._pageFailed, (session, reading))
 
     def _paged(self, events: Sequence[TradeEvent], after: int) -> _Page:

@@ -136,17 +136,24 @@ class Rights:
             return self._whenKnown(login)
         return None
 
-    async def upToDate(self, principal: Principal) -> None:
+    def whenUpToDate(self, principal: Principal) -> "Deferred[object] | None":
         """
         Wait until it is known which accounts other servers have moved to other groups,
         if that matters for a token. This takes as long for every account.
 
+        @return: As L{whenKnown}.
+        """
+        return None if self.hidesUngrouped else self.whenKnown(principal, 0)
+
+    async def upToDate(self, principal: Principal) -> None:
+        """
+        The same.
+
         @raise Busy: It can't be found out.
         """
-        if not self.hidesUngrouped:
-            waiting = self.whenKnown(principal, 0)
-            if waiting is not None:
-                await waiting
+        waiting = self.whenUpToDate(principal)
+        if waiting is not None:
+            await waiting
 
     async def mayLookUp(
         self, principal: Principal, trade: Trade | Mapping[str, Any] | None
