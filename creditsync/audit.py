@@ -217,6 +217,7 @@ class AuditTrail:
             cmd,
             amount,
             comment,
+            wire.OMITTED if event.place is None else event.place,
         )
 
     def replayed(

@@ -135,6 +135,7 @@ class TrailTests(AuditTestCase):
             "cmd": 7,
             "amount": 300.0,
             "comment": "Promotion",
+            "place": order,
             **members,
         }
 
@@ -173,7 +174,9 @@ class TrailTests(AuditTestCase):
                     "message": "finance request 1 was made by this token's principal:"
                     " another one has to approve it",
                 },
-                self.booked("d", 1, command=approve, principal=8, done="update"),
+                self.booked(
+                    "d", 1, command=approve, principal=8, done="update", place=3
+                ),
                 self.booked(
                     "e",
                     2,
@@ -181,6 +184,7 @@ class TrailTests(AuditTestCase):
                     principal=8,
                     outcome="declined",
                     done="update",
+                    place=4,
                 ),
             ],
         )
@@ -228,7 +232,7 @@ class TrailTests(AuditTestCase):
             [
                 self.booked("a", 1),
                 self.booked("b", 2, **SECOND),
-                self.booked("c", 1, command="DeleteCreditSync", done="delete"),
+                self.booked("c", 1, command="DeleteCreditSync", done="delete", place=3),
             ],
         )
 

@@ -707,8 +707,15 @@ class ObservedTests(CallTestCase):
                     "session": 1,
                     "idempotencyKey": "k",
                     "order": 1,
+                    "place": 1,
                 },
-                {**booked, "command": "CreditIn", "session": 5, "order": 2},
+                {
+                    **booked,
+                    "command": "CreditIn",
+                    "session": 5,
+                    "order": 2,
+                    "place": 2,
+                },
             ],
         )
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from twisted.internet.defer import Deferred, execute, succeed
+from twisted.internet.defer import Deferred, execute, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from creditsync._conversation import catchups
+from creditsync.errors import Busy
 from creditsync.events import TradeEvents
 from creditsync.interfaces import IClustered, IJournal
 from creditsync.ledger.sqlite import SQLiteLedger
@@ -677,6 +679,28 @@ class FaultTests(CatchUpCase):
         self.site.turn()
         self.assertEqual(places(client), [1, 2, 3, 4, 5, 6])
         self.assertEqual(places(other), [1, 2, 3, 4, 5, 6])
+        self.assertAtRest()
+
+    def test_unreachable(self) -> None:
+        """
+        A journal whose database is away is no fault of the server: the log has a
+        sentence.
+        """
+        self.site.book(1)
+        self.site.journal.events = lambda after, limit: fail(Busy("it is away"))  # type: ignore[method-assign]
+        log: list[Any] = []
+        globalLogPublisher.addObserver(log.append)
+        self.addCleanup(globalLogPublisher.removeObserver, log.append)
+        client = self.client()
+        since(client, "first")
+        for _ in range(3):
+            self.site.turn()
+            self.site.clock.advance(1)
+        self.assertEqual(
+            [formatEvent(each) for each in log],
+            ["The journal can't be read, trying again each second: it is away"],
+        )
+        client.session.ended()
         self.assertAtRest()
 
     def test_nothingThere(self) -> None:

@@ -33,6 +33,7 @@ def booking(**members: Any) -> wire.Booking:
         "cmd": 7,
         "amount": wire.amount(30_000_000_000),
         "comment": "Promotion",
+        "place": 12,
     }
     return wire.Booking(**{**values, **members})
 
@@ -51,7 +52,7 @@ class BookingsTests(SynchronousTestCase):
             b'{"time":"2026-01-01T00:00:00.250000Z","outcome":"booked",'
             b'"command":"CreditInSync","principal":7,"session":1,'
             b'"peer":"192.0.2.1:4242","extID":"a","done":"add","order":5,'
-            b'"login":1001,"cmd":7,"amount":300.0,"comment":"Promotion"}\n',
+            b'"login":1001,"cmd":7,"amount":300.0,"comment":"Promotion","place":12}\n',
         )
 
     def test_omitted(self) -> None:
@@ -60,7 +61,8 @@ class BookingsTests(SynchronousTestCase):
         request did not have is null.
         """
         omitted = dict.fromkeys(
-            ("command", "principal", "session", "peer", "login", "cmd"), wire.OMITTED
+            ("command", "principal", "session", "peer", "login", "cmd", "place"),
+            wire.OMITTED,
         )
         line = booking(**omitted, amount=wire.OMITTED, comment=wire.OMITTED, extID=None)
         self.assertEqual(
@@ -110,7 +112,7 @@ class BookingsTests(SynchronousTestCase):
             lines = wire.bookings([usual, booking(comment=comment), usual])
             before, unusual, after = lines.splitlines(keepends=True)
             self.assertEqual((before, after), (wire.bookings([usual]),) * 2)
-            self.assertTrue(unusual.endswith(b'"comment":"%b"}\n' % escaped), unusual)
+            self.assertIn(b'"comment":"%b","place":' % escaped, unusual)
 
     @given(st.lists(st.tuples(st.text(), st.text(), st.text() | st.integers(0, 9))))
     def test_anyTexts(self, texts: list[tuple[str, str, str | int]]) -> None:

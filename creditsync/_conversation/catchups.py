@@ -26,6 +26,7 @@ from creditsync import _wire as wire
 from creditsync._conversation.restricted import linesOf
 from creditsync._conversation.rights import Rights
 from creditsync._cursor import cursorOf
+from creditsync.errors import Busy
 from creditsync.interfaces import IJournal, ISession
 from creditsync.records import Principal, TradeEvent
 
@@ -239,9 +240,16 @@ class CatchUps:
         self._isReading = False
         if not self._isFailing:
             self._isFailing = True
-            self._log.failure(
-                "the journal can't be read, trying again each second", why
-            )
+            if why.check(Busy):
+                # No fault of this server's.
+                self._log.warn(
+                    "The journal can't be read, trying again each second: {why}",
+                    why=why.getErrorMessage(),
+                )
+            else:
+                self._log.failure(
+                    "the journal can't be read, trying again each second", why
+                )
         self._turnLater(_RETRY)
 
     def _send(self, session: ISession, reading: _Reading, page: _Page) -> None:

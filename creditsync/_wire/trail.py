@@ -39,6 +39,7 @@ class Booking(msgspec.Struct, gc=False, rename={"key": "idempotencyKey"}):
     cmd: int | msgspec.UnsetType
     amount: float | msgspec.Raw | msgspec.UnsetType
     comment: str | msgspec.UnsetType
+    place: int | msgspec.UnsetType
 
 
 def bookings(lines: Sequence[Booking]) -> bytes:

@@ -34,6 +34,9 @@ from creditsync.records import (
 
 _T = TypeVar("_T")
 
+# Where it is, and who connects, is in the log and no client's business.
+UNREACHABLE: Final = "PostgreSQL can't be reached"
+
 _TRADE: Final = f'SELECT seq, {COLUMNS} FROM trade WHERE "order" = %s'
 _ORDER_OF: Final = """
     SELECT event.seq, event."order" FROM keyed JOIN event
@@ -160,9 +163,16 @@ class Lookups:
         try:
             yield
         except ConnectionLost as e:
-            raise Busy(self.problem or f"PostgreSQL can't be reached: {e}") from e
+            raise Busy(self.problem or UNREACHABLE) from e
         if self.problem is not None:
             raise Busy(self.problem)
+
+    async def reader(self) -> Connection:
+        """
+        A connection, for a change that is not booked.
+        """
+        with self._answering():
+            return await self._readers.of("reader")
 
     async def _read(
         self, statement: str, values: Sequence[Any] = (), use: str = "reader"

@@ -46,7 +46,7 @@ from creditsync.postgres._groups import Groups
 from creditsync.postgres._kinds import checkOwn
 from creditsync.postgres._lane import Fenced, Lane, Lost
 from creditsync.postgres._limits import register
-from creditsync.postgres._lookups import Lookups, Readers
+from creditsync.postgres._lookups import UNREACHABLE, Lookups, Readers
 from creditsync.postgres._noted import Noted
 from creditsync.postgres._numbers import RESERVE, Numbers
 from creditsync.postgres._queues import Queues
@@ -242,7 +242,7 @@ class PostgresRuntime(Service):
             return self._loss
         if self.feed.isCut:
             # The lanes may have nothing to do, and not have noticed.
-            return "PostgreSQL can't be reached"
+            return UNREACHABLE
         return next((lane.problem for lane in self.lanes if lane.problem), None)
 
     @property
@@ -274,13 +274,16 @@ class PostgresRuntime(Service):
         @raise Busy: Too many operations are queued.
         @raise ShuttingDown: The runtime is stopping, or has failed.
         """
+        self._checkServing()
+        if self._queues.count >= self._maxQueued:
+            raise Busy("too many operations are waiting to be booked", "max-queued")
+        return self._queues.submit(operation)
+
+    def _checkServing(self) -> None:
         if not self.running or self._failing.cause is not None:
             raise ShuttingDown()
         if self._loss is not None:
             raise ShuttingDown(f"this request has booked nothing: {self._loss}")
-        if self._queues.count >= self._maxQueued:
-            raise Busy("too many operations are waiting to be booked", "max-queued")
-        return self._queues.submit(operation)
 
     def useRules(self, rules: Sequence[Rule]) -> "Deferred[None]":
         """
@@ -325,8 +328,8 @@ class PostgresRuntime(Service):
             Deferred.fromCoroutine(self._readGroups()).addBoth(self._groupsRead)
 
     async def _readGroups(self) -> None:
-        # If it can't be read now, it can later.
-        with suppress(ConnectionLost, psycopg.Error):
+        # If it can't be read now, it can later; or never, at the end of this node.
+        with suppress(ConnectionLost, psycopg.Error, CancelledError):
             reader = await self._readers.of("reader")
             await self._groups.read(reader)
             await self.state.look(reader)
@@ -450,18 +453,17 @@ class PostgresRuntime(Service):
 
         @raise ShuttingDown: The runtime is stopping, or has failed.
         """
-        if not self.running or self._failing.cause is not None or self._loss:
-            raise ShuttingDown()
+        self._checkServing()
         return Deferred.fromCoroutine(self._move(login, group))
 
     async def _move(self, login: int, group: str) -> None:
+        reader = await self._lookups.reader()
         try:
-            reader = await self._readers.of("reader")
             await self._groups.move(
                 reader, login, group, self._knownAccountsOnly, self._queues.prove
             )
         except ConnectionLost as e:
-            raise OutcomeUnknown(f"PostgreSQL can't be reached: {e}") from e
+            raise OutcomeUnknown(UNREACHABLE) from e
         self.doorbell.ring()
 
     def account(self, login: int) -> "Deferred[Account | None]":

@@ -31,6 +31,12 @@ AGAIN: Final = frozenset({"40001", "40P01", "55P03"})
 # Whether there are tables, and which version they have.
 IS_MADE: Final = "SELECT to_regclass('version') IS NOT NULL"
 VERSION: Final = "SELECT coalesce(max(number), 0) FROM version"
+# Of the tables that each version has, those that are not there.
+MISSING: Final = """
+    SELECT name FROM unnest(ARRAY['stream', 'link', 'event', 'trade', 'operation'])
+        AS needed (name)
+    WHERE to_regclass(name) IS NULL
+"""
 EPOCH: Final = "SELECT epoch FROM stream WHERE id = %s"
 
 _COLUMNS: Final = ("cmd", *TOTALS, "sign", "label")

@@ -65,12 +65,27 @@ _HINTS: Final = (
     ("Connection refused", "check the host and the port, and that it runs"),
     ("timeout expired", "check the host and the port, and that no firewall is between"),
     ("too many clients", "raise max_connections, or stop what holds connections"),
+    ("too many connections for", "raise the CONNECTION LIMIT that it has"),
+    (
+        "no pg_hba.conf entry",
+        "let the role in there; it may demand TLS, which is sslmode=require",
+    ),
+    ("failed to resolve host", "check the name of the host, and the DNS"),
+    (
+        "session is read-only",
+        "name all hosts; if that is so, none is the primary, or may be written to",
+    ),
     ("permission denied for", "do this as the owner of the tables"),
     (
         "in a read-only transaction",
         "name the primary, or all hosts with target_session_attrs=read-write",
     ),
 )
+
+# What libpq asks at the end of a refusal, and what psycopg has before those of all
+# hosts.
+_QUESTION: Final = "Is the server running "
+_LISTED: Final = "All failures were:"
 
 # Parts of a connection string, and what is in none of them unless it was taken apart at
 # the wrong place.
@@ -94,7 +109,8 @@ def placeOf(conninfo: str) -> str:
         raise LedgerProblem(
             "--ledger is not a valid connection string of PostgreSQL, such as"
             " postgresql://creditsync@db.example.com/creditsync; an @ or / within one"
-            " of its parts is written as %40 or %2F"
+            " of its parts is written as %40 or %2F, and only parameters of libpq may"
+            " be behind a ?"
         )
     if "service" in parts:
         return f"service {parts['service']}"
@@ -121,7 +137,11 @@ def unreachable(conninfo: str, cause: str) -> str:
 
     @param cause: What psycopg has said.
     """
-    cause = " ".join(cause.split())
+    lines = (line.strip() for line in cause.splitlines())
+    cause = " ".join(line for line in lines if not line.startswith(_QUESTION))
+    # Of several hosts, the last one is in front of the list of all of them.
+    listed = cause.partition(_LISTED)[2].replace(" - host: ", "; host: ")
+    cause = " ".join((listed.removeprefix("; ") or cause).split())
     for prefix in ("connection failed: ", "connection is bad: "):
         cause = cause.removeprefix(prefix)
     return f"PostgreSQL can't be used at {placeOf(conninfo)}: {hinted(cause)}"

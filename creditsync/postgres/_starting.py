@@ -21,6 +21,7 @@ from creditsync.postgres._connection import ConnectionLost, Row
 from creditsync.postgres._schema import (
     IS_MADE,
     METHODS,
+    MISSING,
     SCRIPTS,
     VERSION,
     newMethods,
@@ -274,6 +275,14 @@ async def _version(connection: ISession, rights: Rights) -> int:
             f'another program has a table "version" at {connection.place}: give'
             " creditsync a database or a schema of its own"
         ) from e
+    missing = [name for (name,) in await connection.execute(MISSING)]
+    if version and missing:
+        listed = ", ".join(missing)
+        raise LedgerProblem(
+            f'{connection.place} has a table "version", but not {listed}: if it is'
+            " another program's, give creditsync a database or a schema of its own;"
+            " otherwise restore a backup"
+        )
     if version > len(SCRIPTS):
         raise LedgerProblem(
             f"the tables at {connection.place} have version {version}, but this"

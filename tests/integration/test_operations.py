@@ -197,9 +197,10 @@ class TLSTests(OperationsTestCase):
         renewed several times: no connection ends, no credit is lost, and
         clients that connect after a renewal are accepted.
         """
-        self.authority.issue(seconds=3).write(self.pem)
+        self.authority.issue().write(self.pem)
         server = self.serve()
         clients = [TLSClient(server.port, self.context()) for _ in range(4)]
+        self.renew(server, self.authority.issue(seconds=1))
         stop, booked, faults = threading.Event(), [0] * len(clients), []
 
         def work(number: int) -> None:

@@ -570,6 +570,26 @@ class BookingTests(RuntimeCase):
         problem = self.failureResultOf(started, LedgerProblem).getErrorMessage()
         self.assertEqual(problem, "refused")
 
+    def test_away(self) -> None:
+        """
+        While PostgreSQL is away, who looks something up or moves an account is told so,
+        and not where it is. If a move was sent, it may have been carried out.
+        """
+        runtime, lines = self.node.runtime, self.node.lines
+        lines.held.add("reader")
+        unknown = runtime.setGroup(1001, "real")
+        self.node.clock.advance(0)
+        lines.isCut = True
+        lines.of("reader").lose()
+        why = self.failureResultOf(unknown, OutcomeUnknown)
+        self.assertEqual(
+            why.getErrorMessage(),
+            "PostgreSQL can't be reached: the outcome is unknown",
+        )
+        for asked in (runtime.account(1001), runtime.setGroup(1001, "real")):
+            busy = self.failureResultOf(asked, Busy)
+            self.assertEqual(busy.getErrorMessage(), "PostgreSQL can't be reached")
+
 
 class NodesTests(RuntimeCase):
     """
@@ -1130,12 +1150,17 @@ class DisturbedTests(RuntimeCase):
         self.assertEqual(
             self.node.runtime.problem, "PostgreSQL has lost acknowledged operations"
         )
-        e = self.assertRaises(ShuttingDown, self.node.runtime.submit, credit())
-        self.assertEqual(
-            str(e),
-            "this request has booked nothing: PostgreSQL has lost acknowledged"
-            " operations",
-        )
+        runtime = self.node.runtime
+        for act in (
+            lambda: runtime.submit(credit()),
+            lambda: runtime.setGroup(1001, "real"),
+        ):
+            e = self.assertRaises(ShuttingDown, act)
+            self.assertEqual(
+                str(e),
+                "this request has booked nothing: PostgreSQL has lost acknowledged"
+                " operations",
+            )
         other = self.start("b")
         for _ in range(3):
             self.booked(credit(), other)

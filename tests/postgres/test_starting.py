@@ -374,6 +374,13 @@ async def test_othersTables(database: ground.Database) -> None:
     database.rows("DROP TABLE account; CREATE TABLE version (text text)")
     said = await problem(database.dsn())
     assert said.startswith('another program has a table "version" at ')
+    database.rows("DROP TABLE version; CREATE TABLE version (number int)")
+    database.rows("INSERT INTO version VALUES (1); CREATE TABLE event (number int)")
+    assert await problem(database.dsn()) == (
+        f'{place(database)} has a table "version", but not stream, link, trade,'
+        " operation: if it is another program's, give creditsync a database or a"
+        " schema of its own; otherwise restore a backup"
+    )
 
 
 @pytest_twisted.ensureDeferred
@@ -471,4 +478,23 @@ class PlaceTests(SynchronousTestCase):
             "PostgreSQL can't be used at postgresql://db/: FATAL: too many clients;"
             " raise max_connections, or stop what holds connections",
         )
-        self.assertEqual(len(_session._HINTS), 7)
+        self.assertEqual(len(_session._HINTS), 11)
+
+    def test_severalHosts(self) -> None:
+        """
+        What is said of several hosts is said once of each, and asks nothing.
+        """
+        said = unreachable(
+            "postgresql://a,b/",
+            "connection to b failed: refused\n\tIs the server running on that host?\n"
+            "Multiple connection attempts failed. All failures were:\n"
+            "- host: 'a': timeout expired\n"
+            "- host: 'b': connection to b failed: refused\n"
+            "\tIs the server running on that host?\n",
+        )
+        self.assertEqual(
+            said,
+            "PostgreSQL can't be used at postgresql://a,b/: host: 'a': timeout expired;"
+            " host: 'b': connection to b failed: refused; check the host and the port,"
+            " and that no firewall is between",
+        )
