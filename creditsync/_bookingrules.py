@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from creditsync._masks import matches
+from creditsync._masks import matches, patternsOf
 from creditsync._money import fromUnits, toUnits
 from creditsync._watching import WatchedFile
 from creditsync.codes import (
@@ -274,7 +274,10 @@ def _isIn(names: Any) -> Callable[[object], bool]:
 
 
 def _mask(value: object) -> str:
-    if not isinstance(value, str) or not value.strip(", "):
+    # One that selects nothing is most likely meant to bind all others.
+    if not isinstance(value, str) or not any(
+        isSelected for isSelected, _ in patternsOf(value)
+    ):
         raise ValueError
     return value
 
@@ -296,7 +299,7 @@ _MEMBERS: Final[Mapping[str, tuple[str, str, Callable[[object], Any]]]] = {
     "roles": ("roles", f"a list of {_listed(tuple(_ROLES))}", _roles),
     "principals": ("principals", "a list of ids of tokens", _some(_isNumber)),
     "logins": ("logins", "a list of logins", _some(_isLogin)),
-    "groups": ("groups", "a mask of groups", _mask),
+    "groups": ("groups", "a mask that selects groups, such as !demo,*", _mask),
     "commands": (
         "commands",
         f"a list of {_listed(_METHODS)}, which stand for their Sync forms too",

@@ -1,5 +1,6 @@
 """
-Groups of accounts that another system keeps, and that have to be learned from it.
+Groups of accounts that are not only changed by this server, so that it has to learn
+them.
 """
 
 from twisted.internet.defer import Deferred
@@ -7,10 +8,10 @@ from twisted.internet.defer import Deferred
 from creditsync.interfaces import IAccountGroups
 
 
-class IForeignGroups(IAccountGroups):
+class ILearnedGroups(IAccountGroups):
     """
-    The groups of accounts of another system. An account without a group is one whose
-    group is not known: no mask selects it.
+    Groups of accounts that are changed elsewhere too, by other servers or another
+    system.
     """
 
     def whenKnown(login: int) -> "Deferred[object] | None":
@@ -21,3 +22,11 @@ class IForeignGroups(IAccountGroups):
         @return: Fires then, or fails with L{Busy<creditsync.errors.Busy>} if nothing is
             known. L{None} if there is nothing to wait for.
         """
+
+
+class IForeignGroups(ILearnedGroups):
+    """
+    The groups of accounts of another system. An account without a group is one whose
+    group is not known: no mask selects it. Look-ups go by what is known, as that system
+    would take too long to answer.
+    """

@@ -35,7 +35,7 @@ from creditsync._conversation.rights import Rights
 from creditsync._conversation.sessions import Sessions
 from creditsync._conversation.waiters import Waiters
 from creditsync._failing import FailureNotifier
-from creditsync._foreigngroups import IForeignGroups
+from creditsync._foreigngroups import IForeignGroups, ILearnedGroups
 from creditsync._transport import listening
 from creditsync._transport.factory import LineFactory
 from creditsync.audit import AuditTrail
@@ -126,8 +126,13 @@ class CreditSync(Service):
         rights = Rights(requireGroups=requireGroups)
         if IAccountGroups.providedBy(runtime):
             rights = Rights(runtime.groupOf, requireGroups)
-            if IForeignGroups.providedBy(runtime):
-                rights = Rights(runtime.groupOf, requireGroups, True, runtime.whenKnown)
+            if ILearnedGroups.providedBy(runtime):
+                rights = Rights(
+                    runtime.groupOf,
+                    requireGroups,
+                    IForeignGroups.providedBy(runtime),
+                    runtime.whenKnown,
+                )
             moving = [SetAccountGroup(runtime)]
         if IHeldOperations.providedBy(runtime):
             decided = [] if audit is None else [audit.resolved]
@@ -162,6 +167,7 @@ class CreditSync(Service):
             audit=audit,
         )
         self.audit = audit
+        self._rights = rights
         self.factory = LineFactory(reactor, self.sessions, limits, timeout + GOODBYE)
         self._endpoints = [listening.endpoint(reactor, each) for each in listen]
         self._ports: list[IListeningPort] = []
@@ -169,6 +175,12 @@ class CreditSync(Service):
         # Those who wait until it is ready, or None once it is.
         self._starting: list[Deferred[None]] | None = []
         self._observing: list[TradeObserver] = []
+
+    def isRestricted(self, principal: Principal) -> bool:
+        """
+        Whether a token is restricted to some of the accounts.
+        """
+        return self._rights.accounts(principal) is not None
 
     def whenReady(self) -> "Deferred[None]":
         """

@@ -186,8 +186,14 @@ class ReadTests(RulesCase):
             ("principals = 7", "principals must be a list of ids of tokens: 7"),
             ("logins = [0]", "logins must be a list of logins: [0]"),
             ("logins = [1.5]", "logins must be a list of logins: [1.5]"),
-            ("groups = 1", "groups must be a mask of groups: 1"),
-            ('groups = " ,"', 'groups must be a mask of groups: " ,"'),
+            *(
+                (
+                    f"groups = {value}",
+                    "groups must be a mask that selects groups, such as !demo,*:"
+                    f" {value}",
+                )
+                for value in ("1", '" ,"', '"!demo"', '"!demo, !real*"')
+            ),
             (
                 'commands = ["CreditInSync"]',
                 "commands must be a list of CreditIn, CreditOut, BalanceIn, BalanceOut,"

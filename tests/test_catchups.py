@@ -463,6 +463,21 @@ class SeamTests(CatchUpCase):
         self.assertEqual(places(client), [1, 2, 3, 4])
         self.assertIsNone(client.session.principal)
 
+    def test_revokedWhileReading(self) -> None:
+        """
+        A page that was read while the token ended is not sent.
+        """
+        self.site.book(9)
+        client = self.client()
+        self.site.holdsReads = True
+        since(client, "first")
+        self.site.turn()
+        self.site.authenticator.revoked.add("manager")
+        self.site.endRead()
+        self.assertEqual(places(client), [])
+        self.assertIsNone(client.session.principal)
+        self.assertAtRest()
+
     def test_renewed(self) -> None:
         """
         A catch-up goes on under another token, also if the first one has expired.

@@ -57,6 +57,7 @@ class OnlyLogins(Rights):
     """
 
     def __init__(self, logins: set[int], groups: set[str]) -> None:
+        super().__init__()
         self._logins = logins
         self._groups = groups
 

@@ -18,6 +18,7 @@ from creditsync._conversation.rights import Rights
 from creditsync._conversation.waiters import Waiters
 from creditsync._masks import matches
 from creditsync.codes import ALL_SESSIONS
+from creditsync.errors import NotFound
 from creditsync.records import Operation, Principal, Trade, TradeEvent
 from creditsync.service import CreditSync
 from tests.resuming import CHANNELS, Site
@@ -730,6 +731,32 @@ class StreamTests(RightsCase):
         self.site.runtime.setGroup(1001, "demo")
         self.assertEqual(self.heard(client), [1001, 1001])
 
+    def test_movedElsewhereWhileCatchingUp(self) -> None:
+        """
+        A page that was kept for others is sent when it is known which accounts other
+        servers have moved meanwhile.
+        """
+        self.patch(catchups, "_PAGE", 1)
+        self.book(1001)
+        self.site.settle()
+        waiting: list[Deferred[object]] = []
+
+        def whenKnown(login: int) -> "Deferred[object]":
+            waiting.append(Deferred())
+            return waiting[-1]
+
+        self.site.broadcast._rights._whenKnown = whenKnown
+        clients = {name: self.client(token(1, "real*"), name) for name in ("x", "y")}
+        for name, client in clients.items():
+            client.asks("Subscribe", "s", {**CHANNELS, "since": "first"}, name)
+        self.site.step()
+        self.site.step()
+        [known] = waiting
+        self.site.runtime.setGroup(1001, "demo")
+        self.site.settle()
+        known.callback(None)
+        self.assertEqual([self.heard(each) for each in clients.values()], [[1001], []])
+
     def test_caughtUp(self) -> None:
         """
         A session that has caught up goes on with what its token may see.
@@ -956,6 +983,14 @@ class ForeignTests(SessionTestCase):
         asked[0].callback(Trade(1, 1001, 7, 3, 1, "x", 0, 0, 0))
         self.assertNoResult(waiting)
         self.assertEqual(asked[1].order, 1)
+        # One that does not exist is refused as early as one that is hidden.
+        del asked[:]
+        for found in (None, Trade(1, 1002, 7, 3, 1, "x", 0, 0, 0)):
+            waiting = command.execute(client.session, request)
+            asked.pop().callback(found)
+            why = self.failureResultOf(waiting, NotFound).value
+            self.assertEqual(why.message, "there is no order 1")
+        self.assertEqual(asked, [])
 
     def test_unrestricted(self) -> None:
         """

@@ -4,11 +4,12 @@ Tests for L{creditsync._conversation.rights}.
 
 from math import inf
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync._conversation.rights import Rights
 from creditsync.codes import ALL_SESSIONS
-from creditsync.records import Principal
+from creditsync.records import Principal, Trade
 
 # The groups of the accounts; every other account has none.
 GROUPS = {1001: "real\\gold", 1002: "real\\vip", 1003: "demo", 1004: "Real\\gold"}
@@ -121,6 +122,44 @@ class RoleTests(SynchronousTestCase):
         self.assertFalse(rights.seesGroup(_principal(1, "!real*,*"), "real"))
         for principal in (_principal(0), _principal(9, None, None, (1003,))):
             self.assertFalse(rights.seesGroup(principal, "demo"))
+
+    def test_movedElsewhere(self) -> None:
+        """
+        Where others move accounts too, a look-up by a mask waits until that is known,
+        and as long for a trade that does not exist. Other tokens do not wait, and no
+        look-up waits for another system.
+        """
+        asked: list[Deferred[object]] = []
+
+        def whenKnown(login: int) -> "Deferred[object]":
+            asked.append(Deferred())
+            return asked[-1]
+
+        group = "demo"
+        rights = Rights(lambda login: group, False, False, whenKnown)
+        trade = Trade(1, 1001, 7, 3, 1, "x", 0, 0, 0)
+        for found in (trade, None):
+            group = "demo"
+            seen = Deferred.fromCoroutine(
+                rights.mayLookUp(_principal(1, "real"), found)
+            )
+            self.assertNoResult(seen)
+            group = "real"
+            asked.pop().callback(None)
+            self.assertEqual(self.successResultOf(seen), found is not None)
+        for principal in (_principal(3), _principal(1), _principal(0)):
+            seen = Deferred.fromCoroutine(rights.mayLookUp(principal, trade))
+            self.successResultOf(seen)
+        foreign = Rights(lambda login: group, False, True, whenKnown)
+        seen = Deferred.fromCoroutine(foreign.mayLookUp(_principal(1, "real"), trade))
+        self.assertTrue(self.successResultOf(seen))
+        self.assertEqual(asked, [])
+        changes = Deferred.fromCoroutine(
+            foreign.mayChange(_principal(1, "real"), trade)
+        )
+        self.assertNoResult(changes)
+        asked.pop().callback(None)
+        self.assertTrue(self.successResultOf(changes))
 
     def test_withoutGroups(self) -> None:
         """

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from email.parser import BytesParser
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,13 +23,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
-from creditsync.codes import EV_RECORD_ADD
+from creditsync.codes import EV_RECORD_ADD, SESSION_ADMIN, SESSION_MANAGER
 from creditsync.counters import SECONDS
 from creditsync.ledger import _searching as searching
 from creditsync.ledger._copying import backUp
 from creditsync.ledger._searching import Found, tradesByKey, tradesOf
 from creditsync.ledger.sqlite import SQLiteLedger
-from creditsync.records import Operation, Reservation, Trade, TradeEvent
+from creditsync.records import Operation, Principal, Reservation, Trade, TradeEvent
 from creditsync.web import _feed as feed
 from creditsync.web import _search as search
 from creditsync.web import _signing as signing
@@ -575,6 +576,24 @@ class SignInTests(WebTestCase):
             self.assertEqual((answer.status, answer.json["error"]), (status, error))
             self.assertNotIn("Set-Cookie", answer.headers)
         self.assertEqual(self.post("/session").status, 401)
+
+    def test_restricted(self) -> None:
+        """
+        A token that is restricted to some accounts can't sign in: the console shows
+        all of them.
+        """
+        for name, groups in (("some", "real"), ("any", "*")):
+            some = Principal(8, SESSION_MANAGER, inf, groups=groups)
+            self.authenticator.accept(name, some)
+            answer = self.signIn(name)
+            self.assertEqual(answer.status, 403)
+            self.assertEqual(
+                answer.json["message"],
+                "the console needs a token that is not restricted to some accounts",
+            )
+        chief = Principal(9, SESSION_ADMIN, inf, groups="real")
+        self.authenticator.accept("chief", chief)
+        self.assertEqual(self.signIn("chief").status, 200)
 
     def test_withoutSignIn(self) -> None:
         """

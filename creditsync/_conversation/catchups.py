@@ -14,10 +14,10 @@ that commits would get the processor, and the GIL, milliseconds after its disk i
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence, Sized
-from typing import Final
+from typing import Any, Final
 
 from attrs import Factory, define
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -168,13 +168,22 @@ class CatchUps:
             self._turnLater()
 
     def _goOn(self, session: ISession, reading: _Reading) -> None:
-        if not self._isCurrent(reading.principal):
-            session.principal = None
-            self.stop(session)
-        elif not self._hasEnded(session, reading) and not session.isStalled:
+        if self._isOver(session, reading) or self._hasEnded(session, reading):
+            return
+        if not session.isStalled:
             # Whoever is stalled reads on later.
             self._queue[session] = None
             self._read(session, reading)
+
+    def _isOver(self, session: ISession, reading: _Reading) -> bool:
+        """
+        Whether the token of a session is no longer valid; then stop.
+        """
+        if self._isCurrent(reading.principal):
+            return False
+        session.principal = None
+        self.stop(session)
+        return True
 
     def _hasEnded(self, session: ISession, reading: _Reading) -> bool:
         """
@@ -189,13 +198,18 @@ class CatchUps:
     def _read(self, session: ISession, reading: _Reading) -> None:
         after = reading.after
         page = self._pages.get(after)
-        if page is not None:
-            self._send(session, reading, page)
-            return
+        if page is None:
+            limit = min(_PAGE - after % _PAGE, self.published - after)
+            read: Deferred[Any] = maybeDeferred(self.journal.events, after, limit)
+            read.addCallback(self._paged, after)
+        else:
+            # Accounts may have been moved since it was read.
+            waiting = self._rights.whenUpToDate(reading.principal)
+            if waiting is None:
+                self._send(session, reading, page)
+                return
+            read = waiting.addCallback(lambda _: page)
         self._isReading = True
-        limit = min(_PAGE - after % _PAGE, self.published - after)
-        read = maybeDeferred(self.journal.events, after, limit)
-        read.addCallback(self._paged, after)
         read.addCallbacks(self._pageRead, self._pageFailed, (session, reading))
 
     def _paged(self, events: Sequence[TradeEvent], after: int) -> _Page:
@@ -241,6 +255,9 @@ class CatchUps:
     def _send(self, session: ISession, reading: _Reading, page: _Page) -> None:
         # Meanwhile it may have ended, or begun from another place.
         if self._readings.get(session) is not reading:
+            return
+        # A page may take long to read.
+        if self._isOver(session, reading):
             return
         reading.after = page.last
         try:

@@ -30,7 +30,7 @@ from creditsync.interfaces import (
     ISession,
     ITradingRuntime,
 )
-from creditsync.records import Principal, Request, Response, Trade, loginOf
+from creditsync.records import Principal, Request, Response, Trade
 
 
 @implementer(ICommand)
@@ -105,21 +105,23 @@ class GetOperation:
             missing = NotFound("nothing was booked under data.idempotencyKey")
             if IOperations.providedBy(self._runtime):
                 trade = await self._runtime.operation(principal.id, key)
-                return self._shown(principal, trade, missing)
+                return await self._shown(principal, trade, missing)
             found = await self._runtime.orderOf(principal.id, key)
             if found is None:
                 raise missing
             order = found
-        return self._shown(principal, await self._runtime.trade(order), missing)
+        trade = await self._runtime.trade(order)
+        return await self._shown(principal, trade, missing)
 
-    def _shown(
+    async def _shown(
         self,
         principal: Principal,
         trade: Trade | Mapping[str, Any] | None,
         missing: NotFound,
     ) -> Response:
         # What the token may not see is refused in the same words as what isn't there.
-        if trade is None or not self._rights.maySee(principal, loginOf(trade)):
+        maySee = await self._rights.mayLookUp(principal, trade)
+        if trade is None or not maySee:
             raise missing
         order = trade.order if isinstance(trade, Trade) else trade["order"]
         place = self._broadcast.placeOf(order)

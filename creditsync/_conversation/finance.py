@@ -52,7 +52,6 @@ from creditsync.records import (
     Request,
     Reservation,
     Response,
-    loginOf,
 )
 from creditsync.validation import Schemas
 
@@ -230,10 +229,10 @@ class FinanceCommand:
             earlier = await self._runtime.orderOf(asked.principal, asked.key)
         if earlier is None:
             trade = await self._runtime.trade(asked.order)
-            if trade is not None:
-                mayChange = await self._rights.willSee(principal, loginOf(trade))
-                if not mayChange:
-                    raise NotFound(f"there is no order {asked.order}")
+            mayChange = await self._rights.mayChange(principal, trade)
+            # Both at once: how long it takes must not tell which it is.
+            if trade is None or not mayChange:
+                raise NotFound(f"there is no order {asked.order}")
         response = self._submit(asked)
         return await response if isinstance(response, Deferred) else response
 

@@ -46,7 +46,6 @@ from creditsync.records import (
     Request,
     Response,
     Trade,
-    loginOf,
 )
 
 _T = TypeVar("_T")
@@ -130,7 +129,8 @@ class Lookups:
         @raise TradeNotFound: There is none by this order.
         """
         trade = await self.runtime.trade(order)
-        if trade is None or not self.rights.maySee(principal, loginOf(trade)):
+        maySee = await self.rights.mayLookUp(principal, trade)
+        if trade is None or not maySee:
             raise TradeNotFound(f"there is no order {order}")
         return trade
 
@@ -241,6 +241,7 @@ async def _accountByLogin(
 ) -> Response:
     login = int(data["login"])
     account = await lookups.provider("GetAccountByLogin").account(login)
+    await lookups.rights.upToDate(principal)
     if account is None or not lookups.rights.maySee(principal, login):
         raise UserNotFound(f"there is no account {login}")
     return {

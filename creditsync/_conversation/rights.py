@@ -7,7 +7,7 @@ nothing at all.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -24,7 +24,7 @@ from creditsync.codes import (
     SESSION_SYSTEM,
     SESSION_USER,
 )
-from creditsync.records import Principal
+from creditsync.records import Principal, Trade, loginOf
 
 # A mask of groups, or logins; None stands for all accounts.
 Accounts: TypeAlias = str | frozenset[int] | None
@@ -82,8 +82,8 @@ class Rights:
         accounts. Otherwise it has all.
     @ivar hidesUngrouped: Whether no mask selects an account without a group, because
         that is one whose group is not known.
-    @ivar _whenKnown: See L{IForeignGroups.whenKnown
-        <creditsync._foreigngroups.IForeignGroups.whenKnown>}.
+    @ivar _whenKnown: See L{ILearnedGroups.whenKnown
+        <creditsync._foreigngroups.ILearnedGroups.whenKnown>}.
     """
 
     groupOf: Callable[[int], str] = _ungrouped
@@ -132,21 +132,55 @@ class Rights:
         @return: It fails with a refusal if that can't be found out. L{None} if there is
             nothing to wait for.
         """
-        if self.hidesUngrouped and isinstance(self.accounts(principal), str):
+        if isinstance(self.accounts(principal), str):
             return self._whenKnown(login)
         return None
 
-    async def willSee(self, principal: Principal, login: int | None) -> bool:
+    def whenUpToDate(self, principal: Principal) -> "Deferred[object] | None":
         """
-        The same as L{maySee}, when it is known.
+        Wait until it is known which accounts other servers have moved to other groups,
+        if that matters for a token. This takes as long for every account.
+
+        @return: As L{whenKnown}.
+        """
+        return None if self.hidesUngrouped else self.whenKnown(principal, 0)
+
+    async def upToDate(self, principal: Principal) -> None:
+        """
+        The same.
 
         @raise Busy: It can't be found out.
         """
-        if login is not None:
-            waiting = self.whenKnown(principal, login)
+        waiting = self.whenUpToDate(principal)
+        if waiting is not None:
+            await waiting
+
+    async def mayLookUp(
+        self, principal: Principal, trade: Trade | Mapping[str, Any] | None
+    ) -> bool:
+        """
+        Whether a token may see a trade, by what is known of another system's groups.
+
+        @param trade: L{None} if there is none: then it takes as long, and may not.
+        @raise Busy: It can't be found out.
+        """
+        await self.upToDate(principal)
+        return trade is not None and self.maySee(principal, loginOf(trade))
+
+    async def mayChange(
+        self, principal: Principal, trade: Trade | Mapping[str, Any] | None
+    ) -> bool:
+        """
+        The same for a change, which waits for another system.
+
+        @raise Busy: It can't be found out.
+        """
+        if trade is not None and self.hidesUngrouped:
+            login = loginOf(trade)
+            waiting = None if login is None else self.whenKnown(principal, login)
             if waiting is not None:
                 await waiting
-        return self.maySee(principal, login)
+        return await self.mayLookUp(principal, trade)
 
     def seesGroup(self, principal: Principal, group: str) -> bool:
         """

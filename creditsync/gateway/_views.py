@@ -63,8 +63,8 @@ class Views:
 
     def whenKnown(self, login: int) -> "Deferred[object] | None":
         """
-        See L{IForeignGroups.whenKnown
-        <creditsync._foreigngroups.IForeignGroups.whenKnown>}.
+        See L{ILearnedGroups.whenKnown
+        <creditsync._foreigngroups.ILearnedGroups.whenKnown>}.
         """
         return None if self._groups is None else self._groups.whenKnown(login)
 

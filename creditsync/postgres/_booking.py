@@ -83,7 +83,8 @@ BOOK: Final = (
 # The verdicts on what was booked at these places.
 VERDICTS: Final = """
     SELECT item, 'booked', NULL, seq, type, "order", login, cmd, state, profit, comment,
-           open_time, close_time, timestamp, balance, credit
+           open_time, close_time, timestamp, balance, credit,
+           (SELECT coalesce(max(number), 0) FROM moved)
     FROM event WHERE stream = %s AND seq BETWEEN %s AND %s ORDER BY seq
 """
 
@@ -98,6 +99,7 @@ class Verdict(NamedTuple):
     @ivar detail: The member that differs, of a C{key reused}; the number of the rule
         that does not allow it, whose C{profit} is what would count.
     @ivar seq: Its place; for a C{twin} the item that was booked.
+    @ivar moves: The number of the last move of an account to another group.
     """
 
     item: int
@@ -116,6 +118,7 @@ class Verdict(NamedTuple):
     timestamp: int
     balance: int | None
     credit: int | None
+    moves: int
 
     @property
     def trade(self) -> Trade:

@@ -33,6 +33,7 @@ from twisted.python.failure import Failure
 
 from creditsync.errors import LedgerDamaged
 from creditsync.postgres._connection import Connection, ConnectionLost, retryDelay
+from creditsync.postgres._groups import Groups
 from creditsync.postgres._lane import Lane, Lost
 from creditsync.postgres._schema import STREAM
 from creditsync.records import (
@@ -56,7 +57,8 @@ HEAD: Final = """
 """
 _ROWS: Final = """
     SELECT seq, node, batch, item, type, "order", login, cmd, state, profit, comment,
-           open_time, close_time, timestamp, command, principal, key, role
+           open_time, close_time, timestamp, command, principal, key, role,
+           (SELECT coalesce(max(number), 0) FROM moved)
     FROM event WHERE stream = %s AND seq > %s ORDER BY seq LIMIT %s
 """
 # Who has booked what was published last.
@@ -92,6 +94,7 @@ class Feed:
     _lanes: Collection[Lane]
     _random: Callable[[], float]
     _prove: Callable[[], Deferred[str]]
+    _groups: Groups
     cursor: int = field(init=False, default=0)
     proven: int = field(init=False, default=0)
     readAt: float = field(init=False, default=0.0)
@@ -294,7 +297,11 @@ class Feed:
                 connection.close()
                 raise
             self._connection = connection
-        return await connection.execute(_ROWS, [STREAM, after, LIMIT])
+        rows = await connection.execute(_ROWS, [STREAM, after, LIMIT])
+        if rows:
+            # Whether an event may be seen depends on the moves that came before it.
+            await self._groups.readUpTo(connection, rows[-1][-1])
+        return rows
 
     async def checkSource(self, connection: Connection) -> None:
         """
@@ -316,7 +323,7 @@ class Feed:
         self._failures = 0
         if not self._isRunning:
             return
-        for place, *row in rows:
+        for place, *row, _ in rows:
             after += 1
             if place != after:
                 raise LedgerDamaged(

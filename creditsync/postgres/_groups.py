@@ -2,7 +2,9 @@
 The groups of accounts, at hand: rights are asked for each event and request.
 
 Every move of an account to another group is a row of the table C{moved}, in the order
-of the moves, which each node reads as it reads the journal.
+of the moves. Once it is acknowledged it has to hold on all nodes: before an event is
+published, a node reads the moves that were committed before it, and before a request of
+a restricted token is judged, those that were committed before it came.
 """
 
 from collections.abc import Callable
@@ -33,6 +35,9 @@ class Groups:
 
     _groups: dict[int, str] = field(init=False, factory=dict)
     _last: int = field(init=False, default=0)
+    _isReading: bool = field(init=False, default=False)
+    # Those that need a read that has not begun yet.
+    _waiting: "list[Deferred[None]]" = field(init=False, factory=list)
 
     def of(self, login: int) -> str:
         """
@@ -87,3 +92,39 @@ class Groups:
             if number > self._last:
                 self._last = number
                 self._groups[login] = intern(group)
+
+    async def readUpTo(self, connection: Connection, number: int) -> None:
+        """
+        Read the moves up to this one, unless they are known.
+        """
+        if number > self._last:
+            await self.read(connection)
+
+    def whenRead(self, connection: Connection) -> Deferred[None]:
+        """
+        Wait until all is known that was committed before this call. Calls that come
+        while moves are read share the next read.
+
+        @return: It fails as L{Connection.execute} does.
+        """
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append(waiting)
+        if not self._isReading:
+            self._isReading = True
+            Deferred.fromCoroutine(self._readForAll(connection))
+        return waiting
+
+    async def _readForAll(self, connection: Connection) -> None:
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            why = None
+            try:
+                await self.read(connection)
+            except BaseException as e:
+                why = e
+            for each in waiting:
+                if why is None:
+                    each.callback(None)
+                else:
+                    each.errback(why)
+        self._isReading = False

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import psycopg
-from attrs import define, field
+from attrs import Factory, define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -30,6 +30,7 @@ from creditsync.postgres._booking import (
     values,
 )
 from creditsync.postgres._connection import Connection, ConnectionLost, retryDelay
+from creditsync.postgres._groups import Groups
 from creditsync.postgres._limits import UNREGISTERED, register
 from creditsync.postgres._schema import AGAIN, STREAM
 
@@ -105,6 +106,7 @@ class Lane:
     _now: Callable[[], float]
     _random: Callable[[], float]
     site: Site
+    _groups: Groups = Factory(Groups)
     node: int = field(init=False, default=0)
     batch: int = field(init=False, default=0)
     incarnation: int = field(init=False, default=0)
@@ -113,6 +115,8 @@ class Lane:
     problem: str | None = field(init=False, default=None)
     judgedBy: Site = field(init=False, factory=Site)
     _connection: Connection | None = field(init=False, default=None)
+    # The last move of an account that comes before what is to be published.
+    _moves: int = field(init=False, default=0)
     # The last batch that was acknowledged, and its last place.
     _acknowledged: tuple[int, int] | None = field(init=False, default=None)
     _pause: Deferred[None] | None = field(init=False, default=None)
@@ -233,6 +237,7 @@ class Lane:
                 # Whatever fails from here on, it may be booked.
                 isUnknown = True
                 await self._prove(connection)
+                await self._groups.readUpTo(connection, self._moves)
             except ConnectionLost as lost:
                 isUnknown = isUnknown or lost.wasSent
                 self._broken(str(lost))
@@ -286,7 +291,7 @@ class Lane:
                 submissions,
             ),
         )
-        return [Verdict(*row) for row in rows]
+        return [*self._verdicts(rows)]
 
     async def _found(
         self, connection: Connection, submissions: Sequence[Submission]
@@ -300,9 +305,14 @@ class Lane:
             return None
         [(lo, hi)] = link
         verdicts: list[Verdict | None] = [None] * len(submissions)
-        for row in await connection.execute(VERDICTS, [STREAM, lo, hi]):
-            verdict = Verdict(*row)
+        rows = await connection.execute(VERDICTS, [STREAM, lo, hi])
+        for verdict in self._verdicts(rows):
             verdicts[verdict.item - 1] = verdict
+        return verdicts
+
+    def _verdicts(self, rows: Sequence[tuple[Any, ...]]) -> list[Verdict]:
+        verdicts = [Verdict(*row) for row in rows]
+        self._moves = verdicts[-1].moves if verdicts else 0
         return verdicts
 
     async def _prove(self, connection: Connection) -> None:

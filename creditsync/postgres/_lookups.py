@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from creditsync.errors import Busy
 from creditsync.postgres._connection import Connection, ConnectionLost
 from creditsync.postgres._feed import HEAD, Feed
+from creditsync.postgres._groups import Groups
 from creditsync.postgres._lane import Lane, Lost
 from creditsync.postgres._schema import STREAM
 from creditsync.postgres._searching import COLUMNS, GROUPS, search
@@ -154,6 +155,7 @@ class Lookups:
 
     _readers: Readers
     _feed: Feed
+    _groups: Groups
     problem: str | None = field(init=False, default=None)
 
     @contextmanager
@@ -212,6 +214,8 @@ class Lookups:
         The events at the next places after this one.
         """
         rows = await self._read(_EVENTS, [STREAM, after, after + limit])
+        # They are shown by the groups of now.
+        await self.moves()
         return [
             TradeEvent(type, Trade(*members), place=place)
             for place, type, *members in rows
@@ -233,6 +237,16 @@ class Lookups:
         """
         with self._answering():
             await self._feed.whenProven(place)
+
+    async def moves(self) -> None:
+        """
+        Learn which accounts were moved to other groups so far.
+        """
+        with self._answering():
+            try:
+                await self._groups.whenRead(await self._readers.of("reader"))
+            except ConnectionLost:
+                await self._groups.whenRead(await self._readers.of("reader"))
 
     async def account(self, login: int) -> Account | None:
         """

@@ -25,10 +25,10 @@ from zope.interface import implementer
 
 from creditsync._bookingrules import Rule
 from creditsync._failing import FailureNotifier
+from creditsync._foreigngroups import ILearnedGroups
 from creditsync.counters import Counters
 from creditsync.errors import Busy, LedgerProblem, OutcomeUnknown, ShuttingDown
 from creditsync.interfaces import (
-    IAccountGroups,
     IClustered,
     IFinanceRequests,
     IJournal,
@@ -73,7 +73,7 @@ _T = TypeVar("_T")
     IQueue,
     IReadiness,
     IJournal,
-    IAccountGroups,
+    ILearnedGroups,
     ILookups,
     IClustered,
 )
@@ -126,17 +126,9 @@ class PostgresRuntime(Service):
         self._rules = tuple(rules)
         # The UTC day on which that was done last.
         self._registered = 0
+        self._groups = Groups()
         self.lanes = [
-            Lane(
-                clock,
-                connect,
-                node,
-                number,
-                owner,
-                now,
-                random,
-                site,
-            )
+            Lane(clock, connect, node, number, owner, now, random, site, self._groups)
             for number in range(lanes)
         ]
         self.feed = Feed(
@@ -147,12 +139,12 @@ class PostgresRuntime(Service):
             self.lanes,
             random,
             lambda: self._queues.prove(),
+            self._groups,
         )
         self.doorbell = Doorbell(
             clock, lambda: connect("doorbell"), self._heard, self._proof, random
         )
         self._numbers = Numbers(self._reserveNumbers)
-        self._groups = Groups()
         self.state = NodeState(clock, self.lanes, self.feed, self.doorbell)
         self._queues = Queues(
             clock,
@@ -165,7 +157,7 @@ class PostgresRuntime(Service):
         )
         self._noted = Noted()
         self._readers = Readers(connect, self.feed, self.lanes, self._failed)
-        self._lookups = Lookups(self._readers, self.feed)
+        self._lookups = Lookups(self._readers, self.feed, self._groups)
         self._opening: Deferred[None] | None = None
         self._isReadingGroups = False
         self._loss: str | None = None
@@ -444,10 +436,16 @@ class PostgresRuntime(Service):
 
     def groupOf(self, login: int) -> str:
         """
-        See L{IAccountGroups.groupOf}. What another node has changed is known here with
-        the next events that are heard of.
+        See L{IAccountGroups.groupOf}. What another node has changed is known here
+        before the next event is published, and with L{whenKnown}.
         """
         return self._groups.of(login)
+
+    def whenKnown(self, login: int) -> "Deferred[object]":
+        """
+        See L{ILearnedGroups.whenKnown}.
+        """
+        return Deferred.fromCoroutine(self._lookups.moves())
 
     def setGroup(self, login: int, group: str) -> "Deferred[None]":
         """

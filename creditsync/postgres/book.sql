@@ -208,7 +208,9 @@ CREATE FUNCTION book_1(
     close_time bigint,
     "timestamp" bigint,
     balance    bigint,
-    credit     bigint
+    credit     bigint,
+    -- the last move of an account to another group
+    moves      bigint
 ) LANGUAGE plpgsql
 -- Plans are made once for each connection, maybe while the tables are still empty. Those
 -- for the arrays of one call would seem cheaper, and cost a third of a small batch.
@@ -848,7 +850,9 @@ BEGIN
     SELECT each.item::integer, each.verdict, each.detail,
            coalesce(each.seq, base + each.number), each.type, each."order",
            each.login, each.cmd, each.state, each.profit, each.comment,
-           each.open_time, each.close_time, each.timestamp, each.balance, each.credit
+           each.open_time, each.close_time, each.timestamp, each.balance, each.credit,
+           -- After the lock of the stream: all that come before the places are there.
+           (SELECT coalesce(max(moved.number), 0) FROM moved)
     FROM unnest(
         r_verdicts, r_details, r_seqs, r_numbers, r_types, r_orders, r_logins, r_cmds,
         r_states, r_profits, r_comments, r_opens, r_closes, r_times, r_balances,

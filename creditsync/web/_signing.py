@@ -9,6 +9,7 @@ with a sign-out.
 
 import secrets
 from collections import OrderedDict
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Final
 
@@ -92,6 +93,7 @@ class SignIns:
     origins: Origins
     _instance: str
     _attempts: Attempts
+    _isRestricted: Callable[[Principal], bool]
     _principals: OrderedDict[str, Principal] = Factory(OrderedDict)
 
     def begin(self, token: str, client: str) -> str:
@@ -100,13 +102,18 @@ class SignIns:
 
         @param client: The client's address.
         @return: The name of the sign-in.
-        @raise Refusal: The token is invalid, or its role may not use the console,
-            or there were too many attempts.
+        @raise Refusal: The token is invalid, or its role or its groups do not allow
+            the console, or there were too many attempts.
         """
         self._attempts.add(client)
         principal = self._authenticator.authenticate(token)
         if principal.role not in FINANCE_SESSIONS:
             raise Forbidden("this token's role may not use the console")
+        if self._isRestricted(principal):
+            # Everything that it shows is about all accounts.
+            raise Forbidden(
+                "the console needs a token that is not restricted to some accounts"
+            )
         # Forget those that have ended first.
         for each in list(self._principals):
             self.principal(each)

@@ -61,6 +61,7 @@ class Root(SiteResource):
             known,
             instance or secrets.token_hex(16),
             Attempts(metrics.clock),
+            metrics.service.isRestricted,
         )
         self._feed = Feed(metrics, signIns, self._history)
         static = Folder()

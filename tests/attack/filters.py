@@ -83,6 +83,7 @@ class Seeing(Rights):
     """
 
     def __init__(self, groups: dict[int, str], seen: dict[int, frozenset[str]]) -> None:
+        super().__init__()
         self._groups = groups
         self._seen = seen
 

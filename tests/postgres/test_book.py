@@ -142,7 +142,7 @@ class BookTests(EngineCase):
             verdict,
             (
                 *(1, "booked", None, 1, 0, 1_000_000, 1001, 7, 3, 300),
-                *("Promotion credit", NOW, NOW, NOW, 0, 300),
+                *("Promotion credit", NOW, NOW, NOW, 0, 300, 0),
             ),
         )
         self.assertEqual(

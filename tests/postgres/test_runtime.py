@@ -70,6 +70,8 @@ class Node:
         events = TradeEvents()
         events.addObserver(self.publish)
         self.published: list[TradeEvent] = []
+        # The group of the account of each, at that moment.
+        self.groups: list[str] = []
         self.log: list[str] = []
         options = {"maxQueued": 1000, **options}
         self.runtime = PostgresRuntime(
@@ -87,6 +89,7 @@ class Node:
         Note what is published.
         """
         self.published += events
+        self.groups += [self.runtime.groupOf(event.login or 0) for event in events]
         self.log += [f"event {event.place}" for event in events]
 
     def submit(self, operation: Any) -> "Deferred[Reservation]":
@@ -391,6 +394,69 @@ class BookingTests(RuntimeCase):
         self.assertEqual(self.node.runtime.groupOf(1001), "real")
         known = self.start("d", knownAccountsOnly=True)
         self.failureResultOf(known.runtime.setGroup(5, "real"), UserNotFound)
+
+    def test_movesBeforeEvents(self) -> None:
+        """
+        What was moved on another node is known before the next event is published, be
+        that booked here or there, and even if the outcome of a batch was lost.
+        """
+        other = self.start("b")
+        other.lines.held.add("reader")
+        self.successResultOf(self.node.runtime.setGroup(1001, "real"))
+        self.booked(credit(), other)
+        self.assertEqual(other.groups, ["real"])
+        self.successResultOf(self.node.runtime.setGroup(1001, "vip"))
+        self.booked(credit())
+        other.look()
+        self.assertEqual(other.groups, ["real", "vip"])
+        self.successResultOf(self.node.runtime.setGroup(1001, "demo"))
+        other.lines.held.add("writer")
+        reserved = other.submit(credit())
+        other.clock.advance(0)
+        [batch] = [each for each in other.lines.statements if "book_1" in each.text]
+        batch.perform()
+        other.lines.held.remove("writer")
+        other.lines.of("writer").lose()
+        other.clock.pump([1] * 5)
+        self.successResultOf(reserved)
+        self.assertEqual(other.groups, ["real", "vip", "demo"])
+
+    def test_movesBeforeRequests(self) -> None:
+        """
+        What was moved on another node can be waited for, and is known when the journal
+        was read. Those who wait while moves are read share the next read.
+        """
+        other = self.start("b")
+        self.successResultOf(self.node.runtime.setGroup(1001, "real"))
+        self.successResultOf(other.runtime.whenKnown(1001))
+        self.assertEqual(other.runtime.groupOf(1001), "real")
+        self.booked(credit())
+        self.successResultOf(self.node.runtime.setGroup(1001, "vip"))
+        self.successResultOf(other.runtime.events(0, 10))
+        self.assertEqual(other.runtime.groupOf(1001), "vip")
+        other.lines.held.add("reader")
+        first = other.runtime.whenKnown(1001)
+        self.successResultOf(self.node.runtime.setGroup(1001, "demo"))
+        others = [other.runtime.whenKnown(1001) for _ in range(3)]
+        self.assertEqual(len(other.lines.statements), 1)
+        other.lines.statements.popleft().answer()
+        self.successResultOf(first)
+        self.assertEqual(len(other.lines.statements), 1)
+        self.assertNoResult(others[0])
+        other.lines.statements.popleft().answer()
+        for each in others:
+            self.successResultOf(each)
+        self.assertEqual(other.runtime.groupOf(1001), "demo")
+
+    def test_movesUnknown(self) -> None:
+        """
+        If the server can't be reached, nobody is told what a token may see.
+        """
+        self.node.lines.of("reader").lose()
+        self.node.lines.isCut = True
+        self.failureResultOf(self.node.runtime.whenKnown(1001), Busy)
+        self.node.lines.isCut = False
+        self.successResultOf(self.node.runtime.whenKnown(1001))
 
     def test_rules(self) -> None:
         """
