@@ -258,8 +258,16 @@ class Busy(Refusal):
 
     status, error = 503, "BUSY"
 
-    def __init__(self, message: str, limit: str | None = None) -> None:
-        super().__init__(message, {"retry_after_ms": RETRY_WHEN_BUSY})
+    def __init__(
+        self,
+        message: str,
+        limit: str | None = None,
+        retryAfter: int = RETRY_WHEN_BUSY,
+    ) -> None:
+        """
+        @param retryAfter: How long a client should wait, in milliseconds.
+        """
+        super().__init__(message, {"retry_after_ms": retryAfter})
         self.limit = limit
 
 

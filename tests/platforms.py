@@ -16,8 +16,8 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from creditsync.gateway._figures import Figures
+from creditsync.gateway._interfaces import IUpstream, IUpstreamObserver
 from creditsync.gateway._outcomes import Outcome, outcomeOf, unknown, unsent
-from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
 
 NOW = 1767225600
 
@@ -402,6 +402,13 @@ class Link:
             self.platform.listeners.remove(self._broadcast)
         self.cut()
         return succeed(None)
+
+    def renew(self, why: str) -> None:
+        """
+        See L{IUpstream.renew}.
+        """
+        self.cut()
+        self.clock.callLater(0, self.connect)
 
     def abandon(self) -> None:
         """

@@ -508,7 +508,7 @@ class Upstream:
         self, command: str, data: Any, tag: object = None
     ) -> "Deferred[Outcome]":
         """
-        See L{IUpstream.request<creditsync.gateway._upstream.IUpstream.request>}.
+        See L{IUpstream.request<creditsync.gateway._interfaces.IUpstream.request>}.
         """
         if not self.isConnected:
             return succeed(unsent("no connection"))

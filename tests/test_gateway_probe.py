@@ -3,6 +3,8 @@ Tests for L{creditsync.gateway._probe}.
 """
 
 import tomllib
+from collections.abc import Mapping
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -72,6 +74,26 @@ class ProbeTests(SynchronousTestCase):
         )
         self.assertIs(tomllib.loads(profileOf(probe, {}))["two-phase"], False)
         self.assertTrue(probe.isSound("one-shot"))
+
+    def test_minutes(self) -> None:
+        """
+        If the platform cuts times to the minute, neither way is sound: an operation
+        whose reply is lost is not found, nor is a finance request made in vain.
+        """
+        carryOut = Platform.carryOut
+
+        def cutting(
+            platform: Platform, command: str, data: Mapping[str, Any]
+        ) -> dict[str, Any]:
+            if "open_time" in data:
+                data = {**data, "open_time": data["open_time"] // 60 * 60}
+            return carryOut(platform, command, data)
+
+        self.patch(Platform, "carryOut", cutting)
+        probe = self.probe()
+        kept = [each for each in self.failed(probe) if each.endswith("are kept")]
+        self.assertEqual(kept, ["its amount, comment and open_time are kept"] * 2)
+        self.assertFalse(probe.isSound("one-shot") or probe.isSound("two-phase"))
 
     def test_commentCut(self) -> None:
         """

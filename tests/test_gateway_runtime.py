@@ -13,7 +13,7 @@ from creditsync.errors import (
     OutcomeUnknown,
     ShuttingDown,
 )
-from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
+from creditsync.gateway._interfaces import IUpstream, IUpstreamObserver
 from creditsync.interfaces import (
     IAccountGroups,
     IHeldOperations,
@@ -244,10 +244,13 @@ class BookingTests(GatewayTestCase):
                 "oldest": 40,
                 "held": 0,
                 "alarms": 0,
+                "incomplete": 10,
                 "lost": 1,
                 "late": 0,
                 "doubled": 0,
                 "overtaking": 0,
+                "missed": 0,
+                "renewals": 0,
             },
         )
         self.wait(120)
@@ -567,10 +570,25 @@ class TurnTests(GatewayTestCase):
         self.wait(3.5)
         self.assertNoResult(second)
         self.wait(0.5)
-        self.assertIsInstance(self.refusalOf(second), Busy)
+        why = self.refusalOf(second)
+        self.assertIsInstance(why, Busy)
+        self.assertEqual(why.data, {"retry_after_ms": 250})
         self.platform.work()
         self.wait(60)
         self.assertEqual(self.money(), [(5001, 1001, 1)])
+
+    def test_blockedWhileItWaits(self) -> None:
+        """
+        If the one before it can't be seen by then, it is told when that is looked up.
+        """
+        self.platform.refusals[1001] = 500, "TECH_PROBLEM"
+        self.link.isAutomatic = False
+        self.request(operation(1))
+        second = self.request(operation(2))
+        self.link.isAutomatic = True
+        self.link.deliverRequest()
+        self.wait(4)
+        self.assertEqual(self.refusalOf(second).data, {"retry_after_ms": 30_000})
 
     def test_blocked(self) -> None:
         """
@@ -583,6 +601,7 @@ class TurnTests(GatewayTestCase):
         self.assertEqual(
             why.message, "account 1001 is blocked by operation 1, which is unseen"
         )
+        self.assertEqual(why.data, {"retry_after_ms": 30_000})
         self.successResultOf(self.request(operation(3, login=1002)))
 
     def test_bound(self) -> None:

@@ -105,6 +105,26 @@ class TaggedTests(GatewayTestCase):
         trade = self.successResultOf(found)
         return trade["comment"] if isinstance(trade, dict) else trade.comment
 
+    def test_otherTime(self) -> None:
+        """
+        An operation whose reply is lost is found by its tag on a platform that cuts
+        times to the minute, by its event or by the catch-up.
+        """
+        for number, isEventLost in enumerate((False, True)):
+            self.link.losesReply.append("CreditIn")
+            reserved = self.request(operation(number + 1, 1001 + number))
+            order = 5001 + number
+            self.platform.trades[order]["open_time"] -= 47
+            listeners = list(self.platform.listeners)
+            if isEventLost:
+                self.platform.listeners.clear()
+            self.platform.work()
+            self.platform.listeners[:] = listeners
+            self.wait(61)
+            self.assertEqual(self.successResultOf(reserved).order, order)
+        self.assertEqual([each[1] for each in self.events()], [5001, 5002])
+        self.assertEqual((self.states(), self.alarms), ([], []))
+
     def test_clients(self) -> None:
         """
         The platform has the tag, and clients never see it: not in what they wait for,

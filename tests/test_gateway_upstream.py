@@ -26,13 +26,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from creditsync.gateway._interfaces import IUpstream, IUpstreamObserver
 from creditsync.gateway._outcomes import Kind, Outcome, outcomeOf
 from creditsync.gateway._tokenfile import TokenFile
-from creditsync.gateway._upstream import (
-    IUpstream,
-    IUpstreamObserver,
-    Upstream,
-)
+from creditsync.gateway._upstream import Upstream
 
 
 @define
@@ -513,6 +510,58 @@ class UpstreamTests(SynchronousTestCase):
         self.reply(200, {"order": 5}, at=1)
         self.assertEqual(self.successResultOf(asked).order, 5)
         self.assertEqual(self.observer.heard, ["connected", "interrupted", "connected"])
+
+    def test_renew(self) -> None:
+        """
+        A connection is made anew when what is in flight is answered, with the token
+        that the file has then. What waits is not sent any more.
+        """
+        self.connect()
+        asked = self.upstream.request("CreditIn", {"login": 1})
+        self.sent()
+        self.file.write_text("second")
+        self.upstream.renew("no events")
+        waiting = self.upstream.request("CreditIn", {"login": 2})
+        self.assertTrue(self.upstream.isConnected)
+        self.reply(200, {"order": 5})
+        self.assertEqual(self.successResultOf(asked).order, 5)
+        self.assertEqual(self.successResultOf(waiting).kind, Kind.UNSENT)
+        self.assertEqual(self.observer.heard, ["connected", "interrupted"])
+        self.lose()
+        self.clock.advance(60)
+        [subscribe] = self.sent()
+        self.assertEqual(subscribe["__token"], "second")
+        self.reply(200, {})
+        self.assertTrue(self.upstream.isConnected)
+        self.upstream.request("CreditIn", {"login": 3})
+        self.assertEqual([each["data"]["login"] for each in self.sent()], [3])
+
+    def test_renewAtOnce(self) -> None:
+        """
+        If nothing is in flight it is made anew at once, and if there is none nothing
+        needs to be done.
+        """
+        self.connect()
+        self.upstream.renew("no events")
+        self.assertEqual(self.observer.heard, ["connected", "interrupted"])
+        self.upstream.renew("no events")
+        self.lose()
+        self.clock.advance(60)
+        self.reply(200, {})
+        self.assertTrue(self.upstream.isConnected)
+
+    def test_renewAfterSilence(self) -> None:
+        """
+        A reply that never comes does not keep the connection for ever.
+        """
+        self.connect()
+        asked = self.upstream.request("CreditIn", {"login": 1})
+        self.upstream.renew("no events")
+        self.clock.advance(9)
+        self.receive(b"{}")
+        self.clock.advance(1)
+        self.assertEqual(self.successResultOf(asked).kind, Kind.UNKNOWN)
+        self.assertFalse(self.upstream.isConnected)
 
     def test_tokenNotRenewed(self) -> None:
         """

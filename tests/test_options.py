@@ -172,7 +172,7 @@ class OptionsTests(InFolder):
         self.assertEqual(asked["way"], "one-shot")
         Path("p.toml").write_text("two-phase = false\n")
         self.assertEqual(self.parse(*gateway, profile)["way"], "one-shot")
-        Path("p.toml").write_text("two-phases = true\n")
+        Path("p.toml").write_text("two-phase = 1\n")
         self.assertRefused(
             "--upstream-profile: p.toml is not a profile: two-phase must be true or"
             " false",

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from twisted.internet.task import Clock
 
+from creditsync._cli.gateway import table
 from creditsync._process.profile import OWN, described, profileOf
 from creditsync.codes import ALL_SESSIONS, SESSION_ADMIN, SESSION_MANAGER
 from creditsync.events import TradeEvents
 from creditsync.gateway._memorylog import MemoryIntentLog
+from creditsync.gateway._probe import Probe
+from creditsync.gateway._probe import profileOf as written
 from creditsync.gateway._runtime import GatewayRuntime
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.methods import PassedCommand, movesMoney
@@ -106,12 +109,46 @@ class PassTests(InFolder):
         """
         That goes for the names of the profile, too.
         """
-        names = '[commands]\nGetTradeByOrder = "MngReadTrade"\nRead = "X"\n'
-        for name in ("MngReadTrade", "ReadTrade", "mngreadtrade", "Read", "X"):
+        names = '[commands]\nGetTradeByOrder = "MngReadTrade"\n'
+        for name in ("MngReadTrade", "ReadTrade", "mngreadtrade"):
             self.assertRefused(
                 f"pass.{name} is a command of the gateway itself",
                 f'{names}[pass]\n{name} = "service"',
             )
+
+    def test_unknown(self) -> None:
+        """
+        What a profile can't have is refused by its name: it would not be done.
+        """
+        for name, text in (
+            ("passes", '[passes]\nGetSymbols = "client"'),
+            ("comment_tag", "comment_tag = true"),
+        ):
+            self.assertRefused(
+                f"{name} is unknown, expected two-phase, comment-tag, comment-length,"
+                " commands, pass",
+                text,
+            )
+        for name in ("CredtIn", "CreditInSync", "comment-tag"):
+            self.assertRefused(
+                f"commands.{name} is not a command that the gateway sends",
+                f'[commands]\n{name} = "X"',
+            )
+
+    def test_probed(self) -> None:
+        """
+        What a probe writes can be read, with all that it may write.
+        """
+        clock = Clock()
+        link = Link(clock, Platform(lambda: 0))
+        former = {"comment-tag": True, "comment-length": 31}
+        text = written(Probe(clock, link, 999, 0), former)
+        text += table("commands", {"CreditIn": "MngCreditIn"})
+        Path("q.toml").write_text(text + table("pass", {"GetSymbols": "client"}))
+        found = profileOf("q.toml")
+        self.assertEqual((found["comment-tag"], found["comment-length"]), (False, 31))
+        self.assertEqual(found["commands"], {"CreditIn": "MngCreditIn"})
+        self.assertEqual([each.name for each in found["pass"]], ["GetSymbols"])
 
     def test_money(self) -> None:
         """

@@ -259,6 +259,30 @@ class ReplyTests(FaultTestCase):
         self.assertEqual(len(whole["rows"]), 3)
         self.assertEqual(half, {**whole, "rows": whole["rows"][:1]})
 
+    def test_unsortedPage(self) -> None:
+        """
+        A look-up gives its rows in the opposite order.
+        """
+        for each in range(3):
+            self.client.send("CreditIn", each)
+        self.client.told(1)
+        whole = self.client.ask("MngGetTradesByFilter", 7, {})["data"]
+        self.fault("unsorted-page")
+        other = self.client.ask("MngGetTradesByFilter", 8, {})["data"]
+        first, second, third = whole["rows"]
+        self.assertEqual(other, {**whole, "rows": [third, second, first]})
+
+    def test_minuteTimes(self) -> None:
+        """
+        The time of a request is cut to the minute.
+        """
+        self.fault("minute-times")
+        data = {"login": 1001, "amount": 1, "comment": "x", "open_time": 1767225599}
+        order = self.client.ask("CreditIn", 1, data)["data"]["order"]
+        self.client.told(1)
+        found = self.client.ask("GetTradeByOrder", 2, {"order": order})["data"]
+        self.assertEqual(found["open_time"], 1767225540)
+
     def test_cutReply(self) -> None:
         """
         The connection is closed at some byte of the reply, and the credit is booked.

@@ -117,6 +117,7 @@ class SnapshotTests(GatewayTestCase):
                 "isConnected": True,
                 "since": 10.0,
                 "problem": "",
+                "completeUpTo": int(NOW),
                 "delay": {"replies": 2, "p50": 0.25, "p99": 0.5},
                 "states": [],
                 "unclear": {"count": 0, "shown": []},

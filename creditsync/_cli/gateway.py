@@ -159,13 +159,19 @@ async def _probe(reactor: Any, options: Namespace) -> None:
 
     @raise SystemExit: With status 1 if one shot is not sound, or there is no platform.
     """
+    from creditsync._process.profile import checkMembers
     from creditsync.gateway._probe import Arrival, Probe, profileOf
     from creditsync.gateway._tokenfile import TokenFile
     from creditsync.gateway._upstream import Upstream
 
     kept: dict[str, Any] = {}
     if options.profile.exists():
-        kept = tomllib.loads(options.profile.read_text("utf-8"))
+        try:
+            kept = tomllib.loads(options.profile.read_text("utf-8"))
+            checkMembers(kept)
+        except ValueError as e:
+            # What it does not know would not be in the new one.
+            exitWith(options, FAILED, f"{options.profile} is not a profile: {e}")
     upstream = Upstream(
         reactor,
         clientFromString(reactor, options.upstream),

@@ -7,12 +7,14 @@ a bare checkout, where C{twistd} doesn't find the plugin.
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from twisted.application.service import ServiceMaker
 from twisted.python.usage import UsageError
 from twisted.scripts import twistd
 
+from creditsync._cli.output import outputErrorsAsExit
 from creditsync._process.options import Options
 from creditsync._process.starting import CannotStart
 
@@ -46,8 +48,12 @@ def runTwistd(config: Any, name: str, arguments: Sequence[str]) -> None:
     @param name: The name of the subcommand, for C{twistd} and for ours.
     @param arguments: The options of the plugin.
     """
+    # --help and --version print something. A server whose stdout a shell has closed is
+    # to start all the same.
+    isClosed = sys.stdout is None
     try:
-        config.parseOptions(["--nodaemon", "--pidfile=", name, *arguments])
+        with nullcontext() if isClosed else outputErrorsAsExit(name):
+            config.parseOptions(["--nodaemon", "--pidfile=", name, *arguments])
     except UsageError as e:
         _end(name, e, 2)
     try:

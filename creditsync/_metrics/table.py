@@ -267,6 +267,12 @@ OF_GATEWAY: Final[tuple[Row, ...]] = (
     ),
     Row(
         "gauge",
+        "gateway_incomplete_seconds",
+        "Age of the moment up to which the journal has all changes at the platform.",
+        lambda it: it.gateway["incomplete"],
+    ),
+    Row(
+        "gauge",
         "gateway_unsettled",
         "Operations sent to the platform whose outcome is unknown, and not held.",
         lambda it: it.gateway["unsettled"],
@@ -301,6 +307,18 @@ OF_GATEWAY: Final[tuple[Row, ...]] = (
         "gateway_overtaking_events",
         "Events of the platform that came before the reply that names their order.",
         lambda it: it.gateway["overtaking"],
+    ),
+    Row(
+        "counter",
+        "gateway_missed_events",
+        "Changes at the platform that only a look-up has shown.",
+        lambda it: it.gateway["missed"],
+    ),
+    Row(
+        "counter",
+        "gateway_renewals",
+        "New connections to the platform because no events came any more.",
+        lambda it: it.gateway["renewals"],
     ),
     Row(
         "histogram",

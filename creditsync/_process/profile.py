@@ -43,6 +43,8 @@ OWN: Final = frozenset(
     }
 )
 
+_MEMBERS: Final = ("two-phase", "comment-tag", "comment-length", "commands", "pass")
+
 # A name is a label of metrics too.
 _NAME: Final = re.compile("[A-Za-z][A-Za-z0-9_]{0,63}")
 
@@ -73,7 +75,24 @@ def profileOf(path: str | None) -> dict[str, Any]:
         raise ValueError(f"{path} is not a profile: {e}") from e
 
 
+def checkMembers(found: Mapping[str, Any]) -> None:
+    """
+    Check that a profile has no member by another name than those that are read: what
+    was meant by it would not be done.
+
+    @raise ValueError: It has one.
+    """
+    for name in found:
+        if name not in _MEMBERS:
+            raise ValueError(f"{name} is unknown, expected {', '.join(_MEMBERS)}")
+    names = found.get("commands", {})
+    for name in names if isinstance(names, dict) else ():
+        if name not in OWN or name.endswith("Sync"):
+            raise ValueError(f"commands.{name} is not a command that the gateway sends")
+
+
 def _read(found: Mapping[str, Any]) -> dict[str, Any]:
+    checkMembers(found)
     isSound, names = found.get("two-phase"), found.get("commands", {})
     if not isinstance(isSound, bool) or not isinstance(names, dict):
         raise ValueError("two-phase must be true or false")
@@ -110,7 +129,7 @@ def _passed(
     @param names: What the platform calls our commands.
     @raise ValueError: One can't be passed on.
     """
-    ours = {*map(_plain, OWN), *map(_plain, names), *map(_plain, names.values())}
+    ours = {*map(_plain, OWN), *map(_plain, names.values())}
     for name, value in passed.items():
         if not _NAME.fullmatch(name):
             raise ValueError(

@@ -149,6 +149,10 @@ def _hasRows(members: Mapping[str, Any]) -> bool:
     return isinstance(rows, list) and len(rows) > 1 and "count" in members["data"]
 
 
+def _hasOpenTime(members: Mapping[str, Any]) -> bool:
+    return type(_member(members, "open_time")) is int
+
+
 def _hasOrder(members: Mapping[str, Any]) -> bool:
     return orderOf(members) is not None
 
@@ -220,6 +224,20 @@ def _halve(connection: Connection, line: Line) -> None:
     _deliverMembers(connection, {**line.members, "data": {**data, "rows": rows}})
 
 
+def _reverse(connection: Connection, line: Line) -> None:
+    data = dict(line.members["data"])
+    rows = data["rows"][::-1]
+    _deliverMembers(connection, {**line.members, "data": {**data, "rows": rows}})
+
+
+def _handOnMinutes(connection: Connection, line: Line) -> None:
+    data = dict(line.members["data"])
+    for name in ("open_time", "close_time"):
+        if type(data.get(name)) is int:
+            data[name] -= data[name] % 60
+    connection.handOn(wire.encodeData({**line.members, "data": data}) + b"\r\n")
+
+
 def _deliverMembers(connection: Connection, members: Mapping[str, Any]) -> None:
     connection.deliver(wire.encodeData(members) + b"\r\n")
 
@@ -287,6 +305,13 @@ FAULTS: Final = (
         _refuse(_TOKEN),
     ),
     Fault(
+        "minute-times",
+        Where.REQUEST,
+        "open_time and close_time of the request are cut to the minute.",
+        _handOnMinutes,
+        mayHappen=_hasOpenTime,
+    ),
+    Fault(
         "cut-request",
         Where.REQUEST,
         "The connection is closed, and the request is not carried out.",
@@ -350,6 +375,13 @@ FAULTS: Final = (
         Where.REPLY,
         "MngGetTradesByFilter gives half of the rows.",
         _halve,
+        mayHappen=_hasRows,
+    ),
+    Fault(
+        "unsorted-page",
+        Where.REPLY,
+        "MngGetTradesByFilter gives the rows in the opposite order.",
+        _reverse,
         mayHappen=_hasRows,
     ),
     Fault(

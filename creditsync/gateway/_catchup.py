@@ -15,9 +15,11 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
+from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
-from creditsync.gateway._looking import search
+from creditsync.gateway._looking import page
 from creditsync.gateway._records import (
     MILLISECONDS,
     Unread,
@@ -25,7 +27,6 @@ from creditsync.gateway._records import (
     secondsOf,
     tradeOf,
 )
-from creditsync.gateway._upstream import IUpstream
 from creditsync.records import Trade
 
 # Seconds before the mark from which changes are read again.
@@ -37,6 +38,9 @@ MARGIN: Final = 120
 # over.
 SHORT_MARGIN: Final = 60
 
+# Seconds after the first failure until people are told that catch-ups fail.
+LATE: Final = 300
+
 _log = Logger()
 
 
@@ -45,6 +49,8 @@ class CatchUp:
     Completes the journal.
 
     @ivar isComplete: Whether it has ended since the connection was made.
+    @ivar completeUpTo: When the last one began that has ended: up to then the journal
+        has all changes. Before the first it is the mark that was found at the start.
     """
 
     def __init__(
@@ -66,6 +72,12 @@ class CatchUp:
         self._now = now
         self._oldestKept = oldestKept
         self.isComplete = False
+        self.completeUpTo = 0.0
+        # When the first of the catch-ups was begun that have failed since the last one
+        # that has not.
+        self._failsSince: float | None = None
+        self._problem = ""
+        self._isTold = False
         self._isRunning = False
         # In what part of a second the platform counts update_time.
         self._scale = 1
@@ -88,9 +100,39 @@ class CatchUp:
         """
         if not self._isRunning and self._upstream.isConnected:
             self._isRunning = True
+            began = self._now()
+            self._problem = ""
             done = Deferred.fromCoroutine(self._read(self._gaps, margin))
-            done.addErrback(lambda why: _log.failure("a catch-up failed", why))
+            done.addErrback(self._failed)
+            done.addCallback(self._judge, began)
             done.addBoth(self._ended, self._gaps)
+
+    def _failed(self, why: Failure) -> bool:
+        _log.failure("a catch-up failed", why)
+        self._problem = "a fault of the gateway"
+        return False
+
+    def _judge(self, isComplete: bool, began: float) -> None:
+        """
+        Tell people, once, if none has ended for a long time: without an event that
+        comes, nobody would notice what the journal lacks.
+        """
+        if isComplete:
+            self.completeUpTo = max(self.completeUpTo, began)
+            if self._isTold:
+                _log.info("the changes at the platform can be read again")
+            self._failsSince, self._isTold = None, False
+            return
+        if self._failsSince is None:
+            self._failsSince = began
+        late = self._now() - self._failsSince
+        if late >= LATE and not self._isTold:
+            self._isTold = True
+            self._journal.alarm(
+                f"the changes at the platform could not be read for {late:.0f} seconds:"
+                f" {self._problem or 'the connection was lost each time'}; changes"
+                " without an event are missed meanwhile"
+            )
 
     def _ended(self, _: object, gaps: int) -> None:
         self._isRunning = False
@@ -98,14 +140,20 @@ class CatchUp:
             # The stream was interrupted meanwhile.
             self.start()
 
-    async def _read(self, gaps: int, margin: int) -> None:
+    async def _read(self, gaps: int, margin: int) -> bool:
+        """
+        @return: Whether all was read.
+        """
         greatest = self._journal.mark or int(self._now())
         since = max(0, greatest - margin)
         where: list[list[Any]] = [["update_time", ">=", since * self._scale]]
         while True:
-            rows = await search(self._upstream, where)
-            if rows is None or gaps != self._gaps:
-                return
+            rows = await page(self._upstream, where)
+            if isinstance(rows, str):
+                self._problem = rows
+                return False
+            if gaps != self._gaps:
+                return False
             if not rows and len(where) == 1:
                 break
             if self._scale == 1 and any(map(_isInMilliseconds, rows)):
@@ -115,7 +163,7 @@ class CatchUp:
             following = _following(rows, where)
             if following is None:
                 self._stop(where)
-                return
+                return False
             where = following
             for row in rows:
                 trade = tradeOf(row)
@@ -123,8 +171,10 @@ class CatchUp:
                 self._seen(trade)
         self.isComplete = True
         self._advance(greatest)
+        return True
 
     def _stop(self, where: list[list[Any]]) -> None:
+        self._problem = "a look-up gives other trades than asked for"
         if not self._hasStopped:
             self._hasStopped = True
             self._journal.alarm(

@@ -24,10 +24,10 @@ from twisted.logger import Logger
 
 from creditsync._patterns import fromECMA
 from creditsync.errors import Busy
+from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import isAbsence
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._upstream import IUpstream
 from creditsync.records import Trade
 from creditsync.validation import COMMON, load
 
@@ -139,7 +139,10 @@ class PlatformGroups:
 
     def _checkKnown(self, login: int) -> None:
         if not self._isKnown(login):
-            raise Busy(f"the platform does not tell the group of account {login}")
+            raise Busy(
+                f"the platform does not tell the group of account {login}",
+                retryAfter=int(RETRY * 1000),
+            )
 
     def learn(self, login: int, group: str) -> None:
         """

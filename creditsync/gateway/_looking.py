@@ -11,9 +11,9 @@ from attrs import define
 from twisted.logger import Logger
 
 from creditsync.gateway._intents import Intent
+from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.gateway._records import rowsOf, tradeOf
-from creditsync.gateway._upstream import IUpstream
 from creditsync.records import Trade
 
 # The trades of a look-up by the filter that are of the finance kind.
@@ -99,8 +99,8 @@ async def searchAll(
     found: list[Trade] = []
     last = 0
     while True:
-        page = [*where, ["order", ">", last]]
-        rows = await search(upstream, page, by=("order",))
+        rest = [*where, ["order", ">", last]]
+        rows = await search(upstream, rest, by=("order",))
         if rows is None:
             return None
         if not rows:
@@ -124,6 +124,21 @@ async def search(
     @param by: What they are sorted by: the last change and the number by default.
     @return: The records of a page, or L{None} if the platform does not show it.
     """
+    found = await page(upstream, where, by)
+    return None if isinstance(found, str) else found
+
+
+async def page(
+    upstream: IUpstream,
+    where: Sequence[Sequence[Any]],
+    by: Sequence[str] = ("update_time", "order"),
+) -> list[Mapping[str, Any]] | str:
+    """
+    Find finance trades.
+
+    @param by: What they are sorted by: the last change and the number by default.
+    @return: The records of a page, or why the platform does not show it.
+    """
     outcome = await upstream.request(
         "MngGetTradesByFilter",
         {
@@ -140,10 +155,12 @@ async def search(
             error=outcome.error,
             message=outcome.message,
         )
-    if outcome.kind is not Kind.DONE or not isinstance(outcome.data.get("rows"), list):
-        return None
-    found = list(rowsOf(outcome.data))
-    return found if len(found) == len(outcome.data["rows"]) else None
+    if outcome.kind is not Kind.DONE:
+        return f"{outcome.error or outcome.kind.value}, {outcome.message}"
+    rows, found = outcome.data.get("rows"), list(rowsOf(outcome.data))
+    if not isinstance(rows, list) or len(found) != len(rows):
+        return "the reply has no rows that can be read"
+    return found
 
 
 def ordersOf(trades: Iterable[Trade]) -> str:

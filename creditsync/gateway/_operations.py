@@ -28,6 +28,7 @@ from creditsync.errors import (
     Refusal,
 )
 from creditsync.gateway._courses import Course
+from creditsync.gateway._foreign import FINAL
 from creditsync.gateway._groups import PlatformGroups
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._journal import NOBODY
@@ -35,7 +36,7 @@ from creditsync.gateway._looking import lookAt
 from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.gateway._records import isResultOf, isSince, requestOf
 from creditsync.gateway._refusals import platformRefusal
-from creditsync.gateway._seeing import FINAL, Seeing
+from creditsync.gateway._seeing import Seeing
 from creditsync.gateway._states import State
 from creditsync.methods import METHOD_OF
 from creditsync.records import Deletion, Operation, Trade
@@ -92,10 +93,22 @@ class Operations(Seeing):
             self.reveal(course)
         if intent.state is State.NEW:
             intent.move(State.REFUSED, "it had to wait for too long")
-            self.refuse(
-                course,
-                Busy(f"an operation of account {intent.login} is not finished yet"),
-            )
+            busy = Busy(f"an operation of account {intent.login} is not finished yet")
+            self.refuse(course, self.blocked(intent.login) or busy)
+
+    def blocked(self, login: int) -> Busy | None:
+        """
+        Why nothing is begun for an account, if one of its operations is unseen or held.
+        To try again is of use when that has been looked up again.
+        """
+        blocking = self.courses.blocking(login)
+        if blocking is None:
+            return None
+        number, state = blocking.intent.number, blocking.intent.state.value
+        return Busy(
+            f"account {login} is blocked by operation {number}, which is {state}",
+            retryAfter=int(self._timing.interval * 1000),
+        )
 
     def _next(self, login: int) -> None:
         course = self.courses.next(login)

@@ -9,12 +9,13 @@ from typing import Any, Final
 from attrs import define
 from twisted.internet.interfaces import IReactorTime
 
+from creditsync.gateway._catchup import CatchUp
 from creditsync.gateway._courses import Course
 from creditsync.gateway._figures import Figures
 from creditsync.gateway._intents import Alarm, Intent
+from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._states import State
-from creditsync.gateway._upstream import IUpstream
 from creditsync.gateway._verification import Verification, Verified
 
 # The last alarms, and the operations that are shown one by one.
@@ -41,6 +42,7 @@ class Overview:
     @ivar shown: Some of these: those that are held first, then by age.
     @ivar alarms: How many there were since the start.
     @ivar recentAlarms: The last of them, the newest first.
+    @ivar completeUpTo: The UNIX time up to which the journal has all changes.
     @ivar verified: What the last verification has found, or L{None}.
     """
 
@@ -54,6 +56,7 @@ class Overview:
     shown: Sequence[Intent]
     alarms: int
     recentAlarms: Sequence[Alarm]
+    completeUpTo: float
     verified: Verified | None
 
 
@@ -63,6 +66,7 @@ class Overviewed:
     """
 
     operations: Operations
+    catchUp: CatchUp
     verification: Verification
     _clock: IReactorTime
     _now: Callable[[], float]
@@ -74,8 +78,10 @@ class Overviewed:
         """
         What the metrics show: how many operations are C{unsettled} and C{held}, the age
         of the C{oldest} unsettled one in seconds, C{alarms} so far, whether the
-        platform is C{connected}, replies that were C{lost}, C{late} or C{doubled},
-        C{overtaking} events, and the histogram of what replies C{took}.
+        platform is C{connected}, for how many seconds the journal may be
+        C{incomplete}, replies that were C{lost}, C{late} or C{doubled}, C{overtaking}
+        events, events C{missed}, C{renewals} of the connection because of these, and
+        the histogram of what replies C{took}.
         """
         intents = [each.intent for each in self.operations.courses]
         unsettled = [
@@ -89,10 +95,13 @@ class Overviewed:
             "oldest": 0.0 if oldest is None else max(0.0, self._now() - oldest),
             "held": sum(each.state is State.HELD for each in intents),
             "alarms": self._alarms,
+            "incomplete": max(0.0, self._now() - self.catchUp.completeUpTo),
             "lost": figures.lost,
             "late": figures.late,
             "doubled": figures.doubled,
             "overtaking": self.operations.overtaking,
+            "missed": self.operations.listening.missed,
+            "renewals": self.operations.listening.renewals,
             "took": figures.took,
         }
 
@@ -121,6 +130,7 @@ class Overviewed:
             unclear[:MAX_SHOWN],
             self._alarms,
             list(reversed(self._recentAlarms)),
+            self.catchUp.completeUpTo,
             self.verification.last,
         )
 

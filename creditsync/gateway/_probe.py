@@ -24,9 +24,10 @@ from creditsync.codes import (
     TS_FINANCE_OPEN_PENDING,
     UNITS_PER_ONE,
 )
+from creditsync.gateway._interfaces import IUpstream, IUpstreamObserver
 from creditsync.gateway._looking import lookAt, searchAll
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
+from creditsync.gateway._records import contentOf
 from creditsync.records import Trade
 
 _COMMENT: Final = "creditsync probe"
@@ -166,15 +167,22 @@ class Probe:
         if not self._note(way, trade is not None, "it is looked up as booked, state 3"):
             return
         assert trade is not None
-        content = trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime
-        wanted = self._login, OP_CREDIT_IN, _UNITS, _COMMENT, self._second
-        self._note(way, content == wanted, "its amount, comment and open_time are kept")
+        isKept = self._isKept(trade)
+        self._note(way, isKept, "its amount, comment and open_time are kept")
         found = await self._found()
         self._note(way, found == [order], "MngGetTradesByFilter finds it, and only it")
         await self._tag(order)
         await self._ask("DeleteCredit", order=order)
         deleted = await self._until(order, TS_DELETED)
         self._note(way, deleted is not None, "it is deleted, state 6")
+
+    def _isKept(self, trade: Trade) -> bool:
+        """
+        Whether a trade has the content that was sent last: operations are found by it,
+        and finance requests that were made in vain.
+        """
+        wanted = self._login, OP_CREDIT_IN, _UNITS, _COMMENT, self._second
+        return contentOf(trade) == wanted
 
     async def _tag(self, order: int) -> None:
         """
@@ -233,6 +241,8 @@ class Probe:
             return
         pending = await self._until(order, TS_FINANCE_OPEN_PENDING)
         self._note(way, pending is not None, "it is looked up as pending, state 17")
+        isKept = pending is not None and self._isKept(pending)
+        self._note(way, isKept, "its amount, comment and open_time are kept")
         waiting = [["state", "==", TS_FINANCE_OPEN_PENDING]]
         found = await searchAll(self._upstream, waiting)
         orders = [trade.order for trade in found or ()]

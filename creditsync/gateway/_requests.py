@@ -25,10 +25,10 @@ from creditsync.errors import (
 )
 from creditsync.gateway._courses import Course
 from creditsync.gateway._intents import IIntentLog, Intent
+from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._states import State
-from creditsync.gateway._upstream import IUpstream
 from creditsync.records import (
     AnyOperation,
     Decision,
@@ -99,12 +99,9 @@ class Requests:
         return reserved
 
     def _checkBlocked(self, login: int) -> None:
-        blocking = self.operations.courses.blocking(login)
-        if blocking is not None:
-            number, state = blocking.intent.number, blocking.intent.state.value
-            raise Busy(
-                f"account {login} is blocked by operation {number}, which is {state}"
-            )
+        blocked = self.operations.blocked(login)
+        if blocked is not None:
+            raise blocked
 
     def _intentOf(self, operation: Operation) -> Intent:
         number = self._log.nextNumber()

@@ -26,6 +26,7 @@ from creditsync.gateway._catchup import MARGIN, SHORT_MARGIN, CatchUp
 from creditsync.gateway._courses import Course
 from creditsync.gateway._groups import Gate, PlatformGroups
 from creditsync.gateway._intents import Alarm, IIntentLog
+from creditsync.gateway._interfaces import IUpstream, IUpstreamObserver
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Outcome
@@ -37,7 +38,6 @@ from creditsync.gateway._settling import Timing
 from creditsync.gateway._states import State
 from creditsync.gateway._tags import Tags
 from creditsync.gateway._twophase import TwoPhases
-from creditsync.gateway._upstream import IUpstream, IUpstreamObserver
 from creditsync.gateway._verification import Verification
 from creditsync.gateway._views import Views
 from creditsync.interfaces import (
@@ -213,6 +213,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         # next one begins here too.
         self.journal.tags.use(self._log.epochs())
         self.journal.mark = self._log.mark or int(self._now())
+        self.catchUp.completeUpTo = float(self.journal.mark)
         self.journal.touch()
         for intent in self._log.unfinished():
             intent.operation = self.journal.tags.asked(intent.operation)
@@ -303,6 +304,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         _log.info("the platform is connected")
         if self._groups is not None:
             self._groups.connected()
+        self.operations.listening.connected()
         self.catchUp.interrupted()
         self.catchUp.start()
         self._look()
@@ -315,6 +317,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         with _log.failureHandler("a look at what is not final failed"):
             self.operations.releaseKept()
             self.operations.reconcileAll()
+            self.operations.listening.check()
             self.catchUp.start(MARGIN if not self.catchUp.isComplete else SHORT_MARGIN)
             self._prove()
 
@@ -337,6 +340,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         See L{IUpstreamObserver.eventReceived}. What the type is does not matter: the
         record says what there is now.
         """
+        self.operations.listening.heard(data.get("order"))
         self.operations.seen(tradeOf(data))
 
     def repliedLate(self, tag: object, outcome: Outcome) -> None:

@@ -4,7 +4,7 @@ look-ups.
 """
 
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -21,22 +21,19 @@ from creditsync.codes import (
 )
 from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
-from creditsync.gateway._groups import Gate
+from creditsync.gateway._foreign import FINAL, Foreign
 from creditsync.gateway._intents import ANOTHERS, SEVERAL, Intent
 from creditsync.gateway._looking import absence, lookAt, lookFor, ordersOf
 from creditsync.gateway._records import (
     MAX_APART,
     Unread,
-    contentOf,
     isContentOf,
     isResultOf,
 )
-from creditsync.gateway._settling import Settling, unkept
-from creditsync.gateway._states import FREE, State
+from creditsync.gateway._settling import unkept
+from creditsync.gateway._states import State
 from creditsync.records import Trade
 
-# States of a record that is final.
-FINAL: Final = (TS_CLOSED_NORMAL, TS_DELETED)
 # Of one that is on its way.
 _UNDER_WAY: Final = frozenset(REQUEST_STATES.values())
 
@@ -52,33 +49,30 @@ MAX_KEPT: Final = 10_000
 _log = Logger()
 
 
-class Seeing(Settling):
+class Seeing(Foreign):
     """
     What is shown of operations, and what follows from it.
 
     @ivar overtaking: Events that came before the reply that names their order.
-    @ivar gate: Where records wait for the groups of their accounts, or L{None}.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
         """
-        See L{Settling}.
+        See L{Settling<creditsync.gateway._settling.Settling>}.
         """
         super().__init__(*args, **named)
         self._kept = 0
         self.overtaking = 0
-        self.gate: Gate | None = None
         self._haveClocksDiffered = False
         # How far the platform's clock seemed to be behind, by its last events.
         self._behind: deque[float] = deque(maxlen=_CLOCK_EVENTS)
-        self._strangers: set[str] = set()
         self._finalWaits: EqualTimeouts[Course] = EqualTimeouts(
             self._clock, self._timing.finalWait, self.reconcile
         )
 
     def ended(self, course: Course) -> None:
         """
-        See L{Settling.ended}.
+        See L{Settling.ended<creditsync.gateway._settling.Settling.ended>}.
         """
         self._finalWaits.end(course)
         self._releaseKept(course)
@@ -88,7 +82,7 @@ class Seeing(Settling):
         An event has this record.
         """
         if isinstance(trade, Unread):
-            self._unread(trade)
+            self.unread(trade)
             return
         self._compareClocks(trade)
         if not self._isOurs(trade):
@@ -110,10 +104,10 @@ class Seeing(Settling):
                 " differ, changes may be missed that are made without a connection"
             )
 
-    def _unread(self, record: Unread) -> None:
+    def unread(self, record: Unread) -> None:
         """
-        The platform has a record that can't be taken. If it is of an operation under
-        way, a person has to decide, unless a look-up shows another one.
+        See L{Foreign.unread}. If the record is of an operation under way, a person has
+        to decide, unless a look-up shows another one.
         """
         if not record.why:
             return
@@ -136,14 +130,13 @@ class Seeing(Settling):
         A page of the catch-up has this record, as it is now.
         """
         if isinstance(trade, Unread):
-            self._unread(trade)
+            self.unread(trade)
             return
         if self._isOurs(trade):
             return
         # Of the present second, an event may already have brought a later record.
-        isOver = trade.timestamp + SETTLED < self._now()
-        if isOver and trade.state in FINAL and self._journal.isChange(trade):
-            self._enter(trade, self._bookChange)
+        if trade.timestamp + SETTLED < self._now():
+            self.foreignLooked(trade)
         else:
             self.foreign(trade)
 
@@ -235,80 +228,6 @@ class Seeing(Settling):
             else:
                 self.foreign(trade)
 
-    def foreign(self, trade: Trade) -> None:
-        """
-        A record that is not of an operation under way.
-        """
-        if trade.state in FINAL and self._journal.isNews(trade):
-            self._enter(trade, self._bookNews)
-
-    def _enter(self, trade: Trade, bookLater: Callable[[Trade], None]) -> None:
-        """
-        Book a record when the group of its account is known. While an operation of the
-        account is under way nothing waits: what belongs to that is judged by what the
-        journal has.
-
-        @param bookLater: Books it if the journal still lacks it.
-        """
-        isBusy = bool(self.courses.openOf(trade.login))
-        if self.gate is None or not self.gate.holds(trade, bookLater, isBusy):
-            self._bookForeign(trade)
-
-    def _bookNews(self, trade: Trade) -> None:
-        if self._journal.isNews(trade):
-            self._bookForeign(trade)
-
-    def _bookChange(self, trade: Trade) -> None:
-        if self._journal.isChange(trade):
-            self._bookForeign(trade)
-
-    def _bookForeign(self, trade: Trade) -> None:
-        if self._journal.current(trade.order) is None:
-            self._doubt(trade)
-            self._recognize(trade)
-        self._journal.book(trade)
-
-    def _doubt(self, trade: Trade) -> None:
-        """
-        Tell people if a new trade is what was taken for never booked: its key is free
-        again, and may have been used. And if it is as another one in everything by
-        which an operation is recognized: the platform may have got that twice.
-        """
-        intent = self._log.withContent(contentOf(trade))
-        if intent is None or not isContentOf(intent, trade) or self._isTaken(trade):
-            return
-        if intent.state in FREE:
-            self._alarm(
-                f"operation {intent.number}, which is {intent.state.value}, may be"
-                f" booked as order {trade.order}"
-            )
-        elif intent.order:
-            self._alarm(
-                f"operation {intent.number}, which is order {intent.order}, may be"
-                f" booked once more as order {trade.order}"
-            )
-
-    def _recognize(self, trade: Trade) -> None:
-        """
-        Tell people, once for each, if a new trade is of another gateway, or of one that
-        has a copy of this log: the two don't know of each other's operations.
-        """
-        tags = self._journal.tags
-        name = tags.stranger(trade.comment)
-        text = f"has the tag of another gateway, {name}"
-        if tags.isOwn(trade.comment):
-            courses = self.courses.openOf(trade.login)
-            isUnderWay = any(each.intent.isTagOf(trade.comment) for each in courses)
-            if isUnderWay or self._log.withContent(contentOf(trade)) is not None:
-                return
-            name, text = "", "has a tag of this gateway, and is not in its log"
-        if name is not None and name not in self._strangers:
-            self._strangers.add(name)
-            self._alarm(
-                f"order {trade.order} {text}: does another gateway use this platform"
-                " identity?"
-            )
-
     def _isEvidence(self, course: Course, trade: Trade) -> bool:
         """
         Take a record of an operation's order, and settle it if that is final.
@@ -393,8 +312,9 @@ class Seeing(Settling):
                 self._lookLater(course)
             elif intent.isOpen:
                 if look.unread:
-                    self._unread(Unread(intent.order, 0, look.unread))
+                    self.unread(Unread(intent.order, 0, look.unread))
                     return
+                self._await(look.trade)
                 isOther = look.isOther or self._isReplaced(intent, look.trade)
                 self._shown(course, look.trade, isOther)
             return
@@ -402,11 +322,31 @@ class Seeing(Settling):
             course.isLooking = False
             return
         found = await lookFor(self._upstream, intent)
+        if found is not None:
+            found += await self._lookAtCandidates(course, found)
         course.isLooking = False
         if found is None:
             self._lookLater(course)
         elif intent.isOpen and not intent.order:
             self._found(course, found)
+
+    async def _lookAtCandidates(
+        self, course: Course, found: list[Trade]
+    ) -> list[Trade]:
+        """
+        What was recognized by its tag may have another time than was asked for.
+        """
+        missing = course.candidates - {trade.order for trade in found}
+        looks = [await lookAt(self._upstream, order) for order in sorted(missing)]
+        return [look.trade for look in looks if look.trade is not None]
+
+    def _await(self, trade: Trade | None) -> None:
+        """
+        If a look-up shows what the journal lacks, there should be an event of it.
+        """
+        isFinal = trade is not None and trade.state in FINAL
+        if trade is not None and isFinal and self._journal.isChange(trade):
+            self.listening.shown(trade)
 
     def _shown(self, course: Course, trade: Trade | None, isOther: bool) -> None:
         """
@@ -461,16 +401,6 @@ class Seeing(Settling):
         else:
             # An event had its content, if somebody has changed it since.
             self.accept(course, own[0].order)
-
-    def _isTaken(self, trade: Trade) -> bool:
-        """
-        Whether a trade was there before, or is of another operation.
-        """
-        return (
-            self._journal.current(trade.order) is not None
-            or self.courses.withOrder(trade.order) is not None
-            or self._log.withOrder(trade.order) is not None
-        )
 
     def _unseen(self, course: Course, why: str) -> None:
         intent = course.intent

@@ -22,9 +22,9 @@ from creditsync.codes import (
 from creditsync.errors import OutcomeUnknown, Refusal
 from creditsync.gateway._courses import Course, Courses
 from creditsync.gateway._intents import IIntentLog
+from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._states import State
-from creditsync.gateway._upstream import IUpstream
 from creditsync.records import Reservation, Trade
 
 

@@ -28,7 +28,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory as ProtocolFactory
 from twisted.logger import Logger
-from zope.interface import Attribute, Interface, implementer
+from zope.interface import implementer
 
 from creditsync import _wire as wire
 from creditsync._client.backoff import Backoff
@@ -38,6 +38,7 @@ from creditsync._timeouts import EqualTimeouts
 from creditsync.codes import TRADE_EVENT
 from creditsync.gateway._connecting import Explained
 from creditsync.gateway._figures import Figures
+from creditsync.gateway._interfaces import IUpstream, IUpstreamObserver
 from creditsync.gateway._outcomes import Kind, Outcome, outcomeOf, unknown, unsent
 from creditsync.gateway._tokenfile import TokenFile
 
@@ -59,65 +60,6 @@ MAX_IN_FLIGHT: Final = 256
 _REMEMBERED: Final = 10_000
 
 _log = Logger()
-
-
-class IUpstreamObserver(Interface):
-    """
-    What hears of the connection to the platform.
-    """
-
-    def connected() -> None:
-        """
-        The platform has accepted the token: requests can be sent, and events come. Of
-        those of the time before some may be missing.
-        """
-
-    def interrupted() -> None:
-        """
-        Events don't come any more.
-        """
-
-    def eventReceived(type: int, data: Mapping[str, Any]) -> None:
-        """
-        A trade event.
-        """
-
-    def repliedLate(tag: object, outcome: Outcome) -> None:
-        """
-        A reply has come for which nobody waited any more.
-
-        @param tag: That of the request.
-        """
-
-
-class IUpstream(Interface):
-    """
-    The connection to a platform.
-    """
-
-    isConnected: bool = Attribute("Whether requests can be sent now.")
-    problem: str = Attribute("Why not, for people.")
-    figures: "Figures" = Attribute("What it counts.")
-
-    def start(observer: IUpstreamObserver) -> None:
-        """
-        Connect, and connect again whenever the connection is lost.
-        """
-
-    def stop() -> "Deferred[None]":
-        """
-        Disconnect. The outcome of requests in flight is unknown then.
-        """
-
-    def request(
-        command: str, data: Mapping[str, Any], tag: object = None
-    ) -> "Deferred[Outcome]":
-        """
-        Send a request, once.
-
-        @param tag: Identifies it if its reply comes late.
-        @return: Fires with what is known of it; never fails.
-        """
 
 
 @define(eq=False)
@@ -179,6 +121,8 @@ class Upstream:
         self._heard = 0.0
         self._retry: IDelayedCall | None = None
         self._isIntroducing = False
+        # Why the connection is to be given up as soon as nothing is in flight.
+        self._renewal = ""
         self._timeouts: EqualTimeouts[str] = EqualTimeouts(
             clock, timeout, self._timedOut
         )
@@ -288,7 +232,7 @@ class Upstream:
         """
         if connection is not self._connection:
             return
-        self._connection = None
+        self._connection, self._renewal = None, ""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -321,6 +265,15 @@ class Upstream:
         """
         self.problem = cause
 
+    def renew(self, why: str) -> None:
+        """
+        See L{IUpstream.renew}. What is in flight is answered first, or overdue: its
+        outcome would be unknown otherwise.
+        """
+        if self._connection is not None:
+            self._renewal = why
+            self._pump()
+
     # The way out.
 
     def request(
@@ -348,8 +301,11 @@ class Upstream:
             self._queue
             and self._connection is not None
             and len(self._inFlight) < self._maxInFlight
+            and not self._renewal
         ):
             self._send(self._queue.popleft())
+        if self._renewal and self._connection is not None and not self._inFlight:
+            self._connection.giveUp(self._renewal)
 
     def _send(self, request: _Request) -> None:
         assert self._connection is not None

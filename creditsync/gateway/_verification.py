@@ -12,11 +12,12 @@ from attrs import Factory, define
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from creditsync.gateway._foreign import FINAL
 from creditsync.gateway._intents import IIntentLog
+from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import lookAt
-from creditsync.gateway._seeing import FINAL, SETTLED
-from creditsync.gateway._upstream import IUpstream
+from creditsync.gateway._seeing import SETTLED
 
 # The operations booked last that are looked at.
 LAST: Final = 100

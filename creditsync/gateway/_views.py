@@ -12,12 +12,12 @@ from creditsync._failing import FailureNotifier
 from creditsync.errors import Busy, Forbidden, InvalidData, ShuttingDown
 from creditsync.gateway._groups import PlatformGroups
 from creditsync.gateway._intents import IIntentLog, Intent
+from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import isAbsence
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind
 from creditsync.gateway._records import shown, tradeOf, unitsOf
-from creditsync.gateway._upstream import IUpstream
 from creditsync.records import (
     Account,
     FoundTrades,

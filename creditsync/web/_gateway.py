@@ -5,6 +5,7 @@ what became of an operation that is held.
 The member C{gateway} of a snapshot::
 
     {"isConnected": true, "since": 3600.0, "problem": "",
+     "completeUpTo": 1767225590,
      "delay": {"replies": 100, "p50": 0.004, "p99": 0.02},
      "states": [{"state": "held", "count": 1, "oldest": 181.5}, …],
      "unclear": {"count": 1, "shown": [
@@ -16,7 +17,8 @@ The member C{gateway} of a snapshot::
      "verification": {"time": 1767225600, "looked": 100, "count": 1,
                       "findings": ["order 1242281… is not booked there any more", …]}}
 
-C{since} is for how long the platform has been connected, or not; C{delay} is that of
+C{since} is for how long the platform has been connected, or not; C{completeUpTo} is the
+UNIX time up to which the journal has all changes at the platform; C{delay} is that of
 the last replies, with quantiles that are L{None} if there was no reply. C{states} has
 those that operations under way are in (docs/gateway.rst, "What becomes of an
 operation"), and C{new} for those that were not sent yet. C{verification} is L{None}
@@ -68,6 +70,7 @@ def gatewayOf(runtime: object, now: float) -> JSON | None:
         "isConnected": overview.isConnected,
         "since": round(overview.since, 3),
         "problem": overview.problem,
+        "completeUpTo": int(overview.completeUpTo),
         "delay": _delay(sorted(figures.recent)),
         "states": [
             {"state": name, "count": states[name][0], "oldest": states[name][1]}

@@ -304,13 +304,15 @@ class Follower(Protocol):
     """
     A program that follows the journal, over all its connections.
 
+    @ivar token: With which it does.
     @ivar events: The place, the type and the data of each event.
     """
 
     name = "follower"
 
-    def __init__(self, world: World, gateway: Gateway) -> None:
+    def __init__(self, world: World, gateway: Gateway, token: str = "manager") -> None:
         self.world = world
+        self.token = token
         self._gateway = gateway
         self._random: Random = world.generator()
         self.process = Process(world, self.name, Reactor(world))
@@ -349,7 +351,7 @@ class Follower(Protocol):
         line = {
             "command": "Subscribe",
             "extID": "s",
-            "__token": "manager",
+            "__token": self.token,
             "data": {"chanels": ["trade:event"], "since": self._cursor},
         }
         self.end.write(json.dumps(line).encode() + b"\r\n")

@@ -3,19 +3,20 @@ The gateway: its process, its connection to the platform, and its disk.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Final
 
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
+from creditsync.codes import SESSION_MANAGER
 from creditsync.events import TradeEvents
 from creditsync.gateway._intents import Alarm, Intent
 from creditsync.gateway._memorylog import MemoryIntentLog
 from creditsync.gateway._runtime import GatewayRuntime
 from creditsync.gateway._settling import Timing
 from creditsync.gateway._upstream import Upstream
-from creditsync.records import Reservation
+from creditsync.records import Principal, Reservation
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator
 from tests.gateway_simulation.observer import Observer
@@ -87,6 +88,11 @@ class Disk(MemoryIntentLog):
             self._writing = None
             if isDone:
                 apply()
+
+
+# A token for the accounts of some groups.
+MASKED: Final = "masked"
+_MASKED: Final = Principal(11, SESSION_MANAGER, float("inf"), MASKED, groups="real-*")
 
 
 class _Token:
@@ -165,14 +171,17 @@ class Gateway:
             way=self.setting.way,
             timing=Timing(patience=0.8 * TIMEOUT),
             alarm=self._alarm,
+            takesGroups=self.setting.isGrouped,
             tags=self.platform.tags,
         )
+        authenticator = FakeAuthenticator()
+        authenticator.accept(MASKED, _MASKED)
         self.runtime.whenFailed().addErrback(self._failed)
         self.server = CreditSync(
             reactor,
             runtime=self.runtime,
             events=events,
-            authenticator=FakeAuthenticator(),
+            authenticator=authenticator,
             listen=[],
             timeout=TIMEOUT,
         )

@@ -13,11 +13,11 @@ from attrs import define
 from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE
 from creditsync.gateway._states import State
 from creditsync.records import Trade
-from tests.gateway_simulation.clients import Asked, Client, Follower
+from tests.gateway_simulation.clients import Asked, Attempt, Client, Follower
 from tests.gateway_simulation.gateway import Gateway
 from tests.gateway_simulation.observer import Observer
 from tests.gateway_simulation.platform import Platform
-from tests.gateway_simulation.setting import HARMLESS
+from tests.gateway_simulation.setting import GROUPS, HARMLESS
 from tests.simulation.world import Violation
 
 # Without harm no look-up is needed to learn that something is booked, and its client
@@ -48,6 +48,7 @@ class Judge:
     gateway: Gateway
     clients: list[Client]
     follower: Follower
+    restricted: list[Follower]
     observer: Observer
     faults: Collection[str]
 
@@ -68,6 +69,7 @@ class Judge:
         self._journal()
         self._gone()
         self._followed()
+        self._restricted()
         self._leftovers()
 
     def _learn(self) -> None:
@@ -102,7 +104,7 @@ class Judge:
     def _general(self) -> None:
         if self.gateway.problem:
             raise broken("failure", self.gateway.problem)
-        for each in (*self.clients, self.follower):
+        for each in (*self.clients, self.follower, *self.restricted):
             for problem in each.problems:
                 raise broken("answer", problem)
 
@@ -134,6 +136,8 @@ class Judge:
             if not isAlike and sent is not None and sent < until:
                 raise broken("503", f"{who} was sent, and is told 503", *about)
         isSafe = self.faults <= HARMLESS and asked.kind == "add" and asked.cmd in (6, 7)
+        # Many operations of one account take longer than their clients wait.
+        isSafe = isSafe and not any(map(_isQueued, asked.attempts))
         if isSafe and set(statuses) != {200}:
             text = f"{who} is told {statuses} where nothing fails"
             raise broken("harmless", text, *about)
@@ -379,6 +383,35 @@ class Judge:
                 f" ({len(have)} of {len(want)})",
             )
 
+    def _restricted(self) -> None:
+        """
+        A token that is for some groups sees nothing of other accounts, and in the end
+        all of those whose groups are known; at once if nothing does harm.
+        """
+        if not self.restricted:
+            return
+        ledger = self.gateway.disk.ledger
+        groups = {login: ledger._groups.get(login, "") for login in GROUPS}
+        for login, group in groups.items():
+            if group not in ("", GROUPS[login]):
+                raise broken("groups", f"account {login} is in {group}", str(login))
+        for each in self.restricted:
+            for place, _, data in each.events:
+                if not GROUPS[data["login"]].startswith("real"):
+                    raise broken("groups", f"event {place} is shown", str(place))
+        want = [
+            each.place
+            for each in ledger.events(0, ledger.head)
+            if groups[each.data.login].startswith("real")
+        ]
+        always, _, last = (
+            [place for place, _, _ in each.events] for each in self.restricted
+        )
+        if last != want:
+            raise broken("groups", f"in the end it sees {last}, not {want}")
+        if self.faults <= HARMLESS and always != want:
+            raise broken("groups", f"it is shown {always}, not {want}")
+
     def _leftovers(self) -> None:
         """
         Nothing is left over, and nothing of other people's was touched.
@@ -414,6 +447,14 @@ def _content(trade: Trade) -> tuple[Any, ...]:
         trade.openTime,
         trade.timestamp,
     )
+
+
+def _isQueued(attempt: Attempt) -> bool:
+    """
+    Whether its turn did not come in time.
+    """
+    reply = attempt.reply or {}
+    return str(reply.get("message", "")).endswith("is not finished yet")
 
 
 def broken(rule: str, message: str, *about: str) -> Violation:

@@ -19,7 +19,7 @@ from creditsync.ledger.memory import MemoryLedger
 from creditsync.records import Principal, Trade, TradeEvent
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator
-from tests.gateway_simulation.setting import LOGINS, Setting
+from tests.gateway_simulation.setting import GROUPS, LOGINS, Setting
 from tests.gateway_simulation.wires import MovingReactor, Process
 from tests.simulation.world import Reactor, World
 
@@ -57,6 +57,8 @@ class Platform:
         self.ledger.epoch = "0badf00d"
         for login in LOGINS:
             self.ledger._accounts[login] = (0, 0)
+        if setting.isGrouped:
+            self.ledger.setGroups(GROUPS)
         self.script = Script(self.world.seed)
         self.script.clear()
         self.names = dict(NAMES) if "renamed" in setting.own else {}

@@ -16,7 +16,7 @@ from creditsync.gateway import _looking
 from creditsync.gateway._states import State
 from creditsync.records import Principal
 from tests.gateway_simulation.clients import Client, Follower
-from tests.gateway_simulation.gateway import Gateway
+from tests.gateway_simulation.gateway import MASKED, Gateway
 from tests.gateway_simulation.judge import Judge
 from tests.gateway_simulation.observer import Observer
 from tests.gateway_simulation.platform import Platform
@@ -87,6 +87,8 @@ class Course:
             for n in range(CLIENTS)
         ]
         self.follower = Follower(world, self.gateway)
+        # What a token that is for some groups sees: always, and twice in the end.
+        self.restricted: list[Follower] = []
         self._people = count(1)
         self.held = 0
 
@@ -101,9 +103,17 @@ class Course:
         for client in self.clients:
             client.start()
         self.follower.connect()
+        if self.setting.isGrouped:
+            self._restrict()
+            # The first to ask has the groups looked up that are not known.
+            world.at(TROUBLE + REST + 50, self._restrict)
+            world.at(TROUBLE + REST + 60, self._restrict)
         for name, every in _SCHEDULED.items():
             if world.mayHappen(name):
                 self._schedule(name, every)
+        if world.mayHappen("events-stop"):
+            moment = Random(f"events stop {self.plan.seed}").uniform(1, TROUBLE)
+            world.at(moment, self._stopEvents)
         if world.mayHappen("gateway-away"):
             world.at(TROUBLE - 1, self._away)
         world.run(TROUBLE)
@@ -127,9 +137,15 @@ class Course:
             self.gateway,
             self.clients,
             self.follower,
+            self.restricted,
             self.observer,
             self.setting.harm,
         )
+
+    def _restrict(self) -> None:
+        follower = Follower(self.world, self.gateway, MASKED)
+        self.restricted.append(follower)
+        follower.connect()
 
     # What goes wrong.
 
@@ -175,6 +191,13 @@ class Course:
         if end is not None:
             self.world.happens("link-silence")
             end.isSilent = True
+
+    def _stopEvents(self) -> None:
+        end = self._link()
+        if end is not None:
+            self.world.happens("events-stop")
+            self.world.note("platform", "sends no events on this connection")
+            end.other.isMute = True
 
     def _link(self) -> End | None:
         links = [each for each in self.gateway.process.ends if each.tap is not None]

@@ -19,6 +19,9 @@ CLIENTS: Final = 4
 
 LOGINS: Final = (1001, 1002, 1003, 1004, 1005)
 
+# The groups of the accounts, where the platform's groups count.
+GROUPS: Final = {login: "real-eur" if login % 2 else "demo" for login in LOGINS}
+
 # What goes wrong besides what the sandbox's own script does.
 OWN: Final = {
     "gateway-kill": "the gateway is killed at any moment",
@@ -36,14 +39,20 @@ OWN: Final = {
     "gateway-away": "the gateway is away for minutes, while people change much",
 }
 
+# The same, drawn by themselves, so that they change nothing for the other faults.
+LATER: Final = {
+    "events-stop": "the platform sends no events any more on a connection that lives",
+}
+
 # Those of the sandbox. The lines in between are no faults, but they are there.
 FAULTS: Final = {
     **OWN,
+    **LATER,
     **{fault.name: fault.help for fault in SANDBOX_FAULTS},
 }
 
 # With these, two phases are not sound, and the probe finds it.
-UNSOUND: Final = frozenset({"approve-twice"})
+UNSOUND: Final = frozenset({"approve-twice", "minute-times"})
 
 # With these alone every valid request is booked, and nothing is held.
 HARMLESS: Final = frozenset(
@@ -72,6 +81,9 @@ _SECONDS: Final = {
 }
 # For how long a reply may wait for its event without harm.
 _SOON: Final = 0.3
+
+# Those that are drawn by themselves, so that they change nothing for the others.
+_LATER: Final = frozenset({"minute-times", "unsorted-page"})
 
 # So rare that a seed is not only crashes.
 _RARE: Final = frozenset(
@@ -110,6 +122,7 @@ class Setting:
     @ivar delay: Of the platform, from accepting to booking.
     @ivar page: Rows of a page of the catch-up.
     @ivar isTagged: Whether the comments at the platform have tags.
+    @ivar isGrouped: Whether the gateway takes over the platform's groups.
     @ivar skew: How far the gateway's clock is ahead of the platform's, in seconds.
     """
 
@@ -119,6 +132,7 @@ class Setting:
     own: frozenset[str] = frozenset()
     delay: float = 0.05
     isTagged: bool = False
+    isGrouped: bool = False
     skew: float = 0.0
     page: int = 500
 
@@ -151,14 +165,22 @@ def settingOf(plan: Plan) -> Setting:
     share = random.choice((0.0, 0.15, 0.3, 0.3, 0.6))
     setting = Setting(plan.way or way, delay=random.choice((0.01, 0.05, 0.3)))
     setting.isTagged = Random(f"tags {plan.seed}").random() < 0.5
+    setting.isGrouped = Random(f"groups {plan.seed}").random() < 0.3
     setting.page = random.choice((5, 8, 500))
     own = []
     for name in OWN:
         isChosen = random.random() < _shareOf(name, share)
         if isChosen or name in plan.only:
             own.append(name)
+    for name in LATER:
+        isChosen = Random(f"{name} {plan.seed}").random() < share
+        if isChosen or name in plan.only:
+            own.append(name)
+    shared = random
     skew = random.choice((-40.0, -3.0, 1.0, 2.0, 30.0))
     for fault in SANDBOX_FAULTS:
+        isLater = fault.name in _LATER
+        random = Random(f"{fault.name} {plan.seed}") if isLater else shared
         isChosen = random.random() < _shareOf(fault.name, share)
         rate = random.choice((0.02, 0.05, 0.2))
         seconds = random.choice(_SECONDS.get(fault.name, (fault.seconds,)))
@@ -186,7 +208,7 @@ def _shareOf(name: str, share: float) -> float:
 
 
 def _isAllowed(plan: Plan, setting: Setting, name: str) -> bool:
-    if plan.only:
-        return name in plan.only
     isUnsound = setting.way == TWO_PHASE and name in UNSOUND
+    if plan.only:
+        return name in plan.only and not isUnsound
     return name not in plan.without and not isUnsound

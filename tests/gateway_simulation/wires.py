@@ -77,6 +77,8 @@ class End(Pipe):
     @ivar tap: Called with each line that is written, before it is sent.
     @ivar heard: Called with the bytes that arrive, before the protocol has them, and
         with L{None} after that.
+    @ivar isSilent: Whether nothing is carried any more.
+    @ivar isMute: Whether no events are written any more.
     @ivar disconnecting: Whether it is closed.
     """
 
@@ -92,6 +94,7 @@ class End(Pipe):
         self.tap = tap
         self.heard: Callable[[bytes | None], None] | None = None
         self.disconnecting = self._isLost = self.isSilent = False
+        self.isMute = False
         self._last = 0.0
         self._cutAt: int | None = None
         self._written = b""
@@ -115,6 +118,9 @@ class End(Pipe):
                 self.tap(line)
         if not self.process.isAlive:
             return
+        if self.isMute:
+            lines = bytes(data).splitlines(keepends=True)
+            data = b"".join(line for line in lines if b'"trade:event"' not in line)
         if self._cutAt is not None:
             self._send(self.other.arrives, bytes(data)[: self._cutAt])
             self.lose()

@@ -151,6 +151,28 @@ class OutputTests(CommandTestCase):
         self.assertIn(b"(Broken pipe): order 3  login 1001  credit-in 300.0", errors)
         self.assertEqual(len(self.site.orders()), 3)
 
+    def test_help(self) -> None:
+        """
+        The help of a server ends quietly if nobody reads all of it, or its output is
+        closed.
+        """
+        for command in ("serve", "sandbox", "check-config"):
+            reading, writing = os.pipe()
+            os.close(reading)
+            with os.fdopen(writing, "wb") as unread:
+                ended = self.end(command, "--help", stdout=unread)
+            self.assertEqual((command, *ended), (command, 1, None, b""))
+            shell = ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, command, "--help"]
+            closed = subprocess.run(
+                shell,
+                cwd=self.site.folder,
+                env=self.environment,
+                stderr=subprocess.PIPE,
+                timeout=30,
+                check=False,
+            )
+            self.assertNotIn(b"Traceback", closed.stderr)
+
     def test_closedForTheServer(self) -> None:
         """
         Where all three are closed for the server, no file or socket of its own gets

@@ -6,6 +6,9 @@ import { FINDINGS, UNCLEAR } from "./rows.js";
 
 const STATES = ["new", "sent", "pending", "accepted", "unseen", "held"];
 
+// Seconds after which changes at the platform should have been read.
+const LATE = 300;
+
 const unclear = new Table("unclear", UNCLEAR,
   ({ state }) => [state === "held" ? "bad" : "warn", 0]);
 const findings = new Table("findings", FINDINGS);
@@ -19,22 +22,24 @@ export const admit = (role) => {
   isAdmin = role === "admin";
 };
 
-export const show = ({ gateway }) => {
+export const show = ({ gateway, time }) => {
   $("gateway").hidden = gateway === null;
   if (gateway === null) return;
-  showPlatform(gateway);
+  showPlatform(gateway, time);
   showStates(gateway);
   showReplies(gateway.replies);
   showFindings(gateway);
   $("decide").hidden = !isAdmin;
 };
 
-const showPlatform = ({ isConnected, since, problem, delay }) => {
+const showPlatform = ({ isConnected, since, problem, completeUpTo, delay }, time) => {
   setText("platform-since-title", isConnected ? "connected for" : "not connected for");
   setText("platform-since", seconds(since));
   mark($("platform-row"), isConnected ? "" : "bad");
   setText("gateway-facts", isConnected
     ? `p50 and p99 of the last ${number(delay.replies)} replies` : text(problem));
+  setText("platform-complete", clock(completeUpTo));
+  mark($("complete-row"), time - completeUpTo > LATE ? "bad" : "");
   setText("platform-p50", seconds(delay.p50 ?? NaN));
   setText("platform-p99", seconds(delay.p99 ?? NaN));
 };
