@@ -20,7 +20,8 @@ from zope.interface import implementer
 from creditsync import _wire as wire
 from creditsync._sandbox.foreign import COMMANDS, answer, mayBeForeign
 from creditsync._sandbox.life import Life
-from creditsync._sandbox.table import Line, Where, orderOf
+from creditsync._sandbox.lines import Line, orderOf
+from creditsync._sandbox.table import Where
 from creditsync.errors import InvalidJSON, Refusal, UnknownCommand
 
 # The command that sets faults.

@@ -6,7 +6,6 @@ there. Those of the booking have no line; L{creditsync._sandbox.booking} asks wh
 they happen.
 """
 
-import typing
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final
@@ -14,6 +13,7 @@ from typing import Any, Final
 from attrs import define
 
 from creditsync import _wire as wire
+from creditsync._sandbox.lines import Connection, Line, memberOf, orderOf
 from creditsync.codes import (
     EV_RECORD_ADD,
     EV_RECORD_UPDATE,
@@ -21,7 +21,6 @@ from creditsync.codes import (
     TS_FINANCE_OPEN_PENDING,
 )
 from creditsync.errors import Refusal, TechProblem, TooManyRequests, Unauthorized
-from creditsync.records import ExtID
 
 
 class Where(Enum):
@@ -39,68 +38,6 @@ class Where(Enum):
     BETWEEN = "between"
     # The trading runtime and its ledger.
     BOOKING = "booking"
-
-
-@define(frozen=True)
-class Line:
-    """
-    A line, with its end, on its way through a connection.
-
-    @ivar members: What it says.
-    @ivar seconds: The time that its fault takes.
-    @ivar part: How many of its bytes are sent if it is cut.
-    """
-
-    data: bytes
-    members: Mapping[str, Any]
-    seconds: float
-    part: int
-
-    @property
-    def extID(self) -> ExtID | None:
-        """
-        That of its request, if it can be echoed.
-        """
-        extID = self.members.get("extID")
-        return extID if type(extID) in (str, int) else None
-
-
-class Connection(typing.Protocol):
-    """
-    One connection, as a fault needs it.
-    """
-
-    def handOn(self, data: bytes) -> None:
-        """
-        Let the server have a request.
-        """
-
-    def deliver(self, data: bytes) -> None:
-        """
-        Send a line.
-        """
-
-    def later(
-        self, seconds: float, function: Callable[[bytes], None], data: bytes
-    ) -> None:
-        """
-        Do one of these later.
-        """
-
-    def hold(self, line: Line) -> None:
-        """
-        Send a reply only when the event of its order was sent, or its time is over.
-        """
-
-    def cut(self, data: bytes) -> None:
-        """
-        Send this, and close the connection.
-        """
-
-    def crash(self, seconds: float) -> None:
-        """
-        End the process, which is there again after so many seconds.
-        """
 
 
 _Does = Callable[[Connection, Line], None]
@@ -128,29 +65,17 @@ class Fault:
     mayHappen: Callable[[Mapping[str, Any]], bool] = lambda members: True
 
 
-def _member(members: Mapping[str, Any], name: str) -> Any:
-    data = members.get("data")
-    return data.get(name) if isinstance(data, Mapping) else None
-
-
-def orderOf(members: Mapping[str, Any]) -> Any:
-    """
-    The order that an event or a reply is about, or L{None}.
-    """
-    return _member(members, "order")
-
-
 def _hasError(members: Mapping[str, Any]) -> bool:
     return "error" in members
 
 
 def _hasRows(members: Mapping[str, Any]) -> bool:
-    rows = _member(members, "rows")
+    rows = memberOf(members, "rows")
     return isinstance(rows, list) and len(rows) > 1 and "count" in members["data"]
 
 
 def _hasOpenTime(members: Mapping[str, Any]) -> bool:
-    return type(_member(members, "open_time")) is int
+    return type(memberOf(members, "open_time")) is int
 
 
 def _hasOrder(members: Mapping[str, Any]) -> bool:
@@ -161,12 +86,12 @@ def _isOfRequest(members: Mapping[str, Any]) -> bool:
     """
     Whether this is the event of a finance request that waits.
     """
-    return bool(_member(members, "state") == TS_FINANCE_OPEN_PENDING)
+    return bool(memberOf(members, "state") == TS_FINANCE_OPEN_PENDING)
 
 
 def _isBookedUpdate(members: Mapping[str, Any]) -> bool:
     isUpdate = members.get("type") == EV_RECORD_UPDATE
-    return bool(isUpdate and _member(members, "state") == TS_CLOSED_NORMAL)
+    return bool(isUpdate and memberOf(members, "state") == TS_CLOSED_NORMAL)
 
 
 def _lose(connection: Connection, line: Line) -> None:
