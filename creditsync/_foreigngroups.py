@@ -5,7 +5,7 @@ them.
 
 from twisted.internet.defer import Deferred
 
-from creditsync.interfaces import IAccountGroups
+from creditsync._besides import IAccountGroups
 
 
 class ILearnedGroups(IAccountGroups):

@@ -14,9 +14,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from itertools import count, islice
-from multiprocessing import get_context
 from pathlib import Path
 
 from tests.figures import Figures
@@ -24,12 +22,10 @@ from tests.gateway_simulation.running import Outcome, simulate
 from tests.gateway_simulation.setting import FAULTS, ONE_SHOT, TWO_PHASE, Plan
 from tests.gateway_simulation.shrinking import shrink, told
 from tests.planted.bugs import BUGS
-from tests.simulation.many import prepare
+from tests.simulation.many import manyOutcomes, prepare
 
 # With this many seeds each fault must have happened.
 _MANY = 300
-# Seeds that are handed to a process at a time.
-_PORTION = 10
 
 
 def _names(text: str) -> frozenset[str]:
@@ -78,34 +74,8 @@ def _outcomes(options: Namespace) -> Iterator[Outcome]:
         return
     if options.minutes is None:
         plans = islice(plans, options.seeds)
-        end = float("inf")
-    else:
-        end = time.monotonic() + 60 * options.minutes
-    if options.jobs == 1:
-        while time.monotonic() < end and (plan := next(plans, None)):
-            yield simulate(plan)
-        return
-    with ProcessPoolExecutor(
-        options.jobs, get_context("spawn"), prepare, (options.plant,)
-    ) as pool:
-        while time.monotonic() < end:
-            portions = [list(islice(plans, _PORTION)) for _ in range(2 * options.jobs)]
-            if not portions[0]:
-                return
-            for outcomes in pool.map(_some, portions):
-                yield from outcomes
-
-
-def _some(plans: list[Plan]) -> list[Outcome]:
-    outcomes = []
-    for plan in plans:
-        outcome = simulate(plan)
-        outcomes.append(outcome)
-        if outcome.violation is not None:
-            break
-        # It would only be carried from one process to the other.
-        outcome.trace.clear()
-    return outcomes
+    end = None if options.minutes is None else 60 * options.minutes
+    yield from manyOutcomes(simulate, plans, end, options.jobs, options.plant)
 
 
 class _Sum:

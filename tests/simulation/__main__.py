@@ -68,7 +68,7 @@ def _outcomes(options: Namespace) -> Iterator[Outcome]:
     if options.minutes is None:
         plans = islice(plans, options.seeds)
     end = None if options.minutes is None else 60 * options.minutes
-    yield from manyOutcomes(plans, end, options.jobs, options.plant)
+    yield from manyOutcomes(simulate, plans, end, options.jobs, options.plant)
 
 
 class _Sum:
