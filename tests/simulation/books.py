@@ -199,9 +199,8 @@ class Books:
         """
         intents = self._history.intents
         if booking.type != DELETE and not booking.isDecision:
-            number = int(booking.trade.comment.split(" ")[0])
-            intent = intents[number]
-            return intent if self._isOf(booking, intent) else None
+            maker = self._history.makerOf(booking.trade.comment)
+            return maker if maker is not None and self._isOf(booking, maker) else None
         order = booking.trade.order
         fitting = [
             intent

@@ -438,3 +438,11 @@ class History:
     publications: list[Publication] = field(factory=list)
     generations: list[Generation] = field(factory=list)
     moves: list[Move] = field(factory=list)
+
+    def makerOf(self, comment: str) -> Intent | None:
+        """
+        The intent whose trade has this comment, which begins with its number: L{None}
+        if nobody has asked for it.
+        """
+        number = comment.split(" ")[0]
+        return self.intents[int(number)] if number.isdigit() else None

@@ -74,8 +74,9 @@ class Waits:
                 deletions.setdefault(intent.data["order"], []).append(intent)
         for operation, (begin, type, order) in self._runtime.reserved.items():
             if isinstance(operation, Operation):
-                number = int(operation.comment.split(" ")[0])
-                asked = [self._history.intents[number]]
+                # What nobody has asked for is judged where the bookings are.
+                maker = self._history.makerOf(operation.comment)
+                asked = [] if maker is None else [maker]
             else:
                 asked = deletions[order]
             # If several requests delete an order it is unknown which one did.
