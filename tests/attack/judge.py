@@ -242,6 +242,7 @@ def _requestOutcomes(data: dict[str, Any]) -> set[Outcome]:
     if "cmd" not in data:
         return {OK, TIMED_OUT, (403, "FORBIDDEN"), *_REFUSED_LATER}
     shared = {name: data[name] for name in _SHARED if name in data}
-    if not isValid(METHODS[NAMES[int(data["cmd"])]].schema, shared):
+    name = NAMES.get(int(data["cmd"]))
+    if name is None or not isValid(METHODS[name].schema, shared):
         return {(400, "INVALID_DATA")}
     return _bookingOutcomes(shared)
