@@ -215,7 +215,8 @@ def _outcomes(members: dict[str, Any], tokens: Mapping[str, int]) -> set[Outcome
     if finance is not None:
         return _bookingOutcomes({} if finance[1] is None else data)
     if command in REQUESTS:
-        return _requestOutcomes(data)
+        # A decision has no cmd, and other members are ignored.
+        return _requestOutcomes(data if command == "MngCreateFinanceRequest" else {})
     if OTHERS[command] == "subscribe" and set(data["chanels"]) != {"trade:event"}:
         return {(404, "NOT_FOUND")}
     return outcomes
