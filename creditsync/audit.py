@@ -274,16 +274,14 @@ class AuditTrail:
                 return
         elif asked.command not in _MONEY:
             return
-        isUnknown = refusal.status == OutcomeUnknown.status
+        outcome, members = _outcomeOf(refusal)
         self._record(
-            "unknown" if isUnknown else "refused",
+            outcome,
             session,
             asked.command,
             asked.extID,
             **_numbers(asked),
-            status=refusal.status,
-            error=refusal.error,
-            message=refusal.message,
+            **members,
         )
 
     def passed(
@@ -298,12 +296,7 @@ class AuditTrail:
 
         @param refusal: What came of it, if that is no success.
         """
-        outcome, members = "passed", {}
-        if refusal is not None:
-            isUnknown = refusal.status == OutcomeUnknown.status
-            outcome = "unknown" if isUnknown else "refused"
-            status, error = refusal.sent
-            members = {"status": status, "error": error, "message": refusal.message}
+        outcome, members = ("passed", {}) if refusal is None else _outcomeOf(refusal)
         self._record(
             outcome,
             session,
@@ -336,6 +329,16 @@ class AuditTrail:
             **members,
         }
         self._file.add(wire.encodeData(line) + b"\n")
+
+
+def _outcomeOf(refusal: Refusal) -> tuple[str, dict[str, Any]]:
+    """
+    The outcome that a refusal is recorded as, and its members.
+    """
+    isUnknown = refusal.status == OutcomeUnknown.status
+    status, error = refusal.sent
+    members = {"status": status, "error": error, "message": refusal.message}
+    return "unknown" if isUnknown else "refused", members
 
 
 def _numbers(asked: Request | Waiter) -> dict[str, Any]:

@@ -398,19 +398,6 @@ class SameOperationTests(WaitersCase):
         for waiter in (one, two, three):
             self.assertEnded(waiter, b"data")
 
-    def test_readOnly(self) -> None:
-        """
-        A request that changes nothing is refused with 503 and the cause.
-        """
-        waiter = self.wait()
-        waiter.isReadOnly = True
-        self.waiters.endAll("the server is stopping")
-        why = self.outcome(waiter)
-        assert isinstance(why, Failure)
-        assert isinstance(why.value, ShuttingDown)
-        self.assertEqual(why.value.message, "the server is stopping")
-        self.assertEqual(why.value.data, {"retry_after_ms": 5000})
-
     def test_oldestFirst(self) -> None:
         """
         Those who wait longest are told first.

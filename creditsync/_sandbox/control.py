@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from creditsync import _wire as wire
+from creditsync._sandbox.lines import extIDOf
 from creditsync._sandbox.script import Script
 from creditsync.codes import SESSION_ADMIN
 from creditsync.errors import Forbidden, InvalidData, Refusal
@@ -24,9 +25,7 @@ def answer(
     @return: The line of the reply. It has every fault that may happen, or has
         happened.
     """
-    extID = members.get("extID")
-    if type(extID) not in (str, int):
-        extID = None
+    extID = extIDOf(members)
     try:
         token = members.get("__token")
         principal = authenticate(token if isinstance(token, str) else None)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from creditsync import _wire as wire
+from creditsync._sandbox.lines import extIDOf
 from creditsync.codes import ALL_SESSIONS, SESSION_ADMIN, SESSION_MANAGER
 from creditsync.errors import Forbidden, InvalidData, Refusal
 from creditsync.records import Principal
@@ -45,9 +46,7 @@ def answer(
     @return: The line of the reply. It says whose token the request had, and has its
         data, so that a test sees what came through.
     """
-    extID, command = members.get("extID"), members["command"]
-    if type(extID) not in (str, int):
-        extID = None
+    extID, command = extIDOf(members), members["command"]
     try:
         token, data = members.get("__token"), members.get("data", {})
         principal = authenticate(token if isinstance(token, str) else None)

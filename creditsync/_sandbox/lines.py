@@ -32,8 +32,7 @@ class Line:
         """
         That of its request, if it can be echoed.
         """
-        extID = self.members.get("extID")
-        return extID if type(extID) in (str, int) else None
+        return extIDOf(self.members)
 
 
 class Connection(typing.Protocol):
@@ -72,6 +71,14 @@ class Connection(typing.Protocol):
         """
         End the process, which is there again after so many seconds.
         """
+
+
+def extIDOf(members: Mapping[str, Any]) -> ExtID | None:
+    """
+    The C{extID} of a line, if it can be echoed.
+    """
+    extID = members.get("extID")
+    return extID if type(extID) in (str, int) else None
 
 
 def memberOf(members: Mapping[str, Any], name: str) -> Any:

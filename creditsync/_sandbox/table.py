@@ -143,16 +143,21 @@ def _sayErrorAsObject(connection: Connection, line: Line) -> None:
     _deliverMembers(connection, {**members, "error": error})
 
 
-def _halve(connection: Connection, line: Line) -> None:
-    data = dict(line.members["data"])
-    rows = data["rows"][: len(data["rows"]) // 2]
-    _deliverMembers(connection, {**line.members, "data": {**data, "rows": rows}})
+def _halve(rows: list[Any]) -> list[Any]:
+    return rows[: len(rows) // 2]
 
 
-def _reverse(connection: Connection, line: Line) -> None:
-    data = dict(line.members["data"])
-    rows = data["rows"][::-1]
-    _deliverMembers(connection, {**line.members, "data": {**data, "rows": rows}})
+def _reverse(rows: list[Any]) -> list[Any]:
+    return rows[::-1]
+
+
+def _give(change: Callable[[list[Any]], list[Any]]) -> _Does:
+    def does(connection: Connection, line: Line) -> None:
+        data = line.members["data"]
+        changed = {**data, "rows": change(data["rows"])}
+        _deliverMembers(connection, {**line.members, "data": changed})
+
+    return does
 
 
 def _handOnMinutes(connection: Connection, line: Line) -> None:
@@ -299,14 +304,14 @@ FAULTS: Final = (
         "short-page",
         Where.REPLY,
         "MngGetTradesByFilter gives half of the rows.",
-        _halve,
+        _give(_halve),
         mayHappen=_hasRows,
     ),
     Fault(
         "unsorted-page",
         Where.REPLY,
         "MngGetTradesByFilter gives the rows in the opposite order.",
-        _reverse,
+        _give(_reverse),
         mayHappen=_hasRows,
     ),
     Fault(

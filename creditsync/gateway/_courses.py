@@ -70,6 +70,14 @@ class Course:
         isSought = intent.isOpen and not intent.isAmbiguous
         return isNameless and isSought and isContentOf(intent, trade)
 
+    def whenReserved(self) -> "Deferred[Reservation]":
+        """
+        Wait for its reservation, or for why there is none.
+        """
+        reserved: Deferred[Reservation] = Deferred()
+        self.callers.append(reserved)
+        return reserved
+
     def recognizes(self, trade: Trade) -> bool:
         """
         Whether a trade may be what it has made, by this record or by an earlier one of

@@ -18,7 +18,6 @@ from creditsync.errors import (
     IdempotencyKeyReused,
     InvalidData,
     NotFound,
-    OutcomeUnknown,
     Refusal,
     ShuttingDown,
     UnknownCommand,
@@ -28,6 +27,7 @@ from creditsync.gateway._intents import IIntentLog, Intent
 from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._operations import Operations
+from creditsync.gateway._settling import isHeld
 from creditsync.gateway._states import State
 from creditsync.records import (
     AnyOperation,
@@ -93,8 +93,7 @@ class Requests:
         return self._requested(course)
 
     def _requested(self, course: Course) -> "Deferred[Reservation]":
-        reserved: Deferred[Reservation] = Deferred()
-        course.callers.append(reserved)
+        reserved = course.whenReserved()
         self.operations.request(course)
         return reserved
 
@@ -131,8 +130,7 @@ class Requests:
             comment="",
         )
         course = Course(intent, self._clock.seconds())
-        reserved: Deferred[Reservation] = Deferred()
-        course.callers.append(reserved)
+        reserved = course.whenReserved()
         self.operations.courses.index(course)
         finding = Deferred.fromCoroutine(self._findOwner(course, deletion.order))
         finding.addErrback(self._notFound, course)
@@ -175,17 +173,10 @@ class Requests:
         if course is None:
             return self._replay(intent)
         if intent.state is State.HELD:
-            return fail(
-                OutcomeUnknown(
-                    "the operation is held until a person decides",
-                    intent.toldOrder or None,
-                )
-            )
+            return fail(isHeld(intent))
         if course.reservation is not None:
             return course.reservation
-        reserved: Deferred[Reservation] = Deferred()
-        course.callers.append(reserved)
-        return reserved
+        return course.whenReserved()
 
     def _replay(self, intent: Intent) -> Reservation:
         assert intent.state is State.BOOKED and intent.place is not None

@@ -21,7 +21,7 @@ from creditsync.codes import (
 )
 from creditsync.errors import OutcomeUnknown, Refusal
 from creditsync.gateway._courses import Course, Courses
-from creditsync.gateway._intents import IIntentLog
+from creditsync.gateway._intents import IIntentLog, Intent
 from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._states import State
@@ -180,9 +180,7 @@ class Settling:
             f"operation {intent.number} of account {intent.login} is held: {why}"
         )
         callers, course.callers = course.callers, []
-        unknown = OutcomeUnknown(
-            "the operation is held until a person decides", intent.toldOrder or None
-        )
+        unknown = isHeld(intent)
         for each in callers:
             each.errback(unknown)
 
@@ -191,6 +189,15 @@ class Settling:
         An operation has ended, and the next one of its login may begin.
         """
         raise NotImplementedError
+
+
+def isHeld(intent: Intent) -> OutcomeUnknown:
+    """
+    What those are told who ask for an operation that is held.
+    """
+    return OutcomeUnknown(
+        "the operation is held until a person decides", intent.toldOrder or None
+    )
 
 
 def unkept(order: int, why: str) -> str:

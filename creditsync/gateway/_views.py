@@ -14,10 +14,10 @@ from creditsync.gateway._groups import PlatformGroups
 from creditsync.gateway._intents import IIntentLog, Intent
 from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
-from creditsync.gateway._looking import isAbsence
+from creditsync.gateway._looking import isAbsence, lookAt
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind
-from creditsync.gateway._records import shown, tradeOf, unitsOf
+from creditsync.gateway._records import shown, unitsOf
 from creditsync.records import (
     Account,
     FoundTrades,
@@ -124,14 +124,11 @@ class Views:
         return Deferred.fromCoroutine(self._atPlatform(order))
 
     async def _atPlatform(self, order: int) -> Trade | Mapping[str, Any] | None:
-        outcome = await self._upstream.request("GetTradeByOrder", {"order": order})
-        if isAbsence(outcome):
-            return None
-        if outcome.kind is not Kind.DONE or outcome.order != order:
+        look = await lookAt(self._upstream, order)
+        if not look.isKnown:
             raise Busy("the platform does not answer a look-up")
         # Of other trades than those of the finance kind nothing is passed on.
-        trade = tradeOf(outcome.data)
-        return self.journal.tags.plain(trade) if isinstance(trade, Trade) else None
+        return None if look.trade is None else self.journal.tags.plain(look.trade)
 
     def orderOf(self, principal: int, key: str) -> "Deferred[int | None]":
         """

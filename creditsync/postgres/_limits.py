@@ -18,6 +18,7 @@ from msgspec.json import encode
 
 from creditsync._bookingrules import Rule
 from creditsync._masks import patternsOf
+from creditsync.codes import SECONDS_PER_DAY
 from creditsync.methods import METHOD_OF
 from creditsync.postgres._connection import Connection
 from creditsync.postgres._schema import AGAIN, STREAM
@@ -42,7 +43,7 @@ async def register(connection: Connection, rules: Sequence[Rule], now: int) -> N
     for left in reversed(range(_TRIES)):
         try:
             await connection.execute(REGISTER, registered(rules, now))
-            await connection.execute(_FORGET, [now // 86400 - 7])
+            await connection.execute(_FORGET, [now // SECONDS_PER_DAY - 7])
             return
         except psycopg.Error as e:
             if e.sqlstate not in AGAIN or not left:

@@ -26,6 +26,7 @@ from zope.interface import implementer
 from creditsync._bookingrules import Rule
 from creditsync._failing import FailureNotifier
 from creditsync._foreigngroups import ILearnedGroups
+from creditsync.codes import SECONDS_PER_DAY
 from creditsync.counters import Counters
 from creditsync.errors import Busy, LedgerProblem, OutcomeUnknown, ShuttingDown
 from creditsync.interfaces import (
@@ -302,7 +303,7 @@ class PostgresRuntime(Service):
     async def _register(self, reader: Connection, rules: Sequence[Rule]) -> None:
         now = int(self._now())
         await register(reader, rules, now)
-        self._registered = now // 86400
+        self._registered = now // SECONDS_PER_DAY
 
     # What is published.
 
@@ -333,7 +334,7 @@ class PostgresRuntime(Service):
             reader = await self._readers.of("reader")
             await self._groups.read(reader)
             await self.state.look(reader)
-            if self._now() // 86400 > self._registered:
+            if self._now() // SECONDS_PER_DAY > self._registered:
                 await self._register(reader, self._rules)
 
     def _groupsRead(self, result: object) -> None:

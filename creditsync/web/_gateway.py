@@ -34,7 +34,6 @@ from twisted.python.failure import Failure
 from twisted.web.http import Request
 
 from creditsync._money import fromUnits
-from creditsync.errors import Refusal
 from creditsync.records import Principal
 from creditsync.service import CreditSync
 from creditsync.web._responses import number, respond, respondError, respondLater
@@ -172,8 +171,5 @@ def _decision(request: Request) -> JSON:
 
 
 def _failed(request: Request, why: Failure) -> bytes:
-    if isinstance(why.value, Refusal):
-        refusal = why.value
-        return respondError(request, refusal.status, refusal.error, refusal.message)
     _log.failure("a decision failed", why)
     return respondError(request, 500, "TECH_PROBLEM", "the decision failed")

@@ -14,7 +14,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from creditsync.codes import MAX_SAFE_INTEGER
-from creditsync.errors import InvalidData
+from creditsync.errors import InvalidData, Refusal
 
 # Scripts, styles and connections only from this site and none inside the page, so
 # that text written by a client of the server, such as a comment, can never run.
@@ -104,22 +104,37 @@ def respondError(request: Request, status: int, error: str, message: str) -> byt
     return respond(request, status, {"error": error, "message": message})
 
 
+def respondRefusal(request: Request, refusal: Refusal) -> bytes:
+    """
+    Respond with what the server refuses.
+    """
+    return respondError(request, refusal.status, refusal.error, refusal.message)
+
+
 def respondLater(
     request: Request,
     work: Coroutine[Any, Any, bytes],
     failed: Callable[[Request, Failure], bytes],
 ) -> int:
     """
-    Respond with what work returns when it has ended, unless the client has gone.
+    Respond with what work returns when it has ended, or with its refusal, unless the
+    client has gone.
 
-    @param failed: Returns the response if it fails.
+    @param failed: Returns the response if it fails otherwise.
     """
     gone: list[object] = []
     request.notifyFinish().addErrback(gone.append)
     done = Deferred.fromCoroutine(work)
+    done.addErrback(_refused, request)
     done.addErrback(lambda why: failed(request, why))
     done.addCallback(lambda body: None if gone else _finish(request, body))
     return NOT_DONE_YET
+
+
+def _refused(why: Failure, request: Request) -> bytes:
+    why.trap(Refusal)
+    assert isinstance(why.value, Refusal)
+    return respondRefusal(request, why.value)
 
 
 def _finish(request: Request, body: bytes) -> None:

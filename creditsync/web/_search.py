@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import Request
 
 from creditsync._process.address import isPostgres
-from creditsync.errors import Busy, InvalidData, LedgerProblem, Refusal
+from creditsync.errors import Busy, InvalidData, LedgerProblem
 from creditsync.ledger._searching import Found, tradesByKey, tradesOf
 from creditsync.metrics import Metrics
 from creditsync.records import Trade
@@ -169,9 +169,6 @@ class SearchPage(SignedIn):
         return respond(request, 200, found)
 
     def _failed(self, request: Request, why: Failure) -> bytes:
-        if isinstance(why.value, Refusal):
-            refusal = why.value
-            return respondError(request, refusal.status, refusal.error, refusal.message)
         self._log.failure("a search failed", why)
         message = "the search failed"
         if why.check(LedgerProblem):

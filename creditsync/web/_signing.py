@@ -30,6 +30,7 @@ from creditsync.web._responses import (
     printable,
     respond,
     respondError,
+    respondRefusal,
 )
 
 # Sign-ins at the same time; a further one ends the oldest.
@@ -257,7 +258,7 @@ class SessionPage(SiteResource):
                 peer=client,
                 why=refusal.message,
             )
-            return respondError(request, refusal.status, refusal.error, refusal.message)
+            return respondRefusal(request, refusal)
         principal = self._signIns.principal(name)
         assert principal is not None
         _log.info(
