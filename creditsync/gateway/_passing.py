@@ -12,26 +12,20 @@ Nothing is sent twice. What comes in and is not a reply that somebody waits for 
 dropped, and never logged; neither are tokens.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import count
 from math import inf
 from typing import Any, Final
 
 from attrs import Factory, define
-from twisted.application.internet import ClientService
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Factory as ProtocolFactory
 from twisted.logger import Logger
 
 from creditsync import _wire as wire
-from creditsync._client.backoff import Backoff
 from creditsync._client.connection import NO_REPLY, Connection
 from creditsync._client.lines import MAX_LINE_LENGTH, encodeTry
 from creditsync._client.outcomes import Refused
-from creditsync._timeouts import EqualTimeouts
 from creditsync.errors import (
     Busy,
     Forbidden,
@@ -42,10 +36,10 @@ from creditsync.errors import (
     TechProblem,
     UnknownCommand,
 )
+from creditsync.gateway._link import SILENCE, Link
 from creditsync.gateway._outcomes import Kind, outcomeOf
 from creditsync.gateway._refusals import PassedRefusal
 from creditsync.gateway._tokenfile import TokenFile
-from creditsync.gateway._upstream import SILENCE
 from creditsync.methods import PassedCommand
 
 # Commands that may be in flight; further ones are refused. Their lines have 4 MiB at
@@ -85,7 +79,7 @@ class _Sent:
         )
 
 
-class PassThrough:
+class PassThrough(Link):
     """
     The connection for commands that are passed on, made again whenever it is lost.
 
@@ -103,30 +97,13 @@ class PassThrough:
         timeout: float,
     ) -> None:
         """
-        @param token: The gateway's own.
-        @param random: Returns a number from 0 to 1.
-        @param timeout: Seconds to wait for a reply, after which the outcome is unknown.
+        See L{Link<creditsync.gateway._link.Link>}.
         """
+        super().__init__(clock, endpoint, token, random, timeout)
         self.commands = commands
-        self._clock = clock
-        self._token = token
-        self._backoff = Backoff(random)
-        self._connection: Connection | None = None
-        self._problem = "the gateway has not connected yet"
-        # No reply to an earlier process can be taken for one to this.
-        self._prefix = os.urandom(4).hex()
-        self._numbers = count(1)
         self._inFlight: dict[str, _Sent] = {}
         # Since when replies are awaited and no line has come.
         self._silentSince: float | None = None
-        self._timeouts: EqualTimeouts[str] = EqualTimeouts(
-            clock, timeout, self._timedOut
-        )
-        factory = ProtocolFactory.forProtocol(lambda: Connection(self, clock, SILENCE))
-        factory.noisy = False
-        self._service = ClientService(
-            endpoint, factory, self._backoff.reconnectDelay, clock
-        )
 
     def start(self) -> None:
         """
@@ -134,28 +111,10 @@ class PassThrough:
         """
         self._service.startService()
 
-    def stop(self) -> "Deferred[None]":
-        """
-        Disconnect. The outcome of what is in flight is unknown then.
-        """
-        stopped: Deferred[None] = self._service.stopService()
-        if self._connection is not None:
-            connection = self._connection
-            self.disconnected(connection)
-            connection.cutOff()
-        return stopped
-
     # The connection.
 
-    def connected(self, connection: Connection) -> None:
-        """
-        See L{Owner.connected<creditsync._client.connection.Owner.connected>}.
-        """
-        if not self._service.running:
-            connection.cutOff()
-            return
+    def _opened(self) -> None:
         _log.info("commands can be passed on to the platform")
-        self._connection = connection
         self._silentSince = None
 
     def disconnected(self, connection: Connection) -> None:
@@ -168,9 +127,9 @@ class PassThrough:
             return
         self._connection = None
         lost = "the connection to the platform was lost"
-        self._problem = lost if connection.hasAnswered else connection.cause or lost
+        self.problem = lost if connection.hasAnswered else connection.cause or lost
         if self._service.running:
-            _log.warn("no commands can be passed on: {why}", why=self._problem)
+            _log.warn("no commands can be passed on: {why}", why=self.problem)
         inFlight, self._inFlight = self._inFlight, {}
         for extID in inFlight:
             self._timeouts.end(extID)
@@ -179,13 +138,6 @@ class PassThrough:
                 sent.done.errback(Busy("the platform does not understand the gateway"))
             else:
                 sent.unknown(lost)
-
-    def uselessConnection(self, cause: str, isPermanent: bool) -> None:
-        """
-        See L{Owner.uselessConnection
-        <creditsync._client.connection.Owner.uselessConnection>}.
-        """
-        self._problem = cause
 
     # The way out.
 
@@ -221,10 +173,10 @@ class PassThrough:
                 " has none"
             )
         if self._connection is None:
-            raise Busy(f"the platform can't be reached: {self._problem}")
+            raise Busy(f"the platform can't be reached: {self.problem}")
         if len(self._inFlight) >= MAX_IN_FLIGHT:
             raise Busy("too many commands are with the platform")
-        extID = f"{self._prefix}-{next(self._numbers)}"
+        extID = self._newExtID()
         # In JSON it stands for white space here, but in the platform's framing for
         # nobody knows what.
         body = data.replace(b"\r", b" ")

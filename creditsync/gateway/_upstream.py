@@ -12,42 +12,33 @@ What comes in and is not understood is dropped, and never logged: the platform's
 lines carry prices, notices, and records of its staff with their passwords.
 """
 
-import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from itertools import count
 from typing import Any, Final
 
 from attrs import Factory, define
-from twisted.application.internet import ClientService
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IDelayedCall,
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory as ProtocolFactory
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from creditsync import _wire as wire
-from creditsync._client.backoff import Backoff
 from creditsync._client.connection import NO_REPLY, Connection
 from creditsync._client.lines import encode, encodeTry
-from creditsync._timeouts import EqualTimeouts
 from creditsync.codes import TRADE_EVENT
 from creditsync.gateway._connecting import Explained
 from creditsync.gateway._figures import Figures
 from creditsync.gateway._interfaces import IUpstream, IUpstreamObserver
+from creditsync.gateway._link import SILENCE, Link
 from creditsync.gateway._outcomes import Kind, Outcome, outcomeOf, unknown, unsent
 from creditsync.gateway._tokenfile import TokenFile
 
 # Seconds to wait for a reply, after which the outcome is unknown.
 REPLY_TIMEOUT: Final = 10.0
-
-# Seconds without any line after which a connection on which a reply is overdue is given
-# up.
-SILENCE: Final = 10.0
 
 # Seconds after which a token that the platform refuses is read and tried again.
 TOKEN_RETRY: Final = 5.0
@@ -80,7 +71,7 @@ class _Request:
 
 
 @implementer(IUpstream)
-class Upstream:
+class Upstream(Link):
     """
     One connection to the platform, made again with jitter whenever it is lost.
     """
@@ -97,23 +88,17 @@ class Upstream:
         names: Mapping[str, str] | None = None,
     ) -> None:
         """
+        See L{Link<creditsync.gateway._link.Link>}.
+
         @param names: What the platform calls commands that it has under another name.
-        @param random: Returns a number from 0 to 1.
-        @param timeout: Seconds to wait for a reply.
         """
-        self._clock = clock
-        self._token = token
+        explained = Explained(endpoint, self._notConnected)
+        super().__init__(clock, explained, token, random, timeout)
         self._maxInFlight = maxInFlight
         self._names = names or {}
-        self._backoff = Backoff(random)
         self._observer: IUpstreamObserver | None = None
-        self._connection: Connection | None = None
         self.isConnected = False
-        self.problem = "the gateway has not connected yet"
         self.figures = Figures()
-        # No reply to an earlier process can be taken for one to this.
-        self._prefix = os.urandom(4).hex()
-        self._numbers = count(1)
         self._queue: deque[_Request] = deque()
         self._inFlight: dict[str, _Request] = {}
         self._overdue: OrderedDict[str, object] = OrderedDict()
@@ -123,17 +108,6 @@ class Upstream:
         self._isIntroducing = False
         # Why the connection is to be given up as soon as nothing is in flight.
         self._renewal = ""
-        self._timeouts: EqualTimeouts[str] = EqualTimeouts(
-            clock, timeout, self._timedOut
-        )
-        factory = ProtocolFactory.forProtocol(lambda: Connection(self, clock, SILENCE))
-        factory.noisy = False
-        self._service = ClientService(
-            Explained(endpoint, self._notConnected),
-            factory,
-            self._backoff.reconnectDelay,
-            clock,
-        )
 
     def start(self, observer: IUpstreamObserver) -> None:
         """
@@ -148,23 +122,11 @@ class Upstream:
         See L{IUpstream.stop}.
         """
         self._observer = None
-        stopped: Deferred[None] = self._service.stopService()
-        if self._connection is not None:
-            connection = self._connection
-            self.disconnected(connection)
-            connection.cutOff()
-        return stopped
+        return super().stop()
 
     # The connection.
 
-    def connected(self, connection: Connection) -> None:
-        """
-        See L{Owner.connected<creditsync._client.connection.Owner.connected>}.
-        """
-        if not self._service.running:
-            connection.cutOff()
-            return
-        self._connection = connection
+    def _opened(self) -> None:
         self.figures.connections += 1
         self._heard = self._clock.seconds()
         self._introduce()
@@ -258,13 +220,6 @@ class Upstream:
             return self.problem
         return "the connection to the platform was lost"
 
-    def uselessConnection(self, cause: str, isPermanent: bool) -> None:
-        """
-        See L{Owner.uselessConnection
-        <creditsync._client.connection.Owner.uselessConnection>}.
-        """
-        self.problem = cause
-
     def renew(self, why: str) -> None:
         """
         See L{IUpstream.renew}. What is in flight is answered first, or overdue: its
@@ -309,7 +264,7 @@ class Upstream:
 
     def _send(self, request: _Request) -> None:
         assert self._connection is not None
-        extID = f"{self._prefix}-{next(self._numbers)}"
+        extID = self._newExtID()
         try:
             request.token = self._token.current()
             line = encodeTry(request.body, extID, request.token)
