@@ -2,8 +2,6 @@
 Tests for the simulator's rules about finance requests: each can be broken.
 """
 
-from collections.abc import Callable
-
 import pytest
 from attrs import evolve
 
@@ -30,17 +28,6 @@ class RuleTests(RecordTestCase):
     """
 
     plan = DECIDED
-
-    def answered(self, isIt: Callable[[Attempt], object]) -> Attempt:
-        """
-        The first request with an answer that meets this condition.
-        """
-        return next(
-            each
-            for talk in self.history.talks
-            for each in talk.attempts
-            if each.reply is not None and isIt(each)
-        )
 
     def refused(self, error: str) -> Attempt:
         """

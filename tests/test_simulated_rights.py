@@ -3,7 +3,7 @@ Tests for L{tests.simulation.rights} and the rules that are about rights: each c
 broken.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
@@ -176,17 +176,6 @@ class RuleTests(RecordTestCase):
     """
 
     plan = RESTRICTED
-
-    def answered(self, isIt: Callable[[Attempt], object]) -> Attempt:
-        """
-        The first request with an answer that meets this condition.
-        """
-        return next(
-            each
-            for talk in self.history.talks
-            for each in talk.attempts
-            if each.reply is not None and isIt(each)
-        )
 
     def restricted(self) -> Iterator[Talk]:
         """

@@ -3,12 +3,13 @@ What the tests of the rules have in common: the record of a sound run, a part of
 is then changed.
 """
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.simulation.course import Course
-from tests.simulation.history import History
+from tests.simulation.history import Attempt, History
 from tests.simulation.running import prepared
 from tests.simulation.setting import Plan, faultsOf
 from tests.simulation.world import Violation, World
@@ -35,6 +36,17 @@ class RecordTestCase(SynchronousTestCase):
         self.course.go()
         self.history = self.course.history
         self.assertFalse(self.history.isForeign)
+
+    def answered(self, isIt: Callable[[Attempt], object]) -> Attempt:
+        """
+        The first request with an answer that meets this condition.
+        """
+        return next(
+            each
+            for talk in self.history.talks
+            for each in talk.attempts
+            if each.reply is not None and isIt(each)
+        )
 
     def assertBreaks(self, rule: str) -> Violation:
         """
