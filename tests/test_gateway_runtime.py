@@ -700,6 +700,17 @@ class KeyTests(GatewayTestCase):
             self.assertIsInstance(why, OutcomeUnknown)
             self.assertEqual((why.status, why.data), (504, None))
 
+    def test_heldOrder(self) -> None:
+        """
+        A repetition of one that is held is told the order that the platform had named.
+        """
+        self.request(operation(key="k"))
+        self.platform.crash()
+        self.wait(160)
+        self.assertEqual(self.states(), ["held"])
+        why = self.refusalOf(self.request(operation(key="k")))
+        self.assertEqual((why.status, why.data), (504, {"order": 5001}))
+
     def test_getOperation(self) -> None:
         """
         What is known under a key can be looked up at any time.

@@ -620,6 +620,20 @@ class UpstreamTests(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_connectedTooLate(self) -> None:
+        """
+        A connection that is there only after the stop is closed, and nothing is sent.
+        """
+        self.connect()
+        stopped = self.upstream.stop()
+        self.lose()
+        self.successResultOf(stopped)
+        late = self.endpoint.protocols[0].factory.buildProtocol(None)
+        transport = StringTransport()
+        late.makeConnection(transport)
+        self.assertEqual(transport.value(), b"")
+        self.assertTrue(transport.disconnecting or transport.disconnected)
+
     def test_manyConnections(self) -> None:
         """
         The waits between useless connections grow.
