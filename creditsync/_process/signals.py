@@ -14,7 +14,8 @@ already stop it in order, and SIGHUP still waits.
 The kernel ignores signals for process 1 of a container unless it has a handler for
 them, so there "at once" needs a handler. Python runs it only between two
 instructions of its own, and so not before a call of SQLite in progress has
-returned.
+returned, nor, if the signal comes in the instant before a read begins, before
+that read has.
 
 This module imports only what loads quickly, so that a process can prepare for
 signals before it imports the rest.

@@ -27,6 +27,20 @@ def childOf(process: "subprocess.Popen[bytes]") -> int:
     return int(children.read_text().split()[0])
 
 
+def waitUntilAsleep(pid: int) -> None:
+    """
+    Wait until a process has slept for a tenth of a second.
+    """
+    status = Path(f"/proc/{pid}/status")
+
+    def slept() -> bool:
+        before = status.read_text()
+        time.sleep(0.1)
+        return "State:\tS" in before and status.read_text() == before
+
+    waitUntil(slept)
+
+
 class StartTests(OperationsTestCase):
     """
     Tests with a slow start: the configuration comes from a pipe.
@@ -90,7 +104,11 @@ class StartTests(OperationsTestCase):
             before = signal.signal(number, signal.SIG_DFL)
             self.addCleanup(signal.signal, number, before)
             server, pipe = self.starts(*CONTAINER)
-            os.kill(childOf(server.process), number)
+            child = childOf(server.process)
+            # The handler of a signal that comes in the instant before the read
+            # would run after it.
+            waitUntilAsleep(child)
+            os.kill(child, number)
             assert server.end() == status
             os.close(pipe)
             assert self.log(server) == ""
