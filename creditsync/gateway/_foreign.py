@@ -226,3 +226,18 @@ class Foreign(Settling):
             or self.courses.withOrder(trade.order) is not None
             or self._log.withOrder(trade.order) is not None
         )
+
+    def _isKnown(self, trade: Trade) -> bool:
+        """
+        Whether the journal has a trade, of whatever time.
+        """
+        current = self._journal.current(trade.order)
+        return current is not None and not self._isGivenAgain(trade)
+
+    def _isGivenAgain(self, trade: Trade) -> bool:
+        """
+        Whether the journal has another trade under the same number, which the platform
+        has lost in a crash. No change that was not asked for moves the time of a trade.
+        """
+        current = self._journal.current(trade.order)
+        return current is not None and current.openTime != trade.openTime

@@ -145,7 +145,7 @@ class Seeing(Foreign):
         Take a record that is, or may be, of an operation under way.
         """
         course = self.courses.withOrder(trade.order)
-        if course is None:
+        if course is None or self._isReplaced(course.intent, trade):
             course = self._claimant(trade)
             if course is not None:
                 self._keep(course, trade)
@@ -156,7 +156,7 @@ class Seeing(Foreign):
         return course is not None
 
     def _claimant(self, trade: Trade) -> Course | None:
-        if self._journal.current(trade.order) is not None:
+        if self._isKnown(trade):
             return None
         courses = self.courses.openOf(trade.login)
         for course in courses:
@@ -370,6 +370,24 @@ class Seeing(Foreign):
                 self._journal.book(trade)
             self._unseen(course, f"order {intent.order} is as it was")
 
+    def _isOfAnother(self, intent: Intent, trade: Trade) -> bool:
+        """
+        Whether the order of a trade is that of another operation, and the trade can be
+        what that has made.
+        """
+        if self._isGivenAgain(trade):
+            return not isContentOf(intent, trade)
+        course = self.courses.withOrder(trade.order)
+        others = [self._log.withOrder(trade.order)]
+        if course is not None:
+            others.append(course.intent)
+        return any(
+            other is not None
+            and other.number != intent.number
+            and not self._isReplaced(other, trade)
+            for other in others
+        )
+
     def _isReplaced(self, intent: Intent, trade: Trade | None) -> bool:
         """
         Whether the order of a new trade is another's, in whatever state that is. A
@@ -387,7 +405,8 @@ class Seeing(Foreign):
             trade
             for trade in found
             if (isContentOf(course.intent, trade) or trade.order in course.candidates)
-            and not self._isTaken(trade)
+            and not self._isKnown(trade)
+            and not self._isOfAnother(course.intent, trade)
         ]
         if not own:
             self._unseen(course, absence(course.intent, found))

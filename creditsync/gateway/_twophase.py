@@ -25,7 +25,7 @@ from creditsync.codes import (
 from creditsync.errors import Busy
 from creditsync.gateway._courses import Course
 from creditsync.gateway._looking import lookAt, lookFor, searchAll
-from creditsync.gateway._operations import Operations
+from creditsync.gateway._operations import Operations, ownOutcome
 from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.gateway._records import contentOf, creationOf, isContentOf
 from creditsync.gateway._refusals import declined, platformRefusal
@@ -72,7 +72,7 @@ class TwoPhases(Operations):
         await self._created(course, outcome)
 
     async def _created(self, course: Course, outcome: Outcome) -> None:
-        intent = course.intent
+        intent, outcome = course.intent, ownOutcome(course.intent, outcome)
         if not intent.isOpen or intent.order:
             # It has one already: the sweep declines this one.
             return
@@ -84,7 +84,8 @@ class TwoPhases(Operations):
         elif outcome.kind is Kind.UNSENT and intent.attempts == 1:
             await self._neverHappened(course, Busy(outcome.message), "it was not sent")
         else:
-            intent.why = outcome.message or "the reply names no order"
+            if intent.state is not State.HELD:
+                intent.why = outcome.message or "the reply names no order"
             self._lookLater(course)
 
     async def _choose(self, course: Course, order: int) -> None:
