@@ -311,7 +311,8 @@ class UnkeptTests(GatewayTestCase):
                 ("profit", Decimal("1e30"), "profit"),
                 ("profit", Decimal("1e999999999"), "profit"),
                 ("profit", "12", "profit"),
-                ("comment", None, "comment"),
+                ("comment", 5, "comment"),
+                ("cmd", "7", "cmd"),
                 ("open_time", 2**53, "time"),
                 ("state", -3, "state"),
             )

@@ -4,10 +4,12 @@ times, pages and errors.
 """
 
 from decimal import Decimal
+from typing import Any
 
 from creditsync.codes import EV_RECORD_ADD, EV_RECORD_UPDATE, TS_CLOSED_NORMAL
 from creditsync.gateway import _looking
 from tests.gateways import GatewayTestCase, operation
+from tests.platforms import NOW
 
 ADD, UPDATE, BOOKED = EV_RECORD_ADD, EV_RECORD_UPDATE, TS_CLOSED_NORMAL
 
@@ -194,4 +196,75 @@ class CommentTests(GatewayTestCase):
             assert trade is not None
             self.assertEqual(trade.comment, "gif\ufffd")
             self.assertEqual(self.states(), [])
+        self.assertEqual(self.alarms, [])
+
+
+class EventTests(GatewayTestCase):
+    """
+    Events that do not have all that look-ups have.
+    """
+
+    def setUp(self) -> None:
+        """
+        Events come as the test wants them.
+        """
+        super().setUp()
+        [self.listener] = self.platform.listeners
+        self.platform.listeners[:] = [self.hear]
+        self.dropped = {"timestamp", "open_time", "close_time"}
+
+    def hear(self, type: int, record: dict[str, Any]) -> None:
+        """
+        An event comes.
+        """
+        members = {
+            name: value for name, value in record.items() if name not in self.dropped
+        }
+        self.listener(type, members)
+
+    def test_timeless(self) -> None:
+        """
+        An event without a time has its order looked up, and no operation is held.
+        """
+        reserved = self.request(operation())
+        self.platform.work()
+        self.platform.person(1002, 6, 50)
+        self.turn()
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+        found = self.events()
+        self.assertEqual(found, [(ADD, 5001, BOOKED, 300), (ADD, 5002, BOOKED, 50)])
+        self.platform.change(5002, profit=70, update_time=NOW + 1)
+        self.platform.change(5001, state=6, update_time=NOW + 1)
+        self.turn()
+        found = self.events()
+        self.assertEqual(found, [(UPDATE, 5002, BOOKED, 70), (2, 5001, 6, 300)])
+        self.wait(40)
+        self.assertEqual((self.events(), self.states(), self.alarms), ([], [], []))
+
+    def test_queued(self) -> None:
+        """
+        What such an event shows is not booked before it is final.
+        """
+        self.platform.showsEarly = True
+        self.platform.carryOut(
+            "CreditIn", {"login": 1002, "amount": 1, "comment": "by another program"}
+        )
+        self.turn()
+        self.assertEqual(self.events(), [])
+        self.platform.work()
+        self.turn()
+        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 1)])
+
+    def test_null(self) -> None:
+        """
+        What a trade does not have may be null.
+        """
+        self.dropped.clear()
+        missing = {"comment": None, "open_time": None, "close_time": None}
+        self.platform.person(1001, 6, 50, **missing)
+        self.turn()
+        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 50)])
+        trade = self.gateway.journal.current(5001)
+        assert trade is not None
+        self.assertEqual((trade.comment, trade.openTime, trade.closeTime), ("", 0, 0))
         self.assertEqual(self.alarms, [])

@@ -69,15 +69,18 @@ def tradeOf(data: Mapping[str, Any]) -> Trade | Unread:
     order = _number(data.get("order"))
     timestamp = secondsOf(changeOf(data))
     cmd = data.get("cmd")
-    if type(cmd) is not int or cmd not in TOTAL_OF:
+    if type(cmd) is int and cmd not in TOTAL_OF:
         return Unread(order or 0, timestamp or 0)
     login, state = _number(data.get("login")), _number(data.get("state"))
+    # Some platforms write null for what a trade does not have.
     openTime, closeTime = (
-        _time(data.get("open_time", 0)),
-        _time(data.get("close_time", 0)),
+        _time(data.get("open_time") or 0),
+        _time(data.get("close_time") or 0),
     )
-    units, comment = unitsOf(data.get("profit")), data.get("comment", "")
-    if not order:
+    units, comment = unitsOf(data.get("profit")), data.get("comment") or ""
+    if type(cmd) is not int:
+        wrong = "cmd"
+    elif not order:
         wrong = "order"
     elif not login:
         wrong = "login"

@@ -82,11 +82,28 @@ class Seeing(Foreign):
         An event has this record.
         """
         if isinstance(trade, Unread):
-            self.unread(trade)
+            self._seenUnread(trade)
             return
         self._compareClocks(trade)
         if not self._isOurs(trade):
             self.foreign(trade)
+
+    def _seenUnread(self, record: Unread) -> None:
+        """
+        An event that can't be taken tells that its order has changed: what a look-up
+        shows of that counts.
+        """
+        if not record.order:
+            self.unread(record)
+        elif record.why:
+            self.lookUp(record.order, self._lookAtUnread(record.order))
+
+    async def _lookAtUnread(self, order: int) -> None:
+        look = await lookAt(self._upstream, order)
+        if look.unread:
+            self.unread(Unread(order, 0, look.unread))
+        if look.trade is not None and not self._isOurs(look.trade):
+            self.foreign(look.trade)
 
     def _compareClocks(self, trade: Trade) -> None:
         """
