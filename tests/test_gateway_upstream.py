@@ -402,11 +402,16 @@ class UpstreamTests(SynchronousTestCase):
 
     def test_events(self) -> None:
         """
-        Trade events are told.
+        Trade events are told, also those without a type: their record tells enough.
         """
         self.connect()
         self.receive(b'{"event":"trade:event","type":1,"data":{"order":5}}')
-        self.assertEqual(self.observer.heard[1:], [(1, {"order": 5})])
+        self.receive(b'{"data":{"order":6},"type":"1","event":"trade:event"}')
+        self.receive(b'{"event":"trade:event","data":{"order":7}}')
+        self.assertEqual(
+            self.observer.heard[1:],
+            [(1, {"order": 5}), (0, {"order": 6}), (0, {"order": 7})],
+        )
 
     def test_noConnection(self) -> None:
         """
@@ -481,7 +486,7 @@ class UpstreamTests(SynchronousTestCase):
             b'{"extID":"nobody","status":200,"data":{"secret-password":1}}',
             b'{"extID":7,"status":200}',
             b'{"event":"user:event","type":0,"data":{"secret-password":1}}',
-            b'{"event":"trade:event","type":"0","data":{}}',
+            b'{"event":"trade:events","type":0,"data":{}}',
             b'{"event":"trade:event","type":0,"data":[]}',
             b"\xff\xfe",
             b"[" * 10_000,
@@ -490,6 +495,26 @@ class UpstreamTests(SynchronousTestCase):
         self.assertEqual(self.upstream.figures.dropped, 9)
         self.assertEqual(self.observer.heard, ["connected"])
         self.assertEqual(logged, [])
+
+    def test_longLine(self) -> None:
+        """
+        A line of quotes may be of any length, and come in any pieces. Any other line
+        that is too long ends the connection.
+        """
+        self.connect()
+        request = self.upstream.request("GetTradeByOrder", {"order": 5})
+        protocol = self.endpoint.protocols[-1]
+        protocol.dataReceived(b"[")
+        for _ in range(260):
+            protocol.dataReceived(b'"t",["EURUSD",1.1],' * 3500)
+        protocol.dataReceived(b"]\r")
+        protocol.dataReceived(b"\n[1]\r\n")
+        self.reply(200, {"order": 5})
+        self.assertEqual(self.successResultOf(request).order, 5)
+        self.assertEqual(self.upstream.figures.dropped, 2)
+        for _ in range(260):
+            protocol.dataReceived(b'{"t":["EURUSD",1.1],' * 3500)
+        self.assertEqual(self.observer.heard, ["connected", "interrupted"])
 
     def test_tokenRenewed(self) -> None:
         """

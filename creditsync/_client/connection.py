@@ -93,9 +93,19 @@ class Connection(Protocol):
     transport: Any
 
     def __init__(
-        self, owner: Owner, clock: IReactorTime, handshakeTimeout: float
+        self,
+        owner: Owner,
+        clock: IReactorTime,
+        handshakeTimeout: float,
+        *,
+        cutsArrays: bool = False,
     ) -> None:
+        """
+        @param cutsArrays: Whether a line that is an array may be of any length: its
+            owner drops it, and gets only a part of it.
+        """
         self._owner = owner
+        self._cutsArrays = cutsArrays
         self._clock = clock
         self._handshakeTimeout = handshakeTimeout
         self._partial = bytearray()
@@ -153,6 +163,8 @@ class Connection(Protocol):
             lines[0] = bytes(self._partial) + lines[0]
             self._partial.clear()
         self._partial += rest
+        if self._cutsArrays and self._partial.startswith(b"["):
+            del self._partial[1:]
         try:
             for line in lines:
                 if self.isOver:

@@ -54,7 +54,9 @@ class Link:
         self._timeouts: EqualTimeouts[str] = EqualTimeouts(
             clock, timeout, self._timedOut
         )
-        factory = Factory.forProtocol(lambda: Connection(self, clock, SILENCE))
+        factory = Factory.forProtocol(
+            lambda: Connection(self, clock, SILENCE, cutsArrays=True)
+        )
         factory.noisy = False
         self._service = ClientService(
             endpoint, factory, self._backoff.reconnectDelay, clock
