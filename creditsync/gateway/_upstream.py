@@ -301,7 +301,7 @@ class Upstream(Link):
         self.figures.events += 1
         if self._observer is not None:
             # Only its record counts, so the type may be missing.
-            self._observer.eventReceived(type if _isNumber(type) else 0, data)
+            self._observer.eventReceived(type if isinstance(type, int) else 0, data)
 
     def _replyReceived(self, members: Mapping[str, Any]) -> None:
         extID = members.get("extID")
@@ -380,10 +380,6 @@ class Upstream(Link):
         where[extID] = tag
         if len(where) > _REMEMBERED:
             where.popitem(last=False)
-
-
-def _isNumber(value: object) -> bool:
-    return type(value) is int
 
 
 def _read(line: bytes) -> dict[str, Any] | None:
