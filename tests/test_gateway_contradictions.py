@@ -289,6 +289,54 @@ class ContradictionTests(GatewayTestCase):
         )
 
 
+class PastTests(GatewayTestCase):
+    """
+    A change to what a trade was before.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have a credit booked and changed.
+        """
+        super().setUp()
+        self.past: list[Any] = []
+        self.platform.listeners.append(lambda type, data: self.past.append(data))
+        self.request(operation())
+        self.platform.work()
+        self.wait(1)
+        self.request(operation(200, order=5001))
+        self.platform.work()
+        self.wait(1)
+        self.events()
+
+    def test_event(self) -> None:
+        """
+        An event of then that comes once more does not show that the change is made.
+        """
+        reserved = self.request(operation(order=5001, key="k"))
+        self.gateway.eventReceived(ADD, self.past[0])
+        self.turn()
+        self.assertEqual((self.states(), self.events()), (["accepted"], []))
+        self.platform.work()
+        self.turn()
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+        self.assertEqual(self.events(), [(UPDATE, 5001, BOOKED, 300)])
+        self.assertEqual(self.states(), [])
+
+    def test_lookUp(self) -> None:
+        """
+        Nor does a look-up that shows what was before.
+        """
+        self.link.losesRequest.append("CreditIn")
+        self.request(operation(order=5001))
+        now = self.platform.trades[5001]
+        before = {"profit": 300, "update_time": self.past[0]["timestamp"]}
+        self.platform.trades[5001] = {**now, **before}
+        self.wait(12)
+        self.assertEqual(self.states(), ["unseen"])
+        self.assertEqual(self.events(), [])
+
+
 class UnkeptTests(GatewayTestCase):
     """
     A platform with records that the journal can't keep.

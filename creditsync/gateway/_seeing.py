@@ -263,6 +263,9 @@ class Seeing(Foreign):
         elif intent.type == EV_RECORD_UPDATE:
             if trade.state != TS_CLOSED_NORMAL or not isResultOf(intent, trade):
                 return False
+            if self._journal.isPast(trade):
+                # It was like that before. An event may come again, and late.
+                return False
         elif trade.state != TS_DELETED:
             return False
         self.settle(course, trade)
