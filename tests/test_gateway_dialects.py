@@ -3,13 +3,14 @@ Platforms that write the same things in another way than creditsync does: number
 times, pages and errors.
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 from creditsync.codes import EV_RECORD_ADD, EV_RECORD_UPDATE, TS_CLOSED_NORMAL
 from creditsync.gateway import _looking
 from tests.gateways import GatewayTestCase, operation
-from tests.platforms import NOW
+from tests.platforms import NOW, Platform
 
 ADD, UPDATE, BOOKED = EV_RECORD_ADD, EV_RECORD_UPDATE, TS_CLOSED_NORMAL
 
@@ -268,3 +269,50 @@ class EventTests(GatewayTestCase):
         assert trade is not None
         self.assertEqual((trade.comment, trade.openTime, trade.closeTime), ("", 0, 0))
         self.assertEqual(self.alarms, [])
+
+
+class SignTests(GatewayTestCase):
+    """
+    A platform that writes what is taken out without a sign.
+    """
+
+    def setUp(self) -> None:
+        """
+        Change the sign of what it books.
+        """
+        super().setUp()
+        carryOut = Platform.carryOut
+
+        def unsigned(
+            platform: Platform, command: str, data: Mapping[str, Any]
+        ) -> dict[str, Any]:
+            if command in ("CreditOut", "BalanceOut"):
+                data = {**data, "amount": abs(data["amount"])}
+            return carryOut(platform, command, data)
+
+        self.patch(Platform, "carryOut", unsigned)
+
+    def test_replyLost(self) -> None:
+        """
+        An operation whose reply is lost is found. Its record is the platform's own.
+        """
+        self.platform.listeners.clear()
+        self.link.losesReply.append("CreditOut")
+        reserved = self.request(operation(-300, method="CreditOut"))
+        self.platform.work()
+        self.wait(11)
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 300)])
+
+    def test_change(self) -> None:
+        """
+        So is a change.
+        """
+        self.platform.person(1001, 9, 100)
+        self.turn()
+        self.link.losesReply.append("CreditOut")
+        self.request(operation(-300, method="CreditOut", order=5001))
+        self.platform.work()
+        self.wait(11)
+        self.assertEqual(self.states(), [])
+        self.assertEqual(self.events()[1:], [(UPDATE, 5001, BOOKED, 300)])

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import rowsOf, tradeOf
+from creditsync.gateway._records import amountOf, rowsOf, tradeOf
 from creditsync.records import Trade
 
 # The trades of a look-up by the filter that are of the finance kind.
@@ -178,7 +178,7 @@ def absence(intent: Intent, found: Iterable[Trade]) -> str:
     changed = [
         trade
         for trade in found
-        if trade.comment == intent.comment or trade.profit == intent.amount
+        if trade.comment == intent.comment or amountOf(trade) == intent.amount
     ]
     if not changed:
         return "the platform does not show it"

@@ -34,7 +34,7 @@ from creditsync.gateway._intents import Intent
 from creditsync.gateway._journal import NOBODY
 from creditsync.gateway._looking import lookAt
 from creditsync.gateway._outcomes import Kind, Outcome, unknown
-from creditsync.gateway._records import isResultOf, isSince, requestOf
+from creditsync.gateway._records import amountOf, isResultOf, isSince, requestOf
 from creditsync.gateway._refusals import platformRefusal
 from creditsync.gateway._seeing import Seeing
 from creditsync.gateway._states import State
@@ -318,7 +318,7 @@ class Operations(Seeing):
         if logged is not None and logged.number != intent.number:
             return True
         trade = self._journal.current(order)
-        return trade is not None and (trade.login, trade.cmd, trade.profit) != (
+        return trade is not None and (trade.login, trade.cmd, amountOf(trade)) != (
             intent.login,
             intent.cmd,
             intent.amount,
@@ -403,7 +403,7 @@ class Operations(Seeing):
         """
         if self.courses.withOrder(trade.order) or self._log.withOrder(trade.order):
             return False
-        content = trade.login, trade.cmd, trade.profit, trade.comment
+        content = trade.login, trade.cmd, amountOf(trade), trade.comment
         return (
             content == (intent.login, intent.cmd, intent.amount, intent.comment)
             and trade.state != TS_DELETED

@@ -16,6 +16,8 @@ from creditsync.codes import (
     MAX_SAFE_INTEGER,
     MAX_TIME,
     MAX_TOTAL,
+    OP_BALANCE_OUT,
+    OP_CREDIT_OUT,
     REQUEST_STATES,
 )
 from creditsync.gateway._intents import Intent
@@ -219,7 +221,16 @@ def contentOf(trade: Trade) -> tuple[int, int, int, str, int]:
     """
     What identifies a trade while its order is not known: see L{Intent.content}.
     """
-    return trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime
+    return trade.login, trade.cmd, amountOf(trade), trade.comment, trade.openTime
+
+
+def amountOf(trade: Trade) -> int:
+    """
+    The amount of a trade with the sign of its kind, as intents have it. Some platforms
+    write what is taken out without a sign.
+    """
+    isOut = trade.cmd in (OP_BALANCE_OUT, OP_CREDIT_OUT)
+    return -abs(trade.profit) if isOut else trade.profit
 
 
 def isContentOf(intent: Intent, trade: Trade) -> bool:
@@ -254,7 +265,7 @@ def isResultOf(intent: Intent, trade: Trade) -> bool:
     asked = intent.operation
     return (
         isinstance(asked, Operation)
-        and (trade.profit, trade.comment) == (asked.amount, intent.comment)
+        and (amountOf(trade), trade.comment) == (asked.amount, intent.comment)
         and asked.openTime in (None, trade.openTime)
         and asked.closeTime in (None, trade.closeTime)
     )

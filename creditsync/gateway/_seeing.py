@@ -27,6 +27,7 @@ from creditsync.gateway._looking import absence, lookAt, lookFor, ordersOf
 from creditsync.gateway._records import (
     MAX_APART,
     Unread,
+    amountOf,
     isContentOf,
     isResultOf,
 )
@@ -278,7 +279,7 @@ class Seeing(Foreign):
         """
         if (trade.login, trade.cmd) != (intent.login, intent.cmd):
             return False
-        content = trade.profit, trade.comment
+        content = amountOf(trade), trade.comment
         return intent.openTime == trade.openTime or content == (
             intent.amount,
             intent.comment,
