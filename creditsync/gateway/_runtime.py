@@ -334,6 +334,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         """
         _log.warn("the platform can't be reached: {why}", why=self._upstream.problem)
         self.catchUp.interrupted()
+        self.operations.interrupted()
 
     def eventReceived(self, type: int, data: Mapping[str, Any]) -> None:
         """

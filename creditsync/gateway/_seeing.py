@@ -330,8 +330,9 @@ class Seeing(Foreign):
             look = await lookAt(self._upstream, intent.order)
             course.isLooking = False
             if not look.isKnown:
-                self._lookLater(course)
+                self._unanswered(course)
             elif intent.isOpen:
+                course.unansweredSince = None
                 if look.unread:
                     self.unread(Unread(intent.order, 0, look.unread))
                     return
@@ -347,9 +348,30 @@ class Seeing(Foreign):
             found += await self._lookAtCandidates(course, found)
         course.isLooking = False
         if found is None:
-            self._lookLater(course)
+            self._unanswered(course)
         elif intent.isOpen and not intent.order:
+            course.unansweredSince = None
             self._found(course, found)
+
+    def _unanswered(self, course: Course) -> None:
+        """
+        The platform does not answer a look-up. If it answers none for as long as
+        something may be unseen, only a person can find out what became of it.
+        """
+        self._lookLater(course)
+        if not self._upstream.isConnected:
+            return
+        now = self._clock.seconds()
+        since = course.unansweredSince = course.unansweredSince or now
+        if now - since >= self._timing.quiet:
+            self.hold(course, "the platform does not answer look-ups of it")
+
+    def interrupted(self) -> None:
+        """
+        The connection is lost, which is no answer and not the lack of one.
+        """
+        for course in self.courses:
+            course.unansweredSince = None
 
     async def _lookAtCandidates(
         self, course: Course, found: list[Trade]

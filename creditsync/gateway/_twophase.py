@@ -164,9 +164,13 @@ class TwoPhases(Operations):
             return
         found = await lookFor(self._upstream, intent)
         course.isLooking = False
-        if found is None or not intent.isOpen or intent.order or course.isAsking:
+        if found is None:
+            self._unanswered(course)
+            return
+        if not intent.isOpen or intent.order or course.isAsking:
             self._lookLater(course)
             return
+        course.unansweredSince = None
         for trade in found:
             isPending = trade.state == TS_FINANCE_OPEN_PENDING
             if isPending and isContentOf(intent, trade):
