@@ -3,10 +3,12 @@ Tests for replies of a platform that name the order of another operation, and fo
 numbers that it gives again.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from creditsync.gateway._outcomes import unknown
 from tests.gateways import GatewayTestCase, operation
+from tests.platforms import Platform
 
 ADD, UPDATE = 0, 1
 BOOKED = 3
@@ -176,6 +178,68 @@ class GivenAgainTests(GatewayTestCase):
         self.failureResultOf(decided)
 
 
+class TwoPhaseGivenAgainTests(GatewayTestCase):
+    """
+    The same with finance requests, which move no money.
+    """
+
+    way = "two-phase"
+
+    def setUp(self) -> None:
+        """
+        Have two credits of different accounts booked, and lost.
+        """
+        super().setUp()
+        for login in (1001, 1002):
+            self.request(operation(login=login))
+        self.platform.work()
+        self.turn()
+        self.events()
+        self.platform.trades.clear()
+        self.platform.booked.clear()
+        self.platform.nextOrder = 5001
+        self.wait(5)
+
+    def test_newNumber(self) -> None:
+        """
+        A finance request with the number of an earlier trade is not used, whosever that
+        was. Another one is made, and the first is declined.
+        """
+        reserved = self.request(operation(login=1002, key="k"))
+        self.wait(7)
+        self.assertEqual(self.successResultOf(reserved).order, 5003)
+        self.platform.work()
+        self.turn()
+        self.assertEqual(self.money(), [(5003, 1002, 300)])
+        self.assertEqual(self.states(), [])
+        self.wait(60)
+        states = {order: each["state"] for order, each in self.platform.trades.items()}
+        self.assertEqual(states, {5001: 18, 5002: 18, 5003: BOOKED})
+
+    def test_never(self) -> None:
+        """
+        If the platform names no other number for two minutes, a person has to decide.
+        """
+        carryOut = Platform.carryOut
+
+        def stuck(
+            platform: Platform, command: str, data: Mapping[str, Any]
+        ) -> dict[str, Any]:
+            platform.nextOrder = 5001
+            return carryOut(platform, command, data)
+
+        self.patch(Platform, "carryOut", stuck)
+        self.request(operation(login=1002))
+        self.wait(118)
+        self.assertEqual(self.states(), ["sent"])
+        self.wait(10)
+        self.assertEqual(self.states(), ["held"])
+        self.assertEqual(
+            self.only().why, "the platform names order 5001, which is another's"
+        )
+        self.assertEqual(self.money(), [])
+
+
 class LostQueueTests(GatewayTestCase):
     """
     A platform that has lost an accepted operation in a crash, and gives its number
@@ -204,6 +268,20 @@ class HeldTests(GatewayTestCase):
     """
     An operation that is held.
     """
+
+    def test_lostAfterItsEvent(self) -> None:
+        """
+        If an event has shown it before the platform has lost it, the reason says so.
+        """
+        self.link.losesReply.append("CreditIn")
+        self.request(operation())
+        self.platform.work()
+        self.turn()
+        self.platform.trades.clear()
+        self.wait(150)
+        self.assertEqual(self.states(), ["held"])
+        why = "the platform does not show it; events have shown it as order 5001"
+        self.assertTrue(self.only().why.startswith(why), self.only().why)
 
     def test_lateNonsense(self) -> None:
         """

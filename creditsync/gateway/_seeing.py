@@ -452,7 +452,11 @@ class Seeing(Foreign):
             and not self._isOfAnother(course.intent, trade)
         ]
         if not own:
-            self._unseen(course, absence(course.intent, found))
+            why = absence(course.intent, found)
+            if course.candidates:
+                orders = ", ".join(map(str, sorted(course.candidates)))
+                why = f"{why}; events have shown it as order {orders}"
+            self._unseen(course, why)
         elif len(own) > 1:
             self.hold(course, f"{SEVERAL}: {ordersOf(own)}")
             self._letGo(course)

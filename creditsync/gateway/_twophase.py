@@ -94,7 +94,7 @@ class TwoPhases(Operations):
         """
         intent = course.intent
         if self._isAnothers(intent, order):
-            self.hold(course, f"the platform names order {order}, which is another's")
+            self._unusable(course, order)
             return
         intent.order = order
         self.courses.note(course)
@@ -103,6 +103,19 @@ class TwoPhases(Operations):
         await self._journal.keep(intent)
         course.isAsking = False
         await self._approve(course)
+
+    def _unusable(self, course: Course, order: int) -> None:
+        """
+        A finance request has a number that another trade had, which the platform may
+        have lost in a crash. It moves no money, so another one is made, until there is
+        one with a number that is new.
+        """
+        why = f"the platform names order {order}, which is another's"
+        if self._clock.seconds() - course.since >= self._timing.quiet:
+            self.hold(course, why)
+        else:
+            course.intent.why = why
+            self._lookLater(course)
 
     async def _approve(self, course: Course) -> None:
         intent = course.intent
@@ -173,7 +186,8 @@ class TwoPhases(Operations):
         course.unansweredSince = None
         for trade in found:
             isPending = trade.state == TS_FINANCE_OPEN_PENDING
-            if isPending and isContentOf(intent, trade):
+            isOwn = isContentOf(intent, trade)
+            if isPending and isOwn and not self._isAnothers(intent, trade.order):
                 await self._choose(course, trade.order)
                 return
         # No order is durable, so none can have been approved.
