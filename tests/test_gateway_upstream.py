@@ -101,6 +101,8 @@ class OutcomeTests(SynchronousTestCase):
         for reply, kind in (
             ({"status": 200, "data": {"order": 5}}, Kind.DONE),
             ({"status": 200, "data": {}}, Kind.DONE),
+            ({"status": 200, "data": {}, "error": ""}, Kind.DONE),
+            ({"status": 200, "data": {}, "error": None}, Kind.DONE),
             ({"status": 200}, Kind.UNKNOWN),
             ({"status": 200, "data": [5]}, Kind.UNKNOWN),
             ({"status": 200, "data": {"order": 5}, "error": "X"}, Kind.UNKNOWN),
