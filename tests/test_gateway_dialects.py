@@ -60,6 +60,29 @@ class PageTests(GatewayTestCase):
             self.only().why, "the platform has several such trades: 5001, 5002"
         )
 
+    def test_rowTwice(self) -> None:
+        """
+        A trade that a page has twice is one trade.
+        """
+        carryOut = Platform.carryOut
+
+        def twice(
+            platform: Platform, command: str, data: Mapping[str, Any]
+        ) -> dict[str, Any]:
+            reply = carryOut(platform, command, data)
+            if command == "MngGetTradesByFilter":
+                reply["data"]["rows"] = 2 * reply["data"]["rows"]
+            return reply
+
+        self.patch(Platform, "carryOut", twice)
+        self.link.losesReply.append("CreditIn")
+        self.platform.listeners.clear()
+        reserved = self.request(operation())
+        self.platform.work()
+        self.wait(12)
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+        self.assertEqual(self.states(), [])
+
     def test_unsorted(self) -> None:
         """
         A platform that does not keep to the order in which it was asked for pages would

@@ -20,6 +20,7 @@ from creditsync.codes import (
     EV_RECORD_DELETE,
     TS_CLOSED_NORMAL,
     TS_DELETED,
+    TS_FINANCE_DECLINED,
 )
 from creditsync.errors import (
     Busy,
@@ -35,7 +36,7 @@ from creditsync.gateway._journal import NOBODY
 from creditsync.gateway._looking import lookAt
 from creditsync.gateway._outcomes import Kind, Outcome, unknown
 from creditsync.gateway._records import amountOf, isResultOf, isSince, requestOf
-from creditsync.gateway._refusals import platformRefusal
+from creditsync.gateway._refusals import declined, platformRefusal
 from creditsync.gateway._seeing import Seeing
 from creditsync.gateway._states import State
 from creditsync.methods import METHOD_OF
@@ -282,6 +283,17 @@ class Operations(Seeing):
                     f"a late reply names order {outcome.order} for operation {number},"
                     " which was settled otherwise"
                 )
+
+    def _shown(self, course: Course, trade: Trade | None, isOther: bool) -> None:
+        """
+        See L{Seeing}: what was declined at the platform will not happen.
+        """
+        isDeclined = trade is not None and trade.state == TS_FINANCE_DECLINED
+        if isDeclined and course.intent.type == EV_RECORD_ADD and not isOther:
+            why = course.refusal or declined(course.intent.order)
+            self._run(self._neverHappened(course, why, why.message), course)
+        else:
+            super()._shown(course, trade, isOther)
 
     async def _neverHappened(self, course: Course, why: Refusal, text: str) -> None:
         intent = course.intent

@@ -18,6 +18,7 @@ from creditsync.codes import (
     REQUEST_STATES,
     TS_CLOSED_NORMAL,
     TS_DELETED,
+    UNAPPROVED,
 )
 from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
@@ -404,6 +405,8 @@ class Seeing(Foreign):
             if intent.state in (State.UNSEEN, State.HELD):
                 intent.move(State.ACCEPTED, "the platform has it queued")
                 self._journal.keep(intent)
+        elif trade.state not in (*FINAL, *UNAPPROVED):
+            self._unseen(course, f"order {intent.order} has the state {trade.state}")
         elif self._isEvidence(course, trade):
             return
         elif intent.type == EV_RECORD_ADD:
@@ -411,7 +414,8 @@ class Seeing(Foreign):
         else:
             if trade.state in FINAL and self._journal.isChange(trade):
                 self._journal.book(trade)
-            self._unseen(course, f"order {intent.order} is as it was")
+            was = "as it was" if trade.state == TS_CLOSED_NORMAL else "deleted"
+            self._unseen(course, f"order {intent.order} is {was}")
 
     def _isOfAnother(self, intent: Intent, trade: Trade) -> bool:
         """
@@ -452,11 +456,7 @@ class Seeing(Foreign):
             and not self._isOfAnother(course.intent, trade)
         ]
         if not own:
-            why = absence(course.intent, found)
-            if course.candidates:
-                orders = ", ".join(map(str, sorted(course.candidates)))
-                why = f"{why}; events have shown it as order {orders}"
-            self._unseen(course, why)
+            self._unseen(course, absence(course.intent, found, course.candidates))
         elif len(own) > 1:
             self.hold(course, f"{SEVERAL}: {ordersOf(own)}")
             self._letGo(course)

@@ -28,7 +28,7 @@ from creditsync.gateway._looking import lookAt, lookFor, searchAll
 from creditsync.gateway._operations import Operations, ownOutcome
 from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.gateway._records import contentOf, creationOf, isContentOf
-from creditsync.gateway._refusals import declined, platformRefusal
+from creditsync.gateway._refusals import platformRefusal
 from creditsync.gateway._states import FINAL, FREE, State
 from creditsync.records import Trade
 
@@ -150,18 +150,14 @@ class TwoPhases(Operations):
 
     def _shown(self, course: Course, trade: Trade | None, isOther: bool) -> None:
         """
-        See L{Operations}: a finance request has two more states.
+        See L{Operations}: a finance request has one more state.
         """
-        state = None if trade is None else trade.state
-        isRequest = state in (TS_FINANCE_OPEN_PENDING, TS_FINANCE_DECLINED)
-        if course.intent.type != EV_RECORD_ADD or isOther or not isRequest:
+        isPending = trade is not None and trade.state == TS_FINANCE_OPEN_PENDING
+        if course.intent.type != EV_RECORD_ADD or isOther or not isPending:
             super()._shown(course, trade, isOther)
             if course.refusal is not None and course.intent.isOpen:
                 # Its request is still queued. Its login waits for its end.
                 self._lookLater(course)
-        elif state == TS_FINANCE_DECLINED:
-            why = course.refusal or declined(course.intent.order)
-            self._run(self._neverHappened(course, why, why.message), course)
         elif course.refusal is not None:
             self._run(self._declineChosen(course), course)
         else:
