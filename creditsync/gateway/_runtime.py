@@ -160,6 +160,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
             self.operations.oldestKept,
         )
         self.verification = Verification(
+            clock,
             upstream,
             log,
             self.journal,

@@ -10,6 +10,8 @@ from typing import Final
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from creditsync.gateway._foreign import FINAL
@@ -49,6 +51,7 @@ class Verification:
 
     def __init__(
         self,
+        clock: IReactorTime,
         upstream: IUpstream,
         log: IIntentLog,
         journal: Journal,
@@ -60,6 +63,7 @@ class Verification:
         @param isUnderWay: Whether an operation on an order is not final: what is looked
             up may be what it does.
         """
+        self._clock = clock
         self._upstream = upstream
         self._intents = log
         self._journal = journal
@@ -89,6 +93,10 @@ class Verification:
         for intent in self._intents.lastBooked(LAST):
             order = intent.order
             look = await lookAt(self._upstream, order)
+            if look.isKnown and look.trade is None and self._isFresh(order):
+                # Look-ups may lag behind events.
+                await deferLater(self._clock, SETTLED)
+                look = await lookAt(self._upstream, order)
             if not look.isKnown:
                 return
             verified.looked += 1
@@ -112,6 +120,13 @@ class Verification:
             elif self._journal.tags.plain(trade) != self._journal.current(order):
                 self._tell(verified, order, "is there as it was before its last change")
         self.last = verified
+
+    def _isFresh(self, order: int) -> bool:
+        """
+        Whether an order was booked just now.
+        """
+        current = self._journal.current(order)
+        return current is not None and abs(self._now() - current.timestamp) <= SETTLED
 
     def _tell(self, verified: Verified, order: int, what: str) -> None:
         text = f"order {order}, which the platform had booked, {what}"
