@@ -162,9 +162,9 @@ class OutcomeTests(SynchronousTestCase):
         self.assertEqual(outcomeOf({"status": 409, "error": error}), said)
 
 
-class UpstreamTests(SynchronousTestCase):
+class UpstreamTestCase(SynchronousTestCase):
     """
-    Tests for L{Upstream}.
+    A connection to a platform that the test has in its hands.
     """
 
     def setUp(self) -> None:
@@ -230,6 +230,12 @@ class UpstreamTests(SynchronousTestCase):
         Lose the connection.
         """
         self.endpoint.protocols[-1].connectionLost(Failure(ConnectionLost()))
+
+
+class UpstreamTests(UpstreamTestCase):
+    """
+    Tests for L{Upstream}.
+    """
 
     def test_interface(self) -> None:
         """
@@ -497,26 +503,6 @@ class UpstreamTests(SynchronousTestCase):
         self.assertEqual(self.upstream.figures.dropped, 9)
         self.assertEqual(self.observer.heard, ["connected"])
         self.assertEqual(logged, [])
-
-    def test_longLine(self) -> None:
-        """
-        A line of quotes may be of any length, and come in any pieces. Any other line
-        that is too long ends the connection.
-        """
-        self.connect()
-        request = self.upstream.request("GetTradeByOrder", {"order": 5})
-        protocol = self.endpoint.protocols[-1]
-        protocol.dataReceived(b"[")
-        for _ in range(260):
-            protocol.dataReceived(b'"t",["EURUSD",1.1],' * 3500)
-        protocol.dataReceived(b"]\r")
-        protocol.dataReceived(b"\n[1]\r\n")
-        self.reply(200, {"order": 5})
-        self.assertEqual(self.successResultOf(request).order, 5)
-        self.assertEqual(self.upstream.figures.dropped, 2)
-        for _ in range(260):
-            protocol.dataReceived(b'{"t":["EURUSD",1.1],' * 3500)
-        self.assertEqual(self.observer.heard, ["connected", "interrupted"])
 
     def test_tokenRenewed(self) -> None:
         """

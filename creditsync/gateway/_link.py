@@ -54,9 +54,7 @@ class Link:
         self._timeouts: EqualTimeouts[str] = EqualTimeouts(
             clock, timeout, self._timedOut
         )
-        factory = Factory.forProtocol(
-            lambda: Connection(self, clock, SILENCE, cutsArrays=True)
-        )
+        factory = Factory.forProtocol(lambda: Connection(self, clock, SILENCE))
         factory.noisy = False
         self._service = ClientService(
             endpoint, factory, self._backoff.reconnectDelay, clock
@@ -108,6 +106,13 @@ class Link:
     def lineReceived(self, line: bytes) -> None:
         """
         See L{Owner.lineReceived<creditsync._client.connection.Owner.lineReceived>}.
+        """
+        raise NotImplementedError
+
+    def lineTooLong(self, beginning: bytes) -> None:
+        """
+        See L{Owner.lineTooLong<creditsync._client.connection.Owner.lineTooLong>}.
+        Another connection would bring such a line again.
         """
         raise NotImplementedError
 
