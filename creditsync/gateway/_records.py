@@ -73,8 +73,8 @@ def tradeOf(data: Mapping[str, Any]) -> Trade | Unread:
         return Unread(order or 0, timestamp or 0)
     login, state = _number(data.get("login")), _number(data.get("state"))
     openTime, closeTime = (
-        _time(data.get("open_time", 0)),
-        _time(data.get("close_time", 0)),
+        secondsOf(data.get("open_time", 0)),
+        secondsOf(data.get("close_time", 0)),
     )
     units, comment = unitsOf(data.get("profit")), data.get("comment", "")
     if not order:
@@ -120,15 +120,15 @@ def changeOf(data: Mapping[str, Any]) -> Any:
     return data.get("timestamp") if changed is None else changed
 
 
-def secondsOf(changed: Any) -> int | None:
+def secondsOf(time: Any) -> int | None:
     """
-    The time of a change in seconds, or L{None} if it is none. Some platforms count in
+    A time of a record in seconds, or L{None} if it is none. Some platforms count in
     milliseconds.
     """
-    isNumber = type(changed) in (int, float, Decimal)
-    if isNumber and MILLISECONDS <= changed <= MAX_SAFE_INTEGER:
-        return int(changed // 1000)
-    return _time(changed)
+    isNumber = type(time) in (int, float, Decimal)
+    if isNumber and MILLISECONDS <= time <= MAX_SAFE_INTEGER:
+        return int(time // 1000)
+    return _time(time)
 
 
 def _time(value: Any) -> int | None:
