@@ -288,7 +288,6 @@ class ContradictionTests(GatewayTestCase):
             ],
         )
 
-
     def test_bookedOnceMoreAtOnce(self) -> None:
         """
         So it is if the other trade shows while the gateway's own is only accepted.

@@ -13,7 +13,7 @@ from attrs import define
 from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE
 from creditsync.gateway._states import State
 from creditsync.records import Trade
-from tests.gateway_simulation.clients import Asked, Attempt, Client, Follower
+from tests.gateway_simulation.clients import CMDS, Asked, Attempt, Client, Follower
 from tests.gateway_simulation.gateway import Gateway
 from tests.gateway_simulation.observer import Observer
 from tests.gateway_simulation.platform import Platform
@@ -94,6 +94,18 @@ class Judge:
         ofDisk: dict[int, list[Trade]] = {}
         for _, trade in self._events:
             ofDisk.setdefault(trade.order, []).append(trade)
+        # What was booked for each comment once more, by the platform itself.
+        self._doubled: Counter[str] = Counter()
+        self._alikeDoubled: Counter[tuple[int, int, int]] = Counter()
+        for command, data in self.platform.script.doubled:
+            if command in CMDS:
+                self._doubled[self.platform.kept(data["comment"])] += 1
+                what = data["login"], CMDS[command], int(data["amount"])
+                self._alikeDoubled[what] += 1
+        # The deletions that no look-up shows.
+        isHiding = "hidden-deletions" in self.faults
+        deleted = {order for order, trade in self._now.items() if trade.state == 6}
+        self._hidden = deleted if isHiding else set()
         # The orders of which a crash has lost something.
         self._lost = {
             order
@@ -112,25 +124,28 @@ class Judge:
 
     def _request(self, asked: Asked) -> None:
         who = f"request {asked.number} ({asked.comment}, {asked.kind})"
-        about = (asked.comment, asked.key or asked.comment)
-        bookings = self._bookings[asked.comment]
+        about = (asked.kept, asked.key or asked.kept)
+        bookings = self._bookings[asked.kept]
         statuses = asked.statuses
         isAlike = asked.comment == "alike"
         if asked.kind == "delete":
             bookings = 0
-        if not isAlike and self._adds[asked.comment] > 1:
+        if not isAlike and self._adds[asked.kept] > 1:
             stray = self._strays(asked)
-            if self._adds[asked.comment] - stray > 1:
+            if self._adds[asked.kept] - stray > 1 + self._doubled[asked.kept]:
                 raise broken("once", f"{who} is booked {bookings} times", *about)
         for attempt in asked.attempts:
             if attempt.status == 200:
                 assert attempt.reply is not None
                 self._told(asked, attempt.reply, who)
         isBooked = not isAlike and bookings > self._strays(asked)
-        if isBooked and statuses and set(statuses) <= _REFUSED:
+        isDoubled = self._doubled[asked.kept] > 0
+        if isDoubled and asked.kind == "add" and not isAlike:
+            self._known(asked, who)
+        elif isBooked and statuses and set(statuses) <= _REFUSED:
             raise broken("refused", f"{who} is refused, and booked", *about)
         if statuses and statuses[0] == 503 and asked.kind != "delete":
-            sent = self.observer.sent.get(asked.comment)
+            sent = self.observer.sent.get(asked.kept)
             until = asked.attempts[0].until
             assert until is not None
             if not isAlike and sent is not None and sent < until:
@@ -144,6 +159,21 @@ class Judge:
         if isSafe and not isAlike:
             self._prompt(asked, who)
 
+    def _known(self, asked: Asked, who: str) -> None:
+        """
+        People know of what the platform has booked twice, or has booked and refused.
+        """
+        for order in self._first:
+            versions = self._published.get(order, [])
+            isWhole = all(each.comment == asked.kept for each in versions)
+            isSeen = order not in self._lost | self._hidden
+            if not (versions and isWhole and isSeen):
+                continue
+            isOwn = self.gateway.disk.withOrder(order) is not None
+            if not isOwn and not any(str(order) in e for e in self.gateway.alarms):
+                text = f"{who} is booked as order {order} too, and nobody knows"
+                raise broken("doubled", text, asked.kept, str(order))
+
     def _prompt(self, asked: Asked, who: str) -> None:
         """
         The reply to the first try comes as soon as the platform has booked.
@@ -151,12 +181,12 @@ class Judge:
         [at, *_] = [
             time
             for time, trade in self.platform.times
-            if trade.comment == asked.comment and trade.state == 3
+            if trade.comment == asked.kept and trade.state == 3
         ]
         until = asked.attempts[0].until
         if until is None or until - at > SOON:
             text = f"{who} is booked at {at}, and its client is told at {until}"
-            raise broken("prompt", text, asked.comment)
+            raise broken("prompt", text, asked.kept)
 
     def _strays(self, asked: Asked) -> int:
         """
@@ -165,7 +195,7 @@ class Judge:
         if asked.kind != "update":
             return 0
         return sum(
-            trade.state == 6 and trade.comment == asked.comment
+            trade.state == 6 and trade.comment == asked.kept
             for order, trade in self._now.items()
             if order != asked.order
         )
@@ -174,7 +204,7 @@ class Judge:
         data = reply["data"]
         order = data["order"]
         versions = self._published.get(order, [])
-        about = (asked.comment, str(order))
+        about = (asked.kept, str(order))
         if asked.kind == "delete":
             if not any(each.state == 6 for each in versions):
                 raise broken("200", f"{who} is told of a deletion", *about)
@@ -198,7 +228,7 @@ class Judge:
             ]
         if not fits:
             raise broken("200", f"{who} is told of {data}", *about)
-        if not any(each.comment == asked.comment for each in versions):
+        if not any(each.comment == asked.kept for each in versions):
             raise broken("200", f"{who} is told of another's {data}", *about)
 
     def _alike(self) -> None:
@@ -219,6 +249,7 @@ class Judge:
             if ofThese and any(each.state == 3 for each in ofThese):
                 first = next(each for each in ofThese if each.state == 3)
                 booked[first.login, first.cmd, first.profit // ONE] += 1
+        wanted += self._alikeDoubled
         for what in wanted | told | booked:
             if booked[what] > wanted[what]:
                 text = f"{what} is booked {booked[what]} times, not {wanted[what]}"
@@ -249,7 +280,7 @@ class Judge:
             }
             if len(orders) > 1:
                 raise broken(
-                    "200", f"request {asked.number} is told {orders}", asked.comment
+                    "200", f"request {asked.number} is told {orders}", asked.kept
                 )
             for order in orders:
                 owner = owners.setdefault(order, asked.number)
@@ -283,7 +314,8 @@ class Judge:
             self._held(intent, who, about)
 
     def _held(self, intent: Any, who: str, about: tuple[str, ...]) -> None:
-        if intent.order in self._lost:
+        unclear = self._lost | self._hidden
+        if intent.order in unclear or self._doubled[self.platform.kept(intent.comment)]:
             return
         if intent.type == EV_RECORD_ADD:
             own = [
@@ -294,7 +326,7 @@ class Judge:
                 and trade.comment == intent.plainComment
                 and trade.openTime == intent.openTime
                 and self.gateway.disk.withOrder(trade.order) is None
-                and trade.order not in self._lost
+                and trade.order not in unclear
             ]
             if len(own) == 1:
                 raise broken("held", f"{who} is held, it is {own[0]}", *about)
@@ -318,6 +350,8 @@ class Judge:
             if trade.state not in _FINAL or order in self._lost:
                 continue
             have = ledger.trade(order)
+            if order in self._hidden and (have is None or have.state == 3):
+                continue
             if have is None or not _isSame(have, trade):
                 raise broken(
                     "journal", f"it has {have}, the platform {trade}", str(order)
@@ -361,6 +395,8 @@ class Judge:
             order = intent.order
             have, want = disk.ledger.trade(order), self._now.get(order)
             if have is None or (want is not None and _isSame(have, want)):
+                continue
+            if have.state == 6 and want is None:
                 continue
             if not any(f"order {order}" in each for each in self.gateway.alarms):
                 raise broken("gone", f"nobody knows that {have} is {want}", str(order))
@@ -427,7 +463,7 @@ class Judge:
             for _, trade in self._events
             if trade.state == _PENDING and trade.comment.startswith("person")
         }
-        for order in requested:
+        for order in requested - self.platform.decided:
             trade = self._now[order]
             if trade.state != _PENDING:
                 raise broken("another's", f"it was a person's: {trade}", str(order))

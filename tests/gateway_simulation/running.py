@@ -71,7 +71,7 @@ class Course:
         self.random = world.generator()
         self._faults = {name: world.generator() for name in sorted(_SCHEDULED)}
         self.platform = Platform(world, self.setting)
-        self.observer = Observer(world, self.platform.tags)
+        self.observer = Observer(world, self.platform)
         self.gateway = Gateway(world, self.setting, self.platform, self.observer)
         self.observer.disk = self.gateway.disk
         numbers = count(1)

@@ -8,8 +8,10 @@ from typing import Final
 
 from attrs import define, field
 
+from creditsync._sandbox.booking import MAX_CUT
 from creditsync._sandbox.table import FAULTS as SANDBOX_FAULTS
 from creditsync._sandbox.table import Where
+from creditsync.codes import MAX_COMMENT
 
 ONE_SHOT: Final = "one-shot"
 TWO_PHASE: Final = "two-phase"
@@ -66,8 +68,16 @@ HARMLESS: Final = frozenset(
         "added-update",
         "object-error",
         "short-page",
+        "millisecond-times",
+        "fraction-times",
+        "swapped-orders",
         "renamed",
     }
+)
+
+# What a platform does always, or never.
+HABITS: Final = frozenset(
+    {"millisecond-times", "fraction-times", "hidden-deletions", "cut-comments"}
 )
 
 # How long each may take, where it is not the sandbox's own time.
@@ -83,7 +93,12 @@ _SECONDS: Final = {
 _SOON: Final = 0.3
 
 # Those that are drawn by themselves, so that they change nothing for the others.
-_LATER: Final = frozenset({"minute-times", "unsorted-page"})
+_LATER: Final = HABITS | {
+    "minute-times",
+    "unsorted-page",
+    "double-request",
+    "swapped-orders",
+}
 
 # So rare that a seed is not only crashes.
 _RARE: Final = frozenset(
@@ -135,6 +150,13 @@ class Setting:
     isGrouped: bool = False
     skew: float = 0.0
     page: int = 500
+
+    @property
+    def longest(self) -> int:
+        """
+        Characters of a comment that the platform keeps, as the gateway's profile says.
+        """
+        return MAX_CUT if "cut-comments" in self.rates else MAX_COMMENT
 
     @property
     def faults(self) -> frozenset[str]:
@@ -192,9 +214,14 @@ def settingOf(plan: Plan) -> Setting:
             isChosen, rate = True, 0.2
         if fault.name in _RARE:
             rate = min(rate, 0.03)
+        if fault.name in HABITS:
+            rate = 1.0
         if isChosen and _isAllowed(plan, setting, fault.name):
             setting.rates[fault.name] = rate
             setting.seconds[fault.name] = seconds
+    if "approve-twice" in setting.rates:
+        # Nobody but people decides the same request again.
+        own.append("person")
     setting.own = frozenset(name for name in own if _isAllowed(plan, setting, name))
     if "clock" in setting.own:
         setting.skew = skew
