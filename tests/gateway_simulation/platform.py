@@ -15,7 +15,7 @@ from creditsync._sandbox.script import Script
 from creditsync._sandbox.script import Setting as FaultSetting
 from creditsync._sandbox.service import OURS, Sandbox
 from creditsync._sandbox.table import Where
-from creditsync.codes import TS_FINANCE_OPEN_PENDING
+from creditsync.codes import MAX_COMMENT, TS_FINANCE_OPEN_PENDING
 from creditsync.errors import Refusal
 from creditsync.events import TradeEvents
 from creditsync.gateway._tags import Tags
@@ -270,6 +270,9 @@ class Platform:
         if life is None or life.isOver or not self.process.isAlive:
             return
         random, comment = self.random, f"person {number}"
+        if self._setting.longest < MAX_COMMENT:
+            # The gateway sends no comment that is too long for the platform.
+            comment += " says this in many words"
         trades = [
             trade
             for order in self.ledger._places

@@ -70,6 +70,7 @@ HARMLESS: Final = frozenset(
         "short-page",
         "millisecond-times",
         "fraction-times",
+        "cut-comments",
         "swapped-orders",
         "renamed",
     }
