@@ -67,6 +67,17 @@ class SimulationTests(SynchronousTestCase):
                 self.assertIsNone(outcome.violation)
                 self.assertGreater(outcome.counts[habit], 0)
 
+    def test_moves(self) -> None:
+        """
+        A token for some groups sees an account by the group that it has lately had.
+        """
+        only = frozenset({"account-moves", "person"})
+        plans = [Plan(seed, 20, only=only) for seed in range(9)]
+        moving = [plan for plan in plans if settingOf(plan).isMoving]
+        outcome = simulate(moving[0])
+        self.assertIsNone(outcome.violation)
+        self.assertGreater(outcome.counts["account-moves"], 3)
+
     def test_unsound(self) -> None:
         """
         On a platform that approves twice, two phases book twice, which is why they need

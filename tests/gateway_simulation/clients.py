@@ -324,6 +324,7 @@ class Follower(Protocol):
 
     @ivar token: With which it does.
     @ivar events: The place, the type and the data of each event.
+    @ivar times: When it came.
     """
 
     name = "follower"
@@ -335,6 +336,7 @@ class Follower(Protocol):
         self._random: Random = world.generator()
         self.process = Process(world, self.name, Reactor(world))
         self.events: list[tuple[int, int, dict[str, Any]]] = []
+        self.times: list[float] = []
         self.problems: list[str] = []
         self.end: End | None = None
         self._cursor = "first"
@@ -394,5 +396,6 @@ class Follower(Protocol):
             self._cursor = members["data"]["cursor"]
             place = int(self._cursor.rpartition("-")[2])
             self.events.append((place, members["type"], members["data"]))
+            self.times.append(self.world.now)
             if self._gateway.disk.ledger.head < place:
                 self.problems.append(f"event {place} comes before it is on disk")

@@ -15,14 +15,11 @@ from creditsync.gateway._states import State
 from creditsync.records import Trade
 from tests.gateway_simulation.clients import CMDS, Asked, Attempt, Client, Follower
 from tests.gateway_simulation.gateway import Gateway
+from tests.gateway_simulation.groups import Groups
 from tests.gateway_simulation.observer import Observer
 from tests.gateway_simulation.platform import Platform
-from tests.gateway_simulation.setting import GROUPS, HARMLESS
-from tests.simulation.world import Violation
-
-# Without harm no look-up is needed to learn that something is booked, and its client
-# learns it in a moment.
-SOON = 1.0
+from tests.gateway_simulation.setting import HARMLESS
+from tests.gateway_simulation.verdicts import SOON, broken
 
 ONE = 100_000_000
 
@@ -69,7 +66,7 @@ class Judge:
         self._journal()
         self._gone()
         self._followed()
-        self._restricted()
+        self._groups()
         self._leftovers()
 
     def _learn(self) -> None:
@@ -419,34 +416,13 @@ class Judge:
                 f" ({len(have)} of {len(want)})",
             )
 
-    def _restricted(self) -> None:
-        """
-        A token that is for some groups sees nothing of other accounts, and in the end
-        all of those whose groups are known; at once if nothing does harm.
-        """
-        if not self.restricted:
-            return
-        ledger = self.gateway.disk.ledger
-        groups = {login: ledger._groups.get(login, "") for login in GROUPS}
-        for login, group in groups.items():
-            if group not in ("", GROUPS[login]):
-                raise broken("groups", f"account {login} is in {group}", str(login))
-        for each in self.restricted:
-            for place, _, data in each.events:
-                if not GROUPS[data["login"]].startswith("real"):
-                    raise broken("groups", f"event {place} is shown", str(place))
-        want = [
-            each.place
-            for each in ledger.events(0, ledger.head)
-            if groups[each.data.login].startswith("real")
-        ]
-        always, _, last = (
-            [place for place, _, _ in each.events] for each in self.restricted
-        )
-        if last != want:
-            raise broken("groups", f"in the end it sees {last}, not {want}")
-        if self.faults <= HARMLESS and always != want:
-            raise broken("groups", f"it is shown {always}, not {want}")
+    def _groups(self) -> None:
+        if self.restricted:
+            journal = self.gateway.disk.ledger
+            isHarmless = self.faults <= HARMLESS
+            Groups(self.platform, journal, self.follower, isHarmless).judge(
+                self.restricted
+            )
 
     def _leftovers(self) -> None:
         """
@@ -491,12 +467,3 @@ def _isQueued(attempt: Attempt) -> bool:
     """
     reply = attempt.reply or {}
     return str(reply.get("message", "")).endswith("is not finished yet")
-
-
-def broken(rule: str, message: str, *about: str) -> Violation:
-    """
-    A rule is broken.
-
-    @param about: Texts by which the lines of the trace are known that belong to it.
-    """
-    return Violation(rule, message, about)

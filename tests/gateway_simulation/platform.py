@@ -42,6 +42,7 @@ NAMES = {
 APPROVALS = 6
 
 _DEALER = Principal(8, 2, float("inf"), "dealer")
+_ADMIN = Principal(9, 3, float("inf"), "admin")
 
 
 class _Script(Script):
@@ -78,6 +79,8 @@ class Platform:
     @ivar times: When it has.
     @ivar asked: The comments of what people have requested, with whether it was
         accepted.
+    @ivar groups: Those that each account has had, unless a crash has lost them, each
+        with the time of its move.
     @ivar decided: The finance requests that people have approved.
     """
 
@@ -88,6 +91,7 @@ class Platform:
         self.ledger.epoch = "0badf00d"
         for login in LOGINS:
             self.ledger._accounts[login] = (0, 0)
+        self.groups = {login: [(0.0, group)] for login, group in GROUPS.items()}
         if setting.isGrouped:
             self.ledger.setGroups(GROUPS)
         self.script = _Script(self.world.seed)
@@ -254,13 +258,33 @@ class Platform:
         """
         Have somebody book something.
         """
+        self.addFor(self.random.choice(LOGINS), comment)
+
+    def addFor(self, login: int, comment: str) -> None:
+        """
+        Have somebody book something for an account.
+        """
         life = self.sandbox.life
         if life is not None and not life.isOver and self.process.isAlive:
-            login, amount = self.random.choice(LOGINS), self.random.randrange(1, 99)
+            amount = self.random.randrange(1, 99)
             data = {"login": login, "amount": amount, "comment": comment}
             life.server.call("BalanceIn", data, _DEALER).addErrback(
                 lambda why: why.trap(Refusal)
             )
+
+    def move(self, login: int, group: str) -> None:
+        """
+        Have somebody move an account to a group.
+        """
+        life = self.sandbox.life
+        if life is None or life.isOver or not self.process.isAlive:
+            return
+        self.world.happens("account-moves")
+        self.world.note("person", f"moves {login} to {group}")
+        self.groups[login].append((self.world.now, group))
+        data = {"login": login, "group": group}
+        done = life.server.call("MngSetAccountGroup", data, _ADMIN)
+        done.addErrback(lambda why: why.trap(Refusal))
 
     def person(self, number: int) -> None:
         """

@@ -21,8 +21,11 @@ CLIENTS: Final = 4
 
 LOGINS: Final = (1001, 1002, 1003, 1004, 1005)
 
-# The groups of the accounts, where the platform's groups count.
+# The groups of the accounts, where the platform's groups count, before any moves.
 GROUPS: Final = {login: "real-eur" if login % 2 else "demo" for login in LOGINS}
+
+# For how many seconds the gateway takes a group for known, where accounts move.
+FRESH: Final = 20.0
 
 # What goes wrong besides what the sandbox's own script does.
 OWN: Final = {
@@ -44,6 +47,7 @@ OWN: Final = {
 # The same, drawn by themselves, so that they change nothing for the other faults.
 LATER: Final = {
     "events-stop": "the platform sends no events any more on a connection that lives",
+    "account-moves": "accounts move between groups, where the platform's groups count",
 }
 
 # Those of the sandbox. The lines in between are no faults, but they are there.
@@ -60,6 +64,7 @@ UNSOUND: Final = frozenset({"approve-twice", "minute-times"})
 HARMLESS: Final = frozenset(
     {
         "person",
+        "account-moves",
         "quotes",
         "notices",
         "staff",
@@ -160,6 +165,13 @@ class Setting:
         return MAX_CUT if "cut-comments" in self.rates else MAX_COMMENT
 
     @property
+    def isMoving(self) -> bool:
+        """
+        Whether accounts move, and that counts.
+        """
+        return self.isGrouped and "account-moves" in self.own
+
+    @property
     def faults(self) -> frozenset[str]:
         """
         All that may go wrong.
@@ -196,7 +208,8 @@ def settingOf(plan: Plan) -> Setting:
         if isChosen or name in plan.only:
             own.append(name)
     for name in LATER:
-        isChosen = Random(f"{name} {plan.seed}").random() < share
+        dice = Random(f"{name} {plan.seed}").random()
+        isChosen = dice < _shareOf(name, share)
         if isChosen or name in plan.only:
             own.append(name)
     shared = random
