@@ -93,6 +93,23 @@ def decodeReply(members: Data) -> Answer | Refused:
     status, data = members.get("status"), members.get("data")
     if status == 200 and isinstance(data, dict):
         return Answer(_exact(data), members.get("replayed") is True)
+    return _decodeRefusal(members)
+
+
+def decodePassed(members: Data) -> Answer | Refused:
+    """
+    Decode a reply whose data is the platform's, and may be anything.
+
+    @return: It has the data as its member C{data}.
+    @raise UnexpectedLine: It is not a reply.
+    """
+    if members.get("status") == 200 and "data" in members:
+        return Answer({"data": members["data"]}, False)
+    return _decodeRefusal(members)
+
+
+def _decodeRefusal(members: Data) -> Refused:
+    status, data = members.get("status"), members.get("data")
     error, message = members.get("error"), members.get("message")
     if (
         not isinstance(status, int)
