@@ -21,9 +21,9 @@ from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import page
 from creditsync.gateway._records import (
-    MILLISECONDS,
     Unread,
     changeOf,
+    isInMilliseconds,
     secondsOf,
     tradeOf,
 )
@@ -154,7 +154,7 @@ class CatchUp:
                 return False
             if not rows and len(where) == 1:
                 break
-            if self._journal.scale == 1 and any(map(_isInMilliseconds, rows)):
+            if self._journal.scale == 1 and any(map(isInMilliseconds, rows)):
                 self._journal.scale = 1000
                 where = [["update_time", ">=", since * self._journal.scale]]
                 continue
@@ -189,11 +189,6 @@ class CatchUp:
         if end > self._journal.mark:
             self._journal.mark = end
             self._journal.touch()
-
-
-def _isInMilliseconds(row: Mapping[str, Any]) -> bool:
-    changed = changeOf(row)
-    return secondsOf(changed) is not None and changed >= MILLISECONDS
 
 
 def _following(

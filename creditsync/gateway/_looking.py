@@ -80,12 +80,27 @@ async def lookFor(
     @return: L{None} if the platform does not show it.
     """
     assert intent.openTime is not None
+    return await searchMoment(
+        upstream, intent.login, intent.cmd, intent.openTime, scale
+    )
+
+
+async def searchMoment(
+    upstream: IUpstream, login: int, cmd: int, openTime: int, scale: int
+) -> list[Trade] | None:
+    """
+    Find the finance trades of an account, a kind and a time.
+
+    @param openTime: In seconds.
+    @param scale: See L{lookFor}.
+    @return: L{None} if the platform does not show them.
+    """
     found: list[Trade] = []
     for each in sorted({1, scale}):
         where = [
-            ["login", "==", intent.login],
-            ["cmd", "==", intent.cmd],
-            ["open_time", "==", intent.openTime * each],
+            ["login", "==", login],
+            ["cmd", "==", cmd],
+            ["open_time", "==", openTime * each],
         ]
         shown = await searchAll(upstream, where)
         if shown is None:

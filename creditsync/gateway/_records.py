@@ -120,6 +120,14 @@ def changeOf(data: Mapping[str, Any]) -> Any:
     return data.get("timestamp") if changed is None else changed
 
 
+def isInMilliseconds(record: Mapping[str, Any]) -> bool:
+    """
+    Whether the time of a record's last change counts milliseconds.
+    """
+    changed = changeOf(record)
+    return secondsOf(changed) is not None and changed >= MILLISECONDS
+
+
 def secondsOf(time: Any) -> int | None:
     """
     A time of a record in seconds, or L{None} if it is none. Some platforms count in
