@@ -148,6 +148,19 @@ class GatewayTests(GatewayTestCase):
         found = self.formsOf(self.gateway.operation(7, "k"))
         self.assertEqual(found, ["unplaced"])
 
+    def test_byHand(self) -> None:
+        """
+        A trade that a person has made at the platform may have a comment that no client
+        of the gateway may send.
+        """
+        self.platform.person(1001, 7, 300, comment="x" * 300)
+        self.turn()
+        [event] = self.published
+        line = json.loads(wire.event(event.type, wire.encodeData(event.data)))
+        valid = Draft202012Validator(load("event"), registry=_REGISTRY).is_valid
+        self.assertTrue(valid(line), line)
+        self.assertEqual(self.formsOf(self.gateway.trade(5001)), ["trade"])
+
     def test_resolved(self) -> None:
         """
         A decision has a form of its own.

@@ -74,14 +74,11 @@ def encodeTry(body: bytes, extID: str, token: str) -> bytes:
     return line + b"\r\n"
 
 
-def checkLength(line: bytes | bytearray) -> None:
+def isTooLong(line: bytes | bytearray) -> bool:
     """
-    Check a line, or the part of one that has arrived.
-
-    @raise UnexpectedLine: It is too long.
+    Whether a line, or the part of one that has arrived, is too long.
     """
-    if len(line) > MAX_REPLY_LENGTH + len(b"\r"):
-        raise UnexpectedLine(f"a line has more than {MAX_REPLY_LENGTH} bytes")
+    return len(line) > MAX_REPLY_LENGTH + len(b"\r")
 
 
 def decodeReply(members: Data) -> Answer | Refused:

@@ -21,7 +21,12 @@ from creditsync import errors
 from creditsync._client.backoff import Backoff
 from creditsync._client.connection import NO_REPLY, Connection
 from creditsync._client.events import Subscription
-from creditsync._client.lines import decodeReply, encodeTry
+from creditsync._client.lines import (
+    MAX_REPLY_LENGTH,
+    UnexpectedLine,
+    decodeReply,
+    encodeTry,
+)
 from creditsync._client.outcomes import Answer, Data, Refused
 from creditsync._client.request import Request
 from creditsync._timeouts import EqualTimeouts
@@ -215,6 +220,13 @@ class Pipeline:
             self.subscription.received(members)
         else:
             self._replyReceived(members)
+
+    def lineTooLong(self, beginning: bytes) -> None:
+        """
+        See L{Owner.lineTooLong<creditsync._client.connection.Owner.lineTooLong>}. No
+        server of this protocol sends such a line.
+        """
+        raise UnexpectedLine(f"a line has more than {MAX_REPLY_LENGTH} bytes")
 
     def _replyReceived(self, members: Data) -> None:
         extID = members.get("extID")
