@@ -77,8 +77,6 @@ class Platform:
         lacks, as what clients see does.
     @ivar published: Each change that it has broadcast, on disk or not.
     @ivar times: When it has.
-    @ivar asked: The comments of what people have requested, with whether it was
-        accepted.
     @ivar groups: Those that each account has had, unless a crash has lost them, each
         with the time of its move.
     @ivar decided: The finance requests that people have approved.
@@ -104,7 +102,6 @@ class Platform:
         self.tags = Tags(setting.isTagged, setting.longest)
         self.published: list[tuple[int, int, Trade]] = []
         self.times: list[tuple[float, Trade]] = []
-        self.asked: dict[str, bool] = {}
         self.decided: set[int] = set()
         self.lives = self.crashes = 0
         self.begin()
@@ -323,10 +320,9 @@ class Platform:
         self.world.happens("person")
         self.world.note("person", f"{what} {data}")
         done = life.server.call(what, data, _DEALER)
-        done.addCallbacks(self._done, self._refused, [comment], errbackArgs=[comment])
+        done.addCallbacks(self._done, lambda why: why.trap(Refusal))
 
-    def _done(self, reply: dict[str, Any], comment: str) -> None:
-        self.asked[comment] = True
+    def _done(self, reply: dict[str, Any]) -> None:
         isRequest = reply["state"] == TS_FINANCE_OPEN_PENDING
         if isRequest and "approve-twice" in self._setting.rates:
             # Otherwise they leave it, so that the gateway has to.
@@ -341,10 +337,6 @@ class Platform:
                 "MngApproveFinanceRequest", {"order": order}, _DEALER
             )
             done.addErrback(lambda why: why.trap(Refusal))
-
-    def _refused(self, why: Any, comment: str) -> None:
-        why.trap(Refusal)
-        self.asked[comment] = False
 
 
 def _one(random: Random, trades: list[Trade]) -> Trade:
