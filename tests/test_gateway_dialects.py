@@ -139,6 +139,18 @@ class TimeTests(GatewayTestCase):
         """
         self.catchUpAfter(1000)
 
+    def test_farSeconds(self) -> None:
+        """
+        The end of the year 9999, which may stand for never, is in seconds if the time
+        of the change is.
+        """
+        self.platform.person(1001, 6, 1, open_time=1767225600, close_time=253402300799)
+        self.turn()
+        trade = self.log.ledger.trade(5001)
+        assert trade is not None
+        self.assertEqual(trade.closeTime, 253402300799)
+        self.assertEqual(self.alarms, [])
+
     def loseAReply(self, scale: int) -> None:
         """
         Have a platform that counts changes in milliseconds book an operation whose

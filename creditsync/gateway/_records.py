@@ -72,9 +72,11 @@ def tradeOf(data: Mapping[str, Any]) -> Trade | Unread:
     if type(cmd) is not int or cmd not in TOTAL_OF:
         return Unread(order or 0, timestamp or 0)
     login, state = _number(data.get("login")), _number(data.get("state"))
+    # A far time in seconds, such as the end of the year 9999, looks like milliseconds.
+    read = secondsOf if isInMilliseconds(data) else _time
     openTime, closeTime = (
-        secondsOf(data.get("open_time", 0)),
-        secondsOf(data.get("close_time", 0)),
+        read(data.get("open_time", 0)),
+        read(data.get("close_time", 0)),
     )
     units, comment = unitsOf(data.get("profit")), data.get("comment", "")
     if not order:
