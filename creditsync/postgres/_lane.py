@@ -54,6 +54,9 @@ _RAISE: Final = """
     UPDATE node SET incarnation = incarnation + 1
     WHERE id = %s AND owner = %s RETURNING incarnation
 """
+_INCARNATION: Final = (
+    "SELECT incarnation FROM node WHERE id = %s AND name = %s AND lane = %s"
+)
 _LINK: Final = "SELECT lo, hi FROM link WHERE node = %s AND batch = %s"
 # A commit of its own that changes nothing; when it is replicated, all before it is.
 _PROVE: Final = "SELECT durable_1() FROM node WHERE id = %s FOR UPDATE"
@@ -382,7 +385,7 @@ class Lane:
                     raise CancelledError
                 raised = await connection.execute(_RAISE, [self.node, self._owner])
                 if not raised:
-                    raise self.fenced()
+                    raise await self._shutOut(connection)
                 [(self.incarnation,)] = raised
                 await self._admit(connection)
                 await self._prove(connection)
@@ -404,6 +407,24 @@ class Lane:
             _log.info("The connection that books is there again.")
             return connection
         raise CancelledError
+
+    async def _shutOut(self, connection: Connection) -> Fenced:
+        """
+        Make sure that this node was shut out, which has raised its incarnation. A
+        server that does not know as high a one has lost even the start of this node.
+
+        @raise Lost: It has, or it lacks what was acknowledged.
+        """
+        found = await connection.execute(
+            _INCARNATION, [self.node, self.name, self.number]
+        )
+        if all(incarnation <= self.incarnation for (incarnation,) in found):
+            raise Lost(
+                f"node {self.name} has incarnation {self.incarnation}, but PostgreSQL"
+                f" knows {'only ' + str(found[0][0]) if found else 'none'}"
+            )
+        await self.checkLoss(connection)
+        return self.fenced()
 
     async def checkLoss(self, connection: Connection) -> None:
         """
