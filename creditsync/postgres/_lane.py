@@ -33,6 +33,7 @@ from creditsync.postgres._connection import Connection, ConnectionLost, retryDel
 from creditsync.postgres._groups import Groups
 from creditsync.postgres._limits import UNREGISTERED, register
 from creditsync.postgres._schema import AGAIN, STREAM
+from creditsync.postgres._session import causeOf
 
 _T = TypeVar("_T")
 
@@ -352,7 +353,7 @@ class Lane:
                 return
         elif state.startswith(_PASSING):
             # Another server may be the one to write to now.
-            self._broken(str(error))
+            self._broken(causeOf(error))
         else:
             raise error
         await self._wait(failures - 1)
@@ -369,7 +370,7 @@ class Lane:
         """
         if self.problem is None:
             self.problem = "PostgreSQL can't be reached"
-            _log.warn("The connection that books is lost: {why}", why=why.strip())
+            _log.warn("The connection that books is lost: {why}", why=why)
         self._disconnect()
 
     async def _again(self) -> Connection:
@@ -394,7 +395,7 @@ class Lane:
                 if connection is not None:
                     connection.close()
                 if self.problem is None:
-                    self._broken(str(error))
+                    self._broken(causeOf(error))
                 await self._wait(failures)
                 failures += 1
                 continue
