@@ -185,6 +185,15 @@ class _Trial(Trial):
         self._kill()
         self.ended.append(time.time())
 
+    def stop(self) -> None:
+        """
+        Stop the gateway in order.
+        """
+        assert self.gateway is not None
+        self.gateway.process.terminate()
+        self.gateway.process.wait()
+        self.client.close()
+
     def work(
         self, isDone: Callable[[], object], what: str, seconds: float = 40
     ) -> None:
@@ -363,7 +372,7 @@ async def noticed(options: Namespace, figures: Figures) -> None:
                 # The standby has the tables, and nothing of this gateway.
                 trial.run()
                 trial.acknowledged(5)
-                trial.kill()
+                trial.stop()
                 pair.part()
             trial.run()
             trial.acknowledged(chance.randint(5, 60))
@@ -414,11 +423,10 @@ async def unknown(options: Namespace, figures: Figures) -> None:
             trial.run()
             trial.acknowledged(10)
             # What had a 200 is asked again, and booked again if it was lost.
-            trial.settle()
+            trial.finish(sent - known)
             isTold = _ALARM in trial.say()
             if isTold != trial.hasTags:
                 raise Violation(f"tags: {trial.hasTags}, alarm: {isTold}")
-            trial.finish(sent - known)
             lost += len(sent - known)
             doubled += trial.counts["booked twice"]
             _count(figures, trial, "unknown")
