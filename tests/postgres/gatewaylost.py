@@ -4,7 +4,8 @@ Failovers of PostgreSQL under a gateway.
     python -m tests.postgres.gatewaylost --failovers 20 --losses 6
 
 A client books credits at a sandbox through a gateway, each under a key of its own. The
-gateway has its log on a primary with a standby, and knows the addresses of both.
+gateway has its log on a primary with a standby, and knows the addresses of both. The
+seed decides whether it books in one shot or two phases, and whether comments have tags.
 
  - The primary is killed, and its synchronous standby is promoted. Sometimes the gateway
    is killed at about the same time, and another one takes over; sometimes the wait of
@@ -33,7 +34,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from tests.crash.gateway_kill import PATIENCE, Client, Trial
+from tests.crash.gateway_kill import PATIENCE, WAYS, Client, Trial
 from tests.crash.record import Violation as BrokenPromise
 from tests.figures import Figures
 from tests.integration.processes import SERVE
@@ -125,7 +126,9 @@ class _Trial(Trial):
         self.ended: list[float] = []
         self.web = ground.freePort()
         try:
-            super().__init__(folder, seed, "one-shot", command, self.pair.database)
+            # Each with and without tags.
+            way = WAYS[seed // 4 % 2]
+            super().__init__(folder, seed, way, command, self.pair.database)
         except BaseException:
             self.pair.close()
             raise
@@ -133,7 +136,7 @@ class _Trial(Trial):
         self.options += ["--web", f"tcp:{self.web}:interface=127.0.0.1"]
         self.client = _Client(seed)
         self.hasTags = seed // 2 % 2 == 1
-        profile = f"two-phase = false\ncomment-tag = {str(self.hasTags).lower()}\n"
+        profile = f"two-phase = true\ncomment-tag = {str(self.hasTags).lower()}\n"
         (folder / "gateway" / "profile.toml").write_text(profile)
 
     client: _Client
