@@ -68,6 +68,7 @@ def _parser() -> ArgumentParser:
     from creditsync._cli import (
         account,
         backup,
+        call,
         check,
         demo,
         export,
@@ -98,7 +99,7 @@ def _parser() -> ArgumentParser:
     commands.add_parser("sandbox", help="be a trading platform, for tests")
     reading = (statement, check, backup, export, upgrade)
     for module in (
-        *(token, account, operations, requests, show, watch, bulk),
+        *(token, account, operations, requests, show, call, watch, bulk),
         *(*reading, gateway, postgres, demo),
     ):
         module.addCommand(commands)

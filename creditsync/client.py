@@ -19,6 +19,7 @@ booked is still tried again, since only that can find out.
 
 import random as _random
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 from uuid import uuid4
 
@@ -46,7 +47,8 @@ from creditsync._client.outcomes import (
     Unanswered,
 )
 from creditsync._client.pipeline import Pipeline
-from creditsync._client.request import Request
+from creditsync._client.request import Call, Request
+from creditsync.methods import movesMoney
 
 __all__ = [
     "Amount",
@@ -402,6 +404,32 @@ class CreditClient(FinanceRequests, ClientService):
         except Exception:
             return fail()
         return self._pipeline.add(Request(command, key, body))
+
+    def call(
+        self, command: str, data: Mapping[str, Any] | None = None
+    ) -> "Deferred[Any]":
+        """
+        Send a command that a gateway passes on to its platform (docs/gateway.rst,
+        "Commands of the platform"). It has no C{idempotencyKey} and is sent once:
+        repeat it only if the platform may carry it out twice.
+
+        @param data: Nothing, by default.
+        @return: Fires with the data of the platform's reply, whatever it is: a number
+            with a point is a C{float} where that is exact, and a C{Decimal} otherwise.
+            Fails with L{Refused}, also if the gateway is busy; with L{Unanswered}; or
+            with L{OutcomeUnknown}, also if the connection is lost before the reply.
+        """
+        if movesMoney(command):
+            why = f"{command} moves money: send it by request, with a key"
+            return fail(ValueError(why))
+        if not self.running:
+            return fail(Unanswered(f"{command}: the client is not running"))
+        try:
+            body = encode(command, data or {})
+        except Exception:
+            return fail()
+        answered = self._pipeline.add(Call(command, None, body))
+        return answered.addCallback(itemgetter("data"))
 
     # Trade events.
 

@@ -97,27 +97,66 @@ class ProbeTests(SynchronousTestCase):
 
     def test_commentCut(self) -> None:
         """
-        If the platform cuts a comment, its tag is lost. A profile that says how long a
-        comment may be keeps its tag.
+        If the platform cuts comments, the profile says after how many characters, so
+        that those keep their tag. It says so without tags too.
         """
         self.platform.longest = 31
         probe = self.probe()
-        self.assertEqual(
-            self.failed(probe),
-            ["a comment of 255 characters keeps the tag at its end"],
-        )
-        former = {"comment-tag": True}
-        self.assertEqual(
-            tomllib.loads(profileOf(probe, former)),
-            {"two-phase": True, "comment-tag": False},
-        )
-        former |= {"comment-length": 31}
-        probe = self.probe(31)
         self.assertEqual(self.failed(probe), [])
+        self.assertIn(
+            "a comment of 31 characters keeps the tag at its end; longer ones are cut",
+            [each.text for each in probe.findings],
+        )
+        for former, profile in (
+            ({}, {"two-phase": True, "comment-length": 31}),
+            (
+                {"comment-tag": True, "comment-length": 100},
+                {"two-phase": True, "comment-tag": True, "comment-length": 31},
+            ),
+        ):
+            self.assertEqual(tomllib.loads(profileOf(probe, former)), profile)
+        self.assertEqual(self.platform.trades[5001]["state"], 6)
+
+    def test_commentLength(self) -> None:
+        """
+        A length that the profile says, and that is kept, stays.
+        """
+        self.platform.longest = 31
+        probe = self.probe(20)
+        self.assertEqual(self.failed(probe), [])
+        former = {"comment-tag": True, "comment-length": 20}
+        self.assertEqual(
+            tomllib.loads(profileOf(probe, former)), {"two-phase": True, **former}
+        )
+
+    def test_noTag(self) -> None:
+        """
+        There is no tag where a comment has no room for it, or where the platform shows
+        another comment.
+        """
+        former = {"comment-tag": True}
+        self.platform.longest = 17
+        probe = self.probe(12)
+        self.assertEqual(
+            self.failed(probe), ["a comment of 12 characters keeps the tag at its end"]
+        )
         self.assertEqual(
             tomllib.loads(profileOf(probe, former)),
-            {"two-phase": True, "comment-tag": True, "comment-length": 31},
+            {"two-phase": True, "comment-tag": False, "comment-length": 12},
         )
+        carryOut = Platform.carryOut
+
+        def changing(platform: Platform, command: str, data: dict[str, Any]) -> Any:
+            comment = data.get("comment", "").replace("~", "-")
+            return carryOut(platform, command, {**data, "comment": comment})
+
+        self.patch(Platform, "carryOut", changing)
+        self.platform.longest = 255
+        probe = self.probe()
+        self.assertEqual(
+            self.failed(probe), ["a comment of 255 characters keeps the tag at its end"]
+        )
+        self.assertEqual(probe.longest, 255)
 
     def test_noRequests(self) -> None:
         """

@@ -160,9 +160,9 @@ class OutcomeTests(SynchronousTestCase):
         self.assertEqual(outcomeOf({"status": 409, "error": error}), said)
 
 
-class UpstreamTests(SynchronousTestCase):
+class UpstreamTestCase(SynchronousTestCase):
     """
-    Tests for L{Upstream}.
+    A connection to a platform that the test has in its hands.
     """
 
     def setUp(self) -> None:
@@ -228,6 +228,12 @@ class UpstreamTests(SynchronousTestCase):
         Lose the connection.
         """
         self.endpoint.protocols[-1].connectionLost(Failure(ConnectionLost()))
+
+
+class UpstreamTests(UpstreamTestCase):
+    """
+    Tests for L{Upstream}.
+    """
 
     def test_interface(self) -> None:
         """

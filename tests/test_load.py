@@ -199,7 +199,7 @@ class OverloadTests(SynchronousTestCase):
     GOOD: ClassVar = {
         "capacity, requests a second": 20_000,
         "the senders could offer, a second": 200_000,
-        "the same by processor time": 0.8,
+        "a refusal's processor time, of a credit's": 0.4,
         "capacity afterwards, of before": 1.0,
         "flood, answered by 429": 10,
         "flood, answered by 503": 1000,
@@ -218,7 +218,7 @@ class OverloadTests(SynchronousTestCase):
         """
         for bad in (
             {"the senders could offer, a second": 100_000},
-            {"the same by processor time": 0.4},
+            {"a refusal's processor time, of a credit's": 1.1},
             {"capacity afterwards, of before": 0.2},
             {"flood, answered by 429": 0, "flood, answered by 503": 0},
             {"polite, refused p99 ms": 600.0},

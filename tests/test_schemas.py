@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync import errors
 from creditsync.validation import REQUESTS, load
 
-NAMES = (*REQUESTS, "common", "trade", "event", "reply")
+NAMES = (*REQUESTS, "common", "trade", "event", "reply", "passed_reply")
 
 # The example of docs/protocol.rst, "A credit".
 REQUEST = {

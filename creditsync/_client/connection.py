@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from creditsync._client.handshake import handshakeProblem, isRefusedCertificate
-from creditsync._client.lines import UnexpectedLine, checkLength
+from creditsync._client.lines import MAX_LINE_LENGTH, UnexpectedLine, isTooLong
 from creditsync._transport.tls import BEGINNINGS
 from creditsync.errors import InvalidJSON
 
@@ -64,6 +64,13 @@ class Owner(typing.Protocol):
         @raise UnexpectedLine: It is neither an event nor a reply.
         """
 
+    def lineTooLong(self, beginning: bytes) -> None:
+        """
+        A line is too long. The rest of it is dropped as it arrives.
+
+        @raise UnexpectedLine: The connection has to end instead.
+        """
+
     def disconnected(self, connection: "Connection") -> None:
         """
         The connection is lost or given up. May be called more than once.
@@ -99,6 +106,8 @@ class Connection(Protocol):
         self._clock = clock
         self._handshakeTimeout = handshakeTimeout
         self._partial = bytearray()
+        # Whether what arrives is the rest of a line that is too long.
+        self._isDropping = False
         self._handshake: IDelayedCall | None = None
         self.isOver = False
         self.hasAnswered = False
@@ -148,6 +157,9 @@ class Connection(Protocol):
             self.isNotUnderstood = True
             self.giveUp(_SPEAKS_TLS)
             return
+        if self._isDropping:
+            _, end, data = data.partition(b"\n")
+            self._isDropping = not end
         *lines, rest = data.split(b"\n")
         if lines:
             lines[0] = bytes(self._partial) + lines[0]
@@ -158,14 +170,22 @@ class Connection(Protocol):
                 if self.isOver:
                     return
                 self._lineReceived(line)
-            checkLength(self._partial)
+            self._checkPartial()
         except (InvalidJSON, UnexpectedLine) as e:
             self.giveUp(f"the server does not speak this protocol: {e}")
 
     def _lineReceived(self, line: bytes) -> None:
-        checkLength(line)
-        if line and not line.isspace():
+        if isTooLong(line):
+            self._owner.lineTooLong(line[:MAX_LINE_LENGTH])
+        elif line and not line.isspace():
             self._owner.lineReceived(line)
+
+    def _checkPartial(self) -> None:
+        if isTooLong(self._partial):
+            beginning = bytes(self._partial[:MAX_LINE_LENGTH])
+            self._partial.clear()
+            self._isDropping = True
+            self._owner.lineTooLong(beginning)
 
     def giveUp(self, cause: str) -> None:
         """

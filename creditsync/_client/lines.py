@@ -74,14 +74,11 @@ def encodeTry(body: bytes, extID: str, token: str) -> bytes:
     return line + b"\r\n"
 
 
-def checkLength(line: bytes | bytearray) -> None:
+def isTooLong(line: bytes | bytearray) -> bool:
     """
-    Check a line, or the part of one that has arrived.
-
-    @raise UnexpectedLine: It is too long.
+    Whether a line, or the part of one that has arrived, is too long.
     """
-    if len(line) > MAX_REPLY_LENGTH + len(b"\r"):
-        raise UnexpectedLine(f"a line has more than {MAX_REPLY_LENGTH} bytes")
+    return len(line) > MAX_REPLY_LENGTH + len(b"\r")
 
 
 def decodeReply(members: Data) -> Answer | Refused:
@@ -93,6 +90,23 @@ def decodeReply(members: Data) -> Answer | Refused:
     status, data = members.get("status"), members.get("data")
     if status == 200 and isinstance(data, dict):
         return Answer(_exact(data), members.get("replayed") is True)
+    return _decodeRefusal(members)
+
+
+def decodePassed(members: Data) -> Answer | Refused:
+    """
+    Decode a reply whose data is the platform's, and may be anything.
+
+    @return: It has the data as its member C{data}.
+    @raise UnexpectedLine: It is not a reply.
+    """
+    if members.get("status") == 200 and "data" in members:
+        return Answer({"data": members["data"]}, False)
+    return _decodeRefusal(members)
+
+
+def _decodeRefusal(members: Data) -> Refused:
+    status, data = members.get("status"), members.get("data")
     error, message = members.get("error"), members.get("message")
     if (
         not isinstance(status, int)

@@ -81,10 +81,13 @@ class OutcomeUnknown(errors.OutcomeUnknown):
 
     @ivar order: The order that was reserved for it, or L{None} if the server
         did not report one.
-    @ivar key: Its C{idempotencyKey}.
+    @ivar key: Its C{idempotencyKey}, or L{None} if it has none: what
+        L{CreditClient.call<creditsync.client.CreditClient.call>} has sent can't be
+        looked up.
     """
 
-    def __init__(self, cause: str, order: int | None, key: str) -> None:
-        super().__init__(f"{cause} (idempotencyKey {key})", order)
+    def __init__(self, cause: str, order: int | None, key: str | None) -> None:
+        named = cause if key is None else f"{cause} (idempotencyKey {key})"
+        super().__init__(named, order)
         self.order = order
         self.key = key

@@ -21,7 +21,12 @@ from creditsync import errors
 from creditsync._client.backoff import Backoff
 from creditsync._client.connection import NO_REPLY, Connection
 from creditsync._client.events import Subscription
-from creditsync._client.lines import decodeReply, encodeTry
+from creditsync._client.lines import (
+    MAX_REPLY_LENGTH,
+    UnexpectedLine,
+    decodeReply,
+    encodeTry,
+)
 from creditsync._client.outcomes import Answer, Data, Refused
 from creditsync._client.request import Request
 from creditsync._timeouts import EqualTimeouts
@@ -32,6 +37,8 @@ GOODBYE = 2.0
 
 # The refusals for which one of several servers is left.
 _LEFT = frozenset({errors.ShuttingDown.error, errors.OutcomeUnknown.error})
+
+_NO_REPLY_YET = "the connection ended before the reply"
 
 _log = Logger("creditsync.client")
 
@@ -113,8 +120,9 @@ class Pipeline:
 
     def disconnected(self, connection: Connection) -> None:
         """
-        Put what was in flight back to the front of the queue. Its outcome is
-        unknown, unless the other side could not understand any of it.
+        Put what was in flight back to the front of the queue, and end what is sent
+        once. Its outcome is unknown, unless the other side could not understand any of
+        it.
         """
         if connection is not self._connection:
             return
@@ -123,15 +131,22 @@ class Pipeline:
         inFlight, self._inFlight = self._inFlight, {}
         if inFlight:
             self._window = max(1, self._window // 2)
+        ended = []
         for extID, request in reversed(inFlight.items()):
             self._timeouts.end(extID)
-            if request is not None and not request.ended.called:
-                if connection.isNotUnderstood:
-                    request.extID = None
-                else:
-                    request.lose()
-                self._queue[request] = None
-                self._queue.move_to_end(request, last=False)
+            if request is None or request.ended.called:
+                continue
+            if connection.isNotUnderstood:
+                request.extID = None
+            else:
+                request.lose()
+                if request.isOnce:
+                    ended.append(request)
+                    continue
+            self._queue[request] = None
+            self._queue.move_to_end(request, last=False)
+        for request in reversed(ended):
+            self._fail(request, request.unfinished(_NO_REPLY_YET))
 
     def uselessConnection(self, cause: str, isPermanent: bool) -> None:
         """
@@ -206,9 +221,17 @@ class Pipeline:
         else:
             self._replyReceived(members)
 
+    def lineTooLong(self, beginning: bytes) -> None:
+        """
+        See L{Owner.lineTooLong<creditsync._client.connection.Owner.lineTooLong>}. No
+        server of this protocol sends such a line.
+        """
+        raise UnexpectedLine(f"a line has more than {MAX_REPLY_LENGTH} bytes")
+
     def _replyReceived(self, members: Data) -> None:
-        reply = decodeReply(members)
         extID = members.get("extID")
+        request = self._inFlight.get(extID) if isinstance(extID, str) else None
+        reply = decodeReply(members) if request is None else request.decode(members)
         connection = self._connection
         if extID is None and isinstance(reply, Refused) and connection is not None:
             self._unaddressedRefusal(connection, reply)
@@ -219,16 +242,18 @@ class Pipeline:
             self._uselessness = ""
             self._arePermanent.clear()
         self._timeouts.end(extID)
-        request = self._inFlight.pop(extID)
+        del self._inFlight[extID]
         self._window = min(self._window + 1, self._maxInFlight)
         if request is None:
             self.subscription.replied(extID, reply)
         else:
             self._backoff.reset()
-            self.subscription.tokenJudged(reply)
+            if not request.isOnce:
+                # Else a 401 may be the platform's, and says nothing of the events.
+                self.subscription.tokenJudged(reply)
             request.extID = None
             self._answered(request, reply)
-        if self._servers > 1 and _isLeft(reply) and not self._inFlight:
+        if self._servers > 1 and _isLeft(request, reply) and not self._inFlight:
             # Not before: it may have answers for what is in flight.
             assert connection is not None
             connection.giveUp(str(reply))
@@ -312,12 +337,13 @@ class Pipeline:
             self._fail(request, request.unfinished("the client was stopped"))
 
 
-def _isLeft(reply: Answer | Refused) -> bool:
+def _isLeft(request: Request | None, reply: Answer | Refused) -> bool:
     """
     Whether another server may do better: this one takes no more operations, or can't
-    book them in time.
+    book them in time. With what it passes on, it may be the platform that can't.
     """
-    return isinstance(reply, Refused) and reply.error in _LEFT
+    isPassed = request is not None and request.isOnce
+    return isinstance(reply, Refused) and reply.error in _LEFT and not isPassed
 
 
 def _cancel(result: Any, call: IDelayedCall) -> Any:

@@ -2,10 +2,13 @@
 One request over all its tries, and what a reply to one of them means for it.
 """
 
+from typing import ClassVar
+
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
+from creditsync._client.lines import decodePassed, decodeReply
 from creditsync._client.outcomes import Answer, OutcomeUnknown, Refused, Unanswered
 from creditsync.errors import SPOKEN, Spoken
 
@@ -18,6 +21,8 @@ class Request:
     """
     One request.
 
+    @cvar isOnce: Whether it is sent once, whatever becomes of it.
+    @cvar decode: Reads a reply to it.
     @ivar key: Its C{idempotencyKey}, or L{None} if it only reads.
     @ivar body: The members that all tries have in common, as a JSON object.
     @ivar extID: The name of the try that is in flight, if one is.
@@ -29,6 +34,9 @@ class Request:
     @ivar refusal: The last temporary refusal.
     @ivar nextTry: The end of the wait for the next try.
     """
+
+    isOnce: ClassVar[bool] = False
+    decode = staticmethod(decodeReply)
 
     command: str
     key: str | None
@@ -100,6 +108,44 @@ class Request:
         if self.key is not None and self.mayHaveHappened:
             return OutcomeUnknown(f"{self.command}: {cause}", self.order, self.key)
         return self.refusal or Unanswered(f"{self.command}: {cause}")
+
+
+@define(eq=False)
+class Call(Request):
+    """
+    A request that a gateway passes on to its platform. It has no key, so nobody would
+    notice if it was carried out again.
+    """
+
+    isOnce: ClassVar[bool] = True
+    decode = staticmethod(decodePassed)
+
+    def judge(self, reply: Answer | Refused) -> Answer | Exception | float:
+        """
+        See L{Request.judge}.
+        """
+        if isinstance(reply, Refused) and reply.status == 504:
+            self.mayBeBooked = True
+            # The exception ends in the same words.
+            return self.unfinished(
+                reply.message.removesuffix(": the outcome is unknown")
+            )
+        return reply
+
+    @property
+    def mayHaveHappened(self) -> bool:
+        """
+        See L{Request.mayHaveHappened}.
+        """
+        return self.mayBeBooked or self.extID is not None
+
+    def unfinished(self, cause: str) -> Exception:
+        """
+        See L{Request.unfinished}.
+        """
+        if self.mayHaveHappened:
+            return OutcomeUnknown(f"{self.command}: {cause}", None, None)
+        return Unanswered(f"{self.command}: {cause}")
 
 
 def _order(refusal: Refused) -> int | None:

@@ -109,6 +109,13 @@ class Link:
         """
         raise NotImplementedError
 
+    def lineTooLong(self, beginning: bytes) -> None:
+        """
+        See L{Owner.lineTooLong<creditsync._client.connection.Owner.lineTooLong>}.
+        Another connection would bring such a line again.
+        """
+        raise NotImplementedError
+
     def _timedOut(self, extID: str) -> None:
         """
         The reply to a request is overdue.

@@ -219,6 +219,15 @@ class PassThrough(Link):
         if sent is not None:
             self._answer(sent, members, line)
 
+    def lineTooLong(self, beginning: bytes) -> None:
+        """
+        See L{Owner.lineTooLong<creditsync._client.connection.Owner.lineTooLong>}. One
+        client's reply must not end what others have asked for.
+        """
+        if self._silentSince is not None:
+            self._silentSince = self._clock.seconds()
+        self._unreadable(beginning, f"has more than {MAX_REPLY} bytes")
+
     def _take(self, extID: object) -> _Sent | None:
         """
         Find what a reply is for; nothing else ever is.
@@ -271,7 +280,10 @@ class PassThrough(Link):
         sent.done.errback(TechProblem("the platform refuses the gateway's token"))
 
     def _timedOut(self, extID: str) -> None:
-        sent = self._inFlight.pop(extID)
+        sent = self._inFlight.pop(extID, None)
+        if sent is None:
+            # Another one that was overdue at the same moment has ended the connection.
+            return
         now, since = self._clock.seconds(), self._silentSince
         sent.unknown("the platform has not replied in time")
         if (

@@ -97,15 +97,16 @@ class Probe:
     """
     One probe.
 
+    @ivar longest: Characters that a comment may have; after the probe no more than the
+        platform keeps.
     @ivar _second: The C{open_time} of the next trade: one that no earlier trade has.
-    @ivar _longest: Characters that a comment may have.
     """
 
     _clock: IReactorTime
     _upstream: IUpstream
     _login: int
     _second: int
-    _longest: int = MAX_COMMENT
+    longest: int = MAX_COMMENT
     findings: list[Finding] = Factory(list)
 
     async def run(self) -> list[Finding]:
@@ -171,7 +172,7 @@ class Probe:
         self._note(way, isKept, "its amount, comment and open_time are kept")
         found = await self._found()
         self._note(way, found == [order], "MngGetTradesByFilter finds it, and only it")
-        await self._tag(order)
+        await self._comments(order)
         await self._ask("DeleteCredit", order=order)
         deleted = await self._until(order, TS_DELETED)
         self._note(way, deleted is not None, "it is deleted, state 6")
@@ -184,27 +185,41 @@ class Probe:
         wanted = self._login, OP_CREDIT_IN, _UNITS, _COMMENT, self._second
         return contentOf(trade) == wanted
 
-    async def _tag(self, order: int) -> None:
+    async def _comments(self, order: int) -> None:
         """
-        Find out whether the longest comment keeps a tag.
+        Find out how much of a comment is kept, and whether that much keeps a tag.
         """
-        room = self._longest - len(_TAG)
-        comment = _COMMENT.ljust(room, ".")[: max(room, 0)] + _TAG
+        comment, seen, why = await self._comment(order, _COMMENT)
+        if len(_COMMENT) < len(seen) < len(comment) and comment.startswith(seen):
+            self.longest = len(seen)
+            why = "; longer ones are cut"
+            comment, seen, problem = await self._comment(order, seen)
+            why += problem
+        self._note(
+            "comment-tag",
+            seen == comment and len(_TAG) < self.longest,
+            f"a comment of {self.longest} characters keeps the tag at its end{why}",
+        )
+
+    async def _comment(self, order: int, former: str) -> tuple[str, str, str]:
+        """
+        Give a trade the longest comment, with a tag at its end.
+
+        @param former: The comment that it has.
+        @return: The comment, what the platform shows of it, and what it said if it has
+            refused that.
+        """
+        room = max(self.longest - len(_TAG), 0)
+        comment, seen = _COMMENT.ljust(room, ".")[:room] + _TAG, former
         data = {"login": self._login, "amount": _AMOUNT, "comment": comment}
         outcome = await self._ask("CreditIn", **data, order=order)
-        isKept = False
         for _ in range(_LOOKS):
-            if outcome.kind is not Kind.DONE or isKept:
+            if outcome.kind is not Kind.DONE or seen != former:
                 break
             await deferLater(self._clock, _INTERVAL)
             look = await lookAt(self._upstream, order)
-            isKept = look.trade is not None and look.trade.comment == comment
-        self._note(
-            "comment-tag",
-            isKept and room > 0,
-            f"a comment of {self._longest} characters keeps the tag at its end"
-            f"{_why(outcome)}",
-        )
+            seen = seen if look.trade is None else look.trade.comment
+        return comment, seen, _why(outcome)
 
     async def _found(self) -> list[int]:
         """
@@ -288,11 +303,12 @@ def profileOf(probe: Probe, former: Mapping[str, Any]) -> str:
     The profile that says what a probe has found.
 
     @param former: The one before, whose choices for comments are kept. There is no tag
-        where the platform does not keep it.
+        where the platform does not keep it, and the length is never more than that.
     """
     lines = []
-    if "comment-length" in former:
-        lines.append(f"comment-length = {former['comment-length']}")
+    longest = min(former.get("comment-length", MAX_COMMENT), probe.longest)
+    if "comment-length" in former or longest < MAX_COMMENT:
+        lines.append(f"comment-length = {longest}")
     if former.get("comment-tag"):
         isKept = "true" if probe.isSound("comment-tag") else "false"
         lines.append(f"comment-tag = {isKept}")

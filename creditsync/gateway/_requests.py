@@ -75,7 +75,7 @@ class Requests:
             earlier = self._earlier(operation, operation.key)
             if earlier is not None:
                 return earlier
-        if isinstance(operation, Operation) and self.journal.tags.isOwn(
+        if isinstance(operation, Operation) and self.journal.tags.isForged(
             operation.comment
         ):
             raise InvalidData("data.comment ends with a tag of the gateway")
@@ -166,8 +166,9 @@ class Requests:
             intent = course.intent
         if intent is None:
             return None
-        intent.operation = self.journal.tags.asked(intent.operation)
-        member = difference(intent.operation, operation)
+        tags = self.journal.tags
+        intent.operation = tags.asked(intent.operation)
+        member = difference(tags.kept(intent.operation), tags.kept(operation))
         if member is not None:
             raise IdempotencyKeyReused(member, intent.order)
         if course is None:

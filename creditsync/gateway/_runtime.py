@@ -51,7 +51,7 @@ from creditsync.interfaces import (
     ITradeEvents,
     ITradingRuntime,
 )
-from creditsync.records import Response
+from creditsync.records import Operation, Response
 
 # The ways to have a platform make a new trade.
 ONE_SHOT: Final = "one-shot"
@@ -217,6 +217,9 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         self.journal.touch()
         for intent in self._log.unfinished():
             intent.operation = self.journal.tags.asked(intent.operation)
+            if isinstance(intent.operation, Operation) and not intent.tag:
+                # The profile may not have said, when it was sent, how much is kept.
+                intent.comment = intent.comment[: self.journal.tags.longest]
             self.operations.courses.resume(Course(intent, self._clock.seconds()))
         self._upstream.start(self)
         self._startPassing()

@@ -9,6 +9,9 @@ the journal or to a client, and nowhere before.
 
 A log has a name for each life of its ledger. A copy that is restored has lost some of
 its last operations and gives their numbers again; under its new name they are others.
+
+A platform may cut comments. What it would cut is not sent, so that an operation is
+looked for by the comment that its trade has.
 """
 
 import re
@@ -32,7 +35,7 @@ class Tags:
 
     @ivar isOn: Whether new operations get one. What has one keeps it.
     @ivar longest: Characters that a comment at the platform may have. One that would be
-        longer with its tag gets none.
+        longer with its tag gets none, and one that is longer without it is cut.
     @ivar _names: Of all lives of the ledger, the present one last.
     """
 
@@ -51,7 +54,27 @@ class Tags:
         The comment with which an operation is sent.
         """
         tagged = f"{comment} ~{self._names[-1]}.{_inBase36(number)}"
-        return tagged if self.isOn and len(tagged) <= self.longest else comment
+        isTagged = self.isOn and len(tagged) <= self.longest
+        return tagged if isTagged else comment[: self.longest]
+
+    def kept(self, operation: Operation | Deletion) -> Operation | Deletion:
+        """
+        An operation with as much of its comment as the platform keeps: after a restart
+        the log has no more of it.
+        """
+        if (
+            not isinstance(operation, Operation)
+            or len(operation.comment) <= self.longest
+        ):
+            return operation
+        return replace(operation, comment=operation.comment[: self.longest])
+
+    def isForged(self, comment: str) -> bool:
+        """
+        Whether the comment of a request has a tag of this gateway, or would have one
+        when it is cut.
+        """
+        return self.isOwn(comment) or self.isOwn(comment[: self.longest])
 
     def isOwn(self, comment: str) -> bool:
         """

@@ -28,7 +28,7 @@ from zope.interface import implementer
 
 from creditsync import _wire as wire
 from creditsync._client.connection import NO_REPLY, Connection
-from creditsync._client.lines import encode, encodeTry
+from creditsync._client.lines import MAX_REPLY_LENGTH, encode, encodeTry
 from creditsync.codes import TRADE_EVENT
 from creditsync.gateway._connecting import Explained
 from creditsync.gateway._figures import Figures
@@ -292,6 +292,18 @@ class Upstream(Link):
             self._eventReceived(members)
         else:
             self._replyReceived(members)
+
+    def lineTooLong(self, beginning: bytes) -> None:
+        """
+        See L{Owner.lineTooLong<creditsync._client.connection.Owner.lineTooLong>}. What
+        it is the reply to, if that is ours, is overdue some time later.
+        """
+        self._heard = self._clock.seconds()
+        self.figures.dropped += 1
+        _log.warn(
+            "a line of the platform is dropped: it has more than {most} bytes",
+            most=MAX_REPLY_LENGTH,
+        )
 
     def _eventReceived(self, members: Mapping[str, Any]) -> None:
         type, data = members.get("type"), members.get("data")

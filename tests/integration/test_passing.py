@@ -4,6 +4,7 @@ Tests for commands that a gateway passes on to a platform, both as processes.
 
 import json
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,4 +147,38 @@ def test_lostReply(pair: Pair) -> None:
     written = trail + pair.gateway.output.read_text() + pair.gateway.errors.read_text()
     for token in (client.token, pair.token):
         assert token not in written
+    client.close()
+
+
+def test_command(pair: Pair) -> None:
+    """
+    C{creditsync call} prints the data of a reply. If the connection to the platform
+    is cut before the reply is whole, its status says that the outcome is unknown, and
+    the command is not sent again.
+    """
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        where = ("--connect", f"127.0.0.1:{pair.gateway.port}")
+        ended = pair.site.run(
+            sys.executable, "-m", "creditsync", "call", *where, *arguments
+        )
+        return ended.returncode, ended.stdout, ended.stderr
+
+    client = pair.connect()
+    pair.site.environment["CREDITSYNC_TOKEN"] = client.token
+    assert pair.ask(client, "GetSymbols", client.token)["status"] == 200
+    status, printed, _ = call("GetSymbols", "--data", '{"mask":"EUR*"}')
+    assert status == 0
+    assert json.loads(printed)["asked"] == {"mask": "EUR*"}
+    status, printed, why = call("MngGetUserStats")
+    assert (status, printed) == (3, "")
+    assert "(403 FORBIDDEN)" in why
+    pair.platform.fault("cut-reply", times=1, commands=["GetSymbols"])
+    status, printed, why = call("GetSymbols")
+    assert (status, printed) == (4, "")
+    assert "GetSymbols may have been carried out by the platform" in why
+    assert why.count("the outcome is unknown") == 1
+    trail = (pair.site.folder / "audit.jsonl").read_text()
+    outcomes = [json.loads(line)["outcome"] for line in trail.splitlines()]
+    assert outcomes[-4:] == ["passed", "passed", "refused", "unknown"]
     client.close()

@@ -5,9 +5,9 @@ Ten times as many requests as the server can carry out:
 
 First a closed loop finds out the capacity; then ten times as much is offered in
 an open loop, by processes of their own, while polite sessions with one request
-at a time are there too. What is carried out must stay near the capacity; what
-is not is refused, quickly and before anything is booked, or stays unread in the
-sockets; and afterwards all is as before.
+at a time are there too. What is not carried out is refused, quickly, at less cost
+than a credit's and before anything is booked, or stays unread in the sockets; and
+afterwards all is as before.
 """
 
 from argparse import Namespace
@@ -47,10 +47,10 @@ OUTSTANDING: Final = 100
 QUEUED: Final = 1000
 PENDING: Final = 170
 POLITE: Final = 4
-# The part of the capacity that must be booked under overload: per second of
-# the server's own processor time, of which it gets more or less as the machine
-# has other things to do. And by the clock, afterwards.
-GOODPUT: Final = 0.5
+# The most that a refusal may cost, of what a credit does. How much is booked
+# meanwhile says little: while the disk is slow, more is refused.
+REFUSAL: Final = 1.0
+# The part of the capacity that must be there afterwards.
 AFTERWARDS: Final = 0.3
 # Seconds that a refusal may take at p99, to a session with one request.
 QUICK: Final = 0.5
@@ -221,7 +221,9 @@ def measure(options: Namespace, figures: Figures) -> list[str]:
         goodput, now = run.perBusySecond(lambda: run.overload(rate, options.seconds))
         figures["goodput, requests a second"] = round(goodput)
         figures["goodput of capacity"] = round(goodput / capacity, 2)
-        figures["the same by processor time"] = round(now / usual, 2)
+        figures["a refusal's processor time, of a credit's"] = round(
+            _refusalCost(usual / now, figures), 2
+        )
         figures["capacity afterwards, of before"] = round(
             run.best("after") / capacity, 2
         )
@@ -243,6 +245,20 @@ def measure(options: Namespace, figures: Figures) -> list[str]:
     return problems
 
 
+def _refusalCost(now: float, figures: Mapping[str, Any]) -> float:
+    """
+    What a refusal costs, of what a credit does.
+
+    @param now: The processor time of a credit under overload with the refusals
+        beside it, of the usual time of a credit.
+    """
+    booked, *refused = (
+        sum(figures[f"{who}, answered by {status}"] for who in ("flood", "polite"))
+        for status in (200, 429, 503)
+    )
+    return (now - 1) * booked / max(1, sum(refused))
+
+
 def judge(figures: Mapping[str, Any]) -> list[str]:
     """
     The faults in the figures alone.
@@ -253,12 +269,12 @@ def judge(figures: Mapping[str, Any]) -> list[str]:
         < 0.9 * TIMES * figures["capacity, requests a second"]
     ):
         found.append("the senders can't offer that much: this says nothing")
-    for name, least in (
-        ("the same by processor time", GOODPUT),
-        ("capacity afterwards, of before", AFTERWARDS),
-    ):
-        if figures[name] < least:
-            found.append(f"{name} is {figures[name]}")
+    cost = figures["a refusal's processor time, of a credit's"]
+    if cost > REFUSAL:
+        found.append(f"a refusal costs {cost} of a credit")
+    afterwards = figures["capacity afterwards, of before"]
+    if afterwards < AFTERWARDS:
+        found.append(f"the capacity afterwards is {afterwards} of before")
     if not figures["flood, answered by 503"] + figures["flood, answered by 429"]:
         found.append("nothing was refused: this was no overload")
     slowest = figures.get("polite, refused p99 ms", 0)
