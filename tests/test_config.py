@@ -254,13 +254,16 @@ class CheckTests(FileTestCase):
 
     def test_postgres(self) -> None:
         """
-        It names a PostgreSQL without its password, and looks for no file.
+        It names a PostgreSQL with its parameters and without its password, and looks
+        for no file.
         """
         self.writeKey()
-        self.write('ledger = "postgresql://me:s3cret@db/name"\nnode = "a"')
+        address = "postgresql://me:s3cret@db,eb:2/name?sslmode=require"
+        self.write(f'ledger = "{address}&sslpassword=s3cret"\nnode = "a"')
         status, out, errors = self.check("c.toml")
         self.assertEqual((status, errors), (None, ""))
-        self.assertIn('ledger = "postgresql://me@db/name"  # c.toml', out)
+        shown = "postgresql://me@db,eb:2/name?sslmode=require"
+        self.assertIn(f'ledger = "{shown}"  # c.toml', out)
         self.assertNotIn("s3cret", out)
 
     def test_passed(self) -> None:

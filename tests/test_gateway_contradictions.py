@@ -288,6 +288,24 @@ class ContradictionTests(GatewayTestCase):
             ],
         )
 
+    def test_bookedOnceMoreAtOnce(self) -> None:
+        """
+        So it is if the other trade shows while the gateway's own is only accepted.
+        """
+        self.request(operation())
+        [order] = set(self.platform.trades) - {5001}
+        openTime = self.platform.trades[order]["open_time"]
+        self.platform.person(1001, 7, 300, comment="gift", open_time=openTime)
+        self.platform.work()
+        self.turn()
+        self.assertEqual(
+            self.alarms,
+            [
+                f"operation 1, which is order {order}, may be booked once more as order"
+                f" {order + 1}"
+            ],
+        )
+
 
 class StateTests(GatewayTestCase):
     """

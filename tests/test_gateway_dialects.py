@@ -165,6 +165,58 @@ class TimeTests(GatewayTestCase):
         """
         self.catchUpAfter(1000)
 
+    def test_farSeconds(self) -> None:
+        """
+        The end of the year 9999, which may stand for never, is in seconds if the time
+        of the change is.
+        """
+        self.platform.person(1001, 6, 1, open_time=1767225600, close_time=253402300799)
+        self.turn()
+        trade = self.log.ledger.trade(5001)
+        assert trade is not None
+        self.assertEqual(trade.closeTime, 253402300799)
+        self.assertEqual(self.alarms, [])
+
+    def loseAReply(self, scale: int) -> None:
+        """
+        Have a platform that counts changes in milliseconds book an operation whose
+        reply and events are lost, and assert that it is found.
+
+        @param scale: In what part of a second the platform counts the time of a trade.
+        """
+        self.platform.now = lambda: 1000 * self.now()
+        self.platform.person(1002, 6, 1, open_time=1, close_time=1)
+        self.link.cut()
+        self.link.connect()
+        self.turn(10)
+        self.platform.listeners.clear()
+        self.link.losesReply.append("CreditIn")
+        self.request(operation())
+        [order] = set(self.platform.trades) - {5001}
+        trade = self.platform.trades[order]
+        for name in ("open_time", "close_time"):
+            trade[name] *= scale
+        self.platform.work()
+        asked = int(self.now())
+        self.wait(12)
+        self.assertEqual(self.states(), [])
+        booked = self.log.ledger.trade(order)
+        assert booked is not None
+        self.assertEqual((booked.openTime, booked.closeTime), (asked, asked))
+        self.assertEqual(self.alarms, [])
+
+    def test_milliseconds_ofATrade(self) -> None:
+        """
+        A platform that counts all times in milliseconds shows an operation by its time.
+        """
+        self.loseAReply(1000)
+
+    def test_milliseconds_ofChangesOnly(self) -> None:
+        """
+        So does one that counts only changes in milliseconds.
+        """
+        self.loseAReply(1)
+
 
 class AmountTests(GatewayTestCase):
     """

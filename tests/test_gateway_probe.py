@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync._sandbox.times import FORMS, LOOKUPS
 from creditsync.gateway._probe import Arrival, Probe, profileOf
 from tests.platforms import NOW, Link, Platform
 
@@ -94,6 +95,25 @@ class ProbeTests(SynchronousTestCase):
         kept = [each for each in self.failed(probe) if each.endswith("are kept")]
         self.assertEqual(kept, ["its amount, comment and open_time are kept"] * 2)
         self.assertFalse(probe.isSound("one-shot") or probe.isSound("two-phase"))
+
+    def test_milliseconds(self) -> None:
+        """
+        A platform that counts all times in milliseconds finds what was booked too.
+        """
+        carryOut, [form, _] = Platform.carryOut, FORMS
+
+        def counting(
+            platform: Platform, command: str, data: Mapping[str, Any]
+        ) -> dict[str, Any]:
+            if command not in LOOKUPS:
+                return carryOut(platform, command, data)
+            asked = form.asked({"data": dict(data)})
+            return form.answered(carryOut(platform, command, asked["data"]))
+
+        self.patch(Platform, "carryOut", counting)
+        probe = self.probe()
+        self.assertEqual(self.failed(probe), [])
+        self.assertTrue(probe.isSound("one-shot") and probe.isSound("two-phase"))
 
     def test_commentCut(self) -> None:
         """

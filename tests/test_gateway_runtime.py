@@ -1215,6 +1215,22 @@ class VerificationTests(GatewayTestCase):
         self.assertEqual([text for _, text in self.log.alarms], self.alarms)
         self.assertEqual(list(self.platform.trades), [5002])
 
+    def test_deletedAndHidden(self) -> None:
+        """
+        A platform need not show what was deleted. If it hides a deletion that the
+        journal lacks, that is an alarm.
+        """
+        self.platform.change(5001, state=6)
+        self.turn()
+        self.assertEqual(self.events(), [(DELETE, 5001, DELETED, 300)])
+        for order in (5001, 5002):
+            del self.platform.trades[order]
+        self.again()
+        self.assertEqual(
+            self.alarms,
+            ["order 5002, which the platform had booked, is not booked there any more"],
+        )
+
     def test_changed(self) -> None:
         """
         A change that no event and no catch-up has brought is an alarm, and comes into

@@ -100,7 +100,7 @@ class PageTests(InFolder):
         """
         whereOf = {fault.name: fault.where for fault in FAULTS}
         lists = list(under("Faults").findall(bullet_list))
-        self.assertEqual(len(lists), 5)
+        self.assertEqual(len(lists), 6)
         for listed in lists:
             names = [re.match(r"[\w-]+", item.astext()) for item in listed]
             self.assertEqual(len({whereOf[name[0]] for name in names if name}), 1)

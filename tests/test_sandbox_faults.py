@@ -6,7 +6,7 @@ is switched on, and not otherwise.
 from twisted.trial.unittest import SynchronousTestCase
 
 from creditsync._sandbox.table import FAULTS, SECRET
-from tests.sandboxed import CREDIT, Platform, quiet
+from tests.sandboxed import CREDIT, NOW, Platform, quiet
 
 REQUEST = {"login": 1001, "cmd": 7, "amount": 300.0, "comment": "Promotion credit"}
 FIRST = 1242281
@@ -139,6 +139,16 @@ class RequestTests(FaultTestCase):
         self.assertFalse(self.client.isOpen)
         self.assertEqual(self.platform.booked(), [])
         self.assertTrue(self.platform.client().isOpen)
+
+    def test_doubleRequest(self) -> None:
+        """
+        A request is carried out twice: there are two replies, each with an order, and
+        two bookings.
+        """
+        self.fault("double-request")
+        self.assertEqual(
+            self.credit(), [ACCEPTED, ACCEPTED, BOOKED, ("event", FIRST + 1, 3)]
+        )
 
     def test_crashRequest(self) -> None:
         """
@@ -334,6 +344,122 @@ class ReplyTests(FaultTestCase):
         self.assertEqual(self.credit(), [BOOKED])
 
 
+class LookUpTests(FaultTestCase):
+    """
+    Faults that happen to look-ups.
+    """
+
+    def found(self, **data: object) -> list[dict[str, object]]:
+        """
+        The trades that a search finds.
+        """
+        found = self.client.ask("MngGetTradesByFilter", 7, data)["data"]
+        return [
+            dict(zip(found["structure"], row, strict=True)) for row in found["rows"]
+        ]
+
+    def times(self, record: dict[str, object]) -> list[object]:
+        """
+        All times of a record but the one that is there twice.
+        """
+        return [record[name] for name in ("open_time", "close_time", "timestamp")]
+
+    def book(self) -> None:
+        """
+        Have a credit booked with a time of its own, and another one a minute later.
+        """
+        data = {**CREDIT, "open_time": NOW - 100, "close_time": NOW - 90}
+        self.client.ask("CreditIn", 1, data)
+        self.platform.passes(60)
+        self.client.ask("CreditIn", 2)
+        self.platform.passes(1)
+        self.client.lines()
+
+    def assertFinds(self, field: str, times: dict[str, list[object]]) -> None:
+        """
+        Assert how many of the two trades each comparison finds.
+
+        @param times: The value and the number, by the operator.
+        """
+        for operator, (value, count) in times.items():
+            where = [[field, operator, value]]
+            self.assertEqual(len(self.found(where=where)), count, operator)
+            other = self.found(whereNot=where)
+            self.assertEqual(len(other), 2 - count, operator)
+
+    def test_millisecondTimes(self) -> None:
+        """
+        All times of a look-up count milliseconds, and so do those of its conditions.
+        """
+        self.book()
+        self.fault("millisecond-times")
+        first, second = self.found()
+        own = [1767225500000, 1767225510000, 1767225600250]
+        self.assertEqual(self.times(first), own)
+        self.assertEqual(first["update_time"], 1767225600250)
+        self.assertEqual(second["update_time"], 1767225660250)
+        found = self.client.ask("GetTradeByOrder", 3, {"order": FIRST})["data"]
+        self.assertEqual(self.times(found), own)
+        self.assertFinds(
+            "update_time",
+            {
+                "==": [1767225600250, 1],
+                "!=": [1767225600000, 2],
+                ">": [1767225600250, 1],
+                ">=": [1767225600251, 1],
+                "<": [1767225600251, 1],
+                "<=": [1767225600249, 0],
+            },
+        )
+        self.assertFinds(
+            "open_time", {"==": [1767225500000, 1], ">": [1767225500000, 1]}
+        )
+        # Seconds are long ago, and what is no time is compared as ever.
+        self.assertFinds("update_time", {">": [1767225600, 2]})
+        self.assertFinds("login", {"==": [1001, 2]})
+
+    def test_fractionTimes(self) -> None:
+        """
+        The time of a change has a fraction, in conditions too. What a request has
+        chosen has none.
+        """
+        self.book()
+        self.fault("fraction-times")
+        first, _ = self.found()
+        self.assertEqual(self.times(first), [1767225500, 1767225510, 1767225600.25])
+        orders = self.client.ask("GetTradeByOrders", 4, {"orders": [FIRST]})["data"]
+        self.assertEqual(orders["rows"][0][-1], 1767225600.25)
+        self.assertFinds(
+            "update_time",
+            {
+                "==": [1767225600.25, 1],
+                ">": [1767225600.25, 1],
+                ">=": [1767225600.25, 2],
+                "<": [1767225600.25, 0],
+                "<=": [1767225600, 0],
+            },
+        )
+
+    def test_timesOfOneLookUp(self) -> None:
+        """
+        A look-up that is refused is answered as usual, and so is one of other things;
+        of a look-up that meets both faults the first counts.
+        """
+        self.book()
+        self.fault("millisecond-times", times=1, commands=["GetTradeByOrder"])
+        self.fault("fraction-times")
+        account = self.client.ask("GetAccountByLogin", 3, {"login": 1001})
+        self.assertEqual(account["data"]["credit"], 600.0)
+        for where in (1, [["update_time", "==", "x"]], [["update_time", "like", 1]]):
+            bad = self.client.ask("MngGetTradesByFilter", 4, {"where": where})
+            self.assertEqual((bad["status"], bad["error"]), (400, "INVALID_DATA"))
+        found = [
+            self.client.ask("GetTradeByOrder", 5, {"order": FIRST})["data"]["timestamp"]
+            for _ in range(2)
+        ]
+        self.assertEqual(found, [1767225600250, 1767225600.25])
+
+
 class EventTests(FaultTestCase):
     """
     Faults that happen to events.
@@ -508,6 +634,58 @@ class BookingTests(FaultTestCase):
         again = self.client.ask("DeleteCredit", 4, {"order": FIRST})
         self.assertEqual(again["status"], 409)
 
+    def test_hiddenDeletions(self) -> None:
+        """
+        A trade that is deleted is not found by a look-up; its event is sent, and it
+        can't be deleted again.
+        """
+        self.fault("hidden-deletions")
+        self.credit()
+        self.client.send("CreditIn", 2)
+        self.client.told()
+        self.client.send("DeleteCredit", 3, {"order": FIRST})
+        self.assertEqual(self.client.told(), [("reply", 3, 200), ("event", FIRST, 6)])
+        found = self.client.ask("GetTradeByOrder", 4, {"order": FIRST})
+        self.assertEqual((found["status"], found["error"]), (404, "TRADE_NOT_FOUND"))
+        page = self.client.ask("MngGetTradesByFilter", 5, {"limit": 1})["data"]
+        self.assertEqual([row[0] for row in page["rows"]], [FIRST + 1])
+        self.assertEqual(page["count"], 1)
+        again = self.client.ask("DeleteCredit", 6, {"order": FIRST})
+        self.assertEqual(again["status"], 409)
+
+    def test_cutComments(self) -> None:
+        """
+        A comment is cut after 31 characters, in events, in look-ups and in what a
+        finance request becomes; a shorter one is left as it is.
+        """
+        self.fault("cut-comments")
+        long = "The spring promotion for new clients"
+        self.client.ask("CreditIn", 1, {**CREDIT, "comment": long})
+        self.client.ask("MngCreateFinanceRequest", 2, {**REQUEST, "comment": long})
+        self.client.ask("CreditIn", 3, {**CREDIT, "comment": long[:31]})
+        self.platform.passes(1)
+        events = [line for line in self.client.lines() if "event" in line]
+        found = self.client.ask("GetTradeByOrder", 4, {"order": FIRST})
+        said = [each["data"]["comment"] for each in [*events, found]]
+        self.assertEqual(said, ["The spring promotion for new cl"] * 4)
+        happened = {
+            each.fault.name: each.happened for each in self.platform.script.settings()
+        }
+        self.assertEqual(happened, {"cut-comments": 2})
+
+    def test_swappedOrders(self) -> None:
+        """
+        Of two new orders the first has the higher number; the next ones are as usual.
+        """
+        self.fault("swapped-orders", times=1)
+        orders = [self.client.ask("CreditIn", n)["data"]["order"] for n in range(3)]
+        self.assertEqual(orders, [FIRST + 1, FIRST, FIRST + 2])
+        self.platform.passes(1)
+        self.assertEqual(
+            [order for order, _, _ in self.platform.booked()],
+            [FIRST + 1, FIRST, FIRST + 2],
+        )
+
     def test_approveTwice(self) -> None:
         """
         A request that was approved is approved once more, and booked once more.
@@ -676,6 +854,7 @@ class OffTests(SynchronousTestCase):
             for case in (
                 RequestTests,
                 ReplyTests,
+                LookUpTests,
                 EventTests,
                 BetweenTests,
                 BookingTests,

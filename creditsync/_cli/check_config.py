@@ -82,9 +82,9 @@ def _withoutPassword(ledger: str) -> str:
     if not isPostgres(ledger):
         return ledger
     # What PostgreSQL needs is loaded only where it is used.
-    from creditsync.postgres._session import placeOf
+    from creditsync.postgres._session import addressOf
 
-    return placeOf(ledger)
+    return addressOf(ledger)
 
 
 def _described(rule: Rule) -> str:

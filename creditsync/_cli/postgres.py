@@ -8,7 +8,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from creditsync._cli.ledger import address, errorsAsExit
+from creditsync._cli.ledger import DOUBTFUL, address, errorsAsExit
 from creditsync._cli.output import printLine
 from creditsync._process.address import withPsycopg
 
@@ -69,17 +69,27 @@ def _init(options: Namespace) -> None:
         with withPsycopg():
             from creditsync.postgres._blocking import connected
             from creditsync.postgres._restoring import beginLife
-            from creditsync.postgres._starting import RIGHTS, TO_RESTORE
+            from creditsync.postgres._starting import (
+                GATEWAYS_LOSS,
+                LOSS,
+                RIGHTS,
+                TO_RESTORE,
+            )
         rights = TO_RESTORE if options.restored else RIGHTS
         with connected(options.ledger, "init") as session:
-            _warn(options, session.check(rights))
+            loss = GATEWAYS_LOSS if options.gateway else LOSS
+            _warn(options, session.check(rights, loss))
             if options.gateway:
                 session.makeGateway()
             place = session.place
             printLine(f"{place} has the tables of a ledger")
             if options.restored:
-                epoch, head = beginLife(session, time.time)
-                printLine(f"it begins the life {epoch} behind place {head}")
+                life = beginLife(session, time.time)
+                printLine(f"it begins the life {life.epoch} behind place {life.head}")
+                if life.isDoubtful:
+                    _warn(
+                        options, [f"{DOUBTFUL}: run it again before a node is started"]
+                    )
 
 
 def _import(options: Namespace) -> None:

@@ -8,8 +8,9 @@ have no places, and idempotency keys mean nothing.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+from msgspec.structs import replace
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -18,7 +19,7 @@ from twisted.python.components import proxyForInterface
 from zope.interface import implementer_only
 
 from creditsync._sandbox.script import Script
-from creditsync.codes import EV_RECORD_ADD, TS_CLOSED_NORMAL
+from creditsync.codes import EV_RECORD_ADD, TS_CLOSED_NORMAL, TS_DELETED
 from creditsync.errors import NotFound
 from creditsync.interfaces import (
     IAccountGroups,
@@ -31,6 +32,7 @@ from creditsync.methods import ofCmd
 from creditsync.records import (
     Account,
     AnyOperation,
+    Condition,
     Decision,
     FoundTrades,
     GroupedTrade,
@@ -42,6 +44,11 @@ from creditsync.records import (
 from creditsync.runtime import TradingRuntime
 
 _T = TypeVar("_T")
+
+# Characters that are left of a comment.
+MAX_CUT: Final = 31
+
+_IS_THERE: Final = Condition("state", "!=", (TS_DELETED,))
 
 
 class PlatformLedger(proxyForInterface(ILedger, "_ledger")):  # type: ignore[misc]
@@ -68,6 +75,8 @@ class PlatformLedger(proxyForInterface(ILedger, "_ledger")):  # type: ignore[mis
         self._lost = list(lost)
         # The new orders that are not on disk.
         self._given: dict[int, None] = {}
+        # The number that the next order gets, if two are swapped.
+        self._swapped = 0
         self._clock = clock
         self._script = script
         self._delay = delay
@@ -95,8 +104,12 @@ class PlatformLedger(proxyForInterface(ILedger, "_ledger")):  # type: ignore[mis
         """
         if self._lost and self._script.happens("repeat-order") is not None:
             order = self._lost.pop(0)
+        elif self._swapped:
+            order, self._swapped = self._swapped, 0
         else:
             order = self._ledger.newOrder()
+            if self._script.happens("swapped-orders") is not None:
+                self._swapped, order = order, self._ledger.newOrder()
         self._given[order] = None
         return order
 
@@ -259,12 +272,19 @@ class PlatformRuntime(TradingRuntime):
         See L{ITradingRuntime.submit}.
         """
         operation.key = None
+        if isinstance(operation, Operation):
+            self._cutComment(operation)
         if self._isUnseen(operation.order):
             self._overlook(operation)
         if isinstance(operation, Decision) and self._isApprovedTwice(operation):
             return self._approveAgain(operation)
         made = super().submit(operation)
         return _Accepted(made.type, made.data, made.operation)
+
+    def _cutComment(self, operation: Operation) -> None:
+        isLong = len(operation.comment) > MAX_CUT
+        if isLong and self.script.happens("cut-comments") is not None:
+            operation.comment = operation.comment[:MAX_CUT]
 
     def _overlook(self, operation: AnyOperation) -> None:
         """
@@ -308,7 +328,14 @@ class PlatformRuntime(TradingRuntime):
         """
         if self._isUnseen(order):
             return succeed(self._ledger.trade(order))
-        return super().trade(order)
+        return super().trade(order).addCallback(self._shown)
+
+    def _shown(self, trade: Any) -> Any:
+        isDeleted = isinstance(trade, Trade) and trade.state == TS_DELETED
+        return None if isDeleted and self._isHidden() else trade
+
+    def _isHidden(self) -> bool:
+        return self.script.happens("hidden-deletions") is not None
 
     def _isUnseen(self, order: int) -> bool:
         if self._pending(order) is None:
@@ -322,6 +349,8 @@ class PlatformRuntime(TradingRuntime):
         See L{ILookups.search}.
         """
         found = super().search
+        if self._isHidden():
+            filter = replace(filter, conditions=(*filter.conditions, _IS_THERE))
         return self.platform.flush().addCallback(lambda _: found(filter, page))
 
     def stopService(self) -> "Deferred[None]":

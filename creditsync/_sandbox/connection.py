@@ -22,6 +22,7 @@ from creditsync._sandbox.foreign import COMMANDS, answer, mayBeForeign
 from creditsync._sandbox.life import Life
 from creditsync._sandbox.lines import Line, orderOf
 from creditsync._sandbox.table import Where
+from creditsync._sandbox.times import FORMS, LOOKUPS, Form
 from creditsync.errors import InvalidJSON, Refusal, UnknownCommand
 
 # The command that sets faults.
@@ -47,8 +48,9 @@ class Connection(ProtocolWrapper):
         super().__init__(life, wrapped)  # type: ignore[arg-type]
         self._life = life
         self._in = self._out = b""
-        # The command of each request that has no reply yet.
-        self._asked: dict[object, str] = {}
+        # The command of each request that has no reply yet, and the form of the times
+        # in its reply.
+        self._asked: dict[object, tuple[str, Form | None]] = {}
         # Replies that wait for the event of their order.
         self._held: dict[int, list[bytes]] = {}
         # Whether nothing passes any more, and whether the server knows.
@@ -91,13 +93,26 @@ class Connection(ProtocolWrapper):
         if command is None or command in self._life.unknown:
             unknown = UnknownCommand("unknown command")
             return self.deliver(wire.refusal(line.extID, unknown))
-        if command != name:
+        form = self._formOf(command)
+        if form is not None:
+            members = form.asked(members)
+        if form is not None or command != name:
             data = wire.encodeData({**members, "command": command}) + b"\r\n"
         if line.extID is not None:
             if len(self._asked) >= _MOST_ASKED:
                 del self._asked[next(iter(self._asked))]
-            self._asked[type(line.extID), line.extID] = command
+            self._asked[type(line.extID), line.extID] = command, form
         self._pass(Where.REQUEST, command, data, members, self.handOn)
+
+    def _formOf(self, command: str) -> Form | None:
+        """
+        The form of the times in a look-up, unless it is that of the ledger.
+        """
+        if command not in LOOKUPS:
+            return None
+        happens = self._life.script.happens
+        found = [form for form in FORMS if happens(form.name, command) is not None]
+        return found[0] if found else None
 
     def handOn(self, data: bytes) -> None:
         """
@@ -151,7 +166,11 @@ class Connection(ProtocolWrapper):
             between.fault.does(self, Line(data, members, 0.0, 0))
         if "event" not in members:
             extID = members.get("extID")
-            command = self._asked.pop((type(extID), extID), None)
+            asked = self._asked.pop((type(extID), extID), (None, None))
+            command, form = asked
+            if form is not None:
+                members = form.answered(members)
+                data = wire.encodeData(members) + b"\r\n"
             self._pass(Where.REPLY, command, data, members, self.deliver)
             return
         self._pass(Where.EVENT, None, data, members, self.deliver)

@@ -114,7 +114,7 @@ class Script:
     def _settled(self) -> None:
         self.touchesOutput = any(
             each.rate
-            for where in (Where.REPLY, Where.EVENT, Where.BETWEEN)
+            for where in (Where.REPLY, Where.LOOKUP, Where.EVENT, Where.BETWEEN)
             for each in self._at[where]
         )
 

@@ -3,7 +3,8 @@ The faults of the sandbox, as one table.
 
 A row of L{FAULTS} is a fault: its name, where it acts, and what it does to a line
 there. Those of the booking have no line; L{creditsync._sandbox.booking} asks whether
-they happen.
+they happen. Those of a look-up change its request and its reply, whatever else happens
+to them; that is L{creditsync._sandbox.times}.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,6 +33,8 @@ class Where(Enum):
     REQUEST = "request"
     # A reply that is to be sent.
     REPLY = "reply"
+    # The times in a look-up and in its reply.
+    LOOKUP = "look-up"
     # A trade event that is to be sent on one connection.
     EVENT = "event"
     # Before a line that is sent.
@@ -50,7 +53,7 @@ class Fault:
 
     @ivar help: What it does, in a sentence.
     @ivar does: What happens to the line, instead of its being passed on; L{None} for
-        those of the booking.
+        those of a look-up and of the booking.
     @ivar seconds: The time that it takes, unless it is set.
     @ivar rate: How often it happens, unless it is set.
     @ivar mayHappen: Whether it may happen to a line with these members.
@@ -100,6 +103,11 @@ def _lose(connection: Connection, line: Line) -> None:
 
 def _handOnLater(connection: Connection, line: Line) -> None:
     connection.later(line.seconds, connection.handOn, line.data)
+
+
+def _handOnTwice(connection: Connection, line: Line) -> None:
+    connection.handOn(line.data)
+    connection.handOn(line.data)
 
 
 def _deliverLater(connection: Connection, line: Line) -> None:
@@ -248,6 +256,12 @@ FAULTS: Final = (
         _cut,
     ),
     Fault(
+        "double-request",
+        Where.REQUEST,
+        "The request is carried out twice, and has two replies.",
+        _handOnTwice,
+    ),
+    Fault(
         "crash-request",
         Where.REQUEST,
         "The platform crashes before it carries the request out.",
@@ -335,6 +349,18 @@ FAULTS: Final = (
         seconds=0.5,
     ),
     Fault(
+        "millisecond-times",
+        Where.LOOKUP,
+        "Its times, and those in the conditions of a search, count milliseconds; the"
+        " time of a change has 250 more than its whole seconds.",
+    ),
+    Fault(
+        "fraction-times",
+        Where.LOOKUP,
+        "The time of a change has a quarter more than its whole seconds, also in the"
+        " conditions of a search.",
+    ),
+    Fault(
         "lose-event",
         Where.EVENT,
         "The event is not sent on this connection.",
@@ -412,6 +438,22 @@ FAULTS: Final = (
         Where.BOOKING,
         "An order that is accepted and not booked is not found: a look-up, a deletion"
         " and an approval are a 404, and an update makes a new trade.",
+    ),
+    Fault(
+        "hidden-deletions",
+        Where.BOOKING,
+        "A look-up does not find a trade that is deleted.",
+    ),
+    Fault(
+        "cut-comments",
+        Where.BOOKING,
+        "A comment is cut after 31 characters.",
+    ),
+    Fault(
+        "swapped-orders",
+        Where.BOOKING,
+        "Of two new orders the first gets the number that the second would have, and"
+        " the second the lower one.",
     ),
     Fault(
         "approve-twice",

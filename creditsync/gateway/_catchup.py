@@ -21,9 +21,9 @@ from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import page
 from creditsync.gateway._records import (
-    MILLISECONDS,
     Unread,
     changeOf,
+    isInMilliseconds,
     secondsOf,
     tradeOf,
 )
@@ -79,8 +79,6 @@ class CatchUp:
         self._problem = ""
         self._isTold = False
         self._isRunning = False
-        # In what part of a second the platform counts update_time.
-        self._scale = 1
         self._hasStopped = False
         # How often the stream was interrupted.
         self._gaps = 0
@@ -146,7 +144,7 @@ class CatchUp:
         """
         greatest = self._journal.mark or int(self._now())
         since = max(0, greatest - margin)
-        where: list[list[Any]] = [["update_time", ">=", since * self._scale]]
+        where: list[list[Any]] = [["update_time", ">=", since * self._journal.scale]]
         while True:
             rows = await page(self._upstream, where)
             if isinstance(rows, str):
@@ -156,9 +154,9 @@ class CatchUp:
                 return False
             if not rows and len(where) == 1:
                 break
-            if self._scale == 1 and any(map(_isInMilliseconds, rows)):
-                self._scale = 1000
-                where = [["update_time", ">=", since * self._scale]]
+            if self._journal.scale == 1 and any(map(isInMilliseconds, rows)):
+                self._journal.scale = 1000
+                where = [["update_time", ">=", since * self._journal.scale]]
                 continue
             following = _following(rows, where)
             if following is None:
@@ -191,11 +189,6 @@ class CatchUp:
         if end > self._journal.mark:
             self._journal.mark = end
             self._journal.touch()
-
-
-def _isInMilliseconds(row: Mapping[str, Any]) -> bool:
-    changed = changeOf(row)
-    return secondsOf(changed) is not None and changed >= MILLISECONDS
 
 
 def _following(

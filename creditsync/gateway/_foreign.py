@@ -190,6 +190,10 @@ class Foreign(Settling):
         intent = self._log.withContent(contentOf(trade))
         if intent is None or not isContentOf(intent, trade) or self._isTaken(trade):
             return
+        course = self.courses.withNumber(intent.number)
+        if course is not None:
+            # In the log its order may not be durable yet.
+            intent = course.intent
         if intent.state in FREE:
             self._alarm(
                 f"operation {intent.number}, which is {intent.state.value}, may be"

@@ -68,21 +68,45 @@ async def lookAt(upstream: IUpstream, order: int) -> Look:
     return Look(isKnown=True, isOther=not trade.why, unread=trade.why)
 
 
-async def lookFor(upstream: IUpstream, intent: Intent) -> list[Trade] | None:
+async def lookFor(
+    upstream: IUpstream, intent: Intent, scale: int
+) -> list[Trade] | None:
     """
     Look for the trades that an intent may have made: those of its account, its kind and
     its time.
 
+    @param scale: In what part of a second the platform counts changes. The time of a
+        trade may be in seconds all the same.
     @return: L{None} if the platform does not show it.
     """
-    return await searchAll(
-        upstream,
-        [
-            ["login", "==", intent.login],
-            ["cmd", "==", intent.cmd],
-            ["open_time", "==", intent.openTime],
-        ],
+    assert intent.openTime is not None
+    return await searchMoment(
+        upstream, intent.login, intent.cmd, intent.openTime, scale
     )
+
+
+async def searchMoment(
+    upstream: IUpstream, login: int, cmd: int, openTime: int, scale: int
+) -> list[Trade] | None:
+    """
+    Find the finance trades of an account, a kind and a time.
+
+    @param openTime: In seconds.
+    @param scale: See L{lookFor}.
+    @return: L{None} if the platform does not show them.
+    """
+    found: list[Trade] = []
+    for each in sorted({1, scale}):
+        where = [
+            ["login", "==", login],
+            ["cmd", "==", cmd],
+            ["open_time", "==", openTime * each],
+        ]
+        shown = await searchAll(upstream, where)
+        if shown is None:
+            return None
+        found += shown
+    return found
 
 
 async def searchAll(

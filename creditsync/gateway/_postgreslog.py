@@ -32,7 +32,7 @@ from creditsync.postgres._connection import Connection
 from creditsync.postgres._kinds import makeGateway
 from creditsync.postgres._lane import Lost
 from creditsync.postgres._recorder import Batch, Recorder, explainRefusals
-from creditsync.postgres._starting import check
+from creditsync.postgres._starting import GATEWAYS_LOSS, check
 from creditsync.records import Reservation
 
 _T = TypeVar("_T")
@@ -130,7 +130,7 @@ class PostgresIntentLog(SQLiteIntentLog):
     async def _prepare(self) -> None:
         connection = await self._connect("reader")
         try:
-            for warning in await check(connection):
+            for warning in await check(connection, loss=GATEWAYS_LOSS):
                 _log.warn("{warning}", warning=warning)
             await makeGateway(connection)
         finally:

@@ -25,9 +25,14 @@ from creditsync.codes import (
     UNITS_PER_ONE,
 )
 from creditsync.gateway._interfaces import IUpstream, IUpstreamObserver
-from creditsync.gateway._looking import lookAt, searchAll
+from creditsync.gateway._looking import (
+    lookAt,
+    search,
+    searchAll,
+    searchMoment,
+)
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import contentOf
+from creditsync.gateway._records import contentOf, isInMilliseconds
 from creditsync.records import Trade
 
 _COMMENT: Final = "creditsync probe"
@@ -170,7 +175,7 @@ class Probe:
         assert trade is not None
         isKept = self._isKept(trade)
         self._note(way, isKept, "its amount, comment and open_time are kept")
-        found = await self._found()
+        found = await self._found(order)
         self._note(way, found == [order], "MngGetTradesByFilter finds it, and only it")
         await self._comments(order)
         await self._ask("DeleteCredit", order=order)
@@ -221,16 +226,17 @@ class Probe:
             seen = seen if look.trade is None else look.trade.comment
         return comment, seen, _why(outcome)
 
-    async def _found(self) -> list[int]:
+    async def _found(self, order: int) -> list[int]:
         """
-        The orders with the content that was sent last.
+        The orders that a look-up shows of the time that was sent last.
+
+        @param order: The one that was made then.
         """
-        where = [
-            ["login", "==", self._login],
-            ["cmd", "==", OP_CREDIT_IN],
-            ["open_time", "==", self._second],
-        ]
-        found = await searchAll(self._upstream, where)
+        rows = await search(self._upstream, [["order", "==", order]]) or ()
+        scale = 1000 if any(map(isInMilliseconds, rows)) else 1
+        found = await searchMoment(
+            self._upstream, self._login, OP_CREDIT_IN, self._second, scale
+        )
         return [trade.order for trade in found or ()]
 
     async def _create(self, way: str) -> int | None:
@@ -274,7 +280,7 @@ class Probe:
         self._note(way, booked is not None, "it is booked under its order, state 3")
         late = await self._ask(_APPROVE, order=order)
         self._note(way, late.kind is Kind.REFUSED, "one after its booking is refused")
-        self._note(way, await self._found() == [order], "it was booked once")
+        self._note(way, await self._found(order) == [order], "it was booked once")
         await self._ask("DeleteCredit", order=order)
         await self._decline(way)
 

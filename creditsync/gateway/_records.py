@@ -74,10 +74,12 @@ def tradeOf(data: Mapping[str, Any]) -> Trade | Unread:
     if type(cmd) is int and cmd not in TOTAL_OF:
         return Unread(order or 0, timestamp or 0)
     login, state = _number(data.get("login")), _number(data.get("state"))
+    # A far time in seconds, such as the end of the year 9999, looks like milliseconds.
+    read = secondsOf if isInMilliseconds(data) else _time
     # Some platforms write null for what a trade does not have.
     openTime, closeTime = (
-        _time(data.get("open_time") or 0),
-        _time(data.get("close_time") or 0),
+        read(data.get("open_time") or 0),
+        read(data.get("close_time") or 0),
     )
     units, comment = unitsOf(data.get("profit")), data.get("comment") or ""
     if type(cmd) is not int:
@@ -125,15 +127,23 @@ def changeOf(data: Mapping[str, Any]) -> Any:
     return data.get("timestamp") if changed is None else changed
 
 
-def secondsOf(changed: Any) -> int | None:
+def isInMilliseconds(record: Mapping[str, Any]) -> bool:
     """
-    The time of a change in seconds, or L{None} if it is none. Some platforms count in
+    Whether the time of a record's last change counts milliseconds.
+    """
+    changed = changeOf(record)
+    return secondsOf(changed) is not None and changed >= MILLISECONDS
+
+
+def secondsOf(time: Any) -> int | None:
+    """
+    A time of a record in seconds, or L{None} if it is none. Some platforms count in
     milliseconds.
     """
-    isNumber = type(changed) in (int, float, Decimal)
-    if isNumber and MILLISECONDS <= changed <= MAX_SAFE_INTEGER:
-        return int(changed // 1000)
-    return _time(changed)
+    isNumber = type(time) in (int, float, Decimal)
+    if isNumber and MILLISECONDS <= time <= MAX_SAFE_INTEGER:
+        return int(time // 1000)
+    return _time(time)
 
 
 def _time(value: Any) -> int | None:

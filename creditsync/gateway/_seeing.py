@@ -344,7 +344,7 @@ class Seeing(Foreign):
         if intent.isAmbiguous:
             course.isLooking = False
             return
-        found = await lookFor(self._upstream, intent)
+        found = await lookFor(self._upstream, intent, self._journal.scale)
         if found is not None:
             found += await self._lookAtCandidates(course, found)
         course.isLooking = False

@@ -171,7 +171,7 @@ class TwoPhases(Operations):
         if intent.type != EV_RECORD_ADD or intent.order:
             await super()._look(course)
             return
-        found = await lookFor(self._upstream, intent)
+        found = await lookFor(self._upstream, intent, self._journal.scale)
         course.isLooking = False
         if found is None:
             self._unanswered(course)

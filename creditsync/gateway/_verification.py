@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from creditsync.codes import TS_DELETED
 from creditsync.gateway._foreign import FINAL
 from creditsync.gateway._intents import IIntentLog
 from creditsync.gateway._interfaces import IUpstream
@@ -103,6 +104,10 @@ class Verification:
             trade = look.trade
             if self._isUnderWay(order):
                 continue
+            isShown = trade is not None or look.isOther or look.unread
+            if not isShown and self._isDeleted(order):
+                # Some platforms don't show what is deleted.
+                continue
             if look.unread:
                 self._tell(
                     verified,
@@ -127,6 +132,13 @@ class Verification:
         """
         current = self._journal.current(order)
         return current is not None and abs(self._now() - current.timestamp) <= SETTLED
+
+    def _isDeleted(self, order: int) -> bool:
+        """
+        Whether the journal has the deletion of an order.
+        """
+        current = self._journal.current(order)
+        return current is not None and current.state == TS_DELETED
 
     def _tell(self, verified: Verified, order: int, what: str) -> None:
         text = f"order {order}, which the platform had booked, {what}"

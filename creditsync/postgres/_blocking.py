@@ -23,6 +23,7 @@ from creditsync.postgres._session import (
     unreachable,
 )
 from creditsync.postgres._starting import (
+    LOSS,
     RIGHTS,
     Rights,
     check,
@@ -103,15 +104,16 @@ class CommandSession:
             self.session.remove_notice_handler(note)
         commit.isDoubtful = _WARNING in notices
 
-    def check(self, rights: Rights = RIGHTS) -> list[str]:
+    def check(self, rights: Rights = RIGHTS, loss: str = LOSS) -> list[str]:
         """
         Check the server as a start does, and make its tables.
 
         @param rights: What the role has to be allowed.
+        @param loss: See L{creditsync.postgres._starting.check}.
         @return: What its operator should know.
         @raise LedgerProblem: It can't be used.
         """
-        return _waited(check(self, rights=rights))
+        return _waited(check(self, rights=rights, loss=loss))
 
     def makeGateway(self) -> None:
         """

@@ -36,6 +36,7 @@ from zope.interface import implementer
 from creditsync._failing import FailureNotifier
 from creditsync.postgres._session import (
     SETTINGS,
+    causeOf,
     complete,
     isStandby,
     placeOf,
@@ -248,7 +249,7 @@ class Connection:
             error = error_from_result(result)
             severity = error.diag.severity_nonlocalized
             if severity in ("FATAL", "PANIC") or error.sqlstate == _UNKNOWN:
-                self._lose(str(error))
+                self._lose(causeOf(error))
             else:
                 self._end(Failure(error))
             return

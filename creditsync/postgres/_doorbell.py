@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from creditsync.postgres._connection import Connection, ConnectionLost, retryDelay
+from creditsync.postgres._session import causeOf
 
 _log = Logger()
 
@@ -171,7 +172,7 @@ class Doorbell:
                 "The connections for notifications were lost or can't be made:"
                 " {why}. Until they are there, other nodes' events are found by"
                 " polling.",
-                why=why.getErrorMessage(),
+                why=causeOf(why.value),
             )
         wait = retryDelay(self._failures, self._random())
         self._failures += 1
@@ -231,7 +232,7 @@ class Doorbell:
         def failed(why: Failure) -> None:
             if not why.check(ConnectionLost):
                 # The server refuses: its queue of notifications is full, for instance.
-                _log.warn("A notification failed: {why}", why=why.getErrorMessage())
+                _log.warn("A notification failed: {why}", why=causeOf(why.value))
 
         done = self._ringer.execute(_NOTIFY, [payload])
         return done.addCallbacks(lambda _: None, failed)

@@ -36,6 +36,7 @@ from creditsync.postgres._connection import Connection, ConnectionLost, retryDel
 from creditsync.postgres._groups import Groups
 from creditsync.postgres._lane import Lane, Lost
 from creditsync.postgres._schema import STREAM
+from creditsync.postgres._session import causeOf
 from creditsync.records import (
     BookedElsewhere,
     Reservation,
@@ -393,7 +394,7 @@ class Feed:
         if not self._failures:
             _log.warn(
                 "The connection that reads the journal is lost: {why}",
-                why=why.getErrorMessage().strip(),
+                why=causeOf(why.value),
             )
         wait = retryDelay(self._failures, self._random())
         self._failures += 1

@@ -33,6 +33,7 @@ from creditsync.postgres._connection import Connection, ConnectionLost, retryDel
 from creditsync.postgres._groups import Groups
 from creditsync.postgres._limits import UNREGISTERED, register
 from creditsync.postgres._schema import AGAIN, STREAM
+from creditsync.postgres._session import causeOf
 
 _T = TypeVar("_T")
 
@@ -54,6 +55,9 @@ _RAISE: Final = """
     UPDATE node SET incarnation = incarnation + 1
     WHERE id = %s AND owner = %s RETURNING incarnation
 """
+_INCARNATION: Final = (
+    "SELECT incarnation FROM node WHERE id = %s AND name = %s AND lane = %s"
+)
 _LINK: Final = "SELECT lo, hi FROM link WHERE node = %s AND batch = %s"
 # A commit of its own that changes nothing; when it is replicated, all before it is.
 _PROVE: Final = "SELECT durable_1() FROM node WHERE id = %s FOR UPDATE"
@@ -349,7 +353,7 @@ class Lane:
                 return
         elif state.startswith(_PASSING):
             # Another server may be the one to write to now.
-            self._broken(str(error))
+            self._broken(causeOf(error))
         else:
             raise error
         await self._wait(failures - 1)
@@ -366,7 +370,7 @@ class Lane:
         """
         if self.problem is None:
             self.problem = "PostgreSQL can't be reached"
-            _log.warn("The connection that books is lost: {why}", why=why.strip())
+            _log.warn("The connection that books is lost: {why}", why=why)
         self._disconnect()
 
     async def _again(self) -> Connection:
@@ -382,7 +386,7 @@ class Lane:
                     raise CancelledError
                 raised = await connection.execute(_RAISE, [self.node, self._owner])
                 if not raised:
-                    raise self.fenced()
+                    raise await self._shutOut(connection)
                 [(self.incarnation,)] = raised
                 await self._admit(connection)
                 await self._prove(connection)
@@ -391,7 +395,7 @@ class Lane:
                 if connection is not None:
                     connection.close()
                 if self.problem is None:
-                    self._broken(str(error))
+                    self._broken(causeOf(error))
                 await self._wait(failures)
                 failures += 1
                 continue
@@ -404,6 +408,24 @@ class Lane:
             _log.info("The connection that books is there again.")
             return connection
         raise CancelledError
+
+    async def _shutOut(self, connection: Connection) -> Fenced:
+        """
+        Make sure that this node was shut out, which has raised its incarnation. A
+        server that does not know as high a one has lost even the start of this node.
+
+        @raise Lost: It has, or it lacks what was acknowledged.
+        """
+        found = await connection.execute(
+            _INCARNATION, [self.node, self.name, self.number]
+        )
+        if all(incarnation <= self.incarnation for (incarnation,) in found):
+            raise Lost(
+                f"node {self.name} has incarnation {self.incarnation}, but PostgreSQL"
+                f" knows {'only ' + str(found[0][0]) if found else 'none'}"
+            )
+        await self.checkLoss(connection)
+        return self.fenced()
 
     async def checkLoss(self, connection: Connection) -> None:
         """

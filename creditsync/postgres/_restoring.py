@@ -10,6 +10,8 @@ can know.
 
 from collections.abc import Callable
 
+from attrs import define
+
 from creditsync._cursor import newEpoch
 from creditsync.ledger._copying import movedOn
 from creditsync.postgres._blocking import CommandSession
@@ -33,15 +35,29 @@ def blockAfter(mark: int) -> int:
     return max(-(-mark // SLOTS), 1) * SLOTS
 
 
-def beginLife(session: CommandSession, now: Callable[[], float]) -> tuple[str, int]:
+@define
+class Life:
+    """
+    A life that has begun.
+
+    @ivar epoch: Its epoch.
+    @ivar head: The last place before it.
+    @ivar isDoubtful: Whether a standby may lack it yet.
+    """
+
+    epoch: str
+    head: int
+    isDoubtful: bool
+
+
+def beginLife(session: CommandSession, now: Callable[[], float]) -> Life:
     """
     Begin a life, and shut out the nodes that still run: each finds that out when it
     books next, and ends.
 
     @param now: The time, in UNIX seconds.
-    @return: The new epoch, and the last place before it.
     """
-    with session.transaction():
+    with session.transaction() as commit:
         # In the order of all locks: the nodes first, the journal last.
         session.rows("UPDATE node SET incarnation = incarnation + 1, owner = ''")
         session.rows("SELECT id FROM stream FOR UPDATE")
@@ -51,4 +67,4 @@ def beginLife(session: CommandSession, now: Callable[[], float]) -> tuple[str, i
         [(mark,)] = session.rows("SELECT next FROM block FOR UPDATE")
         moved = blockAfter(movedOn(mark))
         session.rows("UPDATE block SET next = %s", [moved])
-    return epoch, head
+    return Life(epoch, head, commit.isDoubtful)

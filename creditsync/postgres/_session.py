@@ -8,9 +8,11 @@ No password is ever in a sentence: a server is named by its user, host and datab
 import re
 from itertools import zip_longest
 from typing import Final
+from urllib.parse import quote, urlencode
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Conninfo
 
 from creditsync.errors import LedgerProblem
 
@@ -117,6 +119,38 @@ def placeOf(conninfo: str) -> str:
     user = f"{parts['user']}@" if "user" in parts else ""
     hosts = _hosts(parts.get("host", parts.get("hostaddr", "")), parts.get("port", ""))
     return f"postgresql://{user}{hosts}/{parts.get('dbname', '')}"
+
+
+def addressOf(conninfo: str) -> str:
+    """
+    The address of a connection string, with its parameters, but without passwords and
+    whatever else libpq marks as not to be shown.
+
+    @raise LedgerProblem: It is not a connection string.
+    """
+    place = placeOf(conninfo)
+    given = conninfo_to_dict(conninfo)
+    named = {"user", "host", "port", "dbname"}
+    if "host" not in given:
+        named.add("hostaddr")
+    if "service" in given:
+        place, named = "postgresql:///", set()
+    shown = [
+        each.keyword.decode() for each in Conninfo.get_defaults() if not each.dispchar
+    ]
+    more = {name: given[name] for name in shown if name in given and name not in named}
+    # For libpq a + is no space.
+    query = urlencode(more, safe="/:,", quote_via=quote)
+    return f"{place}?{query}" if more else place
+
+
+def causeOf(error: object) -> str:
+    """
+    What PostgreSQL or its client has said, for a line of the log: not in which line of
+    which function.
+    """
+    said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return " ".join((said or str(error)).split())
 
 
 def _hosts(hosts: str, ports: str) -> str:

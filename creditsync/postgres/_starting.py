@@ -47,6 +47,15 @@ IS_SYNCHRONOUS: Final = (
     "SELECT coalesce(current_setting('synchronous_standby_names', true), '*') <> ''"
 )
 
+# What a failover without synchronous replication does: to nodes, and to a gateway.
+LOSS: Final = (
+    "what was acknowledged last. The nodes notice that after a failover, and stop"
+)
+GATEWAYS_LOSS: Final = (
+    "what was written last. A gateway that is started after that does not know what was"
+    " sent, and books it twice if a client repeats it"
+)
+
 Rights: TypeAlias = Mapping[str, Sequence[str]]
 
 # What a node does with each table. It changes nothing that was booked, so the role of
@@ -145,20 +154,22 @@ def check(
     connection: ISession,
     now: Callable[[], float] = time.time,
     rights: Rights = RIGHTS,
+    loss: str = LOSS,
 ) -> Deferred[list[str]]:
     """
     Check the server and its tables, and make or upgrade these.
 
     @param now: The time, in UNIX seconds.
     @param rights: What the role has to be allowed.
+    @param loss: What a failover without synchronous replication loses.
     @return: Fires with sentences of which the operator should be warned. Fails with
         L{LedgerProblem} if a node can't book there.
     """
-    return Deferred.fromCoroutine(_check(connection, now, rights))
+    return Deferred.fromCoroutine(_check(connection, now, rights, loss))
 
 
 async def _check(
-    connection: ISession, now: Callable[[], float], rights: Rights
+    connection: ISession, now: Callable[[], float], rights: Rights, loss: str
 ) -> list[str]:
     place = connection.place
     try:
@@ -176,7 +187,7 @@ async def _check(
         raise LedgerProblem(
             f"the connection to {place} was lost: {' '.join(str(e).split())}"
         ) from e
-    return list(_warnings(facts, connection))
+    return list(_warnings(facts, connection, loss))
 
 
 def _problems(facts: _Facts, place: str) -> Iterator[str]:
@@ -202,7 +213,7 @@ def _problems(facts: _Facts, place: str) -> Iterator[str]:
         )
 
 
-def _warnings(facts: _Facts, connection: ISession) -> Iterator[str]:
+def _warnings(facts: _Facts, connection: ISession, loss: str) -> Iterator[str]:
     """
     What a node can work with, and its operator should know.
     """
@@ -216,8 +227,7 @@ def _warnings(facts: _Facts, connection: ISession) -> Iterator[str]:
     if not facts.standbys:
         yield (
             f"{place} has no synchronous replication: if its machine is lost, so is"
-            " what was acknowledged last. The nodes notice that after a failover, and"
-            " stop. Set synchronous_standby_names unless the storage itself is"
+            f" {loss}. Set synchronous_standby_names unless the storage itself is"
             " replicated."
         )
     if not facts.isSafe:

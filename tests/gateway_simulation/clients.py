@@ -10,10 +10,14 @@ from typing import Any
 from attrs import Factory, define
 from twisted.internet.protocol import Protocol
 
+from creditsync.codes import MAX_COMMENT
 from tests.gateway_simulation.gateway import Gateway
 from tests.gateway_simulation.setting import LOGINS
 from tests.gateway_simulation.wires import End, Process, Wires
 from tests.simulation.world import Reactor, World
+
+# What makes some comments longer than a platform may keep, with a tag or without.
+_LONGER = ("", " for the spring promotion", " for clients that come back in spring")
 
 # Seconds after which a request on a connection that is there must have its reply: the
 # server's timeout, and a moment.
@@ -21,7 +25,7 @@ PATIENCE = 6.0
 # How often a request with a key is tried.
 TRIES = 6
 
-_CMDS = {"BalanceIn": 6, "CreditIn": 7, "BalanceOut": 8, "CreditOut": 9}
+CMDS = {"BalanceIn": 6, "CreditIn": 7, "BalanceOut": 8, "CreditOut": 9}
 
 
 @define(eq=False)
@@ -52,7 +56,8 @@ class Asked:
     """
     What a client wants, over all its tries.
 
-    @ivar comment: By which the judge knows it; others may have the same.
+    @ivar comment: As the platform keeps it the judge knows it by that; others may have
+        the same.
     @ivar kind: C{"add"}, C{"update"} or C{"delete"}.
     @ivar order: That it changes.
     """
@@ -65,8 +70,16 @@ class Asked:
     amount: int
     comment: str
     key: str | None
+    longest: int
     order: int = 0
     attempts: list[Attempt] = Factory(list)
+
+    @property
+    def kept(self) -> str:
+        """
+        Its comment, as the platform keeps it.
+        """
+        return self.comment[: self.longest]
 
     @property
     def statuses(self) -> list[int]:
@@ -232,14 +245,19 @@ class Client(Protocol):
         else:
             kind, order, login = "add", 0, random.choice(LOGINS)
             cmd = random.choice((6, 7, 7, 7, 8, 9))
-        method = next(name for name, each in _CMDS.items() if each == cmd)
+        method = next(name for name, each in CMDS.items() if each == cmd)
         amount = random.randrange(1, 4) * (-1 if cmd > 7 else 1)
         # Some are alike, as two credits of the same promotion are.
         comment = "alike" if random.random() < 0.2 and kind == "add" else f"r{number}"
+        longest = self._gateway.setting.longest
+        if comment != "alike" and longest < MAX_COMMENT:
+            comment += Random(f"{self.world.seed} {number}").choice(_LONGER)
         command = f"{method}{form}"
         if kind == "delete":
             command = f"Delete{'Credit' if cmd in (7, 9) else 'Balance'}{form}"
-        return Asked(number, command, kind, login, cmd, amount, comment, key, order)
+        return Asked(
+            number, command, kind, login, cmd, amount, comment, key, longest, order
+        )
 
     def ask(self, asked: Asked) -> None:
         """
@@ -306,6 +324,7 @@ class Follower(Protocol):
 
     @ivar token: With which it does.
     @ivar events: The place, the type and the data of each event.
+    @ivar times: When it came.
     """
 
     name = "follower"
@@ -317,6 +336,7 @@ class Follower(Protocol):
         self._random: Random = world.generator()
         self.process = Process(world, self.name, Reactor(world))
         self.events: list[tuple[int, int, dict[str, Any]]] = []
+        self.times: list[float] = []
         self.problems: list[str] = []
         self.end: End | None = None
         self._cursor = "first"
@@ -376,5 +396,6 @@ class Follower(Protocol):
             self._cursor = members["data"]["cursor"]
             place = int(self._cursor.rpartition("-")[2])
             self.events.append((place, members["type"], members["data"]))
+            self.times.append(self.world.now)
             if self._gateway.disk.ledger.head < place:
                 self.problems.append(f"event {place} comes before it is on disk")

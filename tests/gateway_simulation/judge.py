@@ -13,16 +13,13 @@ from attrs import define
 from creditsync.codes import EV_RECORD_ADD, EV_RECORD_DELETE
 from creditsync.gateway._states import State
 from creditsync.records import Trade
-from tests.gateway_simulation.clients import Asked, Attempt, Client, Follower
+from tests.gateway_simulation.clients import CMDS, Asked, Attempt, Client, Follower
 from tests.gateway_simulation.gateway import Gateway
+from tests.gateway_simulation.groups import Groups
 from tests.gateway_simulation.observer import Observer
 from tests.gateway_simulation.platform import Platform
-from tests.gateway_simulation.setting import GROUPS, HARMLESS
-from tests.simulation.world import Violation
-
-# Without harm no look-up is needed to learn that something is booked, and its client
-# learns it in a moment.
-SOON = 1.0
+from tests.gateway_simulation.setting import HARMLESS
+from tests.gateway_simulation.verdicts import SOON, broken
 
 ONE = 100_000_000
 
@@ -69,7 +66,7 @@ class Judge:
         self._journal()
         self._gone()
         self._followed()
-        self._restricted()
+        self._groups()
         self._leftovers()
 
     def _learn(self) -> None:
@@ -94,6 +91,18 @@ class Judge:
         ofDisk: dict[int, list[Trade]] = {}
         for _, trade in self._events:
             ofDisk.setdefault(trade.order, []).append(trade)
+        # What was booked for each comment once more, by the platform itself.
+        self._doubled: Counter[str] = Counter()
+        self._alikeDoubled: Counter[tuple[int, int, int]] = Counter()
+        for command, data in self.platform.script.doubled:
+            if command in CMDS:
+                self._doubled[self.platform.kept(data["comment"])] += 1
+                what = data["login"], CMDS[command], int(data["amount"])
+                self._alikeDoubled[what] += 1
+        # The deletions that no look-up shows.
+        isHiding = "hidden-deletions" in self.faults
+        deleted = {order for order, trade in self._now.items() if trade.state == 6}
+        self._hidden = deleted if isHiding else set()
         # The orders of which a crash has lost something.
         self._lost = {
             order
@@ -112,25 +121,28 @@ class Judge:
 
     def _request(self, asked: Asked) -> None:
         who = f"request {asked.number} ({asked.comment}, {asked.kind})"
-        about = (asked.comment, asked.key or asked.comment)
-        bookings = self._bookings[asked.comment]
+        about = (asked.kept, asked.key or asked.kept)
+        bookings = self._bookings[asked.kept]
         statuses = asked.statuses
         isAlike = asked.comment == "alike"
         if asked.kind == "delete":
             bookings = 0
-        if not isAlike and self._adds[asked.comment] > 1:
+        if not isAlike and self._adds[asked.kept] > 1:
             stray = self._strays(asked)
-            if self._adds[asked.comment] - stray > 1:
+            if self._adds[asked.kept] - stray > 1 + self._doubled[asked.kept]:
                 raise broken("once", f"{who} is booked {bookings} times", *about)
         for attempt in asked.attempts:
             if attempt.status == 200:
                 assert attempt.reply is not None
                 self._told(asked, attempt.reply, who)
         isBooked = not isAlike and bookings > self._strays(asked)
-        if isBooked and statuses and set(statuses) <= _REFUSED:
+        isDoubled = self._doubled[asked.kept] > 0
+        if isDoubled and asked.kind == "add" and not isAlike:
+            self._known(asked, who)
+        elif isBooked and statuses and set(statuses) <= _REFUSED:
             raise broken("refused", f"{who} is refused, and booked", *about)
         if statuses and statuses[0] == 503 and asked.kind != "delete":
-            sent = self.observer.sent.get(asked.comment)
+            sent = self.observer.sent.get(asked.kept)
             until = asked.attempts[0].until
             assert until is not None
             if not isAlike and sent is not None and sent < until:
@@ -144,6 +156,21 @@ class Judge:
         if isSafe and not isAlike:
             self._prompt(asked, who)
 
+    def _known(self, asked: Asked, who: str) -> None:
+        """
+        People know of what the platform has booked twice, or has booked and refused.
+        """
+        for order in self._first:
+            versions = self._published.get(order, [])
+            isWhole = all(each.comment == asked.kept for each in versions)
+            isSeen = order not in self._lost | self._hidden
+            if not (versions and isWhole and isSeen):
+                continue
+            isOwn = self.gateway.disk.withOrder(order) is not None
+            if not isOwn and not any(str(order) in e for e in self.gateway.alarms):
+                text = f"{who} is booked as order {order} too, and nobody knows"
+                raise broken("doubled", text, asked.kept, str(order))
+
     def _prompt(self, asked: Asked, who: str) -> None:
         """
         The reply to the first try comes as soon as the platform has booked.
@@ -151,12 +178,12 @@ class Judge:
         [at, *_] = [
             time
             for time, trade in self.platform.times
-            if trade.comment == asked.comment and trade.state == 3
+            if trade.comment == asked.kept and trade.state == 3
         ]
         until = asked.attempts[0].until
         if until is None or until - at > SOON:
             text = f"{who} is booked at {at}, and its client is told at {until}"
-            raise broken("prompt", text, asked.comment)
+            raise broken("prompt", text, asked.kept)
 
     def _strays(self, asked: Asked) -> int:
         """
@@ -165,7 +192,7 @@ class Judge:
         if asked.kind != "update":
             return 0
         return sum(
-            trade.state == 6 and trade.comment == asked.comment
+            trade.state == 6 and trade.comment == asked.kept
             for order, trade in self._now.items()
             if order != asked.order
         )
@@ -174,7 +201,7 @@ class Judge:
         data = reply["data"]
         order = data["order"]
         versions = self._published.get(order, [])
-        about = (asked.comment, str(order))
+        about = (asked.kept, str(order))
         if asked.kind == "delete":
             if not any(each.state == 6 for each in versions):
                 raise broken("200", f"{who} is told of a deletion", *about)
@@ -198,7 +225,7 @@ class Judge:
             ]
         if not fits:
             raise broken("200", f"{who} is told of {data}", *about)
-        if not any(each.comment == asked.comment for each in versions):
+        if not any(each.comment == asked.kept for each in versions):
             raise broken("200", f"{who} is told of another's {data}", *about)
 
     def _alike(self) -> None:
@@ -219,6 +246,7 @@ class Judge:
             if ofThese and any(each.state == 3 for each in ofThese):
                 first = next(each for each in ofThese if each.state == 3)
                 booked[first.login, first.cmd, first.profit // ONE] += 1
+        wanted += self._alikeDoubled
         for what in wanted | told | booked:
             if booked[what] > wanted[what]:
                 text = f"{what} is booked {booked[what]} times, not {wanted[what]}"
@@ -249,7 +277,7 @@ class Judge:
             }
             if len(orders) > 1:
                 raise broken(
-                    "200", f"request {asked.number} is told {orders}", asked.comment
+                    "200", f"request {asked.number} is told {orders}", asked.kept
                 )
             for order in orders:
                 owner = owners.setdefault(order, asked.number)
@@ -283,7 +311,8 @@ class Judge:
             self._held(intent, who, about)
 
     def _held(self, intent: Any, who: str, about: tuple[str, ...]) -> None:
-        if intent.order in self._lost:
+        unclear = self._lost | self._hidden
+        if intent.order in unclear or self._doubled[self.platform.kept(intent.comment)]:
             return
         if intent.type == EV_RECORD_ADD:
             own = [
@@ -294,7 +323,7 @@ class Judge:
                 and trade.comment == intent.plainComment
                 and trade.openTime == intent.openTime
                 and self.gateway.disk.withOrder(trade.order) is None
-                and trade.order not in self._lost
+                and trade.order not in unclear
             ]
             if len(own) == 1:
                 raise broken("held", f"{who} is held, it is {own[0]}", *about)
@@ -318,6 +347,8 @@ class Judge:
             if trade.state not in _FINAL or order in self._lost:
                 continue
             have = ledger.trade(order)
+            if order in self._hidden and (have is None or have.state == 3):
+                continue
             if have is None or not _isSame(have, trade):
                 raise broken(
                     "journal", f"it has {have}, the platform {trade}", str(order)
@@ -362,6 +393,8 @@ class Judge:
             have, want = disk.ledger.trade(order), self._now.get(order)
             if have is None or (want is not None and _isSame(have, want)):
                 continue
+            if have.state == 6 and want is None:
+                continue
             if not any(f"order {order}" in each for each in self.gateway.alarms):
                 raise broken("gone", f"nobody knows that {have} is {want}", str(order))
 
@@ -383,34 +416,13 @@ class Judge:
                 f" ({len(have)} of {len(want)})",
             )
 
-    def _restricted(self) -> None:
-        """
-        A token that is for some groups sees nothing of other accounts, and in the end
-        all of those whose groups are known; at once if nothing does harm.
-        """
-        if not self.restricted:
-            return
-        ledger = self.gateway.disk.ledger
-        groups = {login: ledger._groups.get(login, "") for login in GROUPS}
-        for login, group in groups.items():
-            if group not in ("", GROUPS[login]):
-                raise broken("groups", f"account {login} is in {group}", str(login))
-        for each in self.restricted:
-            for place, _, data in each.events:
-                if not GROUPS[data["login"]].startswith("real"):
-                    raise broken("groups", f"event {place} is shown", str(place))
-        want = [
-            each.place
-            for each in ledger.events(0, ledger.head)
-            if groups[each.data.login].startswith("real")
-        ]
-        always, _, last = (
-            [place for place, _, _ in each.events] for each in self.restricted
-        )
-        if last != want:
-            raise broken("groups", f"in the end it sees {last}, not {want}")
-        if self.faults <= HARMLESS and always != want:
-            raise broken("groups", f"it is shown {always}, not {want}")
+    def _groups(self) -> None:
+        if self.restricted:
+            journal = self.gateway.disk.ledger
+            isHarmless = self.faults <= HARMLESS
+            Groups(self.platform, journal, self.follower, isHarmless).judge(
+                self.restricted
+            )
 
     def _leftovers(self) -> None:
         """
@@ -427,7 +439,7 @@ class Judge:
             for _, trade in self._events
             if trade.state == _PENDING and trade.comment.startswith("person")
         }
-        for order in requested:
+        for order in requested - self.platform.decided:
             trade = self._now[order]
             if trade.state != _PENDING:
                 raise broken("another's", f"it was a person's: {trade}", str(order))
@@ -455,12 +467,3 @@ def _isQueued(attempt: Attempt) -> bool:
     """
     reply = attempt.reply or {}
     return str(reply.get("message", "")).endswith("is not finished yet")
-
-
-def broken(rule: str, message: str, *about: str) -> Violation:
-    """
-    A rule is broken.
-
-    @param about: Texts by which the lines of the trace are known that belong to it.
-    """
-    return Violation(rule, message, about)

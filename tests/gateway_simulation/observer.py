@@ -9,8 +9,7 @@ from typing import Any
 from creditsync.codes import EV_RECORD_DELETE
 from creditsync.gateway._memorylog import MemoryIntentLog
 from creditsync.gateway._states import State
-from creditsync.gateway._tags import Tags
-from tests.gateway_simulation.platform import NAMES
+from tests.gateway_simulation.platform import NAMES, Platform
 from tests.simulation.world import World
 
 _OWN = {new: own for own, new in NAMES.items()}
@@ -22,13 +21,13 @@ class Observer:
     """
     Reads along.
 
-    @ivar sent: When each comment was sent first.
+    @ivar sent: When each comment was sent first, as the platform keeps it.
     @ivar refused: The orders whose approval was refused.
     """
 
-    def __init__(self, world: World, tags: Tags) -> None:
+    def __init__(self, world: World, platform: Platform) -> None:
         self._world = world
-        self._tags = tags
+        self._platform = platform
         self.disk: MemoryIntentLog | None = None
         self.sent: dict[str, float] = {}
         self.refused: set[int] = set()
@@ -42,7 +41,8 @@ class Observer:
         command, data = members["command"], members.get("data", {})
         command = _OWN.get(command, command)
         if command == "MngCreateFinanceRequest" or command in _BOOKING:
-            self.sent.setdefault(self._tags.off(data["comment"]), self._world.now)
+            kept = self._platform.kept(data["comment"])
+            self.sent.setdefault(kept, self._world.now)
             self._check(f"{command} {data}", self._rows(data["comment"], data))
         elif command in _DELETING:
             order = data["order"]

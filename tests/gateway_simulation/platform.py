@@ -4,6 +4,7 @@ work at it.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from random import Random
 from typing import Any
 
@@ -11,7 +12,10 @@ from msgspec.structs import replace
 
 from creditsync._sandbox.life import Life
 from creditsync._sandbox.script import Script
+from creditsync._sandbox.script import Setting as FaultSetting
 from creditsync._sandbox.service import OURS, Sandbox
+from creditsync._sandbox.table import Where
+from creditsync.codes import MAX_COMMENT, TS_FINANCE_OPEN_PENDING
 from creditsync.errors import Refusal
 from creditsync.events import TradeEvents
 from creditsync.gateway._tags import Tags
@@ -19,7 +23,7 @@ from creditsync.ledger.memory import MemoryLedger
 from creditsync.records import Principal, Trade, TradeEvent
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator
-from tests.gateway_simulation.setting import GROUPS, LOGINS, Setting
+from tests.gateway_simulation.setting import GROUPS, HABITS, LOGINS, Setting
 from tests.gateway_simulation.wires import MovingReactor, Process
 from tests.simulation.world import Reactor, World
 
@@ -34,7 +38,34 @@ NAMES = {
     "MngApproveFinanceRequest": "MngConfirmFinanceRequest",
 }
 
+# How often people approve a request on a platform on which each time may count.
+APPROVALS = 6
+
 _DEALER = Principal(8, 2, float("inf"), "dealer")
+_ADMIN = Principal(9, 3, float("inf"), "admin")
+
+
+class _Script(Script):
+    """
+    The platform's faults.
+
+    @ivar doubled: The command and the data of each request that was carried out twice.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.doubled: list[tuple[str | None, Mapping[str, Any]]] = []
+
+    def first(
+        self, where: Where, command: str | None, members: Mapping[str, Any]
+    ) -> FaultSetting | None:
+        """
+        See L{Script.first}.
+        """
+        found = super().first(where, command, members)
+        if found is not None and found.fault.name == "double-request":
+            self.doubled.append((command, members.get("data", {})))
+        return found
 
 
 class Platform:
@@ -46,8 +77,9 @@ class Platform:
         lacks, as what clients see does.
     @ivar published: Each change that it has broadcast, on disk or not.
     @ivar times: When it has.
-    @ivar asked: The comments of what people have requested, with whether it was
-        accepted.
+    @ivar groups: Those that each account has had, unless a crash has lost them, each
+        with the time of its move.
+    @ivar decided: The finance requests that people have approved.
     """
 
     def __init__(self, world: World, setting: Setting) -> None:
@@ -57,19 +89,20 @@ class Platform:
         self.ledger.epoch = "0badf00d"
         for login in LOGINS:
             self.ledger._accounts[login] = (0, 0)
+        self.groups = {login: [(0.0, group)] for login, group in GROUPS.items()}
         if setting.isGrouped:
             self.ledger.setGroups(GROUPS)
-        self.script = Script(self.world.seed)
+        self.script = _Script(self.world.seed)
         self.script.clear()
         self.names = dict(NAMES) if "renamed" in setting.own else {}
         self.script.rename(self.names)
         for name, rate in setting.rates.items():
             self.script.set(name, rate, seconds=setting.seconds[name])
         self._setting = setting
-        self.tags = Tags(setting.isTagged)
+        self.tags = Tags(setting.isTagged, setting.longest)
         self.published: list[tuple[int, int, Trade]] = []
         self.times: list[tuple[float, Trade]] = []
-        self.asked: dict[str, bool] = {}
+        self.decided: set[int] = set()
         self.lives = self.crashes = 0
         self.begin()
 
@@ -153,10 +186,11 @@ class Platform:
 
     def heal(self) -> None:
         """
-        Let nothing go wrong any more.
+        Let nothing go wrong any more. What the platform always does it still does.
         """
         for setting in self.script.settings():
-            self.script.set(setting.fault.name, 0.0)
+            if setting.fault.name not in HABITS:
+                self.script.set(setting.fault.name, 0.0)
         self.script.names.clear()
         self.script.rename(self.names)
 
@@ -169,6 +203,12 @@ class Platform:
         )
 
     # The truth.
+
+    def kept(self, comment: str) -> str:
+        """
+        A comment that the gateway sends, as the platform keeps it, without its tag.
+        """
+        return self.tags.off(comment)[: self.tags.longest]
 
     def journal(self) -> list[TradeEvent]:
         """
@@ -215,13 +255,33 @@ class Platform:
         """
         Have somebody book something.
         """
+        self.addFor(self.random.choice(LOGINS), comment)
+
+    def addFor(self, login: int, comment: str) -> None:
+        """
+        Have somebody book something for an account.
+        """
         life = self.sandbox.life
         if life is not None and not life.isOver and self.process.isAlive:
-            login, amount = self.random.choice(LOGINS), self.random.randrange(1, 99)
+            amount = self.random.randrange(1, 99)
             data = {"login": login, "amount": amount, "comment": comment}
             life.server.call("BalanceIn", data, _DEALER).addErrback(
                 lambda why: why.trap(Refusal)
             )
+
+    def move(self, login: int, group: str) -> None:
+        """
+        Have somebody move an account to a group.
+        """
+        life = self.sandbox.life
+        if life is None or life.isOver or not self.process.isAlive:
+            return
+        self.world.happens("account-moves")
+        self.world.note("person", f"moves {login} to {group}")
+        self.groups[login].append((self.world.now, group))
+        data = {"login": login, "group": group}
+        done = life.server.call("MngSetAccountGroup", data, _ADMIN)
+        done.addErrback(lambda why: why.trap(Refusal))
 
     def person(self, number: int) -> None:
         """
@@ -231,6 +291,9 @@ class Platform:
         if life is None or life.isOver or not self.process.isAlive:
             return
         random, comment = self.random, f"person {number}"
+        if self._setting.longest < MAX_COMMENT:
+            # The gateway sends no comment that is too long for the platform.
+            comment += " says this in many words"
         trades = [
             trade
             for order in self.ledger._places
@@ -257,14 +320,23 @@ class Platform:
         self.world.happens("person")
         self.world.note("person", f"{what} {data}")
         done = life.server.call(what, data, _DEALER)
-        done.addCallbacks(self._done, self._refused, [comment], errbackArgs=[comment])
+        done.addCallbacks(self._done, lambda why: why.trap(Refusal))
 
-    def _done(self, reply: dict[str, Any], comment: str) -> None:
-        self.asked[comment] = True
+    def _done(self, reply: dict[str, Any]) -> None:
+        isRequest = reply["state"] == TS_FINANCE_OPEN_PENDING
+        if isRequest and "approve-twice" in self._setting.rates:
+            # Otherwise they leave it, so that the gateway has to.
+            self.decided.add(reply["order"])
+            for second in range(1, APPROVALS + 1):
+                self.world.later(second, self._approve, reply["order"])
 
-    def _refused(self, why: Any, comment: str) -> None:
-        why.trap(Refusal)
-        self.asked[comment] = False
+    def _approve(self, order: int) -> None:
+        life = self.sandbox.life
+        if life is not None and not life.isOver and self.process.isAlive:
+            done = life.server.call(
+                "MngApproveFinanceRequest", {"order": order}, _DEALER
+            )
+            done.addErrback(lambda why: why.trap(Refusal))
 
 
 def _one(random: Random, trades: list[Trade]) -> Trade:

@@ -12,7 +12,7 @@ from random import Random
 
 from attrs import define, field
 
-from creditsync.gateway import _looking
+from creditsync.gateway import _groups, _looking
 from creditsync.gateway._states import State
 from creditsync.records import Principal
 from tests.gateway_simulation.clients import Client, Follower
@@ -20,7 +20,14 @@ from tests.gateway_simulation.gateway import MASKED, Gateway
 from tests.gateway_simulation.judge import Judge
 from tests.gateway_simulation.observer import Observer
 from tests.gateway_simulation.platform import Platform
-from tests.gateway_simulation.setting import CLIENTS, Plan, settingOf
+from tests.gateway_simulation.setting import (
+    CLIENTS,
+    FRESH,
+    LOGINS,
+    Plan,
+    Setting,
+    settingOf,
+)
 from tests.gateway_simulation.wires import End
 from tests.simulation.world import Violation, World
 
@@ -28,6 +35,9 @@ from tests.simulation.world import Violation, World
 # comes late is the longest to wait for, and then what is unseen is held.
 TROUBLE = 90.0
 REST = 400.0
+
+# How often an account moves, where they do.
+MOVES = 12
 
 # For how long a gateway may be away: more than the margin of its catch-up.
 AWAY = 200.0
@@ -71,7 +81,7 @@ class Course:
         self.random = world.generator()
         self._faults = {name: world.generator() for name in sorted(_SCHEDULED)}
         self.platform = Platform(world, self.setting)
-        self.observer = Observer(world, self.platform.tags)
+        self.observer = Observer(world, self.platform)
         self.gateway = Gateway(world, self.setting, self.platform, self.observer)
         self.observer.disk = self.gateway.disk
         numbers = count(1)
@@ -114,6 +124,8 @@ class Course:
         if world.mayHappen("events-stop"):
             moment = Random(f"events stop {self.plan.seed}").uniform(1, TROUBLE)
             world.at(moment, self._stopEvents)
+        if self.setting.isMoving:
+            self._move()
         if world.mayHappen("gateway-away"):
             world.at(TROUBLE - 1, self._away)
         world.run(TROUBLE)
@@ -125,6 +137,10 @@ class Course:
         world.run(TROUBLE + REST + 20)
         # What was booked last is looked at again.
         self._cut(0)
+        if self.setting.isMoving:
+            # An account's group is looked up when it is seen.
+            for login in LOGINS:
+                world.at(world.now + 10, self.platform.addFor, login, "person sees it")
         world.run(TROUBLE + REST + 90)
         self._judge().judge()
         self._resolve()
@@ -141,6 +157,13 @@ class Course:
             self.observer,
             self.setting.harm,
         )
+
+    def _move(self) -> None:
+        random = Random(f"moves {self.plan.seed}")
+        for _ in range(MOVES):
+            moment = random.uniform(1, TROUBLE)
+            login, group = random.choice(LOGINS), random.choice(("real-eur", "demo"))
+            self.world.at(moment, self.platform.move, login, group)
 
     def _restrict(self) -> None:
         follower = Follower(self.world, self.gateway, MASKED)
@@ -291,15 +314,18 @@ def _repeatable(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _pagesOf(rows: int) -> Iterator[None]:
+def _having(setting: Setting) -> Iterator[None]:
     """
-    Have so many rows in a page of a look-up.
+    Have the gateway's constants as a seed decides.
     """
-    before, _looking.PAGE = _looking.PAGE, rows
+    before = _looking.PAGE, _groups.FRESH
+    _looking.PAGE = setting.page
+    if setting.isMoving:
+        _groups.FRESH = FRESH
     try:
         yield
     finally:
-        _looking.PAGE = before
+        _looking.PAGE, _groups.FRESH = before
 
 
 def simulate(plan: Plan) -> Outcome:
@@ -307,7 +333,7 @@ def simulate(plan: Plan) -> Outcome:
     Run a seed.
     """
     violation = None
-    with _repeatable(plan.seed), _pagesOf(settingOf(plan).page):
+    with _repeatable(plan.seed), _having(settingOf(plan)):
         course = Course(plan)
         try:
             course.go()

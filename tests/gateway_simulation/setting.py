@@ -8,8 +8,10 @@ from typing import Final
 
 from attrs import define, field
 
+from creditsync._sandbox.booking import MAX_CUT
 from creditsync._sandbox.table import FAULTS as SANDBOX_FAULTS
 from creditsync._sandbox.table import Where
+from creditsync.codes import MAX_COMMENT
 
 ONE_SHOT: Final = "one-shot"
 TWO_PHASE: Final = "two-phase"
@@ -19,8 +21,11 @@ CLIENTS: Final = 4
 
 LOGINS: Final = (1001, 1002, 1003, 1004, 1005)
 
-# The groups of the accounts, where the platform's groups count.
+# The groups of the accounts, where the platform's groups count, before any moves.
 GROUPS: Final = {login: "real-eur" if login % 2 else "demo" for login in LOGINS}
+
+# For how many seconds the gateway takes a group for known, where accounts move.
+FRESH: Final = 20.0
 
 # What goes wrong besides what the sandbox's own script does.
 OWN: Final = {
@@ -42,6 +47,7 @@ OWN: Final = {
 # The same, drawn by themselves, so that they change nothing for the other faults.
 LATER: Final = {
     "events-stop": "the platform sends no events any more on a connection that lives",
+    "account-moves": "accounts move between groups, where the platform's groups count",
 }
 
 # Those of the sandbox. The lines in between are no faults, but they are there.
@@ -58,6 +64,7 @@ UNSOUND: Final = frozenset({"approve-twice", "minute-times"})
 HARMLESS: Final = frozenset(
     {
         "person",
+        "account-moves",
         "quotes",
         "notices",
         "staff",
@@ -66,8 +73,17 @@ HARMLESS: Final = frozenset(
         "added-update",
         "object-error",
         "short-page",
+        "millisecond-times",
+        "fraction-times",
+        "cut-comments",
+        "swapped-orders",
         "renamed",
     }
+)
+
+# What a platform does always, or never.
+HABITS: Final = frozenset(
+    {"millisecond-times", "fraction-times", "hidden-deletions", "cut-comments"}
 )
 
 # How long each may take, where it is not the sandbox's own time.
@@ -83,7 +99,12 @@ _SECONDS: Final = {
 _SOON: Final = 0.3
 
 # Those that are drawn by themselves, so that they change nothing for the others.
-_LATER: Final = frozenset({"minute-times", "unsorted-page"})
+_LATER: Final = HABITS | {
+    "minute-times",
+    "unsorted-page",
+    "double-request",
+    "swapped-orders",
+}
 
 # So rare that a seed is not only crashes.
 _RARE: Final = frozenset(
@@ -137,6 +158,20 @@ class Setting:
     page: int = 500
 
     @property
+    def longest(self) -> int:
+        """
+        Characters of a comment that the platform keeps, as the gateway's profile says.
+        """
+        return MAX_CUT if "cut-comments" in self.rates else MAX_COMMENT
+
+    @property
+    def isMoving(self) -> bool:
+        """
+        Whether accounts move, and that counts.
+        """
+        return self.isGrouped and "account-moves" in self.own
+
+    @property
     def faults(self) -> frozenset[str]:
         """
         All that may go wrong.
@@ -173,7 +208,8 @@ def settingOf(plan: Plan) -> Setting:
         if isChosen or name in plan.only:
             own.append(name)
     for name in LATER:
-        isChosen = Random(f"{name} {plan.seed}").random() < share
+        dice = Random(f"{name} {plan.seed}").random()
+        isChosen = dice < _shareOf(name, share)
         if isChosen or name in plan.only:
             own.append(name)
     shared = random
@@ -192,9 +228,14 @@ def settingOf(plan: Plan) -> Setting:
             isChosen, rate = True, 0.2
         if fault.name in _RARE:
             rate = min(rate, 0.03)
+        if fault.name in HABITS:
+            rate = 1.0
         if isChosen and _isAllowed(plan, setting, fault.name):
             setting.rates[fault.name] = rate
             setting.seconds[fault.name] = seconds
+    if "approve-twice" in setting.rates:
+        # Nobody but people decides the same request again.
+        own.append("person")
     setting.own = frozenset(name for name in own if _isAllowed(plan, setting, name))
     if "clock" in setting.own:
         setting.skew = skew

@@ -212,6 +212,13 @@ def _lossNotNoticed() -> None:
     Feed.checkSource = trusting  # type: ignore[method-assign]
 
 
+def _startNotMissed() -> None:
+    async def shutOut(self: Any, connection: Connection) -> Any:
+        return self.fenced()
+
+    Lane._shutOut = shutOut  # type: ignore[method-assign]
+
+
 def _lookedUpUnchecked() -> None:
     async def trusting(self: Any, connection: Connection) -> None:
         pass
@@ -311,6 +318,11 @@ POSTGRES: Final[dict[str, tuple[str, Callable[[], None], tuple[str, ...]]]] = {
         "goes on after a failover that has lost what it had acknowledged",
         _lossNotNoticed,
         _by("promoted", "lossy"),
+    ),
+    "start-not-missed": (
+        "takes a server that lacks its start for one on which it was shut out",
+        _startNotMissed,
+        (*_by("gatewaylost", "noticed"), "--losses", "2"),
     ),
     "looked-up-unchecked": (
         "looks up what was acknowledged on a server that may have lost it",

@@ -120,14 +120,9 @@ class Node:
 
     def ready(self) -> int:
         """
-        The status of its C{/ready}.
+        See L{readiness}.
         """
-        address = f"http://127.0.0.1:{self.web}/ready"
-        try:
-            with urllib.request.urlopen(address, timeout=5) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as e:
-            return e.code
+        return readiness(self.web)
 
     def kill(self) -> None:
         """
@@ -151,6 +146,21 @@ class Node:
         """
         text = (self.folder / "log").read_text(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
+
+
+def readiness(web: int) -> int:
+    """
+    The status of C{/ready}.
+
+    @param web: The port of that site.
+    """
+    try:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{web}/ready", timeout=5
+        ) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as e:
+        return e.code
 
 
 def address(database: ground.Database, port: int | None = None) -> str:

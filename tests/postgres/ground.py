@@ -317,11 +317,19 @@ class Server:
             self.rows(text.as_string())
         self.rows("SELECT pg_reload_conf()")
 
-    def standby(self, name: str = "standby") -> "Server":
+    def standby(self, name: str = "standby", port: int | None = None) -> "Server":
         """
         Make and start a streaming standby.
+
+        @param port: Where it listens; by default on any that is free.
         """
-        standby = Server(self.version, self.settings)
+        standby = Server(
+            self.version,
+            self.settings,
+            port or freePort(),
+            # It has these databases, too.
+            numbers=self._numbers,
+        )
         self._run(
             *("pg_basebackup", "--checkpoint=fast", "--no-sync", "--wal-method=stream"),
             *("--write-recovery-conf", "--pgdata", standby.data),

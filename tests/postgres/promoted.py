@@ -54,6 +54,7 @@ class Pair:
         self.primary = ground.start(wal_retrieve_retry_interval="100ms")
         self.database = self.primary.database()
         self.standby = self.primary.standby()
+        self.ports = [self.primary.port, self.standby.port]
         self.proxy = Proxy(self.primary.port)
 
     @property
@@ -62,6 +63,18 @@ class Pair:
         What C{--ledger} says.
         """
         return address(self.database, self.proxy.port)
+
+    @property
+    def hosts(self) -> str:
+        """
+        The same without the proxy: both servers, of which the one that can be written
+        to is the primary.
+        """
+        hosts = ",".join(f"127.0.0.1:{each}" for each in self.ports)
+        return (
+            f"postgresql://{ground.SUPERUSER}@{hosts}/{self.database.name}"
+            "?target_session_attrs=read-write&sslmode=disable&gssencmode=disable"
+        )
 
     def part(self) -> None:
         """
@@ -85,9 +98,10 @@ class Pair:
 
     def renew(self) -> None:
         """
-        Give the new primary a synchronous standby.
+        Give the new primary a synchronous standby, where the former one was.
         """
-        self.standby = self.primary.standby()
+        [free] = {*self.ports} - {self.primary.port}
+        self.standby = self.primary.standby(port=free)
         self.primary.replicateSynchronously()
 
     def close(self) -> None:

@@ -452,6 +452,7 @@ class InitTests(ImportCase):
         """
         for _ in range(2):
             self.run_("init", "--gateway", "--ledger", self.address)
+        self.assertIn("does not know what was sent, and books it twice", self.said)
         self.assertEqual(
             self.database.rows("SELECT id, update_time FROM caught_up"), [(1, 0)]
         )

@@ -467,6 +467,39 @@ class LossTests(Case):
         [logged] = self.lose("TRUNCATE event, link, trade, opened, keyed")
         self.assertIn("acknowledged batch 1 with place 1", logged)
 
+    def test_start(self) -> None:
+        """
+        A server that lacks even the start of a gateway has not shut it out: its copy
+        has what was sent since.
+        """
+        self.successResultOf(self.write(intent(1, "a")))
+        [logged] = self.lose("DELETE FROM intent", "DELETE FROM node")
+        self.assertIn("node a has incarnation 1, but PostgreSQL knows none", logged)
+        self.assertTrue(Path(self.log.ledger.path).exists())
+
+    def test_laterStart(self) -> None:
+        """
+        The same goes for one whose name another process has had before.
+        """
+        self.close(self.gateway)
+        untilFree(self.database)
+        self.gateway = self.start()
+        self.log = self.gateway.log
+        [logged] = self.lose("UPDATE node SET incarnation = 1, owner = 'former'")
+        self.assertIn("incarnation 2, but PostgreSQL knows only 1", logged)
+
+    def test_takenOver(self) -> None:
+        """
+        A gateway that has taken over meanwhile does not know what was lost.
+        """
+        made, added = self.booked(1, 55)
+        self.successResultOf(self.write(made, booked=(added,)))
+        [logged] = self.lose(
+            "TRUNCATE event, link, trade, opened, keyed, intent",
+            "UPDATE node SET incarnation = incarnation + 1, owner = ''",
+        )
+        self.assertIn("acknowledged batch 1 with place 1", logged)
+
 
 class TakeoverTests(Case):
     """

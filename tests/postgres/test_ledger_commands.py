@@ -451,9 +451,10 @@ class DoubtfulTests(ImportCase):
     A commit whose wait for a standby is cancelled.
     """
 
-    def test_add(self) -> None:
+    def run_(self, *arguments: str) -> str:
         """
-        Accounts are added, and their operator is told.
+        Run a command on a ledger that waits for a standby in vain, and cancel its
+        wait.
         """
         server = ground.start()
         self.addCleanup(server.stop)
@@ -462,8 +463,7 @@ class DoubtfulTests(ImportCase):
         server.configure(synchronous_standby_names="nobody")
         waiting = """
             SELECT pid FROM pg_stat_activity
-            WHERE application_name = 'creditsync account add'
-                AND wait_event = 'SyncRep'
+            WHERE application_name LIKE 'creditsync %' AND wait_event = 'SyncRep'
         """
 
         def cancel() -> None:
@@ -473,13 +473,30 @@ class DoubtfulTests(ImportCase):
         address = f"postgresql://postgres@127.0.0.1:{server.port}/{database.name}"
         canceller = Thread(target=cancel)
         canceller.start()
-        said = self.run_("account", "add", "5", "--ledger", address)
+        said = super().run_(*arguments, "--ledger", address)
         canceller.join()
-        self.assertEqual(said, "5 added\n")
+        return said
+
+    def test_add(self) -> None:
+        """
+        Accounts are added, and their operator is told.
+        """
+        self.assertEqual(self.run_("account", "add", "5"), "5 added\n")
         self.assertEqual(
             self.said,
             "creditsync account add: warning: the commit did not wait until a standby"
             " had it\n",
+        )
+
+    def test_restored(self) -> None:
+        """
+        A life is begun, and the operator is told to do it again.
+        """
+        self.assertIn("it begins the life", self.run_("init", "--restored"))
+        self.assertIn(
+            "creditsync init: warning: the commit did not wait until a standby had it:"
+            " run it again before a node is started\n",
+            self.said,
         )
 
 

@@ -1167,6 +1167,20 @@ class DisturbedTests(RuntimeCase):
         self.node.clock.pump([1] * 3)
         self.assertEqual(self.node.places, [1, 2])
 
+    def test_lossOfStart(self) -> None:
+        """
+        A server that lacks even the start of a node is no reason to end: one that is
+        started again would not know of the loss.
+        """
+        self.booked(credit())
+        self.booked(credit())
+        critical = self.lost()
+        self.database.rows("DELETE FROM node")
+        self.node.submit(credit()).addErrback(lambda _: None)
+        self.node.clock.advance(1)
+        [line] = critical
+        self.assertIn("node a has incarnation 1, but PostgreSQL knows none", line)
+
     def lookedUp(self, order: int) -> None:
         """
         Look up what is lost, after the connection has ended.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import psycopg
 import pytest
 import pytest_twisted
 from psycopg.conninfo import make_conninfo
@@ -17,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from creditsync.errors import LedgerProblem
 from creditsync.postgres import _schema, _session
 from creditsync.postgres._connection import Connection, ConnectionLost, connect
-from creditsync.postgres._session import placeOf, unreachable
+from creditsync.postgres._session import addressOf, causeOf, placeOf, unreachable
 from creditsync.postgres._starting import RIGHTS, check
 from tests.postgres import ground, pooler
 
@@ -447,6 +448,39 @@ class PlaceTests(SynchronousTestCase):
             ("postgresql://", "postgresql:///"),
         ):
             self.assertEqual(placeOf(conninfo), name)
+
+    def test_address(self) -> None:
+        """
+        The address is shown as it may be given again, but for what is secret.
+        """
+        for conninfo, address in (
+            ("postgresql://me:s3cret@db:1/name", "postgresql://me@db:1/name"),
+            (
+                "postgresql://a:1,b:2/x?target_session_attrs=read-write&password=s3cret",
+                "postgresql://a:1,b:2/x?target_session_attrs=read-write",
+            ),
+            (
+                "postgresql://db/x?options=-c%20a%3Db&sslpassword=s3cret",
+                "postgresql://db/x?options=-c%20a%3Db",
+            ),
+            (
+                "postgresql://db/x?hostaddr=10.0.0.1",
+                "postgresql://db/x?hostaddr=10.0.0.1",
+            ),
+            ("postgresql:///?service=broker", "postgresql:///?service=broker"),
+        ):
+            self.assertEqual(addressOf(conninfo), address)
+
+    def test_cause(self) -> None:
+        """
+        The log has what PostgreSQL says, and not where in its functions that was.
+        """
+        raising = "DO $$ BEGIN RAISE 'one line' USING DETAIL = 'another'; END $$"
+        with self.assertRaises(psycopg.Error) as raised:
+            ground.shared().rows(raising)
+        self.assertIn("CONTEXT", str(raised.exception))
+        self.assertEqual(causeOf(raised.exception), "one line")
+        self.assertEqual(causeOf(OSError("of two\nlines ")), "of two lines")
 
     def test_malformed(self) -> None:
         """
