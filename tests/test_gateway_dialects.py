@@ -317,6 +317,20 @@ class EventTests(GatewayTestCase):
         self.wait(40)
         self.assertEqual((self.events(), self.states(), self.alarms), ([], [], []))
 
+    def test_partial(self) -> None:
+        """
+        So does one that lacks only what a trade need not have: otherwise the look-ups
+        would show another record.
+        """
+        self.dropped = {"open_time"}
+        self.request(operation())
+        self.platform.work()
+        self.wait(70)
+        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 300)])
+        trade = self.gateway.journal.current(5001)
+        assert trade is not None
+        self.assertEqual((trade.openTime, self.states()), (NOW, []))
+
     def test_queued(self) -> None:
         """
         What such an event shows is not booked before it is final.

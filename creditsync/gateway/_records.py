@@ -28,6 +28,9 @@ from creditsync.records import Operation, Trade
 # From here on a time is in milliseconds: seconds would be those of the year 5138.
 MILLISECONDS: Final = 10**11
 
+# Members that are not needed, and that an event may lack although look-ups have them.
+_OPTIONAL: Final = {"comment", "open_time", "close_time"}
+
 _FINEST: Final = Decimal("1e-8")
 
 _PLANES: Final = range(0, 0x110000, 0x10000)
@@ -110,6 +113,17 @@ def tradeOf(data: Mapping[str, Any]) -> Trade | Unread:
             timestamp,
         )
     return Unread(order or 0, timestamp or 0, f"its {wrong} can't be right")
+
+
+def eventOf(data: Mapping[str, Any]) -> Trade | Unread:
+    """
+    The finance trade of an event. Where one lacks a member that a look-up has, the two
+    would seem to be two records of the trade.
+    """
+    trade = tradeOf(data)
+    if isinstance(trade, Trade) and not data.keys() >= _OPTIONAL:
+        return Unread(trade.order, trade.timestamp, "it lacks a member")
+    return trade
 
 
 def _number(value: object) -> int | None:

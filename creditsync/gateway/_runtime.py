@@ -32,7 +32,7 @@ from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Outcome
 from creditsync.gateway._overview import MAX_ALARMS, Overviewed
 from creditsync.gateway._passing import PassesOn, PassThrough
-from creditsync.gateway._records import tradeOf
+from creditsync.gateway._records import eventOf
 from creditsync.gateway._requests import Requests
 from creditsync.gateway._settling import Timing
 from creditsync.gateway._states import State
@@ -346,7 +346,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         record says what there is now.
         """
         self.operations.listening.heard(data.get("order"))
-        self.operations.seen(tradeOf(data))
+        self.operations.seen(eventOf(data))
 
     def repliedLate(self, tag: object, outcome: Outcome) -> None:
         """
