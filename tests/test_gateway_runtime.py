@@ -1185,6 +1185,18 @@ class VerificationTests(GatewayTestCase):
         assert found is not None
         self.assertEqual((found.looked, found.findings), (2, []))
 
+    def test_lagOfState(self) -> None:
+        """
+        Nor is one that they still show as queued.
+        """
+        self.link.cut()
+        self.platform.trades[5002]["state"] = 10
+        self.link.connect()
+        self.turn(20)
+        self.platform.trades[5002]["state"] = 3
+        self.wait(6)
+        self.assertEqual(self.alarms, [])
+
     def test_lostJustNow(self) -> None:
         """
         If they do not show it later either, it is.

@@ -94,7 +94,8 @@ class Verification:
         for intent in self._intents.lastBooked(LAST):
             order = intent.order
             look = await lookAt(self._upstream, order)
-            if look.isKnown and look.trade is None and self._isFresh(order):
+            isFinal = look.trade is not None and look.trade.state in FINAL
+            if look.isKnown and not isFinal and self._isFresh(order):
                 # Look-ups may lag behind events.
                 await deferLater(self._clock, SETTLED)
                 look = await lookAt(self._upstream, order)
