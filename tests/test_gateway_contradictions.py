@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from creditsync.errors import IncorrectOrder, NotFound
+from creditsync.errors import IncorrectOrder, NotFound, PlatformRefused
 from creditsync.gateway import _looking
 from creditsync.records import Trade
 from tests.gateways import ONE, GatewayTestCase, deletion, operation
@@ -307,6 +307,120 @@ class ContradictionTests(GatewayTestCase):
         )
 
 
+class StateTests(GatewayTestCase):
+    """
+    An accepted operation that comes into a state which is not that of a booked one.
+    """
+
+    def become(self, state: int, **named: Any) -> "Deferred[Any]":
+        """
+        Have one accepted, and change its state at the platform.
+        """
+        reserved = self.request(operation(key="k", **named))
+        self.platform.crash()
+        order = self.platform.nextOrder - 1
+        trade = {"login": 1001, "cmd": 7, "profit": 300, "comment": "gift"}
+        times = {"open_time": NOW, "close_time": NOW, "update_time": NOW}
+        self.platform.trades[order] = {"order": order, "state": state, **trade, **times}
+        return reserved
+
+    def test_declined(self) -> None:
+        """
+        One that was declined by a person at the platform is refused, and its key is
+        free again.
+        """
+        reserved = self.successResultOf(self.become(18))
+        lost = reserved.whenDurable()
+        self.wait(3)
+        self.assertIsInstance(self.failureResultOf(lost).value, PlatformRefused)
+        self.assertEqual((self.states(), self.alarms), ([], []))
+        again = self.successResultOf(self.request(operation(key="k")))
+        self.assertEqual((again.order, again.isReplay), (5002, False))
+
+    def test_waitsForAPerson(self) -> None:
+        """
+        One that waits there for a person's approval is not held.
+        """
+        self.become(17)
+        self.wait(200)
+        self.assertEqual((self.states(), self.alarms), (["accepted"], []))
+
+    def test_strange(self) -> None:
+        """
+        One in a state that the gateway does not know is held after two minutes.
+        """
+        self.become(4)
+        self.wait(150)
+        self.assertEqual(self.states(), ["held"])
+        self.assertTrue(self.only().why.startswith("order 5001 has the state 4, "))
+        self.platform.change(5001, state=BOOKED)
+        self.turn()
+        self.assertEqual(
+            (self.states(), self.events()), ([], [(ADD, 5001, BOOKED, 300)])
+        )
+
+    def test_updateOfDeleted(self) -> None:
+        """
+        What is told of an update whose trade was deleted meanwhile is that.
+        """
+        order = self.platform.person(1001, 7, 100)
+        self.turn()
+        self.request(operation(order=order))
+        self.platform.change(order, state=DELETED)
+        self.platform.work()
+        self.wait(150)
+        self.assertEqual(self.states(), ["held"])
+        self.assertTrue(self.only().why.startswith("order 5001 is deleted, "))
+
+
+class PastTests(GatewayTestCase):
+    """
+    A change to what a trade was before.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have a credit booked and changed.
+        """
+        super().setUp()
+        self.past: list[Any] = []
+        self.platform.listeners.append(lambda type, data: self.past.append(data))
+        self.request(operation())
+        self.platform.work()
+        self.wait(1)
+        self.request(operation(200, order=5001))
+        self.platform.work()
+        self.wait(1)
+        self.events()
+
+    def test_event(self) -> None:
+        """
+        An event of then that comes once more does not show that the change is made.
+        """
+        reserved = self.request(operation(order=5001, key="k"))
+        self.gateway.eventReceived(ADD, self.past[0])
+        self.turn()
+        self.assertEqual((self.states(), self.events()), (["accepted"], []))
+        self.platform.work()
+        self.turn()
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+        self.assertEqual(self.events(), [(UPDATE, 5001, BOOKED, 300)])
+        self.assertEqual(self.states(), [])
+
+    def test_lookUp(self) -> None:
+        """
+        Nor does a look-up that shows what was before.
+        """
+        self.link.losesRequest.append("CreditIn")
+        self.request(operation(order=5001))
+        now = self.platform.trades[5001]
+        before = {"profit": 300, "update_time": self.past[0]["timestamp"]}
+        self.platform.trades[5001] = {**now, **before}
+        self.wait(12)
+        self.assertEqual(self.states(), ["unseen"])
+        self.assertEqual(self.events(), [])
+
+
 class UnkeptTests(GatewayTestCase):
     """
     A platform with records that the journal can't keep.
@@ -329,7 +443,8 @@ class UnkeptTests(GatewayTestCase):
                 ("profit", Decimal("1e30"), "profit"),
                 ("profit", Decimal("1e999999999"), "profit"),
                 ("profit", "12", "profit"),
-                ("comment", None, "comment"),
+                ("comment", 5, "comment"),
+                ("cmd", "7", "cmd"),
                 ("open_time", 2**53, "time"),
                 ("state", -3, "state"),
             )

@@ -3,11 +3,14 @@ Platforms that write the same things in another way than creditsync does: number
 times, pages and errors.
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 from creditsync.codes import EV_RECORD_ADD, EV_RECORD_UPDATE, TS_CLOSED_NORMAL
 from creditsync.gateway import _looking
 from tests.gateways import GatewayTestCase, operation
+from tests.platforms import NOW, Platform
 
 ADD, UPDATE, BOOKED = EV_RECORD_ADD, EV_RECORD_UPDATE, TS_CLOSED_NORMAL
 
@@ -56,6 +59,29 @@ class PageTests(GatewayTestCase):
         self.assertEqual(
             self.only().why, "the platform has several such trades: 5001, 5002"
         )
+
+    def test_rowTwice(self) -> None:
+        """
+        A trade that a page has twice is one trade.
+        """
+        carryOut = Platform.carryOut
+
+        def twice(
+            platform: Platform, command: str, data: Mapping[str, Any]
+        ) -> dict[str, Any]:
+            reply = carryOut(platform, command, data)
+            if command == "MngGetTradesByFilter":
+                reply["data"]["rows"] = 2 * reply["data"]["rows"]
+            return reply
+
+        self.patch(Platform, "carryOut", twice)
+        self.link.losesReply.append("CreditIn")
+        self.platform.listeners.clear()
+        reserved = self.request(operation())
+        self.platform.work()
+        self.wait(12)
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+        self.assertEqual(self.states(), [])
 
     def test_unsorted(self) -> None:
         """
@@ -247,3 +273,135 @@ class CommentTests(GatewayTestCase):
             self.assertEqual(trade.comment, "gif\ufffd")
             self.assertEqual(self.states(), [])
         self.assertEqual(self.alarms, [])
+
+
+class EventTests(GatewayTestCase):
+    """
+    Events that do not have all that look-ups have.
+    """
+
+    def setUp(self) -> None:
+        """
+        Events come as the test wants them.
+        """
+        super().setUp()
+        [self.listener] = self.platform.listeners
+        self.platform.listeners[:] = [self.hear]
+        self.dropped = {"timestamp", "open_time", "close_time"}
+
+    def hear(self, type: int, record: dict[str, Any]) -> None:
+        """
+        An event comes.
+        """
+        members = {
+            name: value for name, value in record.items() if name not in self.dropped
+        }
+        self.listener(type, members)
+
+    def test_timeless(self) -> None:
+        """
+        An event without a time has its order looked up, and no operation is held.
+        """
+        reserved = self.request(operation())
+        self.platform.work()
+        self.platform.person(1002, 6, 50)
+        self.turn()
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+        found = self.events()
+        self.assertEqual(found, [(ADD, 5001, BOOKED, 300), (ADD, 5002, BOOKED, 50)])
+        self.platform.change(5002, profit=70, update_time=NOW + 1)
+        self.platform.change(5001, state=6, update_time=NOW + 1)
+        self.turn()
+        found = self.events()
+        self.assertEqual(found, [(UPDATE, 5002, BOOKED, 70), (2, 5001, 6, 300)])
+        self.wait(40)
+        self.assertEqual((self.events(), self.states(), self.alarms), ([], [], []))
+
+    def test_partial(self) -> None:
+        """
+        So does one that lacks only what a trade need not have: otherwise the look-ups
+        would show another record.
+        """
+        self.dropped = {"open_time"}
+        self.request(operation())
+        self.platform.work()
+        self.wait(70)
+        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 300)])
+        trade = self.gateway.journal.current(5001)
+        assert trade is not None
+        self.assertEqual((trade.openTime, self.states()), (NOW, []))
+
+    def test_queued(self) -> None:
+        """
+        What such an event shows is not booked before it is final.
+        """
+        self.platform.showsEarly = True
+        self.platform.carryOut(
+            "CreditIn", {"login": 1002, "amount": 1, "comment": "by another program"}
+        )
+        self.turn()
+        self.assertEqual(self.events(), [])
+        self.platform.work()
+        self.turn()
+        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 1)])
+
+    def test_null(self) -> None:
+        """
+        What a trade does not have may be null.
+        """
+        self.dropped.clear()
+        missing = {"comment": None, "open_time": None, "close_time": None}
+        self.platform.person(1001, 6, 50, **missing)
+        self.turn()
+        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 50)])
+        trade = self.gateway.journal.current(5001)
+        assert trade is not None
+        self.assertEqual((trade.comment, trade.openTime, trade.closeTime), ("", 0, 0))
+        self.assertEqual(self.alarms, [])
+
+
+class SignTests(GatewayTestCase):
+    """
+    A platform that writes what is taken out without a sign.
+    """
+
+    def setUp(self) -> None:
+        """
+        Change the sign of what it books.
+        """
+        super().setUp()
+        carryOut = Platform.carryOut
+
+        def unsigned(
+            platform: Platform, command: str, data: Mapping[str, Any]
+        ) -> dict[str, Any]:
+            if command in ("CreditOut", "BalanceOut"):
+                data = {**data, "amount": abs(data["amount"])}
+            return carryOut(platform, command, data)
+
+        self.patch(Platform, "carryOut", unsigned)
+
+    def test_replyLost(self) -> None:
+        """
+        An operation whose reply is lost is found. Its record is the platform's own.
+        """
+        self.platform.listeners.clear()
+        self.link.losesReply.append("CreditOut")
+        reserved = self.request(operation(-300, method="CreditOut"))
+        self.platform.work()
+        self.wait(11)
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 300)])
+
+    def test_change(self) -> None:
+        """
+        So is a change.
+        """
+        self.platform.person(1001, 9, 100)
+        self.turn()
+        self.link.losesReply.append("CreditOut")
+        self.request(operation(-300, method="CreditOut", order=5001))
+        self.platform.work()
+        self.wait(11)
+        self.assertEqual(self.states(), [])
+        self.assertEqual(self.events()[1:], [(UPDATE, 5001, BOOKED, 300)])

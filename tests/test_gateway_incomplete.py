@@ -3,7 +3,7 @@ Tests for L{creditsync.gateway._catchup}: what people learn if the changes at th
 platform can't be read.
 """
 
-from tests.gateways import GatewayTestCase
+from tests.gateways import GatewayTestCase, operation
 from tests.platforms import NOW
 
 FILTER = "MngGetTradesByFilter"
@@ -99,3 +99,87 @@ class IncompleteTests(GatewayTestCase):
         self.isAutomatic = False
         self.begin()
         self.assertEqual(self.incomplete(), 530.0)
+
+
+class UnansweredTests(GatewayTestCase):
+    """
+    Operations whose reply and event are lost, and whose look-ups are refused.
+    """
+
+    lost = "CreditIn"
+
+    def lose(self) -> None:
+        """
+        Have one booked, without the gateway's learning of it.
+        """
+        self.platform.listeners.clear()
+        self.link.losesReply.append(self.lost)
+        self.platform.lacks |= {FILTER, "GetTradeByOrder"}
+        self.request(operation(key="k"))
+        self.platform.work()
+
+    def test_held(self) -> None:
+        """
+        After two minutes of that a person has to decide. A look-up that is answered
+        then still settles it.
+        """
+        self.lose()
+        self.wait(129)
+        self.assertEqual((len(self.states()), self.alarms), (1, []))
+        self.wait(11)
+        self.assertEqual(
+            self.alarms,
+            [
+                "operation 1 of account 1001 is held: the platform does not answer"
+                " look-ups of it"
+            ],
+        )
+        self.assertEqual(self.states(), ["held"])
+        self.platform.lacks.clear()
+        self.wait(31)
+        self.platform.work()
+        self.wait(31)
+        self.assertEqual(self.states(), [])
+        self.assertEqual(self.money(), [(5001, 1001, 300)])
+        booked = self.log.withKey(7, "k")
+        assert booked is not None
+        self.assertEqual((booked.state.value, booked.order), ("booked", 5001))
+
+    def test_away(self) -> None:
+        """
+        A platform that is away does not count: it may tell when it is there again.
+        """
+        self.lose()
+        self.wait(60)
+        self.link.cut()
+        self.wait(600)
+        self.link.connect()
+        self.wait(60)
+        self.link.cut()
+        self.link.connect()
+        self.wait(30)
+        self.assertEqual(len(self.states()), 1)
+        self.assertNotEqual(self.states(), ["held"])
+
+    def test_answered(self) -> None:
+        """
+        Nor does an answer in between, that it is not there, say.
+        """
+        self.lose()
+        self.wait(100)
+        self.platform.lacks.clear()
+        trades, self.platform.trades = self.platform.trades, {}
+        self.wait(3)
+        self.platform.lacks |= {FILTER, "GetTradeByOrder"}
+        self.wait(90)
+        self.assertNotEqual(self.states(), ["held"])
+        self.platform.trades.update(trades)
+
+
+class TwoPhaseUnansweredTests(UnansweredTests):
+    """
+    The same with finance requests.
+    """
+
+    way = "two-phase"
+    lost = "MngCreateFinanceRequest"

@@ -1170,6 +1170,48 @@ class VerificationTests(GatewayTestCase):
         self.again()
         self.assertEqual(self.alarms, [])
 
+    def test_lag(self) -> None:
+        """
+        One that was booked just now, and that look-ups do not show yet, is no alarm.
+        """
+        self.link.cut()
+        trade = self.platform.trades.pop(5002)
+        self.link.connect()
+        self.turn(20)
+        self.platform.trades[5002] = trade
+        self.wait(6)
+        self.assertEqual(self.alarms, [])
+        found = self.gateway.verification.last
+        assert found is not None
+        self.assertEqual((found.looked, found.findings), (2, []))
+
+    def test_lagOfState(self) -> None:
+        """
+        Nor is one that they still show as queued.
+        """
+        self.link.cut()
+        self.platform.trades[5002]["state"] = 10
+        self.link.connect()
+        self.turn(20)
+        self.platform.trades[5002]["state"] = 3
+        self.wait(6)
+        self.assertEqual(self.alarms, [])
+
+    def test_lostJustNow(self) -> None:
+        """
+        If they do not show it later either, it is.
+        """
+        self.link.cut()
+        del self.platform.trades[5002]
+        self.link.connect()
+        self.turn(20)
+        self.assertEqual(self.alarms, [])
+        self.wait(6)
+        self.assertEqual(
+            self.alarms,
+            ["order 5002, which the platform had booked, is not booked there any more"],
+        )
+
     def test_gone(self) -> None:
         """
         A booking that the platform has lost is an alarm, once, and is not repeated at

@@ -101,6 +101,8 @@ class OutcomeTests(SynchronousTestCase):
         for reply, kind in (
             ({"status": 200, "data": {"order": 5}}, Kind.DONE),
             ({"status": 200, "data": {}}, Kind.DONE),
+            ({"status": 200, "data": {}, "error": ""}, Kind.DONE),
+            ({"status": 200, "data": {}, "error": None}, Kind.DONE),
             ({"status": 200}, Kind.UNKNOWN),
             ({"status": 200, "data": [5]}, Kind.UNKNOWN),
             ({"status": 200, "data": {"order": 5}, "error": "X"}, Kind.UNKNOWN),
@@ -408,11 +410,16 @@ class UpstreamTests(UpstreamTestCase):
 
     def test_events(self) -> None:
         """
-        Trade events are told.
+        Trade events are told, also those without a type: their record tells enough.
         """
         self.connect()
         self.receive(b'{"event":"trade:event","type":1,"data":{"order":5}}')
-        self.assertEqual(self.observer.heard[1:], [(1, {"order": 5})])
+        self.receive(b'{"data":{"order":6},"type":"1","event":"trade:event"}')
+        self.receive(b'{"event":"trade:event","data":{"order":7}}')
+        self.assertEqual(
+            self.observer.heard[1:],
+            [(1, {"order": 5}), (0, {"order": 6}), (0, {"order": 7})],
+        )
 
     def test_noConnection(self) -> None:
         """
@@ -487,7 +494,7 @@ class UpstreamTests(UpstreamTestCase):
             b'{"extID":"nobody","status":200,"data":{"secret-password":1}}',
             b'{"extID":7,"status":200}',
             b'{"event":"user:event","type":0,"data":{"secret-password":1}}',
-            b'{"event":"trade:event","type":"0","data":{}}',
+            b'{"event":"trade:events","type":0,"data":{}}',
             b'{"event":"trade:event","type":0,"data":[]}',
             b"\xff\xfe",
             b"[" * 10_000,

@@ -45,6 +45,8 @@ class Course:
     @ivar kept: Events that have overtaken its reply.
     @ivar isAsking: Whether a request for it is in flight.
     @ivar isLooking: Whether it is being looked up.
+    @ivar unansweredSince: Since when the platform has not answered a look-up of it, by
+        the clock, or L{None}.
     @ivar former: The trade that it changes.
     @ivar orders: Under which it is found.
     """
@@ -58,6 +60,7 @@ class Course:
     kept: list[KeptEvent] = Factory(list)
     isAsking: bool = False
     isLooking: bool = False
+    unansweredSince: float | None = None
     former: Trade | None = None
     orders: set[int] = Factory(set)
 

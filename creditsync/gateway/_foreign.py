@@ -3,7 +3,7 @@ Records of the platform that are not of an operation under way: what people book
 and what other programs do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -22,7 +22,7 @@ from creditsync.records import Trade
 # States of a record that is final.
 FINAL: Final = (TS_CLOSED_NORMAL, TS_DELETED)
 
-# Orders that are looked up at a time because of two records of one second.
+# Orders that are looked up at a time because of events that do not tell enough.
 _MAX_TIES: Final = 1000
 
 _log = Logger()
@@ -78,7 +78,7 @@ class Foreign(Settling):
         isTie = current is not None and current.timestamp == trade.timestamp
         if not isTie or trade.state == TS_DELETED:
             return False
-        self._lookUp(trade)
+        self.lookUp(trade.order, self._lookAtTie(trade))
         return True
 
     def settle(self, course: Course, trade: Trade) -> "Deferred[None]":
@@ -92,15 +92,20 @@ class Foreign(Settling):
         isUpdate = course.intent.type == EV_RECORD_UPDATE
         isOthers = isUpdate and known is not None and known != course.former
         if isOthers and known is not None and known.timestamp >= trade.timestamp:
-            self._lookUp(trade)
+            self.lookUp(trade.order, self._lookAtTie(trade))
         return durable
 
-    def _lookUp(self, trade: Trade) -> None:
-        if trade.order not in self._ties and len(self._ties) < _MAX_TIES:
-            self._ties[trade.order] = []
-            done = Deferred.fromCoroutine(self._lookAtTie(trade))
-            done.addErrback(lambda why: _log.failure("a look-up failed", why))
-            done.addCallback(self._decided, trade.order)
+    def lookUp(self, order: int, look: Coroutine[Any, Any, None]) -> None:
+        """
+        Look an order up, while events of it wait.
+        """
+        if order in self._ties or len(self._ties) >= _MAX_TIES:
+            look.close()
+            return
+        self._ties[order] = []
+        done = Deferred.fromCoroutine(look)
+        done.addErrback(lambda why: _log.failure("a look-up failed", why))
+        done.addCallback(self._decided, order)
 
     async def _lookAtTie(self, trade: Trade) -> None:
         look = await lookAt(self._upstream, trade.order)
@@ -230,3 +235,18 @@ class Foreign(Settling):
             or self.courses.withOrder(trade.order) is not None
             or self._log.withOrder(trade.order) is not None
         )
+
+    def _isKnown(self, trade: Trade) -> bool:
+        """
+        Whether the journal has a trade, of whatever time.
+        """
+        current = self._journal.current(trade.order)
+        return current is not None and not self._isGivenAgain(trade)
+
+    def _isGivenAgain(self, trade: Trade) -> bool:
+        """
+        Whether the journal has another trade under the same number, which the platform
+        has lost in a crash. No change that was not asked for moves the time of a trade.
+        """
+        current = self._journal.current(trade.order)
+        return current is not None and current.openTime != trade.openTime

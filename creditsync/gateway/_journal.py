@@ -123,6 +123,14 @@ class Journal:
             current != trade and trade.timestamp >= current.timestamp
         )
 
+    def isPast(self, trade: Trade) -> bool:
+        """
+        Whether the journal has this record of an order, and a later one.
+        """
+        current, trade = self.current(trade.order), self.tags.plain(trade)
+        isOlder = current is not None and trade.timestamp < current.timestamp
+        return isOlder and trade in self._log.versions(trade.order)
+
     def isNews(self, trade: Trade) -> bool:
         """
         Whether the journal does not have the record of an event, or a later one. An

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import rowsOf, tradeOf
+from creditsync.gateway._records import amountOf, rowsOf, tradeOf
 from creditsync.records import Trade
 
 # The trades of a look-up by the filter that are of the finance kind.
@@ -120,7 +120,8 @@ async def searchAll(
 
     @return: L{None} if the platform does not show them.
     """
-    found: list[Trade] = []
+    # A page may have a trade twice, if others were added while it was read.
+    found: dict[int, Trade] = {}
     last = 0
     while True:
         rest = [*where, ["order", ">", last]]
@@ -128,8 +129,9 @@ async def searchAll(
         if rows is None:
             return None
         if not rows:
-            return found
-        found += [each for each in map(tradeOf, rows) if isinstance(each, Trade)]
+            return list(found.values())
+        trades = [each for each in map(tradeOf, rows) if isinstance(each, Trade)]
+        found.update((each.order, each) for each in trades)
         orders = [row.get("order") for row in rows]
         if not all(type(order) is int and order > last for order in orders):
             _log.error("the platform's look-up gives other orders than asked for")
@@ -194,16 +196,23 @@ def ordersOf(trades: Iterable[Trade]) -> str:
     return ", ".join(str(trade.order) for trade in trades)
 
 
-def absence(intent: Intent, found: Iterable[Trade]) -> str:
+def absence(intent: Intent, found: Iterable[Trade], heard: Iterable[int] = ()) -> str:
     """
     What a look-up shows that does not show an intent's trade: for the person who has to
     decide, above all those that it may have become when somebody changed it.
+
+    @param heard: The orders as which events have shown it, before the platform lost
+        them.
     """
     changed = [
         trade
         for trade in found
-        if trade.comment == intent.comment or trade.profit == intent.amount
+        if trade.comment == intent.comment or amountOf(trade) == intent.amount
     ]
-    if not changed:
-        return "the platform does not show it"
-    return f"the platform shows only what differs from it: {ordersOf(changed)}"
+    why = "the platform does not show it"
+    if changed:
+        why = f"the platform shows only what differs from it: {ordersOf(changed)}"
+    if heard:
+        orders = ", ".join(map(str, sorted(heard)))
+        why = f"{why}; events have shown it as order {orders}"
+    return why

@@ -20,6 +20,7 @@ from creditsync.codes import (
     EV_RECORD_DELETE,
     TS_CLOSED_NORMAL,
     TS_DELETED,
+    TS_FINANCE_DECLINED,
 )
 from creditsync.errors import (
     Busy,
@@ -33,9 +34,9 @@ from creditsync.gateway._groups import PlatformGroups
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._journal import NOBODY
 from creditsync.gateway._looking import lookAt
-from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import isResultOf, isSince, requestOf
-from creditsync.gateway._refusals import platformRefusal
+from creditsync.gateway._outcomes import Kind, Outcome, unknown
+from creditsync.gateway._records import amountOf, isResultOf, isSince, requestOf
+from creditsync.gateway._refusals import declined, platformRefusal
 from creditsync.gateway._seeing import Seeing
 from creditsync.gateway._states import State
 from creditsync.methods import METHOD_OF
@@ -247,7 +248,7 @@ class Operations(Seeing):
         """
         A reply to an operation has come, or will not come any more.
         """
-        intent = course.intent
+        intent, outcome = course.intent, ownOutcome(course.intent, outcome)
         if not intent.isOpen:
             return
         if outcome.kind is Kind.UNSENT and intent.state is State.SENT:
@@ -263,7 +264,8 @@ class Operations(Seeing):
         elif outcome.kind is Kind.DONE and outcome.order is not None:
             self._named(course, outcome.order)
         else:
-            intent.why = outcome.message or "the reply names no order"
+            if intent.state is not State.HELD:
+                intent.why = outcome.message or "the reply names no order"
             self._releaseKept(course)
             self.reconcile(course)
 
@@ -282,6 +284,17 @@ class Operations(Seeing):
                     " which was settled otherwise"
                 )
 
+    def _shown(self, course: Course, trade: Trade | None, isOther: bool) -> None:
+        """
+        See L{Seeing}: what was declined at the platform will not happen.
+        """
+        isDeclined = trade is not None and trade.state == TS_FINANCE_DECLINED
+        if isDeclined and course.intent.type == EV_RECORD_ADD and not isOther:
+            why = course.refusal or declined(course.intent.order)
+            self._run(self._neverHappened(course, why, why.message), course)
+        else:
+            super()._shown(course, trade, isOther)
+
     async def _neverHappened(self, course: Course, why: Refusal, text: str) -> None:
         intent = course.intent
         intent.move(State.REFUSED, text)
@@ -299,6 +312,8 @@ class Operations(Seeing):
             self._run(self._deleteStray(course, order), course)
         elif intent.type == EV_RECORD_ADD and self._isAnothers(intent, order):
             self.hold(course, f"the platform names order {order}, which is another's")
+            # An event may have shown it by now, under a number that is given again.
+            self.reconcile(course)
         else:
             self.accept(course, order)
 
@@ -315,7 +330,7 @@ class Operations(Seeing):
         if logged is not None and logged.number != intent.number:
             return True
         trade = self._journal.current(order)
-        return trade is not None and (trade.login, trade.cmd, trade.profit) != (
+        return trade is not None and (trade.login, trade.cmd, amountOf(trade)) != (
             intent.login,
             intent.cmd,
             intent.amount,
@@ -346,8 +361,7 @@ class Operations(Seeing):
         if trade is None or trade.state not in FINAL:
             raise NotFound(f"there is no booked order {order}")
         isFit = (trade.login, trade.cmd) == (intent.login, intent.cmd)
-        logged = self._log.withOrder(order)
-        isAnothers = logged is not None and logged.number != intent.number
+        isAnothers = self._isOfAnother(intent, trade)
         if not isFit or isAnothers or not _isOutcomeOf(intent, trade):
             raise IncorrectOrder(
                 f"order {order} can't be the trade of operation {intent.number}"
@@ -401,7 +415,7 @@ class Operations(Seeing):
         """
         if self.courses.withOrder(trade.order) or self._log.withOrder(trade.order):
             return False
-        content = trade.login, trade.cmd, trade.profit, trade.comment
+        content = trade.login, trade.cmd, amountOf(trade), trade.comment
         return (
             content == (intent.login, intent.cmd, intent.amount, intent.comment)
             and trade.state != TS_DELETED
@@ -420,6 +434,19 @@ class Operations(Seeing):
         for course in self.courses:
             self._patience.end(course)
             self._finalWaits.end(course)
+
+
+def ownOutcome(intent: Intent, outcome: Outcome) -> Outcome:
+    """
+    What a reply proves of an operation: nothing if it names another account or another
+    kind of trade. The platform has mixed up two replies then, and the order that this
+    one names is another operation's.
+    """
+    for name, own in (("login", intent.login), ("cmd", intent.cmd)):
+        named = outcome.data.get(name)
+        if type(named) is int and named != own:
+            return unknown(f"the reply is about {name} {named}")
+    return outcome
 
 
 def _isNo(outcome: Outcome) -> bool:

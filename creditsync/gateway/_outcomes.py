@@ -92,7 +92,7 @@ def outcomeOf(reply: Mapping[str, Any]) -> Outcome:
     error, message = _errorOf(reply)
     if type(status) is not int:
         return unknown("the reply has no status")
-    if status == 200 and error is None:
+    if status == 200 and reply.get("error") in (None, ""):
         if isinstance(data, dict):
             return Outcome(Kind.DONE, data)
         return unknown("the reply has no data")

@@ -16,6 +16,8 @@ from creditsync.codes import (
     MAX_SAFE_INTEGER,
     MAX_TIME,
     MAX_TOTAL,
+    OP_BALANCE_OUT,
+    OP_CREDIT_OUT,
     REQUEST_STATES,
 )
 from creditsync.gateway._intents import Intent
@@ -25,6 +27,9 @@ from creditsync.records import Operation, Trade
 
 # From here on a time is in milliseconds: seconds would be those of the year 5138.
 MILLISECONDS: Final = 10**11
+
+# Members that are not needed, and that an event may lack although look-ups have them.
+_OPTIONAL: Final = {"comment", "open_time", "close_time"}
 
 _FINEST: Final = Decimal("1e-8")
 
@@ -69,17 +74,20 @@ def tradeOf(data: Mapping[str, Any]) -> Trade | Unread:
     order = _number(data.get("order"))
     timestamp = secondsOf(changeOf(data))
     cmd = data.get("cmd")
-    if type(cmd) is not int or cmd not in TOTAL_OF:
+    if type(cmd) is int and cmd not in TOTAL_OF:
         return Unread(order or 0, timestamp or 0)
     login, state = _number(data.get("login")), _number(data.get("state"))
     # A far time in seconds, such as the end of the year 9999, looks like milliseconds.
     read = secondsOf if isInMilliseconds(data) else _time
+    # Some platforms write null for what a trade does not have.
     openTime, closeTime = (
-        read(data.get("open_time", 0)),
-        read(data.get("close_time", 0)),
+        read(data.get("open_time") or 0),
+        read(data.get("close_time") or 0),
     )
-    units, comment = unitsOf(data.get("profit")), data.get("comment", "")
-    if not order:
+    units, comment = unitsOf(data.get("profit")), data.get("comment") or ""
+    if type(cmd) is not int:
+        wrong = "cmd"
+    elif not order:
         wrong = "order"
     elif not login:
         wrong = "login"
@@ -105,6 +113,17 @@ def tradeOf(data: Mapping[str, Any]) -> Trade | Unread:
             timestamp,
         )
     return Unread(order or 0, timestamp or 0, f"its {wrong} can't be right")
+
+
+def eventOf(data: Mapping[str, Any]) -> Trade | Unread:
+    """
+    The finance trade of an event. Where one lacks a member that a look-up has, the two
+    would seem to be two records of the trade.
+    """
+    trade = tradeOf(data)
+    if isinstance(trade, Trade) and not data.keys() >= _OPTIONAL:
+        return Unread(trade.order, trade.timestamp, "it lacks a member")
+    return trade
 
 
 def _number(value: object) -> int | None:
@@ -226,7 +245,16 @@ def contentOf(trade: Trade) -> tuple[int, int, int, str, int]:
     """
     What identifies a trade while its order is not known: see L{Intent.content}.
     """
-    return trade.login, trade.cmd, trade.profit, trade.comment, trade.openTime
+    return trade.login, trade.cmd, amountOf(trade), trade.comment, trade.openTime
+
+
+def amountOf(trade: Trade) -> int:
+    """
+    The amount of a trade with the sign of its kind, as intents have it. Some platforms
+    write what is taken out without a sign.
+    """
+    isOut = trade.cmd in (OP_BALANCE_OUT, OP_CREDIT_OUT)
+    return -abs(trade.profit) if isOut else trade.profit
 
 
 def isContentOf(intent: Intent, trade: Trade) -> bool:
@@ -261,7 +289,7 @@ def isResultOf(intent: Intent, trade: Trade) -> bool:
     asked = intent.operation
     return (
         isinstance(asked, Operation)
-        and (trade.profit, trade.comment) == (asked.amount, intent.comment)
+        and (amountOf(trade), trade.comment) == (asked.amount, intent.comment)
         and asked.openTime in (None, trade.openTime)
         and asked.closeTime in (None, trade.closeTime)
     )

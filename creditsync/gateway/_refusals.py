@@ -33,7 +33,7 @@ def platformRefusal(outcome: Outcome) -> Refusal:
 
 def declined(order: int) -> Refusal:
     """
-    Somebody at the platform has declined the finance request of an operation.
+    Somebody at the platform has declined an operation.
     """
     return PlatformRefused(f"order {order} was declined at the platform")
 

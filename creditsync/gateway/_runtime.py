@@ -32,7 +32,7 @@ from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Outcome
 from creditsync.gateway._overview import MAX_ALARMS, Overviewed
 from creditsync.gateway._passing import PassesOn, PassThrough
-from creditsync.gateway._records import tradeOf
+from creditsync.gateway._records import eventOf
 from creditsync.gateway._requests import Requests
 from creditsync.gateway._settling import Timing
 from creditsync.gateway._states import State
@@ -160,6 +160,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
             self.operations.oldestKept,
         )
         self.verification = Verification(
+            clock,
             upstream,
             log,
             self.journal,
@@ -337,6 +338,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         """
         _log.warn("the platform can't be reached: {why}", why=self._upstream.problem)
         self.catchUp.interrupted()
+        self.operations.interrupted()
 
     def eventReceived(self, type: int, data: Mapping[str, Any]) -> None:
         """
@@ -344,7 +346,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         record says what there is now.
         """
         self.operations.listening.heard(data.get("order"))
-        self.operations.seen(tradeOf(data))
+        self.operations.seen(eventOf(data))
 
     def repliedLate(self, tag: object, outcome: Outcome) -> None:
         """

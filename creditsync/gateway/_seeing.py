@@ -18,6 +18,7 @@ from creditsync.codes import (
     REQUEST_STATES,
     TS_CLOSED_NORMAL,
     TS_DELETED,
+    UNAPPROVED,
 )
 from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
@@ -27,6 +28,7 @@ from creditsync.gateway._looking import absence, lookAt, lookFor, ordersOf
 from creditsync.gateway._records import (
     MAX_APART,
     Unread,
+    amountOf,
     isContentOf,
     isResultOf,
 )
@@ -82,11 +84,28 @@ class Seeing(Foreign):
         An event has this record.
         """
         if isinstance(trade, Unread):
-            self.unread(trade)
+            self._seenUnread(trade)
             return
         self._compareClocks(trade)
         if not self._isOurs(trade):
             self.foreign(trade)
+
+    def _seenUnread(self, record: Unread) -> None:
+        """
+        An event that can't be taken tells that its order has changed: what a look-up
+        shows of that counts.
+        """
+        if not record.order:
+            self.unread(record)
+        elif record.why:
+            self.lookUp(record.order, self._lookAtUnread(record.order))
+
+    async def _lookAtUnread(self, order: int) -> None:
+        look = await lookAt(self._upstream, order)
+        if look.unread:
+            self.unread(Unread(order, 0, look.unread))
+        if look.trade is not None and not self._isOurs(look.trade):
+            self.foreign(look.trade)
 
     def _compareClocks(self, trade: Trade) -> None:
         """
@@ -145,7 +164,7 @@ class Seeing(Foreign):
         Take a record that is, or may be, of an operation under way.
         """
         course = self.courses.withOrder(trade.order)
-        if course is None:
+        if course is None or self._isReplaced(course.intent, trade):
             course = self._claimant(trade)
             if course is not None:
                 self._keep(course, trade)
@@ -156,7 +175,7 @@ class Seeing(Foreign):
         return course is not None
 
     def _claimant(self, trade: Trade) -> Course | None:
-        if self._journal.current(trade.order) is not None:
+        if self._isKnown(trade):
             return None
         courses = self.courses.openOf(trade.login)
         for course in courses:
@@ -246,6 +265,9 @@ class Seeing(Foreign):
         elif intent.type == EV_RECORD_UPDATE:
             if trade.state != TS_CLOSED_NORMAL or not isResultOf(intent, trade):
                 return False
+            if self._journal.isPast(trade):
+                # It was like that before. An event may come again, and late.
+                return False
         elif trade.state != TS_DELETED:
             return False
         self.settle(course, trade)
@@ -258,7 +280,7 @@ class Seeing(Foreign):
         """
         if (trade.login, trade.cmd) != (intent.login, intent.cmd):
             return False
-        content = trade.profit, trade.comment
+        content = amountOf(trade), trade.comment
         return intent.openTime == trade.openTime or content == (
             intent.amount,
             intent.comment,
@@ -309,8 +331,9 @@ class Seeing(Foreign):
             look = await lookAt(self._upstream, intent.order)
             course.isLooking = False
             if not look.isKnown:
-                self._lookLater(course)
+                self._unanswered(course)
             elif intent.isOpen:
+                course.unansweredSince = None
                 if look.unread:
                     self.unread(Unread(intent.order, 0, look.unread))
                     return
@@ -326,9 +349,30 @@ class Seeing(Foreign):
             found += await self._lookAtCandidates(course, found)
         course.isLooking = False
         if found is None:
-            self._lookLater(course)
+            self._unanswered(course)
         elif intent.isOpen and not intent.order:
+            course.unansweredSince = None
             self._found(course, found)
+
+    def _unanswered(self, course: Course) -> None:
+        """
+        The platform does not answer a look-up. If it answers none for as long as
+        something may be unseen, only a person can find out what became of it.
+        """
+        self._lookLater(course)
+        if not self._upstream.isConnected:
+            return
+        now = self._clock.seconds()
+        since = course.unansweredSince = course.unansweredSince or now
+        if now - since >= self._timing.quiet:
+            self.hold(course, "the platform does not answer look-ups of it")
+
+    def interrupted(self) -> None:
+        """
+        The connection is lost, which is no answer and not the lack of one.
+        """
+        for course in self.courses:
+            course.unansweredSince = None
 
     async def _lookAtCandidates(
         self, course: Course, found: list[Trade]
@@ -361,6 +405,8 @@ class Seeing(Foreign):
             if intent.state in (State.UNSEEN, State.HELD):
                 intent.move(State.ACCEPTED, "the platform has it queued")
                 self._journal.keep(intent)
+        elif trade.state not in (*FINAL, *UNAPPROVED):
+            self._unseen(course, f"order {intent.order} has the state {trade.state}")
         elif self._isEvidence(course, trade):
             return
         elif intent.type == EV_RECORD_ADD:
@@ -368,7 +414,26 @@ class Seeing(Foreign):
         else:
             if trade.state in FINAL and self._journal.isChange(trade):
                 self._journal.book(trade)
-            self._unseen(course, f"order {intent.order} is as it was")
+            was = "as it was" if trade.state == TS_CLOSED_NORMAL else "deleted"
+            self._unseen(course, f"order {intent.order} is {was}")
+
+    def _isOfAnother(self, intent: Intent, trade: Trade) -> bool:
+        """
+        Whether the order of a trade is that of another operation, and the trade can be
+        what that has made.
+        """
+        if self._isGivenAgain(trade):
+            return not isContentOf(intent, trade)
+        course = self.courses.withOrder(trade.order)
+        others = [self._log.withOrder(trade.order)]
+        if course is not None:
+            others.append(course.intent)
+        return any(
+            other is not None
+            and other.number != intent.number
+            and not self._isReplaced(other, trade)
+            for other in others
+        )
 
     def _isReplaced(self, intent: Intent, trade: Trade | None) -> bool:
         """
@@ -387,10 +452,11 @@ class Seeing(Foreign):
             trade
             for trade in found
             if (isContentOf(course.intent, trade) or trade.order in course.candidates)
-            and not self._isTaken(trade)
+            and not self._isKnown(trade)
+            and not self._isOfAnother(course.intent, trade)
         ]
         if not own:
-            self._unseen(course, absence(course.intent, found))
+            self._unseen(course, absence(course.intent, found, course.candidates))
         elif len(own) > 1:
             self.hold(course, f"{SEVERAL}: {ordersOf(own)}")
             self._letGo(course)

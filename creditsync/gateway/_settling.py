@@ -114,10 +114,11 @@ class Settling:
         self.courses.note(course)
         intent.move(State.BOOKED, "the platform has booked it")
         known = self._journal.current(trade.order)
+        isPublished = known == self._journal.tags.plain(trade)
         if (
             intent.type == EV_RECORD_ADD
             and known is not None
-            and not course.reservation
+            and (isPublished or not course.reservation)
         ):
             # It was taken for another's, and published, before its reply came.
             if self._journal.isChange(trade):

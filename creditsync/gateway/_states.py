@@ -53,20 +53,20 @@ MOVES: Final[Mapping[State, Mapping[State, str]]] = {
         _BOOKED: "the final record is there before that",
         _REFUSED: "a definite no, or no byte of it was sent",
         _UNSEEN: "a look-up does not find it",
-        _HELD: "look-ups find several, or the reply names another order",
+        _HELD: "look-ups find several or fail, or the reply names another order",
     },
     _PENDING: {
         _ACCEPTED: "its approval is accepted",
         _BOOKED: "the final record",
         _REFUSED: "it was declined, or its approval refused",
         _UNSEEN: "a look-up does not find it",
-        _HELD: "its order is another trade's",
+        _HELD: "its order is another trade's, or look-ups fail",
     },
     _ACCEPTED: {
         _BOOKED: "the final record",
         _REFUSED: "the platform has declined it",
         _UNSEEN: "a look-up does not find it",
-        _HELD: "its order is another trade's",
+        _HELD: "its order is another trade's, or look-ups fail",
     },
     _UNSEEN: {
         _PENDING: "a late reply or a look-up names the finance request",

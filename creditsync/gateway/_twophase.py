@@ -25,10 +25,10 @@ from creditsync.codes import (
 from creditsync.errors import Busy
 from creditsync.gateway._courses import Course
 from creditsync.gateway._looking import lookAt, lookFor, searchAll
-from creditsync.gateway._operations import Operations
+from creditsync.gateway._operations import Operations, ownOutcome
 from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.gateway._records import contentOf, creationOf, isContentOf
-from creditsync.gateway._refusals import declined, platformRefusal
+from creditsync.gateway._refusals import platformRefusal
 from creditsync.gateway._states import FINAL, FREE, State
 from creditsync.records import Trade
 
@@ -72,7 +72,7 @@ class TwoPhases(Operations):
         await self._created(course, outcome)
 
     async def _created(self, course: Course, outcome: Outcome) -> None:
-        intent = course.intent
+        intent, outcome = course.intent, ownOutcome(course.intent, outcome)
         if not intent.isOpen or intent.order:
             # It has one already: the sweep declines this one.
             return
@@ -84,7 +84,8 @@ class TwoPhases(Operations):
         elif outcome.kind is Kind.UNSENT and intent.attempts == 1:
             await self._neverHappened(course, Busy(outcome.message), "it was not sent")
         else:
-            intent.why = outcome.message or "the reply names no order"
+            if intent.state is not State.HELD:
+                intent.why = outcome.message or "the reply names no order"
             self._lookLater(course)
 
     async def _choose(self, course: Course, order: int) -> None:
@@ -93,7 +94,7 @@ class TwoPhases(Operations):
         """
         intent = course.intent
         if self._isAnothers(intent, order):
-            self.hold(course, f"the platform names order {order}, which is another's")
+            self._unusable(course, order)
             return
         intent.order = order
         self.courses.note(course)
@@ -102,6 +103,19 @@ class TwoPhases(Operations):
         await self._journal.keep(intent)
         course.isAsking = False
         await self._approve(course)
+
+    def _unusable(self, course: Course, order: int) -> None:
+        """
+        A finance request has a number that another trade had, which the platform may
+        have lost in a crash. It moves no money, so another one is made, until there is
+        one with a number that is new.
+        """
+        why = f"the platform names order {order}, which is another's"
+        if self._clock.seconds() - course.since >= self._timing.quiet:
+            self.hold(course, why)
+        else:
+            course.intent.why = why
+            self._lookLater(course)
 
     async def _approve(self, course: Course) -> None:
         intent = course.intent
@@ -136,18 +150,14 @@ class TwoPhases(Operations):
 
     def _shown(self, course: Course, trade: Trade | None, isOther: bool) -> None:
         """
-        See L{Operations}: a finance request has two more states.
+        See L{Operations}: a finance request has one more state.
         """
-        state = None if trade is None else trade.state
-        isRequest = state in (TS_FINANCE_OPEN_PENDING, TS_FINANCE_DECLINED)
-        if course.intent.type != EV_RECORD_ADD or isOther or not isRequest:
+        isPending = trade is not None and trade.state == TS_FINANCE_OPEN_PENDING
+        if course.intent.type != EV_RECORD_ADD or isOther or not isPending:
             super()._shown(course, trade, isOther)
             if course.refusal is not None and course.intent.isOpen:
                 # Its request is still queued. Its login waits for its end.
                 self._lookLater(course)
-        elif state == TS_FINANCE_DECLINED:
-            why = course.refusal or declined(course.intent.order)
-            self._run(self._neverHappened(course, why, why.message), course)
         elif course.refusal is not None:
             self._run(self._declineChosen(course), course)
         else:
@@ -163,12 +173,17 @@ class TwoPhases(Operations):
             return
         found = await lookFor(self._upstream, intent, self._journal.scale)
         course.isLooking = False
-        if found is None or not intent.isOpen or intent.order or course.isAsking:
+        if found is None:
+            self._unanswered(course)
+            return
+        if not intent.isOpen or intent.order or course.isAsking:
             self._lookLater(course)
             return
+        course.unansweredSince = None
         for trade in found:
             isPending = trade.state == TS_FINANCE_OPEN_PENDING
-            if isPending and isContentOf(intent, trade):
+            isOwn = isContentOf(intent, trade)
+            if isPending and isOwn and not self._isAnothers(intent, trade.order):
                 await self._choose(course, trade.order)
                 return
         # No order is durable, so none can have been approved.

@@ -307,13 +307,13 @@ class Upstream(Link):
 
     def _eventReceived(self, members: Mapping[str, Any]) -> None:
         type, data = members.get("type"), members.get("data")
-        isTrade = members["event"] == TRADE_EVENT
-        if not isTrade or not _isNumber(type) or not isinstance(data, dict):
+        if members["event"] != TRADE_EVENT or not isinstance(data, dict):
             self.figures.dropped += 1
             return
         self.figures.events += 1
         if self._observer is not None:
-            self._observer.eventReceived(int(type or 0), data)
+            # Only its record counts, so the type may be missing.
+            self._observer.eventReceived(type if isinstance(type, int) else 0, data)
 
     def _replyReceived(self, members: Mapping[str, Any]) -> None:
         extID = members.get("extID")
@@ -392,10 +392,6 @@ class Upstream(Link):
         where[extID] = tag
         if len(where) > _REMEMBERED:
             where.popitem(last=False)
-
-
-def _isNumber(value: object) -> bool:
-    return type(value) is int
 
 
 def _read(line: bytes) -> dict[str, Any] | None:

@@ -10,6 +10,8 @@ from typing import Final
 
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from creditsync.codes import TS_DELETED
@@ -50,6 +52,7 @@ class Verification:
 
     def __init__(
         self,
+        clock: IReactorTime,
         upstream: IUpstream,
         log: IIntentLog,
         journal: Journal,
@@ -61,6 +64,7 @@ class Verification:
         @param isUnderWay: Whether an operation on an order is not final: what is looked
             up may be what it does.
         """
+        self._clock = clock
         self._upstream = upstream
         self._intents = log
         self._journal = journal
@@ -90,6 +94,11 @@ class Verification:
         for intent in self._intents.lastBooked(LAST):
             order = intent.order
             look = await lookAt(self._upstream, order)
+            isFinal = look.trade is not None and look.trade.state in FINAL
+            if look.isKnown and not isFinal and self._isFresh(order):
+                # Look-ups may lag behind events.
+                await deferLater(self._clock, SETTLED)
+                look = await lookAt(self._upstream, order)
             if not look.isKnown:
                 return
             verified.looked += 1
@@ -117,6 +126,13 @@ class Verification:
             elif self._journal.tags.plain(trade) != self._journal.current(order):
                 self._tell(verified, order, "is there as it was before its last change")
         self.last = verified
+
+    def _isFresh(self, order: int) -> bool:
+        """
+        Whether an order was booked just now.
+        """
+        current = self._journal.current(order)
+        return current is not None and abs(self._now() - current.timestamp) <= SETTLED
 
     def _isDeleted(self, order: int) -> bool:
         """
