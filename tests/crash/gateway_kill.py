@@ -54,7 +54,7 @@ AT_ONCE: Final = 12
 # Seconds that a process has to reach a point, and in which all is settled in the end
 # that can be.
 PATIENCE: Final = 40.0
-END: Final = 12.0
+END: Final = 20.0
 
 # How often a request is sent again before the end.
 _TRIES: Final = 15
