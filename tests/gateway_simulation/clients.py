@@ -390,7 +390,8 @@ class Follower(Protocol):
         for line in lines:
             members = json.loads(line)
             if "event" not in members:
-                if members["status"] != 200:
+                # It may come while the gateway stops, and comes again then.
+                if members["status"] != 200 and members["error"] != "SHUTDOWN":
                     self.problems.append(f"the follower is refused: {members}")
                 continue
             self._cursor = members["data"]["cursor"]
