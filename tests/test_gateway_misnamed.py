@@ -97,7 +97,26 @@ class TwoPhaseMixedUpTests(MixedUpTests):
         self.assertEqual(self.states(), ["held", "held"])
 
 
-class GivenAgainTests(GatewayTestCase):
+class LossTestCase(GatewayTestCase):
+    """
+    Tests with a platform that has lost booked trades in a crash, and gives their
+    numbers again.
+    """
+
+    def bookAndLose(self) -> None:
+        """
+        Have what was requested booked, and lost.
+        """
+        self.platform.work()
+        self.turn()
+        self.events()
+        self.platform.trades.clear()
+        self.platform.booked.clear()
+        self.platform.nextOrder = 5001
+        self.wait(5)
+
+
+class GivenAgainTests(LossTestCase):
     """
     A platform that has lost a booked trade in a crash, and gives its number again.
     """
@@ -108,13 +127,7 @@ class GivenAgainTests(GatewayTestCase):
         """
         super().setUp()
         self.request(operation(key="lost"))
-        self.platform.work()
-        self.turn()
-        self.events()
-        self.platform.trades.clear()
-        self.platform.booked.clear()
-        self.platform.nextOrder = 5001
-        self.wait(5)
+        self.bookAndLose()
 
     def test_replied(self) -> None:
         """
@@ -178,7 +191,7 @@ class GivenAgainTests(GatewayTestCase):
         self.failureResultOf(decided)
 
 
-class TwoPhaseGivenAgainTests(GatewayTestCase):
+class TwoPhaseGivenAgainTests(LossTestCase):
     """
     The same with finance requests, which move no money.
     """
@@ -192,13 +205,7 @@ class TwoPhaseGivenAgainTests(GatewayTestCase):
         super().setUp()
         for login in (1001, 1002):
             self.request(operation(login=login))
-        self.platform.work()
-        self.turn()
-        self.events()
-        self.platform.trades.clear()
-        self.platform.booked.clear()
-        self.platform.nextOrder = 5001
-        self.wait(5)
+        self.bookAndLose()
 
     def test_newNumber(self) -> None:
         """
