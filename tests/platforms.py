@@ -48,6 +48,7 @@ class Platform:
     @ivar applied: What was booked for requests: the comment of each.
     @ivar approvesTwice: Whether it books a finance request once more that is approved
         again.
+    @ivar namesAccounts: Whether the reply to a finance request names its account.
     @ivar lacks: The commands that it does not have.
     @ivar hides: The states of trades that look-ups by a filter do not find.
     @ivar mostRows: Of a page of a look-up, whatever it was asked for.
@@ -70,6 +71,7 @@ class Platform:
     longest: int = 255
     makesNew: bool = False
     approvesTwice: bool = False
+    namesAccounts: bool = True
     lacks: set[str] = Factory(set)
     hides: set[int] = Factory(set)
     mostRows: int = 1_000_000
@@ -134,7 +136,10 @@ class Platform:
         }
         if self.showsEarly:
             self._change(0, order)
-        return {"status": 200, "data": {"accepted": True, "order": order, "state": 17}}
+        reply: dict[str, Any] = {"accepted": True, "order": order, "state": 17}
+        if self.namesAccounts:
+            reply |= {name: data[name] for name in ("login", "cmd", "amount")}
+        return {"status": 200, "data": reply}
 
     def _decide(self, command: str, order: int) -> dict[str, Any]:
         trade = self.trades.get(order)

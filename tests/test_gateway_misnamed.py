@@ -89,6 +89,7 @@ class TwoPhaseMixedUpTests(MixedUpTests):
         """
         Which finance request is chosen then makes no difference to the money.
         """
+        self.platform.namesAccounts = False
         self.both()
         self.turn()
         self.platform.work()

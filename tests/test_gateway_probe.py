@@ -190,6 +190,18 @@ class ProbeTests(SynchronousTestCase):
         )
         self.assertFalse(probe.isSound("two-phase"))
 
+    def test_namesNoAccount(self) -> None:
+        """
+        If the reply to a finance request may be about another one, which would be
+        approved, two phases are not sound.
+        """
+        self.platform.namesAccounts = False
+        probe = self.probe()
+        unmet = "the reply to that names its account and kind of trade"
+        self.assertEqual(self.failed(probe), [unmet, unmet])
+        self.assertFalse(probe.isSound("two-phase"))
+        self.assertTrue(probe.isSound("one-shot"))
+
     def test_nothing(self) -> None:
         """
         If not even a credit is accepted, nothing is sound.

@@ -253,6 +253,14 @@ class Probe:
             order is not None,
             f"a finance request is accepted with an order{_why(outcome)}",
         )
+        if order is not None:
+            # Approved is what this reply names: with these it can't be another's.
+            named = outcome.data.get("login"), outcome.data.get("cmd")
+            self._note(
+                way,
+                named == (self._login, OP_CREDIT_IN),
+                "the reply to that names its account and kind of trade",
+            )
         return order
 
     async def _twoPhases(self) -> None:
