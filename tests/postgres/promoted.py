@@ -262,7 +262,7 @@ async def doubtful(options: Namespace, figures: Figures) -> None:
                             # Now it can be seen.
                             clients[1].ask(asked)
                             looking = _lookUp(cluster.nodes[1], asked)
-                        await crowd.rest(0.3)
+                        await crowd.rest(0.6)
                         if asked.isSettled or any(
                             each.place > asked.number for each in clients
                         ):
