@@ -146,7 +146,8 @@ class Client:
         waiting = [each for each in self.open() if self.isEnding or each.tries < _TRIES]
         for credit in waiting:
             if credit.due <= now and id(credit) not in asked:
-                if len(self._asked) >= AT_ONCE:
+                # In the end hundreds may be left that are never settled.
+                if len(self._asked) >= AT_ONCE and not self.isEnding:
                     return
                 self._send(credit)
         while not self.isEnding and len(waiting) < 2 * AT_ONCE:
