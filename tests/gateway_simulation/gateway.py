@@ -21,7 +21,7 @@ from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator
 from tests.gateway_simulation.observer import Observer
 from tests.gateway_simulation.platform import Platform
-from tests.gateway_simulation.setting import Setting
+from tests.gateway_simulation.setting import SCHEMAS, Setting
 from tests.gateway_simulation.wires import End, MovingReactor, Process, Wires
 from tests.simulation.world import World
 
@@ -183,6 +183,7 @@ class Gateway:
             events=events,
             authenticator=authenticator,
             listen=[],
+            schemas=SCHEMAS,
             timeout=TIMEOUT,
         )
         self.server.startService()

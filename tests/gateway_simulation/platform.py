@@ -23,7 +23,7 @@ from creditsync.ledger.memory import MemoryLedger
 from creditsync.records import Principal, Trade, TradeEvent
 from creditsync.service import CreditSync
 from creditsync.testing import FakeAuthenticator
-from tests.gateway_simulation.setting import GROUPS, HABITS, LOGINS, Setting
+from tests.gateway_simulation.setting import GROUPS, HABITS, LOGINS, SCHEMAS, Setting
 from tests.gateway_simulation.wires import MovingReactor, Process
 from tests.simulation.world import Reactor, World
 
@@ -139,6 +139,7 @@ class Platform:
             events=events,
             authenticator=FakeAuthenticator(),
             listen=[],
+            schemas=SCHEMAS,
             timeout=5.0,
         )
 

@@ -12,6 +12,10 @@ from creditsync._sandbox.booking import MAX_CUT
 from creditsync._sandbox.table import FAULTS as SANDBOX_FAULTS
 from creditsync._sandbox.table import Where
 from creditsync.codes import MAX_COMMENT
+from creditsync.validation import Schemas
+
+# Compiled once: a world starts many servers.
+SCHEMAS: Final = Schemas()
 
 ONE_SHOT: Final = "one-shot"
 TWO_PHASE: Final = "two-phase"
