@@ -43,6 +43,7 @@ from creditsync.ledger._reading import reading
 from creditsync.ledger._schema import COLUMNS, columns
 from creditsync.ledger.memory import MemoryLedger
 from creditsync.ledger.sqlite import SQLiteLedger
+from creditsync.methods import ofCmd
 from creditsync.postgres._booking import (
     BOOK,
     Site,
@@ -273,6 +274,7 @@ class ConformanceMachine(RuleBasedStateMachine):
         operation.order = order = self._named(operation.order)
         if fits and isinstance(operation, Operation) and order in self.made:
             operation.login, operation.cmd = self.made[order]
+            operation.amount = ofCmd(operation.cmd).sign * abs(operation.amount)
         if operation.key is not None:
             self.keyed.append(copied(operation))
         return operation
