@@ -359,6 +359,20 @@ class StateTests(GatewayTestCase):
             (self.states(), self.events()), ([], [(ADD, 5001, BOOKED, 300)])
         )
 
+    def test_updateOfWaiting(self) -> None:
+        """
+        An update of a trade whose approval the platform has lost in a crash is held,
+        because it changes nothing any more.
+        """
+        order = self.platform.person(1001, 7, 100)
+        self.turn()
+        self.request(operation(order=order))
+        self.platform.crash()
+        self.platform.trades[order]["state"] = 17
+        self.wait(150)
+        self.assertEqual(self.states(), ["held"])
+        self.assertTrue(self.only().why.startswith("order 5001 has the state 17, "))
+
     def test_updateOfDeleted(self) -> None:
         """
         What is told of an update whose trade was deleted meanwhile is that.

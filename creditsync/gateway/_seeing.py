@@ -405,7 +405,10 @@ class Seeing(Foreign):
             if intent.state in (State.UNSEEN, State.HELD):
                 intent.move(State.ACCEPTED, "the platform has it queued")
                 self._journal.keep(intent)
-        elif trade.state not in (*FINAL, *UNAPPROVED):
+        elif trade.state not in FINAL and (
+            trade.state not in UNAPPROVED or intent.type != EV_RECORD_ADD
+        ):
+            # Only a new trade may wait for a person's approval.
             self._unseen(course, f"order {intent.order} has the state {trade.state}")
         elif self._isEvidence(course, trade):
             return
