@@ -374,7 +374,7 @@ class Judge:
                 (each.state, each.profit, each.comment, each.timestamp)
                 for each in trades
             ]
-            if len(set(seen)) < len(seen):
+            if len(set(seen)) < len(seen) and order not in self._lost:
                 raise broken("journal", f"twice: {trades}", str(order))
 
     def _journaled(self, changes: Iterable[Any]) -> dict[int, list[Trade]]:

@@ -141,10 +141,11 @@ class Course:
             # An account's group is looked up when it is seen.
             for login in LOGINS:
                 world.at(world.now + 10, self.platform.addFor, login, "person sees it")
-        world.run(TROUBLE + REST + 90)
+        # Two minutes after it was sent, a deletion that the platform hides is held.
+        world.run(TROUBLE + REST + 160)
         self._judge().judge()
         self._resolve()
-        world.run(TROUBLE + REST + 120)
+        world.run(TROUBLE + REST + 190)
         self._resolved()
 
     def _judge(self) -> Judge:
