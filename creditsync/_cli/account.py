@@ -13,10 +13,15 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from creditsync._cli.arguments import group, login
-from creditsync._cli.connection import addConnection, readToken, runWithClient
+from creditsync._cli.connection import (
+    addConnection,
+    carriedOut,
+    readToken,
+    runWithClient,
+)
 from creditsync._cli.ledger import DOUBTFUL, addLedger, errorsAsExit, ledger, opened
 from creditsync._cli.output import printLine
-from creditsync._cli.statuses import DONE, STATUSES, UNKNOWN
+from creditsync._cli.statuses import DONE, STATUSES
 from creditsync._cli.wording import exact, printable
 from creditsync._process.address import isPostgres, withPsycopg
 from creditsync._process.defaults import DEFAULT_LEDGER
@@ -137,11 +142,9 @@ async def setGroup(
 
     @return: The exit status.
     """
-    stopped.addCallback(lambda _: client.stopService())
-    options.status = UNKNOWN
     data = {"login": options.login, "group": options.group}
-    await client.request("MngSetAccountGroup", data)
-    options.status = DONE
+    sending = partial(client.request, "MngSetAccountGroup", data)
+    await carriedOut(options, client, stopped, sending)
     where = f"in group {options.group}" if options.group else "in no group"
     printLine(f"{options.login} is {where}")
     return DONE

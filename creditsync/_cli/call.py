@@ -10,9 +10,14 @@ from twisted.internet.defer import Deferred
 
 from creditsync import _wire as wire
 from creditsync._cli.arguments import text
-from creditsync._cli.connection import addConnection, readToken, runWithClient
+from creditsync._cli.connection import (
+    addConnection,
+    carriedOut,
+    readToken,
+    runWithClient,
+)
 from creditsync._cli.output import printLine
-from creditsync._cli.statuses import DONE, STATUSES, UNKNOWN
+from creditsync._cli.statuses import DONE, STATUSES
 from creditsync.client import CreditClient
 from creditsync.errors import InvalidJSON
 from creditsync.methods import movesMoney
@@ -92,10 +97,8 @@ async def call(
 
     @return: The exit status, which depends on the answer and nothing else.
     """
-    stopped.addCallback(lambda _: client.stopService())
-    options.status = UNKNOWN
-    data = await client.call(options.command, options.data)
-    options.status = DONE
+    sending = partial(client.call, options.command, options.data)
+    data = await carriedOut(options, client, stopped, sending)
     # A line of its own has an object: what is in it may be anything.
     written = wire.encodeData({"data": data})
     printLine(written[len(b'{"data":') : -1].decode("ascii"))

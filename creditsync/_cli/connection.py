@@ -12,7 +12,7 @@ from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, clientFromString
@@ -23,7 +23,14 @@ from twisted.logger import Logger
 from creditsync import _wire as wire
 from creditsync._cli.arguments import text
 from creditsync._cli.output import printLine
-from creditsync._cli.statuses import FAILED, INTERRUPTED, REFUSED, UNKNOWN, USAGE
+from creditsync._cli.statuses import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    REFUSED,
+    UNKNOWN,
+    USAGE,
+)
 from creditsync._cli.stopping import blockSignals, untilStopped
 from creditsync._process.settling import settleProcess
 from creditsync.client import (
@@ -33,6 +40,8 @@ from creditsync.client import (
     Unanswered,
 )
 from creditsync.errors import InvalidJSON
+
+_T = TypeVar("_T")
 
 CONNECT_VARIABLE: Final = "CREDITSYNC_CONNECT"
 TOKEN_VARIABLE: Final = "CREDITSYNC_TOKEN"
@@ -196,6 +205,27 @@ async def workAndExit(
         with _log.failureHandler("the client was not stopped"):
             await client.stopService()
     raise SystemExit(options.status)
+
+
+async def carriedOut(
+    options: Namespace,
+    client: CreditClient,
+    stopped: "Deferred[None]",
+    send: Callable[[], Awaitable[_T]],
+) -> _T:
+    """
+    Send the one request of a command that changes something. From here until it is
+    answered, its outcome is unknown.
+
+    @return: What its reply has.
+    """
+    # The pending request then fails, with an error that says whether it may have
+    # been carried out.
+    stopped.addCallback(lambda _: client.stopService())
+    options.status = UNKNOWN
+    answer = await send()
+    options.status = DONE
+    return answer
 
 
 async def _setStatus(

@@ -12,9 +12,14 @@ from typing import Any, Final, TypeAlias
 from twisted.internet.defer import Deferred
 
 from creditsync._cli.arguments import amount, login, order, text
-from creditsync._cli.connection import addConnection, readToken, runWithClient
+from creditsync._cli.connection import (
+    addConnection,
+    carriedOut,
+    readToken,
+    runWithClient,
+)
 from creditsync._cli.output import printLine
-from creditsync._cli.statuses import DONE, STATUSES, UNKNOWN
+from creditsync._cli.statuses import DONE, STATUSES
 from creditsync._cli.wording import answerLine
 from creditsync.client import Answer, CreditClient
 from creditsync.methods import (
@@ -143,12 +148,8 @@ async def operate(
 
     @return: The exit status, which depends on the answer and nothing else.
     """
-    # The pending request then fails, with an error that says whether it may have
-    # been booked.
-    stopped.addCallback(lambda _: client.stopService())
-    options.status = UNKNOWN
-    data = await send(options, client)
-    options.status = DONE
+    sending = partial(send, options, client)
+    data = await carriedOut(options, client, stopped, sending)
     printLine(answerLine(data, options.json))
     return DONE
 

@@ -14,6 +14,7 @@ from creditsync import codes
 from creditsync._cli.arguments import amount, login, order, text
 from creditsync._cli.connection import (
     addConnection,
+    carriedOut,
     readToken,
     reportError,
     runWithClient,
@@ -243,18 +244,17 @@ async def create(
 
     @return: The exit status, which depends on the answer and nothing else.
     """
-    stopped.addCallback(lambda _: client.stopService())
-    options.status = UNKNOWN
     method = _KINDS[options.kind]
     comment = method.comment if options.comment is None else options.comment
-    data = await client.createFinanceRequest(
+    sending = partial(
+        client.createFinanceRequest,
         method.name,
         options.login,
         signed(method, options.amount),
         options.comment,
         key=options.key,
     )
-    options.status = DONE
+    data = await carriedOut(options, client, stopped, sending)
     printLine(_acceptedLine(comment, data, options.json))
     return DONE
 
