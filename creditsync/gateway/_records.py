@@ -16,13 +16,11 @@ from creditsync.codes import (
     MAX_SAFE_INTEGER,
     MAX_TIME,
     MAX_TOTAL,
-    OP_BALANCE_OUT,
-    OP_CREDIT_OUT,
     REQUEST_STATES,
 )
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._states import State
-from creditsync.methods import METHOD_OF, TOTAL_OF
+from creditsync.methods import METHOD_OF, TOTAL_OF, ofCmd
 from creditsync.records import Operation, Trade
 
 # From here on a time is in milliseconds: seconds would be those of the year 5138.
@@ -253,7 +251,8 @@ def amountOf(trade: Trade) -> int:
     The amount of a trade with the sign of its kind, as intents have it. Some platforms
     write what is taken out without a sign.
     """
-    isOut = trade.cmd in (OP_BALANCE_OUT, OP_CREDIT_OUT)
+    method = ofCmd(trade.cmd)
+    isOut = method is not None and method.sign < 0
     return -abs(trade.profit) if isOut else trade.profit
 
 
