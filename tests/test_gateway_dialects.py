@@ -217,6 +217,28 @@ class TimeTests(GatewayTestCase):
         """
         self.loseAReply(1)
 
+    def test_milliseconds_ofAGatewayThatBegins(self) -> None:
+        """
+        A gateway that does not know yet how the platform counts finds an operation all
+        the same, and does not hold it.
+        """
+        self.platform.now = lambda: 1000 * self.now()
+        self.link.losesReply.append("CreditIn")
+        self.platform.showsQueued = False
+        self.request(operation())
+        self.wait(20)
+        self.assertEqual(self.states(), ["unseen"])
+        self.kill()
+        trade = self.platform.trades[5001]
+        for name in ("open_time", "close_time"):
+            trade[name] *= 1000
+        self.platform.work()
+        self.clock.advance(200)
+        self.begin()
+        self.turn(30)
+        self.assertEqual((self.states(), self.alarms), ([], []))
+        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 300)])
+
 
 class AmountTests(GatewayTestCase):
     """

@@ -470,6 +470,26 @@ class BookingTests(GatewayTestCase):
         self.assertEqual(self.states(), ["held"])
         self.assertEqual(len(self.events()), 1)
 
+    def test_severalUnseen(self) -> None:
+        """
+        If it does so only when the operation is held already, that person learns of it.
+        """
+        self.link.losesReply.append("CreditIn")
+        self.platform.showsQueued = False
+        self.request(operation())
+        self.platform.listeners.clear()
+        self.wait(200)
+        [alarm] = self.alarms
+        self.assertIn("does not show it", alarm)
+        twin = dict(self.platform.trades[5001], order=6001)
+        self.platform.trades[6001] = twin
+        self.platform.showsQueued = True
+        self.wait(200)
+        self.assertEqual(self.states(), ["held"])
+        self.assertIn("several such trades: 5001, 6001", self.only().why)
+        [_, alarm] = self.alarms
+        self.assertIn("several such trades: 5001, 6001", alarm)
+
     def test_slowQueue(self) -> None:
         """
         What is accepted and queued is waited for, however long it takes.

@@ -36,6 +36,7 @@ LEGAL = {
     ("held", "accepted"),
     ("held", "booked"),
     ("held", "refused"),
+    ("held", "held"),
     ("held", "absent"),
 }
 
@@ -54,7 +55,7 @@ class MoveTests(SynchronousTestCase):
                 checkMove(old, new)
             else:
                 self.assertRaises(IllegalMove, checkMove, old, new)
-        self.assertEqual(len(LEGAL), 27)
+        self.assertEqual(len(LEGAL), 28)
 
     def test_message(self) -> None:
         """

@@ -144,7 +144,7 @@ class CatchUp:
         """
         greatest = self._journal.mark or int(self._now())
         since = max(0, greatest - margin)
-        where: list[list[Any]] = [["update_time", ">=", since * self._journal.scale]]
+        where = self._since(since)
         while True:
             rows = await page(self._upstream, where)
             if isinstance(rows, str):
@@ -154,10 +154,12 @@ class CatchUp:
                 return False
             if not rows and len(where) == 1:
                 break
-            if self._journal.scale == 1 and any(map(isInMilliseconds, rows)):
+            if self._journal.scale != 1000 and any(map(isInMilliseconds, rows)):
                 self._journal.scale = 1000
-                where = [["update_time", ">=", since * self._journal.scale]]
+                where = self._since(since)
                 continue
+            if rows and self._journal.scale is None:
+                self._journal.scale = 1
             following = _following(rows, where)
             if following is None:
                 self._stop(where)
@@ -170,6 +172,9 @@ class CatchUp:
         self.isComplete = True
         self._advance(greatest)
         return True
+
+    def _since(self, time: int) -> list[list[Any]]:
+        return [["update_time", ">=", time * (self._journal.scale or 1)]]
 
     def _stop(self, where: list[list[Any]]) -> None:
         self._problem = "a look-up gives other trades than asked for"

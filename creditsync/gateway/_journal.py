@@ -70,8 +70,8 @@ class Journal:
     @ivar mark: The greatest C{update_time} up to which the journal has all changes,
         with what is not durable yet. Setting it makes it so with the next commit.
     @ivar tags: Those of the comments of its gateway.
-    @ivar scale: In what part of a second the platform counts the time of a change, as
-        far as a catch-up has seen.
+    @ivar scale: How many of the platform's time of a change are a second, or L{None} as
+        long as no catch-up has seen a change.
     @ivar alarm: Called with what a person should know.
     """
 
@@ -96,7 +96,7 @@ class Journal:
         self.alarm = alarm
         self.tags = tags or Tags()
         self.mark = 0
-        self.scale = 1
+        self.scale: int | None = None
         self._told: set[tuple[int, str]] = set()
         self._queue = _Batch()
         self._committing = _Batch()

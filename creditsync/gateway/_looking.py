@@ -69,14 +69,14 @@ async def lookAt(upstream: IUpstream, order: int) -> Look:
 
 
 async def lookFor(
-    upstream: IUpstream, intent: Intent, scale: int
+    upstream: IUpstream, intent: Intent, scale: int | None
 ) -> list[Trade] | None:
     """
     Look for the trades that an intent may have made: those of its account, its kind and
     its time.
 
-    @param scale: In what part of a second the platform counts changes. The time of a
-        trade may be in seconds all the same.
+    @param scale: How many of the platform's time of a change are a second, or L{None}
+        if that is not known. The time of a trade may be in seconds all the same.
     @return: L{None} if the platform does not show it.
     """
     assert intent.openTime is not None
@@ -86,7 +86,7 @@ async def lookFor(
 
 
 async def searchMoment(
-    upstream: IUpstream, login: int, cmd: int, openTime: int, scale: int
+    upstream: IUpstream, login: int, cmd: int, openTime: int, scale: int | None
 ) -> list[Trade] | None:
     """
     Find the finance trades of an account, a kind and a time.
@@ -96,7 +96,7 @@ async def searchMoment(
     @return: L{None} if the platform does not show them.
     """
     found: list[Trade] = []
-    for each in sorted({1, scale}):
+    for each in sorted({1, scale or 1000}):
         where = [
             ["login", "==", login],
             ["cmd", "==", cmd],

@@ -21,7 +21,7 @@ from creditsync.codes import (
 )
 from creditsync.errors import OutcomeUnknown, Refusal
 from creditsync.gateway._courses import Course, Courses
-from creditsync.gateway._intents import IIntentLog, Intent
+from creditsync.gateway._intents import SEVERAL, IIntentLog, Intent
 from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._states import State
@@ -170,10 +170,11 @@ class Settling:
 
     def hold(self, course: Course, why: str) -> None:
         """
-        Nothing that the gateway can do tells what became of an operation.
+        Nothing that the gateway can do tells what became of an operation. One that is
+        held because it was unseen may turn out to be booked more than once.
         """
         intent = course.intent
-        if intent.state is State.HELD:
+        if intent.state is State.HELD and not why.startswith(SEVERAL):
             return
         intent.move(State.HELD, why)
         self._journal.keep(intent)

@@ -80,6 +80,7 @@ MOVES: Final[Mapping[State, Mapping[State, str]]] = {
         _ACCEPTED: "a late reply or a look-up names the order",
         _BOOKED: "the final record, or a person",
         _REFUSED: "a late reply is a definite no",
+        _HELD: "a look-up finds several at last",
         _ABSENT: "a person",
     },
     _BOOKED: {},
