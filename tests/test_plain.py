@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import asdict
@@ -741,34 +742,44 @@ def _lines(draw: st.DrawFn) -> bytes:
     return text.encode("utf-8", "surrogatepass") + draw(st.sampled_from([b"", b"\r"]))
 
 
+def _examples(number: int) -> settings:
+    return settings(derandomize=True, database=None, deadline=None, max_examples=number)
+
+
 class AgreementTests(PlainCase):
     """
     The fast way and the long one.
     """
 
-    @settings(derandomize=True, database=None, deadline=None, max_examples=3000)
-    @given(_lines())
-    def _same(self, line: bytes) -> None:
-        self.counts[self.taken(line) is not None] += 1
+    def assertSame(self, examples: int) -> None:
+        """
+        Assert that what takes the fast way is what the long one makes of it, to the
+        types of its values. Enough do to show something, and enough do not.
+        """
+        counts = [0, 0]
 
-    def test_same(self) -> None:
-        """
-        What takes the fast way is what the long one makes of it, to the types of its
-        values. Enough do to show something, and enough do not.
-        """
-        self.counts = [0, 0]
-        self._same()
-        long, fast = self.counts
-        self.assertGreater(fast, 300)
-        self.assertGreater(long, 300)
+        @_examples(examples)
+        @given(_lines())
+        def same(line: bytes) -> None:
+            counts[self.taken(line) is not None] += 1
 
-    @settings(derandomize=True, database=None, deadline=None, max_examples=500)
-    @given(st.lists(_lines(), max_size=8))
-    def test_together(self, lines: list[bytes]) -> None:
+        same()
+        self.assertGreater(min(counts), examples // 10)
+
+    def assertTogether(self, examples: int) -> None:
         """
-        Of several lines those are taken that would be taken alone, up to the first
-        that would not, or that has another token.
+        Assert that of several lines those are taken that would be taken alone, up to
+        the first that would not, or that has another token.
         """
+
+        @_examples(examples)
+        @given(st.lists(_lines(), max_size=8))
+        def together(lines: list[bytes]) -> None:
+            self._readTogether(lines)
+
+        together()
+
+    def _readTogether(self, lines: list[bytes]) -> None:
         wanted: list[str] = []
         tokens = set()
         for each in lines:
@@ -782,7 +793,33 @@ class AgreementTests(PlainCase):
         found = _read(b"".join(each + b"\n" for each in lines))
         self.assertEqual([told(each) for each in found], wanted)
 
-    @settings(derandomize=True, database=None, deadline=None, max_examples=500)
+    def test_same(self) -> None:
+        """
+        The two agree on each of some lines.
+        """
+        self.assertSame(500)
+
+    def test_together(self) -> None:
+        """
+        The two agree on lines that come together.
+        """
+        self.assertTogether(100)
+
+    @pytest.mark.proof
+    def test_sameOfMany(self) -> None:
+        """
+        The two agree on each of many lines.
+        """
+        self.assertSame(5000)
+
+    @pytest.mark.proof
+    def test_togetherOfMany(self) -> None:
+        """
+        The two agree on many lines that come together.
+        """
+        self.assertTogether(1000)
+
+    @_examples(500)
     @given(
         st.from_regex(
             r"-?(0|[1-9][0-9]{0,10})(\.[0-9]{1,22})?([eE][+-]?[0-9]{1,3})?",
