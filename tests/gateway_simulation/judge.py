@@ -4,7 +4,7 @@ gateway's journal has, held against each other when everything has come to rest.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -88,9 +88,9 @@ class Judge:
         self._published: dict[int, list[Trade]] = {}
         for _, order, trade in self.platform.published:
             self._published.setdefault(order, []).append(trade)
-        ofDisk: dict[int, list[Trade]] = {}
+        self._onDisk: dict[int, list[Trade]] = {}
         for _, trade in self._events:
-            ofDisk.setdefault(trade.order, []).append(trade)
+            self._onDisk.setdefault(trade.order, []).append(trade)
         # What was booked for each comment once more, by the platform itself.
         self._doubled: Counter[str] = Counter()
         self._alikeDoubled: Counter[tuple[int, int, int]] = Counter()
@@ -107,7 +107,7 @@ class Judge:
         self._lost = {
             order
             for order, trades in self._published.items()
-            if any(each not in ofDisk.get(order, ()) for each in trades)
+            if any(each not in self._onDisk.get(order, ()) for each in trades)
         }
 
     def _general(self) -> None:
@@ -240,21 +240,17 @@ class Judge:
             what = asked.login, asked.cmd, asked.amount
             wanted[what] += not set(asked.statuses) <= _REFUSED
             told[what] += 200 in asked.statuses
-        booked: Counter[tuple[int, int, int]] = Counter()
-        for trades in self._published.values():
-            ofThese = [each for each in trades if each.comment == "alike"]
-            if ofThese and any(each.state == 3 for each in ofThese):
-                first = next(each for each in ofThese if each.state == 3)
-                booked[first.login, first.cmd, first.profit // ONE] += 1
+        # A crash may have lost some after they were told.
+        booked, ever = _alikeOf(self._onDisk), _alikeOf(self._published)
         wanted += self._alikeDoubled
         for what in wanted | told | booked:
             if booked[what] > wanted[what]:
                 text = f"{what} is booked {booked[what]} times, not {wanted[what]}"
                 raise broken("once", text, "alike")
-            if told[what] > booked[what]:
+            if told[what] > ever[what]:
                 raise broken(
                     "200",
-                    f"{what} is told {told[what]} times, booked {booked[what]} times",
+                    f"{what} is told {told[what]} times, booked {ever[what]} times",
                     "alike",
                 )
 
@@ -467,3 +463,17 @@ def _isQueued(attempt: Attempt) -> bool:
     """
     reply = attempt.reply or {}
     return str(reply.get("message", "")).endswith("is not finished yet")
+
+
+def _alikeOf(trades: Mapping[int, list[Trade]]) -> Counter[tuple[int, int, int]]:
+    """
+    How many trades were booked for requests that are alike, by what these ask for.
+    """
+    booked: Counter[tuple[int, int, int]] = Counter()
+    for versions in trades.values():
+        first = next(
+            (e for e in versions if (e.state, e.comment) == (3, "alike")), None
+        )
+        if first is not None:
+            booked[first.login, first.cmd, first.profit // ONE] += 1
+    return booked
