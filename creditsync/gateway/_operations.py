@@ -21,6 +21,7 @@ from creditsync.codes import (
     TS_CLOSED_NORMAL,
     TS_DELETED,
     TS_FINANCE_DECLINED,
+    TS_FINANCE_OPEN_PENDING,
 )
 from creditsync.errors import (
     Busy,
@@ -288,10 +289,16 @@ class Operations(Seeing):
         """
         See L{Seeing}: what was declined at the platform will not happen.
         """
-        isDeclined = trade is not None and trade.state == TS_FINANCE_DECLINED
-        if isDeclined and course.intent.type == EV_RECORD_ADD and not isOther:
-            why = course.refusal or declined(course.intent.order)
-            self._run(self._neverHappened(course, why, why.message), course)
+        intent, state = course.intent, None if trade is None else trade.state
+        if intent.type != EV_RECORD_ADD or isOther:
+            super()._shown(course, trade, isOther)
+        elif state == TS_FINANCE_DECLINED:
+            refusal = course.refusal or declined(intent.order)
+            self._run(self._neverHappened(course, refusal, refusal.message), course)
+        elif state == TS_FINANCE_OPEN_PENDING and intent.isRequested:
+            # It was sent before this start, by the way of two phases.
+            why = f"finance request {intent.order} has to be decided at the platform"
+            self.hold(course, why)
         else:
             super()._shown(course, trade, isOther)
 
