@@ -446,9 +446,11 @@ class Operations(Seeing):
 def ownOutcome(intent: Intent, outcome: Outcome) -> Outcome:
     """
     What a reply proves of an operation: nothing if it names another account or another
-    kind of trade. The platform has mixed up two replies then, and the order that this
-    one names is another operation's.
+    kind of trade, or to a deletion another order. The platform has mixed up two replies
+    then, and the order that this one names is another operation's.
     """
+    if intent.type == EV_RECORD_DELETE and outcome.order not in (None, intent.order):
+        return unknown(f"the reply is about order {outcome.order}")
     for name, own in (("login", intent.login), ("cmd", intent.cmd)):
         named = outcome.data.get(name)
         if type(named) is int and named != own:
