@@ -230,11 +230,18 @@ class Foreign(Settling):
         """
         Whether a trade was there before, or is of another operation.
         """
-        return (
-            self._journal.current(trade.order) is not None
-            or self.courses.withOrder(trade.order) is not None
-            or self._log.withOrder(trade.order) is not None
+        if self._journal.current(trade.order) is not None:
+            return True
+        course, logged = (
+            self.courses.withOrder(trade.order),
+            self._log.withOrder(trade.order),
         )
+        if course is None:
+            return logged is not None
+        if course.intent.state not in FREE:
+            return True
+        # It is about to be durable that this one is not its operation.
+        return logged is not None and logged.number != course.intent.number
 
     def _isKnown(self, trade: Trade) -> bool:
         """

@@ -27,6 +27,7 @@ from creditsync.errors import (
     Busy,
     IncorrectOrder,
     NotFound,
+    OutcomeUnknown,
     Refusal,
 )
 from creditsync.gateway._courses import Course
@@ -39,7 +40,7 @@ from creditsync.gateway._outcomes import Kind, Outcome, unknown
 from creditsync.gateway._records import amountOf, isResultOf, isSince, requestOf
 from creditsync.gateway._refusals import declined, platformRefusal
 from creditsync.gateway._seeing import Seeing
-from creditsync.gateway._states import State
+from creditsync.gateway._states import FREE, State
 from creditsync.methods import METHOD_OF
 from creditsync.records import Deletion, Operation, Trade
 
@@ -275,11 +276,14 @@ class Operations(Seeing):
         A reply has come after its operation was taken for unknown.
         """
         course = self.courses.withNumber(number)
-        if course is not None and not course.isAsking:
-            self._run(self.replied(course, outcome), course)
-        elif course is None and outcome.order is not None:
+        if course is not None and course.intent.isOpen:
+            if not course.isAsking:
+                self._run(self.replied(course, outcome), course)
+        elif outcome.order is not None:
             logged = self._log.withOrder(outcome.order)
-            if logged is None or logged.number != number:
+            # In the log it may be durable only soon that it is free.
+            isFree = course is not None and course.intent.state in FREE
+            if logged is None or logged.number != number or isFree:
                 self._alarm(
                     f"a late reply names order {outcome.order} for operation {number},"
                     " which was settled otherwise"
@@ -353,7 +357,8 @@ class Operations(Seeing):
         intent.move(State.ABSENT, "a person has decided that it was never booked")
         intent.decidedBy = who
         await self._journal.keep(intent)
-        self._end(course)
+        # Those who have repeated the request meanwhile.
+        self.refuse(course, OutcomeUnknown("a person has decided it meanwhile"))
 
     async def decideBooked(self, course: Course, order: int, who: str) -> None:
         """
