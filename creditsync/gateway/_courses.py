@@ -40,7 +40,6 @@ class Course:
     @ivar since: When it was requested, by the clock.
     @ivar callers: Those that wait for its reservation.
     @ivar reservation: What they got.
-    @ivar counted: What the rules of the site have counted.
     @ivar refusal: What the platform has refused its approval with.
     @ivar kept: Events that have overtaken its reply.
     @ivar isAsking: Whether a request for it is in flight.
@@ -55,7 +54,6 @@ class Course:
     since: float
     callers: list[Deferred[Reservation]] = Factory(list)
     reservation: Reservation | None = None
-    counted: Reservation | None = None
     refusal: Refusal | None = None
     kept: list[KeptEvent] = Factory(list)
     isAsking: bool = False

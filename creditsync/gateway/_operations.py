@@ -18,7 +18,7 @@ from creditsync._timeouts import EqualTimeouts
 from creditsync.codes import (
     EV_RECORD_ADD,
     EV_RECORD_DELETE,
-    TS_CLOSED_NORMAL,
+    EV_RECORD_UPDATE,
     TS_DELETED,
     TS_FINANCE_DECLINED,
     TS_FINANCE_OPEN_PENDING,
@@ -37,7 +37,7 @@ from creditsync.gateway._intents import Intent
 from creditsync.gateway._journal import NOBODY
 from creditsync.gateway._looking import lookAt
 from creditsync.gateway._outcomes import Kind, Outcome, unknown
-from creditsync.gateway._records import amountOf, isResultOf, isSince, requestOf
+from creditsync.gateway._records import amountOf, isOutcomeOf, isSince, requestOf
 from creditsync.gateway._refusals import declined, platformRefusal
 from creditsync.gateway._seeing import Seeing
 from creditsync.gateway._states import FREE, State
@@ -76,7 +76,25 @@ class Operations(Seeing):
         """
         self._patience.end(course)
         super().ended(course)
+        if self._rules is not None:
+            isBooked = course.intent.state is State.BOOKED
+            self._rules.settle(course.intent.number, isBooked)
         self._next(course.intent.login)
+
+    def resume(self, intent: Intent) -> None:
+        """
+        Go on with what an earlier process has sent, or may have sent.
+        """
+        self.courses.resume(Course(intent, self._clock.seconds()))
+        asked = intent.operation
+        if self._rules is None or asked.principal == NOBODY:
+            return
+        amount = abs(intent.amount)
+        former = self._journal.current(intent.order)
+        if intent.type == EV_RECORD_UPDATE and former is not None:
+            amount = max(amount, abs(intent.amount - former.counted))
+        movement = self._rules.movementOf(asked, intent.login, intent.cmd, amount)
+        self._rules.promise(intent.number, movement, intent.sentAt)
 
     def request(self, course: Course) -> None:
         """
@@ -210,8 +228,7 @@ class Operations(Seeing):
         before = 0 if course.former is None else course.former.counted
         movement = self._rules.judge(asked, trade, trade.counted - before)
         if movement is not None:
-            course.counted = self._promise(course, trade)
-            self._rules.reserved(course.counted, movement)
+            self._rules.promise(course.intent.number, movement, trade.timestamp)
 
     def _setTime(self, intent: Intent) -> None:
         """
@@ -374,7 +391,7 @@ class Operations(Seeing):
             raise NotFound(f"there is no booked order {order}")
         isFit = (trade.login, trade.cmd) == (intent.login, intent.cmd)
         isAnothers = self._isOfAnother(intent, trade)
-        if not isFit or isAnothers or not _isOutcomeOf(intent, trade):
+        if not isFit or isAnothers or not isOutcomeOf(intent, trade):
             raise IncorrectOrder(
                 f"order {order} can't be the trade of operation {intent.number}"
             )
@@ -468,16 +485,3 @@ def _isNo(outcome: Outcome) -> bool:
     Whether a request was refused.
     """
     return outcome.kind in (Kind.REFUSED, Kind.TOKEN)
-
-
-def _isOutcomeOf(intent: Intent, trade: Trade) -> bool:
-    """
-    Whether a trade can be what an operation has made, as far as its type says.
-    """
-    if intent.type == EV_RECORD_ADD:
-        return True
-    if trade.order != intent.order:
-        return False
-    if intent.type == EV_RECORD_DELETE:
-        return trade.state == TS_DELETED
-    return trade.state == TS_CLOSED_NORMAL and isResultOf(intent, trade)

@@ -23,7 +23,6 @@ from creditsync._rulebook import RuleBook
 from creditsync.codes import SECONDS_PER_DAY
 from creditsync.errors import NotFound
 from creditsync.gateway._catchup import MARGIN, SHORT_MARGIN, CatchUp
-from creditsync.gateway._courses import Course
 from creditsync.gateway._groups import Gate, PlatformGroups
 from creditsync.gateway._intents import Alarm, IIntentLog
 from creditsync.gateway._interfaces import IUpstream, IUpstreamObserver
@@ -221,7 +220,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
             if isinstance(intent.operation, Operation) and not intent.tag:
                 # The profile may not have said, when it was sent, how much is kept.
                 intent.comment = intent.comment[: self.journal.tags.longest]
-            self.operations.courses.resume(Course(intent, self._clock.seconds()))
+            self.operations.resume(intent)
         self._upstream.start(self)
         self._startPassing()
         self._tick.start(self._interval, now=False)
