@@ -101,6 +101,39 @@ class ContradictionTests(GatewayTestCase):
         self.assertEqual(self.deletions(), [5002])
         self.assertEqual(self.platform.trades[5002]["state"], DELETED)
 
+    def test_newInsteadIsQueued(self) -> None:
+        """
+        If the platform refuses to delete what is still queued, it is deleted when it is
+        booked.
+        """
+        self.platform.makesNew = True
+        self.platform.deletesQueued = False
+        self.request(operation(200, order=5001))
+        self.wait(5)
+        self.platform.work()
+        self.wait(3)
+        self.platform.work()
+        self.assertEqual(self.platform.trades[5002]["state"], DELETED)
+        self.assertEqual(len(self.alarms), 1)
+
+    def test_newInsteadIsNotDeleted(self) -> None:
+        """
+        If the platform refuses that later too, it is an alarm.
+        """
+        self.platform.makesNew = True
+        self.platform.lacks.add("DeleteCredit")
+        self.request(operation(200, order=5001))
+        self.platform.work()
+        self.wait(60)
+        self.assertEqual(
+            self.alarms[1:],
+            [
+                "order 5002 is not deleted: the platform refused it: UNKNOWN_COMMAND,"
+                " because"
+            ],
+        )
+        self.assertEqual(self.states(), ["held"])
+
     def test_anothersTrade(self) -> None:
         """
         A deletion is refused if the platform shows the order as another account's than

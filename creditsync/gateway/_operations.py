@@ -408,35 +408,45 @@ class Operations(Seeing):
         Delete at once what the platform has made by mistake, unless it shows that the
         order is something else: a reply may name the order of another operation.
         """
+        former = course.intent.order
+        why = f"the platform does not show it as made instead of order {former}"
         for _ in range(_STRAY_LOOKS):
             look = await lookAt(self._upstream, order)
-            isThere = look.trade is not None or look.isOther or look.unread
-            if isThere or not self.isRunning:
+            if look.trade is not None and self._isStray(course.intent, look.trade):
+                stray = self._strayOf(course.intent, order)
+                await self._run(self.send(stray), stray)
+                if stray.intent.state is not State.REFUSED:
+                    return
+                why = stray.intent.why
+                if look.trade.state in FINAL:
+                    break
+                # While it is queued, a platform may refuse that.
+            elif look.trade is not None or look.isOther or look.unread:
+                break
+            if not self.isRunning:
                 break
             await deferLater(self._clock, self._timing.finalWait)
-        if look.trade is None or not self._isStray(course.intent, look.trade):
-            self._alarm(
-                f"order {order} is not deleted: the platform does not show it as what"
-                f" it has made instead of order {course.intent.order}"
-            )
-            return
-        cmd = course.intent.cmd
-        method = METHOD_OF[cmd, True]
-        asked = Deletion(method, order, frozenset({cmd}), NOBODY)
-        intent = Intent(
+        self._alarm(f"order {order} is not deleted: {why}")
+
+    def _strayOf(self, intent: Intent, order: int) -> Course:
+        """
+        Begin to delete what the platform has made instead of a change.
+        """
+        method = METHOD_OF[intent.cmd, True]
+        deletion = Intent(
             self._log.nextNumber(),
             EV_RECORD_DELETE,
-            asked,
-            course.intent.login,
-            cmd,
-            course.intent.amount,
-            course.intent.plainComment,
+            Deletion(method, order, frozenset({intent.cmd}), NOBODY),
+            intent.login,
+            intent.cmd,
+            intent.amount,
+            intent.plainComment,
             order=order,
         )
-        intent.move(State.SENT, f"made instead of order {course.intent.order}")
-        stray = Course(intent, self._clock.seconds())
+        deletion.move(State.SENT, f"made instead of order {intent.order}")
+        stray = Course(deletion, self._clock.seconds())
         self.courses.resume(stray)
-        self._run(self.send(stray), stray)
+        return stray
 
     def _isStray(self, intent: Intent, trade: Trade) -> bool:
         """

@@ -484,8 +484,10 @@ class Seeing(Foreign):
             return
         self._journal.keep(intent)
 
-    def _run(self, work: Coroutine[Any, Any, None], course: Course) -> None:
-        Deferred.fromCoroutine(work).addErrback(self._fault, course)
+    def _run(
+        self, work: Coroutine[Any, Any, None], course: Course
+    ) -> "Deferred[None]":
+        return Deferred.fromCoroutine(work).addErrback(self._fault, course)
 
     def _fault(self, why: Failure, course: Course) -> None:
         """
