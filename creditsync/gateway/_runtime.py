@@ -320,6 +320,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         with _log.failureHandler("a look at what is not final failed"):
             self.operations.releaseKept()
             self.operations.reconcileAll()
+            self.operations.lookAgain()
             self.operations.listening.check()
             self.catchUp.start(MARGIN if not self.catchUp.isComplete else SHORT_MARGIN)
             self._prove()

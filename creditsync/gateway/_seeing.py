@@ -224,6 +224,7 @@ class Seeing(Foreign):
         times = [
             each.trade.timestamp for course in self.courses for each in course.kept
         ]
+        times += [each.trade.timestamp for each in self._undecided.values()]
         waiting = None if self.gate is None else self.gate.oldest()
         return min([*times, *([] if waiting is None else [waiting])], default=None)
 
@@ -484,9 +485,7 @@ class Seeing(Foreign):
             return
         self._journal.keep(intent)
 
-    def _run(
-        self, work: Coroutine[Any, Any, None], course: Course
-    ) -> "Deferred[None]":
+    def _run(self, work: Coroutine[Any, Any, None], course: Course) -> "Deferred[None]":
         return Deferred.fromCoroutine(work).addErrback(self._fault, course)
 
     def _fault(self, why: Failure, course: Course) -> None:
