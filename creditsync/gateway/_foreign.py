@@ -118,8 +118,8 @@ class Foreign(Settling):
         if undecided.failures >= _MAX_FAILURES:
             del self._undecided[order]
             self._alarm(
-                f"a change of order {order} may be missing: the platform does not answer"
-                " look-ups of it"
+                f"a change of order {order} may be missing: the platform does not"
+                " answer look-ups of it"
             )
 
     def settle(self, course: Course, trade: Trade) -> "Deferred[None]":
