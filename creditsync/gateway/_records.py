@@ -45,9 +45,9 @@ CLOCKS: Final = 120
 
 
 # Characters that can't be written as UTF-8, and Unicode's noncharacters, which a line
-# must not have (RFC 7493, section 2.1).
+# must not have (RFC 7493, section 2.1); and the one that PostgreSQL can't store.
 _STRANGE: Final = re.compile(
-    "[\ud800-\udfff\ufdd0-\ufdef"
+    "[\0\ud800-\udfff\ufdd0-\ufdef"
     + "".join(f"{chr(each + 0xFFFE)}{chr(each + 0xFFFF)}" for each in _PLANES)
     + "]"
 )
