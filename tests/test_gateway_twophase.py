@@ -339,6 +339,23 @@ class TwoPhaseTests(GatewayTestCase):
         self.assertEqual(self.alarms, [])
         self.assertEqual(self.money(), [(5002, 1001, 300)])
 
+    def test_sweepFails(self) -> None:
+        """
+        If a sweep fails, the next one declines what was made in vain.
+        """
+        self.platform.hides.add(17)
+        self.link.losesReply.append(CREATE)
+        self.request(operation())
+        self.wait(24)
+        self.platform.hides.clear()
+        self.patch(self.gateway.operations, "_isLeftover", lambda trade: 1 / 0)
+        self.wait(61)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        del self.gateway.operations._isLeftover
+        self.wait(61)
+        self.assertEqual(self.platform.trades[5001]["state"], 18)
+        self.assertEqual(self.pending(), [])
+
     def test_lateNonsense(self) -> None:
         """
         A late reply that names what can't have been made in vain is an alarm.

@@ -172,7 +172,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         self._tick = LoopingCall(self._look)
         self._tick.clock = clock
         self._interval = timing.interval
-        self._sweeping = LoopingCall(self.operations.sweep)
+        self._sweeping = LoopingCall(self._sweep)
         self._sweeping.clock = clock
         self._sweepInterval = timing.sweep
         self._opening: Deferred[None] | None = None
@@ -225,9 +225,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         self._startPassing()
         self._tick.start(self._interval, now=False)
         self._verifying.start(SECONDS_PER_DAY, now=False)
-        self._sweeping.start(self._sweepInterval, now=False).addErrback(
-            lambda why: _log.failure("the sweep failed", why)
-        )
+        self._sweeping.start(self._sweepInterval, now=False)
 
     def stopService(self) -> "Deferred[None]":
         """
@@ -243,8 +241,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
             return succeed(None)
         self._tick.stop()
         self._verifying.stop()
-        if self._sweeping.running:
-            self._sweeping.stop()
+        self._sweeping.stop()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
@@ -324,6 +321,13 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
             self.operations.listening.check()
             self.catchUp.start(MARGIN if not self.catchUp.isComplete else SHORT_MARGIN)
             self._prove()
+
+    def _sweep(self) -> "Deferred[None]":
+        """
+        Sweep once. Whatever goes wrong, the next one comes.
+        """
+        swept = Deferred.fromCoroutine(self.operations.sweep())
+        return swept.addErrback(lambda why: _log.failure("the sweep failed", why))
 
     def _prove(self) -> None:
         """
