@@ -46,6 +46,8 @@ class Course:
     @ivar isLooking: Whether it is being looked up.
     @ivar unansweredSince: Since when the platform has not answered a look-up of it, by
         the clock, or L{None}.
+    @ivar notMadeSince: Since when no finance request for it is known, by the clock, or
+        L{None}.
     @ivar former: The trade that it changes.
     @ivar orders: Under which it is found.
     """
@@ -59,6 +61,7 @@ class Course:
     isAsking: bool = False
     isLooking: bool = False
     unansweredSince: float | None = None
+    notMadeSince: float | None = None
     former: Trade | None = None
     orders: set[int] = Factory(set)
 

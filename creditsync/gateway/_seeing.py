@@ -373,7 +373,7 @@ class Seeing(Foreign):
         The connection is lost, which is no answer and not the lack of one.
         """
         for course in self.courses:
-            course.unansweredSince = None
+            course.unansweredSince = course.notMadeSince = None
 
     async def _lookAtCandidates(
         self, course: Course, found: list[Trade]

@@ -85,9 +85,7 @@ class TwoPhases(Operations):
         elif outcome.kind is Kind.UNSENT and intent.attempts == SENT_ITSELF + 1:
             await self._neverHappened(course, Busy(outcome.message), "it was not sent")
         else:
-            if intent.state is not State.HELD:
-                intent.why = outcome.message or "the reply names no order"
-            self._lookLater(course)
+            self._notMade(course, outcome.message or "the reply names no order")
 
     async def _choose(self, course: Course, order: int) -> None:
         """
@@ -95,7 +93,10 @@ class TwoPhases(Operations):
         """
         intent = course.intent
         if self._isAnothers(intent, order):
-            self._unusable(course, order)
+            # The platform may have lost the other trade in a crash, and give its number
+            # again.
+            why = f"the platform names order {order}, which is another's"
+            self._notMade(course, why)
             return
         intent.order = order
         self.courses.note(course)
@@ -105,18 +106,20 @@ class TwoPhases(Operations):
         course.isAsking = False
         await self._approve(course)
 
-    def _unusable(self, course: Course, order: int) -> None:
+    def _notMade(self, course: Course, why: str) -> None:
         """
-        A finance request has a number that another trade had, which the platform may
-        have lost in a crash. It moves no money, so another one is made, until there is
-        one with a number that is new.
+        No finance request is known that can be approved. None moves money, so another
+        one is made, until there is one. If that takes long although the platform is
+        connected, people have to know.
         """
-        why = f"the platform names order {order}, which is another's"
-        if self._clock.seconds() - course.since >= self._timing.quiet:
+        now = self._clock.seconds()
+        since = course.notMadeSince = course.notMadeSince or now
+        if self._upstream.isConnected and now - since >= self._timing.quiet:
             self.hold(course, why)
-        else:
+            return
+        if course.intent.state is not State.HELD:
             course.intent.why = why
-            self._lookLater(course)
+        self._lookLater(course)
 
     async def _approve(self, course: Course) -> None:
         intent = course.intent
