@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from attrs import Factory, define, field
-from msgspec.structs import replace
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 
 from creditsync._bookingrules import Rule
@@ -95,7 +94,7 @@ class _Day:
         """
         sums = self._sums.get(day)
         if sums is not None:
-            _add(self.rules, replace(movement, amount=-movement.amount), sums)
+            _add(self.rules, movement, sums, -1)
 
     def restore(self, sums: _Sums, day: int) -> None:
         """
@@ -330,10 +329,12 @@ def _allows(rule: Rule, atMost: str) -> str:
     return f'the limit "{rule.name}" allows at most {atMost}{request}'
 
 
-def _add(rules: Sequence[Rule], movement: Movement, sums: _Sums) -> None:
+def _add(
+    rules: Sequence[Rule], movement: Movement, sums: _Sums, times: int = 1
+) -> None:
     for number, rule in enumerate(rules):
         if rule.maxPerDay is not None and rule.binds(movement):
-            sums[number, rule.keyOf(movement)] += movement.amount
+            sums[number, rule.keyOf(movement)] += times * movement.amount
 
 
 def _summed(rules: Sequence[Rule], movements: Iterable[Movement]) -> _Sums:
