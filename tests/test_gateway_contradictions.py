@@ -829,6 +829,21 @@ class DecisionTests(GatewayTestCase):
             ],
         )
 
+    def test_lateReplyWhileBooked(self) -> None:
+        """
+        One that names the order as which the operation is being booked is no alarm.
+        """
+        self.platform.showsQueued = False
+        self.link.losesReply.append("CreditIn")
+        self.request(operation())
+        self.wait(11)
+        self.log.isHeld = True
+        self.platform.work()
+        self.turn()
+        self.gateway.repliedLate(1, Outcome(Kind.DONE, {"order": 5001}))
+        self.endDecision()
+        self.assertEqual((self.states(), self.alarms), ([], []))
+
     def test_repeatedWhileDecided(self) -> None:
         """
         One who repeats the request in that time does not wait for ever.

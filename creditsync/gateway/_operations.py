@@ -297,10 +297,15 @@ class Operations(Seeing):
             if not course.isAsking:
                 self._run(self.replied(course, outcome), course)
         elif outcome.order is not None:
+            # The log may not have the end of a course yet.
             logged = self._log.withOrder(outcome.order)
-            # In the log it may be durable only soon that it is free.
-            isFree = course is not None and course.intent.state in FREE
-            if logged is None or logged.number != number or isFree:
+            settled = logged if course is None else course.intent
+            isIts = (
+                settled is not None
+                and (settled.number, settled.order) == (number, outcome.order)
+                and settled.state not in FREE
+            )
+            if not isIts:
                 self._alarm(
                     f"a late reply names order {outcome.order} for operation {number},"
                     " which was settled otherwise"
