@@ -282,9 +282,15 @@ class CommentTests(GatewayTestCase):
     def test_halfCharacters(self) -> None:
         """
         A comment that was cut within a character is kept with another one in its place,
-        and so is one with a character that no line may have.
+        and so is one with a character that no line may have, or no database.
         """
-        for comment in ("gif\ud83d", "gif\udcff", "gif\uffff", "gif\U0001fffe"):
+        for comment in (
+            "gif\ud83d",
+            "gif\udcff",
+            "gif\uffff",
+            "gif\U0001fffe",
+            "gif\0",
+        ):
             self.request(operation())
             order = self.platform.nextOrder - 1
             self.platform.trades[order]["comment"] = comment

@@ -339,6 +339,57 @@ class TwoPhaseTests(GatewayTestCase):
         self.assertEqual(self.alarms, [])
         self.assertEqual(self.money(), [(5002, 1001, 300)])
 
+    def test_neverMade(self) -> None:
+        """
+        If no finance request can be made for two minutes, people are told, and it is
+        tried less often, until one is made.
+        """
+        self.link.losesRequest.extend([CREATE] * 20)
+        self.request(operation())
+        self.wait(160)
+        self.assertEqual(self.states(), ["held"])
+        self.assertEqual(
+            self.alarms, ["operation 1 of account 1001 is held: no reply in time"]
+        )
+        sent = len(self.link.sent)
+        self.wait(60)
+        again = [each.command for each in self.link.sent[sent:]].count(CREATE)
+        self.assertEqual(again, 2)
+        self.link.losesRequest.clear()
+        self.wait(31)
+        self.platform.work()
+        self.turn()
+        self.assertEqual((self.states(), self.money()), ([], [(5001, 1001, 300)]))
+
+    def test_notMadeAtOnce(self) -> None:
+        """
+        The time without a connection does not count.
+        """
+        self.link.losesRequest.extend([CREATE] * 3)
+        self.request(operation())
+        self.link.cut()
+        self.wait(200)
+        self.link.connect()
+        self.wait(15)
+        self.assertEqual((self.states(), self.alarms), (["sent"], []))
+
+    def test_sweepFails(self) -> None:
+        """
+        If a sweep fails, the next one declines what was made in vain.
+        """
+        self.platform.hides.add(17)
+        self.link.losesReply.append(CREATE)
+        self.request(operation())
+        self.wait(24)
+        self.platform.hides.clear()
+        self.patch(self.gateway.operations, "_isLeftover", lambda trade: 1 / 0)
+        self.wait(61)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        del self.gateway.operations._isLeftover
+        self.wait(61)
+        self.assertEqual(self.platform.trades[5001]["state"], 18)
+        self.assertEqual(self.pending(), [])
+
     def test_lateNonsense(self) -> None:
         """
         A late reply that names what can't have been made in vain is an alarm.

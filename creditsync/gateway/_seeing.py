@@ -224,6 +224,7 @@ class Seeing(Foreign):
         times = [
             each.trade.timestamp for course in self.courses for each in course.kept
         ]
+        times += [each.trade.timestamp for each in self._undecided.values()]
         waiting = None if self.gate is None else self.gate.oldest()
         return min([*times, *([] if waiting is None else [waiting])], default=None)
 
@@ -372,7 +373,7 @@ class Seeing(Foreign):
         The connection is lost, which is no answer and not the lack of one.
         """
         for course in self.courses:
-            course.unansweredSince = None
+            course.unansweredSince = course.notMadeSince = None
 
     async def _lookAtCandidates(
         self, course: Course, found: list[Trade]
@@ -484,8 +485,8 @@ class Seeing(Foreign):
             return
         self._journal.keep(intent)
 
-    def _run(self, work: Coroutine[Any, Any, None], course: Course) -> None:
-        Deferred.fromCoroutine(work).addErrback(self._fault, course)
+    def _run(self, work: Coroutine[Any, Any, None], course: Course) -> "Deferred[None]":
+        return Deferred.fromCoroutine(work).addErrback(self._fault, course)
 
     def _fault(self, why: Failure, course: Course) -> None:
         """

@@ -87,15 +87,12 @@ class Settling:
         """
         intent = course.intent
         if course.reservation is None:
-            course.reservation = self._promise(course, _expected(course))
-            course.reservation.data.order = intent.order
+            course.reservation = Reservation(
+                intent.type, _expected(course), intent.operation
+            )
         callers, course.callers = course.callers, []
         for each in callers:
             each.callback(course.reservation)
-
-    def _promise(self, course: Course, trade: Trade) -> Reservation:
-        asked = course.intent.operation
-        return Reservation(course.intent.type, trade, asked)
 
     def settle(self, course: Course, trade: Trade) -> "Deferred[None]":
         """
@@ -162,9 +159,6 @@ class Settling:
         self._end(course)
 
     def _end(self, course: Course) -> None:
-        if course.counted is not None:
-            course.counted.place = course.intent.place or self._log.ledger.head
-            course.counted.booked()
         self.courses.remove(course)
         self.ended(course)
 

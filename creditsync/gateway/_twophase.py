@@ -24,6 +24,7 @@ from creditsync.codes import (
 )
 from creditsync.errors import Busy
 from creditsync.gateway._courses import Course
+from creditsync.gateway._intents import SENT_ITSELF
 from creditsync.gateway._looking import lookAt, lookFor, searchAll
 from creditsync.gateway._operations import Operations, ownOutcome
 from creditsync.gateway._outcomes import Kind, Outcome
@@ -61,7 +62,7 @@ class TwoPhases(Operations):
 
     async def _create(self, course: Course) -> None:
         intent = course.intent
-        intent.attempts += 1
+        intent.attempts = max(intent.attempts, SENT_ITSELF) + 1
         intent.sentAt = int(self._now())
         course.isAsking = True
         await self._journal.keep(intent)
@@ -81,12 +82,10 @@ class TwoPhases(Operations):
         elif outcome.kind in (Kind.REFUSED, Kind.TOKEN):
             text = f"the platform refused it: {outcome.error}, {outcome.message}"
             await self._neverHappened(course, platformRefusal(outcome), text)
-        elif outcome.kind is Kind.UNSENT and intent.attempts == 1:
+        elif outcome.kind is Kind.UNSENT and intent.attempts == SENT_ITSELF + 1:
             await self._neverHappened(course, Busy(outcome.message), "it was not sent")
         else:
-            if intent.state is not State.HELD:
-                intent.why = outcome.message or "the reply names no order"
-            self._lookLater(course)
+            self._notMade(course, outcome.message or "the reply names no order")
 
     async def _choose(self, course: Course, order: int) -> None:
         """
@@ -94,7 +93,10 @@ class TwoPhases(Operations):
         """
         intent = course.intent
         if self._isAnothers(intent, order):
-            self._unusable(course, order)
+            # The platform may have lost the other trade in a crash, and give its number
+            # again.
+            why = f"the platform names order {order}, which is another's"
+            self._notMade(course, why)
             return
         intent.order = order
         self.courses.note(course)
@@ -104,18 +106,20 @@ class TwoPhases(Operations):
         course.isAsking = False
         await self._approve(course)
 
-    def _unusable(self, course: Course, order: int) -> None:
+    def _notMade(self, course: Course, why: str) -> None:
         """
-        A finance request has a number that another trade had, which the platform may
-        have lost in a crash. It moves no money, so another one is made, until there is
-        one with a number that is new.
+        No finance request is known that can be approved. None moves money, so another
+        one is made, until there is one. If that takes long although the platform is
+        connected, people have to know.
         """
-        why = f"the platform names order {order}, which is another's"
-        if self._clock.seconds() - course.since >= self._timing.quiet:
+        now = self._clock.seconds()
+        since = course.notMadeSince = course.notMadeSince or now
+        if self._upstream.isConnected and now - since >= self._timing.quiet:
             self.hold(course, why)
-        else:
+            return
+        if course.intent.state is not State.HELD:
             course.intent.why = why
-            self._lookLater(course)
+        self._lookLater(course)
 
     async def _approve(self, course: Course) -> None:
         intent = course.intent
@@ -153,7 +157,7 @@ class TwoPhases(Operations):
         See L{Operations}: a finance request has one more state.
         """
         isPending = trade is not None and trade.state == TS_FINANCE_OPEN_PENDING
-        if course.intent.type != EV_RECORD_ADD or isOther or not isPending:
+        if not course.intent.isRequested or isOther or not isPending:
             super()._shown(course, trade, isOther)
             if course.refusal is not None and course.intent.isOpen:
                 # Its request is still queued. Its login waits for its end.
@@ -168,7 +172,7 @@ class TwoPhases(Operations):
 
     async def _look(self, course: Course) -> None:
         intent = course.intent
-        if intent.type != EV_RECORD_ADD or intent.order:
+        if intent.order or not intent.isRequested:
             await super()._look(course)
             return
         found = await lookFor(self._upstream, intent, self._journal.scale)
@@ -197,7 +201,8 @@ class TwoPhases(Operations):
         return super()._isEvidence(course, trade)
 
     def _keep(self, course: Course, trade: Trade) -> None:
-        if trade.state != TS_FINANCE_OPEN_PENDING:
+        isPending = trade.state == TS_FINANCE_OPEN_PENDING
+        if not (isPending and course.intent.isRequested):
             super()._keep(course, trade)
         elif not course.isAsking and not course.intent.order:
             self._run(self._choose(course, trade.order), course)
