@@ -3,10 +3,11 @@ The way of two phases: a finance request is made, which moves no money, and then
 one is approved.
 
 A request whose reply is lost is looked for, and made again if the platform does not
-show it, until one order is durable. Only that order
-is ever approved, and a second approval of it is harmless, because the platform approves
-only what is pending. So the outcome is unknown only as long as the platform can't be
-asked. Requests that were made in vain are declined, once a minute, for ever.
+show it, until one order is durable. Only that order is ever approved here, and a second
+approval of it is harmless, because the platform approves only what is pending. If a
+person has approved a request before its order was known here, that one is it. So the
+outcome is unknown only as long as the platform can't be asked. Requests that were made
+in vain are declined, once a minute, for ever.
 
 All of this rests on the platform's refusing a second approval, which C{creditsync
 gateway probe} tries.
@@ -14,13 +15,15 @@ gateway probe} tries.
 
 from typing import Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from creditsync.codes import (
     EV_RECORD_ADD,
+    TS_DELETED,
     TS_FINANCE_DECLINED,
     TS_FINANCE_OPEN_PENDING,
+    UNAPPROVED,
 )
 from creditsync.errors import Busy
 from creditsync.gateway._courses import Course
@@ -73,8 +76,8 @@ class TwoPhases(Operations):
 
     async def _created(self, course: Course, outcome: Outcome) -> None:
         intent, outcome = course.intent, ownOutcome(course.intent, outcome)
-        if not intent.isOpen or intent.order:
-            # It has one already: the sweep declines this one.
+        if not intent.isOpen or intent.order or intent.isAmbiguous:
+            # The sweep declines this one if there is another.
             return
         if outcome.kind is Kind.DONE and outcome.order is not None:
             await self._choose(course, outcome.order)
@@ -93,8 +96,14 @@ class TwoPhases(Operations):
         Make durable which finance request is the one.
         """
         intent = course.intent
+        approved = self._approvedAs(course)
         if self._isAnothers(intent, order):
-            self._unusable(course, order)
+            self._unusable(
+                course, f"the platform names order {order}, which is another's"
+            )
+            return
+        if approved not in (0, order):
+            self._unusable(course, f"events have shown it as order {approved} already")
             return
         intent.order = order
         self.courses.note(course)
@@ -104,13 +113,22 @@ class TwoPhases(Operations):
         course.isAsking = False
         await self._approve(course)
 
-    def _unusable(self, course: Course, order: int) -> None:
+    def _approvedAs(self, course: Course) -> int:
         """
-        A finance request has a number that another trade had, which the platform may
-        have lost in a crash. It moves no money, so another one is made, until there is
-        one with a number that is new.
+        The order as which events have shown that a person has approved it while its
+        order was not known here, or 0.
         """
-        why = f"the platform names order {order}, which is another's"
+        shown = (each.trade for each in course.kept)
+        approved = (each for each in shown if each.state not in UNAPPROVED)
+        own = (each.order for each in approved if course.mayHaveMade(each))
+        return next(own, 0)
+
+    def _unusable(self, course: Course, why: str) -> None:
+        """
+        A finance request can't be the one. Its number may be that of another trade,
+        which the platform has lost in a crash: then another request is made, until
+        there is one with a number that is new, since it moves no money.
+        """
         if self._clock.seconds() - course.since >= self._timing.quiet:
             self.hold(course, why)
         else:
@@ -171,7 +189,12 @@ class TwoPhases(Operations):
         if intent.type != EV_RECORD_ADD or intent.order:
             await super()._look(course)
             return
+        if intent.isAmbiguous:
+            course.isLooking = False
+            return
         found = await lookFor(self._upstream, intent, self._journal.scale)
+        if found is not None:
+            found += await self._lookAtCandidates(course, found)
         course.isLooking = False
         if found is None:
             self._unanswered(course)
@@ -180,14 +203,39 @@ class TwoPhases(Operations):
             self._lookLater(course)
             return
         course.unansweredSince = None
+        approved = [trade for trade in found if trade.state not in UNAPPROVED]
+        if self._ownOf(course, approved):
+            # A person was faster. To make it again would book it twice.
+            self._found(course, approved)
+            return
         for trade in found:
             isPending = trade.state == TS_FINANCE_OPEN_PENDING
             isOwn = isContentOf(intent, trade)
             if isPending and isOwn and not self._isAnothers(intent, trade.order):
                 await self._choose(course, trade.order)
                 return
-        # No order is durable, so none can have been approved.
+        if order := self._approvedAs(course):
+            self._unusable(course, f"events have shown it as order {order} already")
+            return
+        # No order is durable, so the gateway has approved none.
         await self._create(course)
+
+    def settle(self, course: Course, trade: Trade) -> "Deferred[None]":
+        """
+        See L{Foreign.settle<creditsync.gateway._foreign.Foreign.settle>}. A finance
+        request that was deleted may never have been booked.
+        """
+        intent, order = course.intent, trade.order
+        isDecided = intent.state is State.ACCEPTED or intent.decidedBy
+        if (
+            intent.type == EV_RECORD_ADD
+            and trade.state == TS_DELETED
+            and not isDecided
+            and self._journal.current(order) is None
+        ):
+            self.hold(course, f"order {order} is deleted, and may not have been booked")
+            return succeed(None)
+        return super().settle(course, trade)
 
     def _isEvidence(self, course: Course, trade: Trade) -> bool:
         isRefused = trade.state == TS_FINANCE_OPEN_PENDING and course.refusal
