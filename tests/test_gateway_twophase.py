@@ -332,6 +332,31 @@ class TwoPhaseTests(GatewayTestCase):
         self.assertEqual(self.platform.trades[5002]["state"], 18)
         self.assertEqual((self.states(), self.alarms), ([], []))
 
+    def test_approvedAndChangedByAPerson(self) -> None:
+        """
+        If a person has approved and changed it while the gateway did not run, it is
+        held: to make it again might book it twice. A person can decide either way.
+        """
+        for number, order, login in ((1, 5001, 1001), (2, 5002, 1002)):
+            self.link.losesReply.append(CREATE)
+            self.request(operation(login=login))
+            self.kill()
+            self.platform.carryOut(APPROVE, {"order": order})
+            self.platform.work()
+            self.platform.change(order, profit=number)
+            self.begin()
+            self.wait(40)
+            self.assertEqual(self.only().state.value, "held")
+            self.assertIn(f"changed it: order {order}", self.only().why)
+            resolved = self.gateway.resolve(number, order if number == 1 else None, 1)
+            self.turn()
+            self.successResultOf(resolved)
+        self.assertEqual(self.steps().count(CREATE), 2)
+        self.assertEqual(self.money(), [(5001, 1001, 1), (5002, 1002, 2)])
+        self.assertEqual(
+            self.events(), [(ADD, 5001, BOOKED, 1), (ADD, 5002, BOOKED, 2)]
+        )
+
     def test_severalApproved(self) -> None:
         """
         If people have approved several that were made for one operation, it is held,

@@ -27,10 +27,11 @@ from creditsync.codes import (
 )
 from creditsync.errors import Busy
 from creditsync.gateway._courses import Course
-from creditsync.gateway._looking import lookAt, lookFor, searchAll
+from creditsync.gateway._intents import Intent
+from creditsync.gateway._looking import isAkin, lookAt, lookFor, ordersOf, searchAll
 from creditsync.gateway._operations import Operations, ownOutcome
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import contentOf, creationOf, isContentOf
+from creditsync.gateway._records import contentOf, creationOf, isContentOf, isSince
 from creditsync.gateway._refusals import platformRefusal
 from creditsync.gateway._states import FINAL, FREE, State
 from creditsync.records import Trade
@@ -123,6 +124,18 @@ class TwoPhases(Operations):
         own = (each.order for each in approved if course.mayHaveMade(each))
         return next(own, 0)
 
+    def _isDoubtful(self, intent: Intent, trade: Trade) -> bool:
+        """
+        Whether a trade may be an operation's that a person has approved and changed
+        before it was seen here. With a tag it would be recognized.
+        """
+        return (
+            not intent.tag
+            and isAkin(intent, trade)
+            and isSince(intent, trade)
+            and not self._isOfAnother(intent, trade)
+        )
+
     def _unusable(self, course: Course, why: str) -> None:
         """
         A finance request can't be the one. Its number may be that of another trade,
@@ -207,6 +220,12 @@ class TwoPhases(Operations):
         if self._ownOf(course, approved):
             # A person was faster. To make it again would book it twice.
             self._found(course, approved)
+            return
+        if akin := [trade for trade in approved if self._isDoubtful(intent, trade)]:
+            self.hold(
+                course,
+                f"a person may have approved and changed it: order {ordersOf(akin)}",
+            )
             return
         for trade in found:
             isPending = trade.state == TS_FINANCE_OPEN_PENDING
