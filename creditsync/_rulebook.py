@@ -320,7 +320,9 @@ def _allows(rule: Rule, atMost: str) -> str:
     return f'the limit "{rule.name}" allows at most {atMost}{request}'
 
 
-def _add(rules: Sequence[Rule], movement: Movement, amount: int, sums: _Sums) -> None:
+def _add(
+    rules: Sequence[Rule], movement: Movement, amount: int, sums: _Sums
+) -> None:
     for number, rule in enumerate(rules):
         if rule.maxPerDay is not None and rule.binds(movement):
             sums[number, rule.keyOf(movement)] += amount
