@@ -6,10 +6,6 @@ and then has it counted with L{RuleBook.reserved}. So nothing can come between t
 and what is not on disk yet counts like what is. Once it is counted an operation stays
 so: it is booked, or the runtime fails and the next start counts what is on disk.
 
-A gateway books in another order than it reserves, and what it has counted may be
-refused, or wait for days. So it uses L{RuleBook.count} and L{RuleBook.discount}
-instead, and tells with L{RuleBook.underWay} what is not in the ledger yet.
-
 At the start, and when the rules change, the sums of the day are read from the ledger.
 """
 
@@ -57,17 +53,6 @@ class _Excess(NamedTuple):
     sentence: str
 
 
-class Counted(NamedTuple):
-    """
-    An operation of a gateway that is counted.
-
-    @ivar day: On which, in days since 1970.
-    """
-
-    movement: Movement
-    day: int
-
-
 @define(eq=False)
 class _Day:
     """
@@ -101,14 +86,7 @@ class _Day:
         """
         Add a movement to the sums.
         """
-        _add(self.rules, movement, movement.amount, self._on(day))
-
-    def discount(self, movement: Movement, day: int) -> None:
-        """
-        Take a movement off the sums, if they are still kept.
-        """
-        if day in self._sums:
-            _add(self.rules, movement, -movement.amount, self._on(day))
+        _add(self.rules, movement, self._on(day))
 
     def restore(self, sums: _Sums, day: int) -> None:
         """
@@ -133,8 +111,6 @@ class RuleBook:
     The rules of a runtime.
 
     @ivar groupOf: The group of an account.
-    @ivar underWay: What a gateway has counted and is not in the ledger, the oldest
-        first.
     @ivar _read: Calls a blocking function that reads the ledger, in another thread or
         at once, and fires with its result.
     @ivar _coming: Rules that are to come into force when their sums are read, the last
@@ -147,7 +123,6 @@ class RuleBook:
     _now: Callable[[], float]
     _read: "Callable[[Callable[[], Any]], Deferred[Any]]" = maybeDeferred
     groupOf: Callable[[int], str] = lambda login: ""
-    underWay: Callable[[], Iterable[Counted]] = tuple
     _day: _Day = field(default=Factory(lambda: _Day(())), init=False)
     _coming: list[_Day] = field(default=Factory(list), init=False)
     _isStarted: bool = field(default=False, init=False)
@@ -174,7 +149,15 @@ class RuleBook:
         """
         if trade.state == TS_FINANCE_DECLINED:
             return None
-        movement = self.movementOf(operation, trade, change)
+        movement = Movement(
+            operation.principal,
+            operation.role,
+            trade.login,
+            METHOD_OF[trade.cmd, isinstance(operation, Deletion)],
+            # An update may take away more than it leaves.
+            max(abs(trade.profit), abs(change)),
+            self.groupOf(trade.login),
+        )
         makesRequest = trade.state == TS_FINANCE_OPEN_PENDING
         excess = self._day.excess(
             movement,
@@ -185,43 +168,15 @@ class RuleBook:
             raise LimitExceeded(excess.sentence, excess.rule.name)
         return None if makesRequest else movement
 
-    def movementOf(
-        self, operation: AnyOperation, trade: Trade, change: int
-    ) -> Movement:
-        """
-        What an operation moves.
-        """
-        return Movement(
-            operation.principal,
-            operation.role,
-            trade.login,
-            METHOD_OF[trade.cmd, isinstance(operation, Deletion)],
-            # An update may take away more than it leaves.
-            max(abs(trade.profit), abs(change)),
-            self.groupOf(trade.login),
-        )
-
     def reserved(self, reservation: Reservation, movement: Movement) -> None:
         """
         Count an operation that was judged in this step.
         """
         self._last = reservation
         day = reservation.data.timestamp // SECONDS_PER_DAY
-        self.count(Counted(movement, day))
-
-    def count(self, counted: Counted) -> None:
-        """
-        Count an operation, which may still be refused: see L{discount}.
-        """
-        for each in (self._day, *self._coming):
-            each.count(*counted)
-
-    def discount(self, counted: Counted) -> None:
-        """
-        An operation that was counted has moved nothing.
-        """
-        for each in (self._day, *self._coming):
-            each.discount(*counted)
+        self._day.count(movement, day)
+        for coming in self._coming:
+            coming.count(movement, day)
 
     def start(self) -> "Deferred[None]":
         """
@@ -247,8 +202,6 @@ class RuleBook:
 
     async def _use(self, coming: _Day) -> None:
         self._coming.append(coming)
-        for counted in self.underWay():
-            coming.count(*counted)
         try:
             days = await self._summedUp(coming.rules)
             # Others that were to be used later may be in force already.
@@ -320,16 +273,14 @@ def _allows(rule: Rule, atMost: str) -> str:
     return f'the limit "{rule.name}" allows at most {atMost}{request}'
 
 
-def _add(
-    rules: Sequence[Rule], movement: Movement, amount: int, sums: _Sums
-) -> None:
+def _add(rules: Sequence[Rule], movement: Movement, sums: _Sums) -> None:
     for number, rule in enumerate(rules):
         if rule.maxPerDay is not None and rule.binds(movement):
-            sums[number, rule.keyOf(movement)] += amount
+            sums[number, rule.keyOf(movement)] += movement.amount
 
 
 def _summed(rules: Sequence[Rule], movements: Iterable[Movement]) -> _Sums:
     sums: _Sums = defaultdict(int)
     for movement in movements:
-        _add(rules, movement, movement.amount, sums)
+        _add(rules, movement, sums)
     return sums

@@ -11,8 +11,6 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from creditsync._bookingrules import Rule
-from creditsync._rulebook import RuleBook
 from creditsync.codes import (
     OP_BALANCE_IN,
     OP_BALANCE_OUT,
@@ -161,7 +159,6 @@ class GatewayTestCase(SynchronousTestCase):
     makeLog: Callable[[], Any] = HeldIntentLog
     isTagged = False
     longest = 255
-    rules: tuple[Rule, ...] = ()
 
     def setUp(self) -> None:
         """
@@ -181,7 +178,6 @@ class GatewayTestCase(SynchronousTestCase):
         self.link = Link(self.clock, self.platform, self.isAutomatic)
         events = TradeEvents()
         events.addObserver(self.published.extend)
-        self.rulebook = RuleBook(self.log.ledger, self.rules, self.now)
         self.gateway = GatewayRuntime(
             self.clock,
             self.log,
@@ -190,7 +186,6 @@ class GatewayTestCase(SynchronousTestCase):
             now=self.now,
             maxQueued=100,
             way=self.way,
-            rules=self.rulebook if self.rules else None,
             alarm=self.alarms.append,
             tags=Tags(self.isTagged, self.longest),
         )

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from attrs import Factory, define
 from twisted.internet.defer import Deferred
 
-from creditsync._rulebook import Counted
 from creditsync.codes import EV_RECORD_ADD
 from creditsync.errors import Refusal
 from creditsync.gateway._intents import Intent
@@ -56,7 +55,7 @@ class Course:
     since: float
     callers: list[Deferred[Reservation]] = Factory(list)
     reservation: Reservation | None = None
-    counted: Counted | None = None
+    counted: Reservation | None = None
     refusal: Refusal | None = None
     kept: list[KeptEvent] = Factory(list)
     isAsking: bool = False

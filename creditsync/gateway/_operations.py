@@ -13,13 +13,11 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from creditsync._changes import changed
-from creditsync._rulebook import Counted, RuleBook
+from creditsync._rulebook import RuleBook
 from creditsync._timeouts import EqualTimeouts
 from creditsync.codes import (
     EV_RECORD_ADD,
     EV_RECORD_DELETE,
-    EV_RECORD_UPDATE,
-    SECONDS_PER_DAY,
     TS_CLOSED_NORMAL,
     TS_DELETED,
     TS_FINANCE_DECLINED,
@@ -40,8 +38,7 @@ from creditsync.gateway._outcomes import Kind, Outcome, unknown
 from creditsync.gateway._records import amountOf, isResultOf, isSince, requestOf
 from creditsync.gateway._refusals import declined, platformRefusal
 from creditsync.gateway._seeing import Seeing
-from creditsync.gateway._settling import expected
-from creditsync.gateway._states import FREE, State
+from creditsync.gateway._states import State
 from creditsync.methods import METHOD_OF
 from creditsync.records import Deletion, Operation, Trade
 
@@ -76,33 +73,8 @@ class Operations(Seeing):
         See L{Settling.ended<creditsync.gateway._settling.Settling.ended>}.
         """
         self._patience.end(course)
-        isNothing = course.intent.state in FREE
-        if isNothing and self._rules is not None and course.counted is not None:
-            self._rules.discount(course.counted)
         super().ended(course)
         self._next(course.intent.login)
-
-    def resume(self, course: Course) -> None:
-        """
-        Take up an operation that was sent before the start.
-        """
-        self.courses.resume(course)
-        intent = course.intent
-        if self._rules is None or intent.operation.principal == NOBODY:
-            return
-        trade, before = expected(course), 0
-        if intent.type == EV_RECORD_UPDATE:
-            former = self._journal.current(intent.order)
-            before = 0 if former is None else former.counted
-        change = trade.counted - before
-        movement = self._rules.movementOf(intent.operation, trade, change)
-        course.counted = Counted(movement, intent.sentAt // SECONDS_PER_DAY)
-
-    def counted(self) -> list[Counted]:
-        """
-        What the rules of the site have to count and the ledger does not have.
-        """
-        return [each.counted for each in self.courses if each.counted is not None]
 
     def request(self, course: Course) -> None:
         """
@@ -236,8 +208,8 @@ class Operations(Seeing):
         before = 0 if course.former is None else course.former.counted
         movement = self._rules.judge(asked, trade, trade.counted - before)
         if movement is not None:
-            course.counted = Counted(movement, trade.timestamp // SECONDS_PER_DAY)
-            self._rules.count(course.counted)
+            course.counted = self._promise(course, trade)
+            self._rules.reserved(course.counted, movement)
 
     def _setTime(self, intent: Intent) -> None:
         """

@@ -144,8 +144,6 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
             timing=timing,
             rules=rules,
         )
-        if rules is not None:
-            rules.underWay = self.operations.counted
         self._groups: PlatformGroups | None = None
         if takesGroups:
             alsoProvides(self, IForeignGroups)
@@ -203,32 +201,27 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
 
         @return: Fires when requests are taken, whether or not the platform is there.
         """
-        opening = self._log.open().addCallback(self._resume)
+        opening = self._log.open()
         if self._rules is not None:
             rules = self._rules
             opening.addCallback(lambda _: rules.start())
         self._opening = opening.addCallback(self._opened)
         return self._opening
 
-    def _resume(self, _: object) -> None:
-        """
-        Take up what was sent before, which the rules have to count.
-        """
+    def _opened(self, _: object) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        # A new gateway begins now. If it is killed before its first catch-up ends, the
+        # next one begins here too.
         self.journal.tags.use(self._log.epochs())
+        self.journal.mark = self._log.mark or int(self._now())
+        self.catchUp.completeUpTo = float(self.journal.mark)
+        self.journal.touch()
         for intent in self._log.unfinished():
             intent.operation = self.journal.tags.asked(intent.operation)
             if isinstance(intent.operation, Operation) and not intent.tag:
                 # The profile may not have said, when it was sent, how much is kept.
                 intent.comment = intent.comment[: self.journal.tags.longest]
-            self.operations.resume(Course(intent, self._clock.seconds()))
-
-    def _opened(self, _: object) -> None:
-        super().startService()  # type: ignore[no-untyped-call]
-        # A new gateway begins now. If it is killed before its first catch-up ends, the
-        # next one begins here too.
-        self.journal.mark = self._log.mark or int(self._now())
-        self.catchUp.completeUpTo = float(self.journal.mark)
-        self.journal.touch()
+            self.operations.courses.resume(Course(intent, self._clock.seconds()))
         self._upstream.start(self)
         self._startPassing()
         self._tick.start(self._interval, now=False)

@@ -91,12 +91,15 @@ class Settling:
         """
         intent = course.intent
         if course.reservation is None:
-            asked = course.intent.operation
-            course.reservation = Reservation(intent.type, expected(course), asked)
+            course.reservation = self._promise(course, _expected(course))
             course.reservation.data.order = intent.order
         callers, course.callers = course.callers, []
         for each in callers:
             each.callback(course.reservation)
+
+    def _promise(self, course: Course, trade: Trade) -> Reservation:
+        asked = course.intent.operation
+        return Reservation(course.intent.type, trade, asked)
 
     def settle(self, course: Course, trade: Trade) -> "Deferred[None]":
         """
@@ -163,6 +166,9 @@ class Settling:
         self._end(course)
 
     def _end(self, course: Course) -> None:
+        if course.counted is not None:
+            course.counted.place = course.intent.place or self._log.ledger.head
+            course.counted.booked()
         self.courses.remove(course)
         self.ended(course)
 
@@ -220,7 +226,7 @@ def unkept(order: int, why: str) -> str:
     return f"the platform's record of order {order} is not kept: {why}"
 
 
-def expected(course: Course) -> Trade:
+def _expected(course: Course) -> Trade:
     """
     What an operation makes, as far as it is known.
     """
