@@ -2,7 +2,7 @@
 Tests for L{creditsync.gateway._twophase}.
 """
 
-from creditsync.errors import Busy, Refusal
+from creditsync.errors import Busy, OutcomeUnknown, Refusal
 from creditsync.gateway import _looking
 from creditsync.gateway._outcomes import Kind, Outcome
 from tests.gateways import GatewayTestCase, operation
@@ -275,6 +275,127 @@ class TwoPhaseTests(GatewayTestCase):
         why = self.failureResultOf(durable, Refusal).value
         self.assertEqual((why.status, why.error), (409, "PLATFORM_REFUSED"))
         self.assertIsNone(self.successResultOf(self.gateway.operation(7, "k")))
+
+    def test_approvedByAPerson(self) -> None:
+        """
+        If a person approves the request before its order is known here, that is it, and
+        none is made again.
+        """
+        self.link.losesReply.append(CREATE)
+        reserved = self.request(operation())
+        self.platform.carryOut(APPROVE, {"order": 5001})
+        self.platform.work()
+        self.wait(13)
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 300)])
+        self.assertEqual(self.steps().count(CREATE), 1)
+        self.assertEqual(self.states(), [])
+
+    def test_approvedByAPersonWhileAway(self) -> None:
+        """
+        The same goes for one that a person approves while the gateway does not run.
+        """
+        self.link.losesReply.append(CREATE)
+        self.request(operation(key="k"))
+        self.kill()
+        self.platform.carryOut(APPROVE, {"order": 5001})
+        self.begin()
+        self.wait(5)
+        self.platform.work()
+        self.turn()
+        self.assertEqual(self.money(), [(5001, 1001, 300)])
+        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 300)])
+
+    def test_approvedByAPersonAfterTheLook(self) -> None:
+        """
+        If another request is made before the approval of the first one shows, the other
+        one is not approved.
+        """
+        self.link.losesReply.append(CREATE)
+        self.platform.hides.add(17)
+        self.request(operation())
+        self.wait(11.5)
+        self.link.isAutomatic = False
+        self.wait(1)
+        while self.platform.nextOrder == 5002:
+            self.link.deliverReply()
+            self.turn()
+            self.link.deliverRequest()
+        self.platform.hides.clear()
+        self.platform.carryOut(APPROVE, {"order": 5001})
+        self.platform.work()
+        self.link.deliverEvent()
+        self.link.isAutomatic = True
+        self.link.deliverReply()
+        self.wait(65)
+        self.assertEqual(self.money(), [(5001, 1001, 300)])
+        self.assertEqual(self.platform.trades[5002]["state"], 18)
+        self.assertEqual((self.states(), self.alarms), ([], []))
+
+    def test_approvedAndChangedByAPerson(self) -> None:
+        """
+        If a person has approved and changed it while the gateway did not run, it is
+        held: to make it again might book it twice. A person can decide either way.
+        """
+        for number, order, login in ((1, 5001, 1001), (2, 5002, 1002)):
+            self.link.losesReply.append(CREATE)
+            self.request(operation(login=login))
+            self.kill()
+            self.platform.carryOut(APPROVE, {"order": order})
+            self.platform.work()
+            self.platform.change(order, profit=number)
+            self.begin()
+            self.wait(40)
+            self.assertEqual(self.only().state.value, "held")
+            self.assertIn(f"changed it: order {order}", self.only().why)
+            resolved = self.gateway.resolve(number, order if number == 1 else None, 1)
+            self.turn()
+            self.successResultOf(resolved)
+        self.assertEqual(self.steps().count(CREATE), 2)
+        self.assertEqual(self.money(), [(5001, 1001, 1), (5002, 1002, 2)])
+        self.assertEqual(
+            self.events(), [(ADD, 5001, BOOKED, 1), (ADD, 5002, BOOKED, 2)]
+        )
+
+    def test_severalApproved(self) -> None:
+        """
+        If people have approved several that were made for one operation, it is held,
+        once, and none is made again.
+        """
+        self.link.losesReply.append(CREATE)
+        reserved = self.request(operation())
+        twin = {**self.platform.trades[5001], "order": 5002}
+        self.platform.trades[5002] = twin
+        for order in (5001, 5002):
+            self.platform.carryOut(APPROVE, {"order": order})
+        self.platform.work()
+        self.wait(70)
+        self.failureResultOf(reserved, OutcomeUnknown)
+        self.assertEqual((self.states(), len(self.alarms)), (["held"], 1))
+        self.assertEqual(self.steps().count(CREATE), 1)
+
+    def test_deletedByAPerson(self) -> None:
+        """
+        If a person deletes the request, nothing tells whether it was booked before. So
+        it is held, and nothing is published.
+        """
+        for lost, order in ((APPROVE, 5001), (CREATE, 5002)):
+            lose = self.link.losesRequest if lost == APPROVE else self.link.losesReply
+            lose.append(lost)
+            login = order - 4000
+            self.request(operation(login=login, key=lost))
+            self.platform.change(order, state=6)
+            self.wait(15)
+            found = self.successResultOf(self.gateway.operation(7, lost))
+            assert isinstance(found, dict)
+            self.assertIs(found["held"], True)
+        self.assertEqual(self.events(), [])
+        self.assertEqual(self.steps(), [CREATE, CREATE])
+        for number, order in ((1, None), (2, 5002)):
+            resolved = self.gateway.resolve(number, order, 1)
+            self.turn()
+            self.successResultOf(resolved)
+        self.assertEqual(self.states(), [])
 
     def test_timeout(self) -> None:
         """

@@ -3,10 +3,11 @@ The way of two phases: a finance request is made, which moves no money, and then
 one is approved.
 
 A request whose reply is lost is looked for, and made again if the platform does not
-show it, until one order is durable. Only that order
-is ever approved, and a second approval of it is harmless, because the platform approves
-only what is pending. So the outcome is unknown only as long as the platform can't be
-asked. Requests that were made in vain are declined, once a minute, for ever.
+show it, until one order is durable. Only that order is ever approved here, and a second
+approval of it is harmless, because the platform approves only what is pending. If a
+person has approved a request before its order was known here, that one is it. So the
+outcome is unknown only as long as the platform can't be asked. Requests that were made
+in vain are declined, once a minute, for ever.
 
 All of this rests on the platform's refusing a second approval, which C{creditsync
 gateway probe} tries.
@@ -14,21 +15,23 @@ gateway probe} tries.
 
 from typing import Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from creditsync.codes import (
     EV_RECORD_ADD,
+    TS_DELETED,
     TS_FINANCE_DECLINED,
     TS_FINANCE_OPEN_PENDING,
+    UNAPPROVED,
 )
 from creditsync.errors import Busy
 from creditsync.gateway._courses import Course
-from creditsync.gateway._intents import SENT_ITSELF
-from creditsync.gateway._looking import lookAt, lookFor, searchAll
+from creditsync.gateway._intents import SENT_ITSELF, Intent
+from creditsync.gateway._looking import isAkin, lookAt, lookFor, ordersOf, searchAll
 from creditsync.gateway._operations import Operations, ownOutcome
 from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import contentOf, creationOf, isContentOf
+from creditsync.gateway._records import contentOf, creationOf, isContentOf, isSince
 from creditsync.gateway._refusals import platformRefusal
 from creditsync.gateway._states import FINAL, FREE, State
 from creditsync.records import Trade
@@ -74,8 +77,8 @@ class TwoPhases(Operations):
 
     async def _created(self, course: Course, outcome: Outcome) -> None:
         intent, outcome = course.intent, ownOutcome(course.intent, outcome)
-        if not intent.isOpen or intent.order:
-            # It has one already: the sweep declines this one.
+        if not intent.isOpen or intent.order or intent.isAmbiguous:
+            # The sweep declines this one if there is another.
             return
         if outcome.kind is Kind.DONE and outcome.order is not None:
             await self._choose(course, outcome.order)
@@ -92,11 +95,15 @@ class TwoPhases(Operations):
         Make durable which finance request is the one.
         """
         intent = course.intent
+        approved = self._approvedAs(course)
         if self._isAnothers(intent, order):
             # The platform may have lost the other trade in a crash, and give its number
             # again.
             why = f"the platform names order {order}, which is another's"
             self._notMade(course, why)
+            return
+        if approved not in (0, order):
+            self._notMade(course, f"events have shown it as order {approved} already")
             return
         intent.order = order
         self.courses.note(course)
@@ -105,6 +112,28 @@ class TwoPhases(Operations):
         await self._journal.keep(intent)
         course.isAsking = False
         await self._approve(course)
+
+    def _approvedAs(self, course: Course) -> int:
+        """
+        The order as which events have shown that a person has approved it while its
+        order was not known here, or 0.
+        """
+        shown = (each.trade for each in course.kept)
+        approved = (each for each in shown if each.state not in UNAPPROVED)
+        own = (each.order for each in approved if course.mayHaveMade(each))
+        return next(own, 0)
+
+    def _isDoubtful(self, intent: Intent, trade: Trade) -> bool:
+        """
+        Whether a trade may be an operation's that a person has approved and changed
+        before it was seen here. With a tag it would be recognized.
+        """
+        return (
+            not intent.tag
+            and isAkin(intent, trade)
+            and isSince(intent, trade)
+            and not self._isOfAnother(intent, trade)
+        )
 
     def _notMade(self, course: Course, why: str) -> None:
         """
@@ -175,7 +204,12 @@ class TwoPhases(Operations):
         if intent.order or not intent.isRequested:
             await super()._look(course)
             return
+        if intent.isAmbiguous:
+            course.isLooking = False
+            return
         found = await lookFor(self._upstream, intent, self._journal.scale)
+        if found is not None:
+            found += await self._lookAtCandidates(course, found)
         course.isLooking = False
         if found is None:
             self._unanswered(course)
@@ -184,14 +218,45 @@ class TwoPhases(Operations):
             self._lookLater(course)
             return
         course.unansweredSince = None
+        approved = [trade for trade in found if trade.state not in UNAPPROVED]
+        if self._ownOf(course, approved):
+            # A person was faster. To make it again would book it twice.
+            self._found(course, approved)
+            return
+        if akin := [trade for trade in approved if self._isDoubtful(intent, trade)]:
+            self.hold(
+                course,
+                f"a person may have approved and changed it: order {ordersOf(akin)}",
+            )
+            return
         for trade in found:
             isPending = trade.state == TS_FINANCE_OPEN_PENDING
             isOwn = isContentOf(intent, trade)
             if isPending and isOwn and not self._isAnothers(intent, trade.order):
                 await self._choose(course, trade.order)
                 return
-        # No order is durable, so none can have been approved.
+        if order := self._approvedAs(course):
+            self._notMade(course, f"events have shown it as order {order} already")
+            return
+        # No order is durable, so the gateway has approved none.
         await self._create(course)
+
+    def settle(self, course: Course, trade: Trade) -> "Deferred[None]":
+        """
+        See L{Foreign.settle<creditsync.gateway._foreign.Foreign.settle>}. A finance
+        request that was deleted may never have been booked.
+        """
+        intent, order = course.intent, trade.order
+        isDecided = intent.state is State.ACCEPTED or intent.decidedBy
+        if (
+            intent.isRequested
+            and trade.state == TS_DELETED
+            and not isDecided
+            and self._journal.current(order) is None
+        ):
+            self.hold(course, f"order {order} is deleted, and may not have been booked")
+            return succeed(None)
+        return super().settle(course, trade)
 
     def _isEvidence(self, course: Course, trade: Trade) -> bool:
         isRefused = trade.state == TS_FINANCE_OPEN_PENDING and course.refusal
