@@ -26,8 +26,8 @@ from creditsync.errors import Busy
 from creditsync.gateway._courses import Course
 from creditsync.gateway._intents import SENT_ITSELF
 from creditsync.gateway._looking import lookAt, lookFor, searchAll
-from creditsync.gateway._operations import Operations, ownOutcome
-from creditsync.gateway._outcomes import Kind, Outcome
+from creditsync.gateway._operations import Operations
+from creditsync.gateway._outcomes import Kind, Outcome, ownOutcome
 from creditsync.gateway._records import contentOf, creationOf, isContentOf
 from creditsync.gateway._refusals import platformRefusal
 from creditsync.gateway._states import FINAL, FREE, State
@@ -79,7 +79,7 @@ class TwoPhases(Operations):
             return
         if outcome.kind is Kind.DONE and outcome.order is not None:
             await self._choose(course, outcome.order)
-        elif outcome.kind in (Kind.REFUSED, Kind.TOKEN):
+        elif outcome.isNo:
             text = f"the platform refused it: {outcome.error}, {outcome.message}"
             await self._neverHappened(course, platformRefusal(outcome), text)
         elif outcome.kind is Kind.UNSENT and intent.attempts == SENT_ITSELF + 1:
