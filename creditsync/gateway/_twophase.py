@@ -159,7 +159,8 @@ class TwoPhases(Operations):
         isPending = trade is not None and trade.state == TS_FINANCE_OPEN_PENDING
         if not course.intent.isRequested or isOther or not isPending:
             super()._shown(course, trade, isOther)
-            if course.refusal is not None and course.intent.isOpen:
+            isWaiting = course.intent.isOpen and course.intent.state is not State.HELD
+            if course.refusal is not None and isWaiting:
                 # Its request is still queued. Its login waits for its end.
                 self._lookLater(course)
         elif course.refusal is not None:
