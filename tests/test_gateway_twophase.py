@@ -494,6 +494,26 @@ class TwoPhaseTests(GatewayTestCase):
         self.wait(15)
         self.assertEqual((self.states(), self.alarms), (["sent"], []))
 
+    def test_refusedAndGone(self) -> None:
+        """
+        What is held after its approval was refused is looked up as often as anything
+        that is held.
+        """
+        self.link.isAutomatic = False
+        self.request(operation())
+        self.link.deliverRequest()
+        self.link.deliverReply()
+        self.turn()
+        self.platform.trades.clear()
+        self.link.isAutomatic = True
+        self.link.deliverRequest()
+        self.wait(150)
+        self.assertEqual(self.states(), ["held"])
+        sent = len(self.link.sent)
+        self.wait(60)
+        looks = [each.command for each in self.link.sent[sent:]]
+        self.assertEqual(looks.count("GetTradeByOrder"), 2)
+
     def test_sweepFails(self) -> None:
         """
         If a sweep fails, the next one declines what was made in vain.

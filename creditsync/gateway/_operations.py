@@ -36,7 +36,7 @@ from creditsync.gateway._groups import PlatformGroups
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._journal import NOBODY
 from creditsync.gateway._looking import lookAt
-from creditsync.gateway._outcomes import Kind, Outcome, unknown
+from creditsync.gateway._outcomes import Kind, Outcome, ownOutcome
 from creditsync.gateway._records import amountOf, isOutcomeOf, isSince, requestOf
 from creditsync.gateway._refusals import declined, platformRefusal
 from creditsync.gateway._seeing import Seeing
@@ -272,11 +272,11 @@ class Operations(Seeing):
             return
         if outcome.kind is Kind.UNSENT and intent.state is State.SENT:
             await self._neverHappened(course, Busy(outcome.message), "it was not sent")
-        elif _isNo(outcome) and (order := course.shownAs):
+        elif outcome.isNo and (order := course.shownAs):
             self.hold(
                 course, f"the platform has refused it, and shows it as order {order}"
             )
-        elif _isNo(outcome):
+        elif outcome.isNo:
             why = platformRefusal(outcome)
             text = f"the platform refused it: {outcome.error}, {outcome.message}"
             await self._neverHappened(course, why, text)
@@ -478,25 +478,3 @@ class Operations(Seeing):
         for course in self.courses:
             self._patience.end(course)
             self._finalWaits.end(course)
-
-
-def ownOutcome(intent: Intent, outcome: Outcome) -> Outcome:
-    """
-    What a reply proves of an operation: nothing if it names another account or another
-    kind of trade, or to a deletion another order. The platform has mixed up two replies
-    then, and the order that this one names is another operation's.
-    """
-    if intent.type == EV_RECORD_DELETE and outcome.order not in (None, intent.order):
-        return unknown(f"the reply is about order {outcome.order}")
-    for name, own in (("login", intent.login), ("cmd", intent.cmd)):
-        named = outcome.data.get(name)
-        if type(named) is int and named != own:
-            return unknown(f"the reply is about {name} {named}")
-    return outcome
-
-
-def _isNo(outcome: Outcome) -> bool:
-    """
-    Whether a request was refused.
-    """
-    return outcome.kind in (Kind.REFUSED, Kind.TOKEN)

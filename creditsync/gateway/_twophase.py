@@ -29,8 +29,8 @@ from creditsync.errors import Busy
 from creditsync.gateway._courses import Course
 from creditsync.gateway._intents import SENT_ITSELF, Intent
 from creditsync.gateway._looking import isAkin, lookAt, lookFor, ordersOf, searchAll
-from creditsync.gateway._operations import Operations, ownOutcome
-from creditsync.gateway._outcomes import Kind, Outcome
+from creditsync.gateway._operations import Operations
+from creditsync.gateway._outcomes import Kind, Outcome, ownOutcome
 from creditsync.gateway._records import contentOf, creationOf, isContentOf, isSince
 from creditsync.gateway._refusals import platformRefusal
 from creditsync.gateway._states import FINAL, FREE, State
@@ -82,7 +82,7 @@ class TwoPhases(Operations):
             return
         if outcome.kind is Kind.DONE and outcome.order is not None:
             await self._choose(course, outcome.order)
-        elif outcome.kind in (Kind.REFUSED, Kind.TOKEN):
+        elif outcome.isNo:
             text = f"the platform refused it: {outcome.error}, {outcome.message}"
             await self._neverHappened(course, platformRefusal(outcome), text)
         elif outcome.kind is Kind.UNSENT and intent.attempts == SENT_ITSELF + 1:
@@ -188,7 +188,8 @@ class TwoPhases(Operations):
         isPending = trade is not None and trade.state == TS_FINANCE_OPEN_PENDING
         if not course.intent.isRequested or isOther or not isPending:
             super()._shown(course, trade, isOther)
-            if course.refusal is not None and course.intent.isOpen:
+            isWaiting = course.intent.isOpen and course.intent.state is not State.HELD
+            if course.refusal is not None and isWaiting:
                 # Its request is still queued. Its login waits for its end.
                 self._lookLater(course)
         elif course.refusal is not None:
