@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from creditsync.errors import IncorrectOrder, NotFound, PlatformRefused
+from creditsync.errors import Busy, IncorrectOrder, NotFound, PlatformRefused
 from creditsync.gateway import _looking
 from creditsync.records import Trade
 from tests.gateways import ONE, GatewayTestCase, deletion, operation
@@ -715,6 +715,20 @@ class DecisionTests(GatewayTestCase):
             self.successResultOf(second), {"operation": 1, "outcome": "absent"}
         )
         self.failureResultOf(first, NotFound)
+
+    def test_repeatedMeanwhile(self) -> None:
+        """
+        A repetition that comes while the decision becomes durable is told to come
+        again.
+        """
+        self.hold()
+        self.log.isHeld = True
+        self.gateway.resolve(1, None, 8)
+        repeated = self.request(operation(key="k"))
+        self.assertNoResult(repeated)
+        self.log.release()
+        self.turn()
+        self.assertIsInstance(self.refusalOf(repeated), Busy)
 
     def test_absentAndBooked(self) -> None:
         """

@@ -374,7 +374,8 @@ class Operations(Seeing):
         intent.move(State.ABSENT, "a person has decided that it was never booked")
         intent.decidedBy = who
         await self._journal.keep(intent)
-        self._end(course)
+        # Somebody may have repeated it meanwhile.
+        self.refuse(course, Busy(intent.why))
 
     async def decideBooked(self, course: Course, order: int, who: str) -> None:
         """
