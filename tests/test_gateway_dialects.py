@@ -9,6 +9,7 @@ from typing import Any
 
 from creditsync.codes import EV_RECORD_ADD, EV_RECORD_UPDATE, TS_CLOSED_NORMAL
 from creditsync.gateway import _looking
+from creditsync.gateway._records import rowsOf
 from tests.gateways import GatewayTestCase, operation
 from tests.platforms import NOW, Platform
 
@@ -43,6 +44,15 @@ class PageTests(GatewayTestCase):
         orders = [event[1] for event in self.events()]
         self.assertEqual(orders, list(range(5001, 5009)))
         self.assertEqual(self.alarms, [])
+
+    def test_namesThatAreNone(self) -> None:
+        """
+        A page whose columns have no names has no rows that can be read.
+        """
+
+        self.assertEqual(
+            list(rowsOf({"structure": [["order"], {}], "rows": [[5001, 3]]})), []
+        )
 
     def test_shortPageOfContent(self) -> None:
         """

@@ -357,6 +357,36 @@ class TwoPhaseTests(GatewayTestCase):
             self.events(), [(ADD, 5001, BOOKED, 1), (ADD, 5002, BOOKED, 2)]
         )
 
+    def test_declinedWithoutItsOrder(self) -> None:
+        """
+        If a person declines the request before its order is known here, it is refused,
+        and none is made again.
+        """
+        self.link.losesReply.append(CREATE)
+        reserved = self.request(operation())
+        self.platform.carryOut(DECLINE, {"order": 5001})
+        self.wait(13)
+        why = self.refusalOf(reserved)
+        self.assertEqual((why.status, why.error), (409, "PLATFORM_REFUSED"))
+        self.assertEqual((self.steps().count(CREATE), self.states()), (1, []))
+
+    def test_toldOnce(self) -> None:
+        """
+        If nothing comes of an approval for two minutes, people are told, once, and it
+        is tried further.
+        """
+        self.link.losesRequest += [APPROVE] * 20
+        self.request(operation())
+        self.wait(200)
+        [alarm] = self.alarms
+        self.assertIn("seconds: its approval is not accepted (no reply", alarm)
+        self.alarms.clear()
+        self.link.losesRequest.clear()
+        self.wait(20)
+        self.platform.work()
+        self.turn()
+        self.assertEqual((self.states(), self.alarms), ([], []))
+
     def test_severalApproved(self) -> None:
         """
         If people have approved several that were made for one operation, it is held,

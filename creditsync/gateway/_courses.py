@@ -44,6 +44,7 @@ class Course:
     @ivar kept: Events that have overtaken its reply.
     @ivar isAsking: Whether a request for it is in flight.
     @ivar isLooking: Whether it is being looked up.
+    @ivar isTold: Whether people were told that it takes long.
     @ivar unansweredSince: Since when the platform has not answered a look-up of it, by
         the clock, or L{None}.
     @ivar notMadeSince: Since when no finance request for it is known, by the clock, or
@@ -60,6 +61,7 @@ class Course:
     kept: list[KeptEvent] = Factory(list)
     isAsking: bool = False
     isLooking: bool = False
+    isTold: bool = False
     unansweredSince: float | None = None
     notMadeSince: float | None = None
     former: Trade | None = None

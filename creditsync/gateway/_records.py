@@ -194,7 +194,9 @@ def rowsOf(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     The rows of a look-up by their names.
     """
     structure, rows = data.get("structure"), data.get("rows")
-    if isinstance(structure, list) and isinstance(rows, list):
+    if not isinstance(structure, list) or not isinstance(rows, list):
+        return
+    if all(isinstance(name, str) for name in structure):
         for row in rows:
             if isinstance(row, list) and len(row) == len(structure):
                 yield dict(zip(structure, row, strict=True))

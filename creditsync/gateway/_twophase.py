@@ -32,7 +32,7 @@ from creditsync.gateway._looking import isAkin, lookAt, lookFor, ordersOf, searc
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind, Outcome, ownOutcome
 from creditsync.gateway._records import contentOf, creationOf, isContentOf, isSince
-from creditsync.gateway._refusals import platformRefusal
+from creditsync.gateway._refusals import declined, platformRefusal
 from creditsync.gateway._states import FINAL, FREE, State
 from creditsync.records import Trade
 
@@ -89,6 +89,20 @@ class TwoPhases(Operations):
             await self._neverHappened(course, Busy(outcome.message), "it was not sent")
         else:
             self._notMade(course, outcome.message or "the reply names no order")
+
+    def _again(self, course: Course, what: str, outcome: Outcome) -> None:
+        """
+        Try again later, and tell people, once, if that does not help for a long time.
+        """
+        late, intent = self._clock.seconds() - course.since, course.intent
+        if late >= self._timing.quiet and not course.isTold:
+            course.isTold = True
+            self._alarm(
+                f"operation {intent.number} of account {intent.login} is not settled"
+                f" after {late:.0f} seconds: {what} is not accepted"
+                f" ({outcome.message or 'the reply names no order'})"
+            )
+        self._lookLater(course)
 
     async def _choose(self, course: Course, order: int) -> None:
         """
@@ -165,7 +179,7 @@ class TwoPhases(Operations):
             self.reconcile(course)
         else:
             self._releaseKept(course)
-            self._lookLater(course)
+            self._again(course, "its approval", outcome)
 
     async def _declineChosen(self, course: Course) -> None:
         """
@@ -174,12 +188,12 @@ class TwoPhases(Operations):
         """
         intent = course.intent
         course.isAsking = True
-        await self._upstream.request(_DECLINE, {"order": intent.order})
+        outcome = await self._upstream.request(_DECLINE, {"order": intent.order})
         course.isAsking = False
         if intent.isOpen:
             # It is only accepted. A crash would lose that, and an approval that was
             # late could come into force.
-            self._lookLater(course)
+            self._again(course, "that it is declined", outcome)
 
     def _shown(self, course: Course, trade: Trade | None, isOther: bool) -> None:
         """
@@ -235,6 +249,13 @@ class TwoPhases(Operations):
             isOwn = isContentOf(intent, trade)
             if isPending and isOwn and not self._isAnothers(intent, trade.order):
                 await self._choose(course, trade.order)
+                return
+        for trade in found:
+            isDeclined = trade.state == TS_FINANCE_DECLINED
+            isOwn = isContentOf(intent, trade) and isSince(intent, trade)
+            if isDeclined and isOwn and not self._isOfAnother(intent, trade):
+                why = declined(trade.order)
+                await self._neverHappened(course, why, why.message)
                 return
         if order := self._approvedAs(course):
             self._notMade(course, f"events have shown it as order {order} already")
