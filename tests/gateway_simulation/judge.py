@@ -99,6 +99,13 @@ class Judge:
                 self._doubled[self.platform.kept(data["comment"])] += 1
                 what = data["login"], CMDS[command], int(data["amount"])
                 self._alikeDoubled[what] += 1
+        # People have approved what was made in vain.
+        for order in self.platform.approved:
+            trade = self._first.get(order)
+            if trade is not None and self.gateway.disk.withOrder(order) is None:
+                self._doubled[trade.comment] += 1
+                what = trade.login, trade.cmd, trade.profit // ONE
+                self._alikeDoubled[what] += trade.comment == "alike"
         # The deletions that no look-up shows.
         isHiding = "hidden-deletions" in self.faults
         deleted = {order for order, trade in self._now.items() if trade.state == 6}

@@ -52,6 +52,7 @@ OWN: Final = {
 LATER: Final = {
     "events-stop": "the platform sends no events any more on a connection that lives",
     "account-moves": "accounts move between groups, where the platform's groups count",
+    "decisions": "people approve and decline the gateway's finance requests",
 }
 
 # Those of the sandbox. The lines in between are no faults, but they are there.
