@@ -80,7 +80,7 @@ class Platform:
     @ivar groups: Those that each account has had, unless a crash has lost them, each
         with the time of its move.
     @ivar decided: The finance requests of people that they have approved.
-    @ivar approved: Those of the gateway.
+    @ivar approved: Those of the gateway, and when.
     """
 
     def __init__(self, world: World, setting: Setting) -> None:
@@ -104,7 +104,7 @@ class Platform:
         self.published: list[tuple[int, int, Trade]] = []
         self.times: list[tuple[float, Trade]] = []
         self.decided: set[int] = set()
-        self.approved: set[int] = set()
+        self.approved: dict[int, float] = {}
         self.lives = self.crashes = 0
         self.begin()
 
@@ -305,7 +305,7 @@ class Platform:
         order, what = _one(random, pending).order, "MngDeclineFinanceRequest"
         if random.random() < 0.6:
             what = "MngApproveFinanceRequest"
-            self.approved.add(order)
+            self.approved[order] = self.world.now
         self.world.happens("decisions")
         self.world.note("person", f"{what} {order}")
         done = life.server.call(what, {"order": order}, _DEALER)

@@ -86,6 +86,16 @@ HARMLESS: Final = frozenset(
     }
 )
 
+# With these the platform shows a finance request as soon as it was made.
+SHOWN: Final = HARMLESS | {
+    "decisions",
+    "lose-reply",
+    "lose-event",
+    "silent-request",
+    "gateway-kill",
+    "client-cut",
+}
+
 # What a platform does always, or never.
 HABITS: Final = frozenset(
     {"millisecond-times", "fraction-times", "hidden-deletions", "cut-comments"}
