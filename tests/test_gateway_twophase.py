@@ -337,17 +337,18 @@ class TwoPhaseTests(GatewayTestCase):
         If a person has approved and changed it while the gateway did not run, it is
         held: to make it again might book it twice. A person can decide either way.
         """
-        for number, order, login in ((1, 5001, 1001), (2, 5002, 1002)):
+        for number, changed in ((1, {}), (2, {"comment": "another"})):
+            order, login = 5000 + number, 1000 + number
             self.link.losesReply.append(CREATE)
             self.request(operation(login=login))
             self.kill()
             self.platform.carryOut(APPROVE, {"order": order})
             self.platform.work()
-            self.platform.change(order, profit=number)
+            self.platform.change(order, profit=number, **changed)
             self.begin()
             self.wait(40)
             self.assertEqual(self.only().state.value, "held")
-            self.assertIn(f"changed it: order {order}", self.only().why)
+            self.assertIn(f"changed it: {order}", self.only().why)
             resolved = self.gateway.resolve(number, order if number == 1 else None, 1)
             self.turn()
             self.successResultOf(resolved)

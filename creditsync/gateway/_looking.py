@@ -196,14 +196,6 @@ def ordersOf(trades: Iterable[Trade]) -> str:
     return ", ".join(str(trade.order) for trade in trades)
 
 
-def isAkin(intent: Intent, trade: Trade) -> bool:
-    """
-    Whether a trade of an intent's account, kind and time may be what somebody has made
-    of the intent's trade.
-    """
-    return trade.comment == intent.comment or amountOf(trade) == intent.amount
-
-
 def absence(intent: Intent, found: Iterable[Trade], heard: Iterable[int] = ()) -> str:
     """
     What a look-up shows that does not show an intent's trade: for the person who has to
@@ -212,7 +204,11 @@ def absence(intent: Intent, found: Iterable[Trade], heard: Iterable[int] = ()) -
     @param heard: The orders as which events have shown it, before the platform lost
         them.
     """
-    changed = [trade for trade in found if isAkin(intent, trade)]
+    changed = [
+        trade
+        for trade in found
+        if trade.comment == intent.comment or amountOf(trade) == intent.amount
+    ]
     why = "the platform does not show it"
     if changed:
         why = f"the platform shows only what differs from it: {ordersOf(changed)}"

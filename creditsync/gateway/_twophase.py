@@ -28,7 +28,7 @@ from creditsync.codes import (
 from creditsync.errors import Busy
 from creditsync.gateway._courses import Course
 from creditsync.gateway._intents import SENT_ITSELF, Intent
-from creditsync.gateway._looking import isAkin, lookAt, lookFor, ordersOf, searchAll
+from creditsync.gateway._looking import lookAt, lookFor, ordersOf, searchAll
 from creditsync.gateway._operations import Operations
 from creditsync.gateway._outcomes import Kind, Outcome, ownOutcome
 from creditsync.gateway._records import contentOf, creationOf, isContentOf, isSince
@@ -139,15 +139,10 @@ class TwoPhases(Operations):
 
     def _isDoubtful(self, intent: Intent, trade: Trade) -> bool:
         """
-        Whether a trade may be an operation's that a person has approved and changed
-        before it was seen here. With a tag it would be recognized.
+        Whether a trade of an operation's account, kind and time may be what a person
+        has approved, and has changed before it was seen here.
         """
-        return (
-            not intent.tag
-            and isAkin(intent, trade)
-            and isSince(intent, trade)
-            and not self._isOfAnother(intent, trade)
-        )
+        return isSince(intent, trade) and not self._isOfAnother(intent, trade)
 
     def _notMade(self, course: Course, why: str) -> None:
         """
@@ -238,11 +233,9 @@ class TwoPhases(Operations):
             # A person was faster. To make it again would book it twice.
             self._found(course, approved)
             return
-        if akin := [trade for trade in approved if self._isDoubtful(intent, trade)]:
-            self.hold(
-                course,
-                f"a person may have approved and changed it: order {ordersOf(akin)}",
-            )
+        if mayBe := [trade for trade in approved if self._isDoubtful(intent, trade)]:
+            orders = ordersOf(mayBe)
+            self.hold(course, f"a person may have approved and changed it: {orders}")
             return
         for trade in found:
             isPending = trade.state == TS_FINANCE_OPEN_PENDING
