@@ -275,10 +275,8 @@ class Foreign(Settling):
         """
         if self._journal.current(trade.order) is not None:
             return True
-        course, logged = (
-            self.courses.withOrder(trade.order),
-            self._log.withOrder(trade.order),
-        )
+        course = self.courses.withOrder(trade.order)
+        logged = self._log.withOrder(trade.order)
         if course is None:
             return logged is not None
         if course.intent.state not in FREE:
