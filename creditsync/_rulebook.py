@@ -88,6 +88,14 @@ class _Day:
         """
         _add(self.rules, movement, self._on(day))
 
+    def takeBack(self, movement: Movement, day: int) -> None:
+        """
+        Take a movement off the sums again, if they are still kept.
+        """
+        sums = self._sums.get(day)
+        if sums is not None:
+            _add(self.rules, movement, sums, -1)
+
     def restore(self, sums: _Sums, day: int) -> None:
         """
         Put the sums of what was booked before under what was counted since.
@@ -116,6 +124,7 @@ class RuleBook:
     @ivar _coming: Rules that are to come into force when their sums are read, the last
         ones at the end. What is reserved counts for them already.
     @ivar _last: The last operation that was reserved.
+    @ivar _promised: What another platform is to book, with its day: see L{promise}.
     """
 
     _ledger: ILedger
@@ -127,6 +136,7 @@ class RuleBook:
     _coming: list[_Day] = field(default=Factory(list), init=False)
     _isStarted: bool = field(default=False, init=False)
     _last: Reservation | None = field(default=None, init=False)
+    _promised: dict[int, tuple[Movement, int]] = field(factory=dict, init=False)
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -149,15 +159,9 @@ class RuleBook:
         """
         if trade.state == TS_FINANCE_DECLINED:
             return None
-        movement = Movement(
-            operation.principal,
-            operation.role,
-            trade.login,
-            METHOD_OF[trade.cmd, isinstance(operation, Deletion)],
-            # An update may take away more than it leaves.
-            max(abs(trade.profit), abs(change)),
-            self.groupOf(trade.login),
-        )
+        # An update may take away more than it leaves.
+        amount = max(abs(trade.profit), abs(change))
+        movement = self.movementOf(operation, trade.login, trade.cmd, amount)
         makesRequest = trade.state == TS_FINANCE_OPEN_PENDING
         excess = self._day.excess(
             movement,
@@ -168,15 +172,66 @@ class RuleBook:
             raise LimitExceeded(excess.sentence, excess.rule.name)
         return None if makesRequest else movement
 
+    def movementOf(
+        self, operation: AnyOperation, login: int, cmd: int, amount: int
+    ) -> Movement:
+        """
+        What an operation moves.
+
+        @param amount: Without a sign, in 10⁻⁸ units.
+        """
+        return Movement(
+            operation.principal,
+            operation.role,
+            login,
+            METHOD_OF[cmd, isinstance(operation, Deletion)],
+            amount,
+            self.groupOf(login),
+        )
+
     def reserved(self, reservation: Reservation, movement: Movement) -> None:
         """
         Count an operation that was judged in this step.
         """
         self._last = reservation
-        day = reservation.data.timestamp // SECONDS_PER_DAY
-        self._day.count(movement, day)
-        for coming in self._coming:
-            coming.count(movement, day)
+        self._count(movement, reservation.data.timestamp // SECONDS_PER_DAY)
+
+    def promise(self, number: int, movement: Movement, time: int) -> None:
+        """
+        Count an operation that another platform is to book, at a time that nobody
+        knows, or to refuse.
+
+        @param number: Identifies it, for L{settle}.
+        @param time: When it was judged, in UNIX seconds.
+        """
+        day = time // SECONDS_PER_DAY
+        if day in self._days():
+            self._promised[number] = movement, day
+            self._count(movement, day)
+
+    def settle(self, number: int, isBooked: bool) -> None:
+        """
+        An operation that was promised is in the journal, or will never be: then it does
+        not count.
+        """
+        promised = self._promised.pop(number, None)
+        if promised is not None and not isBooked:
+            for each in (self._day, *self._coming):
+                each.takeBack(*promised)
+
+    def _count(self, movement: Movement, day: int) -> None:
+        for each in (self._day, *self._coming):
+            each.count(movement, day)
+
+    def _days(self) -> range:
+        """
+        The present day. Near midnight the other one too: something may have been booked
+        on it before the clock was set back, or it may come again.
+        """
+        now = int(self._now())
+        first = (now - MAX_SET_BACK) // SECONDS_PER_DAY
+        final = (now + MAX_SET_BACK) // SECONDS_PER_DAY
+        return range(first, final + 1)
 
     def start(self) -> "Deferred[None]":
         """
@@ -202,6 +257,10 @@ class RuleBook:
 
     async def _use(self, coming: _Day) -> None:
         self._coming.append(coming)
+        present = self._days()
+        for movement, day in self._promised.values():
+            if day in present:
+                coming.count(movement, day)
         try:
             days = await self._summedUp(coming.rules)
             # Others that were to be used later may be in force already.
@@ -216,9 +275,8 @@ class RuleBook:
 
     async def _summedUp(self, rules: Sequence[Rule]) -> dict[int, _Sums]:
         """
-        The sums of the present day, up to the last operation that was reserved when
-        this was called. Near midnight those of the other day too: something may have
-        been booked on it before the clock was set back, or it may come again.
+        The sums of the present day, or days, up to the last operation that was reserved
+        when this was called.
         """
         last, upTo = self._last, self._ledger.head
         if last is not None and not last.operation.isBooked:
@@ -226,13 +284,11 @@ class RuleBook:
             await last.whenDurable()
             assert last.place is not None
             upTo = last.place
-        now = int(self._now())
-        first = (now - MAX_SET_BACK) // SECONDS_PER_DAY
-        final = (now + MAX_SET_BACK) // SECONDS_PER_DAY
+        present = self._days()
         days: dict[int, _Sums] = await self._read(
             lambda: {
                 day: _summed(rules, self._ledger.movements(day, upTo))
-                for day in range(first, final + 1)
+                for day in present
             }
         )
         return days
@@ -273,10 +329,12 @@ def _allows(rule: Rule, atMost: str) -> str:
     return f'the limit "{rule.name}" allows at most {atMost}{request}'
 
 
-def _add(rules: Sequence[Rule], movement: Movement, sums: _Sums) -> None:
+def _add(
+    rules: Sequence[Rule], movement: Movement, sums: _Sums, times: int = 1
+) -> None:
     for number, rule in enumerate(rules):
         if rule.maxPerDay is not None and rule.binds(movement):
-            sums[number, rule.keyOf(movement)] += movement.amount
+            sums[number, rule.keyOf(movement)] += times * movement.amount
 
 
 def _summed(rules: Sequence[Rule], movements: Iterable[Movement]) -> _Sums:

@@ -58,6 +58,7 @@ class Platform:
     @ivar longest: Characters of a comment that it keeps.
     @ivar makesNew: Whether an update makes a new trade, as it does for an order that
         the platform has forgotten.
+    @ivar deletesQueued: Whether what is only queued may be deleted.
     """
 
     now: Callable[[], float]
@@ -70,6 +71,7 @@ class Platform:
     applied: list[str] = Factory(list)
     longest: int = 255
     makesNew: bool = False
+    deletesQueued: bool = True
     approvesTwice: bool = False
     namesAccounts: bool = True
     lacks: set[str] = Factory(set)
@@ -207,7 +209,8 @@ class Platform:
             self._change(1, order, **changes)
 
     def _delete(self, order: int) -> dict[str, Any]:
-        if order not in self.trades or self.trades[order]["state"] == 6:
+        state = self.trades[order]["state"] if order in self.trades else 6
+        if state == 6 or (state == 10 and not self.deletesQueued):
             return refused(409, "INCORRECT_ORDER")
         self._queue.append(lambda: self._remove(order))
         return {"status": 200, "data": {"accepted": True, "order": order, "state": 12}}

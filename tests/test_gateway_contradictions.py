@@ -8,8 +8,14 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from creditsync.errors import IncorrectOrder, NotFound, PlatformRefused
+from creditsync.errors import (
+    IncorrectOrder,
+    NotFound,
+    OutcomeUnknown,
+    PlatformRefused,
+)
 from creditsync.gateway import _looking
+from creditsync.gateway._outcomes import Kind, Outcome
 from creditsync.records import Trade
 from tests.gateways import ONE, GatewayTestCase, deletion, operation
 from tests.platforms import NOW, Platform
@@ -94,6 +100,39 @@ class ContradictionTests(GatewayTestCase):
         self.platform.work()
         self.assertEqual(self.deletions(), [5002])
         self.assertEqual(self.platform.trades[5002]["state"], DELETED)
+
+    def test_newInsteadIsQueued(self) -> None:
+        """
+        If the platform refuses to delete what is still queued, it is deleted when it is
+        booked.
+        """
+        self.platform.makesNew = True
+        self.platform.deletesQueued = False
+        self.request(operation(200, order=5001))
+        self.wait(5)
+        self.platform.work()
+        self.wait(3)
+        self.platform.work()
+        self.assertEqual(self.platform.trades[5002]["state"], DELETED)
+        self.assertEqual(len(self.alarms), 1)
+
+    def test_newInsteadIsNotDeleted(self) -> None:
+        """
+        If the platform refuses that later too, it is an alarm.
+        """
+        self.platform.makesNew = True
+        self.platform.lacks.add("DeleteCredit")
+        self.request(operation(200, order=5001))
+        self.platform.work()
+        self.wait(60)
+        self.assertEqual(
+            self.alarms[1:],
+            [
+                "order 5002 is not deleted: the platform refused it: UNKNOWN_COMMAND,"
+                " because"
+            ],
+        )
+        self.assertEqual(self.states(), ["held"])
 
     def test_anothersTrade(self) -> None:
         """
@@ -737,6 +776,84 @@ class DecisionTests(GatewayTestCase):
             self.alarms[1:],
             ["operation 1, which is absent, may be booked as order 5001"],
         )
+
+    def decideAbsent(self) -> None:
+        """
+        Have a person decide that operation 1 is absent, which is not durable yet.
+        """
+        self.alarms.clear()
+        self.log.isHeld = True
+        self.gateway.resolve(1, None, 8)
+        self.turn()
+
+    def endDecision(self) -> None:
+        """
+        Let that, and the rest, become durable.
+        """
+        self.log.isHeld = False
+        self.log.release()
+        self.turn()
+
+    def test_bookedWhileDecided(self) -> None:
+        """
+        So it is if its order is known, and shows before the decision is durable.
+        """
+        self.request(operation(key="k"))
+        lost = dict(self.platform.trades[5001])
+        self.platform.crash()
+        self.wait(160)
+        self.assertEqual(self.states(), ["held"])
+        self.decideAbsent()
+        self.platform.trades[5001] = lost
+        self.platform.change(5001, state=BOOKED)
+        self.turn()
+        self.endDecision()
+        self.assertEqual(
+            self.alarms,
+            ["operation 1, which is absent, may be booked as order 5001"],
+        )
+
+    def test_lateReplyWhileDecided(self) -> None:
+        """
+        A late reply is not overlooked in that time either.
+        """
+        self.hold()
+        self.decideAbsent()
+        self.gateway.repliedLate(1, Outcome(Kind.DONE, {"order": 5001}))
+        self.endDecision()
+        self.assertEqual(
+            self.alarms,
+            [
+                "a late reply names order 5001 for operation 1, which was settled"
+                " otherwise"
+            ],
+        )
+
+    def test_lateReplyWhileBooked(self) -> None:
+        """
+        One that names the order as which the operation is being booked is no alarm.
+        """
+        self.platform.showsQueued = False
+        self.link.losesReply.append("CreditIn")
+        self.request(operation())
+        self.wait(11)
+        self.log.isHeld = True
+        self.platform.work()
+        self.turn()
+        self.gateway.repliedLate(1, Outcome(Kind.DONE, {"order": 5001}))
+        self.endDecision()
+        self.assertEqual((self.states(), self.alarms), ([], []))
+
+    def test_repeatedWhileDecided(self) -> None:
+        """
+        One who repeats the request in that time does not wait for ever.
+        """
+        self.hold()
+        self.decideAbsent()
+        repeated = self.request(operation(key="k"))
+        self.assertNoResult(repeated)
+        self.endDecision()
+        self.failureResultOf(repeated, OutcomeUnknown)
 
     def test_anotherOrder(self) -> None:
         """

@@ -9,6 +9,7 @@ from typing import Any
 
 from creditsync.codes import EV_RECORD_ADD, EV_RECORD_UPDATE, TS_CLOSED_NORMAL
 from creditsync.gateway import _looking
+from creditsync.gateway._records import rowsOf
 from tests.gateways import GatewayTestCase, operation
 from tests.platforms import NOW, Platform
 
@@ -43,6 +44,15 @@ class PageTests(GatewayTestCase):
         orders = [event[1] for event in self.events()]
         self.assertEqual(orders, list(range(5001, 5009)))
         self.assertEqual(self.alarms, [])
+
+    def test_namesThatAreNone(self) -> None:
+        """
+        A page whose columns have no names has no rows that can be read.
+        """
+
+        self.assertEqual(
+            list(rowsOf({"structure": [["order"], {}], "rows": [[5001, 3]]})), []
+        )
 
     def test_shortPageOfContent(self) -> None:
         """
@@ -282,9 +292,15 @@ class CommentTests(GatewayTestCase):
     def test_halfCharacters(self) -> None:
         """
         A comment that was cut within a character is kept with another one in its place,
-        and so is one with a character that no line may have.
+        and so is one with a character that no line may have, or no database.
         """
-        for comment in ("gif\ud83d", "gif\udcff", "gif\uffff", "gif\U0001fffe"):
+        for comment in (
+            "gif\ud83d",
+            "gif\udcff",
+            "gif\uffff",
+            "gif\U0001fffe",
+            "gif\0",
+        ):
             self.request(operation())
             order = self.platform.nextOrder - 1
             self.platform.trades[order]["comment"] = comment

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from creditsync.gateway._outcomes import unknown
-from tests.gateways import GatewayTestCase, operation
+from tests.gateways import GatewayTestCase, deletion, operation
 from tests.platforms import Platform
 
 ADD, UPDATE = 0, 1
@@ -270,6 +270,40 @@ class LostQueueTests(GatewayTestCase):
         self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 200)])
         self.assertEqual(self.only().operation.key, "lost")
         self.assertEqual(self.only().why, "order 5001 is another trade's")
+
+
+class DeletionTests(GatewayTestCase):
+    """
+    A deletion that gets the reply to another operation.
+    """
+
+    def test_anothersOrder(self) -> None:
+        """
+        The order that it names is not taken for a trade that was made by mistake, even
+        if it is alike in everything: it is not deleted.
+        """
+        self.request(operation())
+        self.platform.work()
+        self.wait(10)
+        order = self.platform.person(1001, 7, 300, comment="gift")
+        self.turn()
+        self.link.isAutomatic = False
+        reserved = self.request(deletion(5001))
+        self.link.deliverRequest()
+        self.link.deliverReply()
+        self.turn()
+        self.link.deliverRequest()
+        [(_, reply)] = self.link.replies
+        reply["data"]["order"] = order
+        self.link.isAutomatic = True
+        self.link.deliverReply()
+        self.wait(3)
+        self.platform.work()
+        self.wait(31)
+        states = {each: self.platform.trades[each]["state"] for each in (5001, order)}
+        self.assertEqual(states, {5001: 6, order: 3})
+        self.assertEqual((self.states(), self.alarms), ([], []))
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
 
 
 class HeldTests(GatewayTestCase):

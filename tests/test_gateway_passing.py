@@ -226,6 +226,16 @@ class ThereAndBackTests(PassingTestCase):
             [b'{"extID":7,"status":200,"data":{"symbols":["EURUSD"]}}'],
         )
 
+    def test_emptyError(self) -> None:
+        """
+        A platform may write an error that is empty beside a 200.
+        """
+        self.send()
+        self.reply('"status":200,"error":"","data":{"symbols":[]}')
+        self.assertEqual(
+            self.receivedLines(), [b'{"extID":7,"status":200,"data":{"symbols":[]}}']
+        )
+
     def test_service(self) -> None:
         """
         Another one is sent with the token of the gateway.

@@ -56,6 +56,10 @@ BUGS: dict[str, tuple[Callable[[], Iterable[Patch]], Callable[[], bool]]] = {
         _test(test_gateway_twophase.TwoPhaseTests, "test_sweepSparesTheChosen"),
     ),
     "approved before the choice is durable": (gateway.approvedBeforeChosen, _model),
+    "made again after a person has approved it": (
+        gateway.personNotSeen,
+        _test(test_gateway_twophase.TwoPhaseTests, "test_approvedByAPerson"),
+    ),
     "catch-up by offset": (
         gateway.catchUpByOffset,
         _test(test_gateway_runtime.CatchUpTests, "test_changeBetweenPages"),

@@ -205,3 +205,50 @@ class TieTests(GatewayTestCase):
         self.wait(60)
         self.assertEqual(self.log.ledger.trade(5001).profit, 200 * 10**8)
         self.assertEqual(self.events(), [(UPDATE, 5001, BOOKED, 200)])
+
+    def missTie(self) -> None:
+        """
+        Have a change of an order read after a gap, in the same second as the one before
+        it, and with it one that is much later.
+        """
+        self.platform.person(1001, 6, 100)
+        self.hears(self.record(100))
+        self.link.cut()
+        self.platform.trades[5001]["profit"] = 150
+        self.wait(300)
+        self.platform.person(1002, 6, 7)
+        self.wait(20)
+        self.events()
+        self.link.connect()
+        self.turn()
+        self.assertEqual(self.events(), [(ADD, 5002, BOOKED, 7)])
+
+    def test_lookUpLostAfterGap(self) -> None:
+        """
+        If the look-up fails after a gap, it is repeated, although later changes have
+        been read. Until then a gateway that is started again would begin before it.
+        """
+        self.link.losesReply.append("GetTradeByOrder")
+        self.missTie()
+        self.assertEqual(self.log.mark, NOW)
+        self.wait(41)
+        self.assertEqual(self.events(), [(UPDATE, 5001, BOOKED, 150)])
+        self.wait(31)
+        self.assertEqual(self.log.mark, NOW + 300)
+        self.assertEqual(self.alarms, [])
+
+    def test_noLookUp(self) -> None:
+        """
+        If the platform answers none, it is an alarm, and the journal goes on.
+        """
+        self.platform.lacks.add("GetTradeByOrder")
+        self.missTie()
+        self.wait(180)
+        self.assertEqual(
+            self.alarms,
+            [
+                "a change of order 5001 may be missing: the platform does not answer"
+                " look-ups of it"
+            ],
+        )
+        self.assertEqual(self.log.mark, NOW + 300)

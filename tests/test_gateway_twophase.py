@@ -2,7 +2,7 @@
 Tests for L{creditsync.gateway._twophase}.
 """
 
-from creditsync.errors import Busy, Refusal
+from creditsync.errors import Busy, OutcomeUnknown, Refusal
 from creditsync.gateway import _looking
 from creditsync.gateway._outcomes import Kind, Outcome
 from tests.gateways import GatewayTestCase, operation
@@ -276,6 +276,158 @@ class TwoPhaseTests(GatewayTestCase):
         self.assertEqual((why.status, why.error), (409, "PLATFORM_REFUSED"))
         self.assertIsNone(self.successResultOf(self.gateway.operation(7, "k")))
 
+    def test_approvedByAPerson(self) -> None:
+        """
+        If a person approves the request before its order is known here, that is it, and
+        none is made again.
+        """
+        self.link.losesReply.append(CREATE)
+        reserved = self.request(operation())
+        self.platform.carryOut(APPROVE, {"order": 5001})
+        self.platform.work()
+        self.wait(13)
+        self.assertEqual(self.successResultOf(reserved).order, 5001)
+        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 300)])
+        self.assertEqual(self.steps().count(CREATE), 1)
+        self.assertEqual(self.states(), [])
+
+    def test_approvedByAPersonWhileAway(self) -> None:
+        """
+        The same goes for one that a person approves while the gateway does not run.
+        """
+        self.link.losesReply.append(CREATE)
+        self.request(operation(key="k"))
+        self.kill()
+        self.platform.carryOut(APPROVE, {"order": 5001})
+        self.begin()
+        self.wait(5)
+        self.platform.work()
+        self.turn()
+        self.assertEqual(self.money(), [(5001, 1001, 300)])
+        self.assertEqual(self.events(), [(ADD, 5001, BOOKED, 300)])
+
+    def test_approvedByAPersonAfterTheLook(self) -> None:
+        """
+        If another request is made before the approval of the first one shows, the other
+        one is not approved.
+        """
+        self.link.losesReply.append(CREATE)
+        self.platform.hides.add(17)
+        self.request(operation())
+        self.wait(11.5)
+        self.link.isAutomatic = False
+        self.wait(1)
+        while self.platform.nextOrder == 5002:
+            self.link.deliverReply()
+            self.turn()
+            self.link.deliverRequest()
+        self.platform.hides.clear()
+        self.platform.carryOut(APPROVE, {"order": 5001})
+        self.platform.work()
+        self.link.deliverEvent()
+        self.link.isAutomatic = True
+        self.link.deliverReply()
+        self.wait(65)
+        self.assertEqual(self.money(), [(5001, 1001, 300)])
+        self.assertEqual(self.platform.trades[5002]["state"], 18)
+        self.assertEqual((self.states(), self.alarms), ([], []))
+
+    def test_approvedAndChangedByAPerson(self) -> None:
+        """
+        If a person has approved and changed it while the gateway did not run, it is
+        held: to make it again might book it twice. A person can decide either way.
+        """
+        for number, changed in ((1, {}), (2, {"comment": "another"})):
+            order, login = 5000 + number, 1000 + number
+            self.link.losesReply.append(CREATE)
+            self.request(operation(login=login))
+            self.kill()
+            self.platform.carryOut(APPROVE, {"order": order})
+            self.platform.work()
+            self.platform.change(order, profit=number, **changed)
+            self.begin()
+            self.wait(40)
+            self.assertEqual(self.only().state.value, "held")
+            self.assertIn(f"changed it: {order}", self.only().why)
+            resolved = self.gateway.resolve(number, order if number == 1 else None, 1)
+            self.turn()
+            self.successResultOf(resolved)
+        self.assertEqual(self.steps().count(CREATE), 2)
+        self.assertEqual(self.money(), [(5001, 1001, 1), (5002, 1002, 2)])
+        self.assertEqual(
+            self.events(), [(ADD, 5001, BOOKED, 1), (ADD, 5002, BOOKED, 2)]
+        )
+
+    def test_declinedWithoutItsOrder(self) -> None:
+        """
+        If a person declines the request before its order is known here, it is refused,
+        and none is made again.
+        """
+        self.link.losesReply.append(CREATE)
+        reserved = self.request(operation())
+        self.platform.carryOut(DECLINE, {"order": 5001})
+        self.wait(13)
+        why = self.refusalOf(reserved)
+        self.assertEqual((why.status, why.error), (409, "PLATFORM_REFUSED"))
+        self.assertEqual((self.steps().count(CREATE), self.states()), (1, []))
+
+    def test_toldOnce(self) -> None:
+        """
+        If nothing comes of an approval for two minutes, people are told, once, and it
+        is tried further.
+        """
+        self.link.losesRequest += [APPROVE] * 20
+        self.request(operation())
+        self.wait(200)
+        [alarm] = self.alarms
+        self.assertIn("seconds: its approval is not accepted (no reply", alarm)
+        self.alarms.clear()
+        self.link.losesRequest.clear()
+        self.wait(20)
+        self.platform.work()
+        self.turn()
+        self.assertEqual((self.states(), self.alarms), ([], []))
+
+    def test_severalApproved(self) -> None:
+        """
+        If people have approved several that were made for one operation, it is held,
+        once, and none is made again.
+        """
+        self.link.losesReply.append(CREATE)
+        reserved = self.request(operation())
+        twin = {**self.platform.trades[5001], "order": 5002}
+        self.platform.trades[5002] = twin
+        for order in (5001, 5002):
+            self.platform.carryOut(APPROVE, {"order": order})
+        self.platform.work()
+        self.wait(70)
+        self.failureResultOf(reserved, OutcomeUnknown)
+        self.assertEqual((self.states(), len(self.alarms)), (["held"], 1))
+        self.assertEqual(self.steps().count(CREATE), 1)
+
+    def test_deletedByAPerson(self) -> None:
+        """
+        If a person deletes the request, nothing tells whether it was booked before. So
+        it is held, and nothing is published.
+        """
+        for lost, order in ((APPROVE, 5001), (CREATE, 5002)):
+            lose = self.link.losesRequest if lost == APPROVE else self.link.losesReply
+            lose.append(lost)
+            login = order - 4000
+            self.request(operation(login=login, key=lost))
+            self.platform.change(order, state=6)
+            self.wait(15)
+            found = self.successResultOf(self.gateway.operation(7, lost))
+            assert isinstance(found, dict)
+            self.assertIs(found["held"], True)
+        self.assertEqual(self.events(), [])
+        self.assertEqual(self.steps(), [CREATE, CREATE])
+        for number, order in ((1, None), (2, 5002)):
+            resolved = self.gateway.resolve(number, order, 1)
+            self.turn()
+            self.successResultOf(resolved)
+        self.assertEqual(self.states(), [])
+
     def test_timeout(self) -> None:
         """
         Before a client gives up, it is told the order, if there is one.
@@ -338,6 +490,77 @@ class TwoPhaseTests(GatewayTestCase):
         self.assertEqual(self.platform.trades[5001]["state"], 18)
         self.assertEqual(self.alarms, [])
         self.assertEqual(self.money(), [(5002, 1001, 300)])
+
+    def test_neverMade(self) -> None:
+        """
+        If no finance request can be made for two minutes, people are told, and it is
+        tried less often, until one is made.
+        """
+        self.link.losesRequest.extend([CREATE] * 20)
+        self.request(operation())
+        self.wait(160)
+        self.assertEqual(self.states(), ["held"])
+        self.assertEqual(
+            self.alarms, ["operation 1 of account 1001 is held: no reply in time"]
+        )
+        sent = len(self.link.sent)
+        self.wait(60)
+        again = [each.command for each in self.link.sent[sent:]].count(CREATE)
+        self.assertEqual(again, 2)
+        self.link.losesRequest.clear()
+        self.wait(31)
+        self.platform.work()
+        self.turn()
+        self.assertEqual((self.states(), self.money()), ([], [(5001, 1001, 300)]))
+
+    def test_notMadeAtOnce(self) -> None:
+        """
+        The time without a connection does not count.
+        """
+        self.link.losesRequest.extend([CREATE] * 3)
+        self.request(operation())
+        self.link.cut()
+        self.wait(200)
+        self.link.connect()
+        self.wait(15)
+        self.assertEqual((self.states(), self.alarms), (["sent"], []))
+
+    def test_refusedAndGone(self) -> None:
+        """
+        What is held after its approval was refused is looked up as often as anything
+        that is held.
+        """
+        self.link.isAutomatic = False
+        self.request(operation())
+        self.link.deliverRequest()
+        self.link.deliverReply()
+        self.turn()
+        self.platform.trades.clear()
+        self.link.isAutomatic = True
+        self.link.deliverRequest()
+        self.wait(150)
+        self.assertEqual(self.states(), ["held"])
+        sent = len(self.link.sent)
+        self.wait(60)
+        looks = [each.command for each in self.link.sent[sent:]]
+        self.assertEqual(looks.count("GetTradeByOrder"), 2)
+
+    def test_sweepFails(self) -> None:
+        """
+        If a sweep fails, the next one declines what was made in vain.
+        """
+        self.platform.hides.add(17)
+        self.link.losesReply.append(CREATE)
+        self.request(operation())
+        self.wait(24)
+        self.platform.hides.clear()
+        self.patch(self.gateway.operations, "_isLeftover", lambda trade: 1 / 0)
+        self.wait(61)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        del self.gateway.operations._isLeftover
+        self.wait(61)
+        self.assertEqual(self.platform.trades[5001]["state"], 18)
+        self.assertEqual(self.pending(), [])
 
     def test_lateNonsense(self) -> None:
         """

@@ -40,13 +40,15 @@ class Course:
     @ivar since: When it was requested, by the clock.
     @ivar callers: Those that wait for its reservation.
     @ivar reservation: What they got.
-    @ivar counted: What the rules of the site have counted.
     @ivar refusal: What the platform has refused its approval with.
     @ivar kept: Events that have overtaken its reply.
     @ivar isAsking: Whether a request for it is in flight.
     @ivar isLooking: Whether it is being looked up.
+    @ivar isTold: Whether people were told that it takes long.
     @ivar unansweredSince: Since when the platform has not answered a look-up of it, by
         the clock, or L{None}.
+    @ivar notMadeSince: Since when no finance request for it is known, by the clock, or
+        L{None}.
     @ivar former: The trade that it changes.
     @ivar orders: Under which it is found.
     """
@@ -55,12 +57,13 @@ class Course:
     since: float
     callers: list[Deferred[Reservation]] = Factory(list)
     reservation: Reservation | None = None
-    counted: Reservation | None = None
     refusal: Refusal | None = None
     kept: list[KeptEvent] = Factory(list)
     isAsking: bool = False
     isLooking: bool = False
+    isTold: bool = False
     unansweredSince: float | None = None
+    notMadeSince: float | None = None
     former: Trade | None = None
     orders: set[int] = Factory(set)
 

@@ -6,6 +6,7 @@ and what other programs do.
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -22,10 +23,25 @@ from creditsync.records import Trade
 # States of a record that is final.
 FINAL: Final = (TS_CLOSED_NORMAL, TS_DELETED)
 
+# Look-ups of an order that may fail while the platform is connected.
+_MAX_FAILURES: Final = 5
+
 # Orders that are looked up at a time because of events that do not tell enough.
 _MAX_TIES: Final = 1000
 
 _log = Logger()
+
+
+@define(eq=False)
+class _Undecided:
+    """
+    A record of an order whose last record in the journal is of the same second.
+
+    @ivar failures: Look-ups that have failed.
+    """
+
+    trade: Trade
+    failures: int = 0
 
 
 class Foreign(Settling):
@@ -46,6 +62,8 @@ class Foreign(Settling):
         self._strangers: set[str] = set()
         # The orders that are being looked up, and the events that wait for that.
         self._ties: dict[int, list[Trade]] = {}
+        # The records that a look-up has to decide about, until one has.
+        self._undecided: dict[int, _Undecided] = {}
 
     def foreign(self, trade: Trade) -> None:
         """
@@ -78,8 +96,31 @@ class Foreign(Settling):
         isTie = current is not None and current.timestamp == trade.timestamp
         if not isTie or trade.state == TS_DELETED:
             return False
+        self._undecided.setdefault(trade.order, _Undecided(trade))
         self.lookUp(trade.order, self._lookAtTie(trade))
         return True
+
+    def lookAgain(self) -> None:
+        """
+        Look up what no look-up has decided yet: a page need not have it again.
+        """
+        for each in list(self._undecided.values()):
+            self.lookUp(each.trade.order, self._lookAtTie(each.trade))
+
+    def _notDecided(self, order: int) -> None:
+        """
+        A look-up has failed. If it is not the connection, it may always fail.
+        """
+        undecided = self._undecided.get(order)
+        if undecided is None or not self._upstream.isConnected:
+            return
+        undecided.failures += 1
+        if undecided.failures >= _MAX_FAILURES:
+            del self._undecided[order]
+            self._alarm(
+                f"a change of order {order} may be missing: the platform does not"
+                " answer look-ups of it"
+            )
 
     def settle(self, course: Course, trade: Trade) -> "Deferred[None]":
         """
@@ -109,10 +150,12 @@ class Foreign(Settling):
 
     async def _lookAtTie(self, trade: Trade) -> None:
         look = await lookAt(self._upstream, trade.order)
+        if not look.isKnown:
+            self._notDecided(trade.order)
+            return
+        self._undecided.pop(trade.order, None)
         if look.unread:
             self.unread(Unread(trade.order, 0, look.unread))
-        if not look.isKnown or look.unread:
-            # The catch-up reads the change when its second is over.
             return
         if not self._isSuperseded(trade.order, look.trade):
             self._enter(trade, self._bookMissing)
@@ -230,11 +273,16 @@ class Foreign(Settling):
         """
         Whether a trade was there before, or is of another operation.
         """
-        return (
-            self._journal.current(trade.order) is not None
-            or self.courses.withOrder(trade.order) is not None
-            or self._log.withOrder(trade.order) is not None
-        )
+        if self._journal.current(trade.order) is not None:
+            return True
+        course = self.courses.withOrder(trade.order)
+        logged = self._log.withOrder(trade.order)
+        if course is None:
+            return logged is not None
+        if course.intent.state not in FREE:
+            return True
+        # It is about to be durable that this one is not its operation.
+        return logged is not None and logged.number != course.intent.number
 
     def _isKnown(self, trade: Trade) -> bool:
         """

@@ -25,6 +25,9 @@ SEVERAL: Final = "the platform has several such trades"
 # How the reason ends for which an operation is held whose order is given to another.
 ANOTHERS: Final = "is another trade's"
 
+# The attempts of an operation that is not made by a finance request.
+SENT_ITSELF: Final = 1
+
 
 @define(eq=False)
 class Intent:
@@ -39,7 +42,8 @@ class Intent:
         without.
     @ivar openTime: As it is sent, in UNIX seconds.
     @ivar order: The platform's, or 0 while it is not known.
-    @ivar attempts: How often it was sent.
+    @ivar attempts: L{SENT_ITSELF} if it was sent as itself, which is done only once.
+        Otherwise one more than the finance requests that were made for it.
     @ivar looks: How many look-ups have not found it since it was sent.
     @ivar sentAt: When it was sent last, in UNIX seconds.
     @ivar why: What led to the state, for people.
@@ -95,6 +99,14 @@ class Intent:
         Whether a comment has its tag.
         """
         return bool(self.tag) and comment.endswith(self.tag)
+
+    @property
+    def isRequested(self) -> bool:
+        """
+        Whether finance requests were made for it. Only then may it be sent again: the
+        way may have been another one before this start.
+        """
+        return self.state is State.PENDING or self.attempts > SENT_ITSELF
 
     @property
     def plainComment(self) -> str:

@@ -306,12 +306,7 @@ class Journal:
         )
 
     async def _commitAll(self) -> None:
-        while (
-            self._queue.waiting
-            or self._queue.intents
-            or self._queue.alarms
-            or self.mark != self._log.mark
-        ):
+        while self._hasWork():
             batch, self._queue = self._queue, _Batch()
             self._committing = batch
             if batch.groups:

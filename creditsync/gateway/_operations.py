@@ -18,14 +18,16 @@ from creditsync._timeouts import EqualTimeouts
 from creditsync.codes import (
     EV_RECORD_ADD,
     EV_RECORD_DELETE,
-    TS_CLOSED_NORMAL,
+    EV_RECORD_UPDATE,
     TS_DELETED,
     TS_FINANCE_DECLINED,
+    TS_FINANCE_OPEN_PENDING,
 )
 from creditsync.errors import (
     Busy,
     IncorrectOrder,
     NotFound,
+    OutcomeUnknown,
     Refusal,
 )
 from creditsync.gateway._courses import Course
@@ -34,11 +36,11 @@ from creditsync.gateway._groups import PlatformGroups
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._journal import NOBODY
 from creditsync.gateway._looking import lookAt
-from creditsync.gateway._outcomes import Kind, Outcome, unknown
-from creditsync.gateway._records import amountOf, isResultOf, isSince, requestOf
+from creditsync.gateway._outcomes import Kind, Outcome, ownOutcome
+from creditsync.gateway._records import amountOf, isOutcomeOf, isSince, requestOf
 from creditsync.gateway._refusals import declined, platformRefusal
 from creditsync.gateway._seeing import Seeing
-from creditsync.gateway._states import State
+from creditsync.gateway._states import FREE, State
 from creditsync.methods import METHOD_OF
 from creditsync.records import Deletion, Operation, Trade
 
@@ -74,7 +76,25 @@ class Operations(Seeing):
         """
         self._patience.end(course)
         super().ended(course)
+        if self._rules is not None:
+            isBooked = course.intent.state is State.BOOKED
+            self._rules.settle(course.intent.number, isBooked)
         self._next(course.intent.login)
+
+    def resume(self, intent: Intent) -> None:
+        """
+        Go on with what an earlier process has sent, or may have sent.
+        """
+        self.courses.resume(Course(intent, self._clock.seconds()))
+        asked = intent.operation
+        if self._rules is None or asked.principal == NOBODY:
+            return
+        amount = abs(intent.amount)
+        former = self._journal.current(intent.order)
+        if intent.type == EV_RECORD_UPDATE and former is not None:
+            amount = max(amount, abs(intent.amount - former.counted))
+        movement = self._rules.movementOf(asked, intent.login, intent.cmd, amount)
+        self._rules.promise(intent.number, movement, intent.sentAt)
 
     def request(self, course: Course) -> None:
         """
@@ -208,8 +228,7 @@ class Operations(Seeing):
         before = 0 if course.former is None else course.former.counted
         movement = self._rules.judge(asked, trade, trade.counted - before)
         if movement is not None:
-            course.counted = self._promise(course, trade)
-            self._rules.reserved(course.counted, movement)
+            self._rules.promise(course.intent.number, movement, trade.timestamp)
 
     def _setTime(self, intent: Intent) -> None:
         """
@@ -253,11 +272,11 @@ class Operations(Seeing):
             return
         if outcome.kind is Kind.UNSENT and intent.state is State.SENT:
             await self._neverHappened(course, Busy(outcome.message), "it was not sent")
-        elif _isNo(outcome) and (order := course.shownAs):
+        elif outcome.isNo and (order := course.shownAs):
             self.hold(
                 course, f"the platform has refused it, and shows it as order {order}"
             )
-        elif _isNo(outcome):
+        elif outcome.isNo:
             why = platformRefusal(outcome)
             text = f"the platform refused it: {outcome.error}, {outcome.message}"
             await self._neverHappened(course, why, text)
@@ -274,11 +293,19 @@ class Operations(Seeing):
         A reply has come after its operation was taken for unknown.
         """
         course = self.courses.withNumber(number)
-        if course is not None and not course.isAsking:
-            self._run(self.replied(course, outcome), course)
-        elif course is None and outcome.order is not None:
+        if course is not None and course.intent.isOpen:
+            if not course.isAsking:
+                self._run(self.replied(course, outcome), course)
+        elif outcome.order is not None:
+            # The log may not have the end of a course yet.
             logged = self._log.withOrder(outcome.order)
-            if logged is None or logged.number != number:
+            settled = logged if course is None else course.intent
+            isIts = (
+                settled is not None
+                and (settled.number, settled.order) == (number, outcome.order)
+                and settled.state not in FREE
+            )
+            if not isIts:
                 self._alarm(
                     f"a late reply names order {outcome.order} for operation {number},"
                     " which was settled otherwise"
@@ -288,10 +315,16 @@ class Operations(Seeing):
         """
         See L{Seeing}: what was declined at the platform will not happen.
         """
-        isDeclined = trade is not None and trade.state == TS_FINANCE_DECLINED
-        if isDeclined and course.intent.type == EV_RECORD_ADD and not isOther:
-            why = course.refusal or declined(course.intent.order)
-            self._run(self._neverHappened(course, why, why.message), course)
+        intent, state = course.intent, None if trade is None else trade.state
+        if intent.type != EV_RECORD_ADD or isOther:
+            super()._shown(course, trade, isOther)
+        elif state == TS_FINANCE_DECLINED:
+            refusal = course.refusal or declined(intent.order)
+            self._run(self._neverHappened(course, refusal, refusal.message), course)
+        elif state == TS_FINANCE_OPEN_PENDING and intent.isRequested:
+            # It was sent before this start, by the way of two phases.
+            why = f"finance request {intent.order} has to be decided at the platform"
+            self.hold(course, why)
         else:
             super()._shown(course, trade, isOther)
 
@@ -346,7 +379,8 @@ class Operations(Seeing):
         intent.move(State.ABSENT, "a person has decided that it was never booked")
         intent.decidedBy = who
         await self._journal.keep(intent)
-        self._end(course)
+        # Those who have repeated the request meanwhile.
+        self.refuse(course, OutcomeUnknown("a person has decided it meanwhile"))
 
     async def decideBooked(self, course: Course, order: int, who: str) -> None:
         """
@@ -362,7 +396,7 @@ class Operations(Seeing):
             raise NotFound(f"there is no booked order {order}")
         isFit = (trade.login, trade.cmd) == (intent.login, intent.cmd)
         isAnothers = self._isOfAnother(intent, trade)
-        if not isFit or isAnothers or not _isOutcomeOf(intent, trade):
+        if not isFit or isAnothers or not isOutcomeOf(intent, trade):
             raise IncorrectOrder(
                 f"order {order} can't be the trade of operation {intent.number}"
             )
@@ -379,35 +413,45 @@ class Operations(Seeing):
         Delete at once what the platform has made by mistake, unless it shows that the
         order is something else: a reply may name the order of another operation.
         """
+        former = course.intent.order
+        why = f"the platform does not show it as made instead of order {former}"
         for _ in range(_STRAY_LOOKS):
             look = await lookAt(self._upstream, order)
-            isThere = look.trade is not None or look.isOther or look.unread
-            if isThere or not self.isRunning:
+            if look.trade is not None and self._isStray(course.intent, look.trade):
+                stray = self._strayOf(course.intent, order)
+                await self._run(self.send(stray), stray)
+                if stray.intent.state is not State.REFUSED:
+                    return
+                why = stray.intent.why
+                if look.trade.state in FINAL:
+                    break
+                # While it is queued, a platform may refuse that.
+            elif look.trade is not None or look.isOther or look.unread:
+                break
+            if not self.isRunning:
                 break
             await deferLater(self._clock, self._timing.finalWait)
-        if look.trade is None or not self._isStray(course.intent, look.trade):
-            self._alarm(
-                f"order {order} is not deleted: the platform does not show it as what"
-                f" it has made instead of order {course.intent.order}"
-            )
-            return
-        cmd = course.intent.cmd
-        method = METHOD_OF[cmd, True]
-        asked = Deletion(method, order, frozenset({cmd}), NOBODY)
-        intent = Intent(
+        self._alarm(f"order {order} is not deleted: {why}")
+
+    def _strayOf(self, intent: Intent, order: int) -> Course:
+        """
+        Begin to delete what the platform has made instead of a change.
+        """
+        method = METHOD_OF[intent.cmd, True]
+        deletion = Intent(
             self._log.nextNumber(),
             EV_RECORD_DELETE,
-            asked,
-            course.intent.login,
-            cmd,
-            course.intent.amount,
-            course.intent.plainComment,
+            Deletion(method, order, frozenset({intent.cmd}), NOBODY),
+            intent.login,
+            intent.cmd,
+            intent.amount,
+            intent.plainComment,
             order=order,
         )
-        intent.move(State.SENT, f"made instead of order {course.intent.order}")
-        stray = Course(intent, self._clock.seconds())
+        deletion.move(State.SENT, f"made instead of order {intent.order}")
+        stray = Course(deletion, self._clock.seconds())
         self.courses.resume(stray)
-        self._run(self.send(stray), stray)
+        return stray
 
     def _isStray(self, intent: Intent, trade: Trade) -> bool:
         """
@@ -434,36 +478,3 @@ class Operations(Seeing):
         for course in self.courses:
             self._patience.end(course)
             self._finalWaits.end(course)
-
-
-def ownOutcome(intent: Intent, outcome: Outcome) -> Outcome:
-    """
-    What a reply proves of an operation: nothing if it names another account or another
-    kind of trade. The platform has mixed up two replies then, and the order that this
-    one names is another operation's.
-    """
-    for name, own in (("login", intent.login), ("cmd", intent.cmd)):
-        named = outcome.data.get(name)
-        if type(named) is int and named != own:
-            return unknown(f"the reply is about {name} {named}")
-    return outcome
-
-
-def _isNo(outcome: Outcome) -> bool:
-    """
-    Whether a request was refused.
-    """
-    return outcome.kind in (Kind.REFUSED, Kind.TOKEN)
-
-
-def _isOutcomeOf(intent: Intent, trade: Trade) -> bool:
-    """
-    Whether a trade can be what an operation has made, as far as its type says.
-    """
-    if intent.type == EV_RECORD_ADD:
-        return True
-    if trade.order != intent.order:
-        return False
-    if intent.type == EV_RECORD_DELETE:
-        return trade.state == TS_DELETED
-    return trade.state == TS_CLOSED_NORMAL and isResultOf(intent, trade)

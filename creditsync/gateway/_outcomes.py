@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from attrs import define, field
 
-from creditsync.codes import MAX_SAFE_INTEGER
+from creditsync.codes import EV_RECORD_DELETE, MAX_SAFE_INTEGER
+from creditsync.gateway._intents import Intent
 
 
 class Kind(Enum):
@@ -57,6 +58,13 @@ class Outcome:
         order = self.data.get("order")
         isOrder = type(order) is int and 0 < order <= MAX_SAFE_INTEGER
         return order if isOrder else None
+
+    @property
+    def isNo(self) -> bool:
+        """
+        Whether the request was refused.
+        """
+        return self.kind in (Kind.REFUSED, Kind.TOKEN)
 
 
 # The statuses that are a definite no, if the reply has the name of an error too.
@@ -105,6 +113,21 @@ def outcomeOf(reply: Mapping[str, Any]) -> Outcome:
             kind = Kind.TOKEN if isAboutToken else Kind.REFUSED
             return Outcome(kind, status=status, error=error, message=text)
     return unknown(f"the platform has answered with status {status}")
+
+
+def ownOutcome(intent: Intent, outcome: Outcome) -> Outcome:
+    """
+    What a reply proves of an operation: nothing if it names another account or another
+    kind of trade, or to a deletion another order. The platform has mixed up two replies
+    then, and the order that this one names is another operation's.
+    """
+    if intent.type == EV_RECORD_DELETE and outcome.order not in (None, intent.order):
+        return unknown(f"the reply is about order {outcome.order}")
+    for name, own in (("login", intent.login), ("cmd", intent.cmd)):
+        named = outcome.data.get(name)
+        if type(named) is int and named != own:
+            return unknown(f"the reply is about {name} {named}")
+    return outcome
 
 
 def _errorOf(reply: Mapping[str, Any]) -> tuple[Any, Any]:

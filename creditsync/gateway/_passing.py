@@ -253,7 +253,7 @@ class PassThrough(Link):
     def _answer(self, sent: _Sent, members: dict[str, Any], line: bytes) -> None:
         outcome, data = outcomeOf(members), members.get("data")
         status, error = members.get("status"), members.get("error")
-        if type(status) is int and status == 200 and error is None:
+        if type(status) is int and status == 200 and error in (None, ""):
             # Whatever its data is: only what moves money has to name an order in it.
             sent.done.callback(wire.rewritten(wire.dataOf(line)))
         elif outcome.kind not in (Kind.REFUSED, Kind.TOKEN):

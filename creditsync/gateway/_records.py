@@ -11,12 +11,15 @@ from attrs import define
 
 from creditsync._money import fromUnits, toUnits
 from creditsync.codes import (
+    EV_RECORD_ADD,
     EV_RECORD_DELETE,
     EV_RECORD_UPDATE,
     MAX_SAFE_INTEGER,
     MAX_TIME,
     MAX_TOTAL,
     REQUEST_STATES,
+    TS_CLOSED_NORMAL,
+    TS_DELETED,
 )
 from creditsync.gateway._intents import Intent
 from creditsync.gateway._states import State
@@ -42,9 +45,9 @@ CLOCKS: Final = 120
 
 
 # Characters that can't be written as UTF-8, and Unicode's noncharacters, which a line
-# must not have (RFC 7493, section 2.1).
+# must not have (RFC 7493, section 2.1); and the one that PostgreSQL can't store.
 _STRANGE: Final = re.compile(
-    "[\ud800-\udfff\ufdd0-\ufdef"
+    "[\0\ud800-\udfff\ufdd0-\ufdef"
     + "".join(f"{chr(each + 0xFFFE)}{chr(each + 0xFFFF)}" for each in _PLANES)
     + "]"
 )
@@ -191,7 +194,9 @@ def rowsOf(data: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     The rows of a look-up by their names.
     """
     structure, rows = data.get("structure"), data.get("rows")
-    if isinstance(structure, list) and isinstance(rows, list):
+    if not isinstance(structure, list) or not isinstance(rows, list):
+        return
+    if all(isinstance(name, str) for name in structure):
         for row in rows:
             if isinstance(row, list) and len(row) == len(structure):
                 yield dict(zip(structure, row, strict=True))
@@ -292,6 +297,19 @@ def isResultOf(intent: Intent, trade: Trade) -> bool:
         and asked.openTime in (None, trade.openTime)
         and asked.closeTime in (None, trade.closeTime)
     )
+
+
+def isOutcomeOf(intent: Intent, trade: Trade) -> bool:
+    """
+    Whether a trade can be what an operation has made, as far as its type says.
+    """
+    if intent.type == EV_RECORD_ADD:
+        return True
+    if trade.order != intent.order:
+        return False
+    if intent.type == EV_RECORD_DELETE:
+        return trade.state == TS_DELETED
+    return trade.state == TS_CLOSED_NORMAL and isResultOf(intent, trade)
 
 
 def shown(intent: Intent) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from creditsync._rulebook import RuleBook
 from creditsync.codes import SECONDS_PER_DAY
 from creditsync.errors import NotFound
 from creditsync.gateway._catchup import MARGIN, SHORT_MARGIN, CatchUp
-from creditsync.gateway._courses import Course
 from creditsync.gateway._groups import Gate, PlatformGroups
 from creditsync.gateway._intents import Alarm, IIntentLog
 from creditsync.gateway._interfaces import IUpstream, IUpstreamObserver
@@ -173,7 +172,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         self._tick = LoopingCall(self._look)
         self._tick.clock = clock
         self._interval = timing.interval
-        self._sweeping = LoopingCall(self.operations.sweep)
+        self._sweeping = LoopingCall(self._sweep)
         self._sweeping.clock = clock
         self._sweepInterval = timing.sweep
         self._opening: Deferred[None] | None = None
@@ -221,14 +220,12 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
             if isinstance(intent.operation, Operation) and not intent.tag:
                 # The profile may not have said, when it was sent, how much is kept.
                 intent.comment = intent.comment[: self.journal.tags.longest]
-            self.operations.courses.resume(Course(intent, self._clock.seconds()))
+            self.operations.resume(intent)
         self._upstream.start(self)
         self._startPassing()
         self._tick.start(self._interval, now=False)
         self._verifying.start(SECONDS_PER_DAY, now=False)
-        self._sweeping.start(self._sweepInterval, now=False).addErrback(
-            lambda why: _log.failure("the sweep failed", why)
-        )
+        self._sweeping.start(self._sweepInterval, now=False)
 
     def stopService(self) -> "Deferred[None]":
         """
@@ -244,8 +241,7 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
             return succeed(None)
         self._tick.stop()
         self._verifying.stop()
-        if self._sweeping.running:
-            self._sweeping.stop()
+        self._sweeping.stop()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
@@ -321,9 +317,17 @@ class GatewayRuntime(Overviewed, Requests, Views, PassesOn, Service):
         with _log.failureHandler("a look at what is not final failed"):
             self.operations.releaseKept()
             self.operations.reconcileAll()
+            self.operations.lookAgain()
             self.operations.listening.check()
             self.catchUp.start(MARGIN if not self.catchUp.isComplete else SHORT_MARGIN)
             self._prove()
+
+    def _sweep(self) -> "Deferred[None]":
+        """
+        Sweep once. Whatever goes wrong, the next one comes.
+        """
+        swept = Deferred.fromCoroutine(self.operations.sweep())
+        return swept.addErrback(lambda why: _log.failure("the sweep failed", why))
 
     def _prove(self) -> None:
         """

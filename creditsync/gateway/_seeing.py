@@ -4,12 +4,7 @@ look-ups.
 """
 
 from collections import deque
-from collections.abc import Coroutine
 from typing import Any, Final
-
-from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from creditsync._timeouts import EqualTimeouts
 from creditsync.codes import (
@@ -20,7 +15,6 @@ from creditsync.codes import (
     TS_DELETED,
     UNAPPROVED,
 )
-from creditsync.errors import TechProblem
 from creditsync.gateway._courses import Course, KeptEvent
 from creditsync.gateway._foreign import FINAL, Foreign
 from creditsync.gateway._intents import ANOTHERS, SEVERAL, Intent
@@ -47,8 +41,6 @@ _CLOCK_EVENTS: Final = 20
 
 # Events that are kept at most.
 MAX_KEPT: Final = 10_000
-
-_log = Logger()
 
 
 class Seeing(Foreign):
@@ -224,6 +216,7 @@ class Seeing(Foreign):
         times = [
             each.trade.timestamp for course in self.courses for each in course.kept
         ]
+        times += [each.trade.timestamp for each in self._undecided.values()]
         waiting = None if self.gate is None else self.gate.oldest()
         return min([*times, *([] if waiting is None else [waiting])], default=None)
 
@@ -372,7 +365,7 @@ class Seeing(Foreign):
         The connection is lost, which is no answer and not the lack of one.
         """
         for course in self.courses:
-            course.unansweredSince = None
+            course.unansweredSince = course.notMadeSince = None
 
     async def _lookAtCandidates(
         self, course: Course, found: list[Trade]
@@ -451,13 +444,7 @@ class Seeing(Foreign):
         """
         What the platform shows of the content of an operation without an order.
         """
-        own = [
-            trade
-            for trade in found
-            if (isContentOf(course.intent, trade) or trade.order in course.candidates)
-            and not self._isKnown(trade)
-            and not self._isOfAnother(course.intent, trade)
-        ]
+        own = self._ownOf(course, found)
         if not own:
             self._unseen(course, absence(course.intent, found, course.candidates))
         elif len(own) > 1:
@@ -471,6 +458,18 @@ class Seeing(Foreign):
             # An event had its content, if somebody has changed it since.
             self.accept(course, own[0].order)
 
+    def _ownOf(self, course: Course, found: list[Trade]) -> list[Trade]:
+        """
+        Those of the trades that an operation without an order may have made.
+        """
+        return [
+            trade
+            for trade in found
+            if (isContentOf(course.intent, trade) or trade.order in course.candidates)
+            and not self._isKnown(trade)
+            and not self._isOfAnother(course.intent, trade)
+        ]
+
     def _unseen(self, course: Course, why: str) -> None:
         intent = course.intent
         intent.looks += 1
@@ -483,16 +482,3 @@ class Seeing(Foreign):
             self.hold(course, f"{why}, {intent.looks} times since it was sent")
             return
         self._journal.keep(intent)
-
-    def _run(self, work: Coroutine[Any, Any, None], course: Course) -> None:
-        Deferred.fromCoroutine(work).addErrback(self._fault, course)
-
-    def _fault(self, why: Failure, course: Course) -> None:
-        """
-        The gateway itself has failed. What was sent remains to be looked up.
-        """
-        _log.failure("an operation failed", why)
-        course.isAsking = course.isLooking = False
-        if course.intent.state is State.NEW:
-            course.intent.move(State.REFUSED, "a fault of the gateway")
-            self.refuse(course, TechProblem("the gateway failed"))

@@ -5,12 +5,14 @@ L{Settling} is the base of L{creditsync.gateway._operations.Operations}; what is
 happens whichever way the end became known.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from attrs import define
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from creditsync.codes import (
@@ -19,13 +21,15 @@ from creditsync.codes import (
     TS_CLOSED_NORMAL,
     TS_DELETED,
 )
-from creditsync.errors import OutcomeUnknown, Refusal
+from creditsync.errors import OutcomeUnknown, Refusal, TechProblem
 from creditsync.gateway._courses import Course, Courses
 from creditsync.gateway._intents import SEVERAL, IIntentLog, Intent
 from creditsync.gateway._interfaces import IUpstream
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._states import State
 from creditsync.records import Reservation, Trade
+
+_log = Logger()
 
 
 @define(frozen=True)
@@ -87,15 +91,12 @@ class Settling:
         """
         intent = course.intent
         if course.reservation is None:
-            course.reservation = self._promise(course, _expected(course))
-            course.reservation.data.order = intent.order
+            course.reservation = Reservation(
+                intent.type, _expected(course), intent.operation
+            )
         callers, course.callers = course.callers, []
         for each in callers:
             each.callback(course.reservation)
-
-    def _promise(self, course: Course, trade: Trade) -> Reservation:
-        asked = course.intent.operation
-        return Reservation(course.intent.type, trade, asked)
 
     def settle(self, course: Course, trade: Trade) -> "Deferred[None]":
         """
@@ -162,9 +163,6 @@ class Settling:
         self._end(course)
 
     def _end(self, course: Course) -> None:
-        if course.counted is not None:
-            course.counted.place = course.intent.place or self._log.ledger.head
-            course.counted.booked()
         self.courses.remove(course)
         self.ended(course)
 
@@ -191,6 +189,19 @@ class Settling:
         An operation has ended, and the next one of its login may begin.
         """
         raise NotImplementedError
+
+    def _run(self, work: Coroutine[Any, Any, None], course: Course) -> "Deferred[None]":
+        return Deferred.fromCoroutine(work).addErrback(self._fault, course)
+
+    def _fault(self, why: Failure, course: Course) -> None:
+        """
+        The gateway itself has failed. What was sent remains to be looked up.
+        """
+        _log.failure("an operation failed", why)
+        course.isAsking = course.isLooking = False
+        if course.intent.state is State.NEW:
+            course.intent.move(State.REFUSED, "a fault of the gateway")
+            self.refuse(course, TechProblem("the gateway failed"))
 
 
 def isHeld(intent: Intent) -> OutcomeUnknown:

@@ -60,13 +60,13 @@ MOVES: Final[Mapping[State, Mapping[State, str]]] = {
         _BOOKED: "the final record",
         _REFUSED: "it was declined, or its approval refused",
         _UNSEEN: "a look-up does not find it",
-        _HELD: "its order is another trade's, or look-ups fail",
+        _HELD: "its order is another trade's, look-ups fail, or nobody approves it",
     },
     _ACCEPTED: {
         _BOOKED: "the final record",
         _REFUSED: "the platform has declined it",
         _UNSEEN: "a look-up does not find it",
-        _HELD: "its order is another trade's, or look-ups fail",
+        _HELD: "its order is another trade's, look-ups fail, or nobody approves it",
     },
     _UNSEEN: {
         _PENDING: "a late reply or a look-up names the finance request",

@@ -3,10 +3,11 @@ The way of two phases: a finance request is made, which moves no money, and then
 one is approved.
 
 A request whose reply is lost is looked for, and made again if the platform does not
-show it, until one order is durable. Only that order
-is ever approved, and a second approval of it is harmless, because the platform approves
-only what is pending. So the outcome is unknown only as long as the platform can't be
-asked. Requests that were made in vain are declined, once a minute, for ever.
+show it, until one order is durable. Only that order is ever approved here, and a second
+approval of it is harmless, because the platform approves only what is pending. If a
+person has approved a request before its order was known here, that one is it. So the
+outcome is unknown only as long as the platform can't be asked. Requests that were made
+in vain are declined, once a minute, for ever.
 
 All of this rests on the platform's refusing a second approval, which C{creditsync
 gateway probe} tries.
@@ -14,21 +15,24 @@ gateway probe} tries.
 
 from typing import Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from creditsync.codes import (
     EV_RECORD_ADD,
+    TS_DELETED,
     TS_FINANCE_DECLINED,
     TS_FINANCE_OPEN_PENDING,
+    UNAPPROVED,
 )
 from creditsync.errors import Busy
 from creditsync.gateway._courses import Course
-from creditsync.gateway._looking import lookAt, lookFor, searchAll
-from creditsync.gateway._operations import Operations, ownOutcome
-from creditsync.gateway._outcomes import Kind, Outcome
-from creditsync.gateway._records import contentOf, creationOf, isContentOf
-from creditsync.gateway._refusals import platformRefusal
+from creditsync.gateway._intents import SENT_ITSELF, Intent
+from creditsync.gateway._looking import lookAt, lookFor, ordersOf, searchAll
+from creditsync.gateway._operations import Operations
+from creditsync.gateway._outcomes import Kind, Outcome, ownOutcome
+from creditsync.gateway._records import contentOf, creationOf, isContentOf, isSince
+from creditsync.gateway._refusals import declined, platformRefusal
 from creditsync.gateway._states import FINAL, FREE, State
 from creditsync.records import Trade
 
@@ -61,7 +65,7 @@ class TwoPhases(Operations):
 
     async def _create(self, course: Course) -> None:
         intent = course.intent
-        intent.attempts += 1
+        intent.attempts = max(intent.attempts, SENT_ITSELF) + 1
         intent.sentAt = int(self._now())
         course.isAsking = True
         await self._journal.keep(intent)
@@ -73,28 +77,47 @@ class TwoPhases(Operations):
 
     async def _created(self, course: Course, outcome: Outcome) -> None:
         intent, outcome = course.intent, ownOutcome(course.intent, outcome)
-        if not intent.isOpen or intent.order:
-            # It has one already: the sweep declines this one.
+        if not intent.isOpen or intent.order or intent.isAmbiguous:
+            # The sweep declines this one if there is another.
             return
         if outcome.kind is Kind.DONE and outcome.order is not None:
             await self._choose(course, outcome.order)
-        elif outcome.kind in (Kind.REFUSED, Kind.TOKEN):
+        elif outcome.isNo:
             text = f"the platform refused it: {outcome.error}, {outcome.message}"
             await self._neverHappened(course, platformRefusal(outcome), text)
-        elif outcome.kind is Kind.UNSENT and intent.attempts == 1:
+        elif outcome.kind is Kind.UNSENT and intent.attempts == SENT_ITSELF + 1:
             await self._neverHappened(course, Busy(outcome.message), "it was not sent")
         else:
-            if intent.state is not State.HELD:
-                intent.why = outcome.message or "the reply names no order"
-            self._lookLater(course)
+            self._notMade(course, outcome.message or "the reply names no order")
+
+    def _again(self, course: Course, what: str, outcome: Outcome) -> None:
+        """
+        Try again later, and tell people, once, if that does not help for a long time.
+        """
+        late, intent = self._clock.seconds() - course.since, course.intent
+        if late >= self._timing.quiet and not course.isTold:
+            course.isTold = True
+            self._alarm(
+                f"operation {intent.number} of account {intent.login} is not settled"
+                f" after {late:.0f} seconds: {what} is not accepted"
+                f" ({outcome.message or 'the reply names no order'})"
+            )
+        self._lookLater(course)
 
     async def _choose(self, course: Course, order: int) -> None:
         """
         Make durable which finance request is the one.
         """
         intent = course.intent
+        approved = self._approvedAs(course)
         if self._isAnothers(intent, order):
-            self._unusable(course, order)
+            # The platform may have lost the other trade in a crash, and give its number
+            # again.
+            why = f"the platform names order {order}, which is another's"
+            self._notMade(course, why)
+            return
+        if approved not in (0, order):
+            self._notMade(course, f"events have shown it as order {approved} already")
             return
         intent.order = order
         self.courses.note(course)
@@ -104,18 +127,37 @@ class TwoPhases(Operations):
         course.isAsking = False
         await self._approve(course)
 
-    def _unusable(self, course: Course, order: int) -> None:
+    def _approvedAs(self, course: Course) -> int:
         """
-        A finance request has a number that another trade had, which the platform may
-        have lost in a crash. It moves no money, so another one is made, until there is
-        one with a number that is new.
+        The order as which events have shown that a person has approved it while its
+        order was not known here, or 0.
         """
-        why = f"the platform names order {order}, which is another's"
-        if self._clock.seconds() - course.since >= self._timing.quiet:
+        shown = (each.trade for each in course.kept)
+        approved = (each for each in shown if each.state not in UNAPPROVED)
+        own = (each.order for each in approved if course.mayHaveMade(each))
+        return next(own, 0)
+
+    def _isDoubtful(self, intent: Intent, trade: Trade) -> bool:
+        """
+        Whether a trade of an operation's account, kind and time may be what a person
+        has approved, and has changed before it was seen here.
+        """
+        return isSince(intent, trade) and not self._isOfAnother(intent, trade)
+
+    def _notMade(self, course: Course, why: str) -> None:
+        """
+        No finance request is known that can be approved. None moves money, so another
+        one is made, until there is one. If that takes long although the platform is
+        connected, people have to know.
+        """
+        now = self._clock.seconds()
+        since = course.notMadeSince = course.notMadeSince or now
+        if self._upstream.isConnected and now - since >= self._timing.quiet:
             self.hold(course, why)
-        else:
+            return
+        if course.intent.state is not State.HELD:
             course.intent.why = why
-            self._lookLater(course)
+        self._lookLater(course)
 
     async def _approve(self, course: Course) -> None:
         intent = course.intent
@@ -132,7 +174,7 @@ class TwoPhases(Operations):
             self.reconcile(course)
         else:
             self._releaseKept(course)
-            self._lookLater(course)
+            self._again(course, "its approval", outcome)
 
     async def _declineChosen(self, course: Course) -> None:
         """
@@ -141,21 +183,22 @@ class TwoPhases(Operations):
         """
         intent = course.intent
         course.isAsking = True
-        await self._upstream.request(_DECLINE, {"order": intent.order})
+        outcome = await self._upstream.request(_DECLINE, {"order": intent.order})
         course.isAsking = False
         if intent.isOpen:
             # It is only accepted. A crash would lose that, and an approval that was
             # late could come into force.
-            self._lookLater(course)
+            self._again(course, "that it is declined", outcome)
 
     def _shown(self, course: Course, trade: Trade | None, isOther: bool) -> None:
         """
         See L{Operations}: a finance request has one more state.
         """
         isPending = trade is not None and trade.state == TS_FINANCE_OPEN_PENDING
-        if course.intent.type != EV_RECORD_ADD or isOther or not isPending:
+        if not course.intent.isRequested or isOther or not isPending:
             super()._shown(course, trade, isOther)
-            if course.refusal is not None and course.intent.isOpen:
+            isWaiting = course.intent.isOpen and course.intent.state is not State.HELD
+            if course.refusal is not None and isWaiting:
                 # Its request is still queued. Its login waits for its end.
                 self._lookLater(course)
         elif course.refusal is not None:
@@ -168,10 +211,15 @@ class TwoPhases(Operations):
 
     async def _look(self, course: Course) -> None:
         intent = course.intent
-        if intent.type != EV_RECORD_ADD or intent.order:
+        if intent.order or not intent.isRequested:
             await super()._look(course)
             return
+        if intent.isAmbiguous:
+            course.isLooking = False
+            return
         found = await lookFor(self._upstream, intent, self._journal.scale)
+        if found is not None:
+            found += await self._lookAtCandidates(course, found)
         course.isLooking = False
         if found is None:
             self._unanswered(course)
@@ -180,14 +228,50 @@ class TwoPhases(Operations):
             self._lookLater(course)
             return
         course.unansweredSince = None
+        approved = [trade for trade in found if trade.state not in UNAPPROVED]
+        if self._ownOf(course, approved):
+            # A person was faster. To make it again would book it twice.
+            self._found(course, approved)
+            return
+        if mayBe := [trade for trade in approved if self._isDoubtful(intent, trade)]:
+            orders = ordersOf(mayBe)
+            self.hold(course, f"a person may have approved and changed it: {orders}")
+            return
         for trade in found:
             isPending = trade.state == TS_FINANCE_OPEN_PENDING
             isOwn = isContentOf(intent, trade)
             if isPending and isOwn and not self._isAnothers(intent, trade.order):
                 await self._choose(course, trade.order)
                 return
-        # No order is durable, so none can have been approved.
+        for trade in found:
+            isDeclined = trade.state == TS_FINANCE_DECLINED
+            isOwn = isContentOf(intent, trade) and isSince(intent, trade)
+            if isDeclined and isOwn and not self._isOfAnother(intent, trade):
+                why = declined(trade.order)
+                await self._neverHappened(course, why, why.message)
+                return
+        if order := self._approvedAs(course):
+            self._notMade(course, f"events have shown it as order {order} already")
+            return
+        # No order is durable, so the gateway has approved none.
         await self._create(course)
+
+    def settle(self, course: Course, trade: Trade) -> "Deferred[None]":
+        """
+        See L{Foreign.settle<creditsync.gateway._foreign.Foreign.settle>}. A finance
+        request that was deleted may never have been booked.
+        """
+        intent, order = course.intent, trade.order
+        isDecided = intent.state is State.ACCEPTED or intent.decidedBy
+        if (
+            intent.isRequested
+            and trade.state == TS_DELETED
+            and not isDecided
+            and self._journal.current(order) is None
+        ):
+            self.hold(course, f"order {order} is deleted, and may not have been booked")
+            return succeed(None)
+        return super().settle(course, trade)
 
     def _isEvidence(self, course: Course, trade: Trade) -> bool:
         isRefused = trade.state == TS_FINANCE_OPEN_PENDING and course.refusal
@@ -197,7 +281,8 @@ class TwoPhases(Operations):
         return super()._isEvidence(course, trade)
 
     def _keep(self, course: Course, trade: Trade) -> None:
-        if trade.state != TS_FINANCE_OPEN_PENDING:
+        isPending = trade.state == TS_FINANCE_OPEN_PENDING
+        if not (isPending and course.intent.isRequested):
             super()._keep(course, trade)
         elif not course.isAsking and not course.intent.order:
             self._run(self._choose(course, trade.order), course)

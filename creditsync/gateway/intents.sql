@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS intent (
     asked_order      INTEGER NOT NULL,
     asked_open_time  INTEGER,
     asked_close_time INTEGER,
-    -- how often it was sent; more than once only as a finance request
+    -- 1 if it was sent as itself; otherwise one more than its finance requests
     attempts         INTEGER NOT NULL,
     -- look-ups that have not found it since it was sent
     looks            INTEGER NOT NULL,

@@ -40,7 +40,7 @@ CREATE TABLE intent (
     asked_order      bigint NOT NULL,
     asked_open_time  bigint,
     asked_close_time bigint,
-    -- how often it was sent; more than once only as a finance request
+    -- 1 if it was sent as itself; otherwise one more than its finance requests
     attempts         integer NOT NULL,
     -- look-ups that have not found it since it was sent
     looks            integer NOT NULL,

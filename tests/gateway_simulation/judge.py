@@ -4,7 +4,7 @@ gateway's journal has, held against each other when everything has come to rest.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,7 @@ from tests.gateway_simulation.gateway import Gateway
 from tests.gateway_simulation.groups import Groups
 from tests.gateway_simulation.observer import Observer
 from tests.gateway_simulation.platform import Platform
-from tests.gateway_simulation.setting import HARMLESS
+from tests.gateway_simulation.setting import HARMLESS, SHOWN
 from tests.gateway_simulation.verdicts import SOON, broken
 
 ONE = 100_000_000
@@ -99,6 +99,11 @@ class Judge:
                 self._doubled[self.platform.kept(data["comment"])] += 1
                 what = data["login"], CMDS[command], int(data["amount"])
                 self._alikeDoubled[what] += 1
+        for order in self._approvedInVain():
+            trade = self._first[order]
+            self._doubled[trade.comment] += 1
+            what = trade.login, trade.cmd, trade.profit // ONE
+            self._alikeDoubled[what] += trade.comment == "alike"
         # The deletions that no look-up shows.
         isHiding = "hidden-deletions" in self.faults
         deleted = {order for order, trade in self._now.items() if trade.state == 6}
@@ -109,6 +114,20 @@ class Judge:
             for order, trades in self._published.items()
             if any(each not in self._onDisk.get(order, ()) for each in trades)
         }
+
+    def _approvedInVain(self) -> Iterator[int]:
+        """
+        The orders that people have approved when another finance request had been made
+        for the same operation, or when the platform did not show that.
+        """
+        for order, at in self.platform.approved.items():
+            trade = self._first.get(order)
+            if trade is None or self.gateway.disk.withOrder(order) is not None:
+                continue
+            # A look-up may have been on its way.
+            made = [e for e in self.observer.made[trade.comment] if e < at + 1]
+            if len(made) > 1 or not self.faults <= SHOWN:
+                yield order
 
     def _general(self) -> None:
         if self.gateway.problem:

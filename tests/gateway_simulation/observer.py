@@ -4,6 +4,7 @@ allowed, by what is on the gateway's disk at that moment.
 """
 
 import json
+from collections import defaultdict
 from typing import Any
 
 from creditsync.codes import EV_RECORD_DELETE
@@ -22,6 +23,7 @@ class Observer:
     Reads along.
 
     @ivar sent: When each comment was sent first, as the platform keeps it.
+    @ivar made: When each was sent, first and again.
     @ivar refused: The orders whose approval was refused.
     """
 
@@ -30,6 +32,7 @@ class Observer:
         self._platform = platform
         self.disk: MemoryIntentLog | None = None
         self.sent: dict[str, float] = {}
+        self.made: defaultdict[str, list[float]] = defaultdict(list)
         self.refused: set[int] = set()
         self._approvals: dict[str, int] = {}
 
@@ -43,6 +46,7 @@ class Observer:
         if command == "MngCreateFinanceRequest" or command in _BOOKING:
             kept = self._platform.kept(data["comment"])
             self.sent.setdefault(kept, self._world.now)
+            self.made[kept].append(self._world.now)
             self._check(f"{command} {data}", self._rows(data["comment"], data))
         elif command in _DELETING:
             order = data["order"]

@@ -79,7 +79,8 @@ class Platform:
     @ivar times: When it has.
     @ivar groups: Those that each account has had, unless a crash has lost them, each
         with the time of its move.
-    @ivar decided: The finance requests that people have approved.
+    @ivar decided: The finance requests of people that they have approved.
+    @ivar approved: Those of the gateway, and when.
     """
 
     def __init__(self, world: World, setting: Setting) -> None:
@@ -103,6 +104,7 @@ class Platform:
         self.published: list[tuple[int, int, Trade]] = []
         self.times: list[tuple[float, Trade]] = []
         self.decided: set[int] = set()
+        self.approved: dict[int, float] = {}
         self.lives = self.crashes = 0
         self.begin()
 
@@ -282,6 +284,31 @@ class Platform:
         self.groups[login].append((self.world.now, group))
         data = {"login": login, "group": group}
         done = life.server.call("MngSetAccountGroup", data, _ADMIN)
+        done.addErrback(lambda why: why.trap(Refusal))
+
+    def decide(self, random: Random) -> None:
+        """
+        Have somebody approve or decline a finance request of the gateway.
+        """
+        life = self.sandbox.life
+        if life is None or life.isOver or not self.process.isAlive:
+            return
+        pending = [
+            trade
+            for order in self.ledger._places
+            if (trade := self.ledger.trade(order)) is not None
+            and trade.state == TS_FINANCE_OPEN_PENDING
+            and not trade.comment.startswith("person")
+        ]
+        if not pending:
+            return
+        order, what = _one(random, pending).order, "MngDeclineFinanceRequest"
+        if random.random() < 0.6:
+            what = "MngApproveFinanceRequest"
+            self.approved[order] = self.world.now
+        self.world.happens("decisions")
+        self.world.note("person", f"{what} {order}")
+        done = life.server.call(what, {"order": order}, _DEALER)
         done.addErrback(lambda why: why.trap(Refusal))
 
     def person(self, number: int) -> None:

@@ -39,6 +39,9 @@ REST = 400.0
 # How often an account moves, where they do.
 MOVES = 12
 
+# How many seconds there are between two looks of a person at what waits for approval.
+DECISIONS = 0.5
+
 # For how long a gateway may be away: more than the margin of its catch-up.
 AWAY = 200.0
 
@@ -126,6 +129,8 @@ class Course:
             world.at(moment, self._stopEvents)
         if self.setting.isMoving:
             self._move()
+        if world.mayHappen("decisions"):
+            self._decide(Random(f"decisions {self.plan.seed}"))
         if world.mayHappen("gateway-away"):
             world.at(TROUBLE - 1, self._away)
         world.run(TROUBLE)
@@ -165,6 +170,12 @@ class Course:
             moment = random.uniform(1, TROUBLE)
             login, group = random.choice(LOGINS), random.choice(("real-eur", "demo"))
             self.world.at(moment, self.platform.move, login, group)
+
+    def _decide(self, random: Random) -> None:
+        if self.world.now < TROUBLE:
+            self.platform.decide(random)
+            pause = random.expovariate(1 / DECISIONS)
+            self.world.later(pause, self._decide, random)
 
     def _restrict(self) -> None:
         follower = Follower(self.world, self.gateway, MASKED)

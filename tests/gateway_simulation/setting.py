@@ -52,6 +52,7 @@ OWN: Final = {
 LATER: Final = {
     "events-stop": "the platform sends no events any more on a connection that lives",
     "account-moves": "accounts move between groups, where the platform's groups count",
+    "decisions": "people approve and decline the gateway's finance requests",
 }
 
 # Those of the sandbox. The lines in between are no faults, but they are there.
@@ -84,6 +85,16 @@ HARMLESS: Final = frozenset(
         "renamed",
     }
 )
+
+# With these the platform shows a finance request as soon as it was made.
+SHOWN: Final = HARMLESS | {
+    "decisions",
+    "lose-reply",
+    "lose-event",
+    "silent-request",
+    "gateway-kill",
+    "client-cut",
+}
 
 # What a platform does always, or never.
 HABITS: Final = frozenset(

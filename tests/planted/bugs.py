@@ -673,6 +673,12 @@ _TWO_PHASE = (
     *("--only", "lose-request,lose-reply"),
 )
 
+# The platform shows at once what people decide.
+_DECIDED = (
+    *("tests.gateway_simulation", "--seeds", "20", "--way", "two-phase"),
+    *("--only", "decisions,lose-reply,lose-event,silent-request"),
+)
+
 # Each is a mistake of tests.planted.gateway.
 _GATEWAY = ("tests.gateway_simulation", "--seeds", "60")
 
@@ -1444,6 +1450,11 @@ BUGS = {
         "approves a finance request before it is on disk which one",
         planting(gateway.approvedBeforeChosen),
         _GATEWAY,
+    ),
+    "person-not-seen": Bug(
+        "makes a finance request again that a person has approved",
+        planting(gateway.personNotSeen),
+        _DECIDED,
     ),
     "catch-up-by-offset": Bug(
         "reads the pages of what it has missed by an offset",

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from creditsync.gateway import _catchup, _looking
+from creditsync.gateway import _catchup, _looking, _twophase
 from creditsync.gateway._courses import Course
 from creditsync.gateway._journal import Journal
 from creditsync.gateway._looking import FINANCE
@@ -92,6 +92,11 @@ def approvedBeforeChosen() -> Iterable[Patch]:
             await choose(self, course, order)
 
     yield TwoPhases, "_choose", chooseSoon
+
+
+def personNotSeen() -> Iterable[Patch]:
+    # A person may have approved a finance request in each of these states.
+    yield _twophase, "UNAPPROVED", range(100)
 
 
 def catchUpByOffset() -> Iterable[Patch]:
