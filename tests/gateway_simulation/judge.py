@@ -121,8 +121,8 @@ class Judge:
         for the same operation, or when the platform did not show that.
         """
         for order, at in self.platform.approved.items():
-            trade = self._first.get(order)
-            if trade is None or self.gateway.disk.withOrder(order) is not None:
+            trade, own = self._first.get(order), self.gateway.disk.withOrder(order)
+            if trade is None or (own and own.plainComment == trade.comment):
                 continue
             # A look-up may have been on its way.
             made = [e for e in self.observer.made[trade.comment] if e < at + 1]
