@@ -99,8 +99,7 @@ class Judge:
                 self._doubled[self.platform.kept(data["comment"])] += 1
                 what = data["login"], CMDS[command], int(data["amount"])
                 self._alikeDoubled[what] += 1
-        for order in self._approvedInVain():
-            trade = self._first[order]
+        for trade in self._approvedInVain():
             self._doubled[trade.comment] += 1
             what = trade.login, trade.cmd, trade.profit // ONE
             self._alikeDoubled[what] += trade.comment == "alike"
@@ -115,19 +114,22 @@ class Judge:
             if any(each not in self._onDisk.get(order, ()) for each in trades)
         }
 
-    def _approvedInVain(self) -> Iterator[int]:
+    def _approvedInVain(self) -> Iterator[Trade]:
         """
-        The orders that people have approved when another finance request had been made
-        for the same operation, or when the platform did not show that.
+        What people have approved when another finance request had been made for the
+        same operation, or when the platform did not show that.
         """
         for order, at in self.platform.approved.items():
-            trade, own = self._first.get(order), self.gateway.disk.withOrder(order)
+            versions = self._onDisk.get(order, ())
+            # As it was booked: people may have changed it since.
+            trade = next((each for each in versions if each.state == 3), None)
+            own = self.gateway.disk.withOrder(order)
             if trade is None or (own and own.plainComment == trade.comment):
                 continue
             # A look-up may have been on its way.
             made = [e for e in self.observer.made[trade.comment] if e < at + 1]
             if len(made) > 1 or not self.faults <= SHOWN:
-                yield order
+                yield trade
 
     def _general(self) -> None:
         if self.gateway.problem:
@@ -490,9 +492,10 @@ def _alikeOf(trades: Mapping[int, list[Trade]]) -> Counter[tuple[int, int, int]]
     """
     booked: Counter[tuple[int, int, int]] = Counter()
     for versions in trades.values():
-        first = next(
-            (e for e in versions if (e.state, e.comment) == (3, "alike")), None
-        )
-        if first is not None:
-            booked[first.login, first.cmd, first.profit // ONE] += 1
+        # A number may be given again.
+        first: dict[int, Trade] = {}
+        for each in versions:
+            if (each.state, each.comment) == (3, "alike"):
+                first.setdefault(each.openTime, each)
+        booked.update((e.login, e.cmd, e.profit // ONE) for e in first.values())
     return booked
