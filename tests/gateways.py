@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from creditsync._rulebook import RuleBook
 from creditsync.codes import (
     OP_BALANCE_IN,
     OP_BALANCE_OUT,
@@ -188,9 +189,16 @@ class GatewayTestCase(SynchronousTestCase):
             way=self.way,
             alarm=self.alarms.append,
             tags=Tags(self.isTagged, self.longest),
+            rules=self.makeRules(),
         )
         self.successResultOf(self.gateway.startService())
         self.turn()
+
+    def makeRules(self) -> RuleBook | None:
+        """
+        The rules of the site, or L{None} for none.
+        """
+        return None
 
     def now(self) -> float:
         """

@@ -5,10 +5,7 @@ Tests for the rules of a site that bound what a gateway may have booked.
 from creditsync._bookingrules import Rule
 from creditsync._rulebook import RuleBook
 from creditsync.errors import LimitExceeded, PlatformRefused
-from creditsync.events import TradeEvents
-from creditsync.gateway._runtime import GatewayRuntime
 from tests.gateways import ONE, GatewayTestCase, operation
-from tests.platforms import Link
 
 DAY = 86_400
 
@@ -18,28 +15,13 @@ class RuleTests(GatewayTestCase):
     At most 500 a day for each principal.
     """
 
-    def begin(self) -> None:
+    def makeRules(self) -> RuleBook:
         """
-        See L{GatewayTestCase.begin}.
+        See L{GatewayTestCase.makeRules}.
         """
-        self.link = Link(self.clock, self.platform)
-        events = TradeEvents()
-        events.addObserver(self.published.extend)
-        self.rules = RuleBook(
-            self.log.ledger, [Rule("a day", maxPerDay=500 * ONE)], self.now
-        )
-        self.gateway = GatewayRuntime(
-            self.clock,
-            self.log,
-            self.link,
-            events,
-            now=self.now,
-            maxQueued=100,
-            alarm=self.alarms.append,
-            rules=self.rules,
-        )
-        self.successResultOf(self.gateway.startService())
-        self.turn()
+        rule = Rule("a day", maxPerDay=500 * ONE)
+        self.rules = RuleBook(self.log.ledger, [rule], self.now)
+        return self.rules
 
     def book(self, amount: int) -> None:
         """
