@@ -159,9 +159,9 @@ class RuleBook:
         """
         if trade.state == TS_FINANCE_DECLINED:
             return None
-        # An update may take away more than it leaves.
-        amount = max(abs(trade.profit), abs(change))
-        movement = self.movementOf(operation, trade.login, trade.cmd, amount)
+        movement = self.movementOf(
+            operation, trade.login, trade.cmd, trade.profit, change
+        )
         makesRequest = trade.state == TS_FINANCE_OPEN_PENDING
         excess = self._day.excess(
             movement,
@@ -173,19 +173,21 @@ class RuleBook:
         return None if makesRequest else movement
 
     def movementOf(
-        self, operation: AnyOperation, login: int, cmd: int, amount: int
+        self, operation: AnyOperation, login: int, cmd: int, profit: int, change: int
     ) -> Movement:
         """
         What an operation moves.
 
-        @param amount: Without a sign, in 10⁻⁸ units.
+        @param profit: The amount of its trade, in 10⁻⁸ units.
+        @param change: What it changes the account's total by.
         """
         return Movement(
             operation.principal,
             operation.role,
             login,
             METHOD_OF[cmd, isinstance(operation, Deletion)],
-            amount,
+            # An update may take away more than it leaves.
+            max(abs(profit), abs(change)),
             self.groupOf(login),
         )
 

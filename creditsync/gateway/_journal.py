@@ -70,8 +70,8 @@ class Journal:
     @ivar mark: The greatest C{update_time} up to which the journal has all changes,
         with what is not durable yet. Setting it makes it so with the next commit.
     @ivar tags: Those of the comments of its gateway.
-    @ivar scale: How many of the platform's time of a change are a second, or L{None} as
-        long as no catch-up has seen a change.
+    @ivar scale: What the time of a change counts for each second at the platform:
+        1 or 1000, or L{None} as long as no catch-up has seen a change.
     @ivar alarm: Called with what a person should know.
     """
 

@@ -75,8 +75,8 @@ async def lookFor(
     Look for the trades that an intent may have made: those of its account, its kind and
     its time.
 
-    @param scale: How many of the platform's time of a change are a second, or L{None}
-        if that is not known. The time of a trade may be in seconds all the same.
+    @param scale: See L{Journal<creditsync.gateway._journal.Journal>}. The time of a
+        trade may be in seconds all the same.
     @return: L{None} if the platform does not show it.
     """
     assert intent.openTime is not None

@@ -89,11 +89,12 @@ class Operations(Seeing):
         asked = intent.operation
         if self._rules is None or asked.principal == NOBODY:
             return
-        amount = abs(intent.amount)
         former = self._journal.current(intent.order)
-        if intent.type == EV_RECORD_UPDATE and former is not None:
-            amount = max(amount, abs(intent.amount - former.counted))
-        movement = self._rules.movementOf(asked, intent.login, intent.cmd, amount)
+        isUpdate = intent.type == EV_RECORD_UPDATE
+        before = former.counted if isUpdate and former is not None else 0
+        movement = self._rules.movementOf(
+            asked, intent.login, intent.cmd, intent.amount, intent.amount - before
+        )
         self._rules.promise(intent.number, movement, intent.sentAt)
 
     def request(self, course: Course) -> None:
@@ -410,8 +411,9 @@ class Operations(Seeing):
 
     async def _deleteStray(self, course: Course, order: int) -> None:
         """
-        Delete at once what the platform has made by mistake, unless it shows that the
-        order is something else: a reply may name the order of another operation.
+        Delete what the platform has made by mistake, when it is booked if not before,
+        unless the platform shows that the order is something else: a reply may name the
+        order of another operation.
         """
         former = course.intent.order
         why = f"the platform does not show it as made instead of order {former}"

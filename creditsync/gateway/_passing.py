@@ -37,7 +37,7 @@ from creditsync.errors import (
     UnknownCommand,
 )
 from creditsync.gateway._link import SILENCE, Link
-from creditsync.gateway._outcomes import Kind, outcomeOf
+from creditsync.gateway._outcomes import outcomeOf
 from creditsync.gateway._refusals import PassedRefusal
 from creditsync.gateway._tokenfile import TokenFile
 from creditsync.methods import PassedCommand
@@ -256,7 +256,7 @@ class PassThrough(Link):
         if type(status) is int and status == 200 and error in (None, ""):
             # Whatever its data is: only what moves money has to name an order in it.
             sent.done.callback(wire.rewritten(wire.dataOf(line)))
-        elif outcome.kind not in (Kind.REFUSED, Kind.TOKEN):
+        elif not outcome.isNo:
             sent.unknown(outcome.message)
         elif outcome.status == _UNAUTHORIZED and not sent.command.isClients:
             self._refused(sent)

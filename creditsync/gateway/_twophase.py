@@ -137,10 +137,10 @@ class TwoPhases(Operations):
         own = (each.order for each in approved if course.mayHaveMade(each))
         return next(own, 0)
 
-    def _isDoubtful(self, intent: Intent, trade: Trade) -> bool:
+    def _mayBeIts(self, intent: Intent, trade: Trade) -> bool:
         """
-        Whether a trade of an operation's account, kind and time may be what a person
-        has approved, and has changed before it was seen here.
+        Whether a trade of an operation's account, kind and time may be what has become
+        of a finance request for it, whatever a person has made of that.
         """
         return isSince(intent, trade) and not self._isOfAnother(intent, trade)
 
@@ -233,7 +233,7 @@ class TwoPhases(Operations):
             # A person was faster. To make it again would book it twice.
             self._found(course, approved)
             return
-        if mayBe := [trade for trade in approved if self._isDoubtful(intent, trade)]:
+        if mayBe := [trade for trade in approved if self._mayBeIts(intent, trade)]:
             orders = ordersOf(mayBe)
             self.hold(course, f"a person may have approved and changed it: {orders}")
             return
@@ -245,8 +245,8 @@ class TwoPhases(Operations):
                 return
         for trade in found:
             isDeclined = trade.state == TS_FINANCE_DECLINED
-            isOwn = isContentOf(intent, trade) and isSince(intent, trade)
-            if isDeclined and isOwn and not self._isOfAnother(intent, trade):
+            isOwn = isContentOf(intent, trade) and self._mayBeIts(intent, trade)
+            if isDeclined and isOwn:
                 why = declined(trade.order)
                 await self._neverHappened(course, why, why.message)
                 return
