@@ -358,6 +358,21 @@ class TwoPhaseTests(GatewayTestCase):
             self.events(), [(ADD, 5001, BOOKED, 1), (ADD, 5002, BOOKED, 2)]
         )
 
+    def test_olderIsNotIts(self) -> None:
+        """
+        A trade of the same account, kind and time that was there before the operation
+        was sent is not what a person has made of it.
+        """
+        self.platform.person(1001, 7, 50, open_time=NOW - 5, close_time=NOW - 5)
+        self.wait(200)
+        self.link.losesReply.append(CREATE)
+        self.request(operation(openTime=NOW - 5))
+        self.wait(15)
+        self.platform.work()
+        self.turn()
+        self.assertEqual((self.states(), self.alarms), ([], []))
+        self.assertEqual(self.money(), [(5002, 1001, 300)])
+
     def test_declinedWithoutItsOrder(self) -> None:
         """
         If a person declines the request before its order is known here, it is refused,
