@@ -4,7 +4,7 @@ work at it.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
@@ -227,18 +227,42 @@ class Platform:
 
     # People.
 
+    @property
+    def _isThere(self) -> bool:
+        life = self.sandbox.life
+        return life is not None and not life.isOver and self.process.isAlive
+
+    def _ask(
+        self,
+        command: str,
+        data: dict[str, Any],
+        who: Principal = _DEALER,
+        then: Callable[[dict[str, Any]], object] = lambda reply: None,
+    ) -> None:
+        """
+        Have somebody ask for something, which may be refused.
+        """
+        life = self.sandbox.life
+        assert life is not None
+        asked = life.server.call(command, data, who)
+        asked.addCallbacks(then, lambda why: why.trap(Refusal))
+
+    def _inState(self, state: int) -> list[Trade]:
+        """
+        The trades that are in a state.
+        """
+        trades = map(self.ledger.trade, self.ledger._places)
+        return [each for each in trades if each is not None and each.state == state]
+
     def changeOld(self, count: int) -> None:
         """
         Have somebody change one of the oldest trades again and again.
         """
-        life = self.sandbox.life
-        if count and life is not None and not life.isOver and self.process.isAlive:
+        if count and self._isThere:
             old = [
                 trade
-                for order in self.ledger._places
-                if (trade := self.ledger.trade(order)) is not None
-                and (trade.state, trade.cmd) == (3, 6)
-                and trade.comment.startswith("person")
+                for trade in self._inState(3)
+                if trade.cmd == 6 and trade.comment.startswith("person")
             ]
             if old:
                 trade = self.random.choice(old[:20])
@@ -249,9 +273,7 @@ class Platform:
                     "amount": 100 + count,
                     "comment": trade.comment,
                 }
-                life.server.call("BalanceIn", data, _DEALER).addErrback(
-                    lambda why: why.trap(Refusal)
-                )
+                self._ask("BalanceIn", data)
             self.world.later(0.003, self.changeOld, count - 1)
 
     def add(self, comment: str) -> None:
@@ -264,41 +286,33 @@ class Platform:
         """
         Have somebody book something for an account.
         """
-        life = self.sandbox.life
-        if life is not None and not life.isOver and self.process.isAlive:
+        if self._isThere:
             amount = self.random.randrange(1, 99)
             data = {"login": login, "amount": amount, "comment": comment}
-            life.server.call("BalanceIn", data, _DEALER).addErrback(
-                lambda why: why.trap(Refusal)
-            )
+            self._ask("BalanceIn", data)
 
     def move(self, login: int, group: str) -> None:
         """
         Have somebody move an account to a group.
         """
-        life = self.sandbox.life
-        if life is None or life.isOver or not self.process.isAlive:
+        if not self._isThere:
             return
         self.world.happens("account-moves")
         self.world.note("person", f"moves {login} to {group}")
         self.groups[login].append((self.world.now, group))
         data = {"login": login, "group": group}
-        done = life.server.call("MngSetAccountGroup", data, _ADMIN)
-        done.addErrback(lambda why: why.trap(Refusal))
+        self._ask("MngSetAccountGroup", data, _ADMIN)
 
     def decide(self, random: Random) -> None:
         """
         Have somebody approve or decline a finance request of the gateway.
         """
-        life = self.sandbox.life
-        if life is None or life.isOver or not self.process.isAlive:
+        if not self._isThere:
             return
         pending = [
             trade
-            for order in self.ledger._places
-            if (trade := self.ledger.trade(order)) is not None
-            and trade.state == TS_FINANCE_OPEN_PENDING
-            and not trade.comment.startswith("person")
+            for trade in self._inState(TS_FINANCE_OPEN_PENDING)
+            if not trade.comment.startswith("person")
         ]
         if not pending:
             return
@@ -308,25 +322,19 @@ class Platform:
             self.approved[order] = self.world.now
         self.world.happens("decisions")
         self.world.note("person", f"{what} {order}")
-        done = life.server.call(what, {"order": order}, _DEALER)
-        done.addErrback(lambda why: why.trap(Refusal))
+        self._ask(what, {"order": order})
 
     def person(self, number: int) -> None:
         """
         Have somebody at the platform do something.
         """
-        life = self.sandbox.life
-        if life is None or life.isOver or not self.process.isAlive:
+        if not self._isThere:
             return
         random, comment = self.random, f"person {number}"
         if self._setting.longest < MAX_COMMENT:
             # The gateway sends no comment that is too long for the platform.
             comment += " says this in many words"
-        trades = [
-            trade
-            for order in self.ledger._places
-            if (trade := self.ledger.trade(order)) is not None and trade.state == 3
-        ]
+        trades = self._inState(3)
         what = random.choice(("BalanceIn", "CreditIn", "request", "change", "delete"))
         data: dict[str, Any] = {
             "login": random.choice(LOGINS),
@@ -347,8 +355,7 @@ class Platform:
                 return
         self.world.happens("person")
         self.world.note("person", f"{what} {data}")
-        done = life.server.call(what, data, _DEALER)
-        done.addCallbacks(self._done, lambda why: why.trap(Refusal))
+        self._ask(what, data, then=self._done)
 
     def _done(self, reply: dict[str, Any]) -> None:
         isRequest = reply["state"] == TS_FINANCE_OPEN_PENDING
@@ -359,12 +366,8 @@ class Platform:
                 self.world.later(second, self._approve, reply["order"])
 
     def _approve(self, order: int) -> None:
-        life = self.sandbox.life
-        if life is not None and not life.isOver and self.process.isAlive:
-            done = life.server.call(
-                "MngApproveFinanceRequest", {"order": order}, _DEALER
-            )
-            done.addErrback(lambda why: why.trap(Refusal))
+        if self._isThere:
+            self._ask("MngApproveFinanceRequest", {"order": order})
 
 
 def _one(random: Random, trades: list[Trade]) -> Trade:
