@@ -365,7 +365,7 @@ class TwoPhaseTests(GatewayTestCase):
         """
         self.platform.person(1001, 7, 50, open_time=NOW - 5, close_time=NOW - 5)
         self.wait(200)
-        self.link.losesReply.append(CREATE)
+        self.link.losesRequest.append(CREATE)
         self.request(operation(openTime=NOW - 5))
         self.wait(15)
         self.platform.work()
